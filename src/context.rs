@@ -1,0 +1,230 @@
+//! [`Context`]: what a worker knows of itself and may ask for.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{self, Poll, ready};
+
+use tokio::sync::oneshot;
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::error::TaskError;
+use crate::handle::WorkerHandle;
+use crate::registry::WeakRegistry;
+use crate::slot::panic_message;
+use crate::worker::Worker;
+
+/// A worker's view of itself, given to each of its methods.
+pub struct Context<W: Worker> {
+    handle: WorkerHandle<W>,
+    /// Boxed on first use: most workers have none.
+    children: Option<Box<JoinSet<()>>>,
+}
+
+impl<W: Worker> Context<W> {
+    pub(crate) fn new(handle: WorkerHandle<W>) -> Self {
+        Self { handle, children: None }
+    }
+
+    /// The key this worker has.
+    pub fn key(&self) -> &W::Key {
+        self.handle.key()
+    }
+
+    /// This worker's own handle: to clone it for others, or to `try_cast` to oneself.
+    ///
+    /// During `init` it takes messages already; they are handled once `init` has returned `Ok`.
+    pub fn handle(&self) -> &WorkerHandle<W> {
+        &self.handle
+    }
+
+    /// Which run of this worker this is, counted from 1.
+    pub fn incarnation(&self) -> u64 {
+        1
+    }
+
+    /// The registry this worker belongs to. It is weak: a worker keeps no registry alive.
+    pub fn registry(&self) -> &WeakRegistry<W> {
+        self.handle.slot.link.registry.get().expect("the builder sets it before it spawns the owner")
+    }
+
+    /// Ends this worker once it has handled what its mailbox has accepted, with
+    /// [`ExitReason::Normal`](crate::ExitReason::Normal).
+    ///
+    /// Its gate closes before this returns: no lookup finds it, no send reaches it (G3).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, ExitReason, Registry, Worker};
+    /// # struct Once;
+    /// impl Worker for Once {
+    /// #   type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Once) }
+    ///     // ..
+    ///     async fn handle(&mut self, _job: (), ctx: &mut Context<Self>) -> Result<(), Infallible> {
+    ///         ctx.stop();
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Once>::new();
+    /// let once = registry.start(&1, ()).await?;
+    /// once.cast(()).await?;
+    /// assert!(matches!(once.closed().await, ExitReason::Normal));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stop(&self) {
+        self.handle.slot.close_by_worker();
+    }
+
+    /// Spawns a task that belongs to this worker.
+    ///
+    /// The key is not free before the task has ended (G1). When the worker ends in good order, the task may finish,
+    /// until the stop time-out aborts it; when the worker crashes or is killed, the task is aborted at once. So a task
+    /// that loops for ever wants to be aborted in [`terminate`](Worker::terminate), with [`Task::abort`].
+    ///
+    /// # Panics
+    ///
+    /// In the task: contained there, and told to whoever awaits the [`Task`]. The worker goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Reply, Worker};
+    /// # struct Slow;
+    /// impl Worker for Slow {
+    /// #   type Key = u32; type Args = (); type Message = Reply<u32>; type Error = Infallible;
+    /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Slow) }
+    ///     // ..
+    ///     async fn handle(&mut self, reply: Reply<u32>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+    ///         // The mailbox is served while the answer is worked out.
+    ///         ctx.spawn(async move { reply.send(6 * 7) });
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # let registry = Registry::<Slow>::new();
+    /// assert_eq!(registry.start(&1, ()).await?.call(|reply| reply).await?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spawn<F>(&mut self, future: F) -> Task<F::Output>
+    where
+        F: Future + Send + 'static,
+        F::Output: Send + 'static,
+    {
+        let (sender, outcome) = oneshot::channel();
+        let abort = self.children().spawn(async move {
+            let ended = Contained(Box::pin(future)).await;
+            // Whoever spawned it may not want to know.
+            let _ = sender.send(ended);
+        });
+        Task { outcome, abort }
+    }
+
+    /// Runs blocking code on tokio's blocking threads, as work that belongs to this worker: database writes, say.
+    ///
+    /// The key is not free before it has ended (G1): it cannot be aborted once it runs, only waited for.
+    ///
+    /// # Panics
+    ///
+    /// In the code: contained there, and told to whoever awaits the [`Task`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, Reply, TaskError, Worker};
+    /// # struct Disk;
+    /// impl Worker for Disk {
+    /// #   type Key = u32; type Args = (); type Message = Reply<u64>; type Error = TaskError;
+    /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, TaskError> { Ok(Disk) }
+    ///     // ..
+    ///     async fn handle(&mut self, reply: Reply<u64>, ctx: &mut Context<Self>) -> Result<(), TaskError> {
+    ///         let sum = ctx.spawn_blocking(|| (1..=100).sum()).await?;
+    ///         reply.send(sum);
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # let registry = Registry::<Disk>::new();
+    /// assert_eq!(registry.start(&1, ()).await?.call(|reply| reply).await?, 5050);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
+        let (sender, outcome) = oneshot::channel();
+        let abort = self.children().spawn_blocking(move || {
+            let ended = catch_unwind(AssertUnwindSafe(work));
+            // Whoever spawned it may not want to know.
+            let _ = sender.send(ended.map_err(|payload| TaskError::Panicked(panic_message(payload))));
+        });
+        Task { outcome, abort }
+    }
+
+    fn children(&mut self) -> &mut JoinSet<()> {
+        let children = self.children.get_or_insert_default();
+        // Those that have ended leave here, so that a long life does not pile them up.
+        while children.try_join_next().is_some() {}
+        children
+    }
+
+    /// The worker's own tasks, to be waited for before its key is free.
+    pub(crate) fn take_children(&mut self) -> Option<Box<JoinSet<()>>> {
+        self.children.take()
+    }
+}
+
+impl<W: Worker> fmt::Debug for Context<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+/// The result of work that belongs to a worker. Await it, or drop it: the work goes on either way.
+///
+/// # Cancel safety
+///
+/// Dropped before it is ready, the work goes on and its result is lost.
+#[derive(Debug)]
+pub struct Task<T> {
+    outcome: oneshot::Receiver<Result<T, TaskError>>,
+    abort: AbortHandle,
+}
+
+impl<T> Task<T> {
+    /// Aborts the work at its next await. Blocking code that runs already goes on.
+    pub fn abort(&self) {
+        self.abort.abort();
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(ready!(Pin::new(&mut self.outcome).poll(cx)).unwrap_or(Err(TaskError::Aborted)))
+    }
+}
+
+/// A future whose panic is its result.
+struct Contained<F>(Pin<Box<F>>);
+
+impl<F: Future> Future for Contained<F> {
+    type Output = Result<F::Output, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx)));
+        match polled {
+            Ok(polled) => polled.map(Ok),
+            Err(payload) => Poll::Ready(Err(TaskError::Panicked(panic_message(payload)))),
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! The owner's deadlines. All of one kind run equally long, so that they pass in the order in which they were armed: a
+//! queue per duration and one timer serve any number of workers.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::lifecycle::Deadline;
+use crate::worker::EntryId;
+
+/// What a deadline is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    Entry(EntryId, Deadline),
+    Shutdown,
+}
+
+/// One queue per duration.
+pub(crate) struct Deadlines {
+    init: Queue,
+    stop: Queue,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// Not later than the earliest deadline; maybe earlier, if that one is over already.
+    armed: Option<Instant>,
+}
+
+struct Queue {
+    after: Duration,
+    pending: VecDeque<(Instant, Due)>,
+    /// At this length those that nobody awaits any more are sorted out.
+    sort_out_at: usize,
+}
+
+const SORT_OUT_AT_LEAST: usize = 1_024;
+
+impl Queue {
+    fn new(after: Duration) -> Self {
+        Self { after, pending: VecDeque::new(), sort_out_at: SORT_OUT_AT_LEAST }
+    }
+
+    fn push(&mut self, due: Due, awaits: impl Fn(Due) -> bool) -> Option<Instant> {
+        // A time-out beyond what the clock can count to is none.
+        let at = Instant::now().checked_add(self.after)?;
+        if self.pending.len() >= self.sort_out_at {
+            self.pending.retain(|&(_, due)| awaits(due));
+            // Twice what is left: the work of sorting out is shared by as many pushes.
+            self.sort_out_at = SORT_OUT_AT_LEAST.max(self.pending.len() * 2);
+            self.pending.shrink_to(self.sort_out_at);
+        }
+        self.pending.push_back((at, due));
+        Some(at)
+    }
+
+    fn pop(&mut self, now: Instant, awaits: impl Fn(Due) -> bool) -> Option<Due> {
+        while let Some(&(at, due)) = self.pending.front() {
+            let is_awaited = awaits(due);
+            if is_awaited && at > now {
+                return None;
+            }
+            self.pending.pop_front();
+            if is_awaited {
+                return Some(due);
+            }
+        }
+        None
+    }
+
+    fn next(&self) -> Option<Instant> {
+        self.pending.front().map(|&(at, _)| at)
+    }
+}
+
+impl Deadlines {
+    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration) -> Self {
+        Self { init: Queue::new(init_timeout), stop: Queue::new(stop_timeout), timer: None, armed: None }
+    }
+
+    /// Sets a deadline. `awaits` tells which of the earlier ones still matter.
+    pub(crate) fn arm(&mut self, due: Due, awaits: impl Fn(Due) -> bool) {
+        let queue = match due {
+            Due::Entry(_, Deadline::Init) => &mut self.init,
+            Due::Entry(_, Deadline::Drain | Deadline::Abort) | Due::Shutdown => &mut self.stop,
+        };
+        if let Some(at) = queue.push(due, awaits) {
+            if self.armed.is_none_or(|armed| at < armed) {
+                self.set_timer(at);
+            }
+        }
+    }
+
+    /// Gives the deadlines that have passed and are awaited still, one by one.
+    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>, awaits: impl Fn(Due) -> bool) -> Poll<Due> {
+        loop {
+            let (Some(_), Some(timer)) = (self.armed, &mut self.timer) else { return Poll::Pending };
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            if let Some(due) = self.init.pop(now, &awaits).or_else(|| self.stop.pop(now, &awaits)) {
+                // The timer stays where it is, in the past, until nothing more has passed.
+                return Poll::Ready(due);
+            }
+            match self.init.next().into_iter().chain(self.stop.next()).min() {
+                Some(at) => self.set_timer(at),
+                None => self.armed = None,
+            }
+        }
+    }
+
+    fn set_timer(&mut self, at: Instant) {
+        self.armed = Some(at);
+        match &mut self.timer {
+            Some(timer) => timer.as_mut().reset(at),
+            None => self.timer = Some(Box::pin(sleep_until(at))),
+        }
+    }
+}

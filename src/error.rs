@@ -1,0 +1,284 @@
+//! One error enum per verb. Every error converts with `?` into `Box<dyn Error + Send + Sync>` (and so into
+//! `anyhow::Error`), whatever the worker's key, arguments and messages are.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use thiserror::Error;
+
+use crate::handle::WorkerHandle;
+use crate::worker::Worker;
+
+/// The boxed form in which the registry keeps an error that user code returned.
+pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
+
+/// A value that an operation did not use, on its way back to the caller.
+///
+/// It is `Sync` for any `Send` value, so that an error that carries one still converts with `?`.
+///
+/// # Examples
+///
+/// ```
+/// let returned = gen_registry::Returned::new(String::from("unsent"));
+/// assert_eq!(returned.into_inner(), "unsent");
+/// ```
+pub struct Returned<T>(Mutex<T>);
+
+impl<T> Returned<T> {
+    /// Wraps a value that is being given back.
+    pub fn new(value: T) -> Self {
+        Self(Mutex::new(value))
+    }
+
+    /// Gives the value back.
+    pub fn into_inner(self) -> T {
+        // Nothing ever locks it: the mutex is here for the `Sync` it gives.
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> fmt::Debug for Returned<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Returned(..)")
+    }
+}
+
+impl<T> From<T> for Returned<T> {
+    fn from(value: T) -> Self {
+        Self::new(value)
+    }
+}
+
+/// Why a registry could not be built.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// `build` was called outside a tokio runtime, so there is nowhere to run the owner and the workers.
+    #[error("no tokio runtime is running here; build the registry inside one")]
+    NoRuntime,
+    /// The tokio runtime has no time driver, so no deadline could ever pass.
+    #[error("the tokio runtime has no timer; build it with `enable_time` or `enable_all`")]
+    NoTimer,
+    /// An option has a value that cannot work.
+    #[error("the option `{option}` is out of range: {problem}")]
+    InvalidOption {
+        /// The builder's method.
+        option: &'static str,
+        /// What is wrong with its value.
+        problem: &'static str,
+    },
+}
+
+/// Why a worker was not started.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum StartError<W: Worker> {
+    /// `start` found a worker of this key, or met one that was starting and came up. It is not a failure for a
+    /// caller that only wants a worker: use the handle.
+    #[error("a worker of this key already runs; use the handle in this error, or stop it first")]
+    AlreadyStarted {
+        /// The worker that runs.
+        handle: WorkerHandle<W>,
+        /// The caller's own arguments, unused.
+        args: Returned<W::Args>,
+    },
+    /// `init` returned an error. The key is free again; see [`init_error`](Self::init_error).
+    #[error("the worker's init failed: {0}")]
+    Init(#[source] Arc<dyn Error + Send + Sync>),
+    /// `init` panicked (or the key's own `Eq` did, while it was looked up). The key is free again.
+    #[error("the worker panicked while it started: {0}")]
+    Panicked(Arc<str>),
+    /// `init` took longer than `init_timeout`, or the key's former worker never ended. Retry later.
+    #[error("the worker did not start in time; retry later, or raise `init_timeout`")]
+    TimedOut,
+    /// Someone stopped the key while it was starting. Retry if a worker is still wanted.
+    #[error("the start was cancelled by a stop of the same key; start it again if it is still wanted")]
+    Cancelled,
+    /// The caller is a worker's own task and would wait for itself, at once or through other workers that wait.
+    #[error("this start would wait for its own caller; do it from a task of its own")]
+    WouldDeadlock,
+    /// The registry is shutting down, or gone.
+    #[error("the registry is shut down; nothing starts any more")]
+    Shutdown,
+}
+
+impl<W: Worker> StartError<W> {
+    /// The error that `init` returned, if it is an `E`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Strict;
+    /// # impl Worker for Strict {
+    /// #     type Key = u32; type Args = &'static str; type Message = (); type Error = std::num::ParseIntError;
+    /// #     async fn init(args: &'static str, _: &mut Context<Self>) -> Result<Self, Self::Error> {
+    /// #         args.parse::<u32>().map(|_| Strict)
+    /// #     }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Self::Error> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let registry = Registry::<Strict>::new();
+    /// let error = registry.start(&1, "not a number").await.unwrap_err();
+    /// assert!(error.init_error::<std::num::ParseIntError>().is_some());
+    /// # }
+    /// ```
+    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+        match self {
+            Self::Init(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// The handle of the worker that runs, if that is why nothing was started.
+    pub fn already_started(&self) -> Option<&WorkerHandle<W>> {
+        match self {
+            Self::AlreadyStarted { handle, .. } => Some(handle),
+            _ => None,
+        }
+    }
+}
+
+impl<W: Worker> fmt::Debug for StartError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyStarted { handle, args } => {
+                f.debug_struct("AlreadyStarted").field("handle", handle).field("args", args).finish()
+            }
+            Self::Init(error) => f.debug_tuple("Init").field(error).finish(),
+            Self::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
+            Self::TimedOut => f.write_str("TimedOut"),
+            Self::Cancelled => f.write_str("Cancelled"),
+            Self::WouldDeadlock => f.write_str("WouldDeadlock"),
+            Self::Shutdown => f.write_str("Shutdown"),
+        }
+    }
+}
+
+/// Why a message was not put into a mailbox. The message was not handled and never will be.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum SendError<W: Worker> {
+    /// The worker has begun to end. Send it to its successor, or use a [`Via`](crate::Via), which does.
+    #[error("the worker has ended or is ending; look its key up again")]
+    Closed(Returned<W::Message>),
+    /// The mailbox has no room: only `try_cast` says so, the others wait.
+    #[error("the worker's mailbox is full; wait for room with `cast`, or shed the message")]
+    Full(Returned<W::Message>),
+    /// A worker tried to wait for room in its own full mailbox, which nobody else empties.
+    #[error("the worker's own mailbox is full, and it would wait for itself; use `try_cast`")]
+    WouldDeadlock(Returned<W::Message>),
+    /// No worker has the key, and this [`Via`](crate::Via) does not start one.
+    #[error("no worker runs for this key; start one, or use `via_or_start`")]
+    NotFound(Returned<W::Message>),
+    /// A [`Via`](crate::Via) could not start the worker.
+    #[error("the worker could not be started")]
+    NotStarted {
+        /// The message, unsent.
+        message: Returned<W::Message>,
+        /// Why there is no worker.
+        source: StartError<W>,
+    },
+}
+
+impl<W: Worker> SendError<W> {
+    /// Gives the message back.
+    pub fn into_message(self) -> W::Message {
+        match self {
+            Self::Closed(message) | Self::Full(message) | Self::WouldDeadlock(message) | Self::NotFound(message) => {
+                message.into_inner()
+            }
+            Self::NotStarted { message, .. } => message.into_inner(),
+        }
+    }
+}
+
+impl<W: Worker> fmt::Debug for SendError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(_) => f.write_str("Closed(..)"),
+            Self::Full(_) => f.write_str("Full(..)"),
+            Self::WouldDeadlock(_) => f.write_str("WouldDeadlock(..)"),
+            Self::NotFound(_) => f.write_str("NotFound(..)"),
+            Self::NotStarted { source, .. } => {
+                f.debug_struct("NotStarted").field("source", source).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+/// Why a call has no answer.
+///
+/// [`NoReply`](Self::NoReply) and [`TimedOut`](Self::TimedOut) mean that the message may have been handled; after
+/// every other variant it never was.
+#[derive(Error)]
+#[non_exhaustive]
+pub enum CallError<W: Worker> {
+    /// The worker ended before it came to the message: it never began. Build it again and repeat the call.
+    #[error("the worker ended before it came to the message; it is safe to repeat the call")]
+    NotDelivered,
+    /// No worker has the key, and this [`Via`](crate::Via) does not start one.
+    #[error("no worker runs for this key; start one, or use `via_or_start`")]
+    NotFound,
+    /// A [`Via`](crate::Via) could not start the worker.
+    #[error("the worker could not be started")]
+    NotStarted(#[source] StartError<W>),
+    /// A worker called itself, and would wait for an answer that only it can give.
+    #[error("the worker would wait for its own answer; handle the message directly")]
+    WouldDeadlock,
+    /// The reply was dropped unanswered, by the handler or because the worker ended in it: it may have run.
+    #[error("the worker gave no answer; the message may have been handled")]
+    NoReply,
+    /// No answer came in time: it may have run, or may yet run.
+    #[error("the worker did not answer in time; the message may have been handled")]
+    TimedOut,
+}
+
+impl<W: Worker> CallError<W> {
+    /// Whether the message may have been handled, so that repeating the call could do its work twice.
+    pub fn may_have_run(&self) -> bool {
+        matches!(self, Self::NoReply | Self::TimedOut)
+    }
+}
+
+impl<W: Worker> fmt::Debug for CallError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotDelivered => f.write_str("NotDelivered"),
+            Self::NotFound => f.write_str("NotFound"),
+            Self::NotStarted(source) => f.debug_tuple("NotStarted").field(source).finish(),
+            Self::WouldDeadlock => f.write_str("WouldDeadlock"),
+            Self::NoReply => f.write_str("NoReply"),
+            Self::TimedOut => f.write_str("TimedOut"),
+        }
+    }
+}
+
+/// Why a stop or a kill did not see its worker end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum StopError {
+    /// No worker has the key, or this worker has ended already.
+    #[error("no such worker runs; there is nothing to stop")]
+    NotFound,
+    /// A worker would wait for its own end, at once or through other workers that wait.
+    #[error("the worker would wait for its own end; use `ctx.stop()`")]
+    WouldDeadlock,
+    /// The worker was aborted, but runs code that never yields. Its key stays taken until that code ends.
+    #[error("the worker runs code that does not yield, and could not be ended; its key stays taken")]
+    Stuck,
+}
+
+/// Why work that belonged to a worker, from `ctx.spawn` or `ctx.spawn_blocking`, has no result.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum TaskError {
+    /// The work panicked. The worker goes on.
+    #[error("the task panicked: {0}")]
+    Panicked(Arc<str>),
+    /// The work was aborted, with its worker or by itself, before it ended.
+    #[error("the task was aborted before it ended")]
+    Aborted,
+}

@@ -1,0 +1,340 @@
+//! [`WorkerHandle`]: this worker, and no other of its key; and [`Reply`], where it puts an answer.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::current::{current_of, is_current};
+use crate::error::{CallError, Returned, SendError, StopError};
+use crate::lifecycle::{Ending, StopFailure, Stopper};
+use crate::mailbox::{Envelope, Refusal, Sequence};
+use crate::request::{Request, StopReply};
+use crate::slot::Slot;
+use crate::worker::{EntryId, ExitReason, Worker, WorkerId};
+
+/// One worker of a registry.
+///
+/// A cheap clone. It names this worker only: when that has ended, sends through the handle say so, also while another
+/// worker has the key. A [`Via`](crate::Via) follows the key instead. Handles are equal if they name the same worker.
+/// Dropping one, or all, never ends the worker.
+///
+/// That a handle's worker is alive a moment later is not promised: only sending tells.
+pub struct WorkerHandle<W: Worker> {
+    pub(crate) slot: Arc<Slot<W>>,
+}
+
+impl<W: Worker> WorkerHandle<W> {
+    pub(crate) fn new(slot: Arc<Slot<W>>) -> Self {
+        Self { slot }
+    }
+
+    pub(crate) fn entry_id(&self) -> EntryId {
+        self.slot.entry
+    }
+
+    /// The key of this worker.
+    pub fn key(&self) -> &W::Key {
+        &self.slot.key
+    }
+
+    /// The id of this worker, which no other ever has.
+    pub fn id(&self) -> WorkerId {
+        self.slot.entry.id
+    }
+
+    /// Sends a message, and waits for room if the mailbox is full.
+    ///
+    /// `Ok` means that the mailbox took the message: it is handled after everything that was taken before (G8), unless
+    /// the worker is killed, crashes or runs out of its stop time-out first; then it is handed to the builder's
+    /// `on_undelivered` (G6). Costs a lock that is held for a moment, and no allocation while the mailbox is small.
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back.
+    ///
+    /// - [`SendError::Closed`]: the worker has begun to end. Look its key up again, or use a [`Via`](crate::Via).
+    /// - [`SendError::WouldDeadlock`]: the worker sends to itself and its mailbox is full.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped while it waits for room, the message was not sent, and is dropped. The place in the line is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, ExitReason, Registry, SendError, Worker};
+    /// # struct Sink;
+    /// # impl Worker for Sink {
+    /// #     type Key = u32; type Args = (); type Message = &'static str; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Sink) }
+    /// #     async fn handle(&mut self, _: &'static str, _: &mut Context<Self>) -> Result<(), Self::Error> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Sink>::new();
+    /// let worker = registry.start(&7, ()).await?;
+    /// worker.cast("hello").await?;
+    ///
+    /// worker.stop().await?;
+    /// let error = worker.cast("anybody there?").await.unwrap_err();
+    /// assert!(matches!(error, SendError::Closed(_)));
+    /// assert_eq!(error.into_message(), "anybody there?");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
+        match self.accept(message, false).await {
+            Ok(_) => Ok(()),
+            Err(Unsent::Closed(message)) => Err(SendError::Closed(Returned::new(message))),
+            Err(Unsent::WouldDeadlock(message)) => Err(SendError::WouldDeadlock(Returned::new(message))),
+        }
+    }
+
+    /// Sends a message if there is room for it now.
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back.
+    ///
+    /// - [`SendError::Full`]: the mailbox has no room. Wait with [`cast`](Self::cast), or shed the message.
+    /// - [`SendError::Closed`]: the worker has begun to end.
+    pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
+        match self.slot.queue.try_send(Envelope { message, is_call: false }) {
+            Ok(_) => Ok(()),
+            Err((Refusal::Full, envelope)) => Err(SendError::Full(Returned::new(envelope.message))),
+            Err((Refusal::Closed, envelope)) => Err(SendError::Closed(Returned::new(envelope.message))),
+        }
+    }
+
+    /// Sends a message that carries a [`Reply`], and waits for the answer.
+    ///
+    /// The closure builds the message round the reply; a tuple variant of one field is such a closure by itself. There
+    /// is no default time-out: see [`call_timeout`](Self::call_timeout).
+    ///
+    /// # Errors
+    ///
+    /// - [`CallError::NotDelivered`]: the worker ended before it came to the message, which never began: it is safe to
+    ///   build it again and repeat the call, at the key's next worker.
+    /// - [`CallError::NoReply`]: the handler dropped the reply, or the worker ended in the handler. It may have run.
+    /// - [`CallError::WouldDeadlock`]: the worker calls itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before the message was taken, it was not sent; dropped later, the message is handled all the same and
+    /// its answer is lost. The handler can tell by [`Reply::is_closed`].
+    pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
+        if is_current(self.id()) {
+            return Err(CallError::WouldDeadlock);
+        }
+        let (reply, answer) = oneshot::channel();
+        match self.accept(message(Reply(reply)), true).await {
+            Ok(sequence) => self.answer(sequence, answer).await,
+            Err(_) => Err(CallError::NotDelivered),
+        }
+    }
+
+    /// Like [`call`](Self::call), and gives up after `within`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. The message may have been
+    /// handled, may be in hand, or may yet be handled.
+    pub async fn call_timeout<T>(
+        &self,
+        within: Duration,
+        message: impl FnOnce(Reply<T>) -> W::Message,
+    ) -> Result<T, CallError<W>> {
+        match tokio::time::timeout(within, self.call(message)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(CallError::TimedOut),
+        }
+    }
+
+    /// Puts a message into the mailbox, waiting for room.
+    pub(crate) async fn accept(&self, message: W::Message, is_call: bool) -> Result<Sequence, Unsent<W::Message>> {
+        let mut envelope = Envelope { message, is_call };
+        if is_current(self.id()) {
+            // Nobody but the caller would ever make room.
+            return self.slot.queue.try_send(envelope).map_err(|(refusal, envelope)| match refusal {
+                Refusal::Full => Unsent::WouldDeadlock(envelope.message),
+                Refusal::Closed => Unsent::Closed(envelope.message),
+            });
+        }
+        envelope = match self.slot.queue.try_send(envelope) {
+            Ok(sequence) => return Ok(sequence),
+            Err((Refusal::Closed, envelope)) => return Err(Unsent::Closed(envelope.message)),
+            Err((Refusal::Full, envelope)) => envelope,
+        };
+        self.slot.queue.send(envelope).await.map_err(Unsent::Closed)
+    }
+
+    /// Waits for the answer to an accepted call.
+    pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: oneshot::Receiver<T>) -> Result<T, CallError<W>> {
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            // The reply is gone, with the message or without. That it never began is said before it is dropped. (G6)
+            Err(_) if self.slot.queue.never_began(sequence) => Err(CallError::NotDelivered),
+            Err(_) => Err(CallError::NoReply),
+        }
+    }
+
+    /// Waits until the worker has ended and its state is dropped, and tells why. Returns at once if it has.
+    ///
+    /// A worker that awaits its own end waits for ever, or until it is killed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    pub async fn closed(&self) -> ExitReason {
+        self.slot.closed().await
+    }
+
+    /// Asks this worker to end, and waits until it has.
+    ///
+    /// Its gate closes at once: no lookup finds it, no send reaches it. What its mailbox has accepted is handled, then
+    /// [`terminate`](Worker::terminate) runs; after `stop_timeout` it is aborted. `Ok` means that its state is dropped
+    /// and its key is free (G1, G3). A worker of the same key that was started later is not touched. A stopped
+    /// worker is never restarted.
+    ///
+    /// # Errors
+    ///
+    /// - [`StopError::NotFound`]: it has ended already.
+    /// - [`StopError::WouldDeadlock`]: a worker waits for its own end, itself or through others. Use
+    ///   [`Context::stop`](crate::Context::stop).
+    /// - [`StopError::Stuck`]: it was aborted and runs on, in code that never yields.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the worker ends all the same.
+    pub async fn stop(&self) -> Result<ExitReason, StopError> {
+        self.end(Ending::Stop).await
+    }
+
+    /// Aborts this worker at its next await, and waits until its state is dropped.
+    ///
+    /// What is queued is undelivered (G6) and [`terminate`](Worker::terminate) does not run. A kill shortens a stop that
+    /// is under way. A killed worker is never restarted.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stop`](Self::stop).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the worker ends all the same.
+    pub async fn kill(&self) -> Result<ExitReason, StopError> {
+        self.end(Ending::Kill).await
+    }
+
+    pub(crate) async fn end(&self, ending: Ending) -> Result<ExitReason, StopError> {
+        if is_current(self.id()) {
+            return Err(StopError::WouldDeadlock);
+        }
+        let link = &self.slot.link;
+        let (reply, ended) = oneshot::channel();
+        let waits_in = current_of(link.registry_id);
+        let stopper = Stopper { ending, waits_in, reply: StopReply(reply) };
+        if link.requests.send(Request::Stop { entry: self.entry_id(), stopper }).await.is_err() {
+            return Err(StopError::NotFound);
+        }
+        match ended.await {
+            Ok(Ok(reason)) => Ok(reason),
+            Ok(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
+            Ok(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
+            Ok(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
+            // The owner went away with its runtime, and the worker with it.
+            Err(_) => self.slot.exit().cloned().ok_or(StopError::NotFound),
+        }
+    }
+}
+
+/// Why a message was not accepted by a mailbox that would have waited for room.
+pub(crate) enum Unsent<M> {
+    Closed(M),
+    WouldDeadlock(M),
+}
+
+impl<W: Worker> Clone for WorkerHandle<W> {
+    fn clone(&self) -> Self {
+        Self { slot: Arc::clone(&self.slot) }
+    }
+}
+
+impl<W: Worker> PartialEq for WorkerHandle<W> {
+    fn eq(&self, other: &Self) -> bool {
+        self.id() == other.id()
+    }
+}
+
+impl<W: Worker> Eq for WorkerHandle<W> {}
+
+impl<W: Worker> Hash for WorkerHandle<W> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id().hash(state);
+    }
+}
+
+impl<W: Worker> fmt::Debug for WorkerHandle<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the key: it may be a secret, or personal, and need not be `Debug`.
+        f.debug_struct("WorkerHandle").field("id", &self.id().0).finish_non_exhaustive()
+    }
+}
+
+/// Where a worker puts the answer to one call.
+///
+/// Dropping it unanswered tells the caller [`CallError::NoReply`]. It may be kept, or handed to another task, and
+/// answered later.
+///
+/// # Examples
+///
+/// ```
+/// use gen_registry::Reply;
+/// use tokio::sync::oneshot;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, receiver) = oneshot::channel();
+/// Reply::from(sender).send(42);
+/// assert_eq!(receiver.await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Reply<T>(oneshot::Sender<T>);
+
+impl<T> Reply<T> {
+    /// Answers. If the caller has gone away, the value is dropped.
+    pub fn send(self, value: T) {
+        // The caller went away, which is its right: `try_send` is for workers that care.
+        let _ = self.0.send(value);
+    }
+
+    /// Answers, or gives the value back if the caller has gone away.
+    ///
+    /// # Errors
+    ///
+    /// The value, if nobody waits for it any more.
+    pub fn try_send(self, value: T) -> Result<(), T> {
+        self.0.send(value)
+    }
+
+    /// Whether the caller has gone away, so that an answer need not be worked out.
+    pub fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+impl<T> From<oneshot::Sender<T>> for Reply<T> {
+    fn from(sender: oneshot::Sender<T>) -> Self {
+        Self(sender)
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("is_closed", &self.is_closed()).finish()
+    }
+}

@@ -1,0 +1,618 @@
+//! What becomes of a key: the owner's logic, as a pure state machine. It knows neither tokio nor the table, so that it
+//! can be tested without a runtime and read in one sitting: [`Lifecycle::step`] takes an event and says what to do.
+//!
+//! # States of a key
+//!
+//! ```text
+//!            Start                    Ready                  Stop, Closing, a closed gate
+//!   Vacant ─────────▶ Starting ─────────────────▶ Running ─────────────────────────▶ Stopping
+//!     ▲                  │ Stop, Deadline, Shutdown: cancel                             │  │
+//!     │                  └──────────────────────────────────────────────────────────────▶  │
+//!     └──────────────────────────────────── Exited ────────────────────────────────────────┘
+//! ```
+//!
+//! `Running` is the state of which there are many, so it is kept by absence: an entry that the table has and
+//! [`Lifecycle::phases`] has not is running (or, once a shutdown began, on its way out with all the others).
+//!
+//! # How the guarantees are kept
+//!
+//! - **G1**: a worker is launched only for a key without an entry, and an entry is removed only on `Exited`, which its
+//!   task sends as the last thing it does.
+//! - **G2**: who meets a starting key joins those who wait for it; who meets a stopping key waits for its end, and all
+//!   of these share one new start.
+//! - **G3**: a stop is answered after the entry is removed. A key whose gate was seen closed counts as stopping, though
+//!   its worker's notice has not come in yet.
+//! - **G5**: a start that fails is answered after its entry is removed; only if it cannot be removed because the code
+//!   of `init` never yields, then at the end of the grace period.
+//! - **G10**: after `Shutdown` nothing is launched, and the report is made when the last entry is gone or given up.
+//!
+//! # Deadlines
+//!
+//! Every state but `Running` ends by one: `Starting` by [`Deadline::Init`], `Stopping` by [`Deadline::Drain`] and then
+//! [`Deadline::Abort`], at which a worker that never yields is given up as stuck: those who wait are told, its key
+//! stays taken until it does end. A deadline that comes when its state is over is stale and does nothing.
+//!
+//! # Cycles
+//!
+//! Workers wait for one another: an `init` starts a second key, whose `init` starts the first. Everyone who waits here
+//! says which worker's task it waits in, so a wait that would close a circle is refused when it is asked for.
+
+use std::collections::{HashMap, HashSet};
+use std::mem;
+use std::sync::Arc;
+
+use crate::error::SharedError;
+use crate::worker::{CloseReason, EntryId, ExitReason, WorkerId};
+
+/// What the machine passes through and never looks into.
+pub(crate) trait Port {
+    /// What a worker is launched from: key and arguments.
+    type Seed;
+    /// Where the outcome of a start goes.
+    type StartReply: Answer;
+    /// Where the outcome of a stop goes.
+    type StopReply: Answer;
+}
+
+/// A place for an answer that may no longer be wanted.
+pub(crate) trait Answer {
+    /// Whoever asked has gone away.
+    fn is_abandoned(&self) -> bool;
+}
+
+/// What a caller asked for. They differ in what a running worker means: a hit, or an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    LookupOrStart,
+    Start,
+}
+
+/// How to end a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    Stop,
+    Kill,
+}
+
+/// A caller that wants a worker.
+pub(crate) struct Starter<P: Port> {
+    pub(crate) verb: Verb,
+    /// The worker of this registry in whose task the caller waits.
+    pub(crate) waits_in: Option<EntryId>,
+    /// Taken by the launch; handed back to everyone whose own was not used.
+    pub(crate) seed: Option<P::Seed>,
+    pub(crate) reply: P::StartReply,
+}
+
+/// A caller that wants a worker gone.
+pub(crate) struct Stopper<P: Port> {
+    pub(crate) ending: Ending,
+    pub(crate) waits_in: Option<EntryId>,
+    pub(crate) reply: P::StopReply,
+}
+
+/// Who has a key, as the table says.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Holder {
+    pub(crate) entry: EntryId,
+    /// Whether its gate is closed, although the machine may not have been told yet.
+    pub(crate) is_closed: bool,
+}
+
+/// How a worker's task ended.
+#[derive(Debug)]
+pub(crate) enum Exit {
+    /// Before it was ready.
+    NotStarted(StartFailure),
+    Ended(ExitReason),
+}
+
+/// Why a start did not come to a worker.
+#[derive(Debug, Clone)]
+pub(crate) enum StartFailure {
+    Init(SharedError),
+    Panicked(Arc<str>),
+    TimedOut,
+    Cancelled,
+    WouldDeadlock,
+    Shutdown,
+}
+
+/// What a caller of a start is told.
+#[derive(Debug)]
+pub(crate) enum StartOutcome {
+    /// This worker is yours to use: it ran already, or was started.
+    Worker(EntryId),
+    AlreadyStarted(EntryId),
+    Failed(StartFailure),
+}
+
+/// Why a stop has no exit reason to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StopFailure {
+    NotFound,
+    WouldDeadlock,
+    Stuck,
+}
+
+/// What is waited for, and not for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Deadline {
+    /// `init` is to return.
+    Init,
+    /// A stopping worker is to drain and terminate.
+    Drain,
+    /// An aborted worker is to be gone.
+    Abort,
+}
+
+/// What happened.
+pub(crate) enum Event<P: Port> {
+    /// A caller wants a worker. `fresh` is the entry to launch if it comes to that.
+    Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId },
+    /// A caller wants the worker of an entry gone. `exists`: the table has it.
+    Stop { entry: EntryId, exists: bool, stopper: Stopper<P> },
+    /// A worker's `init` returned `Ok`.
+    Ready(EntryId),
+    /// A worker closed its own gate.
+    Closing(EntryId),
+    /// A worker's task is over, its state dropped.
+    Exited(EntryId, Exit),
+    /// A deadline that was armed has passed.
+    Passed(EntryId, Deadline),
+    /// Everything is to end.
+    Shutdown,
+    /// The deadline of the shutdown has passed.
+    ShutdownPassed,
+}
+
+/// What to do about it, in this order.
+pub(crate) enum Effect<P: Port> {
+    /// Put the entry into the table and spawn its worker.
+    Launch(EntryId, P::Seed),
+    /// Open the gate after `init`.
+    Open(EntryId),
+    /// Close the gate; the worker drains and ends.
+    Close(EntryId, CloseReason),
+    /// Drop what the worker runs at its next await.
+    Kill(EntryId),
+    /// Tell the callers in the mailbox of a worker that never yields.
+    GiveUp(EntryId),
+    /// Take the entry out of the table.
+    Remove(EntryId),
+    /// Send `Passed` when this deadline has passed.
+    Arm(EntryId, Deadline),
+    ReplyStart(P::StartReply, Option<P::Seed>, StartOutcome),
+    ReplyStop(P::StopReply, Result<ExitReason, StopFailure>),
+    /// Close every gate, and send `ShutdownPassed` when the stop time-out has passed.
+    CloseAll,
+    /// Kill every worker, and send `ShutdownPassed` when the stop time-out has passed once more.
+    KillAll,
+    /// It is over.
+    Report(ShutdownReport),
+}
+
+/// What a shutdown came to, in numbers of workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+#[must_use = "it says whether workers were aborted, or are stuck"]
+pub struct ShutdownReport {
+    /// Workers that handled what was in their mailbox and ended by themselves.
+    pub drained: usize,
+    /// Workers that did not end within the stop time-out, and were aborted.
+    pub aborted: usize,
+    /// Starts that were cancelled.
+    pub cancelled: usize,
+    /// Workers that run code which never yields: they could not be ended, and still run.
+    pub stuck: usize,
+    /// The caller was a worker of this registry, which would have waited for its own end. Nothing was shut down.
+    pub would_deadlock: bool,
+}
+
+/// How far a stop has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Draining,
+    Aborting,
+    Stuck,
+}
+
+/// A key that is neither vacant nor running.
+enum Phase<P: Port> {
+    Starting {
+        waiting: Vec<Starter<P>>,
+        /// Came after the gate closed: the worker was ready and is gone, only its notices have not come in yet.
+        next: Vec<Starter<P>>,
+    },
+    Stopping {
+        stage: Stage,
+        /// The start that is being cancelled by this stop: why, and who waited for it.
+        cancelled: Option<(StartFailure, Vec<Starter<P>>)>,
+        stoppers: Vec<Stopper<P>>,
+        /// Share one new start when this worker is gone.
+        next: Vec<Starter<P>>,
+    },
+}
+
+impl<P: Port> Phase<P> {
+    fn draining() -> Self {
+        Self::Stopping { stage: Stage::Draining, cancelled: None, stoppers: Vec::new(), next: Vec::new() }
+    }
+
+    /// The workers whose tasks wait for this key. Whoever went away no longer waits.
+    fn waiting_workers(&self) -> impl Iterator<Item = EntryId> {
+        let (starters, cancelled, stoppers, next) = match self {
+            Self::Starting { waiting, next } => (waiting.as_slice(), None, [].as_slice(), next),
+            Self::Stopping { cancelled, stoppers, next, .. } => {
+                ([].as_slice(), cancelled.as_ref(), stoppers.as_slice(), next)
+            }
+        };
+        let cancelled = cancelled.map_or([].as_slice(), |(_, waiting)| waiting.as_slice());
+        let starters = starters.iter().chain(cancelled).chain(next);
+        let starters = starters.filter(|starter| !starter.reply.is_abandoned()).filter_map(|starter| starter.waits_in);
+        let stoppers = stoppers.iter().filter(|stopper| !stopper.reply.is_abandoned());
+        starters.chain(stoppers.filter_map(|stopper| stopper.waits_in))
+    }
+}
+
+enum Mode {
+    Serving,
+    /// The shutdown's first deadline runs, then (`is_aborting`) its second.
+    ShuttingDown {
+        report: ShutdownReport,
+        is_aborting: bool,
+    },
+    Over,
+}
+
+/// The states of all keys.
+pub(crate) struct Lifecycle<P: Port> {
+    phases: HashMap<EntryId, Phase<P>>,
+    /// Entries in the table, in whatever state.
+    entries: usize,
+    mode: Mode,
+}
+
+type Effects<P> = Vec<Effect<P>>;
+
+impl<P: Port> Lifecycle<P> {
+    pub(crate) fn new() -> Self {
+        Self { phases: HashMap::new(), entries: 0, mode: Mode::Serving }
+    }
+
+    /// Takes note of an event and says what to do.
+    pub(crate) fn step(&mut self, event: Event<P>, effects: &mut Effects<P>) {
+        match event {
+            Event::Start { starter, holder, fresh } => self.start(starter, holder, fresh, effects),
+            Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
+            Event::Ready(entry) => self.ready(entry, effects),
+            Event::Closing(entry) => self.closing(entry, effects),
+            Event::Exited(entry, exit) => self.exited(entry, exit, effects),
+            Event::Passed(entry, deadline) => self.passed(entry, deadline, effects),
+            Event::Shutdown => self.shutdown(effects),
+            Event::ShutdownPassed => self.shutdown_passed(effects),
+        }
+    }
+
+    /// Whether a deadline that was armed is still waited for.
+    pub(crate) fn awaits(&self, entry: EntryId, deadline: Deadline) -> bool {
+        match (self.phases.get(&entry), deadline) {
+            (Some(Phase::Starting { .. }), Deadline::Init) => true,
+            (Some(Phase::Stopping { stage, .. }), Deadline::Drain) => *stage == Stage::Draining,
+            (Some(Phase::Stopping { stage, .. }), Deadline::Abort) => *stage == Stage::Aborting,
+            _ => false,
+        }
+    }
+
+    /// How many entries the table has.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries
+    }
+
+    fn is_serving(&self) -> bool {
+        matches!(self.mode, Mode::Serving)
+    }
+
+    fn start(&mut self, starter: Starter<P>, holder: Option<Holder>, fresh: EntryId, effects: &mut Effects<P>) {
+        if !self.is_serving() {
+            return fail(starter, StartFailure::Shutdown, effects);
+        }
+        let Some(Holder { entry, is_closed }) = holder else {
+            return self.launch(vec![starter], fresh, effects);
+        };
+        if !self.phases.contains_key(&entry) && !is_closed {
+            return answer(starter, entry, effects);
+        }
+        // From here on the caller waits.
+        if self.would_close_circle(starter.waits_in, entry) {
+            return fail(starter, StartFailure::WouldDeadlock, effects);
+        }
+        let phase = self.phases.entry(entry).or_insert_with(|| {
+            effects.push(Effect::Arm(entry, Deadline::Drain));
+            Phase::draining()
+        });
+        match phase {
+            // The worker was ready and closed its gate again: who comes now gets another one. (G3)
+            Phase::Starting { next, .. } if is_closed => join(next, starter),
+            Phase::Starting { waiting, .. } => join(waiting, starter),
+            // It will not be gone in any time that can be told.
+            Phase::Stopping { stage: Stage::Stuck, .. } => fail(starter, StartFailure::TimedOut, effects),
+            Phase::Stopping { next, .. } => join(next, starter),
+        }
+    }
+
+    /// Starts one worker for all of `waiting`, unless everyone has gone away.
+    fn launch(&mut self, mut waiting: Vec<Starter<P>>, fresh: EntryId, effects: &mut Effects<P>) {
+        if waiting.iter().any(|starter| starter.reply.is_abandoned()) {
+            let (gone, still) = waiting.into_iter().partition(|starter| starter.reply.is_abandoned());
+            fail_all(gone, &StartFailure::Cancelled, effects);
+            waiting = still;
+        }
+        let Some(seed) = waiting.first_mut().and_then(|first| first.seed.take()) else {
+            return;
+        };
+        self.entries += 1;
+        self.phases.insert(fresh, Phase::Starting { waiting, next: Vec::new() });
+        effects.push(Effect::Launch(fresh, seed));
+        effects.push(Effect::Arm(fresh, Deadline::Init));
+    }
+
+    fn stop(&mut self, entry: EntryId, exists: bool, stopper: Stopper<P>, effects: &mut Effects<P>) {
+        if !exists {
+            return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::NotFound)));
+        }
+        if self.would_close_circle(stopper.waits_in, entry) {
+            return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::WouldDeadlock)));
+        }
+        let ending = stopper.ending;
+        match self.phases.get_mut(&entry) {
+            None => {
+                // Once a shutdown began, its own deadline holds for everyone.
+                let deadline = self.is_serving();
+                effects.push(Effect::Close(entry, CloseReason::Stopped));
+                let mut phase = Phase::draining();
+                if let Phase::Stopping { stoppers, .. } = &mut phase {
+                    stoppers.push(stopper);
+                }
+                self.phases.insert(entry, phase);
+                if ending == Ending::Kill {
+                    self.abort(entry, effects);
+                } else if deadline {
+                    effects.push(Effect::Arm(entry, Deadline::Drain));
+                }
+            }
+            Some(Phase::Starting { .. }) => {
+                self.cancel(entry, StartFailure::Cancelled, effects);
+                if let Some(Phase::Stopping { stoppers, .. }) = self.phases.get_mut(&entry) {
+                    stoppers.push(stopper);
+                }
+            }
+            Some(Phase::Stopping { stage: Stage::Stuck, .. }) => {
+                effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::Stuck)));
+            }
+            Some(Phase::Stopping { stage, stoppers, .. }) => {
+                stoppers.push(stopper);
+                if ending == Ending::Kill && *stage == Stage::Draining {
+                    self.abort(entry, effects);
+                }
+            }
+        }
+    }
+
+    /// Gives a stopping worker no more time.
+    fn abort(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        if let Some(Phase::Stopping { stage, .. }) = self.phases.get_mut(&entry) {
+            *stage = Stage::Aborting;
+            effects.push(Effect::Kill(entry));
+            effects.push(Effect::Arm(entry, Deadline::Abort));
+        }
+    }
+
+    /// Ends a start. Those who wait for it are told when its entry is gone. (G5)
+    fn cancel(&mut self, entry: EntryId, why: StartFailure, effects: &mut Effects<P>) {
+        if let Some(Phase::Starting { waiting, next }) = self.phases.remove(&entry) {
+            let cancelled = Some((why, waiting));
+            let phase = Phase::Stopping { stage: Stage::Draining, cancelled, stoppers: Vec::new(), next };
+            self.phases.insert(entry, phase);
+            self.abort(entry, effects);
+        }
+    }
+
+    fn ready(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        // A start that was cancelled while its `init` returned stays cancelled: its worker is dropped unseen.
+        if !matches!(self.phases.get(&entry), Some(Phase::Starting { .. })) {
+            return;
+        }
+        let Some(Phase::Starting { waiting, next }) = self.phases.remove(&entry) else { return };
+        // Open before replying: a caller that holds the handle must find it by lookup. (G3)
+        effects.push(Effect::Open(entry));
+        for starter in waiting {
+            // The one whose seed was taken is the one whose `start` started it. (G2)
+            let outcome = if starter.verb == Verb::Start && starter.seed.is_some() {
+                StartOutcome::AlreadyStarted(entry)
+            } else {
+                StartOutcome::Worker(entry)
+            };
+            effects.push(Effect::ReplyStart(starter.reply, starter.seed, outcome));
+        }
+        if !next.is_empty() {
+            let (cancelled, stoppers) = (None, Vec::new());
+            self.phases.insert(entry, Phase::Stopping { stage: Stage::Draining, cancelled, stoppers, next });
+            effects.push(Effect::Arm(entry, Deadline::Drain));
+        }
+    }
+
+    fn closing(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        // Only a running worker: any other is on its way out by the owner's own word.
+        if self.is_serving() && !self.phases.contains_key(&entry) {
+            self.phases.insert(entry, Phase::draining());
+            effects.push(Effect::Arm(entry, Deadline::Drain));
+        }
+    }
+
+    fn exited(&mut self, entry: EntryId, exit: Exit, effects: &mut Effects<P>) {
+        self.entries -= 1;
+        // Before any reply: who is told that the worker is gone must find its key free. (G3)
+        effects.push(Effect::Remove(entry));
+        let (was_starting, next) = match self.phases.remove(&entry) {
+            None => (false, Vec::new()),
+            Some(Phase::Starting { waiting, next }) => {
+                let failure = match &exit {
+                    Exit::NotStarted(failure) => failure.clone(),
+                    // Aborted from outside, with its runtime.
+                    Exit::Ended(_) => StartFailure::Cancelled,
+                };
+                fail_all(waiting, &failure, effects);
+                (true, next)
+            }
+            Some(Phase::Stopping { stage: _, cancelled, stoppers, next }) => {
+                let was_starting = cancelled.is_some();
+                if let Some((failure, waiting)) = cancelled {
+                    fail_all(waiting, &failure, effects);
+                }
+                let killed = stoppers.iter().any(|stopper| stopper.ending == Ending::Kill);
+                let reason = match &exit {
+                    Exit::Ended(reason) if !was_starting => reason.clone(),
+                    // There was no worker yet, only its start: it ended as its stoppers wanted it to.
+                    _ if killed => ExitReason::Killed,
+                    _ => ExitReason::Stopped,
+                };
+                for stopper in stoppers {
+                    effects.push(Effect::ReplyStop(stopper.reply, Ok(reason.clone())));
+                }
+                (was_starting, next)
+            }
+        };
+        if let Mode::ShuttingDown { report, .. } = &mut self.mode {
+            match exit {
+                _ if was_starting => report.cancelled += 1,
+                Exit::Ended(ExitReason::Killed) => report.aborted += 1,
+                _ => report.drained += 1,
+            }
+            fail_all(next, &StartFailure::Shutdown, effects);
+            self.report_if_over(effects);
+        } else if !next.is_empty() {
+            let fresh = EntryId { id: WorkerId::fresh(), hash: entry.hash };
+            self.launch(next, fresh, effects);
+        }
+    }
+
+    fn passed(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {
+        if !self.awaits(entry, deadline) {
+            return;
+        }
+        match deadline {
+            Deadline::Init => self.cancel(entry, StartFailure::TimedOut, effects),
+            Deadline::Drain => self.abort(entry, effects),
+            Deadline::Abort => self.give_up(entry, effects),
+        }
+    }
+
+    /// Tells everyone who waits for a worker that never yields. Its key stays taken. (G1)
+    fn give_up(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        if let Some(Phase::Stopping { stage, cancelled, stoppers, next }) = self.phases.get_mut(&entry) {
+            *stage = Stage::Stuck;
+            effects.push(Effect::GiveUp(entry));
+            // It stays known as a start that was cancelled, with nobody left to tell.
+            if let Some((failure, waiting)) = cancelled {
+                fail_all(mem::take(waiting), failure, effects);
+            }
+            fail_all(mem::take(next), &StartFailure::TimedOut, effects);
+            for stopper in mem::take(stoppers) {
+                effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::Stuck)));
+            }
+        }
+    }
+
+    fn shutdown(&mut self, effects: &mut Effects<P>) {
+        if !self.is_serving() {
+            return;
+        }
+        self.mode = Mode::ShuttingDown { report: ShutdownReport::default(), is_aborting: false };
+        effects.push(Effect::CloseAll);
+        let mut starting = Vec::new();
+        for (&entry, phase) in &mut self.phases {
+            let (Phase::Starting { next, .. } | Phase::Stopping { next, .. }) = phase;
+            fail_all(mem::take(next), &StartFailure::Shutdown, effects);
+            if matches!(phase, Phase::Starting { .. }) {
+                starting.push(entry);
+            }
+        }
+        for entry in starting {
+            self.cancel(entry, StartFailure::Shutdown, effects);
+        }
+        self.report_if_over(effects);
+    }
+
+    fn shutdown_passed(&mut self, effects: &mut Effects<P>) {
+        let Mode::ShuttingDown { report, is_aborting } = &mut self.mode else { return };
+        if !*is_aborting {
+            *is_aborting = true;
+            return effects.push(Effect::KillAll);
+        }
+        let mut report = *report;
+        report.stuck = self.entries;
+        self.mode = Mode::Over;
+        let stuck: Vec<EntryId> = self.phases.keys().copied().collect();
+        for entry in stuck {
+            self.give_up(entry, effects);
+        }
+        effects.push(Effect::Report(report));
+    }
+
+    fn report_if_over(&mut self, effects: &mut Effects<P>) {
+        if let (0, Mode::ShuttingDown { report, .. }) = (self.entries, &self.mode) {
+            let report = *report;
+            self.mode = Mode::Over;
+            effects.push(Effect::Report(report));
+        }
+    }
+
+    /// Whether `target` already waits, directly or through others, for the worker `waits_in`, which now wants to wait
+    /// for `target`. It goes backwards, from a key to those who wait for it.
+    fn would_close_circle(&self, waits_in: Option<EntryId>, target: EntryId) -> bool {
+        let Some(waiter) = waits_in else { return false };
+        let mut seen = HashSet::new();
+        let mut unvisited = vec![waiter];
+        while let Some(id) = unvisited.pop() {
+            if id == target {
+                return true;
+            }
+            if seen.insert(id) {
+                unvisited.extend(self.phases.get(&id).into_iter().flat_map(Phase::waiting_workers));
+            }
+        }
+        false
+    }
+}
+
+/// From this many on, those who have gone away are sorted out before a list of callers grows: a hung `init` and callers
+/// who retry with time-outs would otherwise pile up. Callers who still wait are never turned away.
+const SORT_OUT_FROM: usize = 1_024;
+
+fn join<P: Port>(starters: &mut Vec<Starter<P>>, starter: Starter<P>) {
+    if starters.len() >= SORT_OUT_FROM && starters.len() == starters.capacity() {
+        // The first is the one that was launched, and keeps its place: its lack of a seed says so.
+        let mut is_first = true;
+        starters.retain(|starter| mem::take(&mut is_first) || !starter.reply.is_abandoned());
+    }
+    starters.push(starter);
+}
+
+fn answer<P: Port>(starter: Starter<P>, entry: EntryId, effects: &mut Effects<P>) {
+    let outcome = match starter.verb {
+        Verb::LookupOrStart => StartOutcome::Worker(entry),
+        Verb::Start => StartOutcome::AlreadyStarted(entry),
+    };
+    effects.push(Effect::ReplyStart(starter.reply, starter.seed, outcome));
+}
+
+fn fail<P: Port>(starter: Starter<P>, failure: StartFailure, effects: &mut Effects<P>) {
+    effects.push(Effect::ReplyStart(starter.reply, starter.seed, StartOutcome::Failed(failure)));
+}
+
+fn fail_all<P: Port>(starters: Vec<Starter<P>>, failure: &StartFailure, effects: &mut Effects<P>) {
+    for starter in starters {
+        fail(starter, failure.clone(), effects);
+    }
+}

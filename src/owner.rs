@@ -1,0 +1,237 @@
+//! The owner: one task per registry, the only writer of its table, which orders the starts, stops and exits of every
+//! key. The logic is in [`Lifecycle`]; here is the shell that feeds it events and performs its effects.
+//!
+//! It awaits nothing but its own channels and timer, and runs no user code but a key's `Eq` and `Drop` (G4): arguments
+//! that were not used go back to the callers, `init` runs in the worker's task.
+
+use std::future::poll_fn;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::deadline::{Deadlines, Due};
+use crate::handle::WorkerHandle;
+use crate::lifecycle::{Effect, Event, Holder, Lifecycle, ShutdownReport, StartFailure, StartOutcome, Starter};
+use crate::mailbox::Gate;
+use crate::request::{Notice, Request, Seed, StartAnswer, StartReply, Started, Wire};
+use crate::slot::{Link, Slot, panic_message};
+use crate::supervise::{ExitGuard, Launch, supervise};
+use crate::table::TableWriter;
+use crate::worker::{CloseReason, EntryId, Worker, WorkerId};
+
+/// The receiving ends of what a registry's callers and workers tell its owner.
+pub(crate) struct Inputs<W: Worker> {
+    pub(crate) requests: mpsc::Receiver<Request<W>>,
+    pub(crate) notices: mpsc::UnboundedReceiver<Notice>,
+}
+
+pub(crate) struct Owner<W: Worker> {
+    table: TableWriter<W>,
+    link: Arc<Link<W>>,
+    inputs: Inputs<W>,
+    lifecycle: Lifecycle<Wire<W>>,
+    /// Kept for its memory; empty between steps.
+    effects: Vec<Effect<Wire<W>>>,
+    deadlines: Deadlines,
+    report: watch::Sender<Option<ShutdownReport>>,
+}
+
+enum Input<W: Worker> {
+    Notice(Notice),
+    Request(Request<W>),
+    Passed(Due),
+}
+
+impl<W: Worker> Owner<W> {
+    pub(crate) fn new(
+        table: TableWriter<W>,
+        link: Arc<Link<W>>,
+        inputs: Inputs<W>,
+        report: watch::Sender<Option<ShutdownReport>>,
+    ) -> Self {
+        let deadlines = Deadlines::new(link.config.init_timeout, link.config.stop_timeout);
+        Self { table, link, inputs, lifecycle: Lifecycle::new(), effects: Vec::new(), deadlines, report }
+    }
+
+    /// Serves until a shutdown is over. The registry always holds a sender, so that only a notice ends it.
+    pub(crate) async fn run(mut self) {
+        while self.report.borrow().is_none() {
+            let input = poll_fn(|cx| self.poll_input(cx)).await;
+            if let Some(event) = self.event(input) {
+                self.lifecycle.step(event, &mut self.effects);
+            }
+            self.perform();
+        }
+    }
+
+    /// Deadlines first, which a stream of requests would keep waiting; then notices, of which there is a constant number
+    /// per worker, so that requests always get their turn.
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input<W>> {
+        let lifecycle = &self.lifecycle;
+        if let Poll::Ready(due) = self.deadlines.poll_passed(cx, |due| is_awaited(lifecycle, due)) {
+            return Poll::Ready(Input::Passed(due));
+        }
+        if let Poll::Ready(Some(notice)) = self.inputs.notices.poll_recv(cx) {
+            return Poll::Ready(Input::Notice(notice));
+        }
+        match ready!(self.inputs.requests.poll_recv(cx)) {
+            Some(request) => Poll::Ready(Input::Request(request)),
+            // Not before the last handle is gone, and the owner holds one.
+            None => Poll::Pending,
+        }
+    }
+
+    /// Looks up what the state machine has to know of the table.
+    fn event(&mut self, input: Input<W>) -> Option<Event<Wire<W>>> {
+        Some(match input {
+            Input::Request(Request::Start { verb, seed, hash, waits_in, reply }) => {
+                let table = self.table.read();
+                // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
+                let looked_up = catch_unwind(AssertUnwindSafe(|| {
+                    table.with(&seed.key, hash, |handle| Holder {
+                        entry: handle.entry_id(),
+                        is_closed: handle.slot.queue.gate() >= Gate::Closed,
+                    })
+                }));
+                match looked_up {
+                    Ok(holder) => {
+                        let starter = Starter { verb, waits_in, seed: Some(seed), reply };
+                        let fresh = EntryId { id: WorkerId::fresh(), hash };
+                        Event::Start { starter, holder, fresh }
+                    }
+                    Err(payload) => {
+                        let failure = StartFailure::Panicked(panic_message(payload));
+                        answer(reply, Some(seed), Started::Failed(failure));
+                        return None;
+                    }
+                }
+            }
+            Input::Request(Request::Stop { entry, stopper }) => {
+                let exists = self.table.read().with_entry(entry, |_| ()).is_some();
+                Event::Stop { entry, exists, stopper }
+            }
+            Input::Notice(Notice::Ready(entry)) => Event::Ready(entry),
+            Input::Notice(Notice::Closing(entry)) => Event::Closing(entry),
+            Input::Notice(Notice::Exited(entry, exit)) => Event::Exited(entry, exit),
+            Input::Notice(Notice::Shutdown) => Event::Shutdown,
+            Input::Passed(Due::Entry(entry, deadline)) => Event::Passed(entry, deadline),
+            Input::Passed(Due::Shutdown) => Event::ShutdownPassed,
+        })
+    }
+
+    fn perform(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Launch(entry, seed) => self.launch(entry, seed),
+                Effect::Open(entry) => self.with_slot(entry, |slot| slot.open()),
+                Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
+                    slot.close(reason);
+                }),
+                Effect::Kill(entry) => self.with_slot(entry, |slot| slot.kill()),
+                Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
+                    let slot = Arc::clone(slot);
+                    // Messages are user code when they are dropped. (G4)
+                    tokio::spawn(async move { slot.undeliver() });
+                }),
+                Effect::Remove(entry) => self.table.remove(entry),
+                Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
+                Effect::ReplyStart(reply, seed, outcome) => {
+                    let outcome = self.started(outcome);
+                    answer(reply, seed, outcome);
+                }
+                Effect::ReplyStop(reply, outcome) => {
+                    // The caller may have gone away.
+                    let _ = reply.0.send(outcome);
+                }
+                Effect::CloseAll => {
+                    // Starts are not closed here: each is cancelled by an effect of its own.
+                    self.each_slot(|slot| {
+                        if slot.queue.gate() == Gate::Open {
+                            slot.close(CloseReason::Shutdown);
+                        }
+                    });
+                    self.arm(Due::Shutdown);
+                }
+                Effect::KillAll => {
+                    self.each_slot(|slot| slot.kill());
+                    self.arm(Due::Shutdown);
+                }
+                Effect::Report(report) => {
+                    self.report.send_replace(Some(report));
+                }
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn launch(&mut self, entry: EntryId, Seed { key, args }: Seed<W>) {
+        let slot = Arc::new(Slot::new(key, entry, Arc::clone(&self.link)));
+        // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
+        self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
+        // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
+        let launch = Launch { args, guard: ExitGuard::new(slot) };
+        tokio::spawn(supervise(launch));
+    }
+
+    fn started(&self, outcome: StartOutcome) -> Started<W> {
+        let handle = |entry| self.table.read().with_entry(entry, WorkerHandle::clone);
+        match outcome {
+            StartOutcome::Worker(entry) => handle(entry).map(Started::Worker),
+            StartOutcome::AlreadyStarted(entry) => handle(entry).map(Started::Taken),
+            StartOutcome::Failed(failure) => Some(Started::Failed(failure)),
+        }
+        .expect("an entry is in the table until `Remove`, and nobody is given it after that")
+    }
+
+    fn arm(&mut self, due: Due) {
+        let lifecycle = &self.lifecycle;
+        self.deadlines.arm(due, |due| is_awaited(lifecycle, due));
+    }
+
+    fn with_slot(&self, entry: EntryId, act: impl FnOnce(&Arc<Slot<W>>)) {
+        // Always there: see `started`.
+        self.table.read().with_entry(entry, |handle| act(&handle.slot));
+    }
+
+    fn each_slot(&self, act: impl Fn(&Slot<W>)) {
+        let _: std::ops::ControlFlow<(), ()> = self.table.read().try_fold((), |(), handle| {
+            act(&handle.slot);
+            std::ops::ControlFlow::Continue(())
+        });
+    }
+}
+
+fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
+    match due {
+        Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
+        Due::Shutdown => true,
+    }
+}
+
+/// Tells a caller what became of its start, and gives back its arguments if they were not used.
+fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
+    let unused = seed.map(|seed| seed.args);
+    if let Err(answer) = reply.0.send(StartAnswer { outcome, unused }) {
+        if answer.unused.is_some() {
+            // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
+            tokio::spawn(async move { drop(answer) });
+        }
+    }
+}
+
+impl<W: Worker> Drop for Owner<W> {
+    /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
+    fn drop(&mut self) {
+        self.each_slot(|slot| slot.kill());
+        let aborted = self.lifecycle.entries();
+        self.report.send_if_modified(|report| {
+            let is_cut_off = report.is_none();
+            report.get_or_insert(ShutdownReport { aborted, ..ShutdownReport::default() });
+            is_cut_off
+        });
+        self.table.clear();
+    }
+}

@@ -1,0 +1,601 @@
+//! [`Registry`]: the verbs.
+
+use std::fmt;
+use std::hash::Hash;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+
+use equivalent::Equivalent;
+use tokio::sync::oneshot;
+
+use crate::builder::Builder;
+use crate::current::{current_of, is_current};
+use crate::error::{Returned, StartError, StopError};
+use crate::handle::WorkerHandle;
+use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
+use crate::request::{Notice, Request, Seed, StartReply, Started};
+use crate::slot::Link;
+use crate::table::TableReader;
+use crate::via::{Template, Via};
+use crate::worker::{ExitReason, Worker};
+
+/// Anything a key can be looked up by and made from: the key itself, or its borrowed form, such as a `str` for a
+/// `String`.
+///
+/// Its `Hash` must be that of the key, as `Borrow` asks. Implement it, and [`Equivalent`], for a borrowed form of a key
+/// of your own.
+///
+/// # Examples
+///
+/// ```
+/// use equivalent::Equivalent;
+/// use gen_registry::ToKey;
+///
+/// /// Tenant and room.
+/// #[derive(Clone, PartialEq, Eq, Hash)]
+/// struct Room(String, u32);
+///
+/// #[derive(Hash)]
+/// struct RoomRef<'a>(&'a str, u32);
+///
+/// impl Equivalent<Room> for RoomRef<'_> {
+///     fn equivalent(&self, room: &Room) -> bool {
+///         self.0 == room.0 && self.1 == room.1
+///     }
+/// }
+///
+/// impl ToKey<Room> for RoomRef<'_> {
+///     fn to_key(&self) -> Room {
+///         Room(self.0.to_owned(), self.1)
+///     }
+/// }
+/// assert!(RoomRef("acme", 7).to_key() == Room("acme".into(), 7));
+/// ```
+pub trait ToKey<K>: Hash + Equivalent<K> {
+    /// Makes the key, for a worker that is to be started.
+    fn to_key(&self) -> K;
+}
+
+impl<K: Clone + Eq + Hash> ToKey<K> for K {
+    fn to_key(&self) -> K {
+        self.clone()
+    }
+}
+
+macro_rules! borrowed_form {
+    ($($borrowed:ty => $key:ty;)+) => {
+        $(impl ToKey<$key> for $borrowed {
+            fn to_key(&self) -> $key {
+                self.into()
+            }
+        })+
+    };
+}
+
+borrowed_form! {
+    str => String;
+    str => Box<str>;
+    str => Arc<str>;
+    Path => PathBuf;
+    Path => Box<Path>;
+    Path => Arc<Path>;
+}
+
+impl<T: Clone + Eq + Hash> ToKey<Vec<T>> for [T] {
+    fn to_key(&self) -> Vec<T> {
+        self.to_vec()
+    }
+}
+
+impl<T: Clone + Eq + Hash> ToKey<Box<[T]>> for [T] {
+    fn to_key(&self) -> Box<[T]> {
+        self.into()
+    }
+}
+
+impl<T: Clone + Eq + Hash> ToKey<Arc<[T]>> for [T] {
+    fn to_key(&self) -> Arc<[T]> {
+        self.into()
+    }
+}
+
+/// What the verbs work on, without a claim to keep the registry going.
+pub(crate) struct Shared<W: Worker> {
+    pub(crate) table: TableReader<W>,
+    pub(crate) link: Arc<Link<W>>,
+}
+
+impl<W: Worker> Clone for Shared<W> {
+    fn clone(&self) -> Self {
+        Self { table: self.table.clone(), link: Arc::clone(&self.link) }
+    }
+}
+
+/// Shuts the registry down when the last [`Registry`] lets go of it.
+pub(crate) struct Alive<W: Worker> {
+    shared: Shared<W>,
+}
+
+impl<W: Worker> Drop for Alive<W> {
+    fn drop(&mut self) {
+        self.shared.link.notify(Notice::Shutdown);
+    }
+}
+
+/// At most one live [`Worker`] per key.
+///
+/// A registry is a value, and a clone is another handle to the same one. Dropping the last clone ends its workers, as
+/// [`shutdown`](Self::shutdown) does, without waiting for it; handles, [`Via`]s and [`WeakRegistry`]s do not keep it.
+///
+/// Reads ([`lookup`](Self::lookup), [`count`](Self::count), [`reduce`](Self::reduce), and every hit of
+/// [`lookup_or_start`](Self::lookup_or_start) and [`start`](Self::start)) read a concurrent table in the caller, without
+/// a lock and without waiting for anybody. They see the workers whose `init` has returned `Ok` and whose gate is open.
+/// Changes go through the registry's owner task, which orders them.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use gen_registry::{Context, Registry, StartError, Worker};
+/// # struct Room;
+/// # impl Worker for Room {
+/// #     type Key = String; type Args = (); type Message = (); type Error = Infallible;
+/// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+/// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let rooms = Registry::<Room>::builder().name("rooms").build()?;
+/// assert!(rooms.lookup("lobby").is_none());
+///
+/// let lobby = rooms.lookup_or_start("lobby", ()).await?;
+/// assert_eq!(rooms.lookup("lobby"), Some(lobby.clone()));
+/// assert_eq!(rooms.count(), 1);
+///
+/// match rooms.start("lobby", ()).await {
+///     Err(StartError::AlreadyStarted { handle, .. }) => assert_eq!(handle, lobby),
+///     other => panic!("{other:?}"),
+/// }
+///
+/// rooms.stop("lobby").await?;
+/// assert!(rooms.lookup("lobby").is_none());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Registry<W: Worker> {
+    shared: Shared<W>,
+    alive: Arc<Alive<W>>,
+}
+
+impl<W: Worker> Registry<W> {
+    /// Makes a registry with the default options: see [`Builder`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer, as `tokio::spawn` does. [`Builder::build`] returns an error
+    /// instead.
+    #[must_use = "dropping the last `Registry` shuts it down"]
+    #[allow(clippy::new_without_default)] // It needs a runtime, which `Default` does not say.
+    pub fn new() -> Self {
+        match Self::builder().build() {
+            Ok(registry) => registry,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Makes a registry with options.
+    pub fn builder() -> Builder<W> {
+        Builder::new()
+    }
+
+    pub(crate) fn from_parts(table: TableReader<W>, link: Arc<Link<W>>) -> Self {
+        let shared = Shared { table, link };
+        let alive = Arc::new(Alive { shared: shared.clone() });
+        Self { shared, alive }
+    }
+
+    /// The name it was built with, or the empty string.
+    pub fn name(&self) -> &str {
+        &self.shared.link.name
+    }
+
+    /// A handle that does not keep the registry.
+    pub fn downgrade(&self) -> WeakRegistry<W> {
+        WeakRegistry(Arc::downgrade(&self.alive))
+    }
+
+    /// Finds the worker that has the key.
+    ///
+    /// `None` also while it starts or ends: a lookup that begins after a worker began to end never returns it (G3).
+    /// One table read; never waits, allocates or passes a message.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = (String, u32); type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// let key = ("acme".to_string(), 7);
+    /// assert!(rooms.lookup(&key).is_none());
+    /// rooms.start(&key, ()).await?;
+    /// assert!(rooms.lookup(&key).is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        self.shared.lookup(key)
+    }
+
+    /// Finds the worker that has the key, or starts one.
+    ///
+    /// A hit is a [`lookup`](Self::lookup). On a miss the owner is asked: callers who meet a starting key share that
+    /// start and its outcome, failure included, and their `args` are dropped (G2); callers who meet a stopping key wait
+    /// until it is free and share a new start (G1).
+    ///
+    /// # Errors
+    ///
+    /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed, for everyone who
+    ///   waited for it. The key is vacant again; try again when it makes sense.
+    /// - [`StartError::Cancelled`]: somebody stopped the key while it was starting.
+    /// - [`StartError::WouldDeadlock`]: a worker's own task would wait for itself, at once or through other workers.
+    /// - [`StartError::Shutdown`]: the registry has been shut down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it cancels nothing for others. A start that the owner has begun goes on: the worker comes up, and the
+    /// next lookup finds it.
+    ///
+    /// # Panics
+    ///
+    /// Only if the key's own `Hash`, `Eq` or `Clone` does.
+    pub async fn lookup_or_start<Q>(&self, key: &Q, args: W::Args) -> Result<WorkerHandle<W>, StartError<W>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        self.lookup_or_start_with(key, || args).await
+    }
+
+    /// Like [`lookup_or_start`](Self::lookup_or_start), and makes the arguments only on a miss.
+    ///
+    /// A hit builds no arguments and allocates nothing.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`lookup_or_start`](Self::lookup_or_start).
+    pub async fn lookup_or_start_with<Q>(
+        &self,
+        key: &Q,
+        args: impl FnOnce() -> W::Args,
+    ) -> Result<WorkerHandle<W>, StartError<W>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        self.shared.lookup_or_start_with(key, args).await
+    }
+
+    /// Starts a worker for a vacant key. Of any number of concurrent callers at most one gets `Ok` (G2).
+    ///
+    /// # Errors
+    ///
+    /// [`StartError::AlreadyStarted`] carries the handle of the worker that has the key, and gives `args` back; so
+    /// does a start that met a starting key which then came up. The others are those of
+    /// [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Panics
+    ///
+    /// Only if the key's own `Hash`, `Eq` or `Clone` does.
+    pub async fn start<Q>(&self, key: &Q, args: W::Args) -> Result<WorkerHandle<W>, StartError<W>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        let hash = self.shared.table.hash(key);
+        match self.shared.find(key, hash) {
+            Found::Open(handle) => Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
+            Found::Oneself => Err(StartError::WouldDeadlock),
+            Found::Nobody => self.shared.request_start(Verb::Start, Seed { key: key.to_key(), args }, hash).await,
+        }
+    }
+
+    /// The address of a key: sends go to the worker that has it at that moment.
+    pub fn via<Q>(&self, key: &Q) -> Via<W>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        Via::new(self.shared.clone(), key.to_key(), None)
+    }
+
+    /// The address of a key whose worker is started, from a clone of `args`, when a send finds none.
+    pub fn via_or_start<Q>(&self, key: &Q, args: W::Args) -> Via<W>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+        W::Args: Clone,
+    {
+        Via::new(self.shared.clone(), key.to_key(), Some(Template::new(args)))
+    }
+
+    /// Ends the worker that has the key, and waits until it is gone: [`WorkerHandle::stop`] for whoever it is.
+    ///
+    /// `Ok` means that its state is dropped, and its key free (G3). A key that is starting is cancelled. Two stops of
+    /// one key wait for the one end.
+    ///
+    /// # Errors
+    ///
+    /// [`StopError::NotFound`] for a vacant key; the others as for [`WorkerHandle::stop`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the worker ends all the same.
+    pub async fn stop<Q>(&self, key: &Q) -> Result<ExitReason, StopError>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        self.end(key, Ending::Stop).await
+    }
+
+    /// Aborts the worker that has the key, and waits until it is gone: [`WorkerHandle::kill`] for whoever it is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stop`](Self::stop).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`stop`](Self::stop).
+    pub async fn kill<Q>(&self, key: &Q) -> Result<ExitReason, StopError>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        self.end(key, Ending::Kill).await
+    }
+
+    async fn end<Q>(&self, key: &Q, ending: Ending) -> Result<ExitReason, StopError>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        // Whoever has the key now, in whatever state, is the one that is meant.
+        let hash = self.shared.table.hash(key);
+        let holder = self.shared.table.with(key, hash, WorkerHandle::clone);
+        holder.ok_or(StopError::NotFound)?.end(ending).await
+    }
+
+    /// How many workers there are: those that a lookup would find. One atomic read.
+    pub fn count(&self) -> usize {
+        self.shared.link.live.load(Ordering::Relaxed)
+    }
+
+    /// Folds over the workers.
+    ///
+    /// Each worker that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not.
+    /// The closure runs here, under a guard that holds back the freeing of memory: keep it short, and gather handles in
+    /// it rather than wait.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does; the registry is not harmed.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// for n in [3, 1, 2] {
+    ///     rooms.start(&n, ()).await?;
+    /// }
+    /// assert_eq!(rooms.reduce(0, |max, &key, _room| key.max(max)), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &W::Key, &WorkerHandle<W>) -> A) -> A {
+        let folded: ControlFlow<std::convert::Infallible, A> = self.shared.table.try_fold(init, |folded, handle| {
+            ControlFlow::Continue(if handle.is_open() { f(folded, handle.key(), handle) } else { folded })
+        });
+        match folded {
+            ControlFlow::Continue(folded) => folded,
+            ControlFlow::Break(never) => match never {},
+        }
+    }
+
+    /// One of the workers, or `None` if there is none. Which one is not said: the first that the table comes to.
+    pub fn sample(&self) -> Option<WorkerHandle<W>> {
+        let found = self.shared.table.try_fold((), |(), handle| {
+            if handle.is_open() { ControlFlow::Break(handle.clone()) } else { ControlFlow::Continue(()) }
+        });
+        match found {
+            ControlFlow::Break(handle) => Some(handle),
+            ControlFlow::Continue(()) => None,
+        }
+    }
+
+    /// All workers; their keys are in the handles. As consistent as [`reduce`](Self::reduce).
+    pub fn to_list(&self) -> Vec<WorkerHandle<W>> {
+        self.reduce(Vec::with_capacity(self.count()), |mut list, _, handle| {
+            list.push(handle.clone());
+            list
+        })
+    }
+
+    /// Ends every worker, and waits until they are gone (G10).
+    ///
+    /// From now on nothing starts. Starts that are under way are cancelled; running workers handle what their mailboxes
+    /// have accepted and terminate, all at the same time; those that have not ended after `stop_timeout` are aborted;
+    /// those that still run after the same time again, because they never yield, are reported as stuck. Every caller
+    /// gets the same report, now and later.
+    ///
+    /// A worker of this registry that calls it from its own task would wait for itself: it gets a report that says
+    /// [`would_deadlock`](ShutdownReport::would_deadlock), and nothing is shut down. Spawn a task that calls it.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the shutdown goes on.
+    pub async fn shutdown(&self) -> ShutdownReport {
+        let link = &self.shared.link;
+        if current_of(link.registry_id).is_some() {
+            return ShutdownReport { would_deadlock: true, ..ShutdownReport::default() };
+        }
+        link.notify(Notice::Shutdown);
+        let mut report = link.report.clone();
+        match report.wait_for(Option::is_some).await {
+            Ok(report) => report.unwrap_or_default(),
+            // The owner sets the report before it goes, whatever ends it.
+            Err(_) => ShutdownReport::default(),
+        }
+    }
+}
+
+/// What a caller finds under a key without asking the owner.
+pub(crate) enum Found<W: Worker> {
+    Open(WorkerHandle<W>),
+    /// The worker in whose task the caller runs, not open: to wait for it is to wait for oneself.
+    Oneself,
+    /// Nobody, or one that starts or ends: the owner knows more.
+    Nobody,
+}
+
+impl<W: Worker> Shared<W> {
+    #[inline]
+    pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        let hash = self.table.hash(key);
+        self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten()
+    }
+
+    #[inline]
+    pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Found<W>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        let found = self.table.with(key, hash, |handle| {
+            if handle.is_open() {
+                Found::Open(handle.clone())
+            } else if is_current(handle.id()) {
+                Found::Oneself
+            } else {
+                Found::Nobody
+            }
+        });
+        found.unwrap_or(Found::Nobody)
+    }
+
+    pub(crate) async fn lookup_or_start_with<Q>(
+        &self,
+        key: &Q,
+        args: impl FnOnce() -> W::Args,
+    ) -> Result<WorkerHandle<W>, StartError<W>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        let hash = self.table.hash(key);
+        match self.find(key, hash) {
+            Found::Open(handle) => Ok(handle),
+            Found::Oneself => Err(StartError::WouldDeadlock),
+            Found::Nobody => {
+                let seed = Seed { key: key.to_key(), args: args() };
+                self.request_start(Verb::LookupOrStart, seed, hash).await
+            }
+        }
+    }
+
+    async fn request_start(&self, verb: Verb, seed: Seed<W>, hash: u64) -> Result<WorkerHandle<W>, StartError<W>> {
+        let (reply, answer) = oneshot::channel();
+        let waits_in = current_of(self.link.registry_id);
+        let request = Request::Start { verb, seed, hash, waits_in, reply: StartReply(reply) };
+        if self.link.requests.send(request).await.is_err() {
+            return Err(StartError::Shutdown);
+        }
+        // Dropped unanswered only when the owner goes away with its runtime.
+        let Ok(answer) = answer.await else { return Err(StartError::Shutdown) };
+        match (answer.outcome, answer.unused) {
+            (Started::Worker(handle), _) => Ok(handle),
+            (Started::Taken(handle), Some(args)) => {
+                Err(StartError::AlreadyStarted { handle, args: Returned::new(args) })
+            }
+            // Its arguments made this worker, so this call started it.
+            (Started::Taken(handle), None) => Ok(handle),
+            (Started::Failed(failure), _) => Err(match failure {
+                StartFailure::Init(error) => StartError::Init(error),
+                StartFailure::Panicked(message) => StartError::Panicked(message),
+                StartFailure::TimedOut => StartError::TimedOut,
+                StartFailure::Cancelled => StartError::Cancelled,
+                StartFailure::WouldDeadlock => StartError::WouldDeadlock,
+                StartFailure::Shutdown => StartError::Shutdown,
+            }),
+        }
+    }
+}
+
+impl<W: Worker> WorkerHandle<W> {
+    /// Whether a lookup may return it.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.slot.queue.is_open()
+    }
+}
+
+impl<W: Worker> Clone for Registry<W> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), alive: Arc::clone(&self.alive) }
+    }
+}
+
+impl<W: Worker> fmt::Debug for Registry<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("name", &self.name()).field("count", &self.count()).finish_non_exhaustive()
+    }
+}
+
+/// A handle to a registry that does not keep it: what a worker has of its own registry.
+pub struct WeakRegistry<W: Worker>(Weak<Alive<W>>);
+
+impl<W: Worker> WeakRegistry<W> {
+    /// The registry, unless its last handle was dropped. While the result lives, it is one more handle: do not store
+    /// it in a worker.
+    pub fn upgrade(&self) -> Option<Registry<W>> {
+        let alive = self.0.upgrade()?;
+        Some(Registry { shared: alive.shared.clone(), alive })
+    }
+}
+
+impl<W: Worker> Clone for WeakRegistry<W> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<W: Worker> fmt::Debug for WeakRegistry<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakRegistry").finish_non_exhaustive()
+    }
+}

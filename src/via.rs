@@ -1,0 +1,214 @@
+//! [`Via`]: the address of a key, whoever has it.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::current::is_current;
+use crate::error::{CallError, Returned, SendError, StartError};
+use crate::handle::{Reply, Unsent, WorkerHandle};
+use crate::mailbox::Sequence;
+use crate::registry::Shared;
+use crate::worker::Worker;
+
+/// How many workers one send may meet that end before they take it. A worker that ends itself as soon as it has started
+/// would otherwise be started for ever.
+const MOST_WORKERS: u32 = 16;
+
+/// The address of a key: each send goes to the worker that has the key at that moment, and, made by
+/// [`via_or_start`](crate::Registry::via_or_start), starts one if there is none.
+///
+/// A send that meets a worker which is ending gets its message back unseen and goes to the next one: an address
+/// outlives the workers behind it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more
+/// than one through a [`WorkerHandle`].
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use gen_registry::{Context, Registry, Reply, Worker};
+/// # struct Counter(u64);
+/// # enum Message { Add(u64), Get(Reply<u64>) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = u64; type Message = Message; type Error = Infallible;
+/// #     async fn init(start: u64, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Counter(start)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Infallible> {
+/// #         match message { Message::Add(n) => self.0 += n, Message::Get(reply) => reply.send(self.0) }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let counters = Registry::<Counter>::new();
+/// let visits = counters.via_or_start("visits", 0);
+/// visits.cast(Message::Add(1)).await?;
+/// assert_eq!(visits.call(Message::Get).await?, 1);
+///
+/// counters.stop("visits").await?;
+/// assert_eq!(visits.call(Message::Get).await?, 0); // another worker
+/// # Ok(())
+/// # }
+/// ```
+pub struct Via<W: Worker> {
+    shared: Shared<W>,
+    key: W::Key,
+    args: Option<Template<W::Args>>,
+}
+
+/// Arguments to make more of. The mutex is for the `Sync` it gives to arguments that are only `Send`.
+pub(crate) struct Template<A> {
+    args: Mutex<A>,
+    clone: fn(&A) -> A,
+}
+
+impl<A> Template<A> {
+    pub(crate) fn new(args: A) -> Self
+    where
+        A: Clone,
+    {
+        Self { args: Mutex::new(args), clone: A::clone }
+    }
+
+    fn make(&self) -> A {
+        // A `Clone` that panicked has changed nothing in what it cloned.
+        (self.clone)(&self.args.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<A> Clone for Template<A> {
+    fn clone(&self) -> Self {
+        Self { args: Mutex::new(self.make()), clone: self.clone }
+    }
+}
+
+impl<W: Worker> Via<W> {
+    pub(crate) fn new(shared: Shared<W>, key: W::Key, args: Option<Template<W::Args>>) -> Self {
+        Self { shared, key, args }
+    }
+
+    /// The key this is the address of.
+    pub fn key(&self) -> &W::Key {
+        &self.key
+    }
+
+    /// Sends a message to the worker that has the key, and waits for room if its mailbox is full.
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back.
+    ///
+    /// - [`SendError::NotFound`]: no worker has the key, and this address starts none.
+    /// - [`SendError::NotStarted`]: it could not be started.
+    /// - [`SendError::WouldDeadlock`]: the worker sends to its own key, and its mailbox is full, or it is not ready.
+    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, the message was not sent, and is dropped. A start that it caused goes on.
+    pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
+        match self.accept(message, false).await {
+            Ok(_) => Ok(()),
+            Err((message, why)) => {
+                let message = Returned::new(message);
+                Err(match why {
+                    Why::Closed => SendError::Closed(message),
+                    Why::WouldDeadlock => SendError::WouldDeadlock(message),
+                    Why::NotFound => SendError::NotFound(message),
+                    Why::NotStarted(source) => SendError::NotStarted { message, source },
+                })
+            }
+        }
+    }
+
+    /// Sends a message that carries a [`Reply`] to the worker that has the key, and waits for the answer.
+    ///
+    /// A message that a worker has taken is not sent to another one: whether it may have run is in the error.
+    ///
+    /// # Errors
+    ///
+    /// - [`CallError::NotDelivered`]: it never began; build it again and repeat the call.
+    /// - [`CallError::NotFound`]: no worker has the key, and this address starts none.
+    /// - [`CallError::NotStarted`]: it could not be started.
+    /// - [`CallError::WouldDeadlock`]: the worker calls its own key.
+    /// - [`CallError::NoReply`]: it gave no answer; it may have run.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`WorkerHandle::call`]. A start that it caused goes on.
+    pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
+        let (reply, answer) = oneshot::channel();
+        match self.accept(message(Reply::from(reply)), true).await {
+            Ok((handle, sequence)) => handle.answer(sequence, answer).await,
+            Err((_, Why::Closed)) => Err(CallError::NotDelivered),
+            Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
+            Err((_, Why::NotFound)) => Err(CallError::NotFound),
+            Err((_, Why::NotStarted(error))) => Err(CallError::NotStarted(error)),
+        }
+    }
+
+    /// Like [`call`](Self::call), and gives up after `within`, the start of the worker included.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
+    pub async fn call_timeout<T>(
+        &self,
+        within: Duration,
+        message: impl FnOnce(Reply<T>) -> W::Message,
+    ) -> Result<T, CallError<W>> {
+        match tokio::time::timeout(within, self.call(message)).await {
+            Ok(answered) => answered,
+            Err(_) => Err(CallError::TimedOut),
+        }
+    }
+
+    /// Finds a worker that takes the message. One that is ending gives it back, unseen, for the next.
+    async fn accept(
+        &self,
+        mut message: W::Message,
+        is_call: bool,
+    ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
+        for _ in 0..MOST_WORKERS {
+            let handle = match (self.shared.lookup(&self.key), &self.args) {
+                (Some(handle), _) => handle,
+                (None, None) => return Err((message, Why::NotFound)),
+                (None, Some(args)) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
+                    Ok(handle) => handle,
+                    Err(StartError::WouldDeadlock) => return Err((message, Why::WouldDeadlock)),
+                    Err(error) => return Err((message, Why::NotStarted(error))),
+                },
+            };
+            if is_call && is_current(handle.id()) {
+                return Err((message, Why::WouldDeadlock));
+            }
+            match handle.accept(message, is_call).await {
+                Ok(sequence) => return Ok((handle, sequence)),
+                Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
+                Err(Unsent::Closed(returned)) => message = returned,
+            }
+        }
+        Err((message, Why::Closed))
+    }
+}
+
+/// Why no worker took a message.
+enum Why<W: Worker> {
+    Closed,
+    WouldDeadlock,
+    NotFound,
+    NotStarted(StartError<W>),
+}
+
+impl<W: Worker> Clone for Via<W> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), key: self.key.clone(), args: self.args.clone() }
+    }
+}
+
+impl<W: Worker> fmt::Debug for Via<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Via").field("starts", &self.args.is_some()).finish_non_exhaustive()
+    }
+}

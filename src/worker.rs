@@ -1,0 +1,242 @@
+//! What a user writes: the [`Worker`] trait; and how a worker ends: [`ExitReason`].
+
+use std::error::Error;
+use std::fmt;
+use std::future::Future;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::context::Context;
+use crate::error::SharedError;
+use crate::mailbox::Mailbox;
+
+/// A stateful task of which a registry runs at most one per key.
+///
+/// The registry starts it when its key is first wanted: [`init`](Self::init) makes the state, then every message is
+/// given to [`handle`](Self::handle), one at a time, in the order in which the mailbox took them; at the end
+/// [`terminate`](Self::terminate) takes the state apart. All of it runs in one tokio task of its own, so that a slow
+/// or failing worker disturbs no other key (G4, G5).
+///
+/// The methods are written as plain `async fn`.
+///
+/// # Examples
+///
+/// ```
+/// use std::convert::Infallible;
+/// use gen_registry::{Context, Registry, Reply, Worker};
+///
+/// struct Counter(u64);
+///
+/// enum Message {
+///     Add(u64),
+///     Get(Reply<u64>),
+/// }
+///
+/// impl Worker for Counter {
+///     type Key = String;
+///     type Args = u64;
+///     type Message = Message;
+///     type Error = Infallible;
+///
+///     async fn init(start: u64, _ctx: &mut Context<Self>) -> Result<Self, Infallible> {
+///         Ok(Counter(start))
+///     }
+///
+///     async fn handle(&mut self, message: Message, _ctx: &mut Context<Self>) -> Result<(), Infallible> {
+///         match message {
+///             Message::Add(n) => self.0 += n,
+///             Message::Get(reply) => reply.send(self.0),
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let counters = Registry::<Counter>::new();
+/// let visits = counters.lookup_or_start("visits", 40).await?;
+/// visits.cast(Message::Add(2)).await?;
+/// assert_eq!(visits.call(Message::Get).await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub trait Worker: Sized + Send + 'static {
+    /// What names a worker: any hashable type. Its `Hash` and `Eq` must agree, as for a `HashMap`.
+    type Key: Clone + Eq + Hash + Send + Sync + 'static;
+    /// What `init` is given: moved into it.
+    type Args: Send + 'static;
+    /// What `handle` is given. Put a [`Reply`](crate::Reply) into the messages that are answered.
+    type Message: Send + 'static;
+    /// What ends a worker when `init` or `handle` returns it. `Infallible`, a std error, `anyhow::Error`, `String`.
+    type Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static;
+
+    /// Makes the worker's state.
+    ///
+    /// It runs in the worker's own task, however long it takes: no other key waits for it. The worker is found by
+    /// `lookup` once it has returned `Ok`. An error, a panic, or `init_timeout` passing leaves nothing behind and is
+    /// told to everyone who waits for this start (G5).
+    ///
+    /// # Cancel safety
+    ///
+    /// A stop of the key, a shutdown or the time-out drops this future at an await.
+    fn init(args: Self::Args, ctx: &mut Context<Self>) -> impl Future<Output = Result<Self, Self::Error>> + Send;
+
+    /// Handles one message. An `Err` ends the worker with [`ExitReason::Failed`]: what is an error for the caller
+    /// only goes into the message's reply.
+    ///
+    /// # Cancel safety
+    ///
+    /// A kill, or the stop deadline, drops this future at an await.
+    fn handle(
+        &mut self,
+        message: Self::Message,
+        ctx: &mut Context<Self>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send;
+
+    /// Receives messages until there are no more. The default gives each to [`handle`](Self::handle).
+    ///
+    /// Override it for a worker that also waits for something else, such as a socket: select over that and
+    /// `mailbox.recv()`, which is cancel-safe. When `recv` gives `None`, the worker is asked to end and the mailbox is
+    /// empty: return. An `Ok` before that ends the worker too ([`ExitReason::Normal`]); messages that are still queued
+    /// are then undelivered (G6).
+    fn run(
+        &mut self,
+        mailbox: &mut Mailbox<Self::Message>,
+        ctx: &mut Context<Self>,
+    ) -> impl Future<Output = Result<(), Self::Error>> + Send {
+        async move {
+            while let Some(message) = mailbox.recv().await {
+                self.handle(message, ctx).await?;
+            }
+            Ok(())
+        }
+    }
+
+    /// Takes the state apart at the end: flush, say goodbye. Does nothing by default.
+    ///
+    /// It runs after every end but a panic and a kill, and before the key is free (G1).
+    ///
+    /// # Cancel safety
+    ///
+    /// The stop deadline and a kill drop this future at an await.
+    fn terminate(self, reason: &ExitReason, ctx: &mut Context<Self>) -> impl Future<Output = ()> + Send {
+        let _ = (reason, ctx); // The default needs neither.
+        async move { drop(self) }
+    }
+}
+
+/// Why a worker ended.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum ExitReason {
+    /// It ended itself: `ctx.stop()`, or `run` returned `Ok` unasked.
+    Normal,
+    /// Someone stopped it.
+    Stopped,
+    /// Its registry was shut down, or the last handle to the registry was dropped.
+    Shutdown,
+    /// It was killed: by `kill`, because it did not end within the stop time-out, or with its runtime.
+    Killed,
+    /// `handle` or `run` returned this error.
+    Failed(Arc<dyn Error + Send + Sync>),
+    /// `handle`, `run` or `terminate` panicked with this message.
+    Panicked(Arc<str>),
+}
+
+impl ExitReason {
+    /// Whether the worker crashed: [`Failed`](Self::Failed) or [`Panicked`](Self::Panicked).
+    ///
+    /// ```
+    /// use gen_registry::ExitReason;
+    ///
+    /// assert!(ExitReason::Panicked("index out of bounds".into()).is_crash());
+    /// assert!(!ExitReason::Stopped.is_crash());
+    /// ```
+    pub fn is_crash(&self) -> bool {
+        matches!(self, Self::Failed(_) | Self::Panicked(_))
+    }
+}
+
+impl fmt::Debug for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Normal => f.write_str("Normal"),
+            Self::Stopped => f.write_str("Stopped"),
+            Self::Shutdown => f.write_str("Shutdown"),
+            Self::Killed => f.write_str("Killed"),
+            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
+            Self::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
+        }
+    }
+}
+
+impl fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Normal => f.write_str("normal"),
+            Self::Stopped => f.write_str("stopped"),
+            Self::Shutdown => f.write_str("shutdown"),
+            Self::Killed => f.write_str("killed"),
+            Self::Failed(error) => write!(f, "failed: {error}"),
+            Self::Panicked(message) => write!(f, "panicked: {message}"),
+        }
+    }
+}
+
+/// Names one entry of a registry, for as long as the program runs: no other worker of any registry ever has it. A
+/// handle compares by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub(crate) u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl WorkerId {
+    /// An id that no worker had before.
+    pub(crate) fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Only uniqueness is asked for.
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// Finds one entry: its id, and the hash of its key, by which the table finds it without the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct EntryId {
+    pub(crate) id: WorkerId,
+    pub(crate) hash: u64,
+}
+
+impl Hash for EntryId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Who asked a worker to end: the reason of a `run` that ends because of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CloseReason {
+    /// The worker itself.
+    Normal,
+    Stopped,
+    Shutdown,
+}
+
+impl From<CloseReason> for ExitReason {
+    fn from(reason: CloseReason) -> Self {
+        match reason {
+            CloseReason::Normal => Self::Normal,
+            CloseReason::Stopped => Self::Stopped,
+            CloseReason::Shutdown => Self::Shutdown,
+        }
+    }
+}
+
+/// Boxes what user code returned as its error.
+pub(crate) fn share<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> SharedError {
+    SharedError::from(error.into())
+}
