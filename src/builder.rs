@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -178,6 +178,7 @@ impl<W: Worker> Builder<W> {
             requests,
             notices,
             report: reported,
+            is_over: AtomicBool::new(false),
             registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&link));

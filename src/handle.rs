@@ -237,16 +237,14 @@ impl<W: Worker> WorkerHandle<W> {
         let (reply, ended) = oneshot::channel();
         let waits_in = current_of(link.registry_id);
         let stopper = Stopper { ending, waits_in, reply: StopReply(reply) };
-        if link.requests.send(Request::Stop { entry: self.entry_id(), stopper }).await.is_err() {
-            return Err(StopError::NotFound);
-        }
-        match ended.await {
-            Ok(Ok(reason)) => Ok(reason),
-            Ok(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
-            Ok(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
-            Ok(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
-            // The owner went away with its runtime, and the worker with it.
-            Err(_) => self.slot.exit().cloned().ok_or(StopError::NotFound),
+        let request = Request::Stop { entry: self.entry_id(), stopper };
+        match link.ask(request, ended).await {
+            Some(Ok(reason)) => Ok(reason),
+            Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
+            Some(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
+            Some(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
+            // The owner is gone: shut down, or with its runtime.
+            None => Err(StopError::NotFound),
         }
     }
 }

@@ -209,12 +209,15 @@ impl<M> Queue<M> {
         self.close(CloseReason::Normal, live);
         let mut state = self.lock();
         state.finished = true;
-        // The wakers go too: the one of the task would keep the task's memory for as long as somebody has a handle.
+        mem::take(&mut state.messages)
+    }
+
+    /// Lets go of the worker's task, which is over: a waker would keep its memory for as long as somebody has a handle.
+    pub(crate) fn forget_task(&self) {
+        let mut state = self.lock();
         let wakers = (state.receiver.take(), state.task.take());
-        let messages = mem::take(&mut state.messages);
         drop(state);
         drop(wakers);
-        messages
     }
 
     /// Whether an accepted message did not begin and never will.

@@ -225,6 +225,8 @@ fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Start
 impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
+        // The channels are emptied after this, when the fields are dropped.
+        self.link.set_over();
         self.each_slot(|slot| slot.kill());
         let aborted = self.lifecycle.entries();
         self.report.send_if_modified(|report| {

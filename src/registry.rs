@@ -532,11 +532,7 @@ impl<W: Worker> Shared<W> {
         let (reply, answer) = oneshot::channel();
         let waits_in = current_of(self.link.registry_id);
         let request = Request::Start { verb, seed, hash, waits_in, reply: StartReply(reply) };
-        if self.link.requests.send(request).await.is_err() {
-            return Err(StartError::Shutdown);
-        }
-        // Dropped unanswered only when the owner goes away with its runtime.
-        let Ok(answer) = answer.await else { return Err(StartError::Shutdown) };
+        let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };
         match (answer.outcome, answer.unused) {
             (Started::Worker(handle), _) => Ok(handle),
             (Started::Taken(handle), Some(args)) => {

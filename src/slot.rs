@@ -5,11 +5,11 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::current::{Current, RegistryId};
 use crate::lifecycle::ShutdownReport;
@@ -43,11 +43,34 @@ pub(crate) struct Link<W: Worker> {
     /// Unbounded, since a `Drop` cannot wait: a constant number per worker.
     pub(crate) notices: mpsc::UnboundedSender<Notice>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
+    /// The owner has done its last step.
+    pub(crate) is_over: AtomicBool,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,
 }
 
 impl<W: Worker> Link<W> {
+    /// Puts a request to the owner and waits for its answer. `None`: there is no owner any more.
+    pub(crate) async fn ask<T>(&self, request: Request<W>, mut answer: oneshot::Receiver<T>) -> Option<T> {
+        self.requests.send(request).await.ok()?;
+        // An owner that goes away empties its channel, and the reply dropped there wakes us. But a request that comes
+        // in after that, with room that was reserved before, lies there for ever. So the owner first says that it is
+        // over, then empties the channel; we first put the request in, then look. Each with a fence between: one of the
+        // two sees the other.
+        fence(Ordering::SeqCst);
+        if self.is_over.load(Ordering::Relaxed) {
+            return answer.try_recv().ok();
+        }
+        answer.await.ok()
+    }
+
+    /// Says that the owner answers nothing any more; before its channel is emptied.
+    pub(crate) fn set_over(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `ask`.
+        fence(Ordering::SeqCst);
+    }
+
     pub(crate) fn notify(&self, notice: Notice) {
         // Fails when the owner is gone, and then nobody is left who would act on it.
         let _ = self.notices.send(notice);

@@ -52,6 +52,7 @@ impl<W: Worker> ExitGuard<W> {
 impl<W: Worker> Drop for ExitGuard<W> {
     fn drop(&mut self) {
         self.slot.undeliver();
+        self.slot.queue.forget_task();
         let exit = self.exit.take().unwrap_or(Exit::Ended(ExitReason::Killed));
         self.slot.set_exit(match &exit {
             Exit::Ended(reason) => reason.clone(),
@@ -69,19 +70,18 @@ pub(crate) async fn supervise<W: Worker>(launch: Launch<W>) {
     let Launch { args, mut guard } = launch;
     let mut ctx = Context::new(WorkerHandle::new(Arc::clone(&guard.slot)));
     let slot = &*guard.slot;
-    let exit = match contain(slot, live(args, &mut ctx)).await {
+    let mut exit = match contain(slot, live(args, &mut ctx)).await {
         Contained::Ended(exit) => exit,
-        // Whether `init` or what came after it panicked makes no difference to the order of the end.
-        Contained::Panicked(message, Progress::Starting) => Exit::NotStarted(StartFailure::Panicked(message)),
-        Contained::Panicked(message, Progress::Ready) => Exit::Ended(ExitReason::Panicked(message)),
+        Contained::Panicked(message) if slot.is_ready() => Exit::Ended(ExitReason::Panicked(message)),
+        Contained::Panicked(message) => Exit::NotStarted(StartFailure::Panicked(message)),
         Contained::Killed => Exit::Ended(ExitReason::Killed),
     };
-    slot.close_by_worker();
     slot.undeliver();
-    let in_good_order =
-        matches!(&exit, Exit::Ended(reason) if !reason.is_crash() && !matches!(reason, ExitReason::Killed));
-    let mut exit = exit;
     if let Some(children) = ctx.take_children() {
+        let in_good_order = match &exit {
+            Exit::Ended(reason) => !reason.is_crash() && !matches!(reason, ExitReason::Killed),
+            Exit::NotStarted(_) => false,
+        };
         if join(slot, children, in_good_order).await == Joined::Killed && in_good_order {
             exit = Exit::Ended(ExitReason::Killed);
         }
@@ -116,15 +116,9 @@ async fn live<W: Worker>(args: W::Args, ctx: &mut Context<W>) -> Exit {
     Exit::Ended(reason)
 }
 
-/// How far a worker came before it panicked.
-enum Progress {
-    Starting,
-    Ready,
-}
-
 enum Contained {
     Ended(Exit),
-    Panicked(Arc<str>, Progress),
+    Panicked(Arc<str>),
     Killed,
 }
 
@@ -146,10 +140,7 @@ async fn contain<W: Worker>(slot: &Slot<W>, code: impl Future<Output = Exit>) ->
         let _current = current::enter(slot.current());
         match catch_unwind(AssertUnwindSafe(|| code.poll(cx))) {
             Ok(polled) => polled.map(Contained::Ended),
-            Err(payload) => {
-                let progress = if slot.is_ready() { Progress::Ready } else { Progress::Starting };
-                Poll::Ready(Contained::Panicked(panic_message(payload), progress))
-            }
+            Err(payload) => Poll::Ready(Contained::Panicked(panic_message(payload))),
         }
     })
     .await;

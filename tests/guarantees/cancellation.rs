@@ -1,0 +1,137 @@
+//! A caller that is dropped at any await of any public future cancels nothing for others and leaks nothing.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gen_registry::{Registry, WorkerHandle};
+
+use crate::rig::{Act, Book, Message, Plan, Probe, gate, poll_times, settle, within};
+
+/// The registry a future is tried on, with a worker of key 1 whose mailbox is full, and one of key 2 that is idle.
+struct Scene {
+    book: Arc<Book>,
+    registry: Registry<Probe>,
+    full: WorkerHandle<Probe>,
+    idle: WorkerHandle<Probe>,
+    hold: Arc<tokio::sync::Semaphore>,
+}
+
+type Tried<'s> = Pin<Box<dyn Future<Output = ()> + 's>>;
+
+const MOST_POLLS: usize = 12;
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_dropped_at_any_await_cancels_nothing_for_others_and_leaks_nothing() {
+    let futures: &[(&str, fn(&Scene) -> Tried<'_>)] = &[
+        ("lookup_or_start", |s| Box::pin(async { drop(s.registry.lookup_or_start(&5, s.plan()).await) })),
+        ("start", |s| Box::pin(async { drop(s.registry.start(&5, s.plan()).await) })),
+        ("start that fails", |s| Box::pin(async { drop(s.registry.start(&5, s.plan().init(Act::Fail)).await) })),
+        ("slow start", |s| Box::pin(async { drop(s.registry.start(&5, s.slow()).await) })),
+        ("stop", |s| Box::pin(async { drop(s.registry.stop(&2).await) })),
+        ("kill", |s| Box::pin(async { drop(s.registry.kill(&2).await) })),
+        ("handle.stop", |s| Box::pin(async { drop(s.idle.stop().await) })),
+        ("closed", |s| Box::pin(async { drop(s.idle.closed().await) })),
+        ("cast", |s| Box::pin(async { drop(s.full.cast(Message::Note(1)).await) })),
+        ("call", |s| Box::pin(async { drop(s.idle.call(Message::Ask).await) })),
+        ("call of a full one", |s| Box::pin(async { drop(s.full.call(Message::Ask).await) })),
+        ("call_timeout", |s| Box::pin(async { drop(s.full.call_timeout(Duration::from_secs(1), Message::Ask).await) })),
+        ("via cast", |s| Box::pin(async { drop(s.registry.via(&1).cast(Message::Note(1)).await) })),
+        ("via start", |s| Box::pin(async { drop(s.registry.via_or_start(&5, s.plan()).cast(Message::Note(1)).await) })),
+        ("via call", |s| Box::pin(async { drop(s.registry.via_or_start(&5, s.plan()).call(Message::Ask).await) })),
+        ("two starts and a stop", |s| {
+            Box::pin(async {
+                let starts = async { tokio::join!(s.registry.start(&5, s.slow()), s.registry.start(&5, s.slow())) };
+                let stop = async {
+                    tokio::task::yield_now().await;
+                    s.registry.stop(&5).await
+                };
+                drop(tokio::join!(starts, stop));
+            })
+        }),
+    ];
+    for (name, future) in futures {
+        let mut ended_at = None;
+        for polls in 0..=MOST_POLLS {
+            let scene = Scene::set().await;
+            let ended = poll_times(future(&scene), polls).await.is_some();
+            ended_at = ended_at.or(ended.then_some(polls));
+            scene.check(name, polls).await;
+        }
+        assert_ne!(ended_at, Some(0), "{name} was ready without a poll");
+    }
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let (book, hold) = (Arc::<Book>::default(), gate());
+        let registry = Registry::builder().mailbox_capacity(1).build().unwrap();
+        let full = registry.start(&1, Plan::new(&book)).await.unwrap();
+        full.cast(Message::Do(Act::Wait(Arc::clone(&hold)))).await.unwrap();
+        settle().await;
+        full.cast(Message::Note(0)).await.unwrap();
+        let idle = registry.start(&2, Plan::new(&book)).await.unwrap();
+        Self { book, registry, full, idle, hold }
+    }
+
+    fn plan(&self) -> Plan {
+        Plan::new(&self.book)
+    }
+
+    fn slow(&self) -> Plan {
+        self.plan().init(Act::Sleep(Duration::from_secs(1)))
+    }
+
+    async fn check(self, name: &str, polls: usize) {
+        let lost = format!("{name} dropped after {polls} polls");
+        // Another caller of every verb gets what it asks for.
+        let started = within(self.registry.lookup_or_start(&5, self.plan()), &lost).await;
+        if started.is_err() {
+            // It shared a start that was told to fail; its own does not.
+            within(self.registry.lookup_or_start(&5, self.plan()), &lost).await.unwrap();
+        }
+        let five = self.registry.lookup(&5).expect(&lost);
+        assert!(within(five.call(Message::Ask), &lost).await.is_ok(), "{lost}");
+        self.hold.add_permits(1);
+        assert!(within(self.full.call(Message::Ask), &lost).await.is_ok(), "{lost}");
+        within(self.registry.lookup_or_start(&2, self.plan()), &lost).await.unwrap();
+        settle().await;
+        assert_eq!(self.registry.count(), 3, "{lost}");
+        assert_eq!(self.book.most_live(), 1, "{lost}");
+        let report = within(self.registry.shutdown(), &lost).await;
+        assert_eq!((report.drained, report.aborted, report.cancelled, report.stuck), (3, 0, 0, 0), "{lost}");
+        assert_eq!(self.book.live(), 0, "{lost}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_goes_on_when_its_caller_goes_away() {
+    for polls in 1..4 {
+        let scene = Scene::set().await;
+        scene.hold.add_permits(1);
+        let _ = poll_times(scene.registry.shutdown(), polls).await;
+        settle().await;
+        assert_eq!((scene.registry.count(), scene.book.live()), (0, 0));
+        assert_eq!(within(scene.registry.shutdown(), "the report").await.drained, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_who_retry_a_hung_start_do_not_pile_up() {
+    let scene = Scene::set().await;
+    let hold = gate();
+    let first = tokio::spawn({
+        let (registry, plan) = (scene.registry.clone(), scene.plan().init(Act::Wait(Arc::clone(&hold))));
+        async move { registry.start(&5, plan).await.map(drop) }
+    });
+    settle().await;
+    // Each gives its arguments to the owner and goes away: their books would be kept for as long as the start hangs.
+    for _ in 0..20_000 {
+        drop(poll_times(scene.registry.start(&5, scene.plan()), 2).await);
+        tokio::task::yield_now().await;
+    }
+    assert!(Arc::strong_count(&scene.book) < 3_000, "{} plans are kept", Arc::strong_count(&scene.book));
+    hold.add_permits(1);
+    within(first, "the first caller").await.unwrap().unwrap();
+}

@@ -1,0 +1,143 @@
+//! G3: a lookup that begins after a worker's gate closed does not return it; a stop that returned means a free key.
+
+use std::sync::{Arc, Mutex};
+
+use gen_registry::{ExitReason, WorkerId};
+
+use crate::rig::{Act, Book, Message, Plan, gate, job, registry, settle, within};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    // Ids grow: the newest worker that is known to have begun to stop.
+    let closed = Arc::new(Mutex::new(None::<WorkerId>));
+    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut readers = Vec::new();
+    for _ in 0..2 {
+        let (registry, closed, done) = (registry.clone(), Arc::clone(&closed), Arc::clone(&done));
+        readers.push(std::thread::spawn(move || {
+            let mut hits = 0_u64;
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let before = *closed.lock().unwrap();
+                if let Some(found) = registry.lookup(&1) {
+                    hits += 1;
+                    assert!(Some(found.id()) > before, "a lookup returned a worker that had begun to stop");
+                }
+                let before = *closed.lock().unwrap();
+                if let Some(found) = registry.to_list().first() {
+                    assert!(Some(found.id()) > before, "a list had a worker that had begun to stop");
+                }
+            }
+            hits
+        }));
+    }
+    for _ in 0..2 {
+        let (registry, closed, done, plan) =
+            (registry.clone(), Arc::clone(&closed), Arc::clone(&done), Plan::new(&book));
+        tokio::spawn(async move {
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                let before = *closed.lock().unwrap();
+                let found = registry.lookup_or_start(&1, plan.clone()).await.unwrap();
+                assert!(Some(found.id()) > before, "a start returned a worker that had begun to stop");
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    for round in 0..3_000_u32 {
+        let worker = registry.lookup_or_start(&1, Plan::new(&book)).await.unwrap();
+        let (id, closed) = (worker.id(), Arc::clone(&closed));
+        let mark = move || {
+            let mut closed = closed.lock().unwrap();
+            *closed = (*closed).max(Some(id));
+        };
+        match round % 3 {
+            0 => {
+                let end = job(move |ctx| {
+                    ctx.stop();
+                    mark();
+                    Box::pin(async {})
+                });
+                drop(worker.cast(end).await);
+                within(worker.closed(), "the end of a worker that stopped itself").await;
+            }
+            1 => {
+                if worker.stop().await.is_ok() {
+                    mark();
+                }
+            }
+            _ => {
+                drop(worker.cast(Message::Do(Act::Panic)).await);
+                within(worker.closed(), "the end of a worker that panicked").await;
+                mark();
+            }
+        }
+    }
+    done.store(true, std::sync::atomic::Ordering::SeqCst);
+    let hits: u64 = readers.into_iter().map(|reader| reader.join().expect("a stale handle")).sum();
+    assert!(hits > 0, "the readers never met a worker: the test shows nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_returned_means_that_the_state_is_dropped_and_the_key_free() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    assert!(matches!(registry.stop(&1).await, Ok(ExitReason::Stopped)));
+    assert_eq!(book.of(1).live, 0);
+    assert_eq!(registry.lookup(&1), None);
+    assert_eq!(registry.count(), 0);
+    assert!(registry.start(&1, Plan::new(&book)).await.unwrap() != worker);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stops_itself_is_not_found_while_it_drains_and_its_successor_waits() {
+    let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
+    let old = registry.start(&1, Plan::new(&book)).await.unwrap();
+    let inner = Arc::clone(&hold);
+    old.cast(job(move |ctx| {
+        ctx.stop();
+        Box::pin(async move { inner.acquire().await.unwrap().forget() })
+    }))
+    .await
+    .unwrap();
+    old.cast(Message::Note(7)).await.unwrap();
+    settle().await;
+    assert_eq!((registry.lookup(&1), registry.count()), (None, 0));
+    assert!(old.cast(Message::Note(8)).await.is_err());
+    let next = registry.lookup_or_start(&1, Plan::new(&book));
+    let release = async {
+        settle().await;
+        assert_eq!(book.of(1).inits, 1, "the successor began before its predecessor had ended");
+        hold.add_permits(1);
+    };
+    let (next, ()) = within(async { tokio::join!(next, release) }, "a start behind a worker that drains").await;
+    assert_ne!(next.unwrap(), old);
+    assert_eq!(book.of(1).handled, [7]);
+    assert!(matches!(old.closed().await, ExitReason::Normal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stale_exit_keeps_the_new_worker() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let old = registry.start(&1, Plan::new(&book)).await.unwrap();
+    registry.stop(&1).await.unwrap();
+    let new = registry.start(&1, Plan::new(&book)).await.unwrap();
+    assert!(old.stop().await.is_err());
+    assert!(old.kill().await.is_err());
+    settle().await;
+    assert_eq!(registry.lookup(&1), Some(new));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_starting_worker_is_not_found_and_not_counted() {
+    let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
+    let start = registry.start(&1, Plan::new(&book).init(Act::Wait(Arc::clone(&hold))));
+    let look = async {
+        settle().await;
+        assert_eq!((registry.lookup(&1), registry.count(), registry.to_list().len()), (None, 0, 0));
+        assert_eq!(registry.sample(), None);
+        hold.add_permits(1);
+    };
+    let (worker, ()) = within(async { tokio::join!(start, look) }, "a start").await;
+    assert_eq!(registry.lookup(&1), worker.ok());
+    assert_eq!(registry.count(), 1);
+}

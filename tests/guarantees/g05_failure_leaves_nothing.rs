@@ -1,0 +1,258 @@
+//! G5: a start that fails leaves no entry, everyone who waited learns it, and other keys do not notice. A panic ends
+//! its worker only.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gen_registry::{Context, ExitReason, Registry, StartError, StopError, Worker};
+
+use crate::rig::{Act, Book, Message, Plan, Probe, Refused, job, registry, settle, within};
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_init_leaves_nothing_whatever_the_keys_value_and_disturbs_no_other_key() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let bystander = registry.start(&77, Plan::new(&book)).await.unwrap();
+    for key in [0, 1, u32::MAX] {
+        for act in [Act::Fail, Act::Panic, Act::Hang] {
+            let plan = Plan::new(&book).init(act.clone());
+            let callers = join_all((0..5).map(|_| registry.lookup_or_start(&key, plan.clone())));
+            for caller in within(callers, "callers of a start that fails").await {
+                match (&act, caller.unwrap_err()) {
+                    (Act::Fail, error @ StartError::Init(_)) => {
+                        assert_eq!(error.init_error::<Refused>(), Some(&Refused));
+                    }
+                    (Act::Panic, StartError::Panicked(message)) => assert_eq!(&*message, "as told"),
+                    (Act::Hang, StartError::TimedOut) => {}
+                    (_, other) => panic!("{other:?}"),
+                }
+            }
+            assert_eq!(registry.lookup(&key), None);
+            assert_eq!(registry.stop(&key).await.unwrap_err(), StopError::NotFound, "an entry was left behind");
+            assert_eq!((registry.count(), book.of(key).live), (1, 0));
+            assert_eq!(registry.lookup(&77), Some(bystander.clone()));
+            assert_eq!(bystander.call(Message::Ask).await.unwrap(), 0);
+        }
+        assert_eq!(book.of(key).inits, 3, "one init for each round of callers");
+        registry.start(&key, Plan::new(&book)).await.unwrap();
+        registry.stop(&key).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hung_init_times_out_at_the_init_timeout() {
+    let book = Arc::<Book>::default();
+    let registry = Registry::<Probe>::builder().init_timeout(Duration::from_millis(250)).build().unwrap();
+    let before = tokio::time::Instant::now();
+    let error = within(registry.start(&1, Plan::new(&book).init(Act::Hang)), "a hung init").await.unwrap_err();
+    assert!(matches!(error, StartError::TimedOut));
+    assert_eq!(before.elapsed().as_millis(), 250);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_cancels_a_start_and_tells_its_waiters() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let start = registry.start(&1, Plan::new(&book).init(Act::Hang));
+    let stop = async {
+        settle().await;
+        registry.stop(&1).await
+    };
+    let (start, stop) = within(async { tokio::join!(start, stop) }, "a stop of a starting key").await;
+    assert!(matches!(start, Err(StartError::Cancelled)));
+    assert!(matches!(stop, Ok(ExitReason::Stopped)));
+    assert_eq!(book.of(1).live, 0);
+    registry.start(&1, Plan::new(&book)).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_handle_or_terminate_ends_that_worker_only() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let bystander = registry.start(&77, Plan::new(&book)).await.unwrap();
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    worker.cast(Message::Do(Act::Panic)).await.unwrap();
+    let reason = within(worker.closed(), "the end of a worker that panicked").await;
+    assert!(matches!(&reason, ExitReason::Panicked(message) if &**message == "as told"), "{reason:?}");
+    assert_eq!(book.of(1).terminated, 0);
+
+    registry.lookup_or_start(&1, Plan::new(&book).terminate(Act::Panic)).await.unwrap();
+    assert!(matches!(registry.stop(&1).await, Ok(ExitReason::Panicked(_))));
+    assert_eq!((registry.count(), book.of(1).live), (1, 0));
+    assert_eq!(registry.lookup(&77), Some(bystander));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_in_handle_ends_the_worker_as_failed_and_terminate_runs() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    worker.cast(Message::Do(Act::Fail)).await.unwrap();
+    match within(worker.closed(), "the end of a worker that failed").await {
+        ExitReason::Failed(error) => assert_eq!(error.downcast_ref::<Refused>(), Some(&Refused)),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!((book.of(1).terminated, book.of(1).live), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_whose_drop_panics_harms_nobody() {
+    for ending in ["stop", "kill", "crash", "shutdown"] {
+        let (book, registry) = (Arc::<Book>::default(), registry());
+        let plan = Plan { panics_in_drop: true, ..Plan::new(&book) };
+        let worker = registry.start(&1, plan.clone()).await.unwrap();
+        let report = match ending {
+            "stop" => within(registry.stop(&1), "a stop whose drop panics").await.map(drop),
+            "kill" => within(registry.kill(&1), "a kill whose drop panics").await.map(drop),
+            "crash" => {
+                worker.cast(Message::Do(Act::Fail)).await.unwrap();
+                Ok(())
+            }
+            _ => {
+                let report = within(registry.shutdown(), "a shutdown with a drop that panics").await;
+                assert_eq!(report.stuck, 0);
+                Ok(())
+            }
+        };
+        assert!(report.is_ok(), "{ending}: {report:?}");
+        within(worker.closed(), "the end of a worker whose drop panics").await;
+        if ending != "shutdown" {
+            let next = within(registry.lookup_or_start(&1, Plan::new(&book)), "the key's next worker").await;
+            assert!(next.is_ok(), "{ending}");
+        }
+    }
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("a message's drop");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_whose_drop_panics_are_undelivered_one_by_one() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    worker.cast(Message::Do(Act::Hang)).await.unwrap();
+    settle().await;
+    for _ in 0..3 {
+        worker.cast(Message::Load(Box::new(PanicsWhenDropped))).await.unwrap();
+    }
+    let call = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.call(Message::Ask).await }
+    });
+    settle().await;
+    assert!(within(registry.kill(&1), "a kill among messages whose drop panics").await.is_ok());
+    let told = within(call, "a call behind messages whose drop panics").await.unwrap();
+    assert!(matches!(told, Err(gen_registry::CallError::NotDelivered)), "{told:?}");
+    registry.start(&1, Plan::new(&book)).await.unwrap();
+}
+
+/// A key whose `Eq` panics while the flag is set.
+#[derive(Clone)]
+struct Hostile {
+    id: u32,
+    eq_panics: Arc<AtomicBool>,
+    hash_panics: Arc<AtomicBool>,
+}
+
+impl PartialEq for Hostile {
+    fn eq(&self, other: &Self) -> bool {
+        assert!(!self.eq_panics.load(Ordering::SeqCst), "this key's eq");
+        self.id == other.id
+    }
+}
+
+impl Eq for Hostile {}
+
+impl Hash for Hostile {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        assert!(!self.hash_panics.load(Ordering::SeqCst), "this key's hash");
+        self.id.hash(state);
+    }
+}
+
+struct Plain;
+
+impl Worker for Plain {
+    type Key = Hostile;
+    type Args = ();
+    type Message = ();
+    type Error = std::convert::Infallible;
+
+    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_whose_eq_or_hash_panics_harms_its_caller_only() {
+    let registry = Registry::<Plain>::new();
+    let key = |id| Hostile { id, eq_panics: Arc::default(), hash_panics: Arc::default() };
+    let bystander = registry.start(&key(77), ()).await.unwrap();
+    // The owner meets the panic: the caller found nobody, and by the time it asks there is an equal key.
+    let victim = key(1);
+    let stranger = key(1);
+    let mut start = Box::pin(registry.start(&victim, ()));
+    let pending = std::future::poll_fn(|cx| std::task::Poll::Ready(start.as_mut().poll(cx).is_pending())).await;
+    assert!(pending);
+    let second = tokio::spawn({
+        let (registry, stranger) = (registry.clone(), stranger.clone());
+        async move { registry.start(&stranger, ()).await.map(drop) }
+    });
+    // Both requests are on their way; only the second one's key panics when it is compared.
+    stranger.eq_panics.store(true, Ordering::SeqCst);
+    within(start, "a start whose key is sound").await.unwrap();
+    match second.await {
+        Ok(Err(StartError::Panicked(message))) => assert!(message.contains("this key's eq")),
+        // It found the first one already, and panicked in its own task.
+        Err(error) => assert!(error.is_panic()),
+        Ok(other) => panic!("{other:?}"),
+    }
+    // In the caller, every verb panics there and then.
+    victim.hash_panics.store(true, Ordering::SeqCst);
+    for verb in 0..3 {
+        let (registry, victim) = (registry.clone(), victim.clone());
+        let caller = tokio::spawn(async move {
+            match verb {
+                0 => drop(registry.lookup(&victim)),
+                1 => drop(registry.lookup_or_start(&victim, ()).await),
+                _ => drop(registry.stop(&victim).await),
+            }
+        });
+        assert!(within(caller, "a caller with a hostile key").await.unwrap_err().is_panic());
+    }
+    for id in 100..1_100 {
+        within(registry.start(&key(id), ()), "a start of another key").await.unwrap();
+    }
+    assert_eq!(registry.lookup(&key(77)), Some(bystander));
+    assert_eq!(within(registry.shutdown(), "a shutdown with a hostile key").await.drained, 1_002);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_panics_is_told_to_its_awaiter_and_ends_no_worker() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    let (told, tell) = tokio::sync::oneshot::channel();
+    worker
+        .cast(job(move |ctx| {
+            let task = ctx.spawn(async { panic!("in a task") });
+            let blocking = ctx.spawn_blocking(|| panic!("in blocking work"));
+            Box::pin(async move {
+                let both: (Result<(), _>, Result<(), _>) = (task.await, blocking.await);
+                drop(told.send(both));
+            })
+        }))
+        .await
+        .unwrap();
+    let (task, blocking) = within(tell, "the end of two tasks").await.unwrap();
+    assert_eq!(task.unwrap_err().to_string(), "the task panicked: in a task");
+    assert_eq!(blocking.unwrap_err().to_string(), "the task panicked: in blocking work");
+    assert_eq!(worker.call(Message::Ask).await.unwrap(), 0);
+}

@@ -1,0 +1,74 @@
+//! G9: at rest the table, the count and the starts less the exits agree.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+
+use crate::rig::{Act, Book, Dice, Message, Plan, job, registry, within};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_storm_the_count_is_the_list_is_what_lives() {
+    for round in 0..10 {
+        let (book, registry) = (Arc::<Book>::default(), registry());
+        let storm = join_all((0..8).map(|seed| {
+            let (registry, plan) = (registry.clone(), Plan::new(&book));
+            tokio::spawn(async move {
+                let mut dice = Dice::new(seed + 100 * round + 1);
+                for _ in 0..300 {
+                    let key = dice.roll(20) as u32;
+                    match dice.roll(7) {
+                        0 | 1 => drop(registry.lookup_or_start(&key, plan.clone()).await),
+                        2 => drop(registry.start(&key, plan.clone().init(Act::Panic)).await),
+                        3 => drop(registry.stop(&key).await),
+                        4 => drop(registry.kill(&key).await),
+                        5 => drop(registry.via(&key).cast(Message::Do(Act::Fail)).await),
+                        _ => {
+                            let end = job(|ctx| Box::pin(async { ctx.stop() }));
+                            drop(registry.via(&key).cast(end).await);
+                        }
+                    }
+                }
+            })
+        }));
+        within(storm, "a storm").await;
+        // To rest: whoever ends by a message that is still queued does so before it answers this.
+        for worker in registry.to_list() {
+            if worker.call(Message::Ask).await.is_err() {
+                within(worker.closed(), "the end of a worker that was told to end").await;
+            }
+        }
+        let listed = registry.to_list();
+        assert_eq!(registry.count(), listed.len());
+        assert_eq!(registry.reduce(0, |sum, _, _| sum + 1), listed.len());
+        for worker in &listed {
+            assert_eq!(registry.lookup(worker.key()).as_ref(), Some(worker));
+            assert_eq!(book.of(*worker.key()).live, 1);
+        }
+        let report = within(registry.shutdown(), "a shutdown").await;
+        assert_eq!(report.drained, listed.len(), "the owner knew of entries that nobody saw: {report:?}");
+        assert_eq!((registry.count(), book.live()), (0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_workers_start_answer_and_stop() {
+    const WORKERS: u32 = 100_000;
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    for chunk in (0..WORKERS).collect::<Vec<_>>().chunks(1_000) {
+        let start = async |key: &u32| {
+            let worker = registry.start(key, Plan::new(&book)).await.unwrap();
+            assert_eq!(worker.call(Message::Ask).await.unwrap(), 0);
+        };
+        within(join_all(chunk.iter().map(start)), "a thousand starts and calls").await;
+    }
+    assert_eq!(registry.count(), WORKERS as usize);
+    assert_eq!(registry.to_list().len(), WORKERS as usize);
+    for chunk in (0..WORKERS / 2).collect::<Vec<_>>().chunks(1_000) {
+        let stops = join_all(chunk.iter().map(|key| registry.stop(key)));
+        assert!(within(stops, "a thousand stops").await.iter().all(Result::is_ok));
+    }
+    assert_eq!(registry.count(), WORKERS as usize / 2);
+    let report = within(registry.shutdown(), "the shutdown of fifty thousand").await;
+    assert_eq!((report.drained, report.aborted, report.stuck), (WORKERS as usize / 2, 0, 0));
+    assert_eq!((registry.count(), book.live()), (0, 0));
+}

@@ -1,0 +1,176 @@
+//! G10: a shutdown cancels what starts, drains, aborts at the deadline, and tells every caller the same.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use gen_registry::{ExitReason, Registry, SendError, StartError, StopError};
+
+use crate::rig::{Act, Book, Message, Plan, Probe, registry, settle, within};
+
+#[tokio::test(start_paused = true)]
+async fn it_cancels_drains_and_aborts_and_every_caller_gets_the_same_report() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    for key in 0..3 {
+        registry.start(&key, Plan::new(&book)).await.unwrap();
+        for number in 0..10 {
+            registry.via(&key).cast(Message::Note(number)).await.unwrap();
+        }
+    }
+    registry.start(&3, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
+    let hanging = registry.start(&4, Plan::new(&book)).await.unwrap();
+    hanging.cast(Message::Do(Act::Hang)).await.unwrap();
+    let starting = tokio::spawn({
+        let (registry, plan) = (registry.clone(), Plan::new(&book).init(Act::Hang));
+        async move { registry.start(&5, plan).await.map(drop) }
+    });
+    settle().await;
+    let before = tokio::time::Instant::now();
+    let reports = within(join_all((0..3).map(|_| registry.shutdown())), "a shutdown").await;
+    assert_eq!(before.elapsed().as_secs(), 5, "one deadline for all");
+    let report = reports[0];
+    assert_eq!((report.drained, report.aborted, report.cancelled, report.stuck), (3, 2, 1, 0));
+    assert!(reports.iter().all(|other| *other == report));
+    assert_eq!(within(registry.shutdown(), "a late shutdown").await, report);
+    assert!(matches!(starting.await.unwrap(), Err(StartError::Shutdown)));
+    for key in 0..3 {
+        assert_eq!(book.of(key).handled.len(), 10, "what was accepted was not drained");
+        assert_eq!(book.of(key).terminated, 1);
+    }
+    assert_eq!((registry.count(), book.live(), registry.to_list().len()), (0, 0, 0));
+    assert!(matches!(registry.start(&9, Plan::new(&book)).await, Err(StartError::Shutdown)));
+    assert!(matches!(registry.lookup_or_start(&0, Plan::new(&book)).await, Err(StartError::Shutdown)));
+    assert!(matches!(registry.stop(&0).await, Err(StopError::NotFound)));
+    assert!(matches!(hanging.cast(Message::Note(0)).await, Err(SendError::Closed(_))));
+    assert!(matches!(hanging.stop().await, Err(StopError::NotFound)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_registry_shuts_down_at_once() {
+    let report = within(registry().shutdown(), "the shutdown of an empty registry").await;
+    assert_eq!((report.drained, report.aborted, report.cancelled, report.stuck), (0, 0, 0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_behind_a_stopping_key_are_told_of_the_shutdown() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    registry.start(&1, Plan::new(&book).terminate(Act::Sleep(Duration::from_secs(3)))).await.unwrap();
+    let stop = registry.stop(&1);
+    let start = async {
+        settle().await;
+        registry.start(&1, Plan::new(&book)).await
+    };
+    let shutdown = async {
+        settle().await;
+        settle().await;
+        registry.shutdown().await
+    };
+    let all = async { tokio::join!(stop, start, shutdown) };
+    let (stop, start, report) = within(all, "a shutdown in the middle of a stop").await;
+    assert!(matches!(stop, Ok(ExitReason::Stopped)), "{stop:?}");
+    assert!(matches!(start, Err(StartError::Shutdown)));
+    assert_eq!((report.drained, report.aborted), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_during_the_shutdown_waits_for_the_same_end_and_a_kill_shortens_it() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
+    registry.start(&2, Plan::new(&book).terminate(Act::Sleep(Duration::from_secs(1)))).await.unwrap();
+    let before = tokio::time::Instant::now();
+    let shutdown = registry.shutdown();
+    let others = async {
+        settle().await;
+        tokio::join!(registry.kill(&1), registry.stop(&2))
+    };
+    let (report, (kill, stop)) = within(async { tokio::join!(shutdown, others) }, "a kill during a shutdown").await;
+    assert!(matches!(kill, Ok(ExitReason::Killed)));
+    assert!(matches!(stop, Ok(ExitReason::Shutdown)));
+    assert_eq!((report.drained, report.aborted, before.elapsed().as_secs()), (1, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_registry_ends_every_worker() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let (weak, via) = (registry.downgrade(), registry.via_or_start(&1, Plan::new(&book)));
+    let workers =
+        [registry.start(&1, Plan::new(&book)).await.unwrap(), registry.start(&2, Plan::new(&book)).await.unwrap()];
+    let clone = registry.clone();
+    drop(registry);
+    settle().await;
+    assert_eq!(clone.count(), 2, "a clone keeps it");
+    drop(clone);
+    for worker in &workers {
+        let reason = within(worker.closed(), "the end of a worker whose registry was dropped").await;
+        assert!(matches!(reason, ExitReason::Shutdown), "{reason:?}");
+    }
+    assert_eq!(book.live(), 0);
+    assert!(weak.upgrade().is_none());
+    let sent = within(via.cast(Message::Note(1)), "a send to a registry that is gone").await.unwrap_err();
+    assert!(matches!(sent, SendError::NotStarted { source: StartError::Shutdown, .. }), "{sent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_registry_dropped_or_shut_down_while_starts_are_in_flight_ends_every_worker() {
+    for round in 0..200 {
+        let (book, registry) = (Arc::<Book>::default(), registry());
+        let starts: Vec<_> = (0..20)
+            .map(|key| {
+                let (weak, plan) = (registry.downgrade(), Plan::new(&book));
+                tokio::spawn(async move {
+                    let Some(registry) = weak.upgrade() else { return };
+                    for key in [key, key + 100, key + 200] {
+                        drop(registry.lookup_or_start(&key, plan.clone()).await);
+                        tokio::task::yield_now().await;
+                    }
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        if round % 2 == 0 {
+            let report = within(registry.shutdown(), "a shutdown during starts").await;
+            assert_eq!((report.stuck, report.aborted), (0, 0), "{report:?}");
+            assert_eq!(book.live(), 0, "something ran on after the report");
+        }
+        let workers = registry.to_list();
+        drop(registry);
+        for start in starts {
+            within(start, "a start during a shutdown").await.unwrap();
+        }
+        for worker in workers {
+            within(worker.closed(), "the end of a worker").await;
+        }
+        within(
+            async {
+                while book.live() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            },
+            "the end of every worker",
+        )
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn code_that_never_yields_is_reported_as_stuck() {
+    let book = Arc::<Book>::default();
+    let registry: Registry<Probe> = Registry::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
+    let released = Arc::<AtomicBool>::default();
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    registry.start(&2, Plan::new(&book)).await.unwrap();
+    worker.cast(Message::Do(Act::Block(Arc::clone(&released)))).await.unwrap();
+    let stop = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.stop().await }
+    });
+    let report = within(registry.shutdown(), "a shutdown with a stuck worker").await;
+    assert_eq!((report.drained, report.stuck), (1, 1), "{report:?}");
+    let stopped = within(stop, "a stop of a stuck worker").await.unwrap();
+    assert!(matches!(stopped, Err(StopError::Stuck | StopError::NotFound)), "{stopped:?}");
+    assert_eq!(book.live(), 1, "it is what was reported");
+    released.store(true, Ordering::SeqCst);
+    within(worker.closed(), "the end of it").await;
+    assert_eq!(book.live(), 0);
+}

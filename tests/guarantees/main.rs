@@ -1,0 +1,14 @@
+//! One module per guarantee, as they are numbered in the crate's documentation.
+
+mod cancellation;
+mod g01_exclusion;
+mod g02_coalescing;
+mod g03_no_stale_handle;
+mod g04_isolation;
+mod g05_failure_leaves_nothing;
+mod g06_no_silent_loss;
+mod g08_order;
+mod g09_accounting;
+mod g10_shutdown;
+mod rig;
+mod runtime;

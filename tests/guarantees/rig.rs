@@ -1,0 +1,279 @@
+//! A worker that does what it is told, and a book of what it did.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::{Future, pending, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+use std::time::Duration;
+
+use gen_registry::{Context, ExitReason, Registry, Reply, Worker};
+use tokio::sync::Semaphore;
+
+/// Bounds a wait: `lost` says what the project would have lost if it did not end.
+pub(crate) async fn within<F: Future>(future: F, lost: &str) -> F::Output {
+    match tokio::time::timeout(Duration::from_secs(60), future).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited too long: {lost}"),
+    }
+}
+
+/// What a worker does at one point of its life.
+#[derive(Clone, Default)]
+pub(crate) enum Act {
+    #[default]
+    Go,
+    Fail,
+    Panic,
+    /// Waits for a permit.
+    Wait(Arc<Semaphore>),
+    Sleep(Duration),
+    Hang,
+    /// Blocks the thread until the flag is set: code that never yields.
+    Block(Arc<AtomicBool>),
+}
+
+impl Act {
+    async fn perform(&self) -> Result<(), Refused> {
+        match self {
+            Self::Go => {}
+            Self::Fail => return Err(Refused),
+            Self::Panic => panic!("as told"),
+            Self::Wait(gate) => gate.acquire().await.expect("the gate is never closed").forget(),
+            Self::Sleep(time) => tokio::time::sleep(*time).await,
+            Self::Hang => pending().await,
+            Self::Block(released) => {
+                while !released.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("refused, as told")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// What happened, by key.
+#[derive(Default)]
+pub(crate) struct Book {
+    records: Mutex<HashMap<u32, Record>>,
+}
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Record {
+    pub(crate) inits: usize,
+    pub(crate) terminated: usize,
+    pub(crate) live: usize,
+    pub(crate) most_live: usize,
+    pub(crate) handled: Vec<u64>,
+}
+
+impl Book {
+    fn records(&self) -> MutexGuard<'_, HashMap<u32, Record>> {
+        self.records.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    pub(crate) fn of(&self, key: u32) -> Record {
+        self.records().get(&key).cloned().unwrap_or_default()
+    }
+
+    pub(crate) fn note<T>(&self, key: u32, note: impl FnOnce(&mut Record) -> T) -> T {
+        note(self.records().entry(key).or_default())
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.records().values().map(|record| record.live).sum()
+    }
+
+    pub(crate) fn most_live(&self) -> usize {
+        self.records().values().map(|record| record.most_live).max().unwrap_or(0)
+    }
+}
+
+/// Lives from the first poll of `init` to the drop of the worker's state, or of its task.
+pub(crate) struct Life {
+    book: Arc<Book>,
+    key: u32,
+}
+
+impl Life {
+    pub(crate) fn begin(book: &Arc<Book>, key: u32) -> Self {
+        book.note(key, |record| {
+            record.live += 1;
+            record.most_live = record.most_live.max(record.live);
+        });
+        Self { book: Arc::clone(book), key }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.book.note(self.key, |record| record.live -= 1);
+    }
+}
+
+/// How a worker is to live.
+#[derive(Clone, Default)]
+pub(crate) struct Plan {
+    pub(crate) book: Arc<Book>,
+    pub(crate) init: Act,
+    pub(crate) terminate: Act,
+    pub(crate) panics_in_drop: bool,
+}
+
+impl Plan {
+    pub(crate) fn new(book: &Arc<Book>) -> Self {
+        Self { book: Arc::clone(book), ..Self::default() }
+    }
+
+    pub(crate) fn init(self, init: Act) -> Self {
+        Self { init, ..self }
+    }
+
+    pub(crate) fn terminate(self, terminate: Act) -> Self {
+        Self { terminate, ..self }
+    }
+}
+
+type Job = Box<dyn for<'a> FnOnce(&'a mut Context<Probe>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send>;
+
+pub(crate) enum Message {
+    /// Write a number into the book.
+    Note(u64),
+    /// Answer with the number of what was handled before.
+    Ask(Reply<usize>),
+    /// Take the reply and never answer.
+    Forget(#[expect(dead_code, reason = "it is only dropped")] Reply<usize>),
+    Do(Act),
+    /// Do, then answer.
+    Slowly(Act, Reply<usize>),
+    Job(Job),
+    /// Something whose `Drop` has an effect.
+    Load(Box<dyn Send>),
+}
+
+/// Makes a message of a closure that is given the worker's context.
+pub(crate) fn job<F>(work: F) -> Message
+where
+    F: for<'a> FnOnce(&'a mut Context<Probe>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send + 'static,
+{
+    Message::Job(Box::new(work))
+}
+
+pub(crate) struct Probe {
+    plan: Plan,
+    key: u32,
+    _life: Life,
+}
+
+impl Worker for Probe {
+    type Key = u32;
+    type Args = Plan;
+    type Message = Message;
+    type Error = Refused;
+
+    async fn init(plan: Plan, ctx: &mut Context<Self>) -> Result<Self, Refused> {
+        let key = *ctx.key();
+        let life = Life::begin(&plan.book, key);
+        plan.book.note(key, |record| record.inits += 1);
+        plan.init.perform().await?;
+        Ok(Self { plan, key, _life: life })
+    }
+
+    async fn handle(&mut self, message: Message, ctx: &mut Context<Self>) -> Result<(), Refused> {
+        match message {
+            Message::Note(number) => self.plan.book.note(self.key, |record| record.handled.push(number)),
+            Message::Ask(reply) => reply.send(self.plan.book.of(self.key).handled.len()),
+            Message::Forget(_) => {}
+            Message::Do(act) => act.perform().await?,
+            Message::Slowly(act, reply) => {
+                act.perform().await?;
+                reply.send(0);
+            }
+            Message::Job(job) => job(ctx).await,
+            Message::Load(load) => drop(load),
+        }
+        Ok(())
+    }
+
+    async fn terminate(self, _reason: &ExitReason, _ctx: &mut Context<Self>) {
+        self.plan.book.note(self.key, |record| record.terminated += 1);
+        self.plan.terminate.perform().await.expect("a terminate is not told to fail");
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if self.plan.panics_in_drop {
+            panic!("in drop, as told");
+        }
+    }
+}
+
+pub(crate) fn gate() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(0))
+}
+
+pub(crate) fn registry() -> Registry<Probe> {
+    Registry::builder().build().expect("a test runs in a runtime")
+}
+
+/// Lets every task that can run do so: the runtime has one thread, and its clock is paused.
+pub(crate) async fn settle() {
+    for _ in 0..64 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Polls a future so often, at each turn of its task, then drops it. Gives its output if it was ready by then.
+pub(crate) async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
+    let mut future = pin!(future);
+    let mut left = times;
+    poll_fn(move |cx| {
+        if left == 0 {
+            return Poll::Ready(None);
+        }
+        left -= 1;
+        cx.waker().wake_by_ref();
+        future.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+/// Polls a future once.
+pub(crate) async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(output) => Poll::Ready(Some(output)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
+/// A small random-number generator, so that a storm can be repeated from its seed.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}

@@ -1,0 +1,130 @@
+//! A runtime that goes away takes the registry with it: nothing hangs, nothing is left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gen_registry::{CallError, ExitReason, SendError, StartError, StopError};
+
+use crate::rig::{Act, Book, Message, Plan, Probe, poll_once, registry, settle, within};
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+#[test]
+fn an_abort_before_a_workers_first_poll_leaks_nothing_and_tells_everyone() {
+    let book = Arc::<Book>::default();
+    // One task a turn: the owner's, and then this one's again.
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
+    let (registry, start) = rt.block_on(async {
+        let registry = registry();
+        let mut start = Box::pin({
+            let (registry, plan) = (registry.clone(), Plan::new(&book));
+            async move { registry.start(&1, plan).await }
+        });
+        assert!(poll_once(start.as_mut()).await.is_none());
+        // The owner runs once, and launches the worker, which has no turn before the runtime is dropped.
+        tokio::task::yield_now().await;
+        (registry, start)
+    });
+    drop(rt);
+    assert_eq!(book.of(1).inits, 0, "the worker was polled: the test shows nothing");
+    let told = runtime().block_on(within(start, "a start whose runtime was dropped"));
+    assert!(matches!(told, Err(StartError::Shutdown | StartError::Cancelled)), "{told:?}");
+    assert_eq!(registry.count(), 0);
+    drop(registry);
+    assert_eq!(Arc::strong_count(&book), 1, "a plan was leaked");
+}
+
+#[test]
+fn a_runtime_dropped_in_the_middle_ends_everything() {
+    let book = Arc::<Book>::default();
+    let rt = runtime();
+    let (registry, workers, pending_call) = rt.block_on(async {
+        let registry = registry();
+        let mut workers = Vec::new();
+        for key in 0..50 {
+            workers.push(registry.start(&key, Plan::new(&book)).await.unwrap());
+        }
+        workers[0].cast(Message::Do(Act::Hang)).await.unwrap();
+        let starting = registry.clone();
+        let plan = Plan::new(&book).init(Act::Hang);
+        tokio::spawn(async move { starting.start(&99, plan).await.map(drop) });
+        let first = workers[0].clone();
+        let mut call = Box::pin(async move { first.call(Message::Ask).await });
+        settle().await;
+        assert!(poll_once(call.as_mut()).await.is_none());
+        (registry, workers, call)
+    });
+    drop(rt);
+    assert_eq!(book.live(), 0, "a state outlived its runtime");
+    assert_eq!((registry.count(), registry.lookup(&1), registry.to_list().len()), (0, None, 0));
+    runtime().block_on(async {
+        let lost = "an answer after the runtime was dropped";
+        assert!(matches!(within(pending_call, lost).await, Err(CallError::NotDelivered)));
+        assert!(matches!(within(workers[1].closed(), lost).await, ExitReason::Killed));
+        assert!(matches!(within(workers[1].cast(Message::Note(1)), lost).await, Err(SendError::Closed(_))));
+        assert!(matches!(within(workers[1].call(Message::Ask), lost).await, Err(CallError::NotDelivered)));
+        assert!(matches!(within(workers[1].stop(), lost).await, Err(StopError::NotFound)));
+        assert!(matches!(within(registry.stop(&1), lost).await, Err(StopError::NotFound)));
+        assert!(matches!(within(registry.start(&1, Plan::new(&book)), lost).await, Err(StartError::Shutdown)));
+        let report = within(registry.shutdown(), lost).await;
+        assert_eq!(report, registry.shutdown().await);
+    });
+    drop((registry, workers));
+    assert_eq!(Arc::strong_count(&book), 1, "a plan was leaked");
+}
+
+#[test]
+fn a_multi_thread_runtime_shut_down_under_load_hangs_nobody() {
+    for _ in 0..20 {
+        let book = Arc::<Book>::default();
+        let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let registry = rt.block_on(async { registry() });
+        for seed in 0..4_u32 {
+            let (registry, plan) = (registry.clone(), Plan::new(&book));
+            rt.spawn(async move {
+                for key in 0.. {
+                    if registry.start(&(seed * 1_000_000 + key), plan.clone()).await.is_err() {
+                        break;
+                    }
+                    drop(registry.via(&(seed * 1_000_000 + key / 2)).call(Message::Ask).await);
+                }
+            });
+        }
+        let outside = std::thread::spawn({
+            let (registry, plan) = (registry.clone(), Plan::new(&book));
+            move || {
+                runtime().block_on(async {
+                    for key in 0.. {
+                        let started = within(registry.start(&key, plan.clone()), "a start from another runtime").await;
+                        if matches!(started, Err(StartError::Shutdown)) {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        while registry.count() < 200 {
+            std::thread::yield_now();
+        }
+        rt.shutdown_timeout(Duration::from_secs(30));
+        outside.join().expect("a caller on another runtime");
+        assert_eq!(registry.count(), 0);
+        drop(registry);
+        assert_eq!((book.live(), Arc::strong_count(&book)), (0, 1));
+    }
+}
+
+#[test]
+fn a_registry_is_used_from_a_runtime_that_is_not_its_own() {
+    let book = Arc::<Book>::default();
+    let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let registry: gen_registry::Registry<Probe> = home.block_on(async { registry() });
+    runtime().block_on(async {
+        let worker = within(registry.start(&1, Plan::new(&book)), "a start from abroad").await.unwrap();
+        worker.cast(Message::Note(1)).await.unwrap();
+        assert_eq!(worker.call(Message::Ask).await.unwrap(), 1);
+        assert_eq!(within(registry.shutdown(), "a shutdown from abroad").await.drained, 1);
+    });
+}
