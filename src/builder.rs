@@ -1,8 +1,8 @@
-//! [`Builder`]: the one place where both ends of the owner's channels meet.
+//! [`Builder`]: the one place where both ends of what the owner is told meet.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use tokio::sync::{mpsc, watch};
 
 use crate::current::RegistryId;
 use crate::error::BuildError;
-use crate::owner::{Inputs, Owner};
+use crate::mailbox::Queue;
+use crate::owner::Owner;
 use crate::registry::Registry;
 use crate::slot::{Config, Link, OnUndelivered, discard};
 use crate::sync::AtomicUsize;
@@ -165,8 +166,7 @@ impl<W: Worker> Builder<W> {
             discard(payload);
             return Err(BuildError::NoTimer);
         }
-        let (requests, incoming_requests) = mpsc::channel(REQUESTS);
-        let (notices, incoming_notices) = mpsc::unbounded_channel();
+        let (notices, incoming) = mpsc::unbounded_channel();
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
         let link = Arc::new(Link {
@@ -175,17 +175,15 @@ impl<W: Worker> Builder<W> {
             config: self.config,
             on_undelivered: self.on_undelivered,
             live: AtomicUsize::new(0),
-            requests,
+            requests: Queue::new(REQUESTS),
             notices,
             report: reported,
-            is_over: AtomicBool::new(false),
             registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
-        let inputs = Inputs { requests: incoming_requests, notices: incoming_notices };
-        runtime.spawn(Owner::new(writer, link, inputs, report).run());
+        runtime.spawn(Owner::new(writer, link, incoming, report).run());
         Ok(registry)
     }
 }

@@ -37,177 +37,19 @@
 //! Workers wait for one another: an `init` starts a second key, whose `init` starts the first. Everyone who waits here
 //! says which worker's task it waits in, so a wait that would close a circle is refused when it is asked for.
 
+mod event;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{HashMap, HashSet};
 use std::mem;
-use std::sync::Arc;
 
-use crate::error::SharedError;
+pub use self::event::ShutdownReport;
+pub(crate) use self::event::{
+    Answer, Deadline, Effect, Ending, Event, Exit, Holder, Port, StartFailure, StartOutcome, Starter, StopFailure,
+    Stopper, Verb,
+};
 use crate::worker::{CloseReason, EntryId, ExitReason, WorkerId};
-
-/// What the machine passes through and never looks into.
-pub(crate) trait Port {
-    /// What a worker is launched from: key and arguments.
-    type Seed;
-    /// Where the outcome of a start goes.
-    type StartReply: Answer;
-    /// Where the outcome of a stop goes.
-    type StopReply: Answer;
-}
-
-/// A place for an answer that may no longer be wanted.
-pub(crate) trait Answer {
-    /// Whoever asked has gone away.
-    fn is_abandoned(&self) -> bool;
-}
-
-/// What a caller asked for. They differ in what a running worker means: a hit, or an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verb {
-    LookupOrStart,
-    Start,
-}
-
-/// How to end a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
-    Stop,
-    Kill,
-}
-
-/// A caller that wants a worker.
-pub(crate) struct Starter<P: Port> {
-    pub(crate) verb: Verb,
-    /// The worker of this registry in whose task the caller waits.
-    pub(crate) waits_in: Option<EntryId>,
-    /// Taken by the launch; handed back to everyone whose own was not used.
-    pub(crate) seed: Option<P::Seed>,
-    pub(crate) reply: P::StartReply,
-}
-
-/// A caller that wants a worker gone.
-pub(crate) struct Stopper<P: Port> {
-    pub(crate) ending: Ending,
-    pub(crate) waits_in: Option<EntryId>,
-    pub(crate) reply: P::StopReply,
-}
-
-/// Who has a key, as the table says.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
-    pub(crate) entry: EntryId,
-    /// Whether its gate is closed, although the machine may not have been told yet.
-    pub(crate) is_closed: bool,
-}
-
-/// How a worker's task ended.
-#[derive(Debug)]
-pub(crate) enum Exit {
-    /// Before it was ready.
-    NotStarted(StartFailure),
-    Ended(ExitReason),
-}
-
-/// Why a start did not come to a worker.
-#[derive(Debug, Clone)]
-pub(crate) enum StartFailure {
-    Init(SharedError),
-    Panicked(Arc<str>),
-    TimedOut,
-    Cancelled,
-    WouldDeadlock,
-    Shutdown,
-}
-
-/// What a caller of a start is told.
-#[derive(Debug)]
-pub(crate) enum StartOutcome {
-    /// This worker is yours to use: it ran already, or was started.
-    Worker(EntryId),
-    AlreadyStarted(EntryId),
-    Failed(StartFailure),
-}
-
-/// Why a stop has no exit reason to tell.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum StopFailure {
-    NotFound,
-    WouldDeadlock,
-    Stuck,
-}
-
-/// What is waited for, and not for ever.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Deadline {
-    /// `init` is to return.
-    Init,
-    /// A stopping worker is to drain and terminate.
-    Drain,
-    /// An aborted worker is to be gone.
-    Abort,
-}
-
-/// What happened.
-pub(crate) enum Event<P: Port> {
-    /// A caller wants a worker. `fresh` is the entry to launch if it comes to that.
-    Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId },
-    /// A caller wants the worker of an entry gone. `exists`: the table has it.
-    Stop { entry: EntryId, exists: bool, stopper: Stopper<P> },
-    /// A worker's `init` returned `Ok`.
-    Ready(EntryId),
-    /// A worker closed its own gate.
-    Closing(EntryId),
-    /// A worker's task is over, its state dropped.
-    Exited(EntryId, Exit),
-    /// A deadline that was armed has passed.
-    Passed(EntryId, Deadline),
-    /// Everything is to end.
-    Shutdown,
-    /// The deadline of the shutdown has passed.
-    ShutdownPassed,
-}
-
-/// What to do about it, in this order.
-pub(crate) enum Effect<P: Port> {
-    /// Put the entry into the table and spawn its worker.
-    Launch(EntryId, P::Seed),
-    /// Open the gate after `init`.
-    Open(EntryId),
-    /// Close the gate; the worker drains and ends.
-    Close(EntryId, CloseReason),
-    /// Drop what the worker runs at its next await.
-    Kill(EntryId),
-    /// Tell the callers in the mailbox of a worker that never yields.
-    GiveUp(EntryId),
-    /// Take the entry out of the table.
-    Remove(EntryId),
-    /// Send `Passed` when this deadline has passed.
-    Arm(EntryId, Deadline),
-    ReplyStart(P::StartReply, Option<P::Seed>, StartOutcome),
-    ReplyStop(P::StopReply, Result<ExitReason, StopFailure>),
-    /// Close every gate, and send `ShutdownPassed` when the stop time-out has passed.
-    CloseAll,
-    /// Kill every worker, and send `ShutdownPassed` when the stop time-out has passed once more.
-    KillAll,
-    /// It is over.
-    Report(ShutdownReport),
-}
-
-/// What a shutdown came to, in numbers of workers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-#[must_use = "it says whether workers were aborted, or are stuck"]
-pub struct ShutdownReport {
-    /// Workers that handled what was in their mailbox and ended by themselves.
-    pub drained: usize,
-    /// Workers that did not end within the stop time-out, and were aborted.
-    pub aborted: usize,
-    /// Starts that were cancelled.
-    pub cancelled: usize,
-    /// Workers that run code which never yields: they could not be ended, and still run.
-    pub stuck: usize,
-    /// The caller was a worker of this registry, which would have waited for its own end. Nothing was shut down.
-    pub would_deadlock: bool,
-}
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -250,7 +250,7 @@ impl<M> Queue<M> {
         Sending { queue: self, envelope: Some(envelope), ticket: None }
     }
 
-    fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
         let mut state = self.lock();
         if self.gate() == Gate::Killed {
             // The task was woken and drops the receiver on its next poll: hand out nothing more.

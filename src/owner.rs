@@ -7,7 +7,7 @@
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::sync::{mpsc, watch};
 
@@ -16,21 +16,16 @@ use crate::handle::WorkerHandle;
 use crate::lifecycle::{Effect, Event, Holder, Lifecycle, ShutdownReport, StartFailure, StartOutcome, Starter};
 use crate::mailbox::Gate;
 use crate::request::{Notice, Request, Seed, StartAnswer, StartReply, Started, Wire};
-use crate::slot::{Link, Slot, panic_message};
+use crate::slot::{Link, Slot, discard, panic_message};
 use crate::supervise::{ExitGuard, Launch, supervise};
+use crate::sync::cooperate;
 use crate::table::TableWriter;
 use crate::worker::{CloseReason, EntryId, Worker, WorkerId};
-
-/// The receiving ends of what a registry's callers and workers tell its owner.
-pub(crate) struct Inputs<W: Worker> {
-    pub(crate) requests: mpsc::Receiver<Request<W>>,
-    pub(crate) notices: mpsc::UnboundedReceiver<Notice>,
-}
 
 pub(crate) struct Owner<W: Worker> {
     table: TableWriter<W>,
     link: Arc<Link<W>>,
-    inputs: Inputs<W>,
+    notices: mpsc::UnboundedReceiver<Notice>,
     lifecycle: Lifecycle<Wire<W>>,
     /// Kept for its memory; empty between steps.
     effects: Vec<Effect<Wire<W>>>,
@@ -48,14 +43,14 @@ impl<W: Worker> Owner<W> {
     pub(crate) fn new(
         table: TableWriter<W>,
         link: Arc<Link<W>>,
-        inputs: Inputs<W>,
+        notices: mpsc::UnboundedReceiver<Notice>,
         report: watch::Sender<Option<ShutdownReport>>,
     ) -> Self {
         let deadlines = Deadlines::new(link.config.init_timeout, link.config.stop_timeout);
-        Self { table, link, inputs, lifecycle: Lifecycle::new(), effects: Vec::new(), deadlines, report }
+        Self { table, link, notices, lifecycle: Lifecycle::new(), effects: Vec::new(), deadlines, report }
     }
 
-    /// Serves until a shutdown is over. The registry always holds a sender, so that only a notice ends it.
+    /// Serves until a shutdown is over.
     pub(crate) async fn run(mut self) {
         while self.report.borrow().is_none() {
             let input = poll_fn(|cx| self.poll_input(cx)).await;
@@ -73,14 +68,16 @@ impl<W: Worker> Owner<W> {
         if let Poll::Ready(due) = self.deadlines.poll_passed(cx, |due| is_awaited(lifecycle, due)) {
             return Poll::Ready(Input::Passed(due));
         }
-        if let Poll::Ready(Some(notice)) = self.inputs.notices.poll_recv(cx) {
+        if let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
             return Poll::Ready(Input::Notice(notice));
         }
-        match ready!(self.inputs.requests.poll_recv(cx)) {
-            Some(request) => Poll::Ready(Input::Request(request)),
-            // Not before the last handle is gone, and the owner holds one.
-            None => Poll::Pending,
-        }
+        cooperate!(cx, {
+            match self.link.requests.poll_recv(cx) {
+                Poll::Ready(Some(request)) => request,
+                // The owner closes it itself, when it goes.
+                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            }
+        } => request => Poll::Ready(Input::Request(request)))
     }
 
     /// Looks up what the state machine has to know of the table.
@@ -225,8 +222,13 @@ fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Start
 impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
-        // The channels are emptied after this, when the fields are dropped.
-        self.link.set_over();
+        // Whoever asked is told by the drop of the reply. Arguments are dropped here too, and may panic.
+        for request in self.link.requests.drain(&self.link.live) {
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(request))) {
+                discard(payload);
+            }
+        }
+        self.link.requests.forget_task();
         self.each_slot(|slot| slot.kill());
         let aborted = self.lifecycle.entries();
         self.report.send_if_modified(|report| {

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::hash::Hash;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
@@ -14,92 +13,13 @@ use crate::builder::Builder;
 use crate::current::{current_of, is_current};
 use crate::error::{Returned, StartError, StopError};
 use crate::handle::WorkerHandle;
+use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
 use crate::request::{Notice, Request, Seed, StartReply, Started};
 use crate::slot::Link;
 use crate::table::TableReader;
 use crate::via::{Template, Via};
 use crate::worker::{ExitReason, Worker};
-
-/// Anything a key can be looked up by and made from: the key itself, or its borrowed form, such as a `str` for a
-/// `String`.
-///
-/// Its `Hash` must be that of the key, as `Borrow` asks. Implement it, and [`Equivalent`], for a borrowed form of a key
-/// of your own.
-///
-/// # Examples
-///
-/// ```
-/// use equivalent::Equivalent;
-/// use gen_registry::ToKey;
-///
-/// /// Tenant and room.
-/// #[derive(Clone, PartialEq, Eq, Hash)]
-/// struct Room(String, u32);
-///
-/// #[derive(Hash)]
-/// struct RoomRef<'a>(&'a str, u32);
-///
-/// impl Equivalent<Room> for RoomRef<'_> {
-///     fn equivalent(&self, room: &Room) -> bool {
-///         self.0 == room.0 && self.1 == room.1
-///     }
-/// }
-///
-/// impl ToKey<Room> for RoomRef<'_> {
-///     fn to_key(&self) -> Room {
-///         Room(self.0.to_owned(), self.1)
-///     }
-/// }
-/// assert!(RoomRef("acme", 7).to_key() == Room("acme".into(), 7));
-/// ```
-pub trait ToKey<K>: Hash + Equivalent<K> {
-    /// Makes the key, for a worker that is to be started.
-    fn to_key(&self) -> K;
-}
-
-impl<K: Clone + Eq + Hash> ToKey<K> for K {
-    fn to_key(&self) -> K {
-        self.clone()
-    }
-}
-
-macro_rules! borrowed_form {
-    ($($borrowed:ty => $key:ty;)+) => {
-        $(impl ToKey<$key> for $borrowed {
-            fn to_key(&self) -> $key {
-                self.into()
-            }
-        })+
-    };
-}
-
-borrowed_form! {
-    str => String;
-    str => Box<str>;
-    str => Arc<str>;
-    Path => PathBuf;
-    Path => Box<Path>;
-    Path => Arc<Path>;
-}
-
-impl<T: Clone + Eq + Hash> ToKey<Vec<T>> for [T] {
-    fn to_key(&self) -> Vec<T> {
-        self.to_vec()
-    }
-}
-
-impl<T: Clone + Eq + Hash> ToKey<Box<[T]>> for [T] {
-    fn to_key(&self) -> Box<[T]> {
-        self.into()
-    }
-}
-
-impl<T: Clone + Eq + Hash> ToKey<Arc<[T]>> for [T] {
-    fn to_key(&self) -> Arc<[T]> {
-        self.into()
-    }
-}
 
 /// What the verbs work on, without a claim to keep the registry going.
 pub(crate) struct Shared<W: Worker> {

@@ -1,6 +1,5 @@
 //! What callers and workers tell the owner: the contract between `Registry` and `Owner`, which never see each other.
 
-use std::fmt;
 use std::marker::PhantomData;
 
 use tokio::sync::oneshot;
@@ -9,7 +8,7 @@ use crate::handle::WorkerHandle;
 use crate::lifecycle::{Answer, Exit, Port, StartFailure, StopFailure, Stopper, Verb};
 use crate::worker::{EntryId, ExitReason, Worker};
 
-/// From a caller, over a bounded channel.
+/// From a caller, over a bounded queue.
 pub(crate) enum Request<W: Worker> {
     /// A worker for this key is wanted.
     Start { verb: Verb, seed: Seed<W>, hash: u64, waits_in: Option<EntryId>, reply: StartReply<W> },
@@ -69,13 +68,4 @@ impl<W: Worker> Port for Wire<W> {
     type Seed = Seed<W>;
     type StartReply = StartReply<W>;
     type StopReply = StopReply;
-}
-
-impl<W: Worker> fmt::Debug for Request<W> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Start { .. } => "Start",
-            Self::Stop { .. } => "Stop",
-        })
-    }
 }

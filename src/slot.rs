@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::current::{Current, RegistryId};
 use crate::lifecycle::ShutdownReport;
-use crate::mailbox::{Gate, Inbox, Queue};
+use crate::mailbox::{Envelope, Gate, Inbox, Queue};
 use crate::registry::WeakRegistry;
 use crate::request::{Notice, Request};
 use crate::sync::AtomicUsize;
@@ -38,37 +38,23 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) on_undelivered: Option<OnUndelivered<W>>,
     /// How many gates are open.
     pub(crate) live: AtomicUsize,
-    /// Bounded: callers wait when the owner is behind.
-    pub(crate) requests: mpsc::Sender<Request<W>>,
+    /// Bounded: callers wait when the owner is behind. It is a mailbox and not a tokio channel since closing it is atomic
+    /// against senders: a message sent while a tokio channel's receiver is dropped may lie there for as long as there
+    /// are senders, and its reply with it.
+    pub(crate) requests: Queue<Request<W>>,
     /// Unbounded, since a `Drop` cannot wait: a constant number per worker.
     pub(crate) notices: mpsc::UnboundedSender<Notice>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
-    /// The owner has done its last step.
-    pub(crate) is_over: AtomicBool,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,
 }
 
 impl<W: Worker> Link<W> {
     /// Puts a request to the owner and waits for its answer. `None`: there is no owner any more.
-    pub(crate) async fn ask<T>(&self, request: Request<W>, mut answer: oneshot::Receiver<T>) -> Option<T> {
-        self.requests.send(request).await.ok()?;
-        // An owner that goes away empties its channel, and the reply dropped there wakes us. But a request that comes
-        // in after that, with room that was reserved before, lies there for ever. So the owner first says that it is
-        // over, then empties the channel; we first put the request in, then look. Each with a fence between: one of the
-        // two sees the other.
-        fence(Ordering::SeqCst);
-        if self.is_over.load(Ordering::Relaxed) {
-            return answer.try_recv().ok();
-        }
+    pub(crate) async fn ask<T>(&self, request: Request<W>, answer: oneshot::Receiver<T>) -> Option<T> {
+        self.requests.send(Envelope { message: request, is_call: true }).await.ok()?;
+        // An owner that goes away closes the queue and drops what is in it, replies and all: whoever got in is told.
         answer.await.ok()
-    }
-
-    /// Says that the owner answers nothing any more; before its channel is emptied.
-    pub(crate) fn set_over(&self) {
-        self.is_over.store(true, Ordering::Relaxed);
-        // Pairs with the fence in `ask`.
-        fence(Ordering::SeqCst);
     }
 
     pub(crate) fn notify(&self, notice: Notice) {

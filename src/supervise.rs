@@ -3,7 +3,7 @@
 //! 1. the gate is closed, and what never began is undelivered (G3, G6);
 //! 2. the state is dropped;
 //! 3. the worker's own tasks are joined (G1);
-//! 4. `closed()` fires, and the owner is told, which frees the key.
+//! 4. the owner is told, which frees the key, and `closed()` fires.
 //!
 //! Steps 1 and 4 are in the `Drop` of the [`ExitGuard`], which is made before the task is spawned and dropped after
 //! everything else, so that they also happen when the task is dropped from outside: before its first poll, or with its
@@ -54,14 +54,16 @@ impl<W: Worker> Drop for ExitGuard<W> {
         self.slot.undeliver();
         self.slot.queue.forget_task();
         let exit = self.exit.take().unwrap_or(Exit::Ended(ExitReason::Killed));
-        self.slot.set_exit(match &exit {
+        let reason = match &exit {
             Exit::Ended(reason) => reason.clone(),
             Exit::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
             Exit::NotStarted(StartFailure::Panicked(message)) => ExitReason::Panicked(Arc::clone(message)),
             Exit::NotStarted(_) => ExitReason::Killed,
-        });
-        // Last: from here on the owner may start the key's next worker. (G1)
+        };
+        // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
         self.slot.link.notify(Notice::Exited(self.slot.entry, exit));
+        // After the notice: what a caller asks of the owner when `closed` has returned comes behind it.
+        self.slot.set_exit(reason);
     }
 }
 
