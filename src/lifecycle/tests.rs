@@ -1,1 +1,468 @@
+//! The state machine against a world that is only a table, a queue of notices and a list of deadlines. Sequences of
+//! events are generated; after every step the world checks what it is told to do (G1, G2, G3, G5, G10), and at the end
+//! that everyone was answered: first with workers that do what they are asked to do and no deadline passing, which
+//! shows that no circle of waiting workers was let in, then with workers that never move again.
 
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Answers by caller, in the order in which they came.
+#[derive(Default)]
+struct Answers(RefCell<BTreeMap<usize, usize>>);
+
+struct Ticket {
+    caller: usize,
+    is_abandoned: Rc<Cell<bool>>,
+}
+
+impl Answer for Ticket {
+    fn is_abandoned(&self) -> bool {
+        self.is_abandoned.get()
+    }
+}
+
+struct Simulated;
+
+impl Port for Simulated {
+    /// The key, and the caller it came from.
+    type Seed = (u32, usize);
+    type StartReply = Ticket;
+    type StopReply = Ticket;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Gate {
+    Starting,
+    Open,
+    Closed,
+    Killed,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Task {
+    InInit,
+    Ready,
+    Gone,
+}
+
+#[derive(Debug)]
+struct Worker {
+    key: u32,
+    entry: EntryId,
+    gate: Gate,
+    closed_at: Option<usize>,
+    task: Task,
+    starts_ok: usize,
+}
+
+struct Caller {
+    verb: Option<Verb>,
+    /// When it asked.
+    at: usize,
+    waits_in: Option<EntryId>,
+    target: Option<EntryId>,
+    is_abandoned: Rc<Cell<bool>>,
+}
+
+struct World {
+    machine: Lifecycle<Simulated>,
+    workers: BTreeMap<WorkerId, Worker>,
+    notices: VecDeque<Event<Simulated>>,
+    armed: Vec<(EntryId, Deadline)>,
+    shutdown_armed: bool,
+    callers: Vec<Caller>,
+    answers: Answers,
+    now: usize,
+    ids: u64,
+    is_shut_down: bool,
+    report: Option<ShutdownReport>,
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Start { key: u32, verb: bool, waits_in: Option<usize> },
+    Stop { key: u32, kill: bool, waits_in: Option<usize> },
+    InitOk(usize),
+    InitFails(usize),
+    ClosesItself(usize),
+    Exits(usize),
+    Deliver,
+    DeadlinePasses(usize),
+    CallerLeaves(usize),
+    Shutdown,
+    ShutdownPasses,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let waits_in = proptest::option::weighted(0.4, 0..6_usize);
+    prop_oneof![
+        8 => (0..3_u32, any::<bool>(), waits_in.clone()).prop_map(|(key, verb, waits_in)| Op::Start { key, verb, waits_in }),
+        4 => (0..3_u32, any::<bool>(), waits_in).prop_map(|(key, kill, waits_in)| Op::Stop { key, kill, waits_in }),
+        5 => (0..6_usize).prop_map(Op::InitOk),
+        2 => (0..6_usize).prop_map(Op::InitFails),
+        2 => (0..6_usize).prop_map(Op::ClosesItself),
+        4 => (0..6_usize).prop_map(Op::Exits),
+        12 => Just(Op::Deliver),
+        2 => (0..8_usize).prop_map(Op::DeadlinePasses),
+        2 => (0..20_usize).prop_map(Op::CallerLeaves),
+        1 => Just(Op::Shutdown),
+        1 => Just(Op::ShutdownPasses),
+    ]
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            machine: Lifecycle::new(),
+            workers: BTreeMap::new(),
+            notices: VecDeque::new(),
+            armed: Vec::new(),
+            shutdown_armed: false,
+            callers: Vec::new(),
+            answers: Answers::default(),
+            now: 0,
+            ids: 1 << 32, // apart from those that the machine makes
+            is_shut_down: false,
+            report: None,
+        }
+    }
+
+    fn call(&mut self, verb: Option<Verb>, waits_in: Option<EntryId>, target: Option<EntryId>) -> (usize, Ticket) {
+        let is_abandoned = Rc::<Cell<bool>>::default();
+        let caller = self.callers.len();
+        self.callers.push(Caller { verb, at: self.now, waits_in, target, is_abandoned: Rc::clone(&is_abandoned) });
+        (caller, Ticket { caller, is_abandoned })
+    }
+
+    /// A worker that is not waiting for anything already: it has one task.
+    fn free_worker(&self, nth: Option<usize>) -> Option<EntryId> {
+        let worker = self.workers.values().nth(nth?)?;
+        (worker.task != Task::Gone && !self.is_waiting(worker.entry)).then_some(worker.entry)
+    }
+
+    fn is_waiting(&self, entry: EntryId) -> bool {
+        self.callers.iter().enumerate().any(|(caller, of)| {
+            of.waits_in == Some(entry) && !of.is_abandoned.get() && !self.answers.0.borrow().contains_key(&caller)
+        })
+    }
+
+    fn apply(&mut self, op: &Op) {
+        self.now += 1;
+        if self.report.is_some() {
+            return; // the owner is gone
+        }
+        match *op {
+            Op::Start { key, verb, waits_in } => {
+                let verb = if verb { Verb::Start } else { Verb::LookupOrStart };
+                let waits_in = self.free_worker(waits_in);
+                let holder = self.workers.values().find(|worker| worker.key == key);
+                let holder =
+                    holder.map(|worker| Holder { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
+                let (caller, reply) = self.call(Some(verb), waits_in, None);
+                self.ids += 1;
+                let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
+                let starter = Starter { verb, waits_in, seed: Some((key, caller)), reply };
+                self.step(Event::Start { starter, holder, fresh });
+            }
+            Op::Stop { key, kill, waits_in } => {
+                let Some(entry) = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry)
+                else {
+                    return;
+                };
+                let waits_in = self.free_worker(waits_in);
+                let (_, reply) = self.call(None, waits_in, Some(entry));
+                let ending = if kill { Ending::Kill } else { Ending::Stop };
+                self.step(Event::Stop { entry, exists: true, stopper: Stopper { ending, waits_in, reply } });
+            }
+            Op::InitOk(nth) => self.init_ends(nth, true),
+            Op::InitFails(nth) => self.init_ends(nth, false),
+            Op::ClosesItself(nth) => {
+                let now = self.now;
+                if let Some(worker) = self.workers.values_mut().nth(nth) {
+                    if worker.task == Task::Ready && worker.gate < Gate::Closed {
+                        worker.gate = Gate::Closed;
+                        worker.closed_at = Some(now);
+                        let entry = worker.entry;
+                        self.notices.push_back(Event::Closing(entry));
+                    }
+                }
+            }
+            Op::Exits(nth) => self.exits(nth),
+            Op::Deliver => {
+                if let Some(notice) = self.notices.pop_front() {
+                    self.step(notice);
+                }
+            }
+            Op::DeadlinePasses(nth) => {
+                if nth < self.armed.len() {
+                    let (entry, deadline) = self.armed.remove(nth);
+                    self.step(Event::Passed(entry, deadline));
+                }
+            }
+            Op::CallerLeaves(caller) => {
+                if let Some(caller) = self.callers.get(caller) {
+                    caller.is_abandoned.set(true);
+                }
+            }
+            Op::Shutdown => {
+                self.is_shut_down = true;
+                self.step(Event::Shutdown);
+            }
+            Op::ShutdownPasses => {
+                if std::mem::take(&mut self.shutdown_armed) {
+                    self.step(Event::ShutdownPassed);
+                }
+            }
+        }
+    }
+
+    fn init_ends(&mut self, nth: usize, ok: bool) {
+        let Some(worker) = self.workers.values_mut().nth(nth) else { return };
+        let entry = worker.entry;
+        if worker.task != Task::InInit || worker.gate == Gate::Killed || self.is_waiting(entry) {
+            return;
+        }
+        let worker = self.workers.get_mut(&entry.id).unwrap();
+        if ok {
+            worker.task = Task::Ready;
+            self.notices.push_back(Event::Ready(entry));
+        } else {
+            worker.task = Task::Gone;
+            worker.gate = Gate::Closed;
+            worker.closed_at.get_or_insert(self.now);
+            let failure = StartFailure::Panicked("as told".into());
+            self.notices.push_back(Event::Exited(entry, Exit::NotStarted(failure)));
+        }
+    }
+
+    /// A worker that runs ends, or one that was killed is gone.
+    fn exits(&mut self, nth: usize) {
+        let Some(worker) = self.workers.values_mut().nth(nth) else { return };
+        let entry = worker.entry;
+        let is_killed = worker.gate == Gate::Killed;
+        if worker.task == Task::Gone || (worker.task == Task::InInit && !is_killed) {
+            return;
+        }
+        if !is_killed && self.is_waiting(entry) {
+            return;
+        }
+        let worker = self.workers.get_mut(&entry.id).unwrap();
+        worker.task = Task::Gone;
+        worker.gate = worker.gate.max(Gate::Closed);
+        worker.closed_at.get_or_insert(self.now);
+        for caller in self.callers.iter().filter(|caller| caller.waits_in == Some(entry)) {
+            caller.is_abandoned.set(true);
+        }
+        let reason = if is_killed { ExitReason::Killed } else { ExitReason::Normal };
+        self.notices.push_back(Event::Exited(entry, Exit::Ended(reason)));
+    }
+
+    fn step(&mut self, event: Event<Simulated>) {
+        let mut effects = Vec::new();
+        self.machine.step(event, &mut effects);
+        for effect in effects {
+            self.perform(effect);
+        }
+        assert_eq!(self.machine.entries(), self.workers.len(), "G9: the machine and the table disagree");
+    }
+
+    fn perform(&mut self, effect: Effect<Simulated>) {
+        assert!(self.report.is_none(), "something is done after the report");
+        let now = self.now;
+        match effect {
+            Effect::Launch(entry, (key, _)) => {
+                assert!(!self.is_shut_down, "G10: a launch after the shutdown");
+                assert!(!self.workers.values().any(|worker| worker.key == key), "G1: two workers of one key");
+                let (gate, task) = (Gate::Starting, Task::InInit);
+                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0 };
+                self.workers.insert(entry.id, worker);
+            }
+            Effect::Open(entry) => {
+                let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
+                if worker.gate == Gate::Starting {
+                    worker.gate = Gate::Open;
+                }
+            }
+            Effect::Close(entry, _) => self.close(entry, Gate::Closed),
+            Effect::Kill(entry) => self.close(entry, Gate::Killed),
+            Effect::GiveUp(entry) => assert_eq!(self.workers[&entry.id].gate, Gate::Killed),
+            Effect::Remove(entry) => {
+                let worker = self.workers.remove(&entry.id).expect("it is in the table");
+                assert_eq!(worker.task, Task::Gone, "G1: a key was freed while its worker lives");
+            }
+            Effect::Arm(entry, deadline) => self.armed.push((entry, deadline)),
+            Effect::ReplyStart(reply, seed, outcome) => {
+                let caller = &self.callers[reply.caller];
+                let verb = caller.verb.expect("it asked for a start");
+                match outcome {
+                    StartOutcome::Worker(entry) | StartOutcome::AlreadyStarted(entry) => {
+                        let worker = self.workers.get_mut(&entry.id).expect("G3: an entry that is not in the table");
+                        let closed_before = worker.closed_at.is_some_and(|closed| closed < caller.at);
+                        assert!(!closed_before, "G3: a worker whose gate was closed before it was asked for");
+                        if matches!(outcome, StartOutcome::AlreadyStarted(_)) {
+                            assert_eq!(verb, Verb::Start);
+                            assert!(seed.is_some(), "its arguments come back");
+                        } else if verb == Verb::Start {
+                            worker.starts_ok += 1;
+                            assert_eq!(worker.starts_ok, 1, "G2: two starts of one worker are Ok");
+                            assert!(seed.is_none(), "it is its arguments that made the worker");
+                        }
+                    }
+                    StartOutcome::Failed(_) => {}
+                }
+                self.answered(reply.caller);
+            }
+            Effect::ReplyStop(reply, outcome) => {
+                let target = self.callers[reply.caller].target.expect("it asked for a stop");
+                if outcome.is_ok() {
+                    assert!(!self.workers.contains_key(&target.id), "G3: a stop was answered before the key was free");
+                }
+                self.answered(reply.caller);
+            }
+            Effect::CloseAll => {
+                let open: Vec<EntryId> = self.entries(|worker| worker.gate == Gate::Open);
+                for entry in open {
+                    self.close(entry, Gate::Closed);
+                }
+                self.shutdown_armed = true;
+            }
+            Effect::KillAll => {
+                for entry in self.entries(|_| true) {
+                    self.close(entry, Gate::Killed);
+                }
+                self.shutdown_armed = true;
+            }
+            Effect::Report(report) => {
+                assert_eq!(report.stuck, self.workers.len(), "G10: the report hides what runs on");
+                self.report = Some(report);
+            }
+        }
+        self.now = now;
+    }
+
+    fn entries(&self, of: impl Fn(&Worker) -> bool) -> Vec<EntryId> {
+        self.workers.values().filter(|worker| of(worker)).map(|worker| worker.entry).collect()
+    }
+
+    fn close(&mut self, entry: EntryId, gate: Gate) {
+        let now = self.now;
+        let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
+        worker.gate = worker.gate.max(gate);
+        worker.closed_at.get_or_insert(now);
+    }
+
+    fn answered(&mut self, caller: usize) {
+        let times = *self.answers.0.borrow_mut().entry(caller).and_modify(|times| *times += 1).or_insert(1);
+        assert_eq!(times, 1, "caller {caller} was answered twice");
+    }
+
+    fn unanswered(&self) -> Vec<usize> {
+        (0..self.callers.len()).filter(|caller| !self.answers.0.borrow().contains_key(caller)).collect()
+    }
+
+    fn deliver_all(&mut self) {
+        while !self.notices.is_empty() && self.report.is_none() {
+            self.apply(&Op::Deliver);
+        }
+    }
+
+    /// Workers do what they are asked to, and no deadline passes: whoever is not waiting gets on.
+    fn come_to_rest(&mut self) {
+        for _ in 0..100 {
+            for nth in 0..self.workers.len() {
+                self.apply(&Op::InitOk(nth));
+                if self.workers.values().nth(nth).is_some_and(|worker| worker.gate >= Gate::Closed) {
+                    self.apply(&Op::Exits(nth));
+                }
+            }
+            self.deliver_all();
+        }
+    }
+
+    /// No worker moves any more; every deadline passes.
+    fn pass_all_deadlines(&mut self) {
+        self.deliver_all();
+        while self.report.is_none() && (!self.armed.is_empty() || self.shutdown_armed) {
+            self.apply(&Op::DeadlinePasses(0));
+            self.apply(&Op::ShutdownPasses);
+        }
+    }
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn everyone_is_answered_when_workers_do_as_they_are_asked(ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::new();
+        for op in &ops {
+            world.apply(op);
+        }
+        world.come_to_rest();
+        prop_assert_eq!(world.unanswered(), Vec::<usize>::new(), "callers wait in a circle, or were forgotten");
+        if world.is_shut_down {
+            prop_assert!(world.report.is_some());
+        }
+    }
+
+    #[test]
+    fn everyone_is_answered_when_no_worker_moves_any_more(ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::new();
+        for op in &ops {
+            world.apply(op);
+        }
+        world.pass_all_deadlines();
+        prop_assert_eq!(world.unanswered(), Vec::<usize>::new(), "callers wait for ever behind a stuck worker");
+        if world.is_shut_down {
+            prop_assert!(world.report.is_some());
+        }
+    }
+}
+
+fn starter(world: &mut World, key: u32, verb: Verb) -> Starter<Simulated> {
+    let (caller, reply) = world.call(Some(verb), None, None);
+    Starter { verb, waits_in: None, seed: Some((key, caller)), reply }
+}
+
+#[test]
+fn a_start_on_a_worker_whose_gate_is_closed_waits_though_its_notice_is_not_in() {
+    let mut world = World::new();
+    world.apply(&Op::Start { key: 1, verb: true, waits_in: None });
+    world.apply(&Op::InitOk(0));
+    world.apply(&Op::Deliver);
+    world.apply(&Op::ClosesItself(0));
+    assert_eq!(world.notices.len(), 1, "its notice is on its way");
+    world.apply(&Op::Start { key: 1, verb: false, waits_in: None });
+    assert_eq!(world.unanswered(), [1]);
+    world.apply(&Op::Exits(0));
+    world.deliver_all();
+    world.apply(&Op::InitOk(0));
+    world.deliver_all();
+    assert!(world.unanswered().is_empty());
+}
+
+#[test]
+fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place() {
+    let mut world = World::new();
+    let fresh = EntryId { id: WorkerId(1), hash: 1 };
+    let first = starter(&mut world, 1, Verb::Start);
+    world.step(Event::Start { starter: first, holder: None, fresh });
+    let holder = Some(Holder { entry: fresh, is_closed: false });
+    for _ in 0..10_000 {
+        let starter = starter(&mut world, 1, Verb::Start);
+        starter.reply.is_abandoned.set(true);
+        world.step(Event::Start { starter, holder, fresh: EntryId { id: WorkerId(2), hash: 1 } });
+    }
+    let Some(Phase::Starting { waiting, .. }) = world.machine.phases.get(&fresh) else { panic!("it starts") };
+    assert!(waiting.len() <= SORT_OUT_FROM + 1, "{} callers are kept", waiting.len());
+    assert_eq!(waiting[0].reply.caller, 0);
+}
