@@ -57,6 +57,8 @@ async fn a_kill_cuts_a_stop_short_that_drains() {
     assert_eq!(record.alive("a"), 0);
 }
 
+// FAILS: the library's bug. What is undelivered before `terminate` takes the waker of the worker's task out of the
+// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn a_kill_cuts_a_terminate_short() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());

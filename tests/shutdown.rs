@@ -42,6 +42,8 @@ async fn g10_it_drains_what_was_accepted() {
     assert_eq!(within(shutdown, "the shutdown").await.drained, 1);
 }
 
+// FAILS: the library's bug. What is undelivered before `terminate` takes the waker of the worker's task out of the
+// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn g10_it_cancels_what_starts_and_aborts_what_hangs_and_every_caller_gets_the_same_report() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());

@@ -107,6 +107,8 @@ async fn a_handler_that_hangs_is_aborted_at_the_stop_timeout() {
     assert!(record.terminated("a").is_empty());
 }
 
+// FAILS: the library's bug. What is undelivered before `terminate` takes the waker of the worker's task out of the
+// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn a_terminate_that_hangs_is_aborted_at_the_stop_timeout() {
     let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(2)).build().unwrap();
