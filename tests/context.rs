@@ -27,17 +27,20 @@ fn spawn_child(record: &Record, gate: &Gate) -> Act {
     })
 }
 
-/// Blocking work that lives, in the record, until the sender is dropped.
+/// Blocking work that lives, in the record, until the sender is dropped. The code that spawns it waits until it runs:
+/// work that has not begun can still be aborted.
 fn spawn_blocking_child(record: &Record) -> (Act, Sender<()>) {
     let (record, (release, released)) = (record.clone(), channel::<()>());
     let act = act(move |ctx| {
         Box::pin(async move {
-            let life = record.enter("child");
+            let (running, runs) = tokio::sync::oneshot::channel();
             ctx.spawn_blocking(move || {
-                let _life = life;
+                let _life = record.enter("child");
+                running.send(()).expect("the code that spawned it waits");
                 // It ends by the drop of the sender, which is an error here.
                 let _ = released.recv_timeout(Duration::from_secs(60));
             });
+            runs.await.expect("the work was not aborted");
         })
     });
     (act, release)
@@ -155,6 +158,7 @@ async fn g1_a_stop_lets_tasks_finish_and_waits_for_them() {
     gate.reached().await;
     let mut stop = pin!(registry.stop("a"));
     assert!(poll_once(stop.as_mut()).await.is_pending());
+    until_idle().await;
     let mut next = pin!(registry.start("a", Role::default().recorded(&record)));
     assert!(poll_once(next.as_mut()).await.is_pending());
     until_idle().await;
@@ -218,8 +222,7 @@ async fn g1_a_stop_and_a_kill_wait_for_blocking_work() {
         let registry = Registry::<Actor>::new();
         let (worker, record) = (started(&registry, Role::default()).await, Record::default());
         let (child, release) = spawn_blocking_child(&record);
-        worker.cast(child).await.unwrap();
-        many_turns().await;
+        inside(&worker, child).await.unwrap();
         assert_eq!(record.alive("child"), 1);
         let end = tokio::spawn({
             let registry = registry.clone();
@@ -240,8 +243,8 @@ async fn g1_a_panic_and_a_failed_init_wait_for_blocking_work() {
     let registry = Registry::<Actor>::new();
     let (worker, record) = (started(&registry, Role::default()).await, Record::default());
     let (child, release) = spawn_blocking_child(&record);
-    worker.cast(child).await.unwrap();
-    many_turns().await;
+    inside(&worker, child).await.unwrap();
+    assert_eq!(record.alive("child"), 1);
     worker.cast(fail_now()).await.unwrap();
     let mut closed = pin!(worker.closed());
     many_turns().await;
@@ -251,10 +254,18 @@ async fn g1_a_panic_and_a_failed_init_wait_for_blocking_work() {
     assert_eq!(record.alive("child"), 0, "after a panic");
 
     let (child, release) = spawn_blocking_child(&record);
-    let role = Role { init: Some(child), fail_init: true, ..Role::default() };
-    let mut start = pin!(registry.start("a", role));
+    let (spawned, is_spawned) = tokio::sync::oneshot::channel();
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            child(ctx).await;
+            spawned.send(()).expect("the test waits");
+        })
+    });
+    let mut start = pin!(registry.start("a", Role { fail_init: true, ..role }));
     assert!(poll_once(start.as_mut()).await.is_pending());
+    within(is_spawned, "the blocking work").await.unwrap();
     many_turns().await;
+    assert_eq!(record.alive("child"), 1);
     assert!(poll_once(start.as_mut()).await.is_pending());
     drop(release);
     let failed = within(start, "the failed start").await;
