@@ -121,6 +121,8 @@ struct Lives {
     begun: usize,
     /// The reasons that `terminate` was given.
     terminated: Vec<String>,
+    /// What was handled, by all workers of the key one after another.
+    noted: Vec<u32>,
 }
 
 impl Record {
@@ -156,6 +158,11 @@ impl Record {
     /// The reasons with which `terminate` ran for a key.
     pub(crate) fn terminated(&self, key: &str) -> Vec<String> {
         self.with(key, |lives| lives.terminated.clone())
+    }
+
+    /// The notes that all workers of a key were sent, in the order in which they were handled.
+    pub(crate) fn noted(&self, key: &str) -> Vec<u32> {
+        self.with(key, |lives| lives.noted.clone())
     }
 }
 
@@ -234,7 +241,10 @@ impl Worker for Probe {
     async fn handle(&mut self, ask: Ask, ctx: &mut Context<Self>) -> Result<(), Scripted> {
         match ask {
             Ask::Value(reply) => reply.send(self.plan.value),
-            Ask::Note(note) => self.notes.push(note),
+            Ask::Note(note) => {
+                self.plan.record.with(ctx.key(), |lives| lives.noted.push(note));
+                self.notes.push(note);
+            }
             Ask::Notes(reply) => reply.send(self.notes.clone()),
             Ask::Do(step) => step.run().await?,
             Ask::DoThenReply(step, reply) => {
