@@ -9,8 +9,8 @@ use gen_registry::{Registry, WorkerHandle};
 
 type ByKey = BTreeMap<String, WorkerHandle<Probe>>;
 
-fn gather(mut into: ByKey, key: &String, worker: &WorkerHandle<Probe>) -> ByKey {
-    into.insert(key.clone(), worker.clone());
+fn gather(mut into: ByKey, key: &str, worker: &WorkerHandle<Probe>) -> ByKey {
+    into.insert(key.to_owned(), worker.clone());
     into
 }
 
@@ -18,7 +18,7 @@ fn gather(mut into: ByKey, key: &String, worker: &WorkerHandle<Probe>) -> ByKey 
 #[tokio::test(start_paused = true)]
 async fn nothing_folded_into_nothing_is_nothing() {
     let registry = Registry::<Probe>::new();
-    assert_eq!(registry.reduce(ByKey::new(), gather), ByKey::new());
+    assert_eq!(registry.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker)), ByKey::new());
 }
 
 /// "reduce/3: empty registry, populated accumulator"
@@ -35,7 +35,7 @@ async fn an_empty_registry_gives_the_accumulator_back() {
 async fn every_worker_is_folded_in_once_with_its_key() {
     let registry = populated(&["a", "b", "c"]).await;
     let expected: ByKey = ["a", "b", "c"].map(|key| (key.to_owned(), registry.lookup(key).unwrap())).into();
-    assert_eq!(registry.reduce(ByKey::new(), gather), expected);
+    assert_eq!(registry.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker)), expected);
     assert_eq!(registry.reduce(0, |seen, _, _| seen + 1), 3);
 }
 
@@ -43,8 +43,8 @@ async fn every_worker_is_folded_in_once_with_its_key() {
 #[tokio::test(start_paused = true)]
 async fn workers_are_folded_into_what_the_accumulator_held() {
     let (registry, others) = (populated(&["a", "b"]).await, populated(&["z"]).await);
-    let held = others.reduce(ByKey::new(), gather);
-    let folded = registry.reduce(held, gather);
+    let held = others.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker));
+    let folded = registry.reduce(held, |into, key, worker| gather(into, key, worker));
     assert_eq!(folded.keys().collect::<Vec<_>>(), ["a", "b", "z"]);
     assert_eq!(folded["z"], others.lookup("z").unwrap());
     assert_eq!(folded["a"], registry.lookup("a").unwrap());

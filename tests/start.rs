@@ -191,17 +191,15 @@ async fn g1_racing_starts_and_ends_never_make_two_workers_of_one_key() {
             tokio::spawn(async move {
                 for round in 0..100 {
                     let plan = Plan::default().recorded(&record);
-                    let worker = registry.lookup_or_start("a", plan).await.or_else(|error| match error {
-                        StartError::Cancelled => Err(()),
-                        other => panic!("{other:?}"),
-                    });
+                    let worker = registry.lookup_or_start("a", plan).await;
                     match (worker, (racer + round) % 4) {
                         // Each may meet a worker that another racer ends: that is the race.
                         (Ok(worker), 0) => drop(worker.stop().await),
                         (Ok(worker), 1) => drop(worker.kill().await),
                         (Ok(worker), 2) => drop(worker.try_cast(Ask::Do(Step::Fail))),
                         (Ok(worker), _) => drop(worker.try_cast(Ask::Stop)),
-                        (Err(()), _) => {}
+                        (Err(StartError::Cancelled), _) => {}
+                        (Err(other), _) => panic!("{other:?}"),
                     }
                 }
             })
