@@ -136,6 +136,27 @@ async fn an_aborted_task_is_told_as_aborted_and_its_future_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_abort_does_not_reach_blocking_work_that_runs() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let result = inside(&worker, |ctx| {
+        Box::pin(async {
+            let (running, runs) = tokio::sync::oneshot::channel();
+            let (release, released) = channel::<()>();
+            let task = ctx.spawn_blocking(move || {
+                running.send(()).expect("the handler waits");
+                released.recv_timeout(Duration::from_secs(60)).is_err()
+            });
+            runs.await.unwrap();
+            task.abort();
+            drop(release);
+            task.await
+        })
+    });
+    assert_eq!(result.await.unwrap(), Ok(true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_task_whose_result_nobody_wants_goes_on() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;

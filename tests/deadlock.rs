@@ -395,6 +395,35 @@ async fn an_init_that_stops_the_worker_which_waits_for_it_is_refused_at_once() {
     assert_eq!((registry.count(), begin.elapsed()), (2, Duration::ZERO));
 }
 
+/// What another registry hides from the search for circles ends by the stop time-out.
+#[tokio::test(start_paused = true)]
+async fn workers_of_two_registries_that_stop_each_other_end_at_the_stop_timeout() {
+    let (ones, others) = (Registry::<Actor>::new(), Registry::<Actor>::new());
+    let one = started(&ones, "one").await;
+    let role = Role::terminate({
+        let ones = ones.clone();
+        move |_| {
+            Box::pin(async move {
+                // Whether it was seen to end or cut short, it does not wait for ever.
+                let _ = ones.stop("one").await;
+            })
+        }
+    });
+    let other = within(others.start("other", role), "the start").await.unwrap();
+    let begin = Instant::now();
+    let stop = act({
+        let others = others.clone();
+        move |_| {
+            Box::pin(async move {
+                let _ = others.stop("other").await;
+            })
+        }
+    });
+    one.cast(stop).await.unwrap();
+    within(async { tokio::join!(one.closed(), other.closed()) }, "the end of both").await;
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
 /// What a subtask hides from the search for circles ends by the stop time-out.
 // FAILS: the library's bug. By the time that the worker waits for its own tasks its waker has been dropped, so that the
 // kill at the stop time-out wakes nobody, and the worker counts as stuck.
