@@ -1,0 +1,105 @@
+//! `Builder`: what it accepts, and that names keep registries apart.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Plan, Probe, value_of, within};
+use gen_registry::{BuildError, Registry};
+
+/// "custom name: multiple GenRegistries can be started for the same module with custom names"
+#[tokio::test(start_paused = true)]
+async fn several_registries_of_one_worker_type_run_under_their_own_names() {
+    let named = |name: &str| Registry::<Probe>::builder().name(name).build().unwrap();
+    let registries = ["probes.read", "probes.write", "probes.admin"].map(named);
+    assert_eq!(registries.each_ref().map(|registry| registry.name()), ["probes.read", "probes.write", "probes.admin"]);
+    for (n, registry) in (1..).zip(&registries) {
+        within(registry.start("a", Plan::value(n)), "a start").await.unwrap();
+    }
+    for (n, registry) in (1..).zip(&registries) {
+        assert_eq!((registry.count(), value_of(&registry.lookup("a").unwrap()).await), (1, n));
+    }
+}
+
+/// "pre-1.5 specs: valid spec": the short form is `Registry::new`.
+#[tokio::test(start_paused = true)]
+async fn a_registry_without_options_works() {
+    let registry = Registry::<Probe>::new();
+    assert_eq!(registry.name(), "");
+    within(registry.start("a", Plan::default()), "the start").await.unwrap();
+}
+
+/// "pre-1.5 specs: can customize the name and run multiple registries for the same module": one named, one not.
+#[tokio::test(start_paused = true)]
+async fn a_named_and_an_unnamed_registry_of_one_worker_type_share_no_key() {
+    let (unnamed, named) = (Registry::<Probe>::new(), Registry::<Probe>::builder().name("named").build().unwrap());
+    within(unnamed.start("a", Plan::default()), "the start").await.unwrap();
+    assert_eq!((unnamed.count(), named.count()), (1, 0));
+    assert!(named.lookup("a").is_none());
+    within(named.start("a", Plan::default()), "the start of the same key elsewhere").await.unwrap();
+}
+
+/// "modern specs: invalid spec, no arguments": what a registry cannot do without is a runtime.
+#[test]
+fn a_build_outside_a_runtime_is_an_error() {
+    assert!(matches!(Registry::<Probe>::builder().build(), Err(BuildError::NoRuntime)));
+}
+
+/// "modern specs: invalid spec, no :worker_module argument": that the type system sees to; what can be forgotten here is
+/// the runtime's timer.
+#[test]
+fn a_build_on_a_runtime_without_a_timer_is_an_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let built = runtime.block_on(async { Registry::<Probe>::builder().build() });
+    assert!(matches!(built, Err(BuildError::NoTimer)));
+}
+
+/// "modern specs: valid spec"
+#[tokio::test(start_paused = true)]
+async fn a_registry_with_every_option_works() {
+    let registry = Registry::<Probe>::builder()
+        .name("everything")
+        .mailbox_capacity(1)
+        .init_timeout(Duration::from_secs(1))
+        .stop_timeout(Duration::MAX)
+        .on_undelivered(|_, _| {})
+        .build()
+        .unwrap();
+    let worker = within(registry.start("a", Plan::value(3)), "the start").await.unwrap();
+    assert_eq!((registry.name(), value_of(&worker).await), ("everything", 3));
+    within(registry.stop("a"), "the stop").await.unwrap();
+}
+
+/// "modern specs: can customize the name and run multiple registries for the same module": what ends one leaves the
+/// other alone.
+#[tokio::test(start_paused = true)]
+async fn shutting_one_of_two_named_registries_down_leaves_the_other() {
+    let read = Registry::<Probe>::builder().name("read").build().unwrap();
+    let write = Registry::<Probe>::builder().name("write").build().unwrap();
+    for registry in [&read, &write] {
+        within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    }
+    let _ = within(read.shutdown(), "the shutdown").await;
+    assert_eq!((read.count(), write.count()), (0, 1));
+    value_of(&write.lookup("a").unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mailbox_that_holds_nothing_is_an_error() {
+    let error = Registry::<Probe>::builder().mailbox_capacity(0).build().unwrap_err();
+    assert!(matches!(error, BuildError::InvalidOption { option: "mailbox_capacity", .. }), "{error:?}");
+}
+
+#[test]
+#[should_panic(expected = "tokio runtime")]
+fn new_outside_a_runtime_panics() {
+    let _ = Registry::<Probe>::new();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timeout_may_be_for_ever() {
+    let registry =
+        Registry::<Probe>::builder().init_timeout(Duration::MAX).stop_timeout(Duration::MAX).build().unwrap();
+    within(registry.start("a", Plan::default()), "the start").await.unwrap();
+    within(registry.stop("a"), "the stop").await.unwrap();
+}

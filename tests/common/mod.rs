@@ -1,0 +1,361 @@
+//! The workers, gates and bounded waits that the tests share.
+//!
+//! - [`Probe`] does what its [`Plan`] says in `init` and `terminate`, and what a message says in `handle`.
+//! - [`Actor`] runs code that a test gives it, with its context at hand.
+//! - A [`Record`] knows how many states of a key live at this moment, and how many ever did at once.
+
+#![allow(dead_code, reason = "every test binary uses its own part of this")]
+
+use std::collections::HashMap;
+use std::future::{Future, IntoFuture, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
+use std::time::Duration;
+
+use gen_registry::{CallError, Context, ExitReason, Registry, Reply, Worker, WorkerHandle};
+use tokio::sync::Semaphore;
+
+/// Waits for something that has to come, and says what was lost if it does not.
+pub(crate) async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
+    match tokio::time::timeout(Duration::from_secs(120), awaited).await {
+        Ok(output) => output,
+        Err(_) => panic!("waited in vain, lost: {lost}"),
+    }
+}
+
+/// Polls once, and lets nobody else run: on a current-thread runtime what is ready then needed no other task.
+pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+/// Lets every other task go as far as it can. For a paused clock, which moves only when nothing else can; not while
+/// blocking work is under way, which holds the clock.
+pub(crate) async fn until_idle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// Gives other tasks many turns, where the clock is held by blocking work.
+pub(crate) async fn many_turns() {
+    for _ in 0..256 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Something to stop at. It opens once, for everyone.
+#[derive(Clone)]
+pub(crate) struct Gate {
+    arrivals: Arc<Semaphore>,
+    open: Arc<Semaphore>,
+}
+
+impl Gate {
+    pub(crate) fn new() -> Self {
+        Self { arrivals: Arc::new(Semaphore::new(0)), open: Arc::new(Semaphore::new(0)) }
+    }
+
+    /// Stops here until the gate is open.
+    pub(crate) async fn pass(&self) {
+        self.arrivals.add_permits(1);
+        // It never has permits: that it was closed is the sign that the gate is open.
+        let _ = self.open.acquire().await;
+    }
+
+    /// Waits until one more has come to the gate.
+    pub(crate) async fn reached(&self) {
+        within(self.arrivals.acquire(), "somebody at the gate").await.expect("this one is never closed").forget();
+    }
+
+    pub(crate) fn open(&self) {
+        self.open.close();
+    }
+}
+
+/// What one of a worker's methods is to do.
+#[derive(Clone, Default)]
+pub(crate) enum Step {
+    #[default]
+    Succeed,
+    Fail,
+    Panic,
+    /// Succeeds once the gate is open.
+    Wait(Gate),
+    Hang,
+}
+
+impl Step {
+    async fn run(self) -> Result<(), Scripted> {
+        match self {
+            Self::Succeed => Ok(()),
+            Self::Fail => Err(Scripted),
+            Self::Panic => panic!("a scripted panic"),
+            Self::Wait(gate) => {
+                gate.pass().await;
+                Ok(())
+            }
+            Self::Hang => std::future::pending().await,
+        }
+    }
+}
+
+/// The error of a step that was told to fail.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Scripted;
+
+impl std::fmt::Display for Scripted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a scripted failure")
+    }
+}
+
+impl std::error::Error for Scripted {}
+
+/// What became of the workers that share it.
+#[derive(Clone, Default)]
+pub(crate) struct Record(Arc<Mutex<HashMap<String, Lives>>>);
+
+#[derive(Default)]
+struct Lives {
+    now: usize,
+    most: usize,
+    begun: usize,
+    /// The reasons that `terminate` was given.
+    terminated: Vec<String>,
+    /// What was handled, by all workers of the key one after another.
+    noted: Vec<u32>,
+}
+
+impl Record {
+    fn with<T>(&self, key: &str, look: impl FnOnce(&mut Lives) -> T) -> T {
+        look(self.0.lock().expect("no code panics with the lock held").entry(key.to_owned()).or_default())
+    }
+
+    /// Counts a state as alive, until the result is dropped.
+    pub(crate) fn enter(&self, key: &str) -> Life {
+        self.with(key, |lives| {
+            lives.begun += 1;
+            lives.now += 1;
+            lives.most = lives.most.max(lives.now);
+        });
+        Life { record: self.clone(), key: key.to_owned() }
+    }
+
+    /// How many states of a key live now, those in `init` included.
+    pub(crate) fn alive(&self, key: &str) -> usize {
+        self.with(key, |lives| lives.now)
+    }
+
+    /// How many states of a key ever lived at the same time.
+    pub(crate) fn most_at_once(&self, key: &str) -> usize {
+        self.with(key, |lives| lives.most)
+    }
+
+    /// How many times `init` began for a key.
+    pub(crate) fn inits(&self, key: &str) -> usize {
+        self.with(key, |lives| lives.begun)
+    }
+
+    /// The reasons with which `terminate` ran for a key.
+    pub(crate) fn terminated(&self, key: &str) -> Vec<String> {
+        self.with(key, |lives| lives.terminated.clone())
+    }
+
+    /// The notes that all workers of a key were sent, in the order in which they were handled.
+    pub(crate) fn noted(&self, key: &str) -> Vec<u32> {
+        self.with(key, |lives| lives.noted.clone())
+    }
+}
+
+/// One state of one key.
+pub(crate) struct Life {
+    record: Record,
+    key: String,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.record.with(&self.key, |lives| lives.now -= 1);
+    }
+}
+
+/// What a [`Probe`] does in its life.
+#[derive(Clone, Default)]
+pub(crate) struct Plan {
+    /// What [`Ask::Value`] is answered with.
+    pub(crate) value: u32,
+    pub(crate) record: Record,
+    pub(crate) init: Step,
+    pub(crate) terminate: Step,
+}
+
+impl Plan {
+    pub(crate) fn value(value: u32) -> Self {
+        Self { value, ..Self::default() }
+    }
+
+    pub(crate) fn init(init: Step) -> Self {
+        Self { init, ..Self::default() }
+    }
+
+    pub(crate) fn terminate(terminate: Step) -> Self {
+        Self { terminate, ..Self::default() }
+    }
+
+    pub(crate) fn recorded(self, record: &Record) -> Self {
+        Self { record: record.clone(), ..self }
+    }
+}
+
+/// A worker that does as it is told.
+pub(crate) struct Probe {
+    plan: Plan,
+    notes: Vec<u32>,
+    _life: Life,
+}
+
+pub(crate) enum Ask {
+    /// What the plan said.
+    Value(Reply<u32>),
+    Note(u32),
+    /// Everything that was noted, in the order in which it came.
+    Notes(Reply<Vec<u32>>),
+    Do(Step),
+    /// A step, and then an answer.
+    DoThenReply(Step, Reply<()>),
+    /// `ctx.stop()`.
+    Stop,
+}
+
+impl Worker for Probe {
+    type Key = String;
+    type Args = Plan;
+    type Message = Ask;
+    type Error = Scripted;
+
+    async fn init(plan: Plan, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
+        let _life = plan.record.enter(ctx.key());
+        plan.init.clone().run().await?;
+        Ok(Self { plan, notes: Vec::new(), _life })
+    }
+
+    async fn handle(&mut self, ask: Ask, ctx: &mut Context<Self>) -> Result<(), Scripted> {
+        match ask {
+            Ask::Value(reply) => reply.send(self.plan.value),
+            Ask::Note(note) => {
+                self.plan.record.with(ctx.key(), |lives| lives.noted.push(note));
+                self.notes.push(note);
+            }
+            Ask::Notes(reply) => reply.send(self.notes.clone()),
+            Ask::Do(step) => step.run().await?,
+            Ask::DoThenReply(step, reply) => {
+                step.run().await?;
+                reply.send(());
+            }
+            Ask::Stop => ctx.stop(),
+        }
+        Ok(())
+    }
+
+    async fn terminate(self, reason: &ExitReason, ctx: &mut Context<Self>) {
+        self.plan.record.with(ctx.key(), |lives| lives.terminated.push(reason.to_string()));
+        // There is nobody to tell an error of `terminate`.
+        let _ = self.plan.terminate.run().await;
+    }
+}
+
+/// A registry with workers of these keys.
+pub(crate) async fn populated(keys: &[&str]) -> Registry<Probe> {
+    let registry = Registry::new();
+    for key in keys {
+        within(registry.start(*key, Plan::default()), "a start").await.expect("nothing is in the way of this start");
+    }
+    registry
+}
+
+/// What a worker was given as its value.
+pub(crate) async fn value_of(worker: &WorkerHandle<Probe>) -> u32 {
+    within(worker.call(Ask::Value), "the worker's value").await.expect("the worker lives")
+}
+
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Code that runs as a worker.
+pub(crate) type Act = Box<dyn for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send>;
+
+pub(crate) fn act(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Act {
+    Box::new(code)
+}
+
+/// What an [`Actor`] does in its life, apart from its messages.
+#[derive(Default)]
+pub(crate) struct Role {
+    pub(crate) init: Option<Act>,
+    /// After the code of `init`.
+    pub(crate) fail_init: bool,
+    pub(crate) terminate: Option<Act>,
+    pub(crate) record: Record,
+}
+
+impl Role {
+    pub(crate) fn init(
+        code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static,
+    ) -> Self {
+        Self { init: Some(act(code)), ..Self::default() }
+    }
+
+    pub(crate) fn terminate(
+        code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static,
+    ) -> Self {
+        Self { terminate: Some(act(code)), ..Self::default() }
+    }
+
+    pub(crate) fn recorded(self, record: &Record) -> Self {
+        Self { record: record.clone(), ..self }
+    }
+}
+
+/// A worker that runs the code it is sent.
+pub(crate) struct Actor {
+    terminate: Option<Act>,
+    _life: Life,
+}
+
+impl Worker for Actor {
+    type Key = String;
+    type Args = Role;
+    type Message = Act;
+    type Error = Scripted;
+
+    async fn init(role: Role, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
+        let _life = role.record.enter(ctx.key());
+        if let Some(code) = role.init {
+            code(ctx).await;
+        }
+        if role.fail_init { Err(Scripted) } else { Ok(Self { terminate: role.terminate, _life }) }
+    }
+
+    async fn handle(&mut self, code: Act, ctx: &mut Context<Self>) -> Result<(), Scripted> {
+        code(ctx).await;
+        Ok(())
+    }
+
+    async fn terminate(mut self, _: &ExitReason, ctx: &mut Context<Self>) {
+        if let Some(code) = self.terminate.take() {
+            code(ctx).await;
+        }
+    }
+}
+
+/// Runs code in a worker's `handle`, and tells what it came to.
+pub(crate) async fn inside<T: Send + 'static>(
+    worker: &WorkerHandle<Actor>,
+    code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, T> + Send + 'static,
+) -> Result<T, CallError<Actor>> {
+    let answer = worker.call(|reply| act(move |ctx| Box::pin(async move { reply.send(code(ctx).await) })));
+    within(answer, "the answer from inside the worker").await
+}
+
+/// The registry that a worker belongs to, as it sees it itself.
+pub(crate) fn own_registry(ctx: &Context<Actor>) -> Registry<Actor> {
+    ctx.registry().upgrade().expect("the test holds the registry")
+}

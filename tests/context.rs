@@ -1,0 +1,330 @@
+//! `Context`: what a worker knows of itself, and the tasks that belong to it.
+
+mod common;
+
+use std::pin::pin;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use common::{Act, Actor, Gate, Record, Role, act, inside, many_turns, own_registry, poll_once, until_idle, within};
+use gen_registry::{ExitReason, Registry, StartError, TaskError, WorkerHandle};
+use tokio::time::Instant;
+
+async fn started(registry: &Registry<Actor>, role: Role) -> WorkerHandle<Actor> {
+    within(registry.start("a", role), "the start").await.unwrap()
+}
+
+/// A task that lives, in the record, until the gate is open or it is aborted.
+fn spawn_child(record: &Record, gate: &Gate) -> Act {
+    let (record, gate) = (record.clone(), gate.clone());
+    act(move |ctx| {
+        Box::pin(async move {
+            ctx.spawn(async move {
+                let _life = record.enter("child");
+                gate.pass().await;
+            });
+        })
+    })
+}
+
+/// Blocking work that lives, in the record, until the sender is dropped. The code that spawns it waits until it runs:
+/// work that has not begun can still be aborted.
+fn spawn_blocking_child(record: &Record) -> (Act, Sender<()>) {
+    let (record, (release, released)) = (record.clone(), channel::<()>());
+    let act = act(move |ctx| {
+        Box::pin(async move {
+            let (running, runs) = tokio::sync::oneshot::channel();
+            ctx.spawn_blocking(move || {
+                let _life = record.enter("child");
+                running.send(()).expect("the code that spawned it waits");
+                // It ends by the drop of the sender, which is an error here.
+                let _ = released.recv_timeout(Duration::from_secs(60));
+            });
+            runs.await.expect("the work was not aborted");
+        })
+    });
+    (act, release)
+}
+
+fn fail_now() -> Act {
+    act(|_| Box::pin(async { panic!("a scripted panic") }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_knows_its_key_its_handle_its_registry_and_its_incarnation() {
+    let registry = Registry::<Actor>::builder().name("actors").build().unwrap();
+    let worker = started(&registry, Role::default()).await;
+    let known = inside(&worker, |ctx| {
+        Box::pin(async {
+            (ctx.key().clone(), ctx.handle().clone(), own_registry(ctx).name().to_owned(), ctx.incarnation())
+        })
+    });
+    assert_eq!(known.await.unwrap(), ("a".to_owned(), worker, "actors".to_owned(), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_from_inside_handles_what_was_accepted_and_ends_normal() {
+    let registry = Registry::<Actor>::new();
+    let (worker, gate) = (started(&registry, Role::default()).await, Gate::new());
+    let stop = act({
+        let gate = gate.clone();
+        move |ctx| {
+            Box::pin(async move {
+                gate.pass().await;
+                ctx.stop();
+                ctx.stop();
+            })
+        }
+    });
+    worker.cast(stop).await.unwrap();
+    gate.reached().await;
+    let mut behind = pin!(inside(&worker, |_| Box::pin(async { 42 })));
+    assert!(poll_once(behind.as_mut()).await.is_pending());
+    gate.open();
+    assert_eq!(within(behind, "what was accepted").await.unwrap(), 42);
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_in_init_gives_a_worker_that_ends_normal() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::init(|ctx| Box::pin(async { ctx.stop() }))).await;
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
+    assert_eq!(registry.count(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_gives_its_result_and_a_panic_in_it_is_told_to_whoever_awaits_it() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let results = inside(&worker, |ctx| {
+        Box::pin(async {
+            let fine = ctx.spawn(async { 6 * 7 }).await;
+            let panicked = ctx.spawn(async { panic!("a scripted panic") }).await;
+            let blocking = ctx.spawn_blocking(|| "blocking").await;
+            let panicked_blocking: Result<(), _> = ctx.spawn_blocking(|| panic!("{} panic", "a formatted")).await;
+            (fine, panicked, blocking, panicked_blocking)
+        })
+    });
+    let panicked = |text: &str| Err(TaskError::Panicked(text.into()));
+    let (fine, told, blocking, told_blocking) = results.await.unwrap();
+    assert_eq!((fine, blocking), (Ok(42), Ok("blocking")));
+    assert_eq!((told, told_blocking), (panicked("a scripted panic"), panicked("a formatted panic")));
+    assert_eq!(registry.lookup("a"), Some(worker), "the worker goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aborted_task_is_told_as_aborted_and_its_future_is_dropped() {
+    let registry = Registry::<Actor>::new();
+    let (worker, record) = (started(&registry, Role::default()).await, Record::default());
+    let result = inside(&worker, {
+        let life = record.enter("child");
+        move |ctx| {
+            Box::pin(async move {
+                let task = ctx.spawn(async move {
+                    let _life = life;
+                    std::future::pending::<()>().await;
+                });
+                tokio::task::yield_now().await;
+                task.abort();
+                task.await
+            })
+        }
+    });
+    assert_eq!(result.await.unwrap(), Err(TaskError::Aborted));
+    assert_eq!(record.alive("child"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abort_does_not_reach_blocking_work_that_runs() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let result = inside(&worker, |ctx| {
+        Box::pin(async {
+            let (running, runs) = tokio::sync::oneshot::channel();
+            let (release, released) = channel::<()>();
+            let task = ctx.spawn_blocking(move || {
+                running.send(()).expect("the handler waits");
+                released.recv_timeout(Duration::from_secs(60)).is_err()
+            });
+            runs.await.unwrap();
+            task.abort();
+            drop(release);
+            task.await
+        })
+    });
+    assert_eq!(result.await.unwrap(), Ok(true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_result_nobody_wants_goes_on() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let (record, gate) = (Record::default(), Gate::new());
+    worker.cast(spawn_child(&record, &gate)).await.unwrap();
+    gate.reached().await;
+    inside(&worker, |_| Box::pin(async {})).await.unwrap();
+    assert_eq!(record.alive("child"), 1);
+    gate.open();
+    until_idle().await;
+    assert_eq!(record.alive("child"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_stop_lets_tasks_finish_and_waits_for_them() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let (record, gate) = (Record::default(), Gate::new());
+    worker.cast(spawn_child(&record, &gate)).await.unwrap();
+    gate.reached().await;
+    let mut stop = pin!(registry.stop("a"));
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    until_idle().await;
+    let mut next = pin!(registry.start("a", Role::default().recorded(&record)));
+    assert!(poll_once(next.as_mut()).await.is_pending());
+    until_idle().await;
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    assert_eq!((record.alive("child"), record.inits("a")), (1, 0), "the key is not free yet");
+    gate.open();
+    assert!(matches!(within(stop, "the stop").await, Ok(ExitReason::Stopped)));
+    within(next, "the next worker").await.unwrap();
+    assert_eq!((record.alive("child"), record.inits("a")), (0, 1));
+}
+
+// kill at the stop time-out wakes nobody, and the worker counts as stuck.
+#[tokio::test(start_paused = true)]
+async fn g1_a_task_that_never_ends_is_aborted_at_the_stop_timeout() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let (record, gate, begin) = (Record::default(), Gate::new(), Instant::now());
+    worker.cast(spawn_child(&record, &gate)).await.unwrap();
+    gate.reached().await;
+    let stopped = within(registry.stop("a"), "the stop").await;
+    assert!(matches!(stopped, Ok(ExitReason::Killed)), "{stopped:?}");
+    assert_eq!((record.alive("child"), begin.elapsed().as_secs()), (0, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_kill_a_panic_and_a_failed_init_abort_tasks_at_once() {
+    let registry = Registry::<Actor>::new();
+    let (record, gate, begin) = (Record::default(), Gate::new(), Instant::now());
+
+    let worker = started(&registry, Role::default()).await;
+    worker.cast(spawn_child(&record, &gate)).await.unwrap();
+    gate.reached().await;
+    assert!(matches!(within(registry.kill("a"), "the kill").await, Ok(ExitReason::Killed)));
+    assert_eq!((record.inits("child"), record.alive("child")), (1, 0), "after a kill");
+
+    let worker = started(&registry, Role::default()).await;
+    worker.cast(spawn_child(&record, &gate)).await.unwrap();
+    gate.reached().await;
+    worker.cast(fail_now()).await.unwrap();
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Panicked(_)));
+    assert_eq!((record.inits("child"), record.alive("child")), (2, 0), "after a panic");
+
+    let child = spawn_child(&record, &gate);
+    let reached = gate.clone();
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            child(ctx).await;
+            reached.reached().await;
+        })
+    });
+    let failed = within(registry.start("a", Role { fail_init: true, ..role }), "the failed start").await;
+    assert!(matches!(failed, Err(StartError::Init(_))), "{failed:?}");
+    assert_eq!((record.inits("child"), record.alive("child")), (3, 0), "after a failed init");
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_stop_and_a_kill_wait_for_blocking_work() {
+    for is_kill in [false, true] {
+        let registry = Registry::<Actor>::new();
+        let (worker, record) = (started(&registry, Role::default()).await, Record::default());
+        let (child, release) = spawn_blocking_child(&record);
+        inside(&worker, child).await.unwrap();
+        assert_eq!(record.alive("child"), 1);
+        let end = tokio::spawn({
+            let registry = registry.clone();
+            async move { if is_kill { registry.kill("a").await } else { registry.stop("a").await } }
+        });
+        many_turns().await;
+        assert!(!end.is_finished() && registry.lookup("a").is_none());
+        assert_eq!(record.alive("child"), 1);
+        drop(release);
+        let reason = within(end, "the end of the worker").await.unwrap().unwrap();
+        assert_eq!(matches!(reason, ExitReason::Killed), is_kill, "{reason:?}");
+        assert_eq!(record.alive("child"), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_panic_and_a_failed_init_wait_for_blocking_work() {
+    let registry = Registry::<Actor>::new();
+    let (worker, record) = (started(&registry, Role::default()).await, Record::default());
+    let (child, release) = spawn_blocking_child(&record);
+    inside(&worker, child).await.unwrap();
+    assert_eq!(record.alive("child"), 1);
+    worker.cast(fail_now()).await.unwrap();
+    let mut closed = pin!(worker.closed());
+    many_turns().await;
+    assert!(poll_once(closed.as_mut()).await.is_pending());
+    drop(release);
+    assert!(matches!(within(closed, "the end").await, ExitReason::Panicked(_)));
+    assert_eq!(record.alive("child"), 0, "after a panic");
+
+    let (child, release) = spawn_blocking_child(&record);
+    let (spawned, is_spawned) = tokio::sync::oneshot::channel();
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            child(ctx).await;
+            spawned.send(()).expect("the test waits");
+        })
+    });
+    let mut start = pin!(registry.start("a", Role { fail_init: true, ..role }));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    within(is_spawned, "the blocking work").await.unwrap();
+    many_turns().await;
+    assert_eq!(record.alive("child"), 1);
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    drop(release);
+    let failed = within(start, "the failed start").await;
+    assert!(matches!(failed, Err(StartError::Init(_))), "{failed:?}");
+    assert_eq!(record.alive("child"), 0, "after a failed init");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_the_state_is_dropped_before_its_tasks_are_joined_and_closed_comes_last() {
+    let registry = Registry::<Actor>::new();
+    let (record, gate) = (Record::default(), Gate::new());
+    let worker = started(&registry, Role::default().recorded(&record)).await;
+    worker.cast(spawn_child(&record, &gate)).await.unwrap();
+    gate.reached().await;
+    worker.cast(act(|ctx| Box::pin(async { ctx.stop() }))).await.unwrap();
+    let mut closed = pin!(worker.closed());
+    until_idle().await;
+    assert!(poll_once(closed.as_mut()).await.is_pending());
+    assert_eq!((record.alive("a"), record.alive("child")), (0, 1));
+    gate.open();
+    assert!(matches!(within(closed, "the end").await, ExitReason::Normal));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_may_stop_talk_to_and_outlast_a_handler_of_its_worker() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, Role::default()).await;
+    let (answers, mut received) = tokio::sync::mpsc::unbounded_channel();
+    let spawning = act(move |ctx| {
+        Box::pin(async move {
+            let own = ctx.handle().clone();
+            ctx.spawn(async move {
+                // Not the worker's own task: it may call, for the mailbox is served meanwhile.
+                answers.send(inside(&own, |ctx| Box::pin(async { ctx.key().clone() })).await.unwrap()).unwrap();
+                own.cast(act(|ctx| Box::pin(async { ctx.stop() }))).await.unwrap();
+            });
+        })
+    });
+    worker.cast(spawning).await.unwrap();
+    assert_eq!(within(received.recv(), "the answer to the task").await.as_deref(), Some("a"));
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
+}

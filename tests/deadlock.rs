@@ -1,0 +1,444 @@
+//! Workers that use their own registry: what works, and that waiting for oneself is refused at once.
+//!
+//! The clock is paused: "at once" means that it has not moved, so that no time-out was needed to end the wait.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Act, Actor, Gate, Role, act, inside, own_registry, until_idle, within};
+use gen_registry::{CallError, ExitReason, Registry, SendError, StartError, StopError, WorkerHandle};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+async fn started(registry: &Registry<Actor>, key: &str) -> WorkerHandle<Actor> {
+    within(registry.start(key, Role::default()), "a start").await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_may_use_its_registry_for_other_keys() {
+    let registry = Registry::<Actor>::new();
+    let (worker, _other) = (started(&registry, "a").await, started(&registry, "b").await);
+    let done = inside(&worker, |ctx| {
+        Box::pin(async {
+            let registry = own_registry(ctx);
+            let other = registry.lookup("b").unwrap();
+            assert_eq!(inside(&other, |ctx| Box::pin(async { ctx.key().clone() })).await.unwrap(), "b");
+            other.cast(act(|_| Box::pin(async {}))).await.unwrap();
+            assert!(matches!(registry.stop("b").await, Ok(ExitReason::Stopped)));
+            registry.start("b", Role::default()).await.unwrap();
+            assert!(matches!(registry.kill("b").await, Ok(ExitReason::Killed)));
+            registry.lookup_or_start("c", Role::default()).await.unwrap();
+            registry.count()
+        })
+    });
+    assert_eq!(done.await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_and_a_terminate_may_use_their_registry_for_other_keys() {
+    let registry = Registry::<Actor>::new();
+    let role = Role {
+        init: Some(act(|ctx| {
+            Box::pin(async {
+                let registry = own_registry(ctx);
+                registry.lookup_or_start("from init", Role::default()).await.unwrap();
+            })
+        })),
+        terminate: Some(act(|ctx| {
+            Box::pin(async {
+                let registry = own_registry(ctx);
+                registry.lookup_or_start("from terminate", Role::default()).await.unwrap();
+                registry.stop("from init").await.unwrap();
+            })
+        })),
+        ..Role::default()
+    };
+    within(registry.start("a", role), "the start").await.unwrap();
+    assert_eq!(registry.count(), 2);
+    assert!(matches!(within(registry.stop("a"), "the stop").await, Ok(ExitReason::Stopped)));
+    assert!(registry.lookup("from terminate").is_some() && registry.lookup("from init").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_looks_up_or_starts_its_own_key_finds_itself() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, "a").await;
+    let found = inside(&worker, |ctx| {
+        Box::pin(async {
+            let registry = own_registry(ctx);
+            let found = registry.lookup_or_start("a", Role::default()).await.unwrap();
+            let error = registry.start("a", Role::default()).await.unwrap_err();
+            (found, error.already_started().cloned())
+        })
+    });
+    assert_eq!(found.await.unwrap(), (worker.clone(), Some(worker)));
+}
+
+/// Asks for everything that would make the worker wait for itself, and sends the refusals.
+fn wait_for_oneself(refusals: mpsc::UnboundedSender<&'static str>) -> Act {
+    act(move |ctx| {
+        Box::pin(async move {
+            let (registry, own) = (own_registry(ctx), ctx.handle().clone());
+            let key = ctx.key().clone();
+            let ends = [own.stop().await, own.kill().await, registry.stop(&key).await, registry.kill(&key).await];
+            if ends.iter().all(|end| matches!(end, Err(StopError::WouldDeadlock))) {
+                refusals.send("ends").unwrap();
+            }
+            let called = [own.call(nothing).await, registry.via(&key).call(nothing).await];
+            if let [Err(CallError::WouldDeadlock), Err(CallError::WouldDeadlock | CallError::NotFound)] = called {
+                refusals.send("calls").unwrap();
+            }
+            if registry.shutdown().await.would_deadlock {
+                refusals.send("shutdown").unwrap();
+            }
+        })
+    })
+}
+
+fn nothing(reply: gen_registry::Reply<()>) -> Act {
+    act(move |_| Box::pin(async move { reply.send(()) }))
+}
+
+async fn all(mut received: mpsc::UnboundedReceiver<&'static str>) -> Vec<&'static str> {
+    let mut list = Vec::new();
+    while let Some(one) = within(received.recv(), "the end of the list").await {
+        list.push(one);
+    }
+    list
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_for_oneself_is_refused_at_once_in_init_in_handle_and_in_terminate() {
+    let registry = Registry::<Actor>::new();
+    let begin = Instant::now();
+    let (refusals, received) = mpsc::unbounded_channel();
+    let role = Role {
+        init: Some(wait_for_oneself(refusals.clone())),
+        terminate: Some(wait_for_oneself(refusals.clone())),
+        ..Role::default()
+    };
+    let worker = within(registry.start("a", role), "the start").await.unwrap();
+    worker.cast(wait_for_oneself(refusals)).await.unwrap();
+    assert!(matches!(within(registry.stop("a"), "the stop").await, Ok(ExitReason::Stopped)));
+    assert_eq!(all(received).await, ["ends", "calls", "shutdown"].repeat(3));
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_of_its_own_key_in_init_is_refused_at_once() {
+    let registry = Registry::<Actor>::new();
+    let begin = Instant::now();
+    let (results, mut received) = mpsc::unbounded_channel();
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            let registry = own_registry(ctx);
+            results.send(registry.lookup_or_start("a", Role::default()).await).unwrap();
+            results.send(registry.start("a", Role::default()).await).unwrap();
+        })
+    });
+    within(registry.start("a", role), "the start").await.unwrap();
+    for _ in 0..2 {
+        assert!(matches!(received.recv().await, Some(Err(StartError::WouldDeadlock))));
+    }
+    assert_eq!((begin.elapsed(), registry.count()), (Duration::ZERO, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_of_its_own_key_by_a_worker_that_stops_is_refused_at_once() {
+    let registry = Registry::<Actor>::new();
+    let begin = Instant::now();
+    let (results, mut received) = mpsc::unbounded_channel();
+    let in_terminate = results.clone();
+    let role = Role::terminate(move |ctx| {
+        Box::pin(async move {
+            in_terminate.send(own_registry(ctx).lookup_or_start("a", Role::default()).await).unwrap();
+        })
+    });
+    let worker = within(registry.start("a", role), "the start").await.unwrap();
+    let in_handle = act(move |ctx| {
+        Box::pin(async move {
+            ctx.stop();
+            results.send(own_registry(ctx).lookup_or_start("a", Role::default()).await).unwrap();
+        })
+    });
+    worker.cast(in_handle).await.unwrap();
+    for _ in 0..2 {
+        assert!(matches!(within(received.recv(), "a refusal").await, Some(Err(StartError::WouldDeadlock))));
+    }
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cast_to_oneself_is_taken_while_there_is_room_and_refused_at_once_when_there_is_none() {
+    let registry = Registry::<Actor>::builder().mailbox_capacity(2).build().unwrap();
+    let worker = started(&registry, "a").await;
+    let begin = Instant::now();
+    let (handled, mut received) = mpsc::unbounded_channel();
+    let casts = inside(&worker, move |ctx| {
+        Box::pin(async move {
+            let (own, via) = (ctx.handle().clone(), own_registry(ctx).via("a"));
+            let message = || {
+                let handled = handled.clone();
+                act(move |_| Box::pin(async move { handled.send(()).unwrap() }))
+            };
+            let taken = (own.cast(message()).await.is_ok(), via.cast(message()).await.is_ok());
+            let by_handle = matches!(own.cast(message()).await, Err(SendError::WouldDeadlock(_)));
+            let by_via = matches!(via.cast(message()).await, Err(SendError::WouldDeadlock(_)));
+            (taken, by_handle, by_via, matches!(own.try_cast(message()), Err(SendError::Full(_))))
+        })
+    });
+    assert_eq!(casts.await.unwrap(), ((true, true), true, true, true));
+    for _ in 0..2 {
+        within(received.recv(), "a cast to oneself").await.unwrap();
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_init_casts_to_itself_is_handled_once_it_is_up() {
+    let registry = Registry::<Actor>::new();
+    let (handled, mut received) = mpsc::unbounded_channel();
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            let later = act(move |ctx| Box::pin(async move { handled.send(ctx.key().clone()).unwrap() }));
+            ctx.handle().cast(later).await.unwrap();
+        })
+    });
+    within(registry.start("a", role), "the start").await.unwrap();
+    assert_eq!(within(received.recv(), "the cast of init").await.as_deref(), Some("a"));
+}
+
+/// A role whose `init` starts the next key of a circle, whose `init` starts the one after it, and so on round.
+fn link_of_circle(keys: &'static [&'static str], place: usize, refused: mpsc::UnboundedSender<&'static str>) -> Role {
+    Role::init(move |ctx| {
+        Box::pin(async move {
+            let next = (place + 1) % keys.len();
+            let role = link_of_circle(keys, next, refused.clone());
+            match own_registry(ctx).lookup_or_start(keys[next], role).await {
+                Ok(_) => {}
+                Err(StartError::WouldDeadlock) => refused.send(keys[place]).unwrap(),
+                Err(other) => panic!("{other:?}"),
+            }
+        })
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_inits_that_start_one_another_in_a_circle_one_is_refused_at_once_and_all_come_up() {
+    for keys in [&["a", "b"] as &'static [&'static str], &["a", "b", "c"], &["a", "b", "c", "d", "e"]] {
+        let registry = Registry::<Actor>::new();
+        let (begin, (refused, received)) = (Instant::now(), mpsc::unbounded_channel());
+        within(registry.start(keys[0], link_of_circle(keys, 0, refused)), "the start").await.unwrap();
+        assert_eq!(registry.count(), keys.len());
+        assert_eq!(all(received).await, [keys[keys.len() - 1]]);
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circle_of_inits_that_were_all_started_from_outside_is_refused_once() {
+    const KEYS: &[&str] = &["a", "b", "c"];
+    let registry = Registry::<Actor>::new();
+    let (begin, gate, (refused, received)) = (Instant::now(), Gate::new(), mpsc::unbounded_channel());
+    let starts: Vec<_> = (0..KEYS.len())
+        .map(|place| {
+            let (registry, gate, refused) = (registry.clone(), gate.clone(), refused.clone());
+            let role = Role::init(move |ctx| {
+                Box::pin(async move {
+                    gate.pass().await;
+                    let next = KEYS[(place + 1) % KEYS.len()];
+                    if let Err(StartError::WouldDeadlock) =
+                        own_registry(ctx).lookup_or_start(next, Role::default()).await
+                    {
+                        refused.send(KEYS[place]).unwrap();
+                    }
+                })
+            });
+            tokio::spawn(async move { registry.start(KEYS[place], role).await })
+        })
+        .collect();
+    drop(refused);
+    for _ in KEYS {
+        gate.reached().await;
+    }
+    gate.open();
+    for start in starts {
+        within(start, "a start of the circle").await.unwrap().unwrap();
+    }
+    assert_eq!(all(received).await.len(), 1);
+    assert_eq!((registry.count(), begin.elapsed()), (3, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_inits_that_start_the_same_third_key_are_no_circle() {
+    let registry = Registry::<Actor>::new();
+    let (begin, gate) = (Instant::now(), Gate::new());
+    let starts = ["a", "b"].map(|key| {
+        let (registry, gate) = (registry.clone(), gate.clone());
+        let role = Role::init(move |ctx| {
+            Box::pin(async move {
+                let third = Role::init(move |_| Box::pin(async move { gate.pass().await }));
+                own_registry(ctx).lookup_or_start("c", third).await.unwrap();
+            })
+        });
+        tokio::spawn(async move { registry.start(key, role).await })
+    });
+    gate.reached().await;
+    gate.open();
+    for start in starts {
+        within(start, "a start that waits for the third").await.unwrap().unwrap();
+    }
+    assert_eq!((registry.count(), begin.elapsed()), (3, Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_circle_whose_link_gave_up_is_none_any_more() {
+    let registry = Registry::<Actor>::new();
+    let gate = Gate::new();
+    // a waits for b, but only for a while; then b may wait for a.
+    let role = Role::init({
+        let gate = gate.clone();
+        move |ctx| {
+            Box::pin(async move {
+                let slow = Role::init(move |ctx| {
+                    Box::pin(async move {
+                        gate.pass().await;
+                        own_registry(ctx).lookup_or_start("a", Role::default()).await.unwrap();
+                    })
+                });
+                let registry = own_registry(ctx);
+                let waiting = registry.lookup_or_start("b", slow);
+                tokio::time::timeout(Duration::from_secs(1), waiting).await.unwrap_err();
+                until_idle().await;
+                until_idle().await;
+            })
+        }
+    });
+    let start = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.start("a", role).await }
+    });
+    gate.reached().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    gate.open();
+    within(start, "the start").await.unwrap().unwrap();
+    until_idle().await;
+    assert_eq!(registry.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_workers_that_stop_each_other_one_is_refused_at_once_and_both_go_on_as_asked() {
+    let registry = Registry::<Actor>::new();
+    let (begin, (refusals, mut received)) = (Instant::now(), mpsc::unbounded_channel());
+    let a = started(&registry, "a").await;
+    let role = Role::terminate(move |ctx| {
+        Box::pin(async move {
+            refusals.send(own_registry(ctx).stop("a").await).unwrap();
+        })
+    });
+    within(registry.start("b", role), "the start").await.unwrap();
+    let stopped = inside(&a, |ctx| Box::pin(async { own_registry(ctx).stop("b").await })).await.unwrap();
+    assert!(matches!(stopped, Ok(ExitReason::Stopped)), "{stopped:?}");
+    assert!(matches!(received.recv().await, Some(Err(StopError::WouldDeadlock))));
+    assert_eq!((registry.count(), begin.elapsed()), (1, Duration::ZERO));
+    within(registry.stop("a"), "the stop of the survivor").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_handlers_that_stop_each_other_at_once_one_is_refused_at_once() {
+    let registry = Registry::<Actor>::new();
+    let (begin, gate) = (Instant::now(), Gate::new());
+    let mut stops = Vec::new();
+    for (own, other) in [("a", "b"), ("b", "a")] {
+        let (worker, gate) = (started(&registry, own).await, gate.clone());
+        let (results, received) = tokio::sync::oneshot::channel();
+        let stop = act(move |ctx| {
+            Box::pin(async move {
+                gate.pass().await;
+                let handle = own_registry(ctx);
+                results.send(handle.stop(other).await.map(|reason| reason.to_string())).unwrap();
+            })
+        });
+        worker.cast(stop).await.unwrap();
+        stops.push(received);
+    }
+    for _ in 0..2 {
+        gate.reached().await;
+    }
+    gate.open();
+    let mut results = Vec::new();
+    for stop in stops {
+        results.push(within(stop, "the answer to a stop").await.unwrap());
+    }
+    assert_eq!(results.iter().filter(|stop| matches!(stop, Err(StopError::WouldDeadlock))).count(), 1, "{results:?}");
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_stops_the_worker_which_waits_for_it_is_refused_at_once() {
+    let registry = Registry::<Actor>::new();
+    let begin = Instant::now();
+    let a = started(&registry, "a").await;
+    let started = inside(&a, |ctx| {
+        Box::pin(async {
+            let (results, received) = tokio::sync::oneshot::channel();
+            let role = Role::init(move |ctx| {
+                Box::pin(async move { results.send(own_registry(ctx).stop("a").await).unwrap() })
+            });
+            own_registry(ctx).start("b", role).await.unwrap();
+            received.await.unwrap()
+        })
+    });
+    assert_eq!(started.await.unwrap().unwrap_err(), StopError::WouldDeadlock);
+    assert_eq!((registry.count(), begin.elapsed()), (2, Duration::ZERO));
+}
+
+/// What another registry hides from the search for circles ends by the stop time-out.
+#[tokio::test(start_paused = true)]
+async fn workers_of_two_registries_that_stop_each_other_end_at_the_stop_timeout() {
+    let (ones, others) = (Registry::<Actor>::new(), Registry::<Actor>::new());
+    let one = started(&ones, "one").await;
+    let role = Role::terminate({
+        let ones = ones.clone();
+        move |_| {
+            Box::pin(async move {
+                // Whether it was seen to end or cut short, it does not wait for ever.
+                let _ = ones.stop("one").await;
+            })
+        }
+    });
+    let other = within(others.start("other", role), "the start").await.unwrap();
+    let begin = Instant::now();
+    let stop = act({
+        let others = others.clone();
+        move |_| {
+            Box::pin(async move {
+                let _ = others.stop("other").await;
+            })
+        }
+    });
+    one.cast(stop).await.unwrap();
+    within(async { tokio::join!(one.closed(), other.closed()) }, "the end of both").await;
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}
+
+/// What a subtask hides from the search for circles ends by the stop time-out.
+// kill at the stop time-out wakes nobody, and the worker counts as stuck.
+#[tokio::test(start_paused = true)]
+async fn a_subtask_that_waits_for_the_end_of_its_own_worker_is_aborted_at_the_stop_timeout() {
+    let registry = Registry::<Actor>::new();
+    let worker = started(&registry, "a").await;
+    let begin = Instant::now();
+    let hidden = act(|ctx| {
+        Box::pin(async {
+            let own = ctx.handle().clone();
+            ctx.spawn(async move { own.stop().await });
+        })
+    });
+    worker.cast(hidden).await.unwrap();
+    let reason = within(worker.closed(), "the end of the worker").await;
+    assert!(matches!(reason, ExitReason::Killed), "{reason:?}");
+    assert_eq!(begin.elapsed().as_secs(), 5);
+}

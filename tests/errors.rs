@@ -1,0 +1,243 @@
+//! Errors: they convert with `?`, say what to do, and give back what was not used.
+
+mod common;
+
+use std::cell::Cell;
+use std::error::Error;
+use std::io;
+
+use common::within;
+use gen_registry::{
+    BuildError, CallError, Context, ExitReason, Registry, Reply, Returned, SendError, StartError, StopError, TaskError,
+    Worker,
+};
+
+/// A worker of which as little is asked as the trait asks: its key is not `Debug`, its arguments and messages are
+/// neither `Sync` nor `Debug` nor `Clone`.
+struct Spartan;
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct PlainKey(u32);
+
+struct OnlySend(Cell<u32>);
+
+enum Order {
+    Value(OnlySend),
+    Ask(Reply<OnlySend>),
+}
+
+impl Worker for Spartan {
+    type Key = PlainKey;
+    type Args = OnlySend;
+    type Message = Order;
+    type Error = io::Error;
+
+    async fn init(args: OnlySend, _: &mut Context<Self>) -> Result<Self, io::Error> {
+        if args.0.get() == 0 { Err(io::Error::other("zero is no value")) } else { Ok(Self) }
+    }
+
+    async fn handle(&mut self, order: Order, _: &mut Context<Self>) -> Result<(), io::Error> {
+        match order {
+            Order::Value(value) if value.0.get() == 0 => return Err(io::ErrorKind::InvalidInput.into()),
+            Order::Value(_) => {}
+            Order::Ask(reply) => reply.send(OnlySend(Cell::new(1))),
+        }
+        Ok(())
+    }
+}
+
+fn only_send(value: u32) -> OnlySend {
+    OnlySend(Cell::new(value))
+}
+
+/// One of each error that a verb may return, as text.
+async fn every_error() -> Vec<Box<dyn Error + Send + Sync>> {
+    let returned = || Returned::new(Order::Value(only_send(1)));
+    let registry = Registry::<Spartan>::new();
+    let handle = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
+    let args = Returned::new(only_send(1));
+    vec![
+        Box::new(BuildError::NoRuntime),
+        Box::new(BuildError::NoTimer),
+        Box::new(Registry::<Spartan>::builder().mailbox_capacity(0).build().unwrap_err()),
+        Box::new(StartError::AlreadyStarted { handle, args }),
+        Box::new(StartError::<Spartan>::Panicked("text".into())),
+        Box::new(StartError::<Spartan>::TimedOut),
+        Box::new(StartError::<Spartan>::Cancelled),
+        Box::new(StartError::<Spartan>::WouldDeadlock),
+        Box::new(StartError::<Spartan>::Shutdown),
+        Box::new(SendError::<Spartan>::Closed(returned())),
+        Box::new(SendError::<Spartan>::Full(returned())),
+        Box::new(SendError::<Spartan>::WouldDeadlock(returned())),
+        Box::new(SendError::<Spartan>::NotFound(returned())),
+        Box::new(SendError::<Spartan>::NotStarted { message: returned(), source: StartError::TimedOut }),
+        Box::new(CallError::<Spartan>::NotDelivered),
+        Box::new(CallError::<Spartan>::NotFound),
+        Box::new(CallError::<Spartan>::NotStarted(StartError::TimedOut)),
+        Box::new(CallError::<Spartan>::WouldDeadlock),
+        Box::new(CallError::<Spartan>::NoReply),
+        Box::new(CallError::<Spartan>::TimedOut),
+        Box::new(StopError::NotFound),
+        Box::new(StopError::WouldDeadlock),
+        Box::new(StopError::Stuck),
+        Box::new(TaskError::Panicked("text".into())),
+        Box::new(TaskError::Aborted),
+    ]
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_message_begins_in_lowercase_and_ends_without_a_full_stop() {
+    let errors = every_error().await;
+    for error in &errors {
+        let text = error.to_string();
+        assert!(text.starts_with(char::is_lowercase), "{text}");
+        assert!(!text.ends_with(['.', '!', '\n']) && !text.contains('\n'), "{text}");
+    }
+    let failed = Registry::<Spartan>::new().start(&PlainKey(1), only_send(0)).await.unwrap_err();
+    assert_eq!(failed.to_string(), "the worker's init failed: zero is no value");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_error_shows_keys_arguments_or_messages_in_its_debug_form() {
+    for error in every_error().await {
+        let debug = format!("{error:?}");
+        assert!(!debug.is_empty() && !debug.contains("Cell"), "{debug}");
+    }
+}
+
+/// Every verb, with `?`, into either kind of boxed error.
+macro_rules! every_verb {
+    () => {{
+        let registry = Registry::<Spartan>::builder().build()?;
+        let worker = registry.start(&PlainKey(1), only_send(1)).await?;
+        registry.lookup_or_start(&PlainKey(1), only_send(1)).await?;
+        worker.cast(Order::Value(only_send(1))).await?;
+        worker.try_cast(Order::Value(only_send(1)))?;
+        worker.call(Order::Ask).await?;
+        registry.via(&PlainKey(1)).call(Order::Ask).await?;
+        worker.stop().await?;
+        registry.start(&PlainKey(1), only_send(0)).await?;
+        unreachable!("zero is no value");
+    }};
+}
+
+async fn boxed() -> Result<(), Box<dyn Error + Send + Sync>> {
+    every_verb!()
+}
+
+async fn through_anyhow() -> anyhow::Result<()> {
+    every_verb!()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_verb_converts_with_a_question_mark() {
+    let error = within(boxed(), "the error").await.unwrap_err();
+    let error = error.downcast::<StartError<Spartan>>().unwrap();
+    assert_eq!(error.init_error::<io::Error>().unwrap().kind(), io::ErrorKind::Other);
+
+    let error = within(through_anyhow(), "the error").await.unwrap_err();
+    assert!(matches!(error.downcast_ref(), Some(StartError::<Spartan>::Init(_))), "{error:?}");
+    assert_eq!(error.root_cause().to_string(), "zero is no value");
+}
+
+/// The future of a verb can be spawned, whatever the worker's types are.
+#[tokio::test(start_paused = true)]
+async fn every_future_is_send_for_arguments_and_messages_that_are_only_send() {
+    fn is_send<T: Send>(value: T) -> T {
+        value
+    }
+    let registry = Registry::<Spartan>::new();
+    let key = PlainKey(1);
+    let worker = within(is_send(registry.start(&key, only_send(1))), "the start").await.unwrap();
+    within(is_send(registry.lookup_or_start(&key, only_send(1))), "the hit").await.unwrap();
+    within(is_send(worker.cast(Order::Value(only_send(1)))), "the cast").await.unwrap();
+    within(is_send(worker.call(Order::Ask)), "the call").await.unwrap();
+    let via = registry.via(&key);
+    within(is_send(via.cast(Order::Value(only_send(1)))), "the cast").await.unwrap();
+    let _ = within(is_send(registry.shutdown()), "the shutdown").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_start_and_a_refused_cast_give_back_values_that_are_only_send() {
+    let registry = Registry::<Spartan>::new();
+    let worker = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
+    match within(registry.start(&PlainKey(1), only_send(9)), "the refusal").await {
+        Err(StartError::AlreadyStarted { args, .. }) => assert_eq!(args.into_inner().0.get(), 9),
+        other => panic!("{other:?}"),
+    }
+    within(worker.stop(), "the stop").await.unwrap();
+    match worker.cast(Order::Value(only_send(8))).await.unwrap_err().into_message() {
+        Order::Value(value) => assert_eq!(value.0.get(), 8),
+        Order::Ask(_) => panic!("another message"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_error_is_that_of_init_only_and_of_its_own_type_only() {
+    let registry = Registry::<Spartan>::new();
+    let failed = within(registry.start(&PlainKey(1), only_send(0)), "the failure").await.unwrap_err();
+    assert!(failed.init_error::<io::Error>().is_some());
+    assert!(failed.init_error::<std::fmt::Error>().is_none());
+    assert!(failed.already_started().is_none());
+    assert!(StartError::<Spartan>::TimedOut.init_error::<io::Error>().is_none());
+}
+
+/// A worker that fails with whatever it is given.
+macro_rules! failing_worker {
+    ($name:ident, $error:ty) => {
+        struct $name;
+
+        impl Worker for $name {
+            type Key = u32;
+            type Args = Option<$error>;
+            type Message = $error;
+            type Error = $error;
+
+            async fn init(error: Option<$error>, _: &mut Context<Self>) -> Result<Self, $error> {
+                error.map_or(Ok(Self), Err)
+            }
+
+            async fn handle(&mut self, error: $error, _: &mut Context<Self>) -> Result<(), $error> {
+                Err(error)
+            }
+        }
+    };
+}
+
+failing_worker!(WithString, String);
+failing_worker!(WithAnyhow, anyhow::Error);
+failing_worker!(WithBox, Box<dyn Error + Send + Sync>);
+
+#[tokio::test(start_paused = true)]
+async fn a_string_an_anyhow_error_and_a_boxed_error_may_be_a_workers_error() {
+    let registry = Registry::<WithString>::new();
+    let failed = within(registry.start(&1, Some("no such user".to_owned())), "the failure").await.unwrap_err();
+    assert_eq!(failed.to_string(), "the worker's init failed: no such user");
+    let worker = within(registry.start(&1, None), "the start").await.unwrap();
+    worker.cast("lost the disk".to_owned()).await.unwrap();
+    assert_eq!(within(worker.closed(), "the end").await.to_string(), "failed: lost the disk");
+
+    let registry = Registry::<WithAnyhow>::new();
+    let cause = anyhow::Error::new(io::Error::from(io::ErrorKind::NotFound)).context("no such user");
+    let failed = within(registry.start(&1, Some(cause)), "the failure").await.unwrap_err();
+    assert_eq!(failed.to_string(), "the worker's init failed: no such user");
+    let chain: Vec<_> = anyhow::Chain::new(&failed).map(ToString::to_string).collect();
+    assert_eq!(chain.last().unwrap(), &io::Error::from(io::ErrorKind::NotFound).to_string());
+
+    let registry = Registry::<WithBox>::new();
+    let failed = within(registry.start(&1, Some(Box::new(io::Error::other("disk")))), "the failure").await;
+    assert_eq!(failed.unwrap_err().init_error::<io::Error>().unwrap().to_string(), "disk");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_of_handle_is_in_the_exit_reason() {
+    let registry = Registry::<Spartan>::new();
+    let worker = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
+    worker.cast(Order::Value(only_send(0))).await.unwrap();
+    match within(worker.closed(), "the end").await {
+        ExitReason::Failed(error) => {
+            assert_eq!(error.downcast_ref::<io::Error>().unwrap().kind(), io::ErrorKind::InvalidInput);
+        }
+        other => panic!("{other:?}"),
+    }
+}

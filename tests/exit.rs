@@ -1,0 +1,82 @@
+//! What a worker's exit does to its registry, whatever ended it.
+
+mod common;
+
+use common::{Ask, Plan, Probe, Record, Scripted, Step, populated, within};
+use gen_registry::{ExitReason, Registry};
+
+/// Every way in which a worker ends by itself, with the reason that it is known by.
+fn ends() -> [(Ask, &'static str); 3] {
+    [
+        (Ask::Stop, "normal"),
+        (Ask::Do(Step::Fail), "failed: a scripted failure"),
+        (Ask::Do(Step::Panic), "panicked: a scripted panic"),
+    ]
+}
+
+/// "registered process exit: count decrements"
+#[tokio::test(start_paused = true)]
+async fn the_count_goes_down() {
+    for (end, reason) in ends() {
+        let registry = populated(&["a", "b"]).await;
+        let worker = registry.lookup("a").unwrap();
+        worker.cast(end).await.unwrap();
+        assert_eq!(within(worker.closed(), "the end of the worker").await.to_string(), reason);
+        assert_eq!(registry.count(), 1);
+    }
+}
+
+/// "registered process exit: id is removed from the registry"
+#[tokio::test(start_paused = true)]
+async fn the_key_is_removed() {
+    for (end, reason) in ends() {
+        let registry = populated(&["a", "b"]).await;
+        let worker = registry.lookup("a").unwrap();
+        worker.cast(end).await.unwrap();
+        within(worker.closed(), "the end of the worker").await;
+        assert!(registry.lookup("a").is_none(), "{reason}");
+        assert_eq!(registry.to_list(), [registry.lookup("b").unwrap()]);
+        within(registry.start("a", Plan::default()), "the next start").await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_reason_has_the_workers_own_error() {
+    let registry = populated(&["a"]).await;
+    let worker = registry.lookup("a").unwrap();
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    match within(worker.closed(), "the end of the worker").await {
+        ExitReason::Failed(error) => assert_eq!(error.downcast_ref::<Scripted>(), Some(&Scripted)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn terminate_runs_after_every_end_but_a_panic_and_a_kill() {
+    let expected: [&[&str]; 3] = [&["normal"], &["failed: a scripted failure"], &[]];
+    for ((end, _), expected) in ends().into_iter().zip(expected) {
+        let (registry, record) = (Registry::<Probe>::new(), Record::default());
+        let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
+        worker.cast(end).await.unwrap();
+        within(worker.closed(), "the end of the worker").await;
+        assert_eq!(record.terminated("a"), expected);
+        assert_eq!(record.alive("a"), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn closed_tells_everyone_and_also_those_who_ask_late() {
+    let registry = populated(&["a"]).await;
+    let worker = registry.lookup("a").unwrap();
+    let waiters: Vec<_> = (0..5)
+        .map(|_| {
+            let worker = worker.clone();
+            tokio::spawn(async move { worker.closed().await })
+        })
+        .collect();
+    within(worker.stop(), "the stop").await.unwrap();
+    for waiter in waiters {
+        assert!(matches!(within(waiter, "one waiter").await.unwrap(), ExitReason::Stopped));
+    }
+    assert!(matches!(within(worker.closed(), "the late one").await, ExitReason::Stopped));
+}

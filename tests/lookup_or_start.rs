@@ -1,0 +1,260 @@
+//! `lookup_or_start` and `lookup_or_start_with`: one worker per key, started when it is first wanted.
+
+mod common;
+
+use std::pin::pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use common::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, value_of, within};
+use gen_registry::{Registry, StartError};
+use tokio::time::Instant;
+
+/// "lookup_or_start/4: unknown id starts a new process"
+#[tokio::test(start_paused = true)]
+async fn an_unknown_id_starts_a_new_worker() {
+    let registry = Registry::<Probe>::new();
+    let worker = within(registry.lookup_or_start("a", Plan::default()), "the start").await.unwrap();
+    assert_eq!(registry.count(), 1);
+    assert_eq!(registry.lookup("a"), Some(worker));
+}
+
+/// "lookup_or_start/4: known id returns the running process"
+#[tokio::test(start_paused = true)]
+async fn a_known_id_returns_the_running_worker() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let plan = Plan::default().recorded(&record);
+    let first = within(registry.lookup_or_start("a", plan.clone()), "the start").await.unwrap();
+    let second = within(registry.lookup_or_start("a", plan), "the hit").await.unwrap();
+    assert_eq!(first, second);
+    assert_eq!((registry.count(), record.inits("a")), (1, 1));
+}
+
+/// "lookup_or_start/4: arguments are passed through"
+#[tokio::test(start_paused = true)]
+async fn arguments_are_passed_to_init() {
+    let registry = Registry::<Probe>::new();
+    let worker = within(registry.lookup_or_start("a", Plan::value(7)), "the start").await.unwrap();
+    assert_eq!(value_of(&worker).await, 7);
+}
+
+/// "lookup_or_start/4: invalid arguments return the error and register no process"
+#[tokio::test(start_paused = true)]
+async fn an_init_that_fails_returns_its_error_and_registers_nothing() {
+    let registry = Registry::<Probe>::new();
+    let error = within(registry.lookup_or_start("a", Plan::init(Step::Fail)), "the start").await.unwrap_err();
+    assert_eq!(error.init_error::<Scripted>(), Some(&Scripted));
+    assert_eq!(registry.count(), 0);
+    assert!(registry.lookup("a").is_none());
+}
+
+/// "lookup_or_start/4: invalid start does not effect running processes (failure isolation)"
+#[tokio::test(start_paused = true)]
+async fn g5_a_failed_start_leaves_running_workers_alone() {
+    let registry = populated(&["a", "b"]).await;
+    let before = (registry.lookup("a"), registry.lookup("b"));
+    for step in [Step::Fail, Step::Panic, Step::Hang] {
+        within(registry.lookup_or_start("c", Plan::init(step)), "the start").await.unwrap_err();
+    }
+    assert_eq!((registry.lookup("a"), registry.lookup("b")), before);
+    assert_eq!(registry.count(), 2);
+    value_of(&before.0.unwrap()).await;
+}
+
+/// "lookup_or_start/4: id can be reused if the process exits"
+#[tokio::test(start_paused = true)]
+async fn an_id_can_be_reused_when_its_worker_has_exited() {
+    let registry = Registry::<Probe>::new();
+    let first = within(registry.lookup_or_start("a", Plan::value(1)), "the start").await.unwrap();
+    first.cast(Ask::Do(Step::Fail)).await.unwrap();
+    within(first.closed(), "the end of the first worker").await;
+    let second = within(registry.lookup_or_start("a", Plan::value(2)), "the second start").await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(value_of(&second).await, 2);
+}
+
+/// "lookup_or_start/4: when given a local name will perform a client-side lookup": the owner, another task of this
+/// thread, gets no turn before the answer is there.
+#[tokio::test(start_paused = true)]
+async fn a_hit_is_answered_without_the_owner() {
+    let registry = populated(&["a"]).await;
+    let running = registry.lookup("a").unwrap();
+    let Poll::Ready(found) = poll_once(pin!(registry.lookup_or_start("a", Plan::default()))).await else {
+        panic!("a hit had to wait");
+    };
+    assert_eq!(found.unwrap(), running);
+}
+
+/// "lookup_or_start/4: when given a local name will perform a server-side lookup and start if id not found"
+#[tokio::test(start_paused = true)]
+async fn a_miss_is_answered_by_the_owner() {
+    let registry = populated(&["a"]).await;
+    let mut start = pin!(registry.lookup_or_start("b", Plan::default()));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    assert!(registry.lookup("b").is_none());
+    let started = within(start, "the start, once the owner runs").await.unwrap();
+    assert_eq!(registry.lookup("b"), Some(started));
+}
+
+/// "lookup_or_start/4: when given a pid will perform a server-side lookup and start if id is running": the registry's
+/// address here is what a worker has of it, a weak one. It reads the same table, so that a hit needs no owner either.
+#[tokio::test(start_paused = true)]
+async fn a_hit_through_an_upgraded_weak_registry_is_answered_without_the_owner() {
+    let registry = populated(&["a"]).await;
+    let running = registry.lookup("a").unwrap();
+    let upgraded = registry.downgrade().upgrade().unwrap();
+    let Poll::Ready(found) = poll_once(pin!(upgraded.lookup_or_start("a", Plan::default()))).await else {
+        panic!("a hit had to wait");
+    };
+    assert_eq!(found.unwrap(), running);
+}
+
+/// "lookup_or_start/4: when given a pid will perform server-side lookup and start if id is not running": through an
+/// upgraded weak registry, as above.
+#[tokio::test(start_paused = true)]
+async fn a_miss_through_an_upgraded_weak_registry_is_answered_by_the_owner() {
+    let registry = populated(&["a"]).await;
+    let upgraded = registry.downgrade().upgrade().unwrap();
+    let mut start = pin!(upgraded.lookup_or_start("b", Plan::default()));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    let started = within(start, "the start, once the owner runs").await.unwrap();
+    assert_eq!(registry.lookup("b"), Some(started));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hit_builds_no_arguments_and_a_miss_builds_them_once() {
+    let registry = populated(&["a"]).await;
+    let hit = registry.lookup_or_start_with("a", || unreachable!("a hit needs no arguments"));
+    within(hit, "the hit").await.unwrap();
+    let mut built = 0;
+    let miss = registry.lookup_or_start_with("b", || {
+        built += 1;
+        Plan::value(9)
+    });
+    let worker = within(miss, "the start").await.unwrap();
+    assert_eq!((built, value_of(&worker).await), (1, 9));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_callers_of_a_vacant_key_share_one_init_and_its_worker() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let callers: Vec<_> = (0..50)
+        .map(|value| {
+            let plan = Plan { value, init: Step::Wait(gate.clone()), ..Plan::default() }.recorded(&record);
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.lookup_or_start("a", plan).await })
+        })
+        .collect();
+    gate.reached().await;
+    gate.open();
+    let mut workers = Vec::new();
+    for caller in callers {
+        workers.push(within(caller, "one caller's answer").await.unwrap().unwrap());
+    }
+    assert!(workers.iter().all(|worker| *worker == workers[0]));
+    assert_eq!((registry.count(), record.inits("a")), (1, 1));
+    assert_eq!(value_of(&workers[0]).await, 0, "the first caller's arguments are the ones");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_callers_share_a_failure_too_and_none_starts_again() {
+    for (step, expected) in [(Step::Fail, "Init"), (Step::Panic, "Panicked"), (Step::Hang, "TimedOut")] {
+        let (registry, record) = (Registry::<Probe>::new(), Record::default());
+        let callers: Vec<_> = (0..10)
+            .map(|_| {
+                let (registry, plan) = (registry.clone(), Plan::init(step.clone()).recorded(&record));
+                tokio::spawn(async move { registry.lookup_or_start("a", plan).await })
+            })
+            .collect();
+        for caller in callers {
+            let error = within(caller, "one caller's answer").await.unwrap().unwrap_err();
+            assert!(format!("{error:?}").starts_with(expected), "{error:?} is not {expected}");
+        }
+        assert_eq!((record.inits("a"), record.alive("a"), registry.count()), (1, 0, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_the_first_caller_going_away_cancels_nothing_for_the_others() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let plan = Plan::init(Step::Wait(gate.clone())).recorded(&record);
+    let mut first = Box::pin(registry.lookup_or_start("a", plan.clone()));
+    assert!(poll_once(first.as_mut()).await.is_pending());
+    let mut second = Box::pin(registry.lookup_or_start("a", plan));
+    assert!(poll_once(second.as_mut()).await.is_pending());
+    gate.reached().await;
+    drop(first);
+    gate.open();
+    within(second, "the second caller's answer").await.unwrap();
+    assert_eq!(record.inits("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_only_caller_went_away_comes_up_all_the_same() {
+    let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
+    let mut start = Box::pin(registry.lookup_or_start("a", Plan::init(Step::Wait(gate.clone()))));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    gate.reached().await;
+    drop(start);
+    gate.open();
+    until_idle().await;
+    assert!(registry.lookup("a").is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g4_a_hung_init_delays_its_own_key_only() {
+    let registry = Registry::<Probe>::new();
+    let begin = Instant::now();
+    let mut hung = pin!(registry.lookup_or_start("hung", Plan::init(Step::Hang)));
+    assert!(poll_once(hung.as_mut()).await.is_pending());
+    for key in ["a", "b", "c"] {
+        within(registry.lookup_or_start(key, Plan::default()), "another key's start").await.unwrap();
+    }
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    let error = within(hung, "the hung start's time-out").await.unwrap_err();
+    assert!(matches!(error, StartError::TimedOut));
+    assert!(begin.elapsed() >= Duration::from_secs(30));
+    assert_eq!(registry.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_stopping_key_is_waited_for_and_then_started_anew() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
+    let first = within(registry.start("a", plan), "the start").await.unwrap();
+    first.cast(Ask::Stop).await.unwrap();
+    gate.reached().await;
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let (registry, plan) = (registry.clone(), Plan::value(2).recorded(&record));
+            tokio::spawn(async move { registry.lookup_or_start("a", plan).await })
+        })
+        .collect();
+    until_idle().await;
+    assert_eq!(record.inits("a"), 1, "no second worker while the first one terminates");
+    gate.open();
+    for caller in callers {
+        let worker = within(caller, "the new worker").await.unwrap().unwrap();
+        assert_ne!(worker, first);
+        assert_eq!(value_of(&worker).await, 2);
+    }
+    assert_eq!((record.inits("a"), record.most_at_once("a")), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_a_starting_key_cancels_it_for_everyone_who_waits() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let callers: Vec<_> = (0..3)
+        .map(|_| {
+            let (registry, plan) = (registry.clone(), Plan::init(Step::Hang).recorded(&record));
+            tokio::spawn(async move { registry.lookup_or_start("a", plan).await })
+        })
+        .collect();
+    until_idle().await;
+    within(registry.stop("a"), "the stop").await.unwrap();
+    for caller in callers {
+        let error = within(caller, "one caller's answer").await.unwrap().unwrap_err();
+        assert!(matches!(error, StartError::Cancelled), "{error:?}");
+    }
+    assert_eq!(record.alive("a"), 0);
+}

@@ -1,0 +1,88 @@
+//! `reduce`: a fold over keys and workers.
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Ask, Gate, Plan, Probe, Step, populated, until_idle, within};
+use gen_registry::{Registry, WorkerHandle};
+
+type ByKey = BTreeMap<String, WorkerHandle<Probe>>;
+
+fn gather(mut into: ByKey, key: &str, worker: &WorkerHandle<Probe>) -> ByKey {
+    into.insert(key.to_owned(), worker.clone());
+    into
+}
+
+/// "reduce/3: empty registry, empty accumulator"
+#[tokio::test(start_paused = true)]
+async fn nothing_folded_into_nothing_is_nothing() {
+    let registry = Registry::<Probe>::new();
+    assert_eq!(registry.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker)), ByKey::new());
+}
+
+/// "reduce/3: empty registry, populated accumulator"
+#[tokio::test(start_paused = true)]
+async fn an_empty_registry_gives_the_accumulator_back() {
+    let registry = Registry::<Probe>::new();
+    let accumulator = vec!["kept".to_owned()];
+    let folded = registry.reduce(accumulator.clone(), |_, key, _| panic!("there is no worker, but one of {key}"));
+    assert_eq!(folded, accumulator);
+}
+
+/// "reduce/3: populated registry, empty accumulator"
+#[tokio::test(start_paused = true)]
+async fn every_worker_is_folded_in_once_with_its_key() {
+    let registry = populated(&["a", "b", "c"]).await;
+    let expected: ByKey = ["a", "b", "c"].map(|key| (key.to_owned(), registry.lookup(key).unwrap())).into();
+    assert_eq!(registry.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker)), expected);
+    assert_eq!(registry.reduce(0, |seen, _, _| seen + 1), 3);
+}
+
+/// "reduce/3: populated registry, populated accumulator"
+#[tokio::test(start_paused = true)]
+async fn workers_are_folded_into_what_the_accumulator_held() {
+    let (registry, others) = (populated(&["a", "b"]).await, populated(&["z"]).await);
+    let held = others.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker));
+    let folded = registry.reduce(held, |into, key, worker| gather(into, key, worker));
+    assert_eq!(folded.keys().collect::<Vec<_>>(), ["a", "b", "z"]);
+    assert_eq!(folded["z"], others.lookup("z").unwrap());
+    assert_eq!(folded["a"], registry.lookup("a").unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_leaves_out_what_starts_and_what_stops() {
+    let (registry, gate) = (populated(&["running", "stopping"]).await, Gate::new());
+    let start = tokio::spawn({
+        let (registry, plan) = (registry.clone(), Plan::init(Step::Wait(gate.clone())));
+        async move { registry.start("starting", plan).await }
+    });
+    let stopping = registry.lookup("stopping").unwrap();
+    stopping.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+    let stop = tokio::spawn(async move { stopping.stop().await });
+    until_idle().await;
+    assert_eq!(registry.reduce(Vec::new(), |list, key, _| [list, vec![key.clone()]].concat()), ["running"]);
+    gate.open();
+    within(start, "the start").await.unwrap().unwrap();
+    within(stop, "the stop").await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_may_read_the_registry_it_folds_over() {
+    let registry = populated(&["a", "b", "c"]).await;
+    let found = registry.reduce(0, |found, key, worker| {
+        assert_eq!(registry.lookup(key).as_ref(), Some(worker));
+        found + registry.count() + registry.to_list().len()
+    });
+    assert_eq!(found, 3 * 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_panics_harms_nobody() {
+    let registry = populated(&["a", "b"]).await;
+    let folding = std::panic::AssertUnwindSafe(|| registry.reduce((), |_, _, _| panic!("in the fold")));
+    assert!(std::panic::catch_unwind(folding).is_err());
+    within(registry.start("c", Plan::default()), "a start afterwards").await.unwrap();
+    within(registry.stop("a"), "a stop afterwards").await.unwrap();
+    assert_eq!(registry.reduce(0, |seen, _, _| seen + 1), 2);
+}

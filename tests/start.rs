@@ -1,0 +1,214 @@
+//! `start`: for callers that want to be the one who started it.
+
+mod common;
+
+use std::pin::pin;
+use std::task::Poll;
+
+use common::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, value_of, within};
+use gen_registry::{Registry, StartError};
+
+/// "start/4: unknown id starts a new process"
+#[tokio::test(start_paused = true)]
+async fn an_unknown_id_starts_a_new_worker() {
+    let registry = Registry::<Probe>::new();
+    let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
+    assert_eq!(registry.count(), 1);
+    assert_eq!(registry.lookup("a"), Some(worker));
+}
+
+/// "start/4: known id returns an error"
+#[tokio::test(start_paused = true)]
+async fn a_known_id_returns_an_error_with_the_running_worker_and_the_arguments() {
+    let registry = populated(&["a"]).await;
+    let running = registry.lookup("a").unwrap();
+    match within(registry.start("a", Plan::value(5)), "the refusal").await {
+        Err(StartError::AlreadyStarted { handle, args }) => {
+            assert_eq!(handle, running);
+            assert_eq!(args.into_inner().value, 5);
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(registry.count(), 1);
+}
+
+/// "start/4: arguments are passed through"
+#[tokio::test(start_paused = true)]
+async fn arguments_are_passed_to_init() {
+    let registry = Registry::<Probe>::new();
+    let worker = within(registry.start("a", Plan::value(7)), "the start").await.unwrap();
+    assert_eq!(value_of(&worker).await, 7);
+}
+
+/// "start/4: invalid arguments return the error and register no process"
+#[tokio::test(start_paused = true)]
+async fn an_init_that_fails_returns_its_error_and_registers_nothing() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let plan = Plan::init(Step::Fail).recorded(&record);
+    let error = within(registry.start("a", plan), "the start").await.unwrap_err();
+    assert_eq!(error.init_error::<Scripted>(), Some(&Scripted));
+    assert_eq!((registry.count(), record.alive("a")), (0, 0));
+    assert!(registry.lookup("a").is_none());
+    assert!(record.terminated("a").is_empty(), "there was no state to take apart");
+}
+
+/// "start/4: invalid start does not effect running processes (failure isolation)"
+#[tokio::test(start_paused = true)]
+async fn g5_a_failed_start_leaves_running_workers_alone() {
+    let registry = populated(&["a", "b"]).await;
+    let before = (registry.lookup("a"), registry.lookup("b"));
+    for step in [Step::Fail, Step::Panic, Step::Hang] {
+        within(registry.start("c", Plan::init(step)), "the start").await.unwrap_err();
+    }
+    assert_eq!((registry.lookup("a"), registry.lookup("b")), before);
+    assert_eq!(registry.count(), 2);
+    value_of(&before.1.unwrap()).await;
+}
+
+/// "start/4: id can be reused if the process exits"
+#[tokio::test(start_paused = true)]
+async fn an_id_can_be_reused_when_its_worker_has_exited() {
+    let registry = Registry::<Probe>::new();
+    let first = within(registry.start("a", Plan::value(1)), "the start").await.unwrap();
+    first.cast(Ask::Do(Step::Panic)).await.unwrap();
+    within(first.closed(), "the end of the first worker").await;
+    let second = within(registry.start("a", Plan::value(2)), "the second start").await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(value_of(&second).await, 2);
+}
+
+/// "start/4: when given a local name will perform a client-side lookup": the owner, another task of this thread, gets
+/// no turn before the answer is there.
+#[tokio::test(start_paused = true)]
+async fn that_a_worker_runs_is_told_without_the_owner() {
+    let registry = populated(&["a"]).await;
+    let Poll::Ready(refused) = poll_once(pin!(registry.start("a", Plan::default()))).await else {
+        panic!("a refusal had to wait");
+    };
+    assert_eq!(refused.unwrap_err().already_started(), registry.lookup("a").as_ref());
+}
+
+/// "start/4: when given a local name will perform a server-side start if id not found"
+#[tokio::test(start_paused = true)]
+async fn a_vacant_key_is_started_by_the_owner() {
+    let registry = populated(&["a"]).await;
+    let mut start = pin!(registry.start("b", Plan::default()));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    assert!(registry.lookup("b").is_none());
+    let started = within(start, "the start, once the owner runs").await.unwrap();
+    assert_eq!(registry.lookup("b"), Some(started));
+}
+
+/// "start/4: when given a pid will perform a server-side start if id is running": the other address of a registry is a
+/// clone, on any thread. It reads the same table, so that the refusal needs no owner either.
+#[tokio::test(start_paused = true)]
+async fn through_a_clone_that_a_worker_runs_is_told_without_the_owner() {
+    let registry = populated(&["a"]).await;
+    let clone = registry.clone();
+    let Poll::Ready(refused) = poll_once(pin!(clone.start("a", Plan::default()))).await else {
+        panic!("a refusal had to wait");
+    };
+    assert_eq!(refused.unwrap_err().already_started(), registry.lookup("a").as_ref());
+}
+
+/// "start/4: when given a pid will perform server-side start if id is not running": through a clone, as above.
+#[tokio::test(start_paused = true)]
+async fn through_a_clone_a_vacant_key_is_started_by_the_owner() {
+    let registry = populated(&["a"]).await;
+    let clone = registry.clone();
+    let mut start = pin!(clone.start("b", Plan::default()));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    let started = within(start, "the start, once the owner runs").await.unwrap();
+    assert_eq!(registry.lookup("b"), Some(started));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_of_many_concurrent_starts_exactly_one_gets_the_worker_as_its_own() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let callers: Vec<_> = (0..20)
+        .map(|value| {
+            let plan = Plan { value, init: Step::Wait(gate.clone()), ..Plan::default() }.recorded(&record);
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.start("a", plan).await })
+        })
+        .collect();
+    gate.reached().await;
+    gate.open();
+    let (mut own, mut others) = (Vec::new(), Vec::new());
+    for (value, caller) in callers.into_iter().enumerate() {
+        match within(caller, "one caller's answer").await.unwrap() {
+            Ok(worker) => own.push(worker),
+            Err(StartError::AlreadyStarted { handle, args }) => {
+                assert_eq!(args.into_inner().value as usize, value, "everyone gets their own arguments back");
+                others.push(handle);
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((own.len(), others.len(), record.inits("a")), (1, 19, 1));
+    assert!(others.iter().all(|worker| *worker == own[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_joined_a_lookup_or_start_is_told_that_it_did_not_start_it() {
+    let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
+    let plan = Plan::init(Step::Wait(gate.clone()));
+    let mut first = pin!(registry.lookup_or_start("a", plan.clone()));
+    assert!(poll_once(first.as_mut()).await.is_pending());
+    let mut second = pin!(registry.start("a", plan));
+    assert!(poll_once(second.as_mut()).await.is_pending());
+    gate.reached().await;
+    gate.open();
+    let worker = within(first, "the first answer").await.unwrap();
+    let error = within(second, "the second answer").await.unwrap_err();
+    assert_eq!(error.already_started(), Some(&worker));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_a_start_of_a_stopping_key_waits_until_the_old_worker_is_gone() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
+    let old = within(registry.start("a", plan), "the start").await.unwrap();
+    old.cast(Ask::Stop).await.unwrap();
+    gate.reached().await;
+    let mut start = pin!(registry.start("a", Plan::default().recorded(&record)));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    until_idle().await;
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    assert_eq!((record.inits("a"), record.alive("a")), (1, 1));
+    gate.open();
+    let new = within(start, "the new worker").await.unwrap();
+    assert_ne!(old, new);
+    assert_eq!(record.most_at_once("a"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_racing_starts_and_ends_never_make_two_workers_of_one_key() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let racers: Vec<_> = (0..4)
+        .map(|racer| {
+            let (registry, record) = (registry.clone(), record.clone());
+            tokio::spawn(async move {
+                for round in 0..100 {
+                    let plan = Plan::default().recorded(&record);
+                    let worker = registry.lookup_or_start("a", plan).await;
+                    match (worker, (racer + round) % 4) {
+                        // Each may meet a worker that another racer ends: that is the race.
+                        (Ok(worker), 0) => drop(worker.stop().await),
+                        (Ok(worker), 1) => drop(worker.kill().await),
+                        (Ok(worker), 2) => drop(worker.try_cast(Ask::Do(Step::Fail))),
+                        (Ok(worker), _) => drop(worker.try_cast(Ask::Stop)),
+                        (Err(StartError::Cancelled), _) => {}
+                        (Err(other), _) => panic!("{other:?}"),
+                    }
+                }
+            })
+        })
+        .collect();
+    for racer in racers {
+        within(racer, "a racer").await.unwrap();
+    }
+    assert_eq!(record.most_at_once("a"), 1);
+    let _ = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!((record.alive("a"), registry.count()), (0, 0));
+}

@@ -1,0 +1,149 @@
+//! `stop`: drains, terminates, and answers when the key is free.
+
+mod common;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use common::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
+use gen_registry::{ExitReason, Registry, SendError, StopError};
+use tokio::time::Instant;
+
+/// "stop/2: unknown id"
+#[tokio::test(start_paused = true)]
+async fn an_unknown_id_is_not_found() {
+    let registry = populated(&["a"]).await;
+    assert_eq!(within(registry.stop("b"), "the answer").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(registry.count(), 1);
+}
+
+/// "stop/2: known id"
+#[tokio::test(start_paused = true)]
+async fn a_known_id_is_stopped_and_its_key_is_free() {
+    let (registry, record) = (populated(&["other"]).await, Record::default());
+    let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
+    let reason = within(registry.stop("a"), "the stop").await.unwrap();
+    assert!(matches!(reason, ExitReason::Stopped));
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Stopped));
+    assert_eq!((record.alive("a"), registry.count()), (0, 1));
+    assert_eq!(record.terminated("a"), ["stopped"]);
+    assert!(registry.lookup("a").is_none() && registry.lookup("other").is_some());
+    within(registry.start("a", Plan::default()), "the next start").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_what_was_accepted_before_the_stop_is_handled_and_what_comes_later_is_refused() {
+    let (registry, gate) = (populated(&["a"]).await, Gate::new());
+    let worker = registry.lookup("a").unwrap();
+    worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+    worker.cast(Ask::Note(1)).await.unwrap();
+    let mut notes = pin!(worker.call(Ask::Notes));
+    assert!(poll_once(notes.as_mut()).await.is_pending());
+    gate.reached().await;
+    let mut stop = pin!(registry.stop("a"));
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    until_idle().await;
+    match worker.cast(Ask::Note(2)).await {
+        Err(SendError::Closed(message)) => assert!(matches!(message.into_inner(), Ask::Note(2))),
+        other => panic!("{other:?}"),
+    }
+    gate.open();
+    assert_eq!(within(notes, "the notes").await.unwrap(), [1]);
+    within(stop, "the stop").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_a_stop_is_answered_only_when_the_state_is_dropped() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
+    within(registry.start("a", plan), "the start").await.unwrap();
+    let mut stop = pin!(registry.stop("a"));
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    gate.reached().await;
+    until_idle().await;
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    assert_eq!(record.alive("a"), 1);
+    gate.open();
+    within(stop, "the stop").await.unwrap();
+    assert_eq!(record.alive("a"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_stops_of_one_key_wait_for_the_one_end() {
+    let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
+    let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
+    let worker = within(registry.start("a", plan), "the start").await.unwrap();
+    let (by_key, by_handle) = (registry.stop("a"), worker.stop());
+    let both = async { tokio::join!(by_key, by_handle, async { gate.open() }) };
+    let (by_key, by_handle, ()) = within(both, "both stops").await;
+    assert!(matches!((by_key, by_handle), (Ok(ExitReason::Stopped), Ok(ExitReason::Stopped))));
+    assert_eq!(record.terminated("a"), ["stopped"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_of_a_starting_key_drops_its_init() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let mut start = pin!(registry.start("a", Plan::init(Step::Hang).recorded(&record)));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    until_idle().await;
+    assert_eq!(record.alive("a"), 1);
+    let reason = within(registry.stop("a"), "the stop").await.unwrap();
+    assert!(matches!(reason, ExitReason::Stopped), "{reason:?}");
+    assert_eq!(record.alive("a"), 0);
+    within(start, "the cancelled start's answer").await.unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_hangs_is_aborted_at_the_stop_timeout() {
+    let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(2)).build().unwrap();
+    let record = Record::default();
+    let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
+    worker.cast(Ask::Do(Step::Hang)).await.unwrap();
+    let begin = Instant::now();
+    let reason = within(registry.stop("a"), "the stop").await.unwrap();
+    assert!(matches!(reason, ExitReason::Killed), "{reason:?}");
+    assert_eq!(begin.elapsed().as_secs(), 2);
+    assert_eq!(record.alive("a"), 0);
+    assert!(record.terminated("a").is_empty());
+}
+
+// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
+#[tokio::test(start_paused = true)]
+async fn a_terminate_that_hangs_is_aborted_at_the_stop_timeout() {
+    let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(2)).build().unwrap();
+    let record = Record::default();
+    within(registry.start("a", Plan::terminate(Step::Hang).recorded(&record)), "the start").await.unwrap();
+    let begin = Instant::now();
+    let reason = within(registry.stop("a"), "the stop").await.unwrap();
+    assert!(matches!(reason, ExitReason::Killed), "{reason:?}");
+    assert_eq!(begin.elapsed().as_secs(), 2);
+    assert_eq!(record.alive("a"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_terminate_that_panics_ends_its_worker_only() {
+    let (registry, record) = (populated(&["other"]).await, Record::default());
+    let plan = Plan::terminate(Step::Panic).recorded(&record);
+    within(registry.start("a", plan), "the start").await.unwrap();
+    let reason = within(registry.stop("a"), "the stop").await.unwrap();
+    assert!(matches!(&reason, ExitReason::Panicked(text) if &**text == "a scripted panic"), "{reason:?}");
+    assert_eq!((record.alive("a"), registry.count()), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_through_an_old_handle_leaves_the_new_worker_of_the_key() {
+    let registry = populated(&["a"]).await;
+    let old = registry.lookup("a").unwrap();
+    within(old.stop(), "the first stop").await.unwrap();
+    let new = within(registry.start("a", Plan::default()), "the next start").await.unwrap();
+    assert_eq!(within(old.stop(), "the refusal").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(registry.lookup("a"), Some(new));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_was_polled_once_and_dropped_ends_the_worker_all_the_same() {
+    let registry = populated(&["a"]).await;
+    let worker = registry.lookup("a").unwrap();
+    assert!(poll_once(pin!(registry.stop("a"))).await.is_pending());
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Stopped));
+}

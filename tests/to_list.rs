@@ -1,0 +1,34 @@
+//! `to_list`: all workers.
+
+mod common;
+
+use common::{Probe, populated, within};
+use gen_registry::Registry;
+
+/// "to_list/1: empty registry returns empty list"
+#[tokio::test(start_paused = true)]
+async fn an_empty_registry_gives_an_empty_list() {
+    assert!(Registry::<Probe>::new().to_list().is_empty());
+}
+
+/// "to_list/1: populated registry returns list of {id, pid} tuples": a handle is both, it has its key.
+#[tokio::test(start_paused = true)]
+async fn a_populated_registry_gives_every_worker_with_its_key() {
+    let registry = populated(&["a", "b", "c"]).await;
+    let mut list = registry.to_list();
+    list.sort_by_key(|worker| worker.key().clone());
+    assert_eq!(list.iter().map(|worker| worker.key().as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert!(list.iter().all(|worker| registry.lookup(worker.key()).as_ref() == Some(worker)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_outlives_the_workers_in_it() {
+    let registry = populated(&["a", "b"]).await;
+    let list = registry.to_list();
+    let _ = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!(list.len(), 2);
+    for worker in list {
+        within(worker.closed(), "the end of a listed worker").await;
+    }
+    assert!(registry.to_list().is_empty());
+}
