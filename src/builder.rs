@@ -100,7 +100,7 @@ impl<W: Worker> Builder<W> {
 
     /// How long a worker that is asked to end may take to handle what its mailbox has accepted, to
     /// [`terminate`](Worker::terminate) and to finish its own tasks, before it is aborted; and how long an aborted one
-    /// may take to be gone before it counts as stuck. `Duration::MAX` is for ever.
+    /// may take to be gone before it counts as stuck (at least 100 ms). `Duration::MAX` is for ever.
     #[must_use]
     pub fn stop_timeout(mut self, within: Duration) -> Self {
         self.config.stop_timeout = within;

@@ -16,13 +16,21 @@ use crate::worker::EntryId;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Entry(EntryId, Deadline),
+    /// Everyone is to drain and terminate.
     Shutdown,
+    /// Everyone was aborted, and is to be gone.
+    ShutdownAbort,
 }
+
+/// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
+/// still get a turn to drop its state.
+const LEAST_ABORT_GRACE: Duration = Duration::from_millis(100);
 
 /// One queue per duration.
 pub(crate) struct Deadlines {
     init: Queue,
     stop: Queue,
+    abort: Queue,
     timer: Option<Pin<Box<Sleep>>>,
     /// Not later than the earliest deadline; maybe earlier, if that one is over already.
     armed: Option<Instant>,
@@ -76,14 +84,21 @@ impl Queue {
 
 impl Deadlines {
     pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration) -> Self {
-        Self { init: Queue::new(init_timeout), stop: Queue::new(stop_timeout), timer: None, armed: None }
+        Self {
+            init: Queue::new(init_timeout),
+            stop: Queue::new(stop_timeout),
+            abort: Queue::new(stop_timeout.max(LEAST_ABORT_GRACE)),
+            timer: None,
+            armed: None,
+        }
     }
 
     /// Sets a deadline. `awaits` tells which of the earlier ones still matter.
     pub(crate) fn arm(&mut self, due: Due, awaits: impl Fn(Due) -> bool) {
         let queue = match due {
             Due::Entry(_, Deadline::Init) => &mut self.init,
-            Due::Entry(_, Deadline::Drain | Deadline::Abort) | Due::Shutdown => &mut self.stop,
+            Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
+            Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
         };
         if let Some(at) = queue.push(due, awaits) {
             if self.armed.is_none_or(|armed| at < armed) {
@@ -100,11 +115,12 @@ impl Deadlines {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            if let Some(due) = self.init.pop(now, &awaits).or_else(|| self.stop.pop(now, &awaits)) {
+            let queues = [&mut self.init, &mut self.stop, &mut self.abort];
+            if let Some(due) = queues.into_iter().find_map(|queue| queue.pop(now, &awaits)) {
                 // The timer stays where it is, in the past, until nothing more has passed.
                 return Poll::Ready(due);
             }
-            match self.init.next().into_iter().chain(self.stop.next()).min() {
+            match [&self.init, &self.stop, &self.abort].into_iter().filter_map(Queue::next).min() {
                 Some(at) => self.set_timer(at),
                 None => self.armed = None,
             }

@@ -114,7 +114,7 @@ impl<W: Worker> Owner<W> {
             Input::Notice(Notice::Exited(entry, exit)) => Event::Exited(entry, exit),
             Input::Notice(Notice::Shutdown) => Event::Shutdown,
             Input::Passed(Due::Entry(entry, deadline)) => Event::Passed(entry, deadline),
-            Input::Passed(Due::Shutdown) => Event::ShutdownPassed,
+            Input::Passed(Due::Shutdown | Due::ShutdownAbort) => Event::ShutdownPassed,
         })
     }
 
@@ -154,7 +154,7 @@ impl<W: Worker> Owner<W> {
                 }
                 Effect::KillAll => {
                     self.each_slot(|slot| slot.kill());
-                    self.arm(Due::Shutdown);
+                    self.arm(Due::ShutdownAbort);
                 }
                 Effect::Report(report) => {
                     self.report.send_replace(Some(report));
@@ -204,7 +204,7 @@ impl<W: Worker> Owner<W> {
 fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
     match due {
         Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
-        Due::Shutdown => true,
+        Due::Shutdown | Due::ShutdownAbort => true,
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, StopError};
 
-use crate::rig::{Act, Book, Dice, Life, Message, Plan, gate, job, registry, settle, within};
+use crate::rig::{Act, Book, Dice, Life, Message, Plan, Releases, block, gate, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn stop_then_start_never_has_two_live_workers_though_terminate_is_slow() {
@@ -159,8 +159,9 @@ async fn a_worker_that_never_yields_is_reported_stuck_and_keeps_its_key() {
     let registry =
         gen_registry::Registry::<crate::rig::Probe>::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
     let released = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let _at_the_end = Releases(Arc::clone(&released));
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
-    worker.cast(Message::Do(Act::Block(Arc::clone(&released)))).await.unwrap();
+    block(&worker, &released).await;
     // The call is accepted behind the blocking message: its caller must not hang with it.
     let call = tokio::spawn({
         let worker = worker.clone();
@@ -231,4 +232,18 @@ async fn a_storm_of_starts_stops_kills_and_crashes_never_overlaps_two_workers() 
     let report = within(registry.shutdown(), "the shutdown after the storm").await;
     assert_eq!(report.stuck, 0);
     assert_eq!(book.live(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_timeout_of_zero_aborts_and_leaves_nobody_stuck() {
+    let book = Arc::<Book>::default();
+    let registry = gen_registry::Registry::<crate::rig::Probe>::builder().stop_timeout(Duration::ZERO).build().unwrap();
+    for _ in 0..100 {
+        let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+        let ended = within(worker.stop(), "a stop without any time").await;
+        assert!(matches!(ended, Ok(ExitReason::Stopped | ExitReason::Killed)), "{ended:?}");
+    }
+    registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
+    let report = within(registry.shutdown(), "a shutdown without any time").await;
+    assert_eq!((report.aborted, report.stuck), (1, 0), "{report:?}");
 }

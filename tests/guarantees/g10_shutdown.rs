@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gen_registry::{ExitReason, Registry, SendError, StartError, StopError};
 
-use crate::rig::{Act, Book, Message, Plan, Probe, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, Releases, block, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn it_cancels_drains_and_aborts_and_every_caller_gets_the_same_report() {
@@ -158,15 +158,17 @@ async fn code_that_never_yields_is_reported_as_stuck() {
     let book = Arc::<Book>::default();
     let registry: Registry<Probe> = Registry::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
     let released = Arc::<AtomicBool>::default();
+    let _at_the_end = Releases(Arc::clone(&released));
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     registry.start(&2, Plan::new(&book)).await.unwrap();
-    worker.cast(Message::Do(Act::Block(Arc::clone(&released)))).await.unwrap();
+    block(&worker, &released).await;
     let stop = tokio::spawn({
         let worker = worker.clone();
         async move { worker.stop().await }
     });
     let report = within(registry.shutdown(), "a shutdown with a stuck worker").await;
-    assert_eq!((report.drained, report.stuck), (1, 1), "{report:?}");
+    // Twenty milliseconds are little on a busy machine: the healthy one may have been aborted.
+    assert_eq!((report.drained + report.aborted, report.stuck), (1, 1), "{report:?}");
     let stopped = within(stop, "a stop of a stuck worker").await.unwrap();
     assert!(matches!(stopped, Err(StopError::Stuck | StopError::NotFound)), "{stopped:?}");
     assert_eq!(book.live(), 1, "it is what was reported");

@@ -9,16 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
-use gen_registry::{Context, ExitReason, Registry, Reply, Worker};
-use tokio::sync::Semaphore;
+use gen_registry::{Context, ExitReason, Registry, Reply, Worker, WorkerHandle};
+use tokio::sync::{Semaphore, oneshot};
 
-/// Bounds a wait: `lost` says what the project would have lost if it did not end.
-pub(crate) async fn within<F: Future>(future: F, lost: &str) -> F::Output {
-    match tokio::time::timeout(Duration::from_secs(60), future).await {
-        Ok(output) => output,
-        Err(_) => panic!("waited too long: {lost}"),
-    }
-}
+#[path = "../common/mod.rs"]
+mod common;
+
+pub(crate) use self::common::within;
 
 /// What a worker does at one point of its life.
 #[derive(Clone, Default)]
@@ -31,8 +28,31 @@ pub(crate) enum Act {
     Wait(Arc<Semaphore>),
     Sleep(Duration),
     Hang,
-    /// Blocks the thread until the flag is set: code that never yields.
-    Block(Arc<AtomicBool>),
+}
+
+/// Occupies a worker with code that never yields until the flag is set. Returns when that code runs.
+pub(crate) async fn block(worker: &WorkerHandle<Probe>, released: &Arc<AtomicBool>) {
+    let (began, begun) = oneshot::channel();
+    let released = Arc::clone(released);
+    let blocks = job(move |_| {
+        Box::pin(async move {
+            began.send(()).expect("somebody waits for it");
+            while !released.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+        })
+    });
+    worker.cast(blocks).await.expect("the worker runs");
+    within(begun, "code that never yields").await.expect("it is handled");
+}
+
+/// Releases code that blocks when the test is over, however it ends: its runtime could not be dropped before.
+pub(crate) struct Releases(pub(crate) Arc<AtomicBool>);
+
+impl Drop for Releases {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 impl Act {
@@ -44,11 +64,6 @@ impl Act {
             Self::Wait(gate) => gate.acquire().await.expect("the gate is never closed").forget(),
             Self::Sleep(time) => tokio::time::sleep(*time).await,
             Self::Hang => pending().await,
-            Self::Block(released) => {
-                while !released.load(Ordering::SeqCst) {
-                    std::thread::yield_now();
-                }
-            }
         }
         Ok(())
     }
