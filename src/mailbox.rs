@@ -17,6 +17,9 @@
 //! No user code runs under the lock: messages are moved, and dropped outside; wakers are cloned under it (tokio's own)
 //! but woken outside.
 
+#[cfg(all(test, gen_registry_loom))]
+mod models;
+
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::mem;

@@ -20,11 +20,13 @@ struct Scene {
 
 type Tried<'s> = Pin<Box<dyn Future<Output = ()> + 's>>;
 
+type Try = fn(&Scene) -> Tried<'_>;
+
 const MOST_POLLS: usize = 12;
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_dropped_at_any_await_cancels_nothing_for_others_and_leaks_nothing() {
-    let futures: &[(&str, fn(&Scene) -> Tried<'_>)] = &[
+    let futures: &[(&str, Try)] = &[
         ("lookup_or_start", |s| Box::pin(async { drop(s.registry.lookup_or_start(&5, s.plan()).await) })),
         ("start", |s| Box::pin(async { drop(s.registry.start(&5, s.plan()).await) })),
         ("start that fails", |s| Box::pin(async { drop(s.registry.start(&5, s.plan().init(Act::Fail)).await) })),
