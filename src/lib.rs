@@ -1,4 +1,138 @@
-//! One live worker per key.
+//! One live worker per key: a registry of lazily started tokio workers that anyone reads without passing a message.
+//!
+//! A service that keeps one stateful task per key (a user, a phone number, a room, a device) asks the registry for the
+//! key's worker, and the registry starts it if there is none. It is a port of Discord's GenRegistry for Elixir that
+//! closes what the original leaves open.
+//!
+//! # Use
+//!
+//! Write a [`Worker`]; build a [`Registry`] of it; get workers by key, and send to them.
+//!
+//! ```
+//! use std::collections::HashSet;
+//! use std::convert::Infallible;
+//!
+//! use gen_registry::{Context, Registry, Reply, Worker};
+//!
+//! struct Denylist(HashSet<String>);
+//!
+//! enum Command {
+//!     Block(String),
+//!     Allows { sender: String, reply: Reply<bool> },
+//! }
+//!
+//! impl Worker for Denylist {
+//!     type Key = String; // the phone that is rung
+//!     type Args = HashSet<String>;
+//!     type Message = Command;
+//!     type Error = Infallible;
+//!
+//!     async fn init(blocked: HashSet<String>, _ctx: &mut Context<Self>) -> Result<Self, Infallible> {
+//!         Ok(Denylist(blocked)) // load it from a database here: no other key waits
+//!     }
+//!
+//!     async fn handle(&mut self, command: Command, _ctx: &mut Context<Self>) -> Result<(), Infallible> {
+//!         match command {
+//!             Command::Block(sender) => drop(self.0.insert(sender)),
+//!             Command::Allows { sender, reply } => reply.send(!self.0.contains(&sender)),
+//!         }
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let denylists = Registry::<Denylist>::builder().name("denylist").build()?;
+//!
+//! // The handle: this worker, no lookup per message.
+//! let denylist = denylists.lookup_or_start("+12025550123", HashSet::new()).await?;
+//! denylist.cast(Command::Block("+12025550199".into())).await?;
+//!
+//! // The address: whoever has the key, started when needed.
+//! let denylist = denylists.via_or_start("+12025550123", HashSet::new());
+//! let sender = "+12025550199".to_string();
+//! assert!(!denylist.call(|reply| Command::Allows { sender, reply }).await?);
+//!
+//! let report = denylists.shutdown().await;
+//! assert_eq!(report.drained, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | you want | use |
+//! |---|---|
+//! | the key's worker, started if needed | [`Registry::lookup_or_start`], [`lookup_or_start_with`](Registry::lookup_or_start_with) |
+//! | to be the one who starts it | [`Registry::start`]: else the error carries the handle |
+//! | the worker if there is one | [`Registry::lookup`] |
+//! | to send by key, across stops and starts | [`Registry::via`], [`Registry::via_or_start`] |
+//! | to send and not wait for an answer | [`WorkerHandle::cast`], [`try_cast`](WorkerHandle::try_cast) |
+//! | an answer | [`WorkerHandle::call`], [`call_timeout`](WorkerHandle::call_timeout) with a [`Reply`] |
+//! | all workers | [`Registry::reduce`], [`count`](Registry::count), [`to_list`](Registry::to_list), [`sample`](Registry::sample) |
+//! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
+//! | to know of an end | [`WorkerHandle::closed`] |
+//! | to end all | [`Registry::shutdown`] |
+//! | work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
+//!
+//! # Lifecycle of a key
+//!
+//! ```text
+//! vacant ──start──▶ starting ──init is Ok──▶ running ──stop, crash, ctx.stop()──▶ stopping ──▶ vacant
+//!                       └──────────── init fails, panics, times out, is stopped ────────────▶ vacant
+//! ```
+//!
+//! Everything a worker does runs in one tokio task of its own: `init`, then `run`, which gives `handle` one message
+//! after the other, then `terminate`. A worker begins to stop when its *gate* closes: from then on no lookup finds it,
+//! it is not counted and takes no messages. Those it has accepted are handled first when it is stopped, stops itself or
+//! is shut down. The key is free when the state is dropped and the work from [`Context::spawn`] has ended.
+//!
+//! # Guarantees
+//!
+//! The numbers are cited in the source where each is upheld, and in `tests/guarantees`. Intervals are per key of one
+//! registry in one process.
+//!
+//! - **G1, exclusion.** From the first poll of `init` to the drop of the worker's state no second worker of the key runs,
+//!   across stop, kill and panic. Work started with [`Context::spawn`] and [`Context::spawn_blocking`] counts too.
+//! - **G2, coalescing.** Any number of concurrent starts of a vacant key run one `init` and share its result; at most one
+//!   [`start`](Registry::start) returns `Ok`. A caller that goes away cancels nothing for the others.
+//! - **G3, no stale handle.** A lookup that begins after a worker's gate closed does not return it. A stop that returned
+//!   `Ok` means: state dropped, key free.
+//! - **G4, isolation.** No user code runs in the registry's owner or under a lock, but for a key's own `Eq`, `Clone` and
+//!   `Drop` (and [`reduce`](Registry::reduce)'s closure, which runs in its caller). A hung `init` delays its own key only.
+//! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and everyone
+//!   who waited for it is told. A panic in `handle` or `terminate` ends that worker only.
+//! - **G6, no silent loss.** A send that returned `Ok` is in the mailbox. Either its handler begins, or it is
+//!   *undelivered*: a call is told that it never began and is safe to repeat ([`CallError::NotDelivered`]), a cast is
+//!   given to [`Builder::on_undelivered`].
+//! - **G8, order.** Of two sends of one sender to one key, where the first returned before the second began, the first is
+//!   handled first.
+//! - **G9, accounting.** At rest the table, [`count`](Registry::count) and the workers that live agree.
+//! - **G10, shutdown.** [`shutdown`](Registry::shutdown) cancels what starts, drains, aborts at the deadline, and tells
+//!   every caller the same. Nothing runs afterwards but what it reports as stuck.
+//!
+//! Not promised: exactly-once handling; order between senders; that a handle's worker is alive a moment later; the end
+//! of code that never yields (its key stays taken, and `stop` returns [`StopError::Stuck`]); the end of work that was
+//! spawned past the context; a `Drop` that panics while it unwinds; freedom from workers that call each other in a
+//! circle; anything under `panic = "abort"`.
+//!
+//! # Workers that use their own registry
+//!
+//! `init`, `handle` and `terminate` may use it ([`Context::registry`]), for other keys and for their own. What cannot
+//! work is refused when it is asked for, with `WouldDeadlock`: a worker that waits for its own stop, its own start, its
+//! own answer, or for room in its own full mailbox; and a wait that would close a circle of workers that wait for each
+//! other's start or end. What hides behind a subtask or another registry ends at the time-outs. A registry that is kept
+//! in one of its own workers is never dropped: keep [`WeakRegistry`].
+//!
+//! # Consistency
+//!
+//! The table is read without a lock, and changed by the owner task alone. `lookup` is linearizable with the opening and
+//! closing of a worker's gate. [`reduce`](Registry::reduce), [`to_list`](Registry::to_list) and
+//! [`sample`](Registry::sample) see every worker that is there for all of the time once; what comes or goes meanwhile
+//! they may see or not.
+//!
+//! # Shutdown
+//!
+//! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
+//! away first, every wait of a caller on another runtime ends with an error.
 
 mod builder;
 mod context;
@@ -30,3 +164,8 @@ pub use mailbox::Mailbox;
 pub use registry::{Registry, WeakRegistry};
 pub use via::Via;
 pub use worker::{ExitReason, Worker, WorkerId};
+
+/// The README's examples, run as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
