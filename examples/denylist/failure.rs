@@ -10,8 +10,8 @@ use crate::store::StoreError;
 
 /// How long a worker may take to answer, its start included.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a message may be given back unread. Each time, a worker was killed or crashed just then.
-const MOST_ATTEMPTS: u32 = 4;
+/// How often a call may meet a worker that is stopped before it comes to the message.
+const MOST_ATTEMPTS: u32 = 16;
 
 /// Why there is no answer.
 #[derive(Debug, Clone, Error)]
@@ -42,12 +42,17 @@ pub(crate) async fn ask<W: Worker, T>(
         let mut attempts = 1;
         loop {
             match address.call(&message).await {
-                Err(CallError::NotDelivered) if attempts < MOST_ATTEMPTS => attempts += 1,
+                Err(error) if never_began(&error) && attempts < MOST_ATTEMPTS => attempts += 1,
                 answered => break answered,
             }
         }
     });
     Ok(asked.await.map_err(|_| Failure::MayHaveRun)??)
+}
+
+/// Whether somebody ended the worker, or its start, just then: the next one will do.
+fn never_began<W: Worker>(error: &CallError<W>) -> bool {
+    matches!(error, CallError::NotDelivered | CallError::NotStarted(StartError::Cancelled))
 }
 
 impl<W: Worker> From<CallError<W>> for Failure {

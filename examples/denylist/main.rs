@@ -5,6 +5,7 @@
 //! rest.
 
 mod api;
+mod client;
 mod complaint;
 mod complaint_reader;
 mod denylist;
@@ -13,6 +14,7 @@ mod fault;
 mod import;
 mod phone_number;
 mod problem;
+mod replay;
 mod reputation;
 mod rule;
 mod serve;
@@ -26,6 +28,7 @@ use clap::{Parser, Subcommand};
 
 use crate::fault::Fault;
 use crate::import::{ImportArgs, import};
+use crate::replay::{ReplayArgs, replay};
 use crate::serve::{ServeArgs, serve};
 
 /// Answers: may this caller ring this phone?
@@ -49,6 +52,8 @@ Exit codes: 0 it went well; 2 wrong command line; 65 a file is not what it shoul
 enum Command {
     /// Counts the complaints of a file, each once
     Import(ImportArgs),
+    /// Drives a running service with the callers of a file, and measures it
+    Replay(ReplayArgs),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +70,7 @@ fn run(cli: Cli) -> Result<(), Fault> {
     match cli.command {
         None => runtime()?.block_on(serve(cli.serve)),
         Some(Command::Import(args)) => import(&args),
+        Some(Command::Replay(args)) => runtime()?.block_on(replay(args)),
     }
 }
 

@@ -72,14 +72,13 @@ impl Service {
     pub(crate) async fn record(&self, of: PhoneNumber) -> Result<Record, Failure> {
         let store = &self.backend.store;
         // The handle: one look-up, which makes the arguments only if there is no worker yet.
-        let reputation = self.backend.reputations.lookup_or_start_with(&of, || store.clone()).await?;
-        match reputation.call(Query::Record).await {
-            // It was stopped between the two. The address finds its successor.
-            Err(CallError::NotDelivered) => {
-                ask(&self.backend.reputations.via_or_start(&of, store.clone()), Query::Record).await
+        if let Ok(reputation) = self.backend.reputations.lookup_or_start_with(&of, || store.clone()).await {
+            if let Ok(record) = reputation.call(Query::Record).await {
+                return Ok(record);
             }
-            answered => Ok(answered?),
         }
+        // It was stopped meanwhile, or there is a reason to tell. A read is safe to repeat.
+        ask(&self.backend.reputations.via_or_start(&of, store.clone()), Query::Record).await
     }
 
     /// How many denylists and reputations there are.
