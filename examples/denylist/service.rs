@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gen_registry::{BuildError, CallError, ExitReason, Registry, ShutdownReport, StopError, Worker};
+use gen_registry::{BuildError, ExitReason, Registry, ShutdownReport, StopError, Worker};
 use serde::Serialize;
 
 use crate::complaint::Record;
