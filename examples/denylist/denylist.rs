@@ -17,6 +17,8 @@ use crate::store::{Store, StoreError};
 #[derive(Debug)]
 pub(crate) struct Denylist {
     rules: RuleSet,
+    /// A write failed, and may or may not have reached the disk.
+    is_disk_unknown: bool,
     backend: Backend,
 }
 
@@ -63,7 +65,7 @@ impl Worker for Denylist {
     async fn init(backend: Backend, ctx: &mut Context<Self>) -> Result<Self, StoreError> {
         let (number, store) = (*ctx.key(), backend.store.clone());
         let rules = ctx.spawn_blocking(move || store.rules(number)).await??;
-        Ok(Self { rules, backend })
+        Ok(Self { rules, is_disk_unknown: false, backend })
     }
 
     async fn handle(&mut self, command: Command, ctx: &mut Context<Self>) -> Result<(), StoreError> {
@@ -98,12 +100,17 @@ impl Denylist {
     async fn edit(&mut self, edit: Edit, ctx: &mut Context<Self>) -> Result<Edited, Failure> {
         let rules = self.rules.edited(&edit);
         let is_change = rules != self.rules;
-        if is_change {
-            if rules.len() > MOST_RULES {
-                return Err(Failure::TooManyRules);
-            }
+        if rules.len() > MOST_RULES {
+            return Err(Failure::TooManyRules);
+        }
+        if is_change || self.is_disk_unknown {
+            // What a failed write left on disk is not known, so the next one writes all of the rules, also if it
+            // changes none of them: it is not to be acknowledged because of what is in memory only.
+            let edit = if self.is_disk_unknown { Edit::Replace(rules.to_set()) } else { edit };
             let (number, store) = (*ctx.key(), self.backend.store.clone());
+            self.is_disk_unknown = true;
             ctx.spawn_blocking(move || store.edit(number, &edit)).await.map_err(StoreError::from)??;
+            self.is_disk_unknown = false;
             self.rules = rules;
         }
         Ok(Edited { is_change, rules: self.rules.to_vec() })

@@ -30,24 +30,30 @@ pub(crate) enum Failure {
     TooManyRules,
 }
 
-/// Calls whoever has the key.
-///
-/// A message that never began is built again and sent to the next worker, for that is safe (G6); anything else may
-/// have run, and is the caller's to repeat.
+/// Calls whoever has the key, as [`patiently`] does.
 pub(crate) async fn ask<W: Worker, T>(
     address: &Via<W>,
     message: impl Fn(Reply<T>) -> W::Message,
 ) -> Result<T, Failure> {
-    let asked = tokio::time::timeout(PATIENCE, async {
+    patiently(|| address.call(&message)).await
+}
+
+/// Makes a call, and makes it again if its message never began, for that is safe (G6). Anything else may have run, and
+/// is the caller's to repeat.
+pub(crate) async fn patiently<W: Worker, T, F>(call: impl Fn() -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, CallError<W>>>,
+{
+    let answered = tokio::time::timeout(PATIENCE, async {
         let mut attempts = 1;
         loop {
-            match address.call(&message).await {
+            match call().await {
                 Err(error) if never_began(&error) && attempts < MOST_ATTEMPTS => attempts += 1,
                 answered => break answered,
             }
         }
     });
-    Ok(asked.await.map_err(|_| Failure::MayHaveRun)??)
+    Ok(answered.await.map_err(|_| Failure::MayHaveRun)??)
 }
 
 /// Whether somebody ended the worker, or its start, just then: the next one will do.

@@ -10,6 +10,7 @@ use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use crate::complaint::Complaint;
 use crate::complaint_reader::{BadRow, ComplaintReader, Row};
 use crate::fault::Fault;
+use crate::say::say;
 use crate::store::{Counted, Store};
 
 /// How many complaints are counted in one transaction: as many are in memory, and as many are read again after an
@@ -36,8 +37,9 @@ struct Tally {
 pub(crate) fn import(args: &ImportArgs) -> Result<(), Fault> {
     let unreadable = |error| Fault::no_input(format!("cannot read {}: {error}", args.file.display()));
     let file = File::open(&args.file).map_err(unreadable)?;
-    // Of a pipe it is 0, and the bar shows no end.
-    let length = file.metadata().map_err(unreadable)?.len();
+    let metadata = file.metadata().map_err(unreadable)?;
+    // A pipe's is not known.
+    let length = metadata.is_file().then_some(metadata.len());
     let mut reader = ComplaintReader::new(BufReader::new(file)).map_err(|error| Fault::header(&args.file, &error))?;
     let store = Store::open(&args.db)?;
 
@@ -55,8 +57,8 @@ pub(crate) fn import(args: &ImportArgs) -> Result<(), Fault> {
         }
         if batch.len() == BATCH || is_end {
             tally.count(&store, &mut batch)?;
-            bar.set_position(reader.bytes_read());
         }
+        bar.set_position(reader.bytes_read());
         if is_end {
             break;
         }
@@ -66,7 +68,8 @@ pub(crate) fn import(args: &ImportArgs) -> Result<(), Fault> {
     Ok(())
 }
 
-fn progress_bar(length: u64) -> ProgressBar {
+fn progress_bar(length: Option<u64>) -> ProgressBar {
+    let Some(length) = length else { return ProgressBar::no_length() };
     let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
     ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
@@ -83,12 +86,12 @@ impl Tally {
     fn print(&self) {
         let Counted { new, known } = self.counted;
         let skipped: u64 = self.bad.values().map(|(rows, _)| rows).sum();
-        println!("read {} rows", HumanCount(new + known + skipped));
-        println!("counted {} complaints", HumanCount(new));
-        println!("{} were counted before", HumanCount(known));
-        println!("skipped {} rows", HumanCount(skipped));
+        say(format_args!("read {} rows", HumanCount(new + known + skipped)));
+        say(format_args!("counted {} complaints", HumanCount(new)));
+        say(format_args!("{} were counted before", HumanCount(known)));
+        say(format_args!("skipped {} rows", HumanCount(skipped)));
         for (why, (rows, line)) in &self.bad {
-            println!("  {}: {why} (first in line {line})", HumanCount(*rows));
+            say(format_args!("  {}: {why} (first in line {line})", HumanCount(*rows)));
         }
     }
 }

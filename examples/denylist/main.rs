@@ -17,6 +17,7 @@ mod problem;
 mod replay;
 mod reputation;
 mod rule;
+mod say;
 mod serve;
 mod service;
 mod store;

@@ -19,6 +19,7 @@ use crate::client::{Client, ServiceUrl};
 use crate::complaint_reader::{ComplaintReader, Row};
 use crate::fault::Fault;
 use crate::phone_number::PhoneNumber;
+use crate::say::say;
 
 /// Area codes in use, each with the hundred numbers 555-0100 to 555-0199 that are reserved for fiction.
 const AREA_CODES: [u64; 20] =
@@ -250,22 +251,19 @@ impl Tally {
     fn print(&self, took: Duration) {
         let seconds = took.as_secs_f64();
         let answered = self.micros.len();
-        println!(
-            "{} calls answered in {seconds:.2} s: {:.0} per second",
-            HumanCount(answered),
-            answered as f64 / seconds
-        );
-        println!("placed {}", HumanCount(self.placed));
-        println!("rejected {}", HumanCount(self.rejected.values().sum()));
+        let rate = answered as f64 / seconds;
+        say(format_args!("{} calls answered in {seconds:.2} s: {rate:.0} per second", HumanCount(answered)));
+        say(format_args!("placed {}", HumanCount(self.placed)));
+        say(format_args!("rejected {}", HumanCount(self.rejected.values().sum())));
         for (rule, calls) in &self.rejected {
-            println!("  {}: {rule}", HumanCount(*calls));
+            say(format_args!("  {}: {rule}", HumanCount(*calls)));
         }
-        println!("errors {}", HumanCount(self.errors.values().sum()));
+        say(format_args!("errors {}", HumanCount(self.errors.values().sum())));
         for (error, calls) in &self.errors {
-            println!("  {}: {error}", HumanCount(*calls));
+            say(format_args!("  {}: {error}", HumanCount(*calls)));
         }
         let at = |quantile| Duration::from_micros(self.micros.value_at_quantile(quantile));
-        println!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0));
+        say(format_args!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0)));
     }
 }
 

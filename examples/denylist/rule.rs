@@ -164,6 +164,10 @@ impl RuleSet {
         self.0.len()
     }
 
+    pub(crate) fn to_set(&self) -> BTreeSet<Rule> {
+        self.0.clone()
+    }
+
     pub(crate) fn to_vec(&self) -> Vec<Rule> {
         self.0.iter().copied().collect()
     }

@@ -1,7 +1,7 @@
 //! [`serve`]: the service, from the first line it prints to the last.
 
 use std::future::IntoFuture;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use crate::complaint_reader::{ComplaintReader, Row};
 use crate::fault::Fault;
 use crate::phone_number::PhoneNumber;
 use crate::rule::Rule;
+use crate::say::say;
 use crate::service::Service;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -41,11 +42,6 @@ pub(crate) struct ServeArgs {
     /// second signal cuts it short
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     drain_delay: u64,
-}
-
-/// Prints a line. That nobody reads any more is no reason to end.
-fn say(line: impl std::fmt::Display) {
-    let _ = writeln!(io::stdout(), "{line}");
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<(), Fault> {

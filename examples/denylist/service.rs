@@ -4,12 +4,12 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gen_registry::{BuildError, ExitReason, Registry, ShutdownReport, StopError, Worker};
+use gen_registry::{BuildError, CallError, ExitReason, Registry, ShutdownReport, StopError, Worker};
 use serde::Serialize;
 
 use crate::complaint::Record;
 use crate::denylist::{Backend, Command, Decision, Denylist, Edited};
-use crate::failure::{Failure, ask};
+use crate::failure::{Failure, ask, patiently};
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::reputation::{Query, Reputation};
 use crate::rule::{Edit, Rule};
@@ -70,15 +70,13 @@ impl Service {
     }
 
     pub(crate) async fn record(&self, of: PhoneNumber) -> Result<Record, Failure> {
-        let store = &self.backend.store;
-        // The handle: one look-up, which makes the arguments only if there is no worker yet.
-        if let Ok(reputation) = self.backend.reputations.lookup_or_start_with(&of, || store.clone()).await {
-            if let Ok(record) = reputation.call(Query::Record).await {
-                return Ok(record);
-            }
-        }
-        // It was stopped meanwhile, or there is a reason to tell. A read is safe to repeat.
-        ask(&self.backend.reputations.via_or_start(&of, store.clone()), Query::Record).await
+        let Backend { store, reputations } = &self.backend;
+        patiently(|| async {
+            // The handle rather than an address: a hit makes no arguments.
+            let reputation = reputations.lookup_or_start_with(&of, || store.clone()).await;
+            reputation.map_err(CallError::NotStarted)?.call(Query::Record).await
+        })
+        .await
     }
 
     /// How many denylists and reputations there are.

@@ -103,9 +103,15 @@ fn the_database_of_another_program_is_an_error_and_stays_as_it_is() {
 #[test]
 fn a_wrong_command_line_ends_with_2() {
     let place = Place::new();
-    for args in [["--listen", "nowhere"], ["--lisen", "127.0.0.1:0"], ["replay", "x.csv"], ["exprot", "x.csv"]] {
-        let args = if args[0] == "replay" { vec!["replay", "x.csv", "--url", "ftp://x"] } else { args.to_vec() };
-        let ran = place.run(&args);
+    for args in [
+        ["--listen", "nowhere"].as_slice(),
+        &["--lisen", "127.0.0.1:0"],
+        &["import"],
+        &["exprot", "x.csv"],
+        &["replay", "x.csv", "--url", "ftp://x"],
+        &["--listen", "127.0.0.1:0", "import", "x.csv"],
+    ] {
+        let ran = place.run(args);
         assert_eq!(ran.code, Some(2), "{ran:?}");
         assert!(ran.stderr.starts_with("error: "), "{ran:?}");
     }
