@@ -54,10 +54,9 @@ pub(crate) struct Size {
 impl Store {
     /// Opens the database, and makes it if there is none.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let is_new = path.metadata().is_ok_and(|file| file.is_file() && file.len() == 0) || !path.exists();
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         let store = Self(Arc::new(database.map_err(|error| OpenError::new(path, error))?));
-        match store.prepare(is_new) {
+        match store.prepare() {
             Ok(true) => Ok(store),
             Ok(false) => Err(OpenError::NotOurs(path.into())),
             Err(error) => Err(OpenError::Store(path.into(), error)),
@@ -65,10 +64,10 @@ impl Store {
     }
 
     /// Makes the tables in a new file; whether an old one is ours.
-    fn prepare(&self, is_new: bool) -> Result<bool, StoreError> {
+    fn prepare(&self) -> Result<bool, StoreError> {
         let transaction = self.0.begin_write()?;
-        // A process that was killed between making the file and this commit leaves no table behind.
-        let is_new = is_new || transaction.list_tables()?.next().is_none();
+        // Also one that was made by a process which was killed before this commit.
+        let is_new = transaction.list_tables()?.next().is_none();
         if !is_new && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
             return Ok(false);
         }
