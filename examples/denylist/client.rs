@@ -1,0 +1,85 @@
+//! [`Client`]: HTTP/1.1 with connections that are kept.
+
+use std::fmt;
+use std::str::FromStr;
+
+use axum::body::Body;
+use axum::http::{Method, Request, Uri, header};
+use http_body_util::BodyExt;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+
+/// Where a service is: `http://127.0.0.1:8080`.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceUrl(String);
+
+impl FromStr for ServiceUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let uri: Uri = text.parse().map_err(|_| "not a URL")?;
+        match (uri.scheme_str(), uri.authority(), uri.path_and_query().map(|path| path.as_str())) {
+            (Some("http"), Some(authority), None | Some("/")) => Ok(Self(format!("http://{authority}"))),
+            (Some("https"), ..) => Err("the service speaks http, not https"),
+            _ => Err("a service's URL is like http://127.0.0.1:8080"),
+        }
+    }
+}
+
+impl fmt::Display for ServiceUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A status and a body, or what went wrong in one line.
+pub(crate) type Answer = Result<(u16, Vec<u8>), String>;
+
+/// A client of one service.
+#[derive(Debug)]
+pub(crate) struct Client {
+    http: legacy::Client<HttpConnector, Body>,
+    url: ServiceUrl,
+}
+
+impl Client {
+    pub(crate) fn new(url: ServiceUrl) -> Self {
+        let mut connector = HttpConnector::new();
+        // Requests are small, and each is waited for.
+        connector.set_nodelay(true);
+        Self { http: legacy::Client::builder(TokioExecutor::new()).build(connector), url }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, Body::empty()).await
+    }
+
+    pub(crate) async fn put(&self, path: &str) -> Answer {
+        self.send(Method::PUT, path, Body::empty()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, json: String) -> Answer {
+        self.send(Method::POST, path, Body::from(json)).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Body) -> Answer {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let request = request.header(header::CONTENT_TYPE, "application/json").body(body);
+        let response = self.http.request(request.map_err(root)?).await.map_err(root)?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.map_err(root)?;
+        Ok((status, body.to_bytes().into()))
+    }
+}
+
+/// The innermost reason: the outer ones say that a request failed, which is known.
+fn root(error: impl std::error::Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        reason = error.to_string();
+        source = error.source();
+    }
+    reason
+}

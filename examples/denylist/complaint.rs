@@ -1,0 +1,111 @@
+//! [`Complaint`]: one row of the FTC's Do Not Call Reported Calls; and [`Record`], all of them about one caller.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer};
+
+use crate::phone_number::PhoneNumber;
+
+/// What somebody told the FTC about a call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    pub(crate) about: PhoneNumber,
+    pub(crate) created: Timestamp,
+    pub(crate) subject: String,
+    pub(crate) is_robocall: bool,
+    /// Of all its columns: the file gives a complaint no number of its own.
+    pub(crate) digest: u128,
+}
+
+/// A date and a time of day, as the file has them: without a time zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) struct Timestamp(u64);
+
+impl Timestamp {
+    /// Reads `2021-07-07 00:01:15`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let is_shaped = text.len() == 19
+            && text.bytes().zip(b"0000-00-00 00:00:00").all(|(byte, shape)| match shape {
+                b'0' => byte.is_ascii_digit(),
+                _ => byte == *shape,
+            });
+        let digits = text.bytes().filter(u8::is_ascii_digit);
+        is_shaped.then(|| Self(digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))))
+    }
+
+    /// 20210707000115.
+    pub(crate) fn to_stored(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn from_stored(digits: u64) -> Self {
+        Self(digits)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (date, time) = (self.0 / 1_000_000, self.0 % 1_000_000);
+        write!(f, "{:04}-{:02}-{:02} ", date / 10_000, date / 100 % 100, date % 100)?;
+        write!(f, "{:02}:{:02}:{:02}", time / 10_000, time / 100 % 100, time % 100)
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What the public complained about one caller.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub(crate) struct Record {
+    pub(crate) complaints: u64,
+    /// Of those, how many were about a recorded message.
+    pub(crate) robocalls: u64,
+    /// When the last complaint was made.
+    pub(crate) last: Option<Timestamp>,
+    /// What the calls were about, the most frequent first.
+    pub(crate) subjects: Vec<Subject>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Subject {
+    pub(crate) subject: String,
+    pub(crate) complaints: u64,
+}
+
+impl Record {
+    /// How many subjects are told.
+    const SUBJECTS: usize = 10;
+
+    pub(crate) fn new(complaints: u64, robocalls: u64, last: Timestamp, subjects: Vec<(String, u64)>) -> Self {
+        let mut subjects: Vec<_> =
+            subjects.into_iter().map(|(subject, complaints)| Subject { subject, complaints }).collect();
+        subjects.sort_by_key(|subject| std::cmp::Reverse(subject.complaints));
+        subjects.truncate(Self::SUBJECTS);
+        Self { complaints, robocalls, last: Some(last), subjects }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_is_written_as_it_was_read() {
+        for text in ["2021-07-07 00:01:15", "1999-12-31 23:59:59"] {
+            assert_eq!(Timestamp::parse(text).expect(text).to_string(), text);
+        }
+        for text in [
+            "",
+            "2021-07-07",
+            "2021-07-07T00:01:15",
+            "7/7/2021 00:01:15",
+            "2021-07-07 00:01:1x",
+            "2021-07-07 00:01:15Z",
+        ] {
+            assert_eq!(Timestamp::parse(text), None, "{text:?}");
+        }
+    }
+}

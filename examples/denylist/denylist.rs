@@ -1,0 +1,118 @@
+//! [`Denylist`]: the rules of one phone.
+
+use gen_registry::{Context, Registry, Reply, Worker};
+use serde::Serialize;
+
+use crate::failure::{Failure, ask};
+use crate::phone_number::{Caller, PhoneNumber};
+use crate::reputation::{Query, Reputation};
+use crate::rule::{Edit, MOST_RULES, Rule, RuleSet, Verdict};
+use crate::store::{Store, StoreError};
+
+/// The worker of one recipient: it has its rules in memory, and is the only one that writes them to disk.
+///
+/// What is in memory is what was acknowledged. A write goes to disk first, in a blocking task that belongs to the
+/// worker: were the worker stopped or killed meanwhile, the key would not be free before the write has ended (G1), and
+/// the next worker, which reads the rules in its `init`, finds it. The caller is then told that it may have happened.
+#[derive(Debug)]
+pub(crate) struct Denylist {
+    rules: RuleSet,
+    /// A write failed, and may or may not have reached the disk.
+    is_disk_unknown: bool,
+    backend: Backend,
+}
+
+/// What a denylist works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Backend {
+    pub(crate) store: Store,
+    pub(crate) reputations: Registry<Reputation>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// May this caller ring?
+    Decide(Caller, Reply<Result<Decision, Failure>>),
+    /// What are the rules?
+    Rules(Reply<Vec<Rule>>),
+    /// Change the rules; the answer comes when the change is on disk.
+    Edit(Edit, Reply<Result<Edited, Failure>>),
+}
+
+/// What becomes of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "decision", rename_all = "lowercase")]
+pub(crate) enum Decision {
+    Place,
+    Reject { rule: Rule },
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Edited {
+    /// False if it changed nothing.
+    pub(crate) is_change: bool,
+    /// The rules after it.
+    pub(crate) rules: Vec<Rule>,
+}
+
+impl Worker for Denylist {
+    type Key = PhoneNumber;
+    type Args = Backend;
+    type Message = Command;
+    type Error = StoreError;
+
+    async fn init(backend: Backend, ctx: &mut Context<Self>) -> Result<Self, StoreError> {
+        let (number, store) = (*ctx.key(), backend.store.clone());
+        let rules = ctx.spawn_blocking(move || store.rules(number)).await??;
+        Ok(Self { rules, is_disk_unknown: false, backend })
+    }
+
+    async fn handle(&mut self, command: Command, ctx: &mut Context<Self>) -> Result<(), StoreError> {
+        match command {
+            Command::Decide(caller, reply) => self.decide(caller, reply, ctx),
+            Command::Rules(reply) => reply.send(self.rules.to_vec()),
+            // What fails is the caller's to know. The worker goes on with the rules that were acknowledged.
+            Command::Edit(edit, reply) => reply.send(self.edit(edit, ctx).await),
+        }
+        Ok(())
+    }
+}
+
+impl Denylist {
+    fn decide(&self, caller: Caller, reply: Reply<Result<Decision, Failure>>, ctx: &mut Context<Self>) {
+        let (threshold, number) = match (self.rules.judge(caller), caller) {
+            (Verdict::RejectFrom(threshold), Caller::Known(number)) => (threshold, number),
+            (Verdict::Reject(rule), _) => return reply.send(Ok(Decision::Reject { rule })),
+            (Verdict::Place | Verdict::RejectFrom(_), _) => return reply.send(Ok(Decision::Place)),
+        };
+        let reputation = self.backend.reputations.via_or_start(&number, self.backend.store.clone());
+        // In a task of its own: a caller whose record is yet to be read from disk holds up no other call to this phone.
+        ctx.spawn(async move {
+            let complaints = ask(&reputation, Query::Complaints).await;
+            reply.send(complaints.map(|complaints| {
+                let rule = Rule::Complaints(threshold);
+                if complaints >= threshold { Decision::Reject { rule } } else { Decision::Place }
+            }));
+        });
+    }
+
+    async fn edit(&mut self, edit: Edit, ctx: &mut Context<Self>) -> Result<Edited, Failure> {
+        let rules = self.rules.edited(&edit);
+        let is_change = rules != self.rules;
+        if rules.len() > MOST_RULES {
+            return Err(Failure::TooManyRules);
+        }
+        if is_change || self.is_disk_unknown {
+            // What a failed write left on disk is not known, so the next one writes all of the rules, also if it
+            // changes none of them: it is not to be acknowledged because of what is in memory only.
+            let edit = if self.is_disk_unknown { Edit::Replace(rules.to_set()) } else { edit };
+            let (number, store) = (*ctx.key(), self.backend.store.clone());
+            self.is_disk_unknown = true;
+            ctx.spawn_blocking(move || store.edit(number, &edit)).await.map_err(StoreError::from)??;
+            self.is_disk_unknown = false;
+            self.rules = rules;
+        }
+        Ok(Edited { is_change, rules: self.rules.to_vec() })
+    }
+}

@@ -1,0 +1,71 @@
+//! [`Fault`]: why the program ends, in one line and one exit code.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::complaint_reader::HeaderError;
+use crate::store::{OpenError, StoreError};
+
+/// An error that ends the program. The codes are those of sysexits.h, so that a script can tell them apart; a wrong
+/// command line ends with 2, by clap.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    code: u8,
+    pub(crate) message: String,
+}
+
+impl Fault {
+    fn with(code: u8, message: impl Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// Something went wrong that is in no other class.
+    pub(crate) fn other(message: impl Display) -> Self {
+        Self::with(1, message)
+    }
+
+    /// A file is not what it should be.
+    pub(crate) fn bad_data(message: impl Display) -> Self {
+        Self::with(65, message)
+    }
+
+    /// A file cannot be read.
+    pub(crate) fn no_input(message: impl Display) -> Self {
+        Self::with(66, message)
+    }
+
+    /// An address or a service is not to be had.
+    pub(crate) fn unavailable(message: impl Display) -> Self {
+        Self::with(69, message)
+    }
+
+    pub(crate) fn header(path: &Path, error: &HeaderError) -> Self {
+        let message = format!("{} is not a file of complaints: {error}", path.display());
+        match error {
+            HeaderError::Io(error) => Self::no_input(format!("cannot read {}: {error}", path.display())),
+            HeaderError::Empty | HeaderError::Missing(_) => Self::bad_data(message),
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        self.code.into()
+    }
+}
+
+impl From<OpenError> for Fault {
+    fn from(error: OpenError) -> Self {
+        let code = match error {
+            OpenError::NotOurs(_) => 65,
+            OpenError::Io(..) | OpenError::Store(..) => 74,
+            OpenError::Locked(_) => 75,
+        };
+        Self::with(code, error)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::with(74, error)
+    }
+}

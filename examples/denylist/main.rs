@@ -1,0 +1,80 @@
+//! May this caller ring this phone? A service with one worker per phone that has rules, and one per caller about whom
+//! the public complained: two registries in one process.
+//!
+//! `cargo run --release --example denylist` starts it and prints what to try. The README beside this file tells the
+//! rest.
+
+mod api;
+mod client;
+mod complaint;
+mod complaint_reader;
+mod denylist;
+mod failure;
+mod fault;
+mod import;
+mod phone_number;
+mod problem;
+mod replay;
+mod reputation;
+mod rule;
+mod say;
+mod serve;
+mod service;
+mod store;
+mod telemetry;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::fault::Fault;
+use crate::import::{ImportArgs, import};
+use crate::replay::{ReplayArgs, replay};
+use crate::serve::{ServeArgs, serve};
+
+/// Answers: may this caller ring this phone?
+///
+/// Without a command it serves HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "denylist", args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(flatten)]
+    serve: ServeArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 it went well; 2 wrong command line; 65 a file is not what it should be; 66 a file cannot be read;
+69 the address, or the service, is not to be had; 74 the database failed; 75 the database is open in another process;
+1 anything else.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Counts the complaints of a file, each once
+    Import(ImportArgs),
+    /// Drives a running service with the callers of a file, and measures it
+    Replay(ReplayArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => {
+            eprintln!("denylist: {}", fault.message);
+            fault.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Fault> {
+    match cli.command {
+        None => runtime()?.block_on(serve(cli.serve)),
+        Some(Command::Import(args)) => import(&args),
+        Some(Command::Replay(args)) => runtime()?.block_on(replay(args)),
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Fault::other)
+}

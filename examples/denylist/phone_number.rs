@@ -1,0 +1,224 @@
+//! [`PhoneNumber`]: the key of both registries.
+
+use std::fmt;
+use std::str::FromStr;
+
+use phonenumber::country;
+use serde::{Deserialize, Serialize, Serializer};
+use thiserror::Error;
+
+/// Fewer digits than any number has that can be dialled from abroad.
+const SHORTEST: usize = 7;
+/// Longer texts are no phone number, however they are punctuated.
+const LONGEST: usize = 40;
+/// The national numbers that the North American plan can express: ten digits, of which the first is 2 to 9.
+const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_999;
+
+/// A phone number in E.164: the same number, however it was written, is the same key.
+///
+/// At most 15 digits of which the first is not 0, so an integer holds it without loss, is cheap to copy and to hash,
+/// and sorts in the database.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) struct PhoneNumber(u64);
+
+impl PhoneNumber {
+    /// The digits after the plus.
+    pub(crate) fn digits(self) -> u64 {
+        self.0
+    }
+
+    /// A number whose digits were stored: they are not checked again.
+    pub(crate) fn from_digits(digits: u64) -> Self {
+        Self(digits)
+    }
+}
+
+impl FromStr for PhoneNumber {
+    type Err = NumberError;
+
+    /// Reads any usual way to write a number. Without a country code it is one of the US.
+    fn from_str(text: &str) -> Result<Self, NumberError> {
+        let text = text.trim();
+        let text = text.strip_prefix("tel:").unwrap_or(text);
+        if text.is_empty() {
+            return Err(NumberError::Empty);
+        }
+        // The parser would dial letters and drop extensions; a caller's number has neither.
+        if !text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.()/ ".contains(&byte)) {
+            return Err(NumberError::NotANumber);
+        }
+        let digits = text.bytes().filter(u8::is_ascii_digit).count();
+        if digits == 0 {
+            return Err(NumberError::NotANumber);
+        }
+        if digits < SHORTEST {
+            return Err(NumberError::TooShort);
+        }
+        if text.len() > LONGEST {
+            return Err(NumberError::TooLong);
+        }
+        let number = phonenumber::parse(Some(country::US), text).map_err(|error| match error {
+            phonenumber::ParseError::TooShortAfterIdd | phonenumber::ParseError::TooShortNsn => NumberError::TooShort,
+            phonenumber::ParseError::TooLong => NumberError::TooLong,
+            _ => NumberError::NotANumber,
+        })?;
+        // Whoever forges a number often makes up an area code that nobody has: such a call rings a phone all the same.
+        let is_north_american = number.country().code() == 1;
+        let can_be_forged = is_north_american && NORTH_AMERICAN.contains(&number.national().value());
+        if !can_be_forged && !number.is_valid() {
+            return Err(match digits {
+                0..=9 => NumberError::TooShort,
+                11.. if is_north_american => NumberError::TooLong,
+                _ => NumberError::NotInPlan,
+            });
+        }
+        let e164 = number.format().mode(phonenumber::Mode::E164).to_string();
+        match e164.trim_start_matches('+').parse() {
+            Ok(digits @ 1..1_000_000_000_000_000) => Ok(Self(digits)),
+            _ => Err(NumberError::TooLong),
+        }
+    }
+}
+
+impl TryFrom<String> for PhoneNumber {
+    type Error = NumberError;
+
+    fn try_from(text: String) -> Result<Self, NumberError> {
+        text.parse()
+    }
+}
+
+impl Serialize for PhoneNumber {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "+{}", self.0)
+    }
+}
+
+impl fmt::Debug for PhoneNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Why a text is not a phone number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Error)]
+pub(crate) enum NumberError {
+    #[error("no number")]
+    Empty,
+    #[error("not a phone number")]
+    NotANumber,
+    #[error("phone number too short")]
+    TooShort,
+    #[error("phone number too long")]
+    TooLong,
+    #[error("in no country's numbering plan")]
+    NotInPlan,
+}
+
+/// Who calls: a number, or somebody who hides it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(try_from = "Option<String>")]
+pub(crate) enum Caller {
+    #[default]
+    Anonymous,
+    Known(PhoneNumber),
+}
+
+impl TryFrom<Option<String>> for Caller {
+    type Error = NumberError;
+
+    fn try_from(text: Option<String>) -> Result<Self, NumberError> {
+        match text {
+            None => Ok(Self::Anonymous),
+            Some(text) if text.eq_ignore_ascii_case("anonymous") => Ok(Self::Anonymous),
+            Some(text) => text.parse().map(Self::Known),
+        }
+    }
+}
+
+impl Serialize for Caller {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Anonymous => serializer.serialize_str("anonymous"),
+            Self::Known(number) => number.serialize(serializer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_number_is_the_same_key_however_it_is_written() {
+        let ways = [
+            "+12025550123",
+            "+1 202 555 0123",
+            "(202) 555-0123",
+            "202.555.0123",
+            "1-202-555-0123",
+            "tel:+1-202-555-0123",
+            " 2025550123 ",
+            "011 1 202 555 0123",
+        ];
+        for way in ways {
+            assert_eq!(way.parse(), Ok(PhoneNumber(12_025_550_123)), "{way}");
+        }
+    }
+
+    #[test]
+    fn foreign_numbers_need_their_country_code() {
+        assert_eq!("+44 20 7946 0123".parse(), Ok(PhoneNumber(442_079_460_123)));
+        assert_eq!("442079460123".parse::<PhoneNumber>(), Err(NumberError::TooLong));
+    }
+
+    #[test]
+    fn what_is_no_number_says_why() {
+        let cases = [
+            ("", NumberError::Empty),
+            ("   ", NumberError::Empty),
+            ("tel:", NumberError::Empty),
+            ("12345", NumberError::TooShort),
+            ("5550123", NumberError::TooShort),
+            ("0000000000", NumberError::NotANumber),
+            ("70611454600144", NumberError::TooLong),
+            ("2025550123;222", NumberError::NotANumber),
+            ("1-800-FLOWERS", NumberError::NotANumber),
+            ("2025550123 ext 7", NumberError::NotANumber),
+            ("+dwPAA;phone-context=AA", NumberError::NotANumber),
+            ("٢٠٢٥٥٥٠١٢٣", NumberError::NotANumber),
+            ("+++", NumberError::NotANumber),
+        ];
+        for (text, why) in cases {
+            assert_eq!(text.parse::<PhoneNumber>(), Err(why), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_area_code_that_nobody_has_is_still_a_caller() {
+        assert_eq!("9505550123".parse(), Ok(PhoneNumber(19_505_550_123)));
+    }
+
+    #[test]
+    fn no_text_makes_the_parser_panic() {
+        let mut state = 7_u64;
+        for _ in 0..20_000 {
+            let text: String = (0..14)
+                .map(|_| {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    char::from(b"0123456789+-.()/ 019"[(state >> 33) as usize % 20])
+                })
+                .collect();
+            if let Ok(number) = text.parse::<PhoneNumber>() {
+                assert_eq!(number.to_string().parse(), Ok(number), "{text:?} is not stable");
+            }
+        }
+    }
+}

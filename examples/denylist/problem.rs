@@ -1,0 +1,73 @@
+//! [`Problem`]: an error as the client sees it.
+
+use axum::Json;
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::failure::Failure;
+
+/// An `application/problem+json`, as RFC 9457 has it. Its type is `about:blank`: the status says what it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Problem {
+    status: StatusCode,
+    detail: String,
+}
+
+impl Problem {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self { status, detail: detail.into() }
+    }
+
+    /// The request is well formed and means nothing.
+    pub(crate) fn unprocessable(detail: impl ToString) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        #[derive(Serialize)]
+        struct Body {
+            r#type: &'static str,
+            title: &'static str,
+            status: u16,
+            detail: String,
+        }
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        let body = Body { r#type: "about:blank", title, status: self.status.as_u16(), detail: self.detail };
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<Failure> for Problem {
+    fn from(failure: Failure) -> Self {
+        let status = match failure {
+            Failure::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Failure::TooManyRules => StatusCode::UNPROCESSABLE_ENTITY,
+            Failure::ShuttingDown | Failure::NotHandled | Failure::MayHaveRun | Failure::NotStopped => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+        };
+        Self::new(status, failure.to_string())
+    }
+}
+
+macro_rules! from_rejection {
+    ($($rejection:ident)+) => {
+        $(impl From<$rejection> for Problem {
+            fn from(rejection: $rejection) -> Self {
+                Self::new(rejection.status(), rejection.body_text())
+            }
+        })+
+    };
+}
+
+from_rejection!(JsonRejection PathRejection QueryRejection);

@@ -1,0 +1,227 @@
+//! [`Rule`]: one reason to reject a caller; and [`RuleSet`], those of one phone.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize, Serializer};
+use thiserror::Error;
+
+use crate::phone_number::{Caller, NumberError, PhoneNumber};
+
+/// How many rules one phone may have: they are in its worker's memory, and travel in one reply.
+pub(crate) const MOST_RULES: usize = 1_000;
+const MOST_COMPLAINTS: u64 = 1_000_000_000;
+
+/// One reason to reject a caller. As text: `+12025550123`, `+1900*`, `anonymous`, `complaints:5`.
+///
+/// The order of the variants is the order in which a rule is said to have decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "String")]
+pub(crate) enum Rule {
+    /// This caller.
+    Number(PhoneNumber),
+    /// Every caller whose number begins with these digits.
+    Prefix(u64),
+    /// Every caller who hides the number.
+    Anonymous,
+    /// Every caller about whom the public complained so many times.
+    Complaints(u64),
+}
+
+impl Rule {
+    /// What sort of rule it is: a label of a metric.
+    pub(crate) fn kind(self) -> &'static str {
+        match self {
+            Self::Number(_) => "number",
+            Self::Prefix(_) => "prefix",
+            Self::Anonymous => "anonymous",
+            Self::Complaints(_) => "complaints",
+        }
+    }
+}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        let text = text.trim();
+        if text.eq_ignore_ascii_case("anonymous") {
+            return Ok(Self::Anonymous);
+        }
+        if let Some(count) = text.strip_prefix("complaints:") {
+            return match count.parse() {
+                Ok(count @ 1..=MOST_COMPLAINTS) => Ok(Self::Complaints(count)),
+                _ => Err(RuleError::Complaints),
+            };
+        }
+        if let Some(prefix) = text.strip_suffix('*') {
+            let digits: String = prefix.chars().filter(|char| !" -.()".contains(*char)).collect();
+            let digits = digits.strip_prefix('+').ok_or(RuleError::Prefix)?;
+            let is_prefix = (1..=14).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+            // No country code begins with 0, so an integer holds a prefix without loss too.
+            return match digits.parse() {
+                Ok(digits @ 1..) if is_prefix && !prefix.contains("+0") => Ok(Self::Prefix(digits)),
+                _ => Err(RuleError::Prefix),
+            };
+        }
+        Ok(Self::Number(text.parse()?))
+    }
+}
+
+impl TryFrom<String> for Rule {
+    type Error = RuleError;
+
+    fn try_from(text: String) -> Result<Self, RuleError> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Prefix(digits) => write!(f, "+{digits}*"),
+            Self::Anonymous => f.write_str("anonymous"),
+            Self::Complaints(count) => write!(f, "complaints:{count}"),
+        }
+    }
+}
+
+impl Serialize for Rule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// Why a text is not a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub(crate) enum RuleError {
+    #[error("a prefix is written like +1900*: a plus, 1 to 14 digits of which the first is not 0, and a star")]
+    Prefix,
+    #[error("a complaint threshold is written like complaints:5, with a number from 1 to 1000000000")]
+    Complaints,
+    #[error("{0}; a rule is a number such as +12025550123, a prefix such as +1900*, anonymous, or complaints:5")]
+    Number(#[from] NumberError),
+}
+
+/// A change to the rules of one phone.
+#[derive(Debug, Clone)]
+pub(crate) enum Edit {
+    Add(Rule),
+    Remove(Rule),
+    Replace(BTreeSet<Rule>),
+}
+
+/// The rules of one phone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct RuleSet(BTreeSet<Rule>);
+
+/// What the rules say of a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Place,
+    Reject(Rule),
+    /// Reject if there are so many complaints about the caller.
+    RejectFrom(u64),
+}
+
+impl RuleSet {
+    pub(crate) fn judge(&self, caller: Caller) -> Verdict {
+        let Caller::Known(number) = caller else {
+            let is_rejected = self.0.contains(&Rule::Anonymous);
+            return if is_rejected { Verdict::Reject(Rule::Anonymous) } else { Verdict::Place };
+        };
+        if self.0.contains(&Rule::Number(number)) {
+            return Verdict::Reject(Rule::Number(number));
+        }
+        // The longest prefix first: it says most about why.
+        let mut prefix = number.digits();
+        while prefix > 0 {
+            if self.0.contains(&Rule::Prefix(prefix)) {
+                return Verdict::Reject(Rule::Prefix(prefix));
+            }
+            prefix /= 10;
+        }
+        // Of several thresholds the lowest decides.
+        match self.0.range(Rule::Complaints(0)..).next() {
+            Some(&Rule::Complaints(count)) => Verdict::RejectFrom(count),
+            _ => Verdict::Place,
+        }
+    }
+
+    pub(crate) fn edited(&self, edit: &Edit) -> Self {
+        let mut rules = self.clone();
+        match edit {
+            Edit::Add(rule) => _ = rules.0.insert(*rule),
+            Edit::Remove(rule) => _ = rules.0.remove(rule),
+            Edit::Replace(all) => rules.0.clone_from(all),
+        }
+        rules
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn to_set(&self) -> BTreeSet<Rule> {
+        self.0.clone()
+    }
+
+    pub(crate) fn to_vec(&self) -> Vec<Rule> {
+        self.0.iter().copied().collect()
+    }
+}
+
+impl FromIterator<Rule> for RuleSet {
+    fn from_iter<I: IntoIterator<Item = Rule>>(rules: I) -> Self {
+        Self(rules.into_iter().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(texts: &[&str]) -> RuleSet {
+        texts.iter().map(|text| text.parse::<Rule>().expect(text)).collect()
+    }
+
+    fn caller(text: &str) -> Caller {
+        Caller::Known(text.parse().expect(text))
+    }
+
+    #[test]
+    fn a_rule_is_written_as_it_was_read() {
+        for text in ["+12025550123", "+1900*", "anonymous", "complaints:5"] {
+            assert_eq!(text.parse::<Rule>().expect(text).to_string(), text);
+        }
+        assert_eq!("(202) 555-0123".parse::<Rule>().unwrap().to_string(), "+12025550123");
+        assert_eq!("+1 900 *".parse::<Rule>().unwrap().to_string(), "+1900*");
+    }
+
+    #[test]
+    fn what_is_no_rule_says_how_one_is_written() {
+        for text in ["", "*", "+*", "1900*", "+0900*", "+19x0*", "+1+9*", "+1234567890123456*", "+1 9Ġ0*"] {
+            assert!(text.parse::<Rule>().is_err(), "{text:?}");
+        }
+        for text in
+            ["complaints:0", "complaints:", "complaints:-1", "complaints:5x", "complaints:9999999999999999999999"]
+        {
+            assert_eq!(text.parse::<Rule>(), Err(RuleError::Complaints), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_most_telling_rule_decides() {
+        let all = rules(&["+12025550123", "+1202*", "+1*", "anonymous", "complaints:9", "complaints:5"]);
+        let reject = |text: &str| Verdict::Reject(text.parse().unwrap());
+        assert_eq!(all.judge(caller("+12025550123")), reject("+12025550123"));
+        assert_eq!(all.judge(caller("+12025550124")), reject("+1202*"));
+        assert_eq!(all.judge(caller("+13035550124")), reject("+1*"));
+        assert_eq!(all.judge(Caller::Anonymous), reject("anonymous"));
+        assert_eq!(all.judge(caller("+442079460123")), Verdict::RejectFrom(5));
+        assert_eq!(rules(&["anonymous"]).judge(caller("+12025550123")), Verdict::Place);
+        assert_eq!(rules(&["complaints:1"]).judge(Caller::Anonymous), Verdict::Place);
+    }
+}

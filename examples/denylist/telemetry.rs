@@ -1,0 +1,79 @@
+//! [`Telemetry`]: the service's own metrics.
+
+use std::time::Duration;
+
+use axum::http::{Method, StatusCode};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::denylist::Decision;
+
+const CALLS: &str = "denylist_calls_total";
+const REQUESTS: &str = "denylist_http_request_duration_seconds";
+const WORKERS: &str = "denylist_workers";
+/// From a hit in memory to the longest wait that a request is given.
+const BUCKETS: [f64; 14] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
+/// The recorder keeps every sample of a histogram until it is told to put them into the buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// The recorder that `GET /metrics` renders. No label holds a phone number.
+#[derive(Debug, Clone)]
+pub(crate) struct Telemetry(PrometheusHandle);
+
+impl Telemetry {
+    /// Makes this the process's recorder.
+    pub(crate) fn install() -> Result<Self, BuildError> {
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(REQUESTS.into()), &BUCKETS)?;
+        let recorder = builder.build_recorder();
+        let handle = recorder.handle();
+        metrics::set_global_recorder(recorder)?;
+        describe_counter!(CALLS, "Calls that were decided, by the decision and the kind of rule that made it.");
+        describe_histogram!(REQUESTS, Unit::Seconds, "Time from a request's head to its response's, by route.");
+        describe_gauge!(WORKERS, "Workers that run, by registry.");
+        for (decision, rule) in [
+            ("place", "none"),
+            ("reject", "number"),
+            ("reject", "prefix"),
+            ("reject", "anonymous"),
+            ("reject", "complaints"),
+        ] {
+            counter!(CALLS, "decision" => decision, "rule" => rule).absolute(0);
+        }
+        Ok(Self(handle))
+    }
+
+    /// Keeps the histograms small, for as long as it is polled.
+    pub(crate) async fn upkeep(self) {
+        let mut ticks = tokio::time::interval(UPKEEP);
+        loop {
+            ticks.tick().await;
+            self.0.run_upkeep();
+        }
+    }
+
+    pub(crate) fn decided(decision: Decision) {
+        let (decision, rule) = match decision {
+            Decision::Place => ("place", "none"),
+            Decision::Reject { rule } => ("reject", rule.kind()),
+        };
+        counter!(CALLS, "decision" => decision, "rule" => rule).increment(1);
+    }
+
+    /// `route` is the template, not the path: the path has a number in it.
+    pub(crate) fn served(method: &Method, route: &str, status: StatusCode, took: Duration) {
+        // A client may make methods up; a label may not grow.
+        let method = match method.as_str() {
+            known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE") => String::from(known),
+            _ => String::from("other"),
+        };
+        let (route, status) = (String::from(route), status.as_u16().to_string());
+        histogram!(REQUESTS, "method" => method, "route" => route, "status" => status).record(took);
+    }
+
+    pub(crate) fn render(&self, denylists: usize, reputations: usize) -> String {
+        gauge!(WORKERS, "registry" => "denylist").set(denylists as f64);
+        gauge!(WORKERS, "registry" => "reputation").set(reputations as f64);
+        self.0.render()
+    }
+}

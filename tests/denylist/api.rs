@@ -1,0 +1,136 @@
+//! Bad requests of every kind: each is a problem.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::harness::{PATIENCE, Place, request};
+
+#[test]
+fn what_is_not_there_is_a_problem() {
+    let service = Place::new().serve();
+    service.get("/").problem(404);
+    service.get("/v2/calls").problem(404);
+    service.get("/v1/denylists/").problem(404);
+    service.delete("/v1/workers/+12025550177").problem(404);
+    service.get("/v1/denylists/+12025550100/rules/anonymous").problem(404);
+}
+
+#[test]
+fn a_method_that_a_path_does_not_know_is_a_problem_with_allow() {
+    let service = Place::new().serve();
+    for (method, path, allowed) in [
+        ("GET", "/v1/calls", ["POST"].as_slice()),
+        ("PATCH", "/v1/denylists/+12025550100", &["GET", "PUT", "DELETE"]),
+        ("POST", "/v1/denylists/+12025550100/rules/anonymous", &["GET", "PUT", "DELETE"]),
+        ("DELETE", "/metrics", &["GET"]),
+        ("MADEUP", "/v1/workers", &["GET"]),
+    ] {
+        let response = request(service.address, method, path, None).expect("an answer");
+        let allow = response.header("allow").expect("Allow").to_owned();
+        for method in allowed {
+            assert!(allow.contains(method), "{path}: {allow}");
+        }
+        response.problem(405);
+    }
+}
+
+#[test]
+fn a_body_that_is_not_what_it_should_be_is_a_problem() {
+    let service = Place::new().serve();
+    let call = |body| service.send("POST", "/v1/calls", body);
+    for bad in ["", "{", "no", r#"{"to":"+12025550100"} x"#, "{\"to\":\"\u{1}\"}"] {
+        call(bad).problem(400);
+    }
+    for (bad, why) in [
+        (r#"{"to":"+12025550100","form":"x"}"#, "unknown field `form`"),
+        (r#"{"from":"+12025550100"}"#, "missing field `to`"),
+        (r#"{"to":null}"#, "to"),
+        (r#"{"to":12025550100}"#, "to"),
+        (r#"{"to":"12345"}"#, "too short"),
+        (r#"{"to":"+12025550100","from":"nobody"}"#, "not a phone number"),
+        (r#"{"to":"+12025550100","from":""}"#, "no number"),
+        (r#"{"to":"anonymous"}"#, "not a phone number"),
+        ("[]", ""),
+    ] {
+        let detail = call(bad).problem(422);
+        assert!(detail.contains(why), "{bad}: {detail}");
+    }
+    let denylist = |body| service.send("PUT", "/v1/denylists/+12025550100", body);
+    denylist(r#"{"rules":["anonymous","nonsense"]}"#).problem(422);
+    denylist(r#"{"rules":["anonymous"],"more":1}"#).problem(422);
+    denylist("{}").problem(422);
+    assert!(service.rules("+12025550100").is_empty(), "half a list was taken");
+}
+
+#[test]
+fn a_body_that_is_too_large_is_a_problem() {
+    let service = Place::new().serve();
+    let body = format!(r#"{{"to":"{}"}}"#, "1".repeat(65 << 10));
+    service.send("POST", "/v1/calls", &body).problem(413);
+}
+
+#[test]
+fn a_body_of_another_type_is_a_problem() {
+    let service = Place::new().serve();
+    let call = r#"{"to":"+12025550100"}"#;
+    request(service.address, "POST", "/v1/calls", Some(("text/plain", call))).expect("an answer").problem(415);
+    request(service.address, "POST", "/v1/calls", None).expect("an answer").problem(415);
+    request(service.address, "PUT", "/v1/denylists/+12025550100", None).expect("an answer").problem(415);
+}
+
+#[test]
+fn a_bad_number_or_rule_in_a_path_is_a_problem() {
+    let service = Place::new().serve();
+    for path in [
+        "/v1/denylists/x",
+        "/v1/denylists/12345",
+        "/v1/reputations/+99999999999999999999",
+        "/v1/denylists/+1/rules/anonymous",
+    ] {
+        service.get(path).problem(422);
+    }
+    for rule in ["nonsense", "complaints:0", "complaints:", "1900*", "*", "+1900**"] {
+        service.put(&format!("/v1/denylists/+12025550100/rules/{rule}")).problem(422);
+    }
+    service.delete("/v1/workers/x").problem(422);
+    service.get("/v1/denylists/%ff").problem(400);
+}
+
+#[test]
+fn a_bad_page_is_a_problem() {
+    let service = Place::new().serve();
+    service.get("/v1/workers?limit=0").problem(422);
+    service.get("/v1/workers?limit=1001").problem(422);
+    service.get("/v1/workers?after=nowhere").problem(422);
+    service.get("/v1/workers?after=denylist:x").problem(422);
+    service.get("/v1/workers?limit=x").problem(400);
+    service.get("/v1/workers?offset=3").problem(400);
+}
+
+#[test]
+fn one_rule_too_many_is_a_problem_and_changes_nothing() {
+    let service = Place::new().serve();
+    let rules: Vec<String> = (1..=1_001).map(|count| format!("complaints:{count}")).collect();
+    let path = "/v1/denylists/+12025550100";
+    let put = |rules: &[String]| service.send("PUT", path, &serde_json::json!({ "rules": rules }).to_string());
+    let detail = put(&rules).problem(422);
+    assert!(detail.contains("1000"), "{detail}");
+    assert!(service.rules("+12025550100").is_empty());
+    put(&rules[..1_000]).json(200);
+    service.put(&format!("{path}/rules/anonymous")).problem(422);
+    assert_eq!(service.rules("+12025550100").len(), 1_000);
+}
+
+#[test]
+fn a_body_that_never_comes_is_a_problem() {
+    let service = Place::new().serve();
+    let mut stream = TcpStream::connect(service.address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    let head = "POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
+    stream.write_all(head.as_bytes()).expect("it listens");
+    let mut answer = [0; 512];
+    let read = stream.read(&mut answer).expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    assert!(answer.contains("application/problem+json"), "{answer}");
+}

@@ -1,0 +1,142 @@
+//! What becomes of a call.
+
+use std::process::Command;
+
+use crate::harness::{Place, text};
+
+const TO: &str = "+12025550100";
+
+#[test]
+fn the_curl_line_that_it_prints_shows_a_call_rejected() {
+    let service = Place::new().serve();
+    let log = service.log();
+    let line = log.iter().find(|line| line.trim_start().starts_with("curl ")).expect("a curl line");
+    let Ok(output) = Command::new("sh").args(["-c", line]).output() else { panic!("no shell") };
+    if output.status.code() == Some(127) {
+        eprintln!("skipped: there is no curl here");
+        return;
+    }
+    let answer: serde_json::Value = serde_json::from_str(&text(&output)).expect("JSON");
+    assert_eq!(answer["decision"], "reject", "{answer}");
+    assert_eq!(answer["rule"], "complaints:5", "{answer}");
+}
+
+#[test]
+fn the_addresses_that_it_prints_can_be_opened() {
+    let service = Place::new().serve();
+    let base = format!("http://{}", service.address);
+    let log = service.log();
+    let paths: Vec<_> = log.iter().filter_map(|line| line.trim_start().strip_prefix(&base)).collect();
+    assert!(paths.len() >= 4, "{log:?}");
+    for path in paths {
+        let path = path.split_whitespace().next().expect("a path");
+        assert_eq!(service.get(path).status, 200, "{path}");
+    }
+}
+
+#[test]
+fn a_phone_without_rules_takes_every_call() {
+    let service = Place::new().serve_with(&["--no-sample"]);
+    assert_eq!(service.call(Some("+12025550123"), TO), None);
+    assert_eq!(service.call(None, TO), None);
+    assert!(service.rules(TO).is_empty());
+}
+
+#[test]
+fn each_kind_of_rule_rejects_its_callers_and_no_others() {
+    let place = Place::new();
+    let rows = [
+        "2025550123,2021-07-07 00:00:01,,,,,,",
+        "2025550123,2021-07-07 00:00:02,,,,,,",
+        "3035550147,2021-07-07 00:00:01,,,,,,",
+    ];
+    place.import("two.csv", &rows).succeeded();
+    let service = place.serve_with(&["--no-sample"]);
+    for rule in ["+14045550162", "+1900*", "anonymous", "complaints:2"] {
+        service.put(&format!("/v1/denylists/{TO}/rules/{rule}")).json(201);
+    }
+    let rejected = |from| service.call(from, TO);
+    assert_eq!(rejected(Some("+14045550162")).as_deref(), Some("+14045550162"));
+    assert_eq!(rejected(Some("+14045550163")), None);
+    assert_eq!(rejected(Some("+19005550100")).as_deref(), Some("+1900*"));
+    assert_eq!(rejected(Some("+19015550100")), None);
+    assert_eq!(rejected(Some("anonymous")).as_deref(), Some("anonymous"));
+    assert_eq!(rejected(None).as_deref(), Some("anonymous"));
+    assert_eq!(rejected(Some("+12025550123")).as_deref(), Some("complaints:2"));
+    assert_eq!(rejected(Some("+13035550147")), None);
+
+    // They are the rules of this phone only.
+    assert_eq!(service.call(Some("+14045550162"), "+12025550101"), None);
+
+    service.delete(&format!("/v1/denylists/{TO}/rules/anonymous"));
+    assert_eq!(rejected(None), None);
+    assert_eq!(service.delete(&format!("/v1/denylists/{TO}")).status, 204);
+    assert_eq!(rejected(Some("+14045550162")), None);
+}
+
+#[test]
+fn a_call_without_from_is_anonymous() {
+    let service = Place::new().serve_with(&["--no-sample"]);
+    service.put(&format!("/v1/denylists/{TO}/rules/anonymous")).json(201);
+    let answer = service.send("POST", "/v1/calls", &format!(r#"{{"to":"{TO}"}}"#)).json(200);
+    assert_eq!(answer["decision"], "reject");
+    assert_eq!(answer["from"], "anonymous");
+}
+
+#[test]
+fn rules_can_be_replaced_read_and_removed() {
+    let service = Place::new().serve_with(&["--no-sample"]);
+    let path = format!("/v1/denylists/{TO}");
+    let answer =
+        service.send("PUT", &path, r#"{"rules":["anonymous","+1 900*","(202) 555-0123","anonymous"]}"#).json(200);
+    assert_eq!(answer["rules"], serde_json::json!(["+12025550123", "+1900*", "anonymous"]));
+    // Percent-encoded or not, it is the same rule.
+    for rule in ["+1900*", "%2B1900%2A", "%2b1900*"] {
+        assert_eq!(service.get(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*");
+        assert_eq!(service.put(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*", "it was there");
+    }
+    assert_eq!(service.delete(&format!("{path}/rules/+1900*")).status, 204);
+    service.delete(&format!("{path}/rules/+1900*")).problem(404);
+    service.get(&format!("{path}/rules/+1900*")).problem(404);
+    assert_eq!(service.rules(TO), ["+12025550123", "anonymous"]);
+}
+
+#[test]
+fn every_way_to_write_a_number_reaches_the_same_worker() {
+    let service = Place::new().serve_with(&["--no-sample"]);
+    service.put("/v1/denylists/%28202%29%20555-0100/rules/1-303-555-0147").json(201);
+    for (from, to) in [
+        ("+13035550147", "2025550100"),
+        ("303.555.0147", "+1 202 555 0100"),
+        ("tel:+1-303-555-0147", "1 (202) 555 0100"),
+    ] {
+        assert_eq!(service.call(Some(from), to).as_deref(), Some("+13035550147"));
+    }
+    assert_eq!(service.get("/v1/workers").json(200)["denylists"], 1);
+}
+
+#[test]
+fn the_sample_is_imported_once_and_what_was_removed_of_it_stays_away() {
+    let place = Place::new();
+    let service = place.serve();
+    assert!(service.log().iter().any(|line| line.contains("imported the sample")));
+    let complaints = service.get("/v1/reputations/+12025550123").json(200)["complaints"].clone();
+    assert_eq!(service.delete("/v1/denylists/+12025550199").status, 204);
+    service.terminate();
+
+    let service = place.serve();
+    assert!(service.log().iter().any(|line| line.contains("the sample was imported before")));
+    assert_eq!(service.get("/v1/reputations/+12025550123").json(200)["complaints"], complaints);
+    assert!(service.rules("+12025550199").is_empty());
+}
+
+#[test]
+fn a_reputation_tells_what_was_complained_about() {
+    let service = Place::new().serve();
+    let known = service.get("/v1/reputations/+12025550123").json(200);
+    assert_eq!(known["complaints"], 12);
+    assert!(known["subjects"][0]["complaints"].as_u64() >= known["subjects"][1]["complaints"].as_u64(), "{known}");
+    let unknown = service.get("/v1/reputations/+12025550177").json(200);
+    assert_eq!(unknown["complaints"], 0);
+    assert!(unknown["last"].is_null());
+}

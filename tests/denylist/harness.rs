@@ -1,0 +1,330 @@
+//! Runs the binary, and talks to it. Every wait has an end and says what was waited for.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const HEADER: &str = "Company_Phone_Number,Created_Date,Violation_Date,Consumer_City,Consumer_State,\
+                                 Consumer_Area_Code,Subject,Recorded_Message_Or_Robocall";
+
+/// The example's binary.
+///
+/// Cargo is asked for it each time: `cargo test` builds an example that has tests of its own as a test, and leaves
+/// behind whatever binary an earlier build made.
+pub(crate) fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let test = std::env::current_exe().expect("a test knows its own path");
+        let directory = test.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps");
+        let target = directory.parent().expect("a profile is in the target directory");
+        let profile = match directory.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(profile) => profile,
+        };
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--example", "denylist", "--profile", profile, "--target-dir"]).arg(target);
+        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
+        let binary = directory.join("examples").join("denylist");
+        assert!(built.success() && binary.exists(), "{build:?} made no {}", binary.display());
+        binary
+    })
+}
+
+/// A directory of one test, with a database in it.
+pub(crate) struct Place(TempDir);
+
+impl Place {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("there is room for a directory"))
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.path(name);
+        std::fs::write(&path, content).expect("there is room for a file");
+        path
+    }
+
+    /// The program in this directory, where its database then is.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.current_dir(self.0.path());
+        command
+    }
+
+    /// Runs the program to its end.
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        let child = self.command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        Ran::of(child.expect("the program starts"))
+    }
+
+    pub(crate) fn import(&self, name: &str, rows: &[&str]) -> Ran {
+        let file = self.file(name, format!("{HEADER}\r\n{}\r\n", rows.join("\r\n")));
+        self.run(&["import", file.to_str().expect("a temporary path is text")])
+    }
+
+    pub(crate) fn serve(&self) -> Service {
+        self.serve_with(&[])
+    }
+
+    pub(crate) fn serve_with(&self, args: &[&str]) -> Service {
+        Service::start(self.command().args(["--listen", "127.0.0.1:0"]).args(args))
+    }
+}
+
+/// What a program that ended has said.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    fn of(child: Child) -> Self {
+        let mut child = KillOnDrop(child);
+        let mut pipes = (child.0.stdout.take().expect("piped"), child.0.stderr.take().expect("piped"));
+        // Read while it runs: a full pipe would stop it.
+        let stdout = thread::spawn(move || read_all(&mut pipes.0));
+        let stderr = thread::spawn(move || read_all(&mut pipes.1));
+        let status = wait_for_exit(&mut child.0);
+        let [stdout, stderr] = [stdout, stderr].map(|thread| thread.join().expect("reading does not panic"));
+        Self { code: status.code(), stdout, stderr }
+    }
+
+    #[track_caller]
+    pub(crate) fn succeeded(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.stdout
+    }
+
+    /// It ended with this code and one line that has this text in it.
+    #[track_caller]
+    pub(crate) fn failed(self, code: i32, text: &str) {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert!(self.stderr.contains(text), "no {text:?} in {self:?}");
+        assert_eq!(self.stderr.trim_end().lines().count(), 1, "{self:?}");
+        assert!(self.stderr.starts_with("denylist: "), "{self:?}");
+    }
+}
+
+fn read_all(pipe: &mut impl Read) -> String {
+    let mut text = String::new();
+    pipe.read_to_string(&mut text).expect("the program writes text");
+    text
+}
+
+#[track_caller]
+fn wait_for_exit(child: &mut Child) -> ExitStatus {
+    let mut status = None;
+    eventually("the program ends", || {
+        status = child.try_wait().expect("a child can be waited for");
+        status.is_some()
+    });
+    status.expect("it was waited for")
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it never came that {what}");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+pub(crate) struct KillOnDrop(pub(crate) Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        // It may have ended; either way it is to be gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running service.
+pub(crate) struct Service {
+    child: KillOnDrop,
+    pub(crate) address: SocketAddr,
+    log: Arc<Mutex<Vec<String>>>,
+    /// Reads what it prints.
+    reader: JoinHandle<()>,
+}
+
+impl Service {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = KillOnDrop(command.stdout(Stdio::piped()).spawn().expect("the program starts"));
+        let stdout = BufReader::new(child.0.stdout.take().expect("piped"));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&log);
+        let reader = thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                kept.lock().expect("nobody panics with it").push(line);
+            }
+        });
+        let mut service = Self { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), log, reader };
+        service.wait_for_line("end it with");
+        let line = service.wait_for_line("listening on http://");
+        service.address = line.rsplit('/').next().and_then(|text| text.parse().ok()).expect("an address");
+        service
+    }
+
+    #[track_caller]
+    fn wait_for_line(&self, text: &str) -> String {
+        let mut found = None;
+        eventually(&format!("it prints {text:?}"), || {
+            // Asked before the log is read: what it printed last is then in it.
+            let is_over = self.reader.is_finished();
+            found = self.log().into_iter().find(|line| line.contains(text));
+            assert!(found.is_some() || !is_over, "it ended without {text:?}: {:?}", self.log());
+            found.is_some()
+        });
+        found.expect("it was waited for")
+    }
+
+    pub(crate) fn log(&self) -> Vec<String> {
+        self.log.lock().expect("nobody panics with it").clone()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args([format!("-{name}"), pid]).status().expect("kill runs");
+        assert!(sent.success(), "the signal {name} was not sent");
+    }
+
+    /// Waits for the end, and gives the exit code and what was printed.
+    #[track_caller]
+    pub(crate) fn ended(mut self) -> (Option<i32>, Vec<String>) {
+        let status = wait_for_exit(&mut self.child.0);
+        eventually("all that it printed is read", || self.reader.is_finished());
+        (status.code(), self.log())
+    }
+
+    /// Ends it by SIGTERM, in good order.
+    #[track_caller]
+    pub(crate) fn terminate(self) -> Vec<String> {
+        self.signal("TERM");
+        let (code, log) = self.ended();
+        assert_eq!(code, Some(0), "{log:?}");
+        log
+    }
+
+    /// Ends it by SIGKILL.
+    pub(crate) fn kill(self) {
+        drop(self.child);
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Response {
+        request(self.address, "GET", path, None).expect("an answer")
+    }
+
+    #[track_caller]
+    pub(crate) fn put(&self, path: &str) -> Response {
+        request(self.address, "PUT", path, None).expect("an answer")
+    }
+
+    #[track_caller]
+    pub(crate) fn delete(&self, path: &str) -> Response {
+        request(self.address, "DELETE", path, None).expect("an answer")
+    }
+
+    #[track_caller]
+    pub(crate) fn send(&self, method: &str, path: &str, json: &str) -> Response {
+        request(self.address, method, path, Some(("application/json", json))).expect("an answer")
+    }
+
+    /// Asks for a call: the rule that rejected it, or `None` if it is placed.
+    #[track_caller]
+    pub(crate) fn call(&self, from: Option<&str>, to: &str) -> Option<String> {
+        let call = serde_json::json!({ "from": from, "to": to }).to_string();
+        let answer = self.send("POST", "/v1/calls", &call).json(200);
+        match answer["decision"].as_str() {
+            Some("place") => None,
+            Some("reject") => Some(answer["rule"].as_str().expect("a rule").to_owned()),
+            _ => panic!("{answer}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn rules(&self, of: &str) -> Vec<String> {
+        let answer = self.get(&format!("/v1/denylists/{of}")).json(200);
+        serde_json::from_value(answer["rules"].clone()).expect("a list of rules")
+    }
+}
+
+/// An HTTP response.
+#[derive(Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Response {
+    #[track_caller]
+    pub(crate) fn json(self, status: u16) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/json"), "{self:?}");
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    /// It is a problem of this status; gives its detail.
+    #[track_caller]
+    pub(crate) fn problem(self, status: u16) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let problem: Value = serde_json::from_str(&self.body).expect("JSON");
+        assert_eq!(problem["status"], status, "{self:?}");
+        assert!(problem["title"].is_string() && problem["type"] == "about:blank", "{self:?}");
+        problem["detail"].as_str().expect("a detail").to_owned()
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// One request on a connection of its own, or `None` if there is no whole answer to it.
+pub(crate) fn request(to: SocketAddr, method: &str, path: &str, body: Option<(&str, &str)>) -> Option<Response> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
+    if let Some((content_type, body)) = body {
+        head += &format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
+    }
+    let body = body.map_or("", |(_, body)| body);
+    let mut stream = TcpStream::connect(to).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    stream.write_all(format!("{head}\r\n{body}").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let response = Response { status, head: head.to_owned(), body: body.to_owned() };
+    let length = response.header("content-length").map_or(Ok(0), str::parse).ok()?;
+    // Cut off, an answer acknowledges nothing.
+    (response.body.len() >= length).then_some(response)
+}
+
+/// What a program printed.
+pub(crate) fn text(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}

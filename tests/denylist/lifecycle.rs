@@ -1,0 +1,122 @@
+//! Starting and ending.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use crate::harness::{PATIENCE, Place, eventually};
+
+#[test]
+fn sigterm_drains_both_registries_and_closes_the_database() {
+    let place = Place::new();
+    let service = place.serve();
+    service.call(Some("+12025550123"), "+12025550199");
+    service.rules("+12025550100");
+    let log = service.terminate();
+    let tail = &log[log.len() - 4..];
+    assert_eq!(tail[0], "SIGTERM: draining");
+    assert!(
+        tail[1].starts_with("denylist: ShutdownReport { drained: 2, aborted: 0, cancelled: 0, stuck: 0"),
+        "{tail:?}"
+    );
+    assert!(tail[2].starts_with("reputation: ShutdownReport { drained: 1, aborted: 0"), "{tail:?}");
+    assert_eq!(tail[3], "closed the database");
+    // Another process may have it at once.
+    place.serve().terminate();
+}
+
+#[test]
+fn ctrl_c_ends_it_in_good_order_too() {
+    let service = Place::new().serve();
+    service.signal("INT");
+    let (code, log) = service.ended();
+    assert_eq!(code, Some(0));
+    assert!(log.contains(&String::from("SIGINT: draining")), "{log:?}");
+    assert_eq!(log.last().map(String::as_str), Some("closed the database"));
+}
+
+#[test]
+fn while_it_drains_it_serves_and_is_not_ready() {
+    let service = Place::new().serve_with(&["--drain-delay", "3600"]);
+    assert_eq!(service.get("/readyz").status, 200);
+    assert_eq!(service.get("/healthz").status, 200);
+    service.signal("TERM");
+    eventually("it is no longer ready", || service.get("/readyz").status == 503);
+    let response = service.get("/readyz");
+    assert!(response.header("retry-after").is_some(), "{response:?}");
+    response.problem(503);
+    assert_eq!(service.get("/healthz").status, 200);
+    assert_eq!(service.call(Some("+12025550123"), "+12025550199").as_deref(), Some("complaints:5"));
+    // The second signal cuts the delay short.
+    let log = service.terminate();
+    assert!(log.contains(&String::from("SIGTERM: without delay")), "{log:?}");
+}
+
+#[test]
+fn an_idle_connection_does_not_hold_the_end_up() {
+    let service = Place::new().serve();
+    let mut stream = TcpStream::connect(service.address).expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("it listens");
+    let mut answer = [0; 256];
+    assert!(stream.read(&mut answer).expect("an answer") > 0);
+    let log = service.terminate();
+    assert_eq!(log.last().map(String::as_str), Some("closed the database"), "{log:?}");
+}
+
+#[test]
+fn a_port_in_use_is_an_error_and_leaves_the_database_alone() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let place = Place::new();
+    place.run(&["--listen", &address]).failed(69, &format!("cannot listen on {address}"));
+    assert!(!place.path("denylist.redb").exists());
+}
+
+#[test]
+fn a_file_that_is_no_database_is_an_error_and_stays_as_it_is() {
+    let place = Place::new();
+    let content = "dear diary, ".repeat(1_000);
+    place.file("diary", &content);
+    place.run(&["--listen", "127.0.0.1:0", "--db", "diary"]).failed(65, "diary is not a database of this program");
+    assert_eq!(std::fs::read_to_string(place.path("diary")).expect("it is there"), content);
+    place.run(&["--listen", "127.0.0.1:0", "--db", "."]).failed(74, "cannot open the database .");
+    place.run(&["--listen", "127.0.0.1:0", "--db", "no/where"]).failed(74, "cannot open the database no/where");
+}
+
+#[test]
+fn the_database_of_another_program_is_an_error_and_stays_as_it_is() {
+    let place = Place::new();
+    let table = redb::TableDefinition::<u64, u64>::new("other");
+    let database = redb::Database::create(place.path("other.redb")).expect("a database");
+    let transaction = database.begin_write().expect("a transaction");
+    transaction.open_table(table).expect("a table").insert(1, 2).expect("room");
+    transaction.commit().expect("a commit");
+    drop(database);
+    place.run(&["--listen", "127.0.0.1:0", "--db", "other.redb"]).failed(65, "not a database of this program");
+    let database = redb::Database::create(place.path("other.redb")).expect("it is still one");
+    let transaction = database.begin_write().expect("a transaction");
+    let tables: Vec<_> =
+        transaction.list_tables().expect("tables").map(|table| redb::TableHandle::name(&table).to_owned()).collect();
+    assert_eq!(tables, ["other"]);
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    let place = Place::new();
+    for args in [
+        ["--listen", "nowhere"].as_slice(),
+        &["--lisen", "127.0.0.1:0"],
+        &["import"],
+        &["exprot", "x.csv"],
+        &["replay", "x.csv", "--url", "ftp://x"],
+        &["--listen", "127.0.0.1:0", "import", "x.csv"],
+    ] {
+        let ran = place.run(args);
+        assert_eq!(ran.code, Some(2), "{ran:?}");
+        assert!(ran.stderr.starts_with("error: "), "{ran:?}");
+    }
+    let help = place.run(&["--help"]).succeeded();
+    for option in ["--listen", "--db", "--no-sample", "import", "replay", "Exit codes"] {
+        assert!(help.contains(option), "{help}");
+    }
+}

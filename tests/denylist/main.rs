@@ -1,0 +1,12 @@
+//! The example service `denylist`, from outside: its real binary, over HTTP, with real files and signals.
+
+#![cfg(unix)]
+
+mod api;
+mod calls;
+mod durability;
+mod harness;
+mod import;
+mod lifecycle;
+mod replay;
+mod workers;

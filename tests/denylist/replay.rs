@@ -1,0 +1,92 @@
+//! `denylist replay`, against a running service.
+
+use crate::harness::{HEADER, Place, Ran};
+
+const ROWS: [&str; 4] = [
+    "2025550123,2021-07-07 00:01:15,,,,,,",
+    "2025550123,2021-07-07 00:02:15,,,,,,",
+    "2025550123,2021-07-07 00:03:15,,,,,,",
+    "3035550147,2021-07-07 00:03:15,,,,,,",
+];
+
+fn replay(place: &Place, address: impl ToString, more: &[&str]) -> Ran {
+    let url = format!("http://{}", address.to_string());
+    place.run(&[["replay", "calls.csv", "--url", &url].as_slice(), more].concat())
+}
+
+fn prepared() -> Place {
+    let place = Place::new();
+    place.import("calls.csv", &ROWS).succeeded();
+    place
+}
+
+fn number_after(report: &str, prefix: &str) -> u64 {
+    let line =
+        report.lines().find_map(|line| line.strip_prefix(prefix)).unwrap_or_else(|| panic!("no {prefix} in {report}"));
+    line.split(' ').next().and_then(|number| number.replace(',', "").parse().ok()).expect("a number")
+}
+
+#[test]
+fn a_replay_makes_every_call_and_tells_what_came_of_them() {
+    let place = prepared();
+    let service = place.serve_with(&["--no-sample"]);
+    let args = ["--calls", "2000", "--concurrency", "8", "--recipients", "50", "--with-threshold", "3"];
+    let ran = replay(&place, service.address, &args);
+    assert_eq!(ran.stderr, "", "a pipe shows no progress bar");
+    let report = ran.succeeded();
+    let (placed, rejected) = (number_after(&report, "placed "), number_after(&report, "rejected "));
+    assert_eq!(placed + rejected, 2_000, "{report}");
+    assert_eq!(number_after(&report, "errors "), 0);
+    // Three rows of four are of the caller who has three complaints: who calls much, calls much.
+    assert!((1_350..1_650).contains(&rejected), "{report}");
+    for figure in ["per second", "p50 ", "p99 ", "p99.9 "] {
+        assert!(report.contains(figure), "no {figure} in {report}");
+    }
+    let workers = service.get("/v1/workers").json(200);
+    assert_eq!((&workers["denylists"], &workers["reputations"]), (&50.into(), &2.into()));
+    let metrics = service.get("/metrics").body;
+    assert!(metrics.contains(&format!("denylist_calls_total{{decision=\"reject\",rule=\"complaints\"}} {rejected}\n")));
+
+    // The same seed makes the same calls, however many are made at a time; another makes others.
+    let again = replay(&place, service.address, &["--calls", "2000", "--concurrency", "1", "--recipients", "50"]);
+    assert_eq!(number_after(&again.succeeded(), "rejected "), rejected);
+    let other = replay(&place, service.address, &["--calls", "2000", "--recipients", "50", "--seed", "2"]);
+    assert_ne!(number_after(&other.succeeded(), "rejected "), rejected);
+}
+
+#[test]
+fn a_replay_keeps_to_its_rate() {
+    let place = prepared();
+    let service = place.serve_with(&["--no-sample"]);
+    let report = replay(&place, service.address, &["--calls", "100", "--rate", "200"]).succeeded();
+    let per_second = number_after(report.split(": ").nth(1).expect("a rate"), "");
+    assert!(per_second <= 205, "{report}");
+}
+
+#[test]
+fn a_replay_without_a_service_or_a_file_is_an_error() {
+    let place = prepared();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port");
+    replay(&place, free, &[]).failed(69, "cannot reach http://127.0.0.1:");
+    place.run(&["replay", "nowhere.csv"]).failed(66, "cannot read nowhere.csv");
+    place.file("callerless.csv", format!("{HEADER}\n,2021-07-07 00:01:15,,,,,,\n"));
+    place.run(&["replay", "callerless.csv"]).failed(65, "no row with a caller");
+}
+
+#[test]
+fn a_replay_with_failed_calls_counts_them_and_fails() {
+    let place = prepared();
+    let service = place.serve_with(&["--no-sample"]);
+    let address = service.address;
+    let ran = std::thread::scope(|scope| {
+        let replay = scope.spawn(|| replay(&place, address, &["--calls", "400", "--rate", "400"]));
+        crate::harness::eventually("some calls are made", || {
+            !service.get("/metrics").body.contains("denylist_calls_total{decision=\"place\",rule=\"none\"} 0\n")
+        });
+        service.terminate();
+        replay.join().expect("it ran")
+    });
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(number_after(&ran.stdout, "errors ") > 0, "{ran:?}");
+    assert!(ran.stderr.contains("of 400 calls failed"), "{ran:?}");
+}

@@ -1,0 +1,105 @@
+//! Listing and stopping workers; metrics.
+
+use std::collections::BTreeSet;
+
+use crate::harness::{Place, Service};
+
+fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
+    let page = service.get(path).json(200);
+    let workers = page["workers"].as_array().expect("a list");
+    let name = |worker: &serde_json::Value| format!("{} {}", worker["registry"], worker["number"]).replace('"', "");
+    (workers.iter().map(name).collect(), page["next"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn the_pages_of_the_listing_have_each_worker_once() {
+    let service = Place::new().serve();
+    let mut all = BTreeSet::new();
+    for last in 0..7 {
+        service.rules(&format!("+1202555010{last}"));
+        all.insert(format!("denylist +1202555010{last}"));
+        service.get(&format!("/v1/reputations/+1303555010{last}")).json(200);
+        all.insert(format!("reputation +1303555010{last}"));
+    }
+    let mut listed = Vec::new();
+    let mut next = Some(String::from("/v1/workers?limit=3"));
+    while let Some(path) = next {
+        let (workers, following) = page(&service, &path);
+        assert!(workers.len() <= 3, "{workers:?}");
+        listed.extend(workers);
+        next = following;
+    }
+    assert_eq!(listed, all.into_iter().collect::<Vec<_>>());
+    let whole = service.get("/v1/workers").json(200);
+    assert_eq!((&whole["denylists"], &whole["reputations"]), (&7.into(), &7.into()));
+    assert!(whole["next"].is_null());
+}
+
+#[test]
+fn a_stopped_worker_is_gone_and_its_rules_stay() {
+    let service = Place::new().serve();
+    let number = "+12025550100";
+    service.put(&format!("/v1/denylists/{number}/rules/anonymous")).json(201);
+    service.get(&format!("/v1/reputations/{number}")).json(200);
+    let stopped = service.delete(&format!("/v1/workers/{number}")).json(200);
+    assert_eq!(stopped["stopped"].as_array().map(Vec::len), Some(2), "{stopped}");
+    assert_eq!(stopped["stopped"][0]["reason"], "stopped");
+    assert_eq!(page(&service, "/v1/workers").0, Vec::<String>::new());
+    service.delete(&format!("/v1/workers/{number}")).problem(404);
+
+    assert_eq!(service.call(None, number).as_deref(), Some("anonymous"));
+    assert_eq!(page(&service, "/v1/workers").0, [format!("denylist {number}")]);
+}
+
+#[test]
+fn stops_in_the_middle_of_calls_and_writes_lose_neither() {
+    let service = Place::new().serve();
+    let number = "+12025550100";
+    std::thread::scope(|scope| {
+        for thread in 0..3 {
+            let service = &service;
+            scope.spawn(move || {
+                for n in 0..40 {
+                    let rule = format!("complaints:{}", thread * 1_000 + n + 10);
+                    service.put(&format!("/v1/denylists/{number}/rules/{rule}")).json(201);
+                    // Twelve complaints, and a threshold of ten or none below it yet.
+                    let decided = service.call(Some("+12025550123"), number);
+                    assert!(thread > 0 || decided.as_deref() == Some("complaints:10"), "{decided:?}");
+                }
+            });
+        }
+        let service = &service;
+        scope.spawn(move || {
+            for _ in 0..60 {
+                let stopped = service.delete(&format!("/v1/workers/{number}"));
+                assert!([200, 404].contains(&stopped.status), "{stopped:?}");
+            }
+        });
+    });
+    assert_eq!(service.rules(number).len(), 120);
+}
+
+#[test]
+fn the_metrics_count_calls_by_decision_and_workers_by_registry() {
+    let service = Place::new().serve();
+    service.call(Some("+12025550123"), "+12025550199");
+    service.call(Some("+12025550123"), "+12025550100");
+    service.call(None, "+12025550199");
+    service.get("/nowhere/+12025550199").problem(404);
+    let metrics = service.get("/metrics");
+    assert_eq!(metrics.status, 200);
+    for line in [
+        r#"denylist_calls_total{decision="place",rule="none"} 1"#,
+        r#"denylist_calls_total{decision="reject",rule="complaints"} 1"#,
+        r#"denylist_calls_total{decision="reject",rule="anonymous"} 1"#,
+        r#"denylist_calls_total{decision="reject",rule="prefix"} 0"#,
+        r#"denylist_workers{registry="denylist"} 2"#,
+        r#"denylist_workers{registry="reputation"} 1"#,
+        r#"denylist_http_request_duration_seconds_count{method="POST",route="/v1/calls",status="200"} 3"#,
+        r#"denylist_http_request_duration_seconds_count{method="GET",route="other",status="404"} 1"#,
+        r#"denylist_http_request_duration_seconds_bucket{method="POST",route="/v1/calls",status="200",le="+Inf"} 3"#,
+    ] {
+        assert!(metrics.body.lines().any(|found| found == line), "no {line} in\n{}", metrics.body);
+    }
+    assert!(!metrics.body.contains("2025550"), "a number is in a label");
+}
