@@ -166,6 +166,13 @@ impl<W: Worker> Builder<W> {
             discard(payload);
             return Err(BuildError::NoTimer);
         }
+        let (registry, owner) = self.assemble();
+        runtime.spawn(owner.run());
+        Ok(registry)
+    }
+
+    /// Makes a registry and its owner, apart, so that a test can hold the owner still.
+    pub(crate) fn assemble(self) -> (Registry<W>, Owner<W>) {
         let (notices, incoming) = mpsc::unbounded_channel();
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
@@ -183,8 +190,7 @@ impl<W: Worker> Builder<W> {
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
-        runtime.spawn(Owner::new(writer, link, incoming, report).run());
-        Ok(registry)
+        (registry, Owner::new(writer, link, incoming, report))
     }
 }
 

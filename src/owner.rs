@@ -4,10 +4,13 @@
 //! It awaits nothing but its own channels and timer, and runs no user code but a key's `Eq` and `Drop` (G4): arguments
 //! that were not used go back to the callers, `init` runs in the worker's task.
 
+#[cfg(test)]
+mod tests;
+
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::{mpsc, watch};
 
@@ -53,12 +56,18 @@ impl<W: Worker> Owner<W> {
     /// Serves until a shutdown is over.
     pub(crate) async fn run(mut self) {
         while self.report.borrow().is_none() {
-            let input = poll_fn(|cx| self.poll_input(cx)).await;
-            if let Some(event) = self.event(input) {
-                self.lifecycle.step(event, &mut self.effects);
-            }
-            self.perform();
+            poll_fn(|cx| self.poll_turn(cx)).await;
         }
+    }
+
+    /// Takes one thing that the owner is told, and does what follows from it.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let input = ready!(self.poll_input(cx));
+        if let Some(event) = self.event(input) {
+            self.lifecycle.step(event, &mut self.effects);
+        }
+        self.perform();
+        Poll::Ready(())
     }
 
     /// Deadlines first, which a stream of requests would keep waiting; then notices, of which there is a constant number

@@ -13,15 +13,15 @@ use crate::mailbox::Sequence;
 use crate::registry::Shared;
 use crate::worker::Worker;
 
-/// How many workers one send may meet that end before they take it. A worker that ends itself as soon as it has started
+/// How many workers one send may meet that end, or are cancelled, before they take it. A worker that ends itself as soon as it has started
 /// would otherwise be started for ever.
 const MOST_WORKERS: u32 = 16;
 
 /// The address of a key: each send goes to the worker that has the key at that moment, and, made by
 /// [`via_or_start`](crate::Registry::via_or_start), starts one if there is none.
 ///
-/// A send that meets a worker which is ending gets its message back unseen and goes to the next one: an address
-/// outlives the workers behind it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more
+/// A send that meets a worker which is ending gets its message back unseen and goes to the next one, and so does one
+/// whose start was cancelled by somebody's stop: an address outlives the workers behind it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more
 /// than one through a [`WorkerHandle`].
 ///
 /// # Examples
@@ -176,6 +176,8 @@ impl<W: Worker> Via<W> {
                 (None, None) => return Err((message, Why::NotFound)),
                 (None, Some(args)) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
                     Ok(handle) => handle,
+                    // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
+                    Err(StartError::Cancelled) => continue,
                     Err(StartError::WouldDeadlock) => return Err((message, Why::WouldDeadlock)),
                     Err(error) => return Err((message, Why::NotStarted(error))),
                 },

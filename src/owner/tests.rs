@@ -1,0 +1,166 @@
+//! The owner held still, and let go on by the turn.
+
+use std::future::{Future, pending};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
+
+use super::*;
+use crate::builder::Builder;
+use crate::context::Context as WorkerContext;
+use crate::error::{StartError, StopError};
+use crate::registry::Registry;
+use crate::slot::Link;
+
+/// A key whose `Eq` panics when it is told to.
+#[derive(Clone)]
+struct Key(u32, Arc<AtomicBool>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        assert!(!self.1.load(Ordering::SeqCst), "this key's eq");
+        self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
+
+impl std::hash::Hash for Key {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+fn key(key: u32) -> Key {
+    Key(key, Arc::default())
+}
+
+struct Idle;
+
+impl Worker for Idle {
+    type Key = Key;
+    type Args = ();
+    type Message = ();
+    type Error = std::convert::Infallible;
+
+    async fn init((): (), _: &mut WorkerContext<Self>) -> Result<Self, Self::Error> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, (): (), _: &mut WorkerContext<Self>) -> Result<(), Self::Error> {
+        pending().await
+    }
+}
+
+/// A registry whose owner runs only when it is told to.
+struct Still {
+    registry: Registry<Idle>,
+    owner: Owner<Idle>,
+}
+
+impl Still {
+    fn new() -> Self {
+        let (registry, owner) = Builder::new().assemble();
+        Self { registry, owner }
+    }
+
+    fn link(&self) -> &Link<Idle> {
+        &self.owner.link
+    }
+
+    /// One turn of the owner, if there is anything to do.
+    fn turn(&mut self) -> bool {
+        self.owner.poll_turn(&mut Context::from_waker(Waker::noop())).is_ready()
+    }
+
+    async fn settle(&mut self) {
+        for _ in 0..32 {
+            while self.turn() {}
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
+    let mut still = Still::new();
+    let registry = still.registry.clone();
+    let (one, two) = (key(1), key(2));
+    let mut start = pin!(registry.start(&one, ()));
+    assert!(poll(start.as_mut()).is_pending());
+    still.settle().await;
+    let Poll::Ready(Ok(worker)) = poll(start) else { panic!("it was started") };
+
+    // From here on the owner has no turn.
+    let hit = pin!(registry.lookup_or_start(&one, ()));
+    assert!(matches!(poll(hit), Poll::Ready(Ok(found)) if found == worker));
+    let taken = pin!(registry.start(&one, ()));
+    assert!(matches!(poll(taken), Poll::Ready(Err(StartError::AlreadyStarted { .. }))));
+    let vacant = pin!(registry.stop(&two));
+    assert!(matches!(poll(vacant), Poll::Ready(Err(StopError::NotFound))));
+    assert!(poll(pin!(registry.lookup_or_start(&two, ()))).is_pending());
+    assert!(poll(pin!(registry.start(&two, ()))).is_pending());
+    assert!(poll(pin!(registry.stop(&one))).is_pending());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
+    let mut still = Still::new();
+    let registry = still.registry.clone();
+    let one = key(1);
+    let mut start = pin!(registry.start(&one, ()));
+    assert!(poll(start.as_mut()).is_pending());
+    still.settle().await;
+    let Poll::Ready(Ok(old)) = poll(start) else { panic!("it was started") };
+
+    // Its gate is closed, and the owner has not been told: the notice comes a moment later.
+    assert!(old.slot.close(CloseReason::Normal));
+    let mut next = pin!(registry.lookup_or_start(&one, ()));
+    assert!(poll(next.as_mut()).is_pending());
+    assert!(still.turn());
+    assert!(poll(next.as_mut()).is_pending(), "a worker was given out whose gate is closed");
+    still.link().notify(Notice::Closing(old.entry_id()));
+    still.settle().await;
+    let Poll::Ready(Ok(new)) = poll(next) else { panic!("its successor was started") };
+    assert_ne!(old, new);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
+    let mut still = Still::new();
+    let registry = still.registry.clone();
+    let (one, other, hostile) = (key(1), key(2), key(1));
+    // Both find the key vacant; when the owner compares them, the second one's `Eq` panics.
+    let mut start = pin!(registry.start(&one, ()));
+    assert!(poll(start.as_mut()).is_pending());
+    let mut victim = pin!(registry.start(&hostile, ()));
+    assert!(poll(victim.as_mut()).is_pending());
+    hostile.1.store(true, Ordering::SeqCst);
+    still.settle().await;
+    match poll(victim) {
+        Poll::Ready(Err(StartError::Panicked(message))) => assert_eq!(&*message, "this key's eq"),
+        answered => panic!("{answered:?}"),
+    }
+    assert!(matches!(poll(start), Poll::Ready(Ok(_))));
+    let mut start = pin!(registry.start(&other, ()));
+    assert!(poll(start.as_mut()).is_pending());
+    still.settle().await;
+    assert!(matches!(poll(start), Poll::Ready(Ok(_))), "the owner serves other keys");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
+    let Still { registry, owner } = Still::new();
+    let (one, two) = (key(1), key(2));
+    let mut waiting = pin!(registry.start(&one, ()));
+    assert!(poll(waiting.as_mut()).is_pending());
+    drop(owner);
+    assert!(matches!(poll(waiting), Poll::Ready(Err(StartError::Shutdown))));
+    assert!(matches!(poll(pin!(registry.start(&two, ()))), Poll::Ready(Err(StartError::Shutdown))));
+    assert!(matches!(poll(pin!(registry.shutdown())), Poll::Ready(_)));
+}
