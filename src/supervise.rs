@@ -9,15 +9,15 @@
 //! everything else, so that they also happen when the task is dropped from outside: before its first poll, or with its
 //! runtime.
 //!
-//! User code runs under [`contain`], which is also where a kill takes hold: a kill is a gate that says so and a wake-up,
+//! User code runs under [`poll_contained`], which is also where a kill takes hold: a kill is a gate that says so and a wake-up,
 //! and the next poll drops what runs instead of polling it. Tokio's own abort would drop the whole task, and with it
 //! the wait for the worker's own tasks.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{self, Poll};
 
 use tokio::task::{JoinSet, yield_now};
 
@@ -38,22 +38,24 @@ pub(crate) struct Launch<W: Worker> {
 
 /// Ends a worker for everyone else when it is dropped.
 pub(crate) struct ExitGuard<W: Worker> {
-    slot: Arc<Slot<W>>,
-    /// Unset if the task was dropped from outside.
-    exit: Option<Exit>,
+    /// Taken when the end was told.
+    slot: Option<Arc<Slot<W>>>,
 }
 
 impl<W: Worker> ExitGuard<W> {
     pub(crate) fn new(slot: Arc<Slot<W>>) -> Self {
-        Self { slot, exit: None }
+        Self { slot: Some(slot) }
     }
-}
 
-impl<W: Worker> Drop for ExitGuard<W> {
-    fn drop(&mut self) {
-        self.slot.undeliver();
-        self.slot.queue.forget_task();
-        let exit = self.exit.take().unwrap_or(Exit::Ended(ExitReason::Killed));
+    fn slot(&self) -> &Arc<Slot<W>> {
+        self.slot.as_ref().expect("the end is told once, at the end")
+    }
+
+    /// Tells how the worker ended.
+    fn tell(&mut self, exit: Exit) {
+        let Some(slot) = self.slot.take() else { return };
+        slot.undeliver();
+        slot.queue.forget_task();
         let reason = match &exit {
             Exit::Ended(reason) => reason.clone(),
             Exit::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
@@ -61,35 +63,54 @@ impl<W: Worker> Drop for ExitGuard<W> {
             Exit::NotStarted(_) => ExitReason::Killed,
         };
         // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
-        self.slot.link.notify(Notice::Exited(self.slot.entry, exit));
+        slot.link.notify(Notice::Exited(slot.entry, exit));
         // After the notice: what a caller asks of the owner when `closed` has returned comes behind it.
-        self.slot.set_exit(reason);
+        slot.set_exit(reason);
+    }
+}
+
+impl<W: Worker> Drop for ExitGuard<W> {
+    /// Does nothing unless the task was dropped from outside.
+    fn drop(&mut self) {
+        self.tell(Exit::Ended(ExitReason::Killed));
     }
 }
 
 /// Runs one worker from its launch to its end.
-pub(crate) async fn supervise<W: Worker>(launch: Launch<W>) {
+///
+/// Not an `async fn`, which would keep room for its argument beside what it takes out of it.
+pub(crate) fn supervise<W: Worker>(launch: Launch<W>) -> impl Future<Output = ()> + Send {
     let Launch { args, mut guard } = launch;
-    let mut ctx = Context::new(WorkerHandle::new(Arc::clone(&guard.slot)));
-    let slot = &*guard.slot;
-    let mut exit = match contain(slot, live(args, &mut ctx)).await {
-        Contained::Ended(exit) => exit,
-        Contained::Panicked(message) if slot.is_ready() => Exit::Ended(ExitReason::Panicked(message)),
-        Contained::Panicked(message) => Exit::NotStarted(StartFailure::Panicked(message)),
-        Contained::Killed => Exit::Ended(ExitReason::Killed),
-    };
-    slot.undeliver();
-    if let Some(children) = ctx.take_children() {
-        let in_good_order = match &exit {
-            Exit::Ended(reason) => !reason.is_crash() && !matches!(reason, ExitReason::Killed),
-            Exit::NotStarted(_) => false,
+    async move {
+        // Named first, and so dropped first if this is never polled: before the guard tells that the worker is gone.
+        let args = args;
+        let mut ctx = Context::new(WorkerHandle::new(Arc::clone(guard.slot())));
+        let slot = &**guard.slot();
+        let mut exit = {
+            // Pinned where it is made: every move of a future through another one makes the task that much larger.
+            let mut code = pin!(Some(live(args, &mut ctx)));
+            let mut is_watched = false;
+            let exit = poll_fn(|cx| poll_contained(slot, code.as_mut(), &mut is_watched, cx)).await;
+            // A panic or a kill leaves the state in there. Close first: no lookup may find it while its `Drop` runs. (G3)
+            slot.close_by_worker();
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| code.set(None))) {
+                discard(payload);
+            }
+            exit
         };
-        if join(slot, children, in_good_order).await == Joined::Killed && in_good_order {
-            exit = Exit::Ended(ExitReason::Killed);
+        slot.undeliver();
+        if let Some(children) = ctx.take_children() {
+            let in_good_order = match &exit {
+                Exit::Ended(reason) => !reason.is_crash() && !matches!(reason, ExitReason::Killed),
+                Exit::NotStarted(_) => false,
+            };
+            if join(slot, children, in_good_order).await == Joined::Killed && in_good_order {
+                exit = Exit::Ended(ExitReason::Killed);
+            }
         }
+        drop(ctx);
+        guard.tell(exit);
     }
-    drop(ctx);
-    guard.exit = Some(exit);
 }
 
 /// The worker's life, in user code but for the notices between.
@@ -118,40 +139,36 @@ async fn live<W: Worker>(args: W::Args, ctx: &mut Context<W>) -> Exit {
     Exit::Ended(reason)
 }
 
-enum Contained {
-    Ended(Exit),
-    Panicked(Arc<str>),
-    Killed,
-}
-
-/// Polls user code as the worker's own task: panics are caught, a kill drops it, and a wait for itself is recognised.
-async fn contain<W: Worker>(slot: &Slot<W>, code: impl Future<Output = Exit>) -> Contained {
-    let mut code = pin!(Some(code));
-    let mut is_watched = false;
-    let ended = poll_fn(|cx| {
-        if !is_watched {
-            // Once is enough: a tokio task has one waker for life. Before the look at the gate, so that a kill in
-            // between finds somebody to wake.
-            slot.queue.watch_for_kill(cx.waker());
-            is_watched = true;
-        }
-        if slot.is_killed() {
-            return Poll::Ready(Contained::Killed);
-        }
-        let Some(code) = code.as_mut().as_pin_mut() else { return Poll::Pending };
-        let _current = current::enter(slot.current());
-        match catch_unwind(AssertUnwindSafe(|| code.poll(cx))) {
-            Ok(polled) => polled.map(Contained::Ended),
-            Err(payload) => Poll::Ready(Contained::Panicked(panic_message(payload))),
-        }
-    })
-    .await;
-    // A panic or a kill leaves the state in there. Close first: a lookup must not find it while its `Drop` runs. (G3)
-    slot.close_by_worker();
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| code.set(None))) {
-        discard(payload);
+/// Polls user code as the worker's own task: panics are caught, a kill ends it, and a wait for itself is recognised.
+/// What is left of it is for the caller to drop.
+fn poll_contained<W: Worker>(
+    slot: &Slot<W>,
+    code: Pin<&mut Option<impl Future<Output = Exit>>>,
+    is_watched: &mut bool,
+    cx: &mut task::Context<'_>,
+) -> Poll<Exit> {
+    if !*is_watched {
+        // Once is enough: a tokio task has one waker for life. Before the look at the gate, so that a kill in between
+        // finds somebody to wake.
+        slot.queue.watch_for_kill(cx.waker());
+        *is_watched = true;
     }
-    ended
+    if slot.is_killed() {
+        return Poll::Ready(Exit::Ended(ExitReason::Killed));
+    }
+    let Some(code) = code.as_pin_mut() else { return Poll::Pending };
+    let _current = current::enter(slot.current());
+    match catch_unwind(AssertUnwindSafe(|| code.poll(cx))) {
+        Ok(polled) => polled,
+        Err(payload) => {
+            let message = panic_message(payload);
+            Poll::Ready(if slot.is_ready() {
+                Exit::Ended(ExitReason::Panicked(message))
+            } else {
+                Exit::NotStarted(StartFailure::Panicked(message))
+            })
+        }
+    }
 }
 
 #[derive(PartialEq, Eq)]

@@ -164,3 +164,49 @@ async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
     assert!(matches!(poll(pin!(registry.start(&two, ()))), Poll::Ready(Err(StartError::Shutdown))));
     assert!(matches!(poll(pin!(registry.shutdown())), Poll::Ready(_)));
 }
+
+/// Arguments that look, when they are dropped, whether the end of their worker has been told.
+struct Looks(Option<Arc<Slot<Looking>>>, Arc<AtomicBool>);
+
+impl Drop for Looks {
+    fn drop(&mut self) {
+        let slot = self.0.take().expect("dropped once");
+        self.1.store(slot.exit().is_none(), Ordering::SeqCst);
+    }
+}
+
+struct Looking;
+
+impl Worker for Looking {
+    type Key = u32;
+    type Args = Looks;
+    type Message = ();
+    type Error = std::convert::Infallible;
+
+    async fn init(_: Looks, _: &mut WorkerContext<Self>) -> Result<Self, Self::Error> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, (): (), _: &mut WorkerContext<Self>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was_never_polled() {
+    for polls in [0, 1] {
+        let (_registry, owner) = Builder::<Looking>::new().assemble();
+        let entry = EntryId { id: WorkerId::fresh(), hash: 1 };
+        let slot = Arc::new(Slot::new(1, entry, Arc::clone(&owner.link)));
+        let untold = Arc::<AtomicBool>::default();
+        let args = Looks(Some(Arc::clone(&slot)), Arc::clone(&untold));
+        slot.kill();
+        let mut task = Box::pin(supervise(Launch { args, guard: ExitGuard::new(Arc::clone(&slot)) }));
+        if polls > 0 {
+            assert!(poll(task.as_mut()).is_ready(), "it was killed");
+        }
+        drop(task);
+        assert!(untold.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
+        assert!(slot.exit().is_some());
+    }
+}
