@@ -7,14 +7,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
 use crate::current::RegistryId;
 use crate::error::BuildError;
 use crate::mailbox::Queue;
 use crate::owner::Owner;
+use crate::panics::discard;
 use crate::registry::Registry;
-use crate::slot::{Config, Link, OnUndelivered, discard};
+use crate::slot::{Config, Link, OnUndelivered};
 use crate::sync::AtomicUsize;
 use crate::table::table;
 use crate::worker::Worker;
@@ -173,7 +174,6 @@ impl<W: Worker> Builder<W> {
 
     /// Makes a registry and its owner, apart, so that a test can hold the owner still.
     pub(crate) fn assemble(self) -> (Registry<W>, Owner<W>) {
-        let (notices, incoming) = mpsc::unbounded_channel();
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
         let link = Arc::new(Link {
@@ -183,14 +183,14 @@ impl<W: Worker> Builder<W> {
             on_undelivered: self.on_undelivered,
             live: AtomicUsize::new(0),
             requests: Queue::new(REQUESTS),
-            notices,
+            notices: Queue::new(usize::MAX),
             report: reported,
             registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
-        (registry, Owner::new(writer, link, incoming, report))
+        (registry, Owner::new(writer, link, report))
     }
 }
 

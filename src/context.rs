@@ -7,12 +7,12 @@ use std::pin::Pin;
 use std::task::{self, Poll, ready};
 
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use crate::error::TaskError;
 use crate::handle::WorkerHandle;
+use crate::panics;
 use crate::registry::WeakRegistry;
-use crate::slot::panic_message;
 use crate::worker::Worker;
 
 /// A worker's view of itself, given to each of its methods.
@@ -164,7 +164,7 @@ impl<W: Worker> Context<W> {
         let abort = self.children().spawn_blocking(move || {
             let ended = catch_unwind(AssertUnwindSafe(work));
             // Whoever spawned it may not want to know.
-            let _ = sender.send(ended.map_err(|payload| TaskError::Panicked(panic_message(payload))));
+            let _ = sender.send(ended.map_err(|payload| TaskError::Panicked(panics::message(payload))));
         });
         Task { outcome, abort }
     }
@@ -172,7 +172,9 @@ impl<W: Worker> Context<W> {
     fn children(&mut self) -> &mut JoinSet<()> {
         let children = self.children.get_or_insert_default();
         // Those that have ended leave here, so that a long life does not pile them up.
-        while children.try_join_next().is_some() {}
+        while let Some(ended) = children.try_join_next() {
+            discard_panic(ended);
+        }
         children
     }
 
@@ -185,6 +187,13 @@ impl<W: Worker> Context<W> {
 impl<W: Worker> fmt::Debug for Context<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("handle", &self.handle).finish_non_exhaustive()
+    }
+}
+
+/// Drops what is left of a task that panicked beside its own code: while its result was dropped.
+pub(crate) fn discard_panic(ended: Result<(), JoinError>) {
+    if let Some(payload) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+        panics::discard(payload);
     }
 }
 
@@ -224,7 +233,7 @@ impl<F: Future> Future for Contained<F> {
         let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx)));
         match polled {
             Ok(polled) => polled.map(Ok),
-            Err(payload) => Poll::Ready(Err(TaskError::Panicked(panic_message(payload)))),
+            Err(payload) => Poll::Ready(Err(TaskError::Panicked(panics::message(payload)))),
         }
     }
 }

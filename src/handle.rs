@@ -11,7 +11,7 @@ use crate::current::{current_of, is_current};
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::mailbox::{Envelope, Refusal, Sequence};
-use crate::request::{Request, StopReply};
+use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId};
 
@@ -155,7 +155,7 @@ impl<W: Worker> WorkerHandle<W> {
 
     /// Puts a message into the mailbox, waiting for room.
     pub(crate) async fn accept(&self, message: W::Message, is_call: bool) -> Result<Sequence, Unsent<W::Message>> {
-        let mut envelope = Envelope { message, is_call };
+        let envelope = Envelope { message, is_call };
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
             return self.slot.queue.try_send(envelope).map_err(|(refusal, envelope)| match refusal {
@@ -163,11 +163,6 @@ impl<W: Worker> WorkerHandle<W> {
                 Refusal::Closed => Unsent::Closed(envelope.message),
             });
         }
-        envelope = match self.slot.queue.try_send(envelope) {
-            Ok(sequence) => return Ok(sequence),
-            Err((Refusal::Closed, envelope)) => return Err(Unsent::Closed(envelope.message)),
-            Err((Refusal::Full, envelope)) => envelope,
-        };
         self.slot.queue.send(envelope).await.map_err(Unsent::Closed)
     }
 
@@ -237,14 +232,15 @@ impl<W: Worker> WorkerHandle<W> {
         let (reply, ended) = oneshot::channel();
         let waits_in = current_of(link.registry_id);
         let stopper = Stopper { ending, waits_in, reply: StopReply(reply) };
-        let request = Request::Stop { entry: self.entry_id(), stopper };
-        match link.ask(request, ended).await {
-            Some(Ok(reason)) => Ok(reason),
-            Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
-            Some(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
-            Some(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
-            // The owner is gone: shut down, or with its runtime.
-            None => Err(StopError::NotFound),
+        link.notify(Notice::Stop { entry: self.entry_id(), stopper });
+        match ended.await {
+            Ok(Ok(reason)) => Ok(reason),
+            Ok(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
+            Ok(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
+            Ok(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
+            // The owner is gone, after a shutdown or with its runtime: only what is stuck has not ended.
+            Err(_) if self.slot.exit().is_none() => Err(StopError::Stuck),
+            Err(_) => Err(StopError::NotFound),
         }
     }
 }

@@ -144,6 +144,7 @@ mod key;
 mod lifecycle;
 mod mailbox;
 mod owner;
+mod panics;
 mod registry;
 mod request;
 mod slot;

@@ -175,11 +175,11 @@ impl<P: Port> Lifecycle<P> {
         });
         match phase {
             // The worker was ready and closed its gate again: who comes now gets another one. (G3)
-            Phase::Starting { next, .. } if is_closed => join(next, starter),
-            Phase::Starting { waiting, .. } => join(waiting, starter),
+            Phase::Starting { next, .. } if is_closed => join(next, starter, effects),
+            Phase::Starting { waiting, .. } => join(waiting, starter, effects),
             // It will not be gone in any time that can be told.
             Phase::Stopping { stage: Stage::Stuck, .. } => fail(starter, StartFailure::TimedOut, effects),
-            Phase::Stopping { next, .. } => join(next, starter),
+            Phase::Stopping { next, .. } => join(next, starter, effects),
         }
     }
 
@@ -233,7 +233,7 @@ impl<P: Port> Lifecycle<P> {
                 effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::Stuck)));
             }
             Some(Phase::Stopping { stage, stoppers, .. }) => {
-                stoppers.push(stopper);
+                join_stop(stoppers, stopper);
                 if ending == Ending::Kill && *stage == Stage::Draining {
                     self.abort(entry, effects);
                 }
@@ -329,6 +329,7 @@ impl<P: Port> Lifecycle<P> {
             match exit {
                 _ if was_starting => report.cancelled += 1,
                 Exit::Ended(ExitReason::Killed) => report.aborted += 1,
+                Exit::Ended(reason) if reason.is_crash() => report.crashed += 1,
                 _ => report.drained += 1,
             }
             fail_all(next, &StartFailure::Shutdown, effects);
@@ -399,6 +400,7 @@ impl<P: Port> Lifecycle<P> {
         for entry in stuck {
             self.give_up(entry, effects);
         }
+        effects.push(Effect::GiveUpAll);
         effects.push(Effect::Report(report));
     }
 
@@ -407,6 +409,25 @@ impl<P: Port> Lifecycle<P> {
             let report = *report;
             self.mode = Mode::Over;
             effects.push(Effect::Report(report));
+        }
+    }
+
+    /// Whether a worker was told to drop what it does, and so waits for nobody.
+    fn is_aborted(&self, entry: EntryId) -> bool {
+        matches!(self.phases.get(&entry), Some(Phase::Stopping { stage: Stage::Aborting | Stage::Stuck, .. }))
+    }
+
+    /// Answers everyone who waits: the owner goes away before its time, with its runtime.
+    pub(crate) fn abandon(&mut self, effects: &mut Effects<P>) {
+        self.mode = Mode::Over;
+        for (_, phase) in self.phases.drain() {
+            let (starters, next) = match phase {
+                Phase::Starting { waiting, next } => (waiting, next),
+                // Who waits for an end is told by the drop of its reply.
+                Phase::Stopping { cancelled, next, .. } => (cancelled.map_or_else(Vec::new, |(_, line)| line), next),
+            };
+            fail_all(starters, &StartFailure::Shutdown, effects);
+            fail_all(next, &StartFailure::Shutdown, effects);
         }
     }
 
@@ -421,7 +442,8 @@ impl<P: Port> Lifecycle<P> {
                 return true;
             }
             if seen.insert(id) {
-                unvisited.extend(self.phases.get(&id).into_iter().flat_map(Phase::waiting_workers));
+                let waiting = self.phases.get(&id).into_iter().flat_map(Phase::waiting_workers);
+                unvisited.extend(waiting.filter(|&waiter| !self.is_aborted(waiter)));
             }
         }
         false
@@ -432,13 +454,26 @@ impl<P: Port> Lifecycle<P> {
 /// who retry with time-outs would otherwise pile up. Callers who still wait are never turned away.
 const SORT_OUT_FROM: usize = 1_024;
 
-fn join<P: Port>(starters: &mut Vec<Starter<P>>, starter: Starter<P>) {
-    if starters.len() >= SORT_OUT_FROM && starters.len() == starters.capacity() {
+fn is_to_be_sorted_out<T>(line: &[T], capacity: usize) -> bool {
+    line.len() >= SORT_OUT_FROM && line.len() == capacity
+}
+
+fn join<P: Port>(starters: &mut Vec<Starter<P>>, starter: Starter<P>, effects: &mut Effects<P>) {
+    if is_to_be_sorted_out(starters, starters.capacity()) {
         // The first is the one that was launched, and keeps its place: its lack of a seed says so.
-        let mut is_first = true;
-        starters.retain(|starter| mem::take(&mut is_first) || !starter.reply.is_abandoned());
+        let rest = starters.split_off(1);
+        let (gone, waiting) = rest.into_iter().partition(|starter| starter.reply.is_abandoned());
+        fail_all(gone, &StartFailure::Cancelled, effects);
+        starters.extend::<Vec<_>>(waiting);
     }
     starters.push(starter);
+}
+
+fn join_stop<P: Port>(stoppers: &mut Vec<Stopper<P>>, stopper: Stopper<P>) {
+    if is_to_be_sorted_out(stoppers, stoppers.capacity()) {
+        stoppers.retain(|stopper| !stopper.reply.is_abandoned());
+    }
+    stoppers.push(stopper);
 }
 
 fn answer<P: Port>(starter: Starter<P>, entry: EntryId, effects: &mut Effects<P>) {

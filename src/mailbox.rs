@@ -27,6 +27,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use crate::panics::contain;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, cooperate, lock};
 use crate::worker::CloseReason;
 
@@ -315,11 +316,10 @@ impl<M> State<M> {
 }
 
 fn wake_all(one: Option<Waker>, senders: Option<Box<Waiting>>) {
-    if let Some(waker) = one {
-        waker.wake();
-    }
-    for (_, waker) in senders.into_iter().flat_map(|waiting| waiting.senders) {
-        waker.wake();
+    let senders = senders.into_iter().flat_map(|waiting| waiting.senders);
+    for waker in one.into_iter().chain(senders.map(|(_, waker)| waker)) {
+        // Another executor's waker is foreign code: its panic is not that of whoever wakes.
+        contain(|| waker.wake());
     }
 }
 

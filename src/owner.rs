@@ -12,14 +12,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::sync::{mpsc, watch};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::deadline::{Deadlines, Due};
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Effect, Event, Holder, Lifecycle, ShutdownReport, StartFailure, StartOutcome, Starter};
 use crate::mailbox::Gate;
-use crate::request::{Notice, Request, Seed, StartAnswer, StartReply, Started, Wire};
-use crate::slot::{Link, Slot, discard, panic_message};
+use crate::panics::{self, contain};
+use crate::request::{Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
+use crate::slot::{Link, Slot};
 use crate::supervise::{ExitGuard, Launch, supervise};
 use crate::sync::cooperate;
 use crate::table::TableWriter;
@@ -28,7 +30,6 @@ use crate::worker::{CloseReason, EntryId, Worker, WorkerId};
 pub(crate) struct Owner<W: Worker> {
     table: TableWriter<W>,
     link: Arc<Link<W>>,
-    notices: mpsc::UnboundedReceiver<Notice>,
     lifecycle: Lifecycle<Wire<W>>,
     /// Kept for its memory; empty between steps.
     effects: Vec<Effect<Wire<W>>>,
@@ -37,8 +38,8 @@ pub(crate) struct Owner<W: Worker> {
 }
 
 enum Input<W: Worker> {
-    Notice(Notice),
-    Request(Request<W>),
+    Notice(Notice<W>),
+    Start(StartRequest<W>),
     Passed(Due),
 }
 
@@ -46,11 +47,10 @@ impl<W: Worker> Owner<W> {
     pub(crate) fn new(
         table: TableWriter<W>,
         link: Arc<Link<W>>,
-        notices: mpsc::UnboundedReceiver<Notice>,
         report: watch::Sender<Option<ShutdownReport>>,
     ) -> Self {
         let deadlines = Deadlines::new(link.config.init_timeout, link.config.stop_timeout);
-        Self { table, link, notices, lifecycle: Lifecycle::new(), effects: Vec::new(), deadlines, report }
+        Self { table, link, lifecycle: Lifecycle::new(), effects: Vec::new(), deadlines, report }
     }
 
     /// Serves until a shutdown is over.
@@ -66,33 +66,32 @@ impl<W: Worker> Owner<W> {
         if let Some(event) = self.event(input) {
             self.lifecycle.step(event, &mut self.effects);
         }
-        self.perform();
+        self.perform_all();
         Poll::Ready(())
     }
 
-    /// Deadlines first, which a stream of requests would keep waiting; then notices, of which there is a constant number
-    /// per worker, so that requests always get their turn.
+    /// Notices first: a worker that was ready before its deadline passed has kept it, though the owner comes late to
+    /// both. Requests last, which others could keep waiting, but not be kept waiting by.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input<W>> {
-        let lifecycle = &self.lifecycle;
-        if let Poll::Ready(due) = self.deadlines.poll_passed(cx, |due| is_awaited(lifecycle, due)) {
-            return Poll::Ready(Input::Passed(due));
-        }
-        if let Poll::Ready(Some(notice)) = self.notices.poll_recv(cx) {
-            return Poll::Ready(Input::Notice(notice));
-        }
+        let (link, lifecycle) = (&self.link, &self.lifecycle);
+        let deadlines = &mut self.deadlines;
         cooperate!(cx, {
-            match self.link.requests.poll_recv(cx) {
-                Poll::Ready(Some(request)) => request,
-                // The owner closes it itself, when it goes.
-                Poll::Ready(None) | Poll::Pending => return Poll::Pending,
+            if let Poll::Ready(Some(notice)) = link.notices.poll_recv(cx) {
+                Input::Notice(notice)
+            } else if let Poll::Ready(due) = deadlines.poll_passed(cx, |due| is_awaited(lifecycle, due)) {
+                Input::Passed(due)
+            } else if let Poll::Ready(Some(request)) = link.requests.poll_recv(cx) {
+                Input::Start(request)
+            } else {
+                return Poll::Pending;
             }
-        } => request => Poll::Ready(Input::Request(request)))
+        } => input => Poll::Ready(input))
     }
 
     /// Looks up what the state machine has to know of the table.
     fn event(&mut self, input: Input<W>) -> Option<Event<Wire<W>>> {
         Some(match input {
-            Input::Request(Request::Start { verb, seed, hash, waits_in, reply }) => {
+            Input::Start(StartRequest { verb, seed, hash, waits_in, reply }) => {
                 let table = self.table.read();
                 // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
                 let looked_up = catch_unwind(AssertUnwindSafe(|| {
@@ -108,13 +107,13 @@ impl<W: Worker> Owner<W> {
                         Event::Start { starter, holder, fresh }
                     }
                     Err(payload) => {
-                        let failure = StartFailure::Panicked(panic_message(payload));
+                        let failure = StartFailure::Panicked(panics::message(payload));
                         answer(reply, Some(seed), Started::Failed(failure));
                         return None;
                     }
                 }
             }
-            Input::Request(Request::Stop { entry, stopper }) => {
+            Input::Notice(Notice::Stop { entry, stopper }) => {
                 let exists = self.table.read().with_entry(entry, |_| ()).is_some();
                 Event::Stop { entry, exists, stopper }
             }
@@ -127,50 +126,60 @@ impl<W: Worker> Owner<W> {
         })
     }
 
-    fn perform(&mut self) {
+    /// Performs what there is to do, one by one: code of others that panics in one of them (the waker of a caller on
+    /// another executor, the `Drop` of a key) does not keep the owner from the next. (G5)
+    fn perform_all(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
-            match effect {
-                Effect::Launch(entry, seed) => self.launch(entry, seed),
-                Effect::Open(entry) => self.with_slot(entry, |slot| slot.open()),
-                Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
-                    slot.close(reason);
-                }),
-                Effect::Kill(entry) => self.with_slot(entry, |slot| slot.kill()),
-                Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
-                    let slot = Arc::clone(slot);
-                    // Messages are user code when they are dropped. (G4)
-                    tokio::spawn(async move { slot.undeliver() });
-                }),
-                Effect::Remove(entry) => self.table.remove(entry),
-                Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
-                Effect::ReplyStart(reply, seed, outcome) => {
-                    let outcome = self.started(outcome);
-                    answer(reply, seed, outcome);
-                }
-                Effect::ReplyStop(reply, outcome) => {
-                    // The caller may have gone away.
-                    let _ = reply.0.send(outcome);
-                }
-                Effect::CloseAll => {
-                    // Starts are not closed here: each is cancelled by an effect of its own.
-                    self.each_slot(|slot| {
-                        if slot.queue.gate() == Gate::Open {
-                            slot.close(CloseReason::Shutdown);
-                        }
-                    });
-                    self.arm(Due::Shutdown);
-                }
-                Effect::KillAll => {
-                    self.each_slot(|slot| slot.kill());
-                    self.arm(Due::ShutdownAbort);
-                }
-                Effect::Report(report) => {
-                    self.report.send_replace(Some(report));
-                }
-            }
+            contain(|| self.perform(effect));
         }
         self.effects = effects;
+    }
+
+    fn perform(&mut self, effect: Effect<Wire<W>>) {
+        match effect {
+            Effect::Launch(entry, seed) => self.launch(entry, seed),
+            Effect::Open(entry) => self.with_slot(entry, |slot| slot.open()),
+            Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
+                slot.close(reason);
+            }),
+            Effect::Kill(entry) => self.with_slot(entry, |slot| slot.kill()),
+            Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
+                let slot = Arc::clone(slot);
+                // Messages are user code when they are dropped. (G4)
+                tokio::spawn(async move { slot.undeliver() });
+            }),
+            Effect::GiveUpAll => {
+                let stuck = self.to_list();
+                tokio::spawn(async move { stuck.iter().for_each(|slot| slot.undeliver()) });
+            }
+            Effect::Remove(entry) => self.table.remove(entry),
+            Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
+            Effect::ReplyStart(reply, seed, outcome) => {
+                let outcome = self.started(outcome);
+                answer(reply, seed, outcome);
+            }
+            Effect::ReplyStop(reply, outcome) => {
+                // The caller may have gone away.
+                let _ = reply.0.send(outcome);
+            }
+            Effect::CloseAll => {
+                // Starts are not closed here: each is cancelled by an effect of its own.
+                self.each_slot(|slot| {
+                    if slot.queue.gate() == Gate::Open {
+                        slot.close(CloseReason::Shutdown);
+                    }
+                });
+                self.arm(Due::Shutdown);
+            }
+            Effect::KillAll => {
+                self.each_slot(|slot| slot.kill());
+                self.arm(Due::ShutdownAbort);
+            }
+            Effect::Report(report) => {
+                self.report.send_replace(Some(report));
+            }
+        }
     }
 
     fn launch(&mut self, entry: EntryId, Seed { key, args }: Seed<W>) {
@@ -202,6 +211,17 @@ impl<W: Worker> Owner<W> {
         self.table.read().with_entry(entry, |handle| act(&handle.slot));
     }
 
+    fn to_list(&self) -> Vec<Arc<Slot<W>>> {
+        let listed = self.table.read().try_fold(Vec::new(), |mut list, handle| {
+            list.push(Arc::clone(&handle.slot));
+            std::ops::ControlFlow::<std::convert::Infallible, _>::Continue(list)
+        });
+        match listed {
+            std::ops::ControlFlow::Continue(list) => list,
+            std::ops::ControlFlow::Break(never) => match never {},
+        }
+    }
+
     fn each_slot(&self, act: impl Fn(&Slot<W>)) {
         let _: std::ops::ControlFlow<(), ()> = self.table.read().try_fold((), |(), handle| {
             act(&handle.slot);
@@ -220,25 +240,32 @@ fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
 /// Tells a caller what became of its start, and gives back its arguments if they were not used.
 fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
     let unused = seed.map(|seed| seed.args);
-    if let Err(answer) = reply.0.send(StartAnswer { outcome, unused }) {
-        if answer.unused.is_some() {
-            // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
-            tokio::spawn(async move { drop(answer) });
-        }
+    let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(StartAnswer { outcome, unused }) else { return };
+    // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
+    match Handle::try_current() {
+        Ok(runtime) => drop(runtime.spawn(async move { contain(|| drop(args)) })),
+        // The owner is being dropped with its runtime, and nobody waits for it any more.
+        Err(_) => contain(|| drop(args)),
     }
 }
 
 impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
-        // Whoever asked is told by the drop of the reply. Arguments are dropped here too, and may panic.
+        // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
         for request in self.link.requests.drain(&self.link.live) {
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(request))) {
-                discard(payload);
-            }
+            contain(|| drop(request));
         }
+        drop(self.link.notices.drain(&self.link.live));
         self.link.requests.forget_task();
-        self.each_slot(|slot| slot.kill());
+        self.link.notices.forget_task();
+        self.lifecycle.abandon(&mut self.effects);
+        self.perform_all();
+        for slot in self.to_list() {
+            slot.kill();
+            // Its own task does the same, unless it never yields: nobody is to wait behind it.
+            slot.undeliver();
+        }
         let aborted = self.lifecycle.entries();
         self.report.send_if_modified(|report| {
             let is_cut_off = report.is_none();

@@ -15,7 +15,7 @@ use crate::error::{Returned, StartError, StopError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
-use crate::request::{Notice, Request, Seed, StartReply, Started};
+use crate::request::{Notice, Seed, StartReply, StartRequest, Started};
 use crate::slot::Link;
 use crate::table::TableReader;
 use crate::via::{Template, Via};
@@ -451,7 +451,7 @@ impl<W: Worker> Shared<W> {
     async fn request_start(&self, verb: Verb, seed: Seed<W>, hash: u64) -> Result<WorkerHandle<W>, StartError<W>> {
         let (reply, answer) = oneshot::channel();
         let waits_in = current_of(self.link.registry_id);
-        let request = Request::Start { verb, seed, hash, waits_in, reply: StartReply(reply) };
+        let request = StartRequest { verb, seed, hash, waits_in, reply: StartReply(reply) };
         let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };
         match (answer.outcome, answer.unused) {
             (Started::Worker(handle), _) => Ok(handle),

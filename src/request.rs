@@ -8,20 +8,25 @@ use crate::handle::WorkerHandle;
 use crate::lifecycle::{Answer, Exit, Port, StartFailure, StopFailure, Stopper, Verb};
 use crate::worker::{EntryId, ExitReason, Worker};
 
-/// From a caller, over a bounded queue.
-pub(crate) enum Request<W: Worker> {
-    /// A worker for this key is wanted.
-    Start { verb: Verb, seed: Seed<W>, hash: u64, waits_in: Option<EntryId>, reply: StartReply<W> },
-    /// This worker is wanted gone.
-    Stop { entry: EntryId, stopper: Stopper<Wire<W>> },
+/// A worker for this key is wanted. From a caller, over a bounded queue.
+pub(crate) struct StartRequest<W: Worker> {
+    pub(crate) verb: Verb,
+    pub(crate) seed: Seed<W>,
+    pub(crate) hash: u64,
+    pub(crate) waits_in: Option<EntryId>,
+    pub(crate) reply: StartReply<W>,
 }
 
-/// From a worker's task, or from the registry itself, over an unbounded channel.
-#[derive(Debug)]
-pub(crate) enum Notice {
+/// From a worker's task, or from a caller that need not wait, over an unbounded queue.
+pub(crate) enum Notice<W: Worker> {
     Ready(EntryId),
     Closing(EntryId),
     Exited(EntryId, Exit),
+    /// This worker is wanted gone: a caller that goes away after its first poll has still said so.
+    Stop {
+        entry: EntryId,
+        stopper: Stopper<Wire<W>>,
+    },
     Shutdown,
 }
 

@@ -4,18 +4,18 @@
 //! yet freed would otherwise keep the table itself alive, and it them.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 use crate::current::{Current, RegistryId};
 use crate::lifecycle::ShutdownReport;
 use crate::mailbox::{Envelope, Gate, Inbox, Queue};
+use crate::panics::{Contained, contain};
 use crate::registry::WeakRegistry;
-use crate::request::{Notice, Request};
+use crate::request::{Notice, StartAnswer, StartRequest};
 use crate::sync::AtomicUsize;
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker};
 
@@ -41,44 +41,59 @@ pub(crate) struct Link<W: Worker> {
     /// Bounded: callers wait when the owner is behind. It is a mailbox and not a tokio channel since closing it is atomic
     /// against senders: a message sent while a tokio channel's receiver is dropped may lie there for as long as there
     /// are senders, and its reply with it.
-    pub(crate) requests: Queue<Request<W>>,
-    /// Unbounded, since a `Drop` cannot wait: a constant number per worker.
-    pub(crate) notices: mpsc::UnboundedSender<Notice>,
+    pub(crate) requests: Queue<StartRequest<W>>,
+    /// Unbounded, since a `Drop` cannot wait: a constant number per worker, and one per stop that somebody waits for.
+    pub(crate) notices: Queue<Notice<W>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,
 }
 
 impl<W: Worker> Link<W> {
-    /// Puts a request to the owner and waits for its answer. `None`: there is no owner any more.
-    pub(crate) async fn ask<T>(&self, request: Request<W>, answer: oneshot::Receiver<T>) -> Option<T> {
+    /// Asks the owner for a start and waits for its answer. `None`: there is no owner any more.
+    pub(crate) async fn ask(
+        &self,
+        request: StartRequest<W>,
+        answer: oneshot::Receiver<StartAnswer<W>>,
+    ) -> Option<StartAnswer<W>> {
         self.requests.send(Envelope { message: request, is_call: true }).await.ok()?;
         // An owner that goes away closes the queue and drops what is in it, replies and all: whoever got in is told.
         answer.await.ok()
     }
 
-    pub(crate) fn notify(&self, notice: Notice) {
-        // Fails when the owner is gone, and then nobody is left who would act on it.
-        let _ = self.notices.send(notice);
+    /// Tells the owner. When it is gone nobody is left who would act on it, and the notice is dropped.
+    pub(crate) fn notify(&self, notice: Notice<W>) {
+        drop(self.notices.try_send(Envelope { message: notice, is_call: false }));
     }
 }
 
 /// One worker, from before its `init` until after its state was dropped; handles may keep it longer.
 pub(crate) struct Slot<W: Worker> {
-    pub(crate) key: W::Key,
+    pub(crate) key: Contained<W::Key>,
     pub(crate) entry: EntryId,
     pub(crate) queue: Queue<W::Message>,
     pub(crate) link: Arc<Link<W>>,
     /// `init` has returned `Ok`.
     is_ready: AtomicBool,
-    exit: OnceLock<ExitReason>,
+    /// The worker closed its own gate, and the owner is yet to be told.
+    is_unannounced: AtomicBool,
+    exit: OnceLock<Contained<ExitReason>>,
     ended: Notify,
 }
 
 impl<W: Worker> Slot<W> {
     pub(crate) fn new(key: W::Key, entry: EntryId, link: Arc<Link<W>>) -> Self {
         let queue = Queue::new(link.config.mailbox_capacity);
-        Self { key, entry, queue, link, is_ready: AtomicBool::new(false), exit: OnceLock::new(), ended: Notify::new() }
+        Self {
+            key: Contained::new(key),
+            entry,
+            queue,
+            link,
+            is_ready: AtomicBool::new(false),
+            is_unannounced: AtomicBool::new(false),
+            exit: OnceLock::new(),
+            ended: Notify::new(),
+        }
     }
 
     pub(crate) fn current(&self) -> Current {
@@ -97,13 +112,25 @@ impl<W: Worker> Slot<W> {
         self.queue.kill(&self.link.live);
     }
 
-    /// Closes the gate from the worker's own task. The owner is told, so that its deadline begins to run.
+    /// Closes the gate from the worker's own task. The owner is told by [`announce`](Self::announce).
     pub(crate) fn close_by_worker(&self) -> bool {
         let closed = self.close(CloseReason::Normal);
         if closed {
-            self.link.notify(Notice::Closing(self.entry));
+            self.is_unannounced.store(true, Ordering::Relaxed);
         }
         closed
+    }
+
+    /// Tells the owner that the worker closed its own gate, if it did, so that its deadline begins to run.
+    ///
+    /// Not done by whoever closes it: the owner is woken into this thread's next-task slot, where no other thread can
+    /// steal it, and would sit there behind whatever the worker does before it next returns to the scheduler. (G4)
+    pub(crate) fn announce(&self) {
+        // Set and read in the worker's own task.
+        if self.is_unannounced.load(Ordering::Relaxed) {
+            self.is_unannounced.store(false, Ordering::Relaxed);
+            self.link.notify(Notice::Closing(self.entry));
+        }
     }
 
     /// Tells the owner that `init` has returned `Ok`.
@@ -129,24 +156,21 @@ impl<W: Worker> Slot<W> {
     /// go to `on_undelivered` (G6). What panics on the way is contained message by message (G5).
     pub(crate) fn undeliver(&self) {
         for envelope in self.queue.drain(&self.link.live) {
-            let one = AssertUnwindSafe(|| match &self.link.on_undelivered {
+            contain(|| match &self.link.on_undelivered {
                 Some(hook) if !envelope.is_call => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
-            if let Err(payload) = catch_unwind(one) {
-                discard(payload);
-            }
         }
     }
 
     pub(crate) fn exit(&self) -> Option<&ExitReason> {
-        self.exit.get()
+        self.exit.get().map(|exit| &**exit)
     }
 
     /// Ends the wait of everyone in `closed`. Only the first reason counts.
     pub(crate) fn set_exit(&self, reason: ExitReason) {
         // An error would say that it is set already, by this very function.
-        let _ = self.exit.set(reason);
+        let _ = self.exit.set(Contained::new(reason));
         self.ended.notify_waiters();
     }
 
@@ -172,26 +196,5 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
 impl<W: Worker> fmt::Debug for Slot<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Slot").field("entry", &self.entry).finish_non_exhaustive()
-    }
-}
-
-/// What a panic said.
-pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> Arc<str> {
-    let message = match payload.downcast_ref::<&'static str>() {
-        Some(message) => Arc::from(*message),
-        None => match payload.downcast_ref::<String>() {
-            Some(message) => Arc::from(message.as_str()),
-            None => Arc::from("a panic without a text"),
-        },
-    };
-    discard(payload);
-    message
-}
-
-/// Drops a panic's payload, whose own `Drop` may panic.
-pub(crate) fn discard(payload: Box<dyn std::any::Any + Send>) {
-    if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Whoever panics while dropping the payload of a panic is not asked a third time.
-        std::mem::forget(again);
     }
 }

@@ -21,13 +21,14 @@ use std::task::{self, Poll};
 
 use tokio::task::{JoinSet, yield_now};
 
-use crate::context::Context;
+use crate::context::{Context, discard_panic};
 use crate::current;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
+use crate::panics::{self, contain};
 use crate::request::Notice;
-use crate::slot::{Slot, discard, panic_message};
+use crate::slot::Slot;
 use crate::worker::{ExitReason, Worker, share};
 
 /// Everything a worker's task begins with. The arguments are dropped before the guard tells that the worker is gone.
@@ -91,11 +92,10 @@ pub(crate) fn supervise<W: Worker>(launch: Launch<W>) -> impl Future<Output = ()
             let mut code = pin!(Some(live(args, &mut ctx)));
             let mut is_watched = false;
             let exit = poll_fn(|cx| poll_contained(slot, code.as_mut(), &mut is_watched, cx)).await;
-            // A panic or a kill leaves the state in there. Close first: no lookup may find it while its `Drop` runs. (G3)
+            // A kill leaves the state in there.
+            contain(|| code.set(None));
             slot.close_by_worker();
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| code.set(None))) {
-                discard(payload);
-            }
+            slot.announce();
             exit
         };
         slot.undeliver();
@@ -120,6 +120,9 @@ async fn live<W: Worker>(args: W::Args, ctx: &mut Context<W>) -> Exit {
         Ok(worker) => worker,
         Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
     };
+    // Declared after the state, and so dropped before it, by a panic or with the runtime: no lookup may find the worker
+    // while its state's `Drop` runs. (G3)
+    let _closes = CloseOnDrop(&slot);
     slot.set_ready();
     // The owner was just woken into this thread's next-task slot, where no other thread can steal it: let it run before
     // whatever the worker does next.
@@ -130,7 +133,7 @@ async fn live<W: Worker>(args: W::Args, ctx: &mut Context<W>) -> Exit {
         Err(error) => ExitReason::Failed(share(error)),
     };
     if slot.close_by_worker() {
-        // As above.
+        // Return to the scheduler, so that the owner is told before whatever `terminate` does.
         yield_now().await;
     }
     // Before `terminate`, which may take its time: the callers are waiting.
@@ -157,17 +160,30 @@ fn poll_contained<W: Worker>(
         return Poll::Ready(Exit::Ended(ExitReason::Killed));
     }
     let Some(code) = code.as_pin_mut() else { return Poll::Pending };
-    let _current = current::enter(slot.current());
-    match catch_unwind(AssertUnwindSafe(|| code.poll(cx))) {
+    let polled = {
+        let _current = current::enter(slot.current());
+        catch_unwind(AssertUnwindSafe(|| code.poll(cx)))
+    };
+    slot.announce();
+    match polled {
         Ok(polled) => polled,
         Err(payload) => {
-            let message = panic_message(payload);
+            let message = panics::message(payload);
             Poll::Ready(if slot.is_ready() {
                 Exit::Ended(ExitReason::Panicked(message))
             } else {
                 Exit::NotStarted(StartFailure::Panicked(message))
             })
         }
+    }
+}
+
+/// Closes a worker's gate before its state is dropped.
+struct CloseOnDrop<'s, W: Worker>(&'s Slot<W>);
+
+impl<W: Worker> Drop for CloseOnDrop<'_, W> {
+    fn drop(&mut self) {
+        self.0.close_by_worker();
     }
 }
 
@@ -186,7 +202,7 @@ async fn join<W: Worker>(slot: &Slot<W>, mut children: Box<JoinSet<()>>, in_good
     poll_fn(|cx| {
         loop {
             match children.poll_join_next(cx) {
-                Poll::Ready(Some(_)) => continue,
+                Poll::Ready(Some(ended)) => discard_panic(ended),
                 Poll::Ready(None) => return Poll::Ready(if is_aborted { Joined::Killed } else { Joined::All }),
                 Poll::Pending if slot.is_killed() && !is_aborted => {
                     is_aborted = true;

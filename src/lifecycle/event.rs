@@ -139,6 +139,8 @@ pub(crate) enum Effect<P: Port> {
     Kill(EntryId),
     /// Tell the callers in the mailbox of a worker that never yields.
     GiveUp(EntryId),
+    /// The same for every worker that is left.
+    GiveUpAll,
     /// Take the entry out of the table.
     Remove(EntryId),
     /// Send `Passed` when this deadline has passed.
@@ -160,6 +162,8 @@ pub(crate) enum Effect<P: Port> {
 pub struct ShutdownReport {
     /// Workers that handled what was in their mailbox and ended by themselves.
     pub drained: usize,
+    /// Workers that panicked or returned an error on their way out.
+    pub crashed: usize,
     /// Workers that did not end within the stop time-out, and were aborted.
     pub aborted: usize,
     /// Starts that were cancelled.
