@@ -31,7 +31,7 @@ const REQUESTS: usize = 1_024;
 /// | [`mailbox_capacity`](Self::mailbox_capacity) | 64 | enough for a burst, little enough that senders feel an overload soon |
 /// | [`init_timeout`](Self::init_timeout) | 30 s | a start that hangs must end by itself; longer than any healthy load |
 /// | [`stop_timeout`](Self::stop_timeout) | 5 s | OTP's: time to flush, and shorter than an orchestrator's patience |
-/// | [`on_undelivered`](Self::on_undelivered) | none | what is lost is dropped, and its callers are told |
+/// | [`on_undelivered`](Self::on_undelivered) | none | what is lost is dropped; callers who wait are told |
 ///
 /// # Examples
 ///
@@ -92,7 +92,7 @@ impl<W: Worker> Builder<W> {
     }
 
     /// How long an `init` may take before the start fails with [`StartError::TimedOut`](crate::StartError::TimedOut).
-    /// `Duration::MAX` is for ever.
+    /// `Duration::MAX` is for ever; zero fails every start whose `init` does not return at once.
     #[must_use]
     pub fn init_timeout(mut self, within: Duration) -> Self {
         self.config.init_timeout = within;
@@ -109,7 +109,8 @@ impl<W: Worker> Builder<W> {
     }
 
     /// What becomes of a cast that was accepted and never began, because its worker was killed, crashed, or ran out of
-    /// its stop time-out (G6). Calls are not given to it: their callers are told.
+    /// its stop time-out (G6). Calls are not given to it: their
+    /// callers are told, or have gone away.
     ///
     /// It runs in the worker's task (or in a task of its own if the worker is stuck), before the worker counts as
     /// ended: send the message on, log it, and do not block. A panic in it is contained.

@@ -57,7 +57,8 @@ pub enum BuildError {
     /// `build` was called outside a tokio runtime, so there is nowhere to run the owner and the workers.
     #[error("no tokio runtime is running here; build the registry inside one")]
     NoRuntime,
-    /// The tokio runtime has no time driver, so no deadline could ever pass.
+    /// The tokio runtime has no time driver, so no deadline could ever pass. Tokio tells this only by a panic, which is
+    /// caught; the process's panic hook sees it.
     #[error("the tokio runtime has no timer; build it with `enable_time` or `enable_all`")]
     NoTimer,
     /// An option has a value that cannot work.
@@ -71,12 +72,11 @@ pub enum BuildError {
 }
 
 /// Why a worker was not started.
-#[derive(Error)]
 #[non_exhaustive]
 pub enum StartError<W: Worker> {
     /// `start` found a worker of this key, or met one that was starting and came up. It is not a failure for a
-    /// caller that only wants a worker: use the handle.
-    #[error("a worker of this key already runs; use the handle in this error, or stop it first")]
+    /// caller that only wants a worker: use the handle. A worker that fails with this error about itself, kept in it as
+    /// [`ExitReason::Failed`](crate::ExitReason::Failed), keeps its own memory for ever.
     AlreadyStarted {
         /// The worker that runs.
         handle: WorkerHandle<W>,
@@ -84,23 +84,49 @@ pub enum StartError<W: Worker> {
         args: Returned<W::Args>,
     },
     /// `init` returned an error. The key is free again; see [`init_error`](Self::init_error).
-    #[error("the worker's init failed: {0}")]
-    Init(#[source] Arc<dyn Error + Send + Sync>),
+    Init(Arc<dyn Error + Send + Sync>),
     /// `init` panicked (or the key's own `Eq` did, while it was looked up). The key is free again.
-    #[error("the worker panicked while it started: {0}")]
     Panicked(Arc<str>),
     /// `init` took longer than `init_timeout`, or the key's former worker never ended. Retry later.
-    #[error("the worker did not start in time; retry later, or raise `init_timeout`")]
     TimedOut,
     /// Someone stopped the key while it was starting. Retry if a worker is still wanted.
-    #[error("the start was cancelled by a stop of the same key; start it again if it is still wanted")]
     Cancelled,
-    /// The caller is a worker's own task and would wait for itself, at once or through other workers that wait.
-    #[error("this start would wait for its own caller; do it from a task of its own")]
+    /// The caller is a worker's own task and would wait for itself, at once or through other workers that wait. A task
+    /// from `tokio::spawn` may wait; one from `ctx.spawn` is waited for by the worker, and so may not.
     WouldDeadlock,
     /// The registry is shutting down, or gone.
-    #[error("the registry is shut down; nothing starts any more")]
     Shutdown,
+}
+
+impl<W: Worker> fmt::Display for StartError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AlreadyStarted { .. } => {
+                f.write_str("a worker of this key already runs; use the handle in this error, or stop it first")
+            }
+            // What it returned is the source: a report that prints the chain says it once.
+            Self::Init(_) => f.write_str("the worker's init returned an error"),
+            Self::Panicked(message) => write!(f, "the worker panicked while it started: {message}"),
+            Self::TimedOut => f.write_str("the worker did not start in time; retry later, or raise `init_timeout`"),
+            Self::Cancelled => {
+                f.write_str("the start was cancelled by a stop of the same key; start it again if it is still wanted")
+            }
+            Self::WouldDeadlock => {
+                f.write_str("this start would wait for its own caller; do it from a task spawned with `tokio::spawn`")
+            }
+            Self::Shutdown => f.write_str("the registry is shut down; nothing starts any more"),
+        }
+    }
+}
+
+// By hand: a derived `source` would be the `Arc`, in which nobody finds the error that `init` returned.
+impl<W: Worker> Error for StartError<W> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Init(error) => Some(&**error),
+            _ => None,
+        }
+    }
 }
 
 impl<W: Worker> StartError<W> {
@@ -195,6 +221,16 @@ impl<W: Worker> SendError<W> {
     }
 }
 
+impl<W: Worker> SendError<W> {
+    /// The error that `init` returned, if that is why there is no worker, and if it is an `E`.
+    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+        match self {
+            Self::NotStarted { source, .. } => source.init_error(),
+            _ => None,
+        }
+    }
+}
+
 impl<W: Worker> fmt::Debug for SendError<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -240,6 +276,14 @@ impl<W: Worker> CallError<W> {
     /// Whether the message may have been handled, so that repeating the call could do its work twice.
     pub fn may_have_run(&self) -> bool {
         matches!(self, Self::NoReply | Self::TimedOut)
+    }
+
+    /// The error that `init` returned, if that is why there is no worker, and if it is an `E`.
+    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+        match self {
+            Self::NotStarted(source) => source.init_error(),
+            _ => None,
+        }
     }
 }
 

@@ -125,6 +125,10 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Dropped before the message was taken, it was not sent; dropped later, the message is handled all the same and
     /// its answer is lost. The handler can tell by [`Reply::is_closed`].
+    ///
+    /// # Panics
+    ///
+    /// If the closure that builds the message does.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         if is_current(self.id()) {
             return Err(CallError::WouldDeadlock);
@@ -142,6 +146,14 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. The message may have been
     /// handled, may be in hand, or may yet be handled.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`call`](Self::call).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message does.
     pub async fn call_timeout<T>(
         &self,
         within: Duration,

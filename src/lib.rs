@@ -98,6 +98,8 @@
 //!   `Ok` means: state dropped, key free.
 //! - **G4, isolation.** No user code runs in the registry's owner or under a lock, but for a key's own `Eq`, `Clone` and
 //!   `Drop` (and [`reduce`](Registry::reduce)'s closure, which runs in its caller). A hung `init` delays its own key only.
+//!   A key, and the error a worker failed with, are dropped by whoever is the last to use the worker's memory, which may
+//!   be the owner or a stranger's lookup: their `Drop` should not block. A panic in it is contained.
 //! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and everyone
 //!   who waited for it is told. A panic in `handle` or `terminate` ends that worker only.
 //! - **G6, no silent loss.** A send that returned `Ok` is in the mailbox. Either its handler begins, or it is

@@ -51,8 +51,9 @@ impl<W: Worker> Drop for Alive<W> {
 ///
 /// Reads ([`lookup`](Self::lookup), [`count`](Self::count), [`reduce`](Self::reduce), and every hit of
 /// [`lookup_or_start`](Self::lookup_or_start) and [`start`](Self::start)) read a concurrent table in the caller, without
-/// a lock and without waiting for anybody. They see the workers whose `init` has returned `Ok` and whose gate is open.
+/// a lock and without a message to anybody. They see the workers whose `init` has returned `Ok` and whose gate is open.
 /// Changes go through the registry's owner task, which orders them.
+/// A verb that takes a key runs the key's `Hash` and `Eq` in the caller, and panics there if they do.
 ///
 /// # Examples
 ///
@@ -200,6 +201,10 @@ impl<W: Worker> Registry<W> {
     /// # Cancel safety
     ///
     /// As for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Panics
+    ///
+    /// Only if the closure, or the key's own `Hash`, `Eq` or `Clone` does.
     pub async fn lookup_or_start_with<Q>(
         &self,
         key: &Q,
@@ -308,7 +313,8 @@ impl<W: Worker> Registry<W> {
     /// Folds over the workers.
     ///
     /// Each worker that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not.
-    /// The closure runs here, under a guard that holds back the freeing of memory: keep it short, and gather handles in
+    /// If the table is being moved to a larger one, that is completed first, here or by whoever is at it. The closure
+    /// runs here, under a guard that holds back the freeing of memory: keep it short, and gather handles in
     /// it rather than wait.
     ///
     /// # Panics
@@ -373,7 +379,8 @@ impl<W: Worker> Registry<W> {
     /// gets the same report, now and later.
     ///
     /// A worker of this registry that calls it from its own task would wait for itself: it gets a report that says
-    /// [`would_deadlock`](ShutdownReport::would_deadlock), and nothing is shut down. Spawn a task that calls it.
+    /// [`would_deadlock`](ShutdownReport::would_deadlock), and nothing is shut down. Call it from a task that
+    /// was spawned with `tokio::spawn`; one from `ctx.spawn` is waited for by the worker, and waits here for it.
     ///
     /// # Cancel safety
     ///

@@ -21,8 +21,10 @@ const MOST_WORKERS: u32 = 16;
 /// [`via_or_start`](crate::Registry::via_or_start), starts one if there is none.
 ///
 /// A send that meets a worker which is ending gets its message back unseen and goes to the next one, and so does one
-/// whose start was cancelled by somebody's stop: an address outlives the workers behind it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more
-/// than one through a [`WorkerHandle`].
+/// whose start was cancelled by somebody's stop: an address outlives the workers behind
+/// it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more than one through a
+/// [`WorkerHandle`]. When it starts a worker, `Args::clone` runs under a lock of the address, so that a slow one delays
+/// other starts through the same `Via`; a clone of the `Via` has a lock of its own.
 ///
 /// # Examples
 ///
