@@ -467,3 +467,40 @@ fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place(
     assert!(waiting.len() <= SORT_OUT_FROM + 1, "{} callers are kept", waiting.len());
     assert_eq!(waiting[0].reply.caller, 0);
 }
+
+#[test]
+fn stops_of_callers_who_left_are_sorted_out_too() {
+    let mut world = World::new();
+    world.apply(&Op::Start { key: 1, verb: true, waits_in: None });
+    world.apply(&Op::InitOk(0));
+    world.deliver_all();
+    let entry = world.workers.values().next().expect("it runs").entry;
+    for _ in 0..10_000 {
+        let (_, reply) = world.call(None, None, Some(entry));
+        reply.is_abandoned.set(true);
+        let stopper = Stopper { ending: Ending::Stop, waits_in: None, reply };
+        world.step(Event::Stop { entry, exists: true, stopper });
+    }
+    let Some(Phase::Stopping { stoppers, .. }) = world.machine.phases.get(&entry) else { panic!("it stops") };
+    assert!(stoppers.len() <= SORT_OUT_FROM, "{} callers are kept", stoppers.len());
+}
+
+#[test]
+fn a_worker_that_was_killed_waits_for_nobody() {
+    let mut world = World::new();
+    for key in [1, 2] {
+        world.apply(&Op::Start { key, verb: true, waits_in: None });
+        world.apply(&Op::InitOk(key as usize - 1));
+        world.deliver_all();
+    }
+    let entries: Vec<EntryId> = world.workers.values().map(|worker| worker.entry).collect();
+    let stop = |world: &mut World, target: EntryId, ending, waits_in| {
+        let (caller, reply) = world.call(None, waits_in, Some(target));
+        world.step(Event::Stop { entry: target, exists: true, stopper: Stopper { ending, waits_in, reply } });
+        caller
+    };
+    stop(&mut world, entries[1], Ending::Stop, Some(entries[0]));
+    stop(&mut world, entries[0], Ending::Kill, None);
+    let third = stop(&mut world, entries[0], Ending::Stop, Some(entries[1]));
+    assert!(world.unanswered().contains(&third), "it was refused, though the other is on its way out");
+}

@@ -137,3 +137,20 @@ async fn callers_who_retry_a_hung_start_do_not_pile_up() {
     hold.add_permits(1);
     within(first, "the first caller").await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_was_polled_once_ends_its_worker() {
+    for kills in [false, true] {
+        let scene = Scene::set().await;
+        // Also when the caller's turn is over: its budget is spent.
+        while tokio::task::coop::has_budget_remaining() {
+            tokio::task::coop::consume_budget().await;
+        }
+        if kills {
+            assert!(poll_times(scene.registry.kill(&2), 1).await.is_none());
+        } else {
+            assert!(poll_times(scene.registry.stop(&2), 1).await.is_none());
+        }
+        within(scene.idle.closed(), "the end of a worker that was stopped and left").await;
+    }
+}

@@ -141,3 +141,49 @@ async fn a_starting_worker_is_not_found_and_not_counted() {
     assert_eq!(registry.lookup(&1), worker.ok());
     assert_eq!(registry.count(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_is_not_found_while_its_state_is_dropped_however_it_ends() {
+    for ending in ["panic", "error", "kill", "stop", "shutdown"] {
+        let (book, registry) = (Arc::<Book>::default(), registry());
+        let seen = Arc::<Mutex<Vec<(bool, usize)>>>::default();
+        let (weak, log) = (registry.downgrade(), Arc::clone(&seen));
+        let look = move || {
+            let registry = weak.upgrade().expect("the test keeps it");
+            log.lock().unwrap().push((registry.lookup(&1).is_some(), registry.count()));
+        };
+        let plan = Plan { on_drop: Some(Arc::new(look)), ..Plan::new(&book) };
+        let worker = registry.start(&1, plan).await.unwrap();
+        match ending {
+            "panic" => worker.cast(Message::Do(Act::Panic)).await.unwrap(),
+            "error" => worker.cast(Message::Do(Act::Fail)).await.unwrap(),
+            "kill" => drop(worker.kill().await.unwrap()),
+            "stop" => drop(worker.stop().await.unwrap()),
+            _ => assert_eq!(registry.shutdown().await.drained, 1),
+        }
+        within(worker.closed(), "the end of a worker").await;
+        assert_eq!(*seen.lock().unwrap(), [(false, 0)], "{ending}: it was found while its state was dropped");
+    }
+}
+
+#[test]
+fn a_worker_is_not_found_while_its_state_is_dropped_with_its_runtime() {
+    let seen = Arc::<Mutex<Vec<bool>>>::default();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let registry = runtime.block_on(async {
+        let (book, registry) = (Arc::<Book>::default(), registry());
+        for key in 0..20 {
+            let (weak, log) = (registry.downgrade(), Arc::clone(&seen));
+            let look = move || {
+                let registry = weak.upgrade().expect("the test keeps it");
+                log.lock().unwrap().push(registry.lookup(&key).is_some());
+            };
+            let plan = Plan { on_drop: Some(Arc::new(look)), ..Plan::new(&book) };
+            registry.start(&key, plan).await.unwrap();
+        }
+        registry
+    });
+    drop(runtime);
+    assert_eq!(*seen.lock().unwrap(), [false; 20]);
+    drop(registry);
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gen_registry::{Context, Registry, Worker};
 
-use crate::rig::{Act, Book, Message, Plan, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Releases, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn a_hundred_slow_inits_take_as_long_as_one() {
@@ -130,4 +130,77 @@ async fn unused_arguments_are_dropped_in_their_callers_task() {
     within(first, "the first start").await.unwrap().unwrap();
     within(second, "the second start").await.unwrap().unwrap();
     assert_eq!(*dropped.lock().unwrap(), [Some(id)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_stops_itself_and_then_blocks_its_thread_delays_no_other_key() {
+    for _ in 0..20 {
+        let (book, registry) = (Arc::<Book>::default(), registry());
+        let released = Arc::<std::sync::atomic::AtomicBool>::default();
+        let _at_the_end = Releases(Arc::clone(&released));
+        let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+        let (began, begun) = tokio::sync::oneshot::channel();
+        let until = Arc::clone(&released);
+        let stop_and_block = job(move |ctx| {
+            ctx.stop();
+            Box::pin(async move {
+                began.send(()).unwrap();
+                while !until.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            })
+        });
+        worker.cast(stop_and_block).await.unwrap();
+        within(begun, "code that never yields").await.unwrap();
+        within(registry.start(&2, Plan::new(&book)), "a start beside it: the owner sits behind it").await.unwrap();
+        released.store(true, Ordering::SeqCst);
+        within(worker.closed(), "its end").await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn arguments_of_callers_who_left_are_not_dropped_in_the_owner() {
+    let registry = Registry::<Told>::new();
+    let dropped = Arc::<std::sync::Mutex<Vec<_>>>::default();
+    let first = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.lookup_or_start(&1, Telling(Arc::default())).await.map(drop) }
+    });
+    settle().await;
+    for _ in 0..5_000 {
+        let start = registry.lookup_or_start(&1, Telling(Arc::clone(&dropped)));
+        drop(crate::rig::poll_times(start, 2).await);
+    }
+    within(first, "the first start").await.unwrap().unwrap();
+    settle().await;
+    let dropped = dropped.lock().unwrap();
+    assert_eq!(dropped.len(), 5_000);
+    // Each in a task of its own, or in this one; had the owner dropped them, one task would have dropped thousands.
+    let mut by_task = std::collections::HashMap::new();
+    for task in dropped.iter().flatten() {
+        *by_task.entry(task).or_insert(0) += 1;
+    }
+    assert!(by_task.values().all(|&times| times == 1), "one task dropped many: {:?}", by_task.values().max());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_that_never_waits_lets_other_tasks_run() {
+    let book = Arc::<Book>::default();
+    let registry = Registry::<crate::rig::Probe>::builder().mailbox_capacity(usize::MAX).build().unwrap();
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    let turns = Arc::<AtomicUsize>::default();
+    let other = tokio::spawn({
+        let turns = Arc::clone(&turns);
+        async move {
+            loop {
+                turns.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    for number in 0..10_000 {
+        worker.cast(Message::Note(number)).await.unwrap();
+    }
+    other.abort();
+    assert!(turns.load(Ordering::SeqCst) > 10, "other tasks had {turns:?} turns during 10,000 sends");
 }

@@ -98,7 +98,7 @@ async fn an_error_in_handle_ends_the_worker_as_failed_and_terminate_runs() {
 async fn a_state_whose_drop_panics_harms_nobody() {
     for ending in ["stop", "kill", "crash", "shutdown"] {
         let (book, registry) = (Arc::<Book>::default(), registry());
-        let plan = Plan { panics_in_drop: true, ..Plan::new(&book) };
+        let plan = Plan { on_drop: Some(Arc::new(|| panic!("in drop, as told"))), ..Plan::new(&book) };
         let worker = registry.start(&1, plan.clone()).await.unwrap();
         let report = match ending {
             "stop" => within(registry.stop(&1), "a stop whose drop panics").await.map(drop),
@@ -255,4 +255,201 @@ async fn a_task_that_panics_is_told_to_its_awaiter_and_ends_no_worker() {
     assert_eq!(task.unwrap_err().to_string(), "the task panicked: in a task");
     assert_eq!(blocking.unwrap_err().to_string(), "the task panicked: in blocking work");
     assert_eq!(worker.call(Message::Ask).await.unwrap(), 0);
+}
+
+/// Panics when it is dropped, in whatever role.
+#[derive(Debug, Clone)]
+struct Grenade(Arc<AtomicBool>);
+
+impl Drop for Grenade {
+    fn drop(&mut self) {
+        assert!(!self.0.load(Ordering::SeqCst) || std::thread::panicking(), "a grenade");
+    }
+}
+
+impl std::fmt::Display for Grenade {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a grenade")
+    }
+}
+
+impl std::error::Error for Grenade {}
+
+/// A key of which a clone panics when it is dropped, while the flag is set.
+#[derive(Clone)]
+struct GrenadeKey(u32, #[expect(dead_code, reason = "it is only dropped")] Grenade);
+
+impl PartialEq for GrenadeKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for GrenadeKey {}
+
+impl Hash for GrenadeKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+struct Thrower;
+
+impl Worker for Thrower {
+    type Key = GrenadeKey;
+    /// Whether `init` fails, with an error that panics when it is dropped.
+    type Args = Option<Grenade>;
+    type Message = ();
+    type Error = Grenade;
+
+    async fn init(grenade: Option<Grenade>, _: &mut Context<Self>) -> Result<Self, Grenade> {
+        match grenade {
+            Some(grenade) => Err(grenade),
+            None => Ok(Self),
+        }
+    }
+
+    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Grenade> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_and_errors_whose_drop_panics_harm_no_other_key() {
+    let registry = Registry::<Thrower>::new();
+    let (armed, tame) = (Grenade(Arc::default()), Grenade(Arc::default()));
+    let bystander = registry.start(&GrenadeKey(0, tame.clone()), None).await.unwrap();
+    for id in 1..400 {
+        // The registry's own copies of key and error are the last ones, and are dropped wherever it frees memory.
+        let key = GrenadeKey(id, armed.clone());
+        if id % 2 == 0 {
+            drop(within(registry.start(&key, Some(armed.clone())), "a start that fails").await);
+        } else {
+            within(registry.start(&key, None), "a start").await.unwrap();
+            armed.0.store(true, Ordering::SeqCst);
+            within(registry.stop(&GrenadeKey(id, tame.clone())), "a stop").await.unwrap();
+        }
+        for other in 1_000..1_003 {
+            within(registry.start(&GrenadeKey(other, tame.clone()), None), "a start of another key").await.unwrap();
+            within(registry.stop(&GrenadeKey(other, tame.clone())), "a stop of another key").await.unwrap();
+        }
+        armed.0.store(false, Ordering::SeqCst);
+    }
+    assert_eq!(registry.lookup(&GrenadeKey(0, tame.clone())), Some(bystander));
+    armed.0.store(true, Ordering::SeqCst);
+    assert_eq!(within(registry.shutdown(), "a shutdown").await.drained, 1);
+    drop(registry);
+    armed.0.store(false, Ordering::SeqCst);
+}
+
+struct PanickingWaker;
+
+impl std::task::Wake for PanickingWaker {
+    fn wake(self: Arc<Self>) {
+        panic!("too many tasks queued");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_whose_waker_panics_harms_itself_only() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let waker = Arc::new(PanickingWaker).into();
+    let mut start = Box::pin(registry.start(&1, Plan::new(&book)));
+    assert!(start.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    settle().await;
+    let worker = within(registry.lookup_or_start(&1, Plan::new(&book)), "a start beside it").await.unwrap();
+    let mut closed = Box::pin(worker.closed());
+    assert!(closed.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
+    drop(within(registry.kill(&1), "a kill").await);
+    within(registry.start(&2, Plan::new(&book)), "a start of another key").await.unwrap();
+}
+
+#[test]
+fn a_runtime_that_is_dropped_among_arguments_whose_drop_panics_ends_in_peace() {
+    let armed = Grenade(Arc::default());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let starts: Vec<_> = runtime.block_on(async {
+        let registry = Registry::<Slow>::new();
+        let mut starts: Vec<_> = (0..5)
+            .map(|_| {
+                let (registry, grenade) = (registry.clone(), armed.clone());
+                Box::pin(async move { registry.start(&1, grenade).await.map(drop) })
+            })
+            .collect();
+        for start in &mut starts {
+            assert!(crate::rig::poll_once(start.as_mut()).await.is_none());
+        }
+        settle().await;
+        starts
+    });
+    armed.0.store(true, Ordering::SeqCst);
+    drop(runtime);
+    armed.0.store(false, Ordering::SeqCst);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for start in starts {
+        let told = runtime.block_on(within(start, "a start whose runtime was dropped"));
+        assert!(matches!(told, Err(StartError::Shutdown | StartError::Cancelled)), "{told:?}");
+    }
+}
+
+struct Slow;
+
+impl Worker for Slow {
+    type Key = u32;
+    type Args = Grenade;
+    type Message = ();
+    type Error = std::convert::Infallible;
+
+    async fn init(_grenade: Grenade, _: &mut Context<Self>) -> Result<Self, Self::Error> {
+        std::future::pending().await
+    }
+
+    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+/// A payload that panics when it is dropped.
+struct Payload;
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        panic!("a payload");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_result_panics_when_it_is_dropped_does_not_free_the_key_early() {
+    struct Result;
+    impl Drop for Result {
+        fn drop(&mut self) {
+            std::panic::panic_any(Payload);
+        }
+    }
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let life = crate::rig::Life::begin(&book, 2);
+    worker
+        .cast(job(move |ctx| {
+            drop(ctx.spawn(async { Result }));
+            ctx.spawn_blocking(move || {
+                let _life = life;
+                released.recv().ok();
+            });
+            Box::pin(async {})
+        }))
+        .await
+        .unwrap();
+    let stop = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.stop().await }
+    });
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!stop.is_finished(), "the key was free while blocking work ran");
+    release.send(()).unwrap();
+    assert!(within(stop, "a stop behind blocking work").await.unwrap().is_ok());
+    assert_eq!(book.of(2).live, 0);
 }

@@ -176,3 +176,40 @@ async fn code_that_never_yields_is_reported_as_stuck() {
     within(worker.closed(), "the end of it").await;
     assert_eq!(book.live(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_behind_a_worker_that_is_stuck_at_the_shutdown_are_told() {
+    let (book, lost) = (Arc::<Book>::default(), Arc::<std::sync::atomic::AtomicUsize>::default());
+    let counter = Arc::clone(&lost);
+    let registry: Registry<Probe> = Registry::builder()
+        .stop_timeout(Duration::from_millis(20))
+        .on_undelivered(move |_, _| {
+            counter.fetch_add(1, Ordering::SeqCst);
+        })
+        .build()
+        .unwrap();
+    let released = Arc::<AtomicBool>::default();
+    let _at_the_end = Releases(Arc::clone(&released));
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    block(&worker, &released).await;
+    for number in 0..4 {
+        worker.cast(Message::Note(number)).await.unwrap();
+    }
+    let mut call = Box::pin(worker.call(Message::Ask));
+    assert!(crate::rig::poll_once(call.as_mut()).await.is_none());
+    assert_eq!(within(registry.shutdown(), "a shutdown with a stuck worker").await.stuck, 1);
+    let told = within(call, "a call behind a stuck worker").await;
+    assert!(matches!(told, Err(gen_registry::CallError::NotDelivered)), "{told:?}");
+    assert_eq!(lost.load(Ordering::SeqCst), 4, "casts behind a stuck worker");
+    assert_eq!(worker.stop().await.unwrap_err(), StopError::Stuck, "it has not ended");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_crashes_on_its_way_out_is_not_reported_as_drained() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    registry.start(&2, Plan::new(&book)).await.unwrap();
+    worker.cast(Message::Do(Act::Panic)).await.unwrap();
+    let report = within(registry.shutdown(), "a shutdown with a crash").await;
+    assert_eq!((report.drained, report.crashed), (1, 1), "{report:?}");
+}
