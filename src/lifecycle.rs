@@ -400,7 +400,6 @@ impl<P: Port> Lifecycle<P> {
         for entry in stuck {
             self.give_up(entry, effects);
         }
-        effects.push(Effect::GiveUpAll);
         effects.push(Effect::Report(report));
     }
 

@@ -149,10 +149,6 @@ impl<W: Worker> Owner<W> {
                 // Messages are user code when they are dropped. (G4)
                 tokio::spawn(async move { slot.undeliver() });
             }),
-            Effect::GiveUpAll => {
-                let stuck = self.to_list();
-                tokio::spawn(async move { stuck.iter().for_each(|slot| slot.undeliver()) });
-            }
             Effect::Remove(entry) => self.table.remove(entry),
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
             Effect::ReplyStart(reply, seed, outcome) => {
@@ -263,7 +259,7 @@ impl<W: Worker> Drop for Owner<W> {
         self.perform_all();
         for slot in self.to_list() {
             slot.kill();
-            // Its own task does the same, unless it never yields: nobody is to wait behind it.
+            // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)
             slot.undeliver();
         }
         let aborted = self.lifecycle.entries();

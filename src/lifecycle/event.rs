@@ -139,8 +139,6 @@ pub(crate) enum Effect<P: Port> {
     Kill(EntryId),
     /// Tell the callers in the mailbox of a worker that never yields.
     GiveUp(EntryId),
-    /// The same for every worker that is left.
-    GiveUpAll,
     /// Take the entry out of the table.
     Remove(EntryId),
     /// Send `Passed` when this deadline has passed.

@@ -290,7 +290,6 @@ impl World {
             }
             Effect::Close(entry, _) => self.close(entry, Gate::Closed),
             Effect::Kill(entry) => self.close(entry, Gate::Killed),
-            Effect::GiveUpAll => assert!(self.workers.values().all(|worker| worker.gate == Gate::Killed)),
             Effect::GiveUp(entry) => assert_eq!(self.workers[&entry.id].gate, Gate::Killed),
             Effect::Remove(entry) => {
                 let worker = self.workers.remove(&entry.id).expect("it is in the table");
