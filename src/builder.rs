@@ -33,6 +33,9 @@ const REQUESTS: usize = 1_024;
 /// | [`stop_timeout`](Self::stop_timeout) | 5 s | OTP's: time to flush, and shorter than an orchestrator's patience |
 /// | [`on_undelivered`](Self::on_undelivered) | none | what is lost is dropped; callers who wait are told |
 ///
+/// How many callers may wait for one start is not limited: each is a future that its caller holds anyway, and those who
+/// went away are sorted out.
+///
 /// # Examples
 ///
 /// ```

@@ -15,10 +15,10 @@ fn sigterm_drains_both_registries_and_closes_the_database() {
     let tail = &log[log.len() - 4..];
     assert_eq!(tail[0], "SIGTERM: draining");
     assert!(
-        tail[1].starts_with("denylist: ShutdownReport { drained: 2, aborted: 0, cancelled: 0, stuck: 0"),
+        tail[1].starts_with("denylist: ShutdownReport { drained: 2, crashed: 0, aborted: 0, cancelled: 0, stuck: 0"),
         "{tail:?}"
     );
-    assert!(tail[2].starts_with("reputation: ShutdownReport { drained: 1, aborted: 0"), "{tail:?}");
+    assert!(tail[2].starts_with("reputation: ShutdownReport { drained: 1, crashed: 0, aborted: 0"), "{tail:?}");
     assert_eq!(tail[3], "closed the database");
     // Another process may have it at once.
     place.serve().terminate();
