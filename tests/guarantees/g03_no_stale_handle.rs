@@ -1,31 +1,37 @@
 //! G3: a lookup that begins after a worker's gate closed does not return it; a stop that returned means a free key.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gen_registry::{ExitReason, WorkerId};
 
 use crate::rig::{Act, Book, Message, Plan, gate, job, registry, settle, within};
 
+/// Ids grow, and print as numbers.
+fn number(id: WorkerId) -> u64 {
+    id.to_string().parse().expect("an id prints as a number")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     // Ids grow: the newest worker that is known to have begun to stop.
-    let closed = Arc::new(Mutex::new(None::<WorkerId>));
+    let closed = Arc::<AtomicU64>::default();
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut readers = Vec::new();
     for _ in 0..2 {
         let (registry, closed, done) = (registry.clone(), Arc::clone(&closed), Arc::clone(&done));
         readers.push(std::thread::spawn(move || {
             let mut hits = 0_u64;
-            while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                let before = *closed.lock().unwrap();
+            while !done.load(Ordering::SeqCst) {
+                let before = closed.load(Ordering::SeqCst);
                 if let Some(found) = registry.lookup(&1) {
                     hits += 1;
-                    assert!(Some(found.id()) > before, "a lookup returned a worker that had begun to stop");
+                    assert!(number(found.id()) > before, "a lookup returned a worker that had begun to stop");
                 }
-                let before = *closed.lock().unwrap();
+                let before = closed.load(Ordering::SeqCst);
                 if let Some(found) = registry.to_list().first() {
-                    assert!(Some(found.id()) > before, "a list had a worker that had begun to stop");
+                    assert!(number(found.id()) > before, "a list had a worker that had begun to stop");
                 }
             }
             hits
@@ -35,10 +41,10 @@ async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
         let (registry, closed, done, plan) =
             (registry.clone(), Arc::clone(&closed), Arc::clone(&done), Plan::new(&book));
         tokio::spawn(async move {
-            while !done.load(std::sync::atomic::Ordering::SeqCst) {
-                let before = *closed.lock().unwrap();
+            while !done.load(Ordering::SeqCst) {
+                let before = closed.load(Ordering::SeqCst);
                 let found = registry.lookup_or_start(&1, plan.clone()).await.unwrap();
-                assert!(Some(found.id()) > before, "a start returned a worker that had begun to stop");
+                assert!(number(found.id()) > before, "a start returned a worker that had begun to stop");
                 tokio::task::yield_now().await;
             }
         });
@@ -47,8 +53,7 @@ async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
         let worker = registry.lookup_or_start(&1, Plan::new(&book)).await.unwrap();
         let (id, closed) = (worker.id(), Arc::clone(&closed));
         let mark = move || {
-            let mut closed = closed.lock().unwrap();
-            *closed = (*closed).max(Some(id));
+            closed.fetch_max(number(id), Ordering::SeqCst);
         };
         match round % 3 {
             0 => {
@@ -72,7 +77,7 @@ async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
             }
         }
     }
-    done.store(true, std::sync::atomic::Ordering::SeqCst);
+    done.store(true, Ordering::SeqCst);
     let hits: u64 = readers.into_iter().map(|reader| reader.join().expect("a stale handle")).sum();
     assert!(hits > 0, "the readers never met a worker: the test shows nothing");
 }
