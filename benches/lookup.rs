@@ -11,7 +11,6 @@ use common::peers::{Kameo, Ractor};
 use common::{Counter, Fixture, Group, Key, Probes, Way, time};
 use criterion::{Criterion, Throughput};
 use dashmap::mapref::entry::Entry;
-use futures_util::FutureExt;
 use gen_registry::{Registry, StartError};
 
 fn main() {
@@ -33,6 +32,8 @@ fn bench<K: Key, W: Way<K>, R>(
     let fixture = LazyCell::new(|| Fixture::<K, W>::new(workers));
     group.throughput(Throughput::Elements(callers as u64));
     group.bench_function(name, |bencher| {
+        // Made here: in the loop criterion would take its time for the operation's, and settle for too few iterations.
+        let fixture = &*fixture;
         bencher.iter_custom(|iterations| {
             time(&fixture.runtime, callers, |caller| {
                 let way = fixture.way();
@@ -81,55 +82,83 @@ fn lookup(criterion: &mut Criterion) {
     }
 }
 
-/// On a hit, which is ready when it is first polled, whichever way.
+/// On a hit.
 fn lookup_or_start(criterion: &mut Criterion) {
+    fn bench_start<W: Way<String>>(group: &mut Group<'_>, workers: usize, probes: &Probes<String>) {
+        let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers));
+        group.bench_function(W::NAME, |bencher| {
+            let fixture = &*fixture;
+            bencher.iter_custom(|iterations| {
+                time(&fixture.runtime, 1, |_| {
+                    let way = fixture.way();
+                    let mut probes = probes.for_caller(0);
+                    async move {
+                        for _ in 0..iterations {
+                            black_box(way.start(black_box(probes.next())).await);
+                        }
+                    }
+                })
+            });
+        });
+    }
+
     let cases = [
-        ("hit, hot key of 1,000", (1_000, 1), Probes::one(500)),
-        ("hit, random of 100,000", (100_000, 1), Probes::shuffled(0, 100_000)),
+        ("hit, hot key of 1,000", 1_000, Probes::one(500)),
+        ("hit, random of 100,000", 100_000, Probes::shuffled(0, 100_000)),
     ];
-    for (case, load, probes) in &cases {
+    for (case, workers, probes) in &cases {
         let mut group = criterion.benchmark_group(format!("lookup_or_start/{case}"));
-        let group = &mut group;
-        bench(group, "gen-registry", *load, probes, |registry: &Registry<Counter<String>>, key: &String| {
-            registry.lookup_or_start(key, ()).now_or_never().expect("a hit does not wait")
-        });
-        bench(group, "gen-registry's lookup", *load, probes, Registry::<Counter<String>>::lookup::<String>);
-        bench(group, Papaya::<String>::NAME, *load, probes, |map: &Papaya<String>, key: &String| {
-            map.start(key).now_or_never().expect("a hit does not wait")
-        });
-        bench(group, Dash::<String>::NAME, *load, probes, |map: &Dash<String>, key: &String| {
-            map.start(key).now_or_never().expect("a hit does not wait")
-        });
-        bench(group, DashOnce::<String>::NAME, *load, probes, |map: &DashOnce<String>, key: &String| {
-            map.start(key).now_or_never().expect("a hit does not wait")
-        });
-        bench(group, Locked::<String>::NAME, *load, probes, |map: &Locked<String>, key: &String| {
-            map.start(key).now_or_never().expect("a hit does not wait")
-        });
+        let lookup = Registry::<Counter<String>>::lookup::<String>;
+        bench(&mut group, "gen-registry's lookup", (*workers, 1), probes, lookup);
+        bench_start::<Registry<Counter<String>>>(&mut group, *workers, probes);
+        bench_start::<Papaya<String>>(&mut group, *workers, probes);
+        bench_start::<Dash<String>>(&mut group, *workers, probes);
+        bench_start::<DashOnce<String>>(&mut group, *workers, probes);
+        bench_start::<Locked<String>>(&mut group, *workers, probes);
+        group.finish();
     }
 }
 
 /// On a taken key: an error that carries the handle.
 fn start(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("start/taken key of 1,000");
-    let group = &mut group;
     let load = (1_000, 1);
     let probes = &Probes::shuffled(0, 1_000);
-    bench(group, "gen-registry", load, probes, |registry: &Registry<Counter<String>>, key: &String| {
-        match registry.start(key, ()).now_or_never() {
-            Some(Err(StartError::AlreadyStarted { handle, .. })) => handle,
-            _ => panic!("the key is taken"),
+    let fixture = LazyCell::new(|| Fixture::<String, Registry<Counter<String>>>::new(1_000));
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("gen-registry", |bencher| {
+        let fixture = &*fixture;
+        bencher.iter_custom(|iterations| {
+            time(&fixture.runtime, 1, |_| {
+                let registry = fixture.way();
+                let mut probes = probes.for_caller(0);
+                async move {
+                    for _ in 0..iterations {
+                        match registry.start(black_box(probes.next()), ()).await {
+                            Err(StartError::AlreadyStarted { handle, .. }) => drop(black_box(handle)),
+                            _ => panic!("the key is taken"),
+                        }
+                    }
+                }
+            })
+        });
+    });
+    drop(fixture);
+    // Without an entry, so without a claim to the key if it is vacant: the floor.
+    bench(&mut group, "papaya get", load, probes, |map: &Papaya<String>, key: &String| {
+        map.lookup(key).expect("it is taken")
+    });
+    bench(&mut group, "DashMap entry", load, probes, |map: &Dash<String>, key: &String| {
+        match map.0.entry(key.clone()) {
+            Entry::Occupied(taken) => taken.get().clone(),
+            Entry::Vacant(_) => panic!("the key is taken"),
         }
     });
-    bench(group, "papaya", load, probes, |map: &Papaya<String>, key: &String| map.lookup(key).expect("it is taken"));
-    bench(group, "DashMap entry", load, probes, |map: &Dash<String>, key: &String| match map.0.entry(key.clone()) {
-        Entry::Occupied(taken) => taken.get().clone(),
-        Entry::Vacant(_) => panic!("the key is taken"),
-    });
-    bench(group, "RwLock<HashMap> entry", load, probes, |map: &Locked<String>, key: &String| {
+    bench(&mut group, "RwLock<HashMap> entry", load, probes, |map: &Locked<String>, key: &String| {
         match map.0.write().unwrap_or_else(PoisonError::into_inner).entry(key.clone()) {
             std::collections::hash_map::Entry::Occupied(taken) => taken.get().clone(),
             std::collections::hash_map::Entry::Vacant(_) => panic!("the key is taken"),
         }
     });
+    group.finish();
 }

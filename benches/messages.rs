@@ -111,6 +111,7 @@ fn lookup_and_call(criterion: &mut Criterion) {
         let fixture = LazyCell::new(|| Fixture::<String, W>::new(WORKERS));
         let probes = Probes::<String>::shuffled(0, WORKERS);
         group.bench_function(W::NAME, |bencher| {
+            let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, 1, |_| {
                     let way = fixture.way();

@@ -32,8 +32,11 @@ pub(crate) fn criterion() -> Criterion {
         .configure_from_args()
 }
 
+/// How many threads the runtime has.
+const THREADS: usize = 2;
+
 pub(crate) fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime of two threads")
+    Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().expect("a runtime of two threads")
 }
 
 /// From the moment when the first of `callers` tasks begins until the last is through. They begin together.
@@ -42,13 +45,20 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let gate = Arc::new(Barrier::new(callers));
+    // Callers who never wait would run one after the other on the thread where they met. If there is a thread for each,
+    // they are made to hold theirs until all of them have one.
+    let threads = (callers <= THREADS).then(|| Arc::new(std::sync::Barrier::new(callers)));
     runtime.block_on(async {
         let tasks: Vec<_> = (0..callers)
             .map(|n| {
                 let gate = Arc::clone(&gate);
+                let threads = threads.clone();
                 let work = caller(n);
                 tokio::spawn(async move {
-                    gate.wait().await;
+                    match threads {
+                        Some(threads) => drop(threads.wait()),
+                        None => drop(gate.wait().await),
+                    }
                     let begun = Instant::now();
                     work.await;
                     (begun, Instant::now())
