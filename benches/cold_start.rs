@@ -1,0 +1,126 @@
+//! What does it cost to start a worker, for callers who wait until its init is through?
+
+mod common;
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::hand::{Dash, DashOnce, Locked, Papaya};
+use common::peers::{Kameo, Ractor};
+use common::{Counter, Fixture, Group, Key, Way, time};
+use criterion::{Criterion, Throughput};
+use gen_registry::Registry;
+
+/// How many workers are started before they are ended, off the clock, and the next are started in a new table.
+const ROUND: usize = 4_096;
+
+fn main() {
+    let mut criterion = common::criterion();
+    distinct_keys(&mut criterion);
+    one_key(&mut criterion);
+    criterion.final_summary();
+}
+
+fn distinct_keys(criterion: &mut Criterion) {
+    fn bench<W: Way<String>>(group: &mut Group<'_>, callers: usize) {
+        let keys: Arc<[String]> = (0..ROUND).map(String::nth).collect();
+        let mut fixture = None;
+        group.bench_function(W::NAME, |bencher| {
+            let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(0));
+            bencher.iter_custom(|iterations| {
+                let mut elapsed = Duration::ZERO;
+                let mut left = iterations as usize;
+                while left > 0 {
+                    let each = left.min(ROUND / callers);
+                    elapsed += time(&fixture.runtime, callers, |caller| {
+                        let way = fixture.way();
+                        let keys = Arc::clone(&keys);
+                        async move {
+                            for key in &keys[caller * each..][..each] {
+                                black_box(way.start(key).await);
+                            }
+                        }
+                    });
+                    fixture.renew();
+                    left -= each;
+                }
+                elapsed
+            });
+        });
+    }
+
+    for callers in [1, 8, 64] {
+        let mut group = criterion.benchmark_group(format!("cold_start/distinct keys, callers: {callers}"));
+        group.throughput(Throughput::Elements(callers as u64));
+        bench::<Registry<Counter<String>>>(&mut group, callers);
+        bench::<Dash<String>>(&mut group, callers);
+        bench::<DashOnce<String>>(&mut group, callers);
+        bench::<Papaya<String>>(&mut group, callers);
+        bench::<Locked<String>>(&mut group, callers);
+        bench::<Kameo>(&mut group, callers);
+        bench::<Ractor>(&mut group, callers);
+        group.finish();
+    }
+}
+
+/// 64 tasks are spawned, each asks for the same vacant key, and the round ends when all have its worker.
+fn one_key(criterion: &mut Criterion) {
+    const CALLERS: usize = 64;
+
+    fn bench<W: Way<String>>(group: &mut Group<'_>) {
+        let keys: Arc<[String]> = (0..ROUND).map(String::nth).collect();
+        let mut fixture = None;
+        group.bench_function(W::NAME, |bencher| {
+            let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(0));
+            bencher.iter_custom(|iterations| {
+                let mut elapsed = Duration::ZERO;
+                let mut left = iterations as usize;
+                while left > 0 {
+                    let each = left.min(ROUND);
+                    elapsed += time(&fixture.runtime, 1, |_| {
+                        let way = fixture.way();
+                        let keys = Arc::clone(&keys);
+                        async move {
+                            for n in 0..each {
+                                let callers: [_; CALLERS] = std::array::from_fn(|_| {
+                                    let way = way.clone();
+                                    let keys = Arc::clone(&keys);
+                                    tokio::spawn(async move { drop(black_box(way.start(&keys[n]).await)) })
+                                });
+                                for caller in callers {
+                                    caller.await.expect("a caller must not panic");
+                                }
+                            }
+                        }
+                    });
+                    fixture.renew();
+                    left -= each;
+                }
+                elapsed
+            });
+        });
+    }
+
+    let mut group = criterion.benchmark_group("cold_start/one key, callers: 64");
+    group.throughput(Throughput::Elements(CALLERS as u64));
+    bench::<Registry<Counter<String>>>(&mut group);
+    bench::<DashOnce<String>>(&mut group);
+    bench::<Dash<String>>(&mut group);
+    bench::<Papaya<String>>(&mut group);
+    // What the 64 callers cost alone.
+    let runtime = common::runtime();
+    group.bench_function("spawning and joining 64 tasks", |bencher| {
+        bencher.iter_custom(|iterations| {
+            time(&runtime, 1, |_| async move {
+                for _ in 0..iterations {
+                    let callers: [_; CALLERS] = std::array::from_fn(|n| tokio::spawn(async move { black_box(n) }));
+                    for caller in callers {
+                        caller.await.expect("a caller must not panic");
+                    }
+                }
+            })
+        });
+    });
+    group.finish();
+}

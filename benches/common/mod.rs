@@ -1,0 +1,268 @@
+//! What the benches share: the ways to keep a worker per key, the runtime, the keys, and the clock.
+
+// Every bench uses a part of it.
+#![allow(dead_code)]
+
+pub(crate) mod hand;
+pub(crate) mod peers;
+
+use std::convert::Infallible;
+use std::hash::Hash;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion};
+use gen_registry::{Context, Registry, Reply, Via, Worker, WorkerHandle};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Barrier;
+
+pub(crate) type Group<'c> = BenchmarkGroup<'c, WallTime>;
+
+/// How many messages wait in a mailbox: the default of gen-registry and of kameo, and so everyone's here.
+pub(crate) const MAILBOX: usize = 64;
+
+/// Short enough that all of them run in a few minutes; the command line overrides it.
+pub(crate) fn criterion() -> Criterion {
+    Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_millis(1_500))
+        .configure_from_args()
+}
+
+/// How many threads the runtime has.
+const THREADS: usize = 2;
+
+pub(crate) fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().expect("a runtime of two threads")
+}
+
+/// From the moment when the first of `callers` tasks begins until the last is through. They begin together.
+pub(crate) fn time<F>(runtime: &Runtime, callers: usize, caller: impl Fn(usize) -> F) -> Duration
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let gate = Arc::new(Barrier::new(callers));
+    // Callers who never wait would run one after the other on the thread where they met. If there is a thread for each,
+    // they are made to hold theirs until all of them have one.
+    let threads = (callers <= THREADS).then(|| Arc::new(std::sync::Barrier::new(callers)));
+    runtime.block_on(async {
+        let tasks: Vec<_> = (0..callers)
+            .map(|n| {
+                let gate = Arc::clone(&gate);
+                let threads = threads.clone();
+                let work = caller(n);
+                tokio::spawn(async move {
+                    match threads {
+                        Some(threads) => drop(threads.wait()),
+                        None => drop(gate.wait().await),
+                    }
+                    let begun = Instant::now();
+                    work.await;
+                    (begun, Instant::now())
+                })
+            })
+            .collect();
+        let mut span: Option<(Instant, Instant)> = None;
+        for task in tasks {
+            let (begun, ended) = task.await.expect("a caller must not panic");
+            span = Some(span.map_or((begun, ended), |(first, last)| (first.min(begun), last.max(ended))));
+        }
+        span.map_or(Duration::ZERO, |(first, last)| last - first)
+    })
+}
+
+pub(crate) trait Key: Clone + Eq + Hash + Send + Sync + 'static {
+    /// The key of the nth worker.
+    fn nth(n: usize) -> Self;
+}
+
+impl Key for String {
+    fn nth(n: usize) -> Self {
+        format!("+1555{n:07}")
+    }
+}
+
+impl Key for u64 {
+    fn nth(n: usize) -> Self {
+        n as u64
+    }
+}
+
+/// Keys to ask for, one after the other, round and round.
+pub(crate) struct Probes<K> {
+    keys: Arc<[K]>,
+    at: usize,
+}
+
+impl<K: Key> Probes<K> {
+    pub(crate) fn one(n: usize) -> Self {
+        Self { keys: [K::nth(n)].into(), at: 0 }
+    }
+
+    /// All the keys from `first` on in a random order, which is the same in every run. They are made in that order: what
+    /// misses the cache is the table, not the list of what to ask for.
+    pub(crate) fn shuffled(first: usize, count: usize) -> Self {
+        let mut numbers: Vec<usize> = (first..first + count).collect();
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        for n in (1..count).rev() {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            numbers.swap(n, (state % (n as u64 + 1)) as usize);
+        }
+        Self { keys: numbers.into_iter().map(K::nth).collect(), at: 0 }
+    }
+
+    /// The same keys for another caller, begun elsewhere.
+    pub(crate) fn for_caller(&self, n: usize) -> Self {
+        Self { keys: Arc::clone(&self.keys), at: n * 7_919 % self.keys.len() }
+    }
+
+    pub(crate) fn next(&mut self) -> &K {
+        let key = &self.keys[self.at];
+        self.at = if self.at + 1 == self.keys.len() { 0 } else { self.at + 1 };
+        key
+    }
+}
+
+/// What takes messages: a counter, which is all that a worker does here.
+pub(crate) trait Counts: Clone + Send + Sync + 'static {
+    /// Adds one, and waits for room only.
+    fn cast(&self) -> impl Future<Output = ()> + Send;
+    /// Asks for the count, after everything cast before.
+    fn call(&self) -> impl Future<Output = u64> + Send;
+}
+
+/// A way to keep one worker per key.
+pub(crate) trait Way<K: Key>: Clone + Send + Sync + 'static {
+    const NAME: &'static str;
+    type Handle: Counts;
+
+    /// Called in a runtime.
+    fn empty() -> Self;
+    fn lookup(&self, key: &K) -> Option<Self::Handle>;
+    /// The worker of the key, started if there is none, when its init is through.
+    fn start(&self, key: &K) -> impl Future<Output = Self::Handle> + Send;
+    /// Begins to end every worker, of which nobody else has a handle any more.
+    fn end(self) -> impl Future<Output = ()> + Send;
+}
+
+/// A way with its workers, which are gone when it is dropped.
+pub(crate) struct Fixture<K: Key, W: Way<K>> {
+    pub(crate) runtime: Runtime,
+    way: Option<W>,
+    key: PhantomData<K>,
+}
+
+impl<K: Key, W: Way<K>> Fixture<K, W> {
+    pub(crate) fn new(workers: usize) -> Self {
+        let runtime = runtime();
+        let way = runtime.block_on(async {
+            let way = W::empty();
+            for n in 0..workers {
+                way.start(&K::nth(n)).await;
+            }
+            way
+        });
+        Self { runtime, way: Some(way), key: PhantomData }
+    }
+
+    pub(crate) fn way(&self) -> W {
+        self.way.clone().expect("it has one until it is dropped")
+    }
+
+    /// Ends every worker, waits until they are gone, and begins with none.
+    pub(crate) fn renew(&mut self) {
+        self.end();
+        self.way = Some(self.runtime.block_on(async { W::empty() }));
+    }
+
+    fn end(&mut self) {
+        if let Some(way) = self.way.take() {
+            self.runtime.block_on(way.end());
+        }
+        // Whatever a way's own end waits for: nothing of it must run into the next measurement.
+        while self.runtime.metrics().num_alive_tasks() > 0 {
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+impl<K: Key, W: Way<K>> Drop for Fixture<K, W> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The worker of gen-registry.
+pub(crate) struct Counter<K>(u64, PhantomData<K>);
+
+pub(crate) enum Message {
+    Add(u64),
+    Get(Reply<u64>),
+}
+
+impl<K: Key> Worker for Counter<K> {
+    type Key = K;
+    type Args = ();
+    type Message = Message;
+    type Error = Infallible;
+
+    async fn init((): (), _ctx: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Counter(0, PhantomData))
+    }
+
+    async fn handle(&mut self, message: Message, _ctx: &mut Context<Self>) -> Result<(), Infallible> {
+        match message {
+            Message::Add(n) => self.0 += n,
+            Message::Get(reply) => reply.send(self.0),
+        }
+        Ok(())
+    }
+}
+
+impl<K: Key> Counts for WorkerHandle<Counter<K>> {
+    async fn cast(&self) {
+        WorkerHandle::cast(self, Message::Add(1)).await.expect("it runs");
+    }
+
+    async fn call(&self) -> u64 {
+        WorkerHandle::call(self, Message::Get).await.expect("it answers")
+    }
+}
+
+impl<K: Key> Counts for Via<Counter<K>> {
+    async fn cast(&self) {
+        Via::cast(self, Message::Add(1)).await.expect("it runs");
+    }
+
+    async fn call(&self) -> u64 {
+        Via::call(self, Message::Get).await.expect("it answers")
+    }
+}
+
+impl<K: Key> Way<K> for Registry<Counter<K>> {
+    const NAME: &'static str = "gen-registry";
+    type Handle = WorkerHandle<Counter<K>>;
+
+    fn empty() -> Self {
+        Registry::new()
+    }
+
+    fn lookup(&self, key: &K) -> Option<Self::Handle> {
+        Registry::lookup(self, key)
+    }
+
+    async fn start(&self, key: &K) -> Self::Handle {
+        self.lookup_or_start(key, ()).await.expect("it starts")
+    }
+
+    async fn end(self) {
+        let report = self.shutdown().await;
+        assert_eq!(report.stuck, 0, "no worker here may be stuck");
+    }
+}

@@ -1,0 +1,192 @@
+//! The same worker in other actor libraries. Their registries are global and know string keys only; xtra has none.
+
+use std::sync::PoisonError;
+
+use kameo::actor::Spawn as _;
+use kameo::registry::ACTOR_REGISTRY;
+use ractor::{ActorProcessingErr, RpcReplyPort};
+
+use super::{Counts, MAILBOX, Way};
+
+pub(crate) struct Add(u64);
+pub(crate) struct Get;
+
+#[derive(kameo::Actor)]
+pub(crate) struct KameoCounter(u64);
+
+impl kameo::message::Message<Add> for KameoCounter {
+    type Reply = ();
+
+    async fn handle(&mut self, Add(n): Add, _ctx: &mut kameo::message::Context<Self, ()>) {
+        self.0 += n;
+    }
+}
+
+impl kameo::message::Message<Get> for KameoCounter {
+    type Reply = u64;
+
+    async fn handle(&mut self, Get: Get, _ctx: &mut kameo::message::Context<Self, u64>) -> u64 {
+        self.0
+    }
+}
+
+type KameoRef = kameo::actor::ActorRef<KameoCounter>;
+
+impl Counts for KameoRef {
+    async fn cast(&self) {
+        self.tell(Add(1)).await.expect("it runs");
+    }
+
+    async fn call(&self) -> u64 {
+        self.ask(Get).await.expect("it answers")
+    }
+}
+
+/// kameo, with its default mailbox, which is bounded to 64. A start is not atomic: spawn, then register.
+#[derive(Clone)]
+pub(crate) struct Kameo;
+
+impl Kameo {
+    pub(crate) async fn spawn() -> KameoRef {
+        let actor = KameoCounter::spawn(KameoCounter(0));
+        actor.wait_for_startup().await;
+        actor
+    }
+}
+
+impl Way<String> for Kameo {
+    const NAME: &'static str = "kameo";
+    type Handle = KameoRef;
+
+    fn empty() -> Self {
+        Self
+    }
+
+    fn lookup(&self, key: &String) -> Option<KameoRef> {
+        KameoRef::lookup(key.as_str()).expect("one type of actor only")
+    }
+
+    async fn start(&self, key: &String) -> KameoRef {
+        let actor = Kameo::spawn().await;
+        actor.register(key.clone()).expect("a vacant name");
+        actor
+    }
+
+    async fn end(self) {
+        // The registry has the last references. An actor that ends with its name registered scans all names.
+        ACTOR_REGISTRY.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+pub(crate) struct RactorCounter;
+
+pub(crate) enum RactorMessage {
+    Add(u64),
+    Get(RpcReplyPort<u64>),
+}
+
+impl ractor::Actor for RactorCounter {
+    type Msg = RactorMessage;
+    type State = u64;
+    type Arguments = ();
+
+    async fn pre_start(&self, _myself: RactorRef, (): ()) -> Result<u64, ActorProcessingErr> {
+        Ok(0)
+    }
+
+    async fn handle(
+        &self,
+        _myself: RactorRef,
+        message: RactorMessage,
+        count: &mut u64,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            RactorMessage::Add(n) => *count += n,
+            // The caller may have gone away.
+            RactorMessage::Get(reply) => drop(reply.send(*count)),
+        }
+        Ok(())
+    }
+}
+
+type RactorRef = ractor::ActorRef<RactorMessage>;
+
+impl Counts for RactorRef {
+    async fn cast(&self) {
+        ractor::ActorRef::cast(self, RactorMessage::Add(1)).expect("it runs");
+    }
+
+    async fn call(&self) -> u64 {
+        ractor::ActorRef::call(self, RactorMessage::Get, None).await.expect("it runs").expect("it answers")
+    }
+}
+
+/// ractor, whose mailboxes have no bound: a cast never waits.
+#[derive(Clone)]
+pub(crate) struct Ractor;
+
+impl Ractor {
+    pub(crate) async fn spawn(name: Option<String>) -> RactorRef {
+        <RactorCounter as ractor::Actor>::spawn(name, RactorCounter, ()).await.expect("it starts").0
+    }
+}
+
+impl Way<String> for Ractor {
+    const NAME: &'static str = "ractor";
+    type Handle = RactorRef;
+
+    fn empty() -> Self {
+        Self
+    }
+
+    fn lookup(&self, key: &String) -> Option<RactorRef> {
+        RactorRef::where_is(key)
+    }
+
+    async fn start(&self, key: &String) -> RactorRef {
+        Ractor::spawn(Some(key.clone())).await
+    }
+
+    async fn end(self) {
+        for name in ractor::registry::registered() {
+            if let Some(actor) = ractor::registry::where_is(name) {
+                actor.stop(None);
+            }
+        }
+    }
+}
+
+#[derive(xtra::Actor)]
+pub(crate) struct XtraCounter(u64);
+
+impl xtra::Handler<Add> for XtraCounter {
+    type Return = ();
+
+    async fn handle(&mut self, Add(n): Add, _ctx: &mut xtra::Context<Self>) {
+        self.0 += n;
+    }
+}
+
+impl xtra::Handler<Get> for XtraCounter {
+    type Return = u64;
+
+    async fn handle(&mut self, Get: Get, _ctx: &mut xtra::Context<Self>) -> u64 {
+        self.0
+    }
+}
+
+/// An actor of xtra, with a mailbox of 64.
+pub(crate) fn xtra_spawn() -> xtra::Address<XtraCounter> {
+    xtra::spawn_tokio(XtraCounter(0), xtra::Mailbox::bounded(MAILBOX))
+}
+
+impl Counts for xtra::Address<XtraCounter> {
+    async fn cast(&self) {
+        // Detached, it is done when the mailbox has taken it; what it gives is the wait for the handler.
+        drop(self.send(Add(1)).detach().await.expect("it runs"));
+    }
+
+    async fn call(&self) -> u64 {
+        self.send(Get).await.expect("it answers")
+    }
+}
