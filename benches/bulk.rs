@@ -122,7 +122,13 @@ impl Ends for Registry<Counter<String>> {
 
 /// A `DashMap` that keeps the tasks too, to wait for.
 #[derive(Clone)]
-struct Joined(Arc<DashMap<String, (hand::Sender, Option<JoinHandle<()>>), RandomState>>);
+struct Joined(Arc<DashMap<String, Task, RandomState>>);
+
+/// One of the two times: starting, shutting down.
+type Half = fn((Duration, Duration)) -> Duration;
+
+/// Where to send to, and what to wait for at the end.
+type Task = (hand::Sender, Option<JoinHandle<()>>);
 
 impl Ends for Joined {
     const NAME: &'static str = "DashMap";
@@ -183,7 +189,7 @@ fn start_and_shut_down(criterion: &mut Criterion) {
         });
     }
 
-    let halves: [(&str, fn((Duration, Duration)) -> Duration); 2] =
+    let halves: [(&str, Half); 2] =
         [("start, callers: 64", |(started, _)| started), ("shut down", |(_, shut_down)| shut_down)];
     for (name, half) in halves {
         let mut group = criterion.benchmark_group(format!("{name}/100,000"));

@@ -38,12 +38,12 @@ pub(crate) fn spawn(mut mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>
 
 impl Counts for Sender {
     async fn cast(&self) {
-        self.send(Mail::Add(1)).await.ok().expect("it runs");
+        self.send(Mail::Add(1)).await.expect("it runs");
     }
 
     async fn call(&self) -> u64 {
         let (reply, answer) = oneshot::channel();
-        self.send(Mail::Get(reply)).await.ok().expect("it runs");
+        self.send(Mail::Get(reply)).await.expect("it runs");
         answer.await.expect("it answers")
     }
 }

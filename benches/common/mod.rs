@@ -57,7 +57,9 @@ where
                 tokio::spawn(async move {
                     match threads {
                         Some(threads) => drop(threads.wait()),
-                        None => drop(gate.wait().await),
+                        None => {
+                            gate.wait().await;
+                        }
                     }
                     let begun = Instant::now();
                     work.await;
