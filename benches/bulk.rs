@@ -124,10 +124,6 @@ impl Ends for Registry<Counter<String>> {
 #[derive(Clone)]
 struct Joined(Arc<DashMap<String, Task, RandomState>>);
 
-/// One of the two times: starting, shutting down.
-type Half = fn((Duration, Duration)) -> Duration;
-
-/// Where to send to, and what to wait for at the end.
 type Task = (hand::Sender, Option<JoinHandle<()>>);
 
 impl Ends for Joined {
@@ -161,7 +157,9 @@ impl Ends for Joined {
     }
 }
 
-/// The two halves of one run: the other one is off the clock.
+/// Which half of a run is on the clock.
+type Half = fn((Duration, Duration)) -> Duration;
+
 fn start_and_shut_down(criterion: &mut Criterion) {
     fn once<E: Ends>(runtime: &Runtime, keys: &Arc<[String]>) -> (Duration, Duration) {
         let way = runtime.block_on(async { E::empty() });
@@ -181,7 +179,7 @@ fn start_and_shut_down(criterion: &mut Criterion) {
         (started, shut_down)
     }
 
-    fn bench<E: Ends>(group: &mut Group<'_>, half: fn((Duration, Duration)) -> Duration) {
+    fn bench<E: Ends>(group: &mut Group<'_>, half: Half) {
         let runtime = common::runtime();
         let keys: Arc<[String]> = (0..WORKERS).map(String::nth).collect();
         group.bench_function(E::NAME, |bencher| {
