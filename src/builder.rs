@@ -7,16 +7,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::current::RegistryId;
 use crate::error::BuildError;
-use crate::mailbox::Queue;
+use crate::events::Announcer;
 use crate::owner::Owner;
 use crate::panics::discard;
+use crate::queue::Queue;
 use crate::registry::Registry;
-use crate::slot::{Config, Link, OnUndelivered};
-use crate::sync::AtomicUsize;
+use crate::residency::{Clock, Eviction};
+use crate::restart::{Backoff, Intensity, Restart};
+use crate::slot::{Config, Link, OnUndelivered, Pace, RestartPlan};
+use crate::stats::Counters;
+use crate::sync::{AtomicUsize, Mutex};
 use crate::table::table;
 use crate::worker::Worker;
 
@@ -32,6 +36,14 @@ const REQUESTS: usize = 1_024;
 /// | [`init_timeout`](Self::init_timeout) | 30 s | a start that hangs must end by itself; longer than any healthy load |
 /// | [`stop_timeout`](Self::stop_timeout) | 5 s | OTP's: time to flush, and shorter than an orchestrator's patience |
 /// | [`on_undelivered`](Self::on_undelivered) | none | what is lost is dropped; callers who wait are told |
+/// | [`restart`](Self::restart) | `Temporary` | as GenRegistry: whoever wants the worker next starts it |
+/// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | OTP's: a key that crashes in a loop is given up soon |
+/// | [`restart_backoff`](Self::restart_backoff) | none | OTP's: the first restart is at once |
+/// | [`max_concurrent_starts`](Self::max_concurrent_starts) | no limit | only who loads from something that can be overrun needs one |
+/// | [`idle_timeout`](Self::idle_timeout) | none | a worker stays until someone ends it |
+/// | [`max_workers`](Self::max_workers) | no limit | memory is the limit |
+/// | [`eviction`](Self::eviction) | `Reject` | nobody's worker goes unasked |
+/// | [`remember_failed_starts`](Self::remember_failed_starts) | off | each start runs its `init` |
 ///
 /// How many callers may wait for one start is not limited: each is a future that its caller holds anyway, and those who
 /// went away are sorted out.
@@ -65,6 +77,7 @@ pub struct Builder<W: Worker> {
     name: Box<str>,
     config: Config,
     on_undelivered: Option<OnUndelivered<W>>,
+    restart: Option<RestartPlan<W>>,
 }
 
 impl<W: Worker> Builder<W> {
@@ -75,8 +88,16 @@ impl<W: Worker> Builder<W> {
                 mailbox_capacity: 64,
                 init_timeout: Duration::from_secs(30),
                 stop_timeout: Duration::from_secs(5),
+                idle_timeout: None,
+                max_workers: None,
+                eviction: Eviction::default(),
+                max_concurrent_starts: None,
+                intensity: Intensity { max: 3, period: Duration::from_secs(5) },
+                backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO },
+                remember_failed_starts: None,
             },
             on_undelivered: None,
+            restart: None,
         }
     }
 
@@ -153,6 +174,186 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Sets which ends of a worker it comes back from. Each run is given a clone of the first one's arguments.
+    ///
+    /// A restarted worker keeps its handle, its mailbox and its place in the table: what was accepted before and during
+    /// the restart is handled after it, in order (G8). The message in hand when it crashed is not run again, and its
+    /// caller is told. It is no longer [`Restarting`](crate::Stats::restarting) when its `init` has returned `Ok`; an `init`
+    /// that fails, panics or takes longer than `init_timeout` counts as one more crash. A stop, a kill and a shutdown end
+    /// it in the middle of a restart, too. `Args::clone` runs in the worker's task; a panic there is one of `init`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, Reply, Restart, Worker};
+    /// struct Counter(u64);
+    ///
+    /// enum Message { Add(u64), Get(Reply<u64>), Crash }
+    ///
+    /// impl Worker for Counter {
+    ///     type Key = u32;
+    ///     type Args = u64;
+    ///     type Message = Message;
+    ///     type Error = String;
+    ///
+    ///     async fn init(start: u64, _: &mut Context<Self>) -> Result<Self, String> {
+    ///         Ok(Counter(start))
+    ///     }
+    ///
+    ///     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), String> {
+    ///         match message {
+    ///             Message::Add(n) => self.0 += n,
+    ///             Message::Get(reply) => reply.send(self.0),
+    ///             Message::Crash => return Err("out of order".into()),
+    ///         }
+    ///         Ok(())
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let counters = Registry::<Counter>::builder().restart(Restart::Transient).build()?;
+    /// let counter = counters.start(&1, 40).await?;
+    /// counter.cast(Message::Add(1)).await?;
+    /// counter.cast(Message::Crash).await?;
+    /// counter.cast(Message::Add(2)).await?; // waits in the mailbox
+    /// assert_eq!(counter.call(Message::Get).await?, 42); // a new state, the same handle
+    /// assert_eq!(counter.incarnation(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn restart(mut self, policy: Restart) -> Self
+    where
+        W::Args: Clone,
+    {
+        self.restart = (policy != Restart::Temporary).then_some(RestartPlan { policy, clone_args: W::Args::clone });
+        self
+    }
+
+    /// How many restarts one key may have within a period. One more, and it is given up: its worker ends with the reason
+    /// of its last run, what is queued is undelivered (G6), and until the period has passed a start of the key fails with
+    /// [`StartError::RestartLimit`](crate::StartError::RestartLimit).
+    ///
+    /// The budget is the key's: other keys do not notice, and it outlives the worker, as long as the registry remembers the
+    /// key (16,384 of those that are gone). An intensity of 0 gives a key up at its first crash.
+    #[must_use]
+    pub fn restart_intensity(mut self, max: usize, period: Duration) -> Self {
+        self.config.intensity = Intensity { max, period };
+        self
+    }
+
+    /// How long restarts wait: the first of a period `first`, each one after it twice as long as the one before, up to
+    /// `most`; and of that a random share of at least half, so that workers which crashed together do not come back
+    /// together. With a backoff that is long beside the period of `restart_intensity`, no budget is ever spent.
+    #[must_use]
+    pub fn restart_backoff(mut self, first: Duration, most: Duration) -> Self {
+        self.config.backoff = Backoff { first, most };
+        self
+    }
+
+    /// How many `init`s may run at once, restarts included. Others wait for their turn, in the order in which they asked;
+    /// `init_timeout` begins when the turn has come. At least 1.
+    ///
+    /// A start that a worker of this registry waits for takes no turn, for the worker may hold one.
+    #[must_use]
+    pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
+        self.config.max_concurrent_starts = Some(starts);
+        self
+    }
+
+    /// How long a worker may have nothing to do before it is passivated: it closes its gate, terminates and ends with
+    /// [`ExitReason::Idle`](crate::ExitReason::Idle), and nothing is lost (G7): a send through a [`Via`](crate::Via) starts its
+    /// successor.
+    ///
+    /// A worker has something to do from when it is given a message until it next waits for one; while its mailbox is not
+    /// empty; and while a task of [`Context::spawn`](crate::Context::spawn) runs or a
+    /// [`send_after`](crate::Context::send_after) is pending. An interval, a monitor, or a [`Reply`](crate::Reply) that it keeps
+    /// does not count. Each worker rests up to a sixteenth longer than this, so that those which were started together
+    /// do not leave together. It may set its own: [`Context::set_idle_timeout`](crate::Context::set_idle_timeout).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use gen_registry::{Context, ExitReason, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::builder().idle_timeout(Duration::from_secs(900)).build()?;
+    /// let room = rooms.start(&7, ()).await?;
+    /// assert!(matches!(room.closed().await, ExitReason::Idle));
+    /// assert_eq!(rooms.count(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn idle_timeout(mut self, after: Duration) -> Self {
+        self.config.idle_timeout = Some(after);
+        self
+    }
+
+    /// How many workers there may be, starting, restarting and stopping ones included (G11). At least 1. What becomes of a
+    /// start beyond it is said by [`eviction`](Self::eviction).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Eviction, Registry, StartError, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::builder().max_workers(1).build()?;
+    /// rooms.start(&1, ()).await?;
+    /// assert!(matches!(rooms.start(&2, ()).await, Err(StartError::AtCapacity)));
+    ///
+    /// let cache = Registry::<Room>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build()?;
+    /// cache.start(&1, ()).await?;
+    /// # tokio::task::yield_now().await;
+    /// cache.start(&2, ()).await?;
+    /// assert!(cache.lookup(&1).is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn max_workers(mut self, workers: usize) -> Self {
+        self.config.max_workers = Some(workers);
+        self
+    }
+
+    /// What a full registry does for a start of one more key: refuse it, or passivate a worker that has nothing to do, and
+    /// start the new one when that one is gone.
+    ///
+    /// Nobody is evicted who has something to do (see [`idle_timeout`](Self::idle_timeout)); if all that are looked at have,
+    /// the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start that one of the
+    /// registry's own workers asks for: it never waits for room, since whoever is to make room may be waiting for it.
+    #[must_use]
+    pub fn eviction(mut self, eviction: Eviction) -> Self {
+        self.config.eviction = eviction;
+        self
+    }
+
+    /// Remembers for so long that the `init` of a key failed, panicked or took too long: starts of the key then fail with
+    /// [`StartError::RecentlyFailed`](crate::StartError::RecentlyFailed) and that error, without running `init` again, so
+    /// that a key that is broken does not hammer what it loads from. At most 16,384 keys are remembered; under a flood
+    /// the older ones are forgotten.
+    #[must_use]
+    pub fn remember_failed_starts(mut self, within: Duration) -> Self {
+        self.config.remember_failed_starts = Some(within);
+        self
+    }
+
     /// Builds the registry and spawns its owner on the current tokio runtime, where its workers will run too.
     ///
     /// # Errors
@@ -161,10 +362,7 @@ impl<W: Worker> Builder<W> {
     /// - [`BuildError::NoTimer`]: the runtime was built without `enable_time`.
     /// - [`BuildError::InvalidOption`]: an option is out of range.
     pub fn build(self) -> Result<Registry<W>, BuildError> {
-        if self.config.mailbox_capacity == 0 {
-            let (option, problem) = ("mailbox_capacity", "a mailbox that holds nothing never takes a message");
-            return Err(BuildError::InvalidOption { option, problem });
-        }
+        self.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         // Tokio has no question for this, only a panic when a timer is made.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(tokio::time::sleep(Duration::ZERO)))) {
@@ -176,15 +374,56 @@ impl<W: Worker> Builder<W> {
         Ok(registry)
     }
 
+    fn check(&self) -> Result<(), BuildError> {
+        let config = &self.config;
+        let zero = |duration: Option<Duration>| duration.is_some_and(|duration| duration.is_zero());
+        let problem = |option, problem| Err(BuildError::InvalidOption { option, problem });
+        if config.mailbox_capacity == 0 {
+            return problem("mailbox_capacity", "a mailbox that holds nothing never takes a message");
+        }
+        if config.max_workers == Some(0) {
+            return problem("max_workers", "a registry without room for a worker never starts one");
+        }
+        if config.max_concurrent_starts.is_some_and(|starts| starts == 0 || starts > Semaphore::MAX_PERMITS) {
+            return problem("max_concurrent_starts", "at least one `init` must be able to run, and no more than a semaphore counts");
+        }
+        if config.intensity.period.is_zero() {
+            return problem("restart_intensity", "no restart is within a period of no length");
+        }
+        if config.backoff.first > config.backoff.most {
+            return problem("restart_backoff", "the first delay is longer than the longest");
+        }
+        if zero(config.idle_timeout) {
+            return problem("idle_timeout", "a worker would be passivated before its first message");
+        }
+        if zero(config.remember_failed_starts) {
+            return problem("remember_failed_starts", "nothing is remembered for no time");
+        }
+        Ok(())
+    }
+
     /// Makes a registry and its owner, apart, so that a test can hold the owner still.
     pub(crate) fn assemble(self) -> (Registry<W>, Owner<W>) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
+        let pace = self.config.max_concurrent_starts;
+        let pace = pace.map(|starts| Pace { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
         let link = Arc::new(Link {
             registry_id: fresh_registry_id(),
             name: self.name,
             config: self.config,
             on_undelivered: self.on_undelivered,
+            restart: self.restart,
+            pace,
+            clock: Clock::new(),
+            events: Announcer::new(),
+            counters: Counters::default(),
+            workers: AtomicUsize::new(0),
+            starting: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
+            remembered: AtomicU64::new(0),
+            restarting: AtomicUsize::new(0),
+            stuck: Mutex::new(Vec::new()),
             live: AtomicUsize::new(0),
             requests: Queue::new(REQUESTS),
             notices: Queue::new(usize::MAX),

@@ -7,24 +7,25 @@ use std::pin::Pin;
 use std::task::{self, Poll, ready};
 
 use tokio::sync::oneshot;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::AbortHandle;
 
+use crate::belongings::Belongings;
 use crate::error::TaskError;
 use crate::handle::WorkerHandle;
 use crate::panics;
-use crate::registry::WeakRegistry;
+use crate::registry::{Registry, WeakRegistry};
+use crate::residency::Hold;
 use crate::worker::Worker;
 
 /// A worker's view of itself, given to each of its methods.
 pub struct Context<W: Worker> {
     handle: WorkerHandle<W>,
-    /// Boxed on first use: most workers have none.
-    children: Option<Box<JoinSet<()>>>,
+    belongings: Option<Box<Belongings>>,
 }
 
 impl<W: Worker> Context<W> {
     pub(crate) fn new(handle: WorkerHandle<W>) -> Self {
-        Self { handle, children: None }
+        Self { handle, belongings: None }
     }
 
     /// The key this worker has.
@@ -39,9 +40,9 @@ impl<W: Worker> Context<W> {
         &self.handle
     }
 
-    /// Which run of this worker this is, counted from 1.
+    /// Which run of this worker this is, counted from 1. An `init` that failed in a restart was a run too.
     pub fn incarnation(&self) -> u64 {
-        1
+        self.handle.slot.incarnation()
     }
 
     /// The registry this worker belongs to. It is weak: a worker keeps no registry alive.
@@ -52,7 +53,9 @@ impl<W: Worker> Context<W> {
     /// Ends this worker once it has handled what its mailbox has accepted, with
     /// [`ExitReason::Normal`](crate::ExitReason::Normal).
     ///
-    /// Its gate closes before this returns: no lookup finds it, no send reaches it (G3).
+    /// Its gate closes before this returns: no lookup finds it, no send reaches it (G3). But a worker under
+    /// [`Restart::Permanent`](crate::Restart::Permanent) comes back, as in OTP: its gate stays open, this run handles what was
+    /// accepted so far, and the next one what comes later.
     ///
     /// # Examples
     ///
@@ -79,7 +82,7 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn stop(&self) {
-        self.handle.slot.close_by_worker();
+        self.handle.slot.end_run();
     }
 
     /// Spawns a task that belongs to this worker.
@@ -121,8 +124,10 @@ impl<W: Worker> Context<W> {
         F::Output: Send + 'static,
     {
         let (sender, outcome) = oneshot::channel();
-        let abort = self.children().spawn(async move {
+        let hold = Hold::new(&self.handle.slot);
+        let abort = self.belongings().children().spawn(async move {
             let ended = Contained(Box::pin(future)).await;
+            drop(hold);
             // Whoever spawned it may not want to know.
             let _ = sender.send(ended);
         });
@@ -161,39 +166,85 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         let (sender, outcome) = oneshot::channel();
-        let abort = self.children().spawn_blocking(move || {
+        let hold = Hold::new(&self.handle.slot);
+        let abort = self.belongings().children().spawn_blocking(move || {
             let ended = catch_unwind(AssertUnwindSafe(work));
+            drop(hold);
             // Whoever spawned it may not want to know.
             let _ = sender.send(ended.map_err(|payload| TaskError::Panicked(panics::message(payload))));
         });
         Task { outcome, abort }
     }
 
-    fn children(&mut self) -> &mut JoinSet<()> {
-        let children = self.children.get_or_insert_default();
-        // Those that have ended leave here, so that a long life does not pile them up.
-        while let Some(ended) = children.try_join_next() {
-            discard_panic(ended);
-        }
-        children
+    /// Ends a registry with this worker: its workers end when this one does, however it ends, and this worker's key is not
+    /// free before they have (G1).
+    ///
+    /// They are shut down in good order, after this worker's state was dropped; when this worker crashes, is killed or
+    /// is out of its stop time-out, they are killed. One that is stuck keeps this worker stuck. Also a restart of this
+    /// worker ends them: `init` makes the registry anew.
+    ///
+    /// A registry of [`Permanent`](crate::Restart::Permanent) workers with fixed keys, owned by a worker, is what OTP calls
+    /// a one-for-one supervisor.
+    ///
+    /// # Panics
+    ///
+    /// If it is this worker's own registry, whose end would wait for itself.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{BuildError, Context, Registry, Worker};
+    /// # struct Device;
+    /// # impl Worker for Device {
+    /// #     type Key = u8; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Device) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// struct Home { devices: Registry<Device> }
+    ///
+    /// impl Worker for Home {
+    ///     type Key = String;
+    /// #   type Args = (); type Message = gen_registry::Reply<Registry<Device>>; type Error = BuildError;
+    ///     // ..
+    ///     async fn init(_: (), ctx: &mut Context<Self>) -> Result<Self, BuildError> {
+    ///         let devices = Registry::builder().build()?;
+    ///         ctx.own(&devices);
+    ///         Ok(Home { devices })
+    ///     }
+    /// #   async fn handle(&mut self, reply: Self::Message, _: &mut Context<Self>) -> Result<(), BuildError> {
+    /// #       reply.send(self.devices.clone()); Ok(())
+    /// #   }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # let homes = Registry::<Home>::new();
+    /// let home = homes.start("mine", ()).await?;
+    /// # let devices = home.call(|reply| reply).await?;
+    /// let lamp = devices.start(&1, ()).await?;
+    /// home.kill().await?;
+    /// lamp.closed().await; // at once: it ended before `kill` returned
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn own<C: Worker>(&mut self, child: &Registry<C>) {
+        assert!(child.id() != self.handle.slot.link.registry_id, "a worker cannot own the registry it belongs to");
+        self.belongings().own(child);
     }
 
-    /// The worker's own tasks, to be waited for before its key is free.
-    pub(crate) fn take_children(&mut self) -> Option<Box<JoinSet<()>>> {
-        self.children.take()
+    pub(crate) fn belongings(&mut self) -> &mut Belongings {
+        self.belongings.get_or_insert_default()
+    }
+
+    /// What ends with this run, to be waited for before the next one, or before the key is free.
+    pub(crate) fn take_belongings(&mut self) -> Option<Box<Belongings>> {
+        self.belongings.take()
     }
 }
 
 impl<W: Worker> fmt::Debug for Context<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("handle", &self.handle).finish_non_exhaustive()
-    }
-}
-
-/// Drops what is left of a task that panicked beside its own code: while its result was dropped.
-pub(crate) fn discard_panic(ended: Result<(), JoinError>) {
-    if let Some(payload) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-        panics::discard(payload);
     }
 }
 

@@ -20,6 +20,8 @@ pub(crate) enum Due {
     Shutdown,
     /// Everyone was aborted, and is to be gone.
     ShutdownAbort,
+    /// The memory of keys that are gone is to be tidied.
+    Tidy,
 }
 
 /// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
@@ -31,6 +33,7 @@ pub(crate) struct Deadlines {
     init: Queue,
     stop: Queue,
     abort: Queue,
+    tidy: Queue,
     timer: Option<Pin<Box<Sleep>>>,
     /// Not later than the earliest deadline; maybe earlier, if that one is over already.
     armed: Option<Instant>,
@@ -83,11 +86,12 @@ impl Queue {
 }
 
 impl Deadlines {
-    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration) -> Self {
+    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration, tidy_after: Duration) -> Self {
         Self {
             init: Queue::new(init_timeout),
             stop: Queue::new(stop_timeout),
             abort: Queue::new(stop_timeout.max(LEAST_ABORT_GRACE)),
+            tidy: Queue::new(tidy_after),
             timer: None,
             armed: None,
         }
@@ -99,6 +103,7 @@ impl Deadlines {
             Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
+            Due::Tidy => &mut self.tidy,
         };
         if let Some(at) = queue.push(due, awaits) {
             if self.armed.is_none_or(|armed| at < armed) {
@@ -115,12 +120,12 @@ impl Deadlines {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            let queues = [&mut self.init, &mut self.stop, &mut self.abort];
+            let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy];
             if let Some(due) = queues.into_iter().find_map(|queue| queue.pop(now, &awaits)) {
                 // The timer stays where it is, in the past, until nothing more has passed.
                 return Poll::Ready(due);
             }
-            match [&self.init, &self.stop, &self.abort].into_iter().filter_map(Queue::next).min() {
+            match [&self.init, &self.stop, &self.abort, &self.tidy].into_iter().filter_map(Queue::next).min() {
                 Some(at) => self.set_timer(at),
                 None => self.armed = None,
             }

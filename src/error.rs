@@ -4,6 +4,7 @@
 use std::error::Error;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -85,10 +86,22 @@ pub enum StartError<W: Worker> {
     },
     /// `init` returned an error. The key is free again; see [`init_error`](Self::init_error).
     Init(Arc<dyn Error + Send + Sync>),
+    /// `init` failed a moment ago, with this error, and was not run again:
+    /// [`remember_failed_starts`](crate::Builder::remember_failed_starts). Retry later; see
+    /// [`init_error`](Self::init_error).
+    RecentlyFailed(Arc<dyn Error + Send + Sync>),
     /// `init` panicked (or the key's own `Eq` did, while it was looked up). The key is free again.
     Panicked(Arc<str>),
     /// `init` took longer than `init_timeout`, or the key's former worker never ended. Retry later.
     TimedOut,
+    /// The registry runs as many workers as it may, and makes no room for one more: it does not evict, or all that it
+    /// looked at are busy, or it is a worker that asks, which never waits for room. Retry later, or raise `max_workers`.
+    AtCapacity,
+    /// The key's worker crashed too often and was given up. It may be started again after so long.
+    RestartLimit {
+        /// From now on.
+        retry_after: Duration,
+    },
     /// Someone stopped the key while it was starting. Retry if a worker is still wanted.
     Cancelled,
     /// The caller is a worker's own task and would wait for itself, at once or through other workers that wait. A task
@@ -107,6 +120,15 @@ impl<W: Worker> fmt::Display for StartError<W> {
             // What it returned is the source: a report that prints the chain says it once.
             Self::Init(_) => f.write_str("the worker's init returned an error"),
             Self::Panicked(message) => write!(f, "the worker panicked while it started: {message}"),
+            Self::RecentlyFailed(_) => {
+                f.write_str("the worker's init failed a moment ago, and was not run again; retry later")
+            }
+            Self::AtCapacity => {
+                f.write_str("the registry runs as many workers as it may; retry later, or raise `max_workers`")
+            }
+            Self::RestartLimit { retry_after } => {
+                write!(f, "the worker crashed too often and was given up; start it again in {retry_after:?}")
+            }
             Self::TimedOut => f.write_str("the worker did not start in time; retry later, or raise `init_timeout`"),
             Self::Cancelled => {
                 f.write_str("the start was cancelled by a stop of the same key; start it again if it is still wanted")
@@ -123,14 +145,14 @@ impl<W: Worker> fmt::Display for StartError<W> {
 impl<W: Worker> Error for StartError<W> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
-            Self::Init(error) => Some(&**error),
+            Self::Init(error) | Self::RecentlyFailed(error) => Some(&**error),
             _ => None,
         }
     }
 }
 
 impl<W: Worker> StartError<W> {
-    /// The error that `init` returned, if it is an `E`.
+    /// The error that `init` returned, now or a moment ago, if it is an `E`.
     ///
     /// # Examples
     ///
@@ -153,7 +175,7 @@ impl<W: Worker> StartError<W> {
     /// ```
     pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
         match self {
-            Self::Init(error) => error.downcast_ref(),
+            Self::Init(error) | Self::RecentlyFailed(error) => error.downcast_ref(),
             _ => None,
         }
     }
@@ -174,6 +196,11 @@ impl<W: Worker> fmt::Debug for StartError<W> {
                 f.debug_struct("AlreadyStarted").field("handle", handle).field("args", args).finish()
             }
             Self::Init(error) => f.debug_tuple("Init").field(error).finish(),
+            Self::RecentlyFailed(error) => f.debug_tuple("RecentlyFailed").field(error).finish(),
+            Self::AtCapacity => f.write_str("AtCapacity"),
+            Self::RestartLimit { retry_after } => {
+                f.debug_struct("RestartLimit").field("retry_after", retry_after).finish()
+            }
             Self::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
             Self::TimedOut => f.write_str("TimedOut"),
             Self::Cancelled => f.write_str("Cancelled"),

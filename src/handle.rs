@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use crate::current::{current_of, is_current};
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
-use crate::mailbox::{Envelope, Refusal, Sequence};
+use crate::queue::{Envelope, Refusal, Sequence};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId};
@@ -197,6 +197,12 @@ impl<W: Worker> WorkerHandle<W> {
     /// Nothing is lost.
     pub async fn closed(&self) -> ExitReason {
         self.slot.closed().await
+    }
+
+    /// Which run of this worker is the current one, counted from 1. With [`id`](Self::id) it tells where an
+    /// [`Event`](crate::Event) belongs.
+    pub fn incarnation(&self) -> u64 {
+        self.slot.incarnation()
     }
 
     /// Asks this worker to end, and waits until it has.

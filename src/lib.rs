@@ -136,23 +136,31 @@
 //! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
 //! away first, every wait of a caller on another runtime ends with an error.
 
+mod belongings;
 mod builder;
 mod context;
 mod current;
 mod deadline;
 mod error;
+mod events;
 mod handle;
 mod key;
 mod lifecycle;
 mod mailbox;
+mod memory;
 mod owner;
 mod panics;
+mod queue;
 mod registry;
 mod request;
+mod residency;
+mod restart;
 mod slot;
+mod stats;
 mod supervise;
 mod sync;
 mod table;
+mod timer;
 mod via;
 mod worker;
 
@@ -160,11 +168,16 @@ pub use builder::Builder;
 pub use context::{Context, Task};
 pub use equivalent::Equivalent;
 pub use error::{BuildError, CallError, Returned, SendError, StartError, StopError, TaskError};
+pub use events::{Event, Events, Lagged};
 pub use handle::{Reply, WorkerHandle};
 pub use key::ToKey;
 pub use lifecycle::ShutdownReport;
 pub use mailbox::Mailbox;
 pub use registry::{Registry, WeakRegistry};
+pub use residency::Eviction;
+pub use restart::Restart;
+pub use stats::{Exits, Restarts, Starts, Stats};
+pub use timer::Timer;
 pub use via::Via;
 pub use worker::{ExitReason, Worker, WorkerId};
 

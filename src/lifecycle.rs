@@ -14,6 +14,12 @@
 //! `Running` is the state of which there are many, so it is kept by absence: an entry that the table has and
 //! [`Lifecycle::phases`] has not is running (or, once a shutdown began, on its way out with all the others).
 //!
+//! A worker that crashed and comes back is running all the while: it keeps its entry, its gate stays open, and its own
+//! task makes the next run. Whoever stops it meanwhile closes that gate, and its task sees it.
+//!
+//! With a limit on workers there is one more state before `Starting`: `Held`, an entry without a worker, which waits for
+//! the end of the worker in whose place it comes. It counts as none (G11), and ends like a start.
+//!
 //! # How the guarantees are kept
 //!
 //! - **G1**: a worker is launched only for a key without an entry, and an entry is removed only on `Exited`, which its
@@ -24,11 +30,14 @@
 //!   its worker's notice has not come in yet.
 //! - **G5**: a start that fails is answered after its entry is removed; only if it cannot be removed because the code
 //!   of `init` never yields, then at the end of the grace period.
+//! - **G11**: every worker that was launched and has not exited counts. When that many is the limit, one more is launched
+//!   only as another one exits, of which it was promised the place.
 //! - **G10**: after `Shutdown` nothing is launched, and the report is made when the last entry is gone or given up.
 //!
 //! # Deadlines
 //!
-//! Every state but `Running` ends by one: `Starting` by [`Deadline::Init`], `Stopping` by [`Deadline::Drain`] and then
+//! Every state but `Running` ends by one: `Starting` by [`Deadline::Init`] (which runs from the moment its turn has come),
+//! `Held` with the worker it waits for, `Stopping` by [`Deadline::Drain`] and then
 //! [`Deadline::Abort`], at which a worker that never yields is given up as stuck: those who wait are told, its key
 //! stays taken until it does end. A deadline that comes when its state is over is stale and does nothing.
 //!
@@ -38,6 +47,7 @@
 //! says which worker's task it waits in, so a wait that would close a circle is refused when it is asked for.
 
 mod event;
+mod phase;
 #[cfg(test)]
 mod tests;
 
@@ -46,56 +56,12 @@ use std::mem;
 
 pub use self::event::ShutdownReport;
 pub(crate) use self::event::{
-    Answer, Deadline, Effect, Ending, Event, Exit, Holder, Port, StartFailure, StartOutcome, Starter, StopFailure,
-    Stopper, Verb,
+    Admission, Answer, Deadline, Effect, Ending, Event, Exit, Holder, Port, StartFailure, StartOutcome, Starter,
+    StopFailure, Stopper, Verb,
 };
-use crate::worker::{CloseReason, EntryId, ExitReason, WorkerId};
-
-/// How far a stop has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Draining,
-    Aborting,
-    Stuck,
-}
-
-/// A key that is neither vacant nor running.
-enum Phase<P: Port> {
-    Starting {
-        waiting: Vec<Starter<P>>,
-        /// Came after the gate closed: the worker was ready and is gone, only its notices have not come in yet.
-        next: Vec<Starter<P>>,
-    },
-    Stopping {
-        stage: Stage,
-        /// The start that is being cancelled by this stop: why, and who waited for it.
-        cancelled: Option<(StartFailure, Vec<Starter<P>>)>,
-        stoppers: Vec<Stopper<P>>,
-        /// Share one new start when this worker is gone.
-        next: Vec<Starter<P>>,
-    },
-}
-
-impl<P: Port> Phase<P> {
-    fn draining() -> Self {
-        Self::Stopping { stage: Stage::Draining, cancelled: None, stoppers: Vec::new(), next: Vec::new() }
-    }
-
-    /// The workers whose tasks wait for this key. Whoever went away no longer waits.
-    fn waiting_workers(&self) -> impl Iterator<Item = EntryId> {
-        let (starters, cancelled, stoppers, next) = match self {
-            Self::Starting { waiting, next } => (waiting.as_slice(), None, [].as_slice(), next),
-            Self::Stopping { cancelled, stoppers, next, .. } => {
-                ([].as_slice(), cancelled.as_ref(), stoppers.as_slice(), next)
-            }
-        };
-        let cancelled = cancelled.map_or([].as_slice(), |(_, waiting)| waiting.as_slice());
-        let starters = starters.iter().chain(cancelled).chain(next);
-        let starters = starters.filter(|starter| !starter.reply.is_abandoned()).filter_map(|starter| starter.waits_in);
-        let stoppers = stoppers.iter().filter(|stopper| !stopper.reply.is_abandoned());
-        starters.chain(stoppers.filter_map(|stopper| stopper.waits_in))
-    }
-}
+pub(crate) use self::phase::Tally;
+use self::phase::{Phase, Phases, Stage, answer, fail, fail_all, join, join_stop};
+use crate::worker::{CloseReason, EntryId, ExitReason};
 
 enum Mode {
     Serving,
@@ -107,32 +73,55 @@ enum Mode {
     Over,
 }
 
+/// What the machine has to know of the registry's options.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) max_workers: Option<usize>,
+    /// Starts wait for their turn.
+    pub(crate) is_paced: bool,
+}
+
 /// The states of all keys.
 pub(crate) struct Lifecycle<P: Port> {
-    phases: HashMap<EntryId, Phase<P>>,
+    limits: Limits,
+    phases: Phases<P>,
     /// Entries in the table, in whatever state.
     entries: usize,
+    /// Those of them that have no worker: held, or discarded and not yet gone.
+    unlaunched: HashSet<EntryId>,
+    /// Who comes in whose place: by the worker that goes.
+    successors: HashMap<EntryId, EntryId>,
     mode: Mode,
 }
 
 type Effects<P> = Vec<Effect<P>>;
 
 impl<P: Port> Lifecycle<P> {
-    pub(crate) fn new() -> Self {
-        Self { phases: HashMap::new(), entries: 0, mode: Mode::Serving }
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            phases: Phases::new(),
+            entries: 0,
+            unlaunched: HashSet::new(),
+            successors: HashMap::new(),
+            mode: Mode::Serving,
+        }
     }
 
     /// Takes note of an event and says what to do.
     pub(crate) fn step(&mut self, event: Event<P>, effects: &mut Effects<P>) {
         match event {
-            Event::Start { starter, holder, fresh } => self.start(starter, holder, fresh, effects),
+            Event::Start { starter, holder, fresh, admission } => {
+                self.start(starter, holder, fresh, admission, effects);
+            }
             Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
+            Event::Begun(entry) => self.begun(entry, effects),
             Event::Ready(entry) => self.ready(entry, effects),
             Event::Closing(entry) => self.closing(entry, effects),
             Event::Exited(entry, exit) => self.exited(entry, exit, effects),
             Event::Passed(entry, deadline) => self.passed(entry, deadline, effects),
-            Event::Shutdown => self.shutdown(effects),
-            Event::ShutdownPassed => self.shutdown_passed(effects),
+            Event::Shutdown { at_once } => self.shutdown(at_once, effects),
+            Event::ShutdownPassed { aborting } => self.shutdown_passed(aborting, effects),
         }
     }
 
@@ -151,16 +140,45 @@ impl<P: Port> Lifecycle<P> {
         self.entries
     }
 
-    fn is_serving(&self) -> bool {
+    /// How many workers there are: launched, and not gone.
+    pub(crate) fn workers(&self) -> usize {
+        self.entries - self.unlaunched.len()
+    }
+
+    /// Whether there is no room for one more worker. (G11)
+    pub(crate) fn is_full(&self) -> bool {
+        self.limits.max_workers.is_some_and(|most| self.workers() >= most)
+    }
+
+    pub(crate) fn is_serving(&self) -> bool {
         matches!(self.mode, Mode::Serving)
     }
 
-    fn start(&mut self, starter: Starter<P>, holder: Option<Holder>, fresh: EntryId, effects: &mut Effects<P>) {
+    /// How many entries wait for room, and how many workers there are that are not ready.
+    pub(crate) fn tally(&self) -> Tally {
+        self.phases.tally()
+    }
+
+    fn start(
+        &mut self,
+        starter: Starter<P>,
+        holder: Option<Holder>,
+        fresh: EntryId,
+        admission: Admission,
+        effects: &mut Effects<P>,
+    ) {
         if !self.is_serving() {
             return fail(starter, StartFailure::Shutdown, effects);
         }
         let Some(Holder { entry, is_closed }) = holder else {
-            return self.launch(vec![starter], fresh, effects);
+            return match admission {
+                Admission::Granted => self.launch(starter, fresh, effects),
+                Admission::Refused(failure) => {
+                    effects.push(Effect::NotStarted(fresh, failure.clone()));
+                    fail(starter, failure, effects);
+                }
+                Admission::InPlaceOf(victim) => self.hold(starter, fresh, victim, effects),
+            };
         };
         if !self.phases.contains_key(&entry) && !is_closed {
             return answer(starter, entry, effects);
@@ -169,34 +187,85 @@ impl<P: Port> Lifecycle<P> {
         if self.would_close_circle(starter.waits_in, entry) {
             return fail(starter, StartFailure::WouldDeadlock, effects);
         }
-        let phase = self.phases.entry(entry).or_insert_with(|| {
+        if !self.phases.contains_key(&entry) {
             effects.push(Effect::Arm(entry, Deadline::Drain));
-            Phase::draining()
-        });
+            self.phases.insert(entry, Phase::draining());
+        }
+        let Some(phase) = self.phases.get_mut(&entry) else { return };
+        let is_worker = starter.waits_in.is_some();
         match phase {
+            // A worker never waits for room: the one that is to go may be waiting for it.
+            Phase::Held { .. } if is_worker => fail(starter, StartFailure::AtCapacity, effects),
+            Phase::Held { waiting, .. } => join(waiting, starter, effects),
             // The worker was ready and closed its gate again: who comes now gets another one. (G3)
             Phase::Starting { next, .. } if is_closed => join(next, starter, effects),
-            Phase::Starting { waiting, .. } => join(waiting, starter, effects),
+            Phase::Starting { waiting, .. } => {
+                join(waiting, starter, effects);
+                if is_worker && self.limits.is_paced {
+                    effects.push(Effect::Exempt(entry));
+                }
+            }
             // It will not be gone in any time that can be told.
             Phase::Stopping { stage: Stage::Stuck, .. } => fail(starter, StartFailure::TimedOut, effects),
             Phase::Stopping { next, .. } => join(next, starter, effects),
         }
     }
 
-    /// Starts one worker for all of `waiting`, unless everyone has gone away.
-    fn launch(&mut self, mut waiting: Vec<Starter<P>>, fresh: EntryId, effects: &mut Effects<P>) {
-        if waiting.iter().any(|starter| starter.reply.is_abandoned()) {
-            let (gone, still) = waiting.into_iter().partition(|starter| starter.reply.is_abandoned());
-            fail_all(gone, &StartFailure::Cancelled, effects);
-            waiting = still;
+    /// Starts a worker for a vacant key, unless nobody wants it any more.
+    fn launch(&mut self, mut starter: Starter<P>, fresh: EntryId, effects: &mut Effects<P>) {
+        if starter.reply.is_abandoned() {
+            return fail(starter, StartFailure::Cancelled, effects);
         }
-        let Some(seed) = waiting.first_mut().and_then(|first| first.seed.take()) else {
-            return;
-        };
+        let Some(seed) = starter.seed.take() else { return };
+        let is_worker = starter.waits_in.is_some();
         self.entries += 1;
-        self.phases.insert(fresh, Phase::Starting { waiting, next: Vec::new() });
+        self.phases.insert(fresh, Phase::Starting { waiting: vec![starter], next: Vec::new() });
         effects.push(Effect::Launch(fresh, seed));
-        effects.push(Effect::Arm(fresh, Deadline::Init));
+        if !self.limits.is_paced {
+            effects.push(Effect::Arm(fresh, Deadline::Init));
+        } else if is_worker {
+            effects.push(Effect::Exempt(fresh));
+        }
+    }
+
+    /// Makes an entry for a vacant key, whose worker is launched when `victim` is gone. (G11)
+    fn hold(&mut self, mut starter: Starter<P>, fresh: EntryId, victim: EntryId, effects: &mut Effects<P>) {
+        // Its gate is closed already, so it goes whatever becomes of this start.
+        self.phases.insert(victim, Phase::draining());
+        effects.push(Effect::Arm(victim, Deadline::Drain));
+        let Some(seed) = starter.seed.take() else { return };
+        self.entries += 1;
+        self.unlaunched.insert(fresh);
+        self.successors.insert(victim, fresh);
+        self.phases.insert(fresh, Phase::Held { victim, waiting: vec![starter] });
+        effects.push(Effect::Hold(fresh, seed));
+    }
+
+    /// A worker is gone: the start that waited for its place goes on, unless nobody wants it any more.
+    fn release(&mut self, victim: EntryId, effects: &mut Effects<P>) {
+        let Some(entry) = self.successors.remove(&victim) else { return };
+        match self.phases.remove(&entry) {
+            Some(Phase::Held { waiting, .. }) if waiting.iter().any(|starter| !starter.reply.is_abandoned()) => {
+                self.unlaunched.remove(&entry);
+                self.phases.insert(entry, Phase::Starting { waiting, next: Vec::new() });
+                effects.push(Effect::Release(entry));
+                if !self.limits.is_paced {
+                    effects.push(Effect::Arm(entry, Deadline::Init));
+                }
+            }
+            Some(phase @ Phase::Held { .. }) => {
+                self.phases.insert(entry, phase);
+                self.cancel(entry, StartFailure::Cancelled, effects);
+            }
+            Some(phase) => self.phases.insert(entry, phase),
+            None => {}
+        }
+    }
+
+    fn begun(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        if matches!(self.phases.get(&entry), Some(Phase::Starting { .. })) {
+            effects.push(Effect::Arm(entry, Deadline::Init));
+        }
     }
 
     fn stop(&mut self, entry: EntryId, exists: bool, stopper: Stopper<P>, effects: &mut Effects<P>) {
@@ -223,7 +292,7 @@ impl<P: Port> Lifecycle<P> {
                     effects.push(Effect::Arm(entry, Deadline::Drain));
                 }
             }
-            Some(Phase::Starting { .. }) => {
+            Some(Phase::Held { .. } | Phase::Starting { .. }) => {
                 self.cancel(entry, StartFailure::Cancelled, effects);
                 if let Some(Phase::Stopping { stoppers, .. }) = self.phases.get_mut(&entry) {
                     stoppers.push(stopper);
@@ -252,12 +321,23 @@ impl<P: Port> Lifecycle<P> {
 
     /// Ends a start. Those who wait for it are told when its entry is gone. (G5)
     fn cancel(&mut self, entry: EntryId, why: StartFailure, effects: &mut Effects<P>) {
-        if let Some(Phase::Starting { waiting, next }) = self.phases.remove(&entry) {
-            let cancelled = Some((why, waiting));
-            let phase = Phase::Stopping { stage: Stage::Draining, cancelled, stoppers: Vec::new(), next };
-            self.phases.insert(entry, phase);
-            self.abort(entry, effects);
+        let (waiting, next, is_held) = match self.phases.remove(&entry) {
+            Some(Phase::Held { victim, waiting }) => {
+                self.successors.remove(&victim);
+                (waiting, Vec::new(), true)
+            }
+            Some(Phase::Starting { waiting, next }) => (waiting, next, false),
+            Some(phase) => return self.phases.insert(entry, phase),
+            None => return,
+        };
+        effects.push(Effect::NotStarted(entry, why.clone()));
+        let cancelled = Some((why, waiting));
+        let phase = Phase::Stopping { stage: Stage::Draining, cancelled, stoppers: Vec::new(), next };
+        self.phases.insert(entry, phase);
+        if is_held {
+            effects.push(Effect::Discard(entry));
         }
+        self.abort(entry, effects);
     }
 
     fn ready(&mut self, entry: EntryId, effects: &mut Effects<P>) {
@@ -294,27 +374,42 @@ impl<P: Port> Lifecycle<P> {
 
     fn exited(&mut self, entry: EntryId, exit: Exit, effects: &mut Effects<P>) {
         self.entries -= 1;
+        self.unlaunched.remove(&entry);
+        let phase = self.phases.remove(&entry);
+        let was_starting = matches!(
+            phase,
+            Some(Phase::Held { .. } | Phase::Starting { .. } | Phase::Stopping { cancelled: Some(_), .. })
+        );
+        if let (Exit::Ended(reason) | Exit::NotReturned(reason), false) = (&exit, was_starting) {
+            effects.push(Effect::Ended(entry, reason.clone()));
+        }
         // Before any reply: who is told that the worker is gone must find its key free. (G3)
         effects.push(Effect::Remove(entry));
-        let (was_starting, next) = match self.phases.remove(&entry) {
-            None => (false, Vec::new()),
+        let next = match phase {
+            None => Vec::new(),
+            Some(Phase::Held { victim, waiting }) => {
+                // Only with its runtime: what is held is dropped by nobody else unasked.
+                self.successors.remove(&victim);
+                fail_all(waiting, &StartFailure::Cancelled, effects);
+                Vec::new()
+            }
             Some(Phase::Starting { waiting, next }) => {
                 let failure = match &exit {
                     Exit::NotStarted(failure) => failure.clone(),
                     // Aborted from outside, with its runtime.
-                    Exit::Ended(_) => StartFailure::Cancelled,
+                    Exit::Ended(_) | Exit::NotReturned(_) => StartFailure::Cancelled,
                 };
+                effects.push(Effect::NotStarted(entry, failure.clone()));
                 fail_all(waiting, &failure, effects);
-                (true, next)
+                next
             }
             Some(Phase::Stopping { stage: _, cancelled, stoppers, next }) => {
-                let was_starting = cancelled.is_some();
                 if let Some((failure, waiting)) = cancelled {
                     fail_all(waiting, &failure, effects);
                 }
                 let killed = stoppers.iter().any(|stopper| stopper.ending == Ending::Kill);
                 let reason = match &exit {
-                    Exit::Ended(reason) if !was_starting => reason.clone(),
+                    Exit::Ended(reason) | Exit::NotReturned(reason) if !was_starting => reason.clone(),
                     // There was no worker yet, only its start: it ended as its stoppers wanted it to.
                     _ if killed => ExitReason::Killed,
                     _ => ExitReason::Stopped,
@@ -322,22 +417,23 @@ impl<P: Port> Lifecycle<P> {
                 for stopper in stoppers {
                     effects.push(Effect::ReplyStop(stopper.reply, Ok(reason.clone())));
                 }
-                (was_starting, next)
+                next
             }
         };
         if let Mode::ShuttingDown { report, .. } = &mut self.mode {
             match exit {
+                Exit::NotReturned(_) => report.cancelled += 1,
                 _ if was_starting => report.cancelled += 1,
                 Exit::Ended(ExitReason::Killed) => report.aborted += 1,
                 Exit::Ended(reason) if reason.is_crash() => report.crashed += 1,
                 _ => report.drained += 1,
             }
             fail_all(next, &StartFailure::Shutdown, effects);
-            self.report_if_over(effects);
-        } else if !next.is_empty() {
-            let fresh = EntryId { id: WorkerId::fresh(), hash: entry.hash };
-            self.launch(next, fresh, effects);
+            return self.report_if_over(effects);
         }
+        // First whom the place was promised to; those who want this key again find out whether there is room.
+        self.release(entry, effects);
+        effects.extend(next.into_iter().map(|starter| Effect::AskAgain(starter, entry.hash)));
     }
 
     fn passed(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {
@@ -365,33 +461,48 @@ impl<P: Port> Lifecycle<P> {
                 effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::Stuck)));
             }
         }
+        // Nor will its place be free in any time that can be told.
+        if let Some(&successor) = self.successors.get(&entry) {
+            self.cancel(successor, StartFailure::AtCapacity, effects);
+        }
     }
 
-    fn shutdown(&mut self, effects: &mut Effects<P>) {
-        if !self.is_serving() {
-            return;
+    fn shutdown(&mut self, at_once: bool, effects: &mut Effects<P>) {
+        if self.is_serving() {
+            self.mode = Mode::ShuttingDown { report: ShutdownReport::default(), is_aborting: false };
+            effects.push(Effect::CloseAll);
+            let mut starting = Vec::new();
+            for (&entry, phase) in self.phases.iter_mut() {
+                match phase {
+                    Phase::Held { .. } => starting.push(entry),
+                    Phase::Starting { next, .. } => {
+                        starting.push(entry);
+                        fail_all(mem::take(next), &StartFailure::Shutdown, effects);
+                    }
+                    Phase::Stopping { next, .. } => fail_all(mem::take(next), &StartFailure::Shutdown, effects),
+                }
+            }
+            for entry in starting {
+                self.cancel(entry, StartFailure::Shutdown, effects);
+            }
+            self.report_if_over(effects);
         }
-        self.mode = Mode::ShuttingDown { report: ShutdownReport::default(), is_aborting: false };
-        effects.push(Effect::CloseAll);
-        let mut starting = Vec::new();
-        for (&entry, phase) in &mut self.phases {
-            let (Phase::Starting { next, .. } | Phase::Stopping { next, .. }) = phase;
-            fail_all(mem::take(next), &StartFailure::Shutdown, effects);
-            if matches!(phase, Phase::Starting { .. }) {
-                starting.push(entry);
+        if let (true, Mode::ShuttingDown { is_aborting, .. }) = (at_once, &mut self.mode) {
+            if !mem::replace(is_aborting, true) {
+                effects.push(Effect::KillAll);
             }
         }
-        for entry in starting {
-            self.cancel(entry, StartFailure::Shutdown, effects);
-        }
-        self.report_if_over(effects);
     }
 
-    fn shutdown_passed(&mut self, effects: &mut Effects<P>) {
+    fn shutdown_passed(&mut self, aborting: bool, effects: &mut Effects<P>) {
         let Mode::ShuttingDown { report, is_aborting } = &mut self.mode else { return };
         if !*is_aborting {
             *is_aborting = true;
             return effects.push(Effect::KillAll);
+        }
+        if !aborting {
+            // The first deadline, of a shutdown that was hurried since: the second one is running.
+            return;
         }
         let mut report = *report;
         report.stuck = self.entries;
@@ -421,6 +532,7 @@ impl<P: Port> Lifecycle<P> {
         self.mode = Mode::Over;
         for (_, phase) in self.phases.drain() {
             let (starters, next) = match phase {
+                Phase::Held { waiting, .. } => (waiting, Vec::new()),
                 Phase::Starting { waiting, next } => (waiting, next),
                 // Who waits for an end is told by the drop of its reply.
                 Phase::Stopping { cancelled, next, .. } => (cancelled.map_or_else(Vec::new, |(_, line)| line), next),
@@ -446,49 +558,5 @@ impl<P: Port> Lifecycle<P> {
             }
         }
         false
-    }
-}
-
-/// From this many on, those who have gone away are sorted out before a list of callers grows: a hung `init` and callers
-/// who retry with time-outs would otherwise pile up. Callers who still wait are never turned away.
-const SORT_OUT_FROM: usize = 1_024;
-
-fn is_to_be_sorted_out<T>(line: &[T], capacity: usize) -> bool {
-    line.len() >= SORT_OUT_FROM && line.len() == capacity
-}
-
-fn join<P: Port>(starters: &mut Vec<Starter<P>>, starter: Starter<P>, effects: &mut Effects<P>) {
-    if is_to_be_sorted_out(starters, starters.capacity()) {
-        // The first is the one that was launched, and keeps its place: its lack of a seed says so.
-        let rest = starters.split_off(1);
-        let (gone, waiting) = rest.into_iter().partition(|starter| starter.reply.is_abandoned());
-        fail_all(gone, &StartFailure::Cancelled, effects);
-        starters.extend::<Vec<_>>(waiting);
-    }
-    starters.push(starter);
-}
-
-fn join_stop<P: Port>(stoppers: &mut Vec<Stopper<P>>, stopper: Stopper<P>) {
-    if is_to_be_sorted_out(stoppers, stoppers.capacity()) {
-        stoppers.retain(|stopper| !stopper.reply.is_abandoned());
-    }
-    stoppers.push(stopper);
-}
-
-fn answer<P: Port>(starter: Starter<P>, entry: EntryId, effects: &mut Effects<P>) {
-    let outcome = match starter.verb {
-        Verb::LookupOrStart => StartOutcome::Worker(entry),
-        Verb::Start => StartOutcome::AlreadyStarted(entry),
-    };
-    effects.push(Effect::ReplyStart(starter.reply, starter.seed, outcome));
-}
-
-fn fail<P: Port>(starter: Starter<P>, failure: StartFailure, effects: &mut Effects<P>) {
-    effects.push(Effect::ReplyStart(starter.reply, starter.seed, StartOutcome::Failed(failure)));
-}
-
-fn fail_all<P: Port>(starters: Vec<Starter<P>>, failure: &StartFailure, effects: &mut Effects<P>) {
-    for starter in starters {
-        fail(starter, failure.clone(), effects);
     }
 }

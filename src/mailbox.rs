@@ -1,408 +1,27 @@
-//! The bounded queue in front of a worker, and the *gate*: the one atomic that says whether the worker may be found
-//! and sent to.
-//!
-//! Invariants, all kept under the queue's lock:
-//!
-//! 1. The gate only moves forward: `Starting → Open → Closed → Killed` (steps may be skipped). A message is accepted
-//!    only before `Closed`, so that closing is atomic against every sender: a send that returned `Ok` happened before
-//!    the close and is in the queue (G6).
-//! 2. Messages leave in the order in which they were accepted (G8), either by `recv` (then they *began*) or by `drain`.
-//!    After a drain, or a kill, none begins any more: `finished` says so, before any message is dropped, so that a
-//!    caller woken by the drop of its reply already reads the truth.
-//! 3. `queued + reserved ≤ capacity`. Room that frees up while senders wait is reserved for the one that waited
-//!    longest, so that nobody overtakes a waiting sender and none starves.
-//! 4. `live`, the registry's count, is raised when a gate opens and lowered just before it closes: a worker whose gate
-//!    is closed is never counted.
-//!
-//! No user code runs under the lock: messages are moved, and dropped outside; wakers are cloned under it (tokio's own)
-//! but woken outside.
+//! [`Mailbox`]: the receiving end of a worker's queue.
 
-#[cfg(all(test, gen_registry_loom))]
-mod models;
-
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use crate::panics::contain;
-use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, cooperate, lock};
-use crate::worker::CloseReason;
+use tokio::time::{Sleep, sleep_until};
 
-/// Where a worker's gate stands. The discriminants order the states.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub(crate) enum Gate {
-    /// `init` runs: not found by lookup, but the worker and its subtasks may already send to it.
-    Starting,
-    /// Found by lookup, counted, takes messages.
-    Open,
-    /// Ends: not found, not counted, takes no messages; what was accepted may still be handled.
-    Closed,
-    /// Ends at once: nothing more is handled.
-    Killed,
-}
+use crate::queue::Queue;
+use crate::residency::{Activity, Clock, with_jitter};
+use crate::sync::cooperate;
+use crate::worker::{CloseReason, WorkerId};
 
-impl Gate {
-    fn from_u8(value: u8) -> Self {
-        match value {
-            0 => Self::Starting,
-            1 => Self::Open,
-            2 => Self::Closed,
-            _ => Self::Killed,
-        }
-    }
-}
-
-/// A message and whether a caller waits for its answer: a cast that is lost is handed to `on_undelivered`, a call that
-/// is lost is told by the drop of its reply.
-#[derive(Debug)]
-pub(crate) struct Envelope<M> {
-    pub(crate) message: M,
-    pub(crate) is_call: bool,
-}
-
-/// Why a message was not accepted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    Closed,
-    Full,
-}
-
-/// The number of an accepted message, counted per mailbox from 1.
-pub(crate) type Sequence = u64;
-
-/// The queue, the gate, and the wakers of everyone who waits on them.
-#[derive(Debug)]
-pub(crate) struct Queue<M> {
-    gate: AtomicU8,
-    capacity: usize,
-    state: Mutex<State<M>>,
-}
-
-#[derive(Debug)]
-struct State<M> {
-    messages: VecDeque<Envelope<M>>,
-    /// How many were accepted: the sequence number of the newest.
-    accepted: Sequence,
-    /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
-    begun: Sequence,
-    /// Nothing begins any more.
-    finished: bool,
-    close_reason: Option<CloseReason>,
-    /// Room that belongs to senders that were woken and have not come back yet.
-    reserved: usize,
-    /// Boxed on first use: most mailboxes are never full.
-    waiting: Option<Box<Waiting>>,
-    /// Whoever awaits `recv`.
-    receiver: Option<Waker>,
-    /// The worker's task, to be woken by a kill wherever it waits.
-    task: Option<Waker>,
-}
-
-/// Senders that wait for room, by ticket, oldest first.
-#[derive(Debug, Default)]
-struct Waiting {
-    next_ticket: u64,
-    senders: VecDeque<(u64, Waker)>,
-}
-
-impl Waiting {
-    fn position(&self, ticket: u64) -> Option<usize> {
-        self.senders.binary_search_by_key(&ticket, |&(ticket, _)| ticket).ok()
-    }
-}
-
-/// An idle queue keeps room for this many messages and gives the rest back.
-const IDLE_CAPACITY: usize = 8;
-
-impl<M> Queue<M> {
-    pub(crate) fn new(capacity: usize) -> Self {
-        Self {
-            gate: AtomicU8::new(Gate::Starting as u8),
-            capacity,
-            state: Mutex::new(State {
-                messages: VecDeque::new(),
-                accepted: 0,
-                begun: 0,
-                finished: false,
-                close_reason: None,
-                reserved: 0,
-                waiting: None,
-                receiver: None,
-                task: None,
-            }),
-        }
-    }
-
-    pub(crate) fn gate(&self) -> Gate {
-        // Acquire pairs with the Release in `set_gate`: who sees it open sees the worker that `init` made ready.
-        Gate::from_u8(self.gate.load(Ordering::Acquire))
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        self.gate() == Gate::Open
-    }
-
-    /// Moves the gate; the lock is held, so that loads of it under the lock need no ordering of their own.
-    fn set_gate(&self, _locked: &mut State<M>, gate: Gate) {
-        self.gate.store(gate as u8, Ordering::Release);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<M>> {
-        lock(&self.state)
-    }
-
-    /// Opens the gate after `init`, unless it was closed meanwhile.
-    pub(crate) fn open(&self, live: &AtomicUsize) {
-        let mut state = self.lock();
-        if self.gate() == Gate::Starting {
-            self.set_gate(&mut state, Gate::Open);
-            live.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Closes the gate: no more messages, no more lookups. Says whether this call did it.
-    pub(crate) fn close(&self, reason: CloseReason, live: &AtomicUsize) -> bool {
-        let mut state = self.lock();
-        let was = self.gate();
-        if was >= Gate::Closed {
-            return false;
-        }
-        if was == Gate::Open {
-            // Before the gate: a closed worker is never counted. (invariant 4)
-            live.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.set_gate(&mut state, Gate::Closed);
-        state.close_reason = Some(reason);
-        let receiver = state.receiver.take();
-        let senders = state.refuse_waiting();
-        drop(state);
-        wake_all(receiver, senders);
-        true
-    }
-
-    /// Closes the gate for good: nothing begins after this returns, and the worker's task is woken to drop what runs.
-    pub(crate) fn kill(&self, live: &AtomicUsize) {
-        let mut state = self.lock();
-        let was = self.gate();
-        if was == Gate::Killed {
-            return;
-        }
-        if was == Gate::Open {
-            live.fetch_sub(1, Ordering::Relaxed);
-        }
-        self.set_gate(&mut state, Gate::Killed);
-        state.finished = true;
-        let task = state.task.take();
-        let senders = state.refuse_waiting();
-        drop(state);
-        wake_all(task, senders);
-    }
-
-    /// Remembers whom a kill must wake.
-    pub(crate) fn watch_for_kill(&self, task: &Waker) {
-        // A kill that came first is seen by the caller's next look at the gate: both sides take the lock.
-        self.lock().task = Some(task.clone());
-    }
-
-    /// Takes out what was accepted and will never begin, and refuses everything from now on.
-    pub(crate) fn drain(&self, live: &AtomicUsize) -> VecDeque<Envelope<M>> {
-        self.close(CloseReason::Normal, live);
-        let mut state = self.lock();
-        state.finished = true;
-        mem::take(&mut state.messages)
-    }
-
-    /// Lets go of the worker's task, which is over: a waker would keep its memory for as long as somebody has a handle.
-    pub(crate) fn forget_task(&self) {
-        let mut state = self.lock();
-        let wakers = (state.receiver.take(), state.task.take());
-        drop(state);
-        drop(wakers);
-    }
-
-    /// Whether an accepted message did not begin and never will.
-    pub(crate) fn never_began(&self, sequence: Sequence) -> bool {
-        let state = self.lock();
-        state.finished && state.begun < sequence
-    }
-
-    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
-        self.lock().close_reason
-    }
-
-    /// Accepts a message if there is room.
-    pub(crate) fn try_send(&self, envelope: Envelope<M>) -> Result<Sequence, (Refusal, Envelope<M>)> {
-        let mut state = self.lock();
-        if self.gate() >= Gate::Closed {
-            return Err((Refusal::Closed, envelope));
-        }
-        if state.messages.len() + state.reserved >= self.capacity {
-            return Err((Refusal::Full, envelope));
-        }
-        let (sequence, receiver) = state.accept(envelope);
-        drop(state);
-        wake_all(receiver, None);
-        Ok(sequence)
-    }
-
-    /// Waits for room. Dropped before it is ready, the message was not accepted.
-    pub(crate) fn send(&self, envelope: Envelope<M>) -> Sending<'_, M> {
-        Sending { queue: self, envelope: Some(envelope), ticket: None }
-    }
-
-    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
-        let mut state = self.lock();
-        if self.gate() == Gate::Killed {
-            // The task was woken and drops the receiver on its next poll: hand out nothing more.
-            return Poll::Pending;
-        }
-        if let Some((message, sender)) = state.begin() {
-            drop(state);
-            wake_all(sender, None);
-            return Poll::Ready(Some(message));
-        }
-        if self.gate() == Gate::Closed {
-            return Poll::Ready(None);
-        }
-        state.messages.shrink_to(IDLE_CAPACITY);
-        match &mut state.receiver {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            receiver => *receiver = Some(cx.waker().clone()),
-        }
-        Poll::Pending
-    }
-
-    fn try_recv(&self) -> Option<M> {
-        let mut state = self.lock();
-        if self.gate() == Gate::Killed {
-            return None;
-        }
-        let (message, sender) = state.begin()?;
-        drop(state);
-        wake_all(sender, None);
-        Some(message)
-    }
-}
-
-impl<M> State<M> {
-    fn accept(&mut self, envelope: Envelope<M>) -> (Sequence, Option<Waker>) {
-        self.messages.push_back(envelope);
-        self.accepted += 1;
-        (self.accepted, self.receiver.take())
-    }
-
-    /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
-    fn begin(&mut self) -> Option<(M, Option<Waker>)> {
-        let envelope = self.messages.pop_front()?;
-        self.begun += 1;
-        Some((envelope.message, self.grant()))
-    }
-
-    fn grant(&mut self) -> Option<Waker> {
-        let (_, waker) = self.waiting.as_mut()?.senders.pop_front()?;
-        self.reserved += 1;
-        Some(waker)
-    }
-
-    /// Lets go of everyone who waits for room: they will find the gate closed.
-    fn refuse_waiting(&mut self) -> Option<Box<Waiting>> {
-        self.reserved = 0;
-        self.waiting.take()
-    }
-}
-
-fn wake_all(one: Option<Waker>, senders: Option<Box<Waiting>>) {
-    let senders = senders.into_iter().flat_map(|waiting| waiting.senders);
-    for waker in one.into_iter().chain(senders.map(|(_, waker)| waker)) {
-        // Another executor's waker is foreign code: its panic is not that of whoever wakes.
-        contain(|| waker.wake());
-    }
-}
-
-/// A send that waits for room.
-#[derive(Debug)]
-pub(crate) struct Sending<'a, M> {
-    queue: &'a Queue<M>,
-    envelope: Option<Envelope<M>>,
-    /// The place among the waiting senders. It is no longer among them once room was reserved for it.
-    ticket: Option<u64>,
-}
-
-// The message is moved, never pinned.
-impl<M> Unpin for Sending<'_, M> {}
-
-impl<M> Future for Sending<'_, M> {
-    type Output = Result<Sequence, M>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        cooperate!(cx, {
-            let mut state = this.queue.lock();
-            let state = &mut *state;
-            if this.queue.gate() >= Gate::Closed {
-                this.ticket = None;
-                let envelope = this.envelope.take().expect("polled after it was ready");
-                return Poll::Ready(Err(envelope.message));
-            }
-            match this.ticket {
-                None if state.messages.len() + state.reserved < this.queue.capacity => {}
-                None => {
-                    let waiting = state.waiting.get_or_insert_default();
-                    let ticket = waiting.next_ticket;
-                    waiting.next_ticket += 1;
-                    waiting.senders.push_back((ticket, cx.waker().clone()));
-                    this.ticket = Some(ticket);
-                    return Poll::Pending;
-                }
-                Some(ticket) => {
-                    if let Some(waiting) = &mut state.waiting {
-                        if let Some(place) = waiting.position(ticket) {
-                            if !waiting.senders[place].1.will_wake(cx.waker()) {
-                                waiting.senders[place].1 = cx.waker().clone();
-                            }
-                            return Poll::Pending;
-                        }
-                    }
-                    state.reserved -= 1;
-                    this.ticket = None;
-                }
-            }
-            state.accept(this.envelope.take().expect("polled after it was ready"))
-        } => (sequence, receiver) => {
-            wake_all(receiver, None);
-            Poll::Ready(Ok(sequence))
-        })
-    }
-}
-
-impl<M> Drop for Sending<'_, M> {
-    fn drop(&mut self) {
-        let Some(ticket) = self.ticket else { return };
-        let mut state = self.queue.lock();
-        if self.queue.gate() >= Gate::Closed {
-            return;
-        }
-        let place = state.waiting.as_ref().and_then(|waiting| waiting.position(ticket));
-        let passed_on = match (place, &mut state.waiting) {
-            (Some(place), Some(waiting)) => waiting.senders.remove(place).map(|_| None).unwrap_or(None),
-            // Room was reserved for this sender, which goes away: the next in line gets it.
-            _ => {
-                state.reserved -= 1;
-                state.grant()
-            }
-        };
-        drop(state);
-        wake_all(passed_on, None);
-    }
-}
-
-/// Gives [`Mailbox`], which knows only the message type, the queue inside a worker's slot.
+/// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot.
 pub(crate) trait Inbox<M>: Send + Sync {
     fn queue(&self) -> &Queue<M>;
+    fn activity(&self) -> &Activity;
+    fn clock(&self) -> Clock;
+    fn worker(&self) -> WorkerId;
+    /// Whether anything asks when the worker was last active.
+    fn tracks_activity(&self) -> bool;
+    /// Closes the gate if the worker has nothing to do. Says whether this call did it.
+    fn idle(&self) -> bool;
 }
 
 /// The receiving end of a worker's queue, given to [`Worker::run`](crate::Worker::run).
@@ -410,6 +29,22 @@ pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
     /// `recv` gave `None`: what ends `run` after that was asked for.
     saw_end: bool,
+    /// Boxed, and only where a rest may have an end or is looked at.
+    rest: Option<Box<Rest>>,
+}
+
+/// A worker that cannot go yet asks again no sooner than this: one millisecond, the grain of tokio's timers.
+const LEAST_REST: u64 = 1_000_000;
+
+/// How a worker rests.
+#[derive(Default)]
+struct Rest {
+    /// Messages given out since it last rested.
+    handled: u32,
+    /// Since when it rests, while it does.
+    since: Option<u64>,
+    /// Made when it first rests, if it may not rest for ever.
+    alarm: Option<Pin<Box<Sleep>>>,
 }
 
 impl<M> std::fmt::Debug for Mailbox<M> {
@@ -420,7 +55,7 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
-        Self { inbox, saw_end: false }
+        Self { inbox, saw_end: false, rest: None }
     }
 
     /// Waits for the next message, in the order in which they were accepted (G8).
@@ -472,13 +107,66 @@ impl<M> Mailbox<M> {
             cooperate!(cx, {
                 match self.inbox.queue().poll_recv(cx) {
                     Poll::Ready(received) => received,
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending if self.poll_rest(cx).is_pending() => return Poll::Pending,
+                    // It has just closed its gate on an empty queue.
+                    Poll::Pending => None,
                 }
             } => received => Poll::Ready(received))
         })
         .await;
-        self.saw_end |= received.is_none();
+        match (&received, &mut self.rest) {
+            (Some(_), Some(rest)) => {
+                rest.handled = rest.handled.saturating_add(1);
+                rest.since = None;
+            }
+            (Some(_), None) => {}
+            (None, _) => self.saw_end = true,
+        }
         received
+    }
+
+    /// Ready when the worker has had nothing to do for as long as it may, and has closed its gate for that. (G7)
+    ///
+    /// One timer, which is looked at when it fires and set anew then, not for each message.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let activity = self.inbox.activity();
+        let may_rest = activity.may_rest();
+        if may_rest.is_none() && !self.inbox.tracks_activity() {
+            return Poll::Pending;
+        }
+        let clock = self.inbox.clock();
+        let rest = self.rest.get_or_insert_default();
+        let since = *rest.since.get_or_insert_with(|| {
+            let now = clock.now();
+            activity.stamp(now, std::mem::take(&mut rest.handled));
+            now
+        });
+        let Some(may_rest) = may_rest else { return Poll::Pending };
+        let may_rest = with_jitter(may_rest.max(LEAST_REST), self.inbox.worker());
+        loop {
+            // `ctx.touch()` counts as well.
+            let due = since.max(activity.at()).saturating_add(may_rest);
+            let Some(at) = clock.at(due) else { return Poll::Pending };
+            let alarm = match &mut rest.alarm {
+                // Set earlier than it need be: it is looked at then. Later: somebody has shortened the time since.
+                Some(alarm) if alarm.deadline() <= at && !alarm.is_elapsed() => alarm,
+                Some(alarm) => {
+                    alarm.as_mut().reset(at);
+                    alarm
+                }
+                none => none.insert(Box::pin(sleep_until(at))),
+            };
+            std::task::ready!(alarm.as_mut().poll(cx));
+            let now = clock.now();
+            if now < since.max(activity.at()).saturating_add(may_rest) {
+                continue;
+            }
+            if self.inbox.idle() {
+                return Poll::Ready(());
+            }
+            // Held, or somebody waits for room: it has something to do, and rests from now on.
+            activity.stamp(now, 0);
+        }
     }
 
     /// Takes the next message if one waits. `None` says nothing about whether the worker is to end: only

@@ -1,31 +1,43 @@
 //! The owner: one task per registry, the only writer of its table, which orders the starts, stops and exits of every
 //! key. The logic is in [`Lifecycle`]; here is the shell that feeds it events and performs its effects.
 //!
+//! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
+//! who may go for it. It tells the registry's subscribers what happens, and counts it.
+//!
 //! It awaits nothing but its own channels and timer, and runs no user code but a key's `Eq` and `Drop` (G4): arguments
 //! that were not used go back to the callers, `init` runs in the worker's task.
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::{HashMap, VecDeque};
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::deadline::{Deadlines, Due};
+use crate::error::SharedError;
+use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
-use crate::lifecycle::{Effect, Event, Holder, Lifecycle, ShutdownReport, StartFailure, StartOutcome, Starter};
-use crate::mailbox::Gate;
+use crate::lifecycle::{
+    Admission, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome, Starter,
+};
+use crate::memory::{Memory, Recalled};
 use crate::panics::{self, contain};
+use crate::queue::Gate;
 use crate::request::{Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
+use crate::residency::Residents;
+use crate::restart::{Cause, History};
 use crate::slot::{Link, Slot};
 use crate::supervise::{ExitGuard, Launch, supervise};
-use crate::sync::cooperate;
+use crate::sync::{cooperate, lock};
 use crate::table::TableWriter;
-use crate::worker::{CloseReason, EntryId, Worker, WorkerId};
+use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId};
 
 pub(crate) struct Owner<W: Worker> {
     table: TableWriter<W>,
@@ -34,7 +46,23 @@ pub(crate) struct Owner<W: Worker> {
     /// Kept for its memory; empty between steps.
     effects: Vec<Effect<Wire<W>>>,
     deadlines: Deadlines,
+    /// Who may be evicted.
+    residents: Residents<W>,
+    memory: Memory,
+    is_tidy_armed: bool,
+    /// Workers that wait for room.
+    held: HashMap<EntryId, Launch<W>>,
+    /// What is remembered of keys that are starting.
+    remembered: HashMap<EntryId, Remembered>,
+    /// Starts that are taken for new ones, before any other.
+    again: VecDeque<StartRequest<W>>,
     report: watch::Sender<Option<ShutdownReport>>,
+}
+
+/// What a key that starts again has behind it.
+struct Remembered {
+    history: History,
+    crash: Option<Cause>,
 }
 
 enum Input<W: Worker> {
@@ -49,8 +77,23 @@ impl<W: Worker> Owner<W> {
         link: Arc<Link<W>>,
         report: watch::Sender<Option<ShutdownReport>>,
     ) -> Self {
-        let deadlines = Deadlines::new(link.config.init_timeout, link.config.stop_timeout);
-        Self { table, link, lifecycle: Lifecycle::new(), effects: Vec::new(), deadlines, report }
+        let config = &link.config;
+        let memory = Memory::new(config.intensity, config.remember_failed_starts);
+        let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
+        Self {
+            table,
+            lifecycle: Lifecycle::new(limits),
+            effects: Vec::new(),
+            deadlines: Deadlines::new(config.init_timeout, config.stop_timeout, memory.lasts()),
+            residents: Residents::new(config.eviction),
+            memory,
+            is_tidy_armed: false,
+            held: HashMap::new(),
+            remembered: HashMap::new(),
+            again: VecDeque::new(),
+            report,
+            link,
+        }
     }
 
     /// Serves until a shutdown is over.
@@ -65,21 +108,33 @@ impl<W: Worker> Owner<W> {
         let input = ready!(self.poll_input(cx));
         if let Some(event) = self.event(input) {
             self.lifecycle.step(event, &mut self.effects);
+            self.publish();
         }
         self.perform_all();
         Poll::Ready(())
+    }
+
+    /// Lets others see the numbers that only the state machine knows. Before the effects: who is answered by one of them
+    /// finds them right.
+    fn publish(&self) {
+        let (tally, workers) = (self.lifecycle.tally(), self.lifecycle.workers());
+        self.link.workers.store(workers, Ordering::Relaxed);
+        self.link.starting.store(tally.starting, Ordering::Relaxed);
+        self.link.held.store(tally.held, Ordering::Relaxed);
     }
 
     /// Notices first: a worker that was ready before its deadline passed has kept it, though the owner comes late to
     /// both. Requests last, which others could keep waiting, but not be kept waiting by.
     fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input<W>> {
         let (link, lifecycle) = (&self.link, &self.lifecycle);
-        let deadlines = &mut self.deadlines;
+        let (deadlines, again) = (&mut self.deadlines, &mut self.again);
         cooperate!(cx, {
             if let Poll::Ready(Some(notice)) = link.notices.poll_recv(cx) {
                 Input::Notice(notice)
             } else if let Poll::Ready(due) = deadlines.poll_passed(cx, |due| is_awaited(lifecycle, due)) {
                 Input::Passed(due)
+            } else if let Some(request) = again.pop_front() {
+                Input::Start(request)
             } else if let Poll::Ready(Some(request)) = link.requests.poll_recv(cx) {
                 Input::Start(request)
             } else {
@@ -104,7 +159,11 @@ impl<W: Worker> Owner<W> {
                     Ok(holder) => {
                         let starter = Starter { verb, waits_in, seed: Some(seed), reply };
                         let fresh = EntryId { id: WorkerId::fresh(), hash };
-                        Event::Start { starter, holder, fresh }
+                        let admission = match holder {
+                            Some(_) => Admission::Granted,
+                            None => self.admit(fresh, &starter),
+                        };
+                        Event::Start { starter, holder, fresh, admission }
                     }
                     Err(payload) => {
                         let failure = StartFailure::Panicked(panics::message(payload));
@@ -117,13 +176,97 @@ impl<W: Worker> Owner<W> {
                 let exists = self.table.read().with_entry(entry, |_| ()).is_some();
                 Event::Stop { entry, exists, stopper }
             }
+            Input::Notice(Notice::Begun(entry)) => Event::Begun(entry),
             Input::Notice(Notice::Ready(entry)) => Event::Ready(entry),
             Input::Notice(Notice::Closing(entry)) => Event::Closing(entry),
-            Input::Notice(Notice::Exited(entry, exit)) => Event::Exited(entry, exit),
-            Input::Notice(Notice::Shutdown) => Event::Shutdown,
+            Input::Notice(Notice::RunEnded(entry, incarnation, reason)) => {
+                self.run_ended(entry, incarnation, reason);
+                return None;
+            }
+            Input::Notice(Notice::Restarted(entry, incarnation)) => {
+                self.tell_begun(entry, |worker| Told::Restarted { worker, incarnation });
+                return None;
+            }
+            Input::Notice(Notice::Exited(entry, exit, legacy)) => {
+                if let Some(legacy) = legacy {
+                    self.remember(|memory| memory.bury(entry.hash, *legacy));
+                }
+                Event::Exited(entry, exit)
+            }
+            Input::Notice(Notice::Shutdown { at_once }) => Event::Shutdown { at_once },
             Input::Passed(Due::Entry(entry, deadline)) => Event::Passed(entry, deadline),
-            Input::Passed(Due::Shutdown | Due::ShutdownAbort) => Event::ShutdownPassed,
+            Input::Passed(Due::Shutdown) => Event::ShutdownPassed { aborting: false },
+            Input::Passed(Due::ShutdownAbort) => Event::ShutdownPassed { aborting: true },
+            Input::Passed(Due::Tidy) => {
+                self.is_tidy_armed = false;
+                self.remember(|_| {});
+                return None;
+            }
         })
+    }
+
+    /// Says whether a vacant key may have a worker: not one that was given up, or failed, a moment ago, and not one more
+    /// than there is room for. (G11)
+    fn admit(&mut self, fresh: EntryId, starter: &Starter<Wire<W>>) -> Admission {
+        if !self.lifecycle.is_serving() {
+            return Admission::Granted; // and refused for that.
+        }
+        match self.memory.recall(fresh.hash) {
+            Some(Recalled::Refused(failure)) => return Admission::Refused(failure),
+            Some(Recalled::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
+                self.remembered.insert(fresh, Remembered { history, crash });
+            }
+            _ => {}
+        }
+        if !self.lifecycle.is_full() {
+            return Admission::Granted;
+        }
+        // A worker never waits for room: the victim's `terminate` may be waiting for it.
+        let victim = match starter.waits_in {
+            None => self.residents.evict(self.link.clock.now()),
+            Some(_) => None,
+        };
+        match victim {
+            Some(victim) => Admission::InPlaceOf(victim),
+            None => {
+                self.remembered.remove(&fresh);
+                Admission::Refused(StartFailure::AtCapacity)
+            }
+        }
+    }
+
+    /// Changes the memory, and sees to it that it is tidied while there is anything in it.
+    fn remember(&mut self, change: impl FnOnce(&mut Memory)) {
+        change(&mut self.memory);
+        if !self.is_tidy_armed && self.memory.tidy() {
+            self.is_tidy_armed = true;
+            self.arm(Due::Tidy);
+        }
+        self.link.remembered.store(self.memory.len(), Ordering::Relaxed);
+    }
+
+    fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: ExitReason) {
+        if let Some(cause) = Cause::of(&reason) {
+            self.link.counters.restarted(cause);
+        }
+        self.tell_exited(entry, incarnation, &reason);
+    }
+
+    /// Tells that a run began, and remembers that its end is to be told: each has one of both.
+    fn tell_begun(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> Told<W>) {
+        self.with_handle(entry, |worker| {
+            worker.slot.is_announced.store(true, Ordering::Relaxed);
+            self.link.events.announce(|| told(worker.clone()));
+        });
+    }
+
+    fn tell_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
+        self.with_handle(entry, |worker| {
+            if worker.slot.is_announced.swap(false, Ordering::Relaxed) {
+                let (worker, reason) = (worker.clone(), reason.clone());
+                self.link.events.announce(|| Told::Exited { worker, incarnation, reason });
+            }
+        });
     }
 
     /// Performs what there is to do, one by one: code of others that panics in one of them (the waker of a caller on
@@ -138,8 +281,35 @@ impl<W: Worker> Owner<W> {
 
     fn perform(&mut self, effect: Effect<Wire<W>>) {
         match effect {
-            Effect::Launch(entry, seed) => self.launch(entry, seed),
-            Effect::Open(entry) => self.with_slot(entry, |slot| slot.open()),
+            Effect::Launch(entry, seed) => {
+                let launch = self.insert(entry, seed);
+                tokio::spawn(supervise(launch));
+            }
+            Effect::Hold(entry, seed) => {
+                let launch = self.insert(entry, seed);
+                self.held.insert(entry, launch);
+            }
+            Effect::Release(entry) => {
+                if let Some(launch) = self.held.remove(&entry) {
+                    tokio::spawn(supervise(launch));
+                }
+            }
+            Effect::Discard(entry) => {
+                if let Some(launch) = self.held.remove(&entry) {
+                    // Arguments are user code when they are dropped (G4), before the guard tells of the end.
+                    tokio::spawn(async move { discard(launch) });
+                }
+            }
+            Effect::Exempt(entry) => self.with_slot(entry, |slot| slot.exempt()),
+            Effect::Open(entry) => self.open(entry),
+            Effect::NotStarted(entry, failure) => self.not_started(entry, failure),
+            Effect::Ended(entry, reason) => self.ended(entry, reason),
+            Effect::AskAgain(Starter { verb, waits_in, seed, reply }, hash) => {
+                // One that was launched is gone, and nobody else's seed is ever taken.
+                if let Some(seed) = seed {
+                    self.again.push_back(StartRequest { verb, seed, hash, waits_in, reply });
+                }
+            }
             Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
                 slot.close(reason);
             }),
@@ -149,7 +319,10 @@ impl<W: Worker> Owner<W> {
                 // Messages are user code when they are dropped. (G4)
                 tokio::spawn(async move { slot.undeliver() });
             }),
-            Effect::Remove(entry) => self.table.remove(entry),
+            Effect::Remove(entry) => {
+                self.residents.remove(entry);
+                self.table.remove(entry);
+            }
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
             Effect::ReplyStart(reply, seed, outcome) => {
                 let outcome = self.started(outcome);
@@ -173,18 +346,61 @@ impl<W: Worker> Owner<W> {
                 self.arm(Due::ShutdownAbort);
             }
             Effect::Report(report) => {
+                self.leave_stuck();
                 self.report.send_replace(Some(report));
             }
         }
     }
 
-    fn launch(&mut self, entry: EntryId, Seed { key, args }: Seed<W>) {
+    /// Puts a worker into the table that is yet to be spawned.
+    fn insert(&mut self, entry: EntryId, Seed { key, args }: Seed<W>) -> Launch<W> {
         let slot = Arc::new(Slot::new(key, entry, Arc::clone(&self.link)));
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
+        self.residents.insert(&slot);
+        let history = self.remembered.get(&entry).map(|remembered| Box::new(remembered.history.clone()));
         // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
-        let launch = Launch { args, guard: ExitGuard::new(slot) };
-        tokio::spawn(supervise(launch));
+        Launch { args: Some(args), history, guard: ExitGuard::new(slot) }
+    }
+
+    fn open(&mut self, entry: EntryId) {
+        self.with_slot(entry, |slot| slot.open());
+        self.link.counters.started();
+        if let Some(Remembered { crash, .. }) = self.remembered.remove(&entry) {
+            // What it has spent is in its worker's own hands from now on.
+            self.memory.forget(entry.hash);
+            if let Some(cause) = crash {
+                self.link.counters.restarted_by_caller(cause);
+            }
+        }
+        // After the gate is open: whoever hears of it finds it by lookup.
+        self.tell_begun(entry, |worker| Told::Started { worker, incarnation: 1 });
+    }
+
+    fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
+        self.remembered.remove(&entry);
+        self.link.counters.not_started(&failure);
+        if !self.memory.remembers_failures() {
+            return;
+        }
+        let error: SharedError = match failure {
+            StartFailure::Init(error) => error,
+            StartFailure::Panicked(message) => Arc::new(FormerFailure::Panicked(message)),
+            StartFailure::TimedOut => Arc::new(FormerFailure::TimedOut),
+            _ => return,
+        };
+        self.remember(|memory| memory.remember_failure(entry.hash, error));
+    }
+
+    fn ended(&mut self, entry: EntryId, reason: ExitReason) {
+        self.link.counters.exited(&reason);
+        let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
+        let incarnation = worker.incarnation();
+        self.tell_exited(entry, incarnation, &reason);
+        if worker.slot.gave_up() {
+            self.link.counters.gave_up();
+            self.link.events.announce(|| Told::GaveUp { worker, incarnation, reason });
+        }
     }
 
     fn started(&self, outcome: StartOutcome) -> Started<W> {
@@ -197,9 +413,18 @@ impl<W: Worker> Owner<W> {
         .expect("an entry is in the table until `Remove`, and nobody is given it after that")
     }
 
+    /// For whoever owns this registry, and waits until it has really ended. Before the report, which they wait for first.
+    fn leave_stuck(&self) {
+        *lock(&self.link.stuck) = self.to_list().iter().map(Arc::downgrade).collect();
+    }
+
     fn arm(&mut self, due: Due) {
         let lifecycle = &self.lifecycle;
         self.deadlines.arm(due, |due| is_awaited(lifecycle, due));
+    }
+
+    fn with_handle<T>(&self, entry: EntryId, act: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
+        self.table.read().with_entry(entry, act)
     }
 
     fn with_slot(&self, entry: EntryId, act: impl FnOnce(&Arc<Slot<W>>)) {
@@ -229,7 +454,7 @@ impl<W: Worker> Owner<W> {
 fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
     match due {
         Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
-        Due::Shutdown | Due::ShutdownAbort => true,
+        Due::Shutdown | Due::ShutdownAbort | Due::Tidy => true,
     }
 }
 
@@ -245,12 +470,35 @@ fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Start
     }
 }
 
+/// Drops a worker that never ran: its arguments first, then the guard, which tells of its end.
+fn discard<W: Worker>(launch: Launch<W>) {
+    let Launch { args, history, guard } = launch;
+    contain(|| drop(args));
+    drop(history);
+    drop(guard);
+}
+
+/// Why a start failed a moment ago, where `init` returned no error that could be told again.
+#[derive(Debug, thiserror::Error)]
+enum FormerFailure {
+    #[error("the worker panicked while it started: {0}")]
+    Panicked(Arc<str>),
+    #[error("the worker did not start in time")]
+    TimedOut,
+}
+
 impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
         // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
         for request in self.link.requests.drain(&self.link.live) {
             contain(|| drop(request));
+        }
+        for request in std::mem::take(&mut self.again) {
+            contain(|| drop(request));
+        }
+        for (_, launch) in std::mem::take(&mut self.held) {
+            discard(launch);
         }
         drop(self.link.notices.drain(&self.link.live));
         self.link.requests.forget_task();
@@ -262,12 +510,15 @@ impl<W: Worker> Drop for Owner<W> {
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)
             slot.undeliver();
         }
+        self.leave_stuck();
         let aborted = self.lifecycle.entries();
         self.report.send_if_modified(|report| {
             let is_cut_off = report.is_none();
             report.get_or_insert(ShutdownReport { aborted, ..ShutdownReport::default() });
             is_cut_off
         });
+        self.residents.clear();
         self.table.clear();
+        self.link.events.end();
     }
 }

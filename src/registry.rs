@@ -10,13 +10,16 @@ use equivalent::Equivalent;
 use tokio::sync::oneshot;
 
 use crate::builder::Builder;
-use crate::current::{current_of, is_current};
+use crate::current::{RegistryId, current_of, is_current};
 use crate::error::{Returned, StartError, StopError};
+use crate::events::Events;
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
 use crate::request::{Notice, Seed, StartReply, StartRequest, Started};
 use crate::slot::Link;
+use crate::stats::Stats;
+use crate::sync::{AtomicUsize, lock};
 use crate::table::TableReader;
 use crate::via::{Template, Via};
 use crate::worker::{ExitReason, Worker};
@@ -40,7 +43,7 @@ pub(crate) struct Alive<W: Worker> {
 
 impl<W: Worker> Drop for Alive<W> {
     fn drop(&mut self) {
-        self.shared.link.notify(Notice::Shutdown);
+        self.shared.link.notify(Notice::Shutdown { at_once: false });
     }
 }
 
@@ -390,12 +393,95 @@ impl<W: Worker> Registry<W> {
         if current_of(link.registry_id).is_some() {
             return ShutdownReport { would_deadlock: true, ..ShutdownReport::default() };
         }
-        link.notify(Notice::Shutdown);
+        self.end_all(false);
         let mut report = link.report.clone();
         match report.wait_for(Option::is_some).await {
             Ok(report) => report.unwrap_or_default(),
             // The owner sets the report before it goes, whatever ends it.
             Err(_) => ShutdownReport::default(),
+        }
+    }
+
+    /// Tells what becomes of this registry's workers from now on: starts, restarts, exits, and who gave up.
+    ///
+    /// Nothing is kept for those who subscribe later, and a registry that nobody has subscribed to pays nothing.
+    /// The [`Events`] keep the registry's memory, but no worker alive.
+    pub fn subscribe(&self) -> Events<W> {
+        self.shared.link.events.subscribe()
+    }
+
+    /// Gives the registry's own numbers: how many workers are in which state, and what has happened so far.
+    ///
+    /// A few dozen loads; never waits for the owner.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// rooms.start(&1, ()).await?;
+    /// rooms.start(&2, ()).await?;
+    /// rooms.stop(&1).await?;
+    ///
+    /// let stats = rooms.stats();
+    /// assert_eq!((stats.running, stats.starts.ok, stats.exits.stopped), (1, 2, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> Stats {
+        let link = &self.shared.link;
+        let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
+        let (workers, starting, live) = (load(&link.workers), load(&link.starting), load(&link.live));
+        let restarting = load(&link.restarting).min(live);
+        Stats {
+            starting,
+            waiting_for_turn: link.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
+            waiting_for_room: load(&link.held),
+            running: live - restarting,
+            restarting,
+            // Those that were told to end, and those that the owner is yet to hear of.
+            stopping: workers.saturating_sub(starting + live),
+            limit: link.config.max_workers,
+            remembered: link.remembered.load(Ordering::Relaxed),
+            ..link.counters.read()
+        }
+    }
+
+    pub(crate) fn id(&self) -> RegistryId {
+        self.shared.link.registry_id
+    }
+
+    /// Begins a shutdown, or hurries one.
+    pub(crate) fn end_all(&self, at_once: bool) {
+        self.shared.link.notify(Notice::Shutdown { at_once });
+    }
+
+    /// Waits until a shutdown is over and nothing runs any more, not even what it reported as stuck.
+    pub(crate) async fn all_gone(&self) {
+        let link = &self.shared.link;
+        let mut report = link.report.clone();
+        // An error says that the owner is gone; it sets the report before it goes.
+        let _ = report.wait_for(Option::is_some).await;
+        loop {
+            // The owner leaves what is stuck here before it sets the report.
+            let stuck = lock(&link.stuck).pop();
+            match stuck {
+                Some(slot) => {
+                    if let Some(slot) = slot.upgrade() {
+                        slot.closed().await;
+                    }
+                }
+                None => return,
+            }
         }
     }
 }
@@ -470,6 +556,9 @@ impl<W: Worker> Shared<W> {
             (Started::Failed(failure), _) => Err(match failure {
                 StartFailure::Init(error) => StartError::Init(error),
                 StartFailure::Panicked(message) => StartError::Panicked(message),
+                StartFailure::RecentlyFailed(error) => StartError::RecentlyFailed(error),
+                StartFailure::RestartLimit { retry_after } => StartError::RestartLimit { retry_after },
+                StartFailure::AtCapacity => StartError::AtCapacity,
                 StartFailure::TimedOut => StartError::TimedOut,
                 StartFailure::Cancelled => StartError::Cancelled,
                 StartFailure::WouldDeadlock => StartError::WouldDeadlock,

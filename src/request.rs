@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Answer, Exit, Port, StartFailure, StopFailure, Stopper, Verb};
+use crate::restart::Legacy;
 use crate::worker::{EntryId, ExitReason, Worker};
 
 /// A worker for this key is wanted. From a caller, over a bounded queue.
@@ -19,15 +20,26 @@ pub(crate) struct StartRequest<W: Worker> {
 
 /// From a worker's task, or from a caller that need not wait, over an unbounded queue.
 pub(crate) enum Notice<W: Worker> {
+    /// Its turn has come, and its first `init` begins.
+    Begun(EntryId),
+    /// Its first `init` returned `Ok`.
     Ready(EntryId),
+    /// It closed its own gate.
     Closing(EntryId),
-    Exited(EntryId, Exit),
+    /// This run is over, and the worker comes back.
+    RunEnded(EntryId, u64, ExitReason),
+    /// It has come back: this run begins.
+    Restarted(EntryId, u64),
+    Exited(EntryId, Exit, Option<Box<Legacy>>),
     /// This worker is wanted gone: a caller that goes away after its first poll has still said so.
     Stop {
         entry: EntryId,
         stopper: Stopper<Wire<W>>,
     },
-    Shutdown,
+    /// Everyone is wanted gone.
+    Shutdown {
+        at_once: bool,
+    },
 }
 
 /// What a worker is launched from.

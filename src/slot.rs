@@ -4,20 +4,25 @@
 //! yet freed would otherwise keep the table itself alive, and it them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use crate::current::{Current, RegistryId};
+use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
-use crate::mailbox::{Envelope, Gate, Inbox, Queue};
+use crate::mailbox::Inbox;
 use crate::panics::{Contained, contain};
+use crate::queue::{Envelope, Gate, Queue};
 use crate::registry::WeakRegistry;
 use crate::request::{Notice, StartAnswer, StartRequest};
-use crate::sync::AtomicUsize;
-use crate::worker::{CloseReason, EntryId, ExitReason, Worker};
+use crate::residency::{Activity, Clock, Eviction};
+use crate::restart::{Backoff, Intensity, Restart};
+use crate::stats::Counters;
+use crate::sync::{AtomicUsize, Mutex, lock};
+use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId};
 
 /// What the builder was told.
 #[derive(Debug, Clone)]
@@ -25,6 +30,48 @@ pub(crate) struct Config {
     pub(crate) mailbox_capacity: usize,
     pub(crate) init_timeout: Duration,
     pub(crate) stop_timeout: Duration,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) max_workers: Option<usize>,
+    pub(crate) eviction: Eviction,
+    pub(crate) max_concurrent_starts: Option<usize>,
+    pub(crate) intensity: Intensity,
+    pub(crate) backoff: Backoff,
+    pub(crate) remember_failed_starts: Option<Duration>,
+}
+
+impl Config {
+    /// Whether anything asks when workers were last active. A registry that sets no limit does not look at the clock.
+    pub(crate) fn tracks_activity(&self) -> bool {
+        self.idle_timeout.is_some() || (self.max_workers.is_some() && self.eviction != Eviction::Reject)
+    }
+}
+
+/// The policy, and how to make the arguments of one more run.
+pub(crate) struct RestartPlan<W: Worker> {
+    pub(crate) policy: Restart,
+    pub(crate) clone_args: fn(&W::Args) -> W::Args,
+}
+
+/// Paces starts: how many `init`s may run at once, and how many wait for their turn.
+pub(crate) struct Pace {
+    pub(crate) permits: Semaphore,
+    pub(crate) waiting: AtomicUsize,
+}
+
+impl Pace {
+    /// Counts one start that waits, until it is dropped.
+    pub(crate) fn wait(&self) -> impl Drop {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(&self.waiting)
+    }
+}
+
+struct Waits<'p>(&'p AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What is handed a cast that was accepted and never began.
@@ -36,6 +83,22 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) name: Box<str>,
     pub(crate) config: Config,
     pub(crate) on_undelivered: Option<OnUndelivered<W>>,
+    pub(crate) restart: Option<RestartPlan<W>>,
+    pub(crate) pace: Option<Pace>,
+    pub(crate) clock: Clock,
+    pub(crate) events: Announcer<W>,
+    pub(crate) counters: Counters,
+    /// How many workers there are in whatever state, how many of them are starting, and how many entries wait for room: as
+    /// the owner knew it last.
+    pub(crate) workers: AtomicUsize,
+    pub(crate) starting: AtomicUsize,
+    pub(crate) held: AtomicUsize,
+    /// How many keys that are gone are remembered.
+    pub(crate) remembered: AtomicU64,
+    /// How many workers are between two runs.
+    pub(crate) restarting: AtomicUsize,
+    /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
+    pub(crate) stuck: Mutex<Vec<Weak<Slot<W>>>>,
     /// How many gates are open.
     pub(crate) live: AtomicUsize,
     /// Bounded: callers wait when the owner is behind. It is a mailbox and not a tokio channel since closing it is atomic
@@ -73,26 +136,47 @@ pub(crate) struct Slot<W: Worker> {
     pub(crate) entry: EntryId,
     pub(crate) queue: Queue<W::Message>,
     pub(crate) link: Arc<Link<W>>,
-    /// `init` has returned `Ok`.
+    pub(crate) activity: Activity,
+    /// Which run this is, counted from 1.
+    incarnation: AtomicU32,
+    /// `init` has returned `Ok` once.
     is_ready: AtomicBool,
+    /// The last run is over and the next not ready.
+    is_restarting: AtomicBool,
+    /// It spent its restarts.
+    gave_up: AtomicBool,
+    /// Its start takes no permit, since a worker waits for it, which may hold one.
+    is_exempt: AtomicBool,
+    /// A start of this worker was announced, and its exit was not yet. The owner's alone.
+    pub(crate) is_announced: AtomicBool,
     /// The worker closed its own gate, and the owner is yet to be told.
     is_unannounced: AtomicBool,
     exit: OnceLock<Contained<ExitReason>>,
     ended: Notify,
+    /// Who is told of the end of this run. Boxed: most workers have none.
+    monitors: Mutex<Option<Box<Vec<oneshot::Sender<ExitReason>>>>>,
 }
 
 impl<W: Worker> Slot<W> {
     pub(crate) fn new(key: W::Key, entry: EntryId, link: Arc<Link<W>>) -> Self {
         let queue = Queue::new(link.config.mailbox_capacity);
+        let activity = Activity::new(link.config.idle_timeout);
         Self {
             key: Contained::new(key),
             entry,
             queue,
             link,
+            activity,
+            incarnation: AtomicU32::new(1),
             is_ready: AtomicBool::new(false),
+            is_restarting: AtomicBool::new(false),
+            gave_up: AtomicBool::new(false),
+            is_exempt: AtomicBool::new(false),
+            is_announced: AtomicBool::new(false),
             is_unannounced: AtomicBool::new(false),
             exit: OnceLock::new(),
             ended: Notify::new(),
+            monitors: Mutex::new(None),
         }
     }
 
@@ -119,6 +203,103 @@ impl<W: Worker> Slot<W> {
             self.is_unannounced.store(true, Ordering::Relaxed);
         }
         closed
+    }
+
+    /// Whether it has nothing to do, so that it may be passivated.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        !self.is_restarting() && !self.activity.is_held() && self.queue.is_at_rest()
+    }
+
+    /// Closes the gate if it has nothing to do. Says whether this call did it. (G7)
+    pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
+        !self.is_restarting() && !self.activity.is_held() && self.queue.close_at_rest(reason, &self.link.live)
+    }
+
+    /// Whether the worker is run again after it ended like this: not counting what is left of its budget.
+    pub(crate) fn would_return(&self, reason: &ExitReason) -> bool {
+        self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason)) && self.queue.gate() < Gate::Closed
+    }
+
+    /// What `ctx.stop()` does. A permanent worker comes back: its gate stays open, and only this run ends.
+    pub(crate) fn end_run(&self) {
+        if self.would_return(&ExitReason::Normal) {
+            self.queue.recess();
+        } else {
+            self.close_by_worker();
+        }
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::Relaxed).into()
+    }
+
+    pub(crate) fn is_restarting(&self) -> bool {
+        self.is_restarting.load(Ordering::Relaxed)
+    }
+
+    /// The run is over and another one is to come.
+    pub(crate) fn begin_restart(&self) {
+        if !self.is_restarting.swap(true, Ordering::Relaxed) {
+            self.link.restarting.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The next `init` is about to run.
+    pub(crate) fn begin_incarnation(&self) {
+        self.incarnation.fetch_add(1, Ordering::Relaxed);
+        self.queue.end_recess();
+    }
+
+    /// The restart has come to a worker, or to its end.
+    pub(crate) fn end_restart(&self) {
+        if self.is_restarting.swap(false, Ordering::Relaxed) {
+            self.link.restarting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn give_up(&self) {
+        self.gave_up.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn gave_up(&self) -> bool {
+        self.gave_up.load(Ordering::Relaxed)
+    }
+
+    /// Lets a start that waits for its turn go on at once.
+    pub(crate) fn exempt(&self) {
+        self.is_exempt.store(true, Ordering::Relaxed);
+        // The store comes before the queue's lock, and the worker's look comes after it registered under that lock.
+        self.queue.wake_task();
+    }
+
+    pub(crate) fn is_exempt(&self) -> bool {
+        self.is_exempt.load(Ordering::Relaxed)
+    }
+
+    /// Gives a receiver for how this run ends, or how the worker ended.
+    pub(crate) fn monitor(&self) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
+        let mut monitors = lock(&self.monitors);
+        // Under the lock: an end that is set later takes this list after it was set, and finds the new monitor there.
+        if let Some(reason) = self.exit() {
+            return Err(reason.clone());
+        }
+        let monitors = monitors.get_or_insert_default();
+        if monitors.len() == monitors.capacity() {
+            // Those who went away leave before the list grows.
+            monitors.retain(|monitor| !monitor.is_closed());
+        }
+        let (sender, receiver) = oneshot::channel();
+        monitors.push(sender);
+        Ok(receiver)
+    }
+
+    /// Tells the monitors how this run ended.
+    pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
+        let monitors = lock(&self.monitors).take();
+        for monitor in monitors.into_iter().flat_map(|monitors| *monitors) {
+            // The monitor may have gone away. Its waker may be foreign code.
+            contain(|| drop(monitor.send(reason.clone())));
+        }
     }
 
     /// Tells the owner that the worker closed its own gate, if it did, so that its deadline begins to run.
@@ -170,8 +351,9 @@ impl<W: Worker> Slot<W> {
     /// Ends the wait of everyone in `closed`. Only the first reason counts.
     pub(crate) fn set_exit(&self, reason: ExitReason) {
         // An error would say that it is set already, by this very function.
-        let _ = self.exit.set(Contained::new(reason));
+        let _ = self.exit.set(Contained::new(reason.clone()));
         self.ended.notify_waiters();
+        self.tell_monitors(&reason);
     }
 
     pub(crate) async fn closed(&self) -> ExitReason {
@@ -190,6 +372,30 @@ impl<W: Worker> Slot<W> {
 impl<W: Worker> Inbox<W::Message> for Slot<W> {
     fn queue(&self) -> &Queue<W::Message> {
         &self.queue
+    }
+
+    fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    fn clock(&self) -> Clock {
+        self.link.clock
+    }
+
+    fn tracks_activity(&self) -> bool {
+        self.link.config.tracks_activity()
+    }
+
+    fn worker(&self) -> WorkerId {
+        self.entry.id
+    }
+
+    fn idle(&self) -> bool {
+        let closed = self.passivate(CloseReason::Idle);
+        if closed {
+            self.is_unannounced.store(true, Ordering::Relaxed);
+        }
+        closed
     }
 }
 

@@ -2,8 +2,11 @@
 //!
 //! 1. the gate is closed, and what never began is undelivered (G3, G6);
 //! 2. the state is dropped;
-//! 3. the worker's own tasks are joined (G1);
+//! 3. the worker's belongings have ended: its own tasks, and the registries it owns (G1);
 //! 4. the owner is told, which frees the key, and `closed()` fires.
+//!
+//! A worker that comes back goes through 2 and 3 only, with its gate open, and makes the next state behind the same
+//! mailbox: see [`between_runs`].
 //!
 //! Steps 1 and 4 are in the `Drop` of the [`ExitGuard`], which is made before the task is spawned and dropped after
 //! everything else, so that they also happen when the task is dropped from outside: before its first poll, or with its
@@ -18,22 +21,30 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{self, Poll};
+use std::time::Duration;
 
-use tokio::task::{JoinSet, yield_now};
+use tokio::sync::SemaphorePermit;
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout};
 
-use crate::context::{Context, discard_panic};
+use crate::belongings::Ending;
+use crate::context::Context;
 use crate::current;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::panics::{self, contain};
 use crate::request::Notice;
-use crate::slot::Slot;
+use crate::restart::{Cause, History, Legacy};
+use crate::slot::{Pace, Slot};
 use crate::worker::{ExitReason, Worker, share};
 
 /// Everything a worker's task begins with. The arguments are dropped before the guard tells that the worker is gone.
 pub(crate) struct Launch<W: Worker> {
-    pub(crate) args: W::Args,
+    /// Taken when it first runs.
+    pub(crate) args: Option<W::Args>,
+    /// What the key has spent of its restarts, if it is remembered.
+    pub(crate) history: Option<Box<History>>,
     pub(crate) guard: ExitGuard<W>,
 }
 
@@ -52,19 +63,20 @@ impl<W: Worker> ExitGuard<W> {
         self.slot.as_ref().expect("the end is told once, at the end")
     }
 
-    /// Tells how the worker ended.
-    fn tell(&mut self, exit: Exit) {
+    /// Tells how the worker ended, and what is to be remembered of it.
+    fn tell(&mut self, exit: Exit, legacy: Option<Box<Legacy>>) {
         let Some(slot) = self.slot.take() else { return };
         slot.undeliver();
         slot.queue.forget_task();
+        slot.end_restart();
         let reason = match &exit {
-            Exit::Ended(reason) => reason.clone(),
+            Exit::Ended(reason) | Exit::NotReturned(reason) => reason.clone(),
             Exit::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
             Exit::NotStarted(StartFailure::Panicked(message)) => ExitReason::Panicked(Arc::clone(message)),
             Exit::NotStarted(_) => ExitReason::Killed,
         };
         // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
-        slot.link.notify(Notice::Exited(slot.entry, exit));
+        slot.link.notify(Notice::Exited(slot.entry, exit, legacy));
         // After the notice: what a caller asks of the owner when `closed` has returned comes behind it.
         slot.set_exit(reason);
     }
@@ -73,73 +85,268 @@ impl<W: Worker> ExitGuard<W> {
 impl<W: Worker> Drop for ExitGuard<W> {
     /// Does nothing unless the task was dropped from outside.
     fn drop(&mut self) {
-        self.tell(Exit::Ended(ExitReason::Killed));
+        self.tell(Exit::Ended(ExitReason::Killed), None);
     }
+}
+
+/// What a worker that may come back keeps for it. Boxed: most registries restart nothing.
+struct Returns<W: Worker> {
+    /// Cloned for each run.
+    args: W::Args,
+    history: History,
+    /// This run is over, and there is to be another one after so long.
+    after: Option<Duration>,
 }
 
 /// Runs one worker from its launch to its end.
 ///
 /// Not an `async fn`, which would keep room for its argument beside what it takes out of it.
 pub(crate) fn supervise<W: Worker>(launch: Launch<W>) -> impl Future<Output = ()> + Send {
-    let Launch { args, mut guard } = launch;
+    let Launch { mut args, history, mut guard } = launch;
     async move {
         // Named first, and so dropped first if this is never polled: before the guard tells that the worker is gone.
-        let args = args;
+        let mut given = &mut args;
+        let mut nothing = None;
+        let mut returns = None;
+        let mut history = history;
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(guard.slot())));
         let slot = &**guard.slot();
-        let mut exit = {
-            // Pinned where it is made: every move of a future through another one makes the task that much larger.
-            let mut code = pin!(Some(live(args, &mut ctx)));
-            let mut is_watched = false;
-            let exit = poll_fn(|cx| poll_contained(slot, code.as_mut(), &mut is_watched, cx)).await;
-            // A kill leaves the state in there.
-            contain(|| code.set(None));
-            slot.close_by_worker();
-            slot.announce();
-            exit
-        };
-        slot.undeliver();
-        if let Some(children) = ctx.take_children() {
-            let in_good_order = match &exit {
-                Exit::Ended(reason) => !reason.is_crash() && !matches!(reason, ExitReason::Killed),
-                Exit::NotStarted(_) => false,
+        let exit = loop {
+            // Apart from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
+            // comes back, and then its state is dropped.
+            let mut state = None;
+            let exit = {
+                // Pinned where it is made: every move of a future through another one makes the task that much larger.
+                let mut code = pin!(Some(live(given.take(), history.take(), &mut state, &mut ctx, &mut returns)));
+                // Dropped before the code and the state are, with the runtime. (G3)
+                let closes = CloseOnDrop(slot);
+                let mut is_watched = false;
+                let exit = poll_fn(|cx| poll_contained(slot, code.as_mut(), &mut is_watched, cx)).await;
+                // A kill leaves what ran in there.
+                contain(|| code.set(None));
+                std::mem::forget(closes);
+                exit
             };
-            if join(slot, children, in_good_order).await == Joined::Killed && in_good_order {
-                exit = Exit::Ended(ExitReason::Killed);
+            given = &mut nothing;
+            let (mut exit, is_back) = decide_after(slot, exit, &mut returns);
+            if !is_back {
+                // No lookup may find the worker while its state's `Drop` runs. (G3)
+                slot.close_by_worker();
+                slot.announce();
+                slot.undeliver();
             }
-        }
+            contain(|| drop(state));
+            if let Some(belongings) = ctx.take_belongings() {
+                let in_good_order = matches!(&exit, Exit::Ended(reason) if is_good(reason));
+                let patience = is_back.then_some(slot.link.config.stop_timeout);
+                let ended = belongings.end(slot, in_good_order, patience).await;
+                if ended == Ending::Killed && in_good_order && !is_back {
+                    exit = Exit::Ended(ExitReason::Killed);
+                }
+            }
+            match &mut returns {
+                Some(returns) if is_back => match Box::pin(between_runs(slot, returns, exit)).await {
+                    Ok(()) => {}
+                    Err(exit) => break exit,
+                },
+                _ => break exit,
+            }
+        };
+        let legacy = legacy(slot, returns, &exit);
         drop(ctx);
-        guard.tell(exit);
+        guard.tell(exit, legacy);
     }
 }
 
-/// The worker's life, in user code but for the notices between.
-async fn live<W: Worker>(args: W::Args, ctx: &mut Context<W>) -> Exit {
+/// One run of the worker, in user code but for what is told between.
+async fn live<W: Worker>(
+    given: Option<W::Args>,
+    history: Option<Box<History>>,
+    state: &mut Option<W>,
+    ctx: &mut Context<W>,
+    returns: &mut Option<Box<Returns<W>>>,
+) -> Exit {
     let slot = Arc::clone(&ctx.handle().slot);
-    let mut worker = match W::init(args, ctx).await {
-        Ok(worker) => worker,
-        Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
+    let is_first = given.is_some();
+    let args = match (given, &slot.link.restart, &*returns) {
+        (Some(args), Some(plan), _) => {
+            let history = history.map(|history| *history).unwrap_or_default();
+            *returns = Some(Box::new(Returns { args: (plan.clone_args)(&args), history, after: None }));
+            args
+        }
+        (Some(args), None, _) => args,
+        (None, Some(plan), Some(returns)) => (plan.clone_args)(&returns.args),
+        (None, ..) => unreachable!("only a worker that may come back runs twice"),
     };
-    // Declared after the state, and so dropped before it, by a panic or with the runtime: no lookup may find the worker
-    // while its state's `Drop` runs. (G3)
-    let _closes = CloseOnDrop(&slot);
-    slot.set_ready();
+    if is_first {
+        let permit = match &slot.link.pace {
+            Some(pace) => {
+                let permit = Box::pin(turn(&slot, pace)).await;
+                slot.link.notify(Notice::Begun(slot.entry));
+                permit
+            }
+            None => None,
+        };
+        match W::init(args, ctx).await {
+            Ok(worker) => *state = Some(worker),
+            Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
+        }
+        drop(permit);
+        slot.set_ready();
+    } else {
+        match Box::pin(init_again(&slot, args, ctx)).await {
+            Ok(worker) => *state = Some(worker),
+            Err(exit) => return exit,
+        }
+        slot.end_restart();
+        slot.link.notify(Notice::Restarted(slot.entry, slot.incarnation()));
+    }
     // The owner was just woken into this thread's next-task slot, where no other thread can steal it: let it run before
     // whatever the worker does next.
     yield_now().await;
-    let mut mailbox = Mailbox::new(Arc::clone(&slot) as Arc<dyn Inbox<W::Message>>);
-    let reason = match worker.run(&mut mailbox, ctx).await {
-        Ok(()) => mailbox.end_reason().into(),
-        Err(error) => ExitReason::Failed(share(error)),
+    let reason = {
+        let mut mailbox = Mailbox::new(Arc::clone(&slot) as Arc<dyn Inbox<W::Message>>);
+        let worker = state.as_mut().expect("`init` has just made it");
+        match worker.run(&mut mailbox, ctx).await {
+            Ok(()) => mailbox.end_reason().into(),
+            Err(error) => ExitReason::Failed(share(error)),
+        }
     };
+    if decide(&slot, &reason, returns) {
+        slot.begin_restart();
+        let patience = slot.link.config.stop_timeout;
+        // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
+        let parts = Box::pin(async {
+            if let Some(worker) = state.take() {
+                worker.terminate(&reason, ctx).await;
+            }
+        });
+        // In time or not, its state is dropped with it.
+        let _ = timeout(patience, parts).await;
+        return Exit::Ended(reason);
+    }
     if slot.close_by_worker() {
         // Return to the scheduler, so that the owner is told before whatever `terminate` does.
         yield_now().await;
     }
     // Before `terminate`, which may take its time: the callers are waiting.
     slot.undeliver();
-    worker.terminate(&reason, ctx).await;
+    if let Some(worker) = state.take() {
+        worker.terminate(&reason, ctx).await;
+    }
     Exit::Ended(reason)
+}
+
+/// Waits for a permit to run an `init`, in the order in which starts asked for one.
+async fn turn<'p, W: Worker>(slot: &Slot<W>, pace: &'p Pace) -> Option<SemaphorePermit<'p>> {
+    let _counted = pace.wait();
+    let mut permit = pin!(pace.permits.acquire());
+    poll_fn(|cx| {
+        if slot.is_exempt() {
+            return Poll::Ready(None);
+        }
+        // The semaphore is never closed.
+        permit.as_mut().poll(cx).map(Result::ok)
+    })
+    .await
+}
+
+/// Makes the next state of a worker that comes back, unless somebody ends it meanwhile.
+async fn init_again<W: Worker>(slot: &Slot<W>, args: W::Args, ctx: &mut Context<W>) -> Result<W, Exit> {
+    let within = slot.link.config.init_timeout;
+    let mut made = pin!(async {
+        let _permit = match &slot.link.pace {
+            Some(pace) => turn(slot, pace).await,
+            None => None,
+        };
+        timeout(within, W::init(args, ctx)).await
+    });
+    let made = poll_fn(|cx| {
+        if slot.queue.poll_closed(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        made.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    match made {
+        Some(Ok(Ok(worker))) => Ok(worker),
+        Some(Ok(Err(error))) => Err(Exit::Ended(ExitReason::Failed(share(error)))),
+        Some(Err(_)) => Err(Exit::Ended(ExitReason::Failed(share(RestartTimedOut)))),
+        None => Err(not_returned(slot)),
+    }
+}
+
+/// Tells of the run that is over, and waits for as long as the next one is to be put off.
+async fn between_runs<W: Worker>(slot: &Slot<W>, returns: &mut Returns<W>, exit: Exit) -> Result<(), Exit> {
+    let Exit::Ended(reason) = exit else { return Err(exit) };
+    slot.begin_restart();
+    slot.link.notify(Notice::RunEnded(slot.entry, slot.incarnation(), reason.clone()));
+    slot.tell_monitors(&reason);
+    // The owner first, and everyone else: a worker that crashes at once each time is not to have this thread for itself.
+    yield_now().await;
+    let after = returns.after.take().unwrap_or_default();
+    let closed = poll_fn(|cx| slot.queue.poll_closed(cx));
+    if timeout(after, closed).await.is_ok() {
+        return Err(not_returned(slot));
+    }
+    slot.begin_incarnation();
+    Ok(())
+}
+
+/// A worker that was to come back was ended meanwhile, by whoever closed its gate.
+fn not_returned<W: Worker>(slot: &Slot<W>) -> Exit {
+    let reason = match slot.queue.close_reason() {
+        Some(reason) if !slot.is_killed() => reason.into(),
+        _ => ExitReason::Killed,
+    };
+    Exit::NotReturned(reason)
+}
+
+/// Whether a worker comes back after a run that ended like this, and when. It is decided once for each run.
+fn decide<W: Worker>(slot: &Slot<W>, reason: &ExitReason, returns: &mut Option<Box<Returns<W>>>) -> bool {
+    let Some(returns) = returns else { return false };
+    if returns.after.is_some() {
+        return true;
+    }
+    if !slot.would_return(reason) {
+        return false;
+    }
+    match returns.history.spend(slot.link.config.intensity, Instant::now()) {
+        Some(nth) => returns.after = Some(slot.link.config.backoff.delay(nth, slot.entry.id)),
+        None => slot.give_up(),
+    }
+    returns.after.is_some()
+}
+
+/// Decides what [`live`] had no chance to: after a panic, or an `init` that failed in a restart.
+fn decide_after<W: Worker>(slot: &Slot<W>, exit: Exit, returns: &mut Option<Box<Returns<W>>>) -> (Exit, bool) {
+    let is_back = match &exit {
+        Exit::Ended(ExitReason::Killed) | Exit::NotStarted(_) | Exit::NotReturned(_) => false,
+        Exit::Ended(reason) => decide(slot, reason, returns),
+    };
+    (exit, is_back)
+}
+
+/// What is to be remembered of a worker: its crash, and what it has spent.
+fn legacy<W: Worker>(slot: &Slot<W>, returns: Option<Box<Returns<W>>>, exit: &Exit) -> Option<Box<Legacy>> {
+    let mut history = History::default();
+    if let Some(returns) = returns {
+        let Returns { args, history: spent, after: _ } = *returns;
+        contain(|| drop(args));
+        history = spent;
+    }
+    history.forget(slot.link.config.intensity, Instant::now());
+    let crash = match exit {
+        Exit::Ended(reason) if reason.is_crash() => Cause::of(reason),
+        _ => None,
+    };
+    let gave_up = slot.gave_up();
+    let is_remembered = crash.is_some() || gave_up || !history.is_empty();
+    is_remembered.then(|| Box::new(Legacy { history, crash, gave_up }))
+}
+
+fn is_good(reason: &ExitReason) -> bool {
+    !reason.is_crash() && !matches!(reason, ExitReason::Killed)
 }
 
 /// Polls user code as the worker's own task: panics are caught, a kill ends it, and a wait for itself is recognised.
@@ -187,30 +394,7 @@ impl<W: Worker> Drop for CloseOnDrop<'_, W> {
     }
 }
 
-#[derive(PartialEq, Eq)]
-enum Joined {
-    All,
-    Killed,
-}
-
-/// Waits for the worker's own tasks: until they end, or, when it did not end in good order or is killed, aborting them.
-async fn join<W: Worker>(slot: &Slot<W>, mut children: Box<JoinSet<()>>, in_good_order: bool) -> Joined {
-    let mut is_aborted = !in_good_order;
-    if is_aborted {
-        children.abort_all();
-    }
-    poll_fn(|cx| {
-        loop {
-            match children.poll_join_next(cx) {
-                Poll::Ready(Some(ended)) => discard_panic(ended),
-                Poll::Ready(None) => return Poll::Ready(if is_aborted { Joined::Killed } else { Joined::All }),
-                Poll::Pending if slot.is_killed() && !is_aborted => {
-                    is_aborted = true;
-                    children.abort_all();
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-    })
-    .await
-}
+/// An `init` of a restart that took longer than `init_timeout`.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker did not restart within `init_timeout`")]
+struct RestartTimedOut;

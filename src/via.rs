@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError, StartError};
 use crate::handle::{Reply, Unsent, WorkerHandle};
-use crate::mailbox::Sequence;
+use crate::queue::Sequence;
 use crate::registry::Shared;
 use crate::worker::Worker;
 

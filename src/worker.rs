@@ -130,10 +130,14 @@ pub trait Worker: Sized + Send + 'static {
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum ExitReason {
-    /// It ended itself: `ctx.stop()`, or `run` returned `Ok` unasked.
+    /// It ended by itself: `ctx.stop()`, or `run` returned `Ok` unasked.
     Normal,
     /// Someone stopped it.
     Stopped,
+    /// It had nothing to do for longer than its idle time-out.
+    Idle,
+    /// It had nothing to do, and the registry had no room left for another key.
+    Evicted,
     /// Its registry was shut down, or the last handle to the registry was dropped.
     Shutdown,
     /// It was killed: by `kill`, because it did not end within the stop time-out, or with its runtime.
@@ -163,6 +167,8 @@ impl fmt::Debug for ExitReason {
         match self {
             Self::Normal => f.write_str("Normal"),
             Self::Stopped => f.write_str("Stopped"),
+            Self::Idle => f.write_str("Idle"),
+            Self::Evicted => f.write_str("Evicted"),
             Self::Shutdown => f.write_str("Shutdown"),
             Self::Killed => f.write_str("Killed"),
             Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
@@ -176,6 +182,8 @@ impl fmt::Display for ExitReason {
         match self {
             Self::Normal => f.write_str("normal"),
             Self::Stopped => f.write_str("stopped"),
+            Self::Idle => f.write_str("idle"),
+            Self::Evicted => f.write_str("evicted"),
             Self::Shutdown => f.write_str("shutdown"),
             Self::Killed => f.write_str("killed"),
             Self::Failed(error) => write!(f, "failed: {error}"),
@@ -223,6 +231,8 @@ pub(crate) enum CloseReason {
     /// The worker itself.
     Normal,
     Stopped,
+    Idle,
+    Evicted,
     Shutdown,
 }
 
@@ -231,6 +241,8 @@ impl From<CloseReason> for ExitReason {
         match reason {
             CloseReason::Normal => Self::Normal,
             CloseReason::Stopped => Self::Stopped,
+            CloseReason::Idle => Self::Idle,
+            CloseReason::Evicted => Self::Evicted,
             CloseReason::Shutdown => Self::Shutdown,
         }
     }

@@ -1,6 +1,7 @@
 //! What the state machine is told, and what it says to do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::error::SharedError;
 use crate::worker::{CloseReason, EntryId, ExitReason};
@@ -66,12 +67,17 @@ pub(crate) enum Exit {
     /// Before it was ready.
     NotStarted(StartFailure),
     Ended(ExitReason),
+    /// Between two runs, for this reason: it was to come back, and did not.
+    NotReturned(ExitReason),
 }
 
 /// Why a start did not come to a worker.
 #[derive(Debug, Clone)]
 pub(crate) enum StartFailure {
     Init(SharedError),
+    RecentlyFailed(SharedError),
+    RestartLimit { retry_after: Duration },
+    AtCapacity,
     Panicked(Arc<str>),
     TimedOut,
     Cancelled,
@@ -86,6 +92,15 @@ pub(crate) enum StartOutcome {
     Worker(EntryId),
     AlreadyStarted(EntryId),
     Failed(StartFailure),
+}
+
+/// Whether there is room for one more worker, and whether its key may have one.
+#[derive(Debug, Clone)]
+pub(crate) enum Admission {
+    Granted,
+    Refused(StartFailure),
+    /// In the place of this worker, whose gate was closed for it.
+    InPlaceOf(EntryId),
 }
 
 /// Why a stop has no exit reason to tell.
@@ -109,11 +124,13 @@ pub(crate) enum Deadline {
 
 /// What happened.
 pub(crate) enum Event<P: Port> {
-    /// A caller wants a worker. `fresh` is the entry to launch if it comes to that.
-    Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId },
+    /// A caller wants a worker. `fresh` is the entry to launch if it comes to that, and `admission` says whether it may.
+    Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId, admission: Admission },
     /// A caller wants the worker of an entry gone. `exists`: the table has it.
     Stop { entry: EntryId, exists: bool, stopper: Stopper<P> },
-    /// A worker's `init` returned `Ok`.
+    /// A worker's first `init` begins, after it waited for its turn.
+    Begun(EntryId),
+    /// A worker's first `init` returned `Ok`.
     Ready(EntryId),
     /// A worker closed its own gate.
     Closing(EntryId),
@@ -121,16 +138,30 @@ pub(crate) enum Event<P: Port> {
     Exited(EntryId, Exit),
     /// A deadline that was armed has passed.
     Passed(EntryId, Deadline),
-    /// Everything is to end.
-    Shutdown,
-    /// The deadline of the shutdown has passed.
-    ShutdownPassed,
+    /// Everything is to end: in good order, or at once.
+    Shutdown { at_once: bool },
+    /// The deadline of the shutdown has passed: the first, or (`aborting`) the second.
+    ShutdownPassed { aborting: bool },
 }
 
 /// What to do about it, in this order.
 pub(crate) enum Effect<P: Port> {
     /// Put the entry into the table and spawn its worker.
     Launch(EntryId, P::Seed),
+    /// Put the entry into the table, and keep its worker until there is room for it.
+    Hold(EntryId, P::Seed),
+    /// Spawn the worker that was held.
+    Release(EntryId),
+    /// Drop the worker that was held, unrun. Its end is told like any other.
+    Discard(EntryId),
+    /// Let the start go on without a permit: a worker waits for it.
+    Exempt(EntryId),
+    /// A start came to nothing.
+    NotStarted(EntryId, StartFailure),
+    /// A worker that was open is gone.
+    Ended(EntryId, ExitReason),
+    /// Take this start for a new one: the worker that it waited for is gone.
+    AskAgain(Starter<P>, u64),
     /// Open the gate after `init`.
     Open(EntryId),
     /// Close the gate; the worker drains and ends.

@@ -1,5 +1,5 @@
 //! The state machine against a world that is only a table, a queue of notices and a list of deadlines. Sequences of
-//! events are generated; after every step the world checks what it is told to do (G1, G2, G3, G5, G10), and at the end
+//! events are generated; after every step the world checks what it is told to do (G1, G2, G3, G5, G10, G11), and at the end
 //! that everyone was answered: first with workers that do what they are asked to do and no deadline passing, which
 //! shows that no circle of waiting workers was let in, then with workers that never move again.
 
@@ -9,7 +9,9 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
+use super::phase::SORT_OUT_FROM;
 use super::*;
+use crate::worker::WorkerId;
 
 /// Answers by caller, in the order in which they came.
 #[derive(Default)]
@@ -45,6 +47,8 @@ enum Gate {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Task {
+    /// In the table, and not spawned.
+    Held,
     InInit,
     Ready,
     Gone,
@@ -58,6 +62,7 @@ struct Worker {
     closed_at: Option<usize>,
     task: Task,
     starts_ok: usize,
+    was_open: bool,
 }
 
 struct Caller {
@@ -74,7 +79,12 @@ struct World {
     workers: BTreeMap<WorkerId, Worker>,
     notices: VecDeque<Event<Simulated>>,
     armed: Vec<(EntryId, Deadline)>,
-    shutdown_armed: bool,
+    /// The deadline of the shutdown that runs: whether it is the second one.
+    shutdown_armed: Option<bool>,
+    /// Starts to be taken for new ones, before any other.
+    discarded: HashSet<WorkerId>,
+    again: VecDeque<(Starter<Simulated>, u64)>,
+    limits: Limits,
     callers: Vec<Caller>,
     answers: Answers,
     now: usize,
@@ -87,6 +97,8 @@ struct World {
 enum Op {
     Start { key: u32, verb: bool, waits_in: Option<usize> },
     Stop { key: u32, kill: bool, waits_in: Option<usize> },
+    /// Its turn has come.
+    Begins(usize),
     InitOk(usize),
     InitFails(usize),
     ClosesItself(usize),
@@ -106,6 +118,7 @@ fn op() -> impl Strategy<Value = Op> {
         5 => (0..6_usize).prop_map(Op::InitOk),
         2 => (0..6_usize).prop_map(Op::InitFails),
         2 => (0..6_usize).prop_map(Op::ClosesItself),
+        3 => (0..6_usize).prop_map(Op::Begins),
         4 => (0..6_usize).prop_map(Op::Exits),
         12 => Just(Op::Deliver),
         2 => (0..8_usize).prop_map(Op::DeadlinePasses),
@@ -117,12 +130,19 @@ fn op() -> impl Strategy<Value = Op> {
 
 impl World {
     fn new() -> Self {
+        Self::with(Limits { max_workers: None, is_paced: false })
+    }
+
+    fn with(limits: Limits) -> Self {
         Self {
-            machine: Lifecycle::new(),
+            machine: Lifecycle::new(limits),
+            limits,
+            discarded: HashSet::new(),
+            again: VecDeque::new(),
             workers: BTreeMap::new(),
             notices: VecDeque::new(),
             armed: Vec::new(),
-            shutdown_armed: false,
+            shutdown_armed: None,
             callers: Vec::new(),
             answers: Answers::default(),
             now: 0,
@@ -160,14 +180,8 @@ impl World {
             Op::Start { key, verb, waits_in } => {
                 let verb = if verb { Verb::Start } else { Verb::LookupOrStart };
                 let waits_in = self.free_worker(waits_in);
-                let holder = self.workers.values().find(|worker| worker.key == key);
-                let holder =
-                    holder.map(|worker| Holder { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
                 let (caller, reply) = self.call(Some(verb), waits_in, None);
-                self.ids += 1;
-                let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
-                let starter = Starter { verb, waits_in, seed: Some((key, caller)), reply };
-                self.step(Event::Start { starter, holder, fresh });
+                self.start(Starter { verb, waits_in, seed: Some((key, caller)), reply });
             }
             Op::Stop { key, kill, waits_in } => {
                 let Some(entry) = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry)
@@ -178,6 +192,13 @@ impl World {
                 let (_, reply) = self.call(None, waits_in, Some(entry));
                 let ending = if kill { Ending::Kill } else { Ending::Stop };
                 self.step(Event::Stop { entry, exists: true, stopper: Stopper { ending, waits_in, reply } });
+            }
+            Op::Begins(nth) => {
+                if let Some(worker) = self.workers.values().nth(nth) {
+                    if self.limits.is_paced && worker.task == Task::InInit {
+                        self.notices.push_back(Event::Begun(worker.entry));
+                    }
+                }
             }
             Op::InitOk(nth) => self.init_ends(nth, true),
             Op::InitFails(nth) => self.init_ends(nth, false),
@@ -211,14 +232,35 @@ impl World {
             }
             Op::Shutdown => {
                 self.is_shut_down = true;
-                self.step(Event::Shutdown);
+                self.step(Event::Shutdown { at_once: false });
             }
             Op::ShutdownPasses => {
-                if std::mem::take(&mut self.shutdown_armed) {
-                    self.step(Event::ShutdownPassed);
+                if let Some(aborting) = self.shutdown_armed.take() {
+                    self.step(Event::ShutdownPassed { aborting });
                 }
             }
         }
+    }
+
+    fn start(&mut self, starter: Starter<Simulated>) {
+        let (key, _) = starter.seed.expect("a start brings its seed");
+        let holder = self.workers.values().find(|worker| worker.key == key);
+        let holder = holder.map(|worker| Holder { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
+        self.ids += 1;
+        let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
+        let mut admission = Admission::Granted;
+        if holder.is_none() && self.machine.is_serving() && self.machine.is_full() {
+            let rests = |worker: &&Worker| worker.gate == Gate::Open && worker.task == Task::Ready;
+            let victim = self.workers.values().find(rests).map(|worker| worker.entry);
+            admission = match victim {
+                Some(victim) if starter.waits_in.is_none() && !self.is_waiting(victim) => {
+                    self.close(victim, Gate::Closed);
+                    Admission::InPlaceOf(victim)
+                }
+                _ => Admission::Refused(StartFailure::AtCapacity),
+            };
+        }
+        self.step(Event::Start { starter, holder, fresh, admission });
     }
 
     fn init_ends(&mut self, nth: usize, ok: bool) {
@@ -245,7 +287,7 @@ impl World {
         let Some(worker) = self.workers.values_mut().nth(nth) else { return };
         let entry = worker.entry;
         let is_killed = worker.gate == Gate::Killed;
-        if worker.task == Task::Gone || (worker.task == Task::InInit && !is_killed) {
+        if matches!(worker.task, Task::Gone | Task::Held) || (worker.task == Task::InInit && !is_killed) {
             return;
         }
         if !is_killed && self.is_waiting(entry) {
@@ -269,6 +311,13 @@ impl World {
             self.perform(effect);
         }
         assert_eq!(self.machine.entries(), self.workers.len(), "G9: the machine and the table disagree");
+        let launched = self.workers.values().filter(|worker| worker.task != Task::Held).count();
+        assert!(self.limits.max_workers.is_none_or(|most| launched <= most), "G11: {launched} workers");
+        assert!(self.machine.workers() >= launched, "G11: a worker is not counted");
+        assert!(self.limits.max_workers.is_none_or(|most| self.machine.workers() <= most), "G11: more are counted");
+        if let Some((starter, _)) = self.again.pop_front() {
+            self.start(starter);
+        }
     }
 
     fn perform(&mut self, effect: Effect<Simulated>) {
@@ -279,11 +328,38 @@ impl World {
                 assert!(!self.is_shut_down, "G10: a launch after the shutdown");
                 assert!(!self.workers.values().any(|worker| worker.key == key), "G1: two workers of one key");
                 let (gate, task) = (Gate::Starting, Task::InInit);
-                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0 };
+                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0, was_open: false };
                 self.workers.insert(entry.id, worker);
             }
+            Effect::Hold(entry, (key, _)) => {
+                assert!(!self.is_shut_down, "G10: an entry after the shutdown");
+                let (gate, task) = (Gate::Starting, Task::Held);
+                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0, was_open: false };
+                self.workers.insert(entry.id, worker);
+            }
+            Effect::Release(entry) => {
+                assert!(!self.is_shut_down, "G10: a launch after the shutdown");
+                let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
+                assert_eq!(worker.task, Task::Held);
+                worker.task = Task::InInit;
+            }
+            Effect::Discard(entry) => {
+                let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
+                assert_eq!(worker.task, Task::Held, "a worker that runs is discarded");
+                worker.closed_at.get_or_insert(now);
+                self.notices.push_back(Event::Exited(entry, Exit::Ended(ExitReason::Killed)));
+                self.discarded.insert(entry.id);
+            }
+            Effect::Exempt(entry) => assert!(self.workers.contains_key(&entry.id)),
+            Effect::NotStarted(..) => {}
+            Effect::Ended(entry, _) => {
+                let worker = &self.workers[&entry.id];
+                assert!(worker.was_open, "an end was told of a worker that was never open");
+            }
+            Effect::AskAgain(starter, _) => self.again.push_back((starter, 0)),
             Effect::Open(entry) => {
                 let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
+                worker.was_open = true;
                 if worker.gate == Gate::Starting {
                     worker.gate = Gate::Open;
                 }
@@ -293,7 +369,8 @@ impl World {
             Effect::GiveUp(entry) => assert_eq!(self.workers[&entry.id].gate, Gate::Killed),
             Effect::Remove(entry) => {
                 let worker = self.workers.remove(&entry.id).expect("it is in the table");
-                assert_eq!(worker.task, Task::Gone, "G1: a key was freed while its worker lives");
+                let is_discarded = worker.task == Task::Held && self.discarded.contains(&entry.id);
+                assert!(worker.task == Task::Gone || is_discarded, "G1: a key was freed while its worker lives");
             }
             Effect::Arm(entry, deadline) => self.armed.push((entry, deadline)),
             Effect::ReplyStart(reply, seed, outcome) => {
@@ -329,13 +406,13 @@ impl World {
                 for entry in open {
                     self.close(entry, Gate::Closed);
                 }
-                self.shutdown_armed = true;
+                self.shutdown_armed = Some(false);
             }
             Effect::KillAll => {
                 for entry in self.entries(|_| true) {
                     self.close(entry, Gate::Killed);
                 }
-                self.shutdown_armed = true;
+                self.shutdown_armed = Some(true);
             }
             Effect::Report(report) => {
                 assert_eq!(report.stuck, self.workers.len(), "G10: the report hides what runs on");
@@ -386,12 +463,26 @@ impl World {
 
     /// No worker moves any more; every deadline passes.
     fn pass_all_deadlines(&mut self) {
-        self.deliver_all();
-        while self.report.is_none() && (!self.armed.is_empty() || self.shutdown_armed) {
+        loop {
+            // A start that waits for its turn has no deadline before that: everyone's turn comes.
+            for _ in 0..4 {
+                for nth in 0..self.workers.len() {
+                    self.apply(&Op::Begins(nth));
+                }
+                self.deliver_all();
+            }
+            if self.report.is_some() || (self.armed.is_empty() && self.shutdown_armed.is_none()) {
+                return;
+            }
             self.apply(&Op::DeadlinePasses(0));
             self.apply(&Op::ShutdownPasses);
         }
     }
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let max_workers = prop_oneof![Just(None), Just(Some(1)), Just(Some(2))];
+    (max_workers, any::<bool>()).prop_map(|(max_workers, is_paced)| Limits { max_workers, is_paced })
 }
 
 fn cases() -> ProptestConfig {
@@ -402,8 +493,8 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn everyone_is_answered_when_workers_do_as_they_are_asked(ops in prop::collection::vec(op(), 1..60)) {
-        let mut world = World::new();
+    fn everyone_is_answered_when_workers_do_as_they_are_asked(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::with(limits);
         for op in &ops {
             world.apply(op);
         }
@@ -415,8 +506,8 @@ proptest! {
     }
 
     #[test]
-    fn everyone_is_answered_when_no_worker_moves_any_more(ops in prop::collection::vec(op(), 1..60)) {
-        let mut world = World::new();
+    fn everyone_is_answered_when_no_worker_moves_any_more(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::with(limits);
         for op in &ops {
             world.apply(op);
         }
@@ -455,12 +546,13 @@ fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place(
     let mut world = World::new();
     let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
-    world.step(Event::Start { starter: first, holder: None, fresh });
+    world.step(Event::Start { starter: first, holder: None, fresh, admission: Admission::Granted });
     let holder = Some(Holder { entry: fresh, is_closed: false });
     for _ in 0..10_000 {
         let starter = starter(&mut world, 1, Verb::Start);
         starter.reply.is_abandoned.set(true);
-        world.step(Event::Start { starter, holder, fresh: EntryId { id: WorkerId(2), hash: 1 } });
+        let (fresh, admission) = (EntryId { id: WorkerId(2), hash: 1 }, Admission::Granted);
+        world.step(Event::Start { starter, holder, fresh, admission });
     }
     let Some(Phase::Starting { waiting, .. }) = world.machine.phases.get(&fresh) else { panic!("it starts") };
     assert!(waiting.len() <= SORT_OUT_FROM + 1, "{} callers are kept", waiting.len());

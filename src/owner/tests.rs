@@ -199,9 +199,9 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
         let entry = EntryId { id: WorkerId::fresh(), hash: 1 };
         let slot = Arc::new(Slot::new(1, entry, Arc::clone(&owner.link)));
         let untold = Arc::<AtomicBool>::default();
-        let args = Looks(Some(Arc::clone(&slot)), Arc::clone(&untold));
+        let args = Some(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold)));
         slot.kill();
-        let mut task = Box::pin(supervise(Launch { args, guard: ExitGuard::new(Arc::clone(&slot)) }));
+        let mut task = Box::pin(supervise(Launch { args, history: None, guard: ExitGuard::new(Arc::clone(&slot)) }));
         if polls > 0 {
             assert!(poll(task.as_mut()).is_ready(), "it was killed");
         }

@@ -1,6 +1,7 @@
 //! Models of the mailbox that loom runs through every order of its threads' steps:
-//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release mailbox`.
+//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release queue`.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 

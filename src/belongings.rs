@@ -1,0 +1,147 @@
+//! What ends with a worker, before its key is free (G1): the tasks it spawned, its timers and monitors, and the
+//! registries it owns.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Sleep, sleep};
+
+use crate::current::RegistryId;
+use crate::panics;
+use crate::registry::Registry;
+use crate::slot::Slot;
+use crate::worker::Worker;
+
+/// Boxed on first use: most workers have none.
+#[derive(Default)]
+pub(crate) struct Belongings {
+    /// From `ctx.spawn` and `ctx.spawn_blocking`.
+    children: JoinSet<()>,
+    /// Timers and monitors: they wait for something and then send a message, and end with the run, however it ends.
+    clocks: JoinSet<()>,
+    owned: Vec<Box<dyn Owned>>,
+}
+
+/// How a worker's belongings ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// By themselves.
+    Done,
+    /// The worker was killed, or out of patience: they were aborted.
+    Killed,
+}
+
+impl Belongings {
+    pub(crate) fn children(&mut self) -> &mut JoinSet<()> {
+        reap(&mut self.children)
+    }
+
+    pub(crate) fn clocks(&mut self) -> &mut JoinSet<()> {
+        reap(&mut self.clocks)
+    }
+
+    pub(crate) fn own<C: Worker>(&mut self, child: &Registry<C>) {
+        if !self.owned.iter().any(|owned| owned.id() == child.id()) {
+            self.owned.push(Box::new(OwnedRegistry { registry: child.clone(), end: None }));
+        }
+    }
+
+    /// Ends everything and waits for it: in good order until the worker is killed or `patience` is over, at once
+    /// otherwise.
+    pub(crate) async fn end<W: Worker>(
+        mut self: Box<Self>,
+        slot: &Slot<W>,
+        in_good_order: bool,
+        patience: Option<Duration>,
+    ) -> Ending {
+        self.clocks.abort_all();
+        let mut at_once = false;
+        let mut alarm: Option<Pin<Box<Sleep>>> = patience.map(|patience| Box::pin(sleep(patience)));
+        poll_fn(|cx| {
+            let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
+            if is_late {
+                alarm = None;
+            }
+            if !at_once && (!in_good_order || is_late || slot.is_killed()) {
+                at_once = true;
+                self.children.abort_all();
+            }
+            // Each of them is polled, so that each wakes this task.
+            let mut is_over = poll_all(&mut self.children, cx);
+            is_over &= poll_all(&mut self.clocks, cx);
+            for owned in &mut self.owned {
+                is_over &= owned.poll_end(at_once, cx).is_ready();
+            }
+            if is_over { Poll::Ready(if at_once { Ending::Killed } else { Ending::Done }) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
+/// Lets go of the tasks that have ended, so that a long life does not pile them up.
+fn reap(tasks: &mut JoinSet<()>) -> &mut JoinSet<()> {
+    while let Some(ended) = tasks.try_join_next() {
+        discard_panic(ended);
+    }
+    tasks
+}
+
+fn poll_all(tasks: &mut JoinSet<()>, cx: &mut Context<'_>) -> bool {
+    loop {
+        match tasks.poll_join_next(cx) {
+            Poll::Ready(Some(ended)) => discard_panic(ended),
+            Poll::Ready(None) => return true,
+            Poll::Pending => return false,
+        }
+    }
+}
+
+/// Drops what is left of a task that panicked beside its own code: while its result was dropped.
+fn discard_panic(ended: Result<(), JoinError>) {
+    if let Some(payload) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+        panics::discard(payload);
+    }
+}
+
+/// A registry that ends with a worker of another one.
+trait Owned: Send {
+    fn id(&self) -> RegistryId;
+    /// Ends all its workers, in good order or at once. Ready when none is left, not even one that is stuck.
+    fn poll_end(&mut self, at_once: bool, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+struct OwnedRegistry<C: Worker> {
+    registry: Registry<C>,
+    end: Option<End>,
+}
+
+struct End {
+    is_hurried: bool,
+    /// `None` when it is over.
+    over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl<C: Worker> Owned for OwnedRegistry<C> {
+    fn id(&self) -> RegistryId {
+        self.registry.id()
+    }
+
+    fn poll_end(&mut self, at_once: bool, cx: &mut Context<'_>) -> Poll<()> {
+        let end = self.end.get_or_insert_with(|| {
+            self.registry.end_all(at_once);
+            let registry = self.registry.clone();
+            End { is_hurried: at_once, over: Some(Box::pin(async move { registry.all_gone().await })) }
+        });
+        if at_once && !end.is_hurried {
+            end.is_hurried = true;
+            self.registry.end_all(true);
+        }
+        let Some(over) = &mut end.over else { return Poll::Ready(()) };
+        std::task::ready!(over.as_mut().poll(cx));
+        end.over = None;
+        Poll::Ready(())
+    }
+}

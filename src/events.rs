@@ -1,0 +1,247 @@
+//! [`Events`]: what becomes of a registry's workers, as it happens.
+
+use std::fmt;
+use std::sync::Mutex;
+
+use thiserror::Error;
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::handle::WorkerHandle;
+use crate::panics::contain;
+use crate::worker::{ExitReason, Worker};
+
+/// Something that became of a worker.
+///
+/// Each run of a worker has one event that begins it ([`Started`](Self::Started) for the first, then
+/// [`Restarted`](Self::Restarted)) and one that ends it ([`Exited`](Self::Exited)), in this order. A start that fails has
+/// none. A worker that is stuck has not exited.
+#[non_exhaustive]
+pub enum Event<W: Worker> {
+    /// A worker is there: its first `init` returned `Ok`.
+    Started {
+        /// The worker.
+        worker: WorkerHandle<W>,
+        /// Its run: 1.
+        incarnation: u64,
+    },
+    /// A worker is back after a restart, with its handle and its mailbox.
+    Restarted {
+        /// The worker.
+        worker: WorkerHandle<W>,
+        /// Its run: greater than that of the run before, by more than one if an `init` failed in between.
+        incarnation: u64,
+    },
+    /// A run of a worker is over, its state dropped.
+    Exited {
+        /// The worker, which may come back.
+        worker: WorkerHandle<W>,
+        /// The run that is over.
+        incarnation: u64,
+        /// Why.
+        reason: ExitReason,
+    },
+    /// A worker spent its restarts, and does not come back.
+    GaveUp {
+        /// The worker that was.
+        worker: WorkerHandle<W>,
+        /// Its last run, or attempt at one.
+        incarnation: u64,
+        /// How it ended.
+        reason: ExitReason,
+    },
+}
+
+impl<W: Worker> Event<W> {
+    /// The worker that this is about.
+    pub fn worker(&self) -> &WorkerHandle<W> {
+        match self {
+            Self::Started { worker, .. }
+            | Self::Restarted { worker, .. }
+            | Self::Exited { worker, .. }
+            | Self::GaveUp { worker, .. } => worker,
+        }
+    }
+
+    /// The run of the worker that this is about.
+    pub fn incarnation(&self) -> u64 {
+        match self {
+            Self::Started { incarnation, .. }
+            | Self::Restarted { incarnation, .. }
+            | Self::Exited { incarnation, .. }
+            | Self::GaveUp { incarnation, .. } => *incarnation,
+        }
+    }
+}
+
+impl<W: Worker> Clone for Event<W> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Started { worker, incarnation } => {
+                Self::Started { worker: worker.clone(), incarnation: *incarnation }
+            }
+            Self::Restarted { worker, incarnation } => {
+                Self::Restarted { worker: worker.clone(), incarnation: *incarnation }
+            }
+            Self::Exited { worker, incarnation, reason } => {
+                Self::Exited { worker: worker.clone(), incarnation: *incarnation, reason: reason.clone() }
+            }
+            Self::GaveUp { worker, incarnation, reason } => {
+                Self::GaveUp { worker: worker.clone(), incarnation: *incarnation, reason: reason.clone() }
+            }
+        }
+    }
+}
+
+impl<W: Worker> fmt::Debug for Event<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, reason) = match self {
+            Self::Started { .. } => ("Started", None),
+            Self::Restarted { .. } => ("Restarted", None),
+            Self::Exited { reason, .. } => ("Exited", Some(reason)),
+            Self::GaveUp { reason, .. } => ("GaveUp", Some(reason)),
+        };
+        let mut event = f.debug_struct(name);
+        event.field("worker", self.worker()).field("incarnation", &self.incarnation());
+        if let Some(reason) = reason {
+            event.field("reason", reason);
+        }
+        event.finish()
+    }
+}
+
+/// A subscriber was too slow: so many events were dropped. List the workers again to know where things stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("{0} events were lost; list the workers again")]
+pub struct Lagged(pub u64);
+
+/// So many events wait for a slow subscriber before it loses the oldest.
+const BACKLOG: usize = 1_024;
+
+/// Where the owner says what happens.
+pub(crate) struct Announcer<W: Worker>(Mutex<State<W>>);
+
+enum State<W: Worker> {
+    /// Nobody has ever subscribed: nothing is made, nothing is sent.
+    Unheard,
+    Heard(broadcast::Sender<Event<W>>),
+    Over,
+}
+
+impl<W: Worker> Announcer<W> {
+    pub(crate) fn new() -> Self {
+        Self(Mutex::new(State::Unheard))
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State<W>> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(crate) fn subscribe(&self) -> Events<W> {
+        let mut state = self.state();
+        if let State::Unheard = &*state {
+            *state = State::Heard(broadcast::channel(BACKLOG).0);
+        }
+        Events(match &*state {
+            State::Heard(sender) => Some(sender.subscribe()),
+            _ => None,
+        })
+    }
+
+    /// Tells everyone who has subscribed. Never waits.
+    pub(crate) fn announce(&self, event: impl FnOnce() -> Event<W>) {
+        let sender = match &*self.state() {
+            // With nobody left to hear it the event would only be made to be dropped.
+            State::Heard(sender) if sender.receiver_count() > 0 => sender.clone(),
+            _ => return,
+        };
+        // Outside the lock, which others take: the waker of a subscriber may be foreign code. That the last one has gone
+        // away meanwhile is its right.
+        contain(|| drop(sender.send(event())));
+    }
+
+    /// Nothing more will happen.
+    pub(crate) fn end(&self) {
+        let sender = std::mem::replace(&mut *self.state(), State::Over);
+        contain(|| drop(sender));
+    }
+}
+
+/// What becomes of a registry's workers from the moment of [`Registry::subscribe`](crate::Registry::subscribe) on.
+///
+/// The owner tells it in the order in which it learns it, and never waits for a subscriber: 1,024 events are kept for a slow
+/// one, then it loses the oldest and is told how many.
+///
+/// To know at every moment who is there: subscribe, then list the workers, then let the events change the list. A worker
+/// may be in the list and in an event that is still to come, so go by [`id`](WorkerHandle::id) and incarnation. After
+/// [`Lagged`], list again.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use gen_registry::{Context, Event, ExitReason, Registry, Worker};
+/// # struct Room;
+/// # impl Worker for Room {
+/// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+/// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+/// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let rooms = Registry::<Room>::new();
+/// let mut events = rooms.subscribe();
+/// rooms.start(&7, ()).await?;
+/// rooms.stop(&7).await?;
+///
+/// let Some(Ok(Event::Started { worker, incarnation: 1 })) = events.recv().await else { panic!() };
+/// assert_eq!(*worker.key(), 7);
+/// let Some(Ok(Event::Exited { reason, .. })) = events.recv().await else { panic!() };
+/// assert!(matches!(reason, ExitReason::Stopped));
+///
+/// rooms.shutdown().await;
+/// assert!(events.recv().await.is_none());
+/// # Ok(())
+/// # }
+/// ```
+pub struct Events<W: Worker>(Option<broadcast::Receiver<Event<W>>>);
+
+impl<W: Worker> Events<W> {
+    /// Waits for the next event. `None`: the registry is shut down, and nothing more will happen.
+    ///
+    /// # Errors
+    ///
+    /// [`Lagged`]: this subscriber was too slow, and so many events are lost. The next one comes after them.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing is lost.
+    pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
+        match self.0.as_mut()?.recv().await {
+            Ok(event) => Some(Ok(event)),
+            Err(RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
+            Err(RecvError::Closed) => {
+                self.0 = None;
+                None
+            }
+        }
+    }
+
+    /// Takes the next event if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As for [`recv`](Self::recv).
+    pub fn try_recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
+        match self.0.as_mut()?.try_recv() {
+            Ok(event) => Some(Ok(event)),
+            Err(broadcast::error::TryRecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
+            Err(_) => None,
+        }
+    }
+}
+
+impl<W: Worker> fmt::Debug for Events<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,515 @@
+//! The bounded queue in front of a worker, and the *gate*: the one atomic that says whether the worker may be found
+//! and sent to.
+//!
+//! Invariants, all kept under the queue's lock:
+//!
+//! 1. The gate only moves forward: `Starting → Open → Closed → Killed` (steps may be skipped). A message is accepted
+//!    only before `Closed`, so that closing is atomic against every sender: a send that returned `Ok` happened before
+//!    the close and is in the queue (G6).
+//! 2. Messages leave in the order in which they were accepted (G8), either by `recv` (then they *began*) or by `drain`.
+//!    After a drain, or a kill, none begins any more: `finished` says so, before any message is dropped, so that a
+//!    caller woken by the drop of its reply already reads the truth.
+//! 3. `queued + reserved ≤ capacity`, but for what [`Queue::send_past`] put in (a worker's own timers and monitors). Room that frees up while senders wait is reserved for the one that waited
+//!    longest, so that nobody overtakes a waiting sender and none starves.
+//! 4. `live`, the registry's count, is raised when a gate opens and lowered just before it closes: a worker whose gate
+//!    is closed is never counted.
+//!
+//! 5. A *recess* ends one run of a worker that is restarted: what was accepted before it is given out, then `recv` says
+//!    that there is no more, while the gate stays open and what comes later is kept for the next run.
+//!
+//! No user code runs under the lock: messages are moved, and dropped outside; wakers are cloned under it (tokio's own)
+//! but woken outside.
+
+#[cfg(all(test, gen_registry_loom))]
+mod models;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+use crate::panics::contain;
+use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, cooperate, lock};
+use crate::worker::CloseReason;
+
+/// Where a worker's gate stands. The discriminants order the states.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub(crate) enum Gate {
+    /// `init` runs: not found by lookup, but the worker and its subtasks may already send to it.
+    Starting,
+    /// Found by lookup, counted, takes messages.
+    Open,
+    /// Ends: not found, not counted, takes no messages; what was accepted may still be handled.
+    Closed,
+    /// Ends at once: nothing more is handled.
+    Killed,
+}
+
+impl Gate {
+    fn from_u8(value: u8) -> Self {
+        match value {
+            0 => Self::Starting,
+            1 => Self::Open,
+            2 => Self::Closed,
+            _ => Self::Killed,
+        }
+    }
+}
+
+/// A message and whether a caller waits for its answer: a cast that is lost is handed to `on_undelivered`, a call that
+/// is lost is told by the drop of its reply.
+#[derive(Debug)]
+pub(crate) struct Envelope<M> {
+    pub(crate) message: M,
+    pub(crate) is_call: bool,
+}
+
+/// Why a message was not accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    Closed,
+    Full,
+}
+
+/// The number of an accepted message, counted per mailbox from 1.
+pub(crate) type Sequence = u64;
+
+/// The queue, the gate, and the wakers of everyone who waits on them.
+#[derive(Debug)]
+pub(crate) struct Queue<M> {
+    gate: AtomicU8,
+    capacity: usize,
+    state: Mutex<State<M>>,
+}
+
+#[derive(Debug)]
+struct State<M> {
+    messages: VecDeque<Envelope<M>>,
+    /// How many were accepted: the sequence number of the newest.
+    accepted: Sequence,
+    /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
+    begun: Sequence,
+    /// The last message of this run: see [`Queue::recess`]. `NO_RECESS` is none.
+    recess: Sequence,
+    /// Nothing begins any more.
+    finished: bool,
+    close_reason: Option<CloseReason>,
+    /// Room that belongs to senders that were woken and have not come back yet.
+    reserved: usize,
+    /// Boxed on first use: most mailboxes are never full.
+    waiting: Option<Box<Waiting>>,
+    /// Whoever awaits `recv`.
+    receiver: Option<Waker>,
+    /// The worker's task, to be woken by a kill wherever it waits.
+    task: Option<Waker>,
+}
+
+/// Senders that wait for room, by ticket, oldest first.
+#[derive(Debug, Default)]
+struct Waiting {
+    next_ticket: u64,
+    senders: VecDeque<(u64, Waker)>,
+}
+
+impl Waiting {
+    fn position(&self, ticket: u64) -> Option<usize> {
+        self.senders.binary_search_by_key(&ticket, |&(ticket, _)| ticket).ok()
+    }
+}
+
+const NO_RECESS: Sequence = Sequence::MAX;
+
+/// An idle queue keeps room for this many messages and gives the rest back.
+const IDLE_CAPACITY: usize = 8;
+
+impl<M> Queue<M> {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            gate: AtomicU8::new(Gate::Starting as u8),
+            capacity,
+            state: Mutex::new(State {
+                messages: VecDeque::new(),
+                accepted: 0,
+                begun: 0,
+                recess: NO_RECESS,
+                finished: false,
+                close_reason: None,
+                reserved: 0,
+                waiting: None,
+                receiver: None,
+                task: None,
+            }),
+        }
+    }
+
+    pub(crate) fn gate(&self) -> Gate {
+        // Acquire pairs with the Release in `set_gate`: who sees it open sees the worker that `init` made ready.
+        Gate::from_u8(self.gate.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.gate() == Gate::Open
+    }
+
+    /// Moves the gate; the lock is held, so that loads of it under the lock need no ordering of their own.
+    fn set_gate(&self, _locked: &mut State<M>, gate: Gate) {
+        self.gate.store(gate as u8, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<M>> {
+        lock(&self.state)
+    }
+
+    /// Opens the gate after `init`, unless it was closed meanwhile.
+    pub(crate) fn open(&self, live: &AtomicUsize) {
+        let mut state = self.lock();
+        if self.gate() == Gate::Starting {
+            self.set_gate(&mut state, Gate::Open);
+            live.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Closes the gate: no more messages, no more lookups. Says whether this call did it.
+    pub(crate) fn close(&self, reason: CloseReason, live: &AtomicUsize) -> bool {
+        let mut state = self.lock();
+        let was = self.gate();
+        if was >= Gate::Closed {
+            return false;
+        }
+        if was == Gate::Open {
+            // Before the gate: a closed worker is never counted. (invariant 4)
+            live.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.set_gate(&mut state, Gate::Closed);
+        state.close_reason = Some(reason);
+        // There is no next run for which the rest would be kept.
+        state.recess = NO_RECESS;
+        let receiver = state.receiver.take();
+        let senders = state.refuse_waiting();
+        drop(state);
+        wake_all(receiver, senders);
+        true
+    }
+
+    /// Closes the gate if the worker has nothing to do: it awaits `recv`, nothing is queued and nobody waits for room.
+    /// Whoever sends later is refused, so that nothing is lost (G7). Says whether this call did it.
+    pub(crate) fn close_at_rest(&self, reason: CloseReason, live: &AtomicUsize) -> bool {
+        let mut state = self.lock();
+        if self.gate() != Gate::Open || !state.is_at_rest() {
+            return false;
+        }
+        live.fetch_sub(1, Ordering::Relaxed);
+        self.set_gate(&mut state, Gate::Closed);
+        state.close_reason = Some(reason);
+        let receiver = state.receiver.take();
+        drop(state);
+        wake_all(receiver, None);
+        true
+    }
+
+    /// Whether the worker has nothing to do at this moment.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.lock().is_at_rest()
+    }
+
+    /// Ends this run, but not the worker, after what was accepted so far.
+    pub(crate) fn recess(&self) {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            return;
+        }
+        state.recess = state.recess.min(state.accepted);
+        let receiver = state.receiver.take();
+        drop(state);
+        wake_all(receiver, None);
+    }
+
+    /// Begins the next run.
+    pub(crate) fn end_recess(&self) {
+        self.lock().recess = NO_RECESS;
+    }
+
+    /// Waits until the gate is closed by somebody else than the worker itself.
+    pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.lock();
+        if self.gate() == Gate::Killed || (self.gate() == Gate::Closed && state.close_reason != Some(CloseReason::Normal))
+        {
+            return Poll::Ready(());
+        }
+        // A message that comes wakes it too, and it waits again: a restart is rare and short.
+        state.receive(cx.waker());
+        Poll::Pending
+    }
+
+    /// Wakes the worker's task, wherever it waits.
+    pub(crate) fn wake_task(&self) {
+        let task = self.lock().task.clone();
+        wake_all(task, None);
+    }
+
+    /// Closes the gate for good: nothing begins after this returns, and the worker's task is woken to drop what runs.
+    pub(crate) fn kill(&self, live: &AtomicUsize) {
+        let mut state = self.lock();
+        let was = self.gate();
+        if was == Gate::Killed {
+            return;
+        }
+        if was == Gate::Open {
+            live.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.set_gate(&mut state, Gate::Killed);
+        state.finished = true;
+        let task = state.task.take();
+        let senders = state.refuse_waiting();
+        drop(state);
+        wake_all(task, senders);
+    }
+
+    /// Remembers whom a kill must wake.
+    pub(crate) fn watch_for_kill(&self, task: &Waker) {
+        // A kill that came first is seen by the caller's next look at the gate: both sides take the lock.
+        self.lock().task = Some(task.clone());
+    }
+
+    /// Takes out what was accepted and will never begin, and refuses everything from now on.
+    pub(crate) fn drain(&self, live: &AtomicUsize) -> VecDeque<Envelope<M>> {
+        self.close(CloseReason::Normal, live);
+        let mut state = self.lock();
+        state.finished = true;
+        mem::take(&mut state.messages)
+    }
+
+    /// Lets go of the worker's task, which is over: a waker would keep its memory for as long as somebody has a handle.
+    pub(crate) fn forget_task(&self) {
+        let mut state = self.lock();
+        let wakers = (state.receiver.take(), state.task.take());
+        drop(state);
+        drop(wakers);
+    }
+
+    /// Whether an accepted message did not begin and never will.
+    pub(crate) fn never_began(&self, sequence: Sequence) -> bool {
+        let state = self.lock();
+        state.finished && state.begun < sequence
+    }
+
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        self.lock().close_reason
+    }
+
+    /// Accepts a message if there is room.
+    pub(crate) fn try_send(&self, envelope: Envelope<M>) -> Result<Sequence, (Refusal, Envelope<M>)> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            return Err((Refusal::Closed, envelope));
+        }
+        if state.messages.len() + state.reserved >= self.capacity {
+            return Err((Refusal::Full, envelope));
+        }
+        let (sequence, receiver) = state.accept(envelope);
+        drop(state);
+        wake_all(receiver, None);
+        Ok(sequence)
+    }
+
+    /// Accepts a message whether there is room or not: for the worker's own timers and monitors, of which it has as many
+    /// as it made.
+    pub(crate) fn send_past(&self, envelope: Envelope<M>) -> Result<Sequence, M> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            return Err(envelope.message);
+        }
+        let (sequence, receiver) = state.accept(envelope);
+        drop(state);
+        wake_all(receiver, None);
+        Ok(sequence)
+    }
+
+    /// Whether an accepted message was taken out to be handled.
+    pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
+        self.lock().begun >= sequence
+    }
+
+    /// How many messages are queued.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().messages.len()
+    }
+
+    /// Waits for room. Dropped before it is ready, the message was not accepted.
+    pub(crate) fn send(&self, envelope: Envelope<M>) -> Sending<'_, M> {
+        Sending { queue: self, envelope: Some(envelope), ticket: None }
+    }
+
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
+        let mut state = self.lock();
+        if self.gate() == Gate::Killed {
+            // The task was woken and drops the receiver on its next poll: hand out nothing more.
+            return Poll::Pending;
+        }
+        if state.is_in_recess() {
+            return Poll::Ready(None);
+        }
+        if let Some((message, sender)) = state.begin(self.capacity) {
+            drop(state);
+            wake_all(sender, None);
+            return Poll::Ready(Some(message));
+        }
+        if self.gate() == Gate::Closed {
+            return Poll::Ready(None);
+        }
+        state.messages.shrink_to(IDLE_CAPACITY);
+        state.receive(cx.waker());
+        Poll::Pending
+    }
+
+    pub(crate) fn try_recv(&self) -> Option<M> {
+        let mut state = self.lock();
+        if self.gate() == Gate::Killed || state.is_in_recess() {
+            return None;
+        }
+        // Not parked any more, though no message woke it.
+        state.receiver = None;
+        let (message, sender) = state.begin(self.capacity)?;
+        drop(state);
+        wake_all(sender, None);
+        Some(message)
+    }
+}
+
+impl<M> State<M> {
+    fn accept(&mut self, envelope: Envelope<M>) -> (Sequence, Option<Waker>) {
+        self.messages.push_back(envelope);
+        self.accepted += 1;
+        (self.accepted, self.receiver.take())
+    }
+
+    fn is_in_recess(&self) -> bool {
+        self.begun >= self.recess
+    }
+
+    /// The receiver is parked (a message takes its waker), and there is nothing for it to do.
+    fn is_at_rest(&self) -> bool {
+        self.receiver.is_some()
+            && self.messages.is_empty()
+            && self.reserved == 0
+            && self.waiting.as_ref().is_none_or(|waiting| waiting.senders.is_empty())
+    }
+
+    /// Parks the receiver.
+    fn receive(&mut self, waker: &Waker) {
+        match &mut self.receiver {
+            Some(parked) if parked.will_wake(waker) => {}
+            receiver => *receiver = Some(waker.clone()),
+        }
+    }
+
+    /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
+    fn begin(&mut self, capacity: usize) -> Option<(M, Option<Waker>)> {
+        let envelope = self.messages.pop_front()?;
+        self.begun += 1;
+        Some((envelope.message, self.grant(capacity)))
+    }
+
+    fn grant(&mut self, capacity: usize) -> Option<Waker> {
+        if self.messages.len() + self.reserved >= capacity {
+            // Still over, by what was put in past it.
+            return None;
+        }
+        let (_, waker) = self.waiting.as_mut()?.senders.pop_front()?;
+        self.reserved += 1;
+        Some(waker)
+    }
+
+    /// Lets go of everyone who waits for room: they will find the gate closed.
+    fn refuse_waiting(&mut self) -> Option<Box<Waiting>> {
+        self.reserved = 0;
+        self.waiting.take()
+    }
+}
+
+fn wake_all(one: Option<Waker>, senders: Option<Box<Waiting>>) {
+    let senders = senders.into_iter().flat_map(|waiting| waiting.senders);
+    for waker in one.into_iter().chain(senders.map(|(_, waker)| waker)) {
+        // Another executor's waker is foreign code: its panic is not that of whoever wakes.
+        contain(|| waker.wake());
+    }
+}
+
+/// A send that waits for room.
+#[derive(Debug)]
+pub(crate) struct Sending<'a, M> {
+    queue: &'a Queue<M>,
+    envelope: Option<Envelope<M>>,
+    /// The place among the waiting senders. It is no longer among them once room was reserved for it.
+    ticket: Option<u64>,
+}
+
+// The message is moved, never pinned.
+impl<M> Unpin for Sending<'_, M> {}
+
+impl<M> Future for Sending<'_, M> {
+    type Output = Result<Sequence, M>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        cooperate!(cx, {
+            let mut state = this.queue.lock();
+            let state = &mut *state;
+            if this.queue.gate() >= Gate::Closed {
+                this.ticket = None;
+                let envelope = this.envelope.take().expect("polled after it was ready");
+                return Poll::Ready(Err(envelope.message));
+            }
+            match this.ticket {
+                None if state.messages.len() + state.reserved < this.queue.capacity => {}
+                None => {
+                    let waiting = state.waiting.get_or_insert_default();
+                    let ticket = waiting.next_ticket;
+                    waiting.next_ticket += 1;
+                    waiting.senders.push_back((ticket, cx.waker().clone()));
+                    this.ticket = Some(ticket);
+                    return Poll::Pending;
+                }
+                Some(ticket) => {
+                    if let Some(waiting) = &mut state.waiting {
+                        if let Some(place) = waiting.position(ticket) {
+                            if !waiting.senders[place].1.will_wake(cx.waker()) {
+                                waiting.senders[place].1 = cx.waker().clone();
+                            }
+                            return Poll::Pending;
+                        }
+                    }
+                    state.reserved -= 1;
+                    this.ticket = None;
+                }
+            }
+            state.accept(this.envelope.take().expect("polled after it was ready"))
+        } => (sequence, receiver) => {
+            wake_all(receiver, None);
+            Poll::Ready(Ok(sequence))
+        })
+    }
+}
+
+impl<M> Drop for Sending<'_, M> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut state = self.queue.lock();
+        if self.queue.gate() >= Gate::Closed {
+            return;
+        }
+        let place = state.waiting.as_ref().and_then(|waiting| waiting.position(ticket));
+        let passed_on = match (place, &mut state.waiting) {
+            (Some(place), Some(waiting)) => waiting.senders.remove(place).map(|_| None).unwrap_or(None),
+            // Room was reserved for this sender, which goes away: the next in line gets it.
+            _ => {
+                state.reserved -= 1;
+                state.grant(self.queue.capacity)
+            }
+        };
+        drop(state);
+        wake_all(passed_on, None);
+    }
+}

@@ -1,0 +1,222 @@
+//! How long workers stay: when one has rested long enough to go ([`Activity`]), and which one goes when there is no room
+//! for another ([`Residents`]).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::slot::Slot;
+use crate::worker::{CloseReason, EntryId, Worker, WorkerId};
+
+/// What a registry that is full does for a start of one more key. Set it with
+/// [`Builder::eviction`](crate::Builder::eviction).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Eviction {
+    /// Refuses it with [`StartError::AtCapacity`](crate::StartError::AtCapacity).
+    #[default]
+    Reject,
+    /// Passivates the worker that has rested longest, of 16 that have nothing to do.
+    LeastRecentlyActive,
+    /// Passivates the worker that handled the fewest messages lately, of 16 that have nothing to do. What was handled
+    /// counts half after a minute, a quarter after two.
+    LeastFrequentlyActive,
+}
+
+/// Counts time from the making of a registry.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(Instant);
+
+impl Clock {
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn now(self) -> u64 {
+        nanos(Instant::now().saturating_duration_since(self.0))
+    }
+
+    /// `None`: later than the clock can count to.
+    pub(crate) fn at(self, nanos: u64) -> Option<Instant> {
+        self.0.checked_add(Duration::from_nanos(nanos))
+    }
+}
+
+/// Five hundred years are for ever.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// When a worker was last active, and how long it may rest. Written in the worker's own task but for the holds, which
+/// its timers and tasks let go of; read by the owner, to whom a moment's error is nothing. So all of it is `Relaxed`.
+#[derive(Debug)]
+pub(crate) struct Activity {
+    /// When it last had something to do, by the registry's [`Clock`].
+    at: AtomicU64,
+    /// How long it may rest, in nanoseconds. `u64::MAX` is for ever.
+    may_rest: AtomicU64,
+    /// Messages handled, halved for each minute since.
+    uses: AtomicU32,
+    /// What keeps it from idling: pending `send_after`s, and its own tasks.
+    holds: AtomicU32,
+}
+
+/// After this long what a worker did counts half.
+const HALF_LIFE: u64 = 60_000_000_000;
+
+impl Activity {
+    pub(crate) fn new(may_rest: Option<Duration>) -> Self {
+        Self {
+            at: AtomicU64::new(0),
+            may_rest: AtomicU64::new(may_rest.map_or(u64::MAX, nanos)),
+            uses: AtomicU32::new(0),
+            holds: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn may_rest(&self) -> Option<u64> {
+        Some(self.may_rest.load(Ordering::Relaxed)).filter(|&nanos| nanos != u64::MAX)
+    }
+
+    pub(crate) fn set_may_rest(&self, after: Option<Duration>) {
+        self.may_rest.store(after.map_or(u64::MAX, nanos), Ordering::Relaxed);
+    }
+
+    pub(crate) fn at(&self) -> u64 {
+        self.at.load(Ordering::Relaxed)
+    }
+
+    /// It had something to do just now: `handled` messages of it. One writer: the worker's task.
+    pub(crate) fn stamp(&self, now: u64, handled: u32) {
+        let uses = self.uses_at(now).saturating_add(handled);
+        self.uses.store(uses, Ordering::Relaxed);
+        self.at.store(now, Ordering::Relaxed);
+    }
+
+    fn uses_at(&self, now: u64) -> u32 {
+        let halvings = now.saturating_sub(self.at()) / HALF_LIFE;
+        let halvings = u32::try_from(halvings).unwrap_or(u32::MAX);
+        self.uses.load(Ordering::Relaxed).checked_shr(halvings).unwrap_or(0)
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        self.holds.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// Keeps a worker from idling and from being evicted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Hold<W: Worker>(Arc<Slot<W>>);
+
+impl<W: Worker> Hold<W> {
+    pub(crate) fn new(slot: &Arc<Slot<W>>) -> Self {
+        slot.activity.holds.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(slot))
+    }
+}
+
+impl<W: Worker> Drop for Hold<W> {
+    fn drop(&mut self) {
+        self.0.activity.holds.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A cohort that was started together does not leave together: each rests up to a sixteenth longer, by its id.
+pub(crate) fn with_jitter(may_rest: u64, worker: WorkerId) -> u64 {
+    let share = worker.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    may_rest.saturating_add((may_rest >> 12).saturating_mul(share))
+}
+
+/// How many workers that have nothing to do are compared to find the one that goes.
+const SAMPLE: usize = 16;
+/// So many are looked at to find a sample that has nothing to do.
+const LOOKS: usize = 64;
+/// So many when hardly anyone has: the owner has other keys to serve.
+const MOST_LOOKS: usize = 1_024;
+
+/// The workers of a registry that evicts, where one can be picked at random. Held by the owner.
+#[derive(Debug)]
+pub(crate) struct Residents<W: Worker> {
+    eviction: Eviction,
+    slots: Vec<Arc<Slot<W>>>,
+    places: HashMap<WorkerId, usize>,
+    dice: u64,
+}
+
+impl<W: Worker> Residents<W> {
+    pub(crate) fn new(eviction: Eviction) -> Self {
+        Self { eviction, slots: Vec::new(), places: HashMap::new(), dice: 0x9E37_79B9_7F4A_7C15 }
+    }
+
+    fn evicts(&self) -> bool {
+        self.eviction != Eviction::Reject
+    }
+
+    pub(crate) fn insert(&mut self, slot: &Arc<Slot<W>>) {
+        if self.evicts() {
+            self.places.insert(slot.entry.id, self.slots.len());
+            self.slots.push(Arc::clone(slot));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, entry: EntryId) {
+        let Some(place) = self.places.remove(&entry.id) else { return };
+        self.slots.swap_remove(place);
+        if let Some(moved) = self.slots.get(place) {
+            self.places.insert(moved.entry.id, place);
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.slots.clear();
+        self.places.clear();
+    }
+
+    fn roll(&mut self, sides: usize) -> usize {
+        self.dice ^= self.dice << 13;
+        self.dice ^= self.dice >> 7;
+        self.dice ^= self.dice << 17;
+        (self.dice % sides as u64) as usize
+    }
+
+    /// Passivates one worker that has nothing to do, and says which: its gate is closed, and nothing was queued when it
+    /// closed (G7). `None`: this registry does not evict, or everyone is busy.
+    pub(crate) fn evict(&mut self, now: u64) -> Option<EntryId> {
+        if !self.evicts() || self.slots.is_empty() {
+            return None;
+        }
+        let mut sample: Vec<Arc<Slot<W>>> = Vec::with_capacity(SAMPLE);
+        if self.slots.len() <= LOOKS {
+            sample.extend(self.slots.iter().filter(|slot| slot.is_at_rest()).map(Arc::clone));
+        } else {
+            for _ in 0..LOOKS {
+                let place = self.roll(self.slots.len());
+                let slot = &self.slots[place];
+                if slot.is_at_rest() {
+                    sample.push(Arc::clone(slot));
+                    if sample.len() == SAMPLE {
+                        break;
+                    }
+                }
+            }
+        }
+        match self.eviction {
+            Eviction::LeastFrequentlyActive => {
+                sample.sort_by_key(|slot| (slot.activity.uses_at(now), slot.activity.at()));
+            }
+            _ => sample.sort_by_key(|slot| slot.activity.at()),
+        }
+        // A message may have come since it was looked at: then the next one.
+        if let Some(victim) = sample.iter().find(|slot| slot.passivate(CloseReason::Evicted)) {
+            return Some(victim.entry);
+        }
+        // Hardly anyone has nothing to do. Whoever has may be found all the same, though it is not the best choice.
+        let first = self.roll(self.slots.len());
+        let (before, from) = self.slots.split_at(first);
+        from.iter().chain(before).take(MOST_LOOKS).find(|slot| slot.passivate(CloseReason::Evicted)).map(|victim| victim.entry)
+    }
+}
+

@@ -1,0 +1,173 @@
+//! Which ends of a worker it comes back from ([`Restart`]), how often ([`Intensity`]), and how soon ([`Backoff`]).
+//!
+//! A restart is the worker's own: its task makes the state anew behind the same mailbox, handle and place in the table,
+//! and tells the owner of it. So a key that crashes in a loop costs nobody else anything.
+
+use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::worker::{ExitReason, WorkerId};
+
+/// When a worker is run again after it ended, as OTP has it.
+///
+/// A stop, a kill, a shutdown, idling and eviction end a worker under every policy. Set it with
+/// [`Builder::restart`](crate::Builder::restart).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Restart {
+    /// Never: whoever wants it next starts it.
+    #[default]
+    Temporary,
+    /// After a crash: an error or a panic.
+    Transient,
+    /// After a crash, and when it ended by itself.
+    Permanent,
+}
+
+impl Restart {
+    /// Whether a worker that ended like this is run again.
+    ///
+    /// ```
+    /// use gen_registry::{ExitReason, Restart};
+    ///
+    /// assert!(Restart::Transient.applies_to(&ExitReason::Panicked("index out of bounds".into())));
+    /// assert!(!Restart::Transient.applies_to(&ExitReason::Normal));
+    /// assert!(Restart::Permanent.applies_to(&ExitReason::Normal));
+    /// assert!(!Restart::Permanent.applies_to(&ExitReason::Stopped));
+    /// ```
+    pub fn applies_to(self, reason: &ExitReason) -> bool {
+        match self {
+            Self::Temporary => false,
+            Self::Transient => reason.is_crash(),
+            Self::Permanent => reason.is_crash() || matches!(reason, ExitReason::Normal),
+        }
+    }
+}
+
+/// How many restarts a key may have within a period.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Intensity {
+    pub(crate) max: usize,
+    pub(crate) period: Duration,
+}
+
+/// How long a restart waits: longer after each one of the period.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Backoff {
+    pub(crate) first: Duration,
+    pub(crate) most: Duration,
+}
+
+impl Backoff {
+    /// How long the `nth` restart of a period waits, counted from 1: twice as long as the one before up to `most`, and
+    /// of that between half and all, so that workers that crashed together do not come back together.
+    pub(crate) fn delay(self, nth: usize, worker: WorkerId) -> Duration {
+        let doublings = u32::try_from(nth.saturating_sub(1)).unwrap_or(u32::MAX);
+        let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
+        let delay = self.first.saturating_mul(factor).min(self.most);
+        // The standard library's only source of chance.
+        let chance = std::hash::RandomState::new().hash_one((worker, nth));
+        let share = 0.5 + 0.5 * (chance >> 11) as f64 / (1_u64 << 53) as f64;
+        // A `Duration::MAX` times nearly one may round up past what a duration holds.
+        Duration::try_from_secs_f64(delay.as_secs_f64() * share).unwrap_or(delay)
+    }
+}
+
+/// The restarts of one key within the period, oldest first: its budget, exact for as long as the key is known.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History(VecDeque<Instant>);
+
+impl History {
+    /// Takes one restart out of the budget. `None`: it is spent.
+    pub(crate) fn spend(&mut self, intensity: Intensity, now: Instant) -> Option<usize> {
+        self.forget(intensity, now);
+        if self.0.len() >= intensity.max {
+            return None;
+        }
+        self.0.push_back(now);
+        Some(self.0.len())
+    }
+
+    /// Lets go of what is longer ago than the period.
+    pub(crate) fn forget(&mut self, intensity: Intensity, now: Instant) {
+        while self.0.front().is_some_and(|&at| now.saturating_duration_since(at) >= intensity.period) {
+            self.0.pop_front();
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// What a restart comes after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    Failed,
+    Panicked,
+    Normal,
+}
+
+impl Cause {
+    /// `None`: an end that nobody comes back from.
+    pub(crate) fn of(reason: &ExitReason) -> Option<Self> {
+        match reason {
+            ExitReason::Failed(_) => Some(Self::Failed),
+            ExitReason::Panicked(_) => Some(Self::Panicked),
+            ExitReason::Normal => Some(Self::Normal),
+            _ => None,
+        }
+    }
+}
+
+/// What a key that is gone leaves behind in the memory of the registry.
+#[derive(Debug)]
+pub(crate) struct Legacy {
+    pub(crate) history: History,
+    /// How its last run crashed, if it did.
+    pub(crate) crash: Option<Cause>,
+    /// It spent its budget.
+    pub(crate) gave_up: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_doubles_is_jittered_within_its_upper_half_and_saturates() {
+        let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1) };
+        let worker = WorkerId::fresh();
+        for (nth, full) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1_000), (40, 1_000), (usize::MAX, 1_000)] {
+            let delay = backoff.delay(nth, worker);
+            assert!(delay <= Duration::from_millis(full), "restart {nth} waits {delay:?}");
+            assert!(delay >= Duration::from_millis(full / 2), "restart {nth} waits {delay:?}");
+        }
+        let spread: Vec<Duration> = (0..32).map(|_| backoff.delay(4, WorkerId::fresh())).collect();
+        assert!(spread.iter().any(|delay| delay != &spread[0]), "there is no jitter");
+        let endless = Backoff { first: Duration::MAX, most: Duration::MAX };
+        assert!(endless.delay(usize::MAX, worker) >= Duration::MAX / 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_budget_holds_within_each_period_and_comes_back_one_by_one() {
+        let intensity = Intensity { max: 2, period: Duration::from_secs(10) };
+        let mut history = History::default();
+        assert_eq!(history.spend(intensity, Instant::now()), Some(1));
+        tokio::time::advance(Duration::from_secs(6)).await;
+        assert_eq!(history.spend(intensity, Instant::now()), Some(2));
+        assert_eq!(history.spend(intensity, Instant::now()), None);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(history.spend(intensity, Instant::now()), Some(2), "the first is a period ago");
+        assert_eq!(history.spend(intensity, Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_intensity_of_zero_allows_none() {
+        let intensity = Intensity { max: 0, period: Duration::from_secs(1) };
+        assert_eq!(History::default().spend(intensity, Instant::now()), None);
+    }
+}
