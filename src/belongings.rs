@@ -45,7 +45,7 @@ impl Belongings {
 
     pub(crate) fn own<C: Worker>(&mut self, child: &Registry<C>) {
         if !self.owned.iter().any(|owned| owned.id() == child.id()) {
-            self.owned.push(Box::new(OwnedRegistry { registry: child.clone(), end: None }));
+            self.owned.push(Box::new(child.clone()));
         }
     }
 
@@ -59,6 +59,8 @@ impl Belongings {
     ) -> Ending {
         self.clocks.abort_all();
         let mut at_once = false;
+        let mut gone: Vec<_> = self.owned.iter().map(|owned| Some(owned.gone())).collect();
+        self.owned.iter().for_each(|owned| owned.end(!in_good_order));
         let mut alarm: Option<Pin<Box<Sleep>>> = patience.map(|patience| Box::pin(sleep(patience)));
         poll_fn(|cx| {
             let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
@@ -68,12 +70,16 @@ impl Belongings {
             if !at_once && (!in_good_order || is_late || slot.is_killed()) {
                 at_once = true;
                 self.children.abort_all();
+                self.owned.iter().for_each(|owned| owned.end(true));
             }
             // Each of them is polled, so that each wakes this task.
             let mut is_over = poll_all(&mut self.children, cx);
             is_over &= poll_all(&mut self.clocks, cx);
-            for owned in &mut self.owned {
-                is_over &= owned.poll_end(at_once, cx).is_ready();
+            for waited in &mut gone {
+                if waited.as_mut().is_some_and(|gone| gone.as_mut().poll(cx).is_ready()) {
+                    *waited = None;
+                }
+                is_over &= waited.is_none();
             }
             if is_over { Poll::Ready(if at_once { Ending::Killed } else { Ending::Done }) } else { Poll::Pending }
         })
@@ -107,41 +113,25 @@ fn discard_panic(ended: Result<(), JoinError>) {
 }
 
 /// A registry that ends with a worker of another one.
-trait Owned: Send {
+trait Owned: Send + Sync {
     fn id(&self) -> RegistryId;
-    /// Ends all its workers, in good order or at once. Ready when none is left, not even one that is stuck.
-    fn poll_end(&mut self, at_once: bool, cx: &mut Context<'_>) -> Poll<()>;
+    /// Begins to end all its workers, in good order or at once, or hurries that.
+    fn end(&self, at_once: bool);
+    /// Ready when none is left, not even one that is stuck.
+    fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-struct OwnedRegistry<C: Worker> {
-    registry: Registry<C>,
-    end: Option<End>,
-}
-
-struct End {
-    is_hurried: bool,
-    /// `None` when it is over.
-    over: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-}
-
-impl<C: Worker> Owned for OwnedRegistry<C> {
+impl<C: Worker> Owned for Registry<C> {
     fn id(&self) -> RegistryId {
-        self.registry.id()
+        Registry::id(self)
     }
 
-    fn poll_end(&mut self, at_once: bool, cx: &mut Context<'_>) -> Poll<()> {
-        let end = self.end.get_or_insert_with(|| {
-            self.registry.end_all(at_once);
-            let registry = self.registry.clone();
-            End { is_hurried: at_once, over: Some(Box::pin(async move { registry.all_gone().await })) }
-        });
-        if at_once && !end.is_hurried {
-            end.is_hurried = true;
-            self.registry.end_all(true);
-        }
-        let Some(over) = &mut end.over else { return Poll::Ready(()) };
-        std::task::ready!(over.as_mut().poll(cx));
-        end.over = None;
-        Poll::Ready(())
+    fn end(&self, at_once: bool) {
+        self.end_all(at_once);
+    }
+
+    fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let registry = self.clone();
+        Box::pin(async move { registry.all_gone().await })
     }
 }
