@@ -27,8 +27,6 @@ pub(crate) trait Inbox<M>: Send + Sync {
 /// The receiving end of a worker's queue, given to [`Worker::run`](crate::Worker::run).
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
-    /// `recv` gave `None`: what ends `run` after that was asked for.
-    saw_end: bool,
     /// Boxed, and only where a rest may have an end or is looked at.
     rest: Option<Box<Rest>>,
 }
@@ -55,7 +53,7 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
-        Self { inbox, saw_end: false, rest: None }
+        Self { inbox, rest: None }
     }
 
     /// Waits for the next message, in the order in which they were accepted (G8).
@@ -120,7 +118,7 @@ impl<M> Mailbox<M> {
                 rest.since = None;
             }
             (Some(_), None) => {}
-            (None, _) => self.saw_end = true,
+            (None, _) => self.inbox.queue().see_end(),
         }
         received
     }
@@ -177,7 +175,6 @@ impl<M> Mailbox<M> {
 
     /// The reason with which a `run` that returned `Ok` ended: that of the close, if it was told of it.
     pub(crate) fn end_reason(&self) -> CloseReason {
-        let asked = self.inbox.queue().close_reason();
-        if self.saw_end { asked.unwrap_or(CloseReason::Normal) } else { CloseReason::Normal }
+        self.inbox.queue().seen_end().unwrap_or(CloseReason::Normal)
     }
 }

@@ -34,7 +34,7 @@ use crate::request::{Notice, Seed, StartAnswer, StartReply, StartRequest, Starte
 use crate::residency::Residents;
 use crate::restart::{Cause, History};
 use crate::slot::{Link, Slot};
-use crate::supervise::{ExitGuard, Launch, supervise};
+use crate::supervise::{ExitGuard, Launch, Luggage, Returns, supervise};
 use crate::sync::{cooperate, lock};
 use crate::table::TableWriter;
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId};
@@ -358,9 +358,12 @@ impl<W: Worker> Owner<W> {
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);
-        let history = self.remembered.get(&entry).map(|remembered| Box::new(remembered.history.clone()));
+        let returns = self.link.restart.as_ref().map(|_| {
+            let history = self.remembered.get(&entry).map(|remembered| remembered.history.clone());
+            Box::new(Returns::new(history.unwrap_or_default()))
+        });
         // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
-        Launch { args: Some(args), history, guard: ExitGuard::new(slot) }
+        Launch { luggage: Luggage { args: Some(args), returns }, guard: ExitGuard::new(slot) }
     }
 
     fn open(&mut self, entry: EntryId) {
@@ -472,9 +475,8 @@ fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Start
 
 /// Drops a worker that never ran: its arguments first, then the guard, which tells of its end.
 fn discard<W: Worker>(launch: Launch<W>) {
-    let Launch { args, history, guard } = launch;
-    contain(|| drop(args));
-    drop(history);
+    let Launch { luggage, guard } = launch;
+    contain(|| drop(luggage));
     drop(guard);
 }
 

@@ -80,7 +80,8 @@ pub(crate) type Sequence = u64;
 #[derive(Debug)]
 pub(crate) struct Queue<M> {
     gate: AtomicU8,
-    capacity: usize,
+    /// `u32::MAX` is more than anyone will queue.
+    capacity: u32,
     state: Mutex<State<M>>,
 }
 
@@ -95,9 +96,11 @@ struct State<M> {
     recess: Sequence,
     /// Nothing begins any more.
     finished: bool,
+    /// `recv` said in this run that there is no more: what ends the run after that was asked for.
+    saw_end: bool,
     close_reason: Option<CloseReason>,
     /// Room that belongs to senders that were woken and have not come back yet.
-    reserved: usize,
+    reserved: u32,
     /// Boxed on first use: most mailboxes are never full.
     waiting: Option<Box<Waiting>>,
     /// Whoever awaits `recv`.
@@ -128,13 +131,14 @@ impl<M> Queue<M> {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             gate: AtomicU8::new(Gate::Starting as u8),
-            capacity,
+            capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
             state: Mutex::new(State {
                 messages: VecDeque::new(),
                 accepted: 0,
                 begun: 0,
                 recess: NO_RECESS,
                 finished: false,
+                saw_end: false,
                 close_reason: None,
                 reserved: 0,
                 waiting: None,
@@ -228,13 +232,27 @@ impl<M> Queue<M> {
 
     /// Begins the next run.
     pub(crate) fn end_recess(&self) {
-        self.lock().recess = NO_RECESS;
+        let mut state = self.lock();
+        state.recess = NO_RECESS;
+        state.saw_end = false;
+    }
+
+    /// The worker was told that there is no more.
+    pub(crate) fn see_end(&self) {
+        self.lock().saw_end = true;
+    }
+
+    /// Why the gate was closed, if the worker was told that there is no more.
+    pub(crate) fn seen_end(&self) -> Option<CloseReason> {
+        let state = self.lock();
+        state.close_reason.filter(|_| state.saw_end)
     }
 
     /// Waits until the gate is closed by somebody else than the worker itself.
     pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if self.gate() == Gate::Killed || (self.gate() == Gate::Closed && state.close_reason != Some(CloseReason::Normal))
+        if self.gate() == Gate::Killed
+            || (self.gate() == Gate::Closed && state.close_reason != Some(CloseReason::Normal))
         {
             return Poll::Ready(());
         }
@@ -305,7 +323,7 @@ impl<M> Queue<M> {
         if self.gate() >= Gate::Closed {
             return Err((Refusal::Closed, envelope));
         }
-        if state.messages.len() + state.reserved >= self.capacity {
+        if !state.has_room(self.capacity) {
             return Err((Refusal::Full, envelope));
         }
         let (sequence, receiver) = state.accept(envelope);
@@ -330,11 +348,6 @@ impl<M> Queue<M> {
     /// Whether an accepted message was taken out to be handled.
     pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
         self.lock().begun >= sequence
-    }
-
-    /// How many messages are queued.
-    pub(crate) fn len(&self) -> usize {
-        self.lock().messages.len()
     }
 
     /// Waits for room. Dropped before it is ready, the message was not accepted.
@@ -406,14 +419,18 @@ impl<M> State<M> {
     }
 
     /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
-    fn begin(&mut self, capacity: usize) -> Option<(M, Option<Waker>)> {
+    fn begin(&mut self, capacity: u32) -> Option<(M, Option<Waker>)> {
         let envelope = self.messages.pop_front()?;
         self.begun += 1;
         Some((envelope.message, self.grant(capacity)))
     }
 
-    fn grant(&mut self, capacity: usize) -> Option<Waker> {
-        if self.messages.len() + self.reserved >= capacity {
+    fn has_room(&self, capacity: u32) -> bool {
+        self.messages.len() + (self.reserved as usize) < capacity as usize
+    }
+
+    fn grant(&mut self, capacity: u32) -> Option<Waker> {
+        if !self.has_room(capacity) {
             // Still over, by what was put in past it.
             return None;
         }
@@ -463,7 +480,7 @@ impl<M> Future for Sending<'_, M> {
                 return Poll::Ready(Err(envelope.message));
             }
             match this.ticket {
-                None if state.messages.len() + state.reserved < this.queue.capacity => {}
+                None if state.has_room(this.queue.capacity) => {}
                 None => {
                     let waiting = state.waiting.get_or_insert_default();
                     let ticket = waiting.next_ticket;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::current::{Current, RegistryId};
 use crate::events::Announcer;
@@ -151,10 +151,23 @@ pub(crate) struct Slot<W: Worker> {
     pub(crate) is_announced: AtomicBool,
     /// The worker closed its own gate, and the owner is yet to be told.
     is_unannounced: AtomicBool,
-    exit: OnceLock<Contained<ExitReason>>,
-    ended: Notify,
-    /// Who is told of the end of this run. Boxed: most workers have none.
-    monitors: Mutex<Option<Box<Vec<oneshot::Sender<ExitReason>>>>>,
+    ending: Mutex<Ending>,
+}
+
+/// How a worker ended, and until then who is to be told.
+enum Ending {
+    /// Boxed: most workers have nobody.
+    Awaited(Option<Box<Audience>>),
+    Over(Contained<ExitReason>),
+}
+
+/// Who waits for a worker's end.
+#[derive(Default)]
+struct Audience {
+    /// For the end of this run.
+    run: Vec<oneshot::Sender<ExitReason>>,
+    /// For the end of the worker.
+    worker: Vec<oneshot::Sender<ExitReason>>,
 }
 
 impl<W: Worker> Slot<W> {
@@ -174,9 +187,7 @@ impl<W: Worker> Slot<W> {
             is_exempt: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_unannounced: AtomicBool::new(false),
-            exit: OnceLock::new(),
-            ended: Notify::new(),
-            monitors: Mutex::new(None),
+            ending: Mutex::new(Ending::Awaited(None)),
         }
     }
 
@@ -217,7 +228,8 @@ impl<W: Worker> Slot<W> {
 
     /// Whether the worker is run again after it ended like this: not counting what is left of its budget.
     pub(crate) fn would_return(&self, reason: &ExitReason) -> bool {
-        self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason)) && self.queue.gate() < Gate::Closed
+        self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason))
+            && self.queue.gate() < Gate::Closed
     }
 
     /// What `ctx.stop()` does. A permanent worker comes back: its gate stays open, and only this run ends.
@@ -278,28 +290,37 @@ impl<W: Worker> Slot<W> {
 
     /// Gives a receiver for how this run ends, or how the worker ended.
     pub(crate) fn monitor(&self) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
-        let mut monitors = lock(&self.monitors);
-        // Under the lock: an end that is set later takes this list after it was set, and finds the new monitor there.
-        if let Some(reason) = self.exit() {
-            return Err(reason.clone());
+        self.join_audience(|audience| &mut audience.run)
+    }
+
+    fn join_audience(
+        &self,
+        part: impl FnOnce(&mut Audience) -> &mut Vec<oneshot::Sender<ExitReason>>,
+    ) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
+        let mut ending = lock(&self.ending);
+        match &mut *ending {
+            Ending::Over(reason) => Err((**reason).clone()),
+            // Under the same lock as the end: whoever joined before it is told by it.
+            Ending::Awaited(audience) => {
+                let part = part(audience.get_or_insert_default());
+                if part.len() == part.capacity() {
+                    // Those who went away leave before it grows.
+                    part.retain(|member| !member.is_closed());
+                }
+                let (sender, receiver) = oneshot::channel();
+                part.push(sender);
+                Ok(receiver)
+            }
         }
-        let monitors = monitors.get_or_insert_default();
-        if monitors.len() == monitors.capacity() {
-            // Those who went away leave before the list grows.
-            monitors.retain(|monitor| !monitor.is_closed());
-        }
-        let (sender, receiver) = oneshot::channel();
-        monitors.push(sender);
-        Ok(receiver)
     }
 
     /// Tells the monitors how this run ended.
     pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
-        let monitors = lock(&self.monitors).take();
-        for monitor in monitors.into_iter().flat_map(|monitors| *monitors) {
-            // The monitor may have gone away. Its waker may be foreign code.
-            contain(|| drop(monitor.send(reason.clone())));
-        }
+        let audience = match &mut *lock(&self.ending) {
+            Ending::Awaited(Some(audience)) => std::mem::take(&mut audience.run),
+            _ => return,
+        };
+        tell(audience, reason);
     }
 
     /// Tells the owner that the worker closed its own gate, if it did, so that its deadline begins to run.
@@ -344,28 +365,35 @@ impl<W: Worker> Slot<W> {
         }
     }
 
-    pub(crate) fn exit(&self) -> Option<&ExitReason> {
-        self.exit.get().map(|exit| &**exit)
+    pub(crate) fn exit(&self) -> Option<ExitReason> {
+        match &*lock(&self.ending) {
+            Ending::Over(reason) => Some((**reason).clone()),
+            Ending::Awaited(_) => None,
+        }
     }
 
-    /// Ends the wait of everyone in `closed`. Only the first reason counts.
+    /// Ends the wait of everyone in `closed`, and of the monitors. Called once, at the end.
     pub(crate) fn set_exit(&self, reason: ExitReason) {
-        // An error would say that it is set already, by this very function.
-        let _ = self.exit.set(Contained::new(reason.clone()));
-        self.ended.notify_waiters();
-        self.tell_monitors(&reason);
+        let over = Ending::Over(Contained::new(reason.clone()));
+        if let Ending::Awaited(Some(audience)) = std::mem::replace(&mut *lock(&self.ending), over) {
+            tell(audience.worker, &reason);
+            tell(audience.run, &reason);
+        }
     }
 
     pub(crate) async fn closed(&self) -> ExitReason {
-        loop {
-            // Registered before the look, so that an end in between is not missed: `notified` sees every
-            // `notify_waiters` from its creation on.
-            let ended = self.ended.notified();
-            if let Some(reason) = self.exit() {
-                return reason.clone();
-            }
-            ended.await;
+        match self.join_audience(|audience| &mut audience.worker) {
+            // Nobody drops the audience unheard while this slot is borrowed here.
+            Ok(end) => end.await.unwrap_or(ExitReason::Killed),
+            Err(reason) => reason,
         }
+    }
+}
+
+fn tell(audience: Vec<oneshot::Sender<ExitReason>>, reason: &ExitReason) {
+    for member in audience {
+        // It may have gone away. Its waker may be foreign code.
+        contain(|| drop(member.send(reason.clone())));
     }
 }
 

@@ -27,7 +27,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use crate::belongings::Ending;
+use crate::belongings::{Belongings, Ending};
 use crate::context::Context;
 use crate::current;
 use crate::handle::WorkerHandle;
@@ -39,13 +39,34 @@ use crate::restart::{Cause, History, Legacy};
 use crate::slot::{Pace, Slot};
 use crate::worker::{ExitReason, Worker, share};
 
-/// Everything a worker's task begins with. The arguments are dropped before the guard tells that the worker is gone.
+/// Everything a worker's task begins with. What it brings is dropped before the guard tells that the worker is gone.
 pub(crate) struct Launch<W: Worker> {
+    pub(crate) luggage: Luggage<W>,
+    pub(crate) guard: ExitGuard<W>,
+}
+
+/// What a worker brings from run to run.
+pub(crate) struct Luggage<W: Worker> {
     /// Taken when it first runs.
     pub(crate) args: Option<W::Args>,
-    /// What the key has spent of its restarts, if it is remembered.
-    pub(crate) history: Option<Box<History>>,
-    pub(crate) guard: ExitGuard<W>,
+    /// Boxed: most registries restart nothing.
+    pub(crate) returns: Option<Box<Returns<W>>>,
+}
+
+/// What a worker that may come back keeps for it.
+pub(crate) struct Returns<W: Worker> {
+    /// Cloned for each run. Made when it first runs.
+    args: Option<W::Args>,
+    /// What the key has spent of its restarts.
+    history: History,
+    /// This run is over, and there is to be another one after so long.
+    after: Option<Duration>,
+}
+
+impl<W: Worker> Returns<W> {
+    pub(crate) fn new(history: History) -> Self {
+        Self { args: None, history, after: None }
+    }
 }
 
 /// Ends a worker for everyone else when it is dropped.
@@ -89,152 +110,195 @@ impl<W: Worker> Drop for ExitGuard<W> {
     }
 }
 
-/// What a worker that may come back keeps for it. Boxed: most registries restart nothing.
-struct Returns<W: Worker> {
-    /// Cloned for each run.
-    args: W::Args,
-    history: History,
-    /// This run is over, and there is to be another one after so long.
-    after: Option<Duration>,
-}
-
 /// Runs one worker from its launch to its end.
 ///
-/// Not an `async fn`, which would keep room for its argument beside what it takes out of it.
-pub(crate) fn supervise<W: Worker>(launch: Launch<W>) -> impl Future<Output = ()> + Send {
-    let Launch { mut args, history, mut guard } = launch;
+/// There is one of these futures per worker, and for as long, so its room counts: what a worker rarely needs is boxed, and
+/// what is awaited at its end shares the room of what is awaited in its life, by being one await and not several.
+pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
     async move {
-        // Named first, and so dropped first if this is never polled: before the guard tells that the worker is gone.
-        let mut given = &mut args;
-        let mut nothing = None;
-        let mut returns = None;
-        let mut history = history;
-        let mut ctx = Context::new(WorkerHandle::new(Arc::clone(guard.slot())));
-        let slot = &**guard.slot();
+        // Held whole, so that its fields are dropped in their order, also if this is never polled.
+        let launch = &mut launch;
+        let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
         let exit = loop {
-            // Apart from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
-            // comes back, and then its state is dropped.
-            let mut state = None;
-            let exit = {
-                // Pinned where it is made: every move of a future through another one makes the task that much larger.
-                let mut code = pin!(Some(live(given.take(), history.take(), &mut state, &mut ctx, &mut returns)));
-                // Dropped before the code and the state are, with the runtime. (G3)
-                let closes = CloseOnDrop(slot);
-                let mut is_watched = false;
-                let exit = poll_fn(|cx| poll_contained(slot, code.as_mut(), &mut is_watched, cx)).await;
-                // A kill leaves what ran in there.
-                contain(|| code.set(None));
-                std::mem::forget(closes);
-                exit
+            let after = {
+                let slot = launch.guard.slot();
+                // Apart from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
+                // comes back, and then its state is dropped.
+                let mut run = Run { slot, luggage: &mut launch.luggage, ctx: &mut ctx, state: None };
+                let exit = {
+                    // Pinned where it is made: every move of a future through another one makes the task that much
+                    // larger.
+                    let mut code = pin!(Some(live(&mut run)));
+                    let mut is_watched = false;
+                    poll_fn(move |cx| {
+                        let polled = poll_contained(slot, code.as_mut(), &mut is_watched, cx);
+                        if polled.is_ready() {
+                            // A kill leaves what ran in there.
+                            contain(|| code.set(None));
+                        }
+                        polled
+                    })
+                    .await
+                };
+                end_run(run, exit)
             };
-            given = &mut nothing;
-            let (mut exit, is_back) = decide_after(slot, exit, &mut returns);
-            if !is_back {
-                // No lookup may find the worker while its state's `Drop` runs. (G3)
-                slot.close_by_worker();
-                slot.announce();
-                slot.undeliver();
-            }
-            contain(|| drop(state));
-            if let Some(belongings) = ctx.take_belongings() {
-                let in_good_order = matches!(&exit, Exit::Ended(reason) if is_good(reason));
-                let patience = is_back.then_some(slot.link.config.stop_timeout);
-                let ended = belongings.end(slot, in_good_order, patience).await;
-                if ended == Ending::Killed && in_good_order && !is_back {
-                    exit = Exit::Ended(ExitReason::Killed);
+            match after {
+                Ok(after) => {
+                    if let Err(exit) = after.await {
+                        break exit;
+                    }
                 }
-            }
-            match &mut returns {
-                Some(returns) if is_back => match Box::pin(between_runs(slot, returns, exit)).await {
-                    Ok(()) => {}
-                    Err(exit) => break exit,
-                },
-                _ => break exit,
+                Err(exit) => break exit,
             }
         };
-        let legacy = legacy(slot, returns, &exit);
+        let legacy = legacy(launch.guard.slot(), &mut launch.luggage, &exit);
         drop(ctx);
-        guard.tell(exit, legacy);
+        launch.guard.tell(exit, legacy);
     }
 }
 
-/// One run of the worker, in user code but for what is told between.
-async fn live<W: Worker>(
-    given: Option<W::Args>,
-    history: Option<Box<History>>,
-    state: &mut Option<W>,
-    ctx: &mut Context<W>,
-    returns: &mut Option<Box<Returns<W>>>,
-) -> Exit {
-    let slot = Arc::clone(&ctx.handle().slot);
-    let is_first = given.is_some();
-    let args = match (given, &slot.link.restart, &*returns) {
-        (Some(args), Some(plan), _) => {
-            let history = history.map(|history| *history).unwrap_or_default();
-            *returns = Some(Box::new(Returns { args: (plan.clone_args)(&args), history, after: None }));
-            args
+/// Decides whether the worker comes back, closes its gate if not, and drops its state. Gives what is to be awaited then,
+/// or how the worker ended.
+fn end_run<'r, W: Worker>(
+    mut run: Run<'r, W>,
+    exit: Exit,
+) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, W>>>, Exit> {
+    let is_back = is_back(run.slot, &exit, &mut run.luggage.returns);
+    if !is_back {
+        // No lookup may find the worker while its state's `Drop` runs. (G3)
+        run.slot.close_by_worker();
+        run.slot.announce();
+        run.slot.undeliver();
+    }
+    let state = run.state.take();
+    contain(|| drop(state));
+    match run.ctx.take_belongings() {
+        None if !is_back => Err(exit),
+        belongings => Ok(Box::pin(after_run(run, belongings, exit, is_back))),
+    }
+}
+
+/// One run of a worker.
+struct Run<'r, W: Worker> {
+    slot: &'r Arc<Slot<W>>,
+    luggage: &'r mut Luggage<W>,
+    ctx: &'r mut Context<W>,
+    state: Option<W>,
+}
+
+impl<W: Worker> Drop for Run<'_, W> {
+    /// Nobody finds a worker whose state is dropped with the runtime. (G3)
+    fn drop(&mut self) {
+        if let Some(state) = self.state.take() {
+            self.slot.close_by_worker();
+            contain(|| drop(state));
         }
-        (Some(args), None, _) => args,
-        (None, Some(plan), Some(returns)) => (plan.clone_args)(&returns.args),
-        (None, ..) => unreachable!("only a worker that may come back runs twice"),
-    };
-    if is_first {
-        let permit = match &slot.link.pace {
+    }
+}
+
+/// The code of one run, the user's but for what is told between.
+async fn live<W: Worker>(run: &mut Run<'_, W>) -> Exit {
+    if !run.slot.is_ready() {
+        let permit = match &run.slot.link.pace {
             Some(pace) => {
-                let permit = Box::pin(turn(&slot, pace)).await;
-                slot.link.notify(Notice::Begun(slot.entry));
+                let permit = Box::pin(turn(run.slot, pace)).await;
+                run.slot.link.notify(Notice::Begun(run.slot.entry));
                 permit
             }
             None => None,
         };
-        match W::init(args, ctx).await {
-            Ok(worker) => *state = Some(worker),
+        match W::init(run.luggage.unpack(run.slot), run.ctx).await {
+            Ok(state) => run.state = Some(state),
             Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
         }
         drop(permit);
-        slot.set_ready();
+        run.slot.set_ready();
     } else {
-        match Box::pin(init_again(&slot, args, ctx)).await {
-            Ok(worker) => *state = Some(worker),
+        match Box::pin(init_again(run.slot, run.luggage.unpack(run.slot), run.ctx)).await {
+            Ok(state) => run.state = Some(state),
             Err(exit) => return exit,
         }
-        slot.end_restart();
-        slot.link.notify(Notice::Restarted(slot.entry, slot.incarnation()));
+        run.slot.end_restart();
+        run.slot.link.notify(Notice::Restarted(run.slot.entry, run.slot.incarnation()));
     }
     // The owner was just woken into this thread's next-task slot, where no other thread can steal it: let it run before
     // whatever the worker does next.
     yield_now().await;
     let reason = {
-        let mut mailbox = Mailbox::new(Arc::clone(&slot) as Arc<dyn Inbox<W::Message>>);
-        let worker = state.as_mut().expect("`init` has just made it");
-        match worker.run(&mut mailbox, ctx).await {
+        let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
+        let state = run.state.as_mut().expect("`init` has just made it");
+        match state.run(&mut mailbox, run.ctx).await {
             Ok(()) => mailbox.end_reason().into(),
             Err(error) => ExitReason::Failed(share(error)),
         }
     };
-    if decide(&slot, &reason, returns) {
-        slot.begin_restart();
-        let patience = slot.link.config.stop_timeout;
+    finish(run, reason).await
+}
+
+/// Takes the state apart at the end of a run.
+async fn finish<W: Worker>(run: &mut Run<'_, W>, reason: ExitReason) -> Exit {
+    if decide(run.slot, &reason, &mut run.luggage.returns) {
+        run.slot.begin_restart();
+        let patience = run.slot.link.config.stop_timeout;
         // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
-        let parts = Box::pin(async {
-            if let Some(worker) = state.take() {
-                worker.terminate(&reason, ctx).await;
+        let parts = Box::pin(timeout(patience, async {
+            if let Some(state) = run.state.take() {
+                state.terminate(&reason, run.ctx).await;
             }
-        });
+        }));
         // In time or not, its state is dropped with it.
-        let _ = timeout(patience, parts).await;
+        let _ = parts.await;
         return Exit::Ended(reason);
     }
-    if slot.close_by_worker() {
+    if run.slot.close_by_worker() {
         // Return to the scheduler, so that the owner is told before whatever `terminate` does.
         yield_now().await;
     }
     // Before `terminate`, which may take its time: the callers are waiting.
-    slot.undeliver();
-    if let Some(worker) = state.take() {
-        worker.terminate(&reason, ctx).await;
+    run.slot.undeliver();
+    if let Some(state) = run.state.take() {
+        state.terminate(&reason, run.ctx).await;
     }
     Exit::Ended(reason)
+}
+
+/// What comes after a run whose state is dropped: the end of what belonged to it, and then, if the worker comes back, the
+/// time until it does. An error is how the worker ended.
+async fn after_run<W: Worker>(
+    run: Run<'_, W>,
+    belongings: Option<Box<Belongings>>,
+    mut exit: Exit,
+    is_back: bool,
+) -> Result<(), Exit> {
+    if let Some(belongings) = belongings {
+        let in_good_order = matches!(&exit, Exit::Ended(reason) if is_good(reason));
+        // Before a restart nobody else's deadline runs.
+        let patience = is_back.then_some(run.slot.link.config.stop_timeout);
+        let ended = belongings.end(run.slot, in_good_order, patience).await;
+        if ended == Ending::Killed && in_good_order && !is_back {
+            exit = Exit::Ended(ExitReason::Killed);
+        }
+    }
+    match &mut run.luggage.returns {
+        Some(returns) if is_back => between_runs(run.slot, returns, exit).await,
+        _ => Err(exit),
+    }
+}
+
+impl<W: Worker> Luggage<W> {
+    /// Gives the arguments of one run, by the user's own `Clone` if there may be another one.
+    fn unpack(&mut self, slot: &Slot<W>) -> W::Args {
+        let (Some(returns), Some(plan)) = (&mut self.returns, &slot.link.restart) else {
+            return self.args.take().expect("a worker that does not come back runs once");
+        };
+        match self.args.take() {
+            Some(args) => {
+                returns.args = Some((plan.clone_args)(&args));
+                args
+            }
+            None => (plan.clone_args)(returns.args.as_ref().expect("they were cloned when it first ran")),
+        }
+    }
 }
 
 /// Waits for a permit to run an `init`, in the order in which starts asked for one.
@@ -319,23 +383,24 @@ fn decide<W: Worker>(slot: &Slot<W>, reason: &ExitReason, returns: &mut Option<B
 }
 
 /// Decides what [`live`] had no chance to: after a panic, or an `init` that failed in a restart.
-fn decide_after<W: Worker>(slot: &Slot<W>, exit: Exit, returns: &mut Option<Box<Returns<W>>>) -> (Exit, bool) {
-    let is_back = match &exit {
+fn is_back<W: Worker>(slot: &Slot<W>, exit: &Exit, returns: &mut Option<Box<Returns<W>>>) -> bool {
+    match exit {
         Exit::Ended(ExitReason::Killed) | Exit::NotStarted(_) | Exit::NotReturned(_) => false,
         Exit::Ended(reason) => decide(slot, reason, returns),
-    };
-    (exit, is_back)
+    }
 }
 
-/// What is to be remembered of a worker: its crash, and what it has spent.
-fn legacy<W: Worker>(slot: &Slot<W>, returns: Option<Box<Returns<W>>>, exit: &Exit) -> Option<Box<Legacy>> {
+/// Drops what a worker brought, and says what is to be remembered of it: its crash, and what it has spent.
+fn legacy<W: Worker>(slot: &Slot<W>, luggage: &mut Luggage<W>, exit: &Exit) -> Option<Box<Legacy>> {
+    // Still there if it was killed before it ran.
+    contain(|| drop(luggage.args.take()));
     let mut history = History::default();
-    if let Some(returns) = returns {
+    if let Some(returns) = luggage.returns.take() {
         let Returns { args, history: spent, after: _ } = *returns;
         contain(|| drop(args));
         history = spent;
+        history.forget(slot.link.config.intensity, Instant::now());
     }
-    history.forget(slot.link.config.intensity, Instant::now());
     let crash = match exit {
         Exit::Ended(reason) if reason.is_crash() => Cause::of(reason),
         _ => None,
@@ -382,15 +447,6 @@ fn poll_contained<W: Worker>(
                 Exit::NotStarted(StartFailure::Panicked(message))
             })
         }
-    }
-}
-
-/// Closes a worker's gate before its state is dropped.
-struct CloseOnDrop<'s, W: Worker>(&'s Slot<W>);
-
-impl<W: Worker> Drop for CloseOnDrop<'_, W> {
-    fn drop(&mut self) {
-        self.0.close_by_worker();
     }
 }
 

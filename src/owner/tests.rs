@@ -201,7 +201,10 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
         let untold = Arc::<AtomicBool>::default();
         let args = Some(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold)));
         slot.kill();
-        let mut task = Box::pin(supervise(Launch { args, history: None, guard: ExitGuard::new(Arc::clone(&slot)) }));
+        let mut task = Box::pin(supervise(Launch {
+            luggage: Luggage { args, returns: None },
+            guard: ExitGuard::new(Arc::clone(&slot)),
+        }));
         if polls > 0 {
             assert!(poll(task.as_mut()).is_ready(), "it was killed");
         }
@@ -209,4 +212,18 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
         assert!(untold.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
         assert!(slot.exit().is_some());
     }
+}
+
+/// A worker's task and slot are most of what it costs while it is idle (tokio adds about 104 bytes to the task and rounds up
+/// to a multiple of 128, the slot's `Arc` adds 16): 700 bytes all in, with a short string as key, is what they are to leave
+/// room for. `benches/memory` measures it.
+#[tokio::test]
+async fn an_idle_workers_task_and_slot_stay_small() {
+    let (_registry, owner) = Builder::<Idle>::new().assemble();
+    let entry = EntryId { id: WorkerId::fresh(), hash: 1 };
+    let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(&owner.link)));
+    let task =
+        supervise(Launch { luggage: Luggage { args: Some(()), returns: None }, guard: ExitGuard::new(slot.clone()) });
+    assert!(size_of_val(&task) <= 280, "a task takes {} bytes", size_of_val(&task));
+    assert!(size_of::<Slot<Idle>>() <= 240, "a slot takes {} bytes", size_of::<Slot<Idle>>());
 }
