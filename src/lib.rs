@@ -145,6 +145,7 @@ mod handle;
 mod key;
 mod lifecycle;
 mod mailbox;
+pub mod metrics;
 mod owner;
 mod panics;
 mod registry;
