@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gen_registry::metrics::{ALL, Kind, LabelValues, Metric};
 
-use crate::dashboard::Dashboard;
+use serde_json::Value;
+
+use crate::dashboard::{Dashboard, list};
+use crate::place;
 use crate::promql::{Query, Reading, named_values};
-use crate::rules::Rules;
+use crate::rules::{self, Rules};
 
 /// What Prometheus adds to whatever it scrapes.
 const TARGET_LABELS: [&str; 2] = ["job", "instance"];
@@ -73,15 +76,22 @@ impl Names {
     /// What is wrong with one metric that is read.
     fn check_reading(&self, reading: &Reading<'_>) -> Vec<String> {
         let name = reading.metric;
-        let Some(series) = self.find(name) else { return vec![format!("{name} is no metric")] };
-        let labels = self.labels_of(name);
-        let mut problems = Vec::new();
-        if let Series::Of { is_counter, .. } = series {
+        let mut problems = self.check_labels(reading);
+        if let Some(Series::Of { is_counter, .. }) = self.find(name) {
             let is_rate = matches!(reading.over_time, Some("rate" | "irate" | "increase"));
             if is_counter != is_rate {
                 problems.push(format!("{name}: of a counter the rate is read, and of nothing else"));
             }
         }
+        problems
+    }
+
+    /// What is wrong with its name, its labels and the values that they are to have.
+    fn check_labels(&self, reading: &Reading<'_>) -> Vec<String> {
+        let name = reading.metric;
+        let Some(series) = self.find(name) else { return vec![format!("{name} is no metric")] };
+        let labels = self.labels_of(name);
+        let mut problems = Vec::new();
         for matcher in reading.matchers {
             if !labels.contains(&matcher.name) {
                 problems.push(format!("{name} has no label {}", matcher.name));
@@ -190,6 +200,35 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
     Ok(problems)
 }
 
+/// What the tests of the alerts are fed with that no program exports: a case that does not fire for it proves nothing.
+pub(crate) fn problems_of_inputs(tests: &Value) -> Vec<String> {
+    let names = Names { recorded: BTreeMap::new(), alerts: BTreeSet::new(), alert_labels: BTreeSet::new() };
+    let inputs = list(&tests["tests"]).iter().flat_map(|test| list(&test["input_series"]));
+    let problems = inputs.flat_map(|input| {
+        let text = input["series"].as_str().unwrap_or_default();
+        let query = match Query::new("input", text) {
+            Ok(query) => query,
+            Err(does_not_parse) => return vec![does_not_parse],
+        };
+        let mut problems = Vec::new();
+        for reading in query.readings() {
+            let expected = names.labels_of(reading.metric);
+            let given: BTreeSet<_> = reading.matchers.iter().map(|matcher| matcher.name.clone()).collect();
+            problems.extend(names.check_labels(&reading));
+            if given != expected {
+                problems.push(format!("{} has the labels {expected:?}", reading.metric));
+            }
+        }
+        problems.into_iter().map(|problem| format!("input: {problem}: {text}")).collect()
+    });
+    problems.collect()
+}
+
+#[test]
+fn the_tests_of_the_alerts_are_fed_with_what_is_exported() {
+    assert_eq!(problems_of_inputs(&place::yaml(rules::TESTS)), [""; 0]);
+}
+
 #[test]
 fn dashboard_and_rules_name_what_there_is_and_all_of_it() {
     assert_eq!(problems(&Dashboard::read(), &Rules::read()), [""; 0]);
@@ -198,7 +237,7 @@ fn dashboard_and_rules_name_what_there_is_and_all_of_it() {
 #[test]
 fn the_dashboard_needs_no_recorded_series() {
     // It may be imported where the rules are not loaded.
-    let (dashboard, rules) = (Dashboard::read(), Rules(serde_json::Value::Null));
+    let (dashboard, rules) = (Dashboard::read(), Rules(Value::Null));
     let problems = problems(&dashboard, &rules);
     assert_eq!(problems.iter().filter(|problem| problem.contains("is no metric")).count(), 0, "{problems:?}");
 }
