@@ -23,6 +23,16 @@
 //! from the start, with 0.
 //!
 #![doc = include_str!("metrics/METRICS.md")]
+//!
+//! # Sums that hold
+//!
+//! When nothing is starting, restarting or stopping, for each registry:
+//!
+//! - `worker_starts_total{outcome="ok"}` less all `worker_exits_total` is the number of workers.
+//! - Every end of a run is counted once: as an exit, or as a restart `by="registry"`. Crashes are therefore the exits with
+//!   the reasons `failed` and `panicked`, and these restarts with the same reasons. `worker_lifetime_seconds` has one
+//!   observation for each end of a run.
+//! - A restart `by="caller"` is a start too, and the crash before it an exit.
 
 mod catalogue;
 
