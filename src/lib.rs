@@ -148,6 +148,7 @@ mod key;
 mod lifecycle;
 mod mailbox;
 mod memory;
+pub mod metrics;
 mod owner;
 mod panics;
 mod queue;

@@ -114,6 +114,7 @@ impl<W: Worker> Drop for ExitGuard<W> {
 ///
 /// There is one of these futures per worker, and for as long, so its room counts: what a worker rarely needs is boxed, and
 /// what is awaited at its end shares the room of what is awaited in its life, by being one await and not several.
+#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
 pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
     async move {
         // Held whole, so that its fields are dropped in their order, also if this is never polled.

@@ -1,0 +1,96 @@
+//! [`Dashboard`]: `gen-registry.json`, and the queries in it.
+
+use serde_json::Value;
+
+use crate::place;
+use crate::promql::Query;
+
+pub(crate) const FILE: &str = "grafana/dashboards/gen-registry.json";
+
+pub(crate) struct Dashboard(pub(crate) Value);
+
+/// One target of a panel.
+pub(crate) struct Target {
+    pub(crate) query: Query,
+    /// Asked for one moment, not for the time that is shown.
+    pub(crate) is_instant: bool,
+    pub(crate) legend: String,
+}
+
+impl Dashboard {
+    pub(crate) fn read() -> Self {
+        Self(place::json(FILE))
+    }
+
+    /// The panels that show something, those in collapsed rows too.
+    pub(crate) fn panels(&self) -> Vec<&Value> {
+        self.all_panels().into_iter().filter(|panel| panel["type"] != "row").collect()
+    }
+
+    pub(crate) fn all_panels(&self) -> Vec<&Value> {
+        let top = list(&self.0["panels"]);
+        top.iter().flat_map(|panel| std::iter::once(panel).chain(list(&panel["panels"]))).collect()
+    }
+
+    pub(crate) fn variables(&self) -> &[Value] {
+        list(&self.0["templating"]["list"])
+    }
+
+    /// Those that were added to the one that every dashboard has.
+    pub(crate) fn annotations(&self) -> impl Iterator<Item = &Value> {
+        list(&self.0["annotations"]["list"]).iter().filter(|annotation| annotation["builtIn"] != 1)
+    }
+
+    /// The queries of the panels; and what does not parse.
+    pub(crate) fn targets(&self) -> Result<Vec<Target>, Vec<String>> {
+        let parsed = self.panels().into_iter().flat_map(|panel| {
+            list(&panel["targets"]).iter().map(|target| {
+                let place = format!("panel {} {}", panel["title"], target["refId"]);
+                Ok(Target {
+                    query: Query::new(place, target["expr"].as_str().unwrap_or_default())?,
+                    is_instant: target["instant"] == true,
+                    legend: target["legendFormat"].as_str().unwrap_or_default().to_owned(),
+                })
+            })
+        });
+        all_or_errors(parsed)
+    }
+
+    /// The queries of the annotations; and what does not parse.
+    pub(crate) fn annotation_queries(&self) -> Result<Vec<Query>, Vec<String>> {
+        all_or_errors(self.annotations().map(|annotation| {
+            let expression = annotation["target"]["expr"].as_str().unwrap_or_default();
+            Query::new(format!("annotation {}", annotation["name"]), expression)
+        }))
+    }
+
+    /// What the variables ask for, which is a selector: its label, and the rest as an expression.
+    pub(crate) fn variable_queries(&self) -> Result<Vec<(String, Query)>, Vec<String>> {
+        let asking = self.variables().iter().filter(|variable| variable["type"] == "query");
+        all_or_errors(asking.map(|variable| {
+            let place = format!("variable {}", variable["name"]);
+            let text = variable["query"].as_str().unwrap_or_default();
+            let inside = text.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+            let (selector, label) = inside
+                .and_then(|inside| inside.rsplit_once(", "))
+                .ok_or_else(|| format!("{place}: is not label_values(metric, label): {text}"))?;
+            Ok((label.to_owned(), Query::new(place, selector)?))
+        }))
+    }
+}
+
+pub(crate) fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// All errors, not only the first: they are mended together.
+pub(crate) fn all_or_errors<T>(results: impl Iterator<Item = Result<T, String>>) -> Result<Vec<T>, Vec<String>> {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => good.push(value),
+            Err(error) => bad.push(error),
+        }
+    }
+    if bad.is_empty() { Ok(good) } else { Err(bad) }
+}

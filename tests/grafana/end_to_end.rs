@@ -1,0 +1,116 @@
+//! A real Prometheus scrapes a target: every panel has data, and every rule is computed.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use gen_registry::metrics::{ALL, HANDLE_DURATION, Metric, Presence, WORKERS_LIMIT};
+
+use crate::dashboard::Dashboard;
+use crate::exporter::{Exporter, REGISTRIES};
+use crate::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
+use crate::promql::Query;
+use crate::rules::Rules;
+
+/// How far back a panel looks. Longer than it takes until rates are there.
+const SHOWN: u64 = 30;
+
+/// Every query of the dashboard gives numbers, which are printed, but for those that read what is `absent` from the target:
+/// they give nothing. Every rule is computed without an error.
+#[track_caller]
+pub(crate) fn every_panel_has_data_and_every_rule_is_computed(prometheus: &Prometheus, absent: &[Metric]) {
+    let dashboard = Dashboard::read();
+    for target in dashboard.targets().expect("the queries parse") {
+        has_data(prometheus, &target.query, target.is_instant, absent);
+    }
+    for query in dashboard.annotation_queries().expect("the queries parse") {
+        has_data(prometheus, &query, false, absent);
+    }
+    let expected = Rules::read().all().count();
+    let mut rules = Vec::new();
+    eventually("every rule was computed once", || {
+        rules = prometheus.rules();
+        rules.len() == expected && rules.iter().all(|rule| rule.health != "unknown")
+    });
+    for rule in rules {
+        assert!(rule.health == "ok" && rule.error.is_empty(), "{rule:?}");
+        println!("rule {}: {}", rule.name, rule.health);
+    }
+}
+
+#[track_caller]
+fn has_data(prometheus: &Prometheus, query: &Query, is_instant: bool, absent: &[Metric]) {
+    let expression = query.filled_in(RATE_INTERVAL);
+    let ask = || {
+        if is_instant { prometheus.query(&expression) } else { prometheus.query_range(&expression, SHOWN) }
+    };
+    println!("{}: {expression}", query.place);
+    let readings = query.readings();
+    if readings.iter().any(|reading| absent.iter().any(|metric| reading.metric.starts_with(metric.name))) {
+        let result = ask();
+        assert!(result.is_empty(), "{}: not exported, and there nonetheless: {result:?}", query.place);
+        println!("    not exported");
+        return;
+    }
+    let mut result = Vec::new();
+    eventually(&format!("{} has data: {expression}", query.place), || {
+        result = ask();
+        result.iter().any(|series| latest(series).is_finite())
+    });
+    for series in &result {
+        println!("    {:?} = {}", series.labels, latest(series));
+    }
+}
+
+fn latest(series: &Series) -> f64 {
+    series.values.last().copied().unwrap_or(f64::NAN)
+}
+
+#[test]
+fn a_dashboard_of_the_catalogue_has_data_in_every_panel() {
+    let exporter = Exporter::start(&[]);
+    let Some(prometheus) = Prometheus::scraping("fake", exporter.address) else { return };
+    every_panel_has_data_and_every_rule_is_computed(&prometheus, &[]);
+
+    // What it was told is what the catalogue says.
+    let metadata = prometheus.metadata();
+    for metric in ALL {
+        let (kind, help) = &metadata[metric.name];
+        assert_eq!((kind.as_str(), help.as_str()), (metric.kind.name(), metric.help), "{}", metric.name);
+    }
+    let sizes = prometheus.query("instance_registry:gen_registry_workers:sum{job=\"fake\"}");
+    let registries: BTreeSet<_> = sizes.iter().map(|series| series.labels["registry"].as_str()).collect();
+    assert_eq!(registries, REGISTRIES.into());
+    assert_eq!(prometheus.query("gen_registry_no_such_metric").len(), 0);
+
+    // It restarts without end. An alert has the labels that the dashboard asks for; until it fires it is pending.
+    let storm = "ALERTS{alertname=\"GenRegistryRestartStorm\", alertstate=\"pending\", job=\"fake\", instance=~\".+\"}";
+    eventually("a storm of restarts is seen in both registries", || {
+        let alerts = prometheus.query(storm);
+        let registries: BTreeSet<_> = alerts.iter().map(|alert| alert.labels["registry"].as_str()).collect();
+        registries == REGISTRIES.into()
+    });
+}
+
+#[test]
+fn where_nothing_is_limited_and_no_handling_measured_only_those_panels_are_empty() {
+    const ABSENT: &[Metric] = &[WORKERS_LIMIT, HANDLE_DURATION];
+    assert!(ALL.iter().all(|metric| (metric.presence == Presence::Always) != ABSENT.contains(metric)));
+    let exporter = Exporter::start(ABSENT);
+    let Some(prometheus) = Prometheus::scraping("fake", exporter.address) else { return };
+    every_panel_has_data_and_every_rule_is_computed(&prometheus, ABSENT);
+}
+
+#[test]
+fn a_prometheus_ends_with_its_test_even_when_that_panics() {
+    let exporter = Exporter::start(&[]);
+    let Some(prometheus) = Prometheus::scraping("fake", exporter.address) else { return };
+    let address: SocketAddr = prometheus.address();
+    assert!(TcpStream::connect(address).is_ok());
+    let panicked = catch_unwind(AssertUnwindSafe(|| {
+        let _ends_here = prometheus;
+        panic!("as a test does that fails");
+    }));
+    assert!(panicked.is_err());
+    assert!(TcpStream::connect(address).is_err(), "it was waited for, and its port is free");
+}

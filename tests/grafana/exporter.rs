@@ -1,0 +1,104 @@
+//! [`Exporter`]: `/metrics` as a busy program would have it, made from the catalogue.
+
+use std::fmt::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::http::header;
+use axum::routing::get;
+use gen_registry::metrics::{self, ALL, Kind, LabelValues, Metric};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+
+pub(crate) const REGISTRIES: [&str; 2] = ["denylist", "reputation"];
+
+/// Serves until it is dropped.
+pub(crate) struct Exporter {
+    pub(crate) address: SocketAddr,
+    /// Ends the server with it.
+    _runtime: Runtime,
+}
+
+impl Exporter {
+    /// Exports all but what is `absent`.
+    pub(crate) fn start(absent: &'static [Metric]) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let start = Instant::now();
+        let answer = move || async move {
+            ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(start.elapsed(), absent))
+        };
+        let router = Router::new().route("/metrics", get(answer));
+        runtime.spawn(async { axum::serve(listener, router).await });
+        Self { address, _runtime: runtime }
+    }
+}
+
+/// What such a program says when it has run for this long.
+pub(crate) fn text(age: Duration, absent: &[Metric]) -> String {
+    let mut text = String::new();
+    for metric in ALL.iter().filter(|metric| !absent.contains(metric)) {
+        writeln!(text, "# HELP {} {}", metric.name, metric.help).expect("a string takes everything");
+        writeln!(text, "# TYPE {} {}", metric.name, metric.kind.name()).expect("a string takes everything");
+        for (series, labels) in series(metric).into_iter().enumerate() {
+            family(&mut text, metric, &labels, series, age);
+        }
+    }
+    text
+}
+
+/// The labels of each series: the product of what they may say.
+fn series(metric: &Metric) -> Vec<String> {
+    let mut series = vec![String::new()];
+    for label in metric.labels {
+        let values = match label.values {
+            LabelValues::RegistryName => &REGISTRIES,
+            LabelValues::OneOf(values) => values,
+            other => panic!("what are the values of {other:?}?"),
+        };
+        let with = |labels: &String| {
+            let comma = if labels.is_empty() { "" } else { "," };
+            values.iter().map(|value| format!("{labels}{comma}{}=\"{value}\"", label.name)).collect::<Vec<_>>()
+        };
+        series = series.iter().flat_map(with).collect();
+    }
+    series
+}
+
+fn family(text: &mut String, metric: &Metric, labels: &str, series: usize, age: Duration) {
+    let name = metric.name;
+    // No two series are alike, so that one taken for the other shows.
+    let speed = 3.0 + series as f64;
+    let grown = (age.as_secs_f64() * speed * 4.0).floor();
+    let swing = (age.as_secs_f64() + series as f64).sin();
+    let mut line = |suffix: &str, labels: &str, value: f64| {
+        writeln!(text, "{name}{suffix}{{{labels}}} {value}").expect("a string takes everything");
+    };
+    match metric.kind {
+        Kind::Counter => line("", labels, grown),
+        Kind::Gauge => {
+            let value = match name {
+                _ if name == metrics::BUILD_INFO.name => 1.0,
+                _ if name == metrics::WORKERS_LIMIT.name => 100.0,
+                _ if name == metrics::MAILBOX_CAPACITY.name => 64.0,
+                _ => (speed * 2.0 + 3.0 * swing).round(),
+            };
+            line("", labels, value);
+        }
+        Kind::Histogram { buckets } => {
+            // As many in each bucket, and none beyond the last.
+            let each = (grown / buckets.len() as f64).floor();
+            for (index, bound) in buckets.iter().enumerate() {
+                line("_bucket", &format!("{labels},le=\"{bound}\""), each * (index + 1) as f64);
+            }
+            let count = each * buckets.len() as f64;
+            line("_bucket", &format!("{labels},le=\"+Inf\""), count);
+            line("_sum", labels, each * buckets.iter().sum::<f64>());
+            line("_count", labels, count);
+        }
+        other => panic!("how is {other:?} written?"),
+    }
+}

@@ -1,0 +1,179 @@
+//! The dashboard is whole: ids, places, texts, units, variables. Most of it is what Grafana's own linter asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use promql_parser::label::MatchOp;
+use serde_json::Value;
+
+use crate::dashboard::{Dashboard, list};
+use crate::promql::Query;
+
+/// Those in use. Grafana shows a unit that it does not know as text behind the number.
+const UNITS: [&str; 6] = ["short", "percentunit", "s", "cps", "string", "ops"];
+const COLUMNS: u64 = 24;
+/// The metrics that have no label `registry`.
+const WITHOUT_REGISTRY: [&str; 1] = ["gen_registry_build_info"];
+
+pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
+    let mut problems = Vec::new();
+    whole(dashboard, &mut problems);
+    panels(dashboard, &mut problems);
+    places(dashboard, &mut problems);
+    variables(dashboard, &mut problems);
+    match (dashboard.targets(), dashboard.annotation_queries()) {
+        (Ok(targets), Ok(annotations)) => {
+            for query in targets.iter().map(|target| &target.query).chain(&annotations) {
+                follows_the_variables(query, &mut problems);
+            }
+        }
+        (targets, annotations) => {
+            problems.extend(targets.err().into_iter().chain(annotations.err()).flatten());
+        }
+    }
+    problems
+}
+
+fn is_text(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.trim().is_empty())
+}
+
+fn is_the_variable(datasource: &Value) -> bool {
+    datasource["type"] == "prometheus" && datasource["uid"] == "${datasource}"
+}
+
+fn whole(dashboard: &Dashboard, problems: &mut Vec<String>) {
+    let json = &dashboard.0;
+    let mut has = |is_so: bool, what: &str| {
+        if !is_so {
+            problems.push(format!("dashboard: {what}"));
+        }
+    };
+    has(is_text(&json["uid"]) && is_text(&json["title"]) && is_text(&json["description"]), "has no uid, title or text");
+    has(json["schemaVersion"].as_u64().is_some_and(|version| (39..=42).contains(&version)), "another schema");
+    // Only the import dialogue resolves these: a dashboard that is provisioned from a file would have no data source.
+    has(json.get("__inputs").is_none() && json.get("__requires").is_none(), "has __inputs");
+    // Of another Grafana's database.
+    has(json.get("id").is_none_or(Value::is_null), "has an id");
+    has(json["editable"] == false, "is editable");
+    for annotation in dashboard.annotations() {
+        has(is_the_variable(&annotation["datasource"]), "an annotation does not ask the variable's data source");
+        let target = &annotation["target"];
+        let is_whole = is_text(&target["refId"]) && is_text(&target["expr"]) && is_text(&target["interval"]);
+        has(is_whole, "an annotation's query is not target: {refId, expr, interval}");
+    }
+    has(dashboard.annotations().count() > 0, "marks no restart bursts");
+}
+
+fn panels(dashboard: &Dashboard, problems: &mut Vec<String>) {
+    let (mut ids, mut titles) = (BTreeSet::new(), BTreeSet::new());
+    for panel in dashboard.all_panels() {
+        let name = format!("panel {}", panel["title"]);
+        let mut has = |is_so: bool, what: &str| {
+            if !is_so {
+                problems.push(format!("{name}: {what}"));
+            }
+        };
+        has(panel["id"].as_u64().is_some_and(|id| id > 0 && ids.insert(id)), "its id is missing or another's too");
+        has(is_text(&panel["title"]), "has no title");
+        if panel["type"] == "row" {
+            continue;
+        }
+        has(titles.insert(panel["title"].as_str().unwrap_or_default()), "its title is another's too");
+        has(is_text(&panel["description"]), "has no description");
+        let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or_default();
+        has(UNITS.contains(&unit), "has no unit, or one that is not in use here");
+        has(is_the_variable(&panel["datasource"]), "does not ask the variable's data source");
+        let targets = list(&panel["targets"]);
+        has(!targets.is_empty(), "asks nothing");
+        let mut references = BTreeSet::new();
+        for target in targets {
+            has(is_the_variable(&target["datasource"]), "a query does not ask the variable's data source");
+            let reference = target["refId"].as_str().unwrap_or_default();
+            has(!reference.is_empty() && references.insert(reference), "a refId is missing or another's too");
+            has(is_text(&target["legendFormat"]), "a series has no name");
+            has((target["instant"] == true) != (target["range"] == true), "a query is not either instant or a range");
+            let is_heatmap = target["format"] == "heatmap";
+            has(is_heatmap == (panel["type"] == "heatmap"), "the format is not the panel's");
+        }
+    }
+}
+
+/// Each panel is in the grid, and no two are in one place.
+fn places(dashboard: &Dashboard, problems: &mut Vec<String>) {
+    let mut taken = BTreeMap::new();
+    for panel in list(&dashboard.0["panels"]) {
+        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64());
+        let (Some(x), Some(y), Some(w), Some(h)) = (x, y, w, h) else {
+            problems.push(format!("panel {}: has no place", panel["title"]));
+            continue;
+        };
+        if w == 0 || h == 0 || x + w > COLUMNS {
+            problems.push(format!("panel {}: does not fit into the grid", panel["title"]));
+        }
+        let cells = (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y)));
+        let other = cells.filter_map(|cell| taken.insert(cell, &panel["title"])).last();
+        if let Some(other) = other {
+            problems.push(format!("panel {}: lies on top of panel {other}", panel["title"]));
+        }
+    }
+}
+
+fn variables(dashboard: &Dashboard, problems: &mut Vec<String>) {
+    let variables = dashboard.variables();
+    let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap_or_default()).collect();
+    if names != ["datasource", "job", "instance", "registry"] {
+        problems.push(format!("the variables are {names:?}"));
+    }
+    for variable in variables {
+        let mut has = |is_so: bool, what: &str| {
+            if !is_so {
+                problems.push(format!("variable {}: {what}", variable["name"]));
+            }
+        };
+        has(is_text(&variable["label"]), "has no label");
+        if variable["name"] == "datasource" {
+            has(variable["type"] == "datasource" && variable["query"] == "prometheus", "is no choice of a Prometheus");
+            has(variable["label"] == "Data source", "is not labelled as everywhere");
+            continue;
+        }
+        has(variable["type"] == "query", "is no query");
+        has(is_the_variable(&variable["datasource"]), "does not ask the variable's data source");
+        has(variable["multi"] == true && variable["includeAll"] == true, "does not take several");
+        has(variable["allValue"] == ".+", "its All is not `.+`");
+        has(variable["refresh"] == 2, "is not read again when the time changes");
+    }
+}
+
+/// A query that left one out would go on showing what was deselected.
+fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
+    for reading in query.readings() {
+        for label in ["job", "instance", "registry"] {
+            if label == "registry" && WITHOUT_REGISTRY.contains(&reading.metric) {
+                continue;
+            }
+            let variable = format!("${label}");
+            let follows = reading.matchers.iter().any(|matcher| {
+                matcher.name == label && matches!(matcher.op, MatchOp::Re(_)) && matcher.value == variable
+            });
+            if !follows {
+                problems.push(format!("{}: does not ask for {label}=~\"{variable}\": {}", query.place, query.text));
+            }
+        }
+    }
+    if let Some(range) = query.ranges().find(|range| *range != "$__rate_interval") {
+        problems.push(format!("{}: looks at [{range}], not [$__rate_interval]: {}", query.place, query.text));
+    }
+}
+
+#[test]
+fn the_dashboard_is_whole() {
+    assert_eq!(problems(&Dashboard::read()), [""; 0]);
+}
+
+#[test]
+fn the_dashboard_has_its_rows() {
+    let dashboard = Dashboard::read();
+    let rows: Vec<_> = dashboard.all_panels().into_iter().filter(|panel| panel["type"] == "row").collect();
+    let titles: Vec<_> = rows.iter().map(|row| row["title"].as_str().unwrap_or_default()).collect();
+    assert_eq!(titles, ["Overview", "Workers", "Restarts", "Latency", "Saturation"]);
+}

@@ -1,0 +1,169 @@
+//! The checks find what they are for: each mistake below is made in a copy, and has to be found.
+
+use serde_json::{Value, json};
+
+use crate::dashboard::Dashboard;
+use crate::place;
+use crate::rules::{self, Rules};
+use crate::{layout, names, schema};
+
+fn all_problems(dashboard: &Dashboard, rules: &Rules) -> Vec<String> {
+    let mut problems = names::problems(dashboard, rules);
+    problems.extend(layout::problems(dashboard));
+    problems.extend(schema::problems(dashboard));
+    problems.extend(rules.problems());
+    problems
+}
+
+/// Replaces a text that is there, and expects a problem that says so.
+#[track_caller]
+fn text_is_found(file: &str, from: &str, to: &str, problem: &str) {
+    let whole = place::text(file);
+    assert!(whole.contains(from), "{file} has no {from:?} to be replaced");
+    let broken = whole.replacen(from, to, 1);
+    let (mut dashboard, mut rules) = (Dashboard::read(), Rules::read());
+    if file == rules::FILE {
+        rules = Rules(yaml_serde::from_str(&broken).expect("it is still YAML"));
+    } else {
+        dashboard = Dashboard(serde_json::from_str(&broken).expect("it is still JSON"));
+    }
+    found(&all_problems(&dashboard, &rules), problem, to);
+}
+
+#[track_caller]
+fn found(problems: &[String], problem: &str, made: &str) {
+    assert!(problems.iter().any(|found| found.contains(problem)), "{made:?} was not found: {problems:#?}");
+}
+
+/// Changes the dashboard, and expects a problem that says so.
+#[track_caller]
+fn change_is_found(pointer: &str, to: Value, problem: &str) {
+    let mut dashboard = Dashboard::read();
+    let (parent, name) = pointer.rsplit_once('/').expect("a pointer has a slash");
+    let parent = dashboard.0.pointer_mut(parent).unwrap_or_else(|| panic!("there is no {parent}"));
+    match parent {
+        Value::Object(fields) if to.is_null() => drop(fields.remove(name).expect("it was there")),
+        Value::Object(fields) => drop(fields.insert(name.to_owned(), to)),
+        Value::Array(items) => items[name.parse::<usize>().expect("an index")] = to,
+        _ => panic!("{pointer} is in nothing"),
+    }
+    found(&all_problems(&dashboard, &Rules::read()), problem, pointer);
+}
+
+const DASHBOARD: &str = crate::dashboard::FILE;
+
+#[test]
+fn in_the_names_of_the_dashboard() {
+    let found = |from, to, problem| text_is_found(DASHBOARD, from, to, problem);
+    found("sum(gen_registry_workers{", "sum(gen_registry_worker{", "gen_registry_worker is no metric");
+    found(
+        "(gen_registry_worker_starts_waiting{",
+        "(gen_registry_workers{",
+        "nobody looks at gen_registry_worker_starts_waiting",
+    );
+    found("sum by (state) (", "sum by (status) (", "nothing that is read has the label status");
+    found("error|panic|timeout", "error|panics|timeout", "outcome is never \"panics\"");
+    found("outcome=~", "result=~", "worker_starts_total has no label result");
+    found("\"{{outcome}}\"", "\"{{reason}}\"", "the legend shows reason");
+    found("histogram_quantile(0.99, sum by (le)", "histogram_quantile(0.99, sum by (le", "does not parse");
+    found("_duration_seconds_bucket", "_duration_seconds", "gen_registry_worker_start_duration_seconds is no metric");
+    found("sum(rate(gen_registry_worker_restarts_total{", "sum((gen_registry_worker_restarts_total{", "does not parse");
+    found("sum(gen_registry_workers{", "sum(gen_registry_worker_exits_total{", "of a counter the rate is read");
+    found("rate(gen_registry_lookups_total{", "rate(gen_registry_workers{", "of a counter the rate is read");
+    found("GenRegistry.+", "GenRegistryN.+", "leaves an alert out");
+    found("alertstate=\\\"firing", "alertstate=\\\"fired", "alertstate is never \"fired\"");
+    found(
+        "label_values(gen_registry_workers, job)",
+        "label_values(gen_registry_jobs, job)",
+        "gen_registry_jobs is no metric",
+    );
+    found("instance=~\\\"$instance\\\"}, registry)", "instance=~\\\"$instance\\\"}, name)", "no label name");
+}
+
+#[test]
+fn in_the_names_of_the_rules() {
+    let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
+    found("(gen_registry_workers)", "(gen_registry_wokers)", "gen_registry_wokers is no metric");
+    found("increase(gen_registry_worker_restarts_total[5m])", "gen_registry_worker_restarts_total", "of a counter");
+    found("outcome=\"rejected\"", "outcome=\"refused\"", "outcome is never \"refused\"");
+    found("sum without (state) (gen", "sum by (registry) (gen", "its result has no label instance");
+    found("> 0.9\n", "> 0.9)\n", "does not parse");
+    found("- record: instance_registry:gen_registry_workers:sum", "- record: x:y:z", "is no metric");
+    found("max_over_time(instance_registry:gen_registry_workers_limit:ratio", "max_over_time(x", "x is no metric");
+}
+
+#[test]
+fn in_the_alerts() {
+    let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
+    found("severity: critical", "severity: terrible", "a severity that nobody routes");
+    found("        for: 5m\n", "", "fires without waiting");
+    found("#genregistrycrashloop", "#crashloop", "does not point to its chapter");
+    found("alert: GenRegistryOwnerBacklog", "alert: GenRegistryOwnerLate", "has no chapter in the runbook");
+    found("alert: GenRegistryOwnerBacklog", "alert: GenRegistryOwnerLate", "runbook GenRegistryOwnerBacklog: no alert");
+    found("alert: GenRegistryOwnerBacklog", "alert: OwnerBacklog", "is not found by the dashboard");
+    found("summary: Starts and stops of {{ $labels.registry }}", "summary: Starts", "names no registry in its summary");
+}
+
+#[test]
+fn in_the_tests_of_the_alerts() {
+    let whole = place::text(rules::TESTS);
+    let untested = |from: &str, to: &str| {
+        assert!(whole.contains(from), "there is no {from:?} to be replaced");
+        rules::untested(&Rules::read(), &yaml_serde::from_str(&whole.replace(from, to)).expect("it is still YAML"))
+    };
+    found(&untested("registry=\"once\"", "registry=\"loop\""), "CrashLoop: no case has a registry", "no silent one");
+    found(&untested("alertname: GenRegistryOwnerBacklog", "alertname: X"), "OwnerBacklog: no case", "none at all");
+    found(
+        &untested("exp_alerts: []", "exp_alerts: [{exp_labels: {registry: x}}]"),
+        "no case shows that it waits",
+        "no waiting",
+    );
+}
+
+#[test]
+fn in_the_layout() {
+    change_is_found("/panels/2/id", json!(2), "its id is missing or another's too");
+    change_is_found("/panels/2/gridPos/x", json!(3), "lies on top of panel \"Workers\"");
+    change_is_found("/panels/2/gridPos/x", json!(22), "does not fit into the grid");
+    change_is_found("/panels/2/gridPos", Value::Null, "has no place");
+    change_is_found("/panels/2/title", json!(" "), "has no title");
+    change_is_found("/panels/2/title", json!("Workers"), "its title is another's too");
+    change_is_found("/panels/2/description", Value::Null, "has no description");
+    change_is_found("/panels/2/fieldConfig/defaults/unit", json!("bananas"), "has no unit");
+    change_is_found("/panels/2/datasource/uid", json!("PBFA97CFB590B2093"), "does not ask the variable's data source");
+    change_is_found("/panels/2/targets/0/datasource/uid", json!("x"), "a query does not ask the variable's");
+    change_is_found("/panels/2/targets", json!([]), "asks nothing");
+    change_is_found("/panels/2/targets/0/instant", json!(true), "not either instant or a range");
+    change_is_found("/schemaVersion", json!(16), "another schema");
+    change_is_found("/__inputs", json!([]), "has __inputs");
+    change_is_found("/editable", json!(true), "is editable");
+    change_is_found("/annotations/list/1/target/interval", Value::Null, "an annotation's query is not");
+    change_is_found("/annotations/list/1/builtIn", json!(1), "marks no restart bursts");
+    change_is_found("/templating/list/2/allValue", json!(".*"), "its All is not");
+    change_is_found("/templating/list/2/multi", json!(false), "does not take several");
+    change_is_found("/templating/list/2/refresh", json!(1), "is not read again");
+    change_is_found("/templating/list/3/name", json!("name"), "the variables are");
+    let found = |from, to, problem| text_is_found(DASHBOARD, from, to, problem);
+    found("registry=~\\\"$registry\\\"})\",", "registry=\\\"$registry\\\"})\",", "does not ask for registry=~");
+    found(
+        "{job=~\\\"$job\\\", instance=~\\\"$instance\\\", registry",
+        "{instance=~\\\"$instance\\\", registry",
+        "does not ask for job=~",
+    );
+    found("[$__rate_interval]", "[5m]", "looks at [5m]");
+}
+
+#[test]
+fn in_the_types() {
+    change_is_found("/panels/1/gridPos/w", json!("4"), "panel \"Workers\"/gridPos/w");
+    change_is_found("/panels/1/colour", json!("red"), "colour");
+    change_is_found("/panels/1/options/colorMode", json!("rainbow"), "panel \"Workers\"/colorMode");
+    change_is_found("/panels/1/options/textMode", Value::Null, "\"textMode\" is a required property");
+    change_is_found("/panels/9/fieldConfig/defaults/custom/drawStyle", json!("curve"), "/drawStyle");
+    change_is_found("/panels/9/fieldConfig/defaults/custom/lineWith", json!(1), "lineWith");
+    change_is_found("/panels/1/type", json!("singlestat"), "there is no schema for panels of the type");
+    change_is_found("/panels/0/collapsed", Value::Null, "\"collapsed\" is a required property");
+    change_is_found("/templating/list/1/refresh", json!(9), "dashboard/templating/list/1/refresh");
+    change_is_found("/annotations/list/1/enable", json!("yes"), "dashboard/annotations/list/1/enable");
+    change_is_found("/time/from", json!(1), "dashboard/time/from");
+}

@@ -1,0 +1,41 @@
+//! Where the files are, and the programs that may be there.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+/// A path from the root of the repository.
+pub(crate) fn path(relative: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+}
+
+#[track_caller]
+pub(crate) fn text(relative: &str) -> String {
+    std::fs::read_to_string(path(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
+}
+
+#[track_caller]
+pub(crate) fn json(relative: &str) -> Value {
+    serde_json::from_str(&text(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
+}
+
+#[track_caller]
+pub(crate) fn yaml(relative: &str) -> Value {
+    yaml_serde::from_str(&text(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
+}
+
+/// A program of Debian's package `prometheus`.
+///
+/// `None` where it is not installed: a part of the tests is then skipped, which is said. Where `CI` is `true` nothing is
+/// skipped.
+#[track_caller]
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let directories = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&directories).map(|directory| directory.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
+        assert!(!is_ci, "{name} is not installed: apt-get install prometheus");
+        println!("SKIPPED: {name} is not installed (Debian: apt-get install prometheus)");
+    }
+    found
+}

@@ -1,0 +1,116 @@
+//! What Prometheus' own checker says of the rules, their tests, the scrape configuration and the catalogue.
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use crate::{exporter, place, rules};
+
+/// Runs `promtool`, if it is there. It only reads files, and ends by itself.
+#[track_caller]
+fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
+    let mut command = Command::new(place::program("promtool")?);
+    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("promtool starts");
+    let mut pipe = child.stdin.take().expect("piped");
+    let text = stdin.to_owned();
+    // It may print before it has read everything.
+    let writer = thread::spawn(move || pipe.write_all(text.as_bytes()));
+    let output = child.wait_with_output().expect("promtool ends");
+    let written = writer.join().expect("writing does not panic");
+    assert!(written.is_ok() || !output.status.success(), "{written:?}");
+    Some(output)
+}
+
+#[track_caller]
+fn is_content(output: &Output) {
+    let Output { status, stdout, stderr } = output;
+    let (stdout, stderr) = (String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
+    println!("{stdout}{stderr}");
+    assert!(status.success(), "promtool: {status}\n{stdout}\n{stderr}");
+}
+
+#[test]
+fn the_rules_are_clean() {
+    if let Some(output) = promtool(&["check", "rules", "--lint=all", "--lint-fatal", rules::FILE], "") {
+        is_content(&output);
+    }
+}
+
+#[test]
+fn the_alerts_fire_when_they_should() {
+    if let Some(output) = promtool(&["test", "rules", rules::TESTS], "") {
+        is_content(&output);
+    }
+}
+
+/// Each lets an alert fire for one of the cases that it should not fire for.
+const LOOSENED: [(&str, &str, &str); 16] = [
+    ("GenRegistryRestartStorm", "increase5m > 50", "increase5m > 20"),
+    ("GenRegistryRestartStorm", "> 0.1 * instance_registry:gen_registry_workers:sum", "> 0"),
+    ("GenRegistryCrashLoop", "limit_reached_total[10m]", "limit_reached_total[30m]"),
+    ("GenRegistryStartFailures", "failures:increase5m > 5", "failures:increase5m > 0"),
+    (
+        "GenRegistryStartFailures",
+        "> 0.1 * instance_registry:gen_registry_worker_starts",
+        "> 0.001 * instance_registry:gen_registry_worker_starts",
+    ),
+    ("GenRegistryStartFailures", "error|panic|timeout", "error|panic|timeout|rejected"),
+    ("GenRegistryStartFailures", "error|panic|timeout", "error|panic|timeout|cancelled"),
+    ("GenRegistryNearCapacity", "ratio > 0.9", "ratio >= 0.9"),
+    ("GenRegistryNearCapacity", "reason=\"evicted\"", "reason=\"idle\""),
+    ("GenRegistryAtCapacity", "ratio[5m]) >= 1", "ratio[5m]) >= 0.5"),
+    ("GenRegistryAtCapacity", "outcome=\"rejected\"}[5m])) > 0", "outcome=\"rejected\"}[5m])) >= 0"),
+    ("GenRegistryMailboxSaturated", "0.9 * gen_registry_mailbox_capacity", "0.3 * gen_registry_mailbox_capacity"),
+    ("GenRegistryMailboxSaturated", "> 0.01 * rate", "> 0.001 * rate"),
+    ("GenRegistryMailboxSaturated", "reason=\"full\"", "reason=\"closed\""),
+    ("GenRegistryOwnerBacklog", "min_over_time", "max_over_time"),
+    ("GenRegistryOwnerBacklog", "> 100", ">= 100"),
+];
+
+#[test]
+fn an_alert_that_fires_too_easily_is_found() {
+    let (rules, tests) = (place::text(rules::FILE), place::text(rules::TESTS));
+    for (alert, from, to) in LOOSENED {
+        assert!(rules.contains(from), "there is no {from:?} to be replaced");
+        // The tests name the rules by a path that begins where they are.
+        let directory = tempfile::tempdir().expect("there is room for a directory");
+        let put = |name: &str, text: &str| {
+            let file = directory.path().join(name);
+            std::fs::write(&file, text).expect("there is room for a file");
+            file.to_str().expect("a temporary path is text").to_owned()
+        };
+        put("rules.yml", &rules.replace(from, to));
+        let tests = put("rules_test.yml", &tests);
+        let Some(output) = promtool(&["test", "rules", &tests], "") else { return };
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{alert}: no case fails with {to:?}");
+        assert!(said.contains(&format!("alertname: {alert}, ")), "{alert}: another one fails with {to:?}: {said}");
+    }
+}
+
+#[test]
+fn the_scrape_configuration_is_valid() {
+    if let Some(output) = promtool(&["check", "config", "grafana/prometheus/prometheus.yml"], "") {
+        is_content(&output);
+    }
+}
+
+#[test]
+fn names_types_and_help_texts_are_clean() {
+    if let Some(output) = promtool(&["check", "metrics"], &exporter::text(Duration::from_secs(60), &[])) {
+        is_content(&output);
+    }
+}
+
+#[test]
+fn a_metric_without_a_help_text_is_found() {
+    let text = exporter::text(Duration::from_secs(60), &[]);
+    let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("# HELP gen_registry_lookups_total")).collect();
+    assert_eq!(kept.len() + 1, text.lines().count());
+    if let Some(output) = promtool(&["check", "metrics"], &(kept.join("\n") + "\n")) {
+        assert!(!output.status.success(), "{output:?}");
+    }
+}

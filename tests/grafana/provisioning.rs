@@ -1,0 +1,83 @@
+//! The files that set Prometheus and Grafana up agree with one another and with the service.
+
+use serde_json::Value;
+
+use crate::dashboard::list;
+use crate::place;
+
+const COMPOSE: &str = "grafana/docker-compose.yml";
+const PROMETHEUS: &str = "grafana/prometheus/prometheus.yml";
+
+/// Where a service sees a file of ours.
+fn mounted<'a>(service: &'a Value, directory: &str) -> &'a str {
+    let mount = list(&service["volumes"])
+        .iter()
+        .filter_map(Value::as_str)
+        .find_map(|volume| volume.strip_prefix(directory)?.strip_prefix(':')?.strip_suffix(":ro"));
+    mount.unwrap_or_else(|| panic!("{directory} is not mounted, or not read-only"))
+}
+
+#[test]
+fn what_the_containers_mount_is_there() {
+    let compose = place::yaml(COMPOSE);
+    for service in ["prometheus", "grafana"] {
+        for volume in list(&compose["services"][service]["volumes"]).iter().filter_map(Value::as_str) {
+            let source = volume.split(':').next().unwrap_or_default();
+            match source.strip_prefix("./") {
+                Some(directory) => assert!(place::path(&format!("grafana/{directory}")).is_dir(), "{volume}"),
+                None => assert!(compose["volumes"].get(source).is_some(), "{volume}"),
+            }
+        }
+        let image = compose["services"][service]["image"].as_str().expect("an image");
+        assert!(image.rsplit(':').next().is_some_and(|tag| tag.contains('.')), "{image} is no certain version");
+    }
+}
+
+#[test]
+fn grafana_finds_prometheus_and_the_dashboard() {
+    let compose = place::yaml(COMPOSE);
+    let (prometheus, grafana) = (&compose["services"]["prometheus"], &compose["services"]["grafana"]);
+    let command: Vec<_> = list(&prometheus["command"]).iter().filter_map(Value::as_str).collect();
+    let sources = place::yaml("grafana/provisioning/datasources/prometheus.yml");
+    let source = &sources["datasources"][0];
+    let address = source["url"].as_str().and_then(|url| url.strip_prefix("http://")).expect("an address");
+    assert!(command.contains(&format!("--web.listen-address={address}").as_str()), "{command:?}");
+    let config = format!("--config.file={}/prometheus.yml", mounted(prometheus, "./prometheus"));
+    assert!(command.contains(&config.as_str()), "{command:?}");
+    assert_eq!(source["type"], "prometheus");
+    let interval = &place::yaml(PROMETHEUS)["global"]["scrape_interval"];
+    assert_eq!(source["jsonData"]["timeInterval"], *interval, "$__rate_interval would be wrong");
+
+    assert_eq!(mounted(grafana, "./provisioning"), "/etc/grafana/provisioning");
+    let providers = place::yaml("grafana/provisioning/dashboards/gen-registry.yml");
+    let dashboards = mounted(grafana, "./dashboards");
+    assert_eq!(providers["providers"][0]["options"]["path"], dashboards);
+    let home = format!("{dashboards}/gen-registry.json");
+    assert_eq!(grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"], home);
+}
+
+#[test]
+fn nothing_listens_but_on_the_loopback_address() {
+    let compose = place::yaml(COMPOSE);
+    let services = &compose["services"];
+    assert!(services.as_object().is_some_and(|services| services.len() == 2), "one more is to be looked at here");
+    for service in ["prometheus", "grafana"] {
+        // In the host's network: what they listen on is all there is.
+        assert_eq!(services[service]["network_mode"], "host");
+    }
+    let command: Vec<_> = list(&services["prometheus"]["command"]).iter().filter_map(Value::as_str).collect();
+    assert!(command.iter().any(|flag| flag.starts_with("--web.listen-address=127.0.0.1:")), "{command:?}");
+    assert_eq!(services["grafana"]["environment"]["GF_SERVER_HTTP_ADDR"], "127.0.0.1");
+}
+
+#[test]
+fn prometheus_scrapes_the_service_where_it_listens_and_loads_the_rules() {
+    let prometheus = place::yaml(PROMETHEUS);
+    let target = prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0].as_str().expect("a target");
+    let service = place::text("examples/denylist/serve.rs");
+    assert!(service.contains(&format!("default_value = \"{target}\"")), "the service does not listen on {target}");
+    for file in list(&prometheus["rule_files"]).iter().filter_map(Value::as_str) {
+        assert!(place::path(&format!("grafana/prometheus/{file}")).is_file(), "{file}");
+    }
+    assert_eq!(list(&prometheus["rule_files"]), ["rules.yml"]);
+}

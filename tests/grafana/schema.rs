@@ -1,0 +1,71 @@
+//! The dashboard has the types that Grafana publishes: `grafana/schema/README.md` says where they come from.
+
+use jsonschema::Validator;
+use serde_json::{Value, json};
+
+use crate::dashboard::{Dashboard, list};
+use crate::place;
+
+/// Grafana's own data source for annotations has another `target` than the one of the published type, and Prometheus' has
+/// these on the annotation itself. They are checked in `layout`.
+const OF_PROMETHEUS_ANNOTATIONS: [&str; 4] = ["target", "titleFormat", "textFormat", "tagKeys"];
+
+fn schema(name: &str) -> Value {
+    place::json(&format!("grafana/schema/{name}.json"))
+}
+
+fn validator(schema: &Value) -> Validator {
+    jsonschema::draft7::new(schema).expect("the schemas are made by a generator")
+}
+
+/// The schema of one type among those of a file.
+fn of_type(mut schema: Value, name: &str) -> Validator {
+    assert!(schema["definitions"][name].is_object(), "there is no type {name}");
+    schema["$ref"] = json!(format!("#/definitions/{name}"));
+    validator(&schema)
+}
+
+fn errors(validator: &Validator, value: &Value, place: &str) -> Vec<String> {
+    validator.iter_errors(value).map(|error| format!("{place}{}: {error}", error.instance_path())).collect()
+}
+
+pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
+    let mut json = dashboard.0.clone();
+    for annotation in json["annotations"]["list"].as_array_mut().into_iter().flatten() {
+        if let Some(fields) = annotation.as_object_mut().filter(|fields| !fields.contains_key("builtIn")) {
+            fields.retain(|name, _| !OF_PROMETHEUS_ANNOTATIONS.contains(&name.as_str()));
+        }
+    }
+    // A panel may be of the type Panel or of the type RowPanel, and the error of such a choice tells nothing: each is
+    // looked at by itself.
+    let panels = json["panels"].as_array_mut().map(std::mem::take).unwrap_or_default();
+    let mut problems = errors(&validator(&schema("dashboard")), &json, "dashboard");
+    let (panel_type, row_type) = (of_type(schema("dashboard"), "Panel"), of_type(schema("dashboard"), "RowPanel"));
+    for panel in &panels {
+        let place = format!("panel {}", panel["title"]);
+        let kind = panel["type"].as_str().unwrap_or_default();
+        if kind == "row" {
+            problems.extend(errors(&row_type, panel, &place));
+            continue;
+        }
+        problems.extend(errors(&panel_type, panel, &place));
+        if !place::path(&format!("grafana/schema/{kind}.json")).is_file() {
+            problems.push(format!("{place}: there is no schema for panels of the type {kind:?}"));
+            continue;
+        }
+        let schema = schema(kind);
+        problems.extend(errors(&of_type(schema.clone(), "Options"), &panel["options"], &place));
+        if schema["definitions"]["FieldConfig"].is_object() {
+            let custom = &panel["fieldConfig"]["defaults"]["custom"];
+            problems.extend(errors(&of_type(schema, "FieldConfig"), custom, &place));
+        }
+    }
+    problems
+}
+
+#[test]
+fn the_dashboard_has_grafanas_types() {
+    let dashboard = Dashboard::read();
+    assert!(list(&dashboard.0["panels"]).len() > 5, "there is something to check");
+    assert_eq!(problems(&dashboard), [""; 0]);
+}
