@@ -13,7 +13,7 @@ use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::queue::{Envelope, Refusal, Sequence};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
-use crate::worker::{EntryId, ExitReason, Worker, WorkerId};
+use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
 ///
@@ -197,6 +197,31 @@ impl<W: Worker> WorkerHandle<W> {
     /// Nothing is lost.
     pub async fn closed(&self) -> ExitReason {
         self.slot.closed().await
+    }
+
+    /// Where this worker stands at this moment. The next moment it may stand elsewhere.
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker, WorkerState};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # let rooms = Registry::<Room>::new();
+    /// let room = rooms.start(&7, ()).await?;
+    /// assert_eq!(room.state(), WorkerState::Running);
+    /// room.stop().await?;
+    /// assert_eq!(room.state(), WorkerState::Exited);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn state(&self) -> WorkerState {
+        self.slot.state()
     }
 
     /// Which run of this worker is the current one, counted from 1. With [`id`](Self::id) it tells where an

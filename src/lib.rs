@@ -180,7 +180,7 @@ pub use restart::Restart;
 pub use stats::{Exits, Restarts, Starts, Stats};
 pub use timer::Timer;
 pub use via::Via;
-pub use worker::{ExitReason, Worker, WorkerId};
+pub use worker::{ExitReason, Worker, WorkerId, WorkerState};
 
 /// The README's examples, run as tests.
 #[cfg(doctest)]

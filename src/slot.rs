@@ -22,7 +22,7 @@ use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
 use crate::stats::Counters;
 use crate::sync::{AtomicUsize, Mutex, lock};
-use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId};
+use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// What the builder was told.
 #[derive(Debug, Clone)]
@@ -362,6 +362,16 @@ impl<W: Worker> Slot<W> {
                 Some(hook) if !envelope.is_call => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
+        }
+    }
+
+    pub(crate) fn state(&self) -> WorkerState {
+        match self.queue.gate() {
+            Gate::Starting => WorkerState::Starting,
+            Gate::Open if self.is_restarting() => WorkerState::Restarting,
+            Gate::Open => WorkerState::Running,
+            Gate::Closed | Gate::Killed if self.exit().is_some() => WorkerState::Exited,
+            Gate::Closed | Gate::Killed => WorkerState::Stopping,
         }
     }
 

@@ -192,6 +192,34 @@ impl fmt::Display for ExitReason {
     }
 }
 
+/// Where a worker stands in its life, by [`WorkerHandle::state`](crate::WorkerHandle::state).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WorkerState {
+    /// Its first `init` has not returned.
+    Starting,
+    /// It takes messages and handles them.
+    Running,
+    /// It takes messages, and handles them when its next `init` has returned `Ok`.
+    Restarting,
+    /// Its gate is closed: it may still handle what it has accepted.
+    Stopping,
+    /// It is gone, its state dropped.
+    Exited,
+}
+
+impl fmt::Display for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Restarting => "restarting",
+            Self::Stopping => "stopping",
+            Self::Exited => "exited",
+        })
+    }
+}
+
 /// Names one entry of a registry, for as long as the program runs: no other worker of any registry ever has it. A
 /// handle compares by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -17,7 +17,7 @@ use crate::denylist::Decision;
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::problem::Problem;
 use crate::rule::{Edit, Rule};
-use crate::service::{Kind, Service, Stopped, WorkerName};
+use crate::service::{Kind, Listed, Numbers, Service, Stopped, WorkerName};
 use crate::telemetry::Telemetry;
 
 /// A thousand rules fit.
@@ -27,12 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LARGEST_PAGE: usize = 1_000;
 
 /// Every route, and a problem for everything else.
-pub(crate) fn router(service: Service, telemetry: Telemetry) -> Router {
+pub(crate) fn router(service: Service, telemetry: Telemetry, has_drills: bool) -> Router {
     let metrics = move |State(service): State<Service>| async move {
         let (denylists, reputations) = service.counts();
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry.render(denylists, reputations))
     };
+    let drills = Router::new().route("/v1/workers/{number}/crash", post(crash));
     Router::new()
+        .merge(if has_drills { drills } else { Router::new() })
         .route("/v1/calls", post(decide))
         .route("/v1/denylists/{number}", get(rules).put(replace_rules).delete(clear_rules))
         .route("/v1/denylists/{number}/rules/{rule}", get(rule).put(add_rule).delete(remove_rule))
@@ -212,9 +214,18 @@ struct Page {
     /// How many run, on all pages.
     denylists: usize,
     reputations: usize,
-    workers: BTreeSet<WorkerName>,
+    registries: Registries,
+    /// How many crashes were ordered.
+    drills: u64,
+    workers: BTreeSet<Listed>,
     /// Where the next page is, if this one is full.
     next: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Registries {
+    denylist: Numbers,
+    reputation: Numbers,
 }
 
 async fn workers(
@@ -229,18 +240,26 @@ async fn workers(
     let (denylists, reputations) = service.counts();
     let workers = service.workers(query.after()?, limit);
     let next = workers.last().filter(|_| workers.len() == limit).map(|last| {
-        let registry = match last.registry {
+        let registry = match last.name.registry {
             Kind::Denylist => "denylist",
             Kind::Reputation => "reputation",
         };
-        format!("/v1/workers?limit={limit}&after={registry}:{}", last.number.digits())
+        format!("/v1/workers?limit={limit}&after={registry}:{}", last.name.number.digits())
     });
-    Ok(Json(Page { denylists, reputations, workers, next }))
+    let (denylist, reputation) = service.numbers();
+    let registries = Registries { denylist, reputation };
+    Ok(Json(Page { denylists, reputations, registries, drills: service.drills(), workers, next }))
 }
 
 #[derive(Debug, Serialize)]
 struct StoppedWorkers {
     stopped: Vec<Stopped>,
+}
+
+async fn crash(State(service): State<Service>, path: NumberPath) -> Result<StatusCode, Problem> {
+    let is_sent = service.crash(number(path)?).await;
+    let none = || Problem::new(StatusCode::NOT_FOUND, "this phone's denylist is not awake");
+    if is_sent { Ok(StatusCode::ACCEPTED) } else { Err(none()) }
 }
 
 async fn stop_workers(State(service): State<Service>, path: NumberPath) -> Result<Json<StoppedWorkers>, Problem> {

@@ -22,6 +22,10 @@ pub(crate) enum Failure {
     NotHandled,
     #[error("the worker did not answer in time, and may have done what was asked; asking again is safe")]
     MayHaveRun,
+    #[error("every worker has something to do, and there is no room for one more; nothing was changed")]
+    NoRoom,
+    #[error("the worker crashed too often, and may be started again in {0:?}; nothing was changed")]
+    GivenUp(Duration),
     #[error("the worker did not end in time")]
     NotStopped,
     #[error(transparent)]
@@ -76,6 +80,8 @@ impl<W: Worker> From<StartError<W>> for Failure {
         match (error.init_error::<StoreError>(), &error) {
             (Some(error), _) => Self::Store(error.clone()),
             (None, StartError::Shutdown) => Self::ShuttingDown,
+            (None, StartError::AtCapacity) => Self::NoRoom,
+            (None, StartError::RestartLimit { retry_after }) => Self::GivenUp(*retry_after),
             (None, _) => Self::NotHandled,
         }
     }

@@ -13,11 +13,13 @@ use crate::failure::Failure;
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
+    /// In seconds, for a service that is unavailable.
+    retry_after: u64,
 }
 
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
-        Self { status, detail: detail.into() }
+        Self { status, detail: detail.into(), retry_after: 1 }
     }
 
     /// The request is well formed and means nothing.
@@ -41,7 +43,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(self.retry_after));
         }
         response
     }
@@ -52,11 +54,19 @@ impl From<Failure> for Problem {
         let status = match failure {
             Failure::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Failure::TooManyRules => StatusCode::UNPROCESSABLE_ENTITY,
-            Failure::ShuttingDown | Failure::NotHandled | Failure::MayHaveRun | Failure::NotStopped => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Failure::ShuttingDown
+            | Failure::NotHandled
+            | Failure::MayHaveRun
+            | Failure::NoRoom
+            | Failure::GivenUp(_)
+            | Failure::NotStopped => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::new(status, failure.to_string())
+        let mut problem = Self::new(status, failure.to_string());
+        if let Failure::GivenUp(retry_after) = failure {
+            // Whole seconds, and none of them too few.
+            problem.retry_after = retry_after.as_secs() + 1;
+        }
+        problem
     }
 }
 

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::phone_number::PhoneNumber;
 use crate::rule::Rule;
 use crate::say::say;
-use crate::service::Service;
+use crate::service::{Residency, Service};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
@@ -42,6 +42,11 @@ pub(crate) struct ServeArgs {
     /// second signal cuts it short
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
     drain_delay: u64,
+    #[command(flatten)]
+    residency: Residency,
+    /// Serve POST /v1/workers/{number}/crash, to try alerts and dashboards with
+    #[arg(long)]
+    drills: bool,
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<(), Fault> {
@@ -61,10 +66,10 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Fault> {
     let size = store.size()?;
     say(format_args!("it has {} rules, and {} complaints about {} callers", size.rules, size.complaints, size.callers));
 
-    let service = Service::new(store.clone()).map_err(Fault::other)?;
+    let service = Service::new(store.clone(), args.residency).map_err(Fault::other)?;
     let mut signals = Signals::new().map_err(Fault::other)?;
     let (stop, mut stopped) = watch::channel(());
-    let server = axum::serve(listener, router(service.clone(), telemetry.clone()))
+    let server = axum::serve(listener, router(service.clone(), telemetry.clone(), args.drills))
         // The sender sends nothing: that it is gone is the sign.
         .with_graceful_shutdown(async move { _ = stopped.changed().await });
     let upkeep = tokio::spawn(telemetry.upkeep());

@@ -2,9 +2,12 @@
 
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
-use gen_registry::{BuildError, CallError, ExitReason, Registry, ShutdownReport, StopError, Worker};
+use gen_registry::{
+    BuildError, Builder, CallError, Eviction, ExitReason, Registry, Restart, ShutdownReport, Stats, StopError, Worker,
+};
 use serde::Serialize;
 
 use crate::complaint::Record;
@@ -21,6 +24,90 @@ pub(crate) struct Service {
     denylists: Registry<Denylist>,
     backend: Backend,
     is_draining: Arc<AtomicBool>,
+    drills: Arc<AtomicU64>,
+}
+
+/// How long workers stay, and how many there may be: of each registry.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Residency {
+    /// How long a worker may have nothing to do before it goes; 0 is for ever
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    idle_timeout: u64,
+    /// How many workers there may be in each of the two registries; 0 is no limit
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    max_workers: usize,
+    /// Which worker that has nothing to do goes when there is no room for another
+    #[arg(long, value_enum, default_value_t = Victim::LeastRecentlyActive)]
+    eviction: Victim,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Victim {
+    /// None: the newcomer is turned away, with 503
+    None,
+    LeastRecentlyActive,
+    LeastFrequentlyActive,
+}
+
+impl Residency {
+    fn apply<W: Worker<Args: Clone>>(self, registry: Builder<W>) -> Builder<W> {
+        // What crashes comes back, with the calls that wait for it. Three times in five seconds; then its callers are told,
+        // and it is left alone until the five seconds are over.
+        let mut registry = registry.restart(Restart::Transient);
+        if self.idle_timeout > 0 {
+            registry = registry.idle_timeout(Duration::from_secs(self.idle_timeout));
+        }
+        if self.max_workers > 0 {
+            registry = registry.max_workers(self.max_workers).eviction(match self.eviction {
+                Victim::None => Eviction::Reject,
+                Victim::LeastRecentlyActive => Eviction::LeastRecentlyActive,
+                Victim::LeastFrequentlyActive => Eviction::LeastFrequentlyActive,
+            });
+        }
+        registry
+    }
+}
+
+/// One line of a listing.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Listed {
+    #[serde(flatten)]
+    pub(crate) name: WorkerName,
+    state: String,
+    /// Counted from 1, and up with each restart.
+    run: u64,
+}
+
+/// The numbers of one registry.
+#[derive(Debug, Serialize)]
+pub(crate) struct Numbers {
+    starting: usize,
+    running: usize,
+    restarting: usize,
+    stopping: usize,
+    limit: Option<usize>,
+    started: u64,
+    idled: u64,
+    evicted: u64,
+    restarts: u64,
+    gave_up: u64,
+}
+
+impl From<Stats> for Numbers {
+    fn from(stats: Stats) -> Self {
+        Self {
+            starting: stats.starting,
+            running: stats.running,
+            restarting: stats.restarting,
+            stopping: stats.stopping,
+            limit: stats.limit,
+            started: stats.starts.ok,
+            idled: stats.exits.idle,
+            evicted: stats.exits.evicted,
+            restarts: stats.restarts.total(),
+            gave_up: stats.gave_up,
+        }
+    }
 }
 
 /// Names a worker. The order is that of a listing.
@@ -47,10 +134,11 @@ pub(crate) struct Stopped {
 
 impl Service {
     /// Builds the registries. Nothing runs in them until a number is asked for.
-    pub(crate) fn new(store: Store) -> Result<Self, BuildError> {
-        let denylists = Registry::<Denylist>::builder().name("denylist").build()?;
-        let reputations = Registry::<Reputation>::builder().name("reputation").build()?;
-        Ok(Self { denylists, backend: Backend { store, reputations }, is_draining: Arc::default() })
+    pub(crate) fn new(store: Store, residency: Residency) -> Result<Self, BuildError> {
+        let denylists = residency.apply(Registry::<Denylist>::builder()).name("denylist").build()?;
+        let reputations = residency.apply(Registry::<Reputation>::builder()).name("reputation").build()?;
+        let backend = Backend { store, reputations };
+        Ok(Self { denylists, backend, is_draining: Arc::default(), drills: Arc::default() })
     }
 
     pub(crate) async fn decide(&self, to: PhoneNumber, from: Caller) -> Result<Decision, Failure> {
@@ -84,8 +172,27 @@ impl Service {
         (self.denylists.count(), self.backend.reputations.count())
     }
 
+    /// What the registries say of themselves: the denylists and the reputations.
+    pub(crate) fn numbers(&self) -> (Numbers, Numbers) {
+        (self.denylists.stats().into(), self.backend.reputations.stats().into())
+    }
+
+    /// Has the denylist of a number panic, if there is one: what an operator tries alerts and dashboards with.
+    pub(crate) async fn crash(&self, number: PhoneNumber) -> bool {
+        let Some(denylist) = self.denylists.lookup(&number) else { return false };
+        let is_sent = denylist.cast(Command::Crash).await.is_ok();
+        // A count by itself: it publishes nothing else.
+        self.drills.fetch_add(is_sent.into(), Ordering::Relaxed);
+        is_sent
+    }
+
+    /// How many crashes were ordered.
+    pub(crate) fn drills(&self) -> u64 {
+        self.drills.load(Ordering::Relaxed)
+    }
+
     /// The first workers after `after`, at most `limit` of them.
-    pub(crate) fn workers(&self, after: Option<WorkerName>, limit: usize) -> BTreeSet<WorkerName> {
+    pub(crate) fn workers(&self, after: Option<WorkerName>, limit: usize) -> BTreeSet<Listed> {
         let page = gather(BinaryHeap::new(), &self.denylists, Kind::Denylist, after, limit);
         let page = gather(page, &self.backend.reputations, Kind::Reputation, after, limit);
         page.into_iter().collect()
@@ -126,16 +233,16 @@ impl Service {
 
 /// Adds workers to a page, and keeps the smallest: its memory is bounded by the page, not by the registry.
 fn gather<W: Worker<Key = PhoneNumber>>(
-    page: BinaryHeap<WorkerName>,
+    page: BinaryHeap<Listed>,
     registry: &Registry<W>,
     kind: Kind,
     after: Option<WorkerName>,
     limit: usize,
-) -> BinaryHeap<WorkerName> {
-    registry.reduce(page, |mut page, &number, _worker| {
+) -> BinaryHeap<Listed> {
+    registry.reduce(page, |mut page, &number, worker| {
         let name = WorkerName { registry: kind, number };
         if after.is_none_or(|after| name > after) {
-            page.push(name);
+            page.push(Listed { name, state: worker.state().to_string(), run: worker.incarnation() });
             if page.len() > limit {
                 page.pop();
             }

@@ -9,4 +9,5 @@ mod harness;
 mod import;
 mod lifecycle;
 mod replay;
+mod residency;
 mod workers;
