@@ -71,6 +71,8 @@
 //! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
 //! | to know of an end | [`WorkerHandle::closed`] |
 //! | to end all | [`Registry::shutdown`] |
+//! | to find workers by other names, or by what they share | [`Aliases`], [`Groups`] |
+//! | a worker outside any registry | [`spawn`] |
 //! | work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
 //!
 //! # Lifecycle of a key
@@ -131,6 +133,13 @@
 //! [`sample`](Registry::sample) see every worker that is there for all of the time once; what comes or goes meanwhile
 //! they may see or not.
 //!
+//! # Discovery
+//!
+//! [`Aliases`] find a worker by other names than its key, one worker per name; [`Groups`] hold the workers that share a
+//! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, of any
+//! number of which they hold workers. A worker leaves them when its gate closes, and G3 holds for them: no read returns
+//! a worker that had begun to end. What they kept of it is removed before [`WorkerHandle::closed`] returns.
+//!
 //! # Shutdown
 //!
 //! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
@@ -140,6 +149,7 @@ mod builder;
 mod context;
 mod current;
 mod deadline;
+mod directory;
 mod error;
 mod handle;
 mod key;
@@ -150,6 +160,7 @@ mod panics;
 mod registry;
 mod request;
 mod slot;
+mod spawn;
 mod supervise;
 mod sync;
 mod table;
@@ -158,6 +169,7 @@ mod worker;
 
 pub use builder::Builder;
 pub use context::{Context, Task};
+pub use directory::{Aliases, Broadcast, Groups, JoinError, NotRegistered, RegisterError};
 pub use equivalent::Equivalent;
 pub use error::{BuildError, CallError, Returned, SendError, StartError, StopError, TaskError};
 pub use handle::{Reply, WorkerHandle};
@@ -165,6 +177,7 @@ pub use key::ToKey;
 pub use lifecycle::ShutdownReport;
 pub use mailbox::Mailbox;
 pub use registry::{Registry, WeakRegistry};
+pub use spawn::spawn;
 pub use via::Via;
 pub use worker::{ExitReason, Worker, WorkerId};
 

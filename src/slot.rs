@@ -4,8 +4,11 @@
 //! yet freed would otherwise keep the table itself alive, and it them.
 
 use std::fmt;
+use std::marker::PhantomData;
+use std::mem;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot, watch};
@@ -16,8 +19,8 @@ use crate::mailbox::{Envelope, Gate, Inbox, Queue};
 use crate::panics::{Contained, contain};
 use crate::registry::WeakRegistry;
 use crate::request::{Notice, StartAnswer, StartRequest};
-use crate::sync::AtomicUsize;
-use crate::worker::{CloseReason, EntryId, ExitReason, Worker};
+use crate::sync::{AtomicUsize, Mutex, lock};
+use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId};
 
 /// What the builder was told.
 #[derive(Debug, Clone)]
@@ -78,7 +81,29 @@ pub(crate) struct Slot<W: Worker> {
     /// The worker closed its own gate, and the owner is yet to be told.
     is_unannounced: AtomicBool,
     exit: OnceLock<Contained<ExitReason>>,
+    /// Rung when the gate opens, too: who waits looks again.
     ended: Notify,
+    /// Boxed on first use: most workers have none.
+    extras: Mutex<Option<Box<Extras<W>>>>,
+}
+
+/// What only some workers have.
+struct Extras<W: Worker> {
+    /// One for each directory that the worker is in, or was in, by whatever many names.
+    memberships: Vec<Weak<dyn Membership>>,
+    _worker: PhantomData<fn(W)>,
+}
+
+impl<W: Worker> Default for Extras<W> {
+    fn default() -> Self {
+        Self { memberships: Vec::new(), _worker: PhantomData }
+    }
+}
+
+/// What has entries for workers, and loses them when they end.
+pub(crate) trait Membership: Send + Sync {
+    /// Removes whatever is there of this worker, whose gate is closed, and of no other.
+    fn forget(&self, worker: WorkerId);
 }
 
 impl<W: Worker> Slot<W> {
@@ -93,6 +118,7 @@ impl<W: Worker> Slot<W> {
             is_unannounced: AtomicBool::new(false),
             exit: OnceLock::new(),
             ended: Notify::new(),
+            extras: Mutex::new(None),
         }
     }
 
@@ -102,6 +128,7 @@ impl<W: Worker> Slot<W> {
 
     pub(crate) fn open(&self) {
         self.queue.open(&self.link.live);
+        self.ended.notify_waiters();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
@@ -183,6 +210,56 @@ impl<W: Worker> Slot<W> {
                 return reason.clone();
             }
             ended.await;
+        }
+    }
+}
+
+impl<W: Worker> Slot<W> {
+    /// Has a directory told of the worker's end. `false`: the worker has begun to end, and nobody will tell.
+    pub(crate) fn enlist(&self, membership: Weak<dyn Membership>) -> bool {
+        let mut extras = lock(&self.extras);
+        // Looked at under the lock that `withdraw` takes after the gate was closed: either this sees it closed, or the
+        // membership is in there before it is taken out.
+        if self.queue.gate() >= Gate::Closed {
+            return false;
+        }
+        let memberships = &mut extras.get_or_insert_default().memberships;
+        // Directories that are gone leave here, so that short-lived ones do not pile up in a worker that lives long.
+        memberships.retain(|known| known.strong_count() > 0);
+        if !memberships.iter().any(|known| ptr::addr_eq(known.as_ptr(), membership.as_ptr())) {
+            memberships.push(membership);
+        }
+        true
+    }
+
+    /// Has every directory forget this worker. For its end, when its gate is closed.
+    pub(crate) fn withdraw(&self) {
+        let memberships = lock(&self.extras).as_mut().map(|extras| mem::take(&mut extras.memberships));
+        for membership in memberships.into_iter().flatten() {
+            // Names are user code when they are dropped: a panic in one does not keep the worker in the next directory.
+            contain(|| {
+                if let Some(directory) = membership.upgrade() {
+                    directory.forget(self.entry.id);
+                }
+            });
+        }
+    }
+
+    /// How many directories are to be told of the worker's end.
+    #[cfg(test)]
+    pub(crate) fn memberships(&self) -> usize {
+        lock(&self.extras).as_ref().map_or(0, |extras| extras.memberships.len())
+    }
+
+    /// Waits until the gate has opened, or the worker has ended without that.
+    pub(crate) async fn started(&self) {
+        loop {
+            // Registered before the look, as in `closed`.
+            let opened = self.ended.notified();
+            if self.queue.gate() != Gate::Starting {
+                return;
+            }
+            opened.await;
         }
     }
 }

@@ -57,6 +57,8 @@ impl<W: Worker> ExitGuard<W> {
         let Some(slot) = self.slot.take() else { return };
         slot.undeliver();
         slot.queue.forget_task();
+        // Before anybody is told: who has waited for the end finds nothing of it in a directory.
+        slot.withdraw();
         let reason = match &exit {
             Exit::Ended(reason) => reason.clone(),
             Exit::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
