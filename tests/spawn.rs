@@ -45,7 +45,7 @@ async fn two_of_one_key_live_side_by_side_and_beside_a_registry() {
     let third = within(registry.start("a", plan), "the third").await.unwrap();
     assert!(first != second && second != third);
     assert_eq!(record.alive("a"), 3);
-    within(registry.shutdown(), "the shutdown").await;
+    assert_eq!(within(registry.shutdown(), "the shutdown").await.drained, 1);
     assert_eq!(record.alive("a"), 2);
     within(first.kill(), "the kill").await.unwrap();
     assert_eq!(record.alive("a"), 1);
