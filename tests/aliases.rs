@@ -43,7 +43,9 @@ async fn a_taken_name_is_refused_with_its_holder_and_given_back() {
     let (aliases, a, b) = (Aliases::<String, Probe>::new(), probe(1).await, probe(2).await);
     aliases.register("name".into(), &a).unwrap();
     match aliases.register("name".into(), &b) {
-        Err(RegisterError::Taken { name, holder }) => assert_eq!((name.into_inner(), holder), ("name".into(), a.clone())),
+        Err(RegisterError::Taken { name, holder }) => {
+            assert_eq!((name.into_inner(), holder), ("name".into(), a.clone()))
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(aliases.register("name".into(), &b).unwrap_err().into_name(), "name");

@@ -271,11 +271,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// # Panics
     ///
     /// If the closure that builds the message does, or the name's own `Hash` or `Eq`.
-    pub async fn call<Q, T>(
-        &self,
-        name: &Q,
-        message: impl FnOnce(Reply<T>) -> W::Message,
-    ) -> Result<T, CallError<W>>
+    pub async fn call<Q, T>(&self, name: &Q, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {

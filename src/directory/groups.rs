@@ -246,11 +246,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// # Panics
     ///
     /// If the closure does, or the property's own `Hash` or `Eq`. Members for whom a message was made before have it.
-    pub async fn broadcast<Q>(
-        &self,
-        property: &Q,
-        message: impl FnMut(&WorkerHandle<W>) -> W::Message,
-    ) -> Broadcast<W>
+    pub async fn broadcast<Q>(&self, property: &Q, message: impl FnMut(&WorkerHandle<W>) -> W::Message) -> Broadcast<W>
     where
         Q: ?Sized + Hash + Equivalent<P>,
     {
@@ -294,11 +290,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn try_broadcast<Q>(
-        &self,
-        property: &Q,
-        message: impl FnMut(&WorkerHandle<W>) -> W::Message,
-    ) -> Broadcast<W>
+    pub fn try_broadcast<Q>(&self, property: &Q, message: impl FnMut(&WorkerHandle<W>) -> W::Message) -> Broadcast<W>
     where
         Q: ?Sized + Hash + Equivalent<P>,
     {

@@ -253,3 +253,35 @@ fn a_registration_is_never_missed_by_a_waiter() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_kept_when_registers_and_ends_come_from_many_threads() {
+    let (names, groups) = (Aliases::<u32, Probe>::new(), Groups::<u32, Probe>::new());
+    let registry = Registry::new();
+    let churns: Vec<_> = (0..4_u32)
+        .map(|task| {
+            let (registry, names, groups) = (registry.clone(), names.clone(), groups.clone());
+            tokio::spawn(async move {
+                for n in 0..500_u32 {
+                    // Two tasks share each worker: one ends it while the other registers it.
+                    let Ok(worker) = registry.lookup_or_start(&(task / 2), ()).await else { continue };
+                    for name in 0..8 {
+                        // Refused when it is taken, or when the worker ends.
+                        drop(names.register((n * 7 + name) % 16, &worker));
+                        drop(groups.join(name % 3, &worker));
+                    }
+                    drop(names.unregister(&(n % 16)));
+                    groups.leave(&(n % 3), &worker);
+                    if n % 2 == task % 2 {
+                        drop(worker.kill().await);
+                    }
+                }
+            })
+        })
+        .collect();
+    for churn in churns {
+        churn.await.expect("nobody panics");
+    }
+    assert_eq!(registry.shutdown().await.stuck, 0);
+    assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
+}
