@@ -13,7 +13,7 @@ use std::time::Duration;
 use common::{Ask, Plan, Probe, Record, within};
 use gen_registry::{Aliases, Groups, RegisterError, Registry, SendError, WorkerHandle, WorkerId};
 
-const SEED: u64 = 0x5eed_0f_a11a5e5;
+const SEED: u64 = 0x5eed_a11a_5e50;
 const NAMES: u64 = 8;
 const STEPS: usize = 2_000;
 

@@ -34,11 +34,14 @@ impl<W: Worker> Broadcast<W> {
     }
 }
 
+/// A member whose mailbox is full, and its message.
+type Full<W> = (WorkerHandle<W>, Envelope<<W as Worker>::Message>);
+
 /// Gives each member that has room its message. The others come back with theirs.
 fn offer<W: Worker>(
     members: Vec<WorkerHandle<W>>,
     mut message: impl FnMut(&WorkerHandle<W>) -> W::Message,
-) -> (Broadcast<W>, Vec<(WorkerHandle<W>, Envelope<W::Message>)>) {
+) -> (Broadcast<W>, Vec<Full<W>>) {
     let (mut broadcast, mut full) = (Broadcast { taken: 0, refused: Vec::new() }, Vec::new());
     for member in members {
         let message = message(&member);
