@@ -88,7 +88,7 @@ async fn it_is_found_in_directories_like_any_other_and_leaves_them() {
     aliases.register("alias", &worker).unwrap();
     groups.join(1, &worker).unwrap();
     assert_eq!(aliases.whereis(&"alias"), Some(worker.clone()));
-    assert_eq!(groups.members(&1), [worker.clone()]);
+    assert_eq!(groups.members(&1), vec![worker.clone()]);
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Panicked(_)));
     assert!(aliases.is_empty() && groups.is_empty());
