@@ -5,8 +5,8 @@ mod common;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use common::{
@@ -185,24 +185,28 @@ async fn a_name_registered_in_init_is_taken_at_once_and_found_when_init_has_retu
         })
     });
     let mut start = pin!(registry.start("a", role));
-    let mut wait = pin!(aliases.await_registration(&1, Duration::MAX));
-    assert!(poll_once(wait.as_mut()).await.is_pending());
+    // In tasks of their own, which nothing but a wake-up polls again.
+    let wait =
+        |aliases: Aliases<u32, Actor>| tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await });
+    let early = wait(aliases.clone());
+    until_idle().await;
     assert!(poll_once(start.as_mut()).await.is_pending());
     gate.reached().await;
     assert_eq!((aliases.whereis(&1), aliases.len(), aliases.to_list().len()), (None, 0, 0));
-    assert!(poll_once(wait.as_mut()).await.is_pending());
+    until_idle().await;
+    assert!(!early.is_finished());
     let other = within(registry.start("b", Role::default()), "the other").await.unwrap();
     match aliases.register(1, &other) {
         Err(RegisterError::Taken { holder, .. }) => assert_eq!(holder.key(), "a"),
         other => panic!("{other:?}"),
     }
     // One that comes to wait while the worker starts.
-    let mut late = pin!(aliases.await_registration(&1, Duration::MAX));
-    assert!(poll_once(late.as_mut()).await.is_pending());
+    let late = wait(aliases.clone());
+    until_idle().await;
     gate.open();
     let worker = within(start, "the start").await.unwrap();
-    assert_eq!(within(wait, "the wait").await.as_ref(), Ok(&worker));
-    assert_eq!(within(late, "the late wait").await.as_ref(), Ok(&worker));
+    assert_eq!(within(early, "the wait").await.unwrap().as_ref(), Ok(&worker));
+    assert_eq!(within(late, "the late wait").await.unwrap().as_ref(), Ok(&worker));
     assert_eq!(aliases.whereis(&1), Some(worker));
 }
 
@@ -251,12 +255,15 @@ async fn a_wait_for_a_worker_that_starts_sees_another_that_takes_its_name() {
     let mut start = pin!(registry.start("a", role));
     assert!(poll_once(start.as_mut()).await.is_pending());
     gate.reached().await;
-    let mut wait = pin!(aliases.await_registration(&1, Duration::MAX));
-    assert!(poll_once(wait.as_mut()).await.is_pending());
+    let wait = tokio::spawn({
+        let aliases = aliases.clone();
+        async move { aliases.await_registration(&1, Duration::MAX).await }
+    });
+    until_idle().await;
     assert!(aliases.unregister(&1).is_some_and(|holder| holder.key() == "a"));
     let other = within(registry.start("b", Role::default()), "the other").await.unwrap();
     aliases.register(1, &other).unwrap();
-    assert_eq!(within(wait, "the wait").await.as_ref(), Ok(&other));
+    assert_eq!(within(wait, "the wait").await.unwrap().as_ref(), Ok(&other));
     gate.open();
     within(start, "the start").await.unwrap();
     assert_eq!(aliases.whereis(&1), Some(other));
@@ -496,4 +503,60 @@ async fn a_name_that_panics_harms_nobody_else() {
     assert_eq!(aliases.whereis(&harmless(1)), Some(c));
     // Whatever waits to be freed goes now.
     drop(aliases);
+}
+
+#[test]
+fn a_name_may_use_the_directory_when_it_is_dropped() {
+    struct Nosy(u32, Arc<OnceLock<Weak<dyn Fn() + Send + Sync>>>);
+    impl PartialEq for Nosy {
+        fn eq(&self, other: &Self) -> bool {
+            self.0 == other.0
+        }
+    }
+    impl Eq for Nosy {}
+    impl Hash for Nosy {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+    impl Equivalent<Nosy> for u32 {
+        fn equivalent(&self, name: &Nosy) -> bool {
+            *self == name.0
+        }
+    }
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            if let Some(use_it) = self.1.get().and_then(Weak::upgrade) {
+                use_it();
+            }
+        }
+    }
+    let (done, is_done) = std::sync::mpsc::channel();
+    // On another thread, for what this guards against would never end.
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (aliases, used) = (Aliases::<Nosy, Probe>::new(), Arc::<AtomicUsize>::default());
+            let (names, counter) = (aliases.clone(), Arc::clone(&used));
+            let use_it: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
+                names.unregister(&1_000_000);
+                counter.fetch_add(1, Ordering::SeqCst);
+            });
+            let uses = Arc::new(OnceLock::from(Arc::downgrade(&use_it)));
+            for round in 0..50 {
+                let worker = probe(round).await;
+                for name in 0..20 {
+                    aliases.register(Nosy(name, Arc::clone(&uses)), &worker).unwrap();
+                    if name % 2 == 0 {
+                        assert!(aliases.unregister(&name).is_some());
+                    }
+                    assert!(aliases.register(Nosy(1, Arc::clone(&uses)), &worker).is_ok());
+                }
+                within(worker.stop(), "the stop").await.unwrap();
+            }
+            assert!(used.load(Ordering::SeqCst) > 500, "few names were dropped: the test shows nothing");
+        });
+        done.send(()).unwrap();
+    });
+    is_done.recv_timeout(Duration::from_secs(120)).expect("a name was dropped under the lock");
 }

@@ -120,6 +120,20 @@ async fn a_worker_that_has_begun_to_end_is_not_enlisted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_name_that_a_successor_took_is_not_kept_for_the_one_that_ends() {
+    let registry = Registry::new();
+    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Probe>::new());
+    names.register(1, &old).unwrap();
+    names.register(2, &old).unwrap();
+    old.slot.close_by_worker();
+    names.register(1, &new).unwrap();
+    assert_eq!(names.unregister(&2), None);
+    assert_eq!(names.sizes(), (1, 1, 0));
+    old.closed().await;
+    assert_eq!(names.names_of(&new), [1]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_in_no_directory_pays_two_words() {
     let extras = size_of::<Mutex<Option<Box<u8>>>>();
     assert!(extras <= 16, "{extras}");
