@@ -69,8 +69,10 @@ async fn a_worker_that_ends_or_has_ended_is_refused_with_its_name() {
     let (aliases, gate) = (Aliases::<u32, Probe>::new(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone()));
     let worker = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
+    aliases.register(6, &worker).unwrap();
     worker.cast(Ask::Stop).await.unwrap();
     gate.reached().await;
+    assert!(matches!(aliases.register(6, &worker), Err(RegisterError::Closed(_))));
     let ending = aliases.register(7, &worker);
     assert!(matches!(&ending, Err(RegisterError::Closed(_))), "{ending:?}");
     assert_eq!(ending.unwrap_err().into_name(), 7);

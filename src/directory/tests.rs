@@ -5,7 +5,7 @@ use std::mem::size_of;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::task::{Context as TaskContext, Poll, Wake, Waker};
+use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use super::waiting::Waiting;
@@ -228,44 +228,49 @@ fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
 /// Registers from another thread while a waiter goes through its steps: whatever the order, it is found or woken.
 #[test]
 fn a_registration_is_never_missed_by_a_waiter() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let worker = runtime.block_on(async { crate::spawn::<Probe>(1, ()).await.expect("it starts") });
-    for round in 0..2_000_u32 {
-        let names = Aliases::<u32, Probe>::new();
-        let woken = Arc::new(Unpark(std::thread::current()));
-        let registers = std::thread::spawn({
-            let (names, worker) = (names.clone(), worker.clone());
-            move || {
-                for _ in 0..round % 64 {
-                    std::hint::spin_loop();
-                }
-                names.register(1, &worker).expect("nobody else has it");
-            }
-        });
-        let _inside = runtime.enter();
-        let mut waits = pin!(names.await_registration(&1, Duration::MAX));
-        let waker = Waker::from(woken);
-        let mut cx = TaskContext::from_waker(&waker);
-        let found = loop {
-            match waits.as_mut().poll(&mut cx) {
-                Poll::Ready(found) => break found,
-                Poll::Pending => {
-                    // A wake-up that came before the park ends it at once.
-                    let began = Instant::now();
-                    std::thread::park_timeout(Duration::from_secs(60));
-                    assert!(began.elapsed() < Duration::from_secs(50), "a registration was missed");
-                }
-            }
-        };
-        assert_eq!(found.as_ref(), Ok(&worker));
-        registers.join().expect("it registers");
-    }
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
+    const ROUNDS: usize = 5_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let worker = runtime.block_on(async { crate::spawn::<Probe>(1, ()).await.expect("it starts") });
+    let names = Aliases::<usize, Probe>::new();
+    let begun = Arc::<AtomicUsize>::default();
+    let registers = std::thread::spawn({
+        let (names, begun) = (names.clone(), Arc::clone(&begun));
+        move || {
+            for round in 1..=ROUNDS {
+                while begun.load(Ordering::SeqCst) < round {
+                    std::thread::yield_now();
+                }
+                // Now one is earlier, now the other.
+                for _ in 0..round % 97 {
+                    std::hint::spin_loop();
+                }
+                names.register(round, &worker).expect("nobody else has it");
+            }
+        }
+    });
+    let _inside = runtime.enter();
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = TaskContext::from_waker(&waker);
+    for round in 1..=ROUNDS {
+        let mut waits = pin!(names.await_registration(&round, Duration::MAX));
+        begun.store(round, Ordering::SeqCst);
+        for _ in 0..round % 89 {
+            std::hint::spin_loop();
+        }
+        while waits.as_mut().poll(&mut cx).is_pending() {
+            // A wake-up that came before the park ends it at once.
+            let began = Instant::now();
+            std::thread::park_timeout(Duration::from_secs(60));
+            assert!(began.elapsed() < Duration::from_secs(50), "a registration was missed, in round {round}");
+        }
+    }
+    registers.join().expect("it registers");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
