@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context as TaskContext, Wake, Waker};
 use std::time::{Duration, Instant};
 
+use equivalent::Equivalent;
+
 use super::waiting::Waiting;
 use super::{Aliases, Groups, NotRegistered};
 use crate::{Context, Registry, Worker, WorkerHandle};
@@ -271,6 +273,43 @@ fn a_registration_is_never_missed_by_a_waiter() {
         }
     }
     registers.join().expect("it registers");
+}
+
+/// The order of race 7, without luck: the registration happens in the middle of the look.
+#[tokio::test(start_paused = true)]
+async fn a_registration_in_the_middle_of_a_waiters_look_wakes_it() {
+    struct Meddling<'a>(u32, &'a dyn Fn());
+    impl std::hash::Hash for Meddling<'_> {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+    impl Equivalent<u32> for Meddling<'_> {
+        fn equivalent(&self, name: &u32) -> bool {
+            (self.1)();
+            self.0 == *name
+        }
+    }
+    struct IsWoken(AtomicUsize);
+    impl Wake for IsWoken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let registry = Registry::new();
+    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Probe>::new());
+    names.register(7, &old).unwrap();
+    old.slot.close_by_worker();
+    // The look has found the old holder, which is of no use, when the new one takes the name.
+    let register = || names.register(7, &new).unwrap();
+    let name = Meddling(7, &register);
+    let is_woken = Arc::new(IsWoken(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&is_woken));
+    let mut cx = TaskContext::from_waker(&waker);
+    let mut waits = pin!(names.await_registration(&name, Duration::MAX));
+    assert!(waits.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(is_woken.0.load(Ordering::SeqCst), 1, "the wake-up was lost");
+    assert!(waits.as_mut().poll(&mut cx).is_ready());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
