@@ -1,7 +1,7 @@
 //! Finding workers by something else than their key: [`Aliases`], one worker per name, and [`Groups`], many workers
 //! per property.
 //!
-//! Both are built alike. An [`Index`](index::Index) of names is read without a lock and changed under one. A second
+//! Both are built alike. An [`Index`](index::Index) of names is read side by side and changed under one lock. A second
 //! index, worker → its entries, is kept under that lock. Each worker's slot has a weak reference to every directory the
 //! worker is in, by which its end removes what is there of it.
 //!
@@ -30,6 +30,7 @@ mod broadcast;
 mod error;
 mod groups;
 mod index;
+mod send;
 #[cfg(test)]
 mod tests;
 mod waiting;

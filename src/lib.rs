@@ -72,7 +72,7 @@
 //! | to know of an end | [`WorkerHandle::closed`] |
 //! | to end all | [`Registry::shutdown`] |
 //! | to find workers by other names, or by what they share | [`Aliases`], [`Groups`] |
-//! | a worker outside any registry | [`spawn`] |
+//! | a worker outside any registry | [`spawn`](fn@spawn) |
 //! | work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
 //!
 //! # Lifecycle of a key

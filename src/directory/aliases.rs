@@ -9,26 +9,20 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use equivalent::Equivalent;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout_at};
 
 use super::error::{NotRegistered, RegisterError};
 use super::index::Index;
 use super::waiting::Waiting;
-use crate::current::is_current;
-use crate::error::{CallError, Returned, SendError};
-use crate::handle::{Reply, Unsent, WorkerHandle};
-use crate::mailbox::Sequence;
+use crate::error::Returned;
+use crate::handle::WorkerHandle;
 use crate::slot::Membership;
 use crate::worker::{Worker, WorkerId};
-
-/// How many workers that end one send may meet, as for a [`Via`](crate::Via).
-const MOST_WORKERS: u32 = 16;
 
 /// Workers by names: one worker per name; a worker may have many.
 ///
 /// A value, and a clone is another handle to the same names. Names are any hashable type, and the workers may be of any
-/// number of registries, or of none ([`spawn`](crate::spawn)). A worker that ends loses all its names at once: from the
+/// number of registries, or of none ([`spawn`](fn@crate::spawn)). A worker that ends loses all its names at once: from the
 /// moment at which its gate closes nobody finds it by them, and others may take them. Before
 /// [`closed`](WorkerHandle::closed) or a [`stop`](WorkerHandle::stop) of it returns, they have been removed. Dropping
 /// the last handle to the names touches no worker.
@@ -36,11 +30,10 @@ const MOST_WORKERS: u32 = 16;
 /// A worker may register itself in its `init`. It has the name from then on, and is found by it once `init` has
 /// returned `Ok`; if `init` fails, the name is free again.
 ///
-/// Reads take no lock and pass no message, and cost about as much as a [`lookup`](crate::Registry::lookup). Changes take
-/// one lock for all names, for a moment. A name's `Eq` runs under it, and a name is dropped by whoever is the last to use
-/// its memory, which may be a stranger's change or the task of a worker that ends, and somewhat later than it was
-/// removed. So neither should block, and a name's `Eq` must not use the directory. One that panics does so in the
-/// caller, and harms nobody else; a panic in a name's `Drop` is contained.
+/// Reads pass no message and share a lock with other reads, under which nothing of a name runs. Changes take one lock
+/// for all names, for a moment, and a name's `Eq` runs under it: it should not block, and must not change the directory.
+/// One that panics does so in the caller, and harms nobody else. A name is dropped by whoever is the last to use it, which
+/// may be the task of a worker that ends, or a stranger's read; a panic in its `Drop` is contained.
 ///
 /// # Examples
 ///
@@ -147,7 +140,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         let registered = self.0.index.change(|change| {
             let wanted = name.as_ref().expect("it is taken out below");
             let found = change.find(wanted, hash);
-            if let Some(entry) = found {
+            if let Some(entry) = &found {
                 let holder = &*entry.value;
                 if holder != worker && !holder.is_ending() {
                     return Err(Refused::Taken(holder.clone()));
@@ -207,7 +200,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// Finds the worker that has the name.
     ///
     /// `None` also while it starts or ends: a read that begins after a worker began to end never returns it (G3).
-    /// One table read; never waits, allocates or passes a message.
+    /// One table read; never allocates or passes a message.
     ///
     /// # Panics
     ///
@@ -217,119 +210,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         Q: ?Sized + Hash + Equivalent<N>,
     {
         let hash = self.0.index.hash(name);
-        self.0.index.find(name, hash, |holder| holder.is_open().then(|| holder.clone())).flatten()
-    }
-
-    /// Sends a message to the worker that has the name, and waits for room if its mailbox is full.
-    ///
-    /// A worker that is ending gives the message back unseen, and it goes to whoever has the name next. `Ok` is that of
-    /// [`WorkerHandle::cast`]. It starts nobody.
-    ///
-    /// # Errors
-    ///
-    /// Each gives the message back.
-    ///
-    /// - [`SendError::NotFound`]: no worker has the name.
-    /// - [`SendError::WouldDeadlock`]: the worker sends to itself and its mailbox is full.
-    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropped before it is ready, the message was not sent, and is dropped.
-    pub async fn cast<Q>(&self, name: &Q, message: W::Message) -> Result<(), SendError<W>>
-    where
-        Q: ?Sized + Hash + Equivalent<N>,
-    {
-        match self.accept(name, message, false).await {
-            Ok(_) => Ok(()),
-            Err((message, why)) => {
-                let message = Returned::new(message);
-                Err(match why {
-                    Why::NotFound => SendError::NotFound(message),
-                    Why::WouldDeadlock => SendError::WouldDeadlock(message),
-                    Why::Closed => SendError::Closed(message),
-                })
-            }
-        }
-    }
-
-    /// Sends a message that carries a [`Reply`] to the worker that has the name, and waits for the answer.
-    ///
-    /// A message that a worker has taken is not sent to another one: whether it may have run is in the error.
-    ///
-    /// # Errors
-    ///
-    /// - [`CallError::NotFound`]: no worker has the name.
-    /// - [`CallError::NotDelivered`]: it never began; build it again and repeat the call.
-    /// - [`CallError::WouldDeadlock`]: the worker calls itself.
-    /// - [`CallError::NoReply`]: it gave no answer; it may have run.
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`WorkerHandle::call`].
-    ///
-    /// # Panics
-    ///
-    /// If the closure that builds the message does, or the name's own `Hash` or `Eq`.
-    pub async fn call<Q, T>(&self, name: &Q, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>>
-    where
-        Q: ?Sized + Hash + Equivalent<N>,
-    {
-        let (reply, answer) = oneshot::channel();
-        match self.accept(name, message(Reply::from(reply)), true).await {
-            Ok((handle, sequence)) => handle.answer(sequence, answer).await,
-            Err((_, Why::NotFound)) => Err(CallError::NotFound),
-            Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
-            Err((_, Why::Closed)) => Err(CallError::NotDelivered),
-        }
-    }
-
-    /// Like [`call`](Self::call), and gives up after `within`.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
-    ///
-    /// # Panics
-    ///
-    /// As for [`call`](Self::call); and outside a tokio runtime, or in one without a timer.
-    pub async fn call_timeout<Q, T>(
-        &self,
-        name: &Q,
-        within: Duration,
-        message: impl FnOnce(Reply<T>) -> W::Message,
-    ) -> Result<T, CallError<W>>
-    where
-        Q: ?Sized + Hash + Equivalent<N>,
-    {
-        match tokio::time::timeout(within, self.call(name, message)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(CallError::TimedOut),
-        }
-    }
-
-    /// Finds a worker that takes the message. One that is ending gives it back, unseen, for the next.
-    async fn accept<Q>(
-        &self,
-        name: &Q,
-        mut message: W::Message,
-        is_call: bool,
-    ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why)>
-    where
-        Q: ?Sized + Hash + Equivalent<N>,
-    {
-        for _ in 0..MOST_WORKERS {
-            let Some(handle) = self.whereis(name) else { return Err((message, Why::NotFound)) };
-            if is_call && is_current(handle.id()) {
-                return Err((message, Why::WouldDeadlock));
-            }
-            match handle.accept(message, is_call).await {
-                Ok(sequence) => return Ok((handle, sequence)),
-                Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
-                Err(Unsent::Closed(returned)) => message = returned,
-            }
-        }
-        Err((message, Why::Closed))
+        self.0.index.find(name, hash).filter(|entry| entry.value.is_open()).map(|entry| (*entry.value).clone())
     }
 
     /// Waits until a worker is found by the name, and returns it: at once if one is.
@@ -405,7 +286,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     {
         loop {
             // One whose gate is closed is as good as nobody: the next holder is told of by its registration.
-            let found = self.0.index.find(name, hash, WorkerHandle::clone).filter(|holder| !holder.is_ending());
+            let found = self.0.index.find(name, hash).map(|entry| (*entry.value).clone());
+            let found = found.filter(|holder| !holder.is_ending());
             let Some(holder) = found else {
                 *starting = None;
                 return Poll::Pending;
@@ -443,13 +325,13 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             return Vec::new();
         }
         let tags = self.0.index.tags_of(worker.id());
-        tags.into_iter().filter_map(|tag| self.0.index.get(tag, |name, _| name.clone())).collect()
+        tags.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
     }
 
     /// Folds over the names by which a worker is found.
     ///
     /// Each that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not. The
-    /// closure runs here, under a guard that holds back the freeing of memory: keep it short.
+    /// closure runs here, under no lock.
     ///
     /// # Panics
     ///
@@ -471,7 +353,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// How many names there are: those by which a worker is found. Walks over all of them.
     pub fn len(&self) -> usize {
-        self.reduce(0, |names, _, _| names + 1)
+        self.0.index.count(WorkerHandle::is_open)
     }
 
     /// Whether no worker is found by any name. Walks over all of them.
@@ -482,6 +364,11 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     fn as_membership(&self) -> Weak<dyn Membership> {
         let weak: Weak<Names<N, W>> = Arc::downgrade(&self.0);
         weak
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.0.index.capacity()
     }
 
     /// How many entries there are, how many are noted under a worker, and how many wait.
@@ -495,13 +382,6 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 /// Why a worker did not get a name.
 enum Refused<W: Worker> {
     Taken(WorkerHandle<W>),
-    Closed,
-}
-
-/// Why no worker took a message.
-enum Why {
-    NotFound,
-    WouldDeadlock,
     Closed,
 }
 

@@ -18,13 +18,13 @@ use crate::worker::{Worker, WorkerId};
 /// Workers by properties: many workers per property, and many properties per worker.
 ///
 /// A value, and a clone is another handle to the same groups. Properties are any hashable type, and the workers may be
-/// of any number of registries, or of none ([`spawn`](crate::spawn)). A worker that ends leaves all its groups at once:
+/// of any number of registries, or of none ([`spawn`](fn@crate::spawn)). A worker that ends leaves all its groups at once:
 /// from the moment at which its gate closes it is in no list of members. A group is there as long as it has members.
 /// Dropping the last handle to the groups touches no worker.
 ///
 /// A worker may join in its `init`; it is among the members once that has returned `Ok`.
 ///
-/// Reads pass no message; reading the members of one group takes a lock of that group, while their handles are cloned.
+/// Reads pass no message and share locks with other reads, that of the group while the members' handles are cloned.
 /// Changes take one lock for all groups, for a moment. A property's `Eq` and `Drop` run as an [alias's](crate::Aliases)
 /// do, and the same is asked of them.
 ///
@@ -130,9 +130,9 @@ fn remove_member<P, W: Worker>(
     tag: super::index::Tag,
     worker: WorkerId,
 ) -> Option<WorkerHandle<W>> {
-    let members = &change.get(tag)?.value;
+    let entry = change.get(tag)?;
     let (left, is_empty) = {
-        let mut members = members.write();
+        let mut members = entry.value.write();
         (members.remove(&worker), members.is_empty())
     };
     if is_empty {
@@ -220,7 +220,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         Q: ?Sized + Hash + Equivalent<P>,
     {
         let hash = self.0.index.hash(property);
-        self.0.index.find(property, hash, |members| members.open()).unwrap_or_default()
+        self.0.index.find(property, hash).map(|entry| entry.value.open()).unwrap_or_default()
     }
 
     /// Sends a message to each member of the property's group, and waits for room in those mailboxes that are full.
@@ -312,13 +312,13 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
             return Vec::new();
         }
         let tags = self.0.index.tags_of(worker.id());
-        tags.into_iter().filter_map(|tag| self.0.index.get(tag, |property, _| property.clone())).collect()
+        tags.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
     }
 
     /// Folds over the groups that have members, each with its property and [`members`](Self::members).
     ///
     /// Each group that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not.
-    /// The closure runs here, under a guard that holds back the freeing of memory, and under no lock.
+    /// The closure runs here, under no lock.
     ///
     /// # Panics
     ///
@@ -332,8 +332,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// How many groups have members. Walks over all of them.
     pub fn len(&self) -> usize {
-        let has_members = |members: &Members<W>| members.read().values().any(WorkerHandle::is_open);
-        self.0.index.fold(0, |groups, _, members| groups + usize::from(has_members(members)))
+        self.0.index.count(|members| members.read().values().any(WorkerHandle::is_open))
     }
 
     /// Whether no group has members. Walks over all of them.

@@ -185,20 +185,26 @@ async fn names_of_one_hash_are_told_apart_and_wake_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_are_dropped_in_the_end_and_few_wait_for_it() {
+async fn names_are_dropped_when_they_are_removed_and_their_room_is_given_back() {
     let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
     let there = Arc::<AtomicUsize>::default();
-    for key in 0..1_000 {
-        let worker = started(&registry, key).await;
-        names.register(Counted::new(key, &there), &worker).unwrap();
-        groups.join(Counted::new(key, &there), &worker).unwrap();
+    for round in 0..3 {
+        let worker = started(&registry, round).await;
+        for name in 0..100 {
+            names.register(Counted::new(name, &there), &worker).unwrap();
+            groups.join(Counted::new(name, &there), &worker).unwrap();
+        }
+        assert_eq!(there.load(Ordering::SeqCst), 200);
         worker.stop().await.unwrap();
+        assert_eq!(there.load(Ordering::SeqCst), 0);
     }
-    // What was removed is freed in batches.
-    let waiting = there.load(Ordering::SeqCst);
-    assert!(waiting < 200, "{waiting} names of workers that have ended are still there");
-    drop((names, groups));
-    assert_eq!(there.load(Ordering::SeqCst), 0);
+    let (worker, names) = (started(&registry, 1_000).await, Aliases::new());
+    for name in 0..100_000 {
+        names.register(name, &worker).unwrap();
+    }
+    assert!(names.capacity() >= 100_000);
+    worker.stop().await.unwrap();
+    assert!(names.capacity() < 2_000, "{}", names.capacity());
 }
 
 #[test]
