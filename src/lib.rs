@@ -138,7 +138,8 @@
 //! [`Aliases`] find a worker by other names than its key, one worker per name; [`Groups`] hold the workers that share a
 //! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, of any
 //! number of which they hold workers. A worker leaves them when its gate closes, and G3 holds for them: no read returns
-//! a worker that had begun to end. What they kept of it is removed before [`WorkerHandle::closed`] returns.
+//! a worker that had begun to end. What they kept of it is removed before [`WorkerHandle::closed`] returns. Besides what
+//! G4 names, a name's own `Eq` runs under a lock, that of its directory's changes.
 //!
 //! # Shutdown
 //!
