@@ -223,8 +223,9 @@ pub enum SendError<W: Worker> {
     /// A worker tried to wait for room in its own full mailbox, which nobody else empties.
     #[error("the worker's own mailbox is full, and it would wait for itself; use `try_cast`")]
     WouldDeadlock(Returned<W::Message>),
-    /// No worker has the key, and this [`Via`](crate::Via) does not start one.
-    #[error("no worker runs for this key; start one, or use `via_or_start`")]
+    /// No worker has the key, and this [`Via`](crate::Via) does not start one; or none has the
+    /// [name](crate::Aliases).
+    #[error("no worker runs by this key or name; start one, or use `via_or_start`")]
     NotFound(Returned<W::Message>),
     /// A [`Via`](crate::Via) could not start the worker.
     #[error("the worker could not be started")]
@@ -282,8 +283,9 @@ pub enum CallError<W: Worker> {
     /// The worker ended before it came to the message: it never began. Build it again and repeat the call.
     #[error("the worker ended before it came to the message; it is safe to repeat the call")]
     NotDelivered,
-    /// No worker has the key, and this [`Via`](crate::Via) does not start one.
-    #[error("no worker runs for this key; start one, or use `via_or_start`")]
+    /// No worker has the key, and this [`Via`](crate::Via) does not start one; or none has the
+    /// [name](crate::Aliases).
+    #[error("no worker runs by this key or name; start one, or use `via_or_start`")]
     NotFound,
     /// A [`Via`](crate::Via) could not start the worker.
     #[error("the worker could not be started")]

@@ -71,6 +71,8 @@
 //! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
 //! | to know of an end | [`WorkerHandle::closed`] |
 //! | to end all | [`Registry::shutdown`] |
+//! | to find workers by other names, or by what they share | [`Aliases`], [`Groups`] |
+//! | a worker outside any registry | [`spawn`](fn@spawn) |
 //! | work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
 //!
 //! # Lifecycle of a key
@@ -131,6 +133,14 @@
 //! [`sample`](Registry::sample) see every worker that is there for all of the time once; what comes or goes meanwhile
 //! they may see or not.
 //!
+//! # Discovery
+//!
+//! [`Aliases`] find a worker by other names than its key, one worker per name; [`Groups`] hold the workers that share a
+//! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, of any
+//! number of which they hold workers. A worker leaves them when its gate closes, and G3 holds for them: no read returns
+//! a worker that had begun to end. What they kept of it is removed before [`WorkerHandle::closed`] returns. Besides what
+//! G4 names, a name's own `Eq` runs under a lock, that of its directory's changes.
+//!
 //! # Shutdown
 //!
 //! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
@@ -141,6 +151,8 @@ mod builder;
 mod context;
 mod current;
 mod deadline;
+mod directory;
+mod ending;
 mod error;
 mod events;
 mod handle;
@@ -157,6 +169,7 @@ mod request;
 mod residency;
 mod restart;
 mod slot;
+mod spawn;
 mod stats;
 mod supervise;
 mod sync;
@@ -167,6 +180,7 @@ mod worker;
 
 pub use builder::Builder;
 pub use context::{Context, Task};
+pub use directory::{Aliases, Broadcast, Groups, JoinError, NotRegistered, RegisterError};
 pub use equivalent::Equivalent;
 pub use error::{BuildError, CallError, Returned, SendError, StartError, StopError, TaskError};
 pub use events::{Event, Events, Lagged};
@@ -177,6 +191,7 @@ pub use mailbox::Mailbox;
 pub use registry::{Registry, WeakRegistry};
 pub use residency::Eviction;
 pub use restart::Restart;
+pub use spawn::spawn;
 pub use stats::{Exits, Restarts, Starts, Stats};
 pub use timer::Timer;
 pub use via::Via;

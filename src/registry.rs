@@ -16,6 +16,7 @@ use crate::events::Events;
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
+use crate::queue::Gate;
 use crate::request::{Notice, Seed, StartReply, StartRequest, Started};
 use crate::slot::Link;
 use crate::stats::Stats;
@@ -573,6 +574,11 @@ impl<W: Worker> WorkerHandle<W> {
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.slot.queue.is_open()
+    }
+
+    /// Whether it has begun to end, or has ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.slot.queue.gate() >= Gate::Closed
     }
 }
 

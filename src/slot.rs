@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::current::{Current, RegistryId};
+use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
 use crate::mailbox::Inbox;
@@ -21,7 +22,7 @@ use crate::request::{Notice, StartAnswer, StartRequest};
 use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
 use crate::stats::Counters;
-use crate::sync::{AtomicUsize, Mutex, lock};
+use crate::sync::{AtomicUsize, Mutex};
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// What the builder was told.
@@ -151,23 +152,7 @@ pub(crate) struct Slot<W: Worker> {
     pub(crate) is_announced: AtomicBool,
     /// The worker closed its own gate, and the owner is yet to be told.
     is_unannounced: AtomicBool,
-    ending: Mutex<Ending>,
-}
-
-/// How a worker ended, and until then who is to be told.
-enum Ending {
-    /// Boxed: most workers have nobody.
-    Awaited(Option<Box<Audience>>),
-    Over(Contained<ExitReason>),
-}
-
-/// Who waits for a worker's end.
-#[derive(Default)]
-struct Audience {
-    /// For the end of this run.
-    run: Vec<oneshot::Sender<ExitReason>>,
-    /// For the end of the worker.
-    worker: Vec<oneshot::Sender<ExitReason>>,
+    pub(crate) ending: Mutex<Ending>,
 }
 
 impl<W: Worker> Slot<W> {
@@ -187,7 +172,7 @@ impl<W: Worker> Slot<W> {
             is_exempt: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             is_unannounced: AtomicBool::new(false),
-            ending: Mutex::new(Ending::Awaited(None)),
+            ending: Mutex::new(Ending::default()),
         }
     }
 
@@ -197,6 +182,7 @@ impl<W: Worker> Slot<W> {
 
     pub(crate) fn open(&self) {
         self.queue.open(&self.link.live);
+        self.tell_opened();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
@@ -288,41 +274,6 @@ impl<W: Worker> Slot<W> {
         self.is_exempt.load(Ordering::Relaxed)
     }
 
-    /// Gives a receiver for how this run ends, or how the worker ended.
-    pub(crate) fn monitor(&self) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
-        self.join_audience(|audience| &mut audience.run)
-    }
-
-    fn join_audience(
-        &self,
-        part: impl FnOnce(&mut Audience) -> &mut Vec<oneshot::Sender<ExitReason>>,
-    ) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
-        let mut ending = lock(&self.ending);
-        match &mut *ending {
-            Ending::Over(reason) => Err((**reason).clone()),
-            // Under the same lock as the end: whoever joined before it is told by it.
-            Ending::Awaited(audience) => {
-                let part = part(audience.get_or_insert_default());
-                if part.len() == part.capacity() {
-                    // Those who went away leave before it grows.
-                    part.retain(|member| !member.is_closed());
-                }
-                let (sender, receiver) = oneshot::channel();
-                part.push(sender);
-                Ok(receiver)
-            }
-        }
-    }
-
-    /// Tells the monitors how this run ended.
-    pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
-        let audience = match &mut *lock(&self.ending) {
-            Ending::Awaited(Some(audience)) => std::mem::take(&mut audience.run),
-            _ => return,
-        };
-        tell(audience, reason);
-    }
-
     /// Tells the owner that the worker closed its own gate, if it did, so that its deadline begins to run.
     ///
     /// Not done by whoever closes it: the owner is woken into this thread's next-task slot, where no other thread can
@@ -373,37 +324,6 @@ impl<W: Worker> Slot<W> {
             Gate::Closed | Gate::Killed if self.exit().is_some() => WorkerState::Exited,
             Gate::Closed | Gate::Killed => WorkerState::Stopping,
         }
-    }
-
-    pub(crate) fn exit(&self) -> Option<ExitReason> {
-        match &*lock(&self.ending) {
-            Ending::Over(reason) => Some((**reason).clone()),
-            Ending::Awaited(_) => None,
-        }
-    }
-
-    /// Ends the wait of everyone in `closed`, and of the monitors. Called once, at the end.
-    pub(crate) fn set_exit(&self, reason: ExitReason) {
-        let over = Ending::Over(Contained::new(reason.clone()));
-        if let Ending::Awaited(Some(audience)) = std::mem::replace(&mut *lock(&self.ending), over) {
-            tell(audience.worker, &reason);
-            tell(audience.run, &reason);
-        }
-    }
-
-    pub(crate) async fn closed(&self) -> ExitReason {
-        match self.join_audience(|audience| &mut audience.worker) {
-            // Nobody drops the audience unheard while this slot is borrowed here.
-            Ok(end) => end.await.unwrap_or(ExitReason::Killed),
-            Err(reason) => reason,
-        }
-    }
-}
-
-fn tell(audience: Vec<oneshot::Sender<ExitReason>>, reason: &ExitReason) {
-    for member in audience {
-        // It may have gone away. Its waker may be foreign code.
-        contain(|| drop(member.send(reason.clone())));
     }
 }
 

@@ -90,6 +90,8 @@ impl<W: Worker> ExitGuard<W> {
         slot.undeliver();
         slot.queue.forget_task();
         slot.end_restart();
+        // Before anybody is told: who has waited for the end finds nothing of it in a directory.
+        slot.withdraw();
         let reason = match &exit {
             Exit::Ended(reason) | Exit::NotReturned(reason) => reason.clone(),
             Exit::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),

@@ -67,7 +67,7 @@ impl<W: Worker, Q: ?Sized + Equivalent<W::Key>> Equivalent<Entry<W>> for Probe<'
 
 /// Passes a hash through that was made before.
 #[derive(Clone, Default)]
-struct Prehashed(u64);
+pub(crate) struct Prehashed(u64);
 
 impl Hasher for Prehashed {
     fn finish(&self) -> u64 {
@@ -75,7 +75,7 @@ impl Hasher for Prehashed {
     }
 
     fn write(&mut self, _: &[u8]) {
-        unreachable!("only `write_u64` is called, by the types in this file");
+        unreachable!("only `write_u64` is called, by types that know their hash");
     }
 
     fn write_u64(&mut self, hash: u64) {
@@ -84,7 +84,7 @@ impl Hasher for Prehashed {
 }
 
 #[derive(Clone, Default)]
-struct PassHash;
+pub(crate) struct PassHash;
 
 impl BuildHasher for PassHash {
     type Hasher = Prehashed;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
 use common::{Plan, Probe, within};
-use gen_registry::{Registry, StartError};
+use gen_registry::{Aliases, Registry, StartError};
 
 /// The answer of a future that needs to wait for nobody.
 fn ready<F: Future>(future: F) -> F::Output {
@@ -63,5 +63,18 @@ async fn count_sample_and_reduce_allocate_nothing() {
         assert!(registry.sample().is_some());
         assert_eq!(registry.reduce(0, |seen, _, _| seen + 1), 1);
     };
+    assert_eq!(measure(reads).count_total, 0);
+}
+
+#[tokio::test]
+async fn a_read_by_name_allocates_nothing() {
+    let (registry, aliases) = (with_one_worker().await, Aliases::<String, Probe>::new());
+    aliases.register("name".into(), &registry.lookup("a").unwrap()).unwrap();
+    let reads = || {
+        assert!(aliases.whereis("name").is_some());
+        assert!(aliases.whereis("nobody").is_none());
+        assert_eq!(aliases.len(), 1);
+    };
+    reads();
     assert_eq!(measure(reads).count_total, 0);
 }

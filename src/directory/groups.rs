@@ -1,0 +1,371 @@
+//! [`Groups`]: workers by properties that many share.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::Hash;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+
+use equivalent::Equivalent;
+
+use super::broadcast::{Broadcast, broadcast, try_broadcast};
+use super::error::JoinError;
+use super::index::{Change, Index};
+use crate::ending::Membership;
+use crate::error::Returned;
+use crate::handle::WorkerHandle;
+use crate::worker::{Worker, WorkerId};
+
+/// Workers by properties: many workers per property, and many properties per worker.
+///
+/// A value, and a clone is another handle to the same groups. Properties are any hashable type, and the workers may be
+/// of any number of registries, or of none ([`spawn`](fn@crate::spawn)). A worker that ends leaves all its groups at once:
+/// from the moment at which its gate closes it is in no list of members. A group is there as long as it has members.
+/// Dropping the last handle to the groups touches no worker.
+///
+/// A worker may join in its `init`; it is among the members once that has returned `Ok`.
+///
+/// Reads pass no message and share locks with other reads, that of the group while the members' handles are cloned.
+/// Changes take one lock for all groups, for a moment. A property's `Eq` and `Drop` run as an [alias's](crate::Aliases)
+/// do, and the same is asked of them.
+///
+/// # Examples
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use gen_registry::{Context, Groups, Registry, Reply, Worker};
+/// # struct Player;
+/// # #[derive(Clone)]
+/// # enum Message { Say(&'static str) }
+/// # impl Worker for Player {
+/// #     type Key = u32; type Args = (); type Message = Message; type Error = Infallible;
+/// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Player) }
+/// #     async fn handle(&mut self, _: Message, _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let players = Registry::<Player>::new();
+/// let rooms = Groups::<String, Player>::new();
+/// for n in 0..3 {
+///     rooms.join("lobby".to_string(), &players.start(&n, ()).await?)?;
+/// }
+/// let sent = rooms.broadcast("lobby", |_| Message::Say("hello")).await;
+/// assert_eq!((sent.taken, sent.refused.len()), (3, 0));
+///
+/// players.stop(&1).await?;
+/// assert_eq!(rooms.members("lobby").len(), 2);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// To call all members, with a bound on how many at once, gather their answers as they come:
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use std::time::Duration;
+/// # use gen_registry::{Context, Groups, Registry, Reply, Worker};
+/// # struct Node(u64);
+/// # enum Message { Load(Reply<u64>) }
+/// # impl Worker for Node {
+/// #     type Key = u64; type Args = (); type Message = Message; type Error = Infallible;
+/// #     async fn init(_: (), ctx: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Node(*ctx.key())) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Infallible> {
+/// #         let Message::Load(reply) = message;
+/// #         Ok(reply.send(self.0))
+/// #     }
+/// # }
+/// use futures_util::{StreamExt, stream};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # let nodes = Registry::<Node>::new();
+/// # let groups = Groups::<&'static str, Node>::new();
+/// # for n in 0..20 { groups.join("eu-west", &nodes.start(&n, ()).await?)?; }
+/// let calls = groups.members(&"eu-west").into_iter().map(|node| async move {
+///     node.call_timeout(Duration::from_secs(1), Message::Load).await
+/// });
+/// let loads: Vec<_> = stream::iter(calls).buffer_unordered(8).collect().await;
+/// assert_eq!(loads.into_iter().flatten().sum::<u64>(), 190); // of those that answered
+/// # Ok(())
+/// # }
+/// ```
+pub struct Groups<P, W: Worker>(Arc<Properties<P, W>>);
+
+struct Properties<P, W: Worker> {
+    index: Index<P, Members<W>>,
+}
+
+/// The members of one group, by id. Changed only under the index's lock, so that a group without members is removed
+/// before anyone can join it.
+struct Members<W: Worker>(RwLock<BTreeMap<WorkerId, WorkerHandle<W>>>);
+
+impl<W: Worker> Members<W> {
+    // No code of others runs under these locks: handles are cloned and compared, and dropped outside.
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<WorkerId, WorkerHandle<W>>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<WorkerId, WorkerHandle<W>>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self) -> Vec<WorkerHandle<W>> {
+        self.read().values().filter(|member| member.is_open()).cloned().collect()
+    }
+}
+
+impl<P: Send + Sync, W: Worker> Membership for Properties<P, W> {
+    fn forget(&self, worker: WorkerId) {
+        let left: Vec<_> = self.index.change(|change| {
+            let tags = change.strike_all(worker);
+            tags.into_iter().filter_map(|tag| remove_member(change, tag, worker)).collect()
+        });
+        // Under no lock.
+        drop(left);
+    }
+}
+
+/// Takes a worker out of a group, and the group out of the index if nobody is left in it.
+fn remove_member<P, W: Worker>(
+    change: &mut Change<'_, P, Members<W>>,
+    tag: super::index::Tag,
+    worker: WorkerId,
+) -> Option<WorkerHandle<W>> {
+    let entry = change.get(tag)?;
+    let (left, is_empty) = {
+        let mut members = entry.value.write();
+        (members.remove(&worker), members.is_empty())
+    };
+    if is_empty {
+        change.remove(tag);
+    }
+    left
+}
+
+impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
+    /// Makes a directory without groups.
+    pub fn new() -> Self {
+        Self(Arc::new(Properties { index: Index::new() }))
+    }
+
+    /// Makes a worker a member of the property's group. It is one until it ends or [leaves](Self::leave).
+    ///
+    /// Joining again changes nothing: one [`leave`](Self::leave) undoes any number of joins.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError::Closed`] gives the property back: the worker has begun to end.
+    ///
+    /// # Panics
+    ///
+    /// Only if the property's own `Hash` or `Eq` does; nothing is changed then.
+    pub fn join(&self, property: P, worker: &WorkerHandle<W>) -> Result<(), JoinError<P>> {
+        let hash = self.0.index.hash(&property);
+        // Taken out if it is put in: otherwise it is given back, or dropped, when the lock is let go of.
+        let mut property = Some(property);
+        let has_joined = self.0.index.change(|change| {
+            let wanted = property.as_ref().expect("it is taken out below");
+            let found = change.find(wanted, hash);
+            // Under the lock: an end that comes later finds the member. (race 1)
+            let is_told = change.knows(worker.id()) || worker.slot.enlist(self.as_membership());
+            if !is_told || worker.is_ending() {
+                return false;
+            }
+            let tag = match found {
+                Some(entry) => {
+                    entry.value.write().entry(worker.id()).or_insert_with(|| worker.clone());
+                    entry.tag
+                }
+                None => {
+                    let members = Members(RwLock::new(BTreeMap::from([(worker.id(), worker.clone())])));
+                    change.insert(property.take().expect("it was there above"), hash, members)
+                }
+            };
+            change.note(worker.id(), tag);
+            true
+        });
+        match property {
+            Some(property) if !has_joined => Err(JoinError::Closed(Returned::new(property))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a worker out of the property's group, and tells whether it was in there and has not begun to end.
+    ///
+    /// # Panics
+    ///
+    /// Only if the property's own `Hash` or `Eq` does; nothing is changed then.
+    pub fn leave<Q>(&self, property: &Q, worker: &WorkerHandle<W>) -> bool
+    where
+        Q: ?Sized + Hash + Equivalent<P>,
+    {
+        let hash = self.0.index.hash(property);
+        let left = self.0.index.change(|change| {
+            let tag = change.find(property, hash)?.tag;
+            change.strike(worker.id(), tag);
+            remove_member(change, tag, worker.id())
+        });
+        left.is_some_and(|left| !left.is_ending())
+    }
+
+    /// The members of the property's group, the oldest workers first.
+    ///
+    /// A read that begins after a worker began to end never returns it (G3). Never waits for another task; costs a
+    /// clone of each handle.
+    ///
+    /// # Panics
+    ///
+    /// Only if the property's own `Hash` or `Eq` does.
+    pub fn members<Q>(&self, property: &Q) -> Vec<WorkerHandle<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<P>,
+    {
+        let hash = self.0.index.hash(property);
+        self.0.index.find(property, hash).map(|entry| entry.value.open()).unwrap_or_default()
+    }
+
+    /// Sends a message to each member of the property's group, and waits for room in those mailboxes that are full.
+    ///
+    /// The message goes, once each, to the workers that [`members`](Self::members) returns at the first poll; who joins
+    /// later gets none, who leaves later gets its own all the same. `message` makes them all at the first poll. Mailboxes
+    /// that have room take theirs at once. In the others' lines it waits at the same time, so that a member that is
+    /// stuck holds up the return but nobody else's message: put a time-out round it, or use
+    /// [`try_broadcast`](Self::try_broadcast). What is taken is handled, or undelivered, as for
+    /// [`WorkerHandle::cast`]. Two broadcasts of one sender, of which the first returned before the second began, are
+    /// handled in that order (G8).
+    ///
+    /// [`Broadcast::refused`] hands back those that had begun to end before they took it ([`SendError::Closed`]), and the
+    /// worker that broadcasts itself, if its own mailbox is full ([`SendError::WouldDeadlock`]).
+    ///
+    /// [`SendError::Closed`]: crate::SendError::Closed
+    /// [`SendError::WouldDeadlock`]: crate::SendError::WouldDeadlock
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, those that had room have their message; of the others none gets it any more.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does, or the property's own `Hash` or `Eq`. Members for whom a message was made before have it.
+    pub async fn broadcast<Q>(&self, property: &Q, message: impl FnMut(&WorkerHandle<W>) -> W::Message) -> Broadcast<W>
+    where
+        Q: ?Sized + Hash + Equivalent<P>,
+    {
+        broadcast(self.members(property), message).await
+    }
+
+    /// Sends a message to each member of the property's group that has room for it now.
+    ///
+    /// Like [`broadcast`](Self::broadcast), but the members whose mailboxes are full are handed back
+    /// ([`SendError::Full`](crate::SendError::Full)), with their messages.
+    ///
+    /// # Panics
+    ///
+    /// As for [`broadcast`](Self::broadcast).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Groups, Registry, SendError, Worker};
+    /// # struct Sink;
+    /// # impl Worker for Sink {
+    /// #     type Key = u32; type Args = (); type Message = u64; type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Sink) }
+    /// #     async fn handle(&mut self, _: u64, _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let sinks = Registry::<Sink>::builder().mailbox_capacity(1).build()?;
+    /// let groups = Groups::<&'static str, Sink>::new();
+    /// groups.join("all", &sinks.start(&1, ()).await?)?;
+    /// assert_eq!(groups.try_broadcast(&"all", |_| 6).taken, 1);
+    ///
+    /// // The worker had no turn to take the first one out.
+    /// let sent = groups.try_broadcast(&"all", |sink| u64::from(*sink.key()) + 6);
+    /// assert_eq!(sent.taken, 0);
+    /// for (_slow, error) in sent.refused {
+    ///     assert!(matches!(error, SendError::Full(_)));
+    ///     assert_eq!(error.into_message(), 7);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_broadcast<Q>(&self, property: &Q, message: impl FnMut(&WorkerHandle<W>) -> W::Message) -> Broadcast<W>
+    where
+        Q: ?Sized + Hash + Equivalent<P>,
+    {
+        try_broadcast(self.members(property), message)
+    }
+
+    /// The properties in whose groups a worker is. Empty once it has begun to end.
+    ///
+    /// A worker whose `init` still runs is in the groups that it joined. Properties are cloned under no lock.
+    ///
+    /// # Panics
+    ///
+    /// Only if the property's own `Clone` does.
+    pub fn groups_of(&self, worker: &WorkerHandle<W>) -> Vec<P>
+    where
+        P: Clone,
+    {
+        if worker.is_ending() {
+            return Vec::new();
+        }
+        let tags = self.0.index.tags_of(worker.id());
+        tags.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
+    }
+
+    /// Folds over the groups that have members, each with its property and [`members`](Self::members).
+    ///
+    /// Each group that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not.
+    /// The closure runs here, under no lock.
+    ///
+    /// # Panics
+    ///
+    /// If the closure does; the directory is not harmed.
+    pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &P, Vec<WorkerHandle<W>>) -> A) -> A {
+        self.0.index.fold(init, |folded, property, members| match members.open() {
+            none if none.is_empty() => folded,
+            members => f(folded, property, members),
+        })
+    }
+
+    /// How many groups have members. Walks over all of them.
+    pub fn len(&self) -> usize {
+        self.0.index.count(|members| members.read().values().any(WorkerHandle::is_open))
+    }
+
+    /// Whether no group has members. Walks over all of them.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn as_membership(&self) -> Weak<dyn Membership> {
+        let weak: Weak<Properties<P, W>> = Arc::downgrade(&self.0);
+        weak
+    }
+
+    /// How many groups there are, and how many memberships are noted under a worker.
+    #[cfg(test)]
+    pub(super) fn sizes(&self) -> (usize, usize) {
+        self.0.index.sizes()
+    }
+}
+
+impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Default for Groups<P, W> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<P, W: Worker> Clone for Groups<P, W> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<P, W: Worker> fmt::Debug for Groups<P, W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Groups").finish_non_exhaustive()
+    }
+}

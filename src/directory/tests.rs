@@ -1,0 +1,351 @@
+//! What directories keep, and let go of. What they do is tested from outside, in `tests/`.
+
+use std::convert::Infallible;
+use std::mem::size_of;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context as TaskContext, Wake, Waker};
+use std::time::{Duration, Instant};
+
+use equivalent::Equivalent;
+
+use super::waiting::Waiting;
+use super::{Aliases, Groups, NotRegistered};
+use crate::{Context, Registry, Worker, WorkerHandle};
+
+struct Probe;
+
+impl Worker for Probe {
+    type Key = u32;
+    type Args = ();
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+async fn started(registry: &Registry<Probe>, key: u32) -> WorkerHandle<Probe> {
+    registry.start(&key, ()).await.expect("nothing is in the way of this start")
+}
+
+/// A name that takes part in the count of those that are there, and hashes like all others.
+#[derive(Debug)]
+struct Counted(u32, Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(name: u32, there: &Arc<AtomicUsize>) -> Self {
+        there.fetch_add(1, Ordering::SeqCst);
+        Self(name, Arc::clone(there))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.1.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl PartialEq for Counted {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Counted {}
+
+impl std::hash::Hash for Counted {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        state.write_u8(0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_a_worker_that_has_ended_though_nobody_reads() {
+    let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
+    let stays = started(&registry, 0).await;
+    names.register(1_000, &stays).unwrap();
+    groups.join(7, &stays).unwrap();
+    for key in 1..=100 {
+        let worker = started(&registry, key).await;
+        for n in 0..5 {
+            names.register(key * 10 + n, &worker).unwrap_or_else(|_| assert_eq!(key * 10 + n, 1_000));
+            groups.join(n * key, &worker).unwrap();
+        }
+        groups.join(7, &worker).unwrap();
+        worker.stop().await.unwrap();
+    }
+    assert_eq!(names.sizes(), (1, 1, 0));
+    assert_eq!(groups.sizes(), (1, 1));
+    stays.kill().await.unwrap();
+    assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_comes_and_goes_a_thousand_times_has_one_entry_per_directory() {
+    let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
+    let worker = started(&registry, 1).await;
+    for n in 0..1_000 {
+        names.register(n, &worker).unwrap();
+        names.register(n + 1_000_000, &worker).unwrap();
+        assert!(names.unregister(&n).is_some());
+        if n % 3 == 0 {
+            assert!(names.unregister(&(n + 1_000_000)).is_some());
+        }
+        groups.join(n % 2, &worker).unwrap();
+        assert!(groups.leave(&(n % 2), &worker));
+    }
+    assert_eq!(worker.slot.memberships(), 2);
+    assert_eq!(groups.sizes(), (0, 0));
+    assert_eq!(names.sizes(), (666, 666, 0));
+    for _ in 0..1_000 {
+        Aliases::new().register(1, &worker).unwrap();
+    }
+    assert_eq!(worker.slot.memberships(), 3, "the last of the short-lived ones, and the two that live");
+    worker.stop().await.unwrap();
+    assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_has_begun_to_end_is_not_enlisted() {
+    let registry = Registry::new();
+    let (worker, names) = (started(&registry, 1).await, Aliases::<u32, Probe>::new());
+    worker.slot.close_by_worker();
+    assert!(names.register(1, &worker).is_err());
+    assert_eq!((worker.slot.memberships(), names.sizes()), (0, (0, 0, 0)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_a_successor_took_is_not_kept_for_the_one_that_ends() {
+    let registry = Registry::new();
+    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Probe>::new());
+    names.register(1, &old).unwrap();
+    names.register(2, &old).unwrap();
+    old.slot.close_by_worker();
+    names.register(1, &new).unwrap();
+    assert_eq!(names.unregister(&2), None);
+    assert_eq!(names.sizes(), (1, 1, 0));
+    old.closed().await;
+    assert_eq!(names.names_of(&new), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_in_no_directory_pays_two_words() {
+    let extras = size_of::<Mutex<Option<Box<u8>>>>();
+    assert!(extras <= 16, "{extras}");
+    let registry = Registry::new();
+    assert_eq!(started(&registry, 1).await.slot.memberships(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_kept_of_a_wait_that_is_over_however_it_ended() {
+    let (registry, names) = (Registry::new(), Aliases::<u32, Probe>::new());
+    let worker = started(&registry, 1).await;
+    let second = Duration::from_secs(1);
+    for name in 0..100 {
+        assert_eq!(names.await_registration(&name, second).await, Err(NotRegistered));
+        assert!(tokio::time::timeout(second, names.await_registration(&name, Duration::MAX)).await.is_err());
+        let waits = tokio::spawn({
+            let names = names.clone();
+            async move { names.await_registration(&name, Duration::MAX).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(names.sizes().2, 1);
+        names.register(name, &worker).unwrap();
+        assert_eq!(waits.await.unwrap().as_ref(), Ok(&worker));
+        // One that does not have to wait.
+        assert!(names.await_registration(&name, second).await.is_ok());
+    }
+    assert_eq!(names.sizes(), (100, 100, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_of_one_hash_are_told_apart_and_wake_nobody_else() {
+    let (registry, names, there) = (Registry::new(), Aliases::new(), Arc::default());
+    let (a, b) = (started(&registry, 1).await, started(&registry, 2).await);
+    let waits = tokio::spawn({
+        let (names, name) = (names.clone(), Counted::new(2, &there));
+        async move { names.await_registration(&name, Duration::MAX).await }
+    });
+    tokio::task::yield_now().await;
+    names.register(Counted::new(1, &there), &a).unwrap();
+    tokio::task::yield_now().await;
+    assert_eq!(names.sizes(), (1, 1, 1), "it waits on, woken or not");
+    names.register(Counted::new(2, &there), &b).unwrap();
+    assert_eq!(waits.await.unwrap().as_ref(), Ok(&b));
+    assert_eq!(names.whereis(&Counted::new(1, &there)), Some(a));
+    assert_eq!(names.unregister(&Counted::new(2, &there)), Some(b));
+    assert_eq!(names.whereis(&Counted::new(2, &there)), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn names_are_dropped_when_they_are_removed_and_their_room_is_given_back() {
+    let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
+    let there = Arc::<AtomicUsize>::default();
+    for round in 0..3 {
+        let worker = started(&registry, round).await;
+        for name in 0..100 {
+            names.register(Counted::new(name, &there), &worker).unwrap();
+            groups.join(Counted::new(name, &there), &worker).unwrap();
+        }
+        assert_eq!(there.load(Ordering::SeqCst), 200);
+        worker.stop().await.unwrap();
+        assert_eq!(there.load(Ordering::SeqCst), 0);
+    }
+    let (worker, names) = (started(&registry, 1_000).await, Aliases::new());
+    for name in 0..100_000 {
+        names.register(name, &worker).unwrap();
+    }
+    assert!(names.capacity() >= 100_000);
+    worker.stop().await.unwrap();
+    assert!(names.capacity() < 2_000, "{}", names.capacity());
+}
+
+#[test]
+fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
+    struct Bomb;
+    impl Wake for Bomb {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of another executor");
+        }
+    }
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let (waiting, count) = (Waiting::default(), Arc::new(Count(AtomicUsize::new(0))));
+    let waiters: Vec<_> = (0..10).map(|_| waiting.wait(7)).collect();
+    for (n, waiter) in waiters.iter().enumerate() {
+        let waker = if n % 2 == 0 { Waker::from(Arc::new(Bomb)) } else { Waker::from(Arc::clone(&count)) };
+        waiter.note(&waker);
+    }
+    waiting.wake(8);
+    assert_eq!((count.0.load(Ordering::SeqCst), waiting.len()), (0, 10));
+    waiting.wake(7);
+    assert_eq!((count.0.load(Ordering::SeqCst), waiting.len()), (5, 0));
+}
+
+/// Registers from another thread while a waiter goes through its steps: whatever the order, it is found or woken.
+#[test]
+fn a_registration_is_never_missed_by_a_waiter() {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    const ROUNDS: usize = 5_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let worker = runtime.block_on(async { crate::spawn::<Probe>(1, ()).await.expect("it starts") });
+    let names = Aliases::<usize, Probe>::new();
+    let begun = Arc::<AtomicUsize>::default();
+    let registers = std::thread::spawn({
+        let (names, begun) = (names.clone(), Arc::clone(&begun));
+        move || {
+            for round in 1..=ROUNDS {
+                while begun.load(Ordering::SeqCst) < round {
+                    std::thread::yield_now();
+                }
+                // Now one is earlier, now the other.
+                for _ in 0..round % 97 {
+                    std::hint::spin_loop();
+                }
+                names.register(round, &worker).expect("nobody else has it");
+            }
+        }
+    });
+    let _inside = runtime.enter();
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = TaskContext::from_waker(&waker);
+    for round in 1..=ROUNDS {
+        let mut waits = pin!(names.await_registration(&round, Duration::MAX));
+        begun.store(round, Ordering::SeqCst);
+        for _ in 0..round % 89 {
+            std::hint::spin_loop();
+        }
+        while waits.as_mut().poll(&mut cx).is_pending() {
+            // A wake-up that came before the park ends it at once.
+            let began = Instant::now();
+            std::thread::park_timeout(Duration::from_secs(60));
+            assert!(began.elapsed() < Duration::from_secs(50), "a registration was missed, in round {round}");
+        }
+    }
+    registers.join().expect("it registers");
+}
+
+/// The order of race 7, without luck: the registration happens in the middle of the look.
+#[tokio::test(start_paused = true)]
+async fn a_registration_in_the_middle_of_a_waiters_look_wakes_it() {
+    struct Meddling<'a>(u32, &'a dyn Fn());
+    impl std::hash::Hash for Meddling<'_> {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            self.0.hash(state);
+        }
+    }
+    impl Equivalent<u32> for Meddling<'_> {
+        fn equivalent(&self, name: &u32) -> bool {
+            (self.1)();
+            self.0 == *name
+        }
+    }
+    struct IsWoken(AtomicUsize);
+    impl Wake for IsWoken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let registry = Registry::new();
+    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Probe>::new());
+    names.register(7, &old).unwrap();
+    old.slot.close_by_worker();
+    // The look has found the old holder, which is of no use, when the new one takes the name.
+    let register = || names.register(7, &new).unwrap();
+    let name = Meddling(7, &register);
+    let is_woken = Arc::new(IsWoken(AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&is_woken));
+    let mut cx = TaskContext::from_waker(&waker);
+    let mut waits = pin!(names.await_registration(&name, Duration::MAX));
+    assert!(waits.as_mut().poll(&mut cx).is_pending());
+    assert_eq!(is_woken.0.load(Ordering::SeqCst), 1, "the wake-up was lost");
+    assert!(waits.as_mut().poll(&mut cx).is_ready());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_is_kept_when_registers_and_ends_come_from_many_threads() {
+    let (names, groups) = (Aliases::<u32, Probe>::new(), Groups::<u32, Probe>::new());
+    let registry = Registry::new();
+    let churns: Vec<_> = (0..4_u32)
+        .map(|task| {
+            let (registry, names, groups) = (registry.clone(), names.clone(), groups.clone());
+            tokio::spawn(async move {
+                for n in 0..500_u32 {
+                    // Two tasks share each worker: one ends it while the other registers it.
+                    let Ok(worker) = registry.lookup_or_start(&(task / 2), ()).await else { continue };
+                    for name in 0..8 {
+                        // Refused when it is taken, or when the worker ends.
+                        drop(names.register((n * 7 + name) % 16, &worker));
+                        drop(groups.join(name % 3, &worker));
+                    }
+                    drop(names.unregister(&(n % 16)));
+                    groups.leave(&(n % 3), &worker);
+                    if n % 2 == task % 2 {
+                        drop(worker.kill().await);
+                    }
+                }
+            })
+        })
+        .collect();
+    for churn in churns {
+        churn.await.expect("nobody panics");
+    }
+    assert_eq!(registry.shutdown().await.stuck, 0);
+    assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
+}

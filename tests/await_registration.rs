@@ -1,0 +1,164 @@
+//! `await_registration`: a wait for a name, and names that are registered while their workers start.
+
+mod common;
+
+use std::pin::pin;
+use std::time::Duration;
+
+use common::{Actor, Ask, Gate, Plan, Probe, Role, Step, poll_once, until_idle, within};
+use gen_registry::{Aliases, NotRegistered, RegisterError, Registry, StartError, WorkerHandle, spawn};
+use tokio::time::Instant;
+
+async fn probe(value: u32) -> WorkerHandle<Probe> {
+    within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("nothing is in the way of this start")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_registered_in_init_is_taken_at_once_and_found_when_init_has_returned() {
+    let (registry, aliases, gate) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new(), Gate::new());
+    let (inner, names) = (gate.clone(), aliases.clone());
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            names.register(1, ctx.handle()).unwrap();
+            assert_eq!(names.names_of(ctx.handle()), [1]);
+            inner.pass().await;
+        })
+    });
+    let mut start = pin!(registry.start("a", role));
+    // In tasks of their own, which nothing but a wake-up polls again.
+    let wait =
+        |aliases: Aliases<u32, Actor>| tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await });
+    let early = wait(aliases.clone());
+    until_idle().await;
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    gate.reached().await;
+    assert_eq!((aliases.whereis(&1), aliases.len(), aliases.to_list().len()), (None, 0, 0));
+    until_idle().await;
+    assert!(!early.is_finished());
+    let other = within(registry.start("b", Role::default()), "the other").await.unwrap();
+    match aliases.register(1, &other) {
+        Err(RegisterError::Taken { holder, .. }) => assert_eq!(holder.key(), "a"),
+        other => panic!("{other:?}"),
+    }
+    // One that comes to wait while the worker starts.
+    let late = wait(aliases.clone());
+    until_idle().await;
+    gate.open();
+    let worker = within(start, "the start").await.unwrap();
+    assert_eq!(within(early, "the wait").await.unwrap().as_ref(), Ok(&worker));
+    assert_eq!(within(late, "the late wait").await.unwrap().as_ref(), Ok(&worker));
+    assert_eq!(aliases.whereis(&1), Some(worker));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_registered_by_an_init_that_fails_is_free_again() {
+    let (registry, aliases) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new());
+    let waits = tokio::spawn({
+        let aliases = aliases.clone();
+        async move { aliases.await_registration(&1, Duration::MAX).await }
+    });
+    for ending in ["fail", "panic", "stop", "time-out"] {
+        let names = aliases.clone();
+        let role = Role::init(move |ctx| {
+            Box::pin(async move {
+                names.register(1, ctx.handle()).unwrap();
+                match ending {
+                    "fail" => {}
+                    "panic" => panic!("as told"),
+                    "stop" => ctx.stop(),
+                    _ => std::future::pending().await,
+                }
+            })
+        });
+        let start = registry.start("a", Role { fail_init: true, ..role });
+        let failed = within(start, ending).await;
+        assert!(!matches!(failed, Ok(_) | Err(StartError::AlreadyStarted { .. })), "{ending}");
+        until_idle().await;
+        assert!(aliases.is_empty(), "{ending}");
+        assert!(!waits.is_finished(), "{ending}");
+    }
+    let worker = within(registry.start("b", Role::default()), "the start").await.unwrap();
+    aliases.register(1, &worker).unwrap();
+    assert_eq!(within(waits, "the wait").await.unwrap().as_ref(), Ok(&worker));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_worker_that_starts_sees_another_that_takes_its_name() {
+    let (registry, aliases, gate) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new(), Gate::new());
+    let (inner, names) = (gate.clone(), aliases.clone());
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            names.register(1, ctx.handle()).unwrap();
+            inner.pass().await;
+        })
+    });
+    let mut start = pin!(registry.start("a", role));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    gate.reached().await;
+    let wait = tokio::spawn({
+        let aliases = aliases.clone();
+        async move { aliases.await_registration(&1, Duration::MAX).await }
+    });
+    until_idle().await;
+    assert!(aliases.unregister(&1).is_some_and(|holder| holder.key() == "a"));
+    let other = within(registry.start("b", Role::default()), "the other").await.unwrap();
+    aliases.register(1, &other).unwrap();
+    assert_eq!(within(wait, "the wait").await.unwrap().as_ref(), Ok(&other));
+    gate.open();
+    within(start, "the start").await.unwrap();
+    assert_eq!(aliases.whereis(&1), Some(other));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_ends_at_once_if_the_name_is_there_and_in_time_if_it_is_not() {
+    let (aliases, a) = (Aliases::<u32, Probe>::new(), probe(1).await);
+    assert_eq!(aliases.await_registration(&1, Duration::ZERO).await, Err(NotRegistered));
+    let begin = Instant::now();
+    assert_eq!(aliases.await_registration(&1, Duration::from_secs(7)).await, Err(NotRegistered));
+    assert_eq!(begin.elapsed().as_secs(), 7);
+    aliases.register(1, &a).unwrap();
+    assert_eq!(aliases.await_registration(&1, Duration::ZERO).await.as_ref(), Ok(&a));
+    let mut wait = pin!(aliases.await_registration(&1, Duration::MAX));
+    assert!(poll_once(wait.as_mut()).await.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn everyone_who_waits_for_a_name_is_woken_and_nobody_else() {
+    let (aliases, a) = (Aliases::<u32, Probe>::new(), probe(1).await);
+    let wait = |name: u32| {
+        let aliases = aliases.clone();
+        tokio::spawn(async move { aliases.await_registration(&name, Duration::MAX).await })
+    };
+    let (waiters, other) = ((0..50).map(|_| wait(1)).collect::<Vec<_>>(), wait(2));
+    // One that goes away takes nobody's wake-up with it.
+    waiters[20].abort();
+    // Far beyond any time-out that a clock could count to.
+    tokio::time::sleep(Duration::from_secs(1_000_000)).await;
+    aliases.register(1, &a).unwrap();
+    for (n, waiter) in waiters.into_iter().enumerate() {
+        match within(waiter, "a wait").await {
+            Ok(found) => assert_eq!(found.as_ref(), Ok(&a)),
+            Err(aborted) => assert!(n == 20 && aborted.is_cancelled()),
+        }
+    }
+    until_idle().await;
+    assert!(!other.is_finished());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_does_not_return_a_holder_that_ends_but_its_successor() {
+    let (aliases, gate) = (Aliases::<u32, Probe>::new(), Gate::new());
+    let plan = Plan::terminate(Step::Wait(gate.clone()));
+    let old = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
+    aliases.register(1, &old).unwrap();
+    old.cast(Ask::Stop).await.unwrap();
+    gate.reached().await;
+    let mut wait = pin!(aliases.await_registration(&1, Duration::MAX));
+    assert!(poll_once(wait.as_mut()).await.is_pending());
+    gate.open();
+    within(old.closed(), "the end").await;
+    assert!(poll_once(wait.as_mut()).await.is_pending());
+    let new = probe(2).await;
+    aliases.register(1, &new).unwrap();
+    assert_eq!(within(wait, "the wait").await, Ok(new));
+}

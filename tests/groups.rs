@@ -1,0 +1,370 @@
+//! `Groups`: many workers per property.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::{Act, Actor, Ask, Gate, Plan, Probe, Role, Step, act, inside, poll_once, populated, until_idle, within};
+use futures_util::{StreamExt, stream};
+use gen_registry::{Groups, JoinError, Registry, Reply, SendError, WorkerHandle, spawn};
+
+/// Workers `0`, `1`, `2` and so on, the oldest first.
+async fn probes(registry: &Registry<Probe>, count: u32) -> Vec<WorkerHandle<Probe>> {
+    let mut workers = Vec::new();
+    for n in 0..count {
+        let key = n.to_string();
+        let start = registry.start(&key, Plan::value(n));
+        workers.push(within(start, "a start").await.expect("nothing is in the way of this start"));
+    }
+    workers
+}
+
+async fn notes(worker: &WorkerHandle<Probe>) -> Vec<u32> {
+    within(worker.call(Ask::Notes), "the notes").await.expect("it runs")
+}
+
+/// Keeps a worker at a gate with a full mailbox (of one message).
+async fn fill(worker: &WorkerHandle<Probe>, gate: &Gate) {
+    worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+    gate.reached().await;
+    worker.cast(Ask::Note(0)).await.unwrap();
+}
+
+fn narrow() -> Registry<Probe> {
+    Registry::builder().mailbox_capacity(1).build().expect("the options are in range")
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_workers_share_a_property_and_a_worker_has_many() {
+    let (registry, groups) = (Registry::new(), Groups::<String, Probe>::new());
+    let workers = probes(&registry, 4).await;
+    assert!(groups.members("even").is_empty());
+    for (n, worker) in workers.iter().enumerate().rev() {
+        groups.join("all".into(), worker).unwrap();
+        groups.join(if n % 2 == 0 { "even".into() } else { "odd".into() }, worker).unwrap();
+    }
+    assert_eq!(groups.clone().members("all"), workers, "the oldest first");
+    assert_eq!(groups.members("even"), [workers[0].clone(), workers[2].clone()]);
+    assert_eq!(groups.groups_of(&workers[1]), ["all", "odd"]);
+    assert_eq!(groups.len(), 3);
+    let sizes = groups.reduce(Vec::new(), |mut sizes, property, members| {
+        sizes.push((property.clone(), members.len()));
+        sizes
+    });
+    assert_eq!(sizes.len(), 3);
+    assert!(sizes.contains(&("all".into(), 4)) && sizes.contains(&("odd".into(), 2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn joining_twice_is_joining_once() {
+    let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
+    let workers = probes(&registry, 2).await;
+    for _ in 0..3 {
+        groups.join(1, &workers[0]).unwrap();
+    }
+    groups.join(1, &workers[1]).unwrap();
+    assert_eq!(groups.members(&1), workers);
+    assert_eq!(groups.try_broadcast(&1, |_| Ask::Note(1)).taken, 2);
+    assert_eq!(notes(&workers[0]).await, [1]);
+    assert!(groups.leave(&1, &workers[0]));
+    assert!(!groups.leave(&1, &workers[0]));
+    assert_eq!(groups.members(&1), [workers[1].clone()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_is_there_as_long_as_it_has_members() {
+    let (registry, groups, property) = (Registry::new(), Groups::<u32, Probe>::new(), 7);
+    let workers = probes(&registry, 2).await;
+    assert!(!groups.leave(&property, &workers[0]));
+    for _ in 0..3 {
+        groups.join(property, &workers[0]).unwrap();
+        groups.join(property, &workers[1]).unwrap();
+        assert!(groups.leave(&property, &workers[0]));
+        assert!(!groups.is_empty());
+        assert!(groups.leave(&property, &workers[1]));
+        assert!(groups.is_empty());
+        assert!(groups.members(&property).is_empty() && groups.groups_of(&workers[1]).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_ends_or_has_ended_is_refused_with_the_property() {
+    let (groups, gate) = (Groups::<u32, Probe>::new(), Gate::new());
+    let plan = Plan::terminate(Step::Wait(gate.clone()));
+    let worker = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
+    groups.join(1, &worker).unwrap();
+    worker.cast(Ask::Stop).await.unwrap();
+    gate.reached().await;
+    let JoinError::Closed(property) = groups.join(2, &worker).unwrap_err() else { panic!("another error") };
+    assert_eq!(property.into_inner(), 2);
+    assert!(groups.members(&1).is_empty() && groups.groups_of(&worker).is_empty() && groups.is_empty());
+    assert_eq!(groups.reduce(0, |seen, _, _| seen + 1), 0);
+    assert!(!groups.leave(&1, &worker), "it has left already");
+    gate.open();
+    within(worker.closed(), "the end").await;
+    assert_eq!(groups.join(1, &worker).unwrap_err().into_property(), 1);
+    assert!(groups.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_ends_leaves_all_its_groups_whatever_ends_it() {
+    for ending in ["stop", "kill", "fail", "panic", "stop itself", "shutdown", "drop of the registry"] {
+        let (groups, registry) = (Groups::<u32, Probe>::new(), populated(&["a"]).await);
+        let worker = registry.lookup("a").unwrap();
+        let other = within(spawn::<Probe>("b".into(), Plan::default()), "the other").await.unwrap();
+        for property in 0..10 {
+            groups.join(property, &worker).unwrap();
+        }
+        groups.join(3, &other).unwrap();
+        match ending {
+            "stop" => drop(within(worker.stop(), ending).await.unwrap()),
+            "kill" => drop(within(worker.kill(), ending).await.unwrap()),
+            "fail" => worker.cast(Ask::Do(Step::Fail)).await.unwrap(),
+            "panic" => worker.cast(Ask::Do(Step::Panic)).await.unwrap(),
+            "stop itself" => worker.cast(Ask::Stop).await.unwrap(),
+            "shutdown" => assert_eq!(within(registry.shutdown(), ending).await.drained, 1),
+            _ => drop(registry),
+        }
+        within(worker.closed(), ending).await;
+        assert_eq!((groups.len(), groups.members(&3)), (1, vec![other.clone()]), "{ending}");
+        assert!(groups.leave(&3, &other));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_joins_in_its_init_is_a_member_when_that_has_returned() {
+    let (registry, groups, gate) = (Registry::<Actor>::new(), Groups::<u32, Actor>::new(), Gate::new());
+    let (inner, joined) = (gate.clone(), groups.clone());
+    let role = Role::init(move |ctx| {
+        Box::pin(async move {
+            joined.join(1, ctx.handle()).unwrap();
+            inner.pass().await;
+        })
+    });
+    let mut start = pin!(registry.start("a", role));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    gate.reached().await;
+    assert!(groups.members(&1).is_empty() && groups.is_empty());
+    gate.open();
+    let worker = within(start, "the start").await.unwrap();
+    assert_eq!(groups.members(&1), [worker]);
+    let joined = groups.clone();
+    let role = Role::init(move |ctx| Box::pin(async move { joined.join(2, ctx.handle()).unwrap() }));
+    assert!(within(registry.start("b", Role { fail_init: true, ..role }), "the failure").await.is_err());
+    until_idle().await;
+    assert!(groups.members(&2).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_makes_a_message_for_each_member() {
+    let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
+    let workers = probes(&registry, 5).await;
+    let nobody = groups.broadcast(&1, |_| unreachable!("nobody is there")).await;
+    assert_eq!((nobody.taken, nobody.refused.len()), (0, 0));
+    for worker in &workers[..4] {
+        groups.join(1, worker).unwrap();
+    }
+    let sent = groups.broadcast(&1, |member| Ask::Note(member.key().parse().unwrap())).await;
+    assert_eq!((sent.taken, sent.refused.len()), (4, 0));
+    for (n, worker) in (0..).zip(&workers[..4]) {
+        assert_eq!(notes(worker).await, [n]);
+    }
+    assert!(notes(&workers[4]).await.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn g8_broadcasts_of_one_sender_are_handled_in_order_by_every_member() {
+    let (registry, groups) = (narrow(), Groups::<u32, Probe>::new());
+    let workers = probes(&registry, 5).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+    }
+    for note in 0..50 {
+        let sent = within(groups.broadcast(&1, |_| Ask::Note(note)), "a broadcast").await;
+        assert_eq!((sent.taken, sent.refused.len()), (5, 0));
+    }
+    for worker in &workers {
+        assert_eq!(notes(worker).await, (0..50).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_is_stuck_holds_up_the_return_and_nobody_elses_message() {
+    let (registry, groups, stuck, slow) = (narrow(), Groups::<u32, Probe>::new(), Gate::new(), Gate::new());
+    let workers = probes(&registry, 3).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+    }
+    fill(&workers[0], &stuck).await;
+    fill(&workers[1], &slow).await;
+    let mut sent = pin!(groups.broadcast(&1, |_| Ask::Note(1)));
+    assert!(poll_once(sent.as_mut()).await.is_pending());
+    assert_eq!(notes(&workers[2]).await, [1], "it had room");
+    slow.open();
+    until_idle().await;
+    assert!(poll_once(sent.as_mut()).await.is_pending());
+    assert_eq!(notes(&workers[1]).await, [0, 1], "it waited behind nobody");
+    stuck.open();
+    let sent = within(sent, "the broadcast").await;
+    assert_eq!((sent.taken, sent.refused.len()), (3, 0));
+    assert_eq!(notes(&workers[0]).await, [0, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_full_members_all_get_their_message() {
+    let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
+    let workers = probes(&registry, 500).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+        fill(worker, &gate).await;
+    }
+    let mut sent = pin!(groups.broadcast(&1, |_| Ask::Note(1)));
+    assert!(poll_once(sent.as_mut()).await.is_pending());
+    gate.open();
+    let sent = within(sent, "the broadcast").await;
+    assert_eq!((sent.taken, sent.refused.len()), (500, 0));
+    for worker in &workers {
+        assert_eq!(notes(worker).await, [0, 1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_ends_before_it_takes_the_message_is_handed_back_with_it() {
+    let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
+    let workers = probes(&registry, 3).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+        fill(worker, &gate).await;
+    }
+    let mut sent = pin!(groups.broadcast(&1, |member| Ask::Note(member.key().parse().unwrap())));
+    assert!(poll_once(sent.as_mut()).await.is_pending());
+    within(workers[1].kill(), "the kill").await.unwrap();
+    gate.open();
+    let mut sent = within(sent, "the broadcast").await;
+    assert_eq!((sent.taken, sent.refused.len()), (2, 1));
+    let (member, error) = sent.refused.remove(0);
+    assert_eq!(member, workers[1]);
+    assert!(matches!(&error, SendError::Closed(_)));
+    assert!(matches!(error.into_message(), Ask::Note(1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_broadcast_waits_for_nobody_and_hands_back_who_is_full() {
+    let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
+    let workers = probes(&registry, 3).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+    }
+    fill(&workers[1], &gate).await;
+    let sent = groups.try_broadcast(&1, |member| Ask::Note(member.key().parse::<u32>().unwrap() + 1));
+    assert_eq!(sent.taken, 2);
+    let mut refused = sent.refused.into_iter();
+    match (refused.next(), refused.next()) {
+        (Some((member, SendError::Full(message))), None) => {
+            assert_eq!(member, workers[1]);
+            assert!(matches!(message.into_inner(), Ask::Note(2)));
+        }
+        other => panic!("{other:?}"),
+    }
+    gate.open();
+    assert_eq!((notes(&workers[0]).await, notes(&workers[1]).await), (vec![1], vec![0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broadcast_that_is_dropped_gave_to_those_with_room_and_gives_to_no_others() {
+    let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
+    let workers = probes(&registry, 3).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+    }
+    fill(&workers[1], &gate).await;
+    {
+        let mut sent = pin!(groups.broadcast(&1, |_| Ask::Note(1)));
+        assert!(poll_once(sent.as_mut()).await.is_pending());
+    }
+    gate.open();
+    until_idle().await;
+    assert_eq!(notes(&workers[0]).await, [1]);
+    assert_eq!(notes(&workers[1]).await, [0]);
+    assert_eq!(notes(&workers[2]).await, [1]);
+    // Its place in the line is not held by anyone.
+    assert_eq!(within(groups.broadcast(&1, |_| Ask::Note(2)), "the next one").await.taken, 3);
+    assert_eq!(notes(&workers[1]).await, [0, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_broadcasts_with_its_own_mailbox_full_does_not_wait_for_itself() {
+    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
+    let groups = Groups::<u32, Actor>::new();
+    let a = within(registry.start("a", Role::default()), "the start").await.unwrap();
+    let b = within(registry.start("b", Role::default()), "the start").await.unwrap();
+    groups.join(1, &a).unwrap();
+    groups.join(1, &b).unwrap();
+    let inner = groups.clone();
+    let told = inside(&a, move |ctx| {
+        Box::pin(async move {
+            let nothing = |_: &WorkerHandle<Actor>| -> Act { act(|_| Box::pin(async {})) };
+            ctx.handle().try_cast(nothing(ctx.handle())).unwrap();
+            let mut sent = inner.broadcast(&1, nothing).await;
+            (
+                sent.taken,
+                sent.refused.pop().map(|(member, error)| (member, matches!(error, SendError::WouldDeadlock(_)))),
+            )
+        })
+    });
+    assert_eq!(told.await.unwrap(), (1, Some((a, true))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_members_are_called_with_a_bound_on_how_many_at_once() {
+    let (registry, groups) = (Registry::<Actor>::new(), Groups::<u32, Actor>::new());
+    for n in 0..40 {
+        let worker = within(registry.start(&n.to_string(), Role::default()), "a start").await.unwrap();
+        groups.join(1, &worker).unwrap();
+    }
+    let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let calls = groups.members(&1).into_iter().map(|worker| {
+        let (now, most) = (Arc::clone(&now), Arc::clone(&most));
+        async move {
+            let busy = move |reply: Reply<()>| -> Act {
+                act(move |_| {
+                    Box::pin(async move {
+                        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        now.fetch_sub(1, Ordering::SeqCst);
+                        reply.send(());
+                    })
+                })
+            };
+            worker.call(busy).await
+        }
+    });
+    let answers: Vec<_> = within(stream::iter(calls).buffer_unordered(8).collect(), "the answers").await;
+    assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 40);
+    assert_eq!(most.load(Ordering::SeqCst), 8);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_that_panics_harms_nobody() {
+    let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
+    let workers = probes(&registry, 3).await;
+    for worker in &workers {
+        groups.join(1, worker).unwrap();
+    }
+    let panicking = AtomicBool::new(false);
+    let sends = || {
+        groups.try_broadcast(&1, |_| {
+            assert!(!panicking.swap(true, Ordering::SeqCst), "the second message");
+            Ask::Note(1)
+        })
+    };
+    assert!(catch_unwind(AssertUnwindSafe(sends)).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| groups.reduce((), |(), _, _| panic!("as told")))).is_err());
+    assert_eq!(groups.try_broadcast(&1, |_| Ask::Note(2)).taken, 3);
+    assert_eq!((notes(&workers[0]).await, notes(&workers[1]).await), (vec![1, 2], vec![2]));
+    assert!(groups.leave(&1, &workers[0]));
+}

@@ -1,0 +1,139 @@
+//! `spawn`: a worker outside any registry.
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::task::{Context as TaskContext, Waker};
+use std::time::Duration;
+
+use common::{Actor, Ask, Gate, Plan, Probe, Record, Role, Scripted, Step, inside, poll_once, until_idle, within};
+use gen_registry::{Aliases, ExitReason, Groups, Registry, StartError, StopError, spawn};
+use tokio::time::Instant;
+
+#[tokio::test(start_paused = true)]
+async fn it_works_like_any_other_worker() {
+    let record = Record::default();
+    let worker = within(spawn::<Probe>("a".into(), Plan::value(4).recorded(&record)), "the start").await.unwrap();
+    assert_eq!(worker.key(), "a");
+    assert_eq!(within(worker.call(Ask::Value), "the answer").await.unwrap(), 4);
+    worker.cast(Ask::Note(1)).await.unwrap();
+    assert!(matches!(within(worker.stop(), "the stop").await, Ok(ExitReason::Stopped)));
+    assert_eq!((record.alive("a"), record.noted("a")), (0, vec![1]));
+    assert_eq!(record.terminated("a"), ["stopped"]);
+    assert!(worker.cast(Ask::Note(2)).await.is_err());
+    assert!(matches!(within(worker.stop(), "the second stop").await, Err(StopError::NotFound)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_lives_without_a_handle() {
+    let (record, aliases) = (Record::default(), Aliases::<u32, Probe>::new());
+    let worker = within(spawn::<Probe>("a".into(), Plan::default().recorded(&record)), "the start").await.unwrap();
+    aliases.register(1, &worker).unwrap();
+    drop(worker);
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert_eq!(record.alive("a"), 1);
+    within(aliases.call(&1, Ask::Value), "the answer").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_of_one_key_live_side_by_side_and_beside_a_registry() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let plan = Plan::default().recorded(&record);
+    let first = within(spawn::<Probe>("a".into(), plan.clone()), "the first").await.unwrap();
+    let second = within(spawn::<Probe>("a".into(), plan.clone()), "the second").await.unwrap();
+    let third = within(registry.start("a", plan), "the third").await.unwrap();
+    assert!(first != second && second != third);
+    assert_eq!(record.alive("a"), 3);
+    assert_eq!(within(registry.shutdown(), "the shutdown").await.drained, 1);
+    assert_eq!(record.alive("a"), 2);
+    within(first.kill(), "the kill").await.unwrap();
+    assert_eq!(record.alive("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_says_why_and_leaves_nothing() {
+    let record = Record::default();
+    let plan = |init| Plan::init(init).recorded(&record);
+    let failed = within(spawn::<Probe>("a".into(), plan(Step::Fail)), "the failure").await.unwrap_err();
+    assert_eq!(failed.init_error::<Scripted>(), Some(&Scripted));
+    let panicked = within(spawn::<Probe>("a".into(), plan(Step::Panic)), "the panic").await;
+    assert!(matches!(panicked, Err(StartError::Panicked(_))));
+    let begin = Instant::now();
+    let hung = within(spawn::<Probe>("a".into(), plan(Step::Hang)), "the time-out").await;
+    assert!(matches!(hung, Err(StartError::TimedOut)));
+    assert_eq!(begin.elapsed().as_secs(), 30);
+    until_idle().await;
+    assert_eq!(record.alive("a"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_away_ends_the_start() {
+    let (record, gate) = (Record::default(), Gate::new());
+    {
+        let plan = Plan::init(Step::Wait(gate.clone())).recorded(&record);
+        let mut start = pin!(spawn::<Probe>("a".into(), plan));
+        assert!(poll_once(start.as_mut()).await.is_pending());
+        gate.reached().await;
+        assert_eq!(record.alive("a"), 1);
+    }
+    until_idle().await;
+    assert_eq!(record.alive("a"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn it_is_found_in_directories_like_any_other_and_leaves_them() {
+    let (aliases, groups) = (Aliases::<&'static str, Probe>::new(), Groups::<u32, Probe>::new());
+    let worker = within(spawn::<Probe>("a".into(), Plan::default()), "the start").await.unwrap();
+    aliases.register("alias", &worker).unwrap();
+    groups.join(1, &worker).unwrap();
+    assert_eq!(aliases.whereis(&"alias"), Some(worker.clone()));
+    assert_eq!(groups.members(&1), vec![worker.clone()]);
+    worker.cast(Ask::Do(Step::Panic)).await.unwrap();
+    assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Panicked(_)));
+    assert!(aliases.is_empty() && groups.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn its_own_registry_ends_with_it() {
+    let record = Record::default();
+    let worker = within(spawn::<Actor>("a".into(), Role::default()), "the start").await.unwrap();
+    let role = Role::default().recorded(&record);
+    let (weak, child) = inside(&worker, move |ctx| {
+        Box::pin(async move {
+            let registry = ctx.registry().upgrade().expect("it is kept while the worker lives");
+            (registry.downgrade(), registry.start("child", role).await.unwrap())
+        })
+    })
+    .await
+    .unwrap();
+    until_idle().await;
+    assert_eq!((record.alive("child"), weak.upgrade().map(|registry| registry.count())), (1, Some(2)));
+    within(worker.stop(), "the stop").await.unwrap();
+    assert!(matches!(within(child.closed(), "the end of the child").await, ExitReason::Shutdown));
+    until_idle().await;
+    assert!(weak.upgrade().is_none());
+}
+
+#[test]
+fn it_ends_with_its_runtime() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (aliases, record) = (Aliases::<u32, Probe>::new(), Record::default());
+    let plan = Plan::default().recorded(&record);
+    let worker = runtime.block_on(spawn::<Probe>("a".into(), plan)).unwrap();
+    aliases.register(1, &worker).unwrap();
+    drop(runtime);
+    assert_eq!((record.alive("a"), aliases.whereis(&1)), (0, None));
+    let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let exit = other.block_on(async { within(worker.closed(), "the end of the worker").await });
+    assert!(matches!(exit, ExitReason::Killed));
+}
+
+#[test]
+fn outside_a_runtime_it_panics_at_its_first_poll_as_tokio_spawn_does() {
+    let mut start = pin!(spawn::<Probe>("a".into(), Plan::default()));
+    let mut cx = TaskContext::from_waker(Waker::noop());
+    let polled = catch_unwind(AssertUnwindSafe(|| start.as_mut().poll(&mut cx).is_ready()));
+    let said = *polled.unwrap_err().downcast::<String>().expect("a text");
+    assert!(said.contains("no tokio runtime"), "{said}");
+}
