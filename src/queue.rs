@@ -76,8 +76,9 @@ pub(crate) enum Refusal {
 /// The number of an accepted message, counted per mailbox from 1.
 pub(crate) type Sequence = u64;
 
-/// The queue, the gate, and the wakers of everyone who waits on them.
+/// The queue, the gate, and the wakers of everyone who waits on them. The gate is first in memory: see `Slot`.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Queue<M> {
     gate: AtomicU8,
     /// `u32::MAX` is more than anyone will queue.
@@ -92,8 +93,6 @@ struct State<M> {
     accepted: Sequence,
     /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
     begun: Sequence,
-    /// The last message of this run: see [`Queue::recess`]. `NO_RECESS` is none.
-    recess: Sequence,
     /// Nothing begins any more.
     finished: bool,
     /// `recv` said in this run that there is no more: what ends the run after that was asked for.
@@ -101,7 +100,7 @@ struct State<M> {
     close_reason: Option<CloseReason>,
     /// Room that belongs to senders that were woken and have not come back yet.
     reserved: u32,
-    /// Boxed on first use: most mailboxes are never full.
+    /// Boxed on first use: most mailboxes are never full, and most workers never come back.
     waiting: Option<Box<Waiting>>,
     /// Whoever awaits `recv`.
     receiver: Option<Waker>,
@@ -109,10 +108,12 @@ struct State<M> {
     task: Option<Waker>,
 }
 
-/// Senders that wait for room, by ticket, oldest first.
 #[derive(Debug, Default)]
 struct Waiting {
+    /// The last message of this run: see [`Queue::recess`].
+    recess: Option<Sequence>,
     next_ticket: u64,
+    /// Senders that wait for room, by ticket, oldest first.
     senders: VecDeque<(u64, Waker)>,
 }
 
@@ -121,8 +122,6 @@ impl Waiting {
         self.senders.binary_search_by_key(&ticket, |&(ticket, _)| ticket).ok()
     }
 }
-
-const NO_RECESS: Sequence = Sequence::MAX;
 
 /// An idle queue keeps room for this many messages and gives the rest back.
 const IDLE_CAPACITY: usize = 8;
@@ -136,7 +135,6 @@ impl<M> Queue<M> {
                 messages: VecDeque::new(),
                 accepted: 0,
                 begun: 0,
-                recess: NO_RECESS,
                 finished: false,
                 saw_end: false,
                 close_reason: None,
@@ -188,8 +186,6 @@ impl<M> Queue<M> {
         }
         self.set_gate(&mut state, Gate::Closed);
         state.close_reason = Some(reason);
-        // There is no next run for which the rest would be kept.
-        state.recess = NO_RECESS;
         let receiver = state.receiver.take();
         let senders = state.refuse_waiting();
         drop(state);
@@ -224,7 +220,8 @@ impl<M> Queue<M> {
         if self.gate() >= Gate::Closed {
             return;
         }
-        state.recess = state.recess.min(state.accepted);
+        let last = state.accepted;
+        state.waiting.get_or_insert_default().recess.get_or_insert(last);
         let receiver = state.receiver.take();
         drop(state);
         wake_all(receiver, None);
@@ -233,7 +230,9 @@ impl<M> Queue<M> {
     /// Begins the next run.
     pub(crate) fn end_recess(&self) {
         let mut state = self.lock();
-        state.recess = NO_RECESS;
+        if let Some(waiting) = &mut state.waiting {
+            waiting.recess = None;
+        }
         state.saw_end = false;
     }
 
@@ -399,7 +398,7 @@ impl<M> State<M> {
     }
 
     fn is_in_recess(&self) -> bool {
-        self.begun >= self.recess
+        self.waiting.as_ref().and_then(|waiting| waiting.recess).is_some_and(|last| self.begun >= last)
     }
 
     /// The receiver is parked (a message takes its waker), and there is nothing for it to do.
@@ -439,7 +438,8 @@ impl<M> State<M> {
         Some(waker)
     }
 
-    /// Lets go of everyone who waits for room: they will find the gate closed.
+    /// Lets go of everyone who waits for room: they will find the gate closed. With them goes a recess: there is no next run
+    /// for which the rest would be kept.
     fn refuse_waiting(&mut self) -> Option<Box<Waiting>> {
         self.reserved = 0;
         self.waiting.take()

@@ -457,6 +457,11 @@ impl<W: Worker> Registry<W> {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn link(&self) -> &Arc<Link<W>> {
+        &self.shared.link
+    }
+
     pub(crate) fn id(&self) -> RegistryId {
         self.shared.link.registry_id
     }

@@ -132,10 +132,14 @@ impl<W: Worker> Link<W> {
 }
 
 /// One worker, from before its `init` until after its state was dropped; handles may keep it longer.
+///
+/// In this order in memory: a lookup reads the key, then the gate at the beginning of the queue, and counts the reference
+/// just before them, so that all three are of one cache line.
+#[repr(C)]
 pub(crate) struct Slot<W: Worker> {
     pub(crate) key: Contained<W::Key>,
-    pub(crate) entry: EntryId,
     pub(crate) queue: Queue<W::Message>,
+    pub(crate) entry: EntryId,
     pub(crate) link: Arc<Link<W>>,
     pub(crate) activity: Activity,
     /// Which run this is, counted from 1.
