@@ -69,7 +69,14 @@
 //! | an answer | [`WorkerHandle::call`], [`call_timeout`](WorkerHandle::call_timeout) with a [`Reply`] |
 //! | all workers | [`Registry::reduce`], [`count`](Registry::count), [`to_list`](Registry::to_list), [`sample`](Registry::sample) |
 //! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
-//! | to know of an end | [`WorkerHandle::closed`] |
+//! | to know of an end | [`WorkerHandle::closed`]; as a message, [`Context::monitor`] |
+//! | to know what becomes of all of them | [`Registry::subscribe`], [`Registry::stats`] |
+//! | workers that come back after a crash | [`Builder::restart`], [`restart_intensity`](Builder::restart_intensity), [`restart_backoff`](Builder::restart_backoff) |
+//! | workers that go when they have nothing to do | [`Builder::idle_timeout`], [`Context::set_idle_timeout`], [`Context::touch`] |
+//! | no more workers than there is room for | [`Builder::max_workers`], [`eviction`](Builder::eviction) |
+//! | no more starts at once than what they load from bears | [`Builder::max_concurrent_starts`], [`remember_failed_starts`](Builder::remember_failed_starts) |
+//! | a message later, or again and again | [`Context::send_after`], [`Context::send_interval`] |
+//! | workers of workers | [`Context::own`] |
 //! | to end all | [`Registry::shutdown`] |
 //! | to find workers by other names, or by what they share | [`Aliases`], [`Groups`] |
 //! | a worker outside any registry | [`spawn`](fn@spawn) |
@@ -78,14 +85,36 @@
 //! # Lifecycle of a key
 //!
 //! ```text
-//! vacant ──start──▶ starting ──init is Ok──▶ running ──stop, crash, ctx.stop()──▶ stopping ──▶ vacant
-//!                       └──────────── init fails, panics, times out, is stopped ────────────▶ vacant
+//!                                        ┌─ restarting ◀─┐
+//!                                        ▼               │ crash, and its policy says so
+//! vacant ──start──▶ starting ──init is Ok──▶ running ─────┴─ stop, crash, idle, evicted, ctx.stop() ──▶ stopping ──▶ vacant
+//!                       └──────────── init fails, panics, times out, is stopped ─────────────────────────────────▶ vacant
 //! ```
 //!
 //! Everything a worker does runs in one tokio task of its own: `init`, then `run`, which gives `handle` one message
 //! after the other, then `terminate`. A worker begins to stop when its *gate* closes: from then on no lookup finds it,
 //! it is not counted and takes no messages. Those it has accepted are handled first when it is stopped, stops itself or
-//! is shut down. The key is free when the state is dropped and the work from [`Context::spawn`] has ended.
+//! is shut down. The key is free when the state is dropped, and the work from [`Context::spawn`] and the registries from
+//! [`Context::own`] have ended.
+//!
+//! # Supervision
+//!
+//! A registry restarts its own workers, by the policy of [`Builder::restart`] ([`Restart`], as in OTP). A restart is a new
+//! state behind the same handle: its mailbox is kept, lookups find it, senders notice nothing but the time it takes. The
+//! message that it crashed on is not run again, and its caller is told so. Budgets are per key
+//! ([`Builder::restart_intensity`]): a key that spends its own is given up, and refused for a while
+//! ([`StartError::RestartLimit`]), whatever its neighbours do. The memory of keys that are gone is bounded, and forgets
+//! under a flood.
+//!
+//! Two workers form a tree when one of them owns the registry of the other: [`Context::own`]. A registry of
+//! [`Restart::Permanent`] workers with fixed keys is what OTP calls a one-for-one supervisor.
+//!
+//! # Residency
+//!
+//! Nobody goes by default. With an idle time-out a worker that has had nothing to do for so long passivates itself; with a
+//! limit and an [`Eviction`] one that has nothing to do goes for a newcomer. Both lose nothing (G7): the gate closes only
+//! on an empty mailbox, and a sender that comes a moment later is refused and, through a [`Via`], reaches the successor.
+//! What a worker must keep it writes down in `terminate`, or before it answers.
 //!
 //! # Guarantees
 //!
@@ -93,7 +122,7 @@
 //! registry in one process.
 //!
 //! - **G1, exclusion.** From the first poll of `init` to the drop of the worker's state no second worker of the key runs,
-//!   across stop, kill and panic. Work started with [`Context::spawn`] and [`Context::spawn_blocking`] counts too.
+//!   across stop, kill, panic, restart and eviction. Work started with [`Context::spawn`] and [`Context::spawn_blocking`] counts too.
 //! - **G2, coalescing.** Any number of concurrent starts of a vacant key run one `init` and share its result; at most one
 //!   [`start`](Registry::start) returns `Ok`. A caller that goes away cancels nothing for the others.
 //! - **G3, no stale handle.** A lookup that begins after a worker's gate closed does not return it. A stop that returned
@@ -107,11 +136,16 @@
 //! - **G6, no silent loss.** A send that returned `Ok` is in the mailbox. Either its handler begins, or it is
 //!   *undelivered*: a call is told that it never began and is safe to repeat ([`CallError::NotDelivered`]), a cast is
 //!   given to [`Builder::on_undelivered`].
+//! - **G7, passivation loses nothing.** A worker that idles or is evicted closes its gate only if nothing is queued or in
+//!   hand; later sends through a key address reach the successor.
 //! - **G8, order.** Of two sends of one sender to one key, where the first returned before the second began, the first is
-//!   handled first.
-//! - **G9, accounting.** At rest the table, [`count`](Registry::count) and the workers that live agree.
+//!   handled first, across passivation and restart too.
+//! - **G9, accounting.** At rest the table, [`count`](Registry::count), the workers that live, and the starts less the
+//!   exits of [`stats`](Registry::stats) agree.
 //! - **G10, shutdown.** [`shutdown`](Registry::shutdown) cancels what starts, drains, aborts at the deadline, and tells
 //!   every caller the same. Nothing runs afterwards but what it reports as stuck.
+//! - **G11, limits.** Starting, running, restarting and stopping workers are never more than
+//!   [`max_workers`](Builder::max_workers). Restart budgets are per key. What is remembered of keys that are gone is bounded.
 //!
 //! Not promised: exactly-once handling; order between senders; that a handle's worker is alive a moment later; the end
 //! of code that never yields (its key stays taken, and `stop` returns [`StopError::Stuck`]); the end of work that was
