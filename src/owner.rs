@@ -37,7 +37,7 @@ use crate::slot::{Link, Slot};
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns, supervise};
 use crate::sync::{cooperate, lock};
 use crate::table::TableWriter;
-use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId};
+use crate::worker::{CloseReason, EntryId, ExitReason, Worker};
 
 pub(crate) struct Owner<W: Worker> {
     table: TableWriter<W>,
@@ -150,15 +150,18 @@ impl<W: Worker> Owner<W> {
                 let table = self.table.read();
                 // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
                 let looked_up = catch_unwind(AssertUnwindSafe(|| {
-                    table.with(&seed.key, hash, |handle| Holder {
-                        entry: handle.entry_id(),
-                        is_closed: handle.slot.queue.gate() >= Gate::Closed,
+                    table.with(&seed.key, hash, |handle| {
+                        let is_closed = handle.slot.queue.gate() >= Gate::Closed;
+                        (Holder { entry: handle.entry_id(), is_closed }, handle.slot.is_gone())
                     })
                 }));
                 match looked_up {
-                    Ok(holder) => {
+                    Ok(found) => {
+                        // Who is gone holds nothing but the place.
+                        let holder = found.filter(|(_, is_gone)| !is_gone).map(|(holder, _)| holder);
+                        let place = found.map(|(holder, _)| holder.entry.place);
                         let starter = Starter { verb, waits_in, seed: Some(seed), reply };
-                        let fresh = EntryId { id: WorkerId::fresh(), hash };
+                        let fresh = EntryId::fresh(hash, place);
                         let admission = match holder {
                             Some(_) => Admission::Granted,
                             None => self.admit(fresh, &starter),

@@ -4,7 +4,7 @@
 //! yet freed would otherwise keep the table itself alive, and it them.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -148,16 +148,22 @@ pub(crate) struct Slot<W: Worker> {
     is_ready: AtomicBool,
     /// The last run is over and the next not ready.
     is_restarting: AtomicBool,
+    /// Its key is free: it only keeps the place in the table. Set by the owner, for its own eyes.
+    is_gone: AtomicBool,
     /// It spent its restarts.
     gave_up: AtomicBool,
     /// Its start takes no permit, since a worker waits for it, which may hold one.
     is_exempt: AtomicBool,
     /// A start of this worker was announced, and its exit was not yet. The owner's alone.
     pub(crate) is_announced: AtomicBool,
-    /// The worker closed its own gate, and the owner is yet to be told.
-    is_unannounced: AtomicBool,
+    /// What the owner is yet to be told.
+    unannounced: AtomicU8,
     pub(crate) ending: Mutex<Ending>,
 }
+
+const READY: u8 = 1;
+const BACK: u8 = 2;
+const CLOSING: u8 = 4;
 
 impl<W: Worker> Slot<W> {
     pub(crate) fn new(key: W::Key, entry: EntryId, link: Arc<Link<W>>) -> Self {
@@ -172,10 +178,11 @@ impl<W: Worker> Slot<W> {
             incarnation: AtomicU32::new(1),
             is_ready: AtomicBool::new(false),
             is_restarting: AtomicBool::new(false),
+            is_gone: AtomicBool::new(false),
             gave_up: AtomicBool::new(false),
             is_exempt: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
-            is_unannounced: AtomicBool::new(false),
+            unannounced: AtomicU8::new(0),
             ending: Mutex::new(Ending::default()),
         }
     }
@@ -201,7 +208,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn close_by_worker(&self) -> bool {
         let closed = self.close(CloseReason::Normal);
         if closed {
-            self.is_unannounced.store(true, Ordering::Relaxed);
+            self.to_announce(CLOSING);
         }
         closed
     }
@@ -259,6 +266,14 @@ impl<W: Worker> Slot<W> {
         }
     }
 
+    pub(crate) fn set_gone(&self) {
+        self.is_gone.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn give_up(&self) {
         self.gave_up.store(true, Ordering::Relaxed);
     }
@@ -278,25 +293,43 @@ impl<W: Worker> Slot<W> {
         self.is_exempt.load(Ordering::Relaxed)
     }
 
-    /// Tells the owner that the worker closed its own gate, if it did, so that its deadline begins to run.
+    /// Tells the owner what the worker's code came to in this poll: that it is ready, or back, or has closed its own gate.
     ///
-    /// Not done by whoever closes it: the owner is woken into this thread's next-task slot, where no other thread can
-    /// steal it, and would sit there behind whatever the worker does before it next returns to the scheduler. (G4)
+    /// Not done where it happens: the owner is woken into this thread's next-task slot, where no other thread can steal
+    /// it, and would sit there behind whatever the worker does before it next returns to the scheduler. (G4)
     pub(crate) fn announce(&self) {
         // Set and read in the worker's own task.
-        if self.is_unannounced.load(Ordering::Relaxed) {
-            self.is_unannounced.store(false, Ordering::Relaxed);
+        let unannounced = self.unannounced.load(Ordering::Relaxed);
+        if unannounced == 0 {
+            return;
+        }
+        self.unannounced.store(0, Ordering::Relaxed);
+        if unannounced & READY != 0 {
+            self.link.notify(Notice::Ready(self.entry));
+        }
+        if unannounced & BACK != 0 {
+            self.link.notify(Notice::Restarted(self.entry, self.incarnation()));
+        }
+        if unannounced & CLOSING != 0 {
             self.link.notify(Notice::Closing(self.entry));
         }
     }
 
-    /// Tells the owner that `init` has returned `Ok`.
+    fn to_announce(&self, news: u8) {
+        self.unannounced.store(self.unannounced.load(Ordering::Relaxed) | news, Ordering::Relaxed);
+    }
+
+    /// Takes note that `init` has returned `Ok`: for the first time, or after a restart.
     pub(crate) fn set_ready(&self) {
+        if self.is_ready.load(Ordering::Relaxed) {
+            self.end_restart();
+            return self.to_announce(BACK);
+        }
         self.is_ready.store(true, Ordering::Relaxed);
-        self.link.notify(Notice::Ready(self.entry));
+        self.to_announce(READY);
         if self.queue.gate() == Gate::Closed {
             // `init` called `ctx.stop()`: the owner took no notice of that while the worker was starting.
-            self.link.notify(Notice::Closing(self.entry));
+            self.to_announce(CLOSING);
         }
     }
 
@@ -355,7 +388,7 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
     fn idle(&self) -> bool {
         let closed = self.passivate(CloseReason::Idle);
         if closed {
-            self.is_unannounced.store(true, Ordering::Relaxed);
+            self.to_announce(CLOSING);
         }
         closed
     }

@@ -215,18 +215,18 @@ async fn live<W: Worker>(run: &mut Run<'_, W>) -> Exit {
             Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
         }
         drop(permit);
-        run.slot.set_ready();
     } else {
         match Box::pin(init_again(run.slot, run.luggage.unpack(run.slot), run.ctx)).await {
             Ok(state) => run.state = Some(state),
             Err(exit) => return exit,
         }
-        run.slot.end_restart();
-        run.slot.link.notify(Notice::Restarted(run.slot.entry, run.slot.incarnation()));
     }
-    // The owner was just woken into this thread's next-task slot, where no other thread can steal it: let it run before
-    // whatever the worker does next.
-    yield_now().await;
+    run.slot.set_ready();
+    if !run.slot.queue.is_vacant() {
+        // It has something to do, which may take long: the owner is told first, and whoever waits for the start. Else it is
+        // about to wait, and they are told then, in the same turn.
+        yield_now().await;
+    }
     let reason = {
         let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
         let state = run.state.as_mut().expect("`init` has just made it");

@@ -5,8 +5,14 @@
 //! key that is starting or stopping too. Whether a reader may see it is said by its gate.
 //!
 //! An entry is stored with its hash, and the set's own hasher passes that through: the key's `Hash` runs once, in the
-//! caller, never while the set grows. Places differ by id, so that inserting and removing run none of the key's code
-//! either: only the look-up by key does.
+//! caller, never while the set grows. Entries are told apart by place, so that inserting and removing run none of the
+//! key's code either: only the look-up by key does.
+//!
+//! So entries are stored by one notion of equality (the place) and looked up by another (the key). The set is moved in one
+//! go when it grows ([`ResizeMode::Blocking`]): readers then know one memory or the other, whole, and need no more than that
+//! the hashes agree. While it is moved bit by bit, papaya goes by an entry that it has moved already to where a new one is:
+//! a key's former worker, found there, hid the present one, and the key was started twice (G1). The price is that one start
+//! waits while the table doubles, some 50 ns for each entry; nobody who reads does.
 
 #[cfg(test)]
 mod tests;
@@ -17,22 +23,23 @@ use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
 
 use equivalent::Equivalent;
-use papaya::HashSet;
+use papaya::{HashSet, ResizeMode};
 
 use crate::handle::WorkerHandle;
-use crate::worker::{EntryId, Worker};
+use crate::worker::{EntryId, Worker, WorkerId};
 
-/// A place in the table, and the worker that has it. Places differ by the id of the worker that had them first, so that
-/// what is put into a place that has become free takes that very place.
-struct Entry<W: Worker> {
-    place: EntryId,
-    /// `None`: the place is free.
-    worker: Option<WorkerHandle<W>>,
+/// What stands in a place of the table: the worker that has it, or had it last. A place belongs to one key.
+struct Entry<W: Worker>(WorkerHandle<W>);
+
+impl<W: Worker> Entry<W> {
+    fn id(&self) -> EntryId {
+        self.0.entry_id()
+    }
 }
 
 impl<W: Worker> PartialEq for Entry<W> {
     fn eq(&self, other: &Self) -> bool {
-        self.place == other.place
+        self.id().place == other.id().place
     }
 }
 
@@ -40,26 +47,11 @@ impl<W: Worker> Eq for Entry<W> {}
 
 impl<W: Worker> Hash for Entry<W> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.place.hash);
+        state.write_u64(self.id().hash);
     }
 }
 
-/// Finds a worker by its entry.
-struct Occupant(EntryId);
-
-impl Hash for Occupant {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.hash);
-    }
-}
-
-impl<W: Worker> Equivalent<Entry<W>> for Occupant {
-    fn equivalent(&self, entry: &Entry<W>) -> bool {
-        entry.worker.as_ref().is_some_and(|worker| worker.entry_id() == self.0)
-    }
-}
-
-/// Finds a place, whoever has it.
+/// A place, to look up who is there.
 struct Place(EntryId);
 
 impl Hash for Place {
@@ -70,7 +62,7 @@ impl Hash for Place {
 
 impl<W: Worker> Equivalent<Entry<W>> for Place {
     fn equivalent(&self, entry: &Entry<W>) -> bool {
-        entry.place == self.0
+        entry.id().place == self.0.place
     }
 }
 
@@ -89,7 +81,7 @@ impl<Q: ?Sized> Hash for Probe<'_, Q> {
 impl<W: Worker, Q: ?Sized + Equivalent<W::Key>> Equivalent<Entry<W>> for Probe<'_, Q> {
     fn equivalent(&self, entry: &Entry<W>) -> bool {
         // The hash first: the key's `Eq` runs for a match and once in 2^64 otherwise.
-        self.hash == entry.place.hash && entry.worker.as_ref().is_some_and(|worker| self.key.equivalent(worker.key()))
+        self.hash == entry.id().hash && self.key.equivalent(entry.0.key())
     }
 }
 
@@ -135,26 +127,26 @@ pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 ///
 /// papaya never uses the place of a removed element again before it moves the whole table: a key that comes and goes would
 /// lengthen the way to its own hash each time (150 µs a start after 15,000 in a table of 100,000, and ever more). So a
-/// place that became free is kept for a while, and who comes with the same hash takes it.
+/// worker that is gone keeps its place for a while, and its key's next worker takes it.
 pub(crate) struct TableWriter<W: Worker> {
     table: TableReader<W>,
-    /// Places that are free, by hash, and which time it was that one became free.
-    free: HashMap<u64, (EntryId, u64)>,
-    /// The same, the one that became free first at the front; some of them were taken again since.
-    freed: VecDeque<(EntryId, u64)>,
-    times: u64,
+    /// Workers that are gone and keep their places, by hash. One for each hash: papaya has no room for many keys that a bad
+    /// `Hash` gives the same.
+    gone: HashMap<u64, WorkerId>,
+    /// All who are gone, the first to go at the front. The places of some are taken again since.
+    order: VecDeque<EntryId>,
 }
 
-/// So many free places are kept.
-const FREE_PLACES: usize = 1_024;
+/// So many of those who are gone keep their places.
+const GONE: usize = 512;
 
 /// Makes both halves of an empty table.
 pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
     let reader = TableReader(Arc::new(Table {
         hasher: RandomState::new(),
-        entries: HashSet::builder().hasher(PassHash).build(),
+        entries: HashSet::builder().hasher(PassHash).resize_mode(ResizeMode::Blocking).build(),
     }));
-    (TableWriter { table: reader.clone(), free: HashMap::new(), freed: VecDeque::new(), times: 0 }, reader)
+    (TableWriter { table: reader.clone(), gone: HashMap::new(), order: VecDeque::new() }, reader)
 }
 
 impl<W: Worker> Clone for TableReader<W> {
@@ -174,18 +166,20 @@ impl<W: Worker> TableReader<W> {
         self.0.hasher.hash_one(key)
     }
 
-    /// Shows the worker that has the key, whatever its gate says. `seen` runs under a reclamation guard: keep it short.
+    /// Shows the worker that has the key, or had it last, whatever its gate says. `seen` runs under a reclamation guard: keep it short.
     #[inline]
     pub(crate) fn with<Q, T>(&self, key: &Q, hash: u64, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
-        self.0.entries.pin().get(&Probe { key, hash }).and_then(|entry| entry.worker.as_ref()).map(seen)
+        self.0.entries.pin().get(&Probe { key, hash }).map(|entry| seen(&entry.0))
     }
 
     /// Shows the worker of an entry, whatever its gate says.
     pub(crate) fn with_entry<T>(&self, entry: EntryId, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        self.0.entries.pin().get(&Occupant(entry)).and_then(|entry| entry.worker.as_ref()).map(seen)
+        let entries = self.0.entries.pin();
+        let found = entries.get(&Place(entry)).filter(|found| found.id() == entry && !found.0.slot.is_gone());
+        found.map(|found| seen(&found.0))
     }
 
     /// Folds over every entry, whatever its gate says, until `seen` breaks off.
@@ -195,7 +189,8 @@ impl<W: Worker> TableReader<W> {
         mut seen: impl FnMut(A, &WorkerHandle<W>) -> std::ops::ControlFlow<B, A>,
     ) -> std::ops::ControlFlow<B, A> {
         let entries = self.0.entries.pin();
-        entries.iter().filter_map(|entry| entry.worker.as_ref()).try_fold(init, |folded, worker| seen(folded, worker))
+        let workers = entries.iter().map(|entry| &entry.0);
+        workers.filter(|worker| !worker.slot.is_gone()).try_fold(init, |folded, worker| seen(folded, worker))
     }
 }
 
@@ -208,39 +203,39 @@ impl<W: Worker> TableWriter<W> {
         &self.table.0.entries
     }
 
+    /// Puts a worker in: into the place that its entry says, which is its own or that of its key's last worker.
     pub(crate) fn insert(&mut self, worker: WorkerHandle<W>) {
         let entry = worker.entry_id();
-        let place = self.free.remove(&entry.hash).map_or(entry, |(place, _)| place);
-        // papaya puts the new element into the place of an equal one.
-        self.entries().pin().insert(Entry { place, worker: Some(worker) });
+        if entry.place != entry.id {
+            self.gone.remove(&entry.hash);
+        }
+        // papaya puts a new element into the place of an equal one.
+        self.entries().pin().insert(Entry(worker));
     }
 
-    /// Removes one worker, never another one of the same key, and keeps its place for a while.
+    /// Takes one worker out, never another one of the same key. It keeps its place until its key's next worker takes it, or
+    /// too many others are gone.
     pub(crate) fn remove(&mut self, entry: EntryId) {
-        let Some(place) = self.entries().pin().get(&Occupant(entry)).map(|entry| entry.place) else { return };
-        if self.free.contains_key(&place.hash) {
-            // One is enough for a hash.
-            self.entries().pin().remove(&Place(place));
+        let Some(()) = self.table.with_entry(entry, |worker| worker.slot.set_gone()) else { return };
+        if self.gone.contains_key(&entry.hash) {
+            self.entries().pin().remove(&Place(entry));
             return;
         }
-        self.entries().pin().insert(Entry { place, worker: None });
-        self.times += 1;
-        self.free.insert(place.hash, (place, self.times));
-        self.freed.push_back((place, self.times));
-        while self.freed.len() > FREE_PLACES {
-            let Some(oldest) = self.freed.pop_front() else { return };
-            // Free ever since, and not again.
-            if self.free.get(&oldest.0.hash) == Some(&oldest) {
-                self.free.remove(&oldest.0.hash);
-                self.entries().pin().remove(&Place(oldest.0));
+        self.gone.insert(entry.hash, entry.id);
+        self.order.push_back(entry);
+        while self.order.len() > GONE {
+            let Some(first) = self.order.pop_front() else { return };
+            if self.gone.get(&first.hash) == Some(&first.id) {
+                self.gone.remove(&first.hash);
+                self.entries().pin().remove(&Place(first));
             }
         }
     }
 
     /// Removes everyone, and keeps nothing.
     pub(crate) fn clear(&mut self) {
-        self.free.clear();
-        self.freed.clear();
+        self.gone.clear();
+        self.order.clear();
         self.entries().pin().clear();
     }
 }

@@ -1,11 +1,10 @@
-use std::collections::HashSet as Keys;
+use std::collections::{HashMap, HashSet as Keys};
 use std::ops::ControlFlow;
 
 use super::*;
 use crate::builder::Builder;
 use crate::context::Context;
 use crate::slot::{Link, Slot};
-use crate::worker::WorkerId;
 
 struct Idle;
 
@@ -37,14 +36,18 @@ impl Rig {
         Self { writer: table().0, link }
     }
 
+    /// As the owner does it.
     fn insert(&mut self, key: u32, hash: u64) -> EntryId {
-        let entry = EntryId { id: WorkerId::fresh(), hash };
+        let last = self.writer.read().with(&key, hash, |worker| (worker.entry_id().place, worker.slot.is_gone()));
+        assert!(last.is_none_or(|(_, is_gone)| is_gone), "somebody has the key");
+        let entry = EntryId::fresh(hash, last.map(|(place, _)| place));
         self.writer.insert(WorkerHandle::new(Arc::new(Slot::new(key, entry, Arc::clone(&self.link)))));
         entry
     }
 
     fn holder(&self, key: u32, hash: u64) -> Option<EntryId> {
-        self.writer.read().with(&key, hash, WorkerHandle::entry_id)
+        let seen = |worker: &WorkerHandle<Idle>| (!worker.slot.is_gone()).then(|| worker.entry_id());
+        self.writer.read().with(&key, hash, seen).flatten()
     }
 
     fn keys(&self) -> Keys<u32> {
@@ -67,19 +70,16 @@ impl Rig {
 #[tokio::test]
 async fn a_key_that_comes_again_takes_the_place_that_it_had() {
     let mut rig = Rig::new();
-    let mut place = None;
     for _ in 0..10_000 {
         let entry = rig.insert(1, 7);
         assert_eq!(rig.holder(1, 7), Some(entry));
         assert_eq!(rig.places(), 1);
         rig.writer.remove(entry);
-        let (taken, _) = rig.writer.free[&7];
-        assert_eq!(*place.get_or_insert(taken), taken, "it was given up for another one");
         assert_eq!(rig.holder(1, 7), None);
         assert!(rig.writer.read().with_entry(entry, |_| ()).is_none());
         assert!(rig.keys().is_empty());
     }
-    assert!(rig.writer.freed.len() <= FREE_PLACES);
+    assert!(rig.writer.order.len() <= GONE);
 }
 
 #[tokio::test]
@@ -98,20 +98,59 @@ async fn keys_of_one_hash_are_kept_apart_and_each_is_removed_alone() {
 }
 
 #[tokio::test]
-async fn only_so_many_free_places_are_kept_and_the_oldest_go_first() {
+async fn of_many_keys_with_one_hash_one_keeps_its_place() {
     let mut rig = Rig::new();
-    let many = 3 * FREE_PLACES as u32;
+    for key in 0..10_000 {
+        let entry = rig.insert(key, 7);
+        rig.writer.remove(entry);
+        assert!(rig.places() <= 1, "{} places are kept", rig.places());
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_of_the_gone_keep_their_places_and_the_first_to_go_lose_them_first() {
+    let mut rig = Rig::new();
+    let many = 3 * GONE as u32;
     let entries: Vec<EntryId> = (0..many).map(|key| rig.insert(key, u64::from(key))).collect();
     for entry in entries {
         rig.writer.remove(entry);
     }
     assert!(rig.keys().is_empty());
-    assert!(rig.places() <= FREE_PLACES, "{} places are kept", rig.places());
-    assert!(rig.writer.free.len() <= FREE_PLACES && rig.writer.freed.len() <= FREE_PLACES);
-    // One of the last to go is still there to be taken again.
+    assert!(rig.places() <= GONE, "{} places are kept", rig.places());
+    // One of the last to go takes its place again.
     let places = rig.places();
     rig.insert(many - 1, u64::from(many - 1));
     assert_eq!(rig.places(), places);
     rig.writer.clear();
-    assert_eq!((rig.places(), rig.writer.free.len(), rig.writer.freed.len()), (0, 0, 0));
+    assert_eq!((rig.places(), rig.writer.gone.len(), rig.writer.order.len()), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn whoever_was_put_in_is_found_until_taken_out_whatever_came_before() {
+    for seed in 1..40_u64 {
+        let mut rig = Rig::new();
+        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut roll = |sides: u64| {
+            dice ^= dice << 13;
+            dice ^= dice >> 7;
+            dice ^= dice << 17;
+            dice % sides
+        };
+        let hashes: Vec<u64> = (0..300).map(|_| roll(u64::MAX)).collect();
+        let mut there: HashMap<u32, EntryId> = HashMap::new();
+        for _ in 0..4_000 {
+            // A few keys come and go often, the others seldom.
+            let key = if roll(2) == 0 { roll(4) } else { roll(300) } as u32;
+            let hash = hashes[key as usize];
+            match there.remove(&key) {
+                Some(entry) => rig.writer.remove(entry),
+                None => drop(there.insert(key, rig.insert(key, hash))),
+            }
+            assert_eq!(rig.holder(key, hash), there.get(&key).copied(), "seed {seed}");
+            if let Some(&entry) = there.get(&key) {
+                assert!(rig.writer.read().with_entry(entry, |_| ()).is_some(), "seed {seed}");
+            }
+        }
+        assert_eq!(rig.keys(), there.keys().copied().collect(), "seed {seed}");
+    }
 }
