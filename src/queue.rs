@@ -153,6 +153,12 @@ impl<M> Queue<M> {
         self.gate() == Gate::Open
     }
 
+    /// Whether the gate is closed. It takes the lock, so that whoever closes it later sees what was done before this.
+    pub(crate) fn is_closed(&self) -> bool {
+        let _locked = self.lock();
+        self.gate() >= Gate::Closed
+    }
+
     /// Moves the gate; the lock is held, so that loads of it under the lock need no ordering of their own.
     fn set_gate(&self, _locked: &mut State<M>, gate: Gate) {
         self.gate.store(gate as u8, Ordering::Release);
