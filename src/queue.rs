@@ -358,6 +358,9 @@ impl<M> Queue<M> {
             return Poll::Ready(None);
         }
         if let Some((message, sender)) = state.begin(self.capacity) {
+            // Not parked any more. A message that came to a parked receiver has taken its waker; one that lay here when the
+            // worker parked between two runs has not, and a worker that is at it would pass for one at rest. (G7)
+            state.receiver = None;
             drop(state);
             wake_all(sender, None);
             return Poll::Ready(Some(message));
