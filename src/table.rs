@@ -11,6 +11,7 @@
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use equivalent::Equivalent;
 use papaya::HashSet;
@@ -18,11 +19,19 @@ use papaya::HashSet;
 use crate::handle::WorkerHandle;
 use crate::worker::{EntryId, Worker};
 
-struct Entry<W: Worker>(WorkerHandle<W>);
+struct Entry<W: Worker> {
+    handle: WorkerHandle<W>,
+    /// It is no longer in the set, though memory of the set that is being moved may show it still.
+    ///
+    /// A set that grows keeps the old places of what it has moved, and who finds a match at one looks for it in the new
+    /// memory only. The entry of a key's former worker must not be such a match: that of the present one may be in the
+    /// old memory, behind it, where it would be missed, and the key be started twice. (G1, G3)
+    is_removed: AtomicBool,
+}
 
 impl<W: Worker> Entry<W> {
     fn id(&self) -> EntryId {
-        self.0.entry_id()
+        self.handle.entry_id()
     }
 }
 
@@ -60,8 +69,11 @@ impl<Q: ?Sized> Hash for Probe<'_, Q> {
 
 impl<W: Worker, Q: ?Sized + Equivalent<W::Key>> Equivalent<Entry<W>> for Probe<'_, Q> {
     fn equivalent(&self, entry: &Entry<W>) -> bool {
-        // The hash first: the key's `Eq` runs for a match and once in 2^64 otherwise.
-        self.hash == entry.id().hash && self.key.equivalent(entry.0.key())
+        // The hash first: the key's `Eq` runs for a match and once in 2^64 otherwise. Relaxed: who has learnt of the key's
+        // next worker has learnt it after this was set, and who has not may find neither.
+        self.hash == entry.id().hash
+            && !entry.is_removed.load(Ordering::Relaxed)
+            && self.key.equivalent(entry.handle.key())
     }
 }
 
@@ -138,12 +150,12 @@ impl<W: Worker> TableReader<W> {
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
-        self.0.entries.pin().get(&Probe { key, hash }).map(|entry| seen(&entry.0))
+        self.0.entries.pin().get(&Probe { key, hash }).map(|entry| seen(&entry.handle))
     }
 
     /// Shows the worker of an entry, whatever its gate says.
     pub(crate) fn with_entry<T>(&self, entry: EntryId, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        self.0.entries.pin().get(&entry).map(|entry| seen(&entry.0))
+        self.0.entries.pin().get(&entry).map(|entry| seen(&entry.handle))
     }
 
     /// Folds over every entry, whatever its gate says, until `seen` breaks off.
@@ -152,7 +164,7 @@ impl<W: Worker> TableReader<W> {
         init: A,
         mut seen: impl FnMut(A, &WorkerHandle<W>) -> std::ops::ControlFlow<B, A>,
     ) -> std::ops::ControlFlow<B, A> {
-        self.0.entries.pin().iter().try_fold(init, |folded, entry| seen(folded, &entry.0))
+        self.0.entries.pin().iter().try_fold(init, |folded, entry| seen(folded, &entry.handle))
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -166,12 +178,17 @@ impl<W: Worker> TableWriter<W> {
     }
 
     pub(crate) fn insert(&mut self, handle: WorkerHandle<W>) {
-        self.0.0.entries.pin().insert(Entry(handle));
+        self.0.0.entries.pin().insert(Entry { handle, is_removed: AtomicBool::new(false) });
     }
 
     /// Removes one entry, never another one of the same key.
     pub(crate) fn remove(&mut self, entry: EntryId) {
-        self.0.0.entries.pin().remove(&entry);
+        let entries = self.0.0.entries.pin();
+        // Before it goes: see the field.
+        if let Some(removed) = entries.get(&entry) {
+            removed.is_removed.store(true, Ordering::Relaxed);
+        }
+        entries.remove(&entry);
     }
 
     pub(crate) fn clear(&mut self) {
