@@ -80,7 +80,10 @@ impl Memory {
         let now = Instant::now();
         self.change(hash, |trace| {
             trace.history = legacy.history;
-            trace.crash = legacy.crash.map(|cause| (now, cause));
+            if let Some(cause) = legacy.crash {
+                // Not taken back by a start that came to nothing since: who came up was forgotten then.
+                trace.crash = Some((now, cause));
+            }
             trace.gave_up_at = legacy.gave_up.then_some(now);
         });
     }

@@ -25,7 +25,7 @@ use crate::error::SharedError;
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
-    Admission, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome, Starter,
+    Admission, Answer, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome, Starter,
 };
 use crate::memory::{Memory, Recalled};
 use crate::panics::{self, contain};
@@ -52,6 +52,8 @@ pub(crate) struct Owner<W: Worker> {
     is_tidy_armed: bool,
     /// Workers that wait for room.
     held: HashMap<EntryId, Launch<W>>,
+    /// What is remembered of the key of the start that is being admitted. Not yet among the others: it may come to nothing.
+    recalled: Option<Remembered>,
     /// What is remembered of keys that are starting.
     remembered: HashMap<EntryId, Remembered>,
     /// Starts that are taken for new ones, before any other.
@@ -89,6 +91,7 @@ impl<W: Worker> Owner<W> {
             memory,
             is_tidy_armed: false,
             held: HashMap::new(),
+            recalled: None,
             remembered: HashMap::new(),
             again: VecDeque::new(),
             report,
@@ -211,13 +214,15 @@ impl<W: Worker> Owner<W> {
     /// Says whether a vacant key may have a worker: not one that was given up, or failed, a moment ago, and not one more
     /// than there is room for. (G11)
     fn admit(&mut self, fresh: EntryId, starter: &Starter<Wire<W>>) -> Admission {
-        if !self.lifecycle.is_serving() {
-            return Admission::Granted; // and refused for that.
+        self.recalled = None;
+        if !self.lifecycle.is_serving() || starter.reply.is_abandoned() {
+            // Let through, and not launched for that: nobody goes for a caller that has gone away.
+            return Admission::Granted;
         }
         match self.memory.recall(fresh.hash) {
             Some(Recalled::Refused(failure)) => return Admission::Refused(failure),
             Some(Recalled::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
-                self.remembered.insert(fresh, Remembered { history, crash });
+                self.recalled = Some(Remembered { history, crash });
             }
             _ => {}
         }
@@ -231,10 +236,7 @@ impl<W: Worker> Owner<W> {
         };
         match victim {
             Some(victim) => Admission::InPlaceOf(victim),
-            None => {
-                self.remembered.remove(&fresh);
-                Admission::Refused(StartFailure::AtCapacity)
-            }
+            None => Admission::Refused(StartFailure::AtCapacity),
         }
     }
 
@@ -361,10 +363,12 @@ impl<W: Worker> Owner<W> {
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);
-        let returns = self.link.restart.as_ref().map(|_| {
-            let history = self.remembered.get(&entry).map(|remembered| remembered.history.clone());
-            Box::new(Returns::new(history.unwrap_or_default()))
+        let history = self.recalled.take().map(|recalled| {
+            let history = recalled.history.clone();
+            self.remembered.insert(entry, recalled);
+            history
         });
+        let returns = self.link.restart.as_ref().map(|_| Box::new(Returns::new(history.unwrap_or_default())));
         // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
         Launch { luggage: Luggage { args: Some(args), returns }, guard: ExitGuard::new(slot) }
     }

@@ -155,6 +155,12 @@ impl<M> Queue<M> {
         self.gate() == Gate::Open
     }
 
+    /// Whether the gate is closed. It takes the lock, so that whoever closes it later sees what was done before this.
+    pub(crate) fn is_closed(&self) -> bool {
+        let _locked = self.lock();
+        self.gate() >= Gate::Closed
+    }
+
     /// Moves the gate; the lock is held, so that loads of it under the lock need no ordering of their own.
     fn set_gate(&self, _locked: &mut State<M>, gate: Gate) {
         self.gate.store(gate as u8, Ordering::Release);
@@ -370,6 +376,9 @@ impl<M> Queue<M> {
             return Poll::Ready(None);
         }
         if let Some((message, sender)) = state.begin(self.capacity) {
+            // Not parked any more. A message that came to a parked receiver has taken its waker; one that lay here when the
+            // worker parked between two runs has not, and a worker that is at it would pass for one at rest. (G7)
+            state.receiver = None;
             drop(state);
             wake_all(sender, None);
             return Poll::Ready(Some(message));

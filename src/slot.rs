@@ -197,11 +197,16 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        self.queue.close(reason, &self.link.live)
+        let closed = self.queue.close(reason, &self.link.live);
+        if closed {
+            self.end_restart();
+        }
+        closed
     }
 
     pub(crate) fn kill(&self) {
         self.queue.kill(&self.link.live);
+        self.end_restart();
     }
 
     /// Closes the gate from the worker's own task. The owner is told by [`announce`](Self::announce).
@@ -246,10 +251,15 @@ impl<W: Worker> Slot<W> {
         self.is_restarting.load(Ordering::Relaxed)
     }
 
-    /// The run is over and another one is to come.
+    /// The run is over and another one is to come, unless somebody has closed the gate: then this worker is stopping, and
+    /// no longer counted among those that come back. (G9)
     pub(crate) fn begin_restart(&self) {
         if !self.is_restarting.swap(true, Ordering::Relaxed) {
             self.link.restarting.fetch_add(1, Ordering::Relaxed);
+        }
+        // After the count: who closes the gate later than this look takes it back.
+        if self.queue.is_closed() {
+            self.end_restart();
         }
     }
 
@@ -259,7 +269,7 @@ impl<W: Worker> Slot<W> {
         self.queue.end_recess();
     }
 
-    /// The restart has come to a worker, or to its end.
+    /// The restart has come to a worker, or to its end. Both the worker's task and whoever closes its gate say so.
     pub(crate) fn end_restart(&self) {
         if self.is_restarting.swap(false, Ordering::Relaxed) {
             self.link.restarting.fetch_sub(1, Ordering::Relaxed);

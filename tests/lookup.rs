@@ -107,3 +107,21 @@ async fn a_lookup_right_after_a_start_that_was_polled_once_finds_nothing() {
     within(start, "the start").await.unwrap();
     assert!(registry.lookup("a").is_some());
 }
+
+/// A set that grows keeps the places of entries that have moved. A key's former worker at such a place must not hide the
+/// present one.
+#[tokio::test(start_paused = true)]
+async fn a_key_that_is_started_again_while_the_table_grows_is_found() {
+    let registry = Registry::<Probe>::new();
+    let mut dice = 1_u64;
+    for n in 0..4_000_u64 {
+        let fresh = n.to_string();
+        within(registry.start(&fresh, Plan::default()), "a start").await.expect("it is the first of its key");
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let again = ((dice >> 33) % (n + 1)).to_string();
+        within(registry.stop(&again), "a stop").await.expect("it runs");
+        let worker = within(registry.start(&again, Plan::default()), "a start").await.expect("its key is free");
+        assert_eq!(registry.lookup(&again), Some(worker), "key {again} of {n}");
+    }
+    assert_eq!(registry.count(), 4_000);
+}

@@ -1,0 +1,74 @@
+//! Cases that the property test found, each with its own name: sequences that came to something else than the model said.
+
+use crate::plan::{Act, End, Eviction, Options, Parting, Plan, Policy, Send, Step, Target, Todo, Transition, Verb};
+use crate::{Lifecycle, Model, StateMachineTest};
+
+const OPTIONS: Options = Options {
+    policy: Policy::Transient,
+    intensity: 1,
+    backs_off: false,
+    idles: false,
+    max_workers: None,
+    eviction: Eviction::Reject,
+    remembers_failures: false,
+};
+
+const GOES: Plan = Plan { init: Step::Go, again: Step::Go, parting: Parting::Go };
+
+fn start(key: usize, plan: Plan, polls: Option<u8>) -> Todo {
+    Todo::Start { key, verb: Verb::Start, plan, polls }
+}
+
+fn cast(key: usize, act: Act) -> Todo {
+    Todo::Send { key, send: Send::Cast, act, target: Target::Key, polls: None }
+}
+
+/// One step each millisecond, each held against the model.
+fn replay(options: Options, steps: impl IntoIterator<Item = Todo>) {
+    let steps = steps.into_iter().map(|todo| Transition { after: 1, todo }).collect();
+    Lifecycle::test_sequential(Default::default(), Model::new(options), steps, None);
+}
+
+#[test]
+fn nobody_is_evicted_for_a_caller_that_has_gone_away() {
+    let options = Options { max_workers: Some(1), eviction: Eviction::LeastRecent, ..OPTIONS };
+    replay(options, [start(0, GOES, None), start(1, GOES, Some(1))]);
+}
+
+#[test]
+fn a_start_whose_caller_has_gone_away_is_not_counted_as_refused() {
+    let options = Options { max_workers: Some(1), ..OPTIONS };
+    replay(options, [start(0, GOES, None), start(1, GOES, Some(1))]);
+}
+
+#[test]
+fn a_worker_that_is_stopped_while_it_restarts_counts_as_stopping() {
+    let hangs = Plan { parting: Parting::Hang, ..GOES };
+    let stop = Todo::End { key: 0, end: End::Stop, target: Target::Key, polls: None };
+    replay(OPTIONS, [start(0, hangs, None), start(1, GOES, None), cast(0, Act::Fail), stop, Todo::Nothing]);
+}
+
+#[test]
+fn a_worker_at_a_message_that_waited_for_its_restart_is_no_victim() {
+    let options = Options { backs_off: true, max_workers: Some(1), eviction: Eviction::LeastRecent, ..OPTIONS };
+    let again = Plan { again: Step::Gate, ..GOES };
+    replay(
+        options,
+        [
+            start(0, again, None),
+            cast(0, Act::Fail),
+            Todo::Nothing,
+            cast(0, Act::Gate),
+            Todo::OpenGate { key: 0 },
+            start(1, GOES, None),
+        ],
+    );
+}
+
+#[test]
+fn a_start_that_fails_after_a_crash_does_not_make_the_next_one_a_first_one() {
+    let panics = Plan { parting: Parting::Panic, ..GOES };
+    let fails = Plan { init: Step::Fail, ..GOES };
+    let stop = Todo::End { key: 0, end: End::Stop, target: Target::Key, polls: None };
+    replay(OPTIONS, [start(0, panics, None), cast(0, Act::Fail), stop, start(0, fails, None), start(0, GOES, None)]);
+}

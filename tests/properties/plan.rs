@@ -1,0 +1,334 @@
+//! What there is to be done to a registry, and what can come of it: the words that model and system share.
+
+use std::fmt;
+
+use proptest::prelude::*;
+
+/// Few, so that most of what is done meets a worker.
+pub(crate) const KEYS: usize = 4;
+/// Messages per mailbox: few, so that senders wait for room.
+pub(crate) const CAPACITY: usize = 2;
+
+// All times are in milliseconds of a paused clock. Each step takes one at least, so that little happens at one moment.
+pub(crate) const INIT_TIMEOUT: u64 = 7;
+pub(crate) const STOP_TIMEOUT: u64 = 5;
+/// What a worker may rest, up to a sixteenth more, is up to here in whole milliseconds: the registry is given 15.01 ms.
+pub(crate) const IDLE_TIMEOUT: u64 = 16;
+pub(crate) const IDLE_MICROS: u64 = 15_010;
+/// A backoff of this much has a random share of it, which the timer rounds up to one millisecond again.
+pub(crate) const BACKOFF: u64 = 1;
+/// Long on the real clock too: by that one the memory of keys that are gone is emptied.
+pub(crate) const PERIOD: u64 = 30_000;
+pub(crate) const FAILED_FOR: u64 = 20_000;
+
+/// What `init` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Go,
+    Fail,
+    Panic,
+    Hang,
+    /// Goes on when the key's gate is opened.
+    Gate,
+}
+
+/// What `terminate` does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parting {
+    Go,
+    Panic,
+    Hang,
+}
+
+/// What a worker is started with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The first `init`.
+    pub(crate) init: Step,
+    /// Those of restarts.
+    pub(crate) again: Step,
+    pub(crate) parting: Parting,
+}
+
+/// What `handle` does with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    Go,
+    Fail,
+    Panic,
+    Hang,
+    Gate,
+    /// `ctx.stop()`.
+    Stop,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Policy {
+    Temporary,
+    Transient,
+    Permanent,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Eviction {
+    Reject,
+    LeastRecent,
+    LeastFrequent,
+}
+
+/// How the registry is built.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) policy: Policy,
+    /// Restarts within a period.
+    pub(crate) intensity: usize,
+    pub(crate) backs_off: bool,
+    pub(crate) idles: bool,
+    pub(crate) max_workers: Option<usize>,
+    pub(crate) eviction: Eviction,
+    pub(crate) remembers_failures: bool,
+}
+
+impl Options {
+    /// Whether anything asks when a worker was last active.
+    pub(crate) fn evicts(&self) -> bool {
+        self.max_workers.is_some() && self.eviction != Eviction::Reject
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    Start,
+    LookupOrStart,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Stop,
+    Kill,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Send {
+    Cast,
+    TryCast,
+    Call,
+}
+
+/// Whom something is meant for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// Whoever has the key now.
+    Key,
+    /// Whoever had it when it was last looked up, and may be gone.
+    Handle,
+}
+
+/// What one caller does. `polls`: it goes away after so many polls that did not answer it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Todo {
+    Nothing,
+    Start {
+        key: usize,
+        verb: Verb,
+        plan: Plan,
+        polls: Option<u8>,
+    },
+    End {
+        key: usize,
+        end: End,
+        target: Target,
+        polls: Option<u8>,
+    },
+    Send {
+        key: usize,
+        send: Send,
+        act: Act,
+        target: Target,
+        polls: Option<u8>,
+    },
+    OpenGate {
+        key: usize,
+    },
+    /// One of the callers that wait goes away.
+    Leave {
+        which: usize,
+    },
+    Shutdown {
+        polls: Option<u8>,
+    },
+}
+
+/// One step: time passes, then something is done, then everyone goes as far as they can.
+#[derive(Clone, Copy)]
+pub(crate) struct Transition {
+    pub(crate) after: u64,
+    pub(crate) todo: Todo,
+}
+
+impl fmt::Debug for Transition {
+    /// On one line, also where a failing case is printed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ms, {:?}", self.after, self.todo)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Reason {
+    Normal,
+    Stopped,
+    Idle,
+    Evicted,
+    Shutdown,
+    Killed,
+    Failed,
+    Panicked,
+}
+
+/// What a caller was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It went away.
+    Left,
+    Started,
+    AlreadyStarted,
+    Init,
+    RecentlyFailed,
+    Panicked,
+    TimedOut,
+    AtCapacity,
+    RestartLimit {
+        retry_after: u64,
+    },
+    Cancelled,
+    Shutdown,
+    Ended(Reason),
+    NotFound,
+    /// There was no worker to send to.
+    Nobody,
+    Sent,
+    Full,
+    Closed,
+    Answered,
+    NotDelivered,
+    NoReply,
+    Report {
+        drained: usize,
+        crashed: usize,
+        aborted: usize,
+        cancelled: usize,
+    },
+    /// Something that no step here can come to.
+    Unheard,
+}
+
+/// What subscribers are told of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    Started,
+    Restarted(u64),
+    Exited(u64, Reason),
+    GaveUp(u64, Reason),
+}
+
+/// Picks by weight. The strategies are numbers that are looked up here: those of proptest are trees, and to build them
+/// took longer than all the rest. What comes first is the simplest, for a number shrinks towards 0.
+fn pick<T: Copy>(roll: u16, weighted: &[(u16, T)]) -> T {
+    let all: u16 = weighted.iter().map(|(weight, _)| weight).sum();
+    let mut left = roll % all;
+    for &(weight, value) in weighted {
+        if left < weight {
+            return value;
+        }
+        left -= weight;
+    }
+    unreachable!("it is less than the sum of all weights")
+}
+
+/// Divisible by every sum of weights below, or near enough.
+const SIDES: u16 = 10_080;
+
+pub(crate) fn options() -> impl Strategy<Value = Options> {
+    let policy = 0..3_usize;
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    (policy, 0..=2_usize, flags, 0..SIDES, 0..SIDES).prop_map(|(policy, intensity, flags, room, eviction)| Options {
+        policy: [Policy::Temporary, Policy::Transient, Policy::Permanent][policy],
+        intensity,
+        backs_off: flags.0,
+        idles: flags.1,
+        max_workers: pick(room, &[(1, None), (1, Some(3)), (1, Some(2)), (1, Some(1))]),
+        eviction: pick(eviction, &[(1, Eviction::Reject), (2, Eviction::LeastRecent), (2, Eviction::LeastFrequent)]),
+        remembers_failures: flags.2,
+    })
+}
+
+fn step(roll: u16) -> Step {
+    pick(roll, &[(8, Step::Go), (1, Step::Fail), (1, Step::Panic), (2, Step::Gate), (1, Step::Hang)])
+}
+
+/// What is done, before it is known by whom and with what.
+#[derive(Clone, Copy)]
+enum Kind {
+    Nothing,
+    Start,
+    Send,
+    OpenGate,
+    End,
+    Leave,
+    Shutdown,
+}
+
+pub(crate) fn transition() -> impl Strategy<Value = Transition> {
+    (0..SIDES, 0..SIDES, 0..KEYS, 0..SIDES, [0..SIDES, 0..SIDES, 0..SIDES]).prop_map(
+        |(after, kind, key, polls, rolls)| Transition {
+            after: pick(
+                after,
+                &[
+                    (40, 1),
+                    (2, 2),
+                    (3, STOP_TIMEOUT),
+                    (3, INIT_TIMEOUT),
+                    (2, IDLE_TIMEOUT + 1),
+                    (1, 11_111),
+                    (1, FAILED_FOR),
+                    (1, PERIOD),
+                    (1, 2 * PERIOD + 1),
+                ],
+            ),
+            todo: todo(kind, key, polls, rolls),
+        },
+    )
+}
+
+fn todo(kind: u16, key: usize, polls: u16, [first, second, third]: [u16; 3]) -> Todo {
+    let kinds = [
+        (4, Kind::Nothing),
+        (42, Kind::Start),
+        (54, Kind::Send),
+        (15, Kind::OpenGate),
+        (12, Kind::End),
+        (6, Kind::Leave),
+        (1, Kind::Shutdown),
+    ];
+    let polls = pick(polls, &[(12, None), (1, Some(0)), (2, Some(1)), (1, Some(2))]);
+    let target = pick(third, &[(3, Target::Key), (1, Target::Handle)]);
+    match pick(kind, &kinds) {
+        Kind::Nothing => Todo::Nothing,
+        Kind::Start => {
+            let parting = pick(third, &[(6, Parting::Go), (1, Parting::Panic), (2, Parting::Hang)]);
+            let plan = Plan { init: step(first), again: step(second), parting };
+            // Of its own, and not of what decides the plan.
+            let verb = if kind % 2 == 0 { Verb::Start } else { Verb::LookupOrStart };
+            Todo::Start { key, verb, plan, polls }
+        }
+        Kind::Send => {
+            let send = pick(first, &[(3, Send::Cast), (4, Send::Call), (1, Send::TryCast)]);
+            let acts = [(6, Act::Go), (4, Act::Gate), (3, Act::Fail), (2, Act::Panic), (1, Act::Hang), (1, Act::Stop)];
+            Todo::Send { key, send, act: pick(second, &acts), target, polls }
+        }
+        Kind::OpenGate => Todo::OpenGate { key },
+        Kind::End => Todo::End { key, end: pick(first, &[(3, End::Stop), (1, End::Kill)]), target, polls },
+        Kind::Leave => Todo::Leave { which: usize::from(first) },
+        Kind::Shutdown => Todo::Shutdown { polls },
+    }
+}
