@@ -189,11 +189,15 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        self.queue.close(reason, &self.link.live)
+        let closed = self.queue.close(reason, &self.link.live);
+        // It may take its time to end, and is not to be counted as restarting meanwhile.
+        self.end_restart();
+        closed
     }
 
     pub(crate) fn kill(&self) {
         self.queue.kill(&self.link.live);
+        self.end_restart();
     }
 
     /// Closes the gate from the worker's own task. The owner is told by [`announce`](Self::announce).
@@ -239,8 +243,13 @@ impl<W: Worker> Slot<W> {
 
     /// The run is over and another one is to come.
     pub(crate) fn begin_restart(&self) {
-        if !self.is_restarting.swap(true, Ordering::Relaxed) {
+        // AcqRel pairs with that in `end_restart`: either whoever closed the gate finds this mark, or the gate that it
+        // closed is seen here.
+        if !self.is_restarting.swap(true, Ordering::AcqRel) {
             self.link.restarting.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.queue.gate() >= Gate::Closed {
+            self.end_restart();
         }
     }
 
@@ -252,7 +261,8 @@ impl<W: Worker> Slot<W> {
 
     /// The restart has come to a worker, or to its end.
     pub(crate) fn end_restart(&self) {
-        if self.is_restarting.swap(false, Ordering::Relaxed) {
+        // AcqRel pairs with that in `begin_restart`.
+        if self.is_restarting.swap(false, Ordering::AcqRel) {
             self.link.restarting.fetch_sub(1, Ordering::Relaxed);
         }
     }
