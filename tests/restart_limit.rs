@@ -5,7 +5,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, until_idle, value_of, within};
+use common::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, resident, until_idle, value_of, within};
 use gen_registry::{
     Builder, CallError, Context, Event, ExitReason, Registry, Restart, SendError, StartError, Worker, WorkerHandle,
 };
@@ -271,6 +271,7 @@ impl Worker for Crasher {
     }
 }
 
+#[cfg(target_os = "linux")]
 /// Crashes this many keys, and tells how many are remembered and how much the process grew.
 async fn flood(keys: u32) -> (u64, i64) {
     let registry =
@@ -293,13 +294,6 @@ async fn flood(keys: u32) -> (u64, i64) {
     let last = registry.start(&(keys - 1), ()).await;
     assert!(matches!(last, Err(StartError::RestartLimit { .. })), "the last one is remembered: {last:?}");
     (stats.remembered, grown)
-}
-
-/// Bytes of memory that this process has in use.
-fn resident() -> i64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("this test reads Linux's own count");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is among them");
-    line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<i64>().ok()).expect("a number") * 1024
 }
 
 #[cfg(target_os = "linux")]

@@ -476,3 +476,11 @@ pub(crate) fn assert_at_rest<W: Worker>(registry: &Registry<W>) {
 pub(crate) fn own_registry(ctx: &Context<Actor>) -> Registry<Actor> {
     ctx.registry().upgrade().expect("the test holds the registry")
 }
+
+/// Bytes of memory that this process has in use.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has its own count");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is among them");
+    line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<i64>().ok()).expect("a number") * 1024
+}
