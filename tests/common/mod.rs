@@ -25,7 +25,7 @@ pub(crate) async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
 }
 
 /// Polls once, and lets nobody else run: on a current-thread runtime what is ready then needed no other task.
-pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+pub(crate) async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
