@@ -243,6 +243,12 @@ impl<M> Queue<M> {
         Poll::Pending
     }
 
+    /// What waited by [`poll_closed`](Self::poll_closed) waits no longer: the worker has work, though it was parked.
+    pub(crate) fn unpark(&self) {
+        let parked = self.lock().receiver.take();
+        drop(parked);
+    }
+
     /// Wakes the worker's task, wherever it waits.
     pub(crate) fn wake_task(&self) {
         let task = self.lock().task.clone();

@@ -198,6 +198,8 @@ async fn live<W: Worker>(
             Ok(worker) => *state = Some(worker),
             Err(exit) => return exit,
         }
+        // Before it counts as running: nobody is to take it for one that waits for its next message. (G7)
+        slot.queue.unpark();
         slot.end_restart();
         slot.link.notify(Notice::Restarted(slot.entry, slot.incarnation()));
     }
