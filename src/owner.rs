@@ -25,7 +25,7 @@ use crate::error::SharedError;
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
-    Admission, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome, Starter,
+    Admission, Answer, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome, Starter,
 };
 use crate::memory::{Memory, Recalled};
 use crate::panics::{self, contain};
@@ -54,6 +54,8 @@ pub(crate) struct Owner<W: Worker> {
     held: HashMap<EntryId, Launch<W>>,
     /// What is remembered of keys that are starting.
     remembered: HashMap<EntryId, Remembered>,
+    /// Of the one that was admitted last: it is yet to be seen whether it starts.
+    recalled: Option<(EntryId, Remembered)>,
     /// Starts that are taken for new ones, before any other.
     again: VecDeque<StartRequest<W>>,
     report: watch::Sender<Option<ShutdownReport>>,
@@ -90,6 +92,7 @@ impl<W: Worker> Owner<W> {
             is_tidy_armed: false,
             held: HashMap::new(),
             remembered: HashMap::new(),
+            recalled: None,
             again: VecDeque::new(),
             report,
             link,
@@ -211,10 +214,14 @@ impl<W: Worker> Owner<W> {
         if !self.lifecycle.is_serving() {
             return Admission::Granted; // and refused for that.
         }
+        if starter.reply.is_abandoned() {
+            return Admission::Granted; // and dropped for that: nobody goes for a caller who went away.
+        }
+        self.recalled = None;
         match self.memory.recall(fresh.hash) {
             Some(Recalled::Refused(failure)) => return Admission::Refused(failure),
             Some(Recalled::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
-                self.remembered.insert(fresh, Remembered { history, crash });
+                self.recalled = Some((fresh, Remembered { history, crash }));
             }
             _ => {}
         }
@@ -228,10 +235,7 @@ impl<W: Worker> Owner<W> {
         };
         match victim {
             Some(victim) => Admission::InPlaceOf(victim),
-            None => {
-                self.remembered.remove(&fresh);
-                Admission::Refused(StartFailure::AtCapacity)
-            }
+            None => Admission::Refused(StartFailure::AtCapacity),
         }
     }
 
@@ -358,7 +362,12 @@ impl<W: Worker> Owner<W> {
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);
-        let history = self.remembered.get(&entry).map(|remembered| Box::new(remembered.history.clone()));
+        let recalled = self.recalled.take().filter(|(of, _)| *of == entry);
+        let history = recalled.map(|(_, remembered)| {
+            let history = Box::new(remembered.history.clone());
+            self.remembered.insert(entry, remembered);
+            history
+        });
         // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
         Launch { args: Some(args), history, guard: ExitGuard::new(slot) }
     }
