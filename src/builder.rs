@@ -385,7 +385,10 @@ impl<W: Worker> Builder<W> {
             return problem("max_workers", "a registry without room for a worker never starts one");
         }
         if config.max_concurrent_starts.is_some_and(|starts| starts == 0 || starts > Semaphore::MAX_PERMITS) {
-            return problem("max_concurrent_starts", "at least one `init` must be able to run, and no more than a semaphore counts");
+            return problem(
+                "max_concurrent_starts",
+                "at least one `init` must be able to run, and no more than a semaphore counts",
+            );
         }
         if config.intensity.period.is_zero() {
             return problem("restart_intensity", "no restart is within a period of no length");

@@ -41,7 +41,10 @@ struct Trace {
 pub(crate) enum Recalled {
     Refused(StartFailure),
     /// It may start, with this much of its budget spent.
-    Known { history: History, crash: Option<Cause> },
+    Known {
+        history: History,
+        crash: Option<Cause>,
+    },
 }
 
 impl Memory {

@@ -234,7 +234,8 @@ impl<M> Queue<M> {
     /// Waits until the gate is closed by somebody else than the worker itself.
     pub(crate) fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.lock();
-        if self.gate() == Gate::Killed || (self.gate() == Gate::Closed && state.close_reason != Some(CloseReason::Normal))
+        if self.gate() == Gate::Killed
+            || (self.gate() == Gate::Closed && state.close_reason != Some(CloseReason::Normal))
         {
             return Poll::Ready(());
         }

@@ -216,7 +216,10 @@ impl<W: Worker> Residents<W> {
         // Hardly anyone has nothing to do. Whoever has may be found all the same, though it is not the best choice.
         let first = self.roll(self.slots.len());
         let (before, from) = self.slots.split_at(first);
-        from.iter().chain(before).take(MOST_LOOKS).find(|slot| slot.passivate(CloseReason::Evicted)).map(|victim| victim.entry)
+        from.iter()
+            .chain(before)
+            .take(MOST_LOOKS)
+            .find(|slot| slot.passivate(CloseReason::Evicted))
+            .map(|victim| victim.entry)
     }
 }
-

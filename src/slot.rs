@@ -221,7 +221,8 @@ impl<W: Worker> Slot<W> {
 
     /// Whether the worker is run again after it ended like this: not counting what is left of its budget.
     pub(crate) fn would_return(&self, reason: &ExitReason) -> bool {
-        self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason)) && self.queue.gate() < Gate::Closed
+        self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason))
+            && self.queue.gate() < Gate::Closed
     }
 
     /// What `ctx.stop()` does. A permanent worker comes back: its gate stays open, and only this run ends.

@@ -16,10 +16,7 @@ pub(super) enum Stage {
 /// A key that is neither vacant nor running.
 pub(super) enum Phase<P: Port> {
     /// There is no room for it before this worker is gone.
-    Held {
-        victim: EntryId,
-        waiting: Vec<Starter<P>>,
-    },
+    Held { victim: EntryId, waiting: Vec<Starter<P>> },
     Starting {
         waiting: Vec<Starter<P>>,
         /// Came after the gate closed: the worker was ready and is gone, only its notices have not come in yet.

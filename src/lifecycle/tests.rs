@@ -95,8 +95,16 @@ struct World {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Start { key: u32, verb: bool, waits_in: Option<usize> },
-    Stop { key: u32, kill: bool, waits_in: Option<usize> },
+    Start {
+        key: u32,
+        verb: bool,
+        waits_in: Option<usize>,
+    },
+    Stop {
+        key: u32,
+        kill: bool,
+        waits_in: Option<usize>,
+    },
     /// Its turn has come.
     Begins(usize),
     InitOk(usize),
