@@ -140,7 +140,8 @@ async fn a_start_that_comes_to_nothing_has_no_event() {
         .build()
         .unwrap();
     let mut events = registry.subscribe();
-    for (key, step) in [("fails", Step::Fail), ("fails", Step::Succeed), ("panics", Step::Panic), ("hangs", Step::Hang)] {
+    for (key, step) in [("fails", Step::Fail), ("fails", Step::Succeed), ("panics", Step::Panic), ("hangs", Step::Hang)]
+    {
         within(registry.start(key, Plan::init(step)), "a failed start").await.unwrap_err();
     }
     let mut cancelled = Box::pin(registry.start("cancelled", Plan::init(Step::Hang)));

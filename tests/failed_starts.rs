@@ -13,7 +13,11 @@ const KEY: &str = "k";
 const WITHIN: Duration = Duration::from_secs(30);
 
 fn registry() -> Registry<Probe> {
-    Registry::builder().remember_failed_starts(WITHIN).init_timeout(Duration::from_secs(5)).build().expect("valid options")
+    Registry::builder()
+        .remember_failed_starts(WITHIN)
+        .init_timeout(Duration::from_secs(5))
+        .build()
+        .expect("valid options")
 }
 
 async fn start(registry: &Registry<Probe>, plan: Plan) -> Result<WorkerHandle<Probe>, StartError<Probe>> {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, value_of, within};
+use common::{
+    Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, value_of, within,
+};
 use gen_registry::{Builder, Context, ExitReason, Mailbox, Registry, Restart, Worker, WorkerHandle};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -143,11 +145,7 @@ async fn a_workers_own_time_lasts_through_a_restart_and_needs_no_option() {
 #[tokio::test(start_paused = true)]
 async fn a_restarting_worker_does_not_idle_and_an_idle_one_is_not_restarted() {
     let record = Record::default();
-    let registry = builder()
-        .restart(Restart::Permanent)
-        .restart_backoff(IDLE * 10, IDLE * 10)
-        .build()
-        .unwrap();
+    let registry = builder().restart(Restart::Permanent).restart_backoff(IDLE * 10, IDLE * 10).build().unwrap();
     let worker = started(&registry, Plan::default().recorded(&record)).await;
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
     sleep(IDLE * 4).await;

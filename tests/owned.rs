@@ -236,7 +236,9 @@ async fn three_levels_end_from_the_inside_out() {
         })
     };
     let (top, middle, bottom) = (Registry::<Player>::new(), Registry::<Player>::new(), Registry::<Player>::new());
-    for (registry, name, owns) in [(&top, "top", Some(&middle)), (&middle, "middle", Some(&bottom)), (&bottom, "bottom", None)] {
+    for (registry, name, owns) in
+        [(&top, "top", Some(&middle)), (&middle, "middle", Some(&bottom)), (&bottom, "bottom", None)]
+    {
         let worker = within(registry.start("p", level(name)), "a start").await.unwrap();
         if let Some(owns) = owns.cloned() {
             play(&worker, move |ctx| Box::pin(async move { ctx.own(&owns) })).await.unwrap();
@@ -260,8 +262,7 @@ async fn a_registry_of_permanent_workers_that_is_owned_is_a_one_for_one_supervis
     let supervisor = Part::init(move |ctx| {
         let (seen, plan) = (Arc::clone(&seen), plan.clone());
         Box::pin(async move {
-            let children =
-                Registry::<Probe>::builder().restart(Restart::Permanent).build().map_err(|_| Scripted)?;
+            let children = Registry::<Probe>::builder().restart(Restart::Permanent).build().map_err(|_| Scripted)?;
             ctx.own(&children);
             for key in ["a", "b", "c"] {
                 children.start(key, plan.clone()).await.map_err(|_| Scripted)?;

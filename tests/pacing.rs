@@ -255,8 +255,7 @@ async fn a_worker_that_waits_behind_a_stopping_key_gets_the_new_start_past_the_l
 
 #[tokio::test(start_paused = true)]
 async fn restarts_of_many_workers_at_once_are_paced_like_starts() {
-    let registry =
-        Registry::<Player>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
+    let registry = Registry::<Player>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
     let turnstile = Turnstile::default();
     let mut workers = Vec::new();
     for n in 0..10 {

@@ -116,11 +116,7 @@ impl Worker for Quits {
         Ok(())
     }
 
-    async fn run(
-        &mut self,
-        mailbox: &mut gen_registry::Mailbox<u32>,
-        ctx: &mut Context<Self>,
-    ) -> Result<(), Scripted> {
+    async fn run(&mut self, mailbox: &mut gen_registry::Mailbox<u32>, ctx: &mut Context<Self>) -> Result<(), Scripted> {
         if ctx.incarnation() == 1 {
             return Ok(());
         }

@@ -113,7 +113,11 @@ async fn a_shutdown_ends_restarts_wherever_they_are_and_nobody_comes_back() {
         let inits = record.inits(KEY);
         let report = within(registry.shutdown(), "a shutdown").await;
         let ended = report.cancelled + report.aborted + report.drained;
-        assert_eq!((ended, report.crashed, report.stuck), (if place == Place::Turn { 2 } else { 1 }, 0, 0), "{place:?}");
+        assert_eq!(
+            (ended, report.crashed, report.stuck),
+            (if place == Place::Turn { 2 } else { 1 }, 0, 0),
+            "{place:?}"
+        );
         assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
         let reason = within(worker.closed(), "its end").await;
         assert!(matches!(reason, ExitReason::Shutdown | ExitReason::Killed), "{place:?}: {reason:?}");
@@ -164,7 +168,8 @@ async fn permanent_workers_that_crash_while_a_shutdown_drains_them_do_not_come_b
     let registry = builder().build().unwrap();
     let gate = Gate::new();
     for n in 0..20 {
-        let worker = within(registry.start(&n.to_string(), Plan::default().recorded(&record)), "a start").await.unwrap();
+        let worker =
+            within(registry.start(&n.to_string(), Plan::default().recorded(&record)), "a start").await.unwrap();
         worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
         worker.cast(Ask::Do(if n % 2 == 0 { Step::Fail } else { Step::Panic })).await.unwrap();
     }

@@ -202,7 +202,8 @@ async fn a_period_of_nothing_is_a_millisecond_and_one_of_for_ever_never_comes() 
     assert!((90..=101).contains(&came), "{came} ticks in 100 ms");
     let never = every(&worker, Duration::MAX, &ticks).await;
     let ever = ticks.clone();
-    let once = play(&worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::MAX, ever.tick()) })).await.unwrap();
+    let once =
+        play(&worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::MAX, ever.tick()) })).await.unwrap();
     sleep(Duration::from_secs(1_000_000)).await;
     assert_eq!(ticks.seconds().len(), came);
     assert!(!never.is_finished() && !once.is_finished());
