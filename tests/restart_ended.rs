@@ -223,15 +223,15 @@ async fn a_worker_that_is_stuck_in_a_restart_is_stopping_in_the_numbers_and_nobo
     let mut stop = Box::pin(worker.stop());
     assert!(common::poll_once(stop.as_mut()).await.is_pending());
     common::many_turns().await;
+    let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
+    assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
     // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
     for _ in 0..2 {
         tokio::time::advance(Duration::from_secs(6)).await;
         common::many_turns().await;
     }
     assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
-    let stats = registry.stats();
-    assert_eq!((stats.running, stats.restarting, stats.stopping), (1, 0, 1), "{stats:?}");
-    assert_eq!(registry.count(), 1);
+    assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
     drop(release);
     within(worker.closed(), "its end, once its code returned").await;
     assert_eq!(registry.lookup("healthy"), Some(healthy));
