@@ -95,9 +95,13 @@ async fn a_task_of_the_worker_is_work_until_it_ends_or_is_aborted() {
         let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
         let gate = Gate::new();
         let pass = gate.clone();
-        let task = play(&worker, move |ctx| Box::pin(async move { ctx.spawn(async move { pass.pass().await }) }))
-            .await
-            .unwrap();
+        let task = play(&worker, move |ctx| {
+            Box::pin(async move {
+                let task = ctx.spawn(async move { pass.pass().await });
+                Some(task)
+            })
+        });
+        let task = task.await.unwrap().expect("it was spawned");
         sleep(IDLE * 10).await;
         assert_eq!(registry.lookup(KEY), Some(worker.clone()));
         if is_aborted {
