@@ -14,7 +14,8 @@ use crate::worker::{ExitReason, Worker};
 ///
 /// Each run of a worker has one event that begins it ([`Started`](Self::Started) for the first, then
 /// [`Restarted`](Self::Restarted)) and one that ends it ([`Exited`](Self::Exited)), in this order. A start that fails has
-/// none. A worker that is stuck has not exited.
+/// none. A worker that has exited and was to be restarted may still end for good: that is told by
+/// [`NotRestarted`](Self::NotRestarted) or [`GaveUp`](Self::GaveUp). A worker that is stuck has not exited.
 #[non_exhaustive]
 pub enum Event<W: Worker> {
     /// A worker is there: its first `init` returned `Ok`.
@@ -40,6 +41,15 @@ pub enum Event<W: Worker> {
         /// Why.
         reason: ExitReason,
     },
+    /// A worker that was to come back after a run does not: it was stopped, killed or shut down before it had.
+    NotRestarted {
+        /// The worker that was.
+        worker: WorkerHandle<W>,
+        /// Its last run, or attempt at one.
+        incarnation: u64,
+        /// How it ended.
+        reason: ExitReason,
+    },
     /// A worker spent its restarts, and does not come back.
     GaveUp {
         /// The worker that was.
@@ -58,6 +68,7 @@ impl<W: Worker> Event<W> {
             Self::Started { worker, .. }
             | Self::Restarted { worker, .. }
             | Self::Exited { worker, .. }
+            | Self::NotRestarted { worker, .. }
             | Self::GaveUp { worker, .. } => worker,
         }
     }
@@ -68,6 +79,7 @@ impl<W: Worker> Event<W> {
             Self::Started { incarnation, .. }
             | Self::Restarted { incarnation, .. }
             | Self::Exited { incarnation, .. }
+            | Self::NotRestarted { incarnation, .. }
             | Self::GaveUp { incarnation, .. } => *incarnation,
         }
     }
@@ -85,6 +97,9 @@ impl<W: Worker> Clone for Event<W> {
             Self::Exited { worker, incarnation, reason } => {
                 Self::Exited { worker: worker.clone(), incarnation: *incarnation, reason: reason.clone() }
             }
+            Self::NotRestarted { worker, incarnation, reason } => {
+                Self::NotRestarted { worker: worker.clone(), incarnation: *incarnation, reason: reason.clone() }
+            }
             Self::GaveUp { worker, incarnation, reason } => {
                 Self::GaveUp { worker: worker.clone(), incarnation: *incarnation, reason: reason.clone() }
             }
@@ -98,6 +113,7 @@ impl<W: Worker> fmt::Debug for Event<W> {
             Self::Started { .. } => ("Started", None),
             Self::Restarted { .. } => ("Restarted", None),
             Self::Exited { reason, .. } => ("Exited", Some(reason)),
+            Self::NotRestarted { reason, .. } => ("NotRestarted", Some(reason)),
             Self::GaveUp { reason, .. } => ("GaveUp", Some(reason)),
         };
         let mut event = f.debug_struct(name);
@@ -172,8 +188,9 @@ impl<W: Worker> Announcer<W> {
 /// one, then it loses the oldest and is told how many.
 ///
 /// To know at every moment who is there: subscribe, then list the workers, then let the events change the list. A worker
-/// may be in the list and in an event that is still to come, so go by [`id`](WorkerHandle::id) and incarnation. After
-/// [`Lagged`], list again.
+/// may be in the list and in an event that is still to come, so go by [`id`](WorkerHandle::id) and incarnation: forget it at
+/// an `Exited` of the incarnation that you know, or a later one, and at a `NotRestarted` and a `GaveUp` whatever you know.
+/// After [`Lagged`], list again.
 ///
 /// # Examples
 ///

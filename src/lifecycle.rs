@@ -278,18 +278,21 @@ impl<P: Port> Lifecycle<P> {
         let ending = stopper.ending;
         match self.phases.get_mut(&entry) {
             None => {
-                // Once a shutdown began, its own deadline holds for everyone.
-                let deadline = self.is_serving();
-                effects.push(Effect::Close(entry, CloseReason::Stopped));
                 let mut phase = Phase::draining();
                 if let Phase::Stopping { stoppers, .. } = &mut phase {
                     stoppers.push(stopper);
                 }
                 self.phases.insert(entry, phase);
-                if ending == Ending::Kill {
-                    self.abort(entry, effects);
-                } else if deadline {
-                    effects.push(Effect::Arm(entry, Deadline::Drain));
+                match ending {
+                    // The gate closes for good at once: a worker that saw it closed first would drain and terminate.
+                    Ending::Kill => self.abort(entry, effects),
+                    Ending::Stop => {
+                        effects.push(Effect::Close(entry, CloseReason::Stopped));
+                        // Once a shutdown began, its own deadline holds for everyone.
+                        if self.is_serving() {
+                            effects.push(Effect::Arm(entry, Deadline::Drain));
+                        }
+                    }
                 }
             }
             Some(Phase::Held { .. } | Phase::Starting { .. }) => {

@@ -112,15 +112,19 @@ impl<M> Mailbox<M> {
             } => received => Poll::Ready(received))
         })
         .await;
-        match (&received, &mut self.rest) {
-            (Some(_), Some(rest)) => {
-                rest.handled = rest.handled.saturating_add(1);
-                rest.since = None;
-            }
-            (Some(_), None) => {}
-            (None, _) => self.inbox.queue().see_end(),
+        match received {
+            Some(_) => self.end_rest(),
+            None => self.inbox.queue().see_end(),
         }
         received
+    }
+
+    /// A message was given out: the worker has something to do.
+    fn end_rest(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            rest.handled = rest.handled.saturating_add(1);
+            rest.since = None;
+        }
     }
 
     /// Ready when the worker has had nothing to do for as long as it may, and has closed its gate for that. (G7)
@@ -170,7 +174,11 @@ impl<M> Mailbox<M> {
     /// Takes the next message if one waits. `None` says nothing about whether the worker is to end: only
     /// [`recv`](Self::recv) tells.
     pub fn try_recv(&mut self) -> Option<M> {
-        self.inbox.queue().try_recv()
+        let received = self.inbox.queue().try_recv();
+        if received.is_some() {
+            self.end_rest();
+        }
+        received
     }
 
     /// The reason with which a `run` that returned `Ok` ended: that of the close, if it was told of it.

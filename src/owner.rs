@@ -265,13 +265,17 @@ impl<W: Worker> Owner<W> {
         });
     }
 
-    fn tell_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
-        self.with_handle(entry, |worker| {
-            if worker.slot.is_announced.swap(false, Ordering::Relaxed) {
+    /// Says whether there was a run to tell the end of.
+    fn tell_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
+        let told = self.with_handle(entry, |worker| {
+            let was_running = worker.slot.is_announced.swap(false, Ordering::Relaxed);
+            if was_running {
                 let (worker, reason) = (worker.clone(), reason.clone());
                 self.link.events.announce(|| Told::Exited { worker, incarnation, reason });
             }
+            was_running
         });
+        told.unwrap_or(false)
     }
 
     /// Performs what there is to do, one by one: code of others that panics in one of them (the waker of a caller on
@@ -406,10 +410,13 @@ impl<W: Worker> Owner<W> {
         self.link.counters.exited(&reason);
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
-        self.tell_exited(entry, incarnation, &reason);
+        let was_running = self.tell_exited(entry, incarnation, &reason);
         if worker.slot.gave_up() {
             self.link.counters.gave_up();
             self.link.events.announce(|| Told::GaveUp { worker, incarnation, reason });
+        } else if !was_running {
+            // Its last run was told to be over, and who knows of the worker waits for the next one.
+            self.link.events.announce(|| Told::NotRestarted { worker, incarnation, reason });
         }
     }
 

@@ -272,6 +272,12 @@ impl<M> Queue<M> {
         Poll::Pending
     }
 
+    /// What waited by [`poll_closed`](Self::poll_closed) waits no longer: the worker has work, though it was parked.
+    pub(crate) fn unpark(&self) {
+        let parked = self.lock().receiver.take();
+        drop(parked);
+    }
+
     /// Wakes the worker's task, wherever it waits.
     pub(crate) fn wake_task(&self) {
         let task = self.lock().task.clone();
@@ -376,9 +382,6 @@ impl<M> Queue<M> {
             return Poll::Ready(None);
         }
         if let Some((message, sender)) = state.begin(self.capacity) {
-            // Not parked any more. A message that came to a parked receiver has taken its waker; one that lay here when the
-            // worker parked between two runs has not, and a worker that is at it would pass for one at rest. (G7)
-            state.receiver = None;
             drop(state);
             wake_all(sender, None);
             return Poll::Ready(Some(message));

@@ -477,17 +477,11 @@ impl<W: Worker> Registry<W> {
         let mut report = link.report.clone();
         // An error says that the owner is gone; it sets the report before it goes.
         let _ = report.wait_for(Option::is_some).await;
-        loop {
-            // The owner leaves what is stuck here before it sets the report.
-            let stuck = lock(&link.stuck).pop();
-            match stuck {
-                Some(slot) => {
-                    if let Some(slot) = slot.upgrade() {
-                        slot.closed().await;
-                    }
-                }
-                None => return,
-            }
+        // The owner leaves what is stuck here before it sets the report. The list stays: who else owns this registry waits
+        // for the same.
+        let stuck = lock(&link.stuck).clone();
+        for slot in stuck.iter().filter_map(Weak::upgrade) {
+            slot.closed().await;
         }
     }
 }

@@ -254,7 +254,9 @@ impl<W: Worker> Slot<W> {
     /// The run is over and another one is to come, unless somebody has closed the gate: then this worker is stopping, and
     /// no longer counted among those that come back. (G9)
     pub(crate) fn begin_restart(&self) {
-        if !self.is_restarting.swap(true, Ordering::Relaxed) {
+        // AcqRel pairs with that in `end_restart`: either whoever closed the gate finds this mark, or the gate that it
+        // closed is seen here.
+        if !self.is_restarting.swap(true, Ordering::AcqRel) {
             self.link.restarting.fetch_add(1, Ordering::Relaxed);
         }
         // After the count: who closes the gate later than this look takes it back.
@@ -271,7 +273,8 @@ impl<W: Worker> Slot<W> {
 
     /// The restart has come to a worker, or to its end. Both the worker's task and whoever closes its gate say so.
     pub(crate) fn end_restart(&self) {
-        if self.is_restarting.swap(false, Ordering::Relaxed) {
+        // AcqRel pairs with that in `begin_restart`.
+        if self.is_restarting.swap(false, Ordering::AcqRel) {
             self.link.restarting.fetch_sub(1, Ordering::Relaxed);
         }
     }

@@ -220,6 +220,9 @@ async fn live<W: Worker>(run: &mut Run<'_, W>) -> Exit {
             Ok(state) => run.state = Some(state),
             Err(exit) => return exit,
         }
+        // The wait between the runs has parked the receiver. Before it counts as running: nobody is to take it for one that
+        // waits for its next message. (G7)
+        run.slot.queue.unpark();
     }
     run.slot.set_ready();
     if !run.slot.queue.is_vacant() {

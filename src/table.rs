@@ -186,11 +186,11 @@ impl<W: Worker> TableReader<W> {
     pub(crate) fn try_fold<A, B>(
         &self,
         init: A,
-        mut seen: impl FnMut(A, &WorkerHandle<W>) -> std::ops::ControlFlow<B, A>,
+        seen: impl FnMut(A, &WorkerHandle<W>) -> std::ops::ControlFlow<B, A>,
     ) -> std::ops::ControlFlow<B, A> {
         let entries = self.0.entries.pin();
         let workers = entries.iter().map(|entry| &entry.0);
-        workers.filter(|worker| !worker.slot.is_gone()).try_fold(init, |folded, worker| seen(folded, worker))
+        workers.filter(|worker| !worker.slot.is_gone()).try_fold(init, seen)
     }
 }
 

@@ -93,3 +93,15 @@ async fn an_idle_worker_is_killed_at_once() {
     assert!(matches!(within(registry.kill("a"), "the kill").await, Ok(ExitReason::Killed)));
     assert_eq!(begin.elapsed(), Duration::ZERO);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_killed_while_it_rests_does_not_terminate() {
+    let (record, registry) = (Record::default(), Registry::<Probe>::new());
+    for _ in 0..2_000 {
+        let worker = within(registry.start("k", Plan::default().recorded(&record)), "a start").await.unwrap();
+        tokio::task::yield_now().await;
+        let reason = within(worker.kill(), "a kill").await.unwrap();
+        assert!(matches!(reason, ExitReason::Killed), "{reason}");
+        assert!(record.terminated("k").is_empty());
+    }
+}

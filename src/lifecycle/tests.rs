@@ -603,3 +603,18 @@ fn a_worker_that_was_killed_waits_for_nobody() {
     let third = stop(&mut world, entries[0], Ending::Stop, Some(entries[1]));
     assert!(world.unanswered().contains(&third), "it was refused, though the other is on its way out");
 }
+
+#[test]
+fn a_kill_of_a_running_worker_does_not_close_its_gate_first() {
+    let mut world = World::new();
+    world.apply(&Op::Start { key: 1, verb: true, waits_in: None });
+    world.apply(&Op::InitOk(0));
+    world.deliver_all();
+    let entry = world.workers.values().next().expect("it runs").entry;
+    let (_, reply) = world.call(None, None, Some(entry));
+    let mut effects = Vec::new();
+    let stopper = Stopper { ending: Ending::Kill, waits_in: None, reply };
+    world.machine.step(Event::Stop { entry, exists: true, stopper }, &mut effects);
+    assert!(effects.iter().any(|effect| matches!(effect, Effect::Kill(_))));
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close(..))), "it might drain and terminate");
+}

@@ -1,12 +1,12 @@
 //! The workers, gates and bounded waits that the tests share.
 //!
 //! - [`Probe`] does what its [`Plan`] says in `init` and `terminate`, and what a message says in `handle`.
-//! - [`Actor`] runs code that a test gives it, with its context at hand.
+//! - [`Actor`] runs code that a test gives it, with its context at hand. [`Player`] does so too, and may come back.
 //! - A [`Record`] knows how many states of a key live at this moment, and how many ever did at once.
 
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -25,7 +25,7 @@ pub(crate) async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
 }
 
 /// Polls once, and lets nobody else run: on a current-thread runtime what is ready then needed no other task.
-pub(crate) async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+pub(crate) async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
@@ -95,6 +95,20 @@ impl Step {
             }
             Self::Hang => std::future::pending().await,
         }
+    }
+}
+
+/// What the `init`s of a key do, one after another.
+#[derive(Clone, Default)]
+pub(crate) struct Script(Arc<Mutex<VecDeque<Step>>>);
+
+impl Script {
+    pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+        Self(Arc::new(Mutex::new(steps.into_iter().collect())))
+    }
+
+    fn next(&self) -> Option<Step> {
+        self.0.lock().expect("no code panics with the lock held").pop_front()
     }
 }
 
@@ -184,6 +198,8 @@ pub(crate) struct Plan {
     /// What [`Ask::Value`] is answered with.
     pub(crate) value: u32,
     pub(crate) record: Record,
+    /// Before `init` is looked at.
+    pub(crate) script: Script,
     pub(crate) init: Step,
     pub(crate) terminate: Step,
 }
@@ -199,6 +215,10 @@ impl Plan {
 
     pub(crate) fn terminate(terminate: Step) -> Self {
         Self { terminate, ..Self::default() }
+    }
+
+    pub(crate) fn script(inits: impl IntoIterator<Item = Step>) -> Self {
+        Self { script: Script::new(inits), ..Self::default() }
     }
 
     pub(crate) fn recorded(self, record: &Record) -> Self {
@@ -234,7 +254,7 @@ impl Worker for Probe {
 
     async fn init(plan: Plan, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
         let _life = plan.record.enter(ctx.key());
-        plan.init.clone().run().await?;
+        plan.script.next().unwrap_or_else(|| plan.init.clone()).run().await?;
         Ok(Self { plan, notes: Vec::new(), _life })
     }
 
@@ -355,7 +375,112 @@ pub(crate) async fn inside<T: Send + 'static>(
     within(answer, "the answer from inside the worker").await
 }
 
+/// What one of a [`Player`]'s methods does, each time anew.
+pub(crate) type Scene =
+    Arc<dyn for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync>;
+
+/// What a [`Player`] does once.
+pub(crate) type Cue = Box<dyn for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send>;
+
+pub(crate) fn cue(
+    code: impl for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + 'static,
+) -> Cue {
+    Box::new(code)
+}
+
+/// What a [`Player`] does in its runs, apart from its messages.
+#[derive(Clone, Default)]
+pub(crate) struct Part {
+    pub(crate) init: Option<Scene>,
+    pub(crate) terminate: Option<Scene>,
+    pub(crate) record: Record,
+}
+
+impl Part {
+    pub(crate) fn init(
+        code: impl for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { init: Some(Arc::new(code)), ..Self::default() }
+    }
+
+    pub(crate) fn terminate(
+        code: impl for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { terminate: Some(Arc::new(code)), ..Self::default() }
+    }
+
+    pub(crate) fn recorded(self, record: &Record) -> Self {
+        Self { record: record.clone(), ..self }
+    }
+}
+
+/// A worker that runs the code it is given, and may be restarted.
+pub(crate) struct Player {
+    terminate: Option<Scene>,
+    _life: Life,
+}
+
+impl Worker for Player {
+    type Key = String;
+    type Args = Part;
+    type Message = Cue;
+    type Error = Scripted;
+
+    async fn init(part: Part, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
+        let _life = part.record.enter(ctx.key());
+        if let Some(scene) = &part.init {
+            scene(ctx).await?;
+        }
+        Ok(Self { terminate: part.terminate, _life })
+    }
+
+    async fn handle(&mut self, cue: Cue, ctx: &mut Context<Self>) -> Result<(), Scripted> {
+        cue(ctx).await
+    }
+
+    async fn terminate(self, _: &ExitReason, ctx: &mut Context<Self>) {
+        if let Some(scene) = &self.terminate {
+            // There is nobody to tell an error of `terminate`.
+            let _ = scene(ctx).await;
+        }
+    }
+}
+
+/// Runs code in a [`Player`]'s `handle`, and tells what it came to.
+pub(crate) async fn play<T: Send + 'static>(
+    worker: &WorkerHandle<Player>,
+    code: impl for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, T> + Send + 'static,
+) -> Result<T, CallError<Player>> {
+    let answer = worker.call(|reply| {
+        cue(move |ctx| {
+            Box::pin(async move {
+                reply.send(code(ctx).await);
+                Ok(())
+            })
+        })
+    });
+    within(answer, "the answer from inside the player").await
+}
+
+/// G9: nothing starts, restarts or stops, and every number agrees with every other.
+pub(crate) fn assert_at_rest<W: Worker>(registry: &Registry<W>) {
+    let stats = registry.stats();
+    let listed = registry.to_list().len();
+    assert_eq!((stats.starting, stats.restarting, stats.stopping), (0, 0, 0), "not at rest: {stats:?}");
+    assert_eq!((stats.waiting_for_turn, stats.waiting_for_room), (0, 0), "somebody waits: {stats:?}");
+    assert_eq!((stats.running, registry.count()), (listed, listed), "{stats:?}");
+    assert_eq!(stats.starts.ok - stats.exits.total(), listed as u64, "{stats:?}");
+}
+
 /// The registry that a worker belongs to, as it sees it itself.
 pub(crate) fn own_registry(ctx: &Context<Actor>) -> Registry<Actor> {
     ctx.registry().upgrade().expect("the test holds the registry")
+}
+
+/// Bytes of memory that this process has in use.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has its own count");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is among them");
+    line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<i64>().ok()).expect("a number") * 1024
 }

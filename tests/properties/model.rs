@@ -449,6 +449,8 @@ impl Model {
             self.totals.gave_up += 1;
             slot.told.push(Told::GaveUp(entry.incarnation, reason));
             slot.trace.gave_up_at = Some(now);
+        } else if !entry.is_told {
+            slot.told.push(Told::NotRestarted(entry.incarnation, reason));
         }
         if self.options.policy != Policy::Temporary {
             slot.trace.history = entry.history.clone();

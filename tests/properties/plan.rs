@@ -228,6 +228,7 @@ pub(crate) enum Told {
     Started,
     Restarted(u64),
     Exited(u64, Reason),
+    NotRestarted(u64, Reason),
     GaveUp(u64, Reason),
 }
 

@@ -141,7 +141,8 @@ impl System {
                 Event::Restarted { .. } => Told::Restarted(incarnation),
                 Event::Exited { reason, .. } => Told::Exited(incarnation, reason_of(&reason)),
                 Event::GaveUp { reason, .. } => Told::GaveUp(incarnation, reason_of(&reason)),
-                _ => unreachable!("there are four"),
+                Event::NotRestarted { reason, .. } => Told::NotRestarted(incarnation, reason_of(&reason)),
+                _ => unreachable!("there are five"),
             });
         }
     }

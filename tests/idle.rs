@@ -1,0 +1,351 @@
+//! Idling (G7): who has nothing to do for long enough goes, with nothing lost; who has something to do stays.
+
+mod common;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{
+    Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, value_of, within,
+};
+use gen_registry::{Builder, Context, ExitReason, Mailbox, Registry, Restart, Worker, WorkerHandle};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+const KEY: &str = "k";
+const IDLE: Duration = Duration::from_secs(100);
+/// Each rests up to a sixteenth longer; timers count in milliseconds.
+const LATEST: Duration = Duration::from_millis(106_260);
+
+fn builder<W: Worker>() -> Builder<W> {
+    Registry::builder().idle_timeout(IDLE)
+}
+
+async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> {
+    within(registry.start(KEY, plan), "a start").await.expect("nothing is in the way of this start")
+}
+
+/// Waits for a worker to idle, and tells how long that took.
+async fn idles<W: Worker>(worker: &WorkerHandle<W>, since: Instant) -> Duration {
+    let reason = tokio::time::timeout(Duration::from_secs(100_000), worker.closed()).await.expect("it never idles");
+    assert!(matches!(reason, ExitReason::Idle), "{reason}");
+    since.elapsed()
+}
+
+#[track_caller]
+fn assert_about(rested: Duration, least: Duration) {
+    let latest = least + least / 16 + Duration::from_millis(10);
+    assert!((least..=latest).contains(&rested), "it rested {rested:?}, not {least:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_nothing_to_do_for_long_enough_goes_terminates_and_frees_its_key() {
+    let record = Record::default();
+    let registry = builder().build().unwrap();
+    let began = Instant::now();
+    let worker = started(&registry, Plan::default().recorded(&record)).await;
+    assert_about(idles(&worker, began).await, IDLE);
+    assert_eq!((record.terminated(KEY), record.alive(KEY)), (vec!["idle".to_owned()], 0));
+    assert_eq!((registry.stats().exits.idle, registry.count()), (1, 0));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_without_an_idle_timeout_keeps_its_workers() {
+    let registry = Registry::<Probe>::new();
+    let worker = started(&registry, Plan::default()).await;
+    sleep(IDLE * 10_000).await;
+    assert_eq!(registry.lookup(KEY), Some(worker));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_message_begins_the_rest_anew() {
+    let registry = builder().build().unwrap();
+    let worker = started(&registry, Plan::value(1)).await;
+    for _ in 0..10 {
+        sleep(IDLE - Duration::from_secs(1)).await;
+        assert_eq!(value_of(&worker).await, 1);
+    }
+    assert_about(idles(&worker, Instant::now()).await, IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_in_hand_and_a_mailbox_that_is_not_empty_are_not_idle() {
+    let registry = builder().build().unwrap();
+    let worker = started(&registry, Plan::default()).await;
+    let (one, two) = (Gate::new(), Gate::new());
+    worker.cast(Ask::Do(Step::Wait(one.clone()))).await.unwrap();
+    worker.cast(Ask::Do(Step::Wait(two.clone()))).await.unwrap();
+    sleep(IDLE * 10).await;
+    one.open();
+    two.reached().await;
+    sleep(IDLE * 10).await;
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()));
+    two.open();
+    assert_about(idles(&worker, Instant::now()).await, IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_the_worker_is_work_until_it_ends_or_is_aborted() {
+    let registry = builder::<Player>().build().unwrap();
+    for is_aborted in [false, true] {
+        let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+        let gate = Gate::new();
+        let pass = gate.clone();
+        let task = play(&worker, move |ctx| {
+            Box::pin(async move {
+                let task = ctx.spawn(async move { pass.pass().await });
+                Some(task)
+            })
+        });
+        let task = task.await.unwrap().expect("it was spawned");
+        sleep(IDLE * 10).await;
+        assert_eq!(registry.lookup(KEY), Some(worker.clone()));
+        if is_aborted {
+            task.abort();
+        } else {
+            gate.open();
+        }
+        let rested = idles(&worker, Instant::now()).await;
+        assert!(rested <= LATEST, "it was looked at late: {rested:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_may_rest_longer_shorter_or_for_ever_by_its_own_word() {
+    let registry = builder::<Player>().build().unwrap();
+    let set = async |worker: &WorkerHandle<Player>, after: Option<Duration>| {
+        play(worker, move |ctx| Box::pin(async move { ctx.set_idle_timeout(after) })).await.unwrap();
+        Instant::now()
+    };
+    for after in [IDLE * 10, IDLE / 10, Duration::from_millis(1)] {
+        let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+        let since = set(&worker, Some(after)).await;
+        assert_about(idles(&worker, since).await, after);
+    }
+    let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+    set(&worker, None).await;
+    sleep(IDLE * 10_000).await;
+    // Back again, and nothing is as good as a millisecond.
+    let since = set(&worker, Some(Duration::ZERO)).await;
+    assert!(idles(&worker, since).await < Duration::from_millis(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_workers_own_time_lasts_through_a_restart_and_needs_no_option() {
+    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+    play(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
+    sleep(IDLE / 2).await;
+    worker.cast(cue(|_| Box::pin(async { Err(common::Scripted) }))).await.unwrap();
+    let since = Instant::now();
+    assert_about(idles(&worker, since).await, IDLE);
+    assert_eq!(worker.incarnation(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restarting_worker_does_not_idle_and_an_idle_one_is_not_restarted() {
+    let record = Record::default();
+    let registry = builder().restart(Restart::Permanent).restart_backoff(IDLE * 10, IDLE * 10).build().unwrap();
+    let worker = started(&registry, Plan::default().recorded(&record)).await;
+    worker.cast(Ask::Do(Step::Panic)).await.unwrap();
+    sleep(IDLE * 4).await;
+    assert_eq!((registry.lookup(KEY), registry.stats().restarting), (Some(worker.clone()), 1));
+    sleep(IDLE * 6).await;
+    idles(&worker, Instant::now()).await;
+    assert_eq!(record.inits(KEY), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cohort_does_not_leave_together() {
+    let registry = builder::<Probe>().build().unwrap();
+    let mut ends = Vec::new();
+    let began = Instant::now();
+    for n in 0..64 {
+        let worker = within(registry.start(&n.to_string(), Plan::default()), "a start").await.unwrap();
+        ends.push(tokio::spawn(async move { idles(&worker, began).await.as_millis() }));
+    }
+    let mut moments = std::collections::HashSet::new();
+    for end in ends {
+        moments.insert(within(end, "an end").await.unwrap());
+    }
+    assert!(moments.len() > 32, "64 workers left at {} moments", moments.len());
+}
+
+/// A worker that also waits for a socket, and takes whatever else is there when it has read from it.
+struct Bridge {
+    socket: mpsc::UnboundedReceiver<Read>,
+    handled: Arc<AtomicU64>,
+}
+
+enum Read {
+    /// Says `ctx.touch()`.
+    Touching,
+    Silent,
+    /// Takes this long, and then what is in the mailbox.
+    Batch(Duration),
+}
+
+impl Worker for Bridge {
+    type Key = u32;
+    type Args = (mpsc::UnboundedReceiver<Read>, Arc<AtomicU64>);
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init((socket, handled): Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self { socket, handled })
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        self.handled.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn run(&mut self, mailbox: &mut Mailbox<()>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+        loop {
+            tokio::select! {
+                biased;
+                Some(read) = self.socket.recv() => match read {
+                    Read::Touching => ctx.touch(),
+                    Read::Silent => {}
+                    Read::Batch(takes) => {
+                        sleep(takes).await;
+                        while let Some(()) = mailbox.try_recv() {
+                            self.handle((), ctx).await?;
+                        }
+                    }
+                },
+                message = mailbox.recv() => match message {
+                    Some(()) => self.handle((), ctx).await?,
+                    None => return Ok(()),
+                },
+            }
+        }
+    }
+}
+
+async fn bridge(registry: &Registry<Bridge>) -> (WorkerHandle<Bridge>, mpsc::UnboundedSender<Read>, Arc<AtomicU64>) {
+    let ((socket, read), handled) = (mpsc::unbounded_channel(), Arc::<AtomicU64>::default());
+    let worker = within(registry.start(&1, (read, Arc::clone(&handled))), "a start").await.unwrap();
+    (worker, socket, handled)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_its_own_idles_by_the_mailbox_and_touch_says_that_it_is_active() {
+    let registry = builder::<Bridge>().build().unwrap();
+    let (worker, socket, _) = bridge(&registry).await;
+    for _ in 0..10 {
+        sleep(IDLE - Duration::from_secs(1)).await;
+        socket.send(Read::Touching).unwrap();
+    }
+    until_idle().await;
+    assert_about(idles(&worker, Instant::now()).await + Duration::from_millis(1), IDLE);
+
+    let (worker, socket, _) = bridge(&registry).await;
+    let began = Instant::now();
+    for _ in 0..9 {
+        sleep(IDLE / 10).await;
+        socket.send(Read::Silent).unwrap();
+    }
+    // It is not the mailbox's message, nor did it say so.
+    assert_about(idles(&worker, began).await, IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_was_taken_by_try_recv_begins_the_rest_anew() {
+    let registry = builder::<Bridge>().build().unwrap();
+    let (worker, socket, handled) = bridge(&registry).await;
+    sleep(IDLE / 2).await;
+    socket.send(Read::Batch(IDLE)).unwrap();
+    until_idle().await;
+    worker.cast(()).await.unwrap();
+    sleep(IDLE).await;
+    assert_eq!(handled.load(Ordering::Relaxed), 1);
+    assert_about(idles(&worker, Instant::now()).await + Duration::from_millis(1), IDLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_a_send_through_an_address_reaches_the_successor() {
+    let record = Record::default();
+    let registry = builder::<Probe>().build().unwrap();
+    let via = registry.via_or_start(KEY, Plan::value(1).recorded(&record));
+    for note in 0..5 {
+        within(via.cast(Ask::Note(note)), "a send").await.unwrap();
+        sleep(IDLE * 2).await;
+        assert!(registry.lookup(KEY).is_none());
+    }
+    assert_eq!((record.noted(KEY), record.inits(KEY)), (vec![0, 1, 2, 3, 4], 5));
+    assert_eq!(record.most_at_once(KEY), 1);
+}
+
+/// Counts how often each message was handled, and whether those of each sender came in order.
+struct Counter(Seen);
+
+type Seen = Arc<Mutex<HashMap<(u32, u64), u32>>>;
+
+impl Worker for Counter {
+    type Key = u32;
+    type Args = (Seen, Arc<Mutex<HashMap<(u32, u32), u64>>>);
+    type Message = (u32, u64, Arc<Mutex<HashMap<(u32, u32), u64>>>);
+    type Error = Infallible;
+
+    async fn init((seen, _): Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(seen))
+    }
+
+    async fn handle(&mut self, (sender, n, last): Self::Message, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+        *self.0.lock().unwrap().entry((sender, n)).or_default() += 1;
+        let before = last.lock().unwrap().insert((*ctx.key(), sender), n);
+        assert!(before.is_none_or(|before| before < n), "sender {sender} sent {n} after {before:?} (G8)");
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g7_every_accepted_message_is_handled_exactly_once_while_workers_idle_all_the_time() {
+    let registry = Registry::<Counter>::builder().idle_timeout(Duration::from_millis(1)).build().unwrap();
+    let (seen, last) = (Seen::default(), Arc::<Mutex<HashMap<(u32, u32), u64>>>::default());
+    let senders: Vec<_> = (0..8_u32)
+        .map(|sender| {
+            let (registry, seen, last) = (registry.clone(), Arc::clone(&seen), Arc::clone(&last));
+            tokio::spawn(async move {
+                let mut accepted = 0;
+                for n in 0..200_u64 {
+                    let via = registry.via_or_start(&(n as u32 % 3), (Arc::clone(&seen), Arc::clone(&last)));
+                    match via.cast((sender, n, Arc::clone(&last))).await {
+                        Ok(()) => accepted += 1,
+                        // Every worker that it met was gone: it has the message back.
+                        Err(gen_registry::SendError::Closed(_)) => {}
+                        Err(other) => panic!("{other:?}"),
+                    }
+                    if n % 16 == u64::from(sender) {
+                        // Until its worker has gone, or the others do not let it.
+                        for _ in 0..1_000 {
+                            if registry.lookup(&(n as u32 % 3)).is_none() {
+                                break;
+                            }
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                }
+                accepted
+            })
+        })
+        .collect();
+    let mut accepted = 0;
+    for sender in senders {
+        accepted += within(sender, "a sender").await.unwrap();
+    }
+    let report = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!((report.crashed, report.aborted), (0, 0));
+    let stats = registry.stats();
+    assert_eq!((stats.exits.panicked, stats.exits.failed), (0, 0), "{stats:?}");
+    assert!(stats.exits.idle > 0, "nobody idled: this says nothing");
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), accepted, "an accepted message was lost");
+    assert!(seen.values().all(|&times| times == 1), "a message was handled twice");
+    assert_at_rest(&registry);
+}

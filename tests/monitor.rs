@@ -1,0 +1,252 @@
+//! Monitors: `ctx.monitor` delivers the end of another worker's run as a message; `handle.closed()` waits for its last.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{
+    Ask, Cue, Gate, Part, Plan, Player, Probe, Scripted, Step, cue, play, poll_once, until_idle, value_of, within,
+};
+use gen_registry::{ExitReason, Registry, Restart, WorkerHandle};
+use tokio::time::sleep;
+
+type Heard = Arc<Mutex<Vec<String>>>;
+
+/// A worker that notes what its monitors tell it.
+async fn watcher(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
+    within(registry.start(key, Part::default()), "a watcher").await.expect("nothing is in its way")
+}
+
+fn note(heard: &Heard, reason: &ExitReason) -> Cue {
+    let (heard, reason) = (Arc::clone(heard), reason.to_string());
+    cue(move |_| {
+        Box::pin(async move {
+            heard.lock().unwrap().push(reason);
+            Ok(())
+        })
+    })
+}
+
+async fn watch(watcher: &WorkerHandle<Player>, watched: &WorkerHandle<Probe>, heard: &Heard) {
+    let (watched, heard) = (watched.clone(), Arc::clone(heard));
+    play(watcher, move |ctx| Box::pin(async move { ctx.monitor(&watched, move |reason| note(&heard, &reason)) }))
+        .await
+        .expect("the watcher lives");
+}
+
+async fn heard(heard: &Heard) -> Vec<String> {
+    until_idle().await;
+    heard.lock().unwrap().clone()
+}
+
+async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> {
+    within(registry.start("k", plan), "a start").await.expect("nothing is in the way of this start")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_is_told_once_how_a_worker_ended_whichever_way_it_did() {
+    for (end, reason) in [
+        ("ctx.stop", "normal"),
+        ("stop", "stopped"),
+        ("kill", "killed"),
+        ("fail", "failed: a scripted failure"),
+        ("panic", "panicked: a scripted panic"),
+        ("idle", "idle"),
+        ("shutdown", "shutdown"),
+    ] {
+        let told = Heard::default();
+        let (watchers, registry) =
+            (Registry::new(), Registry::<Probe>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap());
+        let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
+        watch(&watcher, &worker, &told).await;
+        assert!(heard(&told).await.is_empty());
+        match end {
+            "ctx.stop" => worker.cast(Ask::Stop).await.unwrap(),
+            "stop" => drop(within(worker.stop(), "a stop").await.unwrap()),
+            "kill" => drop(within(worker.kill(), "a kill").await.unwrap()),
+            "fail" => worker.cast(Ask::Do(Step::Fail)).await.unwrap(),
+            "panic" => worker.cast(Ask::Do(Step::Panic)).await.unwrap(),
+            "idle" => sleep(Duration::from_secs(120)).await,
+            _ => drop(within(registry.shutdown(), "a shutdown").await),
+        }
+        assert_eq!(within(worker.closed(), "its end").await.to_string(), reason);
+        assert_eq!(heard(&told).await, [reason]);
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(heard(&told).await.len(), 1, "{end}: told twice");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_of_a_worker_that_has_ended_is_told_at_once() {
+    let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
+    let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
+    within(worker.kill(), "a kill").await.unwrap();
+    drop(registry);
+    watch(&watcher, &worker, &told).await;
+    assert_eq!(heard(&told).await, ["killed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_is_of_one_run_and_closed_is_of_the_last() {
+    let (told, watchers, gate) = (Heard::default(), Registry::new(), Gate::new());
+    let registry = Registry::<Probe>::builder().restart(Restart::Transient).build().unwrap();
+    let plan = Plan::script([Step::Succeed, Step::Succeed, Step::Wait(gate.clone())]);
+    let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, plan).await);
+    let mut closed = Box::pin(worker.closed());
+    watch(&watcher, &worker, &told).await;
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    value_of(&worker).await;
+    assert_eq!(heard(&told).await, ["failed: a scripted failure"]);
+    // Not monitored again: the end of this run is nobody's news.
+    worker.cast(Ask::Do(Step::Panic)).await.unwrap();
+    gate.reached().await;
+    assert_eq!(heard(&told).await.len(), 1);
+    // In the middle of a restart: the end of the run that is to come.
+    watch(&watcher, &worker, &told).await;
+    gate.open();
+    value_of(&worker).await;
+    assert_eq!(heard(&told).await.len(), 1);
+    assert!(poll_once(closed.as_mut()).await.is_pending(), "it came back twice, and has not ended");
+    within(worker.stop(), "a stop").await.unwrap();
+    assert_eq!(heard(&told).await[1..], ["stopped"]);
+    assert!(matches!(within(closed, "its last end").await, ExitReason::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_of_a_worker_that_is_stopped_in_its_backoff_is_told() {
+    let (told, watchers) = (Heard::default(), Registry::new());
+    let registry = Registry::<Probe>::builder()
+        .restart(Restart::Transient)
+        .restart_backoff(Duration::from_secs(60), Duration::from_secs(60))
+        .build()
+        .unwrap();
+    let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    until_idle().await;
+    watch(&watcher, &worker, &told).await;
+    within(worker.stop(), "a stop").await.unwrap();
+    assert_eq!(heard(&told).await, ["stopped"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_reaches_its_worker_past_a_full_mailbox_and_in_its_place() {
+    let (told, registry) = (Heard::default(), Registry::<Probe>::new());
+    let watchers = Registry::<Player>::builder().mailbox_capacity(1).build().unwrap();
+    let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
+    watch(&watcher, &worker, &told).await;
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let busy = cue(move |_| {
+        Box::pin(async move {
+            pass.pass().await;
+            Ok(())
+        })
+    });
+    watcher.cast(busy).await.unwrap();
+    gate.reached().await;
+    let first = Arc::clone(&told);
+    let queued = cue(move |_| {
+        Box::pin(async move {
+            first.lock().unwrap().push("queued before".into());
+            Ok(())
+        })
+    });
+    watcher.try_cast(queued).unwrap();
+    assert!(watcher.try_cast(cue(|_| Box::pin(async { Ok(()) }))).is_err(), "the mailbox is full");
+    within(worker.kill(), "a kill").await.unwrap();
+    until_idle().await;
+    assert!(watcher.try_cast(cue(|_| Box::pin(async { Ok(()) }))).is_err());
+    gate.open();
+    assert_eq!(heard(&told).await, ["queued before", "killed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_ends_with_the_run_that_made_it() {
+    let told = Heard::default();
+    let registry = Registry::<Probe>::new();
+    let watchers = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
+    watch(&watcher, &worker, &told).await;
+    watcher.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    play(&watcher, |_| Box::pin(async {})).await.unwrap();
+    assert_eq!(watcher.incarnation(), 2);
+    within(worker.kill(), "a kill").await.unwrap();
+    assert!(heard(&told).await.is_empty(), "the first run's monitor told the second run");
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_workers_may_monitor_each_other_and_neither_keeps_the_other_from_idling() {
+    let registry = Registry::<Player>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap();
+    let told = Heard::default();
+    let (one, two) = (watcher(&registry, "one").await, watcher(&registry, "two").await);
+    for (watcher, watched) in [(&one, &two), (&two, &one)] {
+        let (watched, told) = (watched.clone(), Arc::clone(&told));
+        play(watcher, move |ctx| Box::pin(async move { ctx.monitor(&watched, move |reason| note(&told, &reason)) }))
+            .await
+            .unwrap();
+    }
+    sleep(Duration::from_secs(1_000)).await;
+    assert_eq!(registry.count(), 0);
+    let told = told.lock().unwrap();
+    assert!(told.len() <= 1 && told.iter().all(|reason| reason == "idle"), "{told:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_may_monitor_itself_and_another_of_its_monitors_may_panic() {
+    let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
+    let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
+    let watched = worker.clone();
+    play(&watcher, move |ctx| {
+        Box::pin(async move {
+            let me = ctx.handle().clone();
+            ctx.monitor(&me, |_| panic!("nobody is there to be told"));
+            ctx.monitor(&watched, |_| panic!("a scripted panic"));
+        })
+    })
+    .await
+    .unwrap();
+    watch(&watcher, &worker, &told).await;
+    within(worker.kill(), "a kill").await.unwrap();
+    assert_eq!(heard(&told).await, ["killed"]);
+    assert!(matches!(within(watcher.stop(), "a stop").await, Ok(ExitReason::Stopped)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_monitors_is_told_exactly_once_in_a_storm_of_ends() {
+    let told = Heard::default();
+    let watchers = Registry::<Player>::builder().mailbox_capacity(2).build().unwrap();
+    let registry = Registry::<Probe>::new();
+    let mut all = Vec::new();
+    for n in 0..8 {
+        all.push(watcher(&watchers, &n.to_string()).await);
+    }
+    let mut made = 0;
+    for round in 0..40_usize {
+        let worker = started(&registry, Plan::default()).await;
+        let ending = worker.clone();
+        let end = tokio::spawn(async move {
+            match round % 3 {
+                0 => drop(ending.kill().await),
+                1 => drop(ending.try_cast(Ask::Do(Step::Fail))),
+                _ => drop(ending.stop().await),
+            }
+        });
+        for watcher in &all {
+            watch(watcher, &worker, &told).await;
+            made += 1;
+        }
+        within(end, "the end").await.unwrap();
+        within(worker.closed(), "the worker's end").await;
+    }
+    let all_told = async {
+        while told.lock().unwrap().len() < made {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(all_told, "what a monitor was to be told").await;
+    for watcher in &all {
+        play(watcher, |_| Box::pin(async {})).await.unwrap();
+    }
+    assert_eq!(told.lock().unwrap().len(), made, "told twice");
+}

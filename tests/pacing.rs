@@ -1,0 +1,362 @@
+//! `max_concurrent_starts`: how many `init`s run at once, who is next, and who need not wait.
+
+mod common;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{
+    Actor, Ask, Gate, Part, Plan, Player, Probe, Record, Role, Scripted, Step, act, assert_at_rest, cue, own_registry,
+    poll_once, until_idle, value_of, within,
+};
+use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StartError};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+fn builder(starts: usize) -> Builder<Probe> {
+    Registry::builder().max_concurrent_starts(starts).init_timeout(Duration::from_secs(10))
+}
+
+type Starting = JoinHandle<Result<gen_registry::WorkerHandle<Probe>, StartError<Probe>>>;
+
+/// Asks for a start, and lets it come as far as it can.
+async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
+    let (registry, key) = (registry.clone(), key.to_owned());
+    let starting = tokio::spawn(async move { registry.start(&key, plan).await });
+    until_idle().await;
+    starting
+}
+
+/// Runs at most so many at once, and knows how many that were and in which order they came.
+#[derive(Clone, Default)]
+struct Turnstile {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    order: Arc<Mutex<Vec<String>>>,
+}
+
+impl Turnstile {
+    fn part(&self, takes: Duration) -> Part {
+        let turnstile = self.clone();
+        Part::init(move |ctx| {
+            let turnstile = turnstile.clone();
+            Box::pin(async move {
+                turnstile.order.lock().unwrap().push(ctx.key().clone());
+                let now = turnstile.now.fetch_add(1, Ordering::SeqCst) + 1;
+                turnstile.most.fetch_max(now, Ordering::SeqCst);
+                sleep(takes).await;
+                turnstile.now.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_more_inits_run_at_once_and_starts_have_their_turn_in_the_order_in_which_they_asked() {
+    for starts in [1, 3] {
+        let registry = Registry::<Player>::builder().max_concurrent_starts(starts).build().unwrap();
+        let turnstile = Turnstile::default();
+        let began = Instant::now();
+        let mut starting = Vec::new();
+        for n in 0..12 {
+            let (registry, part) = (registry.clone(), turnstile.part(Duration::from_secs(1)));
+            starting.push(tokio::spawn(async move { registry.start(&n.to_string(), part).await }));
+        }
+        until_idle().await;
+        let stats = registry.stats();
+        assert_eq!((stats.starting, stats.waiting_for_turn, stats.running), (12, 12 - starts, 0), "it can be observed");
+        for start in starting {
+            within(start, "a start").await.unwrap().expect("it has its turn");
+        }
+        assert_eq!(turnstile.most.load(Ordering::SeqCst), starts);
+        assert_eq!(began.elapsed().as_secs(), 12 / starts as u64);
+        let order: Vec<String> = (0..12).map(|n| n.to_string()).collect();
+        assert_eq!(*turnstile.order.lock().unwrap(), order);
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_init_timeout_begins_with_the_turn_and_a_failed_init_gives_its_turn_on() {
+    let registry = builder(1).build().unwrap();
+    let began = Instant::now();
+    let mut hung = Vec::new();
+    for n in 0..4 {
+        hung.push(ask(&registry, &n.to_string(), Plan::init(Step::Hang)).await);
+    }
+    let mut last = Vec::new();
+    for (key, step) in [("fails", Step::Fail), ("panics", Step::Panic), ("lives", Step::Succeed)] {
+        last.push(ask(&registry, key, Plan::init(step)).await);
+    }
+    for (nth, start) in hung.into_iter().enumerate() {
+        assert!(matches!(within(start, "a start").await.unwrap(), Err(StartError::TimedOut)));
+        assert_eq!(began.elapsed().as_secs(), 10 * (nth as u64 + 1), "each has the whole time, and no more");
+    }
+    let mut outcomes = Vec::new();
+    for start in last {
+        outcomes.push(within(start, "a start").await.unwrap());
+    }
+    assert!(matches!(&outcomes[..], [Err(StartError::Init(_)), Err(StartError::Panicked(_)), Ok(_)]), "{outcomes:?}");
+    assert_eq!(registry.stats().starts.timeout, 4);
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_waits_is_stopped_killed_and_shut_down_like_any_other_and_its_init_never_runs() {
+    for end in ["stop", "kill", "shutdown"] {
+        let (record, gate) = (Record::default(), Gate::new());
+        let registry = builder(1).build().unwrap();
+        let first = ask(&registry, "first", Plan::init(Step::Wait(gate.clone()))).await;
+        let waiting = ask(&registry, "waiting", Plan::default().recorded(&record)).await;
+        let behind = ask(&registry, "behind", Plan::value(3)).await;
+        assert_eq!(registry.stats().waiting_for_turn, 2);
+        let began = Instant::now();
+        match end {
+            "stop" => assert!(matches!(within(registry.stop("waiting"), "a stop").await, Ok(ExitReason::Stopped))),
+            "kill" => assert!(matches!(within(registry.kill("waiting"), "a kill").await, Ok(ExitReason::Killed))),
+            _ => assert_eq!(within(registry.shutdown(), "a shutdown").await.cancelled, 3),
+        }
+        assert_eq!(began.elapsed().as_secs(), 0, "{end}");
+        let outcome = within(waiting, "the start that waited").await.unwrap();
+        gate.open();
+        let behind = within(behind, "the start behind it").await.unwrap();
+        if end == "shutdown" {
+            assert!(matches!(outcome, Err(StartError::Shutdown)), "{outcome:?}");
+            assert!(behind.is_err());
+        } else {
+            assert!(matches!(outcome, Err(StartError::Cancelled)), "{outcome:?}");
+            assert_eq!(value_of(&behind.unwrap()).await, 3);
+            assert!(within(first, "the first").await.unwrap().is_ok());
+        }
+        assert_eq!(record.inits("waiting"), 0, "{end}");
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_caller_went_away_keeps_its_turn_and_comes_up() {
+    let gate = Gate::new();
+    let registry = builder(1).build().unwrap();
+    let first = ask(&registry, "first", Plan::init(Step::Wait(gate.clone()))).await;
+    let orphan = ask(&registry, "orphan", Plan::value(2)).await;
+    orphan.abort();
+    let behind = ask(&registry, "behind", Plan::value(3)).await;
+    gate.open();
+    for start in [first, behind] {
+        within(start, "a start").await.unwrap().unwrap();
+    }
+    let orphan = registry.lookup("orphan").expect("the start went on (G2)");
+    assert_eq!(value_of(&orphan).await, 2);
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_is_aborted_gives_its_turn_on() {
+    let registry = builder(1).build().unwrap();
+    let _hung = ask(&registry, "hung", Plan::init(Step::Hang)).await;
+    let next = ask(&registry, "next", Plan::default()).await;
+    within(registry.kill("hung"), "a kill").await.unwrap();
+    within(next, "the next one's turn").await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_a_worker_waits_for_takes_no_turn() {
+    let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
+    // Three levels deep: each holds the only turn, or none, and waits for the next.
+    let role = Role::init(|ctx| {
+        Box::pin(async move {
+            let registry = own_registry(ctx);
+            let second = Role::init(|ctx| {
+                Box::pin(async move {
+                    let registry = own_registry(ctx);
+                    registry.lookup_or_start("third", Role::default()).await.expect("the third");
+                })
+            });
+            registry.start("second", second).await.expect("the second");
+        })
+    });
+    let began = Instant::now();
+    within(registry.start("first", role), "the first").await.expect("nobody waits for a turn that it holds");
+    assert_eq!((registry.count(), began.elapsed().as_secs()), (3, 0));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_waits_for_its_turn_goes_on_when_a_worker_joins_it() {
+    let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let holder = Role::init(move |ctx| {
+        Box::pin(async move {
+            pass.pass().await;
+            let registry = own_registry(ctx);
+            registry.lookup_or_start("waits", Role::default()).await.expect("it is let through");
+        })
+    });
+    let other = registry.clone();
+    let holder = tokio::spawn(async move { other.start("holder", holder).await });
+    gate.reached().await;
+    let other = registry.clone();
+    let waits = tokio::spawn(async move { other.start("waits", Role::default()).await });
+    until_idle().await;
+    assert_eq!(registry.stats().waiting_for_turn, 1);
+    gate.open();
+    let began = Instant::now();
+    within(waits, "the start that waited").await.unwrap().unwrap();
+    within(holder, "the worker that waits for it").await.unwrap().unwrap();
+    assert_eq!(began.elapsed().as_secs(), 0);
+    // The turn that it did not take is not given back twice.
+    let gates: Vec<Gate> = (0..2).map(|_| Gate::new()).collect();
+    for (n, gate) in gates.iter().enumerate() {
+        let (registry, gate) = (registry.clone(), gate.clone());
+        let role = Role { init: Some(act(move |_| Box::pin(async move { gate.pass().await }))), ..Role::default() };
+        tokio::spawn(async move { drop(registry.start(&n.to_string(), role).await) });
+    }
+    until_idle().await;
+    assert_eq!((registry.stats().starting, registry.stats().waiting_for_turn), (2, 1));
+    gates.iter().for_each(Gate::open);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_waits_behind_a_stopping_key_gets_the_new_start_past_the_line() {
+    let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
+    let (end, turn) = (Gate::new(), Gate::new());
+    let pass = end.clone();
+    let role = Role::terminate(move |_| Box::pin(async move { pass.pass().await }));
+    within(registry.start("k", role), "a start").await.unwrap();
+    let other = registry.clone();
+    let stop = tokio::spawn(async move { other.stop("k").await });
+    end.reached().await;
+    let pass = turn.clone();
+    let holder = Role::init(move |ctx| {
+        Box::pin(async move {
+            pass.pass().await;
+            own_registry(ctx).lookup_or_start("k", Role::default()).await.expect("the next of its key");
+        })
+    });
+    let other = registry.clone();
+    let holder = tokio::spawn(async move { other.start("holder", holder).await });
+    turn.reached().await;
+    // One who has no turn to lose asks first.
+    let other = registry.clone();
+    let outsider = tokio::spawn(async move { other.lookup_or_start("k", Role::default()).await });
+    until_idle().await;
+    turn.open();
+    until_idle().await;
+    end.open();
+    let began = Instant::now();
+    within(holder, "the worker that waits").await.unwrap().unwrap();
+    within(outsider, "the outsider").await.unwrap().unwrap();
+    within(stop, "the stop").await.unwrap().unwrap();
+    assert_eq!(began.elapsed().as_secs(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_of_many_workers_at_once_are_paced_like_starts() {
+    let registry = Registry::<Player>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
+    let turnstile = Turnstile::default();
+    let mut workers = Vec::new();
+    for n in 0..10 {
+        let part = turnstile.part(Duration::from_secs(1));
+        workers.push(within(registry.start(&n.to_string(), part), "a start").await.unwrap());
+    }
+    let began = Instant::now();
+    for worker in &workers {
+        worker.try_cast(cue(|_| Box::pin(async { Err(Scripted) }))).unwrap();
+    }
+    until_idle().await;
+    let stats = registry.stats();
+    assert_eq!((stats.restarting, stats.waiting_for_turn, stats.starting), (10, 8, 0), "it can be observed");
+    for worker in &workers {
+        let incarnation = common::play(worker, |ctx| Box::pin(async move { ctx.incarnation() })).await.unwrap();
+        assert_eq!(incarnation, 2);
+    }
+    assert_eq!((turnstile.most.load(Ordering::SeqCst), began.elapsed().as_secs()), (2, 5));
+    until_idle().await;
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_that_waits_for_its_turn_is_not_timed_out_and_ends_with_a_stop() {
+    let registry = builder(1).restart(Restart::Transient).build().unwrap();
+    let worker = within(registry.start("restarts", Plan::value(1)), "a start").await.unwrap();
+    let slow = ask(&registry, "slow", Plan::init(Step::Hang)).await;
+    let slower = ask(&registry, "slower", Plan::init(Step::Hang)).await;
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    sleep(Duration::from_secs(15)).await;
+    assert_eq!(registry.stats().waiting_for_turn, 1);
+    assert_eq!(value_of(&worker).await, 1, "20 s after its crash, with 10 s for an `init`");
+    assert_eq!(worker.incarnation(), 2, "the wait was no crash");
+    drop((slow, slower));
+
+    let _hung = ask(&registry, "hung", Plan::init(Step::Hang)).await;
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    let mut call = Box::pin(worker.call(Ask::Value));
+    assert!(poll_once(call.as_mut()).await.is_pending());
+    until_idle().await;
+    let began = Instant::now();
+    assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));
+    assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)));
+    assert_eq!((began.elapsed().as_secs(), registry.stats().waiting_for_turn), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn never_more_inits_run_at_once_under_a_storm_of_starts_stops_and_crashes() {
+    const MOST: usize = 3;
+    let registry = Registry::<Player>::builder()
+        .max_concurrent_starts(MOST)
+        .restart(Restart::Transient)
+        .restart_intensity(1_000_000, Duration::from_secs(1))
+        .build()
+        .unwrap();
+    let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (count, highest) = (Arc::clone(&now), Arc::clone(&most));
+    let part = Part::init(move |_| {
+        let (count, highest) = (Arc::clone(&count), Arc::clone(&highest));
+        Box::pin(async move {
+            /// Also when the `init` is dropped.
+            struct Inside(Arc<AtomicUsize>);
+            impl Drop for Inside {
+                fn drop(&mut self) {
+                    self.0.fetch_sub(1, Ordering::SeqCst);
+                }
+            }
+            highest.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            let _inside = Inside(count);
+            for _ in 0..4 {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+    });
+    let storm: Vec<_> = (0..16_usize)
+        .map(|caller| {
+            let (registry, part) = (registry.clone(), part.clone());
+            tokio::spawn(async move {
+                for round in 0..60_usize {
+                    let key = ((caller * 7 + round * 3) % 10).to_string();
+                    match (caller + round) % 4 {
+                        0 => drop(registry.stop(&key).await),
+                        1 => {
+                            if let Some(worker) = registry.lookup(&key) {
+                                drop(worker.try_cast(cue(|_| Box::pin(async { Err(Scripted) }))));
+                            }
+                        }
+                        2 => drop(tokio::time::timeout(Duration::ZERO, registry.start(&key, part.clone())).await),
+                        _ => drop(registry.lookup_or_start(&key, part.clone()).await),
+                    }
+                }
+            })
+        })
+        .collect();
+    for caller in storm {
+        within(caller, "a caller in the storm").await.unwrap();
+    }
+    let report = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!((report.aborted, report.stuck), (0, 0), "{report:?}");
+    assert!(most.load(Ordering::SeqCst) <= MOST, "{} ran at once", most.load(Ordering::SeqCst));
+    assert_eq!(now.load(Ordering::SeqCst), 0);
+    assert_at_rest(&registry);
+}

@@ -1,0 +1,238 @@
+//! A worker that is to come back, and is ended before it has: in its `terminate`, in its backoff, while it waits for its
+//! turn, in its `init`, and while what it owned is waited for.
+
+mod common;
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, within};
+use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StopError, WorkerHandle};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+const KEY: &str = "k";
+
+/// Where in its restart a worker is ended.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Place {
+    Terminate,
+    Backoff,
+    Turn,
+    Init,
+}
+
+const PLACES: [Place; 4] = [Place::Terminate, Place::Backoff, Place::Turn, Place::Init];
+
+fn builder() -> Builder<Probe> {
+    Registry::builder()
+        .restart(Restart::Permanent)
+        .restart_intensity(100, Duration::from_secs(5))
+        .stop_timeout(Duration::from_secs(5))
+        .init_timeout(Duration::from_secs(3600))
+}
+
+/// A worker in the middle of a restart, with a call in its mailbox, and what holds it there.
+struct Scene {
+    registry: Registry<Probe>,
+    worker: WorkerHandle<Probe>,
+    record: Record,
+    queued: JoinHandle<Result<u32, CallError<Probe>>>,
+    _holds: Option<JoinHandle<()>>,
+}
+
+async fn at(place: Place) -> Scene {
+    let record = Record::default();
+    let mut plan = Plan::value(1).recorded(&record);
+    let mut builder = builder();
+    match place {
+        Place::Terminate => plan.terminate = Step::Hang,
+        Place::Backoff => builder = builder.restart_backoff(Duration::from_secs(600), Duration::from_secs(600)),
+        Place::Turn => builder = builder.max_concurrent_starts(1),
+        Place::Init => plan.script = common::Script::new([Step::Succeed, Step::Hang]),
+    }
+    let registry = builder.build().expect("valid options");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    let holds = (place == Place::Turn).then(|| {
+        let other = registry.clone();
+        tokio::spawn(async move { drop(other.start("holds the turn", Plan::init(Step::Hang)).await) })
+    });
+    until_idle().await;
+    worker.cast(Ask::Do(Step::Fail)).await.expect("it lives");
+    until_idle().await;
+    let caller = worker.clone();
+    let queued = tokio::spawn(async move { caller.call(Ask::Value).await });
+    until_idle().await;
+    assert_eq!(registry.stats().restarting, 1, "{place:?}");
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "{place:?}");
+    Scene { registry, worker, record, queued, _holds: holds }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_ends_a_restart_wherever_it_is_and_the_key_is_free() {
+    for place in PLACES {
+        let Scene { registry, worker, record, queued, .. } = at(place).await;
+        let inits = record.inits(KEY);
+        let began = Instant::now();
+        let reason = within(registry.stop(KEY), "a stop").await.expect("it ends");
+        // Its run has ended by its own error already; in `terminate` that is what the stop meets, and waits for.
+        let waited = if place == Place::Terminate { 5 } else { 0 };
+        assert_eq!(began.elapsed().as_secs_f64().round() as u64, waited, "{place:?}");
+        assert!(matches!(reason, ExitReason::Stopped | ExitReason::Killed), "{place:?}: {reason:?}");
+        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
+        assert!(registry.lookup(KEY).is_none() && worker.try_cast(Ask::Stop).is_err(), "{place:?}");
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
+        if place != Place::Turn {
+            within(registry.start(KEY, Plan::value(2)), "a start").await.expect("its key is free");
+        }
+        assert_eq!(registry.stats().restarting, 0, "{place:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_ends_a_restart_wherever_it_is_at_once() {
+    for place in PLACES {
+        let Scene { registry, worker, record, queued, .. } = at(place).await;
+        let (inits, began) = (record.inits(KEY), Instant::now());
+        assert!(matches!(within(worker.kill(), "a kill").await, Ok(ExitReason::Killed)), "{place:?}");
+        assert_eq!(began.elapsed().as_secs(), 0, "{place:?}");
+        assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Killed), "{place:?}");
+        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
+        let stats = registry.stats();
+        assert_eq!((stats.restarting, stats.exits.killed), (0, 1), "{place:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_restarts_wherever_they_are_and_nobody_comes_back() {
+    for place in PLACES {
+        let Scene { registry, worker, record, queued, .. } = at(place).await;
+        let inits = record.inits(KEY);
+        let report = within(registry.shutdown(), "a shutdown").await;
+        let ended = report.cancelled + report.aborted + report.drained;
+        assert_eq!(
+            (ended, report.crashed, report.stuck),
+            (if place == Place::Turn { 2 } else { 1 }, 0, 0),
+            "{place:?}"
+        );
+        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
+        let reason = within(worker.closed(), "its end").await;
+        assert!(matches!(reason, ExitReason::Shutdown | ExitReason::Killed), "{place:?}: {reason:?}");
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
+        assert_at_rest(&registry);
+    }
+}
+
+#[test]
+fn a_runtime_that_is_dropped_in_the_middle_of_a_restart_leaves_nobody_waiting() {
+    let observer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for place in PLACES {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let Scene { registry, worker, record, queued, _holds } = runtime.block_on(at(place));
+        // The queued call must outlive its runtime to see how it ends.
+        drop((queued, _holds));
+        let mut call = Box::pin(worker.call(Ask::Value));
+        runtime.block_on(async { assert!(common::poll_once(call.as_mut()).await.is_pending()) });
+        drop(runtime);
+        observer.block_on(async {
+            assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)), "{place:?}");
+            assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Killed), "{place:?}");
+            assert_eq!(record.alive(KEY), 0, "{place:?}");
+            assert!(registry.lookup(KEY).is_none(), "{place:?}");
+            assert!(matches!(within(worker.stop(), "a stop").await, Err(StopError::NotFound)), "{place:?}");
+            assert!(registry.start(KEY, Plan::default()).await.is_err());
+        });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_stops_and_a_kill_that_meet_one_restart_share_its_end() {
+    let Scene { registry, worker, .. } = at(Place::Terminate).await;
+    let mut first = Box::pin(registry.stop(KEY));
+    let mut second = Box::pin(worker.stop());
+    assert!(common::poll_once(first.as_mut()).await.is_pending());
+    assert!(common::poll_once(second.as_mut()).await.is_pending());
+    let began = Instant::now();
+    assert!(within(worker.kill(), "a kill").await.is_ok());
+    assert_eq!(began.elapsed().as_secs(), 0, "the kill shortens the stops");
+    assert!(within(first, "the first stop").await.is_ok() && within(second, "the second").await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn permanent_workers_that_crash_while_a_shutdown_drains_them_do_not_come_back() {
+    let record = Record::default();
+    let registry = builder().build().unwrap();
+    let gate = Gate::new();
+    for n in 0..20 {
+        let worker =
+            within(registry.start(&n.to_string(), Plan::default().recorded(&record)), "a start").await.unwrap();
+        worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+        worker.cast(Ask::Do(if n % 2 == 0 { Step::Fail } else { Step::Panic })).await.unwrap();
+    }
+    let closing = registry.clone();
+    let closing = tokio::spawn(async move { closing.shutdown().await });
+    until_idle().await;
+    gate.open();
+    let report = within(closing, "the shutdown").await.unwrap();
+    assert_eq!((report.crashed, report.drained, report.aborted), (20, 0, 0));
+    for n in 0..20 {
+        assert_eq!(record.inits(&n.to_string()), 1);
+    }
+    assert_eq!(registry.stats().restarts.total(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_meets_the_stop_of_a_restarting_key_waits_and_gets_a_new_worker() {
+    let Scene { registry, worker, record, .. } = at(Place::Terminate).await;
+    let stopper = worker.clone();
+    let stop = tokio::spawn(async move { stopper.stop().await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let next = within(registry.lookup_or_start(KEY, Plan::value(2).recorded(&record)), "its successor").await.unwrap();
+    assert!(within(stop, "the stop").await.unwrap().is_ok());
+    assert_ne!(next, worker);
+    assert_eq!(common::value_of(&next).await, 2);
+    assert_eq!((next.incarnation(), record.most_at_once(KEY)), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_is_stuck_in_a_restart_is_stopping_in_the_numbers_and_nobody_else() {
+    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let healthy = within(registry.start("healthy", Part::default()), "a start").await.unwrap();
+    let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+    let (release, held) = mpsc::channel::<()>();
+    let (began, begun) = tokio::sync::oneshot::channel();
+    play(&worker, move |ctx| {
+        Box::pin(async move {
+            // Blocking code, which nobody can end.
+            ctx.spawn_blocking(move || {
+                began.send(()).expect("the test waits for it");
+                held.recv().expect_err("it is released by a drop");
+            });
+        })
+    })
+    .await
+    .unwrap();
+    within(begun, "blocking code that runs").await.unwrap();
+    worker.cast(cue(|_| Box::pin(async { Err(common::Scripted) }))).await.unwrap();
+    common::many_turns().await;
+    assert_eq!(registry.stats().restarting, 1);
+    let mut stop = Box::pin(worker.stop());
+    assert!(common::poll_once(stop.as_mut()).await.is_pending());
+    common::many_turns().await;
+    let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
+    assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
+    // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_secs(6)).await;
+        common::many_turns().await;
+    }
+    assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
+    assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
+    drop(release);
+    within(worker.closed(), "its end, once its code returned").await;
+    assert_eq!(registry.lookup("healthy"), Some(healthy));
+}

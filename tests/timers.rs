@@ -1,0 +1,279 @@
+//! Timers: `ctx.send_after` and `ctx.send_interval`.
+
+mod common;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::{Cue, Gate, Part, Player, Scripted, cue, play, until_idle, within};
+use gen_registry::{Eviction, ExitReason, Registry, Restart, StartError, Timer, WorkerHandle};
+use tokio::time::{Instant, sleep};
+
+const KEY: &str = "k";
+
+/// When each message came, in milliseconds since the test began to look.
+#[derive(Clone)]
+struct Ticks(Instant, Arc<Mutex<Vec<u64>>>);
+
+impl Ticks {
+    fn new() -> Self {
+        Self(Instant::now(), Arc::default())
+    }
+
+    fn tick(&self) -> Cue {
+        let ticks = self.clone();
+        cue(move |_| {
+            Box::pin(async move {
+                ticks.1.lock().unwrap().push(u64::try_from(ticks.0.elapsed().as_millis()).expect("not for ever"));
+                Ok(())
+            })
+        })
+    }
+
+    /// In seconds, rounded.
+    fn seconds(&self) -> Vec<u64> {
+        self.1.lock().unwrap().iter().map(|millis| (millis + 500) / 1000).collect()
+    }
+}
+
+async fn started(registry: &Registry<Player>) -> WorkerHandle<Player> {
+    within(registry.start(KEY, Part::default()), "a start").await.expect("nothing is in the way of this start")
+}
+
+async fn after(worker: &WorkerHandle<Player>, seconds: u64, ticks: &Ticks) -> Timer {
+    let ticks = ticks.clone();
+    play(worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::from_secs(seconds), ticks.tick()) }))
+        .await
+        .expect("the worker lives")
+}
+
+async fn every(worker: &WorkerHandle<Player>, period: Duration, ticks: &Ticks) -> Timer {
+    let ticks = ticks.clone();
+    play(worker, move |ctx| Box::pin(async move { ctx.send_interval(period, move || ticks.tick()) }))
+        .await
+        .expect("the worker lives")
+}
+
+/// Makes the worker busy until the gate opens.
+async fn block(worker: &WorkerHandle<Player>) -> Gate {
+    let gate = Gate::new();
+    let pass = gate.clone();
+    let wait = cue(move |_| {
+        Box::pin(async move {
+            pass.pass().await;
+            Ok(())
+        })
+    });
+    worker.cast(wait).await.unwrap();
+    gate.reached().await;
+    gate
+}
+
+fn nothing() -> Cue {
+    cue(|_| Box::pin(async { Ok(()) }))
+}
+
+fn fail() -> Cue {
+    cue(|_| Box::pin(async { Err(Scripted) }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_comes_once_after_its_delay() {
+    let registry = Registry::new();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let timer = after(&worker, 3, &ticks).await;
+    assert!(!timer.is_finished());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(ticks.seconds(), [3]);
+    assert!(timer.is_finished());
+    timer.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_timer_reaches_its_worker_past_a_full_mailbox_and_takes_no_room_from_a_sender_for_good() {
+    let registry = Registry::<Player>::builder().mailbox_capacity(1).build().unwrap();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let _timers = [after(&worker, 1, &ticks).await, after(&worker, 1, &ticks).await, after(&worker, 2, &ticks).await];
+    let gate = block(&worker).await;
+    worker.try_cast(nothing()).unwrap();
+    sleep(Duration::from_secs(10)).await;
+    assert!(worker.try_cast(nothing()).is_err(), "it is full, and three over");
+    let senders: Vec<_> = (0..2)
+        .map(|_| {
+            let (worker, tick) = (worker.clone(), ticks.tick());
+            tokio::spawn(async move { worker.cast(tick).await })
+        })
+        .collect();
+    until_idle().await;
+    gate.open();
+    for sender in senders {
+        within(sender, "room, when what is over was handled").await.unwrap().unwrap();
+    }
+    until_idle().await;
+    assert_eq!(ticks.seconds(), [10; 5]);
+    worker.try_cast(nothing()).expect("there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_timer_sends_nothing_more_and_what_it_has_sent_is_handled() {
+    let registry = Registry::new();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let (once, often) = (after(&worker, 5, &ticks).await, every(&worker, Duration::from_secs(2), &ticks).await);
+    sleep(Duration::from_millis(4_500)).await;
+    once.cancel();
+    often.clone().cancel();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(ticks.seconds(), [2, 4]);
+    assert!(once.is_finished() && often.is_finished());
+
+    let sent = after(&worker, 1, &ticks).await;
+    let gate = block(&worker).await;
+    sleep(Duration::from_secs(2)).await;
+    sent.cancel();
+    gate.open();
+    until_idle().await;
+    assert_eq!(ticks.seconds().len(), 3);
+    drop(after(&worker, 1, &ticks).await);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(ticks.seconds().len(), 4, "dropping a timer does not stop it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_end_with_their_worker_however_it_ends() {
+    for end in ["stop", "kill", "fail"] {
+        let registry = Registry::new();
+        let (worker, ticks) = (started(&registry).await, Ticks::new());
+        let (once, often) = (after(&worker, 5, &ticks).await, every(&worker, Duration::from_secs(5), &ticks).await);
+        let began = Instant::now();
+        match end {
+            "stop" => drop(within(worker.stop(), "a stop").await.unwrap()),
+            "kill" => drop(within(worker.kill(), "a kill").await.unwrap()),
+            _ => worker.cast(fail()).await.unwrap(),
+        }
+        within(worker.closed(), "its end").await;
+        assert_eq!(began.elapsed().as_secs(), 0, "{end}: nobody waits for a timer");
+        assert!(once.is_finished() && often.is_finished(), "{end}");
+        let next = started(&registry).await;
+        sleep(Duration::from_secs(60)).await;
+        assert_eq!(ticks.seconds(), [0; 0], "{end}: a timer reached another worker of the key");
+        assert_eq!(registry.lookup(KEY), Some(next));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn timers_end_with_their_run() {
+    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let (once, often) = (after(&worker, 5, &ticks).await, every(&worker, Duration::from_secs(5), &ticks).await);
+    worker.cast(fail()).await.unwrap();
+    play(&worker, |_| Box::pin(async {})).await.unwrap();
+    assert_eq!(worker.incarnation(), 2);
+    assert!(once.is_finished() && often.is_finished());
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(ticks.seconds(), [0; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_come_at_their_period_and_do_not_pile_up_while_the_worker_is_busy() {
+    let registry = Registry::new();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let timer = every(&worker, Duration::from_secs(1), &ticks).await;
+    sleep(Duration::from_millis(2_500)).await;
+    assert_eq!(ticks.seconds(), [1, 2]);
+    let gate = block(&worker).await;
+    sleep(Duration::from_secs(10)).await;
+    gate.open();
+    sleep(Duration::from_secs(1)).await;
+    timer.cancel();
+    let seconds = ticks.seconds();
+    assert_eq!(seconds.len(), 4, "ten missed ticks are one: {seconds:?}");
+    // What was missed comes once, late; the next one is where it would have been anyway.
+    assert!(ticks.1.lock().unwrap()[2] >= 12_500 && seconds[3] == 13, "{seconds:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_period_of_nothing_is_a_millisecond_and_one_of_for_ever_never_comes() {
+    let registry = Registry::new();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let timer = every(&worker, Duration::ZERO, &ticks).await;
+    sleep(Duration::from_millis(100)).await;
+    timer.cancel();
+    let came = ticks.seconds().len();
+    assert!((90..=101).contains(&came), "{came} ticks in 100 ms");
+    let never = every(&worker, Duration::MAX, &ticks).await;
+    let ever = ticks.clone();
+    let once =
+        play(&worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::MAX, ever.tick()) })).await.unwrap();
+    sleep(Duration::from_secs(1_000_000)).await;
+    assert_eq!(ticks.seconds().len(), came);
+    assert!(!never.is_finished() && !once.is_finished());
+    within(worker.stop(), "a stop").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_whose_message_panics_is_over_and_its_worker_goes_on() {
+    let registry = Registry::new();
+    let worker = started(&registry).await;
+    let timer = play(&worker, |ctx| {
+        Box::pin(async move { ctx.send_interval(Duration::from_secs(1), || panic!("a scripted panic")) })
+    })
+    .await
+    .unwrap();
+    sleep(Duration::from_secs(3)).await;
+    assert!(timer.is_finished());
+    assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pending_message_keeps_its_worker_from_idling_and_from_being_evicted_and_an_interval_does_not() {
+    let registry = Registry::<Player>::builder()
+        .idle_timeout(Duration::from_secs(10))
+        .max_workers(1)
+        .eviction(Eviction::LeastRecentlyActive)
+        .build()
+        .unwrap();
+    let (worker, ticks) = (started(&registry).await, Ticks::new());
+    let _timer = after(&worker, 100, &ticks).await;
+    sleep(Duration::from_secs(99)).await;
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "it waits for its message");
+    let refused = within(registry.start("other", Part::default()), "a refusal").await;
+    assert!(matches!(refused, Err(StartError::AtCapacity)), "{refused:?}");
+    sleep(Duration::from_secs(6)).await;
+    assert!(registry.lookup(KEY).is_some(), "its message was a moment ago");
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert_eq!(ticks.seconds(), [100]);
+    assert!((110..112).contains(&ticks.0.elapsed().as_secs()), "{:?}", ticks.0.elapsed());
+
+    let worker = started(&registry).await;
+    let cancelled = after(&worker, 10_000, &ticks).await;
+    let _interval = every(&worker, Duration::from_secs(3_600), &ticks).await;
+    let began = Instant::now();
+    cancelled.cancel();
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert!(began.elapsed().as_secs() <= 21, "a cancelled timer and an interval keep nobody: {:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn timers_that_are_cancelled_while_they_fire_send_at_most_once_and_their_worker_ends() {
+    let registry = Registry::new();
+    for _ in 0..50 {
+        let (worker, ticks) = (started(&registry).await, Ticks::new());
+        let mut timers = Vec::new();
+        for _ in 0..8 {
+            timers.push(after(&worker, 0, &ticks).await);
+        }
+        for timer in &timers[..4] {
+            timer.cancel();
+        }
+        let over = async {
+            while !timers.iter().all(Timer::is_finished) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(over, "the end of the timers").await;
+        play(&worker, |_| Box::pin(async {})).await.unwrap();
+        let came = ticks.seconds().len();
+        assert!((4..=8).contains(&came), "{came} of eight came, four of which were not cancelled");
+        assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));
+    }
+}
