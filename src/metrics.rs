@@ -35,6 +35,8 @@
 //! - A restart `by="caller"` is a start too, and the crash before it an exit.
 
 mod catalogue;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 
 pub use catalogue::{
     ALL, BUILD_INFO, HANDLE_DURATION, HANDLE_DURATION_BUCKETS, Kind, LOOKUPS, Label, LabelValues, MAILBOX_CAPACITY,
