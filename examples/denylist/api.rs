@@ -27,12 +27,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LARGEST_PAGE: usize = 1_000;
 
 /// Every route, and a problem for everything else.
-pub(crate) fn router(service: Service, telemetry: Telemetry) -> Router {
+pub(crate) fn router(service: Service, telemetry: Telemetry, allows_crashes: bool) -> Router {
     let metrics = move |State(service): State<Service>| async move {
         let (denylists, reputations) = service.counts();
         ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry.render(denylists, reputations))
     };
+    let crashes = Router::new().route("/v1/workers/{number}/crash", post(crash_worker));
     Router::new()
+        .merge(if allows_crashes { crashes } else { Router::new() })
         .route("/v1/calls", post(decide))
         .route("/v1/denylists/{number}", get(rules).put(replace_rules).delete(clear_rules))
         .route("/v1/denylists/{number}/rules/{rule}", get(rule).put(add_rule).delete(remove_rule))
@@ -249,6 +251,11 @@ async fn stop_workers(State(service): State<Service>, path: NumberPath) -> Resul
         return Err(Problem::new(StatusCode::NOT_FOUND, "no worker of this number runs"));
     }
     Ok(Json(StoppedWorkers { stopped }))
+}
+
+async fn crash_worker(State(service): State<Service>, path: NumberPath) -> Result<StatusCode, Problem> {
+    service.crash(number(path)?).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn ready(State(service): State<Service>) -> Result<&'static str, Problem> {

@@ -37,6 +37,8 @@ pub(crate) enum Command {
     Rules(Reply<Vec<Rule>>),
     /// Change the rules; the answer comes when the change is on disk.
     Edit(Edit, Reply<Result<Edited, Failure>>),
+    /// Crash, for an exercise.
+    Crash,
 }
 
 /// What becomes of a call.
@@ -74,6 +76,7 @@ impl Worker for Denylist {
             Command::Rules(reply) => reply.send(self.rules.to_vec()),
             // What fails is the caller's to know. The worker goes on with the rules that were acknowledged.
             Command::Edit(edit, reply) => reply.send(self.edit(edit, ctx).await),
+            Command::Crash => panic!("a crash that was asked for"),
         }
         Ok(())
     }

@@ -38,6 +38,12 @@ pub(crate) struct ServeArgs {
     /// Do not import the sample of made-up complaints into a database that does not have it
     #[arg(long)]
     no_sample: bool,
+    /// The most workers that a registry has; one more, and the one that was asked last goes
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    max_workers: Option<u32>,
+    /// For exercises: POST /v1/workers/{number}/crash makes the denylist of a number crash
+    #[arg(long)]
+    allow_crashes: bool,
     /// How long to go on serving after a signal, while /readyz says 503, so that a load balancer turns away first; a
     /// second signal cuts it short
     #[arg(long, value_name = "SECONDS", default_value_t = 0)]
@@ -61,10 +67,10 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Fault> {
     let size = store.size()?;
     say(format_args!("it has {} rules, and {} complaints about {} callers", size.rules, size.complaints, size.callers));
 
-    let service = Service::new(store.clone()).map_err(Fault::other)?;
+    let service = Service::new(store.clone(), args.max_workers.map(|most| most as usize)).map_err(Fault::other)?;
     let mut signals = Signals::new().map_err(Fault::other)?;
     let (stop, mut stopped) = watch::channel(());
-    let server = axum::serve(listener, router(service.clone(), telemetry.clone()))
+    let server = axum::serve(listener, router(service.clone(), telemetry.clone(), args.allow_crashes))
         // The sender sends nothing: that it is gone is the sign.
         .with_graceful_shutdown(async move { _ = stopped.changed().await });
     let upkeep = tokio::spawn(telemetry.upkeep());

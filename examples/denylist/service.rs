@@ -4,7 +4,10 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use gen_registry::{BuildError, CallError, ExitReason, Registry, ShutdownReport, StopError, Worker};
+use gen_registry::Worker;
+use gen_registry::{
+    BuildError, Builder, CallError, Eviction, ExitReason, Registry, Restart, ShutdownReport, StopError,
+};
 use serde::Serialize;
 
 use crate::complaint::Record;
@@ -47,9 +50,11 @@ pub(crate) struct Stopped {
 
 impl Service {
     /// Builds the registries. Nothing runs in them until a number is asked for.
-    pub(crate) fn new(store: Store) -> Result<Self, BuildError> {
-        let denylists = Registry::<Denylist>::builder().name("denylist").build()?;
-        let reputations = Registry::<Reputation>::builder().name("reputation").build()?;
+    ///
+    /// A worker that crashes comes back, with what is on disk; the calls that wait in its mailbox do not notice.
+    pub(crate) fn new(store: Store, most_workers: Option<usize>) -> Result<Self, BuildError> {
+        let denylists = registry("denylist", most_workers).build()?;
+        let reputations = registry("reputation", most_workers).build()?;
         Ok(Self { denylists, backend: Backend { store, reputations }, is_draining: Arc::default() })
     }
 
@@ -57,6 +62,12 @@ impl Service {
         // An address rather than a handle: whoever has the key when the message goes, started if nobody has.
         let denylist = self.denylists.via_or_start(&to, self.backend.clone());
         ask(&denylist, |reply| Command::Decide(from, reply)).await?
+    }
+
+    /// Makes the denylist of a number crash.
+    pub(crate) async fn crash(&self, of: PhoneNumber) -> Result<(), Failure> {
+        let sent = self.denylists.via_or_start(&of, self.backend.clone()).cast(Command::Crash).await;
+        sent.map_err(|_| Failure::NotHandled)
     }
 
     pub(crate) async fn rules(&self, of: PhoneNumber) -> Result<Vec<Rule>, Failure> {
@@ -121,6 +132,15 @@ impl Service {
     /// Drains the denylists and then the reputations, for the former ask the latter.
     pub(crate) async fn shutdown(&self) -> (ShutdownReport, ShutdownReport) {
         (self.denylists.shutdown().await, self.backend.reputations.shutdown().await)
+    }
+}
+
+/// What both registries have in common. The names are in the metrics.
+fn registry<W: Worker<Args: Clone>>(name: &str, most_workers: Option<usize>) -> Builder<W> {
+    let builder = Registry::builder().name(name).restart(Restart::Transient).measure_handling();
+    match most_workers {
+        Some(most) => builder.max_workers(most).eviction(Eviction::LeastRecentlyActive),
+        None => builder,
     }
 }
 
