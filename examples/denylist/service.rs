@@ -14,7 +14,7 @@ use crate::complaint::Record;
 use crate::denylist::{Backend, Command, Decision, Denylist, Edited};
 use crate::failure::{Failure, ask, patiently};
 use crate::phone_number::{Caller, PhoneNumber};
-use crate::reputation::{Query, Reputation};
+use crate::reputation::Query;
 use crate::rule::{Edit, Rule};
 use crate::store::Store;
 
