@@ -10,7 +10,7 @@ use crate::dashboard::Dashboard;
 use crate::end_to_end::every_panel_has_data_and_every_rule_is_computed;
 use crate::picture::picture;
 use crate::place;
-use crate::prometheus::{Prometheus, Series, eventually};
+use crate::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
 use crate::service::{Place, Service};
 
 /// How many phones crash in turn: each so rarely that none spends its restarts.
@@ -38,8 +38,8 @@ struct Traffic<'s> {
 
 impl Traffic<'_> {
     /// Does something again and again, so often in a second, until it is over.
-    fn repeat(&self, per_second: u64, mut act: impl FnMut(u64)) {
-        let every = Duration::from_micros(1_000_000 / per_second);
+    fn repeat(&self, per_second: f64, mut act: impl FnMut(u64)) {
+        let every = Duration::from_secs_f64(1.0 / per_second);
         let mut next = Instant::now();
         for n in 0.. {
             if self.is_over.load(Ordering::Relaxed) {
@@ -55,6 +55,18 @@ impl Traffic<'_> {
         let answer = self.service.send("POST", &format!("/v1/workers/{}/crash", phone(n % CRASHING)), "");
         assert_eq!(answer.status, 202, "{answer:?}");
         self.crashes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One phone crashes again and again, until it has spent its restarts.
+    fn spend(&self) {
+        for _ in 0..8 {
+            match self.service.send("POST", &format!("/v1/workers/{}/crash", phone(CRASHING)), "").status {
+                202 => self.crashes.fetch_add(1, Ordering::Relaxed),
+                // It is given up, and not started for a while.
+                503 => return,
+                status => panic!("{status}"),
+            };
+        }
     }
 
     /// New phones all the time: more than there is room for, and so somebody has to go.
@@ -94,18 +106,24 @@ fn the_denylist_service_is_seen_as_it_is() {
     let traffic = Traffic { service: &service, is_over: AtomicBool::new(false), crashes: AtomicU64::new(0) };
     thread::scope(|scope| {
         let _end = End(&traffic.is_over);
-        scope.spawn(|| traffic.repeat(4, |n| traffic.crash(n)));
-        scope.spawn(|| traffic.repeat(20, |n| traffic.ask(n)));
-        scope.spawn(|| traffic.repeat(2, |n| traffic.stop(n)));
+        scope.spawn(|| traffic.repeat(4.0, |n| traffic.crash(n)));
+        scope.spawn(|| traffic.repeat(20.0, |n| traffic.ask(n)));
+        scope.spawn(|| traffic.repeat(2.0, |n| traffic.stop(n)));
+        scope.spawn(|| traffic.repeat(0.1, |_| traffic.spend()));
         scope.spawn(|| {
             let url = format!("http://{}", service.address);
-            traffic.repeat(1, |seed| {
+            traffic.repeat(1.0, |seed| {
                 let seed = seed.to_string();
                 let args =
                     ["replay", "calls.csv", "--url", &url, "--calls", "600", "--rate", "200", "--recipients", "150"];
                 let ran = directory.run(&[&args[..], &["--with-threshold", "3", "--seed", &seed]].concat());
                 ran.succeeded();
             });
+        });
+        eventually("the registry is full, somebody has to go, and workers crash", || {
+            let rate = |of: &str| prometheus.query(&format!("sum(rate({of}[{RATE_INTERVAL}])) > 1"));
+            !rate("gen_registry_worker_exits_total{reason=\"evicted\"}").is_empty()
+                && !rate("gen_registry_worker_restarts_total").is_empty()
         });
         every_panel_has_data_and_every_rule_is_computed(&prometheus, &[]);
         if let Some(file) = &drawing {
@@ -122,16 +140,28 @@ fn the_denylist_service_is_seen_as_it_is() {
     let workers = service.get("/v1/workers").json(200);
     let expected = [&workers["denylists"], &workers["reputations"]].map(|count| count.as_f64().expect("a number"));
     let seen = |registry: &str| value(&prometheus, &format!("sum(gen_registry_workers{{registry=\"{registry}\"}})"));
+    let of = |series: &str| value(&prometheus, &format!("sum({series})"));
+    // Each crash that was asked for came to a restart, or to the end of a worker that had spent them, or it was queued behind
+    // such an end.
+    let given_up = || of("gen_registry_worker_exits_total{registry=\"denylist\", reason=\"panicked\"}");
+    let unbegun = || of("gen_registry_messages_undelivered_total{registry=\"denylist\", reason=\"crashed\"}");
     let restarts =
         || value(&prometheus, "sum(gen_registry_worker_restarts_total{registry=\"denylist\", by=\"registry\"})");
     eventually("Prometheus has the numbers that the service has", || {
-        [seen("denylist"), seen("reputation")] == expected && restarts() == crashes
+        [seen("denylist"), seen("reputation")] == expected && restarts() + given_up() + unbegun() == crashes
     });
     let up = value(&prometheus, "up{job=\"denylist\"}");
     let of_others = "sum(gen_registry_worker_restarts_total) - sum(gen_registry_worker_restarts_total\
                      {registry=\"denylist\", by=\"registry\", reason=\"panicked\"})";
     assert_eq!((up, value(&prometheus, of_others)), (1.0, 0.0));
-    println!("workers: {expected:?} by /v1/workers and by Prometheus; crashes: {crashes}, restarts: {}", restarts());
+    assert_eq!(given_up(), of("gen_registry_restart_limit_reached_total"));
+    println!(
+        "workers: {expected:?} by /v1/workers and by Prometheus; crashes: {crashes}, restarts: {}, given up: {}, behind \
+         those that were given up: {}",
+        restarts(),
+        given_up(),
+        unbegun(),
+    );
     let log = service.terminate();
     println!("{}", log.join("\n"));
 }
