@@ -199,9 +199,9 @@ fn heatmap(svg: &mut String, frame: &Frame, unit: &str, mut lines: Vec<Line>) {
     let most = most.map(|(row, column)| cell(row, column)).fold(f64::MIN_POSITIVE, f64::max);
     let left = 62.0;
     let (height, width) = (frame.height / lines.len().max(1) as f64, (frame.width - left) / columns.max(1) as f64);
-    for row in 0..lines.len() {
+    for (row, line) in lines.iter().enumerate() {
         let y = frame.y + frame.height - height * (row + 1) as f64;
-        let bound = lines[row].label.filter(|bound| bound.is_finite());
+        let bound = line.label.filter(|bound| bound.is_finite());
         let bound = bound.map_or_else(|| String::from("more"), |bound| shown(bound, unit));
         text(svg, frame.x, y + height - 2.0, 9, &bound);
         for column in 0..columns {
