@@ -169,10 +169,10 @@
 //! - No key is ever a label: the number of series depends on the number of registries only.
 //! - A tick takes some tens of microseconds and looks into 1,024 mailboxes at most. It runs in the owner, and the recorder's
 //!   code with it: a recorder that blocks holds up starts and stops, one that panics does no harm.
-//! - [`Builder::recorder`] is for a recorder of one's own, [`Builder::measure_handling`] for the time that each message takes.
+//! - `Builder::recorder` is for a recorder of one's own, `Builder::measure_handling` for the time that each message takes.
 //!
 //! Through `tracing` each worker has a span round its code, `worker` with `registry` and `id`, and with the key only after
-//! [`Builder::trace_keys`]. A crash is an error with its reason; restarts, giving up and starts that fail are warnings. The
+//! `Builder::trace_keys`. A crash is an error with its reason; restarts, giving up and starts that fail are warnings. The
 //! rest is silence.
 //!
 //! | feature | default | |

@@ -1,7 +1,7 @@
 //! What a worker tells `tracing`: a span round all of its code, and an event when it crashes. Quiet otherwise.
 //!
 //! The span has the registry's name and the worker's id. The key is in it only if
-//! [`Builder::trace_keys`](crate::Builder::trace_keys) asked for it, for a key may be a secret. All of it is made in the
+//! `Builder::trace_keys` asked for it, for a key may be a secret. All of it is made in the
 //! worker's own task: a subscriber is code of others. (G4)
 
 #[cfg(feature = "tracing")]
