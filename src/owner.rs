@@ -275,7 +275,8 @@ impl<W: Worker> Owner<W> {
     /// Copies the numbers for the last time, and gives the name free.
     fn tell_last_numbers(&mut self) {
         if let Some(reporter) = self.reporter.take() {
-            reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity);
+            // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
+            contain(|| reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity));
         }
     }
 
@@ -576,7 +577,7 @@ impl<W: Worker> Drop for Owner<W> {
         }
         self.leave_stuck();
         // Not yet, if the runtime went first.
-        contain(|| self.tell_last_numbers());
+        self.tell_last_numbers();
         let aborted = self.lifecycle.entries();
         self.report.send_if_modified(|report| {
             let is_cut_off = report.is_none();
