@@ -12,14 +12,21 @@ use tokio::sync::{Semaphore, watch};
 use crate::current::RegistryId;
 use crate::error::BuildError;
 use crate::events::Announcer;
+use crate::names::{Claim, IsGone, RecorderId};
 use crate::owner::Owner;
 use crate::panics::discard;
 use crate::queue::Queue;
 use crate::registry::Registry;
+use crate::reporter::{Reporter, Stopwatch};
+#[cfg(feature = "metrics")]
+use crate::reporter::{SharedRecorder, id_of};
 use crate::residency::{Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
+#[cfg(feature = "tracing")]
+use crate::slot::WriteKey;
 use crate::slot::{Config, Link, OnUndelivered, Pace, RestartPlan};
 use crate::stats::Counters;
+use crate::stripes::Stripes;
 use crate::sync::{AtomicUsize, Mutex};
 use crate::table::table;
 use crate::worker::Worker;
@@ -78,6 +85,12 @@ pub struct Builder<W: Worker> {
     config: Config,
     on_undelivered: Option<OnUndelivered<W>>,
     restart: Option<RestartPlan<W>>,
+    #[cfg(feature = "tracing")]
+    write_key: Option<WriteKey<W>>,
+    #[cfg(feature = "metrics")]
+    recorder: Option<SharedRecorder>,
+    #[cfg(feature = "metrics")]
+    measures_handling: bool,
 }
 
 impl<W: Worker> Builder<W> {
@@ -98,10 +111,18 @@ impl<W: Worker> Builder<W> {
             },
             on_undelivered: None,
             restart: None,
+            #[cfg(feature = "tracing")]
+            write_key: None,
+            #[cfg(feature = "metrics")]
+            recorder: None,
+            #[cfg(feature = "metrics")]
+            measures_handling: false,
         }
     }
 
-    /// Names the registry, for its operators.
+    /// Names the registry, for its operators: in metrics it is the value of the label `registry`, in traces it is in the span
+    /// of each worker. A registry without a name exports no metrics. Give names to a few registries that live long, not one
+    /// to each of many: a process remembers all names that ever reported to its recorder.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into().into_boxed_str();
@@ -354,6 +375,62 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Writes the key of each worker into its span. Without this it is nowhere in what the crate tells `tracing`, for it may
+    /// be a secret, or personal.
+    #[cfg(feature = "tracing")]
+    #[must_use]
+    pub fn trace_keys(mut self) -> Self
+    where
+        W::Key: fmt::Debug,
+    {
+        self.write_key = Some(|key| format!("{key:?}"));
+        self
+    }
+
+    /// Reports the registry's metrics to this recorder, and not to the one that is installed for the process: for tests, and
+    /// for programs that keep several apart. Without a name it is never told anything.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, sync::Arc};
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// use metrics_exporter_prometheus::PrometheusBuilder;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let recorder = PrometheusBuilder::new().build_recorder();
+    /// let scrape = recorder.handle();
+    /// let rooms = Registry::<Room>::builder().name("rooms").recorder(Arc::new(recorder)).build()?;
+    /// rooms.start(&7, ()).await?;
+    /// rooms.shutdown().await;
+    /// assert!(scrape.render().contains(r#"gen_registry_worker_exits_total{registry="rooms",reason="shutdown"} 1"#));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn recorder(mut self, recorder: Arc<dyn metrics::Recorder + Send + Sync>) -> Self {
+        self.recorder = Some(recorder);
+        self
+    }
+
+    /// Measures how long the handling of each message takes, from when the worker is given it until it asks for the next one,
+    /// as `gen_registry_handle_duration_seconds`. It costs two looks at the clock and what the recorder takes for each
+    /// message, and nothing if the registry has no name.
+    #[cfg(feature = "metrics")]
+    #[must_use]
+    pub fn measure_handling(mut self) -> Self {
+        self.measures_handling = true;
+        self
+    }
+
     /// Builds the registry and spawns its owner on the current tokio runtime, where its workers will run too.
     ///
     /// # Errors
@@ -361,7 +438,8 @@ impl<W: Worker> Builder<W> {
     /// - [`BuildError::NoRuntime`]: called outside a runtime.
     /// - [`BuildError::NoTimer`]: the runtime was built without `enable_time`.
     /// - [`BuildError::InvalidOption`]: an option is out of range.
-    pub fn build(self) -> Result<Registry<W>, BuildError> {
+    /// - [`BuildError::NameTaken`]: a registry of this name is alive, on the same recorder.
+    pub fn build(mut self) -> Result<Registry<W>, BuildError> {
         self.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         // Tokio has no question for this, only a panic when a timer is made.
@@ -369,9 +447,45 @@ impl<W: Worker> Builder<W> {
             discard(payload);
             return Err(BuildError::NoTimer);
         }
-        let (registry, owner) = self.assemble();
+        let reporter = self.reporter()?;
+        let (registry, owner) = self.assemble(reporter);
         runtime.spawn(owner.run());
         Ok(registry)
+    }
+
+    #[cfg(feature = "metrics")]
+    fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
+        let recorder = self.recorder.take();
+        let is_gone = recorder.as_ref().map(|recorder| {
+            let recorder = Arc::downgrade(recorder);
+            Box::new(move || recorder.strong_count() == 0) as IsGone
+        });
+        let claim = self.claim(id_of(recorder.as_ref()), is_gone)?;
+        Ok(claim.map(|claim| Reporter::new(claim, &self.name, recorder)))
+    }
+
+    /// Names are taken without metrics too: a feature that somebody else turns on must not make a build fail.
+    #[cfg(not(feature = "metrics"))]
+    fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
+        Ok(self.claim(0, None)?.map(Reporter::new))
+    }
+
+    fn claim(&self, recorder: RecorderId, is_gone: Option<IsGone>) -> Result<Option<Claim>, BuildError> {
+        if self.name.is_empty() {
+            return Ok(None);
+        }
+        let taken = || BuildError::NameTaken { name: self.name.to_string() };
+        Claim::new(recorder, &self.name, is_gone).map(Some).ok_or_else(taken)
+    }
+
+    #[cfg(feature = "metrics")]
+    fn stopwatch(&self) -> Option<Stopwatch> {
+        (self.measures_handling && !self.name.is_empty()).then(Stopwatch::new)
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    fn stopwatch(&self) -> Option<Stopwatch> {
+        None
     }
 
     fn check(&self) -> Result<(), BuildError> {
@@ -406,11 +520,12 @@ impl<W: Worker> Builder<W> {
     }
 
     /// Makes a registry and its owner, apart, so that a test can hold the owner still.
-    pub(crate) fn assemble(self) -> (Registry<W>, Owner<W>) {
+    pub(crate) fn assemble(self, reporter: Option<Reporter>) -> (Registry<W>, Owner<W>) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
         let pace = self.config.max_concurrent_starts;
         let pace = pace.map(|starts| Pace { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
+        let stopwatch = self.stopwatch();
         let link = Arc::new(Link {
             registry_id: fresh_registry_id(),
             name: self.name,
@@ -421,6 +536,10 @@ impl<W: Worker> Builder<W> {
             clock: Clock::new(),
             events: Announcer::new(),
             counters: Counters::default(),
+            hot: Stripes::new(),
+            stopwatch,
+            #[cfg(feature = "tracing")]
+            write_key: self.write_key,
             workers: AtomicUsize::new(0),
             starting: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
@@ -436,7 +555,7 @@ impl<W: Worker> Builder<W> {
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
-        (registry, Owner::new(writer, link, report))
+        (registry, Owner::new(writer, link, report, reporter))
     }
 }
 

@@ -22,11 +22,16 @@ pub(crate) enum Due {
     ShutdownAbort,
     /// The memory of keys that are gone is to be tidied.
     Tidy,
+    /// The counters are to be copied to the recorder.
+    Report,
 }
 
 /// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
 /// still get a turn to drop its state.
 const LEAST_ABORT_GRACE: Duration = Duration::from_millis(100);
+
+/// How often the counters are copied: a good deal more often than anybody scrapes them.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
 
 /// One queue per duration.
 pub(crate) struct Deadlines {
@@ -34,6 +39,7 @@ pub(crate) struct Deadlines {
     stop: Queue,
     abort: Queue,
     tidy: Queue,
+    report: Queue,
     timer: Option<Pin<Box<Sleep>>>,
     /// Not later than the earliest deadline; maybe earlier, if that one is over already.
     armed: Option<Instant>,
@@ -92,6 +98,7 @@ impl Deadlines {
             stop: Queue::new(stop_timeout),
             abort: Queue::new(stop_timeout.max(LEAST_ABORT_GRACE)),
             tidy: Queue::new(tidy_after),
+            report: Queue::new(REPORT_EVERY),
             timer: None,
             armed: None,
         }
@@ -104,6 +111,7 @@ impl Deadlines {
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
             Due::Tidy => &mut self.tidy,
+            Due::Report => &mut self.report,
         };
         if let Some(at) = queue.push(due, awaits) {
             if self.armed.is_none_or(|armed| at < armed) {
@@ -120,12 +128,13 @@ impl Deadlines {
                 return Poll::Pending;
             }
             let now = Instant::now();
-            let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy];
+            let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy, &mut self.report];
             if let Some(due) = queues.into_iter().find_map(|queue| queue.pop(now, &awaits)) {
                 // The timer stays where it is, in the past, until nothing more has passed.
                 return Poll::Ready(due);
             }
-            match [&self.init, &self.stop, &self.abort, &self.tidy].into_iter().filter_map(Queue::next).min() {
+            let queues = [&self.init, &self.stop, &self.abort, &self.tidy, &self.report];
+            match queues.into_iter().filter_map(Queue::next).min() {
                 Some(at) => self.set_timer(at),
                 None => self.armed = None,
             }

@@ -62,6 +62,13 @@ pub enum BuildError {
     /// caught; the process's panic hook sees it.
     #[error("the tokio runtime has no timer; build it with `enable_time` or `enable_all`")]
     NoTimer,
+    /// Another registry of this name is alive, and reports to the same recorder: each would write over the other's numbers.
+    /// A name is free again when the shutdown of its registry is over.
+    #[error("a registry named `{name}` is alive; give this one another name, or shut that one down first")]
+    NameTaken {
+        /// The name.
+        name: String,
+    },
     /// An option has a value that cannot work.
     #[error("the option `{option}` is out of range: {problem}")]
     InvalidOption {

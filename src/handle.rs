@@ -10,9 +10,10 @@ use tokio::sync::oneshot;
 use crate::current::{current_of, is_current};
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
-use crate::queue::{Envelope, Refusal, Sequence};
+use crate::queue::{Envelope, Refusal, Sending, Sequence};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
+use crate::stripes::{Hot, Undelivered};
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
@@ -88,7 +89,10 @@ impl<W: Worker> WorkerHandle<W> {
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         match self.accept(message, false).await {
             Ok(_) => Ok(()),
-            Err(Unsent::Closed(message)) => Err(SendError::Closed(Returned::new(message))),
+            Err(Unsent::Closed(message)) => {
+                self.refuse(Undelivered::Closed);
+                Err(SendError::Closed(Returned::new(message)))
+            }
             Err(Unsent::WouldDeadlock(message)) => Err(SendError::WouldDeadlock(Returned::new(message))),
         }
     }
@@ -104,9 +108,19 @@ impl<W: Worker> WorkerHandle<W> {
     pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         match self.slot.queue.try_send(Envelope { message, is_call: false }) {
             Ok(_) => Ok(()),
-            Err((Refusal::Full, envelope)) => Err(SendError::Full(Returned::new(envelope.message))),
-            Err((Refusal::Closed, envelope)) => Err(SendError::Closed(Returned::new(envelope.message))),
+            Err((Refusal::Full, envelope)) => {
+                self.refuse(Undelivered::Full);
+                Err(SendError::Full(Returned::new(envelope.message)))
+            }
+            Err((Refusal::Closed, envelope)) => {
+                self.refuse(Undelivered::Closed);
+                Err(SendError::Closed(Returned::new(envelope.message)))
+            }
         }
+    }
+
+    fn refuse(&self, why: Undelivered) {
+        self.slot.link.hot.count(Hot::Undelivered(why));
     }
 
     /// Sends a message that carries a [`Reply`], and waits for the answer.
@@ -136,7 +150,10 @@ impl<W: Worker> WorkerHandle<W> {
         let (reply, answer) = oneshot::channel();
         match self.accept(message(Reply(reply)), true).await {
             Ok(sequence) => self.answer(sequence, answer).await,
-            Err(_) => Err(CallError::NotDelivered),
+            Err(_) => {
+                self.refuse(Undelivered::Closed);
+                Err(CallError::NotDelivered)
+            }
         }
     }
 
@@ -165,17 +182,22 @@ impl<W: Worker> WorkerHandle<W> {
         }
     }
 
-    /// Puts a message into the mailbox, waiting for room.
+    /// Puts a message into the mailbox, waiting for room. That the worker is gone is for the caller to count: there may be
+    /// another one to send it to.
     pub(crate) async fn accept(&self, message: W::Message, is_call: bool) -> Result<Sequence, Unsent<W::Message>> {
         let envelope = Envelope { message, is_call };
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
             return self.slot.queue.try_send(envelope).map_err(|(refusal, envelope)| match refusal {
-                Refusal::Full => Unsent::WouldDeadlock(envelope.message),
+                Refusal::Full => {
+                    self.refuse(Undelivered::Full);
+                    Unsent::WouldDeadlock(envelope.message)
+                }
                 Refusal::Closed => Unsent::Closed(envelope.message),
             });
         }
-        self.slot.queue.send(envelope).await.map_err(Unsent::Closed)
+        let mut sending = InLine { slot: &self.slot, sending: self.slot.queue.send(envelope) };
+        (&mut sending.sending).await.map_err(Unsent::Closed)
     }
 
     /// Waits for the answer to an accepted call.
@@ -284,6 +306,20 @@ impl<W: Worker> WorkerHandle<W> {
             // The owner is gone, after a shutdown or with its runtime: only what is stuck has not ended.
             Err(_) if self.slot.exit().is_none() => Err(StopError::Stuck),
             Err(_) => Err(StopError::NotFound),
+        }
+    }
+}
+
+/// A send that may have to wait for room, and whose caller may lose patience.
+struct InLine<'s, W: Worker> {
+    slot: &'s Slot<W>,
+    sending: Sending<'s, W::Message>,
+}
+
+impl<W: Worker> Drop for InLine<'_, W> {
+    fn drop(&mut self) {
+        if self.sending.is_in_line() {
+            self.slot.link.hot.count(Hot::Undelivered(Undelivered::Full));
         }
     }
 }

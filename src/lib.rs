@@ -175,6 +175,55 @@
 //! a worker that had begun to end. What they kept of it is removed before [`WorkerHandle::closed`] returns. Besides what
 //! G4 names, a name's own `Eq` runs under a lock, that of its directory's changes.
 //!
+//! # Metrics
+//!
+//! A registry counts what happens to it, exactly, whether anybody listens or not: [`Registry::stats`]. One that has a name
+//! ([`Builder::name`]) also tells a recorder of the `metrics` facade, every two seconds and when it ends; the
+//! [catalogue](metrics) has every name, label and bucket. A dashboard and alerts are in the repository, under `grafana/`.
+//!
+//! ```
+//! # #[cfg(feature = "prometheus")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! # use std::convert::Infallible;
+//! # use gen_registry::{Context, Registry, Worker};
+//! # struct Room;
+//! # impl Worker for Room {
+//! #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+//! #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+//! #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+//! # }
+//! // With the feature `prometheus`. It may come after the registries: they tell totals.
+//! let scrape = gen_registry::metrics::prometheus::install()?;
+//! let rooms = Registry::<Room>::builder().name("rooms").build()?;
+//! rooms.start(&7, ()).await?;
+//! rooms.shutdown().await;
+//! // In the handler of `GET /metrics`:
+//! assert!(scrape.render().contains(r#"gen_registry_worker_starts_total{registry="rooms",outcome="ok"} 1"#));
+//! # Ok(())
+//! # }
+//! # #[cfg(not(feature = "prometheus"))]
+//! # fn main() {}
+//! ```
+//!
+//! - Two live registries that tell one recorder may not have one name ([`BuildError::NameTaken`]). When a shutdown is over,
+//!   the name is free, all gauges but the two settings (`workers_limit`, `mailbox_capacity`) are 0, and the next registry of
+//!   the name goes on from the counters of the last.
+//! - No key is ever a label: the number of series depends on the number of registries only.
+//! - A tick takes some tens of microseconds and looks into 1,024 mailboxes at most. It runs in the owner, and the recorder's
+//!   code with it: a recorder that blocks holds up starts and stops, one that panics does no harm.
+//! - `Builder::recorder` is for a recorder of one's own, `Builder::measure_handling` for the time that each message takes.
+//!
+//! Through `tracing` each worker has a span round its code, `worker` with `registry` and `id`, and with the key only after
+//! `Builder::trace_keys`. A crash is an error with its reason; restarts, giving up and starts that fail are warnings. The
+//! rest is silence.
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `metrics` | yes | named registries tell the facade's recorder; without one installed that is next to nothing |
+//! | `tracing` | yes | spans and events; without a subscriber that is one look for each worker |
+//! | `prometheus` | no | [`metrics`](mod@metrics)`::prometheus` installs the exporter; brings an HTTP server with it |
+//!
 //! # Shutdown
 //!
 //! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
@@ -195,20 +244,24 @@ mod lifecycle;
 mod mailbox;
 mod memory;
 pub mod metrics;
+mod names;
 mod owner;
 mod panics;
 mod queue;
 mod registry;
+mod reporter;
 mod request;
 mod residency;
 mod restart;
 mod slot;
 mod spawn;
 mod stats;
+mod stripes;
 mod supervise;
 mod sync;
 mod table;
 mod timer;
+mod trace;
 mod via;
 mod worker;
 
@@ -226,7 +279,7 @@ pub use registry::{Registry, WeakRegistry};
 pub use residency::Eviction;
 pub use restart::Restart;
 pub use spawn::spawn;
-pub use stats::{Exits, Restarts, Starts, Stats};
+pub use stats::{Exits, Lookups, Restarts, Starts, Stats, Undelivered};
 pub use timer::Timer;
 pub use via::Via;
 pub use worker::{ExitReason, Worker, WorkerId, WorkerState};

@@ -5,9 +5,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::queue::Queue;
+use crate::reporter::Stopwatch;
 use crate::residency::{Activity, Clock, with_jitter};
 use crate::sync::cooperate;
 use crate::worker::{CloseReason, WorkerId};
@@ -17,6 +18,9 @@ pub(crate) trait Inbox<M>: Send + Sync {
     fn queue(&self) -> &Queue<M>;
     fn activity(&self) -> &Activity;
     fn clock(&self) -> Clock;
+    fn stopwatch(&self) -> Option<&Stopwatch>;
+    /// Counts a message that is given out.
+    fn count_handled(&self);
     fn worker(&self) -> WorkerId;
     /// Whether anything asks when the worker was last active.
     fn tracks_activity(&self) -> bool;
@@ -27,7 +31,7 @@ pub(crate) trait Inbox<M>: Send + Sync {
 /// The receiving end of a worker's queue, given to [`Worker::run`](crate::Worker::run).
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
-    /// Boxed, and only where a rest may have an end or is looked at.
+    /// Boxed, and only where a rest may have an end or is looked at, or work is measured.
     rest: Option<Box<Rest>>,
 }
 
@@ -41,6 +45,8 @@ struct Rest {
     handled: u32,
     /// Since when it rests, while it does.
     since: Option<u64>,
+    /// When the message in hand was given out, if that is measured.
+    began: Option<Instant>,
     /// Made when it first rests, if it may not rest for ever.
     alarm: Option<Pin<Box<Sleep>>>,
 }
@@ -101,6 +107,7 @@ impl<M> Mailbox<M> {
     /// # }
     /// ```
     pub async fn recv(&mut self) -> Option<M> {
+        self.end_work();
         let received = poll_fn(|cx| {
             cooperate!(cx, {
                 match self.inbox.queue().poll_recv(cx) {
@@ -116,6 +123,9 @@ impl<M> Mailbox<M> {
             Some(_) => self.end_rest(),
             None => self.inbox.queue().see_end(),
         }
+        if received.is_some() {
+            self.begin_work();
+        }
         received
     }
 
@@ -124,6 +134,21 @@ impl<M> Mailbox<M> {
         if let Some(rest) = &mut self.rest {
             rest.handled = rest.handled.saturating_add(1);
             rest.since = None;
+        }
+    }
+
+    fn begin_work(&mut self) {
+        self.inbox.count_handled();
+        if self.inbox.stopwatch().is_some() {
+            self.rest.get_or_insert_default().began = Some(Instant::now());
+        }
+    }
+
+    /// The worker asks for more: what it had in hand is done.
+    fn end_work(&mut self) {
+        let Some(began) = self.rest.as_mut().and_then(|rest| rest.began.take()) else { return };
+        if let Some(stopwatch) = self.inbox.stopwatch() {
+            stopwatch.record(began.elapsed());
         }
     }
 
@@ -174,9 +199,11 @@ impl<M> Mailbox<M> {
     /// Takes the next message if one waits. `None` says nothing about whether the worker is to end: only
     /// [`recv`](Self::recv) tells.
     pub fn try_recv(&mut self) -> Option<M> {
+        self.end_work();
         let received = self.inbox.queue().try_recv();
         if received.is_some() {
             self.end_rest();
+            self.begin_work();
         }
         received
     }

@@ -16,6 +16,15 @@
 //! }
 //! ```
 //!
+//! With the feature `prometheus` the module of that name does this, and installs the exporter.
+//!
+//! # When they are told
+//!
+//! A named registry tells its recorder everything when it begins, every two seconds, and when it ends, by handles that it
+//! asks for anew each time: a recorder that comes late is told all totals, and a series that the exporter dropped for being
+//! idle comes back. Values of histograms are kept for up to two seconds (1,024 of them at most) and are lost if nobody listens
+//! then. After the end of a registry all its gauges but the two settings, `workers_limit` and `mailbox_capacity`, are 0.
+//!
 //! # The catalogue
 //!
 //! `registry` is the registry's name. All other labels have the values that are listed and no others, so that the number
@@ -31,10 +40,12 @@
 //! - `worker_starts_total{outcome="ok"}` less all `worker_exits_total` is the number of workers.
 //! - Every end of a run is counted once: as an exit, or as a restart `by="registry"`. Crashes are therefore the exits with
 //!   the reasons `failed` and `panicked`, and these restarts with the same reasons. `worker_lifetime_seconds` has one
-//!   observation for each end of a run.
+//!   observation for each end of a run; a worker that was ended before it came back has one more, of 0, for its exit.
 //! - A restart `by="caller"` is a start too, and the crash before it an exit.
 
 mod catalogue;
+#[cfg(feature = "prometheus")]
+pub mod prometheus;
 
 pub use catalogue::{
     ALL, BUILD_INFO, HANDLE_DURATION, HANDLE_DURATION_BUCKETS, Kind, LOOKUPS, Label, LabelValues, MAILBOX_CAPACITY,

@@ -16,6 +16,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -25,18 +26,21 @@ use crate::error::SharedError;
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
-    Admission, Answer, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome, Starter,
+    Admission, Answer, Deadline, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome,
+    Starter,
 };
 use crate::memory::{Memory, Recalled};
 use crate::panics::{self, contain};
 use crate::queue::Gate;
+use crate::reporter::Reporter;
 use crate::request::{Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
 use crate::residency::Residents;
 use crate::restart::{Cause, History};
 use crate::slot::{Link, Slot};
+use crate::stripes::Undelivered;
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns, supervise};
 use crate::sync::{cooperate, lock};
-use crate::table::TableWriter;
+use crate::table::{Backlog, TableWriter};
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker};
 
 pub(crate) struct Owner<W: Worker> {
@@ -59,6 +63,10 @@ pub(crate) struct Owner<W: Worker> {
     /// Starts that are taken for new ones, before any other.
     again: VecDeque<StartRequest<W>>,
     report: watch::Sender<Option<ShutdownReport>>,
+    /// While a registry that has a name is not over.
+    reporter: Option<Reporter>,
+    /// What is done now is done since a stop took too long.
+    is_late: bool,
 }
 
 /// What a key that starts again has behind it.
@@ -78,6 +86,7 @@ impl<W: Worker> Owner<W> {
         table: TableWriter<W>,
         link: Arc<Link<W>>,
         report: watch::Sender<Option<ShutdownReport>>,
+        reporter: Option<Reporter>,
     ) -> Self {
         let config = &link.config;
         let memory = Memory::new(config.intensity, config.remember_failed_starts);
@@ -95,12 +104,15 @@ impl<W: Worker> Owner<W> {
             remembered: HashMap::new(),
             again: VecDeque::new(),
             report,
+            reporter,
+            is_late: false,
             link,
         }
     }
 
     /// Serves until a shutdown is over.
     pub(crate) async fn run(mut self) {
+        self.tell_numbers();
         while self.report.borrow().is_none() {
             poll_fn(|cx| self.poll_turn(cx)).await;
         }
@@ -109,6 +121,7 @@ impl<W: Worker> Owner<W> {
     /// Takes one thing that the owner is told, and does what follows from it.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let input = ready!(self.poll_input(cx));
+        self.is_late = matches!(&input, Input::Passed(Due::Entry(_, Deadline::Drain) | Due::Shutdown));
         if let Some(event) = self.event(input) {
             self.lifecycle.step(event, &mut self.effects);
             self.publish();
@@ -190,6 +203,8 @@ impl<W: Worker> Owner<W> {
                 return None;
             }
             Input::Notice(Notice::Restarted(entry, incarnation)) => {
+                let now = self.link.clock.now();
+                self.with_slot(entry, |slot| slot.set_since(now));
                 self.tell_begun(entry, |worker| Told::Restarted { worker, incarnation });
                 return None;
             }
@@ -206,6 +221,10 @@ impl<W: Worker> Owner<W> {
             Input::Passed(Due::Tidy) => {
                 self.is_tidy_armed = false;
                 self.remember(|_| {});
+                return None;
+            }
+            Input::Passed(Due::Report) => {
+                self.tell_numbers();
                 return None;
             }
         })
@@ -250,7 +269,35 @@ impl<W: Worker> Owner<W> {
         self.link.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
 
+    /// Copies the numbers to the recorder, now and again later.
+    fn tell_numbers(&mut self) {
+        if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
+            let stats = self.link.stats(self.table.read().backlog(self.lifecycle.workers()));
+            reporter.report(&stats, self.link.config.mailbox_capacity, self.link.stopwatch.as_ref());
+            self.arm(Due::Report);
+        }
+    }
+
+    /// Copies the numbers for the last time, and gives the name free.
+    fn tell_last_numbers(&mut self) {
+        if let Some(reporter) = self.reporter.take() {
+            // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
+            contain(|| reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity));
+        }
+    }
+
+    /// A run is over. One that was never ready has no age.
+    fn tell_age(&mut self, entry: EntryId) {
+        let Some(reporter) = &mut self.reporter else { return };
+        let age = self.table.read().with_entry(entry, |worker| {
+            let was_ready = worker.slot.is_announced.load(Ordering::Relaxed);
+            if was_ready { self.link.clock.since(worker.slot.since()) } else { Duration::ZERO }
+        });
+        reporter.ended(age.unwrap_or_default());
+    }
+
     fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: ExitReason) {
+        self.tell_age(entry);
         if let Some(cause) = Cause::of(&reason) {
             self.link.counters.restarted(cause);
         }
@@ -322,11 +369,14 @@ impl<W: Worker> Owner<W> {
             Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
                 slot.close(reason);
             }),
-            Effect::Kill(entry) => self.with_slot(entry, |slot| slot.kill()),
+            Effect::Kill(entry) => {
+                let is_late = self.is_late;
+                self.with_slot(entry, |slot| if is_late { slot.kill_late() } else { slot.kill() });
+            }
             Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
                 let slot = Arc::clone(slot);
                 // Messages are user code when they are dropped. (G4)
-                tokio::spawn(async move { slot.undeliver() });
+                tokio::spawn(async move { slot.undeliver(Undelivered::Killed) });
             }),
             Effect::Remove(entry) => {
                 self.residents.remove(entry);
@@ -351,19 +401,23 @@ impl<W: Worker> Owner<W> {
                 self.arm(Due::Shutdown);
             }
             Effect::KillAll => {
-                self.each_slot(|slot| slot.kill());
+                let is_late = self.is_late;
+                self.each_slot(|slot| if is_late { slot.kill_late() } else { slot.kill() });
                 self.arm(Due::ShutdownAbort);
             }
             Effect::Report(report) => {
                 self.leave_stuck();
+                // Before anybody is told that it is over: the name is free then.
+                self.tell_last_numbers();
                 self.report.send_replace(Some(report));
             }
         }
     }
 
     /// Puts a worker into the table that is yet to be spawned.
-    fn insert(&mut self, entry: EntryId, Seed { key, args }: Seed<W>) -> Launch<W> {
+    fn insert(&mut self, entry: EntryId, Seed { key, args, asked_at }: Seed<W>) -> Launch<W> {
         let slot = Arc::new(Slot::new(key, entry, Arc::clone(&self.link)));
+        slot.set_since(asked_at);
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);
@@ -378,8 +432,17 @@ impl<W: Worker> Owner<W> {
     }
 
     fn open(&mut self, entry: EntryId) {
-        self.with_slot(entry, |slot| slot.open());
+        let now = self.link.clock.now();
+        let mut asked_at = now;
+        self.with_slot(entry, |slot| {
+            asked_at = slot.since();
+            slot.set_since(now);
+            slot.open();
+        });
         self.link.counters.started();
+        if let Some(reporter) = &mut self.reporter {
+            reporter.started(Duration::from_nanos(now.saturating_sub(asked_at)));
+        }
         if let Some(Remembered { crash, .. }) = self.remembered.remove(&entry) {
             // What it has spent is in its worker's own hands from now on.
             self.memory.forget(entry.hash);
@@ -408,6 +471,7 @@ impl<W: Worker> Owner<W> {
 
     fn ended(&mut self, entry: EntryId, reason: ExitReason) {
         self.link.counters.exited(&reason);
+        self.tell_age(entry);
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
         let was_running = self.tell_exited(entry, incarnation, &reason);
@@ -471,7 +535,7 @@ impl<W: Worker> Owner<W> {
 fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
     match due {
         Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
-        Due::Shutdown | Due::ShutdownAbort | Due::Tidy => true,
+        Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report => true,
     }
 }
 
@@ -524,9 +588,11 @@ impl<W: Worker> Drop for Owner<W> {
         for slot in self.to_list() {
             slot.kill();
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)
-            slot.undeliver();
+            slot.undeliver(Undelivered::Killed);
         }
         self.leave_stuck();
+        // Not yet, if the runtime went first.
+        self.tell_last_numbers();
         let aborted = self.lifecycle.entries();
         self.report.send_if_modified(|report| {
             let is_cut_off = report.is_none();

@@ -362,6 +362,11 @@ impl<M> Queue<M> {
         Ok(sequence)
     }
 
+    /// How many messages wait.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().messages.len()
+    }
+
     /// Whether an accepted message was taken out to be handled.
     pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
         self.lock().begun >= sequence
@@ -483,6 +488,13 @@ pub(crate) struct Sending<'a, M> {
 
 // The message is moved, never pinned.
 impl<M> Unpin for Sending<'_, M> {}
+
+impl<M> Sending<'_, M> {
+    /// Whether it has found the mailbox full and got no room since.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.ticket.is_some()
+    }
+}
 
 impl<M> Future for Sending<'_, M> {
     type Output = Result<Sequence, M>;

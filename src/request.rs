@@ -46,6 +46,8 @@ pub(crate) enum Notice<W: Worker> {
 pub(crate) struct Seed<W: Worker> {
     pub(crate) key: W::Key,
     pub(crate) args: W::Args,
+    /// By the registry's clock.
+    pub(crate) asked_at: u64,
 }
 
 /// What a caller of a start is told, with its arguments if they were not used: they are dropped where they came from,

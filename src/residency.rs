@@ -39,6 +39,11 @@ impl Clock {
         nanos(Instant::now().saturating_duration_since(self.0))
     }
 
+    /// How long ago a moment was.
+    pub(crate) fn since(self, then: u64) -> Duration {
+        Duration::from_nanos(self.now().saturating_sub(then))
+    }
+
     /// `None`: later than the clock can count to.
     pub(crate) fn at(self, nanos: u64) -> Option<Instant> {
         self.0.checked_add(Duration::from_nanos(nanos))

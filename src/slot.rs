@@ -18,11 +18,14 @@ use crate::mailbox::Inbox;
 use crate::panics::{Contained, contain};
 use crate::queue::{Envelope, Gate, Queue};
 use crate::registry::WeakRegistry;
+use crate::reporter::Stopwatch;
 use crate::request::{Notice, StartAnswer, StartRequest};
 use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
-use crate::stats::Counters;
+use crate::stats::{Counters, Stats};
+use crate::stripes::{Hot, Stripes, Undelivered};
 use crate::sync::{AtomicUsize, Mutex};
+use crate::table::Backlog;
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// What the builder was told.
@@ -78,6 +81,10 @@ impl Drop for Waits<'_> {
 /// What is handed a cast that was accepted and never began.
 pub(crate) type OnUndelivered<W> = Box<dyn Fn(&<W as Worker>::Key, <W as Worker>::Message) + Send + Sync>;
 
+/// Writes a key for those who read the traces.
+#[cfg(feature = "tracing")]
+pub(crate) type WriteKey<W> = fn(&<W as Worker>::Key) -> String;
+
 /// What the workers of one registry share with each other, with their handles and with the owner.
 pub(crate) struct Link<W: Worker> {
     pub(crate) registry_id: RegistryId,
@@ -89,6 +96,13 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) clock: Clock,
     pub(crate) events: Announcer<W>,
     pub(crate) counters: Counters,
+    /// What is counted on every thread.
+    pub(crate) hot: Stripes,
+    /// Measures how long messages take, if that was asked for.
+    pub(crate) stopwatch: Option<Stopwatch>,
+    /// How a key is written into the span of its worker, if that was asked for.
+    #[cfg(feature = "tracing")]
+    pub(crate) write_key: Option<WriteKey<W>>,
     /// How many workers there are in whatever state, how many of them are starting, and how many entries wait for room: as
     /// the owner knew it last.
     pub(crate) workers: AtomicUsize,
@@ -129,6 +143,28 @@ impl<W: Worker> Link<W> {
     pub(crate) fn notify(&self, notice: Notice<W>) {
         drop(self.notices.try_send(Envelope { message: notice, is_call: false }));
     }
+
+    /// The registry's numbers at this moment. What waits in the mailboxes the table knows.
+    pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
+        let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
+        let (workers, starting, live) = (load(&self.workers), load(&self.starting), load(&self.live));
+        let restarting = load(&self.restarting).min(live);
+        Stats {
+            starting,
+            waiting_for_turn: self.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
+            waiting_for_room: load(&self.held),
+            running: live - restarting,
+            restarting,
+            // Those that were told to end, and those that the owner is yet to hear of.
+            stopping: workers.saturating_sub(starting + live),
+            limit: self.config.max_workers,
+            remembered: self.remembered.load(Ordering::Relaxed),
+            queued,
+            fullest_mailbox: fullest,
+            owner_queue: self.requests.len() + self.notices.len(),
+            ..self.counters.read(&self.hot)
+        }
+    }
 }
 
 /// One worker, from before its `init` until after its state was dropped; handles may keep it longer.
@@ -158,6 +194,10 @@ pub(crate) struct Slot<W: Worker> {
     pub(crate) is_announced: AtomicBool,
     /// What the owner is yet to be told.
     unannounced: AtomicU8,
+    /// It was killed since its stop took too long.
+    is_late: AtomicBool,
+    /// When it was asked for; once it is ready, when this run of it was. By the registry's clock, and the owner's alone.
+    since: AtomicU64,
     pub(crate) ending: Mutex<Ending>,
 }
 
@@ -183,6 +223,8 @@ impl<W: Worker> Slot<W> {
             is_exempt: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
             unannounced: AtomicU8::new(0),
+            is_late: AtomicBool::new(false),
+            since: AtomicU64::new(0),
             ending: Mutex::new(Ending::default()),
         }
     }
@@ -207,6 +249,22 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn kill(&self) {
         self.queue.kill(&self.link.live);
         self.end_restart();
+    }
+
+    /// Kills it since its stop took too long.
+    pub(crate) fn kill_late(&self) {
+        // Before the kill, whose lock the worker takes before it looks.
+        self.is_late.store(true, Ordering::Relaxed);
+        self.kill();
+    }
+
+    /// Since when it was asked for, or this run of it goes on.
+    pub(crate) fn since(&self) -> u64 {
+        self.since.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_since(&self, at: u64) {
+        self.since.store(at, Ordering::Relaxed);
     }
 
     /// Closes the gate from the worker's own task. The owner is told by [`announce`](Self::announce).
@@ -356,9 +414,18 @@ impl<W: Worker> Slot<W> {
     }
 
     /// Takes what was accepted and will not begin out of the mailbox. Calls learn it by the drop of their reply, casts
-    /// go to `on_undelivered` (G6). What panics on the way is contained message by message (G5).
-    pub(crate) fn undeliver(&self) {
-        for envelope in self.queue.drain(&self.link.live) {
+    /// go to `on_undelivered` (G6). What panics on the way is contained message by message (G5). `why` is the reason unless the
+    /// worker was killed.
+    pub(crate) fn undeliver(&self, why: Undelivered) {
+        let why = match self.queue.gate() {
+            Gate::Killed if self.is_late.load(Ordering::Relaxed) => Undelivered::Deadline,
+            Gate::Killed => Undelivered::Killed,
+            _ => why,
+        };
+        let lost = self.queue.drain(&self.link.live);
+        // First: who hears of it finds it counted.
+        self.link.hot.add(Hot::Undelivered(why), lost.len() as u64);
+        for envelope in lost {
             contain(|| match &self.link.on_undelivered {
                 Some(hook) if !envelope.is_call => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
@@ -388,6 +455,14 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
 
     fn clock(&self) -> Clock {
         self.link.clock
+    }
+
+    fn stopwatch(&self) -> Option<&Stopwatch> {
+        self.link.stopwatch.as_ref()
+    }
+
+    fn count_handled(&self) {
+        self.link.hot.count(Hot::Handled);
     }
 
     fn tracks_activity(&self) -> bool {

@@ -1,9 +1,12 @@
 //! [`Stats`]: what a registry has counted, exact, without any recorder.
+//!
+//! What happens rarely is counted by the owner alone; what happens often, and on many threads, in [`Stripes`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::lifecycle::StartFailure;
 use crate::restart::Cause;
+use crate::stripes::{Hot, Stripes, Undelivered as Why};
 use crate::worker::ExitReason;
 
 /// A registry's numbers at one moment, by [`Registry::stats`](crate::Registry::stats).
@@ -39,6 +42,18 @@ pub struct Stats {
     pub restarts_by_caller: Restarts,
     /// Workers that spent their restarts and were given up.
     pub gave_up: u64,
+    /// Looks for a key, by what they found.
+    pub lookups: Lookups,
+    /// Messages whose handling began.
+    pub handled: u64,
+    /// Messages whose handling never began, by reason.
+    pub undelivered: Undelivered,
+    /// Messages in all mailboxes at this moment; above 1,024 workers an estimate, from 1,024 of them.
+    pub queued: usize,
+    /// Messages in the fullest mailbox; above 1,024 workers the fullest of the same 1,024.
+    pub fullest_mailbox: usize,
+    /// What the owner has yet to take notice of: requests of callers, and notices of workers.
+    pub owner_queue: usize,
 }
 
 impl Stats {
@@ -48,8 +63,8 @@ impl Stats {
     }
 }
 
-macro_rules! totals {
-    ($(#[$doc:meta])* $public:ident, $counters:ident { $($(#[$field_doc:meta])* $field:ident),+ $(,)? }) => {
+macro_rules! public_totals {
+    ($(#[$doc:meta])* $public:ident { $($(#[$field_doc:meta])* $field:ident),+ $(,)? }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
@@ -62,7 +77,19 @@ macro_rules! totals {
             pub fn total(&self) -> u64 {
                 0 $(+ self.$field)+
             }
+
+            /// Each with its name, which is the value of a label.
+            #[cfg(feature = "metrics")]
+            pub(crate) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($field), self.$field)),+].into_iter()
+            }
         }
+    };
+}
+
+macro_rules! totals {
+    ($(#[$doc:meta])* $public:ident, $counters:ident { $($(#[$field_doc:meta])* $field:ident),+ $(,)? }) => {
+        public_totals! { $(#[$doc])* $public { $($(#[$field_doc])* $field),+ } }
 
         #[derive(Debug, Default)]
         struct $counters {
@@ -126,6 +153,39 @@ totals! {
         panicked,
         /// An end by itself, under [`Restart::Permanent`](crate::Restart::Permanent).
         normal,
+    }
+}
+
+public_totals! {
+    /// Looks for a key, by what they found: those of [`Registry::lookup`](crate::Registry::lookup), and of every verb and
+    /// address that needs the key's worker. A stop is none.
+    Lookups {
+        /// A running worker.
+        hit,
+        /// None, or one that starts or ends.
+        miss,
+    }
+}
+
+public_totals! {
+    /// Messages whose handling never began, by reason. `closed` and `full` are sends that were refused, and their senders
+    /// know; so do the senders of all calls. Casts of the other three were accepted, and are given to
+    /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
+    ///
+    /// A send through a [`Via`](crate::Via) that finds no worker is a lookup that missed, and is not counted here; one that
+    /// meets a worker which ends, and then reaches its successor, is delivered. Nor is what a worker's own timers and
+    /// monitors have for it after it began to end.
+    Undelivered {
+        /// The worker was gone, or on its way out; or its `run` returned with messages left.
+        closed,
+        /// Its mailbox was full; or the sender gave up waiting for room in it.
+        full,
+        /// It was killed, or went with its runtime.
+        killed,
+        /// It crashed, and did not come back.
+        crashed,
+        /// Its stop took longer than `stop_timeout`.
+        deadline,
     }
 }
 
@@ -196,8 +256,18 @@ impl Counters {
     }
 
     /// The totals, with nothing of the present state.
-    pub(crate) fn read(&self) -> Stats {
+    pub(crate) fn read(&self, hot: &Stripes) -> Stats {
+        let undelivered = |why| hot.total(Hot::Undelivered(why));
         Stats {
+            lookups: Lookups { hit: hot.total(Hot::Hit), miss: hot.total(Hot::Miss) },
+            handled: hot.total(Hot::Handled),
+            undelivered: Undelivered {
+                closed: undelivered(Why::Closed),
+                full: undelivered(Why::Full),
+                killed: undelivered(Why::Killed),
+                crashed: undelivered(Why::Crashed),
+                deadline: undelivered(Why::Deadline),
+            },
             starts: self.starts.read(),
             exits: self.exits.read(),
             restarts: self.restarts.read(),

@@ -37,6 +37,8 @@ use crate::panics::{self, contain};
 use crate::request::Notice;
 use crate::restart::{Cause, History, Legacy};
 use crate::slot::{Pace, Slot};
+use crate::stripes::Undelivered;
+use crate::trace::{self, Trace};
 use crate::worker::{ExitReason, Worker, share};
 
 /// Everything a worker's task begins with. What it brings is dropped before the guard tells that the worker is gone.
@@ -87,7 +89,7 @@ impl<W: Worker> ExitGuard<W> {
     /// Tells how the worker ended, and what is to be remembered of it.
     fn tell(&mut self, exit: Exit, legacy: Option<Box<Legacy>>) {
         let Some(slot) = self.slot.take() else { return };
-        slot.undeliver();
+        slot.undeliver(lost_by(&exit));
         slot.queue.forget_task();
         slot.end_restart();
         // Before anybody is told: who has waited for the end finds nothing of it in a directory.
@@ -122,6 +124,7 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
         // Held whole, so that its fields are dropped in their order, also if this is never polled.
         let launch = &mut launch;
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
+        let trace = &Trace::new(launch.guard.slot());
         let exit = loop {
             let after = {
                 let slot = launch.guard.slot();
@@ -134,6 +137,7 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                     let mut code = pin!(Some(live(&mut run)));
                     let mut is_watched = false;
                     poll_fn(move |cx| {
+                        let _entered = trace.enter();
                         let polled = poll_contained(slot, code.as_mut(), &mut is_watched, cx);
                         if polled.is_ready() {
                             // A kill leaves what ran in there.
@@ -143,6 +147,7 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                     })
                     .await
                 };
+                let _entered = trace.enter();
                 end_run(run, exit)
             };
             match after {
@@ -167,11 +172,12 @@ fn end_run<'r, W: Worker>(
     exit: Exit,
 ) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, W>>>, Exit> {
     let is_back = is_back(run.slot, &exit, &mut run.luggage.returns);
+    trace::ended(run.slot, &exit, run.luggage.returns.as_ref().and_then(|returns| returns.after));
     if !is_back {
         // No lookup may find the worker while its state's `Drop` runs. (G3)
         run.slot.close_by_worker();
         run.slot.announce();
-        run.slot.undeliver();
+        run.slot.undeliver(lost_by(&exit));
     }
     let state = run.state.take();
     contain(|| drop(state));
@@ -260,12 +266,14 @@ async fn finish<W: Worker>(run: &mut Run<'_, W>, reason: ExitReason) -> Exit {
         // Return to the scheduler, so that the owner is told before whatever `terminate` does.
         yield_now().await;
     }
+    let exit = Exit::Ended(reason);
     // Before `terminate`, which may take its time: the callers are waiting.
-    run.slot.undeliver();
+    run.slot.undeliver(lost_by(&exit));
+    let Exit::Ended(reason) = &exit else { return exit };
     if let Some(state) = run.state.take() {
-        state.terminate(&reason, run.ctx).await;
+        state.terminate(reason, run.ctx).await;
     }
-    Exit::Ended(reason)
+    exit
 }
 
 /// What comes after a run whose state is dropped: the end of what belonged to it, and then, if the worker comes back, the
@@ -414,6 +422,20 @@ fn legacy<W: Worker>(slot: &Slot<W>, luggage: &mut Luggage<W>, exit: &Exit) -> O
     let gave_up = slot.gave_up();
     let is_remembered = crash.is_some() || gave_up || !history.is_empty();
     is_remembered.then(|| Box::new(Legacy { history, crash, gave_up }))
+}
+
+/// Why the messages that are left begin nowhere, unless the worker was killed.
+fn lost_by(exit: &Exit) -> Undelivered {
+    match exit {
+        Exit::Ended(ExitReason::Killed) | Exit::NotReturned(ExitReason::Killed) => Undelivered::Killed,
+        Exit::Ended(reason) if reason.is_crash() => Undelivered::Crashed,
+        Exit::NotStarted(StartFailure::Init(_) | StartFailure::Panicked(_)) => Undelivered::Crashed,
+        Exit::NotStarted(_) => Undelivered::Killed,
+        // It crashed, and was ended before it came back.
+        Exit::NotReturned(_) => Undelivered::Crashed,
+        // Its `run` returned before the mailbox was empty.
+        Exit::Ended(_) => Undelivered::Closed,
+    }
 }
 
 fn is_good(reason: &ExitReason) -> bool {

@@ -20,6 +20,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use equivalent::Equivalent;
@@ -120,6 +121,16 @@ struct Table<W: Worker> {
     entries: HashSet<Entry<W>, PassHash>,
 }
 
+/// So many mailboxes are looked into.
+const MAILBOXES: usize = 1_024;
+
+/// What waits in the mailboxes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Backlog {
+    pub(crate) queued: usize,
+    pub(crate) fullest: usize,
+}
+
 /// The read half.
 pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 
@@ -186,11 +197,29 @@ impl<W: Worker> TableReader<W> {
     pub(crate) fn try_fold<A, B>(
         &self,
         init: A,
-        seen: impl FnMut(A, &WorkerHandle<W>) -> std::ops::ControlFlow<B, A>,
-    ) -> std::ops::ControlFlow<B, A> {
+        seen: impl FnMut(A, &WorkerHandle<W>) -> ControlFlow<B, A>,
+    ) -> ControlFlow<B, A> {
         let entries = self.0.entries.pin();
         let workers = entries.iter().map(|entry| &entry.0);
         workers.filter(|worker| !worker.slot.is_gone()).try_fold(init, seen)
+    }
+
+    /// Looks into the mailboxes: into all, or into a sample of bounded size. It is the first entries in the order of the
+    /// table, which is that of their hashes and so says nothing about the keys.
+    pub(crate) fn backlog(&self, workers: usize) -> Backlog {
+        let (mut looked_at, mut queued, mut fullest) = (0, 0, 0);
+        let _: ControlFlow<()> = self.try_fold((), |(), handle| {
+            let waiting = handle.slot.queue.len();
+            looked_at += 1;
+            queued += waiting;
+            fullest = fullest.max(waiting);
+            if looked_at < MAILBOXES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        // They come and go meanwhile.
+        let all = workers.max(looked_at);
+        let queued =
+            if looked_at < MAILBOXES { queued } else { (queued as f64 * all as f64 / looked_at as f64) as usize };
+        Backlog { queued, fullest }
     }
 }
 

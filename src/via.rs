@@ -11,6 +11,7 @@ use crate::error::{CallError, Returned, SendError, StartError};
 use crate::handle::{Reply, Unsent, WorkerHandle};
 use crate::queue::Sequence;
 use crate::registry::Shared;
+use crate::stripes::{Hot, Undelivered};
 use crate::worker::Worker;
 
 /// How many workers one send may meet that end, or are cancelled, before they take it. A worker that ends itself as soon as it has started
@@ -173,10 +174,12 @@ impl<W: Worker> Via<W> {
         is_call: bool,
     ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
         for _ in 0..MOST_WORKERS {
-            let handle = match (self.shared.lookup(&self.key), &self.args) {
-                (Some(handle), _) => handle,
-                (None, None) => return Err((message, Why::NotFound)),
-                (None, Some(args)) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
+            let handle = match &self.args {
+                None => match self.shared.lookup(&self.key) {
+                    Some(handle) => handle,
+                    None => return Err((message, Why::NotFound)),
+                },
+                Some(args) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
                     Ok(handle) => handle,
                     // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
                     Err(StartError::Cancelled) => continue,
@@ -193,6 +196,7 @@ impl<W: Worker> Via<W> {
                 Err(Unsent::Closed(returned)) => message = returned,
             }
         }
+        self.shared.link.hot.count(Hot::Undelivered(Undelivered::Closed));
         Err((message, Why::Closed))
     }
 }

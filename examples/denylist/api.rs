@@ -256,18 +256,17 @@ struct StoppedWorkers {
     stopped: Vec<Stopped>,
 }
 
-async fn crash(State(service): State<Service>, path: NumberPath) -> Result<StatusCode, Problem> {
-    let is_sent = service.crash(number(path)?).await;
-    let none = || Problem::new(StatusCode::NOT_FOUND, "this phone's denylist is not awake");
-    if is_sent { Ok(StatusCode::ACCEPTED) } else { Err(none()) }
-}
-
 async fn stop_workers(State(service): State<Service>, path: NumberPath) -> Result<Json<StoppedWorkers>, Problem> {
     let stopped = service.stop(number(path)?).await?;
     if stopped.is_empty() {
         return Err(Problem::new(StatusCode::NOT_FOUND, "no worker of this number runs"));
     }
     Ok(Json(StoppedWorkers { stopped }))
+}
+
+async fn crash(State(service): State<Service>, path: NumberPath) -> Result<StatusCode, Problem> {
+    service.crash(number(path)?).await?;
+    Ok(StatusCode::ACCEPTED)
 }
 
 async fn ready(State(service): State<Service>) -> Result<&'static str, Problem> {

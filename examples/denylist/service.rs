@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use gen_registry::{
-    BuildError, Builder, CallError, Eviction, ExitReason, Registry, Restart, ShutdownReport, Stats, StopError, Worker,
+    BuildError, Builder, CallError, Eviction, ExitReason, Registry, Restart, SendError, ShutdownReport, Stats,
+    StopError, Worker,
 };
 use serde::Serialize;
 
@@ -53,7 +54,7 @@ impl Residency {
     fn apply<W: Worker<Args: Clone>>(self, registry: Builder<W>) -> Builder<W> {
         // What crashes comes back, with the calls that wait for it. Three times in five seconds; then its callers are told,
         // and it is left alone until the five seconds are over.
-        let mut registry = registry.restart(Restart::Transient);
+        let mut registry = registry.restart(Restart::Transient).measure_handling();
         if self.idle_timeout > 0 {
             registry = registry.idle_timeout(Duration::from_secs(self.idle_timeout));
         }
@@ -147,6 +148,19 @@ impl Service {
         ask(&denylist, |reply| Command::Decide(from, reply)).await?
     }
 
+    /// Has the denylist of a number panic: what an operator tries alerts and dashboards with.
+    pub(crate) async fn crash(&self, of: PhoneNumber) -> Result<(), Failure> {
+        match self.denylists.via_or_start(&of, self.backend.clone()).cast(Command::Crash).await {
+            Ok(()) => {
+                // A count by itself: it publishes nothing else.
+                self.drills.fetch_add(1, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(SendError::NotStarted { source, .. }) => Err(source.into()),
+            Err(_) => Err(Failure::NotHandled),
+        }
+    }
+
     pub(crate) async fn rules(&self, of: PhoneNumber) -> Result<Vec<Rule>, Failure> {
         ask(&self.denylists.via_or_start(&of, self.backend.clone()), Command::Rules).await
     }
@@ -175,15 +189,6 @@ impl Service {
     /// What the registries say of themselves: the denylists and the reputations.
     pub(crate) fn numbers(&self) -> (Numbers, Numbers) {
         (self.denylists.stats().into(), self.backend.reputations.stats().into())
-    }
-
-    /// Has the denylist of a number panic, if there is one: what an operator tries alerts and dashboards with.
-    pub(crate) async fn crash(&self, number: PhoneNumber) -> bool {
-        let Some(denylist) = self.denylists.lookup(&number) else { return false };
-        let is_sent = denylist.cast(Command::Crash).await.is_ok();
-        // A count by itself: it publishes nothing else.
-        self.drills.fetch_add(is_sent.into(), Ordering::Relaxed);
-        is_sent
     }
 
     /// How many crashes were ordered.

@@ -1,8 +1,11 @@
-//! [`Telemetry`]: the service's own metrics.
+//! [`Telemetry`]: one recorder for the service's own metrics and for what its registries tell of themselves.
+//!
+//! A program that has no metrics of its own would leave all of this to `gen_registry::metrics::prometheus`.
 
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
+use gen_registry::metrics::{ALL, Kind};
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
@@ -24,7 +27,13 @@ pub(crate) struct Telemetry(PrometheusHandle);
 impl Telemetry {
     /// Makes this the process's recorder.
     pub(crate) fn install() -> Result<Self, BuildError> {
-        let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(REQUESTS.into()), &BUCKETS)?;
+        let mut builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(REQUESTS.into()), &BUCKETS)?;
+        // Without its buckets a histogram would be exported as a summary.
+        for metric in ALL {
+            if let Kind::Histogram { buckets } = metric.kind {
+                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets)?;
+            }
+        }
         let recorder = builder.build_recorder();
         let handle = recorder.handle();
         metrics::set_global_recorder(recorder)?;

@@ -61,7 +61,7 @@ struct Still {
 
 impl Still {
     fn new() -> Self {
-        let (registry, owner) = Builder::new().assemble();
+        let (registry, owner) = Builder::new().assemble(None);
         Self { registry, owner }
     }
 
@@ -195,7 +195,7 @@ impl Worker for Looking {
 #[tokio::test(start_paused = true)]
 async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was_never_polled() {
     for polls in [0, 1] {
-        let (_registry, owner) = Builder::<Looking>::new().assemble();
+        let (_registry, owner) = Builder::<Looking>::new().assemble(None);
         let entry = EntryId::fresh(1, None);
         let slot = Arc::new(Slot::new(1, entry, Arc::clone(&owner.link)));
         let untold = Arc::<AtomicBool>::default();
@@ -219,7 +219,7 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
 /// room for. `benches/memory` measures it.
 #[tokio::test]
 async fn an_idle_workers_task_and_slot_stay_small() {
-    let (_registry, owner) = Builder::<Idle>::new().assemble();
+    let (_registry, owner) = Builder::<Idle>::new().assemble(None);
     let entry = EntryId::fresh(1, None);
     let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(&owner.link)));
     let task =

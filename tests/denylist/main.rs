@@ -5,6 +5,8 @@
 mod api;
 mod calls;
 mod durability;
+#[path = "../common/exposition.rs"]
+mod exposition;
 mod harness;
 mod import;
 mod lifecycle;

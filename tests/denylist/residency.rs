@@ -58,7 +58,6 @@ fn without_eviction_a_newcomer_is_turned_away_and_may_ask_again() {
 fn a_denylist_that_crashes_comes_back_until_its_budget_is_spent() {
     let service = Place::new().serve_with(&["--drills"]);
     let crash = format!("/v1/workers/{}/crash", NUMBERS[0]);
-    service.send("POST", &crash, "{}").problem(404);
     service.put(&format!("/v1/denylists/{}/rules/anonymous", NUMBERS[0])).json(201);
     service.rules(NUMBERS[1]);
 

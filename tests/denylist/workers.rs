@@ -1,8 +1,13 @@
 //! Listing and stopping workers; metrics.
 
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::process::{Command, Stdio};
 
-use crate::harness::{Place, Service};
+use gen_registry::metrics::ALL;
+
+use crate::exposition::Exposition;
+use crate::harness::{Place, Service, eventually};
 
 fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
     let page = service.get(path).json(200);
@@ -102,4 +107,57 @@ fn the_metrics_count_calls_by_decision_and_workers_by_registry() {
         assert!(metrics.body.lines().any(|found| found == line), "no {line} in\n{}", metrics.body);
     }
     assert!(!metrics.body.contains("2025550"), "a number is in a label");
+}
+
+#[test]
+fn the_metrics_of_the_library_are_served_too_all_of_them() {
+    let service = Place::new().serve_with(&["--max-workers", "100"]);
+    service.rules("+12025550100");
+    let metrics = service.get("/metrics");
+    let exposition = Exposition::parse(&metrics.body);
+    for metric in ALL {
+        for registry in ["denylist", "reputation"] {
+            exposition.has_whole(metric, registry);
+        }
+    }
+    assert!(exposition.0.values().all(|family| family.help.is_some()), "a family without a help text: {exposition:?}");
+    // They are brought up to date every few seconds.
+    eventually("the worker is in the metrics", || {
+        let now = Exposition::parse(&service.get("/metrics").body);
+        now.value("gen_registry_workers", &[("registry", "denylist"), ("state", "running")]) == 1.0
+    });
+}
+
+/// By the program of Debian's package `prometheus`, where it is installed.
+#[test]
+fn promtool_finds_nothing_wrong_with_the_metrics() {
+    let service = Place::new().serve_with(&["--max-workers", "100"]);
+    service.call(Some("+12025550123"), "+12025550199");
+    let metrics = service.get("/metrics").body;
+    let spawned =
+        Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let Ok(mut promtool) = spawned else {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "promtool is not installed: apt-get install prometheus");
+        println!("SKIPPED: promtool is not installed (Debian: apt-get install prometheus)");
+        return;
+    };
+    let mut pipe = promtool.stdin.take().expect("piped");
+    let writer = std::thread::spawn(move || pipe.write_all(metrics.as_bytes()));
+    let output = promtool.wait_with_output().expect("promtool ends");
+    writer.join().expect("writing does not panic").expect("promtool reads everything");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn a_worker_that_crashes_comes_back_with_what_is_on_disk() {
+    let place = Place::new();
+    let service = place.serve_with(&["--drills"]);
+    let number = "+12025550100";
+    service.put(&format!("/v1/denylists/{number}/rules/anonymous")).json(201);
+    assert_eq!(service.send("POST", &format!("/v1/workers/{number}/crash"), "").status, 202);
+    assert_eq!(service.rules(number), ["anonymous"]);
+    service.terminate();
+    // Nobody may do that unasked.
+    let service = place.serve();
+    service.send("POST", &format!("/v1/workers/{number}/crash"), "").problem(404);
 }

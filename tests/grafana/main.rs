@@ -1,15 +1,19 @@
 //! What is in `grafana/` fits the catalogue of metrics, and a real Prometheus takes it.
 //!
-//! All but [`promtool`] and [`end_to_end`] need nothing but this repository. Those two say so and pass where Debian's
+//! All but [`promtool`], [`end_to_end`] and [`denylist`] need nothing but this repository. Those say so and pass where Debian's
 //! package `prometheus` is not installed; with `CI=true` in the environment they fail there.
 
 mod catalogue;
 mod dashboard;
+#[cfg(unix)]
+mod denylist;
 mod end_to_end;
 mod exporter;
 mod layout;
 mod mistakes;
 mod names;
+#[cfg(unix)]
+mod picture;
 mod place;
 mod prometheus;
 mod promql;
@@ -17,3 +21,7 @@ mod promtool;
 mod provisioning;
 mod rules;
 mod schema;
+#[cfg(unix)]
+#[path = "../denylist/harness.rs"]
+#[allow(dead_code, reason = "of the service's harness only a part is used here")]
+mod service;

@@ -1,0 +1,139 @@
+//! What do metrics cost: a lookup, a start and a call of a registry that has no name, one that has a name and no recorder to
+//! tell its numbers to, one that tells them to the Prometheus exporter, and one that has each message measured besides.
+
+mod common;
+
+use std::hint::black_box;
+use std::sync::Arc;
+
+use common::{Counter, Counts, Key, Probes, runtime, time};
+use criterion::{Criterion, Throughput};
+use gen_registry::metrics::{ALL, Kind};
+use gen_registry::{Builder, Registry};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+use tokio::runtime::Runtime;
+
+fn main() {
+    let mut criterion = common::criterion();
+    for case in Case::ALL {
+        case.bench(&mut criterion);
+    }
+    criterion.final_summary();
+}
+
+/// How a registry is watched.
+#[derive(Clone, Copy)]
+enum Watch {
+    Unnamed,
+    NoRecorder,
+    Recorder,
+    MeasuredHandling,
+}
+
+impl Watch {
+    const ALL: [(&'static str, Self); 4] = [
+        ("unnamed", Self::Unnamed),
+        ("named, no recorder", Self::NoRecorder),
+        ("named, Prometheus recorder", Self::Recorder),
+        ("the same, each message measured", Self::MeasuredHandling),
+    ];
+
+    fn builder(self) -> Builder<Counter<String>> {
+        let builder = Registry::builder();
+        match self {
+            Self::Unnamed => builder,
+            Self::NoRecorder => builder.name("bench"),
+            Self::Recorder => builder.name("bench").recorder(exporter()),
+            Self::MeasuredHandling => builder.name("bench").recorder(exporter()).measure_handling(),
+        }
+    }
+}
+
+/// As the feature `prometheus` would install it, but for this registry alone. Its upkeep is run off the clock.
+fn exporter() -> Arc<PrometheusRecorder> {
+    let builder = ALL.iter().fold(PrometheusBuilder::new(), |builder, metric| match metric.kind {
+        Kind::Histogram { buckets } => {
+            builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets).expect("it has buckets")
+        }
+        _ => builder,
+    });
+    let recorder = Arc::new(builder.build_recorder());
+    let handle = recorder.handle();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+            handle.run_upkeep();
+        }
+    });
+    recorder
+}
+
+#[derive(Clone, Copy)]
+enum Case {
+    Lookup,
+    LookupOfTwo,
+    Start,
+    Call,
+}
+
+impl Case {
+    const ALL: [Self; 4] = [Self::Lookup, Self::LookupOfTwo, Self::Start, Self::Call];
+
+    fn bench(self, criterion: &mut Criterion) {
+        let (name, callers) = match self {
+            Self::Lookup => ("metrics/lookup, hot key of 1,000", 1),
+            Self::LookupOfTwo => ("metrics/lookup, hot key of 1,000, 2 callers", 2),
+            Self::Start => ("metrics/start and stop", 1),
+            Self::Call => ("metrics/call", 1),
+        };
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements(callers as u64));
+        for (watched, watch) in Watch::ALL {
+            let runtime = runtime();
+            let registry = runtime.block_on(async { watch.builder().build().expect("the name is free") });
+            fill(&runtime, &registry);
+            group.bench_function(watched, |bencher| {
+                bencher.iter_custom(|iterations| {
+                    time(&runtime, callers, |caller| self.run(registry.clone(), caller, iterations))
+                });
+            });
+            // The next one has the same name.
+            let report = runtime.block_on(registry.shutdown());
+            assert_eq!(report.stuck, 0);
+        }
+        group.finish();
+    }
+
+    async fn run(self, registry: Registry<Counter<String>>, caller: usize, iterations: u64) {
+        let hot = String::nth(500);
+        match self {
+            Self::Lookup | Self::LookupOfTwo => {
+                let mut probes = Probes::<String>::one(500).for_caller(caller);
+                for _ in 0..iterations {
+                    black_box(registry.lookup(black_box(probes.next())));
+                }
+            }
+            Self::Start => {
+                let key = String::nth(1_000_000);
+                for _ in 0..iterations {
+                    registry.start(&key, ()).await.expect("the key is vacant");
+                    registry.stop(&key).await.expect("it runs");
+                }
+            }
+            Self::Call => {
+                let worker = registry.lookup(&hot).expect("it runs");
+                for _ in 0..iterations {
+                    black_box(Counts::call(&worker).await);
+                }
+            }
+        }
+    }
+}
+
+fn fill(runtime: &Runtime, registry: &Registry<Counter<String>>) {
+    runtime.block_on(async {
+        for n in 0..1_000 {
+            registry.start(&String::nth(n), ()).await.expect("the key is vacant");
+        }
+    });
+}

@@ -1,0 +1,101 @@
+//! What a worker tells `tracing`: a span round all of its code, and an event when it crashes. Quiet otherwise.
+//!
+//! The span has the registry's name and the worker's id. The key is in it only if
+//! `Builder::trace_keys` asked for it, for a key may be a secret. All of it is made in the
+//! worker's own task: a subscriber is code of others. (G4)
+
+#[cfg(feature = "tracing")]
+pub(crate) use on::{Trace, ended};
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use off::{Trace, ended};
+
+#[cfg(feature = "tracing")]
+mod on {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Duration;
+
+    use tracing::field::Empty;
+    use tracing::span::Entered;
+    use tracing::{Level, Span, error, span_enabled, warn};
+
+    use crate::lifecycle::{Exit, StartFailure};
+    use crate::panics::{contain, discard};
+    use crate::slot::Slot;
+    use crate::worker::Worker;
+
+    /// A worker's span. Boxed, and only where somebody listens: there is one for each worker, for as long as it lives.
+    pub(crate) struct Trace(Option<Box<Span>>);
+
+    impl Trace {
+        pub(crate) fn new<W: Worker>(slot: &Slot<W>) -> Self {
+            if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
+                return Self(None);
+            }
+            // A subscriber, or a key's `Debug`, that panics costs its span only. (G5)
+            let made = catch_unwind(AssertUnwindSafe(|| {
+                let span = tracing::info_span!(
+                    target: "gen_registry", parent: None, "worker",
+                    registry = &*slot.link.name, id = slot.entry.id.0, key = Empty,
+                );
+                if let (Some(write), false) = (slot.link.write_key, span.is_disabled()) {
+                    span.record("key", write(&slot.key).as_str());
+                }
+                span
+            }));
+            Self(made.map_err(discard).ok().filter(|span| !span.is_disabled()).map(Box::new))
+        }
+
+        pub(crate) fn enter(&self) -> Option<Entered<'_>> {
+            self.0.as_ref().map(|span| span.enter())
+        }
+    }
+
+    /// Tells how a run ended, if that is something that an operator wants to know, and when the next one begins.
+    pub(crate) fn ended<W: Worker>(slot: &Slot<W>, exit: &Exit, next_after: Option<Duration>) {
+        let (registry, id) = (&*slot.link.name, slot.entry.id.0);
+        let incarnation = slot.incarnation();
+        contain(|| match exit {
+            Exit::Ended(reason) => {
+                if reason.is_crash() {
+                    error!(target: "gen_registry", registry, id, incarnation, %reason, "the worker crashed");
+                }
+                if let Some(after) = next_after {
+                    warn!(target: "gen_registry", registry, id, incarnation, ?after, "the worker is restarted");
+                } else if slot.gave_up() {
+                    warn!(target: "gen_registry", registry, id, incarnation, "the worker has spent its restarts");
+                }
+            }
+            Exit::NotStarted(StartFailure::Panicked(reason)) => {
+                error!(target: "gen_registry", registry, id, %reason, "the worker panicked while it started");
+            }
+            Exit::NotStarted(StartFailure::Init(reason)) => {
+                warn!(target: "gen_registry", registry, id, %reason, "the worker could not be started");
+            }
+            Exit::NotStarted(_) | Exit::NotReturned(_) => {}
+        });
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod off {
+    use std::time::Duration;
+
+    use crate::lifecycle::Exit;
+    use crate::slot::Slot;
+    use crate::worker::Worker;
+
+    pub(crate) struct Trace;
+
+    impl Trace {
+        pub(crate) fn new<W: Worker>(_: &Slot<W>) -> Self {
+            Self
+        }
+
+        pub(crate) fn enter(&self) -> Option<std::convert::Infallible> {
+            None
+        }
+    }
+
+    pub(crate) fn ended<W: Worker>(_: &Slot<W>, _: &Exit, _: Option<Duration>) {}
+}

@@ -1,0 +1,50 @@
+//! What a recorder missed, or dropped, comes back.
+
+use std::time::{Duration, Instant};
+
+use gen_registry::Registry;
+use gen_registry::metrics::{WORKER_STARTS, WORKERS};
+use metrics_exporter_prometheus::Matcher;
+use metrics_util::MetricKindMask;
+
+use crate::common::{Plan, Probe, within};
+use crate::exposition::Exposition;
+use crate::{Scrape, a_few_seconds, exporter};
+
+/// The only test of this binary that installs a recorder for the process.
+#[tokio::test(start_paused = true)]
+async fn a_recorder_that_is_installed_after_the_registry_was_built_is_told_everything() {
+    let registry = Registry::<Probe>::builder().name("early").build().unwrap();
+    for key in ["a", "b"] {
+        within(registry.start(key, Plan::default()), "a start").await.unwrap();
+    }
+    a_few_seconds().await;
+    let handle = exporter().install_recorder().unwrap();
+    a_few_seconds().await;
+    within(registry.start("c", Plan::default()), "a start").await.unwrap();
+    a_few_seconds().await;
+    let now = Exposition::parse(&handle.render());
+    assert_eq!(now.value(WORKER_STARTS.name, &[("registry", "early"), ("outcome", "ok")]), 3.0);
+    assert_eq!(now.value(WORKERS.name, &[("registry", "early"), ("state", "running")]), 3.0);
+    // What was observed while nobody listened is gone, and what came later is there.
+    assert_eq!(now.value("gen_registry_worker_start_duration_seconds_count", &[("registry", "early")]), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_series_that_the_exporter_dropped_for_being_idle_comes_back() {
+    let idle = exporter().idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(1)));
+    let scrape = Scrape::of(idle.set_buckets_for_metric(Matcher::Full("unused".into()), &[1.0]).unwrap());
+    let registry = scrape.builder("rooms").build().unwrap();
+    within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    assert!(scrape.next().await.series() > 0);
+    // Nobody tells it anything, while its own clock, which is not ours to pause, goes on.
+    let begun = Instant::now();
+    while scrape.now().series() > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the exporter dropped nothing");
+        std::hint::spin_loop();
+    }
+    let back = scrape.next().await;
+    assert_eq!(back.value(WORKER_STARTS.name, &[("outcome", "ok")]), 1.0);
+    assert_eq!(back.value(WORKERS.name, &[("state", "running")]), 1.0);
+    back.value("gen_registry_worker_lifetime_seconds_count", &[]);
+}

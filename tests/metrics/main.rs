@@ -1,0 +1,71 @@
+//! What a registry counts, and what it tells a recorder.
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../common/exposition.rs"]
+mod exposition;
+
+mod healing;
+mod names;
+mod recorders;
+mod series;
+mod stats;
+mod undelivered;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use gen_registry::metrics::{ALL, Kind};
+use gen_registry::{Builder, Registry};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::common::Probe;
+use crate::exposition::Exposition;
+
+/// The exporter, with the buckets that the crate gives out.
+fn exporter() -> PrometheusBuilder {
+    ALL.iter().fold(PrometheusBuilder::new(), |exporter, metric| match metric.kind {
+        Kind::Histogram { buckets } => {
+            exporter.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets).expect("it has buckets")
+        }
+        _ => exporter,
+    })
+}
+
+/// A recorder that only the registries of one test know.
+struct Scrape {
+    recorder: Arc<PrometheusRecorder>,
+    handle: PrometheusHandle,
+}
+
+impl Scrape {
+    fn new() -> Self {
+        Self::of(exporter())
+    }
+
+    fn of(exporter: PrometheusBuilder) -> Self {
+        let recorder = Arc::new(exporter.build_recorder());
+        Self { handle: recorder.handle(), recorder }
+    }
+
+    fn builder(&self, name: &str) -> Builder<Probe> {
+        Registry::builder().name(name).recorder(self.recorder.clone())
+    }
+
+    /// What it was told so far.
+    #[track_caller]
+    fn now(&self) -> Exposition {
+        Exposition::parse(&self.handle.render())
+    }
+
+    /// What it is told the next time.
+    async fn next(&self) -> Exposition {
+        a_few_seconds().await;
+        self.now()
+    }
+}
+
+/// Long enough for a registry to tell its numbers.
+async fn a_few_seconds() {
+    tokio::time::sleep(Duration::from_secs(5)).await;
+}

@@ -1,0 +1,99 @@
+//! What recorders may do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use gen_registry::Registry;
+use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
+
+use crate::common::{Ask, Plan, Probe, value_of, within};
+use crate::{Scrape, a_few_seconds};
+
+/// Panics wherever it can.
+#[derive(Default)]
+struct Hostile {
+    calls: AtomicUsize,
+}
+
+struct HostileHistogram;
+
+impl HistogramFn for HostileHistogram {
+    fn record(&self, _: f64) {
+        panic!("a hostile histogram");
+    }
+}
+
+impl Hostile {
+    fn fail(&self) -> ! {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        panic!("a hostile recorder");
+    }
+}
+
+impl Recorder for Hostile {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        self.fail()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        self.fail()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        Histogram::from_arc(Arc::new(HostileHistogram))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recorder_that_panics_harms_nobody() {
+    let hostile = Arc::new(Hostile::default());
+    let builder = Registry::<Probe>::builder().name("rooms").recorder(hostile.clone()).measure_handling();
+    let registry = builder.build().unwrap();
+    let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
+    a_few_seconds().await;
+    assert_eq!(value_of(&worker).await, 3);
+    assert_eq!(value_of(&worker).await, 3);
+    assert!(hostile.calls.load(Ordering::Relaxed) > 1, "it was asked again and again");
+    // More than are kept until the next time.
+    for key in 0..1_100 {
+        within(registry.start(&key.to_string(), Plan::default()), "a start").await.unwrap();
+    }
+    assert_eq!(registry.stats().starts.ok, 1_101);
+    let report = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!(report.drained, 1_101);
+}
+
+/// A thread-local recorder would not be seen from the threads of a runtime: this one goes with the registry.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recorder_of_ones_own_is_told_on_every_runtime() {
+    let scrape = Scrape::new();
+    let registry = scrape.builder("rooms").measure_handling().build().unwrap();
+    let workers = 64;
+    for key in 0..workers {
+        let worker = within(registry.start(&key.to_string(), Plan::default()), "a start").await.unwrap();
+        within(worker.cast(Ask::Note(1)), "a send").await.unwrap();
+    }
+    let _ = within(registry.shutdown(), "the shutdown").await;
+    let now = scrape.now();
+    assert_eq!(now.value("gen_registry_worker_starts_total", &[("outcome", "ok")]), f64::from(workers));
+    assert_eq!(now.value("gen_registry_messages_handled_total", &[]), f64::from(workers));
+    assert_eq!(now.value("gen_registry_worker_lifetime_seconds_count", &[]), f64::from(workers));
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_values_than_are_kept_are_recorded_all_the_same() {
+    let scrape = Scrape::new();
+    let registry = scrape.builder("rooms").build().unwrap();
+    for key in 0..3_000 {
+        within(registry.start(&key.to_string(), Plan::default()), "a start").await.unwrap();
+    }
+    let now = scrape.next().await;
+    assert_eq!(now.value("gen_registry_worker_start_duration_seconds_count", &[]), 3_000.0);
+}

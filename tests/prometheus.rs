@@ -1,0 +1,136 @@
+//! The feature `prometheus`: the exporter is installed with the buckets of the catalogue.
+//!
+//! A process has one recorder for all of its life, so that each way to install one is shown in a process of its own: the test
+//! runs its own binary again for that.
+
+mod common;
+#[path = "common/exposition.rs"]
+mod exposition;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use gen_registry::Registry;
+use gen_registry::metrics::prometheus::{self, InstallError};
+use gen_registry::metrics::{ALL, Presence};
+
+use common::{Plan, Probe, within};
+use exposition::Exposition;
+
+/// Runs one of the parts below by itself.
+#[track_caller]
+fn apart(part: &str) {
+    let this = std::env::current_exe().expect("a test knows its own path");
+    let ran = Command::new(this).args(["--ignored", "--exact", part]).output().expect("it starts");
+    let said = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(said.contains("1 passed"), "there is no {part}: {said}");
+}
+
+#[track_caller]
+fn is_whole(text: &str) {
+    let exposition = Exposition::parse(text);
+    let expected = ALL.iter().filter(|metric| metric.presence == Presence::Always);
+    assert_eq!(exposition.0.len(), expected.clone().count(), "{:?}", exposition.0.keys());
+    expected.for_each(|metric| exposition.has_whole(metric, "rooms"));
+}
+
+#[test]
+fn a_program_with_a_server_of_its_own_renders_the_whole_catalogue() {
+    apart("part_install");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "a part of another test"]
+async fn part_install() {
+    let scrape = prometheus::install().unwrap();
+    assert!(matches!(prometheus::install(), Err(InstallError::AlreadyInstalled)));
+    assert!(matches!(prometheus::listen(([127, 0, 0, 1], 0)), Err(InstallError::AlreadyInstalled)));
+    let registry = Registry::<Probe>::builder().name("rooms").build().unwrap();
+    within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    is_whole(&scrape.render());
+}
+
+/// Nobody renders: what is recorded must not pile up all the same.
+#[test]
+fn upkeep_runs_without_anybody_who_scrapes() {
+    apart("part_upkeep");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "a part of another test"]
+async fn part_upkeep() {
+    let scrape = prometheus::install().unwrap();
+    let histogram = metrics::histogram!("gen_registry_worker_start_duration_seconds", "registry" => "rooms");
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1, "the upkeep");
+    let record = || {
+        for _ in 0..100_000 {
+            histogram.record(0.001);
+        }
+    };
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+        status.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).unwrap_or_default() * 4_096
+    };
+    record();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let before = resident();
+    for _ in 0..40 {
+        record();
+        tokio::time::sleep(Duration::from_secs(6)).await;
+    }
+    let grown = resident().saturating_sub(before);
+    // Four million values of 16 bytes would be 64 MB.
+    assert!(grown < 16 << 20, "{grown} bytes are kept");
+    let text = scrape.render();
+    assert!(text.contains("gen_registry_worker_start_duration_seconds_count{registry=\"rooms\"} 4100000"), "{text}");
+    drop(scrape);
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(tasks(), 0, "it ends with the last one who could ask");
+}
+
+#[test]
+fn a_program_without_a_server_listens_where_it_is_told() {
+    apart("part_listen");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a part of another test"]
+async fn part_listen() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    assert!(matches!(prometheus::listen(address), Err(InstallError::Listen(_))), "somebody else has it");
+    drop(taken);
+    prometheus::listen(address).unwrap();
+    let registry = Registry::<Probe>::builder().name("rooms").build().unwrap();
+    within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    let text = tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let text = get(address);
+            if text.contains("gen_registry_worker_starts_total{registry=\"rooms\",outcome=\"ok\"} 1") {
+                return text;
+            }
+            assert!(Instant::now() < deadline, "the start never came: {text}");
+        }
+    });
+    is_whole(&within(text, "the metrics").await.unwrap());
+}
+
+fn get(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).expect("it listens");
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("it answers");
+    answer.split_once("\r\n\r\n").expect("a head and a body").1.to_owned()
+}
+
+#[test]
+fn without_a_runtime_nothing_is_installed() {
+    assert!(matches!(prometheus::install(), Err(InstallError::NoRuntime)));
+    assert!(matches!(prometheus::listen(([127, 0, 0, 1], 0)), Err(InstallError::NoRuntime)));
+}

@@ -1,0 +1,232 @@
+//! What a registry tells `tracing`.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gen_registry::{Builder, Registry, Restart};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use common::{Actor, Ask, Plan, Probe, Role, Step, inside, until_idle, value_of, within};
+
+type Fields = BTreeMap<&'static str, String>;
+
+/// Keeps all that it is told.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    spans: Vec<(&'static str, Fields)>,
+    events: Vec<(Level, Fields)>,
+    /// Where the thread is: the current one last.
+    entered: Vec<usize>,
+    /// How often a subscriber is asked to panic.
+    panics: usize,
+}
+
+struct Gather<'f>(&'f mut Fields);
+
+impl Visit for Gather<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
+    }
+}
+
+impl Log {
+    fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
+        look(&mut self.0.lock().expect("nobody panics with it"))
+    }
+
+    fn spans(&self) -> Vec<(&'static str, Fields)> {
+        self.with(|kept| kept.spans.clone())
+    }
+
+    fn events(&self) -> Vec<(Level, Fields)> {
+        self.with(|kept| kept.events.clone())
+    }
+
+    fn messages(&self) -> Vec<(Level, String)> {
+        self.events().into_iter().map(|(level, fields)| (level, fields["message"].clone())).collect()
+    }
+}
+
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Tokio has spans of its own.
+        metadata.target().starts_with("gen_registry") || metadata.target().starts_with("tracing")
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        if self.with(|kept| std::mem::take(&mut kept.panics)) > 0 {
+            panic!("a hostile subscriber");
+        }
+        let mut fields = Fields::new();
+        span.record(&mut Gather(&mut fields));
+        self.with(|kept| {
+            kept.spans.push((span.metadata().name(), fields));
+            Id::from_u64(kept.spans.len() as u64)
+        })
+    }
+
+    fn record(&self, span: &Id, values: &Record<'_>) {
+        self.with(|kept| values.record(&mut Gather(&mut kept.spans[span.into_u64() as usize - 1].1)));
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::new();
+        event.record(&mut Gather(&mut fields));
+        self.with(|kept| {
+            if let Some(&span) = kept.entered.last() {
+                fields.insert("in span of", kept.spans[span - 1].1["id"].clone());
+            }
+            kept.events.push((*event.metadata().level(), fields));
+        });
+    }
+
+    fn enter(&self, span: &Id) {
+        self.with(|kept| kept.entered.push(span.into_u64() as usize));
+    }
+
+    fn exit(&self, _: &Id) {
+        self.with(|kept| kept.entered.pop());
+    }
+}
+
+/// A registry whose workers, on this thread, have this log.
+async fn logged(builder: Builder<Probe>) -> (Log, tracing::subscriber::DefaultGuard, Registry<Probe>) {
+    let log = Log::default();
+    let guard = tracing::subscriber::set_default(log.clone());
+    (log, guard, builder.build().unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_has_a_span_with_its_registry_and_id_and_not_its_key() {
+    let (log, _guard, registry) = logged(Registry::builder().name("spans")).await;
+    let worker = within(registry.start("a secret", Plan::default()), "a start").await.unwrap();
+    value_of(&worker).await;
+    within(registry.stop("a secret"), "a stop").await.unwrap();
+    let [(name, fields)] = &*log.spans() else { panic!("{:?}", log.spans()) };
+    assert_eq!((*name, &*fields["registry"], &fields["id"]), ("worker", "spans", &worker.id().to_string()));
+    assert_eq!(fields.len(), 2, "{fields:?}");
+    assert!(log.events().is_empty(), "all went well: {:?}", log.events());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_key_is_in_the_span_if_it_is_asked_for() {
+    let (log, _guard, registry) = logged(Registry::builder().name("keys").trace_keys()).await;
+    within(registry.start("known", Plan::default()), "a start").await.unwrap();
+    assert!(log.spans()[0].1["key"].contains("known"), "{:?}", log.spans());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_worker_says_is_in_its_span() {
+    let log = Log::default();
+    let _guard = tracing::subscriber::set_default(log.clone());
+    let registry = Registry::<Actor>::builder().name("speaking").build().unwrap();
+    let say = |word: &'static str| {
+        Role::init(move |_| {
+            Box::pin(async move {
+                tokio::task::yield_now().await;
+                tracing::info!(target: "gen_registry::test", "{word}");
+            })
+        })
+    };
+    let (one, other) = tokio::join!(registry.start("a", say("one")), registry.start("b", say("other")));
+    let (one, other) = (one.unwrap(), other.unwrap());
+    inside(&one, |_| Box::pin(async { tracing::info!(target: "gen_registry::test", "again") })).await.unwrap();
+    tracing::info!(target: "gen_registry::test", "outside");
+    let of = |message: &str| {
+        let events = log.events();
+        let (_, fields) = events.iter().find(|(_, fields)| fields["message"] == message).expect("it was said").clone();
+        fields.get("in span of").cloned()
+    };
+    assert_eq!((of("one"), of("other")), (Some(one.id().to_string()), Some(other.id().to_string())));
+    assert_eq!((of("again"), of("outside")), (Some(one.id().to_string()), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_is_an_error_with_its_reason() {
+    let (log, _guard, registry) = logged(Registry::builder().name("crashes")).await;
+    for (key, step, reason) in
+        [("a", Step::Panic, "panicked: a scripted panic"), ("b", Step::Fail, "failed: a scripted failure")]
+    {
+        let worker = within(registry.start(key, Plan::default()), "a start").await.unwrap();
+        within(worker.cast(Ask::Do(step)), "a send").await.unwrap();
+        within(worker.closed(), "its end").await;
+        let (level, fields) = log.events().pop().expect("it crashed");
+        assert_eq!((level, &*fields["reason"]), (Level::ERROR, reason));
+        assert_eq!((&*fields["registry"], &fields["id"]), ("crashes", &worker.id().to_string()));
+        assert_eq!(fields["in span of"], worker.id().to_string());
+        assert!(!format!("{fields:?}").contains(&format!("{key:?}")), "the key is told: {fields:?}");
+    }
+    assert_eq!(log.events().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn restarts_and_giving_up_are_warnings() {
+    let builder = Registry::builder().name("restarts").restart(Restart::Transient);
+    let (log, _guard, registry) = logged(builder.restart_intensity(1, Duration::from_secs(60))).await;
+    let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    for _ in 0..2 {
+        within(worker.cast(Ask::Do(Step::Fail)), "a send").await.unwrap();
+        until_idle().await;
+    }
+    within(worker.closed(), "its end").await;
+    let expected = [
+        (Level::ERROR, "the worker crashed"),
+        (Level::WARN, "the worker is restarted"),
+        (Level::ERROR, "the worker crashed"),
+        (Level::WARN, "the worker has spent its restarts"),
+    ];
+    assert_eq!(log.messages(), expected.map(|(level, message)| (level, message.to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_told() {
+    let (log, _guard, registry) = logged(Registry::builder().name("starts")).await;
+    within(registry.start("a", Plan::init(Step::Fail)), "a start").await.unwrap_err();
+    within(registry.start("a", Plan::init(Step::Panic)), "a start").await.unwrap_err();
+    let expected =
+        [(Level::WARN, "the worker could not be started"), (Level::ERROR, "the worker panicked while it started")];
+    assert_eq!(log.messages(), expected.map(|(level, message)| (level, message.to_owned())));
+}
+
+#[tokio::test(start_paused = true)]
+async fn ends_that_were_wanted_are_not_told() {
+    let (log, _guard, registry) = logged(Registry::builder().idle_timeout(Duration::from_secs(1))).await;
+    for key in ["stopped", "killed", "idle", "shut down"] {
+        within(registry.start(key, Plan::default()), "a start").await.unwrap();
+    }
+    within(registry.stop("stopped"), "a stop").await.unwrap();
+    within(registry.kill("killed"), "a kill").await.unwrap();
+    let idle = registry.lookup("idle").unwrap();
+    within(idle.closed(), "its end").await;
+    let _ = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!((log.messages(), log.spans().len()), (vec![], 4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_subscriber_that_panics_costs_a_span_and_nothing_else() {
+    let (log, _guard, registry) = logged(Registry::builder().name("hostile")).await;
+    log.with(|kept| kept.panics = 1);
+    let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
+    assert_eq!(value_of(&worker).await, 3);
+    within(registry.stop("a"), "a stop").await.unwrap();
+    assert!(log.spans().is_empty());
+}
+
+/// Where nobody listens.
+#[tokio::test(start_paused = true)]
+async fn without_a_subscriber_there_is_no_span() {
+    let registry = Registry::<Probe>::builder().name("silent").build().unwrap();
+    let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
+    assert_eq!(value_of(&worker).await, 3);
+}
