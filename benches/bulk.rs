@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use common::hand::{Dash, Joined, Locked, Moka, Papaya};
 use common::peers::Ractor;
-use common::{Counter, Counts, Fixture, Group, Key, TALLY, Way, time};
+use common::{Counter, Counts, Fixture, Group, Key, TALLY, Way, scaled, time};
 use criterion::{Criterion, SamplingMode, Throughput};
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
 
-const WORKERS: usize = 100_000;
+fn workers() -> usize {
+    scaled(100_000)
+}
+
 /// How many callers start them.
 const CALLERS: usize = 64;
 
@@ -33,7 +36,7 @@ fn bench<W: Way<String>, R>(
     name: &str,
     operation: impl Fn(&W) -> R + Copy + Send + Sync + 'static,
 ) {
-    let fixture = LazyCell::new(|| Fixture::<String, W>::new(WORKERS));
+    let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
     group.bench_function(name, |bencher| {
         // Off the clock.
         let fixture = &*fixture;
@@ -53,7 +56,7 @@ fn bench<W: Way<String>, R>(
 /// The sum of the lengths of the keys.
 fn reduce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("reduce/100,000");
-    group.throughput(Throughput::Elements(WORKERS as u64));
+    group.throughput(Throughput::Elements(workers() as u64));
     bench(&mut group, "gen-registry", |registry: &Registry<Counter<String>>| {
         registry.reduce(0, |sum, key, _| sum + key.len())
     });
@@ -72,7 +75,7 @@ fn reduce(criterion: &mut Criterion) {
 
 fn to_list(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("to_list/100,000");
-    group.throughput(Throughput::Elements(WORKERS as u64));
+    group.throughput(Throughput::Elements(workers() as u64));
     bench(&mut group, "gen-registry", Registry::<Counter<String>>::to_list);
     bench(&mut group, "papaya", |map: &Papaya<String>| {
         let map = map.0.pin();
@@ -90,12 +93,12 @@ fn to_list(criterion: &mut Criterion) {
         map.values().cloned().collect::<Vec<_>>()
     });
     bench(&mut group, "moka", |map: &Moka<String>| {
-        let mut list = Vec::with_capacity(WORKERS);
+        let mut list = Vec::with_capacity(workers());
         list.extend(map.0.iter().map(|(_, sender)| sender));
         list
     });
     bench(&mut group, "ractor", |_: &Ractor| {
-        let mut list = Vec::with_capacity(WORKERS);
+        let mut list = Vec::with_capacity(workers());
         list.extend(ractor::registry::registered().into_iter().filter_map(ractor::registry::where_is));
         list
     });
@@ -105,7 +108,7 @@ fn to_list(criterion: &mut Criterion) {
 /// A message to every worker, sent without waiting, until every one has handled it.
 fn broadcast(criterion: &mut Criterion) {
     fn bench<W: Way<String>>(group: &mut Group<'_>, name: &str, send: impl Fn(&W) + Copy + Send + Sync + 'static) {
-        let fixture = LazyCell::new(|| Fixture::<String, W>::new(WORKERS));
+        let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
         group.bench_function(name, |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
@@ -113,7 +116,7 @@ fn broadcast(criterion: &mut Criterion) {
                     let way = fixture.way();
                     async move {
                         for _ in 0..iterations {
-                            TALLY.expect(WORKERS);
+                            TALLY.expect(workers());
                             send(&way);
                             TALLY.wait().await;
                         }
@@ -124,7 +127,7 @@ fn broadcast(criterion: &mut Criterion) {
     }
 
     let mut group = criterion.benchmark_group("broadcast/100,000");
-    group.throughput(Throughput::Elements(WORKERS as u64));
+    group.throughput(Throughput::Elements(workers() as u64));
     bench(&mut group, "gen-registry", |registry: &Registry<Counter<String>>| {
         registry.reduce((), |(), _, worker| worker.note());
     });
@@ -165,7 +168,7 @@ fn start_and_shut_down(criterion: &mut Criterion) {
 
     fn bench<W: Way<String>>(group: &mut Group<'_>, half: Half) {
         let runtime = common::runtime();
-        let keys: Arc<[String]> = (0..WORKERS).map(String::nth).collect();
+        let keys: Arc<[String]> = (0..workers()).map(String::nth).collect();
         group.bench_function(W::NAME, |bencher| {
             bencher.iter_custom(|iterations| (0..iterations).map(|_| half(once::<W>(&runtime, &keys))).sum());
         });
@@ -175,7 +178,7 @@ fn start_and_shut_down(criterion: &mut Criterion) {
         [("start, callers: 64", |(started, _)| started), ("shut down", |(_, shut_down)| shut_down)];
     for (name, half) in halves {
         let mut group = criterion.benchmark_group(format!("{name}/100,000"));
-        group.throughput(Throughput::Elements(WORKERS as u64));
+        group.throughput(Throughput::Elements(workers() as u64));
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
         // The ways whose end is waited for.
         bench::<Registry<Counter<String>>>(&mut group, half);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use common::hand::{self, Dash, DashOnce, Moka};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Counter, Group, Key, MAILBOX, Probes, Way, time};
+use common::{Begin, Counter, Group, Key, MAILBOX, Probes, Way, fill, time};
 use criterion::{Criterion, Throughput};
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
@@ -113,9 +113,7 @@ impl<W: Hangs> Fixture<W> {
                 let way = way.clone();
                 tokio::spawn(async move { way.hang(key).await });
             }
-            for n in 0..WORKERS {
-                way.start(&String::nth(n)).await;
-            }
+            fill(way.clone(), WORKERS).await;
             // Long enough for all of them to begin.
             sleep(Duration::from_millis(10)).await;
             way

@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use common::hand::{self, Dash, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor, xtra_spawn};
-use common::{Begin, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Way, time};
+use common::{Begin, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Way, fill, time};
 use criterion::{Criterion, Throughput};
 use gen_registry::{Registry, WorkerHandle};
 use tokio::runtime::Runtime;
@@ -164,9 +164,7 @@ fn cast_to_many(criterion: &mut Criterion) {
 
 async fn filled<W: Way<String>>() -> W {
     let way = W::empty();
-    for n in 0..WORKERS {
-        way.start(&String::nth(n)).await;
-    }
+    fill(way.clone(), WORKERS).await;
     way
 }
 

@@ -252,7 +252,10 @@ impl<K: Key> Way<K> for Moka<K> {
     }
 
     async fn end(self) {
-        drop(self);
+        // Not by dropping the cache: moka frees what was in it some time later, maybe never.
+        for (_, sender) in &self.0 {
+            sender.try_send(Mail::Stop).expect("it has room");
+        }
     }
 }
 

@@ -9,8 +9,8 @@ pub(crate) mod peers;
 use std::convert::Infallible;
 use std::hash::Hash;
 use std::marker::PhantomData;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
@@ -31,6 +31,12 @@ pub(crate) fn criterion() -> Criterion {
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_millis(1_500))
         .configure_from_args()
+}
+
+/// A number of workers or keys, or a hundred at most if this is a smoke run.
+pub(crate) fn scaled(number: usize) -> usize {
+    static IS_SMOKE: LazyLock<bool> = LazyLock::new(|| std::env::args().any(|arg| arg == "--test"));
+    if *IS_SMOKE { number.min(100) } else { number }
 }
 
 /// Which runtime.
@@ -64,8 +70,8 @@ pub(crate) struct Load {
 
 impl Load {
     /// One caller, two threads.
-    pub(crate) const fn of(workers: usize) -> Self {
-        Self { workers, callers: 1, threads: Threads::Two }
+    pub(crate) fn of(workers: usize) -> Self {
+        Self { workers: scaled(workers), callers: 1, threads: Threads::Two }
     }
 
     pub(crate) const fn callers(self, callers: usize) -> Self {
@@ -150,12 +156,13 @@ pub(crate) struct Probes<K> {
 
 impl<K: Key> Probes<K> {
     pub(crate) fn one(n: usize) -> Self {
-        Self { keys: [K::nth(n)].into(), at: 0 }
+        Self { keys: [K::nth(scaled(n + 1) - 1)].into(), at: 0 }
     }
 
     /// All the keys from `first` on in a random order, which is the same in every run. They are made in that order: what
     /// misses the cache is the table, not the list of what to ask for.
     pub(crate) fn shuffled(first: usize, count: usize) -> Self {
+        let count = scaled(count);
         let mut numbers: Vec<usize> = (first..first + count).collect();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for n in (1..count).rev() {
@@ -261,13 +268,8 @@ impl<K: Key, W: Way<K>> Fixture<K, W> {
 
     pub(crate) fn on(threads: Threads, workers: usize) -> Self {
         let runtime = threads.runtime();
-        let way = runtime.block_on(async {
-            let way = W::empty();
-            for n in 0..workers {
-                way.start(&K::nth(n)).await;
-            }
-            way
-        });
+        let way = runtime.block_on(async { W::empty() });
+        runtime.block_on(fill(way.clone(), workers));
         Self { runtime, way: Some(way), key: PhantomData }
     }
 
@@ -287,6 +289,17 @@ impl<K: Key, W: Way<K>> Fixture<K, W> {
         }
         quiet(&self.runtime);
     }
+}
+
+/// Starts the first workers of a way.
+pub(crate) async fn fill<K: Key, W: Way<K>>(way: W, workers: usize) {
+    // In a task: `block_on` would be woken in another thread than the runtime's, for each of them.
+    let filling = tokio::spawn(async move {
+        for n in 0..workers {
+            way.start(&K::nth(n)).await;
+        }
+    });
+    filling.await.expect("they start");
 }
 
 /// Waits until no task is left. Whatever a way's own end waits for: nothing of it must run into the next measurement.

@@ -181,13 +181,14 @@ impl Way<String> for Ractor {
 
     async fn end(self) {
         let named = ractor::registry::registered().into_iter().filter_map(ractor::registry::where_is);
-        // One whose start hangs goes with its runtime.
-        let actors: Vec<_> = named.filter(|actor| actor.get_status() != ActorStatus::Starting).collect();
+        let actors: Vec<_> = named.collect();
         for actor in &actors {
             actor.stop(None);
         }
+        // One that has just started says that it starts; what says so after this hangs, and goes with its runtime.
+        tokio::time::sleep(Duration::from_millis(2)).await;
         for actor in actors {
-            while actor.get_status() != ActorStatus::Stopped {
+            while !matches!(actor.get_status(), ActorStatus::Starting | ActorStatus::Stopped) {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
