@@ -39,6 +39,19 @@ pub(crate) fn scaled(number: usize) -> usize {
     if *IS_SMOKE { number.min(100) } else { number }
 }
 
+/// A number as the names of groups have it: `1,000`.
+pub(crate) fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
 /// Which runtime.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Threads {
@@ -162,7 +175,15 @@ impl<K: Key> Probes<K> {
     /// All the keys from `first` on in a random order, which is the same in every run. They are made in that order: what
     /// misses the cache is the table, not the list of what to ask for.
     pub(crate) fn shuffled(first: usize, count: usize) -> Self {
-        let count = scaled(count);
+        Self::mixed(first, scaled(count))
+    }
+
+    /// The keys of all workers, likewise, and however many.
+    pub(crate) fn all(workers: usize) -> Self {
+        Self::mixed(0, workers)
+    }
+
+    fn mixed(first: usize, count: usize) -> Self {
         let mut numbers: Vec<usize> = (first..first + count).collect();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for n in (1..count).rev() {
