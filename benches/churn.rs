@@ -11,6 +11,8 @@ use common::peers::{Kameo, KameoRef, Ractor};
 use common::{Counter, Counts, Fixture, Group, Key, Load, Threads, Way, time};
 use criterion::{Criterion, Throughput};
 use gen_registry::Registry;
+use kameo::registry::ACTOR_REGISTRY;
+use tokio::task::yield_now;
 
 /// How many workers live beside those that come and go.
 const WORKERS: usize = 1_000;
@@ -100,11 +102,19 @@ impl Kills for Joined {
     }
 }
 
+/// Waits until kameo has freed a name, which it does after it has said that the actor has ended.
+async fn vacant(name: &str) {
+    while ACTOR_REGISTRY.lock().unwrap_or_else(PoisonError::into_inner).contains_name(name) {
+        yield_now().await;
+    }
+}
+
 impl Stops for Kameo {
     async fn stop(&self, key: &String) {
         let actor: KameoRef = self.lookup(key).expect("it runs");
         actor.stop_gracefully().await.expect("it runs");
         actor.wait_for_shutdown().await;
+        vacant(key).await;
     }
 }
 
@@ -113,6 +123,7 @@ impl Kills for Kameo {
         let actor: KameoRef = self.lookup(key).expect("it runs");
         actor.kill();
         actor.wait_for_shutdown().await;
+        vacant(key).await;
     }
 }
 
