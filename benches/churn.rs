@@ -27,12 +27,14 @@ fn main() {
 }
 
 /// A way whose workers end one by one.
+#[allow(clippy::ptr_arg)] // `Way` has it so: a `K` that is a `String`.
 trait Stops: Way<String> {
     /// Lets the worker handle what it has, and waits until its key is free and it is gone.
     fn stop(&self, key: &String) -> impl Future<Output = ()> + Send;
 }
 
 /// A way that need not wait for what the worker is doing.
+#[allow(clippy::ptr_arg)] // As above.
 trait Kills: Stops {
     /// Ends the worker at its next await, and waits until its key is free and it is gone.
     fn kill(&self, key: &String) -> impl Future<Output = ()> + Send;

@@ -87,7 +87,16 @@ fn all(sizes: &[usize], runs: impl Fn(&str, usize) -> Option<usize>) -> anyhow::
         for variant in VARIANTS {
             let Some(runs) = runs(variant.name, workers) else { continue };
             for (how, runs) in [(How::Counted, 1), (How::Resident, runs)] {
-                let runs: Vec<_> = (0..runs).map(|_| run(variant.name, how, workers)).collect::<Result<_, _>>()?;
+                let runs: anyhow::Result<Vec<_>> = (0..runs).map(|_| run(variant.name, how, workers)).collect();
+                let runs = match runs {
+                    Ok(runs) => runs,
+                    // A million actors of a peer need not fit into this machine.
+                    Err(error) if !variant.name.starts_with("gen-registry") => {
+                        eprintln!("left out: {error:#}");
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
                 for (n, (what, _, unit)) in runs[0].iter().enumerate() {
                     let mut numbers: Vec<f64> = runs.iter().map(|run| run[n].1).collect();
                     numbers.sort_by(f64::total_cmp);

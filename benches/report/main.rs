@@ -174,30 +174,29 @@ fn table(page: &mut String, group: &[Figure]) {
     // What grows has one way, and numbers of workers.
     let is_growth = group[0].group.starts_with("growth/");
     let has_interval = group.iter().any(|figure| figure.interval.0 < figure.interval.1);
-    *page += if has_interval {
-        "| | median | 95 % | gen-registry over it |\n|---|---|---|---|\n"
-    } else {
-        "| | | gen-registry over it |\n|---|---|---|\n"
+    let columns = match (is_growth, has_interval) {
+        (true, _) => 2,
+        (false, false) => 3,
+        (false, true) => 4,
     };
+    let names = ["", if has_interval { "median" } else { "" }, "gen-registry over it", "95 % interval"];
+    let _ = writeln!(page, "| {} |\n{}|", names[..columns].join(" | "), "|---".repeat(columns));
     let mut group: Vec<&Figure> = group.iter().collect();
     if is_growth {
         group.sort_by(|one, other| workers(&one.way).unwrap_or(0.0).total_cmp(&workers(&other.way).unwrap_or(0.0)));
     }
     for figure in group {
-        let over = match ours {
-            Some(ours) if !is_growth && ours.way != figure.way && figure.number > 0.0 => {
-                format!("{:.2}", ours.over(figure).ratio)
-            }
-            _ => String::new(),
-        };
-        let interval = if has_interval {
-            let (low, high) = figure.interval;
+        let mut cells = vec![figure.way.replace('<', "\\<"), figure.text()];
+        if columns > 2 {
+            let over = ours.filter(|ours| ours.way != figure.way && figure.number > 0.0);
+            cells.push(over.map_or_else(String::new, |ours| format!("{:.2}", ours.over(figure).ratio)));
+        }
+        let (low, high) = figure.interval;
+        if columns > 3 {
             let text = |number| figures::quantity(number, &figure.unit);
-            if low < high { format!("{} to {} | ", text(low), text(high)) } else { " | ".to_owned() }
-        } else {
-            String::new()
-        };
-        let _ = writeln!(page, "| {} | {} | {interval}{over} |", figure.way, figure.text());
+            cells.push(if low < high { format!("{} to {}", text(low), text(high)) } else { String::new() });
+        }
+        let _ = writeln!(page, "| {} |", cells.join(" | "));
     }
 }
 
