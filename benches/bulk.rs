@@ -3,22 +3,21 @@
 mod common;
 
 use std::cell::LazyCell;
-use std::hash::RandomState;
 use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use common::hand::{self, Dash, Locked, Papaya};
-use common::{Counter, Fixture, Group, Key, MAILBOX, Way, time};
+use common::hand::{Dash, Joined, Locked, Moka, Papaya};
+use common::peers::Ractor;
+use common::{Counter, Counts, Fixture, Group, Key, TALLY, Way, scaled, time};
 use criterion::{Criterion, SamplingMode, Throughput};
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
 
-const WORKERS: usize = 100_000;
+fn workers() -> usize {
+    scaled(100_000)
+}
+
 /// How many callers start them.
 const CALLERS: usize = 64;
 
@@ -26,6 +25,7 @@ fn main() {
     let mut criterion = common::criterion();
     reduce(&mut criterion);
     to_list(&mut criterion);
+    broadcast(&mut criterion);
     start_and_shut_down(&mut criterion);
     criterion.final_summary();
 }
@@ -36,7 +36,7 @@ fn bench<W: Way<String>, R>(
     name: &str,
     operation: impl Fn(&W) -> R + Copy + Send + Sync + 'static,
 ) {
-    let fixture = LazyCell::new(|| Fixture::<String, W>::new(WORKERS));
+    let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
     group.bench_function(name, |bencher| {
         // Off the clock.
         let fixture = &*fixture;
@@ -56,7 +56,7 @@ fn bench<W: Way<String>, R>(
 /// The sum of the lengths of the keys.
 fn reduce(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("reduce/100,000");
-    group.throughput(Throughput::Elements(WORKERS as u64));
+    group.throughput(Throughput::Elements(workers() as u64));
     bench(&mut group, "gen-registry", |registry: &Registry<Counter<String>>| {
         registry.reduce(0, |sum, key, _| sum + key.len())
     });
@@ -69,12 +69,13 @@ fn reduce(criterion: &mut Criterion) {
     bench(&mut group, "RwLock<HashMap>", |map: &Locked<String>| {
         map.0.read().unwrap_or_else(PoisonError::into_inner).keys().fold(0, |sum, key| sum + key.len())
     });
+    bench(&mut group, "moka", |map: &Moka<String>| map.0.iter().fold(0, |sum, (key, _)| sum + key.len()));
     group.finish();
 }
 
 fn to_list(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("to_list/100,000");
-    group.throughput(Throughput::Elements(WORKERS as u64));
+    group.throughput(Throughput::Elements(workers() as u64));
     bench(&mut group, "gen-registry", Registry::<Counter<String>>::to_list);
     bench(&mut group, "papaya", |map: &Papaya<String>| {
         let map = map.0.pin();
@@ -91,78 +92,67 @@ fn to_list(criterion: &mut Criterion) {
         let map = map.0.read().unwrap_or_else(PoisonError::into_inner);
         map.values().cloned().collect::<Vec<_>>()
     });
+    bench(&mut group, "moka", |map: &Moka<String>| {
+        let mut list = Vec::with_capacity(workers());
+        list.extend(map.0.iter().map(|(_, sender)| sender));
+        list
+    });
+    bench(&mut group, "ractor", |_: &Ractor| {
+        let mut list = Vec::with_capacity(workers());
+        list.extend(ractor::registry::registered().into_iter().filter_map(ractor::registry::where_is));
+        list
+    });
     group.finish();
 }
 
-/// A way whose end can be waited for.
-trait Ends: Clone + Send + Sync + 'static {
-    const NAME: &'static str;
-    fn empty() -> Self;
-    fn start(&self, key: &str) -> impl Future<Output = ()> + Send;
-    /// Lets every worker handle what it has, and waits until it has ended.
-    fn shut_down(&self) -> impl Future<Output = ()> + Send;
-}
-
-impl Ends for Registry<Counter<String>> {
-    const NAME: &'static str = "gen-registry";
-
-    fn empty() -> Self {
-        Registry::new()
-    }
-
-    async fn start(&self, key: &str) {
-        drop(Registry::start(self, key, ()).await.expect("it starts"));
-    }
-
-    async fn shut_down(&self) {
-        let report = self.shutdown().await;
-        assert_eq!((report.aborted, report.stuck), (0, 0), "they have nothing to do");
-    }
-}
-
-/// A `DashMap` that keeps the tasks too, to wait for.
-#[derive(Clone)]
-struct Joined(Arc<DashMap<String, Task, RandomState>>);
-
-type Task = (hand::Sender, Option<JoinHandle<()>>);
-
-impl Ends for Joined {
-    const NAME: &'static str = "DashMap";
-
-    fn empty() -> Self {
-        Self(Arc::new(DashMap::with_hasher(RandomState::new())))
-    }
-
-    async fn start(&self, key: &str) {
-        let ready = {
-            let Entry::Vacant(vacant) = self.0.entry(key.to_owned()) else { panic!("the key is vacant") };
-            let (sender, mailbox) = mpsc::channel(MAILBOX);
-            let (ready, task) = hand::spawn(mailbox);
-            vacant.insert((sender, Some(task)));
-            ready
-        };
-        ready.await.expect("it starts");
-    }
-
-    async fn shut_down(&self) {
-        let mut tasks = Vec::with_capacity(self.0.len());
-        // The last sender goes with the entry, and so the task ends.
-        self.0.retain(|_, (_sender, task)| {
-            tasks.extend(task.take());
-            false
+/// A message to every worker, sent without waiting, until every one has handled it.
+fn broadcast(criterion: &mut Criterion) {
+    fn bench<W: Way<String>>(group: &mut Group<'_>, name: &str, send: impl Fn(&W) + Copy + Send + Sync + 'static) {
+        let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
+        group.bench_function(name, |bencher| {
+            let fixture = &*fixture;
+            bencher.iter_custom(|iterations| {
+                time(&fixture.runtime, 1, |_| {
+                    let way = fixture.way();
+                    async move {
+                        for _ in 0..iterations {
+                            TALLY.expect(workers());
+                            send(&way);
+                            TALLY.wait().await;
+                        }
+                    }
+                })
+            });
         });
-        for task in tasks {
-            task.await.expect("a worker must not panic");
-        }
     }
+
+    let mut group = criterion.benchmark_group("broadcast/100,000");
+    group.throughput(Throughput::Elements(workers() as u64));
+    bench(&mut group, "gen-registry", |registry: &Registry<Counter<String>>| {
+        registry.reduce((), |(), _, worker| worker.note());
+    });
+    bench(&mut group, "gen-registry, to_list", |registry: &Registry<Counter<String>>| {
+        registry.to_list().iter().for_each(Counts::note);
+    });
+    bench(&mut group, "papaya", |map: &Papaya<String>| map.0.pin().values().for_each(Counts::note));
+    bench(&mut group, "DashMap", |map: &Dash<String>| map.0.iter().for_each(|sender| sender.note()));
+    bench(&mut group, "RwLock<HashMap>", |map: &Locked<String>| {
+        map.0.read().unwrap_or_else(PoisonError::into_inner).values().for_each(Counts::note);
+    });
+    bench(&mut group, "moka", |map: &Moka<String>| map.0.iter().for_each(|(_, sender)| sender.note()));
+    bench(&mut group, "ractor", |_: &Ractor| {
+        let named = ractor::registry::registered().into_iter().filter_map(ractor::registry::where_is);
+        named.for_each(|actor| ractor::ActorRef::from(actor).note());
+    });
+    group.finish();
 }
 
 /// Which half of a run is on the clock.
 type Half = fn((Duration, Duration)) -> Duration;
 
 fn start_and_shut_down(criterion: &mut Criterion) {
-    fn once<E: Ends>(runtime: &Runtime, keys: &Arc<[String]>) -> (Duration, Duration) {
-        let way = runtime.block_on(async { E::empty() });
+    fn once<W: Way<String>>(runtime: &Runtime, keys: &Arc<[String]>) -> (Duration, Duration) {
+        let way = runtime.block_on(async { W::empty() });
         let started = time(runtime, CALLERS, |caller| {
             let way = way.clone();
             let keys = Arc::clone(keys);
@@ -172,18 +162,15 @@ fn start_and_shut_down(criterion: &mut Criterion) {
                 }
             }
         });
-        let shut_down = time(runtime, 1, |_| {
-            let way = way.clone();
-            async move { way.shut_down().await }
-        });
+        let shut_down = time(runtime, 1, |_| way.clone().end());
         (started, shut_down)
     }
 
-    fn bench<E: Ends>(group: &mut Group<'_>, half: Half) {
+    fn bench<W: Way<String>>(group: &mut Group<'_>, half: Half) {
         let runtime = common::runtime();
-        let keys: Arc<[String]> = (0..WORKERS).map(String::nth).collect();
-        group.bench_function(E::NAME, |bencher| {
-            bencher.iter_custom(|iterations| (0..iterations).map(|_| half(once::<E>(&runtime, &keys))).sum());
+        let keys: Arc<[String]> = (0..workers()).map(String::nth).collect();
+        group.bench_function(W::NAME, |bencher| {
+            bencher.iter_custom(|iterations| (0..iterations).map(|_| half(once::<W>(&runtime, &keys))).sum());
         });
     }
 
@@ -191,8 +178,9 @@ fn start_and_shut_down(criterion: &mut Criterion) {
         [("start, callers: 64", |(started, _)| started), ("shut down", |(_, shut_down)| shut_down)];
     for (name, half) in halves {
         let mut group = criterion.benchmark_group(format!("{name}/100,000"));
-        group.throughput(Throughput::Elements(WORKERS as u64));
+        group.throughput(Throughput::Elements(workers() as u64));
         group.sample_size(10).sampling_mode(SamplingMode::Flat);
+        // The ways whose end is waited for.
         bench::<Registry<Counter<String>>>(&mut group, half);
         bench::<Joined>(&mut group, half);
         group.finish();

@@ -6,9 +6,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::hand::{Dash, DashOnce, Locked, Papaya};
+use common::hand::{Dash, DashOnce, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Counter, Fixture, Group, Key, Way, time};
+use common::{Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
 use criterion::{Criterion, Throughput};
 use gen_registry::Registry;
 
@@ -23,11 +23,12 @@ fn main() {
 }
 
 fn distinct_keys(criterion: &mut Criterion) {
-    fn bench<W: Way<String>>(group: &mut Group<'_>, callers: usize) {
-        let keys: Arc<[String]> = (0..ROUND).map(String::nth).collect();
+    fn bench<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load) {
+        let keys: Arc<[K]> = (0..ROUND).map(K::nth).collect();
+        let callers = load.callers;
         let mut fixture = None;
         group.bench_function(W::NAME, |bencher| {
-            let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(0));
+            let fixture = fixture.get_or_insert_with(|| Fixture::<K, W>::on(load.threads, load.workers));
             bencher.iter_custom(|iterations| {
                 let mut elapsed = Duration::ZERO;
                 let mut left = iterations as usize;
@@ -50,18 +51,30 @@ fn distinct_keys(criterion: &mut Criterion) {
         });
     }
 
-    for callers in [1, 8, 64] {
-        let mut group = criterion.benchmark_group(format!("cold_start/distinct keys, callers: {callers}"));
-        group.throughput(Throughput::Elements(callers as u64));
-        bench::<Registry<Counter<String>>>(&mut group, callers);
-        bench::<Dash<String>>(&mut group, callers);
-        bench::<DashOnce<String>>(&mut group, callers);
-        bench::<Papaya<String>>(&mut group, callers);
-        bench::<Locked<String>>(&mut group, callers);
-        bench::<Kameo>(&mut group, callers);
-        bench::<Ractor>(&mut group, callers);
+    fn hand_written<K: Key>(group: &mut Group<'_>, load: Load) {
+        group.throughput(Throughput::Elements(load.callers as u64));
+        bench::<K, Registry<Counter<K>>>(group, load);
+        bench::<K, Dash<K>>(group, load);
+        bench::<K, DashOnce<K>>(group, load);
+        bench::<K, Papaya<K>>(group, load);
+        bench::<K, Locked<K>>(group, load);
+        bench::<K, Moka<K>>(group, load);
+    }
+
+    for (callers, threads) in
+        [(1, Threads::Two), (8, Threads::Two), (64, Threads::Two), (1, Threads::Current), (64, Threads::Current)]
+    {
+        let runtime = if threads == Threads::Two { "" } else { ", current-thread" };
+        let mut group = criterion.benchmark_group(format!("cold_start/distinct keys, callers: {callers}{runtime}"));
+        let load = Load { workers: 0, callers, threads };
+        hand_written::<String>(&mut group, load);
+        bench::<String, Kameo>(&mut group, load);
+        bench::<String, Ractor>(&mut group, load);
         group.finish();
     }
+    let mut group = criterion.benchmark_group("cold_start/distinct u64 keys, callers: 1");
+    hand_written::<u64>(&mut group, Load::of(0));
+    group.finish();
 }
 
 /// 64 tasks are spawned, each asks for the same vacant key, and the round ends when all have its worker.
@@ -108,8 +121,9 @@ fn one_key(criterion: &mut Criterion) {
     bench::<DashOnce<String>>(&mut group);
     bench::<Dash<String>>(&mut group);
     bench::<Papaya<String>>(&mut group);
+    bench::<Moka<String>>(&mut group);
     // What the 64 callers cost alone.
-    let runtime = common::runtime();
+    let runtime = runtime();
     group.bench_function("spawning and joining 64 tasks", |bencher| {
         bencher.iter_custom(|iterations| {
             time(&runtime, 1, |_| async move {

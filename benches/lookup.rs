@@ -6,9 +6,9 @@ use std::cell::LazyCell;
 use std::hint::black_box;
 use std::sync::PoisonError;
 
-use common::hand::{Dash, DashOnce, Locked, Papaya};
+use common::hand::{Dash, DashOnce, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Counter, Fixture, Group, Key, Probes, Way, time};
+use common::{Begin, Counter, Fixture, Group, Key, Load, Probes, Threads, Way, time};
 use criterion::{Criterion, Throughput};
 use dashmap::mapref::entry::Entry;
 use gen_registry::{Registry, StartError};
@@ -21,21 +21,21 @@ fn main() {
     criterion.final_summary();
 }
 
-/// One operation on a table of `workers`, by each of `callers` tasks. The table is made if the filter lets it run.
+/// One operation on a table, by each of the callers. The table is made if the filter lets it run.
 fn bench<K: Key, W: Way<K>, R>(
     group: &mut Group<'_>,
     name: &str,
-    (workers, callers): (usize, usize),
+    load: Load,
     probes: &Probes<K>,
     operation: impl Fn(&W, &K) -> R + Copy + Send + Sync + 'static,
 ) {
-    let fixture = LazyCell::new(|| Fixture::<K, W>::new(workers));
-    group.throughput(Throughput::Elements(callers as u64));
+    let fixture = LazyCell::new(|| Fixture::<K, W>::on(load.threads, load.workers));
+    group.throughput(Throughput::Elements(load.callers as u64));
     group.bench_function(name, |bencher| {
         // Made here: in the loop criterion would take its time for the operation's, and settle for too few iterations.
         let fixture = &*fixture;
         bencher.iter_custom(|iterations| {
-            time(&fixture.runtime, callers, |caller| {
+            time(&fixture.runtime, load.callers, |caller| {
                 let way = fixture.way();
                 let mut probes = probes.for_caller(caller);
                 async move {
@@ -49,22 +49,32 @@ fn bench<K: Key, W: Way<K>, R>(
 }
 
 fn lookup(criterion: &mut Criterion) {
-    fn hand_written<K: Key>(group: &mut Group<'_>, load: (usize, usize), probes: &Probes<K>) {
+    fn hand_written<K: Key>(group: &mut Group<'_>, load: Load, probes: &Probes<K>) {
         bench(group, "gen-registry", load, probes, Registry::<Counter<K>>::lookup::<K>);
         bench(group, Papaya::<K>::NAME, load, probes, Papaya::<K>::lookup);
         bench(group, Dash::<K>::NAME, load, probes, Dash::<K>::lookup);
         bench(group, Locked::<K>::NAME, load, probes, Locked::<K>::lookup);
+        bench(group, Moka::<K>::NAME, load, probes, Moka::<K>::lookup);
     }
 
+    let (one, small, large) = (Load::of(1), Load::of(1_000), Load::of(100_000));
+    let random = Probes::shuffled(0, 100_000);
     let cases = [
-        ("hot key of 1,000", (1_000, 1), Probes::one(500)),
-        ("hot key of 1,000, 2 callers", (1_000, 2), Probes::one(500)),
-        ("random of 1,000", (1_000, 1), Probes::shuffled(0, 1_000)),
-        ("random of 100,000", (100_000, 1), Probes::shuffled(0, 100_000)),
-        ("miss in 100,000", (100_000, 1), Probes::shuffled(100_000, 100_000)),
+        ("hot key of 1", one, Probes::one(0)),
+        ("hot key of 1,000", small, Probes::one(500)),
+        ("hot key of 1,000", small.callers(2), Probes::one(500)),
+        ("hot key of 1,000", small.callers(8), Probes::one(500)),
+        ("hot key of 1,000", small.threads(Threads::Current), Probes::one(500)),
+        ("hot key of 100,000", large, Probes::one(50_000)),
+        ("random of 1,000", small, Probes::shuffled(0, 1_000)),
+        ("random of 100,000", large, random.for_caller(0)),
+        ("random of 100,000", large.callers(2), random.for_caller(0)),
+        ("random of 100,000", large.callers(8), random.for_caller(0)),
+        ("random of 100,000", large.threads(Threads::Current), random.for_caller(0)),
+        ("miss in 100,000", large, Probes::shuffled(100_000, 100_000)),
     ];
     for (case, load, probes) in &cases {
-        let mut group = criterion.benchmark_group(format!("lookup/{case}"));
+        let mut group = criterion.benchmark_group(format!("lookup/{case}{}", load.name()));
         hand_written::<String>(&mut group, *load, probes);
         bench(&mut group, Kameo::NAME, *load, probes, Kameo::lookup);
         bench(&mut group, Ractor::NAME, *load, probes, Ractor::lookup);
@@ -72,8 +82,8 @@ fn lookup(criterion: &mut Criterion) {
     }
 
     let cases = [
-        ("hot u64 key of 1,000", (1_000, 1), Probes::one(500)),
-        ("random u64 of 100,000", (100_000, 1), Probes::shuffled(0, 100_000)),
+        ("hot u64 key of 1,000", small, Probes::one(500)),
+        ("random u64 of 100,000", large, Probes::shuffled(0, 100_000)),
     ];
     for (case, load, probes) in &cases {
         let mut group = criterion.benchmark_group(format!("lookup/{case}"));
@@ -84,14 +94,14 @@ fn lookup(criterion: &mut Criterion) {
 
 /// On a hit.
 fn lookup_or_start(criterion: &mut Criterion) {
-    fn bench_start<W: Way<String>>(group: &mut Group<'_>, workers: usize, probes: &Probes<String>) {
-        let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers));
+    fn bench_start<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load, probes: &Probes<K>) {
+        let fixture = LazyCell::new(|| Fixture::<K, W>::on(load.threads, load.workers));
         group.bench_function(W::NAME, |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
-                time(&fixture.runtime, 1, |_| {
+                time(&fixture.runtime, load.callers, |caller| {
                     let way = fixture.way();
-                    let mut probes = probes.for_caller(0);
+                    let mut probes = probes.for_caller(caller);
                     async move {
                         for _ in 0..iterations {
                             black_box(way.start(black_box(probes.next())).await);
@@ -102,27 +112,29 @@ fn lookup_or_start(criterion: &mut Criterion) {
         });
     }
 
-    let cases = [
-        ("hit, hot key of 1,000", 1_000, Probes::one(500)),
-        ("hit, random of 100,000", 100_000, Probes::shuffled(0, 100_000)),
-    ];
-    for (case, workers, probes) in &cases {
-        let mut group = criterion.benchmark_group(format!("lookup_or_start/{case}"));
-        let lookup = Registry::<Counter<String>>::lookup::<String>;
-        bench(&mut group, "gen-registry's lookup", (*workers, 1), probes, lookup);
-        bench_start::<Registry<Counter<String>>>(&mut group, *workers, probes);
-        bench_start::<Papaya<String>>(&mut group, *workers, probes);
-        bench_start::<Dash<String>>(&mut group, *workers, probes);
-        bench_start::<DashOnce<String>>(&mut group, *workers, probes);
-        bench_start::<Locked<String>>(&mut group, *workers, probes);
+    fn all<K: Key>(criterion: &mut Criterion, case: &str, load: Load, probes: &Probes<K>) {
+        let mut group = criterion.benchmark_group(format!("lookup_or_start/{case}{}", load.name()));
+        bench(&mut group, "gen-registry's lookup", load, probes, Registry::<Counter<K>>::lookup::<K>);
+        bench_start::<K, Registry<Counter<K>>>(&mut group, load, probes);
+        bench_start::<K, Papaya<K>>(&mut group, load, probes);
+        bench_start::<K, Dash<K>>(&mut group, load, probes);
+        bench_start::<K, DashOnce<K>>(&mut group, load, probes);
+        bench_start::<K, Locked<K>>(&mut group, load, probes);
+        bench_start::<K, Moka<K>>(&mut group, load, probes);
         group.finish();
     }
+
+    let (small, large) = (Load::of(1_000), Load::of(100_000));
+    all::<String>(criterion, "hit, hot key of 1,000", small, &Probes::one(500));
+    all::<String>(criterion, "hit, hot key of 1,000", small.callers(2), &Probes::one(500));
+    all::<String>(criterion, "hit, random of 100,000", large, &Probes::shuffled(0, 100_000));
+    all::<u64>(criterion, "hit, random u64 of 100,000", large, &Probes::shuffled(0, 100_000));
 }
 
 /// On a taken key: an error that carries the handle.
 fn start(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("start/taken key of 1,000");
-    let load = (1_000, 1);
+    let load = Load::of(1_000);
     let probes = &Probes::shuffled(0, 1_000);
     let fixture = LazyCell::new(|| Fixture::<String, Registry<Counter<String>>>::new(1_000));
     group.throughput(Throughput::Elements(1));
@@ -134,7 +146,7 @@ fn start(criterion: &mut Criterion) {
                 let mut probes = probes.for_caller(0);
                 async move {
                     for _ in 0..iterations {
-                        match registry.start(black_box(probes.next()), ()).await {
+                        match registry.start(black_box(probes.next()), Begin::AtOnce).await {
                             Err(StartError::AlreadyStarted { handle, .. }) => drop(black_box(handle)),
                             _ => panic!("the key is taken"),
                         }

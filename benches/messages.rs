@@ -5,9 +5,9 @@ mod common;
 use std::cell::LazyCell;
 use std::hint::black_box;
 
-use common::hand::{self, Dash, Locked, Papaya};
+use common::hand::{self, Dash, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor, xtra_spawn};
-use common::{Counter, Counts, Fixture, Group, Key, MAILBOX, Probes, Way, runtime, time};
+use common::{Begin, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Way, fill, time};
 use criterion::{Criterion, Throughput};
 use gen_registry::{Registry, WorkerHandle};
 use tokio::runtime::Runtime;
@@ -20,6 +20,7 @@ fn main() {
     let mut criterion = common::criterion();
     call(&mut criterion);
     cast(&mut criterion);
+    cast_to_many(&mut criterion);
     lookup_and_call(&mut criterion);
     via(&mut criterion);
     criterion.final_summary();
@@ -28,7 +29,7 @@ fn main() {
 /// The worker that is sent to. Its registry is kept, for dropping it would end the worker.
 async fn gen_registry() -> (WorkerHandle<Counter<String>>, Registry<Counter<String>>) {
     let registry = Registry::new();
-    (registry.start("+15550000000", ()).await.expect("it starts"), registry)
+    (registry.start("+15550000000", Begin::AtOnce).await.expect("it starts"), registry)
 }
 
 async fn bare() -> (hand::Sender, ()) {
@@ -37,13 +38,13 @@ async fn bare() -> (hand::Sender, ()) {
     (sender, ())
 }
 
-fn calls<C: Counts, Keep>(group: &mut Group<'_>, name: &str, callers: usize, setup: impl AsyncFn() -> (C, Keep)) {
-    let fixture = LazyCell::new(|| in_runtime(&setup));
-    group.throughput(Throughput::Elements(callers as u64));
+fn calls<C: Counts, Keep>(group: &mut Group<'_>, name: &str, load: Load, setup: impl AsyncFn() -> (C, Keep)) {
+    let fixture = LazyCell::new(|| in_runtime(load.threads, &setup));
+    group.throughput(Throughput::Elements(load.callers as u64));
     group.bench_function(name, |bencher| {
         let (runtime, (worker, _keep)) = &*fixture;
         bencher.iter_custom(|iterations| {
-            time(runtime, callers, |_| {
+            time(runtime, load.callers, |_| {
                 let worker = worker.clone();
                 async move {
                     for _ in 0..iterations {
@@ -56,13 +57,13 @@ fn calls<C: Counts, Keep>(group: &mut Group<'_>, name: &str, callers: usize, set
 }
 
 /// Until the last message is handled: a call ends each caller's casts.
-fn casts<C: Counts, Keep>(group: &mut Group<'_>, name: &str, callers: usize, setup: impl AsyncFn() -> (C, Keep)) {
-    let fixture = LazyCell::new(|| in_runtime(&setup));
-    group.throughput(Throughput::Elements(callers as u64));
+fn casts<C: Counts, Keep>(group: &mut Group<'_>, name: &str, load: Load, setup: impl AsyncFn() -> (C, Keep)) {
+    let fixture = LazyCell::new(|| in_runtime(load.threads, &setup));
+    group.throughput(Throughput::Elements(load.callers as u64));
     group.bench_function(name, |bencher| {
         let (runtime, (worker, _keep)) = &*fixture;
         bencher.iter_custom(|iterations| {
-            time(runtime, callers, |_| {
+            time(runtime, load.callers, |_| {
                 let worker = worker.clone();
                 async move {
                     for _ in 0..iterations {
@@ -75,47 +76,110 @@ fn casts<C: Counts, Keep>(group: &mut Group<'_>, name: &str, callers: usize, set
     });
 }
 
-fn in_runtime<T>(setup: impl AsyncFn() -> T) -> (Runtime, T) {
-    let runtime = runtime();
+fn in_runtime<T>(threads: Threads, setup: impl AsyncFn() -> T) -> (Runtime, T) {
+    let runtime = threads.runtime();
     let made = runtime.block_on(setup());
     (runtime, made)
 }
 
+/// To one worker: by so many callers, on such a runtime.
+fn loads() -> impl Iterator<Item = (Load, String)> {
+    let runtimes = [(Threads::Two, "", &[1, 2, 8][..]), (Threads::Current, ", current-thread", &[1, 8])];
+    runtimes.into_iter().flat_map(|(threads, name, callers)| {
+        callers
+            .iter()
+            .map(move |&callers| (Load::of(1).callers(callers).threads(threads), format!("callers: {callers}{name}")))
+    })
+}
+
 fn call(criterion: &mut Criterion) {
-    for callers in [1, 8] {
-        let mut group = criterion.benchmark_group(format!("call/callers: {callers}"));
+    for (load, name) in loads() {
+        let mut group = criterion.benchmark_group(format!("call/{name}"));
         let group = &mut group;
-        calls(group, "gen-registry", callers, gen_registry);
-        calls(group, "mpsc + oneshot", callers, bare);
-        calls(group, "kameo", callers, async || (Kameo::spawn().await, ()));
-        calls(group, "ractor", callers, async || (Ractor::spawn(None).await, ()));
-        calls(group, "xtra", callers, async || (xtra_spawn(), ()));
+        calls(group, "gen-registry", load, gen_registry);
+        calls(group, "mpsc + oneshot", load, bare);
+        calls(group, "kameo", load, async || (Kameo::spawn().await, ()));
+        calls(group, "ractor", load, async || (Ractor::spawn(None, Begin::AtOnce).await, ()));
+        calls(group, "xtra", load, async || (xtra_spawn(), ()));
     }
 }
 
 fn cast(criterion: &mut Criterion) {
-    for callers in [1, 8] {
-        let mut group = criterion.benchmark_group(format!("cast/callers: {callers}"));
+    for (load, name) in loads() {
+        let mut group = criterion.benchmark_group(format!("cast/{name}"));
         let group = &mut group;
-        casts(group, "gen-registry", callers, gen_registry);
-        casts(group, "mpsc", callers, bare);
-        casts(group, "kameo", callers, async || (Kameo::spawn().await, ()));
-        casts(group, "ractor", callers, async || (Ractor::spawn(None).await, ()));
-        casts(group, "xtra", callers, async || (xtra_spawn(), ()));
+        casts(group, "gen-registry", load, gen_registry);
+        casts(group, "mpsc", load, bare);
+        casts(group, "kameo", load, async || (Kameo::spawn().await, ()));
+        casts(group, "ractor", load, async || (Ractor::spawn(None, Begin::AtOnce).await, ()));
+        casts(group, "xtra", load, async || (xtra_spawn(), ()));
     }
+}
+
+/// One to each of 1,000 workers, whose handles the caller has, round and round, until the last one is handled: a call to
+/// each ends them.
+fn cast_to_many(criterion: &mut Criterion) {
+    fn bench<C: Counts, Keep>(group: &mut Group<'_>, name: &str, setup: impl AsyncFn() -> (Vec<C>, Keep)) {
+        let fixture = LazyCell::new(|| in_runtime(Threads::Two, &setup));
+        group.bench_function(name, |bencher| {
+            let (runtime, (workers, _keep)) = &*fixture;
+            bencher.iter_custom(|rounds| {
+                time(runtime, 1, |_| {
+                    let workers = workers.clone();
+                    async move {
+                        for _ in 0..rounds {
+                            for worker in &workers {
+                                worker.cast().await;
+                            }
+                        }
+                        for worker in &workers {
+                            black_box(worker.call().await);
+                        }
+                    }
+                })
+            });
+        });
+    }
+
+    async fn all<C>(spawn: impl AsyncFn() -> C) -> (Vec<C>, ()) {
+        let mut workers = Vec::with_capacity(WORKERS);
+        for _ in 0..WORKERS {
+            workers.push(spawn().await);
+        }
+        (workers, ())
+    }
+
+    let mut group = criterion.benchmark_group("cast/to 1,000 workers");
+    group.throughput(Throughput::Elements(WORKERS as u64));
+    bench(&mut group, "gen-registry", async || {
+        let registry: Registry<Counter<String>> = filled().await;
+        (registry.to_list(), registry)
+    });
+    bench(&mut group, "mpsc", async || all(async || bare().await.0).await);
+    bench(&mut group, "kameo", async || all(Kameo::spawn).await);
+    bench(&mut group, "ractor", async || all(async || Ractor::spawn(None, Begin::AtOnce).await).await);
+    bench(&mut group, "xtra", async || all(async || xtra_spawn()).await);
+    group.finish();
+}
+
+async fn filled<W: Way<String>>() -> W {
+    let way = W::empty();
+    fill(way.clone(), WORKERS).await;
+    way
 }
 
 /// A worker at random, by its key, and an answer from it.
 fn lookup_and_call(criterion: &mut Criterion) {
-    fn bench<W: Way<String>>(group: &mut Group<'_>) {
-        let fixture = LazyCell::new(|| Fixture::<String, W>::new(WORKERS));
-        let probes = Probes::<String>::shuffled(0, WORKERS);
+    fn bench<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load) {
+        let fixture = LazyCell::new(|| Fixture::<K, W>::on(load.threads, load.workers));
+        let probes = Probes::<K>::shuffled(0, load.workers);
+        group.throughput(Throughput::Elements(load.callers as u64));
         group.bench_function(W::NAME, |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
-                time(&fixture.runtime, 1, |_| {
+                time(&fixture.runtime, load.callers, |caller| {
                     let way = fixture.way();
-                    let mut probes = probes.for_caller(0);
+                    let mut probes = probes.for_caller(caller);
                     async move {
                         for _ in 0..iterations {
                             let worker = way.lookup(probes.next()).expect("it runs");
@@ -127,14 +191,26 @@ fn lookup_and_call(criterion: &mut Criterion) {
         });
     }
 
-    let mut group = criterion.benchmark_group("lookup and call/random of 1,000");
-    group.throughput(Throughput::Elements(1));
-    bench::<Registry<Counter<String>>>(&mut group);
-    bench::<Papaya<String>>(&mut group);
-    bench::<Dash<String>>(&mut group);
-    bench::<Locked<String>>(&mut group);
-    bench::<Kameo>(&mut group);
-    bench::<Ractor>(&mut group);
+    fn hand_written<K: Key>(group: &mut Group<'_>, load: Load) {
+        bench::<K, Registry<Counter<K>>>(group, load);
+        bench::<K, Papaya<K>>(group, load);
+        bench::<K, Dash<K>>(group, load);
+        bench::<K, Locked<K>>(group, load);
+        bench::<K, Moka<K>>(group, load);
+    }
+
+    let (small, large) = (Load::of(WORKERS), Load::of(100_000));
+    for (case, load) in
+        [("random of 1,000", small), ("random of 1,000", small.callers(8)), ("random of 100,000", large)]
+    {
+        let mut group = criterion.benchmark_group(format!("lookup and call/{case}{}", load.name()));
+        hand_written::<String>(&mut group, load);
+        bench::<String, Kameo>(&mut group, load);
+        bench::<String, Ractor>(&mut group, load);
+        group.finish();
+    }
+    let mut group = criterion.benchmark_group("lookup and call/random u64 of 1,000");
+    hand_written::<u64>(&mut group, small);
     group.finish();
 }
 
@@ -151,14 +227,10 @@ fn via(criterion: &mut Criterion) {
         async fn call(&self) -> u64 {
             self.0.lookup(&self.1).expect("it runs").call().await
         }
-    }
 
-    async fn filled<W: Way<String>>() -> W {
-        let way = W::empty();
-        for n in 0..WORKERS {
-            way.start(&String::nth(n)).await;
+        fn note(&self) {
+            self.0.lookup(&self.1).expect("it runs").note();
         }
-        way
     }
 
     let key = String::nth(500);
@@ -168,7 +240,7 @@ fn via(criterion: &mut Criterion) {
     };
     let starting_address = async || {
         let registry: Registry<Counter<String>> = filled().await;
-        (registry.via_or_start(&key, ()), registry)
+        (registry.via_or_start(&key, Begin::AtOnce), registry)
     };
     let handle = async || {
         let registry: Registry<Counter<String>> = filled().await;
@@ -177,19 +249,20 @@ fn via(criterion: &mut Criterion) {
     let papaya = async || (Each(filled::<Papaya<String>>().await, key.clone()), ());
     let dash = async || (Each(filled::<Dash<String>>().await, key.clone()), ());
 
+    let load = Load::of(WORKERS);
     let mut group = criterion.benchmark_group("via/call");
-    calls(&mut group, "gen-registry, Via", 1, address);
-    calls(&mut group, "gen-registry, Via that starts", 1, starting_address);
-    calls(&mut group, "gen-registry, handle", 1, handle);
-    calls(&mut group, "papaya, then mpsc + oneshot", 1, papaya);
-    calls(&mut group, "DashMap, then mpsc + oneshot", 1, dash);
+    calls(&mut group, "gen-registry, Via", load, address);
+    calls(&mut group, "gen-registry, Via that starts", load, starting_address);
+    calls(&mut group, "gen-registry, handle", load, handle);
+    calls(&mut group, "papaya, then mpsc + oneshot", load, papaya);
+    calls(&mut group, "DashMap, then mpsc + oneshot", load, dash);
     group.finish();
 
     let mut group = criterion.benchmark_group("via/cast");
-    casts(&mut group, "gen-registry, Via", 1, address);
-    casts(&mut group, "gen-registry, Via that starts", 1, starting_address);
-    casts(&mut group, "gen-registry, handle", 1, handle);
-    casts(&mut group, "papaya, then mpsc", 1, papaya);
-    casts(&mut group, "DashMap, then mpsc", 1, dash);
+    casts(&mut group, "gen-registry, Via", load, address);
+    casts(&mut group, "gen-registry, Via that starts", load, starting_address);
+    casts(&mut group, "gen-registry, handle", load, handle);
+    casts(&mut group, "papaya, then mpsc", load, papaya);
+    casts(&mut group, "DashMap, then mpsc", load, dash);
     group.finish();
 }

@@ -6,7 +6,7 @@ mod common;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use common::{Counter, Counts, Key, Probes, runtime, time};
+use common::{Begin, Counter, Counts, Key, Probes, runtime, time};
 use criterion::{Criterion, Throughput};
 use gen_registry::metrics::{ALL, Kind};
 use gen_registry::{Builder, Registry};
@@ -116,7 +116,7 @@ impl Case {
             Self::Start => {
                 let key = String::nth(1_000_000);
                 for _ in 0..iterations {
-                    registry.start(&key, ()).await.expect("the key is vacant");
+                    registry.start(&key, Begin::AtOnce).await.expect("the key is vacant");
                     registry.stop(&key).await.expect("it runs");
                 }
             }
@@ -133,7 +133,7 @@ impl Case {
 fn fill(runtime: &Runtime, registry: &Registry<Counter<String>>) {
     runtime.block_on(async {
         for n in 0..1_000 {
-            registry.start(&String::nth(n), ()).await.expect("the key is vacant");
+            registry.start(&String::nth(n), Begin::AtOnce).await.expect("the key is vacant");
         }
     });
 }

@@ -166,18 +166,15 @@ impl<W: Worker> Owner<W> {
                 let table = self.table.read();
                 // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
                 let looked_up = catch_unwind(AssertUnwindSafe(|| {
-                    table.with(&seed.key, hash, |handle| {
-                        let is_closed = handle.slot.queue.gate() >= Gate::Closed;
-                        (Holder { entry: handle.entry_id(), is_closed }, handle.slot.is_gone())
+                    table.with(&seed.key, hash, |handle| Holder {
+                        entry: handle.entry_id(),
+                        is_closed: handle.slot.queue.gate() >= Gate::Closed,
                     })
                 }));
                 match looked_up {
-                    Ok(found) => {
-                        // Who is gone holds nothing but the place.
-                        let holder = found.filter(|(_, is_gone)| !is_gone).map(|(holder, _)| holder);
-                        let place = found.map(|(holder, _)| holder.entry.place);
+                    Ok(holder) => {
                         let starter = Starter { verb, waits_in, seed: Some(seed), reply };
-                        let fresh = EntryId::fresh(hash, place);
+                        let fresh = EntryId::fresh(hash);
                         let admission = match holder {
                             Some(_) => Admission::Granted,
                             None => self.admit(fresh, &starter),

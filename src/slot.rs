@@ -184,8 +184,6 @@ pub(crate) struct Slot<W: Worker> {
     is_ready: AtomicBool,
     /// The last run is over and the next not ready.
     is_restarting: AtomicBool,
-    /// Its key is free: it only keeps the place in the table. Set by the owner, for its own eyes.
-    is_gone: AtomicBool,
     /// It spent its restarts.
     gave_up: AtomicBool,
     /// Its start takes no permit, since a worker waits for it, which may hold one.
@@ -218,7 +216,6 @@ impl<W: Worker> Slot<W> {
             incarnation: AtomicU32::new(1),
             is_ready: AtomicBool::new(false),
             is_restarting: AtomicBool::new(false),
-            is_gone: AtomicBool::new(false),
             gave_up: AtomicBool::new(false),
             is_exempt: AtomicBool::new(false),
             is_announced: AtomicBool::new(false),
@@ -335,14 +332,6 @@ impl<W: Worker> Slot<W> {
         if self.is_restarting.swap(false, Ordering::AcqRel) {
             self.link.restarting.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    pub(crate) fn set_gone(&self) {
-        self.is_gone.store(true, Ordering::Relaxed);
-    }
-
-    pub(crate) fn is_gone(&self) -> bool {
-        self.is_gone.load(Ordering::Relaxed)
     }
 
     pub(crate) fn give_up(&self) {

@@ -4,15 +4,13 @@
 //! A worker stands in the table from before its `init` until after its state was dropped, so that the owner finds a
 //! key that is starting or stopping too. Whether a reader may see it is said by its gate.
 //!
-//! An entry is stored with its hash, and the set's own hasher passes that through: the key's `Hash` runs once, in the
-//! caller, never while the set grows. Entries are told apart by place, so that inserting and removing run none of the
-//! key's code either: only the look-up by key does.
+//! The set holds entries by the hash of the key alone, which its own hasher passes through: the key's `Hash` runs once, in
+//! the caller, never while the set grows, and its `Eq` in the look-up only. Keys of one hash share an entry.
 //!
-//! So entries are stored by one notion of equality (the place) and looked up by another (the key). The set is moved in one
-//! go when it grows ([`ResizeMode::Blocking`]): readers then know one memory or the other, whole, and need no more than that
-//! the hashes agree. While it is moved bit by bit, papaya goes by an entry that it has moved already to where a new one is:
-//! a key's former worker, found there, hid the present one, and the key was started twice (G1). The price is that one start
-//! waits while the table doubles, some 50 ns for each entry; nobody who reads does.
+//! One notion of equality serves everything that is done with the set, and this is what papaya needs: while it moves a set
+//! to larger memory, bit by bit, whoever finds an entry that has moved already looks for it in the new memory alone. With
+//! entries told apart by worker and looked up by key, a key's former worker, found there, hid the present one that had been
+//! put in behind it, and the key was started twice (G1).
 
 #[cfg(test)]
 mod tests;
@@ -24,23 +22,35 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use equivalent::Equivalent;
-use papaya::{HashSet, ResizeMode};
+use papaya::HashSet;
 
 use crate::handle::WorkerHandle;
-use crate::worker::{EntryId, Worker, WorkerId};
+use crate::worker::{EntryId, Worker};
 
-/// What stands in a place of the table: the worker that has it, or had it last. A place belongs to one key.
-struct Entry<W: Worker>(WorkerHandle<W>);
+/// The workers whose keys have one hash: almost always one. None: they are gone, and the place is kept for the next.
+struct Entry<W: Worker> {
+    hash: u64,
+    first: Option<WorkerHandle<W>>,
+    /// Boxed: two keys share a hash once in 2^64, or by a bad `Hash`.
+    #[allow(clippy::box_collection, reason = "a word in every entry instead of three")]
+    others: Option<Box<Vec<WorkerHandle<W>>>>,
+}
 
 impl<W: Worker> Entry<W> {
-    fn id(&self) -> EntryId {
-        self.0.entry_id()
+    fn new(hash: u64, mut workers: impl Iterator<Item = WorkerHandle<W>>) -> Self {
+        let first = workers.next();
+        let others: Vec<_> = workers.collect();
+        Self { hash, first, others: (!others.is_empty()).then(|| Box::new(others)) }
+    }
+
+    fn workers(&self) -> impl Iterator<Item = &WorkerHandle<W>> {
+        self.first.iter().chain(self.others.iter().flat_map(|others| others.iter()))
     }
 }
 
 impl<W: Worker> PartialEq for Entry<W> {
     fn eq(&self, other: &Self) -> bool {
-        self.id().place == other.id().place
+        self.hash == other.hash
     }
 }
 
@@ -48,41 +58,22 @@ impl<W: Worker> Eq for Entry<W> {}
 
 impl<W: Worker> Hash for Entry<W> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.id().hash);
-    }
-}
-
-/// A place, to look up who is there.
-struct Place(EntryId);
-
-impl Hash for Place {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.0.hash);
-    }
-}
-
-impl<W: Worker> Equivalent<Entry<W>> for Place {
-    fn equivalent(&self, entry: &Entry<W>) -> bool {
-        entry.id().place == self.0.place
-    }
-}
-
-/// A key with its hash, to look up.
-struct Probe<'k, Q: ?Sized> {
-    key: &'k Q,
-    hash: u64,
-}
-
-impl<Q: ?Sized> Hash for Probe<'_, Q> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(self.hash);
     }
 }
 
-impl<W: Worker, Q: ?Sized + Equivalent<W::Key>> Equivalent<Entry<W>> for Probe<'_, Q> {
+/// A hash, to look up.
+struct Probe(u64);
+
+impl Hash for Probe {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.0);
+    }
+}
+
+impl<W: Worker> Equivalent<Entry<W>> for Probe {
     fn equivalent(&self, entry: &Entry<W>) -> bool {
-        // The hash first: the key's `Eq` runs for a match and once in 2^64 otherwise.
-        self.hash == entry.id().hash && self.key.equivalent(entry.0.key())
+        self.0 == entry.hash
     }
 }
 
@@ -138,26 +129,26 @@ pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 ///
 /// papaya never uses the place of a removed element again before it moves the whole table: a key that comes and goes would
 /// lengthen the way to its own hash each time (150 µs a start after 15,000 in a table of 100,000, and ever more). So a
-/// worker that is gone keeps its place for a while, and its key's next worker takes it.
+/// place that became free is kept for a while, and who comes with the same hash takes it.
 pub(crate) struct TableWriter<W: Worker> {
     table: TableReader<W>,
-    /// Workers that are gone and keep their places, by hash. One for each hash: papaya has no room for many keys that a bad
-    /// `Hash` gives the same.
-    gone: HashMap<u64, WorkerId>,
-    /// All who are gone, the first to go at the front. The places of some are taken again since.
-    order: VecDeque<EntryId>,
+    /// Hashes whose places are free, and how many had become so before.
+    free: HashMap<u64, u64>,
+    /// The same, the one that became free first at the front; some of them were taken again since.
+    freed: VecDeque<(u64, u64)>,
+    count: u64,
 }
 
-/// So many of those who are gone keep their places.
-const GONE: usize = 512;
+/// So many free places are kept.
+const FREE_PLACES: usize = 512;
 
 /// Makes both halves of an empty table.
 pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
     let reader = TableReader(Arc::new(Table {
         hasher: RandomState::new(),
-        entries: HashSet::builder().hasher(PassHash).resize_mode(ResizeMode::Blocking).build(),
+        entries: HashSet::builder().hasher(PassHash).build(),
     }));
-    (TableWriter { table: reader.clone(), gone: HashMap::new(), order: VecDeque::new() }, reader)
+    (TableWriter { table: reader.clone(), free: HashMap::new(), freed: VecDeque::new(), count: 0 }, reader)
 }
 
 impl<W: Worker> Clone for TableReader<W> {
@@ -177,20 +168,25 @@ impl<W: Worker> TableReader<W> {
         self.0.hasher.hash_one(key)
     }
 
-    /// Shows the worker that has the key, or had it last, whatever its gate says. `seen` runs under a reclamation guard: keep it short.
+    /// Shows the worker that has the key, whatever its gate says. `seen` runs under a reclamation guard: keep it short.
     #[inline]
     pub(crate) fn with<Q, T>(&self, key: &Q, hash: u64, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
-        self.0.entries.pin().get(&Probe { key, hash }).map(|entry| seen(&entry.0))
+        let entries = self.0.entries.pin();
+        let entry = entries.get(&Probe(hash))?;
+        // Without the iterator: this is the way of every lookup.
+        match &entry.first {
+            Some(worker) if key.equivalent(worker.key()) => Some(seen(worker)),
+            _ => entry.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(seen),
+        }
     }
 
     /// Shows the worker of an entry, whatever its gate says.
     pub(crate) fn with_entry<T>(&self, entry: EntryId, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
         let entries = self.0.entries.pin();
-        let found = entries.get(&Place(entry)).filter(|found| found.id() == entry && !found.0.slot.is_gone());
-        found.map(|found| seen(&found.0))
+        entries.get(&Probe(entry.hash))?.workers().find(|worker| worker.entry_id() == entry).map(seen)
     }
 
     /// Folds over every entry, whatever its gate says, until `seen` breaks off.
@@ -199,9 +195,7 @@ impl<W: Worker> TableReader<W> {
         init: A,
         seen: impl FnMut(A, &WorkerHandle<W>) -> ControlFlow<B, A>,
     ) -> ControlFlow<B, A> {
-        let entries = self.0.entries.pin();
-        let workers = entries.iter().map(|entry| &entry.0);
-        workers.filter(|worker| !worker.slot.is_gone()).try_fold(init, seen)
+        self.0.entries.pin().iter().flat_map(Entry::workers).try_fold(init, seen)
     }
 
     /// Looks into the mailboxes: into all, or into a sample of bounded size. It is the first entries in the order of the
@@ -232,39 +226,47 @@ impl<W: Worker> TableWriter<W> {
         &self.table.0.entries
     }
 
-    /// Puts a worker in: into the place that its entry says, which is its own or that of its key's last worker.
+    /// Puts a worker in. No other one has its key.
     pub(crate) fn insert(&mut self, worker: WorkerHandle<W>) {
-        let entry = worker.entry_id();
-        if entry.place != entry.id {
-            self.gone.remove(&entry.hash);
-        }
+        let hash = worker.entry_id().hash;
+        self.free.remove(&hash);
+        let entries = self.entries().pin();
+        let there = entries.get(&Probe(hash));
+        let others = there.into_iter().flat_map(Entry::workers).cloned();
         // papaya puts a new element into the place of an equal one.
-        self.entries().pin().insert(Entry(worker));
+        entries.insert(Entry::new(hash, others.chain([worker])));
     }
 
-    /// Takes one worker out, never another one of the same key. It keeps its place until its key's next worker takes it, or
-    /// too many others are gone.
+    /// Takes one worker out, never another one of the same key. Its place is kept for a while.
     pub(crate) fn remove(&mut self, entry: EntryId) {
-        let Some(()) = self.table.with_entry(entry, |worker| worker.slot.set_gone()) else { return };
-        if self.gone.contains_key(&entry.hash) {
-            self.entries().pin().remove(&Place(entry));
+        let hash = entry.hash;
+        let entries = self.table.0.entries.pin();
+        let Some(there) = entries.get(&Probe(hash)) else { return };
+        if !there.workers().any(|worker| worker.entry_id() == entry) {
             return;
         }
-        self.gone.insert(entry.hash, entry.id);
-        self.order.push_back(entry);
-        while self.order.len() > GONE {
-            let Some(first) = self.order.pop_front() else { return };
-            if self.gone.get(&first.hash) == Some(&first.id) {
-                self.gone.remove(&first.hash);
-                self.entries().pin().remove(&Place(first));
+        let others = Entry::new(hash, there.workers().filter(|worker| worker.entry_id() != entry).cloned());
+        let is_free = others.first.is_none();
+        entries.insert(others);
+        if is_free {
+            self.count += 1;
+            self.free.insert(hash, self.count);
+            self.freed.push_back((hash, self.count));
+        }
+        while self.freed.len() > FREE_PLACES {
+            let Some((hash, count)) = self.freed.pop_front() else { return };
+            // Free ever since, and not again.
+            if self.free.get(&hash) == Some(&count) {
+                self.free.remove(&hash);
+                entries.remove(&Probe(hash));
             }
         }
     }
 
     /// Removes everyone, and keeps nothing.
     pub(crate) fn clear(&mut self) {
-        self.gone.clear();
-        self.order.clear();
+        self.free.clear();
+        self.freed.clear();
         self.entries().pin().clear();
     }
 }

@@ -240,20 +240,17 @@ impl WorkerId {
     }
 }
 
-/// Finds one entry without its key: by the hash of the key, and the place in the table that it has.
+/// Finds one entry: its id, and the hash of its key, by which the table finds it without the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryId {
     pub(crate) id: WorkerId,
     pub(crate) hash: u64,
-    /// The id of the worker that had the place first.
-    pub(crate) place: WorkerId,
 }
 
 impl EntryId {
-    /// An entry of its own, or in the place of its key's last worker.
-    pub(crate) fn fresh(hash: u64, place: Option<WorkerId>) -> Self {
-        let id = WorkerId::fresh();
-        Self { id, hash, place: place.unwrap_or(id) }
+    /// An entry that was not there before.
+    pub(crate) fn fresh(hash: u64) -> Self {
+        Self { id: WorkerId::fresh(), hash }
     }
 }
 

@@ -6,22 +6,30 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use futures_util::FutureExt as _;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::{Counts, Key, MAILBOX, Way};
+use super::{Begin, Counts, Key, MAILBOX, TALLY, Way};
 
 pub(crate) enum Mail {
     Add(u64),
     Get(oneshot::Sender<u64>),
+    Note,
+    Stop,
 }
 
 pub(crate) type Sender = mpsc::Sender<Mail>;
 
 /// Spawns a worker, and tells when its init is through.
-pub(crate) fn spawn(mut mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
+pub(crate) fn spawn(mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
+    spawn_that(Begin::AtOnce, mailbox)
+}
+
+pub(crate) fn spawn_that(begin: Begin, mut mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
     let (ready, is_ready) = oneshot::channel();
     let task = tokio::spawn(async move {
+        begin.init().await;
         let mut count = 0;
         // Who asked for it may have gone away.
         let _ = ready.send(());
@@ -30,10 +38,18 @@ pub(crate) fn spawn(mut mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>
                 Mail::Add(n) => count += n,
                 // Likewise.
                 Mail::Get(reply) => drop(reply.send(count)),
+                Mail::Note => TALLY.count(),
+                Mail::Stop => break,
             }
         }
     });
     (is_ready, task)
+}
+
+/// Ends a worker that is in no map any more, after what it has in its mailbox, and waits until it has let go of that.
+pub(crate) async fn stop(sender: &Sender) {
+    sender.send(Mail::Stop).await.expect("it runs");
+    sender.closed().await;
 }
 
 impl Counts for Sender {
@@ -46,6 +62,10 @@ impl Counts for Sender {
         self.send(Mail::Get(reply)).await.expect("it runs");
         answer.await.expect("it answers")
     }
+
+    fn note(&self) {
+        self.try_send(Mail::Note).expect("it has room");
+    }
 }
 
 impl Counts for Arc<Sender> {
@@ -55,6 +75,10 @@ impl Counts for Arc<Sender> {
 
     async fn call(&self) -> u64 {
         Sender::call(self).await
+    }
+
+    fn note(&self) {
+        Sender::note(self);
     }
 }
 
@@ -171,7 +195,7 @@ impl<K: Key> Way<K> for Locked<K> {
 
 /// A `DashMap` of once-cells: any number of callers share one start, and all of them wait for its init.
 #[derive(Clone)]
-pub(crate) struct DashOnce<K: Key>(Arc<DashMap<K, Arc<OnceCell<Sender>>, RandomState>>);
+pub(crate) struct DashOnce<K: Key>(pub(crate) Arc<DashMap<K, Arc<OnceCell<Sender>>, RandomState>>);
 
 impl<K: Key> Way<K> for DashOnce<K> {
     const NAME: &'static str = "DashMap of OnceCell";
@@ -198,5 +222,84 @@ impl<K: Key> Way<K> for DashOnce<K> {
 
     async fn end(self) {
         drop(self);
+    }
+}
+
+/// A cache of `moka` without a bound, of senders. Callers share a start, and all of them wait for its init.
+#[derive(Clone)]
+pub(crate) struct Moka<K: Key>(pub(crate) moka::future::Cache<K, Sender, RandomState>);
+
+impl<K: Key> Way<K> for Moka<K> {
+    const NAME: &'static str = "moka";
+    type Handle = Sender;
+
+    fn empty() -> Self {
+        Self(moka::future::Cache::builder().build_with_hasher(RandomState::new()))
+    }
+
+    fn lookup(&self, key: &K) -> Option<Sender> {
+        // Asynchronous, but all it waits for is the calls that were dropped half way: there are none.
+        self.0.get(key).now_or_never().expect("a get that is ready at once")
+    }
+
+    async fn start(&self, key: &K) -> Sender {
+        let started = self.0.get_with_by_ref(key, async {
+            let (sender, mailbox) = mpsc::channel(MAILBOX);
+            spawn(mailbox).0.await.expect("it starts");
+            sender
+        });
+        started.await
+    }
+
+    async fn end(self) {
+        // Not by dropping the cache: moka frees what was in it some time later, maybe never.
+        for (_, sender) in &self.0 {
+            sender.try_send(Mail::Stop).expect("it has room");
+        }
+    }
+}
+
+/// A `DashMap` that keeps the tasks too, to wait for and to abort.
+#[derive(Clone)]
+pub(crate) struct Joined(pub(crate) Arc<DashMap<String, Task, RandomState>>);
+
+pub(crate) type Task = (Sender, Option<JoinHandle<()>>);
+
+impl Way<String> for Joined {
+    const NAME: &'static str = "DashMap of tasks";
+    type Handle = Sender;
+
+    fn empty() -> Self {
+        Self(Arc::new(DashMap::with_hasher(RandomState::new())))
+    }
+
+    fn lookup(&self, key: &String) -> Option<Sender> {
+        self.0.get(key).map(|task| task.0.clone())
+    }
+
+    async fn start(&self, key: &String) -> Sender {
+        let (sender, ready) = match self.0.entry(key.clone()) {
+            Entry::Occupied(taken) => return taken.get().0.clone(),
+            Entry::Vacant(vacant) => {
+                let (sender, mailbox) = mpsc::channel(MAILBOX);
+                let (ready, task) = spawn(mailbox);
+                vacant.insert((sender.clone(), Some(task)));
+                (sender, ready)
+            }
+        };
+        ready.await.expect("it starts");
+        sender
+    }
+
+    async fn end(self) {
+        let mut tasks = Vec::with_capacity(self.0.len());
+        // The last sender goes with the entry, and so the task ends.
+        self.0.retain(|_, (_sender, task)| {
+            tasks.extend(task.take());
+            false
+        });
+        for task in tasks {
+            task.await.expect("a worker must not panic");
+        }
     }
 }

@@ -9,14 +9,15 @@ pub(crate) mod peers;
 use std::convert::Infallible;
 use std::hash::Hash;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion};
 use gen_registry::{Context, Registry, Reply, Via, Worker, WorkerHandle};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::Barrier;
+use tokio::sync::{Barrier, Notify};
 
 pub(crate) type Group<'c> = BenchmarkGroup<'c, WallTime>;
 
@@ -32,11 +33,79 @@ pub(crate) fn criterion() -> Criterion {
         .configure_from_args()
 }
 
-/// How many threads the runtime has.
-const THREADS: usize = 2;
+/// A number of workers or keys, or a hundred at most if this is a smoke run.
+pub(crate) fn scaled(number: usize) -> usize {
+    static IS_SMOKE: LazyLock<bool> = LazyLock::new(|| std::env::args().any(|arg| arg == "--test"));
+    if *IS_SMOKE { number.min(100) } else { number }
+}
 
+/// A number as the names of groups have it: `1,000`.
+pub(crate) fn thousands(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (n, digit) in digits.chars().enumerate() {
+        if n > 0 && (digits.len() - n) % 3 == 0 {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Which runtime.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// The multi-thread one, with two workers.
+    Two,
+    /// The current-thread one.
+    Current,
+}
+
+impl Threads {
+    pub(crate) fn runtime(self) -> Runtime {
+        let mut builder = match self {
+            Self::Two => Builder::new_multi_thread(),
+            Self::Current => Builder::new_current_thread(),
+        };
+        builder.worker_threads(2).enable_all().build().expect("a runtime")
+    }
+}
+
+/// What an operation is measured with.
+#[derive(Clone, Copy)]
+pub(crate) struct Load {
+    /// How many workers the table has.
+    pub(crate) workers: usize,
+    /// How many tasks do the operation.
+    pub(crate) callers: usize,
+    pub(crate) threads: Threads,
+}
+
+impl Load {
+    /// One caller, two threads.
+    pub(crate) fn of(workers: usize) -> Self {
+        Self { workers: scaled(workers), callers: 1, threads: Threads::Two }
+    }
+
+    pub(crate) const fn callers(self, callers: usize) -> Self {
+        Self { callers, ..self }
+    }
+
+    pub(crate) const fn threads(self, threads: Threads) -> Self {
+        Self { threads, ..self }
+    }
+
+    /// What of it the name of a group tells.
+    pub(crate) fn name(self) -> String {
+        let callers = if self.callers == 1 { String::new() } else { format!(", {} callers", self.callers) };
+        let threads = if self.threads == Threads::Two { "" } else { ", current-thread" };
+        callers + threads
+    }
+}
+
+/// The one that is used where nothing else is said.
 pub(crate) fn runtime() -> Runtime {
-    Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().expect("a runtime of two threads")
+    Threads::Two.runtime()
 }
 
 /// From the moment when the first of `callers` tasks begins until the last is through. They begin together.
@@ -47,7 +116,7 @@ where
     let gate = Arc::new(Barrier::new(callers));
     // Callers who never wait would run one after the other on the thread where they met. If there is a thread for each,
     // they are made to hold theirs until all of them have one.
-    let threads = (callers <= THREADS).then(|| Arc::new(std::sync::Barrier::new(callers)));
+    let threads = (callers <= runtime.metrics().num_workers()).then(|| Arc::new(std::sync::Barrier::new(callers)));
     runtime.block_on(async {
         let tasks: Vec<_> = (0..callers)
             .map(|n| {
@@ -100,12 +169,21 @@ pub(crate) struct Probes<K> {
 
 impl<K: Key> Probes<K> {
     pub(crate) fn one(n: usize) -> Self {
-        Self { keys: [K::nth(n)].into(), at: 0 }
+        Self { keys: [K::nth(scaled(n + 1) - 1)].into(), at: 0 }
     }
 
     /// All the keys from `first` on in a random order, which is the same in every run. They are made in that order: what
     /// misses the cache is the table, not the list of what to ask for.
     pub(crate) fn shuffled(first: usize, count: usize) -> Self {
+        Self::mixed(first, scaled(count))
+    }
+
+    /// The keys of all workers, likewise, and however many.
+    pub(crate) fn all(workers: usize) -> Self {
+        Self::mixed(0, workers)
+    }
+
+    fn mixed(first: usize, count: usize) -> Self {
         let mut numbers: Vec<usize> = (first..first + count).collect();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for n in (1..count).rev() {
@@ -136,6 +214,51 @@ pub(crate) trait Counts: Clone + Send + Sync + 'static {
     fn cast(&self) -> impl Future<Output = ()> + Send;
     /// Asks for the count, after everything cast before.
     fn call(&self) -> impl Future<Output = u64> + Send;
+    /// Sends, without waiting, what [`TALLY`] counts when it is handled.
+    fn note(&self);
+}
+
+/// Tells when the last of a number of messages was handled. There is one, so that a message need not carry it.
+pub(crate) struct Tally {
+    left: AtomicUsize,
+    through: Notify,
+}
+
+pub(crate) static TALLY: Tally = Tally { left: AtomicUsize::new(0), through: Notify::const_new() };
+
+impl Tally {
+    /// Expects so many, and nothing of what it expected before.
+    pub(crate) fn expect(&self, messages: usize) {
+        self.left.store(messages, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count(&self) {
+        // Nothing is read because of it but the clock: the mailbox and `Notify` have orders of their own.
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.through.notify_one();
+        }
+    }
+
+    /// For one waiter.
+    pub(crate) async fn wait(&self) {
+        self.through.notified().await;
+    }
+}
+
+/// What an init does.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Begin {
+    #[default]
+    AtOnce,
+    Never,
+}
+
+impl Begin {
+    pub(crate) async fn init(self) {
+        if self == Self::Never {
+            std::future::pending().await
+        }
+    }
 }
 
 /// A way to keep one worker per key.
@@ -161,14 +284,13 @@ pub(crate) struct Fixture<K: Key, W: Way<K>> {
 
 impl<K: Key, W: Way<K>> Fixture<K, W> {
     pub(crate) fn new(workers: usize) -> Self {
-        let runtime = runtime();
-        let way = runtime.block_on(async {
-            let way = W::empty();
-            for n in 0..workers {
-                way.start(&K::nth(n)).await;
-            }
-            way
-        });
+        Self::on(Threads::Two, workers)
+    }
+
+    pub(crate) fn on(threads: Threads, workers: usize) -> Self {
+        let runtime = threads.runtime();
+        let way = runtime.block_on(async { W::empty() });
+        runtime.block_on(fill(way.clone(), workers));
         Self { runtime, way: Some(way), key: PhantomData }
     }
 
@@ -186,11 +308,29 @@ impl<K: Key, W: Way<K>> Fixture<K, W> {
         if let Some(way) = self.way.take() {
             self.runtime.block_on(way.end());
         }
-        // Whatever a way's own end waits for: nothing of it must run into the next measurement.
-        while self.runtime.metrics().num_alive_tasks() > 0 {
-            std::thread::sleep(Duration::from_micros(200));
-        }
+        quiet(&self.runtime);
     }
+}
+
+/// Starts the first workers of a way.
+pub(crate) async fn fill<K: Key, W: Way<K>>(way: W, workers: usize) {
+    // In a task: `block_on` would be woken in another thread than the runtime's, for each of them.
+    let filling = tokio::spawn(async move {
+        for n in 0..workers {
+            way.start(&K::nth(n)).await;
+        }
+    });
+    filling.await.expect("they start");
+}
+
+/// Waits until no task is left. Whatever a way's own end waits for: nothing of it must run into the next measurement.
+pub(crate) fn quiet(runtime: &Runtime) {
+    // Not from outside: a current-thread runtime runs its tasks in here only.
+    runtime.block_on(async {
+        while runtime.metrics().num_alive_tasks() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
 }
 
 impl<K: Key, W: Way<K>> Drop for Fixture<K, W> {
@@ -205,15 +345,17 @@ pub(crate) struct Counter<K>(u64, PhantomData<K>);
 pub(crate) enum Message {
     Add(u64),
     Get(Reply<u64>),
+    Note,
 }
 
 impl<K: Key> Worker for Counter<K> {
     type Key = K;
-    type Args = ();
+    type Args = Begin;
     type Message = Message;
     type Error = Infallible;
 
-    async fn init((): (), _ctx: &mut Context<Self>) -> Result<Self, Infallible> {
+    async fn init(begin: Begin, _ctx: &mut Context<Self>) -> Result<Self, Infallible> {
+        begin.init().await;
         Ok(Counter(0, PhantomData))
     }
 
@@ -221,6 +363,7 @@ impl<K: Key> Worker for Counter<K> {
         match message {
             Message::Add(n) => self.0 += n,
             Message::Get(reply) => reply.send(self.0),
+            Message::Note => TALLY.count(),
         }
         Ok(())
     }
@@ -234,6 +377,10 @@ impl<K: Key> Counts for WorkerHandle<Counter<K>> {
     async fn call(&self) -> u64 {
         WorkerHandle::call(self, Message::Get).await.expect("it answers")
     }
+
+    fn note(&self) {
+        self.try_cast(Message::Note).expect("it has room");
+    }
 }
 
 impl<K: Key> Counts for Via<Counter<K>> {
@@ -243,6 +390,10 @@ impl<K: Key> Counts for Via<Counter<K>> {
 
     async fn call(&self) -> u64 {
         Via::call(self, Message::Get).await.expect("it answers")
+    }
+
+    fn note(&self) {
+        unreachable!("an address may have to wait for its worker");
     }
 }
 
@@ -259,7 +410,7 @@ impl<K: Key> Way<K> for Registry<Counter<K>> {
     }
 
     async fn start(&self, key: &K) -> Self::Handle {
-        self.lookup_or_start(key, ()).await.expect("it starts")
+        self.lookup_or_start(key, Begin::AtOnce).await.expect("it starts")
     }
 
     async fn end(self) {

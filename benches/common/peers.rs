@@ -1,18 +1,31 @@
 //! The same worker in other actor libraries. Their registries are global and know string keys only; xtra has none.
 
+use std::convert::Infallible;
 use std::sync::PoisonError;
+use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use kameo::actor::Spawn as _;
 use kameo::registry::ACTOR_REGISTRY;
-use ractor::{ActorProcessingErr, RpcReplyPort};
+use ractor::{ActorProcessingErr, ActorStatus, RpcReplyPort};
 
-use super::{Counts, MAILBOX, Way};
+use super::{Begin, Counts, MAILBOX, TALLY, Way};
 
 pub(crate) struct Add(u64);
 pub(crate) struct Get;
+pub(crate) struct Note;
 
-#[derive(kameo::Actor)]
 pub(crate) struct KameoCounter(u64);
+
+impl kameo::Actor for KameoCounter {
+    type Args = Begin;
+    type Error = Infallible;
+
+    async fn on_start(begin: Begin, _actor: KameoRef) -> Result<Self, Infallible> {
+        begin.init().await;
+        Ok(Self(0))
+    }
+}
 
 impl kameo::message::Message<Add> for KameoCounter {
     type Reply = ();
@@ -30,7 +43,15 @@ impl kameo::message::Message<Get> for KameoCounter {
     }
 }
 
-type KameoRef = kameo::actor::ActorRef<KameoCounter>;
+impl kameo::message::Message<Note> for KameoCounter {
+    type Reply = ();
+
+    async fn handle(&mut self, Note: Note, _ctx: &mut kameo::message::Context<Self, ()>) {
+        TALLY.count();
+    }
+}
+
+pub(crate) type KameoRef = kameo::actor::ActorRef<KameoCounter>;
 
 impl Counts for KameoRef {
     async fn cast(&self) {
@@ -40,6 +61,10 @@ impl Counts for KameoRef {
     async fn call(&self) -> u64 {
         self.ask(Get).await.expect("it answers")
     }
+
+    fn note(&self) {
+        self.tell(Note).try_send().expect("it has room");
+    }
 }
 
 /// kameo, with its default mailbox, which is bounded to 64. A start is not atomic: spawn, then register.
@@ -48,7 +73,7 @@ pub(crate) struct Kameo;
 
 impl Kameo {
     pub(crate) async fn spawn() -> KameoRef {
-        let actor = KameoCounter::spawn(KameoCounter(0));
+        let actor = KameoCounter::spawn(Begin::AtOnce);
         actor.wait_for_startup().await;
         actor
     }
@@ -83,14 +108,16 @@ pub(crate) struct RactorCounter;
 pub(crate) enum RactorMessage {
     Add(u64),
     Get(RpcReplyPort<u64>),
+    Note,
 }
 
 impl ractor::Actor for RactorCounter {
     type Msg = RactorMessage;
     type State = u64;
-    type Arguments = ();
+    type Arguments = Begin;
 
-    async fn pre_start(&self, _myself: RactorRef, (): ()) -> Result<u64, ActorProcessingErr> {
+    async fn pre_start(&self, _myself: RactorRef, begin: Begin) -> Result<u64, ActorProcessingErr> {
+        begin.init().await;
         Ok(0)
     }
 
@@ -104,12 +131,13 @@ impl ractor::Actor for RactorCounter {
             RactorMessage::Add(n) => *count += n,
             // The caller may have gone away.
             RactorMessage::Get(reply) => drop(reply.send(*count)),
+            RactorMessage::Note => TALLY.count(),
         }
         Ok(())
     }
 }
 
-type RactorRef = ractor::ActorRef<RactorMessage>;
+pub(crate) type RactorRef = ractor::ActorRef<RactorMessage>;
 
 impl Counts for RactorRef {
     async fn cast(&self) {
@@ -119,6 +147,10 @@ impl Counts for RactorRef {
     async fn call(&self) -> u64 {
         ractor::ActorRef::call(self, RactorMessage::Get, None).await.expect("it runs").expect("it answers")
     }
+
+    fn note(&self) {
+        ractor::ActorRef::cast(self, RactorMessage::Note).expect("it runs");
+    }
 }
 
 /// ractor, whose mailboxes have no bound: a cast never waits.
@@ -126,8 +158,8 @@ impl Counts for RactorRef {
 pub(crate) struct Ractor;
 
 impl Ractor {
-    pub(crate) async fn spawn(name: Option<String>) -> RactorRef {
-        <RactorCounter as ractor::Actor>::spawn(name, RactorCounter, ()).await.expect("it starts").0
+    pub(crate) async fn spawn(name: Option<String>, begin: Begin) -> RactorRef {
+        <RactorCounter as ractor::Actor>::spawn(name, RactorCounter, begin).await.expect("it starts").0
     }
 }
 
@@ -144,13 +176,20 @@ impl Way<String> for Ractor {
     }
 
     async fn start(&self, key: &String) -> RactorRef {
-        Ractor::spawn(Some(key.clone())).await
+        Ractor::spawn(Some(key.clone()), Begin::AtOnce).await
     }
 
     async fn end(self) {
-        for name in ractor::registry::registered() {
-            if let Some(actor) = ractor::registry::where_is(name) {
-                actor.stop(None);
+        let named = ractor::registry::registered().into_iter().filter_map(ractor::registry::where_is);
+        let actors: Vec<_> = named.collect();
+        for actor in &actors {
+            actor.stop(None);
+        }
+        // One that has just started says that it starts; what says so after this hangs, and goes with its runtime.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        for actor in actors {
+            while !matches!(actor.get_status(), ActorStatus::Starting | ActorStatus::Stopped) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         }
     }
@@ -175,6 +214,14 @@ impl xtra::Handler<Get> for XtraCounter {
     }
 }
 
+impl xtra::Handler<Note> for XtraCounter {
+    type Return = ();
+
+    async fn handle(&mut self, Note: Note, _ctx: &mut xtra::Context<Self>) {
+        TALLY.count();
+    }
+}
+
 /// An actor of xtra, with a mailbox of 64.
 pub(crate) fn xtra_spawn() -> xtra::Address<XtraCounter> {
     xtra::spawn_tokio(XtraCounter(0), xtra::Mailbox::bounded(MAILBOX))
@@ -188,5 +235,11 @@ impl Counts for xtra::Address<XtraCounter> {
 
     async fn call(&self) -> u64 {
         self.send(Get).await.expect("it answers")
+    }
+
+    fn note(&self) {
+        let sent = self.send(Note).detach().now_or_never().expect("it has room");
+        // As for a cast.
+        drop(sent.expect("it runs"));
     }
 }

@@ -255,7 +255,7 @@ impl World {
         let holder = self.workers.values().find(|worker| worker.key == key);
         let holder = holder.map(|worker| Holder { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
         self.ids += 1;
-        let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key), place: WorkerId(self.ids) };
+        let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
         let mut admission = Admission::Granted;
         if holder.is_none() && self.machine.is_serving() && self.machine.is_full() {
             let rests = |worker: &&Worker| worker.gate == Gate::Open && worker.task == Task::Ready;
@@ -552,14 +552,14 @@ fn a_start_on_a_worker_whose_gate_is_closed_waits_though_its_notice_is_not_in() 
 #[test]
 fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place() {
     let mut world = World::new();
-    let fresh = EntryId { id: WorkerId(1), hash: 1, place: WorkerId(1) };
+    let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
     world.step(Event::Start { starter: first, holder: None, fresh, admission: Admission::Granted });
     let holder = Some(Holder { entry: fresh, is_closed: false });
     for _ in 0..10_000 {
         let starter = starter(&mut world, 1, Verb::Start);
         starter.reply.is_abandoned.set(true);
-        let (fresh, admission) = (EntryId { id: WorkerId(2), hash: 1, place: WorkerId(2) }, Admission::Granted);
+        let (fresh, admission) = (EntryId { id: WorkerId(2), hash: 1 }, Admission::Granted);
         world.step(Event::Start { starter, holder, fresh, admission });
     }
     let Some(Phase::Starting { waiting, .. }) = world.machine.phases.get(&fresh) else { panic!("it starts") };

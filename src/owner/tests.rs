@@ -196,7 +196,7 @@ impl Worker for Looking {
 async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was_never_polled() {
     for polls in [0, 1] {
         let (_registry, owner) = Builder::<Looking>::new().assemble(None);
-        let entry = EntryId::fresh(1, None);
+        let entry = EntryId::fresh(1);
         let slot = Arc::new(Slot::new(1, entry, Arc::clone(&owner.link)));
         let untold = Arc::<AtomicBool>::default();
         let args = Some(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold)));
@@ -220,7 +220,7 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
 #[tokio::test]
 async fn an_idle_workers_task_and_slot_stay_small() {
     let (_registry, owner) = Builder::<Idle>::new().assemble(None);
-    let entry = EntryId::fresh(1, None);
+    let entry = EntryId::fresh(1);
     let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(&owner.link)));
     let task =
         supervise(Launch { luggage: Luggage { args: Some(()), returns: None }, guard: ExitGuard::new(slot.clone()) });

@@ -1,0 +1,241 @@
+//! What does it cost to start a worker, use it once and stop it, and how long is a key without a worker after a kill?
+
+mod common;
+
+use std::hint::black_box;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use common::hand::{self, Dash, DashOnce, Joined, Locked, Moka, Papaya};
+use common::peers::{Kameo, KameoRef, Ractor};
+use common::{Counter, Counts, Fixture, Group, Key, Load, Threads, Way, time};
+use criterion::{Criterion, Throughput};
+use gen_registry::Registry;
+use kameo::registry::ACTOR_REGISTRY;
+use tokio::task::yield_now;
+
+/// How many workers live beside those that come and go.
+const WORKERS: usize = 1_000;
+/// How many keys each caller has for those, one after the other.
+const KEYS: usize = 256;
+
+fn main() {
+    let mut criterion = common::criterion();
+    start_call_stop(&mut criterion);
+    kill(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A way whose workers end one by one.
+#[allow(clippy::ptr_arg)] // `Way` has it so: a `K` that is a `String`.
+trait Stops: Way<String> {
+    /// Lets the worker handle what it has, and waits until its key is free and it is gone.
+    fn stop(&self, key: &String) -> impl Future<Output = ()> + Send;
+}
+
+/// A way that need not wait for what the worker is doing.
+#[allow(clippy::ptr_arg)] // As above.
+trait Kills: Stops {
+    /// Ends the worker at its next await, and waits until its key is free and it is gone.
+    fn kill(&self, key: &String) -> impl Future<Output = ()> + Send;
+}
+
+impl Stops for Registry<Counter<String>> {
+    async fn stop(&self, key: &String) {
+        Registry::stop(self, key).await.expect("it runs");
+    }
+}
+
+impl Kills for Registry<Counter<String>> {
+    async fn kill(&self, key: &String) {
+        Registry::kill(self, key).await.expect("it runs");
+    }
+}
+
+impl Stops for Dash<String> {
+    async fn stop(&self, key: &String) {
+        let (_, sender) = self.0.remove(key).expect("it runs");
+        hand::stop(&sender).await;
+    }
+}
+
+impl Stops for DashOnce<String> {
+    async fn stop(&self, key: &String) {
+        let (_, cell) = self.0.remove(key).expect("it runs");
+        hand::stop(cell.get().expect("it has started")).await;
+    }
+}
+
+impl Stops for Papaya<String> {
+    async fn stop(&self, key: &String) {
+        let sender = self.0.pin().remove(key).cloned().expect("it runs");
+        hand::stop(&sender).await;
+    }
+}
+
+impl Stops for Locked<String> {
+    async fn stop(&self, key: &String) {
+        let sender = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(key).expect("it runs");
+        hand::stop(&sender).await;
+    }
+}
+
+impl Stops for Moka<String> {
+    async fn stop(&self, key: &String) {
+        let sender = self.0.remove(key).await.expect("it runs");
+        hand::stop(&sender).await;
+    }
+}
+
+impl Stops for Joined {
+    async fn stop(&self, key: &String) {
+        let (_, (sender, task)) = self.0.remove(key).expect("it runs");
+        drop(sender);
+        task.expect("nobody has taken it").await.expect("a worker must not panic");
+    }
+}
+
+impl Kills for Joined {
+    async fn kill(&self, key: &String) {
+        let (_, (_sender, task)) = self.0.remove(key).expect("it runs");
+        let task = task.expect("nobody has taken it");
+        task.abort();
+        task.await.expect_err("it was aborted");
+    }
+}
+
+/// Waits until kameo has freed a name, which it does after it has said that the actor has ended.
+async fn vacant(name: &str) {
+    while ACTOR_REGISTRY.lock().unwrap_or_else(PoisonError::into_inner).contains_name(name) {
+        yield_now().await;
+    }
+}
+
+impl Stops for Kameo {
+    async fn stop(&self, key: &String) {
+        let actor: KameoRef = self.lookup(key).expect("it runs");
+        actor.stop_gracefully().await.expect("it runs");
+        actor.wait_for_shutdown().await;
+        vacant(key).await;
+    }
+}
+
+impl Kills for Kameo {
+    async fn kill(&self, key: &String) {
+        let actor: KameoRef = self.lookup(key).expect("it runs");
+        actor.kill();
+        actor.wait_for_shutdown().await;
+        vacant(key).await;
+    }
+}
+
+impl Stops for Ractor {
+    async fn stop(&self, key: &String) {
+        let actor = self.lookup(key).expect("it runs");
+        actor.stop_and_wait(None, None).await.expect("it runs");
+    }
+}
+
+impl Kills for Ractor {
+    async fn kill(&self, key: &String) {
+        let actor = self.lookup(key).expect("it runs");
+        actor.kill_and_wait(None).await.expect("it runs");
+    }
+}
+
+/// The keys of a caller: vacant ones.
+fn keys_of(caller: usize) -> Arc<[String]> {
+    (0..KEYS).map(|n| String::nth(WORKERS + caller * KEYS + n)).collect()
+}
+
+fn start_call_stop(criterion: &mut Criterion) {
+    fn bench<W: Stops>(group: &mut Group<'_>, load: Load) {
+        let mut fixture = None;
+        group.throughput(Throughput::Elements(load.callers as u64));
+        group.bench_function(W::NAME, |bencher| {
+            let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::on(load.threads, load.workers));
+            bencher.iter_custom(|iterations| {
+                time(&fixture.runtime, load.callers, |caller| {
+                    let way = fixture.way();
+                    let keys = keys_of(caller);
+                    async move {
+                        for n in 0..iterations as usize {
+                            let key = &keys[n % KEYS];
+                            let worker = way.start(key).await;
+                            black_box(worker.call().await);
+                            drop(worker);
+                            way.stop(key).await;
+                        }
+                    }
+                })
+            });
+        });
+    }
+
+    let load = Load::of(WORKERS);
+    for load in [load, load.callers(2), load.callers(8), load.threads(Threads::Current)] {
+        let runtime = if load.threads == Threads::Two { "" } else { ", current-thread" };
+        let name = format!("churn/start, call, stop, callers: {}{runtime}", load.callers);
+        let mut group = criterion.benchmark_group(name);
+        let group = &mut group;
+        bench::<Registry<Counter<String>>>(group, load);
+        bench::<Dash<String>>(group, load);
+        bench::<Joined>(group, load);
+        bench::<DashOnce<String>>(group, load);
+        bench::<Papaya<String>>(group, load);
+        bench::<Locked<String>>(group, load);
+        bench::<Moka<String>>(group, load);
+        bench::<Kameo>(group, load);
+        bench::<Ractor>(group, load);
+    }
+}
+
+/// The middle one of all the spans, times their number: what makes criterion's figure a p50.
+fn as_p50(mut spans: Vec<Duration>) -> Duration {
+    let number = u32::try_from(spans.len()).expect("criterion asks for fewer");
+    let middle = spans.len() / 2;
+    *spans.select_nth_unstable(middle).1 * number
+}
+
+/// From the request to kill a worker until its key has the next one, beside a start of a vacant key.
+fn kill(criterion: &mut Criterion) {
+    fn bench<W: Kills>(group: &mut Group<'_>, kill: bool) {
+        let mut fixture = None;
+        group.bench_function(W::NAME, |bencher| {
+            let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(WORKERS));
+            bencher.iter_custom(|iterations| {
+                let way = fixture.way();
+                let each = async move {
+                    let keys = keys_of(0);
+                    let mut spans = Vec::with_capacity(iterations as usize);
+                    for n in 0..iterations as usize {
+                        let key = &keys[n % KEYS];
+                        if kill {
+                            drop(way.start(key).await);
+                        }
+                        let begun = Instant::now();
+                        if kill {
+                            way.kill(key).await;
+                        }
+                        let worker = black_box(way.start(key).await);
+                        spans.push(begun.elapsed());
+                        drop(worker);
+                        way.stop(key).await;
+                    }
+                    as_p50(spans)
+                };
+                fixture.runtime.block_on(async { tokio::spawn(each).await.expect("a caller must not panic") })
+            });
+        });
+    }
+
+    for (name, kill) in [("kill to the next worker, p50", true), ("cold start, p50", false)] {
+        let mut group = criterion.benchmark_group(format!("churn/{name}"));
+        group.throughput(Throughput::Elements(1));
+        bench::<Registry<Counter<String>>>(&mut group, kill);
+        bench::<Joined>(&mut group, kill);
+        bench::<Kameo>(&mut group, kill);
+        bench::<Ractor>(&mut group, kill);
+        group.finish();
+    }
+}

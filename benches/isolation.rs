@@ -1,0 +1,229 @@
+//! What do 100 inits that hang cost the other keys?
+
+mod common;
+
+use std::cell::LazyCell;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use common::hand::{self, Dash, DashOnce, Moka};
+use common::peers::{Kameo, Ractor};
+use common::{Begin, Counter, Group, Key, MAILBOX, Probes, Way, fill, time};
+use criterion::{Criterion, Throughput};
+use gen_registry::Registry;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+
+/// How many inits hang.
+const HUNG: usize = 100;
+/// How many workers run.
+const WORKERS: usize = 1_000;
+/// How many more are started before all of them are ended, off the clock.
+const ROUND: usize = 4_096;
+
+fn main() {
+    let mut criterion = common::criterion();
+    lookup(&mut criterion);
+    cold_start(&mut criterion);
+    criterion.final_summary();
+}
+
+/// A way one of whose inits can hang.
+trait Hangs: Way<String> {
+    /// A table whose inits have all the time they want.
+    fn patient() -> Self {
+        Self::empty()
+    }
+
+    /// Starts a worker whose init never ends, and waits for it.
+    fn hang(&self, key: String) -> impl Future<Output = ()> + Send;
+}
+
+impl Hangs for Registry<Counter<String>> {
+    fn patient() -> Self {
+        Registry::builder().init_timeout(Duration::from_secs(86_400)).build().expect("it is called in a runtime")
+    }
+
+    async fn hang(&self, key: String) {
+        // A shutdown cancels it.
+        drop(Registry::start(self, &key, Begin::Never).await);
+    }
+}
+
+/// A hand-written worker that is not ready, ever.
+async fn hang(store: impl FnOnce(hand::Sender)) {
+    let (sender, mailbox) = mpsc::channel(MAILBOX);
+    let (ready, _task) = hand::spawn_that(Begin::Never, mailbox);
+    store(sender);
+    // Its runtime ends before it is ready.
+    drop(ready.await);
+}
+
+impl Hangs for Dash<String> {
+    async fn hang(&self, key: String) {
+        hang(|sender| drop(self.0.insert(key, sender))).await;
+    }
+}
+
+impl Hangs for DashOnce<String> {
+    async fn hang(&self, key: String) {
+        let cell = Arc::clone(&self.0.entry(key).or_default());
+        cell.get_or_init(std::future::pending).await;
+    }
+}
+
+impl Hangs for Moka<String> {
+    async fn hang(&self, key: String) {
+        drop(self.0.get_with(key, std::future::pending()).await);
+    }
+}
+
+impl Hangs for Kameo {
+    async fn hang(&self, _: String) {
+        use kameo::actor::Spawn as _;
+        // Its name would be registered once it is up.
+        common::peers::KameoCounter::spawn(Begin::Never).wait_for_startup().await;
+    }
+}
+
+impl Hangs for Ractor {
+    async fn hang(&self, key: String) {
+        drop(Ractor::spawn(Some(key), Begin::Never).await);
+    }
+}
+
+/// A runtime with a way, its workers, and its hung inits.
+struct Fixture<W: Hangs> {
+    way: Option<W>,
+    runtime: Option<Runtime>,
+}
+
+impl<W: Hangs> Fixture<W> {
+    fn new(hung: usize) -> Self {
+        // ractor keeps the names of actors that never started: no name comes twice.
+        static NEXT: AtomicUsize = AtomicUsize::new(5_000_000);
+        let runtime = common::runtime();
+        let way = runtime.block_on(async {
+            let way = W::patient();
+            for _ in 0..hung {
+                let key = String::nth(NEXT.fetch_add(1, Ordering::Relaxed));
+                let way = way.clone();
+                tokio::spawn(async move { way.hang(key).await });
+            }
+            fill(way.clone(), WORKERS).await;
+            // Long enough for all of them to begin.
+            sleep(Duration::from_millis(10)).await;
+            way
+        });
+        Self { way: Some(way), runtime: Some(runtime) }
+    }
+
+    fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("it has one until it is dropped")
+    }
+
+    fn way(&self) -> W {
+        self.way.clone().expect("it has one until it is dropped")
+    }
+}
+
+impl<W: Hangs> Fixture<W> {
+    fn end(&mut self) {
+        if let (Some(way), Some(runtime)) = (self.way.take(), self.runtime.take()) {
+            runtime.block_on(way.end());
+            // What hangs goes with the runtime.
+            drop(runtime);
+        }
+    }
+}
+
+impl<W: Hangs> Drop for Fixture<W> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn groups(criterion: &mut Criterion, operation: &str, bench: impl Fn(&mut Group<'_>, usize)) {
+    for (case, hung) in [("none hangs", 0), ("100 inits hang", HUNG)] {
+        let mut group = criterion.benchmark_group(format!("isolation/{operation}, {case}"));
+        group.throughput(Throughput::Elements(1));
+        bench(&mut group, hung);
+        group.finish();
+    }
+}
+
+fn lookup(criterion: &mut Criterion) {
+    fn bench<W: Hangs>(group: &mut Group<'_>, hung: usize) {
+        let fixture = LazyCell::new(|| Fixture::<W>::new(hung));
+        let probes = Probes::<String>::shuffled(0, WORKERS);
+        group.bench_function(W::NAME, |bencher| {
+            let fixture = &*fixture;
+            bencher.iter_custom(|iterations| {
+                time(fixture.runtime(), 1, |_| {
+                    let way = fixture.way();
+                    let mut probes = probes.for_caller(0);
+                    async move {
+                        for _ in 0..iterations {
+                            black_box(way.lookup(black_box(probes.next())));
+                        }
+                    }
+                })
+            });
+        });
+    }
+
+    groups(criterion, "lookup", |group, hung| {
+        bench::<Registry<Counter<String>>>(group, hung);
+        bench::<Dash<String>>(group, hung);
+        bench::<Moka<String>>(group, hung);
+        bench::<Kameo>(group, hung);
+        bench::<Ractor>(group, hung);
+    });
+}
+
+fn cold_start(criterion: &mut Criterion) {
+    fn bench<W: Hangs>(group: &mut Group<'_>, hung: usize) {
+        let keys: Arc<[String]> = (WORKERS..WORKERS + ROUND).map(String::nth).collect();
+        group.bench_function(W::NAME, |bencher| {
+            let mut fixture = Fixture::<W>::new(hung);
+            let mut used = 0;
+            bencher.iter_custom(|iterations| {
+                let mut elapsed = Duration::ZERO;
+                let mut left = iterations as usize;
+                while left > 0 {
+                    if used == ROUND {
+                        // The old one ends first: some names are global.
+                        fixture.end();
+                        fixture = Fixture::new(hung);
+                        used = 0;
+                    }
+                    let round = left.min(ROUND - used);
+                    elapsed += time(fixture.runtime(), 1, |_| {
+                        let way = fixture.way();
+                        let keys = Arc::clone(&keys);
+                        async move {
+                            for key in &keys[used..][..round] {
+                                black_box(way.start(key).await);
+                            }
+                        }
+                    });
+                    used += round;
+                    left -= round;
+                }
+                elapsed
+            });
+        });
+    }
+
+    groups(criterion, "cold start", |group, hung| {
+        bench::<Registry<Counter<String>>>(group, hung);
+        bench::<Dash<String>>(group, hung);
+        bench::<DashOnce<String>>(group, hung);
+        bench::<Moka<String>>(group, hung);
+        bench::<Kameo>(group, hung);
+        bench::<Ractor>(group, hung);
+    });
+}

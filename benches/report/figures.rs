@@ -1,0 +1,197 @@
+//! What was measured: criterion's estimates, and the lines that the programs print.
+
+use std::cmp::Ordering;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+/// One number.
+#[derive(Clone, Debug)]
+pub(crate) struct Figure {
+    pub(crate) group: String,
+    /// Who did it.
+    pub(crate) way: String,
+    /// The median, for one operation.
+    pub(crate) number: f64,
+    /// Its confidence interval, which is the number itself where there is none.
+    pub(crate) interval: (f64, f64),
+    pub(crate) unit: String,
+}
+
+/// What one figure is of another, and the least and the most that it can be by their intervals.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Ratio {
+    pub(crate) ratio: f64,
+    pub(crate) interval: (f64, f64),
+}
+
+/// All figures of a run, and what else was noted.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) all: Vec<Figure>,
+    /// Names and versions.
+    pub(crate) versions: Vec<(String, String)>,
+}
+
+impl Figures {
+    /// Reads what `compare.sh` has left: `criterion/`, and files of lines.
+    pub(crate) fn read(run: &Path) -> anyhow::Result<Self> {
+        let mut figures = Self::default();
+        let criterion = run.join("criterion");
+        if criterion.is_dir() {
+            figures.read_criterion(&criterion)?;
+        }
+        let mut files: Vec<_> = fs::read_dir(run)?.map(|entry| Ok(entry?.path())).collect::<std::io::Result<_>>()?;
+        files.sort();
+        for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "tsv")) {
+            figures.read_lines(&fs::read_to_string(file)?).with_context(|| file.display().to_string())?;
+        }
+        figures.all.sort_by(|one, other| by_group(&one.group, &other.group).then(one.number.total_cmp(&other.number)));
+        Ok(figures)
+    }
+
+    fn read_criterion(&mut self, folder: &Path) -> anyhow::Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if !path.is_dir() {
+                continue;
+            }
+            if path.ends_with("new") && path.join("benchmark.json").is_file() {
+                let figure = from_criterion(&path).with_context(|| path.display().to_string())?;
+                self.all.push(figure);
+            } else {
+                self.read_criterion(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lines of fields apart by tabs: `figure`, group, way, number, unit; or `version`, name, value. Others are for people.
+    pub(crate) fn read_lines(&mut self, lines: &str) -> anyhow::Result<()> {
+        for line in lines.lines() {
+            match line.split('\t').collect::<Vec<_>>()[..] {
+                ["figure", group, way, number, unit] => {
+                    let number = number.parse().with_context(|| format!("not a number: {line:?}"))?;
+                    let (group, way, unit) = (group.to_owned(), way.to_owned(), unit.to_owned());
+                    self.all.push(Figure { group, way, number, interval: (number, number), unit });
+                }
+                ["version", name, value] => self.versions.push((name.to_owned(), value.to_owned())),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, group: &str, way: &str) -> Option<&Figure> {
+        self.all.iter().find(|figure| figure.group == group && figure.way == way)
+    }
+
+    /// One way over another, in one group.
+    pub(crate) fn ratio(&self, group: &str, way: &str, other: &str) -> Option<Ratio> {
+        Some(self.get(group, way)?.over(self.get(group, other)?))
+    }
+
+    /// The groups, in the order of the report, each with its figures, the least first.
+    pub(crate) fn groups(&self) -> impl Iterator<Item = &[Figure]> {
+        self.all.chunk_by(|one, next| one.group == next.group)
+    }
+
+    pub(crate) fn group(&self, name: &str) -> Option<&[Figure]> {
+        self.groups().find(|group| group[0].group == name)
+    }
+}
+
+impl Figure {
+    pub(crate) fn over(&self, other: &Self) -> Ratio {
+        Ratio {
+            ratio: self.number / other.number,
+            interval: (self.interval.0 / other.interval.1, self.interval.1 / other.interval.0),
+        }
+    }
+
+    /// Of two operations, one after the other.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        let interval = (self.interval.0 + other.interval.0, self.interval.1 + other.interval.1);
+        Self { number: self.number + other.number, interval, ..self.clone() }
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        quantity(self.number, &self.unit)
+    }
+}
+
+/// Three digits or so.
+pub(crate) fn quantity(number: f64, unit: &str) -> String {
+    let (number, unit) = match unit {
+        "ns" if number >= 1e9 => (number / 1e9, "s"),
+        "ns" if number >= 1e6 => (number / 1e6, "ms"),
+        "ns" if number >= 1e3 => (number / 1e3, "µs"),
+        _ => (number, unit),
+    };
+    let digits = if number >= 100.0 || number.fract() == 0.0 { 0 } else { 2 - usize::from(number >= 10.0) };
+    let text = format!("{number:.digits$} {unit}");
+    text.trim_end().to_owned()
+}
+
+/// From `benchmark.json` and `estimates.json`.
+fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
+    let read = |file: &str| -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(folder.join(file))?)?) };
+    let (benchmark, estimates) = (read("benchmark.json")?, read("estimates.json")?);
+    let name = |field: &str| benchmark[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
+    // An iteration does as many operations as it says.
+    let operations = benchmark["throughput"]["Elements"].as_f64().unwrap_or(1.0);
+    let median = &estimates["median"];
+    let nanoseconds = |value: &Value| value.as_f64().map(|number| number / operations).context("no median");
+    let bounds = &median["confidence_interval"];
+    Ok(Figure {
+        group: name("group_id")?,
+        way: name("function_id")?,
+        number: nanoseconds(&median["point_estimate"])?,
+        interval: (nanoseconds(&bounds["lower_bound"])?, nanoseconds(&bounds["upper_bound"])?),
+        unit: "ns".to_owned(),
+    })
+}
+
+/// In the order of the questions, and then by words and by numbers.
+fn by_group(one: &str, other: &str) -> Ordering {
+    const OPERATIONS: [&str; 18] = [
+        "lookup",
+        "lookup_or_start",
+        "start",
+        "allocations of a hit",
+        "cold_start",
+        "call",
+        "cast",
+        "lookup and call",
+        "via",
+        "churn",
+        "isolation",
+        "reduce",
+        "to_list",
+        "broadcast",
+        "start, callers: 64",
+        "shut down",
+        "memory",
+        "growth",
+    ];
+    let place = |group: &str| {
+        let operation = group.split('/').next().unwrap_or_default();
+        OPERATIONS.iter().position(|one| *one == operation).unwrap_or(OPERATIONS.len())
+    };
+    place(one).cmp(&place(other)).then_with(|| words(one).cmp(&words(other)))
+}
+
+/// The numbers in a name as such: 8 comes before 64.
+fn words(name: &str) -> Vec<(String, u64)> {
+    let name = name.replace(',', "");
+    let parts = name.split_inclusive(|c: char| !c.is_ascii_digit());
+    parts
+        .map(|part| {
+            let digits = part.trim_end_matches(|c: char| !c.is_ascii_digit());
+            (part[digits.len()..].to_owned(), digits.parse().unwrap_or(0))
+        })
+        .collect()
+}
