@@ -55,7 +55,9 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
-        Self { inbox, saw_end: false, rest: None }
+        // From the first message on, where anything asks: a burst may come before the first rest.
+        let rest = inbox.tracks_activity().then(Box::default);
+        Self { inbox, saw_end: false, rest }
     }
 
     /// Waits for the next message, in the order in which they were accepted (G8).
@@ -114,15 +116,19 @@ impl<M> Mailbox<M> {
             } => received => Poll::Ready(received))
         })
         .await;
-        match (&received, &mut self.rest) {
-            (Some(_), Some(rest)) => {
-                rest.handled = rest.handled.saturating_add(1);
-                rest.since = None;
-            }
-            (Some(_), None) => {}
-            (None, _) => self.saw_end = true,
+        match received {
+            Some(_) => self.end_rest(),
+            None => self.saw_end = true,
         }
         received
+    }
+
+    /// A message is given out.
+    fn end_rest(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            rest.handled = rest.handled.saturating_add(1);
+            rest.since = None;
+        }
     }
 
     /// Ready when the worker has had nothing to do for as long as it may, and has closed its gate for that. (G7)
@@ -172,7 +178,11 @@ impl<M> Mailbox<M> {
     /// Takes the next message if one waits. `None` says nothing about whether the worker is to end: only
     /// [`recv`](Self::recv) tells.
     pub fn try_recv(&mut self) -> Option<M> {
-        self.inbox.queue().try_recv()
+        let received = self.inbox.queue().try_recv();
+        if received.is_some() {
+            self.end_rest();
+        }
+        received
     }
 
     /// The reason with which a `run` that returned `Ok` ended: that of the close, if it was told of it.
