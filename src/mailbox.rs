@@ -59,7 +59,9 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
-        Self { inbox, rest: None }
+        // From the first message on, where anything asks: a burst may come before the first rest.
+        let rest = inbox.tracks_activity().then(Box::default);
+        Self { inbox, rest }
     }
 
     /// Waits for the next message, in the order in which they were accepted (G8).

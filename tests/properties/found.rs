@@ -72,3 +72,14 @@ fn a_start_that_fails_after_a_crash_does_not_make_the_next_one_a_first_one() {
     let stop = Todo::End { key: 0, end: End::Stop, target: Target::Key, polls: None };
     replay(OPTIONS, [start(0, panics, None), cast(0, Act::Fail), stop, start(0, fails, None), start(0, GOES, None)]);
 }
+
+#[test]
+fn messages_that_a_worker_handles_before_it_first_rests_count_for_it() {
+    let options = Options { backs_off: true, max_workers: Some(2), eviction: Eviction::LeastFrequent, ..OPTIONS };
+    // The restarted one is slow to go, so that it shows which one was picked.
+    let hangs = Plan { again: Step::Gate, parting: Parting::Hang, ..GOES };
+    let steps = [start(0, GOES, None), cast(0, Act::Go), start(1, hangs, None), cast(1, Act::Fail)];
+    let terminates = std::iter::repeat_n(Todo::Nothing, 7);
+    let back = [cast(1, Act::Go), cast(1, Act::Go), Todo::OpenGate { key: 1 }, start(2, GOES, None)];
+    replay(options, steps.into_iter().chain(terminates).chain(back));
+}

@@ -224,12 +224,13 @@ impl Model {
                 if let Some(reason) = entry.closed {
                     return self.leave(key, reason);
                 }
+                entry.uses = entry.uses_at(now) + std::mem::take(&mut entry.handled);
+                entry.rests_since = now;
                 if !entry.granted.is_empty() {
+                    // It rested, if only until they came in.
                     self.admit(key);
                     continue;
                 }
-                entry.uses = entry.uses_at(now) + std::mem::take(&mut entry.handled);
-                entry.rests_since = now;
                 entry.doing = Doing::Resting;
                 entry.alarm = idles.then_some(now + IDLE_TIMEOUT);
                 return;
