@@ -31,7 +31,7 @@ note Commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff
 note rustc "$(rustc --version)"
 note 'Load averages before' "$(load)"
 
-for bench in lookup cold_start messages churn isolation bulk; do
+for bench in lookup cold_start messages churn isolation limits metrics bulk; do
     step "$bench"
     cargo bench --locked --bench "$bench" -- "${samples[@]}" >"$run/$bench.log"
 done

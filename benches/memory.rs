@@ -14,7 +14,7 @@ use common::hand::{Dash, DashOnce, Joined, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
 use common::{Counter, Key, Threads, Way, fill, quiet, thousands, time};
 use futures_util::FutureExt as _;
-use gen_registry::Registry;
+use gen_registry::{Builder, Eviction, Registry};
 
 /// A way to weigh, with options or without.
 struct Variant {
@@ -29,6 +29,11 @@ const fn variant(name: &'static str, weigh: fn(How, usize) -> anyhow::Result<()>
 /// One line for each. What begins with "gen-registry" is also weighed a million times over in a quick run.
 const VARIANTS: &[Variant] = &[
     variant("gen-registry", |how, workers| weigh(how, workers, Registry::<Counter<String>>::new)),
+    variant("gen-registry, idle time-out", |how, workers| weigh(how, workers, || built(with_idle_timeout))),
+    variant("gen-registry, eviction", |how, workers| weigh(how, workers, || built(with_eviction))),
+    variant("gen-registry, idle time-out and metrics", |how, workers| {
+        weigh(how, workers, || built(|builder| with_idle_timeout(builder).name("weighed")))
+    }),
     variant(Papaya::<String>::NAME, |how, workers| weigh(how, workers, Papaya::<String>::empty)),
     variant(Dash::<String>::NAME, |how, workers| weigh(how, workers, Dash::<String>::empty)),
     variant(Joined::NAME, |how, workers| weigh(how, workers, Joined::empty)),
@@ -38,6 +43,22 @@ const VARIANTS: &[Variant] = &[
     variant(Kameo::NAME, |how, workers| weigh(how, workers, Kameo::empty)),
     variant(Ractor::NAME, |how, workers| weigh(how, workers, Ractor::empty)),
 ];
+
+type Options = Builder<Counter<String>>;
+
+fn built(options: fn(Options) -> Options) -> Registry<Counter<String>> {
+    options(Registry::builder()).build().expect("it can be built")
+}
+
+/// Longer than the weighing takes.
+fn with_idle_timeout(options: Options) -> Options {
+    options.idle_timeout(Duration::from_secs(3_600))
+}
+
+/// With room for all.
+fn with_eviction(options: Options) -> Options {
+    options.max_workers(10_000_000).eviction(Eviction::LeastRecentlyActive)
+}
 
 /// How many callers start them, where the clock runs.
 const CALLERS: usize = 64;

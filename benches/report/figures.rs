@@ -157,7 +157,7 @@ fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
 
 /// In the order of the questions, and then by words and by numbers.
 fn by_group(one: &str, other: &str) -> Ordering {
-    const OPERATIONS: [&str; 18] = [
+    const OPERATIONS: [&str; 20] = [
         "lookup",
         "lookup_or_start",
         "start",
@@ -169,6 +169,8 @@ fn by_group(one: &str, other: &str) -> Ordering {
         "via",
         "churn",
         "isolation",
+        "limits",
+        "metrics",
         "reduce",
         "to_list",
         "broadcast",

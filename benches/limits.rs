@@ -1,0 +1,129 @@
+//! What does a limit cost: a lookup, a call, a cast and a start of a registry that has none, and of one whose workers idle,
+//! come back, make room, or take turns to start. A registry that sets no limit is to carry no trace of any of it: its line
+//! is the first one, and the others are beside it.
+
+mod common;
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use common::{Begin, Counter, Counts, Key, Probes, runtime, time};
+use criterion::{Criterion, Throughput};
+use gen_registry::{Builder, Eviction, Registry, Restart};
+use tokio::runtime::Runtime;
+
+fn main() {
+    let mut criterion = common::criterion();
+    for case in Case::ALL {
+        case.bench(&mut criterion);
+    }
+    criterion.final_summary();
+}
+
+#[derive(Clone, Copy)]
+enum Limit {
+    None,
+    Idle,
+    Room,
+    All,
+}
+
+impl Limit {
+    const ALL: [(&'static str, Self); 4] = [
+        ("no limit", Self::None),
+        ("idle_timeout", Self::Idle),
+        ("max_workers, the least recently active goes", Self::Room),
+        ("both, restart and max_concurrent_starts", Self::All),
+    ];
+
+    fn builder(self) -> Builder<Counter<String>> {
+        let builder = Registry::builder();
+        let idle = Duration::from_secs(3_600);
+        match self {
+            Self::None => builder,
+            Self::Idle => builder.idle_timeout(idle),
+            Self::Room => builder.max_workers(1_000_000).eviction(Eviction::LeastRecentlyActive),
+            Self::All => builder
+                .idle_timeout(idle)
+                .max_workers(1_000_000)
+                .eviction(Eviction::LeastRecentlyActive)
+                .restart(Restart::Transient)
+                .max_concurrent_starts(64),
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Case {
+    Lookup,
+    Call,
+    Casts,
+    Start,
+}
+
+impl Case {
+    const ALL: [Self; 4] = [Self::Lookup, Self::Call, Self::Casts, Self::Start];
+
+    fn bench(self, criterion: &mut Criterion) {
+        let name = match self {
+            Self::Lookup => "limits/lookup, hot key of 1,000",
+            Self::Call => "limits/call",
+            Self::Casts => "limits/casts to one worker",
+            Self::Start => "limits/start and stop",
+        };
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements(1));
+        for (limited, limit) in Limit::ALL {
+            let runtime = runtime();
+            let registry = runtime.block_on(async { limit.builder().build().expect("it can be built") });
+            fill(&runtime, &registry);
+            group.bench_function(limited, |bencher| {
+                bencher.iter_custom(|iterations| time(&runtime, 1, |_| self.run(registry.clone(), iterations)));
+            });
+            let report = runtime.block_on(registry.shutdown());
+            assert_eq!(report.stuck, 0);
+        }
+        group.finish();
+    }
+
+    async fn run(self, registry: Registry<Counter<String>>, iterations: u64) {
+        let hot = String::nth(500);
+        match self {
+            Self::Lookup => {
+                let mut probes = Probes::<String>::one(500);
+                for _ in 0..iterations {
+                    black_box(registry.lookup(black_box(probes.next())));
+                }
+            }
+            Self::Call => {
+                let worker = registry.lookup(&hot).expect("it runs");
+                for _ in 0..iterations {
+                    black_box(Counts::call(&worker).await);
+                }
+            }
+            Self::Casts => {
+                let worker = registry.lookup(&hot).expect("it runs");
+                for _ in 0..iterations {
+                    Counts::cast(&worker).await;
+                }
+                // Until all are handled.
+                black_box(Counts::call(&worker).await);
+            }
+            Self::Start => {
+                let key = String::nth(1_000_000);
+                for _ in 0..iterations {
+                    registry.start(&key, Begin::AtOnce).await.expect("the key is vacant");
+                    registry.stop(&key).await.expect("it runs");
+                }
+            }
+        }
+    }
+}
+
+fn fill(runtime: &Runtime, registry: &Registry<Counter<String>>) {
+    runtime.block_on(async {
+        for n in 0..1_000 {
+            registry.start(&String::nth(n), Begin::AtOnce).await.expect("the key is vacant");
+        }
+    });
+}
