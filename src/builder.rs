@@ -201,7 +201,8 @@ impl<W: Worker> Builder<W> {
     /// the restart is handled after it, in order (G8). The message in hand when it crashed is not run again, and its
     /// caller is told. It is no longer [`Restarting`](crate::Stats::restarting) when its `init` has returned `Ok`; an `init`
     /// that fails, panics or takes longer than `init_timeout` counts as one more crash. A stop, a kill and a shutdown end
-    /// it in the middle of a restart, too. `Args::clone` runs in the worker's task; a panic there is one of `init`.
+    /// it in the middle of a restart, too; there is no state then that could handle what is queued, so it is undelivered
+    /// (G6). `Args::clone` runs in the worker's task; a panic there is one of `init`.
     ///
     /// # Examples
     ///
@@ -276,7 +277,8 @@ impl<W: Worker> Builder<W> {
     /// How many `init`s may run at once, restarts included. Others wait for their turn, in the order in which they asked;
     /// `init_timeout` begins when the turn has come. At least 1.
     ///
-    /// A start that a worker of this registry waits for takes no turn, for the worker may hold one.
+    /// A start that a worker of this registry waits for takes no turn, for the worker may hold one. A call is no start: an
+    /// `init` that calls a worker which waits for its turn to come back waits until one of their time-outs ends it.
     #[must_use]
     pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
         self.config.max_concurrent_starts = Some(starts);

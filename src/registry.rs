@@ -358,6 +358,9 @@ impl<W: Worker> Registry<W> {
     }
 
     /// One of the workers, or `None` if there is none. Which one is not said: the first that the table comes to.
+    ///
+    /// A few steps in a table that is as full as it was; one that has shrunk is walked past its empty places, some
+    /// milliseconds where a million workers were and ten are. So are [`reduce`](Self::reduce) and [`to_list`](Self::to_list).
     pub fn sample(&self) -> Option<WorkerHandle<W>> {
         let found = self.shared.table.try_fold((), |(), handle| {
             if handle.is_open() { ControlFlow::Break(handle.clone()) } else { ControlFlow::Continue(()) }
