@@ -128,7 +128,7 @@
 //! - **G3, no stale handle.** A lookup that begins after a worker's gate closed does not return it. A stop that returned
 //!   `Ok` means: state dropped, key free.
 //! - **G4, isolation.** No user code runs in the registry's owner or under a lock, but for a key's own `Eq`, `Clone` and
-//!   `Drop` (and [`reduce`](Registry::reduce)'s closure, which runs in its caller). A hung `init` delays its own key only.
+//!   `Drop` and an error's `Drop` (and [`reduce`](Registry::reduce)'s closure, which runs in its caller). A hung `init` delays its own key only.
 //!   A key, and the error a worker failed with, are dropped by whoever is the last to use the worker's memory, which may
 //!   be the owner or a stranger's lookup: their `Drop` should not block. A panic in it is contained.
 //! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and everyone
@@ -165,7 +165,7 @@
 //! The table is read without a lock, and changed by the owner task alone. `lookup` is linearizable with the opening and
 //! closing of a worker's gate. [`reduce`](Registry::reduce), [`to_list`](Registry::to_list) and
 //! [`sample`](Registry::sample) see every worker that is there for all of the time once; what comes or goes meanwhile
-//! they may see or not.
+//! they may see or not. They, and [`stats`](Registry::stats), may have to help to move the table to a larger one first.
 //!
 //! # Discovery
 //!

@@ -8,6 +8,7 @@
 //! Under a flood it forgets the keys that were remembered longest ago, and so fails open: a start is let through that a
 //! better memory would have refused. `moka` keeps the bound; the moments are tokio's, whose clock a test can pause.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use moka::policy::EvictionPolicy;
@@ -16,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::error::SharedError;
 use crate::lifecycle::StartFailure;
+use crate::panics::Contained;
 use crate::restart::{Cause, History, Intensity, Legacy};
 
 /// How many keys are remembered: a few megabytes at most.
@@ -34,7 +36,7 @@ struct Trace {
     history: History,
     crash: Option<(Instant, Cause)>,
     gave_up_at: Option<Instant>,
-    failed: Option<(Instant, SharedError)>,
+    failed: Option<(Instant, Arc<Contained<SharedError>>)>,
 }
 
 /// What a start of a key that is remembered comes to.
@@ -92,6 +94,8 @@ impl Memory {
     pub(crate) fn remember_failure(&mut self, hash: u64, error: SharedError) {
         if self.failed_for.is_some() {
             let now = Instant::now();
+            // Forgotten in the owner, by whatever makes room: an error's `Drop` is user code. (G5)
+            let error = Arc::new(Contained::new(error));
             self.change(hash, |trace| trace.failed = Some((now, error)));
         }
     }
@@ -113,7 +117,7 @@ impl Memory {
         }
         if let (Some((at, error)), Some(lasts)) = (trace.failed, self.failed_for) {
             if left(at, lasts).is_some() {
-                return Some(Recalled::Refused(StartFailure::RecentlyFailed(error)));
+                return Some(Recalled::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
             }
         }
         trace.history.forget(self.intensity, now);

@@ -4,8 +4,9 @@
 //! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
 //! who may go for it. It tells the registry's subscribers what happens, and counts it.
 //!
-//! It awaits nothing but its own channels and timer, and runs no user code but a key's `Eq` and `Drop` (G4): arguments
-//! that were not used go back to the callers, `init` runs in the worker's task.
+//! It awaits nothing but its own channels and timer, and runs no user code but a key's `Eq` and `Drop` and an error's
+//! `Drop` (G4), all of them contained (G5): arguments that were not used go back to the callers, `init` runs in the
+//! worker's task.
 
 #[cfg(test)]
 mod tests;
@@ -175,10 +176,14 @@ impl<W: Worker> Owner<W> {
                     Ok(holder) => {
                         let starter = Starter { verb, waits_in, seed: Some(seed), reply };
                         let fresh = EntryId::fresh(hash);
-                        let admission = match holder {
+                        // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
+                        let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
                             Some(_) => Admission::Granted,
                             None => self.admit(fresh, &starter),
-                        };
+                        }));
+                        let admission = admitted.unwrap_or_else(|payload| {
+                            Admission::Refused(StartFailure::Panicked(panics::message(payload)))
+                        });
                         Event::Start { starter, holder, fresh, admission }
                     }
                     Err(payload) => {
@@ -196,7 +201,9 @@ impl<W: Worker> Owner<W> {
             Input::Notice(Notice::Ready(entry)) => Event::Ready(entry),
             Input::Notice(Notice::Closing(entry)) => Event::Closing(entry),
             Input::Notice(Notice::RunEnded(entry, incarnation, reason)) => {
-                self.run_ended(entry, incarnation, reason);
+                // An error's `Drop` is user code, and this may be the last of it. (G5)
+                let reason = panics::Contained::new(reason);
+                self.run_ended(entry, incarnation, &reason);
                 return None;
             }
             Input::Notice(Notice::Restarted(entry, incarnation)) => {
@@ -258,7 +265,7 @@ impl<W: Worker> Owner<W> {
 
     /// Changes the memory, and sees to it that it is tidied while there is anything in it.
     fn remember(&mut self, change: impl FnOnce(&mut Memory)) {
-        change(&mut self.memory);
+        contain(|| change(&mut self.memory));
         if !self.is_tidy_armed && self.memory.tidy() {
             self.is_tidy_armed = true;
             self.arm(Due::Tidy);
@@ -293,12 +300,12 @@ impl<W: Worker> Owner<W> {
         reporter.ended(age.unwrap_or_default());
     }
 
-    fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: ExitReason) {
+    fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
         self.tell_age(entry);
-        if let Some(cause) = Cause::of(&reason) {
+        if let Some(cause) = Cause::of(reason) {
             self.link.counters.restarted(cause);
         }
-        self.tell_exited(entry, incarnation, &reason);
+        self.tell_exited(entry, incarnation, reason);
     }
 
     /// Tells that a run began, and remembers that its end is to be told: each has one of both.
@@ -577,7 +584,9 @@ impl<W: Worker> Drop for Owner<W> {
         for (_, launch) in std::mem::take(&mut self.held) {
             discard(launch);
         }
-        drop(self.link.notices.drain(&self.link.live));
+        for notice in self.link.notices.drain(&self.link.live) {
+            contain(|| drop(notice));
+        }
         self.link.requests.forget_task();
         self.link.notices.forget_task();
         self.lifecycle.abandon(&mut self.effects);

@@ -215,12 +215,6 @@ impl<M> Queue<M> {
         true
     }
 
-    /// Whether a receiver would find nothing to do, and wait.
-    pub(crate) fn is_vacant(&self) -> bool {
-        let state = self.lock();
-        self.gate() < Gate::Closed && state.messages.is_empty() && !state.is_in_recess()
-    }
-
     /// Whether the worker has nothing to do at this moment.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.lock().is_at_rest()

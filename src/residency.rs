@@ -208,11 +208,12 @@ impl<W: Worker> Residents<W> {
                 }
             }
         }
+        // Each is read once: the workers write these numbers meanwhile, and a sort must not see an order that changes.
         match self.eviction {
             Eviction::LeastFrequentlyActive => {
-                sample.sort_by_key(|slot| (slot.activity.uses_at(now), slot.activity.at()));
+                sample.sort_by_cached_key(|slot| (slot.activity.uses_at(now), slot.activity.at()));
             }
-            _ => sample.sort_by_key(|slot| slot.activity.at()),
+            _ => sample.sort_by_cached_key(|slot| slot.activity.at()),
         }
         // A message may have come since it was looked at: then the next one.
         if let Some(victim) = sample.iter().find(|slot| slot.passivate(CloseReason::Evicted)) {

@@ -280,7 +280,13 @@ impl<W: Worker> Slot<W> {
 
     /// Closes the gate if it has nothing to do. Says whether this call did it. (G7)
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
-        !self.is_restarting() && !self.activity.is_held() && self.queue.close_at_rest(reason, &self.link.live)
+        let closed =
+            !self.is_restarting() && !self.activity.is_held() && self.queue.close_at_rest(reason, &self.link.live);
+        if closed {
+            // It may have crashed since the look above.
+            self.end_restart();
+        }
+        closed
     }
 
     /// Whether the worker is run again after it ended like this: not counting what is left of its budget.

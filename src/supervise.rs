@@ -172,7 +172,8 @@ fn end_run<'r, W: Worker>(
     exit: Exit,
 ) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, W>>>, Exit> {
     let is_back = is_back(run.slot, &exit, &mut run.luggage.returns);
-    trace::ended(run.slot, &exit, run.luggage.returns.as_ref().and_then(|returns| returns.after));
+    let after = run.luggage.returns.as_ref().and_then(|returns| returns.after);
+    trace::ended(run.slot, &exit, after.filter(|_| is_back));
     if !is_back {
         // No lookup may find the worker while its state's `Drop` runs. (G3)
         run.slot.close_by_worker();
@@ -231,11 +232,9 @@ async fn live<W: Worker>(run: &mut Run<'_, W>) -> Exit {
         run.slot.queue.unpark();
     }
     run.slot.set_ready();
-    if !run.slot.queue.is_vacant() {
-        // It has something to do, which may take long: the owner is told first, and whoever waits for the start. Else it is
-        // about to wait, and they are told then, in the same turn.
-        yield_now().await;
-    }
+    // The owner is told first, and whoever waits for the start: the first poll of `run` may take its time, and may look for
+    // its own worker.
+    yield_now().await;
     let reason = {
         let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
         let state = run.state.as_mut().expect("`init` has just made it");
@@ -357,8 +356,10 @@ async fn init_again<W: Worker>(slot: &Slot<W>, args: W::Args, ctx: &mut Context<
 /// Tells of the run that is over, and waits for as long as the next one is to be put off.
 async fn between_runs<W: Worker>(slot: &Slot<W>, returns: &mut Returns<W>, exit: Exit) -> Result<(), Exit> {
     let Exit::Ended(reason) = exit else { return Err(exit) };
+    // An error's `Drop` is user code, and this may be the last of it. (G5)
+    let reason = panics::Contained::new(reason);
     slot.begin_restart();
-    slot.link.notify(Notice::RunEnded(slot.entry, slot.incarnation(), reason.clone()));
+    slot.link.notify(Notice::RunEnded(slot.entry, slot.incarnation(), (*reason).clone()));
     slot.tell_monitors(&reason);
     // The owner first, and everyone else: a worker that crashes at once each time is not to have this thread for itself.
     yield_now().await;

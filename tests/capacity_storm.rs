@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{poll_once, within};
-use gen_registry::{Context, Eviction, ExitReason, Registry, Restart, Worker};
+use gen_registry::{Context, Eviction, ExitReason, Registry, Restart, StartError, Worker};
 
 /// Lives that are counted from the first line of `init` to the drop of the state.
 #[derive(Default)]
@@ -115,5 +115,60 @@ async fn g11_there_are_never_more_workers_in_a_storm_of_starts() {
         assert_eq!(population.now.load(Ordering::SeqCst), 0);
         let stats = registry.stats();
         assert_eq!((stats.waiting_for_room, stats.starts.ok), (0, stats.exits.total()), "{stats:?}");
+    }
+}
+
+/// Has nothing to do, again and again.
+struct Restless;
+
+impl Worker for Restless {
+    type Key = u32;
+    type Args = ();
+    type Message = ();
+    type Error = std::convert::Infallible;
+
+    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn victims_are_compared_while_they_become_active() {
+    const MOST: u32 = 64;
+    for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
+        let registry = Registry::<Restless>::builder().max_workers(MOST as usize).eviction(eviction).build().unwrap();
+        for key in 0..MOST {
+            within(registry.start(&key, ()), "a start with room for it").await.unwrap();
+        }
+        let over = Arc::new(AtomicUsize::new(0));
+        let senders: Vec<_> = (0..3_usize)
+            .map(|sender| {
+                let (registry, over) = (registry.clone(), Arc::clone(&over));
+                std::thread::spawn(move || {
+                    while over.load(Ordering::Relaxed) == 0 {
+                        for worker in registry.to_list().into_iter().skip(sender).step_by(4) {
+                            // Its mailbox may be full, or it may be the one that has gone.
+                            let _ = worker.try_cast(());
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut started = 0;
+        for key in MOST..MOST + 6_000 {
+            match within(registry.start(&key, ()), "a start that needs a victim").await {
+                Ok(_) => started += 1,
+                Err(StartError::AtCapacity) => {}
+                Err(error) => panic!("{eviction:?}, after {started} starts: {error}"),
+            }
+        }
+        over.store(1, Ordering::Relaxed);
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
+        assert!(started > 0, "{eviction:?}: nobody ever made room");
+        assert!(registry.count() <= MOST as usize);
     }
 }

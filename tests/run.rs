@@ -6,6 +6,7 @@ mod common;
 
 use std::convert::Infallible;
 use std::io;
+use std::time::Duration;
 
 use common::within;
 use gen_registry::{Context, ExitReason, Mailbox, Registry, Reply, Worker, WorkerHandle};
@@ -252,4 +253,54 @@ async fn what_a_run_that_returns_early_leaves_in_the_mailbox_is_undelivered() {
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
     assert_eq!((received.try_recv(), received.try_recv()), (Ok((7, 1)), Ok((7, 2))));
     assert!(received.try_recv().is_err());
+}
+
+/// Looks for itself when it begins to run, and then holds its thread for as long as it is told.
+struct Blocks(Option<(oneshot::Sender<bool>, std::sync::mpsc::Receiver<()>)>);
+
+impl Worker for Blocks {
+    type Key = u32;
+    type Args = (oneshot::Sender<bool>, std::sync::mpsc::Receiver<()>);
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init(args: Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(Some(args)))
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn run(&mut self, mailbox: &mut Mailbox<()>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+        if let Some((found, hold)) = self.0.take() {
+            let registry = ctx.registry().upgrade().expect("the test holds the registry");
+            // The test may not want to know.
+            let _ = found.send(registry.lookup(ctx.key()).is_some());
+            // An error says that the test has let go of it.
+            let _ = hold.recv_timeout(Duration::from_secs(120));
+        }
+        while mailbox.recv().await.is_some() {}
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_blocks_its_thread_at_once_has_been_started_all_the_same() {
+    let registry = Registry::<Blocks>::builder().init_timeout(Duration::from_secs(20)).build().unwrap();
+    for key in 0..50 {
+        let ((found, _), (let_go, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
+        let started = within(registry.start(&key, (found, hold)), "a start whose run blocks").await;
+        // Only now.
+        drop(let_go);
+        assert!(started.is_ok(), "{started:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_finds_its_own_worker_from_its_first_line() {
+    let registry = Registry::<Blocks>::new();
+    let ((found, was_found), (_, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
+    within(registry.start(&1, (found, hold)), "the start").await.unwrap();
+    assert_eq!(within(was_found, "what the worker found").await, Ok(true));
 }
