@@ -536,6 +536,7 @@ impl<W: Worker> Builder<W> {
             restart: self.restart,
             pace,
             clock: Clock::new(),
+            is_reported: reporter.is_some(),
             events: Announcer::new(),
             counters: Counters::default(),
             hot: Stripes::new(),

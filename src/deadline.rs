@@ -43,6 +43,8 @@ pub(crate) struct Deadlines {
     timer: Option<Pin<Box<Sleep>>>,
     /// Not later than the earliest deadline; maybe earlier, if that one is over already.
     armed: Option<Instant>,
+    /// When the owner began to do what it now does without a pause: see [`pause`](Self::pause).
+    now: Option<Instant>,
 }
 
 struct Queue {
@@ -59,9 +61,9 @@ impl Queue {
         Self { after, pending: VecDeque::new(), sort_out_at: SORT_OUT_AT_LEAST }
     }
 
-    fn push(&mut self, due: Due, awaits: impl Fn(Due) -> bool) -> Option<Instant> {
+    fn push(&mut self, now: Instant, due: Due, awaits: impl Fn(Due) -> bool) -> Option<Instant> {
         // A time-out beyond what the clock can count to is none.
-        let at = Instant::now().checked_add(self.after)?;
+        let at = now.checked_add(self.after)?;
         if self.pending.len() >= self.sort_out_at {
             self.pending.retain(|&(_, due)| awaits(due));
             // Twice what is left: the work of sorting out is shared by as many pushes.
@@ -101,6 +103,7 @@ impl Deadlines {
             report: Queue::new(REPORT_EVERY),
             timer: None,
             armed: None,
+            now: None,
         }
     }
 
@@ -113,7 +116,8 @@ impl Deadlines {
             Due::Tidy => &mut self.tidy,
             Due::Report => &mut self.report,
         };
-        if let Some(at) = queue.push(due, awaits) {
+        let now = *self.now.get_or_insert_with(Instant::now);
+        if let Some(at) = queue.push(now, due, awaits) {
             if self.armed.is_none_or(|armed| at < armed) {
                 self.set_timer(at);
             }
@@ -139,6 +143,12 @@ impl Deadlines {
                 None => self.armed = None,
             }
         }
+    }
+
+    /// The owner waits, or lets others run. What it does between two pauses (a hundred events at most, by tokio's budget)
+    /// is done at one moment: the clock is not read for each.
+    pub(crate) fn pause(&mut self) {
+        self.now = None;
     }
 
     fn set_timer(&mut self, at: Instant) {

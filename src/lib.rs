@@ -247,6 +247,7 @@ pub mod metrics;
 mod names;
 mod owner;
 mod panics;
+mod prehashed;
 mod queue;
 mod registry;
 mod reporter;

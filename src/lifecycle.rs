@@ -51,7 +51,7 @@ mod phase;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::mem;
 
 pub use self::event::ShutdownReport;
@@ -61,6 +61,7 @@ pub(crate) use self::event::{
 };
 pub(crate) use self::phase::Tally;
 use self::phase::{Phase, Phases, Stage, answer, fail, fail_all, join, join_stop};
+use crate::prehashed::{EntryMap, EntrySet};
 use crate::worker::{CloseReason, EntryId, ExitReason};
 
 enum Mode {
@@ -88,9 +89,9 @@ pub(crate) struct Lifecycle<P: Port> {
     /// Entries in the table, in whatever state.
     entries: usize,
     /// Those of them that have no worker: held, or discarded and not yet gone.
-    unlaunched: HashSet<EntryId>,
+    unlaunched: EntrySet,
     /// Who comes in whose place: by the worker that goes.
-    successors: HashMap<EntryId, EntryId>,
+    successors: EntryMap<EntryId>,
     mode: Mode,
 }
 
@@ -102,8 +103,8 @@ impl<P: Port> Lifecycle<P> {
             limits,
             phases: Phases::new(),
             entries: 0,
-            unlaunched: HashSet::new(),
-            successors: HashMap::new(),
+            unlaunched: EntrySet::default(),
+            successors: EntryMap::default(),
             mode: Mode::Serving,
         }
     }

@@ -11,12 +11,12 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -32,6 +32,7 @@ use crate::lifecycle::{
 };
 use crate::memory::{Memory, Recalled};
 use crate::panics::{self, contain};
+use crate::prehashed::EntryMap;
 use crate::queue::Gate;
 use crate::reporter::Reporter;
 use crate::request::{Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
@@ -56,11 +57,11 @@ pub(crate) struct Owner<W: Worker> {
     memory: Memory,
     is_tidy_armed: bool,
     /// Workers that wait for room.
-    held: HashMap<EntryId, Launch<W>>,
+    held: EntryMap<Launch<W>>,
     /// What is remembered of the key of the start that is being admitted. Not yet among the others: it may come to nothing.
     recalled: Option<Remembered>,
     /// What is remembered of keys that are starting.
-    remembered: HashMap<EntryId, Remembered>,
+    remembered: EntryMap<Remembered>,
     /// Starts that are taken for new ones, before any other.
     again: VecDeque<StartRequest<W>>,
     report: watch::Sender<Option<ShutdownReport>>,
@@ -68,6 +69,10 @@ pub(crate) struct Owner<W: Worker> {
     reporter: Option<Reporter>,
     /// What is done now is done since a stop took too long.
     is_late: bool,
+    /// The worker that this turn is about, so that it is looked up once.
+    at_hand: Option<WorkerHandle<W>>,
+    /// The report is made.
+    is_over: bool,
 }
 
 /// What a key that starts again has behind it.
@@ -100,13 +105,15 @@ impl<W: Worker> Owner<W> {
             residents: Residents::new(config.eviction),
             memory,
             is_tidy_armed: false,
-            held: HashMap::new(),
+            held: EntryMap::default(),
             recalled: None,
-            remembered: HashMap::new(),
+            remembered: EntryMap::default(),
             again: VecDeque::new(),
             report,
             reporter,
             is_late: false,
+            at_hand: None,
+            is_over: false,
             link,
         }
     }
@@ -114,20 +121,25 @@ impl<W: Worker> Owner<W> {
     /// Serves until a shutdown is over.
     pub(crate) async fn run(mut self) {
         self.tell_numbers();
-        while self.report.borrow().is_none() {
+        while !self.is_over {
             poll_fn(|cx| self.poll_turn(cx)).await;
         }
     }
 
     /// Takes one thing that the owner is told, and does what follows from it.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let input = ready!(self.poll_input(cx));
+        let Poll::Ready(input) = self.poll_input(cx) else {
+            self.deadlines.pause();
+            return Poll::Pending;
+        };
         self.is_late = matches!(&input, Input::Passed(Due::Entry(_, Deadline::Drain) | Due::Shutdown));
         if let Some(event) = self.event(input) {
             self.lifecycle.step(event, &mut self.effects);
             self.publish();
         }
         self.perform_all();
+        // Not kept past its turn: whoever has the last handle has the worker's memory.
+        self.at_hand = None;
         Poll::Ready(())
     }
 
@@ -198,21 +210,27 @@ impl<W: Worker> Owner<W> {
                 Event::Stop { entry, exists, stopper }
             }
             Input::Notice(Notice::Begun(entry)) => Event::Begun(entry),
-            Input::Notice(Notice::Ready(entry)) => Event::Ready(entry),
+            Input::Notice(Notice::Ready(entry)) => {
+                self.take_in_hand(entry);
+                Event::Ready(entry)
+            }
             Input::Notice(Notice::Closing(entry)) => Event::Closing(entry),
             Input::Notice(Notice::RunEnded(entry, incarnation, reason)) => {
+                self.take_in_hand(entry);
                 // An error's `Drop` is user code, and this may be the last of it. (G5)
                 let reason = panics::Contained::new(reason);
                 self.run_ended(entry, incarnation, &reason);
                 return None;
             }
             Input::Notice(Notice::Restarted(entry, incarnation)) => {
-                let now = self.link.clock.now();
+                self.take_in_hand(entry);
+                let now = self.link.moment();
                 self.with_slot(entry, |slot| slot.set_since(now));
                 self.tell_begun(entry, |worker| Told::Restarted { worker, incarnation });
                 return None;
             }
             Input::Notice(Notice::Exited(entry, exit, legacy)) => {
+                self.take_in_hand(entry);
                 if let Some(legacy) = legacy {
                     self.remember(|memory| memory.bury(entry.hash, *legacy));
                 }
@@ -292,12 +310,16 @@ impl<W: Worker> Owner<W> {
 
     /// A run is over. One that was never ready has no age.
     fn tell_age(&mut self, entry: EntryId) {
-        let Some(reporter) = &mut self.reporter else { return };
-        let age = self.table.read().with_entry(entry, |worker| {
+        if self.reporter.is_none() {
+            return;
+        }
+        let age = self.with_handle(entry, |worker| {
             let was_ready = worker.slot.is_announced.load(Ordering::Relaxed);
             if was_ready { self.link.clock.since(worker.slot.since()) } else { Duration::ZERO }
         });
-        reporter.ended(age.unwrap_or_default());
+        if let Some(reporter) = &mut self.reporter {
+            reporter.ended(age.unwrap_or_default());
+        }
     }
 
     fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
@@ -385,6 +407,7 @@ impl<W: Worker> Owner<W> {
             Effect::Remove(entry) => {
                 self.residents.remove(entry);
                 self.table.remove(entry);
+                self.at_hand = None;
             }
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
             Effect::ReplyStart(reply, seed, outcome) => {
@@ -414,6 +437,7 @@ impl<W: Worker> Owner<W> {
                 // Before anybody is told that it is over: the name is free then.
                 self.tell_last_numbers();
                 self.report.send_replace(Some(report));
+                self.is_over = true;
             }
         }
     }
@@ -436,7 +460,7 @@ impl<W: Worker> Owner<W> {
     }
 
     fn open(&mut self, entry: EntryId) {
-        let now = self.link.clock.now();
+        let now = self.link.moment();
         let mut asked_at = now;
         self.with_slot(entry, |slot| {
             asked_at = slot.since();
@@ -489,7 +513,7 @@ impl<W: Worker> Owner<W> {
     }
 
     fn started(&self, outcome: StartOutcome) -> Started<W> {
-        let handle = |entry| self.table.read().with_entry(entry, WorkerHandle::clone);
+        let handle = |entry| self.with_handle(entry, WorkerHandle::clone);
         match outcome {
             StartOutcome::Worker(entry) => handle(entry).map(Started::Worker),
             StartOutcome::AlreadyStarted(entry) => handle(entry).map(Started::Taken),
@@ -508,13 +532,20 @@ impl<W: Worker> Owner<W> {
         self.deadlines.arm(due, |due| is_awaited(lifecycle, due));
     }
 
+    fn take_in_hand(&mut self, entry: EntryId) {
+        self.at_hand = self.table.read().with_entry(entry, WorkerHandle::clone);
+    }
+
     fn with_handle<T>(&self, entry: EntryId, act: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        self.table.read().with_entry(entry, act)
+        match &self.at_hand {
+            Some(worker) if worker.entry_id() == entry => Some(act(worker)),
+            _ => self.table.read().with_entry(entry, act),
+        }
     }
 
     fn with_slot(&self, entry: EntryId, act: impl FnOnce(&Arc<Slot<W>>)) {
         // Always there: see `started`.
-        self.table.read().with_entry(entry, |handle| act(&handle.slot));
+        self.with_handle(entry, |handle| act(&handle.slot));
     }
 
     fn to_list(&self) -> Vec<Arc<Slot<W>>> {

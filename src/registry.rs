@@ -538,7 +538,7 @@ impl<W: Worker> Shared<W> {
         args: W::Args,
         hash: u64,
     ) -> Result<WorkerHandle<W>, StartError<W>> {
-        let seed = Seed { key, args, asked_at: self.link.clock.now() };
+        let seed = Seed { key, args, asked_at: self.link.moment() };
         let (reply, answer) = oneshot::channel();
         let waits_in = current_of(self.link.registry_id);
         let request = StartRequest { verb, seed, hash, waits_in, reply: StartReply(reply) };

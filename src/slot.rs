@@ -94,6 +94,8 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) restart: Option<RestartPlan<W>>,
     pub(crate) pace: Option<Pace>,
     pub(crate) clock: Clock,
+    /// Somebody wants to know how long starts and runs take.
+    pub(crate) is_reported: bool,
     pub(crate) events: Announcer<W>,
     pub(crate) counters: Counters,
     /// What is counted on every thread.
@@ -137,6 +139,12 @@ impl<W: Worker> Link<W> {
         self.requests.send(Envelope { message: request, is_call: true }).await.ok()?;
         // An owner that goes away closes the queue and drops what is in it, replies and all: whoever got in is told.
         answer.await.ok()
+    }
+
+    /// The time by the registry's clock, for those numbers that only a reporter tells. Nobody looks at the clock for them
+    /// else.
+    pub(crate) fn moment(&self) -> u64 {
+        if self.is_reported { self.clock.now() } else { 0 }
     }
 
     /// Tells the owner. When it is gone nobody is left who would act on it, and the notice is dropped.

@@ -25,6 +25,7 @@ use equivalent::Equivalent;
 use papaya::HashSet;
 
 use crate::handle::WorkerHandle;
+use crate::prehashed::PassHash;
 use crate::worker::{EntryId, Worker};
 
 /// The workers whose keys have one hash: almost always one. None: they are gone, and the place is kept for the next.
@@ -77,35 +78,6 @@ impl<W: Worker> Equivalent<Entry<W>> for Probe {
     }
 }
 
-/// Passes a hash through that was made before.
-#[derive(Clone, Default)]
-pub(crate) struct Prehashed(u64);
-
-impl Hasher for Prehashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only `write_u64` is called, by types that know their hash");
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
-#[derive(Clone, Default)]
-pub(crate) struct PassHash;
-
-impl BuildHasher for PassHash {
-    type Hasher = Prehashed;
-
-    fn build_hasher(&self) -> Prehashed {
-        Prehashed::default()
-    }
-}
-
 struct Table<W: Worker> {
     /// Keys come from users: the hasher is seeded per registry and resists flooding (SipHash).
     hasher: RandomState,
@@ -133,7 +105,7 @@ pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 pub(crate) struct TableWriter<W: Worker> {
     table: TableReader<W>,
     /// Hashes whose places are free, and how many had become so before.
-    free: HashMap<u64, u64>,
+    free: HashMap<u64, u64, PassHash>,
     /// The same, the one that became free first at the front; some of them were taken again since.
     freed: VecDeque<(u64, u64)>,
     count: u64,
@@ -148,7 +120,7 @@ pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
         hasher: RandomState::new(),
         entries: HashSet::builder().hasher(PassHash).build(),
     }));
-    (TableWriter { table: reader.clone(), free: HashMap::new(), freed: VecDeque::new(), count: 0 }, reader)
+    (TableWriter { table: reader.clone(), free: HashMap::default(), freed: VecDeque::new(), count: 0 }, reader)
 }
 
 impl<W: Worker> Clone for TableReader<W> {

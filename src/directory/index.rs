@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use equivalent::Equivalent;
 
 use crate::panics::Contained;
-use crate::table::PassHash;
+use crate::prehashed::PassHash;
 use crate::worker::WorkerId;
 
 /// So many readers and changes of different names rarely meet at a lock.

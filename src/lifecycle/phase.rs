@@ -1,8 +1,7 @@
 //! The states of keys that are neither vacant nor running, and those who wait there.
 
-use std::collections::HashMap;
-
 use super::event::{Answer, Effect, Port, StartFailure, StartOutcome, Starter, Stopper, Verb};
+use crate::prehashed::EntryMap;
 use crate::worker::EntryId;
 
 /// How far a stop has come.
@@ -63,13 +62,13 @@ pub(crate) struct Tally {
 
 /// The states by entry, counted as they come and go.
 pub(super) struct Phases<P: Port> {
-    by_entry: HashMap<EntryId, Phase<P>>,
+    by_entry: EntryMap<Phase<P>>,
     tally: Tally,
 }
 
 impl<P: Port> Phases<P> {
     pub(super) fn new() -> Self {
-        Self { by_entry: HashMap::new(), tally: Tally::default() }
+        Self { by_entry: EntryMap::default(), tally: Tally::default() }
     }
 
     pub(super) fn tally(&self) -> Tally {
