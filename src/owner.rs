@@ -419,6 +419,7 @@ impl<W: Worker> Owner<W> {
                 let _ = reply.0.send(outcome);
             }
             Effect::CloseAll => {
+                self.table.begin_closing();
                 // Starts are not closed here: each is cancelled by an effect of its own.
                 self.each_slot(|slot| {
                     if slot.queue.gate() == Gate::Open {

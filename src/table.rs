@@ -109,6 +109,8 @@ pub(crate) struct TableWriter<W: Worker> {
     /// The same, the one that became free first at the front; some of them were taken again since.
     freed: VecDeque<(u64, u64)>,
     count: u64,
+    /// Nobody comes any more: no place is kept.
+    is_closing: bool,
 }
 
 /// So many free places are kept.
@@ -120,7 +122,16 @@ pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
         hasher: RandomState::new(),
         entries: HashSet::builder().hasher(PassHash).build(),
     }));
-    (TableWriter { table: reader.clone(), free: HashMap::default(), freed: VecDeque::new(), count: 0 }, reader)
+    (
+        TableWriter {
+            table: reader.clone(),
+            free: HashMap::default(),
+            freed: VecDeque::new(),
+            count: 0,
+            is_closing: false,
+        },
+        reader,
+    )
 }
 
 impl<W: Worker> Clone for TableReader<W> {
@@ -219,6 +230,10 @@ impl<W: Worker> TableWriter<W> {
         }
         let others = Entry::new(hash, there.workers().filter(|worker| worker.entry_id() != entry).cloned());
         let is_free = others.first.is_none();
+        if is_free && self.is_closing {
+            entries.remove(&Probe(hash));
+            return;
+        }
         entries.insert(others);
         if is_free {
             self.count += 1;
@@ -233,6 +248,11 @@ impl<W: Worker> TableWriter<W> {
                 entries.remove(&Probe(hash));
             }
         }
+    }
+
+    /// Nobody comes any more.
+    pub(crate) fn begin_closing(&mut self) {
+        self.is_closing = true;
     }
 
     /// Removes everyone, and keeps nothing.
