@@ -437,7 +437,7 @@ impl<P: Port> Lifecycle<P> {
         }
         // First whom the place was promised to; those who want this key again find out whether there is room.
         self.release(entry, effects);
-        effects.extend(next.into_iter().map(|starter| Effect::AskAgain(starter, entry.hash)));
+        effects.extend(next.into_iter().map(Effect::AskAgain));
     }
 
     fn passed(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {

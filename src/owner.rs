@@ -175,11 +175,11 @@ impl<W: Worker> Owner<W> {
     /// Looks up what the state machine has to know of the table.
     fn event(&mut self, input: Input<W>) -> Option<Event<Wire<W>>> {
         Some(match input {
-            Input::Start(StartRequest { verb, seed, hash, waits_in, reply }) => {
-                let table = self.table.read();
+            Input::Start(StartRequest { verb, seed, waits_in, reply }) => {
+                let (table, fresh) = (self.table.read(), seed.slot.entry);
                 // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
                 let looked_up = catch_unwind(AssertUnwindSafe(|| {
-                    table.with(&seed.key, hash, |handle| Holder {
+                    table.with(&*seed.slot.key, fresh.hash, |handle| Holder {
                         entry: handle.entry_id(),
                         is_closed: handle.slot.queue.gate() >= Gate::Closed,
                     })
@@ -187,7 +187,6 @@ impl<W: Worker> Owner<W> {
                 match looked_up {
                     Ok(holder) => {
                         let starter = Starter { verb, waits_in, seed: Some(seed), reply };
-                        let fresh = EntryId::fresh(hash);
                         // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
                         let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
                             Some(_) => Admission::Granted,
@@ -386,10 +385,10 @@ impl<W: Worker> Owner<W> {
             Effect::Open(entry) => self.open(entry),
             Effect::NotStarted(entry, failure) => self.not_started(entry, failure),
             Effect::Ended(entry, reason) => self.ended(entry, reason),
-            Effect::AskAgain(Starter { verb, waits_in, seed, reply }, hash) => {
+            Effect::AskAgain(Starter { verb, waits_in, seed, reply }) => {
                 // One that was launched is gone, and nobody else's seed is ever taken.
                 if let Some(seed) = seed {
-                    self.again.push_back(StartRequest { verb, seed, hash, waits_in, reply });
+                    self.again.push_back(StartRequest { verb, seed, waits_in, reply });
                 }
             }
             Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
@@ -444,9 +443,7 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Puts a worker into the table that is yet to be spawned.
-    fn insert(&mut self, entry: EntryId, Seed { key, args, asked_at }: Seed<W>) -> Launch<W> {
-        let slot = Arc::new(Slot::new(key, entry, Arc::clone(&self.link)));
-        slot.set_since(asked_at);
+    fn insert(&mut self, entry: EntryId, Seed { slot, args }: Seed<W>) -> Launch<W> {
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);

@@ -18,13 +18,13 @@ use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
 use crate::queue::Gate;
 use crate::request::{Notice, Seed, StartReply, StartRequest, Started};
-use crate::slot::Link;
+use crate::slot::{Link, Slot};
 use crate::stats::Stats;
 use crate::stripes::Hot;
 use crate::sync::lock;
 use crate::table::TableReader;
 use crate::via::{Template, Via};
-use crate::worker::{ExitReason, Worker};
+use crate::worker::{EntryId, ExitReason, Worker};
 
 /// What the verbs work on, without a claim to keep the registry going.
 pub(crate) struct Shared<W: Worker> {
@@ -538,10 +538,12 @@ impl<W: Worker> Shared<W> {
         args: W::Args,
         hash: u64,
     ) -> Result<WorkerHandle<W>, StartError<W>> {
-        let seed = Seed { key, args, asked_at: self.link.moment() };
+        let slot = Arc::new(Slot::new(key, EntryId::fresh(hash), Arc::clone(&self.link)));
+        slot.set_since(self.link.moment());
+        let seed = Seed { slot, args };
         let (reply, answer) = oneshot::channel();
         let waits_in = current_of(self.link.registry_id);
-        let request = StartRequest { verb, seed, hash, waits_in, reply: StartReply(reply) };
+        let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };
         match (answer.outcome, answer.unused) {
             (Started::Worker(handle), _) => Ok(handle),

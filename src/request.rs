@@ -1,19 +1,20 @@
 //! What callers and workers tell the owner: the contract between `Registry` and `Owner`, which never see each other.
 
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Answer, Exit, Port, StartFailure, StopFailure, Stopper, Verb};
 use crate::restart::Legacy;
+use crate::slot::Slot;
 use crate::worker::{EntryId, ExitReason, Worker};
 
 /// A worker for this key is wanted. From a caller, over a bounded queue.
 pub(crate) struct StartRequest<W: Worker> {
     pub(crate) verb: Verb,
     pub(crate) seed: Seed<W>,
-    pub(crate) hash: u64,
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: StartReply<W>,
 }
@@ -44,10 +45,10 @@ pub(crate) enum Notice<W: Worker> {
 
 /// What a worker is launched from.
 pub(crate) struct Seed<W: Worker> {
-    pub(crate) key: W::Key,
+    /// Made by the caller, who has a thread of its own for that: the owner serves everyone. It lies beside its key, which
+    /// the caller has made a moment ago; a lookup reads both.
+    pub(crate) slot: Arc<Slot<W>>,
     pub(crate) args: W::Args,
-    /// By the registry's clock.
-    pub(crate) asked_at: u64,
 }
 
 /// What a caller of a start is told, with its arguments if they were not used: they are dropped where they came from,

@@ -161,7 +161,7 @@ pub(crate) enum Effect<P: Port> {
     /// A worker that was open is gone.
     Ended(EntryId, ExitReason),
     /// Take this start for a new one: the worker that it waited for is gone.
-    AskAgain(Starter<P>, u64),
+    AskAgain(Starter<P>),
     /// Open the gate after `init`.
     Open(EntryId),
     /// Close the gate; the worker drains and ends.

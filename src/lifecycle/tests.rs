@@ -364,7 +364,7 @@ impl World {
                 let worker = &self.workers[&entry.id];
                 assert!(worker.was_open, "an end was told of a worker that was never open");
             }
-            Effect::AskAgain(starter, _) => self.again.push_back((starter, 0)),
+            Effect::AskAgain(starter) => self.again.push_back((starter, 0)),
             Effect::Open(entry) => {
                 let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
                 worker.was_open = true;
