@@ -550,8 +550,8 @@ impl<W: Worker> Builder<W> {
             restarting: AtomicUsize::new(0),
             stuck: Mutex::new(Vec::new()),
             live: AtomicUsize::new(0),
-            requests: Queue::new(REQUESTS),
-            notices: Queue::new(usize::MAX),
+            requests: Queue::of_owner(REQUESTS),
+            notices: Queue::of_owner(usize::MAX),
             report: reported,
             registry: OnceLock::new(),
         });

@@ -81,6 +81,8 @@ pub(crate) type Sequence = u64;
 #[repr(C)]
 pub(crate) struct Queue<M> {
     gate: AtomicU8,
+    /// For how many messages it keeps room when it is empty.
+    keeps: u16,
     /// `u32::MAX` is more than anyone will queue.
     capacity: u32,
     state: Mutex<State<M>>,
@@ -89,10 +91,9 @@ pub(crate) struct Queue<M> {
 #[derive(Debug)]
 struct State<M> {
     messages: VecDeque<Envelope<M>>,
-    /// How many were accepted: the sequence number of the newest.
+    /// How many were accepted: the sequence number of the newest. After a drain, how many of them had begun: nothing is
+    /// accepted any more.
     accepted: Sequence,
-    /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
-    begun: Sequence,
     /// Nothing begins any more.
     finished: bool,
     /// `recv` said in this run that there is no more: what ends the run after that was asked for.
@@ -123,18 +124,29 @@ impl Waiting {
     }
 }
 
-/// An idle queue keeps room for this many messages and gives the rest back.
-const IDLE_CAPACITY: usize = 8;
+/// An empty mailbox keeps room for this many messages and gives the rest back: there are many of them.
+const MAILBOX_KEEPS: u16 = 8;
+/// What the owner is told comes in bursts, again and again.
+const OWNER_KEEPS: u16 = 256;
 
 impl<M> Queue<M> {
     pub(crate) fn new(capacity: usize) -> Self {
+        Self::keeping(MAILBOX_KEEPS, capacity)
+    }
+
+    /// A queue of the owner.
+    pub(crate) fn of_owner(capacity: usize) -> Self {
+        Self::keeping(OWNER_KEEPS, capacity)
+    }
+
+    fn keeping(keeps: u16, capacity: usize) -> Self {
         Self {
             gate: AtomicU8::new(Gate::Starting as u8),
+            keeps,
             capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
             state: Mutex::new(State {
                 messages: VecDeque::new(),
                 accepted: 0,
-                begun: 0,
                 finished: false,
                 saw_end: false,
                 close_reason: None,
@@ -307,6 +319,7 @@ impl<M> Queue<M> {
         self.close(CloseReason::Normal, live);
         let mut state = self.lock();
         state.finished = true;
+        state.accepted = state.begun();
         mem::take(&mut state.messages)
     }
 
@@ -321,7 +334,7 @@ impl<M> Queue<M> {
     /// Whether an accepted message did not begin and never will.
     pub(crate) fn never_began(&self, sequence: Sequence) -> bool {
         let state = self.lock();
-        state.finished && state.begun < sequence
+        state.finished && state.begun() < sequence
     }
 
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
@@ -363,7 +376,7 @@ impl<M> Queue<M> {
 
     /// Whether an accepted message was taken out to be handled.
     pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
-        self.lock().begun >= sequence
+        self.lock().begun() >= sequence
     }
 
     /// Waits for room. Dropped before it is ready, the message was not accepted.
@@ -388,7 +401,9 @@ impl<M> Queue<M> {
         if self.gate() == Gate::Closed {
             return Poll::Ready(None);
         }
-        state.messages.shrink_to(IDLE_CAPACITY);
+        if state.messages.capacity() > self.keeps.into() {
+            state.messages.shrink_to(self.keeps.into());
+        }
         state.receive(cx.waker());
         Poll::Pending
     }
@@ -414,8 +429,13 @@ impl<M> State<M> {
         (self.accepted, self.receiver.take())
     }
 
+    /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
+    fn begun(&self) -> Sequence {
+        self.accepted - self.messages.len() as u64
+    }
+
     fn is_in_recess(&self) -> bool {
-        self.waiting.as_ref().and_then(|waiting| waiting.recess).is_some_and(|last| self.begun >= last)
+        self.waiting.as_ref().and_then(|waiting| waiting.recess).is_some_and(|last| self.begun() >= last)
     }
 
     /// The receiver is parked (a message takes its waker), and there is nothing for it to do.
@@ -437,7 +457,6 @@ impl<M> State<M> {
     /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
     fn begin(&mut self, capacity: u32) -> Option<(M, Option<Waker>)> {
         let envelope = self.messages.pop_front()?;
-        self.begun += 1;
         Some((envelope.message, self.grant(capacity)))
     }
 

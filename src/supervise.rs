@@ -207,72 +207,77 @@ impl<W: Worker> Drop for Run<'_, W> {
 }
 
 /// The code of one run, the user's but for what is told between.
-async fn live<W: Worker>(run: &mut Run<'_, W>) -> Exit {
-    if !run.slot.is_ready() {
-        let permit = match &run.slot.link.pace {
-            Some(pace) => {
-                let permit = Box::pin(turn(run.slot, pace)).await;
-                run.slot.link.notify(Notice::Begun(run.slot.entry));
-                permit
+#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
+fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
+    async move {
+        if !run.slot.is_ready() {
+            let permit = match &run.slot.link.pace {
+                Some(pace) => {
+                    let permit = Box::pin(turn(run.slot, pace)).await;
+                    run.slot.link.notify(Notice::Begun(run.slot.entry));
+                    permit
+                }
+                None => None,
+            };
+            match W::init(run.luggage.unpack(run.slot), run.ctx).await {
+                Ok(state) => run.state = Some(state),
+                Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
             }
-            None => None,
+            drop(permit);
+        } else {
+            match Box::pin(init_again(run.slot, run.luggage.unpack(run.slot), run.ctx)).await {
+                Ok(state) => run.state = Some(state),
+                Err(exit) => return exit,
+            }
+            // The wait between the runs has parked the receiver. Before it counts as running: nobody is to take it for one that
+            // waits for its next message. (G7)
+            run.slot.queue.unpark();
+        }
+        run.slot.set_ready();
+        // The owner is told first, and whoever waits for the start: the first poll of `run` may take its time, and may look for
+        // its own worker.
+        yield_now().await;
+        let reason = {
+            let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
+            let state = run.state.as_mut().expect("`init` has just made it");
+            match state.run(&mut mailbox, run.ctx).await {
+                Ok(()) => mailbox.end_reason().into(),
+                Err(error) => ExitReason::Failed(share(error)),
+            }
         };
-        match W::init(run.luggage.unpack(run.slot), run.ctx).await {
-            Ok(state) => run.state = Some(state),
-            Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
-        }
-        drop(permit);
-    } else {
-        match Box::pin(init_again(run.slot, run.luggage.unpack(run.slot), run.ctx)).await {
-            Ok(state) => run.state = Some(state),
-            Err(exit) => return exit,
-        }
-        // The wait between the runs has parked the receiver. Before it counts as running: nobody is to take it for one that
-        // waits for its next message. (G7)
-        run.slot.queue.unpark();
+        finish(run, Exit::Ended(reason)).await
     }
-    run.slot.set_ready();
-    // The owner is told first, and whoever waits for the start: the first poll of `run` may take its time, and may look for
-    // its own worker.
-    yield_now().await;
-    let reason = {
-        let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
-        let state = run.state.as_mut().expect("`init` has just made it");
-        match state.run(&mut mailbox, run.ctx).await {
-            Ok(()) => mailbox.end_reason().into(),
-            Err(error) => ExitReason::Failed(share(error)),
-        }
-    };
-    finish(run, reason).await
 }
 
 /// Takes the state apart at the end of a run.
-async fn finish<W: Worker>(run: &mut Run<'_, W>, reason: ExitReason) -> Exit {
-    if decide(run.slot, &reason, &mut run.luggage.returns) {
-        run.slot.begin_restart();
-        let patience = run.slot.link.config.stop_timeout;
-        // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
-        let parts = Box::pin(timeout(patience, async {
-            if let Some(state) = run.state.take() {
-                state.terminate(&reason, run.ctx).await;
-            }
-        }));
-        // In time or not, its state is dropped with it.
-        let _ = parts.await;
-        return Exit::Ended(reason);
+#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its arguments twice")]
+fn finish<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = Exit> + Send {
+    async move {
+        let Exit::Ended(reason) = &exit else { return exit };
+        if decide(run.slot, reason, &mut run.luggage.returns) {
+            run.slot.begin_restart();
+            let patience = run.slot.link.config.stop_timeout;
+            // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
+            let parts = Box::pin(timeout(patience, async {
+                if let Some(state) = run.state.take() {
+                    state.terminate(reason, run.ctx).await;
+                }
+            }));
+            // In time or not, its state is dropped with it.
+            let _ = parts.await;
+            return exit;
+        }
+        if run.slot.close_by_worker() {
+            // Return to the scheduler, so that the owner is told before whatever `terminate` does.
+            yield_now().await;
+        }
+        // Before `terminate`, which may take its time: the callers are waiting.
+        run.slot.undeliver(lost_by(&exit));
+        if let Some(state) = run.state.take() {
+            state.terminate(reason, run.ctx).await;
+        }
+        exit
     }
-    if run.slot.close_by_worker() {
-        // Return to the scheduler, so that the owner is told before whatever `terminate` does.
-        yield_now().await;
-    }
-    let exit = Exit::Ended(reason);
-    // Before `terminate`, which may take its time: the callers are waiting.
-    run.slot.undeliver(lost_by(&exit));
-    let Exit::Ended(reason) = &exit else { return exit };
-    if let Some(state) = run.state.take() {
-        state.terminate(reason, run.ctx).await;
-    }
-    exit
 }
 
 /// What comes after a run whose state is dropped: the end of what belonged to it, and then, if the worker comes back, the
