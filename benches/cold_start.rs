@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::hand::{Dash, DashOnce, Locked, Moka, Papaya};
+use common::hand::{Dash, DashOnce, Locked, Moka, Owned, Papaya};
 use common::peers::{Kameo, Ractor};
 use common::{Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
 use criterion::{Criterion, Throughput};
@@ -56,6 +56,7 @@ fn distinct_keys(criterion: &mut Criterion) {
         bench::<K, Registry<Counter<K>>>(group, load);
         bench::<K, Dash<K>>(group, load);
         bench::<K, DashOnce<K>>(group, load);
+        bench::<K, Owned<K>>(group, load);
         bench::<K, Papaya<K>>(group, load);
         bench::<K, Locked<K>>(group, load);
         bench::<K, Moka<K>>(group, load);

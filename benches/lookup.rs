@@ -6,9 +6,9 @@ use std::cell::LazyCell;
 use std::hint::black_box;
 use std::sync::PoisonError;
 
-use common::hand::{Dash, DashOnce, Locked, Moka, Papaya};
+use common::hand::{Beside, Dash, DashOnce, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Counter, Fixture, Group, Key, Load, Probes, Threads, Way, time};
+use common::{Begin, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Way, time};
 use criterion::{Criterion, Throughput};
 use dashmap::mapref::entry::Entry;
 use gen_registry::{Registry, StartError};
@@ -29,21 +29,25 @@ fn bench<K: Key, W: Way<K>, R>(
     probes: &Probes<K>,
     operation: impl Fn(&W, &K) -> R + Copy + Send + Sync + 'static,
 ) {
-    let fixture = LazyCell::new(|| Fixture::<K, W>::on(load.threads, load.workers));
+    let tables = LazyCell::new(|| Tables::<K, W>::on(load));
     group.throughput(Throughput::Elements(load.callers as u64));
     group.bench_function(name, |bencher| {
         // Made here: in the loop criterion would take its time for the operation's, and settle for too few iterations.
-        let fixture = &*fixture;
+        let tables = &*tables;
         bencher.iter_custom(|iterations| {
-            time(&fixture.runtime, load.callers, |caller| {
-                let way = fixture.way();
-                let mut probes = probes.for_caller(caller);
-                async move {
-                    for _ in 0..iterations {
-                        black_box(operation(&way, black_box(probes.next())));
+            let run = |fixture: &Fixture<K, W>, iterations| {
+                time(&fixture.runtime, load.callers, |caller| {
+                    let way = fixture.way();
+                    let mut probes = probes.for_caller(caller);
+                    async move {
+                        for _ in 0..iterations {
+                            black_box(operation(&way, black_box(probes.next())));
+                        }
                     }
-                }
-            })
+                })
+            };
+            let warm_up = |table: &_| _ = run(table, load.workers as u64);
+            run(tables.next(warm_up), iterations)
         });
     });
 }
@@ -76,6 +80,7 @@ fn lookup(criterion: &mut Criterion) {
     for (case, load, probes) in &cases {
         let mut group = criterion.benchmark_group(format!("lookup/{case}{}", load.name()));
         hand_written::<String>(&mut group, *load, probes);
+        bench(&mut group, Beside::<String>::NAME, *load, probes, Beside::lookup);
         bench(&mut group, Kameo::NAME, *load, probes, Kameo::lookup);
         bench(&mut group, Ractor::NAME, *load, probes, Ractor::lookup);
         group.finish();
@@ -95,19 +100,23 @@ fn lookup(criterion: &mut Criterion) {
 /// On a hit.
 fn lookup_or_start(criterion: &mut Criterion) {
     fn bench_start<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load, probes: &Probes<K>) {
-        let fixture = LazyCell::new(|| Fixture::<K, W>::on(load.threads, load.workers));
+        let tables = LazyCell::new(|| Tables::<K, W>::on(load));
         group.bench_function(W::NAME, |bencher| {
-            let fixture = &*fixture;
+            let tables = &*tables;
             bencher.iter_custom(|iterations| {
-                time(&fixture.runtime, load.callers, |caller| {
-                    let way = fixture.way();
-                    let mut probes = probes.for_caller(caller);
-                    async move {
-                        for _ in 0..iterations {
-                            black_box(way.start(black_box(probes.next())).await);
+                let run = |fixture: &Fixture<K, W>, iterations| {
+                    time(&fixture.runtime, load.callers, |caller| {
+                        let way = fixture.way();
+                        let mut probes = probes.for_caller(caller);
+                        async move {
+                            for _ in 0..iterations {
+                                black_box(way.start(black_box(probes.next())).await);
+                            }
                         }
-                    }
-                })
+                    })
+                };
+                let warm_up = |table: &_| _ = run(table, load.workers as u64);
+                run(tables.next(warm_up), iterations)
             });
         });
     }

@@ -1,7 +1,8 @@
 //! What one writes by hand: a concurrent map, a task per key, a bounded channel.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::RandomState;
+use std::hash::{Hash, Hasher, RandomState};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
@@ -26,24 +27,35 @@ pub(crate) fn spawn(mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, Jo
     spawn_that(Begin::AtOnce, mailbox)
 }
 
-pub(crate) fn spawn_that(begin: Begin, mut mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
+pub(crate) fn spawn_that(begin: Begin, mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
     let (ready, is_ready) = oneshot::channel();
-    let task = tokio::spawn(async move {
-        begin.init().await;
-        let mut count = 0;
+    let task = spawn_telling(begin, mailbox, move || {
         // Who asked for it may have gone away.
         let _ = ready.send(());
+    });
+    (is_ready, task)
+}
+
+/// Spawns a worker that tells in a way of its own when its init is through.
+fn spawn_telling(
+    begin: Begin,
+    mut mailbox: mpsc::Receiver<Mail>,
+    ready: impl FnOnce() + Send + 'static,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        begin.init().await;
+        let mut count = 0;
+        ready();
         while let Some(mail) = mailbox.recv().await {
             match mail {
                 Mail::Add(n) => count += n,
-                // Likewise.
+                // Who asked may have gone away.
                 Mail::Get(reply) => drop(reply.send(count)),
                 Mail::Note => TALLY.count(),
                 Mail::Stop => break,
             }
         }
-    });
-    (is_ready, task)
+    })
 }
 
 /// Ends a worker that is in no map any more, after what it has in its mailbox, and waits until it has let go of that.
@@ -113,6 +125,126 @@ impl<K: Key> Way<K> for Papaya<K> {
 
     async fn end(self) {
         // Not `clear`: papaya frees what was removed some time later, and until then the senders keep the tasks.
+        drop(self);
+    }
+}
+
+/// A `papaya` set of `Arc`s that hold the key beside the sender, so that a handle knows its key and no key is kept twice: the
+/// floor of a lookup for a registry whose handles do. The key is one step further away than in a map of keys.
+#[derive(Clone)]
+pub(crate) struct Beside<K: Key>(Arc<papaya::HashSet<Named<K>, RandomState>>);
+
+#[derive(Clone)]
+pub(crate) struct Named<K>(Arc<(K, Sender)>);
+
+impl<K: Key> PartialEq for Named<K> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.0 == other.0.0
+    }
+}
+
+impl<K: Key> Eq for Named<K> {}
+
+impl<K: Key> Hash for Named<K> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.0.hash(state);
+    }
+}
+
+impl<K: Key> Borrow<K> for Named<K> {
+    fn borrow(&self) -> &K {
+        &self.0.0
+    }
+}
+
+impl<K: Key> Counts for Named<K> {
+    async fn cast(&self) {
+        self.0.1.cast().await;
+    }
+
+    async fn call(&self) -> u64 {
+        self.0.1.call().await
+    }
+
+    fn note(&self) {
+        self.0.1.note();
+    }
+}
+
+impl<K: Key> Way<K> for Beside<K> {
+    const NAME: &'static str = "papaya, key beside the sender";
+    type Handle = Named<K>;
+
+    fn empty() -> Self {
+        Self(Arc::new(papaya::HashSet::with_hasher(RandomState::new())))
+    }
+
+    fn lookup(&self, key: &K) -> Option<Named<K>> {
+        self.0.pin().get(key).cloned()
+    }
+
+    async fn start(&self, key: &K) -> Named<K> {
+        if let Some(named) = self.lookup(key) {
+            return named;
+        }
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let named = Named(Arc::new((key.clone(), sender)));
+        self.0.pin().insert(named.clone());
+        spawn(mailbox).0.await.expect("it starts");
+        named
+    }
+
+    async fn end(self) {
+        drop(self);
+    }
+}
+
+/// A task that owns a `papaya` map, takes requests for starts, and spawns the workers, who answer the caller themselves: the
+/// floor of a cold start that goes by way of an owner. It knows no failure, no time-out, no limit, no stop and no end.
+#[derive(Clone)]
+pub(crate) struct Owned<K: Key> {
+    map: Arc<papaya::HashMap<K, Sender, RandomState>>,
+    requests: mpsc::Sender<(K, oneshot::Sender<Sender>)>,
+}
+
+impl<K: Key> Way<K> for Owned<K> {
+    const NAME: &'static str = "a bare owner task";
+    type Handle = Sender;
+
+    fn empty() -> Self {
+        let map = Arc::new(papaya::HashMap::with_hasher(RandomState::new()));
+        let (requests, mut requested) = mpsc::channel::<(K, oneshot::Sender<Sender>)>(1_024);
+        let owned = Arc::clone(&map);
+        tokio::spawn(async move {
+            while let Some((key, reply)) = requested.recv().await {
+                let map = owned.pin();
+                if let Some(sender) = map.get(&key) {
+                    // Who asked may have gone away.
+                    drop(reply.send(Sender::clone(sender)));
+                    continue;
+                }
+                let (sender, mailbox) = mpsc::channel(MAILBOX);
+                map.insert(key, sender.clone());
+                spawn_telling(Begin::AtOnce, mailbox, || drop(reply.send(sender)));
+            }
+        });
+        Self { map, requests }
+    }
+
+    fn lookup(&self, key: &K) -> Option<Sender> {
+        self.map.pin().get(key).cloned()
+    }
+
+    async fn start(&self, key: &K) -> Sender {
+        if let Some(sender) = self.lookup(key) {
+            return sender;
+        }
+        let (reply, answer) = oneshot::channel();
+        self.requests.send((key.clone(), reply)).await.expect("the owner runs");
+        answer.await.expect("it starts")
+    }
+
+    async fn end(self) {
         drop(self);
     }
 }

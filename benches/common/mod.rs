@@ -6,6 +6,7 @@
 pub(crate) mod hand;
 pub(crate) mod peers;
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::hash::Hash;
 use std::marker::PhantomData;
@@ -264,6 +265,8 @@ impl Begin {
 /// A way to keep one worker per key.
 pub(crate) trait Way<K: Key>: Clone + Send + Sync + 'static {
     const NAME: &'static str;
+    /// Its one table is the process's.
+    const IS_GLOBAL: bool = false;
     type Handle: Counts;
 
     /// Called in a runtime.
@@ -331,6 +334,31 @@ pub(crate) fn quiet(runtime: &Runtime) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });
+}
+
+/// Several equal tables, of which each sample gets the next. Where in memory the workers of a large one come to lie is luck,
+/// and worth a fifth of a random lookup's time: one table for all samples would measure that.
+pub(crate) struct Tables<K: Key, W: Way<K>> {
+    tables: Vec<Fixture<K, W>>,
+    next: Cell<usize>,
+}
+
+impl<K: Key, W: Way<K>> Tables<K, W> {
+    pub(crate) fn on(load: Load) -> Self {
+        let tables = if load.workers >= 100_000 && !W::IS_GLOBAL { 3 } else { 1 };
+        let tables = (0..tables).map(|_| Fixture::on(load.threads, load.workers)).collect();
+        Self { tables, next: Cell::new(0) }
+    }
+
+    /// The table for one more sample. If it is not the one of the last, `warm_up` runs on it first, off the clock.
+    pub(crate) fn next(&self, warm_up: impl FnOnce(&Fixture<K, W>)) -> &Fixture<K, W> {
+        let next = self.next.get();
+        self.next.set((next + 1) % self.tables.len());
+        if self.tables.len() > 1 {
+            warm_up(&self.tables[next]);
+        }
+        &self.tables[next]
+    }
 }
 
 impl<K: Key, W: Way<K>> Drop for Fixture<K, W> {

@@ -81,6 +81,7 @@ impl Kameo {
 
 impl Way<String> for Kameo {
     const NAME: &'static str = "kameo";
+    const IS_GLOBAL: bool = true;
     type Handle = KameoRef;
 
     fn empty() -> Self {
@@ -165,6 +166,7 @@ impl Ractor {
 
 impl Way<String> for Ractor {
     const NAME: &'static str = "ractor";
+    const IS_GLOBAL: bool = true;
     type Handle = RactorRef;
 
     fn empty() -> Self {

@@ -45,6 +45,7 @@ impl Verdict {
 }
 
 const OURS: &str = "gen-registry";
+const BESIDE: &str = "papaya, key beside the sender";
 const NOT_RUN: &str = "its bench did not run";
 
 /// Judges a ratio, and tells it.
@@ -125,6 +126,7 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
             ("≤ 1.1", 1.1),
             [("", over("lookup/random of 100,000", "papaya"))],
             [
+                ("over a set with the key beside the sender", over("lookup/random of 100,000", BESIDE)),
                 ("current-thread", over("lookup/random of 100,000, current-thread", "papaya")),
                 ("2 callers", over("lookup/random of 100,000, 2 callers", "papaya")),
                 ("8 callers", over("lookup/random of 100,000, 8 callers", "papaya")),
@@ -141,6 +143,8 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
                 ("64 callers", over("cold_start/distinct keys, callers: 64", "DashMap")),
             ],
             [
+                ("1 caller, over a bare owner task", over("cold_start/distinct keys, callers: 1", "a bare owner task")),
+                ("64 callers, over it", over("cold_start/distinct keys, callers: 64", "a bare owner task")),
                 ("8 callers", over("cold_start/distinct keys, callers: 8", "DashMap")),
                 ("1 caller, current-thread", over("cold_start/distinct keys, callers: 1, current-thread", "DashMap")),
                 (
