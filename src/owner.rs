@@ -8,6 +8,7 @@
 //! `Drop` (G4), all of them contained (G5): arguments that were not used go back to the callers, `init` runs in the
 //! worker's task.
 
+mod news;
 #[cfg(test)]
 mod tests;
 
@@ -17,13 +18,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::deadline::{Deadlines, Due};
-use crate::error::SharedError;
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
@@ -42,8 +41,8 @@ use crate::slot::{Link, Slot};
 use crate::stripes::Undelivered;
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns, supervise};
 use crate::sync::{cooperate, lock};
-use crate::table::{Backlog, TableWriter};
-use crate::worker::{CloseReason, EntryId, ExitReason, Worker};
+use crate::table::TableWriter;
+use crate::worker::{CloseReason, EntryId, Worker};
 
 pub(crate) struct Owner<W: Worker> {
     table: TableWriter<W>,
@@ -290,66 +289,6 @@ impl<W: Worker> Owner<W> {
         self.link.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
 
-    /// Copies the numbers to the recorder, now and again later.
-    fn tell_numbers(&mut self) {
-        if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
-            let stats = self.link.stats(self.table.read().backlog(self.lifecycle.workers()));
-            reporter.report(&stats, self.link.config.mailbox_capacity, self.link.stopwatch.as_ref());
-            self.arm(Due::Report);
-        }
-    }
-
-    /// Copies the numbers for the last time, and gives the name free.
-    fn tell_last_numbers(&mut self) {
-        if let Some(reporter) = self.reporter.take() {
-            // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
-            contain(|| reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity));
-        }
-    }
-
-    /// A run is over. One that was never ready has no age.
-    fn tell_age(&mut self, entry: EntryId) {
-        if self.reporter.is_none() {
-            return;
-        }
-        let age = self.with_handle(entry, |worker| {
-            let was_ready = worker.slot.is_announced.load(Ordering::Relaxed);
-            if was_ready { self.link.clock.since(worker.slot.since()) } else { Duration::ZERO }
-        });
-        if let Some(reporter) = &mut self.reporter {
-            reporter.ended(age.unwrap_or_default());
-        }
-    }
-
-    fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
-        self.tell_age(entry);
-        if let Some(cause) = Cause::of(reason) {
-            self.link.counters.restarted(cause);
-        }
-        self.tell_exited(entry, incarnation, reason);
-    }
-
-    /// Tells that a run began, and remembers that its end is to be told: each has one of both.
-    fn tell_begun(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> Told<W>) {
-        self.with_handle(entry, |worker| {
-            worker.slot.is_announced.store(true, Ordering::Relaxed);
-            self.link.events.announce(|| told(worker.clone()));
-        });
-    }
-
-    /// Says whether there was a run to tell the end of.
-    fn tell_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
-        let told = self.with_handle(entry, |worker| {
-            let was_running = worker.slot.is_announced.swap(false, Ordering::Relaxed);
-            if was_running {
-                let (worker, reason) = (worker.clone(), reason.clone());
-                self.link.events.announce(|| Told::Exited { worker, incarnation, reason });
-            }
-            was_running
-        });
-        told.unwrap_or(false)
-    }
-
     /// Performs what there is to do, one by one: code of others that panics in one of them (the waker of a caller on
     /// another executor, the `Drop` of a key) does not keep the owner from the next. (G5)
     fn perform_all(&mut self) {
@@ -457,59 +396,6 @@ impl<W: Worker> Owner<W> {
         Launch { luggage: Luggage { args: Some(args), returns }, guard: ExitGuard::new(slot) }
     }
 
-    fn open(&mut self, entry: EntryId) {
-        let now = self.link.moment();
-        let mut asked_at = now;
-        self.with_slot(entry, |slot| {
-            asked_at = slot.since();
-            slot.set_since(now);
-            slot.open();
-        });
-        self.link.counters.started();
-        if let Some(reporter) = &mut self.reporter {
-            reporter.started(Duration::from_nanos(now.saturating_sub(asked_at)));
-        }
-        if let Some(Remembered { crash, .. }) = self.remembered.remove(&entry) {
-            // What it has spent is in its worker's own hands from now on.
-            self.memory.forget(entry.hash);
-            if let Some(cause) = crash {
-                self.link.counters.restarted_by_caller(cause);
-            }
-        }
-        // After the gate is open: whoever hears of it finds it by lookup.
-        self.tell_begun(entry, |worker| Told::Started { worker, incarnation: 1 });
-    }
-
-    fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
-        self.remembered.remove(&entry);
-        self.link.counters.not_started(&failure);
-        if !self.memory.remembers_failures() {
-            return;
-        }
-        let error: SharedError = match failure {
-            StartFailure::Init(error) => error,
-            StartFailure::Panicked(message) => Arc::new(FormerFailure::Panicked(message)),
-            StartFailure::TimedOut => Arc::new(FormerFailure::TimedOut),
-            _ => return,
-        };
-        self.remember(|memory| memory.remember_failure(entry.hash, error));
-    }
-
-    fn ended(&mut self, entry: EntryId, reason: ExitReason) {
-        self.link.counters.exited(&reason);
-        self.tell_age(entry);
-        let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
-        let incarnation = worker.incarnation();
-        let was_running = self.tell_exited(entry, incarnation, &reason);
-        if worker.slot.gave_up() {
-            self.link.counters.gave_up();
-            self.link.events.announce(|| Told::GaveUp { worker, incarnation, reason });
-        } else if !was_running {
-            // Its last run was told to be over, and who knows of the worker waits for the next one.
-            self.link.events.announce(|| Told::NotRestarted { worker, incarnation, reason });
-        }
-    }
-
     fn started(&self, outcome: StartOutcome) -> Started<W> {
         let handle = |entry| self.with_handle(entry, WorkerHandle::clone);
         match outcome {
@@ -589,15 +475,6 @@ fn discard<W: Worker>(launch: Launch<W>) {
     let Launch { luggage, guard } = launch;
     contain(|| drop(luggage));
     drop(guard);
-}
-
-/// Why a start failed a moment ago, where `init` returned no error that could be told again.
-#[derive(Debug, thiserror::Error)]
-enum FormerFailure {
-    #[error("the worker panicked while it started: {0}")]
-    Panicked(Arc<str>),
-    #[error("the worker did not start in time")]
-    TimedOut,
 }
 
 impl<W: Worker> Drop for Owner<W> {

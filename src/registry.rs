@@ -1,5 +1,7 @@
 //! [`Registry`]: the verbs.
 
+mod shared;
+
 use std::fmt;
 use std::hash::Hash;
 use std::ops::ControlFlow;
@@ -7,36 +9,23 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
-use tokio::sync::oneshot;
 
+pub(crate) use self::shared::{Found, Shared};
 use crate::builder::Builder;
-use crate::current::{RegistryId, current_of, is_current};
+use crate::current::{RegistryId, current_of};
 use crate::error::{Returned, StartError, StopError};
 use crate::events::Events;
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
-use crate::lifecycle::{Ending, ShutdownReport, StartFailure, Verb};
+use crate::lifecycle::{Ending, ShutdownReport, Verb};
 use crate::queue::Gate;
-use crate::request::{Notice, Seed, StartReply, StartRequest, Started};
-use crate::slot::{Link, Slot};
+use crate::request::Notice;
+use crate::slot::Link;
 use crate::stats::Stats;
-use crate::stripes::Hot;
 use crate::sync::lock;
 use crate::table::TableReader;
 use crate::via::{Template, Via};
-use crate::worker::{EntryId, ExitReason, Worker};
-
-/// What the verbs work on, without a claim to keep the registry going.
-pub(crate) struct Shared<W: Worker> {
-    pub(crate) table: TableReader<W>,
-    pub(crate) link: Arc<Link<W>>,
-}
-
-impl<W: Worker> Clone for Shared<W> {
-    fn clone(&self) -> Self {
-        Self { table: self.table.clone(), link: Arc::clone(&self.link) }
-    }
-}
+use crate::worker::{ExitReason, Worker};
 
 /// Shuts the registry down when the last [`Registry`] lets go of it.
 pub(crate) struct Alive<W: Worker> {
@@ -472,97 +461,6 @@ impl<W: Worker> Registry<W> {
         let stuck = lock(&link.stuck).clone();
         for slot in stuck.iter().filter_map(Weak::upgrade) {
             slot.closed().await;
-        }
-    }
-}
-
-/// What a caller finds under a key without asking the owner.
-pub(crate) enum Found<W: Worker> {
-    Open(WorkerHandle<W>),
-    /// The worker in whose task the caller runs, not open: to wait for it is to wait for oneself.
-    Oneself,
-    /// Nobody, or one that starts or ends: the owner knows more.
-    Nobody,
-}
-
-impl<W: Worker> Shared<W> {
-    #[inline]
-    pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
-    where
-        Q: ?Sized + Hash + Equivalent<W::Key>,
-    {
-        let hash = self.table.hash(key);
-        let found = self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten();
-        self.link.hot.count(if found.is_some() { Hot::Hit } else { Hot::Miss });
-        found
-    }
-
-    #[inline]
-    pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Found<W>
-    where
-        Q: ?Sized + Equivalent<W::Key>,
-    {
-        let found = self.table.with(key, hash, |handle| {
-            if handle.is_open() {
-                Found::Open(handle.clone())
-            } else if is_current(handle.id()) {
-                Found::Oneself
-            } else {
-                Found::Nobody
-            }
-        });
-        self.link.hot.count(if matches!(found, Some(Found::Open(_))) { Hot::Hit } else { Hot::Miss });
-        found.unwrap_or(Found::Nobody)
-    }
-
-    pub(crate) async fn lookup_or_start_with<Q>(
-        &self,
-        key: &Q,
-        args: impl FnOnce() -> W::Args,
-    ) -> Result<WorkerHandle<W>, StartError<W>>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-    {
-        let hash = self.table.hash(key);
-        match self.find(key, hash) {
-            Found::Open(handle) => Ok(handle),
-            Found::Oneself => Err(StartError::WouldDeadlock),
-            Found::Nobody => self.request_start(Verb::LookupOrStart, key.to_key(), args(), hash).await,
-        }
-    }
-
-    async fn request_start(
-        &self,
-        verb: Verb,
-        key: W::Key,
-        args: W::Args,
-        hash: u64,
-    ) -> Result<WorkerHandle<W>, StartError<W>> {
-        let slot = Arc::new(Slot::new(key, EntryId::fresh(hash), Arc::clone(&self.link)));
-        slot.set_since(self.link.moment());
-        let seed = Seed { slot, args };
-        let (reply, answer) = oneshot::channel();
-        let waits_in = current_of(self.link.registry_id);
-        let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
-        let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };
-        match (answer.outcome, answer.unused) {
-            (Started::Worker(handle), _) => Ok(handle),
-            (Started::Taken(handle), Some(args)) => {
-                Err(StartError::AlreadyStarted { handle, args: Returned::new(args) })
-            }
-            // Its arguments made this worker, so this call started it.
-            (Started::Taken(handle), None) => Ok(handle),
-            (Started::Failed(failure), _) => Err(match failure {
-                StartFailure::Init(error) => StartError::Init(error),
-                StartFailure::Panicked(message) => StartError::Panicked(message),
-                StartFailure::RecentlyFailed(error) => StartError::RecentlyFailed(error),
-                StartFailure::RestartLimit { retry_after } => StartError::RestartLimit { retry_after },
-                StartFailure::AtCapacity => StartError::AtCapacity,
-                StartFailure::TimedOut => StartError::TimedOut,
-                StartFailure::Cancelled => StartError::Cancelled,
-                StartFailure::WouldDeadlock => StartError::WouldDeadlock,
-                StartFailure::Shutdown => StartError::Shutdown,
-            }),
         }
     }
 }

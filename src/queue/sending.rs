@@ -1,0 +1,92 @@
+//! [`Sending`]: a send that waits its turn for room.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::{Envelope, Gate, Queue, Sequence, wake_all};
+use crate::sync::cooperate;
+
+/// A send that waits for room.
+#[derive(Debug)]
+pub(crate) struct Sending<'a, M> {
+    pub(super) queue: &'a Queue<M>,
+    pub(super) envelope: Option<Envelope<M>>,
+    /// The place among the waiting senders. It is no longer among them once room was reserved for it.
+    pub(super) ticket: Option<u64>,
+}
+
+// The message is moved, never pinned.
+impl<M> Unpin for Sending<'_, M> {}
+
+impl<M> Sending<'_, M> {
+    /// Whether it has found the mailbox full and got no room since.
+    pub(crate) fn is_in_line(&self) -> bool {
+        self.ticket.is_some()
+    }
+}
+
+impl<M> Future for Sending<'_, M> {
+    type Output = Result<Sequence, M>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        cooperate!(cx, {
+            let mut state = this.queue.lock();
+            let state = &mut *state;
+            if this.queue.gate() >= Gate::Closed {
+                this.ticket = None;
+                let envelope = this.envelope.take().expect("polled after it was ready");
+                return Poll::Ready(Err(envelope.message));
+            }
+            match this.ticket {
+                None if state.has_room(this.queue.capacity) => {}
+                None => {
+                    let waiting = state.waiting.get_or_insert_default();
+                    let ticket = waiting.next_ticket;
+                    waiting.next_ticket += 1;
+                    waiting.senders.push_back((ticket, cx.waker().clone()));
+                    this.ticket = Some(ticket);
+                    return Poll::Pending;
+                }
+                Some(ticket) => {
+                    if let Some(waiting) = &mut state.waiting {
+                        if let Some(place) = waiting.position(ticket) {
+                            if !waiting.senders[place].1.will_wake(cx.waker()) {
+                                waiting.senders[place].1 = cx.waker().clone();
+                            }
+                            return Poll::Pending;
+                        }
+                    }
+                    state.reserved -= 1;
+                    this.ticket = None;
+                }
+            }
+            state.accept(this.envelope.take().expect("polled after it was ready"))
+        } => (sequence, receiver) => {
+            wake_all(receiver, None);
+            Poll::Ready(Ok(sequence))
+        })
+    }
+}
+
+impl<M> Drop for Sending<'_, M> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut state = self.queue.lock();
+        if self.queue.gate() >= Gate::Closed {
+            return;
+        }
+        let place = state.waiting.as_ref().and_then(|waiting| waiting.position(ticket));
+        let passed_on = match (place, &mut state.waiting) {
+            (Some(place), Some(waiting)) => waiting.senders.remove(place).map(|_| None).unwrap_or(None),
+            // Room was reserved for this sender, which goes away: the next in line gets it.
+            _ => {
+                state.reserved -= 1;
+                state.grant(self.queue.capacity)
+            }
+        };
+        drop(state);
+        wake_all(passed_on, None);
+    }
+}
