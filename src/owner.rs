@@ -175,16 +175,17 @@ impl<W: Worker> Owner<W> {
     fn event(&mut self, input: Input<W>) -> Option<Event<Wire<W>>> {
         Some(match input {
             Input::Start(StartRequest { verb, seed, waits_in, reply }) => {
-                let (table, fresh) = (self.table.read(), seed.slot.entry);
+                let (table, hash) = (self.table.read(), seed.slot.entry.hash);
                 // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
                 let looked_up = catch_unwind(AssertUnwindSafe(|| {
-                    table.with(&*seed.slot.key, fresh.hash, |handle| Holder {
+                    table.with(&*seed.slot.key, hash, |handle| Holder {
                         entry: handle.entry_id(),
                         is_closed: handle.slot.queue.gate() >= Gate::Closed,
                     })
                 }));
                 match looked_up {
                     Ok(holder) => {
+                        let fresh = EntryId::fresh(hash);
                         let starter = Starter { verb, waits_in, seed: Some(seed), reply };
                         // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
                         let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
@@ -382,7 +383,9 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Puts a worker into the table that is yet to be spawned.
-    fn insert(&mut self, entry: EntryId, Seed { slot, args }: Seed<W>) -> Launch<W> {
+    fn insert(&mut self, entry: EntryId, Seed { mut slot, args }: Seed<W>) -> Launch<W> {
+        // Here and not in the caller, so that ids grow in the order in which workers are started.
+        Arc::get_mut(&mut slot).expect("it was in the request alone").entry = entry;
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);

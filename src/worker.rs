@@ -221,7 +221,7 @@ impl fmt::Display for WorkerState {
 }
 
 /// Names one entry of a registry, for as long as the program runs: no other worker of any registry ever has it. A
-/// handle compares by it.
+/// handle compares by it. Of two workers of one registry the one that was started later has the greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub(crate) u64);
 
@@ -248,6 +248,11 @@ pub(crate) struct EntryId {
 }
 
 impl EntryId {
+    /// What a worker has that is asked for: the owner gives it an id when it comes to life.
+    pub(crate) fn unborn(hash: u64) -> Self {
+        Self { id: WorkerId(0), hash }
+    }
+
     /// An entry that was not there before.
     pub(crate) fn fresh(hash: u64) -> Self {
         Self { id: WorkerId::fresh(), hash }

@@ -91,7 +91,7 @@ impl<W: Worker> Shared<W> {
         args: W::Args,
         hash: u64,
     ) -> Result<WorkerHandle<W>, StartError<W>> {
-        let slot = Arc::new(Slot::new(key, EntryId::fresh(hash), Arc::clone(&self.link)));
+        let slot = Arc::new(Slot::new(key, EntryId::unborn(hash), Arc::clone(&self.link)));
         slot.set_since(self.link.moment());
         let seed = Seed { slot, args };
         let (reply, answer) = oneshot::channel();
