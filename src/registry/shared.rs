@@ -29,43 +29,23 @@ impl<W: Worker> Clone for Shared<W> {
     }
 }
 
-/// What a caller finds under a key without asking the owner.
-pub(crate) enum Found<W: Worker> {
-    Open(WorkerHandle<W>),
-    /// The worker in whose task the caller runs, not open: to wait for it is to wait for oneself.
-    Oneself,
-    /// Nobody, or one that starts or ends: the owner knows more.
-    Nobody,
-}
-
 impl<W: Worker> Shared<W> {
     #[inline]
     pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        let hash = self.table.hash(key);
-        let found = self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten();
-        self.link.hot.count(if found.is_some() { Hot::Hit } else { Hot::Miss });
-        found
+        self.hit(key, self.table.hash(key))
     }
 
-    #[inline]
-    pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Found<W>
+    #[inline(always)]
+    pub(crate) fn hit<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
-        let found = self.table.with(key, hash, |handle| {
-            if handle.is_open() {
-                Found::Open(handle.clone())
-            } else if is_current(handle.id()) {
-                Found::Oneself
-            } else {
-                Found::Nobody
-            }
-        });
-        self.link.hot.count(if matches!(found, Some(Found::Open(_))) { Hot::Hit } else { Hot::Miss });
-        found.unwrap_or(Found::Nobody)
+        let found = self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten();
+        self.link.hot.count(if found.is_some() { Hot::Hit } else { Hot::Miss });
+        found
     }
 
     pub(crate) async fn lookup_or_start_with<Q>(
@@ -77,25 +57,32 @@ impl<W: Worker> Shared<W> {
         Q: ?Sized + ToKey<W::Key>,
     {
         let hash = self.table.hash(key);
-        match self.find(key, hash) {
-            Found::Open(handle) => Ok(handle),
-            Found::Oneself => Err(StartError::WouldDeadlock),
-            Found::Nobody => self.request_start(Verb::LookupOrStart, key.to_key(), args(), hash).await,
+        match self.hit(key, hash) {
+            Some(handle) => Ok(handle),
+            None => self.request_start(Verb::LookupOrStart, key, args, hash).await,
         }
     }
 
-    pub(super) async fn request_start(
+    /// Asks the owner for a worker: the key was no hit, so it is vacant, or its worker starts or ends.
+    pub(super) async fn request_start<Q>(
         &self,
         verb: Verb,
-        key: W::Key,
-        args: W::Args,
+        key: &Q,
+        args: impl FnOnce() -> W::Args,
         hash: u64,
-    ) -> Result<WorkerHandle<W>, StartError<W>> {
-        let slot = Arc::new(Slot::new(key, EntryId::unborn(hash), Arc::clone(&self.link)));
-        slot.set_since(self.link.moment());
-        let seed = Seed { slot, args };
-        let (reply, answer) = oneshot::channel();
+    ) -> Result<WorkerHandle<W>, StartError<W>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
         let waits_in = current_of(self.link.registry_id);
+        if waits_in.is_some() && self.table.with(key, hash, |handle| is_current(handle.id())) == Some(true) {
+            // It is the worker in whose task the caller runs: to wait for it is to wait for oneself.
+            return Err(StartError::WouldDeadlock);
+        }
+        let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
+        slot.set_since(self.link.moment());
+        let seed = Seed { slot, args: args() };
+        let (reply, answer) = oneshot::channel();
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };
         match (answer.outcome, answer.unused) {
