@@ -10,7 +10,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::hash::Hash;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
@@ -117,7 +117,7 @@ where
     let gate = Arc::new(Barrier::new(callers));
     // Callers who never wait would run one after the other on the thread where they met. If there is a thread for each,
     // they are made to hold theirs until all of them have one.
-    let threads = (callers <= runtime.metrics().num_workers()).then(|| Arc::new(std::sync::Barrier::new(callers)));
+    let threads = (callers <= runtime.metrics().num_workers()).then(|| Arc::new(Threading::new(callers)));
     runtime.block_on(async {
         let tasks: Vec<_> = (0..callers)
             .map(|n| {
@@ -125,11 +125,11 @@ where
                 let threads = threads.clone();
                 let work = caller(n);
                 tokio::spawn(async move {
-                    // Who comes last is of no interest.
-                    let _is_last = match threads {
-                        Some(threads) => threads.wait().is_leader(),
-                        None => gate.wait().await.is_leader(),
-                    };
+                    match threads {
+                        Some(threads) => threads.meet().await,
+                        // Who comes last is of no interest.
+                        None => _ = gate.wait().await,
+                    }
                     let begun = Instant::now();
                     work.await;
                     (begun, Instant::now())
@@ -143,6 +143,39 @@ where
         }
         span.map_or(Duration::ZERO, |(first, last)| last - first)
     })
+}
+
+/// Where callers meet who are to have a thread each.
+struct Threading {
+    callers: usize,
+    inside: AtomicUsize,
+    all_are: AtomicBool,
+}
+
+impl Threading {
+    fn new(callers: usize) -> Self {
+        Self { callers, inside: AtomicUsize::new(0), all_are: AtomicBool::new(false) }
+    }
+
+    /// Returns when all are in here at the same time, which takes as many threads. Who waits in vain for a moment gives its
+    /// thread back: a blocked one might have the others in its own queue, and nobody awake to steal them.
+    async fn meet(&self) {
+        loop {
+            if self.inside.fetch_add(1, Ordering::SeqCst) + 1 == self.callers {
+                self.all_are.store(true, Ordering::SeqCst);
+            }
+            let patience = Instant::now() + Duration::from_micros(200);
+            while !self.all_are.load(Ordering::SeqCst) && Instant::now() < patience {
+                std::hint::spin_loop();
+            }
+            self.inside.fetch_sub(1, Ordering::SeqCst);
+            // After the subtraction: whoever counted this one among all has said so by now, or will not.
+            if self.all_are.load(Ordering::SeqCst) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 pub(crate) trait Key: Clone + Eq + Hash + Send + Sync + 'static {
