@@ -49,7 +49,7 @@ step 'growth'
 cargo bench --locked --bench growth -- "${mode[@]}" | tee "$run/growth.tsv" | grep -v ^figure || growth=failed
 step 'elixir'
 if command -v elixir >/dev/null 2>&1; then
-    elixir --erl '+S 2:2' benches/elixir/registry.exs "${mode[@]}" >"$run/elixir.tsv"
+    elixir --erl '+S 2:2 +P 4000000' benches/elixir/registry.exs "${mode[@]}" >"$run/elixir.tsv"
 else
     echo 'SKIPPED: no elixir here (Debian: apt-get install elixir)'
     note Elixir 'not measured: not installed'

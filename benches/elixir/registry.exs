@@ -1,6 +1,6 @@
 # The work of the benches, done by Elixir's own `Registry` and `DynamicSupervisor`.
 #
-#     elixir --erl "+S 2:2" benches/elixir/registry.exs [--quick | --test]
+#     elixir --erl "+S 2:2 +P 4000000" benches/elixir/registry.exs [--quick | --test]
 #
 # Prints a line for each figure, its fields apart by tabs: `figure`, the group and the operation as the benches name them,
 # the way, the number, and the unit. A figure is the median of its rounds, and an operation is one of one caller's.
