@@ -46,8 +46,7 @@ fn bench<K: Key, W: Way<K>, R>(
                     }
                 })
             };
-            let warm_up = |table: &_| _ = run(table, load.workers as u64);
-            run(tables.next(warm_up), iterations)
+            run(tables.next(), iterations)
         });
     });
 }
@@ -115,8 +114,7 @@ fn lookup_or_start(criterion: &mut Criterion) {
                         }
                     })
                 };
-                let warm_up = |table: &_| _ = run(table, load.workers as u64);
-                run(tables.next(warm_up), iterations)
+                run(tables.next(), iterations)
             });
         });
     }

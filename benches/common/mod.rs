@@ -369,28 +369,26 @@ pub(crate) fn quiet(runtime: &Runtime) {
     });
 }
 
-/// Several equal tables, of which each sample gets the next. Where in memory the workers of a large one come to lie is luck,
+/// Several equal tables, which the samples go round. Where in memory the workers of a large one come to lie is luck,
 /// and worth a fifth of a random lookup's time: one table for all samples would measure that.
 pub(crate) struct Tables<K: Key, W: Way<K>> {
     tables: Vec<Fixture<K, W>>,
-    next: Cell<usize>,
+    sample: Cell<usize>,
 }
 
 impl<K: Key, W: Way<K>> Tables<K, W> {
     pub(crate) fn on(load: Load) -> Self {
         let tables = if load.workers >= 100_000 && !W::IS_GLOBAL { 3 } else { 1 };
         let tables = (0..tables).map(|_| Fixture::on(load.threads, load.workers)).collect();
-        Self { tables, next: Cell::new(0) }
+        Self { tables, sample: Cell::new(0) }
     }
 
-    /// The table for one more sample. If it is not the one of the last, `warm_up` runs on it first, off the clock.
-    pub(crate) fn next(&self, warm_up: impl FnOnce(&Fixture<K, W>)) -> &Fixture<K, W> {
-        let next = self.next.get();
-        self.next.set((next + 1) % self.tables.len());
-        if self.tables.len() > 1 {
-            warm_up(&self.tables[next]);
-        }
-        &self.tables[next]
+    /// The table for one more sample: another one after every eight, so that few of them find it cold. Not warmed up
+    /// off the clock: criterion would take that time for the operation's, and settle for too few iterations.
+    pub(crate) fn next(&self) -> &Fixture<K, W> {
+        let sample = self.sample.get();
+        self.sample.set(sample + 1);
+        &self.tables[sample / 8 % self.tables.len()]
     }
 }
 
