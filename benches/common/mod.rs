@@ -369,7 +369,7 @@ pub(crate) fn quiet(runtime: &Runtime) {
     });
 }
 
-/// Several equal tables, which the samples go round. Where in memory the workers of a large one come to lie is luck,
+/// Several equal tables, which the samples go round. Where in memory the workers come to lie is luck, of a hot one too,
 /// and worth a fifth of a random lookup's time: one table for all samples would measure that.
 pub(crate) struct Tables<K: Key, W: Way<K>> {
     tables: Vec<Fixture<K, W>>,
@@ -378,7 +378,7 @@ pub(crate) struct Tables<K: Key, W: Way<K>> {
 
 impl<K: Key, W: Way<K>> Tables<K, W> {
     pub(crate) fn on(load: Load) -> Self {
-        let tables = if load.workers >= 100_000 && !W::IS_GLOBAL { 3 } else { 1 };
+        let tables = if load.workers >= scaled(1_000) && !W::IS_GLOBAL { 3 } else { 1 };
         let tables = (0..tables).map(|_| Fixture::on(load.threads, load.workers)).collect();
         Self { tables, sample: Cell::new(0) }
     }
