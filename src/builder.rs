@@ -1,4 +1,4 @@
-//! [`Builder`]: the one place where both ends of what the owner is told meet.
+//! [`Builder`]: the one place where the owner is set at its desk.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,12 +10,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
 use crate::current::RegistryId;
+use crate::desk::Desk;
 use crate::error::BuildError;
 use crate::events::Announcer;
 use crate::names::{Claim, IsGone, RecorderId};
-use crate::owner::Owner;
+use crate::owner::{Keeper, Owner};
 use crate::panics::discard;
-use crate::queue::Queue;
 use crate::registry::Registry;
 use crate::reporter::{Reporter, Stopwatch};
 #[cfg(feature = "metrics")]
@@ -433,7 +433,7 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Builds the registry and spawns its owner on the current tokio runtime, where its workers will run too.
+    /// Builds the registry on the current tokio runtime, where its workers will run, from wherever they are started.
     ///
     /// # Errors
     ///
@@ -450,8 +450,8 @@ impl<W: Worker> Builder<W> {
             return Err(BuildError::NoTimer);
         }
         let reporter = self.reporter()?;
-        let (registry, owner) = self.assemble(reporter);
-        runtime.spawn(owner.run());
+        let (registry, keeper) = self.assemble(reporter, runtime.clone());
+        runtime.spawn(keeper.run());
         Ok(registry)
     }
 
@@ -521,8 +521,8 @@ impl<W: Worker> Builder<W> {
         Ok(())
     }
 
-    /// Makes a registry and its owner, apart, so that a test can hold the owner still.
-    pub(crate) fn assemble(self, reporter: Option<Reporter>) -> (Registry<W>, Owner<W>) {
+    /// Makes a registry, whose owner is at its desk, and the owner's keeper.
+    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Keeper<W>) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
         let pace = self.config.max_concurrent_starts;
@@ -550,15 +550,15 @@ impl<W: Worker> Builder<W> {
             restarting: AtomicUsize::new(0),
             stuck: Mutex::new(Vec::new()),
             live: AtomicUsize::new(0),
-            requests: Queue::of_owner(REQUESTS),
-            notices: Queue::of_owner(usize::MAX),
+            desk: Desk::new(REQUESTS),
             report: reported,
             registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
-        (registry, Owner::new(writer, link, report, reporter))
+        link.desk.set(Box::new(Owner::new(writer, Arc::clone(&link), report, reporter, runtime)));
+        (registry, Keeper::new(link))
     }
 }
 

@@ -1,13 +1,10 @@
 //! The owner's deadlines. All of one kind run equally long, so that they pass in the order in which they were armed: a
-//! queue per duration and one timer serve any number of workers.
+//! queue per duration and one timer, which is the owner's keeper's, serve any number of workers.
 
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
 use crate::lifecycle::Deadline;
 use crate::worker::EntryId;
@@ -24,6 +21,8 @@ pub(crate) enum Due {
     Tidy,
     /// The counters are to be copied to the recorder.
     Report,
+    /// The recorder is to be told of some things before that.
+    TellKept,
 }
 
 /// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
@@ -40,9 +39,8 @@ pub(crate) struct Deadlines {
     abort: Queue,
     tidy: Queue,
     report: Queue,
-    timer: Option<Pin<Box<Sleep>>>,
     /// Not later than the earliest deadline; maybe earlier, if that one is over already.
-    armed: Option<Instant>,
+    earliest: Option<Instant>,
     /// When the owner began to do what it now does without a pause: see [`pause`](Self::pause).
     now: Option<Instant>,
 }
@@ -101,8 +99,7 @@ impl Deadlines {
             abort: Queue::new(stop_timeout.max(LEAST_ABORT_GRACE)),
             tidy: Queue::new(tidy_after),
             report: Queue::new(REPORT_EVERY),
-            timer: None,
-            armed: None,
+            earliest: None,
             now: None,
         }
     }
@@ -114,48 +111,39 @@ impl Deadlines {
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
             Due::Tidy => &mut self.tidy,
-            Due::Report => &mut self.report,
+            Due::Report | Due::TellKept => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(Instant::now);
         if let Some(at) = queue.push(now, due, awaits) {
-            if self.armed.is_none_or(|armed| at < armed) {
-                self.set_timer(at);
+            if self.earliest.is_none_or(|earliest| at < earliest) {
+                self.earliest = Some(at);
             }
         }
+    }
+
+    /// Lets something pass as soon as the keeper comes to it: a report, or what belongs to one.
+    pub(crate) fn pass_now(&mut self, due: Due) {
+        let now = Instant::now();
+        self.report.pending.push_front((now, due));
+        self.earliest = Some(now);
     }
 
     /// Gives the deadlines that have passed and are awaited still, one by one.
-    pub(crate) fn poll_passed(&mut self, cx: &mut Context<'_>, awaits: impl Fn(Due) -> bool) -> Poll<Due> {
-        loop {
-            let (Some(_), Some(timer)) = (self.armed, &mut self.timer) else { return Poll::Pending };
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            let now = Instant::now();
-            let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy, &mut self.report];
-            if let Some(due) = queues.into_iter().find_map(|queue| queue.pop(now, &awaits)) {
-                // The timer stays where it is, in the past, until nothing more has passed.
-                return Poll::Ready(due);
-            }
+    pub(crate) fn pop_passed(&mut self, awaits: impl Fn(Due) -> bool) -> Option<Due> {
+        let now = Instant::now();
+        let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy, &mut self.report];
+        let passed = queues.into_iter().find_map(|queue| queue.pop(now, &awaits));
+        if passed.is_none() {
             let queues = [&self.init, &self.stop, &self.abort, &self.tidy, &self.report];
-            match queues.into_iter().filter_map(Queue::next).min() {
-                Some(at) => self.set_timer(at),
-                None => self.armed = None,
-            }
+            self.earliest = queues.into_iter().filter_map(Queue::next).min();
         }
+        passed
     }
 
-    /// The owner waits, or lets others run. What it does between two pauses (a hundred events at most, by tokio's budget)
-    /// is done at one moment: the clock is not read for each.
-    pub(crate) fn pause(&mut self) {
+    /// The owner pauses. What it does between two pauses is done at one moment: the clock is not read for each. Says when the
+    /// next deadline passes, or earlier.
+    pub(crate) fn pause(&mut self) -> Option<Instant> {
         self.now = None;
-    }
-
-    fn set_timer(&mut self, at: Instant) {
-        self.armed = Some(at);
-        match &mut self.timer {
-            Some(timer) => timer.as_mut().reset(at),
-            None => self.timer = Some(Box::pin(sleep_until(at))),
-        }
+        self.earliest
     }
 }

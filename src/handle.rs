@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 
 use crate::current::{current_of, is_current};
+use crate::desk::Visit;
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::queue::{Envelope, Refusal, Sending, Sequence};
@@ -297,7 +299,9 @@ impl<W: Worker> WorkerHandle<W> {
         let (reply, ended) = oneshot::channel();
         let waits_in = current_of(link.registry_id);
         let stopper = Stopper { ending, waits_in, reply: StopReply(reply) };
-        link.notify(Notice::Stop { entry: self.entry_id(), stopper });
+        if link.notify(Notice::Stop { entry: self.entry_id(), stopper }) == Visit::HandedOver {
+            yield_now().await;
+        }
         match ended.await {
             Ok(Ok(reason)) => Ok(reason),
             Ok(Err(StopFailure::NotFound)) => Err(StopError::NotFound),

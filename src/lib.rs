@@ -162,7 +162,8 @@
 //!
 //! # Consistency
 //!
-//! The table is read without a lock, and changed by the owner task alone. `lookup` is linearizable with the opening and
+//! The table is read without a lock, and changed by the registry's owner alone, whose turns are taken one at a time: in the
+//! task of the caller or worker that has news for it, if nobody is at it, or else by who is. `lookup` is linearizable with the opening and
 //! closing of a worker's gate. [`reduce`](Registry::reduce), [`to_list`](Registry::to_list) and
 //! [`sample`](Registry::sample) see every worker that is there for all of the time once; what comes or goes meanwhile
 //! they may see or not. They, and [`stats`](Registry::stats), may have to help to move the table to a larger one first.
@@ -210,8 +211,9 @@
 //!   the name is free, all gauges but the two settings (`workers_limit`, `mailbox_capacity`) are 0, and the next registry of
 //!   the name goes on from the counters of the last.
 //! - No key is ever a label: the number of series depends on the number of registries only.
-//! - A tick takes some tens of microseconds and looks into 1,024 mailboxes at most. It runs in the owner, and the recorder's
-//!   code with it: a recorder that blocks holds up starts and stops, one that panics does no harm.
+//! - A tick takes some tens of microseconds and looks into 1,024 mailboxes at most. It runs in a task of the
+//!   registry's, and the recorder's code with it: a recorder that blocks holds up starts and stops, one that panics does no
+//!   harm.
 //! - `Builder::recorder` is for a recorder of one's own, `Builder::measure_handling` for the time that each message takes.
 //!
 //! Through `tracing` each worker has a span round its code, `worker` with `registry` and `id`, and with the key only after
@@ -234,6 +236,7 @@ mod builder;
 mod context;
 mod current;
 mod deadline;
+mod desk;
 mod directory;
 mod ending;
 mod error;

@@ -1,28 +1,34 @@
-//! The owner: one task per registry, the only writer of its table, which orders the starts, stops and exits of every
-//! key. The logic is in [`Lifecycle`]; here is the shell that feeds it events and performs its effects.
+//! The owner: one per registry, the only writer of its table, which orders the starts, stops and exits of every key. The
+//! logic is in [`Lifecycle`]; here is the shell that feeds it events and performs its effects.
+//!
+//! It lies on a [desk](crate::desk): its turns are taken in the task that has news for it, one at a time. A task of its own,
+//! the [`Keeper`], takes those that nobody else takes, and has its timer.
 //!
 //! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
 //! who may go for it. It tells the registry's subscribers what happens, and counts it.
 //!
-//! It awaits nothing but its own channels and timer, and runs no user code but a key's `Eq` and `Drop` and an error's
-//! `Drop` (G4), all of them contained (G5): arguments that were not used go back to the callers, `init` runs in the
-//! worker's task.
+//! It awaits nothing, and runs no user code but a key's `Eq` and `Drop` and an error's `Drop` (G4), all of them contained
+//! (G5): arguments that were not used go back to the callers, `init` runs in the worker's task. Nor does it spawn on
+//! whatever runtime the task runs on whose turn it is, but on the registry's own.
 
 mod news;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::deadline::{Deadlines, Due};
+use crate::desk::{Clerk, Keep};
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
@@ -34,17 +40,19 @@ use crate::panics::{self, contain};
 use crate::prehashed::EntryMap;
 use crate::queue::Gate;
 use crate::reporter::Reporter;
-use crate::request::{Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
+use crate::request::{Input, Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
 use crate::residency::Residents;
 use crate::restart::{Cause, History};
 use crate::slot::{Link, Slot};
 use crate::stripes::Undelivered;
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns, supervise};
-use crate::sync::{cooperate, lock};
+use crate::sync::lock;
 use crate::table::TableWriter;
 use crate::worker::{CloseReason, EntryId, Worker};
 
 pub(crate) struct Owner<W: Worker> {
+    /// Where its workers run.
+    runtime: Handle,
     table: TableWriter<W>,
     link: Arc<Link<W>>,
     lifecycle: Lifecycle<Wire<W>>,
@@ -68,7 +76,7 @@ pub(crate) struct Owner<W: Worker> {
     reporter: Option<Reporter>,
     /// What is done now is done since a stop took too long.
     is_late: bool,
-    /// The worker that this turn is about, so that it is looked up once.
+    /// The worker that this turn is about, so that it is not looked up.
     at_hand: Option<WorkerHandle<W>>,
     /// The report is made.
     is_over: bool,
@@ -80,27 +88,27 @@ struct Remembered {
     crash: Option<Cause>,
 }
 
-enum Input<W: Worker> {
-    Notice(Notice<W>),
-    Start(StartRequest<W>),
-    Passed(Due),
-}
-
 impl<W: Worker> Owner<W> {
     pub(crate) fn new(
         table: TableWriter<W>,
         link: Arc<Link<W>>,
         report: watch::Sender<Option<ShutdownReport>>,
         reporter: Option<Reporter>,
+        runtime: Handle,
     ) -> Self {
         let config = &link.config;
         let memory = Memory::new(config.intensity, config.remember_failed_starts);
         let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
+        let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.lasts());
+        if reporter.is_some() {
+            deadlines.pass_now(Due::Report);
+        }
         Self {
+            runtime,
             table,
             lifecycle: Lifecycle::new(limits),
             effects: Vec::new(),
-            deadlines: Deadlines::new(config.init_timeout, config.stop_timeout, memory.lasts()),
+            deadlines,
             residents: Residents::new(config.eviction),
             memory,
             is_tidy_armed: false,
@@ -117,29 +125,23 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// Serves until a shutdown is over.
-    pub(crate) async fn run(mut self) {
-        self.tell_numbers();
-        while !self.is_over {
-            poll_fn(|cx| self.poll_turn(cx)).await;
+    /// Does what follows from one thing that happened, and takes those for new starts that waited for it.
+    fn turn(&mut self, event: Option<Event<Wire<W>>>) {
+        self.step(event);
+        while let Some(request) = self.again.pop_front() {
+            let event = self.start_event(request);
+            self.step(event);
         }
     }
 
-    /// Takes one thing that the owner is told, and does what follows from it.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Poll::Ready(input) = self.poll_input(cx) else {
-            self.deadlines.pause();
-            return Poll::Pending;
-        };
-        self.is_late = matches!(&input, Input::Passed(Due::Entry(_, Deadline::Drain) | Due::Shutdown));
-        if let Some(event) = self.event(input) {
+    fn step(&mut self, event: Option<Event<Wire<W>>>) {
+        if let Some(event) = event {
             self.lifecycle.step(event, &mut self.effects);
             self.publish();
         }
         self.perform_all();
         // Not kept past its turn: whoever has the last handle has the worker's memory.
         self.at_hand = None;
-        Poll::Ready(())
     }
 
     /// Lets others see the numbers that only the state machine knows. Before the effects: who is answered by one of them
@@ -151,101 +153,91 @@ impl<W: Worker> Owner<W> {
         self.link.held.store(tally.held, Ordering::Relaxed);
     }
 
-    /// Notices first: a worker that was ready before its deadline passed has kept it, though the owner comes late to
-    /// both. Requests last, which others could keep waiting, but not be kept waiting by.
-    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Input<W>> {
-        let (link, lifecycle) = (&self.link, &self.lifecycle);
-        let (deadlines, again) = (&mut self.deadlines, &mut self.again);
-        cooperate!(cx, {
-            if let Poll::Ready(Some(notice)) = link.notices.poll_recv(cx) {
-                Input::Notice(notice)
-            } else if let Poll::Ready(due) = deadlines.poll_passed(cx, |due| is_awaited(lifecycle, due)) {
-                Input::Passed(due)
-            } else if let Some(request) = again.pop_front() {
-                Input::Start(request)
-            } else if let Poll::Ready(Some(request)) = link.requests.poll_recv(cx) {
-                Input::Start(request)
-            } else {
-                return Poll::Pending;
+    /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
+    fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<Wire<W>>> {
+        let StartRequest { verb, seed, waits_in, reply } = request;
+        let (table, hash) = (self.table.read(), seed.slot.entry.hash);
+        // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
+        let looked_up = catch_unwind(AssertUnwindSafe(|| {
+            table.with(&*seed.slot.key, hash, |handle| Holder {
+                entry: handle.entry_id(),
+                is_closed: handle.slot.queue.gate() >= Gate::Closed,
+            })
+        }));
+        match looked_up {
+            Ok(holder) => {
+                let fresh = EntryId::fresh(hash);
+                let starter = Starter { verb, waits_in, seed: Some(seed), reply };
+                // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
+                let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
+                    Some(_) => Admission::Granted,
+                    None => self.admit(fresh, &starter),
+                }));
+                let admission = admitted
+                    .unwrap_or_else(|payload| Admission::Refused(StartFailure::Panicked(panics::message(payload))));
+                Some(Event::Start { starter, holder, fresh, admission })
             }
-        } => input => Poll::Ready(input))
+            Err(payload) => {
+                let failure = StartFailure::Panicked(panics::message(payload));
+                self.answer(reply, Some(seed), Started::Failed(failure));
+                None
+            }
+        }
     }
 
-    /// Looks up what the state machine has to know of the table.
-    fn event(&mut self, input: Input<W>) -> Option<Event<Wire<W>>> {
-        Some(match input {
-            Input::Start(StartRequest { verb, seed, waits_in, reply }) => {
-                let (table, hash) = (self.table.read(), seed.slot.entry.hash);
-                // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
-                let looked_up = catch_unwind(AssertUnwindSafe(|| {
-                    table.with(&*seed.slot.key, hash, |handle| Holder {
-                        entry: handle.entry_id(),
-                        is_closed: handle.slot.queue.gate() >= Gate::Closed,
-                    })
-                }));
-                match looked_up {
-                    Ok(holder) => {
-                        let fresh = EntryId::fresh(hash);
-                        let starter = Starter { verb, waits_in, seed: Some(seed), reply };
-                        // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
-                        let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
-                            Some(_) => Admission::Granted,
-                            None => self.admit(fresh, &starter),
-                        }));
-                        let admission = admitted.unwrap_or_else(|payload| {
-                            Admission::Refused(StartFailure::Panicked(panics::message(payload)))
-                        });
-                        Event::Start { starter, holder, fresh, admission }
-                    }
-                    Err(payload) => {
-                        let failure = StartFailure::Panicked(panics::message(payload));
-                        answer(reply, Some(seed), Started::Failed(failure));
-                        return None;
-                    }
-                }
-            }
-            Input::Notice(Notice::Stop { entry, stopper }) => {
+    /// Looks up what the state machine has to know of the table, or does by itself what is none of its business.
+    fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<Wire<W>>> {
+        Some(match notice {
+            Notice::Stop { entry, stopper } => {
                 let exists = self.table.read().with_entry(entry, |_| ()).is_some();
                 Event::Stop { entry, exists, stopper }
             }
-            Input::Notice(Notice::Begun(entry)) => Event::Begun(entry),
-            Input::Notice(Notice::Ready(entry)) => {
-                self.take_in_hand(entry);
-                Event::Ready(entry)
-            }
-            Input::Notice(Notice::Closing(entry)) => Event::Closing(entry),
-            Input::Notice(Notice::RunEnded(entry, incarnation, reason)) => {
-                self.take_in_hand(entry);
+            Notice::Begun(entry) => Event::Begun(entry),
+            Notice::Ready(slot) => Event::Ready(self.take_in_hand(slot)),
+            Notice::Closing(entry) => Event::Closing(entry),
+            Notice::RunEnded(slot, incarnation, reason) => {
+                let entry = self.take_in_hand(slot);
                 // An error's `Drop` is user code, and this may be the last of it. (G5)
                 let reason = panics::Contained::new(reason);
                 self.run_ended(entry, incarnation, &reason);
                 return None;
             }
-            Input::Notice(Notice::Restarted(entry, incarnation)) => {
-                self.take_in_hand(entry);
+            Notice::Restarted(slot, incarnation) => {
+                let entry = self.take_in_hand(slot);
                 let now = self.link.moment();
                 self.with_slot(entry, |slot| slot.set_since(now));
                 self.tell_begun(entry, |worker| Told::Restarted { worker, incarnation });
                 return None;
             }
-            Input::Notice(Notice::Exited(entry, exit, legacy)) => {
-                self.take_in_hand(entry);
+            Notice::Exited(slot, exit, legacy) => {
+                let entry = self.take_in_hand(slot);
                 if let Some(legacy) = legacy {
                     self.remember(|memory| memory.bury(entry.hash, *legacy));
                 }
                 Event::Exited(entry, exit)
             }
-            Input::Notice(Notice::Shutdown { at_once }) => Event::Shutdown { at_once },
-            Input::Passed(Due::Entry(entry, deadline)) => Event::Passed(entry, deadline),
-            Input::Passed(Due::Shutdown) => Event::ShutdownPassed { aborting: false },
-            Input::Passed(Due::ShutdownAbort) => Event::ShutdownPassed { aborting: true },
-            Input::Passed(Due::Tidy) => {
+            Notice::Shutdown { at_once } => Event::Shutdown { at_once },
+        })
+    }
+
+    fn passed_event(&mut self, due: Due) -> Option<Event<Wire<W>>> {
+        Some(match due {
+            Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
+            Due::Shutdown => Event::ShutdownPassed { aborting: false },
+            Due::ShutdownAbort => Event::ShutdownPassed { aborting: true },
+            Due::Tidy => {
                 self.is_tidy_armed = false;
                 self.remember(|_| {});
                 return None;
             }
-            Input::Passed(Due::Report) => {
+            Due::Report => {
                 self.tell_numbers();
+                return None;
+            }
+            Due::TellKept => {
+                if let Some(reporter) = &mut self.reporter {
+                    reporter.tell_kept();
+                }
                 return None;
             }
         })
@@ -304,7 +296,7 @@ impl<W: Worker> Owner<W> {
         match effect {
             Effect::Launch(entry, seed) => {
                 let launch = self.insert(entry, seed);
-                tokio::spawn(supervise(launch));
+                self.runtime.spawn(supervise(launch));
             }
             Effect::Hold(entry, seed) => {
                 let launch = self.insert(entry, seed);
@@ -312,13 +304,13 @@ impl<W: Worker> Owner<W> {
             }
             Effect::Release(entry) => {
                 if let Some(launch) = self.held.remove(&entry) {
-                    tokio::spawn(supervise(launch));
+                    self.runtime.spawn(supervise(launch));
                 }
             }
             Effect::Discard(entry) => {
                 if let Some(launch) = self.held.remove(&entry) {
                     // Arguments are user code when they are dropped (G4), before the guard tells of the end.
-                    tokio::spawn(async move { discard(launch) });
+                    self.runtime.spawn(async move { discard(launch) });
                 }
             }
             Effect::Exempt(entry) => self.with_slot(entry, |slot| slot.exempt()),
@@ -341,17 +333,16 @@ impl<W: Worker> Owner<W> {
             Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
                 let slot = Arc::clone(slot);
                 // Messages are user code when they are dropped. (G4)
-                tokio::spawn(async move { slot.undeliver(Undelivered::Killed) });
+                self.runtime.spawn(async move { slot.undeliver(Undelivered::Killed) });
             }),
             Effect::Remove(entry) => {
                 self.residents.remove(entry);
                 self.table.remove(entry);
-                self.at_hand = None;
             }
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
             Effect::ReplyStart(reply, seed, outcome) => {
                 let outcome = self.started(outcome);
-                answer(reply, seed, outcome);
+                self.answer(reply, seed, outcome);
             }
             Effect::ReplyStop(reply, outcome) => {
                 // The caller may have gone away.
@@ -409,6 +400,14 @@ impl<W: Worker> Owner<W> {
         .expect("an entry is in the table until `Remove`, and nobody is given it after that")
     }
 
+    /// Tells a caller what became of its start, and gives back its arguments if they were not used.
+    fn answer(&self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
+        let unused = seed.map(|seed| seed.args);
+        let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(StartAnswer { outcome, unused }) else { return };
+        // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
+        self.runtime.spawn(async move { contain(|| drop(args)) });
+    }
+
     /// For whoever owns this registry, and waits until it has really ended. Before the report, which they wait for first.
     fn leave_stuck(&self) {
         *lock(&self.link.stuck) = self.to_list().iter().map(Arc::downgrade).collect();
@@ -419,8 +418,10 @@ impl<W: Worker> Owner<W> {
         self.deadlines.arm(due, |due| is_awaited(lifecycle, due));
     }
 
-    fn take_in_hand(&mut self, entry: EntryId) {
-        self.at_hand = self.table.read().with_entry(entry, WorkerHandle::clone);
+    fn take_in_hand(&mut self, slot: Arc<Slot<W>>) -> EntryId {
+        let entry = slot.entry;
+        self.at_hand = Some(WorkerHandle::new(slot));
+        entry
     }
 
     fn with_handle<T>(&self, entry: EntryId, act: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
@@ -457,19 +458,7 @@ impl<W: Worker> Owner<W> {
 fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
     match due {
         Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
-        Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report => true,
-    }
-}
-
-/// Tells a caller what became of its start, and gives back its arguments if they were not used.
-fn answer<W: Worker>(reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
-    let unused = seed.map(|seed| seed.args);
-    let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(StartAnswer { outcome, unused }) else { return };
-    // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
-    match Handle::try_current() {
-        Ok(runtime) => drop(runtime.spawn(async move { contain(|| drop(args)) })),
-        // The owner is being dropped with its runtime, and nobody waits for it any more.
-        Err(_) => contain(|| drop(args)),
+        Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept => true,
     }
 }
 
@@ -480,12 +469,90 @@ fn discard<W: Worker>(launch: Launch<W>) {
     drop(guard);
 }
 
+impl<W: Worker> Clerk<Input<W>> for Owner<W> {
+    fn serve(&mut self, input: Input<W>) {
+        self.is_late = false;
+        let event = match input {
+            Input::Start(request) => self.start_event(request),
+            Input::Notice(notice) => self.notice_event(notice),
+        };
+        self.turn(event);
+    }
+
+    fn tick(&mut self) -> bool {
+        let lifecycle = &self.lifecycle;
+        let Some(due) = self.deadlines.pop_passed(|due| is_awaited(lifecycle, due)) else { return false };
+        self.is_late = matches!(due, Due::Entry(_, Deadline::Drain) | Due::Shutdown);
+        let event = self.passed_event(due);
+        self.turn(event);
+        true
+    }
+
+    fn pause(&mut self) -> Option<Instant> {
+        self.deadlines.pause()
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+/// The owner's own task: it takes the turns that nobody else takes, and tells the owner when a deadline has passed.
+pub(crate) struct Keeper<W: Worker> {
+    link: Arc<Link<W>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<W: Worker> Keeper<W> {
+    pub(crate) fn new(link: Arc<Link<W>>) -> Self {
+        Self { link, timer: None }
+    }
+
+    /// Keeps the owner until a shutdown is over.
+    pub(crate) async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let at = match self.link.desk.poll_keeper(cx.waker()) {
+                Keep::Over => return Poll::Ready(()),
+                Keep::Again => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Keep::Until(None) => return Poll::Pending,
+                Keep::Until(Some(at)) => at,
+            };
+            let timer = match &mut self.timer {
+                Some(timer) => {
+                    if timer.deadline() != at || timer.is_elapsed() {
+                        timer.as_mut().reset(at);
+                    }
+                    timer
+                }
+                none => none.insert(Box::pin(sleep_until(at))),
+            };
+            ready!(timer.as_mut().poll(cx));
+            // What it is about to hand over it takes itself, in its next turn.
+            let _ = self.link.desk.tick();
+        }
+    }
+}
+
+impl<W: Worker> Drop for Keeper<W> {
+    /// When the runtime was dropped in the middle, the owner goes too.
+    fn drop(&mut self) {
+        self.link.desk.abandon();
+    }
+}
+
 impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
         // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
-        for request in self.link.requests.drain(&self.link.live) {
-            contain(|| drop(request));
+        for input in self.link.desk.queue().drain(&self.link.live) {
+            contain(|| drop(input));
         }
         for request in std::mem::take(&mut self.again) {
             contain(|| drop(request));
@@ -493,11 +560,6 @@ impl<W: Worker> Drop for Owner<W> {
         for (_, launch) in std::mem::take(&mut self.held) {
             discard(launch);
         }
-        for notice in self.link.notices.drain(&self.link.live) {
-            contain(|| drop(notice));
-        }
-        self.link.requests.forget_task();
-        self.link.notices.forget_task();
         self.lifecycle.abandon(&mut self.effects);
         self.perform_all();
         for slot in self.to_list() {

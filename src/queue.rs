@@ -401,9 +401,7 @@ impl<M> Queue<M> {
         if self.gate() == Gate::Closed {
             return Poll::Ready(None);
         }
-        if state.messages.capacity() > self.keeps.into() {
-            state.messages.shrink_to(self.keeps.into());
-        }
+        state.shrink(self.keeps);
         state.receive(cx.waker());
         Poll::Pending
     }
@@ -415,7 +413,10 @@ impl<M> Queue<M> {
         }
         // Not parked any more, though no message woke it.
         state.receiver = None;
-        let (message, sender) = state.begin(self.capacity)?;
+        let Some((message, sender)) = state.begin(self.capacity) else {
+            state.shrink(self.keeps);
+            return None;
+        };
         drop(state);
         wake_all(sender, None);
         Some(message)
@@ -427,6 +428,13 @@ impl<M> State<M> {
         self.messages.push_back(envelope);
         self.accepted += 1;
         (self.accepted, self.receiver.take())
+    }
+
+    /// Gives back what an empty mailbox does not keep.
+    fn shrink(&mut self, keeps: u16) {
+        if self.messages.capacity() > keeps.into() {
+            self.messages.shrink_to(keeps.into());
+        }
     }
 
     /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.

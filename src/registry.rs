@@ -19,7 +19,6 @@ use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, Verb};
 use crate::queue::Gate;
-use crate::request::Notice;
 use crate::slot::Link;
 use crate::stats::Stats;
 use crate::sync::lock;
@@ -34,7 +33,7 @@ pub(crate) struct Alive<W: Worker> {
 
 impl<W: Worker> Drop for Alive<W> {
     fn drop(&mut self) {
-        self.shared.link.notify(Notice::Shutdown { at_once: false });
+        self.shared.link.end_all(false);
     }
 }
 
@@ -46,7 +45,7 @@ impl<W: Worker> Drop for Alive<W> {
 /// Reads ([`lookup`](Self::lookup), [`count`](Self::count), [`reduce`](Self::reduce), and every hit of
 /// [`lookup_or_start`](Self::lookup_or_start) and [`start`](Self::start)) read a concurrent table in the caller, without
 /// a lock and without a message to anybody. They see the workers whose `init` has returned `Ok` and whose gate is open.
-/// Changes go through the registry's owner task, which orders them.
+/// Changes go through the registry's owner, which orders them; it may be at work in the caller's task, for some microseconds.
 /// A verb that takes a key runs the key's `Hash` and `Eq` in the caller, and panics there if they do.
 ///
 /// # Examples
@@ -171,8 +170,8 @@ impl<W: Worker> Registry<W> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it cancels nothing for others. A start that the owner has begun goes on: the worker comes up, and the
-    /// next lookup finds it.
+    /// Dropped, it cancels nothing for others. A start that has begun, which it has after the first poll unless others were
+    /// ahead of it, goes on: the worker comes up, and the next lookup finds it.
     ///
     /// # Panics
     ///
@@ -451,7 +450,7 @@ impl<W: Worker> Registry<W> {
 
     /// Begins a shutdown, or hurries one.
     pub(crate) fn end_all(&self, at_once: bool) {
-        self.shared.link.notify(Notice::Shutdown { at_once });
+        self.shared.link.end_all(at_once);
     }
 
     /// Waits until a shutdown is over and nothing runs any more, not even what it reported as stuck.

@@ -33,9 +33,15 @@ mod off {
 
         pub(crate) const IS_ON: bool = false;
 
-        pub(crate) fn started(&mut self, _: Duration) {}
+        pub(crate) fn started(&mut self, _: Duration) -> bool {
+            false
+        }
 
-        pub(crate) fn ended(&mut self, _: Duration) {}
+        pub(crate) fn ended(&mut self, _: Duration) -> bool {
+            false
+        }
+
+        pub(crate) fn tell_kept(&mut self) {}
 
         pub(crate) fn report(&mut self, _: &Stats, _: usize, _: Option<&Stopwatch>) {}
 

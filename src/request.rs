@@ -11,7 +11,13 @@ use crate::restart::Legacy;
 use crate::slot::Slot;
 use crate::worker::{EntryId, ExitReason, Worker};
 
-/// A worker for this key is wanted. From a caller, over a bounded queue.
+/// What is brought to the owner's desk.
+pub(crate) enum Input<W: Worker> {
+    Start(StartRequest<W>),
+    Notice(Notice<W>),
+}
+
+/// A worker for this key is wanted. From a caller, who waits if there is no room for it.
 pub(crate) struct StartRequest<W: Worker> {
     pub(crate) verb: Verb,
     pub(crate) seed: Seed<W>,
@@ -19,19 +25,20 @@ pub(crate) struct StartRequest<W: Worker> {
     pub(crate) reply: StartReply<W>,
 }
 
-/// From a worker's task, or from a caller that need not wait, over an unbounded queue.
+/// From a worker's task, or from a caller that need not wait: there is always room, since a `Drop` cannot wait. A constant
+/// number for each worker, and one for each stop that somebody waits for.
 pub(crate) enum Notice<W: Worker> {
     /// Its turn has come, and its first `init` begins.
     Begun(EntryId),
     /// Its first `init` returned `Ok`.
-    Ready(EntryId),
+    Ready(Arc<Slot<W>>),
     /// It closed its own gate.
     Closing(EntryId),
     /// This run is over, and the worker comes back.
-    RunEnded(EntryId, u64, ExitReason),
+    RunEnded(Arc<Slot<W>>, u64, ExitReason),
     /// It has come back: this run begins.
-    Restarted(EntryId, u64),
-    Exited(EntryId, Exit, Option<Box<Legacy>>),
+    Restarted(Arc<Slot<W>>, u64),
+    Exited(Arc<Slot<W>>, Exit, Option<Box<Legacy>>),
     /// This worker is wanted gone: a caller that goes away after its first poll has still said so.
     Stop {
         entry: EntryId,

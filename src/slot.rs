@@ -9,17 +9,19 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::task::yield_now;
 
 use crate::current::{Current, RegistryId};
+use crate::desk::{Desk, Visit};
 use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
 use crate::mailbox::Inbox;
 use crate::panics::{Contained, contain};
-use crate::queue::{Envelope, Gate, Queue};
+use crate::queue::{Gate, Queue};
 use crate::registry::WeakRegistry;
 use crate::reporter::Stopwatch;
-use crate::request::{Notice, StartAnswer, StartRequest};
+use crate::request::{Input, Notice, StartAnswer, StartRequest};
 use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
 use crate::stats::{Counters, Stats};
@@ -118,12 +120,8 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) stuck: Mutex<Vec<Weak<Slot<W>>>>,
     /// How many gates are open.
     pub(crate) live: AtomicUsize,
-    /// Bounded: callers wait when the owner is behind. It is a mailbox and not a tokio channel since closing it is atomic
-    /// against senders: a message sent while a tokio channel's receiver is dropped may lie there for as long as there
-    /// are senders, and its reply with it.
-    pub(crate) requests: Queue<StartRequest<W>>,
-    /// Unbounded, since a `Drop` cannot wait: a constant number per worker, and one per stop that somebody waits for.
-    pub(crate) notices: Queue<Notice<W>>,
+    /// Where the owner is reached.
+    pub(crate) desk: Desk<Input<W>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,
@@ -136,8 +134,10 @@ impl<W: Worker> Link<W> {
         request: StartRequest<W>,
         answer: oneshot::Receiver<StartAnswer<W>>,
     ) -> Option<StartAnswer<W>> {
-        self.requests.send(Envelope { message: request, is_call: true }).await.ok()?;
-        // An owner that goes away closes the queue and drops what is in it, replies and all: whoever got in is told.
+        if self.desk.bring_in_line(Input::Start(request)).await.ok()? == Visit::HandedOver {
+            yield_now().await;
+        }
+        // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
         answer.await.ok()
     }
 
@@ -148,8 +148,25 @@ impl<W: Worker> Link<W> {
     }
 
     /// Tells the owner. When it is gone nobody is left who would act on it, and the notice is dropped.
-    pub(crate) fn notify(&self, notice: Notice<W>) {
-        drop(self.notices.try_send(Envelope { message: notice, is_call: false }));
+    pub(crate) fn notify(&self, notice: Notice<W>) -> Visit {
+        self.desk.bring(Input::Notice(notice))
+    }
+
+    /// Leaves it for the owner's keeper to tell.
+    pub(crate) fn leave(&self, notice: Notice<W>) {
+        self.desk.leave(Input::Notice(notice));
+    }
+
+    /// Begins a shutdown, or hurries one. The keeper does it: there may be a million workers to close.
+    pub(crate) fn end_all(&self, at_once: bool) {
+        self.leave(Notice::Shutdown { at_once });
+    }
+
+    /// Takes back what was handed over, where code of users comes next: the keeper might wait behind that. (G4)
+    pub(crate) fn see_through(&self, mut visit: Visit) {
+        while visit == Visit::HandedOver {
+            visit = self.desk.look();
+        }
     }
 
     /// The registry's numbers at this moment. What waits in the mailboxes the table knows.
@@ -169,7 +186,7 @@ impl<W: Worker> Link<W> {
             remembered: self.remembered.load(Ordering::Relaxed),
             queued,
             fullest_mailbox: fullest,
-            owner_queue: self.requests.len() + self.notices.len(),
+            owner_queue: self.desk.queue().len(),
             ..self.counters.read(&self.hot)
         }
     }
@@ -369,24 +386,26 @@ impl<W: Worker> Slot<W> {
 
     /// Tells the owner what the worker's code came to in this poll: that it is ready, or back, or has closed its own gate.
     ///
-    /// Not done where it happens: the owner is woken into this thread's next-task slot, where no other thread can steal
-    /// it, and would sit there behind whatever the worker does before it next returns to the scheduler. (G4)
-    pub(crate) fn announce(&self) {
+    /// Not done where it happens: whoever is woken by it comes into this thread's next-task slot, where no other thread can
+    /// steal it, and would sit there behind whatever the worker does before it next returns to the scheduler. (G4)
+    pub(crate) fn announce(self: &Arc<Self>) -> Visit {
         // Set and read in the worker's own task.
         let unannounced = self.unannounced.load(Ordering::Relaxed);
+        let mut visit = Visit::Done;
         if unannounced == 0 {
-            return;
+            return visit;
         }
         self.unannounced.store(0, Ordering::Relaxed);
         if unannounced & READY != 0 {
-            self.link.notify(Notice::Ready(self.entry));
+            visit = self.link.notify(Notice::Ready(Arc::clone(self)));
         }
         if unannounced & BACK != 0 {
-            self.link.notify(Notice::Restarted(self.entry, self.incarnation()));
+            visit = self.link.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
         }
         if unannounced & CLOSING != 0 {
-            self.link.notify(Notice::Closing(self.entry));
+            visit = self.link.notify(Notice::Closing(self.entry));
         }
+        visit
     }
 
     fn to_announce(&self, news: u8) {

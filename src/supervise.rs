@@ -36,7 +36,7 @@ use crate::mailbox::{Inbox, Mailbox};
 use crate::panics::{self, contain};
 use crate::request::Notice;
 use crate::restart::{Cause, History, Legacy};
-use crate::slot::{Pace, Slot};
+use crate::slot::{Link, Pace, Slot};
 use crate::stripes::Undelivered;
 use crate::trace::{self, Trace};
 use crate::worker::{ExitReason, Worker, share};
@@ -86,8 +86,8 @@ impl<W: Worker> ExitGuard<W> {
         self.slot.as_ref().expect("the end is told once, at the end")
     }
 
-    /// Tells how the worker ended, and what is to be remembered of it.
-    fn tell(&mut self, exit: Exit, legacy: Option<Box<Legacy>>) {
+    /// Tells how the worker ended, and what is to be remembered of it, in this way.
+    fn tell(&mut self, exit: Exit, legacy: Option<Box<Legacy>>, notify: impl FnOnce(&Link<W>, Notice<W>)) {
         let Some(slot) = self.slot.take() else { return };
         slot.undeliver(lost_by(&exit));
         slot.queue.forget_task();
@@ -101,7 +101,7 @@ impl<W: Worker> ExitGuard<W> {
             Exit::NotStarted(_) => ExitReason::Killed,
         };
         // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
-        slot.link.notify(Notice::Exited(slot.entry, exit, legacy));
+        notify(&slot.link, Notice::Exited(Arc::clone(&slot), exit, legacy));
         // After the notice: what a caller asks of the owner when `closed` has returned comes behind it.
         slot.set_exit(reason);
     }
@@ -110,7 +110,9 @@ impl<W: Worker> ExitGuard<W> {
 impl<W: Worker> Drop for ExitGuard<W> {
     /// Does nothing unless the task was dropped from outside.
     fn drop(&mut self) {
-        self.tell(Exit::Ended(ExitReason::Killed), None);
+        // Left for the keeper. It is dropped as well if the runtime is, and then the owner is not to go on as if this were an
+        // end among others: it would start who waits for the key, and not report what was cut off. (G10)
+        self.tell(Exit::Ended(ExitReason::Killed), None, Link::leave);
     }
 }
 
@@ -161,7 +163,10 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
         };
         let legacy = legacy(launch.guard.slot(), &mut launch.luggage, &exit);
         drop(ctx);
-        launch.guard.tell(exit, legacy);
+        launch.guard.tell(exit, legacy, |link, notice| {
+            // This task is over in a moment: whoever goes on at the desk is not kept waiting.
+            let _ = link.notify(notice);
+        });
     }
 }
 
@@ -177,7 +182,8 @@ fn end_run<'r, W: Worker>(
     if !is_back {
         // No lookup may find the worker while its state's `Drop` runs. (G3)
         run.slot.close_by_worker();
-        run.slot.announce();
+        // The state's `Drop` comes next.
+        run.slot.link.see_through(run.slot.announce());
         run.slot.undeliver(lost_by(&exit));
     }
     let state = run.state.take();
@@ -214,7 +220,8 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
             let permit = match &run.slot.link.pace {
                 Some(pace) => {
                     let permit = Box::pin(turn(run.slot, pace)).await;
-                    run.slot.link.notify(Notice::Begun(run.slot.entry));
+                    // `init` comes next.
+                    run.slot.link.see_through(run.slot.link.notify(Notice::Begun(run.slot.entry)));
                     permit
                 }
                 None => None,
@@ -359,14 +366,15 @@ async fn init_again<W: Worker>(slot: &Slot<W>, args: W::Args, ctx: &mut Context<
 }
 
 /// Tells of the run that is over, and waits for as long as the next one is to be put off.
-async fn between_runs<W: Worker>(slot: &Slot<W>, returns: &mut Returns<W>, exit: Exit) -> Result<(), Exit> {
+async fn between_runs<W: Worker>(slot: &Arc<Slot<W>>, returns: &mut Returns<W>, exit: Exit) -> Result<(), Exit> {
     let Exit::Ended(reason) = exit else { return Err(exit) };
     // An error's `Drop` is user code, and this may be the last of it. (G5)
     let reason = panics::Contained::new(reason);
     slot.begin_restart();
-    slot.link.notify(Notice::RunEnded(slot.entry, slot.incarnation(), (*reason).clone()));
+    // Whoever goes on at the desk does so after the return to the scheduler below.
+    let _ = slot.link.notify(Notice::RunEnded(Arc::clone(slot), slot.incarnation(), (*reason).clone()));
     slot.tell_monitors(&reason);
-    // The owner first, and everyone else: a worker that crashes at once each time is not to have this thread for itself.
+    // Everyone else first: a worker that crashes at once each time is not to have this thread for itself.
     yield_now().await;
     let after = returns.after.take().unwrap_or_default();
     let closed = poll_fn(|cx| slot.queue.poll_closed(cx));
@@ -451,7 +459,7 @@ fn is_good(reason: &ExitReason) -> bool {
 /// Polls user code as the worker's own task: panics are caught, a kill ends it, and a wait for itself is recognised.
 /// What is left of it is for the caller to drop.
 fn poll_contained<W: Worker>(
-    slot: &Slot<W>,
+    slot: &Arc<Slot<W>>,
     code: Pin<&mut Option<impl Future<Output = Exit>>>,
     is_watched: &mut bool,
     cx: &mut task::Context<'_>,
@@ -470,7 +478,11 @@ fn poll_contained<W: Worker>(
         let _current = current::enter(slot.current());
         catch_unwind(AssertUnwindSafe(|| code.poll(cx)))
     };
-    slot.announce();
+    let visit = slot.announce();
+    if !matches!(polled, Ok(Poll::Pending)) {
+        // What the code leaves is dropped next.
+        slot.link.see_through(visit);
+    }
     match polled {
         Ok(polled) => polled,
         Err(payload) => {

@@ -336,18 +336,6 @@ async fn a_start_whose_callers_went_away_while_it_waited_for_room_is_dropped_and
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_went_away_before_the_owner_came_to_it_costs_nobody_its_place() {
-    let registry = evicting(1).build().unwrap();
-    let worker = started(&registry, "a", Plan::value(1)).await;
-    let mut start = Box::pin(registry.start("b", Plan::default()));
-    assert!(poll_once(start.as_mut()).await.is_pending());
-    drop(start);
-    until_idle().await;
-    assert_eq!((registry.lookup("a"), registry.stats().exits.evicted), (Some(worker), 0));
-    assert_at_rest(&registry);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_victim_that_is_stuck_costs_the_newcomer_its_start_and_nobody_else() {
     let registry = Registry::<Actor>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
     let (release, blocked) = std::sync::mpsc::channel::<()>();

@@ -44,8 +44,8 @@ impl<W: Worker> Owner<W> {
             let was_ready = worker.slot.is_announced.load(Ordering::Relaxed);
             if was_ready { self.link.clock.since(worker.slot.since()) } else { Duration::ZERO }
         });
-        if let Some(reporter) = &mut self.reporter {
-            reporter.ended(age.unwrap_or_default());
+        if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(age.unwrap_or_default())) {
+            self.deadlines.pass_now(Due::TellKept);
         }
     }
 
@@ -87,8 +87,9 @@ impl<W: Worker> Owner<W> {
             slot.open();
         });
         self.link.counters.started();
-        if let Some(reporter) = &mut self.reporter {
-            reporter.started(Duration::from_nanos(now.saturating_sub(asked_at)));
+        let took = Duration::from_nanos(now.saturating_sub(asked_at));
+        if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
+            self.deadlines.pass_now(Due::TellKept);
         }
         if let Some(Remembered { crash, .. }) = self.remembered.remove(&entry) {
             // What it has spent is in its worker's own hands from now on.

@@ -11,6 +11,7 @@ use crate::builder::Builder;
 use crate::context::Context as WorkerContext;
 use crate::error::{StartError, StopError};
 use crate::registry::Registry;
+use crate::residency::Eviction;
 use crate::slot::Link;
 
 /// A key whose `Eq` panics when it is told to.
@@ -56,29 +57,42 @@ impl Worker for Idle {
 /// A registry whose owner runs only when it is told to.
 struct Still {
     registry: Registry<Idle>,
-    owner: Owner<Idle>,
+    keeper: Option<Keeper<Idle>>,
 }
 
 impl Still {
     fn new() -> Self {
-        let (registry, owner) = Builder::new().assemble(None);
-        Self { registry, owner }
+        Self::of(Builder::new())
+    }
+
+    fn of(builder: Builder<Idle>) -> Self {
+        let (registry, keeper) = builder.assemble(None, Handle::current());
+        registry.link().desk.hold();
+        Self { registry, keeper: Some(keeper) }
     }
 
     fn link(&self) -> &Link<Idle> {
-        &self.owner.link
+        self.registry.link()
     }
 
     /// One turn of the owner, if there is anything to do.
-    fn turn(&mut self) -> bool {
-        self.owner.poll_turn(&mut Context::from_waker(Waker::noop())).is_ready()
+    fn turn(&self) -> bool {
+        self.link().desk.serve_one()
     }
 
-    async fn settle(&mut self) {
+    async fn settle(&self) {
         for _ in 0..32 {
             while self.turn() {}
             tokio::task::yield_now().await;
         }
+    }
+}
+
+impl Drop for Still {
+    /// The owner goes before anything is done that it was not told to do.
+    fn drop(&mut self) {
+        self.keeper = None;
+        self.link().desk.let_go();
     }
 }
 
@@ -88,7 +102,7 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 #[tokio::test(start_paused = true)]
 async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
-    let mut still = Still::new();
+    let still = Still::new();
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut start = pin!(registry.start(&one, ()));
@@ -110,7 +124,7 @@ async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
-    let mut still = Still::new();
+    let still = Still::new();
     let registry = still.registry.clone();
     let one = key(1);
     let mut start = pin!(registry.start(&one, ()));
@@ -124,7 +138,7 @@ async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
     assert!(poll(next.as_mut()).is_pending());
     assert!(still.turn());
     assert!(poll(next.as_mut()).is_pending(), "a worker was given out whose gate is closed");
-    still.link().notify(Notice::Closing(old.entry_id()));
+    let _ = still.link().notify(Notice::Closing(old.entry_id()));
     still.settle().await;
     let Poll::Ready(Ok(new)) = poll(next) else { panic!("its successor was started") };
     assert_ne!(old, new);
@@ -132,7 +146,7 @@ async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
 
 #[tokio::test(start_paused = true)]
 async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
-    let mut still = Still::new();
+    let still = Still::new();
     let registry = still.registry.clone();
     let (one, other, hostile) = (key(1), key(2), key(1));
     // Both find the key vacant; when the owner compares them, the second one's `Eq` panics.
@@ -155,14 +169,39 @@ async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
-    let Still { registry, owner } = Still::new();
+    let still = Still::new();
+    let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut waiting = pin!(registry.start(&one, ()));
     assert!(poll(waiting.as_mut()).is_pending());
-    drop(owner);
+    drop(still);
     assert!(matches!(poll(waiting), Poll::Ready(Err(StartError::Shutdown))));
     assert!(matches!(poll(pin!(registry.start(&two, ()))), Poll::Ready(Err(StartError::Shutdown))));
     assert!(matches!(poll(pin!(registry.shutdown())), Poll::Ready(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g2_a_start_that_nobody_wants_any_more_when_the_owner_comes_to_it_is_not_begun() {
+    let still = Still::new();
+    let registry = still.registry.clone();
+    let one = key(1);
+    assert!(poll(pin!(registry.start(&one, ()))).is_pending());
+    still.settle().await;
+    assert_eq!((registry.stats().starts.ok, registry.stats().starting), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_caller_who_went_away_before_the_owner_came_to_it_costs_nobody_its_place() {
+    let still = Still::of(Builder::new().max_workers(1).eviction(Eviction::LeastRecentlyActive));
+    let registry = still.registry.clone();
+    let (one, two) = (key(1), key(2));
+    let mut start = pin!(registry.start(&one, ()));
+    assert!(poll(start.as_mut()).is_pending());
+    still.settle().await;
+    let Poll::Ready(Ok(worker)) = poll(start) else { panic!("it was started") };
+    assert!(poll(pin!(registry.start(&two, ()))).is_pending());
+    still.settle().await;
+    assert_eq!((registry.lookup(&one), registry.stats().exits.evicted), (Some(worker), 0));
 }
 
 /// Arguments that look, when they are dropped, whether the end of their worker has been told.
@@ -195,9 +234,9 @@ impl Worker for Looking {
 #[tokio::test(start_paused = true)]
 async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was_never_polled() {
     for polls in [0, 1] {
-        let (_registry, owner) = Builder::<Looking>::new().assemble(None);
+        let (registry, _keeper) = Builder::<Looking>::new().assemble(None, Handle::current());
         let entry = EntryId::fresh(1);
-        let slot = Arc::new(Slot::new(1, entry, Arc::clone(&owner.link)));
+        let slot = Arc::new(Slot::new(1, entry, Arc::clone(registry.link())));
         let untold = Arc::<AtomicBool>::default();
         let args = Some(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold)));
         slot.kill();
@@ -219,9 +258,9 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
 /// room for. `benches/memory` measures it.
 #[tokio::test]
 async fn an_idle_workers_task_and_slot_stay_small() {
-    let (_registry, owner) = Builder::<Idle>::new().assemble(None);
+    let (registry, _keeper) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
-    let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(&owner.link)));
+    let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(registry.link())));
     let task =
         supervise(Launch { luggage: Luggage { args: Some(()), returns: None }, guard: ExitGuard::new(slot.clone()) });
     assert!(size_of_val(&task) <= 280, "a task takes {} bytes", size_of_val(&task));

@@ -21,7 +21,7 @@ pub(crate) fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
 }
 
 const METADATA: Metadata<'static> = Metadata::new("gen_registry", Level::INFO, Some("gen_registry"));
-/// So many values of a histogram are kept until they are recorded.
+/// When so many values of a histogram are kept they are recorded before their time.
 const KEPT: usize = 1_024;
 
 /// Whether a gauge is told as it is or, at the end, as 0.
@@ -66,18 +66,23 @@ impl Reporter {
         }
     }
 
-    /// A worker is ready, so long after it was asked for.
-    pub(crate) fn started(&mut self, took: Duration) {
-        if self.start_duration.keep(took) {
-            self.with_recorder(|this, recorder| this.start_duration.tell(recorder));
-        }
+    /// A worker is ready, so long after it was asked for. Says whether that is to be told soon: here it is not, for the
+    /// recorder is code of others.
+    pub(crate) fn started(&mut self, took: Duration) -> bool {
+        self.start_duration.keep(took)
     }
 
-    /// A run has ended at this age.
-    pub(crate) fn ended(&mut self, age: Duration) {
-        if self.lifetime.keep(age) {
-            self.with_recorder(|this, recorder| this.lifetime.tell(recorder));
-        }
+    /// A run has ended at this age. Says whether that is to be told soon.
+    pub(crate) fn ended(&mut self, age: Duration) -> bool {
+        self.lifetime.keep(age)
+    }
+
+    /// Tells what was kept.
+    pub(crate) fn tell_kept(&mut self) {
+        self.with_recorder(|this, recorder| {
+            this.start_duration.tell(recorder);
+            this.lifetime.tell(recorder);
+        });
     }
 
     /// Tells everything.
@@ -146,10 +151,10 @@ impl Observations {
         Self { key, seconds: Vec::new() }
     }
 
-    /// Says whether there is no room for more.
+    /// Says that there are many, when there are.
     fn keep(&mut self, duration: Duration) -> bool {
         self.seconds.push(duration.as_secs_f64());
-        self.seconds.len() >= KEPT
+        self.seconds.len() == KEPT
     }
 
     fn tell(&mut self, recorder: &dyn Recorder) {

@@ -31,7 +31,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (registry, _owner) = Builder::new().assemble(None);
+        let (registry, _keeper) = Builder::new().assemble(None, tokio::runtime::Handle::current());
         let link = Arc::clone(registry.link());
         Self { writer: table().0, link }
     }

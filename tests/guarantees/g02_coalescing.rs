@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::future::join_all;
 use gen_registry::StartError;
 
-use crate::rig::{Act, Book, Plan, Refused, gate, poll_once, registry, settle, within};
+use crate::rig::{Act, Book, Plan, Refused, gate, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_callers_share_one_init() {
@@ -123,14 +123,6 @@ async fn a_start_goes_on_when_its_only_caller_goes_away() {
     hold.add_permits(1);
     settle().await;
     assert!(registry.lookup(&1).is_some());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_start_that_nobody_wants_any_more_is_not_begun() {
-    let (book, registry) = (Arc::<Book>::default(), registry());
-    assert!(poll_once(registry.start(&1, Plan::new(&book))).await.is_none());
-    settle().await;
-    assert_eq!(book.of(1).inits, 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -128,3 +128,72 @@ fn a_registry_is_used_from_a_runtime_that_is_not_its_own() {
         assert_eq!(within(registry.shutdown(), "a shutdown from abroad").await.drained, 1);
     });
 }
+
+/// Tells on which runtime its code runs.
+struct Native;
+
+impl gen_registry::Worker for Native {
+    type Key = u32;
+    type Args = ();
+    type Message = gen_registry::Reply<tokio::runtime::Id>;
+    type Error = std::convert::Infallible;
+
+    async fn init((): (), _: &mut gen_registry::Context<Self>) -> Result<Self, Self::Error> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, reply: Self::Message, _: &mut gen_registry::Context<Self>) -> Result<(), Self::Error> {
+        reply.send(tokio::runtime::Handle::current().id());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_worker_runs_on_its_registrys_runtime_wherever_it_is_started_from() {
+    let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let registry = {
+        let _entered = home.enter();
+        gen_registry::Registry::<Native>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap()
+    };
+    let abroad = runtime();
+    abroad.block_on(async {
+        let worker = within(registry.start(&1, ()), "a start from another runtime").await.unwrap();
+        assert_eq!(within(worker.call(|reply| reply), "its answer").await.unwrap(), home.handle().id());
+        within(registry.stop(&1), "its stop").await.unwrap();
+        within(registry.start(&2, ()), "another start").await.unwrap();
+    });
+    // It does not go with the runtime on which it was asked for, nor does it need one.
+    drop(abroad);
+    let worker = registry.lookup(&2).expect("it runs on");
+    assert_eq!(futures_util::FutureExt::now_or_never(registry.start(&3, ())).map(drop), None, "it is told later");
+    let third = std::thread::spawn({
+        let registry = registry.clone();
+        move || futures_executor(async move { registry.lookup_or_start(&3, ()).await.unwrap().key().to_owned() })
+    });
+    assert_eq!(third.join().unwrap(), 3);
+    home.block_on(async {
+        assert_eq!(within(worker.call(|reply| reply), "its answer").await.unwrap(), home.handle().id());
+        let report = within(registry.shutdown(), "the shutdown").await;
+        assert_eq!(report.drained, 2);
+    });
+}
+
+/// The plainest executor there is, on a thread that knows no runtime.
+fn futures_executor<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::task::Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            return output;
+        }
+        assert!(std::time::Instant::now() < until, "a start from a thread without a runtime was not answered");
+        std::thread::park_timeout(Duration::from_secs(1));
+    }
+}

@@ -30,13 +30,13 @@ fn replay(options: Options, steps: impl IntoIterator<Item = Todo>) {
 }
 
 #[test]
-fn nobody_is_evicted_for_a_caller_that_has_gone_away() {
+fn nothing_is_started_in_the_place_of_a_victim_for_a_caller_that_has_gone_away() {
     let options = Options { max_workers: Some(1), eviction: Eviction::LeastRecent, ..OPTIONS };
     replay(options, [start(0, GOES, None), start(1, GOES, Some(1))]);
 }
 
 #[test]
-fn a_start_whose_caller_has_gone_away_is_not_counted_as_refused() {
+fn a_start_that_is_refused_is_told_so_in_its_first_poll() {
     let options = Options { max_workers: Some(1), ..OPTIONS };
     replay(options, [start(0, GOES, None), start(1, GOES, Some(1))]);
 }

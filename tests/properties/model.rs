@@ -251,8 +251,11 @@ impl Model {
         if self.is_over() {
             return self.complete(op, Outcome::Shutdown);
         }
-        self.polled_in_vain(op);
+        // What can be said at once is said in the caller's first poll: the owner's turn is taken there.
         self.ask(op);
+        if self.ops[op].outcome.is_none() {
+            self.polled_in_vain(op);
+        }
     }
 
     fn reject(&mut self, op: usize, outcome: Outcome) {
@@ -342,10 +345,7 @@ impl Model {
             (Some(entry), Target::Handle) if last == Some(entry.serial) => Some(entry),
             (_, Target::Handle) => {
                 // The owner is asked, who knows no such worker.
-                if !self.polled_in_vain(op) {
-                    self.complete(op, Outcome::NotFound);
-                }
-                return;
+                return self.complete(op, Outcome::NotFound);
             }
         };
         let Some(entry) = found else { return self.complete(op, Outcome::NotFound) };

@@ -1,0 +1,347 @@
+//! [`Desk`]: a queue that has no consumer of its own. Whoever brings something and finds nobody at the desk sits down, and
+//! serves what it has brought and whatever else has come meanwhile; whoever finds somebody there leaves it and goes on.
+//!
+//! This is how the owner of a registry is reached. As a task that is sent to, it would cost each start and each end two
+//! switches of tasks: there, and from there to whoever is to hear of it (1.6 times a start by hand, with an owner that does
+//! nothing else). So the owner lies on a desk, and its turns are taken in the task that has news for it. It is one owner
+//! all the same: nobody sits there beside somebody else, and what it does is what it would do in a task of its own.
+//!
+//! Invariants:
+//!
+//! 1. At most one is at the desk. Nobody ever waits for the desk: not even the code of users that runs there (a key's `Eq`, a
+//!    waker) and comes back here, which finds somebody there and leaves what it brings.
+//! 2. What was brought is served: by who brought it, or by who was there, who does not go before having looked again. `NEWS`
+//!    and `BUSY` are bits of one word for this: whoever leaves something sets `NEWS` after the something, and whoever goes
+//!    clears `BUSY` only in a word that has nothing else, or calls the keeper.
+//! 3. What one task brings is served in its order: a desk that is free and without `NEWS` has served all that was left before.
+//! 4. Nobody is kept for long: after [`TURNS`] it is the turn of the [`keeper`](Desk::poll_keeper), a task that waits for that,
+//!    for what was left by those who had no time, and for the clock. What follows from the clock is done by it alone.
+//! 5. The clerk is dropped at the desk, when it is over or when it is [`abandon`](Desk::abandon)ed, and once. Its drop closes
+//!    the queue, which from then on refuses.
+
+#[cfg(all(test, gen_registry_loom))]
+mod models;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use crate::panics::{contain, discard};
+use crate::queue::{Envelope, Queue};
+use crate::sync::{AtomicU8, Mutex, Ordering, lock};
+
+/// Serves at a desk.
+pub(crate) trait Clerk<I>: Send {
+    /// Does what follows from one thing.
+    fn serve(&mut self, item: I);
+
+    /// Does what follows from one deadline that has passed, and says whether there was one. In the keeper's task.
+    fn tick(&mut self) -> bool;
+
+    /// Nothing is left, or somebody else goes on. Says when the next deadline passes.
+    fn pause(&mut self) -> Option<Instant>;
+
+    /// Everything is done, for ever.
+    fn is_over(&self) -> bool;
+}
+
+/// Somebody is at the desk.
+const BUSY: u8 = 1;
+/// Something was left there.
+const NEWS: u8 = 2;
+/// A deadline has passed: for the keeper.
+const TICK: u8 = 4;
+/// There is no keeper any more: whoever is there drops the clerk.
+const ABANDONED: u8 = 8;
+
+/// So many things are served in one visit.
+const TURNS: usize = if cfg!(gen_registry_loom) { 2 } else { 64 };
+
+/// See the [module's documentation](self).
+pub(crate) struct Desk<I> {
+    state: AtomicU8,
+    queue: Queue<I>,
+    /// Locked by who is at the desk alone, and so never waited for.
+    seat: Mutex<Seat<I>>,
+    bell: Mutex<Bell>,
+}
+
+struct Seat<I> {
+    clerk: Option<Box<dyn Clerk<I>>>,
+    /// When the keeper is to look at the clock, as it was told.
+    told: Option<Instant>,
+}
+
+/// What the keeper is told.
+#[derive(Default)]
+struct Bell {
+    /// When it is to look at the clock.
+    at: Option<Instant>,
+    keeper: Option<Waker>,
+    /// There is nothing left to keep.
+    is_over: bool,
+}
+
+/// What is left to do for who was at the desk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a keeper that is to go on may wait in this thread's next-task slot"]
+pub(crate) enum Visit {
+    Done,
+    /// The keeper was woken to go on. It may be in the next-task slot of this thread, where no other thread can take it from:
+    /// return to the scheduler before any code of users runs. (G4)
+    HandedOver,
+}
+
+/// Who is at the desk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Who {
+    Any,
+    Keeper,
+}
+
+/// The desk is closed: its clerk is gone.
+#[derive(Debug)]
+pub(crate) struct Closed;
+
+/// What the keeper is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// Wait until it is woken, or [`tick`](Desk::tick) then.
+    Until(Option<Instant>),
+    /// Come again after the others.
+    Again,
+    Over,
+}
+
+impl<I> Desk<I> {
+    /// A desk with room for so many things that came [`in line`](Self::bring_in_line).
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            state: AtomicU8::new(0),
+            queue: Queue::of_owner(capacity),
+            seat: Mutex::new(Seat { clerk: None, told: None }),
+            bell: Mutex::new(Bell::default()),
+        }
+    }
+
+    /// Sets the clerk to work, once.
+    pub(crate) fn set(&self, clerk: Box<dyn Clerk<I>>) {
+        lock(&self.seat).clerk = Some(clerk);
+        // Whoever comes first asks the clerk when the keeper is to look at the clock. Relaxed: nobody else is here yet.
+        self.state.fetch_or(NEWS, Ordering::Relaxed);
+    }
+
+    /// What lies on the desk.
+    pub(crate) fn queue(&self) -> &Queue<I> {
+        &self.queue
+    }
+
+    /// Brings something, and never waits. If the desk is closed, it is dropped.
+    pub(crate) fn bring(&self, item: I) -> Visit {
+        if self.sit_down() {
+            return self.stay(Some(item), Who::Any);
+        }
+        if self.queue.send_past(Envelope { message: item, is_call: false }).is_err() {
+            return Visit::Done;
+        }
+        self.look()
+    }
+
+    /// Brings something. While somebody is there and too much lies there already, it waits for room, in order.
+    ///
+    /// Dropped while it waits, the thing was not brought.
+    pub(crate) async fn bring_in_line(&self, item: I) -> Result<Visit, Closed> {
+        if self.sit_down() {
+            return Ok(self.stay(Some(item), Who::Any));
+        }
+        self.queue.send(Envelope { message: item, is_call: true }).await.map_err(|_| Closed)?;
+        Ok(self.look())
+    }
+
+    /// Leaves something for the keeper: for who has no time, such as a `Drop`.
+    pub(crate) fn leave(&self, item: I) {
+        if self.queue.send_past(Envelope { message: item, is_call: false }).is_err() {
+            return;
+        }
+        // Release: see `look`.
+        if self.state.fetch_or(NEWS, Ordering::Release) & BUSY == 0 {
+            self.ring();
+        }
+    }
+
+    /// Serves what lies there, unless somebody is there who will see it.
+    pub(crate) fn look(&self) -> Visit {
+        self.look_for(NEWS, Who::Any)
+    }
+
+    /// A deadline has passed. For the keeper.
+    pub(crate) fn tick(&self) -> Visit {
+        // First: the next one is told with the serving of this one.
+        lock(&self.bell).at = None;
+        self.look_for(TICK, Who::Keeper)
+    }
+
+    /// There is no keeper any more. The clerk is dropped, here or by who is there.
+    pub(crate) fn abandon(&self) {
+        // No clerk is left to be handed over.
+        let _ = self.look_for(ABANDONED, Who::Keeper);
+    }
+
+    fn look_for(&self, what: u8, who: Who) -> Visit {
+        // The Release pairs with the Acquire in `stay`, of who is there and takes the news: it finds in the queue what was
+        // put there before. The Acquire pairs with the Release in `stay`, of who was there before.
+        if self.state.fetch_or(BUSY | what, Ordering::AcqRel) & BUSY != 0 { Visit::Done } else { self.stay(None, who) }
+    }
+
+    /// Sits down if the desk is free and nothing lies there that came before. (invariant 3)
+    #[inline]
+    fn sit_down(&self) -> bool {
+        // Acquire pairs with the Release in `stay`, of who was there before.
+        self.state.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+
+    /// Serves, being there, and goes.
+    fn stay(&self, mut first: Option<I>, who: Who) -> Visit {
+        let mut turns = TURNS;
+        // What is taken note of here; the rest is left for the keeper.
+        let mine = if who == Who::Keeper { NEWS | TICK } else { NEWS };
+        loop {
+            let mut news = 0;
+            if first.is_none() {
+                // Before the queue is looked into: who leaves something later sets it again, and it is seen below. (invariant 2)
+                news = self.state.fetch_and(!mine, Ordering::AcqRel) & (mine | ABANDONED);
+            }
+            let mut seat = lock(&self.seat);
+            let Seat { clerk: Some(clerk), told } = &mut *seat else {
+                drop(seat);
+                return self.close(first);
+            };
+            // What is served contains the code of users by itself. What comes through is a mistake of this crate, after
+            // which nothing is served any more.
+            let worked = catch_unwind(AssertUnwindSafe(|| {
+                if news & ABANDONED != 0 {
+                    return false;
+                }
+                if let Some(item) = first.take() {
+                    clerk.serve(item);
+                }
+                // The queue before the clock: who was in time has kept the deadline, though both are looked at late.
+                while news & NEWS != 0 && turns > 0 && !clerk.is_over() {
+                    match self.queue.try_recv() {
+                        Some(item) => clerk.serve(item),
+                        None => news &= !NEWS,
+                    }
+                    turns -= 1;
+                }
+                while news & (NEWS | TICK) == TICK && turns > 0 && !clerk.is_over() {
+                    if !clerk.tick() {
+                        news &= !TICK;
+                        // Whatever the keeper was told, that has passed.
+                        *told = None;
+                    }
+                    turns -= 1;
+                }
+                !clerk.is_over()
+            }));
+            let goes_on = worked.unwrap_or_else(|payload| {
+                discard(payload);
+                false
+            });
+            if !goes_on {
+                let clerk = seat.clerk.take();
+                drop(seat);
+                contain(|| drop(clerk));
+                return self.close(first);
+            }
+            let next = clerk.pause();
+            if next != *told && next.is_some_and(|next| told.is_none_or(|told| next < told)) {
+                *told = next;
+                lock(&self.bell).at = next;
+                self.ring();
+            }
+            drop(seat);
+            if news & (NEWS | TICK) != 0 {
+                // Out of turns. What was taken note of here is noted again for who goes on.
+                self.state.fetch_or(news & (NEWS | TICK), Ordering::Relaxed);
+                // Release pairs with the Acquire of who comes next.
+                if self.state.fetch_and(!BUSY, Ordering::Release) & ABANDONED != 0 {
+                    return self.look();
+                }
+                self.ring();
+                return Visit::HandedOver;
+            }
+            // Release pairs with the Acquire of who comes next.
+            match self.state.compare_exchange(BUSY, 0, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return Visit::Done,
+                Err(state) if state & mine == 0 && state & ABANDONED == 0 => {
+                    if self.state.compare_exchange(state, state & !BUSY, Ordering::Release, Ordering::Relaxed).is_ok() {
+                        // It came for its tick while somebody was here.
+                        self.ring();
+                        return Visit::Done;
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Goes, the clerk being gone.
+    fn close(&self, first: Option<I>) -> Visit {
+        // Nobody will serve it. Its `Drop` may be code of users.
+        contain(|| drop(first));
+        lock(&self.bell).is_over = true;
+        self.ring();
+        // The queue is closed: whatever else was noted, there is nothing in it. Release as in `stay`.
+        self.state.fetch_and(ABANDONED, Ordering::Release);
+        Visit::Done
+    }
+
+    fn ring(&self) {
+        let keeper = lock(&self.bell).keeper.take();
+        if let Some(keeper) = keeper {
+            contain(|| keeper.wake());
+        }
+    }
+
+    /// What the keeper does whenever it is woken: goes on where somebody had to stop, and then waits.
+    pub(crate) fn poll_keeper(&self, keeper: &Waker) -> Keep {
+        {
+            // First: who rings later wakes it, and what was left before is seen below.
+            let mut bell = lock(&self.bell);
+            if bell.is_over {
+                return Keep::Over;
+            }
+            bell.keeper = Some(keeper.clone());
+        }
+        // Relaxed: what was set before the bell was rung came with its lock.
+        let state = self.state.load(Ordering::Relaxed);
+        if state & (NEWS | TICK) != 0 && self.look_for(0, Who::Keeper) == Visit::HandedOver {
+            return Keep::Again;
+        }
+        let bell = lock(&self.bell);
+        if bell.is_over { Keep::Over } else { Keep::Until(bell.at) }
+    }
+
+    /// Sits down and serves nothing but what [`serve_one`](Self::serve_one) asks for, until [`let_go`](Self::let_go).
+    #[cfg(test)]
+    pub(crate) fn hold(&self) {
+        assert_eq!(self.state.fetch_or(BUSY, Ordering::AcqRel) & BUSY, 0, "nobody is there");
+    }
+
+    #[cfg(test)]
+    pub(crate) fn serve_one(&self) -> bool {
+        let mut seat = lock(&self.seat);
+        let clerk = seat.clerk.as_mut().expect("the clerk is there");
+        match self.queue.try_recv() {
+            Some(item) => clerk.serve(item),
+            None => return clerk.tick(),
+        }
+        true
+    }
+
+    #[cfg(test)]
+    pub(crate) fn let_go(&self) {
+        let _ = self.stay(None, Who::Any);
+    }
+}
