@@ -186,17 +186,18 @@ impl<W: Worker> WorkerHandle<W> {
 
     /// Puts a message into the mailbox, waiting for room. That the worker is gone is for the caller to count: there may be
     /// another one to send it to.
+    #[inline]
     pub(crate) async fn accept(&self, message: W::Message, is_call: bool) -> Result<Sequence, Unsent<W::Message>> {
-        let envelope = Envelope { message, is_call };
+        // Almost always there is room: what comes with waiting for it is not begun before that is known.
+        let envelope = match self.slot.queue.offer(Envelope { message, is_call }).await {
+            Ok(sequence) => return Ok(sequence),
+            Err((Refusal::Closed, envelope)) => return Err(Unsent::Closed(envelope.message)),
+            Err((Refusal::Full, envelope)) => envelope,
+        };
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
-            return self.slot.queue.try_send(envelope).map_err(|(refusal, envelope)| match refusal {
-                Refusal::Full => {
-                    self.refuse(Undelivered::Full);
-                    Unsent::WouldDeadlock(envelope.message)
-                }
-                Refusal::Closed => Unsent::Closed(envelope.message),
-            });
+            self.refuse(Undelivered::Full);
+            return Err(Unsent::WouldDeadlock(envelope.message));
         }
         let mut sending = InLine { slot: &self.slot, sending: self.slot.queue.send(envelope) };
         (&mut sending.sending).await.map_err(Unsent::Closed)

@@ -19,11 +19,13 @@ pub(crate) trait Inbox<M>: Send + Sync {
     fn activity(&self) -> &Activity;
     fn clock(&self) -> Clock;
     fn stopwatch(&self) -> Option<&Stopwatch>;
-    /// Counts a message that is given out.
-    fn count_handled(&self);
+    /// Counts a message that is given out, and says whether the time is taken that it takes.
+    fn begin_work(&self) -> bool;
     fn worker(&self) -> WorkerId;
     /// Whether anything asks when the worker was last active.
     fn tracks_activity(&self) -> bool;
+    /// Whether a rest may have an end, or anything asks when it began.
+    fn minds_rest(&self) -> bool;
     /// Closes the gate if the worker has nothing to do. Says whether this call did it.
     fn idle(&self) -> bool;
 }
@@ -122,26 +124,19 @@ impl<M> Mailbox<M> {
         })
         .await;
         match received {
-            Some(_) => self.end_rest(),
+            Some(_) => self.begin_work(),
             None => self.inbox.queue().see_end(),
-        }
-        if received.is_some() {
-            self.begin_work();
         }
         received
     }
 
     /// A message was given out: the worker has something to do.
-    fn end_rest(&mut self) {
+    fn begin_work(&mut self) {
         if let Some(rest) = &mut self.rest {
             rest.handled = rest.handled.saturating_add(1);
             rest.since = None;
         }
-    }
-
-    fn begin_work(&mut self) {
-        self.inbox.count_handled();
-        if self.inbox.stopwatch().is_some() {
+        if self.inbox.begin_work() {
             self.rest.get_or_insert_default().began = Some(Instant::now());
         }
     }
@@ -158,11 +153,11 @@ impl<M> Mailbox<M> {
     ///
     /// One timer, which is looked at when it fires and set anew then, not for each message.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let activity = self.inbox.activity();
-        let may_rest = activity.may_rest();
-        if may_rest.is_none() && !self.inbox.tracks_activity() {
+        if !self.inbox.minds_rest() {
             return Poll::Pending;
         }
+        let activity = self.inbox.activity();
+        let may_rest = activity.may_rest();
         let clock = self.inbox.clock();
         let rest = self.rest.get_or_insert_default();
         let since = *rest.since.get_or_insert_with(|| {
@@ -204,7 +199,6 @@ impl<M> Mailbox<M> {
         self.end_work();
         let received = self.inbox.queue().try_recv();
         if received.is_some() {
-            self.end_rest();
             self.begin_work();
         }
         received

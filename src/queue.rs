@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::task::{Context, Poll, Waker};
 
-pub(crate) use self::sending::Sending;
+pub(crate) use self::sending::{Offer, Sending};
 use crate::panics::contain;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 use crate::worker::CloseReason;
@@ -223,7 +223,7 @@ impl<M> Queue<M> {
         state.close_reason = Some(reason);
         let receiver = state.receiver.take();
         drop(state);
-        wake_all(receiver, None);
+        wake(receiver);
         true
     }
 
@@ -242,7 +242,7 @@ impl<M> Queue<M> {
         state.waiting.get_or_insert_default().recess.get_or_insert(last);
         let receiver = state.receiver.take();
         drop(state);
-        wake_all(receiver, None);
+        wake(receiver);
     }
 
     /// Begins the next run.
@@ -287,7 +287,7 @@ impl<M> Queue<M> {
     /// Wakes the worker's task, wherever it waits.
     pub(crate) fn wake_task(&self) {
         let task = self.lock().task.clone();
-        wake_all(task, None);
+        wake(task);
     }
 
     /// Closes the gate for good: nothing begins after this returns, and the worker's task is woken to drop what runs.
@@ -352,7 +352,7 @@ impl<M> Queue<M> {
         }
         let (sequence, receiver) = state.accept(envelope);
         drop(state);
-        wake_all(receiver, None);
+        wake(receiver);
         Ok(sequence)
     }
 
@@ -365,7 +365,7 @@ impl<M> Queue<M> {
         }
         let (sequence, receiver) = state.accept(envelope);
         drop(state);
-        wake_all(receiver, None);
+        wake(receiver);
         Ok(sequence)
     }
 
@@ -377,6 +377,12 @@ impl<M> Queue<M> {
     /// Whether an accepted message was taken out to be handled.
     pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
         self.lock().begun() >= sequence
+    }
+
+    /// Sends if there is room, in a future that yields to the scheduler now and then.
+    #[inline]
+    pub(crate) fn offer(&self, envelope: Envelope<M>) -> Offer<'_, M> {
+        Offer { queue: self, envelope: Some(envelope) }
     }
 
     /// Waits for room. Dropped before it is ready, the message was not accepted.
@@ -395,7 +401,7 @@ impl<M> Queue<M> {
         }
         if let Some((message, sender)) = state.begin(self.capacity) {
             drop(state);
-            wake_all(sender, None);
+            wake(sender);
             return Poll::Ready(Some(message));
         }
         if self.gate() == Gate::Closed {
@@ -418,7 +424,7 @@ impl<M> Queue<M> {
             return None;
         };
         drop(state);
-        wake_all(sender, None);
+        wake(sender);
         Some(message)
     }
 }
@@ -490,10 +496,17 @@ impl<M> State<M> {
     }
 }
 
-fn wake_all(one: Option<Waker>, senders: Option<Box<Waiting>>) {
-    let senders = senders.into_iter().flat_map(|waiting| waiting.senders);
-    for waker in one.into_iter().chain(senders.map(|(_, waker)| waker)) {
+#[inline]
+fn wake(one: Option<Waker>) {
+    if let Some(waker) = one {
         // Another executor's waker is foreign code: its panic is not that of whoever wakes.
         contain(|| waker.wake());
+    }
+}
+
+fn wake_all(one: Option<Waker>, senders: Option<Box<Waiting>>) {
+    wake(one);
+    if let Some(waiting) = senders {
+        waiting.senders.into_iter().for_each(|(_, waker)| wake(Some(waker)));
     }
 }

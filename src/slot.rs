@@ -483,12 +483,17 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
         self.link.stopwatch.as_ref()
     }
 
-    fn count_handled(&self) {
+    fn begin_work(&self) -> bool {
         self.link.hot.count(Hot::Handled);
+        self.link.stopwatch.is_some()
     }
 
     fn tracks_activity(&self) -> bool {
         self.link.config.tracks_activity()
+    }
+
+    fn minds_rest(&self) -> bool {
+        self.activity.may_rest().is_some() || self.tracks_activity()
     }
 
     fn worker(&self) -> WorkerId {

@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError, StartError};
 use crate::handle::{Reply, Unsent, WorkerHandle};
-use crate::queue::Sequence;
+use crate::queue::{Envelope, Sequence};
 use crate::registry::Shared;
 use crate::stripes::{Hot, Undelivered};
 use crate::worker::Worker;
@@ -111,6 +111,11 @@ impl<W: Worker> Via<W> {
     ///
     /// Dropped before it is ready, the message was not sent, and is dropped. A start that it caused goes on.
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
+        // Almost always there is a worker and room: then it takes the message where the table shows it, without a handle.
+        let message = match self.shared.offer(&self.key, Envelope { message, is_call: false }).await {
+            Ok(_) => return Ok(()),
+            Err(envelope) => envelope.message,
+        };
         match self.accept(message, false).await {
             Ok(_) => Ok(()),
             Err((message, why)) => {

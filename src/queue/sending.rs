@@ -4,8 +4,33 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::{Envelope, Gate, Queue, Sequence, wake_all};
+use super::{Envelope, Gate, Queue, Refusal, Sequence, wake};
 use crate::sync::cooperate;
+
+/// A send that does not wait for room, but yields to the scheduler now and then like one that does.
+#[derive(Debug)]
+pub(crate) struct Offer<'a, M> {
+    pub(super) queue: &'a Queue<M>,
+    pub(super) envelope: Option<Envelope<M>>,
+}
+
+// The message is moved, never pinned.
+impl<M> Unpin for Offer<'_, M> {}
+
+impl<M> Future for Offer<'_, M> {
+    type Output = Result<Sequence, (Refusal, Envelope<M>)>;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        cooperate!(cx, {
+            match this.queue.try_send(this.envelope.take().expect("polled after it was ready")) {
+                Ok(sequence) => sequence,
+                refused => return Poll::Ready(refused),
+            }
+        } => sequence => Poll::Ready(Ok(sequence)))
+    }
+}
 
 /// A send that waits for room.
 #[derive(Debug)]
@@ -64,7 +89,7 @@ impl<M> Future for Sending<'_, M> {
             }
             state.accept(this.envelope.take().expect("polled after it was ready"))
         } => (sequence, receiver) => {
-            wake_all(receiver, None);
+            wake(receiver);
             Poll::Ready(Ok(sequence))
         })
     }
@@ -87,6 +112,6 @@ impl<M> Drop for Sending<'_, M> {
             }
         };
         drop(state);
-        wake_all(passed_on, None);
+        wake(passed_on);
     }
 }

@@ -1,7 +1,9 @@
 //! What a registry shares with its addresses: the table, the way to the owner, and how to ask for a worker.
 
+use std::future::poll_fn;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::task::Poll;
 
 use equivalent::Equivalent;
 use tokio::sync::oneshot;
@@ -11,9 +13,11 @@ use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{StartFailure, Verb};
+use crate::queue::{Envelope, Sequence};
 use crate::request::{Seed, StartReply, StartRequest, Started};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
+use crate::sync::cooperate;
 use crate::table::TableReader;
 use crate::worker::{EntryId, Worker};
 
@@ -46,6 +50,34 @@ impl<W: Worker> Shared<W> {
         let found = self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten();
         self.link.hot.count(if found.is_some() { Hot::Hit } else { Hot::Miss });
         found
+    }
+
+    /// Looks the worker up and puts a message into its mailbox, in one: no handle is made, and its count of references, which
+    /// the worker's own thread may be at, is left alone. Gives the message back if there is none, or no room, or if it ends.
+    pub(crate) async fn offer(
+        &self,
+        key: &W::Key,
+        envelope: Envelope<W::Message>,
+    ) -> Result<Sequence, Envelope<W::Message>> {
+        let hash = self.table.hash(key);
+        let mut envelope = Some(envelope);
+        poll_fn(|cx| {
+            cooperate!(cx, {
+                let offered = self.table.with(key, hash, |handle| {
+                    // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
+                    handle.is_open().then(|| handle.slot.queue.try_send(envelope.take().expect("offered once")))
+                });
+                match offered.flatten() {
+                    Some(Ok(sequence)) => sequence,
+                    Some(Err((_, refused))) => return Poll::Ready(Err(refused)),
+                    None => return Poll::Ready(Err(envelope.take().expect("it was not offered"))),
+                }
+            } => sequence => {
+                self.link.hot.count(Hot::Hit);
+                Poll::Ready(Ok(sequence))
+            })
+        })
+        .await
     }
 
     pub(crate) async fn lookup_or_start_with<Q>(
