@@ -209,20 +209,23 @@ pub(crate) struct Slot<W: Worker> {
     is_ready: AtomicBool,
     /// The last run is over and the next not ready.
     is_restarting: AtomicBool,
-    /// It spent its restarts.
-    gave_up: AtomicBool,
-    /// Its start takes no permit, since a worker waits for it, which may hold one.
-    is_exempt: AtomicBool,
-    /// A start of this worker was announced, and its exit was not yet. The owner's alone.
-    pub(crate) is_announced: AtomicBool,
     /// What the owner is yet to be told.
     unannounced: AtomicU8,
-    /// It was killed since its stop took too long.
-    is_late: AtomicBool,
+    /// What is seldom asked, in one byte: there are many slots.
+    marks: AtomicU8,
     /// When it was asked for; once it is ready, when this run of it was. By the registry's clock, and the owner's alone.
     since: AtomicU64,
     pub(crate) ending: Mutex<Ending>,
 }
+
+/// A mark: it spent its restarts.
+const GAVE_UP: u8 = 1;
+/// A mark: its start takes no permit, since a worker waits for it, which may hold one.
+const EXEMPT: u8 = 2;
+/// A mark: it was killed since its stop took too long.
+const LATE: u8 = 4;
+/// A mark, the owner's: a run of it was told to have begun, and not yet to have ended.
+const TOLD: u8 = 8;
 
 const READY: u8 = 1;
 const BACK: u8 = 2;
@@ -241,11 +244,8 @@ impl<W: Worker> Slot<W> {
             incarnation: AtomicU32::new(1),
             is_ready: AtomicBool::new(false),
             is_restarting: AtomicBool::new(false),
-            gave_up: AtomicBool::new(false),
-            is_exempt: AtomicBool::new(false),
-            is_announced: AtomicBool::new(false),
             unannounced: AtomicU8::new(0),
-            is_late: AtomicBool::new(false),
+            marks: AtomicU8::new(0),
             since: AtomicU64::new(0),
             ending: Mutex::new(Ending::default()),
         }
@@ -276,7 +276,7 @@ impl<W: Worker> Slot<W> {
     /// Kills it since its stop took too long.
     pub(crate) fn kill_late(&self) {
         // Before the kill, whose lock the worker takes before it looks.
-        self.is_late.store(true, Ordering::Relaxed);
+        self.mark(LATE);
         self.kill();
     }
 
@@ -365,23 +365,46 @@ impl<W: Worker> Slot<W> {
         }
     }
 
+    fn mark(&self, mark: u8) {
+        self.marks.fetch_or(mark, Ordering::Relaxed);
+    }
+
+    fn is_marked(&self, mark: u8) -> bool {
+        self.marks.load(Ordering::Relaxed) & mark != 0
+    }
+
+    /// Notes that a run was told to have begun. The owner's, like the two below.
+    pub(crate) fn set_told(&self) {
+        self.mark(TOLD);
+    }
+
+    /// Whether a run was told to have begun, and not to have ended.
+    pub(crate) fn is_told(&self) -> bool {
+        self.is_marked(TOLD)
+    }
+
+    /// Notes that the run is told to have ended, and says whether there was one to tell of.
+    pub(crate) fn take_told(&self) -> bool {
+        self.marks.fetch_and(!TOLD, Ordering::Relaxed) & TOLD != 0
+    }
+
     pub(crate) fn give_up(&self) {
-        self.gave_up.store(true, Ordering::Relaxed);
+        self.mark(GAVE_UP);
     }
 
     pub(crate) fn gave_up(&self) -> bool {
-        self.gave_up.load(Ordering::Relaxed)
+        self.is_marked(GAVE_UP)
     }
 
     /// Lets a start that waits for its turn go on at once.
     pub(crate) fn exempt(&self) {
-        self.is_exempt.store(true, Ordering::Relaxed);
+        self.mark(EXEMPT);
         // The store comes before the queue's lock, and the worker's look comes after it registered under that lock.
         self.queue.wake_task();
     }
 
     pub(crate) fn is_exempt(&self) -> bool {
-        self.is_exempt.load(Ordering::Relaxed)
+        self.is_marked(EXEMPT)
     }
 
     /// Tells the owner what the worker's code came to in this poll: that it is ready, or back, or has closed its own gate.
@@ -440,7 +463,7 @@ impl<W: Worker> Slot<W> {
     /// worker was killed.
     pub(crate) fn undeliver(&self, why: Undelivered) {
         let why = match self.queue.gate() {
-            Gate::Killed if self.is_late.load(Ordering::Relaxed) => Undelivered::Deadline,
+            Gate::Killed if self.is_marked(LATE) => Undelivered::Deadline,
             Gate::Killed => Undelivered::Killed,
             _ => why,
         };

@@ -46,6 +46,7 @@ mod on {
             Self(made.map_err(discard).ok().filter(|span| !span.is_disabled()).map(Box::new))
         }
 
+        #[inline]
         pub(crate) fn enter(&self) -> Option<Entered<'_>> {
             self.0.as_ref().map(|span| span.enter())
         }

@@ -2,7 +2,6 @@
 //! that are gone.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{Owner, Remembered};
@@ -41,7 +40,7 @@ impl<W: Worker> Owner<W> {
             return;
         }
         let age = self.with_handle(entry, |worker| {
-            let was_ready = worker.slot.is_announced.load(Ordering::Relaxed);
+            let was_ready = worker.slot.is_told();
             if was_ready { self.link.clock.since(worker.slot.since()) } else { Duration::ZERO }
         });
         if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(age.unwrap_or_default())) {
@@ -60,7 +59,7 @@ impl<W: Worker> Owner<W> {
     /// Tells that a run began, and remembers that its end is to be told: each has one of both.
     pub(super) fn tell_begun(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> Told<W>) {
         self.with_handle(entry, |worker| {
-            worker.slot.is_announced.store(true, Ordering::Relaxed);
+            worker.slot.set_told();
             self.link.events.announce(|| told(worker.clone()));
         });
     }
@@ -68,7 +67,7 @@ impl<W: Worker> Owner<W> {
     /// Says whether there was a run to tell the end of.
     pub(super) fn tell_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
         let told = self.with_handle(entry, |worker| {
-            let was_running = worker.slot.is_announced.swap(false, Ordering::Relaxed);
+            let was_running = worker.slot.take_told();
             if was_running {
                 let (worker, reason) = (worker.clone(), reason.clone());
                 self.link.events.announce(|| Told::Exited { worker, incarnation, reason });
