@@ -35,6 +35,7 @@ pub(crate) fn is_current(worker: WorkerId) -> bool {
 }
 
 /// Makes a worker the current one until the guard is dropped, also by a panic.
+#[inline]
 pub(crate) fn enter(current: Current) -> impl Drop {
     Restore(CURRENT.replace(Some(current)))
 }

@@ -189,7 +189,11 @@ impl<W: Worker> WorkerHandle<W> {
     #[inline]
     pub(crate) async fn accept(&self, message: W::Message, is_call: bool) -> Result<Sequence, Unsent<W::Message>> {
         // Almost always there is room: what comes with waiting for it is not begun before that is known.
-        let envelope = match self.slot.queue.offer(Envelope { message, is_call }).await {
+        let envelope = Envelope { message, is_call };
+        // A call yields to the scheduler as it waits for its answer.
+        let offered =
+            if is_call { self.slot.queue.try_send(envelope) } else { self.slot.queue.offer(envelope).await };
+        let envelope = match offered {
             Ok(sequence) => return Ok(sequence),
             Err((Refusal::Closed, envelope)) => return Err(Unsent::Closed(envelope.message)),
             Err((Refusal::Full, envelope)) => envelope,
@@ -204,6 +208,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     /// Waits for the answer to an accepted call.
+    #[inline]
     pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: oneshot::Receiver<T>) -> Result<T, CallError<W>> {
         match answer.await {
             Ok(answer) => Ok(answer),

@@ -345,6 +345,7 @@ impl<M> Queue<M> {
     }
 
     /// Accepts a message if there is room.
+    #[inline]
     pub(crate) fn try_send(&self, envelope: Envelope<M>) -> Result<Sequence, (Refusal, Envelope<M>)> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -393,6 +394,7 @@ impl<M> Queue<M> {
         Sending { queue: self, envelope: Some(envelope), ticket: None }
     }
 
+    #[inline]
     pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
         let mut state = self.lock();
         if self.gate() == Gate::Killed {
