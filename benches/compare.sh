@@ -31,14 +31,21 @@ note Commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff
 note rustc "$(rustc --version)"
 note 'Load averages before' "$(load)"
 
+# Each of a bench's figures in a process of its own: what others leave of the heap decides where the workers of a large table,
+# or those that are started next, come to lie.
+alone() { # alone BENCH PATTERN
+    cargo bench --locked --bench "$1" -- --list 2>/dev/null | sed -n "s/: benchmark\$//; /$2/p" >"$run/names"
+    while read -r name; do
+        cargo bench --locked --bench "$1" -- "${samples[@]}" --exact "$name" >>"$run/$1.log" </dev/null
+    done <"$run/names"
+}
+
 step 'lookup'
 cargo bench --locked --bench lookup -- "${samples[@]}" '^(.*of (1|1,000)\b)' >"$run/lookup.log"
-# Each in a process of its own: what others leave of the heap decides where the workers of a large table come to lie.
-cargo bench --locked --bench lookup -- --list 2>/dev/null | sed -n 's/: benchmark$//; /100,000/p' >"$run/lookups"
-while read -r name; do
-    cargo bench --locked --bench lookup -- "${samples[@]}" --exact "$name" >>"$run/lookup.log" </dev/null
-done <"$run/lookups"
-for bench in cold_start messages churn isolation limits metrics bulk; do
+alone lookup '100,000'
+step 'isolation'
+alone isolation .
+for bench in cold_start messages churn limits metrics bulk; do
     step "$bench"
     cargo bench --locked --bench "$bench" -- "${samples[@]}" >"$run/$bench.log"
 done

@@ -191,8 +191,7 @@ impl<W: Worker> WorkerHandle<W> {
         // Almost always there is room: what comes with waiting for it is not begun before that is known.
         let envelope = Envelope { message, is_call };
         // A call yields to the scheduler as it waits for its answer.
-        let offered =
-            if is_call { self.slot.queue.try_send(envelope) } else { self.slot.queue.offer(envelope).await };
+        let offered = if is_call { self.slot.queue.try_send(envelope) } else { self.slot.queue.offer(envelope).await };
         let envelope = match offered {
             Ok(sequence) => return Ok(sequence),
             Err((Refusal::Closed, envelope)) => return Err(Unsent::Closed(envelope.message)),

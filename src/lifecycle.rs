@@ -346,11 +346,12 @@ impl<P: Port> Lifecycle<P> {
     }
 
     fn ready(&mut self, entry: EntryId, effects: &mut Effects<P>) {
-        // A start that was cancelled while its `init` returned stays cancelled: its worker is dropped unseen.
-        if !matches!(self.phases.get(&entry), Some(Phase::Starting { .. })) {
-            return;
-        }
-        let Some(Phase::Starting { waiting, next }) = self.phases.remove(&entry) else { return };
+        let (waiting, next) = match self.phases.remove(&entry) {
+            Some(Phase::Starting { waiting, next }) => (waiting, next),
+            // A start that was cancelled while its `init` returned stays cancelled: its worker is dropped unseen.
+            Some(phase) => return self.phases.insert(entry, phase),
+            None => return,
+        };
         // Open before replying: a caller that holds the handle must find it by lookup. (G3)
         effects.push(Effect::Open(entry));
         for starter in waiting {

@@ -84,11 +84,14 @@ impl<P: Port> Phases<P> {
     }
 
     pub(super) fn insert(&mut self, entry: EntryId, phase: Phase<P>) {
-        self.remove(&entry);
         if let Some(counter) = self.counter(&phase) {
             *counter += 1;
         }
-        self.by_entry.insert(entry, phase);
+        if let Some(former) = self.by_entry.insert(entry, phase) {
+            if let Some(counter) = self.counter(&former) {
+                *counter -= 1;
+            }
+        }
     }
 
     pub(super) fn remove(&mut self, entry: &EntryId) -> Option<Phase<P>> {
