@@ -196,3 +196,45 @@ fn futures_executor<F: Future>(future: F) -> F::Output {
         std::thread::park_timeout(Duration::from_secs(1));
     }
 }
+
+#[test]
+fn a_runtime_that_goes_down_under_fire_answers_everyone_and_leaves_nothing() {
+    for round in 0..30 {
+        let book = Arc::<Book>::default();
+        let home = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let registry = {
+            let _entered = home.enter();
+            registry()
+        };
+        let fired = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let callers: Vec<_> = (0..3)
+            .map(|caller| {
+                let (registry, book, fired) = (registry.clone(), Arc::clone(&book), Arc::clone(&fired));
+                std::thread::spawn(move || {
+                    // Until it is told that all is over; every answer on the way comes.
+                    for n in 0_u32.. {
+                        let key = (n + caller) % 4;
+                        let started = futures_executor(registry.lookup_or_start(&key, Plan::new(&book)));
+                        fired.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        match started {
+                            Err(StartError::Shutdown) => break,
+                            Ok(worker) if n % 3 == 0 => drop(futures_executor(worker.stop())),
+                            Ok(worker) if n % 3 == 1 => drop(futures_executor(worker.call(Message::Ask))),
+                            Ok(_) | Err(_) => drop(futures_executor(registry.kill(&key))),
+                        }
+                    }
+                })
+            })
+            .collect();
+        while fired.load(std::sync::atomic::Ordering::Relaxed) < 30 + round * 10 {
+            std::thread::yield_now();
+        }
+        drop(home);
+        for caller in callers {
+            caller.join().expect("everyone is answered");
+        }
+        assert_eq!((registry.count(), book.live(), book.most_live()), (0, 0, 1), "G1, G9");
+        drop(registry);
+        assert_eq!(Arc::strong_count(&book), 1, "a plan or a state was leaked");
+    }
+}
