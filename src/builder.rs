@@ -31,7 +31,7 @@ use crate::sync::{AtomicUsize, Mutex};
 use crate::table::table;
 use crate::worker::Worker;
 
-/// How many requests may wait for the owner before callers wait to put theirs in.
+/// How many things may lie on the owner's desk, while it is busy, before callers of starts wait to put theirs there.
 const REQUESTS: usize = 1_024;
 
 /// Options of a registry.

@@ -47,7 +47,7 @@ impl<W: Worker> Context<W> {
 
     /// The registry this worker belongs to. It is weak: a worker keeps no registry alive.
     pub fn registry(&self) -> &WeakRegistry<W> {
-        self.handle.slot.link.registry.get().expect("the builder sets it before it spawns the owner")
+        self.handle.slot.link.registry.get().expect("the builder sets it before it lets anybody start a worker")
     }
 
     /// Ends this worker once it has handled what its mailbox has accepted, with

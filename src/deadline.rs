@@ -23,6 +23,8 @@ pub(crate) enum Due {
     Report,
     /// The recorder is to be told of some things before that.
     TellKept,
+    /// The recorder is to be told for the last time, and then everyone that it is over.
+    Over,
 }
 
 /// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
@@ -111,7 +113,7 @@ impl Deadlines {
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
             Due::Tidy => &mut self.tidy,
-            Due::Report | Due::TellKept => &mut self.report,
+            Due::Report | Due::TellKept | Due::Over => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(Instant::now);
         if let Some(at) = queue.push(now, due, awaits) {

@@ -25,11 +25,14 @@ mod models;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Waker;
 
+use tokio::runtime::Handle;
+use tokio::sync::oneshot::{self, error::TryRecvError};
+use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::panics::{contain, discard};
 use crate::queue::{Envelope, Queue};
-use crate::sync::{AtomicU8, Mutex, Ordering, lock};
+use crate::sync::{AtomicU8, Mutex, Ordering, lock, step_back};
 
 /// Serves at a desk.
 pub(crate) trait Clerk<I>: Send {
@@ -83,14 +86,46 @@ struct Bell {
     is_over: bool,
 }
 
-/// What is left to do for who was at the desk.
+/// What a visit has left behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a keeper that is to go on may wait in this thread's next-task slot"]
+#[must_use = "whoever was woken may wait in this thread's next-task slot"]
 pub(crate) enum Visit {
+    /// Nothing, or what was brought was left for who is there. If it was served, only its own doings.
     Done,
-    /// The keeper was woken to go on. It may be in the next-task slot of this thread, where no other thread can take it from:
-    /// return to the scheduler before any code of users runs. (G4)
+    /// The keeper, or whoever had something to do with what others had brought, was woken or spawned. The last of them may be in
+    /// the next-task slot of this thread, where no other thread can take it from: return to the scheduler before any code of
+    /// users runs, or [`free_next`]. (G4)
+    Woke,
+    /// The same, and the keeper has to go on.
     HandedOver,
+}
+
+/// Lets other threads have whoever waits in this thread's next-task slot, for who cannot return to the scheduler before code
+/// of users runs: a task that does nothing takes that place, and what was there goes to the queue, where it can be stolen.
+pub(crate) fn free_next(visit: Visit) {
+    if visit != Visit::Done {
+        // Of the worker's own runtime; elsewhere there is no such slot.
+        if let Ok(runtime) = Handle::try_current() {
+            drop(runtime.spawn(async {}));
+        }
+    }
+}
+
+/// Gives what a visit to the owner's desk was answered. If that was at once, the caller's own code, which may block its thread,
+/// comes after everyone whom the visit has woken. (G4)
+pub(crate) async fn answer<T>(mut answer: oneshot::Receiver<T>, visit: Visit) -> Option<T> {
+    match answer.try_recv() {
+        Ok(answer) => {
+            match visit {
+                // As every wait does that is over at once: a caller in a loop is not to have its thread for itself.
+                Visit::Done => consume_budget().await,
+                Visit::Woke | Visit::HandedOver => step_back().await,
+            }
+            Some(answer)
+        }
+        Err(TryRecvError::Empty) => answer.await.ok(),
+        Err(TryRecvError::Closed) => None,
+    }
 }
 
 /// Who is at the desk.
@@ -159,7 +194,7 @@ impl<I> Desk<I> {
         Ok(self.look())
     }
 
-    /// Leaves something for the keeper: for who has no time, such as a `Drop`.
+    /// Leaves something for the keeper, or for who comes before it: for who has no time, such as a `Drop`.
     pub(crate) fn leave(&self, item: I) {
         if self.queue.send_past(Envelope { message: item, is_call: false }).is_err() {
             return;
@@ -204,6 +239,7 @@ impl<I> Desk<I> {
     /// Serves, being there, and goes.
     fn stay(&self, mut first: Option<I>, who: Who) -> Visit {
         let mut turns = TURNS;
+        let mut visit = Visit::Done;
         // What is taken note of here; the rest is left for the keeper.
         let mine = if who == Who::Keeper { NEWS | TICK } else { NEWS };
         loop {
@@ -229,7 +265,10 @@ impl<I> Desk<I> {
                 // The queue before the clock: who was in time has kept the deadline, though both are looked at late.
                 while news & NEWS != 0 && turns > 0 && !clerk.is_over() {
                     match self.queue.try_recv() {
-                        Some(item) => clerk.serve(item),
+                        Some(item) => {
+                            visit = Visit::Woke;
+                            clerk.serve(item);
+                        }
                         None => news &= !NEWS,
                     }
                     turns -= 1;
@@ -259,6 +298,7 @@ impl<I> Desk<I> {
                 *told = next;
                 lock(&self.bell).at = next;
                 self.ring();
+                visit = Visit::Woke;
             }
             drop(seat);
             if news & (NEWS | TICK) != 0 {
@@ -273,12 +313,12 @@ impl<I> Desk<I> {
             }
             // Release pairs with the Acquire of who comes next.
             match self.state.compare_exchange(BUSY, 0, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return Visit::Done,
+                Ok(_) => return visit,
                 Err(state) if state & mine == 0 && state & ABANDONED == 0 => {
                     if self.state.compare_exchange(state, state & !BUSY, Ordering::Release, Ordering::Relaxed).is_ok() {
                         // It came for its tick while somebody was here.
                         self.ring();
-                        return Visit::Done;
+                        return Visit::Woke;
                     }
                 }
                 Err(_) => {}
@@ -294,7 +334,7 @@ impl<I> Desk<I> {
         self.ring();
         // The queue is closed: whatever else was noted, there is nothing in it. Release as in `stay`.
         self.state.fetch_and(ABANDONED, Ordering::Release);
-        Visit::Done
+        Visit::Woke
     }
 
     fn ring(&self) {

@@ -71,10 +71,14 @@ impl<W: Worker> Slot<W> {
         }
     }
 
-    /// Ends every wait. Called once, at the end.
+    /// Ends every wait, at the end: the owner does, or the worker, whoever comes first.
     pub(crate) fn set_exit(&self, reason: ExitReason) {
         let over = Ending::Over(Contained::new(reason.clone()));
-        let ending = mem::replace(&mut *lock(&self.ending), over);
+        let ending = {
+            let mut ending = lock(&self.ending);
+            // What is not used is dropped outside the lock: an error's `Drop` is user code.
+            if matches!(*ending, Ending::Over(_)) { over } else { mem::replace(&mut *ending, over) }
+        };
         if let Ending::Awaited(Some(audience)) = ending {
             let Audience { opening, run, worker, memberships: _ } = *audience;
             tell(worker, &reason);

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::task::yield_now;
 
 use crate::current::{current_of, is_current};
-use crate::desk::Visit;
+use crate::desk;
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::queue::{Envelope, Refusal, Sending, Sequence};
@@ -304,17 +303,15 @@ impl<W: Worker> WorkerHandle<W> {
         let (reply, ended) = oneshot::channel();
         let waits_in = current_of(link.registry_id);
         let stopper = Stopper { ending, waits_in, reply: StopReply(reply) };
-        if link.notify(Notice::Stop { entry: self.entry_id(), stopper }) == Visit::HandedOver {
-            yield_now().await;
-        }
-        match ended.await {
-            Ok(Ok(reason)) => Ok(reason),
-            Ok(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
-            Ok(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
-            Ok(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
+        let visit = link.notify(Notice::Stop { entry: self.entry_id(), stopper });
+        match desk::answer(ended, visit).await {
+            Some(Ok(reason)) => Ok(reason),
+            Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
+            Some(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
+            Some(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
             // The owner is gone, after a shutdown or with its runtime: only what is stuck has not ended.
-            Err(_) if self.slot.exit().is_none() => Err(StopError::Stuck),
-            Err(_) => Err(StopError::NotFound),
+            None if self.slot.exit().is_none() => Err(StopError::Stuck),
+            None => Err(StopError::NotFound),
         }
     }
 }

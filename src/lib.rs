@@ -212,7 +212,7 @@
 //!   the name goes on from the counters of the last.
 //! - No key is ever a label: the number of series depends on the number of registries only.
 //! - A tick takes some tens of microseconds and looks into 1,024 mailboxes at most. It runs in a task of the
-//!   registry's, and the recorder's code with it: a recorder that blocks holds up starts and stops, one that panics does no
+//!   registry's own, and the recorder's code with it: a recorder that blocks holds up starts and stops, one that panics does no
 //!   harm.
 //! - `Builder::recorder` is for a recorder of one's own, `Builder::measure_handling` for the time that each message takes.
 //!

@@ -23,7 +23,7 @@
 //! # How the guarantees are kept
 //!
 //! - **G1**: a worker is launched only for a key without an entry, and an entry is removed only on `Exited`, which its
-//!   task sends as the last thing it does.
+//!   task sends when nothing of the worker is left.
 //! - **G2**: who meets a starting key joins those who wait for it; who meets a stopping key waits for its end, and all
 //!   of these share one new start.
 //! - **G3**: a stop is answered after the entry is removed. A key whose gate was seen closed counts as stopping, though

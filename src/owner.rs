@@ -78,6 +78,8 @@ pub(crate) struct Owner<W: Worker> {
     is_late: bool,
     /// The worker that this turn is about, so that it is not looked up.
     at_hand: Option<WorkerHandle<W>>,
+    /// What is to be reported when the recorder has been told.
+    last: Option<ShutdownReport>,
     /// The report is made.
     is_over: bool,
 }
@@ -120,6 +122,7 @@ impl<W: Worker> Owner<W> {
             reporter,
             is_late: false,
             at_hand: None,
+            last: None,
             is_over: false,
             link,
         }
@@ -210,6 +213,8 @@ impl<W: Worker> Owner<W> {
                 return None;
             }
             Notice::Exited(slot, exit, legacy) => {
+                // Before anybody is told: who has stopped it finds it exited.
+                slot.set_exit(exit.reason());
                 let entry = self.take_in_hand(slot);
                 if let Some(legacy) = legacy {
                     self.remember(|memory| memory.bury(entry.hash, *legacy));
@@ -232,6 +237,10 @@ impl<W: Worker> Owner<W> {
             }
             Due::Report => {
                 self.tell_numbers();
+                return None;
+            }
+            Due::Over => {
+                self.finish();
                 return None;
             }
             Due::TellKept => {
@@ -365,12 +374,23 @@ impl<W: Worker> Owner<W> {
             }
             Effect::Report(report) => {
                 self.leave_stuck();
-                // Before anybody is told that it is over: the name is free then.
-                self.tell_last_numbers();
-                self.report.send_replace(Some(report));
-                self.is_over = true;
+                self.last = Some(report);
+                if self.reporter.is_some() {
+                    // The recorder is code of others, and this may be anybody's task.
+                    self.deadlines.pass_now(Due::Over);
+                } else {
+                    self.finish();
+                }
             }
         }
+    }
+
+    /// It is over.
+    fn finish(&mut self) {
+        // Before anybody is told that it is over: the name is free then.
+        self.tell_last_numbers();
+        self.report.send_replace(self.last);
+        self.is_over = true;
     }
 
     /// Puts a worker into the table that is yet to be spawned.
@@ -458,7 +478,7 @@ impl<W: Worker> Owner<W> {
 fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
     match due {
         Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
-        Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept => true,
+        Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
     }
 }
 
@@ -534,7 +554,7 @@ impl<W: Worker> Keeper<W> {
                 none => none.insert(Box::pin(sleep_until(at))),
             };
             ready!(timer.as_mut().poll(cx));
-            // What it is about to hand over it takes itself, in its next turn.
+            // Whoever was woken by it, and itself if it has to go on, comes after it returns.
             let _ = self.link.desk.tick();
         }
     }
@@ -571,9 +591,10 @@ impl<W: Worker> Drop for Owner<W> {
         // Not yet, if the runtime went first.
         self.tell_last_numbers();
         let aborted = self.lifecycle.entries();
+        let last = self.last.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
         self.report.send_if_modified(|report| {
             let is_cut_off = report.is_none();
-            report.get_or_insert(ShutdownReport { aborted, ..ShutdownReport::default() });
+            report.get_or_insert(last);
             is_cut_off
         });
         self.residents.clear();

@@ -45,7 +45,8 @@ impl<W: Worker> Drop for Alive<W> {
 /// Reads ([`lookup`](Self::lookup), [`count`](Self::count), [`reduce`](Self::reduce), and every hit of
 /// [`lookup_or_start`](Self::lookup_or_start) and [`start`](Self::start)) read a concurrent table in the caller, without
 /// a lock and without a message to anybody. They see the workers whose `init` has returned `Ok` and whose gate is open.
-/// Changes go through the registry's owner, which orders them; it may be at work in the caller's task, for some microseconds.
+/// Changes go through the registry's owner, which orders them. Its turns are taken in the task of who has news for it, and
+/// those of others who came meanwhile with it: some microseconds, rarely more.
 /// A verb that takes a key runs the key's `Hash` and `Eq` in the caller, and panics there if they do.
 ///
 /// # Examples

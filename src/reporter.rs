@@ -2,11 +2,11 @@
 //!
 //! The counters in [`Stats`](crate::Stats) are the truth; the recorder is told totals, not steps. Handles are resolved anew
 //! each time: one that was made before the process had a recorder would stay deaf for ever, and so would one whose series
-//! the exporter has dropped for being idle. What goes into histograms is kept until the next time, at most 1,024 values of
-//! each, so that a recorder that is slow is asked rarely.
+//! the exporter has dropped for being idle. What goes into histograms is kept until the next time, or until there are 1,024
+//! values of one.
 //!
-//! All calls of the recorder are contained: it is code of others. It runs in the owner, so one that blocks holds up starts
-//! and stops.
+//! All calls of the recorder are contained: it is code of others. They are made in the task of the owner's keeper, never in one
+//! that happens to have news for the owner. One that blocks holds up starts and stops.
 
 #[cfg(feature = "metrics")]
 mod on;

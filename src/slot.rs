@@ -1,7 +1,8 @@
 //! What one worker, its handles and its owner share ([`Slot`]), and what all workers of a registry share ([`Link`]).
 //!
 //! A slot refers to the link and never to the table that holds the slot: entries that the table has retired but not
-//! yet freed would otherwise keep the table itself alive, and it them.
+//! yet freed would otherwise keep the table itself alive, and it them. (By way of the desk it does refer to the owner, who has
+//! the table: until the owner is over, or goes with its runtime.)
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -9,10 +10,9 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
-use tokio::task::yield_now;
 
 use crate::current::{Current, RegistryId};
-use crate::desk::{Desk, Visit};
+use crate::desk::{self, Desk, Visit};
 use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
@@ -134,11 +134,9 @@ impl<W: Worker> Link<W> {
         request: StartRequest<W>,
         answer: oneshot::Receiver<StartAnswer<W>>,
     ) -> Option<StartAnswer<W>> {
-        if self.desk.bring_in_line(Input::Start(request)).await.ok()? == Visit::HandedOver {
-            yield_now().await;
-        }
+        let visit = self.desk.bring_in_line(Input::Start(request)).await.ok()?;
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
-        answer.await.ok()
+        desk::answer(answer, visit).await
     }
 
     /// The time by the registry's clock, for those numbers that only a reporter tells. Nobody looks at the clock for them
@@ -152,21 +150,15 @@ impl<W: Worker> Link<W> {
         self.desk.bring(Input::Notice(notice))
     }
 
-    /// Leaves it for the owner's keeper to tell.
+    /// Leaves it for the owner's keeper to tell, or for who comes to the owner before it.
     pub(crate) fn leave(&self, notice: Notice<W>) {
         self.desk.leave(Input::Notice(notice));
     }
 
-    /// Begins a shutdown, or hurries one. The keeper does it: there may be a million workers to close.
+    /// Begins a shutdown, or hurries one. Not here, for there may be a million workers to close, and this may be a `Drop`: the
+    /// keeper does it, or who comes to the owner before it, and is served after it.
     pub(crate) fn end_all(&self, at_once: bool) {
         self.leave(Notice::Shutdown { at_once });
-    }
-
-    /// Takes back what was handed over, where code of users comes next: the keeper might wait behind that. (G4)
-    pub(crate) fn see_through(&self, mut visit: Visit) {
-        while visit == Visit::HandedOver {
-            visit = self.desk.look();
-        }
     }
 
     /// The registry's numbers at this moment. What waits in the mailboxes the table knows.

@@ -30,6 +30,7 @@ use tokio::time::{Instant, timeout};
 use crate::belongings::{Belongings, Ending};
 use crate::context::Context;
 use crate::current;
+use crate::desk::free_next;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
@@ -38,6 +39,7 @@ use crate::request::Notice;
 use crate::restart::{Cause, History, Legacy};
 use crate::slot::{Link, Pace, Slot};
 use crate::stripes::Undelivered;
+use crate::sync::step_back;
 use crate::trace::{self, Trace};
 use crate::worker::{ExitReason, Worker, share};
 
@@ -94,15 +96,11 @@ impl<W: Worker> ExitGuard<W> {
         slot.end_restart();
         // Before anybody is told: who has waited for the end finds nothing of it in a directory.
         slot.withdraw();
-        let reason = match &exit {
-            Exit::Ended(reason) | Exit::NotReturned(reason) => reason.clone(),
-            Exit::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
-            Exit::NotStarted(StartFailure::Panicked(message)) => ExitReason::Panicked(Arc::clone(message)),
-            Exit::NotStarted(_) => ExitReason::Killed,
-        };
+        let reason = exit.reason();
         // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
         notify(&slot.link, Notice::Exited(Arc::clone(&slot), exit, legacy));
-        // After the notice: what a caller asks of the owner when `closed` has returned comes behind it.
+        // After the notice: what a caller asks of the owner when `closed` has returned comes behind it. The owner says the same
+        // before it tells anybody, so that who has stopped the worker finds it exited.
         slot.set_exit(reason);
     }
 }
@@ -110,8 +108,9 @@ impl<W: Worker> ExitGuard<W> {
 impl<W: Worker> Drop for ExitGuard<W> {
     /// Does nothing unless the task was dropped from outside.
     fn drop(&mut self) {
-        // Left for the keeper. It is dropped as well if the runtime is, and then the owner is not to go on as if this were an
-        // end among others: it would start who waits for the key, and not report what was cut off. (G10)
+        // Left, not served here. The keeper is dropped as well if the runtime is, and the owner with it, who reports what was cut
+        // off (G10) and starts nobody who waits for the key. Unless others come to the owner meanwhile, for whom this is an end
+        // among others: they are told of starts that came to nothing.
         self.tell(Exit::Ended(ExitReason::Killed), None, Link::leave);
     }
 }
@@ -183,7 +182,7 @@ fn end_run<'r, W: Worker>(
         // No lookup may find the worker while its state's `Drop` runs. (G3)
         run.slot.close_by_worker();
         // The state's `Drop` comes next.
-        run.slot.link.see_through(run.slot.announce());
+        free_next(run.slot.announce());
         run.slot.undeliver(lost_by(&exit));
     }
     let state = run.state.take();
@@ -220,8 +219,11 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
             let permit = match &run.slot.link.pace {
                 Some(pace) => {
                     let permit = Box::pin(turn(run.slot, pace)).await;
-                    // `init` comes next.
-                    run.slot.link.see_through(run.slot.link.notify(Notice::Begun(run.slot.entry)));
+                    // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at
+                    // the clock for just this `init`) goes first. (G4)
+                    let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
+                    step_back().await;
+
                     permit
                 }
                 None => None,
@@ -481,7 +483,7 @@ fn poll_contained<W: Worker>(
     let visit = slot.announce();
     if !matches!(polled, Ok(Poll::Pending)) {
         // What the code leaves is dropped next.
-        slot.link.see_through(visit);
+        free_next(visit);
     }
     match polled {
         Ok(polled) => polled,

@@ -24,6 +24,21 @@ mod primitives {
 
 pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 
+/// Returns to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
+/// with its thread until that has nothing else to do, and there it would be stuck if the thread is blocked next; from the queue
+/// another thread can take it. That costs waking one, so this is for what is rare.
+pub(crate) async fn step_back() {
+    let mut is_back = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut is_back, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
 /// Spends tokio's cooperative budget on a step that makes progress, and only then: `attempt` may return `Pending`.
 macro_rules! cooperate {
     ($cx:expr, $attempt:block => $got:pat => $done:expr) => {{

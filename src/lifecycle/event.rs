@@ -71,6 +71,18 @@ pub(crate) enum Exit {
     NotReturned(ExitReason),
 }
 
+impl Exit {
+    /// What those are told who wait for the worker's end.
+    pub(crate) fn reason(&self) -> ExitReason {
+        match self {
+            Self::Ended(reason) | Self::NotReturned(reason) => reason.clone(),
+            Self::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
+            Self::NotStarted(StartFailure::Panicked(message)) => ExitReason::Panicked(Arc::clone(message)),
+            Self::NotStarted(_) => ExitReason::Killed,
+        }
+    }
+}
+
 /// Why a start did not come to a worker.
 #[derive(Debug, Clone)]
 pub(crate) enum StartFailure {

@@ -23,6 +23,8 @@ pub(crate) fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
 const METADATA: Metadata<'static> = Metadata::new("gen_registry", Level::INFO, Some("gen_registry"));
 /// When so many values of a histogram are kept they are recorded before their time.
 const KEPT: usize = 1_024;
+/// More are not kept: the runtime does not let the keeper run that would record them.
+const MOST_KEPT: usize = 64 * KEPT;
 
 /// Whether a gauge is told as it is or, at the end, as 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -153,7 +155,9 @@ impl Observations {
 
     /// Says that there are many, when there are.
     fn keep(&mut self, duration: Duration) -> bool {
-        self.seconds.push(duration.as_secs_f64());
+        if self.seconds.len() < MOST_KEPT {
+            self.seconds.push(duration.as_secs_f64());
+        }
         self.seconds.len() == KEPT
     }
 

@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -203,4 +203,49 @@ async fn a_sender_that_never_waits_lets_other_tasks_run() {
     }
     other.abort();
     assert!(turns.load(Ordering::SeqCst) > 10, "other tasks had {turns:?} turns during 10,000 sends");
+}
+
+/// Its `init` blocks its thread until it is released.
+struct Blocking;
+
+impl Worker for Blocking {
+    type Key = u32;
+    type Args = Option<Arc<AtomicBool>>;
+    type Message = ();
+    type Error = std::convert::Infallible;
+
+    async fn init(released: Self::Args, _: &mut Context<Self>) -> Result<Self, Self::Error> {
+        while released.as_ref().is_some_and(|released| !released.load(Ordering::SeqCst)) {
+            std::thread::yield_now();
+        }
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Self::Error> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_init_that_blocks_its_thread_holds_up_no_deadline_no_other_key_and_no_shutdown() {
+    for paced in [false, true] {
+        let released = Arc::<AtomicBool>::default();
+        let _releases = Releases(Arc::clone(&released));
+        let short = Duration::from_millis(50);
+        let mut builder = Registry::<Blocking>::builder().init_timeout(short).stop_timeout(short);
+        if paced {
+            builder = builder.max_concurrent_starts(2);
+        }
+        let registry = builder.build().unwrap();
+        let blocked = tokio::spawn({
+            let (registry, released) = (registry.clone(), Arc::clone(&released));
+            async move { registry.start(&1, Some(released)).await.map(drop) }
+        });
+        // Its deadline, and then the one at which it counts as stuck: its caller is told.
+        let told = within(blocked, "a start whose init blocks its thread").await.unwrap();
+        assert!(matches!(told, Err(gen_registry::StartError::TimedOut)), "{told:?}");
+        within(registry.start(&2, None), "another key").await.unwrap();
+        let report = within(registry.shutdown(), "a shutdown beside a blocked thread").await;
+        assert_eq!((report.drained, report.stuck), (1, 1));
+    }
 }
