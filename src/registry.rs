@@ -24,7 +24,7 @@ use crate::stats::Stats;
 use crate::sync::lock;
 use crate::table::TableReader;
 use crate::via::{Template, Via};
-use crate::worker::{ExitReason, Worker};
+use crate::worker::{CloseReason, ExitReason, Worker};
 
 /// Shuts the registry down when the last [`Registry`] lets go of it.
 pub(crate) struct Alive<W: Worker> {
@@ -474,6 +474,12 @@ impl<W: Worker> WorkerHandle<W> {
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.slot.queue.is_open()
+    }
+
+    /// Whether it ends, or has ended, because somebody wanted it gone.
+    pub(crate) fn was_stopped(&self) -> bool {
+        let queue = &self.slot.queue;
+        queue.gate() == Gate::Killed || queue.close_reason() == Some(CloseReason::Stopped)
     }
 
     /// Whether it has begun to end, or has ended.

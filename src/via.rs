@@ -12,10 +12,12 @@ use crate::handle::{Reply, Unsent, WorkerHandle};
 use crate::queue::{Envelope, Sequence};
 use crate::registry::Shared;
 use crate::stripes::{Hot, Undelivered};
+use crate::sync::step_back;
 use crate::worker::Worker;
 
-/// How many workers one send may meet that end, or are cancelled, before they take it. A worker that ends itself as soon as it has started
-/// would otherwise be started for ever.
+/// How many workers one send may meet that end by themselves before they take it. A worker that ends itself as soon as it has
+/// started would otherwise be started for ever. Those that somebody stops do not count: whoever stops one and whoever sends to
+/// it are told in the same moment, and may meet at its successors any number of times.
 const MOST_WORKERS: u32 = 16;
 
 /// The address of a key: each send goes to the worker that has the key at that moment, and, made by
@@ -105,7 +107,7 @@ impl<W: Worker> Via<W> {
     /// - [`SendError::NotFound`]: no worker has the key, and this address starts none.
     /// - [`SendError::NotStarted`]: it could not be started.
     /// - [`SendError::WouldDeadlock`]: the worker sends to its own key, and its mailbox is full, or it is not ready.
-    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    /// - [`SendError::Closed`]: every worker that it met ended by itself before it took the message, many times over.
     ///
     /// # Cancel safety
     ///
@@ -178,7 +180,8 @@ impl<W: Worker> Via<W> {
         mut message: W::Message,
         is_call: bool,
     ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
-        for _ in 0..MOST_WORKERS {
+        let mut ended = 0;
+        while ended < MOST_WORKERS {
             let handle = match &self.args {
                 None => match self.shared.lookup(&self.key) {
                     Some(handle) => handle,
@@ -187,7 +190,10 @@ impl<W: Worker> Via<W> {
                 Some(args) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
                     Ok(handle) => handle,
                     // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
-                    Err(StartError::Cancelled) => continue,
+                    Err(StartError::Cancelled) => {
+                        step_back().await;
+                        continue;
+                    }
                     Err(StartError::WouldDeadlock) => return Err((message, Why::WouldDeadlock)),
                     Err(error) => return Err((message, Why::NotStarted(error))),
                 },
@@ -198,7 +204,14 @@ impl<W: Worker> Via<W> {
             match handle.accept(message, is_call).await {
                 Ok(sequence) => return Ok((handle, sequence)),
                 Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
-                Err(Unsent::Closed(returned)) => message = returned,
+                Err(Unsent::Closed(returned)) => {
+                    message = returned;
+                    if handle.was_stopped() {
+                        step_back().await;
+                    } else {
+                        ended += 1;
+                    }
+                }
             }
         }
         self.shared.link.hot.count(Hot::Undelivered(Undelivered::Closed));

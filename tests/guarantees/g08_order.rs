@@ -85,3 +85,19 @@ async fn a_sender_through_a_key_address_keeps_its_order_across_stops() {
     drop(registry.stop(&1).await);
     assert_eq!(book.of(1).handled, (0..5_000).collect::<Vec<_>>(), "lost, doubled or out of order");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_send_through_a_key_address_outlives_any_number_of_stops_of_those_it_meets() {
+    let (book, registry, hold): (_, Registry<Probe>, _) = (Arc::<Book>::default(), Registry::new(), gate());
+    let via = registry.via_or_start(&1, Plan::new(&book).init(Act::Wait(Arc::clone(&hold))));
+    let send = tokio::spawn(async move { via.cast(Message::Note(7)).await });
+    for _ in 0..100 {
+        settle().await;
+        // Somebody stops the one that is starting, and the send asks for the next.
+        assert!(within(registry.stop(&1), "a stop of a start").await.is_ok());
+    }
+    hold.add_permits(1);
+    within(send, "a send through an address").await.unwrap().unwrap();
+    within(registry.stop(&1), "the last stop").await.unwrap();
+    assert_eq!(book.of(1).handled, [7]);
+}
