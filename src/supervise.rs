@@ -216,23 +216,14 @@ impl<W: Worker> Drop for Run<'_, W> {
 fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
     async move {
         if !run.slot.is_ready() {
-            let permit = match &run.slot.link.pace {
-                Some(pace) => {
-                    let permit = Box::pin(turn(run.slot, pace)).await;
-                    // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at
-                    // the clock for just this `init`) goes first. (G4)
-                    let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
-                    step_back().await;
-
-                    permit
-                }
-                None => None,
+            let made = match &run.slot.link.pace {
+                Some(pace) => Box::pin(init_in_turn(run, pace)).await,
+                None => W::init(run.luggage.unpack(run.slot), run.ctx).await,
             };
-            match W::init(run.luggage.unpack(run.slot), run.ctx).await {
+            match made {
                 Ok(state) => run.state = Some(state),
                 Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
             }
-            drop(permit);
         } else {
             match Box::pin(init_again(run.slot, run.luggage.unpack(run.slot), run.ctx)).await {
                 Ok(state) => run.state = Some(state),
@@ -340,6 +331,16 @@ async fn turn<'p, W: Worker>(slot: &Slot<W>, pace: &'p Pace) -> Option<Semaphore
         permit.as_mut().poll(cx).map(Result::ok)
     })
     .await
+}
+
+/// Makes a worker's first state when its turn has come, of which the owner is told.
+async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<W, W::Error> {
+    let _permit = turn(run.slot, pace).await;
+    // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at the clock for
+    // just this `init`) goes first. (G4)
+    let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
+    step_back().await;
+    W::init(run.luggage.unpack(run.slot), run.ctx).await
 }
 
 /// Makes the next state of a worker that comes back, unless somebody ends it meanwhile.

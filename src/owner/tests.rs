@@ -263,6 +263,6 @@ async fn an_idle_workers_task_and_slot_stay_small() {
     let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(registry.link())));
     let task =
         supervise(Launch { luggage: Luggage { args: Some(()), returns: None }, guard: ExitGuard::new(slot.clone()) });
-    assert!(size_of_val(&task) <= 280, "a task takes {} bytes", size_of_val(&task));
+    assert!(size_of_val(&task) <= 248, "a task takes {} bytes", size_of_val(&task));
     assert!(size_of::<Slot<Idle>>() <= 224, "a slot takes {} bytes", size_of::<Slot<Idle>>());
 }
