@@ -11,24 +11,23 @@
 //! (G5): arguments that were not used go back to the callers, `init` runs in the worker's task. Nor does it spawn on
 //! whatever runtime the task runs on whose turn it is, but on the registry's own.
 
+mod keeper;
 mod news;
 #[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::Instant;
 
+pub(crate) use self::keeper::Keeper;
 use crate::deadline::{Deadlines, Due};
-use crate::desk::{Clerk, Keep};
+use crate::desk::Clerk;
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
@@ -514,56 +513,6 @@ impl<W: Worker> Clerk<Input<W>> for Owner<W> {
 
     fn is_over(&self) -> bool {
         self.is_over
-    }
-}
-
-/// The owner's own task: it takes the turns that nobody else takes, and tells the owner when a deadline has passed.
-pub(crate) struct Keeper<W: Worker> {
-    link: Arc<Link<W>>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl<W: Worker> Keeper<W> {
-    pub(crate) fn new(link: Arc<Link<W>>) -> Self {
-        Self { link, timer: None }
-    }
-
-    /// Keeps the owner until a shutdown is over.
-    pub(crate) async fn run(mut self) {
-        poll_fn(|cx| self.poll(cx)).await;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        loop {
-            let at = match self.link.desk.poll_keeper(cx.waker()) {
-                Keep::Over => return Poll::Ready(()),
-                Keep::Again => {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                Keep::Until(None) => return Poll::Pending,
-                Keep::Until(Some(at)) => at,
-            };
-            let timer = match &mut self.timer {
-                Some(timer) => {
-                    if timer.deadline() != at || timer.is_elapsed() {
-                        timer.as_mut().reset(at);
-                    }
-                    timer
-                }
-                none => none.insert(Box::pin(sleep_until(at))),
-            };
-            ready!(timer.as_mut().poll(cx));
-            // Whoever was woken by it, and itself if it has to go on, comes after it returns.
-            let _ = self.link.desk.tick();
-        }
-    }
-}
-
-impl<W: Worker> Drop for Keeper<W> {
-    /// When the runtime was dropped in the middle, the owner goes too.
-    fn drop(&mut self) {
-        self.link.desk.abandon();
     }
 }
 
