@@ -192,3 +192,13 @@ fn a_worker_is_not_found_while_its_state_is_dropped_with_its_runtime() {
     assert_eq!(*seen.lock().unwrap(), [false; 20]);
     drop(registry);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_stopped_a_worker_finds_it_exited() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    for _ in 0..3_000 {
+        let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+        within(worker.stop(), "a stop").await.unwrap();
+        assert_eq!(worker.state(), gen_registry::WorkerState::Exited);
+    }
+}
