@@ -31,7 +31,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::panics::{contain, discard};
-use crate::queue::{Envelope, Queue};
+use crate::queue::{Envelope, Hand, Queue};
 use crate::sync::{AtomicU8, Mutex, Ordering, lock, step_back};
 
 /// Serves at a desk.
@@ -74,6 +74,8 @@ struct Seat<I> {
     clerk: Option<Box<dyn Clerk<I>>>,
     /// When the keeper is to look at the clock, as it was told.
     told: Option<Instant>,
+    /// What was taken out of the queue together, and is served next.
+    hand: Hand<I>,
 }
 
 /// What the keeper is told.
@@ -155,7 +157,7 @@ impl<I> Desk<I> {
         Self {
             state: AtomicU8::new(0),
             queue: Queue::of_owner(capacity),
-            seat: Mutex::new(Seat { clerk: None, told: None }),
+            seat: Mutex::new(Seat { clerk: None, told: None, hand: None }),
             bell: Mutex::new(Bell::default()),
         }
     }
@@ -249,7 +251,7 @@ impl<I> Desk<I> {
                 news = self.state.fetch_and(!mine, Ordering::AcqRel) & (mine | ABANDONED);
             }
             let mut seat = lock(&self.seat);
-            let Seat { clerk: Some(clerk), told } = &mut *seat else {
+            let Seat { clerk: Some(clerk), told, hand } = &mut *seat else {
                 drop(seat);
                 return self.close(first);
             };
@@ -264,7 +266,7 @@ impl<I> Desk<I> {
                 }
                 // The queue before the clock: who was in time has kept the deadline, though both are looked at late.
                 while news & NEWS != 0 && turns > 0 && !clerk.is_over() {
-                    match self.queue.try_recv() {
+                    match self.queue.try_recv(hand) {
                         Some(item) => {
                             visit = Visit::Woke;
                             clerk.serve(item);
@@ -372,8 +374,9 @@ impl<I> Desk<I> {
     #[cfg(test)]
     pub(crate) fn serve_one(&self) -> bool {
         let mut seat = lock(&self.seat);
-        let clerk = seat.clerk.as_mut().expect("the clerk is there");
-        match self.queue.try_recv() {
+        let Seat { clerk, hand, .. } = &mut *seat;
+        let clerk = clerk.as_mut().expect("the clerk is there");
+        match self.queue.try_recv(hand) {
             Some(item) => clerk.serve(item),
             None => return clerk.tick(),
         }

@@ -149,13 +149,17 @@ impl<W: Worker> WorkerHandle<W> {
             return Err(CallError::WouldDeadlock);
         }
         let (reply, answer) = oneshot::channel();
-        match self.accept(message(Reply(reply)), true).await {
-            Ok(sequence) => self.answer(sequence, answer).await,
-            Err(_) => {
-                self.refuse(Undelivered::Closed);
-                Err(CallError::NotDelivered)
-            }
-        }
+        let envelope = Envelope { message: message(Reply(reply)), is_call: true };
+        // Almost always there is room: what comes with waiting for it is not begun before that is known, and boxed.
+        let accepted = match self.slot.queue.try_send(envelope) {
+            Ok(sequence) => Ok(sequence),
+            Err(refused) => Box::pin(self.get_in_line(refused)).await,
+        };
+        let Ok(sequence) = accepted else {
+            self.refuse(Undelivered::Closed);
+            return Err(CallError::NotDelivered);
+        };
+        answer.await.map_err(|_| self.unanswered(sequence))
     }
 
     /// Like [`call`](Self::call), and gives up after `within`.
@@ -191,11 +195,20 @@ impl<W: Worker> WorkerHandle<W> {
         let envelope = Envelope { message, is_call };
         // A call yields to the scheduler as it waits for its answer.
         let offered = if is_call { self.slot.queue.try_send(envelope) } else { self.slot.queue.offer(envelope).await };
-        let envelope = match offered {
-            Ok(sequence) => return Ok(sequence),
-            Err((Refusal::Closed, envelope)) => return Err(Unsent::Closed(envelope.message)),
-            Err((Refusal::Full, envelope)) => envelope,
-        };
+        match offered {
+            Ok(sequence) => Ok(sequence),
+            Err(refused) => self.get_in_line(refused).await,
+        }
+    }
+
+    /// Waits for room for a message that was refused, if that was for the lack of room.
+    async fn get_in_line(
+        &self,
+        (why, envelope): (Refusal, Envelope<W::Message>),
+    ) -> Result<Sequence, Unsent<W::Message>> {
+        if why == Refusal::Closed {
+            return Err(Unsent::Closed(envelope.message));
+        }
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
             self.refuse(Undelivered::Full);
@@ -208,12 +221,14 @@ impl<W: Worker> WorkerHandle<W> {
     /// Waits for the answer to an accepted call.
     #[inline]
     pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: oneshot::Receiver<T>) -> Result<T, CallError<W>> {
-        match answer.await {
-            Ok(answer) => Ok(answer),
-            // The reply is gone, with the message or without. That it never began is said before it is dropped. (G6)
-            Err(_) if self.slot.queue.never_began(sequence) => Err(CallError::NotDelivered),
-            Err(_) => Err(CallError::NoReply),
-        }
+        answer.await.map_err(|_| self.unanswered(sequence))
+    }
+
+    /// What is to be told of an accepted call whose reply is gone, with the message or without.
+    #[cold]
+    fn unanswered(&self, sequence: Sequence) -> CallError<W> {
+        // That it never began is said before the reply is dropped. (G6)
+        if self.slot.queue.never_began(sequence) { CallError::NotDelivered } else { CallError::NoReply }
     }
 
     /// Waits until the worker has ended and its state is dropped, and tells why. Returns at once if it has.

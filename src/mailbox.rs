@@ -7,32 +7,44 @@ use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::queue::Queue;
+use crate::queue::{Hand, Queue};
 use crate::reporter::Stopwatch;
 use crate::residency::{Activity, Clock, with_jitter};
 use crate::sync::cooperate;
 use crate::worker::{CloseReason, WorkerId};
 
-/// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot.
+/// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot. What each message takes is one call.
 pub(crate) trait Inbox<M>: Send + Sync {
+    /// Takes the next message, and counts it.
+    fn poll_recv(&self, hand: &mut Hand<M>, cx: &mut Context<'_>) -> Received<M>;
+    /// The same, if it is there.
+    fn try_recv(&self, hand: &mut Hand<M>) -> Option<M>;
     fn queue(&self) -> &Queue<M>;
     fn activity(&self) -> &Activity;
     fn clock(&self) -> Clock;
     fn stopwatch(&self) -> Option<&Stopwatch>;
-    /// Counts a message that is given out, and says whether the time is taken that it takes.
-    fn begin_work(&self) -> bool;
     fn worker(&self) -> WorkerId;
     /// Whether anything asks when the worker was last active.
     fn tracks_activity(&self) -> bool;
-    /// Whether a rest may have an end, or anything asks when it began.
-    fn minds_rest(&self) -> bool;
     /// Closes the gate if the worker has nothing to do. Says whether this call did it.
     fn idle(&self) -> bool;
+}
+
+/// What a worker's queue has for it.
+pub(crate) enum Received<M> {
+    Message(M),
+    /// There is no more.
+    End,
+    /// Nothing yet. The rest that begins may have an end, or something asks when it began.
+    Rest,
+    Nothing,
 }
 
 /// The receiving end of a worker's queue, given to [`Worker::run`](crate::Worker::run).
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
+    /// What was taken out of the queue together, and comes next.
+    hand: Hand<M>,
     /// Boxed, and only where a rest may have an end or is looked at, or work is measured.
     rest: Option<Box<Rest>>,
 }
@@ -62,8 +74,8 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
         // From the first message on, where anything asks: a burst may come before the first rest.
-        let rest = inbox.tracks_activity().then(Box::default);
-        Self { inbox, rest }
+        let is_asked = inbox.tracks_activity() || inbox.stopwatch().is_some();
+        Self { inbox, hand: None, rest: is_asked.then(Box::default) }
     }
 
     /// Waits for the next message, in the order in which they were accepted (G8).
@@ -112,32 +124,31 @@ impl<M> Mailbox<M> {
     /// ```
     pub async fn recv(&mut self) -> Option<M> {
         self.end_work();
-        let received = poll_fn(|cx| {
+        poll_fn(|cx| {
             cooperate!(cx, {
-                match self.inbox.queue().poll_recv(cx) {
-                    Poll::Ready(received) => received,
-                    Poll::Pending if self.poll_rest(cx).is_pending() => return Poll::Pending,
+                match self.inbox.poll_recv(&mut self.hand, cx) {
+                    Received::Message(message) => {
+                        self.begin_work();
+                        Some(message)
+                    }
+                    Received::Nothing => return Poll::Pending,
+                    Received::Rest if self.poll_rest(cx).is_pending() => return Poll::Pending,
                     // It has just closed its gate on an empty queue.
-                    Poll::Pending => None,
+                    Received::Rest | Received::End => {
+                        self.inbox.queue().see_end();
+                        None
+                    }
                 }
             } => received => Poll::Ready(received))
         })
-        .await;
-        match received {
-            Some(_) => self.begin_work(),
-            None => self.inbox.queue().see_end(),
-        }
-        received
+        .await
     }
 
-    /// A message was given out: the worker has something to do.
     fn begin_work(&mut self) {
         if let Some(rest) = &mut self.rest {
             rest.handled = rest.handled.saturating_add(1);
             rest.since = None;
-        }
-        if self.inbox.begin_work() {
-            self.rest.get_or_insert_default().began = Some(Instant::now());
+            rest.began = self.inbox.stopwatch().map(|_| Instant::now());
         }
     }
 
@@ -153,9 +164,6 @@ impl<M> Mailbox<M> {
     ///
     /// One timer, which is looked at when it fires and set anew then, not for each message.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.inbox.minds_rest() {
-            return Poll::Pending;
-        }
         let activity = self.inbox.activity();
         let may_rest = activity.may_rest();
         let clock = self.inbox.clock();
@@ -197,7 +205,7 @@ impl<M> Mailbox<M> {
     /// [`recv`](Self::recv) tells.
     pub fn try_recv(&mut self) -> Option<M> {
         self.end_work();
-        let received = self.inbox.queue().try_recv();
+        let received = self.inbox.try_recv(&mut self.hand);
         if received.is_some() {
             self.begin_work();
         }

@@ -6,7 +6,8 @@
 //! 1. The gate only moves forward: `Starting → Open → Closed → Killed` (steps may be skipped). A message is accepted
 //!    only before `Closed`, so that closing is atomic against every sender: a send that returned `Ok` happened before
 //!    the close and is in the queue (G6).
-//! 2. Messages leave in the order in which they were accepted (G8), either by `recv` (then they *began*) or by `drain`.
+//! 2. Messages leave in the order in which they were accepted (G8), either by `recv` (then they *began*) or by `drain`. Many
+//!    at once go by way of a [`Burst`], in which they are queued as before, for everybody but the receiver.
 //!    After a drain, or a kill, none begins any more: `finished` says so, before any message is dropped, so that a
 //!    caller woken by the drop of its reply already reads the truth.
 //! 3. `queued + reserved ≤ capacity`, but for what [`Queue::send_past`] put in (a worker's own timers and monitors). Room that frees up while senders wait is reserved for the one that waited
@@ -20,15 +21,19 @@
 //! No user code runs under the lock: messages are moved, and dropped outside; wakers are cloned under it (tokio's own)
 //! but woken outside.
 
+mod burst;
 #[cfg(all(test, gen_registry_loom))]
 mod models;
 mod sending;
+mod state;
 
 use std::collections::VecDeque;
-use std::mem;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+pub(crate) use self::burst::Burst;
 pub(crate) use self::sending::{Offer, Sending};
+use self::state::State;
 use crate::panics::contain;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 use crate::worker::CloseReason;
@@ -76,6 +81,9 @@ pub(crate) enum Refusal {
 /// The number of an accepted message, counted per mailbox from 1.
 pub(crate) type Sequence = u64;
 
+/// What the receiver gives out next, if it has taken out many together.
+pub(crate) type Hand<M> = Option<Arc<Burst<M>>>;
+
 /// The queue, the gate, and the wakers of everyone who waits on them. The gate is first in memory: see `Slot`.
 #[derive(Debug)]
 #[repr(C)]
@@ -86,45 +94,6 @@ pub(crate) struct Queue<M> {
     /// `u32::MAX` is more than anyone will queue.
     capacity: u32,
     state: Mutex<State<M>>,
-}
-
-/// What every message writes comes first, beside the lock, to be of as few cache lines as can be: sender and worker pass them
-/// to and fro.
-#[derive(Debug)]
-#[repr(C)]
-struct State<M> {
-    messages: VecDeque<Envelope<M>>,
-    /// How many were accepted: the sequence number of the newest. After a drain, how many of them had begun: nothing is
-    /// accepted any more.
-    accepted: Sequence,
-    /// Whoever awaits `recv`.
-    receiver: Option<Waker>,
-    /// Boxed on first use: most mailboxes are never full, and most workers never come back.
-    waiting: Option<Box<Waiting>>,
-    /// The worker's task, to be woken by a kill wherever it waits.
-    task: Option<Waker>,
-    /// Room that belongs to senders that were woken and have not come back yet.
-    reserved: u32,
-    /// Nothing begins any more.
-    finished: bool,
-    /// `recv` said in this run that there is no more: what ends the run after that was asked for.
-    saw_end: bool,
-    close_reason: Option<CloseReason>,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    /// The last message of this run: see [`Queue::recess`].
-    recess: Option<Sequence>,
-    next_ticket: u64,
-    /// Senders that wait for room, by ticket, oldest first.
-    senders: VecDeque<(u64, Waker)>,
-}
-
-impl Waiting {
-    fn position(&self, ticket: u64) -> Option<usize> {
-        self.senders.binary_search_by_key(&ticket, |&(ticket, _)| ticket).ok()
-    }
 }
 
 /// An empty mailbox keeps room for this many messages and gives the rest back: there are many of them.
@@ -147,17 +116,7 @@ impl<M> Queue<M> {
             gate: AtomicU8::new(Gate::Starting as u8),
             keeps,
             capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
-            state: Mutex::new(State {
-                messages: VecDeque::new(),
-                accepted: 0,
-                finished: false,
-                saw_end: false,
-                close_reason: None,
-                reserved: 0,
-                waiting: None,
-                receiver: None,
-                task: None,
-            }),
+            state: Mutex::new(State::default()),
         }
     }
 
@@ -241,8 +200,7 @@ impl<M> Queue<M> {
         if self.gate() >= Gate::Closed {
             return;
         }
-        let last = state.accepted;
-        state.waiting.get_or_insert_default().recess.get_or_insert(last);
+        state.begin_recess();
         let receiver = state.receiver.take();
         drop(state);
         wake(receiver);
@@ -251,10 +209,7 @@ impl<M> Queue<M> {
     /// Begins the next run.
     pub(crate) fn end_recess(&self) {
         let mut state = self.lock();
-        if let Some(waiting) = &mut state.waiting {
-            waiting.recess = None;
-        }
-        state.saw_end = false;
+        state.end_recess();
     }
 
     /// The worker was told that there is no more.
@@ -305,6 +260,8 @@ impl<M> Queue<M> {
         }
         self.set_gate(&mut state, Gate::Killed);
         state.finished = true;
+        // What the receiver has in its hand begins no more either: it takes this lock first, or finds it halted.
+        state.halt();
         let task = state.task.take();
         let senders = state.refuse_waiting();
         drop(state);
@@ -322,8 +279,7 @@ impl<M> Queue<M> {
         self.close(CloseReason::Normal, live);
         let mut state = self.lock();
         state.finished = true;
-        state.accepted = state.begun();
-        mem::take(&mut state.messages)
+        state.take_all()
     }
 
     /// Lets go of the worker's task, which is over: a waker would keep its memory for as long as somebody has a handle.
@@ -375,7 +331,7 @@ impl<M> Queue<M> {
 
     /// How many messages wait.
     pub(crate) fn len(&self) -> usize {
-        self.lock().messages.len()
+        self.lock().queued()
     }
 
     /// Whether an accepted message was taken out to be handled.
@@ -394,8 +350,12 @@ impl<M> Queue<M> {
         Sending { queue: self, envelope: Some(envelope), ticket: None }
     }
 
+    /// Gives out the next message. `hand` is the receiver's own, empty at first.
     #[inline]
-    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
+    pub(crate) fn poll_recv(&self, hand: &mut Hand<M>, cx: &mut Context<'_>) -> Poll<Option<M>> {
+        if let Some(message) = hand.as_ref().and_then(|burst| burst.next()) {
+            return Poll::Ready(Some(message));
+        }
         let mut state = self.lock();
         if self.gate() == Gate::Killed {
             // The task was woken and drops the receiver on its next poll: hand out nothing more.
@@ -404,7 +364,7 @@ impl<M> Queue<M> {
         if state.is_in_recess() {
             return Poll::Ready(None);
         }
-        if let Some((message, sender)) = state.begin(self.capacity) {
+        if let Some((message, sender)) = state.begin(self.capacity, hand) {
             drop(state);
             wake(sender);
             return Poll::Ready(Some(message));
@@ -412,94 +372,29 @@ impl<M> Queue<M> {
         if self.gate() == Gate::Closed {
             return Poll::Ready(None);
         }
-        state.shrink(self.keeps);
+        state.shrink(self.keeps, hand);
         state.receive(cx.waker());
         Poll::Pending
     }
 
-    pub(crate) fn try_recv(&self) -> Option<M> {
+    /// Gives out the next message if there is one.
+    pub(crate) fn try_recv(&self, hand: &mut Hand<M>) -> Option<M> {
+        if let Some(message) = hand.as_ref().and_then(|burst| burst.next()) {
+            return Some(message);
+        }
         let mut state = self.lock();
         if self.gate() == Gate::Killed || state.is_in_recess() {
             return None;
         }
         // Not parked any more, though no message woke it.
         state.receiver = None;
-        let Some((message, sender)) = state.begin(self.capacity) else {
-            state.shrink(self.keeps);
+        let Some((message, sender)) = state.begin(self.capacity, hand) else {
+            state.shrink(self.keeps, hand);
             return None;
         };
         drop(state);
         wake(sender);
         Some(message)
-    }
-}
-
-impl<M> State<M> {
-    fn accept(&mut self, envelope: Envelope<M>) -> (Sequence, Option<Waker>) {
-        self.messages.push_back(envelope);
-        self.accepted += 1;
-        (self.accepted, self.receiver.take())
-    }
-
-    /// Gives back what an empty mailbox does not keep, and begins with what it keeps at its beginning again: a message at a
-    /// time then always lies in the same cache line.
-    fn shrink(&mut self, keeps: u16) {
-        self.messages.clear();
-        if self.messages.capacity() > keeps.into() {
-            self.messages.shrink_to(keeps.into());
-        }
-    }
-
-    /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
-    fn begun(&self) -> Sequence {
-        self.accepted - self.messages.len() as u64
-    }
-
-    fn is_in_recess(&self) -> bool {
-        self.waiting.as_ref().and_then(|waiting| waiting.recess).is_some_and(|last| self.begun() >= last)
-    }
-
-    /// The receiver is parked (a message takes its waker), and there is nothing for it to do.
-    fn is_at_rest(&self) -> bool {
-        self.receiver.is_some()
-            && self.messages.is_empty()
-            && self.reserved == 0
-            && self.waiting.as_ref().is_none_or(|waiting| waiting.senders.is_empty())
-    }
-
-    /// Parks the receiver.
-    fn receive(&mut self, waker: &Waker) {
-        match &mut self.receiver {
-            Some(parked) if parked.will_wake(waker) => {}
-            receiver => *receiver = Some(waker.clone()),
-        }
-    }
-
-    /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
-    fn begin(&mut self, capacity: u32) -> Option<(M, Option<Waker>)> {
-        let envelope = self.messages.pop_front()?;
-        Some((envelope.message, self.grant(capacity)))
-    }
-
-    fn has_room(&self, capacity: u32) -> bool {
-        self.messages.len() + (self.reserved as usize) < capacity as usize
-    }
-
-    fn grant(&mut self, capacity: u32) -> Option<Waker> {
-        if !self.has_room(capacity) {
-            // Still over, by what was put in past it.
-            return None;
-        }
-        let (_, waker) = self.waiting.as_mut()?.senders.pop_front()?;
-        self.reserved += 1;
-        Some(waker)
-    }
-
-    /// Lets go of everyone who waits for room: they will find the gate closed. With them goes a recess: there is no next run
-    /// for which the rest would be kept.
-    fn refuse_waiting(&mut self) -> Option<Box<Waiting>> {
-        self.reserved = 0;
-        self.waiting.take()
     }
 }
 
@@ -511,9 +406,7 @@ fn wake(one: Option<Waker>) {
     }
 }
 
-fn wake_all(one: Option<Waker>, senders: Option<Box<Waiting>>) {
+fn wake_all(one: Option<Waker>, senders: VecDeque<(u64, Waker)>) {
     wake(one);
-    if let Some(waiting) = senders {
-        waiting.senders.into_iter().for_each(|(_, waker)| wake(Some(waker)));
-    }
+    senders.into_iter().for_each(|(_, waker)| wake(Some(waker)));
 }

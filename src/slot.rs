@@ -7,6 +7,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{self, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -16,9 +17,9 @@ use crate::desk::{self, Desk, Visit};
 use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
-use crate::mailbox::Inbox;
+use crate::mailbox::{Inbox, Received};
 use crate::panics::{Contained, contain};
-use crate::queue::{Gate, Queue};
+use crate::queue::{Gate, Hand, Queue};
 use crate::registry::WeakRegistry;
 use crate::reporter::Stopwatch;
 use crate::request::{Input, Notice, StartAnswer, StartRequest};
@@ -498,17 +499,28 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
         self.link.stopwatch.as_ref()
     }
 
-    fn begin_work(&self) -> bool {
-        self.link.hot.count(Hot::Handled);
-        self.link.stopwatch.is_some()
+    fn poll_recv(&self, hand: &mut Hand<W::Message>, cx: &mut task::Context<'_>) -> Received<W::Message> {
+        match self.queue.poll_recv(hand, cx) {
+            Poll::Ready(Some(message)) => {
+                self.link.hot.count(Hot::Handled);
+                Received::Message(message)
+            }
+            Poll::Ready(None) => Received::End,
+            Poll::Pending if self.activity.may_rest().is_some() || self.tracks_activity() => Received::Rest,
+            Poll::Pending => Received::Nothing,
+        }
+    }
+
+    fn try_recv(&self, hand: &mut Hand<W::Message>) -> Option<W::Message> {
+        let received = self.queue.try_recv(hand);
+        if received.is_some() {
+            self.link.hot.count(Hot::Handled);
+        }
+        received
     }
 
     fn tracks_activity(&self) -> bool {
         self.link.config.tracks_activity()
-    }
-
-    fn minds_rest(&self) -> bool {
-        self.activity.may_rest().is_some() || self.tracks_activity()
     }
 
     fn worker(&self) -> WorkerId {

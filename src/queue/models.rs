@@ -28,7 +28,11 @@ impl Model {
     }
 
     async fn recv(&self) -> Option<u32> {
-        poll_fn(|cx| self.queue.poll_recv(cx)).await
+        self.recv_next(&mut None).await
+    }
+
+    async fn recv_next(&self, hand: &mut Hand<u32>) -> Option<u32> {
+        poll_fn(|cx| self.queue.poll_recv(hand, cx)).await
     }
 }
 
@@ -127,7 +131,7 @@ fn a_kill_wakes_the_task_that_watches_and_nothing_begins_after_it() {
             move || {
                 model.queue.kill(&model.live);
                 let mut cx = Context::from_waker(Waker::noop());
-                assert_eq!(model.queue.poll_recv(&mut cx), Poll::Pending, "a message began after the kill");
+                assert_eq!(model.queue.poll_recv(&mut None, &mut cx), Poll::Pending, "a message began after the kill");
             }
         });
         // What `contain` does: watch, then look.
@@ -181,5 +185,91 @@ fn a_receive_that_races_a_send_misses_no_wake() {
         for sender in senders {
             sender.join().unwrap();
         }
+    });
+}
+
+#[test]
+fn g6_what_is_in_the_receivers_hand_begins_or_is_known_not_to_have() {
+    loom::model(|| {
+        let model = model(4);
+        for message in [1, 2, 3] {
+            assert!(model.try_send(message));
+        }
+        let receiver = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let (mut hand, mut received) = (None, 0);
+                let mut cx = Context::from_waker(Waker::noop());
+                while let Poll::Ready(Some(message)) = model.queue.poll_recv(&mut hand, &mut cx) {
+                    received += 1;
+                    assert_eq!(message, received, "out of order");
+                }
+                u64::from(received)
+            }
+        });
+        model.queue.kill(&model.live);
+        let never_began: Vec<_> = (1..=3).map(|sequence| model.queue.never_began(sequence)).collect();
+        let received = receiver.join().unwrap();
+        for (sequence, never_began) in (1..=3).zip(never_began) {
+            assert_eq!(never_began, received < sequence, "{sequence} of {received}");
+        }
+        assert_eq!(model.queue.drain(&model.live).len() as u64, 3 - received);
+    });
+}
+
+#[test]
+fn a_send_that_waits_gets_the_room_of_what_is_given_out_of_the_receivers_hand() {
+    loom::model(|| {
+        let model = model(2);
+        assert!(model.try_send(1) && model.try_send(2));
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || block_on(model.queue.send(Envelope { message: 3, is_call: false })).is_ok()
+        });
+        block_on(async {
+            let mut hand = None;
+            for message in 1..=3 {
+                assert_eq!(model.recv_next(&mut hand).await, Some(message));
+            }
+        });
+        assert!(sender.join().unwrap());
+    });
+}
+
+#[test]
+fn g8_a_run_that_ends_leaves_what_is_in_its_hand_to_the_next() {
+    loom::model(|| {
+        let model = model(4);
+        for message in [1, 2, 3] {
+            assert!(model.try_send(message));
+        }
+        let ender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.queue.recess();
+                model.try_send(4)
+            }
+        });
+        let mut next = 1;
+        let mut run = || {
+            block_on(async {
+                let mut hand = None;
+                while let Some(message) = model.recv_next(&mut hand).await {
+                    assert_eq!(message, next, "out of order");
+                    next += 1;
+                    if message == 2 {
+                        // This run ends by an error of its own.
+                        return;
+                    }
+                }
+            });
+        };
+        run();
+        run();
+        assert!(ender.join().unwrap());
+        model.queue.end_recess();
+        model.queue.close(CloseReason::Stopped, &model.live);
+        run();
+        assert_eq!(next, 5);
     });
 }

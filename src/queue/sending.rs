@@ -67,21 +67,15 @@ impl<M> Future for Sending<'_, M> {
             match this.ticket {
                 None if state.has_room(this.queue.capacity) => {}
                 None => {
-                    let waiting = state.waiting.get_or_insert_default();
-                    let ticket = waiting.next_ticket;
-                    waiting.next_ticket += 1;
-                    waiting.senders.push_back((ticket, cx.waker().clone()));
-                    this.ticket = Some(ticket);
+                    this.ticket = Some(state.get_in_line(cx.waker()));
                     return Poll::Pending;
                 }
                 Some(ticket) => {
-                    if let Some(waiting) = &mut state.waiting {
-                        if let Some(place) = waiting.position(ticket) {
-                            if !waiting.senders[place].1.will_wake(cx.waker()) {
-                                waiting.senders[place].1 = cx.waker().clone();
-                            }
-                            return Poll::Pending;
+                    if let Some(waker) = state.in_line(ticket) {
+                        if !waker.will_wake(cx.waker()) {
+                            *waker = cx.waker().clone();
                         }
+                        return Poll::Pending;
                     }
                     state.reserved -= 1;
                     this.ticket = None;
@@ -102,11 +96,10 @@ impl<M> Drop for Sending<'_, M> {
         if self.queue.gate() >= Gate::Closed {
             return;
         }
-        let place = state.waiting.as_ref().and_then(|waiting| waiting.position(ticket));
-        let passed_on = match (place, &mut state.waiting) {
-            (Some(place), Some(waiting)) => waiting.senders.remove(place).map(|_| None).unwrap_or(None),
+        let passed_on = match state.leave_line(ticket) {
+            Some(()) => None,
             // Room was reserved for this sender, which goes away: the next in line gets it.
-            _ => {
+            None => {
                 state.reserved -= 1;
                 state.grant(self.queue.capacity)
             }
