@@ -125,7 +125,7 @@ impl<M> Mailbox<M> {
     pub async fn recv(&mut self) -> Option<M> {
         self.end_work();
         poll_fn(|cx| {
-            cooperate!(cx, {
+            cooperate!(cx, or self.inbox.queue().len() == 0, {
                 match self.inbox.poll_recv(&mut self.hand, cx) {
                     Received::Message(message) => {
                         self.begin_work();

@@ -334,6 +334,11 @@ impl<M> Queue<M> {
         self.lock().queued()
     }
 
+    /// Whether a send would wait.
+    pub(crate) fn is_full(&self) -> bool {
+        !self.lock().has_room(self.capacity)
+    }
+
     /// Whether an accepted message was taken out to be handled.
     pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
         self.lock().begun() >= sequence

@@ -40,11 +40,21 @@ pub(crate) async fn step_back() {
 }
 
 /// Spends tokio's cooperative budget on a step that makes progress, and only then: `attempt` may return `Pending`.
+///
+/// A step that would only wait needs no budget: `would_wait` says so when there is none left. It would come back from the
+/// scheduler to wait all the same, and if that has nothing else to do, wake another thread in passing: a sender and a worker
+/// that each used half of a budget were thrown from thread to thread every 128 messages.
 macro_rules! cooperate {
-    ($cx:expr, $attempt:block => $got:pat => $done:expr) => {{
-        let budget = std::task::ready!(tokio::task::coop::poll_proceed($cx));
+    ($cx:expr, or $would_wait:expr, $attempt:block => $got:pat => $done:expr) => {{
+        let budget = if !tokio::task::coop::has_budget_remaining() && $would_wait {
+            None
+        } else {
+            Some(std::task::ready!(tokio::task::coop::poll_proceed($cx)))
+        };
         let $got = $attempt;
-        budget.made_progress();
+        if let Some(budget) = budget {
+            budget.made_progress();
+        }
         $done
     }};
 }

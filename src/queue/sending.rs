@@ -23,7 +23,7 @@ impl<M> Future for Offer<'_, M> {
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        cooperate!(cx, {
+        cooperate!(cx, or this.queue.is_full(), {
             match this.queue.try_send(this.envelope.take().expect("polled after it was ready")) {
                 Ok(sequence) => sequence,
                 refused => return Poll::Ready(refused),
@@ -56,7 +56,7 @@ impl<M> Future for Sending<'_, M> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        cooperate!(cx, {
+        cooperate!(cx, or this.queue.is_full(), {
             let mut state = this.queue.lock();
             let state = &mut *state;
             if this.queue.gate() >= Gate::Closed {

@@ -62,7 +62,8 @@ impl<W: Worker> Shared<W> {
         let hash = self.table.hash(key);
         let mut envelope = Some(envelope);
         poll_fn(|cx| {
-            cooperate!(cx, {
+            let is_full = || self.table.with(key, hash, |handle| handle.slot.queue.is_full()) == Some(true);
+            cooperate!(cx, or is_full(), {
                 let offered = self.table.with(key, hash, |handle| {
                     // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
                     handle.is_open().then(|| handle.slot.queue.try_send(envelope.take().expect("offered once")))
