@@ -8,8 +8,10 @@
 //!
 //! Invariants:
 //!
-//! 1. At most one is at the desk. Nobody ever waits for the desk: not even the code of users that runs there (a key's `Eq`, a
-//!    waker) and comes back here, which finds somebody there and leaves what it brings.
+//! 1. At most one is at the desk, and for no longer than it takes to serve: what needs not be done there, such as to spawn a
+//!    worker or to wake a caller, is an [`Errand`], run by who has left. So whoever finds somebody there looks again for the
+//!    time of a short visit, and then leaves what it brings. Nobody waits longer, not even the code of users that runs at the
+//!    desk (a key's `Eq`) and comes back here. Errands find the desk free: their code of users (a waker) may come back.
 //! 2. What was brought is served: by who brought it, or by who was there, who does not go before having looked again. `NEWS`
 //!    and `BUSY` are bits of one word for this: whoever leaves something sets `NEWS` after the something, and whoever goes
 //!    clears `BUSY` only in a word that has nothing else, or calls the keeper.
@@ -19,6 +21,7 @@
 //! 5. The clerk is dropped at the desk, when it is over or when it is [`abandon`](Desk::abandon)ed, and once. Its drop closes
 //!    the queue, which from then on refuses.
 
+mod errands;
 #[cfg(all(test, gen_registry_loom))]
 mod models;
 
@@ -30,20 +33,22 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
+pub(crate) use self::errands::{Errand, Errands};
 use crate::panics::{contain, discard};
 use crate::queue::{Envelope, Hand, Queue};
-use crate::sync::{AtomicU8, Mutex, Ordering, lock, step_back};
+use crate::sync::{AtomicU8, Mutex, Ordering, lock, spin_loop, step_back};
 
 /// Serves at a desk.
-pub(crate) trait Clerk<I>: Send {
+pub(crate) trait Clerk<I, E>: Send {
     /// Does what follows from one thing.
     fn serve(&mut self, item: I);
 
     /// Does what follows from one deadline that has passed, and says whether there was one. In the keeper's task.
     fn tick(&mut self) -> bool;
 
-    /// Nothing is left, or somebody else goes on. Says when the next deadline passes.
-    fn pause(&mut self) -> Option<Instant>;
+    /// Nothing is left, or somebody else goes on. Gives what is to be done away from the desk, and says when the next deadline
+    /// passes.
+    fn pause(&mut self, errands: &mut Errands<E>) -> Option<Instant>;
 
     /// Everything is done, for ever.
     fn is_over(&self) -> bool;
@@ -58,20 +63,25 @@ const TICK: u8 = 4;
 /// There is no keeper any more: whoever is there drops the clerk.
 const ABANDONED: u8 = 8;
 
+/// Whoever finds somebody at the desk looks so often whether they have left. On two threads the one that went on without what
+/// it had brought was thrown out of its stride: it was answered on the other's thread, and moved there, task by task. The time
+/// of two or three visits; shorter was seen to be too short, and longer to be of no more use.
+const LOOKS: usize = if cfg!(gen_registry_loom) { 1 } else { 40 };
+
 /// So many things are served in one visit.
 const TURNS: usize = if cfg!(gen_registry_loom) { 2 } else { 64 };
 
 /// See the [module's documentation](self).
-pub(crate) struct Desk<I> {
+pub(crate) struct Desk<I, E> {
     state: AtomicU8,
     queue: Queue<I>,
     /// Locked by who is at the desk alone, and so never waited for.
-    seat: Mutex<Seat<I>>,
+    seat: Mutex<Seat<I, E>>,
     bell: Mutex<Bell>,
 }
 
-struct Seat<I> {
-    clerk: Option<Box<dyn Clerk<I>>>,
+struct Seat<I, E> {
+    clerk: Option<Box<dyn Clerk<I, E>>>,
     /// When the keeper is to look at the clock, as it was told.
     told: Option<Instant>,
     /// What was taken out of the queue together, and is served next.
@@ -151,7 +161,7 @@ pub(crate) enum Keep {
     Over,
 }
 
-impl<I> Desk<I> {
+impl<I, E: Errand> Desk<I, E> {
     /// A desk with room for so many things that came [`in line`](Self::bring_in_line).
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
@@ -163,7 +173,7 @@ impl<I> Desk<I> {
     }
 
     /// Sets the clerk to work, once.
-    pub(crate) fn set(&self, clerk: Box<dyn Clerk<I>>) {
+    pub(crate) fn set(&self, clerk: Box<dyn Clerk<I, E>>) {
         lock(&self.seat).clerk = Some(clerk);
         // Whoever comes first asks the clerk when the keeper is to look at the clock. Relaxed: nobody else is here yet.
         self.state.fetch_or(NEWS, Ordering::Relaxed);
@@ -226,20 +236,41 @@ impl<I> Desk<I> {
     }
 
     fn look_for(&self, what: u8, who: Who) -> Visit {
-        // The Release pairs with the Acquire in `stay`, of who is there and takes the news: it finds in the queue what was
-        // put there before. The Acquire pairs with the Release in `stay`, of who was there before.
+        // The Release pairs with the Acquire in `serve`, of who is there and takes the news: it finds in the queue what was
+        // put there before. The Acquire pairs with the Release in `serve`, of who was there before.
         if self.state.fetch_or(BUSY | what, Ordering::AcqRel) & BUSY != 0 { Visit::Done } else { self.stay(None, who) }
     }
 
-    /// Sits down if the desk is free and nothing lies there that came before. (invariant 3)
+    /// Sits down if nothing lies there that came before (invariant 3), and the desk is free or will be in a moment.
     #[inline]
     fn sit_down(&self) -> bool {
-        // Acquire pairs with the Release in `stay`, of who was there before.
-        self.state.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed).is_ok()
+        let mut looks = 0;
+        loop {
+            // Acquire pairs with the Release in `serve`, of who was there before.
+            let Err(mut state) = self.state.compare_exchange(0, BUSY, Ordering::Acquire, Ordering::Relaxed) else {
+                return true;
+            };
+            while state != 0 {
+                // Where others have left something, there is more to do than one visit takes: this comes behind it.
+                if looks == LOOKS || state != BUSY {
+                    return false;
+                }
+                looks += 1;
+                spin_loop();
+                state = self.state.load(Ordering::Relaxed);
+            }
+        }
     }
 
-    /// Serves, being there, and goes.
-    fn stay(&self, mut first: Option<I>, who: Who) -> Visit {
+    /// Serves, being there, and goes; then runs the errands.
+    fn stay(&self, first: Option<I>, who: Who) -> Visit {
+        let mut errands = Errands::new();
+        let visit = self.serve(first, who, &mut errands);
+        errands.run();
+        visit
+    }
+
+    fn serve(&self, mut first: Option<I>, who: Who, errands: &mut Errands<E>) -> Visit {
         let mut turns = TURNS;
         let mut visit = Visit::Done;
         // What is taken note of here; the rest is left for the keeper.
@@ -295,7 +326,7 @@ impl<I> Desk<I> {
                 contain(|| drop(clerk));
                 return self.close(first);
             }
-            let next = clerk.pause();
+            let next = clerk.pause(errands);
             if next != *told && next.is_some_and(|next| told.is_none_or(|told| next < told)) {
                 *told = next;
                 lock(&self.bell).at = next;
@@ -334,7 +365,7 @@ impl<I> Desk<I> {
         contain(|| drop(first));
         lock(&self.bell).is_over = true;
         self.ring();
-        // The queue is closed: whatever else was noted, there is nothing in it. Release as in `stay`.
+        // The queue is closed: whatever else was noted, there is nothing in it. Release as in `serve`.
         self.state.fetch_and(ABANDONED, Ordering::Release);
         Visit::Woke
     }
@@ -376,11 +407,18 @@ impl<I> Desk<I> {
         let mut seat = lock(&self.seat);
         let Seat { clerk, hand, .. } = &mut *seat;
         let clerk = clerk.as_mut().expect("the clerk is there");
-        match self.queue.try_recv(hand) {
-            Some(item) => clerk.serve(item),
-            None => return clerk.tick(),
-        }
-        true
+        let mut errands = Errands::new();
+        let served = match self.queue.try_recv(hand) {
+            Some(item) => {
+                clerk.serve(item);
+                true
+            }
+            None => clerk.tick(),
+        };
+        let _ = clerk.pause(&mut errands);
+        drop(seat);
+        errands.run();
+        served
     }
 
     #[cfg(test)]

@@ -7,10 +7,13 @@
 //! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
 //! who may go for it. It tells the registry's subscribers what happens, and counts it.
 //!
+//! Workers are spawned and callers answered by whoever has left the desk: these are [`Errand`]s.
+//!
 //! It awaits nothing, and runs no user code but a key's `Eq` and `Drop` and an error's `Drop` (G4), all of them contained
 //! (G5): arguments that were not used go back to the callers, `init` runs in the worker's task. Nor does it spawn on
 //! whatever runtime the task runs on whose turn it is, but on the registry's own.
 
+mod errand;
 mod keeper;
 mod news;
 #[cfg(test)]
@@ -25,9 +28,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+pub(crate) use self::errand::Errand;
 pub(crate) use self::keeper::Keeper;
 use crate::deadline::{Deadlines, Due};
-use crate::desk::Clerk;
+use crate::desk::{Clerk, Errands};
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
@@ -44,7 +48,7 @@ use crate::residency::Residents;
 use crate::restart::{Cause, History};
 use crate::slot::{Link, Slot};
 use crate::stripes::Undelivered;
-use crate::supervise::{ExitGuard, Launch, Luggage, Returns, supervise};
+use crate::supervise::{ExitGuard, Launch, Luggage, Returns};
 use crate::sync::lock;
 use crate::table::TableWriter;
 use crate::worker::{CloseReason, EntryId, Worker};
@@ -57,6 +61,8 @@ pub(crate) struct Owner<W: Worker> {
     lifecycle: Lifecycle<Wire<W>>,
     /// Kept for its memory; empty between steps.
     effects: Vec<Effect<Wire<W>>>,
+    /// What is done away from the desk.
+    errands: Errands<Errand<W>>,
     deadlines: Deadlines,
     /// Who may be evicted.
     residents: Residents<W>,
@@ -109,6 +115,7 @@ impl<W: Worker> Owner<W> {
             table,
             lifecycle: Lifecycle::new(limits),
             effects: Vec::new(),
+            errands: Errands::new(),
             deadlines,
             residents: Residents::new(config.eviction),
             memory,
@@ -304,7 +311,7 @@ impl<W: Worker> Owner<W> {
         match effect {
             Effect::Launch(entry, seed) => {
                 let launch = self.insert(entry, seed);
-                self.runtime.spawn(supervise(launch));
+                self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
             }
             Effect::Hold(entry, seed) => {
                 let launch = self.insert(entry, seed);
@@ -312,7 +319,7 @@ impl<W: Worker> Owner<W> {
             }
             Effect::Release(entry) => {
                 if let Some(launch) = self.held.remove(&entry) {
-                    self.runtime.spawn(supervise(launch));
+                    self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
                 }
             }
             Effect::Discard(entry) => {
@@ -352,10 +359,7 @@ impl<W: Worker> Owner<W> {
                 let outcome = self.started(outcome);
                 self.answer(reply, seed, outcome);
             }
-            Effect::ReplyStop(reply, outcome) => {
-                // The caller may have gone away.
-                let _ = reply.0.send(outcome);
-            }
+            Effect::ReplyStop(reply, outcome) => self.errands.push(Errand::AnswerStop(reply, outcome)),
             Effect::CloseAll => {
                 self.table.begin_closing();
                 // Starts are not closed here: each is cancelled by an effect of its own.
@@ -420,11 +424,10 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Tells a caller what became of its start, and gives back its arguments if they were not used.
-    fn answer(&self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
+    fn answer(&mut self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
         let unused = seed.map(|seed| seed.args);
-        let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(StartAnswer { outcome, unused }) else { return };
-        // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
-        self.runtime.spawn(async move { contain(|| drop(args)) });
+        let runtime = unused.is_some().then(|| self.runtime.clone());
+        self.errands.push(Errand::AnswerStart(reply, StartAnswer { outcome, unused }, runtime));
     }
 
     /// For whoever owns this registry, and waits until it has really ended. Before the report, which they wait for first.
@@ -488,7 +491,7 @@ fn discard<W: Worker>(launch: Launch<W>) {
     drop(guard);
 }
 
-impl<W: Worker> Clerk<Input<W>> for Owner<W> {
+impl<W: Worker> Clerk<Input<W>, Errand<W>> for Owner<W> {
     fn serve(&mut self, input: Input<W>) {
         self.is_late = false;
         let event = match input {
@@ -507,7 +510,8 @@ impl<W: Worker> Clerk<Input<W>> for Owner<W> {
         true
     }
 
-    fn pause(&mut self) -> Option<Instant> {
+    fn pause(&mut self, errands: &mut Errands<Errand<W>>) -> Option<Instant> {
+        errands.append(&mut self.errands);
         self.deadlines.pause()
     }
 
@@ -531,6 +535,7 @@ impl<W: Worker> Drop for Owner<W> {
         }
         self.lifecycle.abandon(&mut self.effects);
         self.perform_all();
+        self.errands.run();
         for slot in self.to_list() {
             slot.kill();
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)

@@ -18,6 +18,7 @@ use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
 use crate::mailbox::{Inbox, Received};
+use crate::owner::Errand;
 use crate::panics::{Contained, contain};
 use crate::queue::{Gate, Hand, Queue};
 use crate::registry::WeakRegistry;
@@ -122,7 +123,7 @@ pub(crate) struct Link<W: Worker> {
     /// How many gates are open.
     pub(crate) live: AtomicUsize,
     /// Where the owner is reached.
-    pub(crate) desk: Desk<Input<W>>,
+    pub(crate) desk: Desk<Input<W>, Errand<W>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,

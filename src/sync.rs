@@ -3,6 +3,7 @@
 
 #[cfg(not(gen_registry_loom))]
 mod primitives {
+    pub(crate) use std::hint::spin_loop;
     pub(crate) use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
@@ -14,6 +15,7 @@ mod primitives {
 
 #[cfg(gen_registry_loom)]
 mod primitives {
+    pub(crate) use loom::hint::spin_loop;
     pub(crate) use loom::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 
@@ -22,7 +24,7 @@ mod primitives {
     }
 }
 
-pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
+pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock, spin_loop};
 
 /// Returns to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
 /// with its thread until that has nothing else to do, and there it would be stuck if the thread is blocked next; from the queue

@@ -14,14 +14,25 @@ use super::*;
 /// Keeps what it served, and is over after so many things. Its numbers are not loom's: they are of one place at a time, if the
 /// desk is right.
 struct Teller {
-    desk: Weak<Desk<Arc<u32>>>,
+    desk: Weak<Desk<Arc<u32>, Note>>,
     seen: Arc<Seen>,
     most: usize,
+    errands: Errands<Note>,
+}
+
+/// Each thing that is served makes one errand.
+struct Note(u32, Arc<Seen>);
+
+impl Errand for Note {
+    fn run(self) {
+        self.1.ran.lock().unwrap().push(self.0);
+    }
 }
 
 #[derive(Default)]
 struct Seen {
     served: std::sync::Mutex<Vec<u32>>,
+    ran: std::sync::Mutex<Vec<u32>>,
     is_there: AtomicBool,
     ticks: AtomicUsize,
     ends_by_tick: AtomicBool,
@@ -33,6 +44,17 @@ struct Seen {
 impl Seen {
     fn served(&self) -> Vec<u32> {
         self.served.lock().unwrap().clone()
+    }
+
+    /// What was served, in the order of its numbers: of all of it the errands were run, once.
+    fn sorted(&self) -> Vec<u32> {
+        let sorted = |of: &std::sync::Mutex<Vec<u32>>| {
+            let mut numbers = of.lock().unwrap().clone();
+            numbers.sort_unstable();
+            numbers
+        };
+        assert_eq!(sorted(&self.ran), sorted(&self.served), "errands that were run, and what was served");
+        sorted(&self.served)
     }
 
     fn number(&self, of: &AtomicUsize) -> usize {
@@ -53,9 +75,10 @@ impl Teller {
     }
 }
 
-impl Clerk<Arc<u32>> for Teller {
+impl Clerk<Arc<u32>, Note> for Teller {
     fn serve(&mut self, item: Arc<u32>) {
         self.alone(|| self.seen.served.lock().unwrap().push(*item));
+        self.errands.push(Note(*item, Arc::clone(&self.seen)));
     }
 
     fn tick(&mut self) -> bool {
@@ -65,7 +88,8 @@ impl Clerk<Arc<u32>> for Teller {
         false
     }
 
-    fn pause(&mut self) -> Option<Instant> {
+    fn pause(&mut self, errands: &mut Errands<Note>) -> Option<Instant> {
+        errands.append(&mut self.errands);
         None
     }
 
@@ -77,6 +101,7 @@ impl Clerk<Arc<u32>> for Teller {
 
 impl Drop for Teller {
     fn drop(&mut self) {
+        self.errands.run();
         self.seen.drops.fetch_add(1, Ordering::SeqCst);
         if let Some(desk) = self.desk.upgrade() {
             drop(desk.queue.drain(&crate::sync::AtomicUsize::new(0)));
@@ -84,14 +109,14 @@ impl Drop for Teller {
     }
 }
 
-fn desk(most: usize) -> (Arc<Desk<Arc<u32>>>, Arc<Seen>) {
+fn desk(most: usize) -> (Arc<Desk<Arc<u32>, Note>>, Arc<Seen>) {
     let (desk, seen) = (Arc::new(Desk::new(8)), Arc::<Seen>::default());
-    desk.set(Box::new(Teller { desk: Arc::downgrade(&desk), seen: Arc::clone(&seen), most }));
+    desk.set(Box::new(Teller { desk: Arc::downgrade(&desk), seen: Arc::clone(&seen), most, errands: Errands::new() }));
     (desk, seen)
 }
 
 /// Whoever hands over has a keeper: this is one.
-async fn keep(desk: &Desk<Arc<u32>>) {
+async fn keep(desk: &Desk<Arc<u32>, Note>) {
     poll_fn(|cx| match desk.poll_keeper(cx.waker()) {
         Keep::Over => Poll::Ready(()),
         Keep::Until(_) => Poll::Pending,
@@ -115,9 +140,7 @@ fn what_two_bring_is_served_once_each_by_one_at_a_time() {
         if visits.contains(&Visit::HandedOver) {
             let _ = desk.look();
         }
-        let mut served = seen.served();
-        served.sort_unstable();
-        assert_eq!((served, seen.number(&seen.drops)), (vec![1, 2], 0));
+        assert_eq!((seen.sorted(), seen.number(&seen.drops)), (vec![1, 2], 0));
         desk.abandon();
         assert_eq!(seen.number(&seen.drops), 1);
     });
@@ -150,6 +173,7 @@ fn what_is_handed_over_or_left_is_served_by_the_keeper_and_in_the_order_of_who_b
         let of =
             |first: u32, second: u32| served.iter().copied().filter(|&n| n == first || n == second).collect::<Vec<_>>();
         assert_eq!((of(1, 2), of(11, 12)), (vec![1, 2], vec![11, 12]));
+        assert_eq!(seen.sorted(), [1, 2, 11, 12]);
         assert_eq!(seen.number(&seen.drops), 1);
     });
 }
@@ -172,6 +196,7 @@ fn a_clerk_is_dropped_once_and_nothing_is_left_lying_when_the_keeper_goes() {
         other.join().unwrap();
         assert_eq!(seen.number(&seen.drops), 1);
         assert_eq!(Arc::strong_count(&item), 1, "served or dropped");
+        let _ = seen.sorted();
     });
 }
 

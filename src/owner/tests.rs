@@ -13,6 +13,7 @@ use crate::error::{StartError, StopError};
 use crate::registry::Registry;
 use crate::residency::Eviction;
 use crate::slot::Link;
+use crate::supervise::supervise;
 
 /// A key whose `Eq` panics when it is told to.
 #[derive(Clone)]

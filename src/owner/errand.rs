@@ -1,0 +1,38 @@
+//! [`Errand`]: what the owner leaves to be done away from its desk, by whoever has served there.
+
+use tokio::runtime::Handle;
+
+use crate::desk;
+use crate::lifecycle::StopFailure;
+use crate::panics::contain;
+use crate::request::{StartAnswer, StartReply, StopReply};
+use crate::supervise::{Launch, supervise};
+use crate::worker::{ExitReason, Worker};
+
+pub(crate) enum Errand<W: Worker> {
+    Spawn(Launch<W>, Handle),
+    /// The runtime is for arguments that nobody wants.
+    AnswerStart(StartReply<W>, StartAnswer<W>, Option<Handle>),
+    AnswerStop(StopReply, Result<ExitReason, StopFailure>),
+}
+
+impl<W: Worker> desk::Errand for Errand<W> {
+    fn run(self) {
+        match self {
+            Self::Spawn(launch, runtime) => {
+                runtime.spawn(supervise(launch));
+            }
+            Self::AnswerStart(reply, answer, runtime) => {
+                let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
+                // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
+                if let Some(runtime) = runtime {
+                    runtime.spawn(async move { contain(|| drop(args)) });
+                }
+            }
+            Self::AnswerStop(reply, outcome) => {
+                // The caller may have gone away.
+                let _ = reply.0.send(outcome);
+            }
+        }
+    }
+}
