@@ -147,6 +147,9 @@ impl<W: Worker> Builder<W> {
     /// How long a worker that is asked to end may take to handle what its mailbox has accepted, to
     /// [`terminate`](Worker::terminate) and to finish its own tasks, before it is aborted; and how long an aborted one
     /// may take to be gone before it counts as stuck (at least 100 ms). `Duration::MAX` is for ever.
+    ///
+    /// A shutdown has it once for all workers. To end takes each some microseconds of processor time: with a million of them
+    /// on one busy core, allow more than the default.
     #[must_use]
     pub fn stop_timeout(mut self, within: Duration) -> Self {
         self.config.stop_timeout = within;
