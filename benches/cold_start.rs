@@ -6,6 +6,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::guarded::Guarded;
 use common::hand::{Dash, DashOnce, Locked, Moka, Owned, Papaya};
 use common::peers::{Kameo, Ractor};
 use common::{Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
@@ -57,6 +58,7 @@ fn distinct_keys(criterion: &mut Criterion) {
         bench::<K, Dash<K>>(group, load);
         bench::<K, DashOnce<K>>(group, load);
         bench::<K, Owned<K>>(group, load);
+        bench::<K, Guarded<K>>(group, load);
         bench::<K, Papaya<K>>(group, load);
         bench::<K, Locked<K>>(group, load);
         bench::<K, Moka<K>>(group, load);
@@ -120,6 +122,7 @@ fn one_key(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(CALLERS as u64));
     bench::<Registry<Counter<String>>>(&mut group);
     bench::<DashOnce<String>>(&mut group);
+    bench::<Guarded<String>>(&mut group);
     bench::<Dash<String>>(&mut group);
     bench::<Papaya<String>>(&mut group);
     bench::<Moka<String>>(&mut group);

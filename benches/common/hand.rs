@@ -37,25 +37,26 @@ pub(crate) fn spawn_that(begin: Begin, mailbox: mpsc::Receiver<Mail>) -> (onesho
 }
 
 /// Spawns a worker that tells in a way of its own when its init is through.
-fn spawn_telling(
-    begin: Begin,
-    mut mailbox: mpsc::Receiver<Mail>,
-    ready: impl FnOnce() + Send + 'static,
-) -> JoinHandle<()> {
+fn spawn_telling(begin: Begin, mailbox: mpsc::Receiver<Mail>, ready: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(async move {
         begin.init().await;
-        let mut count = 0;
         ready();
-        while let Some(mail) = mailbox.recv().await {
-            match mail {
-                Mail::Add(n) => count += n,
-                // Who asked may have gone away.
-                Mail::Get(reply) => drop(reply.send(count)),
-                Mail::Note => TALLY.count(),
-                Mail::Stop => break,
-            }
-        }
+        serve(mailbox).await;
     })
+}
+
+/// The worker's loop.
+pub(crate) async fn serve(mut mailbox: mpsc::Receiver<Mail>) {
+    let mut count = 0;
+    while let Some(mail) = mailbox.recv().await {
+        match mail {
+            Mail::Add(n) => count += n,
+            // Who asked may have gone away.
+            Mail::Get(reply) => drop(reply.send(count)),
+            Mail::Note => TALLY.count(),
+            Mail::Stop => break,
+        }
+    }
 }
 
 /// Ends a worker that is in no map any more, after what it has in its mailbox, and waits until it has let go of that.

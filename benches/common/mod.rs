@@ -3,6 +3,7 @@
 // Every bench uses a part of it.
 #![allow(dead_code)]
 
+pub(crate) mod guarded;
 pub(crate) mod hand;
 pub(crate) mod peers;
 

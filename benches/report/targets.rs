@@ -145,6 +145,11 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
             [
                 ("1 caller, over a bare owner task", over("cold_start/distinct keys, callers: 1", "a bare owner task")),
                 ("64 callers, over it", over("cold_start/distinct keys, callers: 64", "a bare owner task")),
+                (
+                    "1 caller, over a guarded `DashMap`",
+                    over("cold_start/distinct keys, callers: 1", "a guarded DashMap"),
+                ),
+                ("64 callers, over it", over("cold_start/distinct keys, callers: 64", "a guarded DashMap")),
                 ("8 callers", over("cold_start/distinct keys, callers: 8", "DashMap")),
                 ("1 caller, current-thread", over("cold_start/distinct keys, callers: 1, current-thread", "DashMap")),
                 (
