@@ -270,6 +270,8 @@ impl<I, E: Errand> Desk<I, E> {
         visit
     }
 
+    /// Gathers the errands of those served. A worker that waits there to be spawned is for everyone else one whose task was not
+    /// polled yet: it can be killed, and its entry stays until it is gone. (G1)
     fn serve(&self, mut first: Option<I>, who: Who, errands: &mut Errands<E>) -> Visit {
         let mut turns = TURNS;
         let mut visit = Visit::Done;

@@ -299,8 +299,8 @@ impl<W: Worker> Owner<W> {
         self.link.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
 
-    /// Performs what there is to do, one by one: code of others that panics in one of them (the waker of a caller on
-    /// another executor, the `Drop` of a key) does not keep the owner from the next. (G5)
+    /// Performs what there is to do, one by one: code of others that panics in one of them (the `Drop` of a key) does not keep
+    /// the owner from the next. (G5)
     fn perform_all(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
@@ -535,6 +535,7 @@ impl<W: Worker> Drop for Owner<W> {
         }
         self.lifecycle.abandon(&mut self.effects);
         self.perform_all();
+        // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)
         self.errands.run();
         for slot in self.to_list() {
             slot.kill();
