@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use common::hand::{Dash, Joined, Locked, Moka, Papaya};
 use common::peers::Ractor;
-use common::{Counter, Counts, Fixture, Group, Key, TALLY, Way, scaled, time};
-use criterion::{Criterion, SamplingMode, Throughput};
+use common::{Benches, Counter, Counts, Fixture, Group, Key, TALLY, Way, scaled, time};
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
 
@@ -22,12 +21,12 @@ fn workers() -> usize {
 const CALLERS: usize = 64;
 
 fn main() {
-    let mut criterion = common::criterion();
-    reduce(&mut criterion);
-    to_list(&mut criterion);
-    broadcast(&mut criterion);
-    start_and_shut_down(&mut criterion);
-    criterion.final_summary();
+    let mut benches = common::benches();
+    reduce(&mut benches);
+    to_list(&mut benches);
+    broadcast(&mut benches);
+    start_and_shut_down(&mut benches);
+    benches.final_summary();
 }
 
 /// Something done to a whole table.
@@ -37,7 +36,7 @@ fn bench<W: Way<String>, R>(
     operation: impl Fn(&W) -> R + Copy + Send + Sync + 'static,
 ) {
     let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
-    group.bench_function(name, |bencher| {
+    group.bench_function(name, move |bencher| {
         // Off the clock.
         let fixture = &*fixture;
         bencher.iter_custom(|iterations| {
@@ -54,9 +53,9 @@ fn bench<W: Way<String>, R>(
 }
 
 /// The sum of the lengths of the keys.
-fn reduce(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("reduce/100,000");
-    group.throughput(Throughput::Elements(workers() as u64));
+fn reduce(benches: &mut Benches) {
+    let mut group = benches.benchmark_group("reduce/100,000");
+    group.operations(workers());
     bench(&mut group, "gen-registry", |registry: &Registry<Counter<String>>| {
         registry.reduce(0, |sum, key, _| sum + key.len())
     });
@@ -73,9 +72,9 @@ fn reduce(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn to_list(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("to_list/100,000");
-    group.throughput(Throughput::Elements(workers() as u64));
+fn to_list(benches: &mut Benches) {
+    let mut group = benches.benchmark_group("to_list/100,000");
+    group.operations(workers());
     bench(&mut group, "gen-registry", Registry::<Counter<String>>::to_list);
     bench(&mut group, "papaya", |map: &Papaya<String>| {
         let map = map.0.pin();
@@ -106,10 +105,10 @@ fn to_list(criterion: &mut Criterion) {
 }
 
 /// A message to every worker, sent without waiting, until every one has handled it.
-fn broadcast(criterion: &mut Criterion) {
+fn broadcast(benches: &mut Benches) {
     fn bench<W: Way<String>>(group: &mut Group<'_>, name: &str, send: impl Fn(&W) + Copy + Send + Sync + 'static) {
         let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
-        group.bench_function(name, |bencher| {
+        group.bench_function(name, move |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, 1, |_| {
@@ -126,8 +125,8 @@ fn broadcast(criterion: &mut Criterion) {
         });
     }
 
-    let mut group = criterion.benchmark_group("broadcast/100,000");
-    group.throughput(Throughput::Elements(workers() as u64));
+    let mut group = benches.benchmark_group("broadcast/100,000");
+    group.operations(workers());
     bench(&mut group, "gen-registry", |registry: &Registry<Counter<String>>| {
         registry.reduce((), |(), _, worker| worker.note());
     });
@@ -150,7 +149,7 @@ fn broadcast(criterion: &mut Criterion) {
 /// Which half of a run is on the clock.
 type Half = fn((Duration, Duration)) -> Duration;
 
-fn start_and_shut_down(criterion: &mut Criterion) {
+fn start_and_shut_down(benches: &mut Benches) {
     fn once<W: Way<String>>(runtime: &Runtime, keys: &Arc<[String]>) -> (Duration, Duration) {
         let way = runtime.block_on(async { W::empty() });
         let started = time(runtime, CALLERS, |caller| {
@@ -169,7 +168,7 @@ fn start_and_shut_down(criterion: &mut Criterion) {
     fn bench<W: Way<String>>(group: &mut Group<'_>, half: Half) {
         let runtime = common::runtime();
         let keys: Arc<[String]> = (0..workers()).map(String::nth).collect();
-        group.bench_function(W::NAME, |bencher| {
+        group.bench_function(W::NAME, move |bencher| {
             bencher.iter_custom(|iterations| (0..iterations).map(|_| half(once::<W>(&runtime, &keys))).sum());
         });
     }
@@ -177,9 +176,9 @@ fn start_and_shut_down(criterion: &mut Criterion) {
     let halves: [(&str, Half); 2] =
         [("start, callers: 64", |(started, _)| started), ("shut down", |(_, shut_down)| shut_down)];
     for (name, half) in halves {
-        let mut group = criterion.benchmark_group(format!("{name}/100,000"));
-        group.throughput(Throughput::Elements(workers() as u64));
-        group.sample_size(10).sampling_mode(SamplingMode::Flat);
+        let mut group = benches.benchmark_group(format!("{name}/100,000"));
+        group.operations(workers());
+        group.is_slow();
         // The ways whose end is waited for.
         bench::<Registry<Counter<String>>>(&mut group, half);
         bench::<Joined>(&mut group, half);

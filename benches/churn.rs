@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 
 use common::hand::{self, Dash, DashOnce, Joined, Locked, Moka, Papaya};
 use common::peers::{Kameo, KameoRef, Ractor};
-use common::{Counter, Counts, Fixture, Group, Key, Load, Threads, Way, time};
-use criterion::{Criterion, Throughput};
+use common::{Benches, Counter, Counts, Fixture, Group, Key, Load, Threads, Way, time};
 use gen_registry::Registry;
 use kameo::registry::ACTOR_REGISTRY;
 use tokio::task::yield_now;
@@ -20,10 +19,10 @@ const WORKERS: usize = 1_000;
 const KEYS: usize = 256;
 
 fn main() {
-    let mut criterion = common::criterion();
-    start_call_stop(&mut criterion);
-    kill(&mut criterion);
-    criterion.final_summary();
+    let mut benches = common::benches();
+    start_call_stop(&mut benches);
+    kill(&mut benches);
+    benches.final_summary();
 }
 
 /// A way whose workers end one by one.
@@ -148,11 +147,11 @@ fn keys_of(caller: usize) -> Arc<[String]> {
     (0..KEYS).map(|n| String::nth(WORKERS + caller * KEYS + n)).collect()
 }
 
-fn start_call_stop(criterion: &mut Criterion) {
+fn start_call_stop(benches: &mut Benches) {
     fn bench<W: Stops>(group: &mut Group<'_>, load: Load) {
         let mut fixture = None;
-        group.throughput(Throughput::Elements(load.callers as u64));
-        group.bench_function(W::NAME, |bencher| {
+        group.operations(load.callers);
+        group.bench_function(W::NAME, move |bencher| {
             let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::on(load.threads, load.workers));
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, load.callers, |caller| {
@@ -176,7 +175,7 @@ fn start_call_stop(criterion: &mut Criterion) {
     for load in [load, load.callers(2), load.callers(8), load.threads(Threads::Current)] {
         let runtime = if load.threads == Threads::Two { "" } else { ", current-thread" };
         let name = format!("churn/start, call, stop, callers: {}{runtime}", load.callers);
-        let mut group = criterion.benchmark_group(name);
+        let mut group = benches.benchmark_group(name);
         let group = &mut group;
         bench::<Registry<Counter<String>>>(group, load);
         bench::<Dash<String>>(group, load);
@@ -198,10 +197,10 @@ fn as_p50(mut spans: Vec<Duration>) -> Duration {
 }
 
 /// From the request to kill a worker until its key has the next one, beside a start of a vacant key.
-fn kill(criterion: &mut Criterion) {
-    fn bench<W: Kills>(group: &mut Group<'_>, kill: bool) {
+fn kill(benches: &mut Benches) {
+    fn bench<W: Kills>(group: &mut Group<'_>, name: &str, kill: bool) {
         let mut fixture = None;
-        group.bench_function(W::NAME, |bencher| {
+        group.bench_function(name, move |bencher| {
             let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(WORKERS));
             bencher.iter_custom(|iterations| {
                 let way = fixture.way();
@@ -230,12 +229,16 @@ fn kill(criterion: &mut Criterion) {
     }
 
     for (name, kill) in [("kill to the next worker, p50", true), ("cold start, p50", false)] {
-        let mut group = criterion.benchmark_group(format!("churn/{name}"));
-        group.throughput(Throughput::Elements(1));
-        bench::<Registry<Counter<String>>>(&mut group, kill);
-        bench::<Joined>(&mut group, kill);
-        bench::<Kameo>(&mut group, kill);
-        bench::<Ractor>(&mut group, kill);
+        let mut group = benches.benchmark_group(format!("churn/{name}"));
+        group.operations(1);
+        bench::<Registry<Counter<String>>>(&mut group, "gen-registry", kill);
+        if kill {
+            // The measure of it.
+            bench::<Registry<Counter<String>>>(&mut group, "gen-registry's cold start", false);
+        }
+        bench::<Joined>(&mut group, Joined::NAME, kill);
+        bench::<Kameo>(&mut group, Kameo::NAME, kill);
+        bench::<Ractor>(&mut group, Ractor::NAME, kill);
         group.finish();
     }
 }

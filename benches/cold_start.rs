@@ -9,26 +9,25 @@ use std::time::Duration;
 use common::guarded::Guarded;
 use common::hand::{Dash, DashOnce, Locked, Moka, Owned, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
-use criterion::{Criterion, Throughput};
+use common::{Benches, Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
 use gen_registry::Registry;
 
 /// How many workers are started before they are ended, off the clock, and the next are started in a new table.
 const ROUND: usize = 4_096;
 
 fn main() {
-    let mut criterion = common::criterion();
-    distinct_keys(&mut criterion);
-    one_key(&mut criterion);
-    criterion.final_summary();
+    let mut benches = common::benches();
+    distinct_keys(&mut benches);
+    one_key(&mut benches);
+    benches.final_summary();
 }
 
-fn distinct_keys(criterion: &mut Criterion) {
+fn distinct_keys(benches: &mut Benches) {
     fn bench<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load) {
         let keys: Arc<[K]> = (0..ROUND).map(K::nth).collect();
         let callers = load.callers;
         let mut fixture = None;
-        group.bench_function(W::NAME, |bencher| {
+        group.bench_function(W::NAME, move |bencher| {
             let fixture = fixture.get_or_insert_with(|| Fixture::<K, W>::on(load.threads, load.workers));
             bencher.iter_custom(|iterations| {
                 let mut elapsed = Duration::ZERO;
@@ -53,7 +52,7 @@ fn distinct_keys(criterion: &mut Criterion) {
     }
 
     fn hand_written<K: Key>(group: &mut Group<'_>, load: Load) {
-        group.throughput(Throughput::Elements(load.callers as u64));
+        group.operations(load.callers);
         bench::<K, Registry<Counter<K>>>(group, load);
         bench::<K, Dash<K>>(group, load);
         bench::<K, DashOnce<K>>(group, load);
@@ -68,26 +67,26 @@ fn distinct_keys(criterion: &mut Criterion) {
         [(1, Threads::Two), (8, Threads::Two), (64, Threads::Two), (1, Threads::Current), (64, Threads::Current)]
     {
         let runtime = if threads == Threads::Two { "" } else { ", current-thread" };
-        let mut group = criterion.benchmark_group(format!("cold_start/distinct keys, callers: {callers}{runtime}"));
+        let mut group = benches.benchmark_group(format!("cold_start/distinct keys, callers: {callers}{runtime}"));
         let load = Load { workers: 0, callers, threads };
         hand_written::<String>(&mut group, load);
         bench::<String, Kameo>(&mut group, load);
         bench::<String, Ractor>(&mut group, load);
         group.finish();
     }
-    let mut group = criterion.benchmark_group("cold_start/distinct u64 keys, callers: 1");
+    let mut group = benches.benchmark_group("cold_start/distinct u64 keys, callers: 1");
     hand_written::<u64>(&mut group, Load::of(0));
     group.finish();
 }
 
 /// 64 tasks are spawned, each asks for the same vacant key, and the round ends when all have its worker.
-fn one_key(criterion: &mut Criterion) {
+fn one_key(benches: &mut Benches) {
     const CALLERS: usize = 64;
 
     fn bench<W: Way<String>>(group: &mut Group<'_>) {
         let keys: Arc<[String]> = (0..ROUND).map(String::nth).collect();
         let mut fixture = None;
-        group.bench_function(W::NAME, |bencher| {
+        group.bench_function(W::NAME, move |bencher| {
             let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(0));
             bencher.iter_custom(|iterations| {
                 let mut elapsed = Duration::ZERO;
@@ -118,8 +117,8 @@ fn one_key(criterion: &mut Criterion) {
         });
     }
 
-    let mut group = criterion.benchmark_group("cold_start/one key, callers: 64");
-    group.throughput(Throughput::Elements(CALLERS as u64));
+    let mut group = benches.benchmark_group("cold_start/one key, callers: 64");
+    group.operations(CALLERS);
     bench::<Registry<Counter<String>>>(&mut group);
     bench::<DashOnce<String>>(&mut group);
     bench::<Guarded<String>>(&mut group);
@@ -128,7 +127,7 @@ fn one_key(criterion: &mut Criterion) {
     bench::<Moka<String>>(&mut group);
     // What the 64 callers cost alone.
     let runtime = runtime();
-    group.bench_function("spawning and joining 64 tasks", |bencher| {
+    group.bench_function("spawning and joining 64 tasks", move |bencher| {
         bencher.iter_custom(|iterations| {
             time(&runtime, 1, |_| async move {
                 for _ in 0..iterations {

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use common::hand::{self, Dash, DashOnce, Moka};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Counter, Group, Key, MAILBOX, Probes, Way, fill, time};
-use criterion::{Criterion, Throughput};
+use common::{Begin, Benches, Counter, Group, Key, MAILBOX, Probes, Way, fill, time};
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -19,16 +18,17 @@ use tokio::time::sleep;
 
 /// How many inits hang.
 const HUNG: usize = 100;
+const OURS: &str = <Registry<Counter<String>> as Way<String>>::NAME;
 /// How many workers run.
 const WORKERS: usize = 1_000;
 /// How many more are started before all of them are ended, off the clock.
 const ROUND: usize = 4_096;
 
 fn main() {
-    let mut criterion = common::criterion();
-    lookup(&mut criterion);
-    cold_start(&mut criterion);
-    criterion.final_summary();
+    let mut benches = common::benches();
+    lookup(&mut benches);
+    cold_start(&mut benches);
+    benches.final_summary();
 }
 
 /// A way one of whose inits can hang.
@@ -146,20 +146,31 @@ impl<W: Hangs> Drop for Fixture<W> {
     }
 }
 
-fn groups(criterion: &mut Criterion, operation: &str, bench: impl Fn(&mut Group<'_>, usize)) {
+fn groups(
+    benches: &mut Benches,
+    operation: &str,
+    ours: impl Fn(&mut Group<'_>, &str, usize),
+    bench: impl Fn(&mut Group<'_>, usize),
+) {
     for (case, hung) in [("none hangs", 0), ("100 inits hang", HUNG)] {
-        let mut group = criterion.benchmark_group(format!("isolation/{operation}, {case}"));
-        group.throughput(Throughput::Elements(1));
+        let mut group = benches.benchmark_group(format!("isolation/{operation}, {case}"));
+        group.operations(1);
         bench(&mut group, hung);
         group.finish();
     }
+    // The one beside the other, in one group.
+    let mut group = benches.benchmark_group(format!("isolation/{operation}, with and without"));
+    group.operations(1);
+    ours(&mut group, "gen-registry, none hangs", 0);
+    ours(&mut group, "gen-registry, 100 inits hang", HUNG);
+    group.finish();
 }
 
-fn lookup(criterion: &mut Criterion) {
-    fn bench<W: Hangs>(group: &mut Group<'_>, hung: usize) {
-        let fixture = LazyCell::new(|| Fixture::<W>::new(hung));
+fn lookup(benches: &mut Benches) {
+    fn bench<W: Hangs>(group: &mut Group<'_>, name: &str, hung: usize) {
+        let fixture = LazyCell::new(move || Fixture::<W>::new(hung));
         let probes = Probes::<String>::shuffled(0, WORKERS);
-        group.bench_function(W::NAME, |bencher| {
+        group.bench_function(name, move |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(fixture.runtime(), 1, |_| {
@@ -175,19 +186,19 @@ fn lookup(criterion: &mut Criterion) {
         });
     }
 
-    groups(criterion, "lookup", |group, hung| {
-        bench::<Registry<Counter<String>>>(group, hung);
-        bench::<Dash<String>>(group, hung);
-        bench::<Moka<String>>(group, hung);
-        bench::<Kameo>(group, hung);
-        bench::<Ractor>(group, hung);
+    groups(benches, "lookup", bench::<Registry<Counter<String>>>, |group, hung| {
+        bench::<Registry<Counter<String>>>(group, OURS, hung);
+        bench::<Dash<String>>(group, Dash::<String>::NAME, hung);
+        bench::<Moka<String>>(group, Moka::<String>::NAME, hung);
+        bench::<Kameo>(group, Kameo::NAME, hung);
+        bench::<Ractor>(group, Ractor::NAME, hung);
     });
 }
 
-fn cold_start(criterion: &mut Criterion) {
-    fn bench<W: Hangs>(group: &mut Group<'_>, hung: usize) {
+fn cold_start(benches: &mut Benches) {
+    fn bench<W: Hangs>(group: &mut Group<'_>, name: &str, hung: usize) {
         let keys: Arc<[String]> = (WORKERS..WORKERS + ROUND).map(String::nth).collect();
-        group.bench_function(W::NAME, |bencher| {
+        group.bench_function(name, move |bencher| {
             let mut fixture = Fixture::<W>::new(hung);
             let mut used = 0;
             bencher.iter_custom(|iterations| {
@@ -218,12 +229,12 @@ fn cold_start(criterion: &mut Criterion) {
         });
     }
 
-    groups(criterion, "cold start", |group, hung| {
-        bench::<Registry<Counter<String>>>(group, hung);
-        bench::<Dash<String>>(group, hung);
-        bench::<DashOnce<String>>(group, hung);
-        bench::<Moka<String>>(group, hung);
-        bench::<Kameo>(group, hung);
-        bench::<Ractor>(group, hung);
+    groups(benches, "cold start", bench::<Registry<Counter<String>>>, |group, hung| {
+        bench::<Registry<Counter<String>>>(group, OURS, hung);
+        bench::<Dash<String>>(group, Dash::<String>::NAME, hung);
+        bench::<DashOnce<String>>(group, DashOnce::<String>::NAME, hung);
+        bench::<Moka<String>>(group, Moka::<String>::NAME, hung);
+        bench::<Kameo>(group, Kameo::NAME, hung);
+        bench::<Ractor>(group, Ractor::NAME, hung);
     });
 }

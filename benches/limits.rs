@@ -4,20 +4,19 @@
 
 mod common;
 
+use std::cell::LazyCell;
 use std::hint::black_box;
 use std::time::Duration;
 
-use common::{Begin, Counter, Counts, Key, Probes, runtime, time};
-use criterion::{Criterion, Throughput};
+use common::{Begin, Benches, Built, Counter, Counts, Key, Probes, time};
 use gen_registry::{Builder, Eviction, Registry, Restart};
-use tokio::runtime::Runtime;
 
 fn main() {
-    let mut criterion = common::criterion();
+    let mut benches = common::benches();
     for case in Case::ALL {
-        case.bench(&mut criterion);
+        case.bench(&mut benches);
     }
-    criterion.final_summary();
+    benches.final_summary();
 }
 
 #[derive(Clone, Copy)]
@@ -64,24 +63,21 @@ enum Case {
 impl Case {
     const ALL: [Self; 4] = [Self::Lookup, Self::Call, Self::Casts, Self::Start];
 
-    fn bench(self, criterion: &mut Criterion) {
+    fn bench(self, benches: &mut Benches) {
         let name = match self {
             Self::Lookup => "limits/lookup, hot key of 1,000",
             Self::Call => "limits/call",
             Self::Casts => "limits/casts to one worker",
             Self::Start => "limits/start and stop",
         };
-        let mut group = criterion.benchmark_group(name);
-        group.throughput(Throughput::Elements(1));
+        let mut group = benches.benchmark_group(name);
+        group.operations(1);
         for (limited, limit) in Limit::ALL {
-            let runtime = runtime();
-            let registry = runtime.block_on(async { limit.builder().build().expect("it can be built") });
-            fill(&runtime, &registry);
-            group.bench_function(limited, |bencher| {
-                bencher.iter_custom(|iterations| time(&runtime, 1, |_| self.run(registry.clone(), iterations)));
+            let built = LazyCell::new(move || Built::new(|| limit.builder()));
+            group.bench_function(limited, move |bencher| {
+                let Built { runtime, registry } = &*built;
+                bencher.iter_custom(|iterations| time(runtime, 1, |_| self.run(registry.clone(), iterations)));
             });
-            let report = runtime.block_on(registry.shutdown());
-            assert_eq!(report.stuck, 0);
         }
         group.finish();
     }
@@ -118,12 +114,4 @@ impl Case {
             }
         }
     }
-}
-
-fn fill(runtime: &Runtime, registry: &Registry<Counter<String>>) {
-    runtime.block_on(async {
-        for n in 0..1_000 {
-            registry.start(&String::nth(n), Begin::AtOnce).await.expect("the key is vacant");
-        }
-    });
 }

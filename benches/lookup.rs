@@ -8,30 +8,29 @@ use std::sync::PoisonError;
 
 use common::hand::{Beside, Dash, DashOnce, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Way, time};
-use criterion::{Criterion, Throughput};
+use common::{Begin, Benches, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Way, time};
 use dashmap::mapref::entry::Entry;
 use gen_registry::{Registry, StartError};
 
 fn main() {
-    let mut criterion = common::criterion();
-    lookup(&mut criterion);
-    lookup_or_start(&mut criterion);
-    start(&mut criterion);
-    criterion.final_summary();
+    let mut benches = common::benches();
+    lookup(&mut benches);
+    lookup_or_start(&mut benches);
+    start(&mut benches);
+    benches.final_summary();
 }
 
 /// One operation on a table, by each of the callers. The table is made if the filter lets it run.
-fn bench<K: Key, W: Way<K>, R>(
-    group: &mut Group<'_>,
+fn bench<'g, K: Key, W: Way<K>, R>(
+    group: &mut Group<'g>,
     name: &str,
     load: Load,
-    probes: &Probes<K>,
+    probes: &'g Probes<K>,
     operation: impl Fn(&W, &K) -> R + Copy + Send + Sync + 'static,
 ) {
-    let tables = LazyCell::new(|| Tables::<K, W>::on(load));
-    group.throughput(Throughput::Elements(load.callers as u64));
-    group.bench_function(name, |bencher| {
+    let tables = LazyCell::new(move || Tables::<K, W>::on(load));
+    group.operations(load.callers);
+    group.bench_function(name, move |bencher| {
         // Made here: in the loop criterion would take its time for the operation's, and settle for too few iterations.
         let tables = &*tables;
         bencher.iter_custom(|iterations| {
@@ -51,8 +50,8 @@ fn bench<K: Key, W: Way<K>, R>(
     });
 }
 
-fn lookup(criterion: &mut Criterion) {
-    fn hand_written<K: Key>(group: &mut Group<'_>, load: Load, probes: &Probes<K>) {
+fn lookup(benches: &mut Benches) {
+    fn hand_written<'g, K: Key>(group: &mut Group<'g>, load: Load, probes: &'g Probes<K>) {
         bench(group, "gen-registry", load, probes, Registry::<Counter<K>>::lookup::<K>);
         bench(group, Papaya::<K>::NAME, load, probes, Papaya::<K>::lookup);
         bench(group, Dash::<K>::NAME, load, probes, Dash::<K>::lookup);
@@ -77,7 +76,7 @@ fn lookup(criterion: &mut Criterion) {
         ("miss in 100,000", large, Probes::shuffled(100_000, 100_000)),
     ];
     for (case, load, probes) in &cases {
-        let mut group = criterion.benchmark_group(format!("lookup/{case}{}", load.name()));
+        let mut group = benches.benchmark_group(format!("lookup/{case}{}", load.name()));
         hand_written::<String>(&mut group, *load, probes);
         bench(&mut group, Beside::<String>::NAME, *load, probes, Beside::lookup);
         bench(&mut group, Kameo::NAME, *load, probes, Kameo::lookup);
@@ -90,17 +89,17 @@ fn lookup(criterion: &mut Criterion) {
         ("random u64 of 100,000", large, Probes::shuffled(0, 100_000)),
     ];
     for (case, load, probes) in &cases {
-        let mut group = criterion.benchmark_group(format!("lookup/{case}"));
+        let mut group = benches.benchmark_group(format!("lookup/{case}"));
         hand_written::<u64>(&mut group, *load, probes);
         group.finish();
     }
 }
 
 /// On a hit.
-fn lookup_or_start(criterion: &mut Criterion) {
-    fn bench_start<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load, probes: &Probes<K>) {
-        let tables = LazyCell::new(|| Tables::<K, W>::on(load));
-        group.bench_function(W::NAME, |bencher| {
+fn lookup_or_start(benches: &mut Benches) {
+    fn bench_start<'g, K: Key, W: Way<K>>(group: &mut Group<'g>, load: Load, probes: &'g Probes<K>) {
+        let tables = LazyCell::new(move || Tables::<K, W>::on(load));
+        group.bench_function(W::NAME, move |bencher| {
             let tables = &*tables;
             bencher.iter_custom(|iterations| {
                 let run = |fixture: &Fixture<K, W>, iterations| {
@@ -119,8 +118,8 @@ fn lookup_or_start(criterion: &mut Criterion) {
         });
     }
 
-    fn all<K: Key>(criterion: &mut Criterion, case: &str, load: Load, probes: &Probes<K>) {
-        let mut group = criterion.benchmark_group(format!("lookup_or_start/{case}{}", load.name()));
+    fn all<K: Key>(benches: &mut Benches, case: &str, load: Load, probes: &Probes<K>) {
+        let mut group = benches.benchmark_group(format!("lookup_or_start/{case}{}", load.name()));
         bench(&mut group, "gen-registry's lookup", load, probes, Registry::<Counter<K>>::lookup::<K>);
         bench_start::<K, Registry<Counter<K>>>(&mut group, load, probes);
         bench_start::<K, Papaya<K>>(&mut group, load, probes);
@@ -132,20 +131,20 @@ fn lookup_or_start(criterion: &mut Criterion) {
     }
 
     let (small, large) = (Load::of(1_000), Load::of(100_000));
-    all::<String>(criterion, "hit, hot key of 1,000", small, &Probes::one(500));
-    all::<String>(criterion, "hit, hot key of 1,000", small.callers(2), &Probes::one(500));
-    all::<String>(criterion, "hit, random of 100,000", large, &Probes::shuffled(0, 100_000));
-    all::<u64>(criterion, "hit, random u64 of 100,000", large, &Probes::shuffled(0, 100_000));
+    all::<String>(benches, "hit, hot key of 1,000", small, &Probes::one(500));
+    all::<String>(benches, "hit, hot key of 1,000", small.callers(2), &Probes::one(500));
+    all::<String>(benches, "hit, random of 100,000", large, &Probes::shuffled(0, 100_000));
+    all::<u64>(benches, "hit, random u64 of 100,000", large, &Probes::shuffled(0, 100_000));
 }
 
 /// On a taken key: an error that carries the handle.
-fn start(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("start/taken key of 1,000");
-    let load = Load::of(1_000);
+fn start(benches: &mut Benches) {
     let probes = &Probes::shuffled(0, 1_000);
+    let mut group = benches.benchmark_group("start/taken key of 1,000");
+    let load = Load::of(1_000);
     let fixture = LazyCell::new(|| Fixture::<String, Registry<Counter<String>>>::new(1_000));
-    group.throughput(Throughput::Elements(1));
-    group.bench_function("gen-registry", |bencher| {
+    group.operations(1);
+    group.bench_function("gen-registry", move |bencher| {
         let fixture = &*fixture;
         bencher.iter_custom(|iterations| {
             time(&fixture.runtime, 1, |_| {
@@ -162,7 +161,6 @@ fn start(criterion: &mut Criterion) {
             })
         });
     });
-    drop(fixture);
     // Without an entry, so without a claim to the key if it is vacant: the floor.
     bench(&mut group, "papaya get", load, probes, |map: &Papaya<String>, key: &String| {
         map.lookup(key).expect("it is taken")

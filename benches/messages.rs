@@ -7,8 +7,7 @@ use std::hint::black_box;
 
 use common::hand::{self, Dash, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor, xtra_spawn};
-use common::{Begin, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Way, fill, time};
-use criterion::{Criterion, Throughput};
+use common::{Begin, Benches, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Way, fill, time};
 use gen_registry::{Registry, WorkerHandle};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -17,13 +16,13 @@ use tokio::sync::mpsc;
 const WORKERS: usize = 1_000;
 
 fn main() {
-    let mut criterion = common::criterion();
-    call(&mut criterion);
-    cast(&mut criterion);
-    cast_to_many(&mut criterion);
-    lookup_and_call(&mut criterion);
-    via(&mut criterion);
-    criterion.final_summary();
+    let mut benches = common::benches();
+    call(&mut benches);
+    cast(&mut benches);
+    cast_to_many(&mut benches);
+    lookup_and_call(&mut benches);
+    via(&mut benches);
+    benches.final_summary();
 }
 
 /// The worker that is sent to. Its registry is kept, for dropping it would end the worker.
@@ -38,10 +37,15 @@ async fn bare() -> (hand::Sender, ()) {
     (sender, ())
 }
 
-fn calls<C: Counts, Keep>(group: &mut Group<'_>, name: &str, load: Load, setup: impl AsyncFn() -> (C, Keep)) {
-    let fixture = LazyCell::new(|| in_runtime(load.threads, &setup));
-    group.throughput(Throughput::Elements(load.callers as u64));
-    group.bench_function(name, |bencher| {
+fn calls<'g, C: Counts, Keep: 'g>(
+    group: &mut Group<'g>,
+    name: &str,
+    load: Load,
+    setup: impl AsyncFn() -> (C, Keep) + 'g,
+) {
+    let fixture = LazyCell::new(move || in_runtime(load.threads, &setup));
+    group.operations(load.callers);
+    group.bench_function(name, move |bencher| {
         let (runtime, (worker, _keep)) = &*fixture;
         bencher.iter_custom(|iterations| {
             time(runtime, load.callers, |_| {
@@ -57,10 +61,15 @@ fn calls<C: Counts, Keep>(group: &mut Group<'_>, name: &str, load: Load, setup: 
 }
 
 /// Until the last message is handled: a call ends each caller's casts.
-fn casts<C: Counts, Keep>(group: &mut Group<'_>, name: &str, load: Load, setup: impl AsyncFn() -> (C, Keep)) {
-    let fixture = LazyCell::new(|| in_runtime(load.threads, &setup));
-    group.throughput(Throughput::Elements(load.callers as u64));
-    group.bench_function(name, |bencher| {
+fn casts<'g, C: Counts, Keep: 'g>(
+    group: &mut Group<'g>,
+    name: &str,
+    load: Load,
+    setup: impl AsyncFn() -> (C, Keep) + 'g,
+) {
+    let fixture = LazyCell::new(move || in_runtime(load.threads, &setup));
+    group.operations(load.callers);
+    group.bench_function(name, move |bencher| {
         let (runtime, (worker, _keep)) = &*fixture;
         bencher.iter_custom(|iterations| {
             time(runtime, load.callers, |_| {
@@ -92,9 +101,9 @@ fn loads() -> impl Iterator<Item = (Load, String)> {
     })
 }
 
-fn call(criterion: &mut Criterion) {
+fn call(benches: &mut Benches) {
     for (load, name) in loads() {
-        let mut group = criterion.benchmark_group(format!("call/{name}"));
+        let mut group = benches.benchmark_group(format!("call/{name}"));
         let group = &mut group;
         calls(group, "gen-registry", load, gen_registry);
         calls(group, "mpsc + oneshot", load, bare);
@@ -104,9 +113,9 @@ fn call(criterion: &mut Criterion) {
     }
 }
 
-fn cast(criterion: &mut Criterion) {
+fn cast(benches: &mut Benches) {
     for (load, name) in loads() {
-        let mut group = criterion.benchmark_group(format!("cast/{name}"));
+        let mut group = benches.benchmark_group(format!("cast/{name}"));
         let group = &mut group;
         casts(group, "gen-registry", load, gen_registry);
         casts(group, "mpsc", load, bare);
@@ -118,10 +127,10 @@ fn cast(criterion: &mut Criterion) {
 
 /// One to each of 1,000 workers, whose handles the caller has, round and round, until the last one is handled: a call to
 /// each ends them.
-fn cast_to_many(criterion: &mut Criterion) {
-    fn bench<C: Counts, Keep>(group: &mut Group<'_>, name: &str, setup: impl AsyncFn() -> (Vec<C>, Keep)) {
-        let fixture = LazyCell::new(|| in_runtime(Threads::Two, &setup));
-        group.bench_function(name, |bencher| {
+fn cast_to_many(benches: &mut Benches) {
+    fn bench<'g, C: Counts, Keep: 'g>(group: &mut Group<'g>, name: &str, setup: impl AsyncFn() -> (Vec<C>, Keep) + 'g) {
+        let fixture = LazyCell::new(move || in_runtime(Threads::Two, &setup));
+        group.bench_function(name, move |bencher| {
             let (runtime, (workers, _keep)) = &*fixture;
             bencher.iter_custom(|rounds| {
                 time(runtime, 1, |_| {
@@ -149,8 +158,8 @@ fn cast_to_many(criterion: &mut Criterion) {
         (workers, ())
     }
 
-    let mut group = criterion.benchmark_group("cast/to 1,000 workers");
-    group.throughput(Throughput::Elements(WORKERS as u64));
+    let mut group = benches.benchmark_group("cast/to 1,000 workers");
+    group.operations(WORKERS);
     bench(&mut group, "gen-registry", async || {
         let registry: Registry<Counter<String>> = filled().await;
         (registry.to_list(), registry)
@@ -169,12 +178,12 @@ async fn filled<W: Way<String>>() -> W {
 }
 
 /// A worker at random, by its key, and an answer from it.
-fn lookup_and_call(criterion: &mut Criterion) {
+fn lookup_and_call(benches: &mut Benches) {
     fn bench<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load) {
-        let fixture = LazyCell::new(|| Fixture::<K, W>::on(load.threads, load.workers));
+        let fixture = LazyCell::new(move || Fixture::<K, W>::on(load.threads, load.workers));
         let probes = Probes::<K>::shuffled(0, load.workers);
-        group.throughput(Throughput::Elements(load.callers as u64));
-        group.bench_function(W::NAME, |bencher| {
+        group.operations(load.callers);
+        group.bench_function(W::NAME, move |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, load.callers, |caller| {
@@ -203,19 +212,19 @@ fn lookup_and_call(criterion: &mut Criterion) {
     for (case, load) in
         [("random of 1,000", small), ("random of 1,000", small.callers(8)), ("random of 100,000", large)]
     {
-        let mut group = criterion.benchmark_group(format!("lookup and call/{case}{}", load.name()));
+        let mut group = benches.benchmark_group(format!("lookup and call/{case}{}", load.name()));
         hand_written::<String>(&mut group, load);
         bench::<String, Kameo>(&mut group, load);
         bench::<String, Ractor>(&mut group, load);
         group.finish();
     }
-    let mut group = criterion.benchmark_group("lookup and call/random u64 of 1,000");
+    let mut group = benches.benchmark_group("lookup and call/random u64 of 1,000");
     hand_written::<u64>(&mut group, small);
     group.finish();
 }
 
 /// Through an address, beside the worker's handle, and beside a lookup for each message by hand.
-fn via(criterion: &mut Criterion) {
+fn via(benches: &mut Benches) {
     #[derive(Clone)]
     struct Each<W: Way<String>>(W, String);
 
@@ -250,18 +259,38 @@ fn via(criterion: &mut Criterion) {
     let dash = async || (Each(filled::<Dash<String>>().await, key.clone()), ());
 
     let load = Load::of(WORKERS);
-    let mut group = criterion.benchmark_group("via/call");
+    // What a send through an address does beside one through a handle.
+    let lookups = |group: &mut Group<'_>| {
+        let fixture = LazyCell::new(|| Fixture::<String, Registry<Counter<String>>>::new(WORKERS));
+        group.bench_function("gen-registry's lookup", move |bencher| {
+            let fixture = &*fixture;
+            bencher.iter_custom(|iterations| {
+                time(&fixture.runtime, 1, |_| {
+                    let (registry, mut probes) = (fixture.way(), Probes::<String>::one(500));
+                    async move {
+                        for _ in 0..iterations {
+                            black_box(registry.lookup(black_box(probes.next())));
+                        }
+                    }
+                })
+            });
+        });
+    };
+
+    let mut group = benches.benchmark_group("via/call");
     calls(&mut group, "gen-registry, Via", load, address);
     calls(&mut group, "gen-registry, Via that starts", load, starting_address);
     calls(&mut group, "gen-registry, handle", load, handle);
+    lookups(&mut group);
     calls(&mut group, "papaya, then mpsc + oneshot", load, papaya);
     calls(&mut group, "DashMap, then mpsc + oneshot", load, dash);
     group.finish();
 
-    let mut group = criterion.benchmark_group("via/cast");
+    let mut group = benches.benchmark_group("via/cast");
     casts(&mut group, "gen-registry, Via", load, address);
     casts(&mut group, "gen-registry, Via that starts", load, starting_address);
     casts(&mut group, "gen-registry, handle", load, handle);
+    lookups(&mut group);
     casts(&mut group, "papaya, then mpsc", load, papaya);
     casts(&mut group, "DashMap, then mpsc", load, dash);
     group.finish();

@@ -3,22 +3,21 @@
 
 mod common;
 
+use std::cell::LazyCell;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use common::{Begin, Counter, Counts, Key, Probes, runtime, time};
-use criterion::{Criterion, Throughput};
+use common::{Begin, Benches, Built, Counter, Counts, Key, Probes, time};
 use gen_registry::metrics::{ALL, Kind};
 use gen_registry::{Builder, Registry};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
-use tokio::runtime::Runtime;
 
 fn main() {
-    let mut criterion = common::criterion();
+    let mut benches = common::benches();
     for case in Case::ALL {
-        case.bench(&mut criterion);
+        case.bench(&mut benches);
     }
-    criterion.final_summary();
+    benches.final_summary();
 }
 
 /// How a registry is watched.
@@ -79,27 +78,23 @@ enum Case {
 impl Case {
     const ALL: [Self; 4] = [Self::Lookup, Self::LookupOfTwo, Self::Start, Self::Call];
 
-    fn bench(self, criterion: &mut Criterion) {
+    fn bench(self, benches: &mut Benches) {
         let (name, callers) = match self {
             Self::Lookup => ("metrics/lookup, hot key of 1,000", 1),
             Self::LookupOfTwo => ("metrics/lookup, hot key of 1,000, 2 callers", 2),
             Self::Start => ("metrics/start and stop", 1),
             Self::Call => ("metrics/call", 1),
         };
-        let mut group = criterion.benchmark_group(name);
-        group.throughput(Throughput::Elements(callers as u64));
+        let mut group = benches.benchmark_group(name);
+        group.operations(callers);
         for (watched, watch) in Watch::ALL {
-            let runtime = runtime();
-            let registry = runtime.block_on(async { watch.builder().build().expect("the name is free") });
-            fill(&runtime, &registry);
-            group.bench_function(watched, |bencher| {
+            let built = LazyCell::new(move || Built::new(|| watch.builder()));
+            group.bench_function(watched, move |bencher| {
+                let Built { runtime, registry } = &*built;
                 bencher.iter_custom(|iterations| {
-                    time(&runtime, callers, |caller| self.run(registry.clone(), caller, iterations))
+                    time(runtime, callers, |caller| self.run(registry.clone(), caller, iterations))
                 });
             });
-            // The next one has the same name.
-            let report = runtime.block_on(registry.shutdown());
-            assert_eq!(report.stuck, 0);
         }
         group.finish();
     }
@@ -128,12 +123,4 @@ impl Case {
             }
         }
     }
-}
-
-fn fill(runtime: &Runtime, registry: &Registry<Counter<String>>) {
-    runtime.block_on(async {
-        for n in 0..1_000 {
-            registry.start(&String::nth(n), Begin::AtOnce).await.expect("the key is vacant");
-        }
-    });
 }

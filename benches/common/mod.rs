@@ -6,6 +6,7 @@
 pub(crate) mod guarded;
 pub(crate) mod hand;
 pub(crate) mod peers;
+mod turns;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -15,24 +16,27 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use criterion::measurement::WallTime;
-use criterion::{BenchmarkGroup, Criterion};
+use criterion::Criterion;
 use gen_registry::{Context, Registry, Reply, Via, Worker, WorkerHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, Notify};
 
-pub(crate) type Group<'c> = BenchmarkGroup<'c, WallTime>;
+use self::turns::is_in_turns;
+#[allow(unused_imports)] // Every bench uses a part of it.
+pub(crate) use self::turns::{Benches, Group};
 
 /// How many messages wait in a mailbox: the default of gen-registry and of kameo, and so everyone's here.
 pub(crate) const MAILBOX: usize = 64;
 
 /// Short enough that all of them run in a few minutes; the command line overrides it.
-pub(crate) fn criterion() -> Criterion {
-    Criterion::default()
-        .sample_size(20)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_millis(1_500))
-        .configure_from_args()
+pub(crate) fn benches() -> Benches {
+    Benches::new(|| {
+        Criterion::default()
+            .sample_size(20)
+            .warm_up_time(Duration::from_millis(500))
+            .measurement_time(Duration::from_millis(1_500))
+            .configure_from_args()
+    })
 }
 
 /// A number of workers or keys, or a hundred at most if this is a smoke run.
@@ -349,6 +353,31 @@ impl<K: Key, W: Way<K>> Fixture<K, W> {
     }
 }
 
+/// A registry with options, and 1,000 workers. What is left in its runtime goes with that.
+pub(crate) struct Built {
+    pub(crate) runtime: Runtime,
+    pub(crate) registry: Registry<Counter<String>>,
+}
+
+impl Built {
+    /// The builder is made in the runtime.
+    pub(crate) fn new(builder: impl FnOnce() -> gen_registry::Builder<Counter<String>>) -> Self {
+        let runtime = runtime();
+        let registry = runtime.block_on(async {
+            let registry = builder().build().expect("its options are right, and its name is free");
+            fill(registry.clone(), 1_000).await;
+            registry
+        });
+        Self { runtime, registry }
+    }
+}
+
+impl Drop for Built {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.registry.clone().end());
+    }
+}
+
 /// Starts the first workers of a way.
 pub(crate) async fn fill<K: Key, W: Way<K>>(way: W, workers: usize) {
     // In a task: `block_on` would be woken in another thread than the runtime's, for each of them.
@@ -379,7 +408,9 @@ pub(crate) struct Tables<K: Key, W: Way<K>> {
 
 impl<K: Key, W: Way<K>> Tables<K, W> {
     pub(crate) fn on(load: Load) -> Self {
-        let tables = if load.workers >= scaled(1_000) && !W::IS_GLOBAL { 3 } else { 1 };
+        // Of processes that take turns each has one.
+        let is_one = load.workers < scaled(1_000) || W::IS_GLOBAL || is_in_turns();
+        let tables = if is_one { 1 } else { 3 };
         let tables = (0..tables).map(|_| Fixture::on(load.threads, load.workers)).collect();
         Self { tables, sample: Cell::new(0) }
     }

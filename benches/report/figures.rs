@@ -18,9 +18,11 @@ pub(crate) struct Figure {
     /// Its confidence interval, which is the number itself where there is none.
     pub(crate) interval: (f64, f64),
     pub(crate) unit: String,
+    /// One number for each round, if it was measured in turns with others.
+    rounds: Vec<f64>,
 }
 
-/// What one figure is of another, and the least and the most that it can be by their intervals.
+/// What one figure is of another, and the least and the most that it can be (95 %).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ratio {
     pub(crate) ratio: f64,
@@ -48,6 +50,9 @@ impl Figures {
         for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "tsv")) {
             figures.read_lines(&fs::read_to_string(file)?).with_context(|| file.display().to_string())?;
         }
+        for figure in &mut figures.all {
+            figure.sum_up();
+        }
         figures.all.sort_by(|one, other| by_group(&one.group, &other.group).then(one.number.total_cmp(&other.number)));
         Ok(figures)
     }
@@ -68,14 +73,31 @@ impl Figures {
         Ok(())
     }
 
-    /// Lines of fields apart by tabs: `figure`, group, way, number, unit; or `version`, name, value. Others are for people.
+    /// Lines of fields apart by tabs: `figure`, group, way, number, unit; or `turns`, group, way, nanoseconds by round; or
+    /// `version`, name, value. Others are for people.
     pub(crate) fn read_lines(&mut self, lines: &str) -> anyhow::Result<()> {
         for line in lines.lines() {
             match line.split('\t').collect::<Vec<_>>()[..] {
                 ["figure", group, way, number, unit] => {
                     let number = number.parse().with_context(|| format!("not a number: {line:?}"))?;
                     let (group, way, unit) = (group.to_owned(), way.to_owned(), unit.to_owned());
-                    self.all.push(Figure { group, way, number, interval: (number, number), unit });
+                    self.all.push(Figure { group, way, number, interval: (number, number), unit, rounds: Vec::new() });
+                }
+                ["turns", group, way, rounds] => {
+                    let rounds: Result<Vec<f64>, _> = rounds.split(' ').map(str::parse).collect();
+                    let rounds = rounds.with_context(|| format!("not numbers: {line:?}"))?;
+                    // Each process has a line of its own.
+                    match self.all.iter_mut().find(|figure| figure.group == group && figure.way == way) {
+                        Some(figure) => figure.rounds.extend(rounds),
+                        None => self.all.push(Figure {
+                            group: group.to_owned(),
+                            way: way.to_owned(),
+                            number: f64::NAN,
+                            interval: (f64::NAN, f64::NAN),
+                            unit: "ns".to_owned(),
+                            rounds,
+                        }),
+                    }
                 }
                 ["version", name, value] => self.versions.push((name.to_owned(), value.to_owned())),
                 _ => {}
@@ -103,8 +125,37 @@ impl Figures {
     }
 }
 
+/// The median, and between which two numbers that of the whole lies (95 %), whatever its distribution.
+fn median(mut numbers: Vec<f64>) -> (f64, (f64, f64)) {
+    numbers.sort_by(f64::total_cmp);
+    let count = numbers.len();
+    let median = f64::midpoint(numbers[(count - 1) / 2], numbers[count / 2]);
+    // So many of the ranks in the middle.
+    let half = 0.98 * (count as f64).sqrt();
+    let least = (count as f64 / 2.0 - half).floor().max(0.0) as usize;
+    let most = ((count as f64 / 2.0 + half).ceil() as usize).min(count - 1);
+    (median, (numbers[least], numbers[most]))
+}
+
 impl Figure {
+    /// Has its number from its rounds, if there are any.
+    fn sum_up(&mut self) {
+        if !self.rounds.is_empty() {
+            (self.number, self.interval) = median(self.rounds.clone());
+        }
+    }
+
+    /// Both rounds of each pair.
+    fn beside<'f>(&'f self, other: &'f Self) -> Option<impl Iterator<Item = (f64, f64)> + use<'f>> {
+        let is_in_turns = !self.rounds.is_empty() && self.rounds.len() == other.rounds.len();
+        is_in_turns.then(|| self.rounds.iter().copied().zip(other.rounds.iter().copied()))
+    }
+
     pub(crate) fn over(&self, other: &Self) -> Ratio {
+        if let Some(pairs) = self.beside(other) {
+            let (ratio, interval) = median(pairs.map(|(one, other)| one / other).collect());
+            return Ratio { ratio, interval };
+        }
         Ratio {
             ratio: self.number / other.number,
             interval: (self.interval.0 / other.interval.1, self.interval.1 / other.interval.0),
@@ -114,7 +165,8 @@ impl Figure {
     /// Of two operations, one after the other.
     pub(crate) fn plus(&self, other: &Self) -> Self {
         let interval = (self.interval.0 + other.interval.0, self.interval.1 + other.interval.1);
-        Self { number: self.number + other.number, interval, ..self.clone() }
+        let rounds = self.beside(other).map(|pairs| pairs.map(|(one, other)| one + other).collect());
+        Self { number: self.number + other.number, interval, rounds: rounds.unwrap_or_default(), ..self.clone() }
     }
 
     /// For people.
@@ -152,6 +204,7 @@ fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
         number: nanoseconds(&median["point_estimate"])?,
         interval: (nanoseconds(&bounds["lower_bound"])?, nanoseconds(&bounds["upper_bound"])?),
         unit: "ns".to_owned(),
+        rounds: Vec::new(),
     })
 }
 

@@ -223,21 +223,16 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
     rows.push(ratios(
         "kill to the next live worker, p50, in cold starts",
         ("≤ 3", 3.0),
-        [("", between(figures, ("churn/kill to the next worker, p50", OURS), ("churn/cold start, p50", OURS)))],
+        [("", over("churn/kill to the next worker, p50", "gen-registry's cold start"))],
         [],
     ));
     rows.push(growth(figures));
     rows
 }
 
-/// One figure over another one, of whatever group.
-fn between(figures: &Figures, one: (&str, &str), other: (&str, &str)) -> Option<Ratio> {
-    Some(figures.get(one.0, one.1)?.over(figures.get(other.0, other.1)?))
-}
-
 /// A send through an address, over one through the handle and a lookup.
 fn via(figures: &Figures, group: &str) -> Option<Ratio> {
-    let lookup = figures.get("lookup/hot key of 1,000", OURS)?;
+    let lookup = figures.get(group, "gen-registry's lookup")?;
     let by_hand = figures.get(group, "gen-registry, handle")?.plus(lookup);
     Some(figures.get(group, "gen-registry, Via")?.over(&by_hand))
 }
@@ -306,8 +301,8 @@ fn with_options(figures: &Figures) -> Row {
 /// With the noise of a run allowed for: a tenth.
 fn isolation(figures: &Figures) -> Row {
     let with = |operation: &str| {
-        let hung = format!("isolation/{operation}, 100 inits hang");
-        between(figures, (&hung, OURS), (&format!("isolation/{operation}, none hangs"), OURS))
+        let group = format!("isolation/{operation}, with and without");
+        figures.ratio(&group, "gen-registry, 100 inits hang", "gen-registry, none hangs")
     };
     ratios(
         "unrelated start or lookup while 100 inits hang",
