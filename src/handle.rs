@@ -1,4 +1,4 @@
-//! [`WorkerHandle`]: this worker, and no other of its key; and [`Reply`], where it puts an answer.
+//! [`WorkerHandle`]: this worker, and no other of its key.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -12,6 +12,7 @@ use crate::desk;
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::queue::{Envelope, Refusal, Sending, Sequence};
+use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
@@ -148,18 +149,21 @@ impl<W: Worker> WorkerHandle<W> {
         if is_current(self.id()) {
             return Err(CallError::WouldDeadlock);
         }
-        let (reply, answer) = oneshot::channel();
-        let envelope = Envelope { message: message(Reply(reply)), is_call: true };
+        let (reply, mut answer) = reply::call().await;
+        let envelope = Envelope { message: message(reply), is_call: true };
         // Almost always there is room: what comes with waiting for it is not begun before that is known, and boxed.
         let accepted = match self.slot.queue.try_send(envelope) {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => Box::pin(self.get_in_line(refused)).await,
+            Err(refused) => {
+                answer.is_late();
+                Box::pin(self.get_in_line(refused)).await
+            }
         };
         let Ok(sequence) = accepted else {
             self.refuse(Undelivered::Closed);
             return Err(CallError::NotDelivered);
         };
-        answer.await.map_err(|_| self.unanswered(sequence))
+        answer.await.ok_or_else(|| self.unanswered(sequence))
     }
 
     /// Like [`call`](Self::call), and gives up after `within`.
@@ -220,8 +224,8 @@ impl<W: Worker> WorkerHandle<W> {
 
     /// Waits for the answer to an accepted call.
     #[inline]
-    pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: oneshot::Receiver<T>) -> Result<T, CallError<W>> {
-        answer.await.map_err(|_| self.unanswered(sequence))
+    pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: Answer<T>) -> Result<T, CallError<W>> {
+        answer.await.ok_or_else(|| self.unanswered(sequence))
     }
 
     /// What is to be told of an accepted call whose reply is gone, with the message or without.
@@ -375,60 +379,5 @@ impl<W: Worker> fmt::Debug for WorkerHandle<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the key: it may be a secret, or personal, and need not be `Debug`.
         f.debug_struct("WorkerHandle").field("id", &self.id().0).finish_non_exhaustive()
-    }
-}
-
-/// Where a worker puts the answer to one call.
-///
-/// Dropping it unanswered tells the caller [`CallError::NoReply`]. It may be kept, or handed to another task, and
-/// answered later.
-///
-/// # Examples
-///
-/// ```
-/// use gen_registry::Reply;
-/// use tokio::sync::oneshot;
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let (sender, receiver) = oneshot::channel();
-/// Reply::from(sender).send(42);
-/// assert_eq!(receiver.await?, 42);
-/// # Ok(())
-/// # }
-/// ```
-pub struct Reply<T>(oneshot::Sender<T>);
-
-impl<T> Reply<T> {
-    /// Answers. If the caller has gone away, the value is dropped.
-    pub fn send(self, value: T) {
-        // The caller went away, which is its right: `try_send` is for workers that care.
-        let _ = self.0.send(value);
-    }
-
-    /// Answers, or gives the value back if the caller has gone away.
-    ///
-    /// # Errors
-    ///
-    /// The value, if nobody waits for it any more.
-    pub fn try_send(self, value: T) -> Result<(), T> {
-        self.0.send(value)
-    }
-
-    /// Whether the caller has gone away, so that an answer need not be worked out.
-    pub fn is_closed(&self) -> bool {
-        self.0.is_closed()
-    }
-}
-
-impl<T> From<oneshot::Sender<T>> for Reply<T> {
-    fn from(sender: oneshot::Sender<T>) -> Self {
-        Self(sender)
-    }
-}
-
-impl<T> fmt::Debug for Reply<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reply").field("is_closed", &self.is_closed()).finish()
     }
 }

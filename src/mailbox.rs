@@ -3,14 +3,14 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use tokio::task::coop::{has_budget_remaining, poll_proceed};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::queue::{Hand, Queue};
 use crate::reporter::Stopwatch;
 use crate::residency::{Activity, Clock, with_jitter};
-use crate::sync::cooperate;
 use crate::worker::{CloseReason, WorkerId};
 
 /// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot. What each message takes is one call.
@@ -125,21 +125,26 @@ impl<M> Mailbox<M> {
     pub async fn recv(&mut self) -> Option<M> {
         self.end_work();
         poll_fn(|cx| {
-            cooperate!(cx, or self.inbox.queue().len() == 0, {
-                match self.inbox.poll_recv(&mut self.hand, cx) {
-                    Received::Message(message) => {
-                        self.begin_work();
-                        Some(message)
+            // A look that finds nothing spends no budget: see `cooperate`.
+            if !has_budget_remaining() && self.inbox.queue().len() > 0 {
+                ready!(poll_proceed(cx)).made_progress();
+            }
+            match self.inbox.poll_recv(&mut self.hand, cx) {
+                Received::Message(message) => {
+                    self.begin_work();
+                    if let Poll::Ready(budget) = poll_proceed(cx) {
+                        budget.made_progress();
                     }
-                    Received::Nothing => return Poll::Pending,
-                    Received::Rest if self.poll_rest(cx).is_pending() => return Poll::Pending,
-                    // It has just closed its gate on an empty queue.
-                    Received::Rest | Received::End => {
-                        self.inbox.queue().see_end();
-                        None
-                    }
+                    Poll::Ready(Some(message))
                 }
-            } => received => Poll::Ready(received))
+                Received::Nothing => Poll::Pending,
+                Received::Rest if self.poll_rest(cx).is_pending() => Poll::Pending,
+                // It has just closed its gate on an empty queue.
+                Received::Rest | Received::End => {
+                    self.inbox.queue().see_end();
+                    Poll::Ready(None)
+                }
+            }
         })
         .await
     }

@@ -11,6 +11,10 @@ mod primitives {
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    pub(crate) fn into_inner<T>(mutex: Mutex<T>) -> T {
+        mutex.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 #[cfg(gen_registry_loom)]
@@ -22,9 +26,13 @@ mod primitives {
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
         mutex.lock().expect("loom does not poison")
     }
+
+    pub(crate) fn into_inner<T>(mutex: Mutex<T>) -> T {
+        mutex.into_inner().expect("loom does not poison")
+    }
 }
 
-pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock, spin_loop};
+pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, into_inner, lock, spin_loop};
 
 /// Returns to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
 /// with its thread until that has nothing else to do, and there it would be stuck if the thread is blocked next; from the queue

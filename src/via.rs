@@ -4,13 +4,12 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError, StartError};
-use crate::handle::{Reply, Unsent, WorkerHandle};
+use crate::handle::{Unsent, WorkerHandle};
 use crate::queue::{Envelope, Sequence};
 use crate::registry::Shared;
+use crate::reply::{self, Reply};
 use crate::stripes::{Hot, Undelivered};
 use crate::sync::step_back;
 use crate::worker::Worker;
@@ -148,8 +147,10 @@ impl<W: Worker> Via<W> {
     ///
     /// As for [`WorkerHandle::call`]. A start that it caused goes on.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
-        let (reply, answer) = oneshot::channel();
-        match self.accept(message(Reply::from(reply)), true).await {
+        let (reply, mut answer) = reply::call().await;
+        // It may wait for its worker, or for room.
+        answer.is_late();
+        match self.accept(message(reply), true).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::Closed)) => Err(CallError::NotDelivered),
             Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),

@@ -4,13 +4,13 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use equivalent::Equivalent;
-use tokio::sync::oneshot;
 
 use super::aliases::Aliases;
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError};
-use crate::handle::{Reply, Unsent, WorkerHandle};
+use crate::handle::{Unsent, WorkerHandle};
 use crate::queue::Sequence;
+use crate::reply::{self, Reply};
 use crate::worker::Worker;
 
 /// How many workers that end one send may meet, as for a [`Via`](crate::Via).
@@ -72,8 +72,10 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        let (reply, answer) = oneshot::channel();
-        match self.accept(name, message(Reply::from(reply)), true).await {
+        let (reply, mut answer) = reply::call().await;
+        // It may wait for its worker, or for room.
+        answer.is_late();
+        match self.accept(name, message(reply), true).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::NotFound)) => Err(CallError::NotFound),
             Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),

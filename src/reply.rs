@@ -1,0 +1,383 @@
+//! [`Reply`], where a worker puts the answer to a call, and [`Answer`], where the caller waits for it.
+//!
+//! A caller waits as soon as its message is in the mailbox. So its waker lies here from the beginning, and is woken when the
+//! worker has let go of what both share: the answer is taken out without a lock, and nobody registers anything. (With tokio's
+//! oneshot, in which a receiver may come to wait at any time, a call took a tenth longer.)
+//!
+//! Invariants:
+//!
+//! 1. Who finds `Waiting` under the lock changes it, and wakes the waker that was in it: once, and after it has let go.
+//! 2. Who is polled while the worker still has its part takes the lock, and so either finds what the worker has put there, or
+//!    leaves the waker of this poll for it.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::sync::oneshot;
+
+use crate::panics::contain;
+use crate::sync::{Mutex, into_inner, lock};
+
+/// Where a worker puts the answer to one call.
+///
+/// Dropping it unanswered tells the caller [`CallError::NoReply`](crate::CallError::NoReply). It may be kept, or handed to
+/// another task, and answered later.
+///
+/// # Examples
+///
+/// ```
+/// use gen_registry::Reply;
+/// use tokio::sync::oneshot;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let (sender, receiver) = oneshot::channel();
+/// Reply::from(sender).send(42);
+/// assert_eq!(receiver.await?, 42);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Reply<T>(To<T>);
+
+enum To<T> {
+    Call(Answering<T>),
+    Channel(oneshot::Sender<T>),
+}
+
+impl<T> Reply<T> {
+    /// Answers. If the caller has gone away, the value is dropped.
+    pub fn send(self, value: T) {
+        // The caller went away, which is its right: `try_send` is for workers that care.
+        let _ = self.try_send(value);
+    }
+
+    /// Answers, or gives the value back if the caller has gone away.
+    ///
+    /// # Errors
+    ///
+    /// The value, if nobody waits for it any more.
+    #[inline]
+    pub fn try_send(self, value: T) -> Result<(), T> {
+        match self.0 {
+            To::Call(call) => call.send(value),
+            To::Channel(sender) => sender.send(value),
+        }
+    }
+
+    /// Whether the caller has gone away, so that an answer need not be worked out.
+    pub fn is_closed(&self) -> bool {
+        match &self.0 {
+            To::Call(call) => call.is_closed(),
+            To::Channel(sender) => sender.is_closed(),
+        }
+    }
+}
+
+impl<T> From<oneshot::Sender<T>> for Reply<T> {
+    fn from(sender: oneshot::Sender<T>) -> Self {
+        Self(To::Channel(sender))
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reply").field("is_closed", &self.is_closed()).finish()
+    }
+}
+
+/// What the two of a call share.
+struct Call<T>(Mutex<Stage<T>>);
+
+enum Stage<T> {
+    /// The caller is woken by the worker.
+    Waiting(Waker),
+    Answered(T),
+    /// The worker let go of its part.
+    Unanswered,
+    /// The caller went away.
+    Gone,
+}
+
+/// Makes both parts of a call for the task that is polled, which is to wait for the [`Answer`] in the same poll.
+pub(crate) async fn call<T>() -> (Reply<T>, Answer<T>) {
+    poll_fn(|cx| {
+        let call = Arc::new(Call(Mutex::new(Stage::Waiting(cx.waker().clone()))));
+        let reply = Reply(To::Call(Answering(Some(Arc::clone(&call)))));
+        Poll::Ready((reply, Answer { call: Some(call), is_new: true }))
+    })
+    .await
+}
+
+/// The worker's part. It has it until it is sent.
+struct Answering<T>(Option<Arc<Call<T>>>);
+
+impl<T> Answering<T> {
+    #[inline]
+    fn send(mut self, value: T) -> Result<(), T> {
+        let Some(call) = self.0.take() else { return Err(value) };
+        let mut stage = lock(&call.0);
+        let Stage::Waiting(_) = *stage else { return Err(value) };
+        let former = mem::replace(&mut *stage, Stage::Answered(value));
+        drop(stage);
+        wake(call, former);
+        Ok(())
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.as_ref().is_none_or(|call| matches!(*lock(&call.0), Stage::Gone))
+    }
+}
+
+impl<T> Drop for Answering<T> {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(call) = self.0.take() else { return };
+        let mut stage = lock(&call.0);
+        let Stage::Waiting(_) = *stage else { return };
+        let former = mem::replace(&mut *stage, Stage::Unanswered);
+        drop(stage);
+        wake(call, former);
+    }
+}
+
+/// Wakes the caller. First it lets go, for whoever is woken looks whether it has.
+fn wake<T>(call: Arc<Call<T>>, former: Stage<T>) {
+    drop(call);
+    if let Stage::Waiting(waker) = former {
+        // Another executor's waker is foreign code: its panic is not that of the worker.
+        contain(|| waker.wake());
+    }
+}
+
+/// The caller's part. `None`: there is no answer, and will be none.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    /// Until it is ready.
+    call: Option<Arc<Call<T>>>,
+    /// It was made in the poll in which it is awaited: there is nothing to look for, for its waker lies there already.
+    is_new: bool,
+}
+
+impl<T> Answer<T> {
+    /// It was made in another poll than the next.
+    pub(crate) fn is_late(&mut self) {
+        self.is_new = false;
+    }
+}
+
+// Nothing is pinned.
+impl<T> Unpin for Answer<T> {}
+
+impl<T> Future for Answer<T> {
+    type Output = Option<T>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<T>> {
+        if mem::take(&mut self.is_new) {
+            return Poll::Pending;
+        }
+        let call = self.call.take().expect("polled after it was ready");
+        if Arc::strong_count(&call) == 1 {
+            // The worker has let go. Whoever counted one is alone with it.
+            let stage = Arc::into_inner(call).map(|call| into_inner(call.0));
+            return Poll::Ready(match stage {
+                Some(Stage::Answered(value)) => Some(value),
+                _ => None,
+            });
+        }
+        let mut stage = lock(&call.0);
+        match &mut *stage {
+            Stage::Waiting(waker) => {
+                let former = (!waker.will_wake(cx.waker())).then(|| mem::replace(waker, cx.waker().clone()));
+                drop(stage);
+                // It may be foreign code.
+                drop(former);
+                self.call = Some(call);
+                Poll::Pending
+            }
+            Stage::Answered(_) => {
+                let answered = mem::replace(&mut *stage, Stage::Gone);
+                Poll::Ready(if let Stage::Answered(value) = answered { Some(value) } else { None })
+            }
+            Stage::Unanswered | Stage::Gone => Poll::Ready(None),
+        }
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            // An answer that nobody takes, and a waker, may be code of others: not under the lock.
+            let former = mem::replace(&mut *lock(&call.0), Stage::Gone);
+            drop(former);
+        }
+    }
+}
+
+impl<T> fmt::Debug for Call<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Count {
+        fn taken(&self) -> usize {
+            self.0.swap(0, Ordering::SeqCst)
+        }
+    }
+
+    fn poll<F: Future + Unpin>(future: &mut F, count: &Arc<Count>) -> Poll<F::Output> {
+        let waker = Waker::from(Arc::clone(count));
+        Pin::new(future).poll(&mut Context::from_waker(&waker))
+    }
+
+    fn made<T>(count: &Arc<Count>) -> (Reply<T>, Answer<T>) {
+        let Poll::Ready(made) = poll(&mut pin!(call()), count) else { panic!("it waits for nothing") };
+        made
+    }
+
+    #[test]
+    fn an_answer_wakes_whoever_polled_last_and_once() {
+        let (first, second) = (Arc::<Count>::default(), Arc::<Count>::default());
+        let (reply, mut answer) = made(&first);
+        assert!(poll(&mut answer, &first).is_pending());
+        assert!(poll(&mut answer, &second).is_pending());
+        reply.send(7);
+        assert_eq!((first.taken(), second.taken()), (0, 1));
+        assert_eq!(poll(&mut answer, &second), Poll::Ready(Some(7)));
+        assert_eq!((Arc::strong_count(&first), Arc::strong_count(&second)), (1, 1), "no waker is kept");
+    }
+
+    #[test]
+    fn a_reply_that_is_dropped_wakes_its_caller_and_there_is_no_answer() {
+        let count = Arc::default();
+        let (reply, mut answer) = made::<u32>(&count);
+        assert!(poll(&mut answer, &count).is_pending());
+        drop(reply);
+        assert_eq!(count.taken(), 1);
+        assert_eq!(poll(&mut answer, &count), Poll::Ready(None));
+    }
+
+    #[test]
+    fn an_answer_to_a_caller_who_went_away_comes_back_and_its_waker_is_not_kept() {
+        let count = Arc::default();
+        let (reply, answer) = made(&count);
+        assert!(!reply.is_closed());
+        drop(answer);
+        assert!(reply.is_closed());
+        assert_eq!(Arc::strong_count(&count), 1, "the caller's task is let go while the message still waits");
+        assert_eq!(reply.try_send("late"), Err("late"));
+        assert_eq!(count.taken(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_took_is_dropped_with_the_caller() {
+        let (count, value) = (Arc::default(), Arc::new(()));
+        let (reply, answer) = made(&count);
+        reply.send(Arc::clone(&value));
+        assert_eq!(Arc::strong_count(&value), 2);
+        drop(answer);
+        assert_eq!(Arc::strong_count(&value), 1);
+    }
+
+    #[test]
+    fn a_call_that_waited_elsewhere_first_looks_at_once() {
+        let (count, other) = (Arc::default(), Arc::default());
+        let (reply, mut answer) = made(&count);
+        reply.send(7);
+        answer.is_late();
+        assert_eq!(poll(&mut answer, &other), Poll::Ready(Some(7)));
+    }
+}
+
+#[cfg(all(test, gen_registry_loom))]
+mod models {
+    use loom::future::block_on;
+    use loom::thread;
+
+    use super::*;
+
+    /// Awaits it by one poll more than it takes, at any moment.
+    async fn restless(mut answer: Answer<u32>, polls: usize) -> Option<u32> {
+        let mut polls = polls;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
+                    return Poll::Ready(answer);
+                }
+                if polls == 0 {
+                    return Poll::Pending;
+                }
+                polls -= 1;
+            }
+        })
+        .await
+    }
+
+    fn model(answer: impl Fn(Reply<u32>) + Copy + Send + Sync + 'static, expected: Option<u32>) {
+        for polls in 0..3 {
+            loom::model(move || {
+                let got = block_on(async move {
+                    let (reply, mut waiting) = call().await;
+                    if polls == 2 {
+                        waiting.is_late();
+                    }
+                    let worker = thread::spawn(move || answer(reply));
+                    // If its wake-up is lost it waits for ever, which loom reports.
+                    let got = restless(waiting, polls).await;
+                    worker.join().unwrap();
+                    got
+                });
+                assert_eq!(got, expected);
+            });
+        }
+    }
+
+    #[test]
+    fn an_answer_comes_to_its_caller_whenever_that_is_polled() {
+        model(|reply| reply.send(7), Some(7));
+    }
+
+    #[test]
+    fn a_reply_that_is_dropped_is_told_whenever_the_caller_is_polled() {
+        model(drop, None);
+    }
+
+    #[test]
+    fn a_caller_who_goes_away_meanwhile_leaves_nothing_behind() {
+        loom::model(|| {
+            let value = Arc::new(());
+            block_on({
+                let value = Arc::clone(&value);
+                async move {
+                    let (reply, answer) = call().await;
+                    let worker = thread::spawn(move || drop(reply.try_send(value)));
+                    drop(answer);
+                    worker.join().unwrap();
+                }
+            });
+            assert_eq!(Arc::strong_count(&value), 1, "it is dropped, or given back");
+        });
+    }
+}
