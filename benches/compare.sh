@@ -2,13 +2,13 @@
 # Measures everything, and writes benches/RESULTS.md and benches/charts/. See benches/README.md.
 #
 #     benches/compare.sh           about half an hour
-#     benches/compare.sh --quick   under 10 minutes, fewer samples
+#     benches/compare.sh --quick   under 10 minutes after the build, fewer rounds
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "$*" in
-'') mode=() samples=(--sample-size 25 --measurement-time 1 --warm-up-time 0.3) name='Full run' ;;
---quick) mode=(--quick) samples=(--sample-size 10 --measurement-time 0.25 --warm-up-time 0.1 --nresamples 2000) name='Quick run, few samples' ;;
+'') mode=() turns=(15 3) name='Full run' ;;
+--quick) mode=(--quick) turns=(12 1) name='Quick run, few rounds' ;;
 *) echo 'usage: benches/compare.sh [--quick]' >&2; exit 2 ;;
 esac
 
@@ -16,8 +16,7 @@ mkdir -p "${CARGO_TARGET_DIR:-target}"
 run=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/compare
 rm -rf "$run"
 mkdir -p "$run"
-# Where criterion leaves its estimates: none of an older run may be among them.
-export CRITERION_HOME=$run/criterion CARGO_TERM_COLOR=never
+export CARGO_TERM_COLOR=never
 
 note() { printf 'version\t%s\t%s\n' "$1" "$2" >>"$run/versions.tsv"; }
 step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
@@ -31,23 +30,10 @@ note Commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff
 note rustc "$(rustc --version)"
 note 'Load averages before' "$(load)"
 
-# Each of a bench's figures in a process of its own: what others leave of the heap decides where the workers of a large table,
-# or those that are started next, come to lie.
-alone() { # alone BENCH PATTERN
-    cargo bench --locked --bench "$1" -- --list 2>/dev/null | sed -n "s/: benchmark\$//; /$2/p" >"$run/names"
-    while read -r name; do
-        cargo bench --locked --bench "$1" -- "${samples[@]}" --exact "$name" >>"$run/$1.log" </dev/null
-    done <"$run/names"
-}
-
-step 'lookup'
-cargo bench --locked --bench lookup -- "${samples[@]}" '^(.*of (1|1,000)\b)' >"$run/lookup.log"
-alone lookup '100,000'
-step 'isolation'
-alone isolation .
-for bench in cold_start messages churn limits metrics bulk; do
+# All ways of a group take turns: see benches/common/turns.rs.
+for bench in lookup isolation cold_start messages churn limits metrics bulk; do
     step "$bench"
-    cargo bench --locked --bench "$bench" -- "${samples[@]}" >"$run/$bench.log"
+    cargo bench --locked --bench "$bench" -- --turns "${turns[@]}" >"$run/$bench.tsv"
 done
 step 'memory'
 cargo bench --locked --bench memory -- "${mode[@]}" >"$run/memory.tsv"

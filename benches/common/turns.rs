@@ -2,11 +2,11 @@
 //! were taken. So what is compared can also be measured in turns, by the same code: each way of a group for some milliseconds,
 //! then the next, round and round, and each ratio is made within a round.
 //!
-//!     cargo bench --bench lookup -- --turns 15
+//!     cargo bench --bench lookup -- --turns 15 3
 //!
-//! Each group is measured in three processes of its own, for where in memory the workers of a table come to lie is luck. Each
-//! makes the tables in another order. What they print is for the report: `turns`, group, way, and nanoseconds for one operation
-//! by round.
+//! Each group is measured in so many rounds, and in so many processes of its own, for where in memory the workers of a table come
+//! to lie is luck. Each makes the tables in another order. What they print is for the report: `turns`, group, way, and
+//! nanoseconds for one operation by round.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,8 +17,6 @@ use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 /// How long a way is measured in its turn, and before that warmed up.
 const TURN: Duration = Duration::from_millis(20);
 const WARM_UP: Duration = Duration::from_millis(10);
-/// In so many processes.
-const PROCESSES: usize = 3;
 
 /// Whether this is one process of several.
 pub(crate) fn is_in_turns() -> bool {
@@ -33,6 +31,7 @@ enum How {
     /// One process for each of these.
     Processes {
         rounds: String,
+        processes: usize,
         groups: Vec<String>,
     },
     /// One group. Its ways are set up from this one on.
@@ -44,13 +43,15 @@ enum How {
 }
 
 impl Benches {
-    /// By the command line: `--turns ROUNDS`, to which a process of its own adds `GROUP FIRST`, or what criterion takes.
+    /// By the command line: `--turns ROUNDS PROCESSES`, or `--turns ROUNDS GROUP FIRST` in one of these, or what criterion takes.
     pub(crate) fn new(criterion: impl FnOnce() -> Criterion) -> Self {
         let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("not a number: {text}"));
         Self(match args[..] {
-            ["--turns", rounds] => How::Processes { rounds: rounds.to_owned(), groups: Vec::new() },
+            ["--turns", rounds, processes] => {
+                How::Processes { rounds: rounds.to_owned(), processes: number(processes), groups: Vec::new() }
+            }
             ["--turns", rounds, group, first] => {
                 How::Turns { rounds: number(rounds), group: group.to_owned(), first: number(first) }
             }
@@ -77,11 +78,11 @@ impl Benches {
         match self.0 {
             How::Criterion(criterion) => criterion.final_summary(),
             How::Turns { .. } => {}
-            How::Processes { rounds, groups } => {
+            How::Processes { rounds, processes, groups } => {
                 let program = std::env::current_exe().expect("this program has a name");
                 // All groups once, and then again: the processes of one group are minutes apart.
                 for (process, group) in
-                    (0..PROCESSES).flat_map(|process| groups.iter().map(move |group| (process, group)))
+                    (0..processes).flat_map(|process| groups.iter().map(move |group| (process, group)))
                 {
                     let mut command = Command::new(&program);
                     command.args(["--turns", &rounds, group, &process.to_string()]).stdin(Stdio::null());
