@@ -89,7 +89,12 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
-        match self.accept(message, false).await {
+        // Not by way of `accept`: a future less is a tenth of what a cast takes.
+        let refused = match self.slot.queue.offer(Envelope { message, is_call: false }).await {
+            Ok(_) => return Ok(()),
+            Err(refused) => refused,
+        };
+        match self.get_in_line(refused).await {
             Ok(_) => Ok(()),
             Err(Unsent::Closed(message)) => {
                 self.refuse(Undelivered::Closed);

@@ -148,9 +148,22 @@ impl<W: Worker> Via<W> {
     /// As for [`WorkerHandle::call`]. A start that it caused goes on.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         let (reply, mut answer) = reply::call().await;
-        // It may wait for its worker, or for room.
+        let message = message(reply);
+        // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and
+        // boxed.
+        let message = match self.shared.find(&self.key) {
+            Some(handle) if is_current(handle.id()) => return Err(CallError::WouldDeadlock),
+            Some(handle) => match handle.slot.queue.try_send(Envelope { message, is_call: true }) {
+                Ok(sequence) => {
+                    self.shared.link.hot.count(Hot::Hit);
+                    return handle.answer(sequence, answer).await;
+                }
+                Err((_, envelope)) => envelope.message,
+            },
+            None => message,
+        };
         answer.is_late();
-        match self.accept(message(reply), true).await {
+        match Box::pin(self.accept(message, true)).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::Closed)) => Err(CallError::NotDelivered),
             Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),

@@ -42,6 +42,12 @@ impl<W: Worker> Shared<W> {
         self.hit(key, self.table.hash(key))
     }
 
+    /// A lookup that is not counted.
+    #[inline]
+    pub(crate) fn find(&self, key: &W::Key) -> Option<WorkerHandle<W>> {
+        self.table.with(key, self.table.hash(key), |handle| handle.is_open().then(|| handle.clone())).flatten()
+    }
+
     #[inline(always)]
     pub(crate) fn hit<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
     where
