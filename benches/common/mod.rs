@@ -400,27 +400,37 @@ pub(crate) fn quiet(runtime: &Runtime) {
 }
 
 /// Several equal tables, which the samples go round. Where in memory the workers come to lie is luck, of a hot one too,
-/// and worth a fifth of a random lookup's time: one table for all samples would measure that.
+/// and worth a fifth of a random lookup's time; where a hot key's place in the table is, a tenth: one table for all samples
+/// would measure that.
 pub(crate) struct Tables<K: Key, W: Way<K>> {
     tables: Vec<Fixture<K, W>>,
+    /// So many samples in a row.
+    each: usize,
     sample: Cell<usize>,
 }
 
 impl<K: Key, W: Way<K>> Tables<K, W> {
     pub(crate) fn on(load: Load) -> Self {
-        // Of processes that take turns each has one.
-        let is_one = load.workers < scaled(1_000) || W::IS_GLOBAL || is_in_turns();
-        let tables = if is_one { 1 } else { 3 };
+        let (tables, each) = match (is_in_turns(), load.workers) {
+            _ if W::IS_GLOBAL => (1, 1),
+            // Of processes that take turns each has one.
+            (true, workers) if workers > scaled(1_000) => (1, 1),
+            // An odd number: every second sample warms up.
+            (true, _) => (7, 1),
+            (false, workers) if workers < scaled(1_000) => (1, 1),
+            // Few of them find it cold.
+            (false, _) => (3, 8),
+        };
         let tables = (0..tables).map(|_| Fixture::on(load.threads, load.workers)).collect();
-        Self { tables, sample: Cell::new(0) }
+        Self { tables, each, sample: Cell::new(0) }
     }
 
-    /// The table for one more sample: another one after every eight, so that few of them find it cold. Not warmed up
-    /// off the clock: criterion would take that time for the operation's, and settle for too few iterations.
+    /// The table for one more sample. Not warmed up off the clock: criterion would take that time for the operation's, and settle
+    /// for too few iterations.
     pub(crate) fn next(&self) -> &Fixture<K, W> {
         let sample = self.sample.get();
         self.sample.set(sample + 1);
-        &self.tables[sample / 8 % self.tables.len()]
+        &self.tables[sample / self.each % self.tables.len()]
     }
 }
 
