@@ -25,9 +25,8 @@ use crate::restart::{Backoff, Intensity, Restart};
 #[cfg(feature = "tracing")]
 use crate::slot::WriteKey;
 use crate::slot::{Config, Link, OnUndelivered, Pace, RestartPlan};
-use crate::stats::Counters;
 use crate::stripes::Stripes;
-use crate::sync::{AtomicUsize, Mutex};
+use crate::sync::{Apart, AtomicUsize, Mutex};
 use crate::table::table;
 use crate::worker::Worker;
 
@@ -541,19 +540,13 @@ impl<W: Worker> Builder<W> {
             clock: Clock::new(),
             is_reported: reporter.is_some(),
             events: Announcer::new(),
-            counters: Counters::default(),
             hot: Stripes::new(),
             stopwatch,
             #[cfg(feature = "tracing")]
             write_key: self.write_key,
-            workers: AtomicUsize::new(0),
-            starting: AtomicUsize::new(0),
-            held: AtomicUsize::new(0),
-            remembered: AtomicU64::new(0),
-            restarting: AtomicUsize::new(0),
             stuck: Mutex::new(Vec::new()),
-            live: AtomicUsize::new(0),
-            desk: Desk::new(REQUESTS),
+            numbers: Apart::default(),
+            desk: Apart(Desk::new(REQUESTS)),
             report: reported,
             registry: OnceLock::new(),
         });

@@ -158,10 +158,10 @@ impl<W: Worker> Owner<W> {
     /// Lets others see the numbers that only the state machine knows. Before the effects: who is answered by one of them
     /// finds them right.
     fn publish(&self) {
-        let (tally, workers) = (self.lifecycle.tally(), self.lifecycle.workers());
-        self.link.workers.store(workers, Ordering::Relaxed);
-        self.link.starting.store(tally.starting, Ordering::Relaxed);
-        self.link.held.store(tally.held, Ordering::Relaxed);
+        let (tally, workers, numbers) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.link.numbers);
+        numbers.workers.store(workers, Ordering::Relaxed);
+        numbers.starting.store(tally.starting, Ordering::Relaxed);
+        numbers.held.store(tally.held, Ordering::Relaxed);
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
@@ -296,7 +296,7 @@ impl<W: Worker> Owner<W> {
             self.is_tidy_armed = true;
             self.arm(Due::Tidy);
         }
-        self.link.remembered.store(self.memory.len(), Ordering::Relaxed);
+        self.link.numbers.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
 
     /// Performs what there is to do, one by one: code of others that panics in one of them (the `Drop` of a key) does not keep
@@ -524,7 +524,7 @@ impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
         // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
-        for input in self.link.desk.queue().drain(&self.link.live) {
+        for input in self.link.desk.queue().drain(&self.link.numbers.live) {
             contain(|| drop(input));
         }
         for request in std::mem::take(&mut self.again) {

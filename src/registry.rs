@@ -335,7 +335,7 @@ impl<W: Worker> Registry<W> {
 
     /// How many workers there are: those that a lookup would find. One atomic read.
     pub fn count(&self) -> usize {
-        self.shared.link.live.load(Ordering::Relaxed)
+        self.shared.link.numbers.live.load(Ordering::Relaxed)
     }
 
     /// Folds over the workers.
@@ -467,7 +467,7 @@ impl<W: Worker> Registry<W> {
     /// ```
     pub fn stats(&self) -> Stats {
         let link = &self.shared.link;
-        link.stats(self.shared.table.backlog(link.workers.load(Ordering::Relaxed)))
+        link.stats(self.shared.table.backlog(link.numbers.workers.load(Ordering::Relaxed)))
     }
 
     #[cfg(test)]

@@ -28,7 +28,7 @@ use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
 use crate::stats::{Counters, Stats};
 use crate::stripes::{Hot, Stripes, Undelivered};
-use crate::sync::{AtomicUsize, Mutex};
+use crate::sync::{Apart, AtomicUsize, Mutex};
 use crate::table::Backlog;
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
@@ -89,6 +89,23 @@ pub(crate) type OnUndelivered<W> = Box<dyn Fn(&<W as Worker>::Key, <W as Worker>
 #[cfg(feature = "tracing")]
 pub(crate) type WriteKey<W> = fn(&<W as Worker>::Key) -> String;
 
+/// What changes with each start and end.
+#[derive(Debug, Default)]
+pub(crate) struct Numbers {
+    pub(crate) counters: Counters,
+    /// How many workers there are in whatever state, how many of them are starting, and how many entries wait for room: as
+    /// the owner knew it last.
+    pub(crate) workers: AtomicUsize,
+    pub(crate) starting: AtomicUsize,
+    pub(crate) held: AtomicUsize,
+    /// How many keys that are gone are remembered.
+    pub(crate) remembered: AtomicU64,
+    /// How many workers are between two runs.
+    pub(crate) restarting: AtomicUsize,
+    /// How many gates are open.
+    pub(crate) live: AtomicUsize,
+}
+
 /// What the workers of one registry share with each other, with their handles and with the owner.
 pub(crate) struct Link<W: Worker> {
     pub(crate) registry_id: RegistryId,
@@ -101,7 +118,6 @@ pub(crate) struct Link<W: Worker> {
     /// Somebody wants to know how long starts and runs take.
     pub(crate) is_reported: bool,
     pub(crate) events: Announcer<W>,
-    pub(crate) counters: Counters,
     /// What is counted on every thread.
     pub(crate) hot: Stripes,
     /// Measures how long messages take, if that was asked for.
@@ -109,21 +125,11 @@ pub(crate) struct Link<W: Worker> {
     /// How a key is written into the span of its worker, if that was asked for.
     #[cfg(feature = "tracing")]
     pub(crate) write_key: Option<WriteKey<W>>,
-    /// How many workers there are in whatever state, how many of them are starting, and how many entries wait for room: as
-    /// the owner knew it last.
-    pub(crate) workers: AtomicUsize,
-    pub(crate) starting: AtomicUsize,
-    pub(crate) held: AtomicUsize,
-    /// How many keys that are gone are remembered.
-    pub(crate) remembered: AtomicU64,
-    /// How many workers are between two runs.
-    pub(crate) restarting: AtomicUsize,
     /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
     pub(crate) stuck: Mutex<Vec<Weak<Slot<W>>>>,
-    /// How many gates are open.
-    pub(crate) live: AtomicUsize,
+    pub(crate) numbers: Apart<Numbers>,
     /// Where the owner is reached.
-    pub(crate) desk: Desk<Input<W>, Errand<W>>,
+    pub(crate) desk: Apart<Desk<Input<W>, Errand<W>>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,
@@ -166,22 +172,23 @@ impl<W: Worker> Link<W> {
     /// The registry's numbers at this moment. What waits in the mailboxes the table knows.
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
-        let (workers, starting, live) = (load(&self.workers), load(&self.starting), load(&self.live));
-        let restarting = load(&self.restarting).min(live);
+        let numbers = &self.numbers;
+        let (workers, starting, live) = (load(&numbers.workers), load(&numbers.starting), load(&numbers.live));
+        let restarting = load(&numbers.restarting).min(live);
         Stats {
             starting,
             waiting_for_turn: self.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
-            waiting_for_room: load(&self.held),
+            waiting_for_room: load(&numbers.held),
             running: live - restarting,
             restarting,
             // Those that were told to end, and those that the owner is yet to hear of.
             stopping: workers.saturating_sub(starting + live),
             limit: self.config.max_workers,
-            remembered: self.remembered.load(Ordering::Relaxed),
+            remembered: numbers.remembered.load(Ordering::Relaxed),
             queued,
             fullest_mailbox: fullest,
             owner_queue: self.desk.queue().len(),
-            ..self.counters.read(&self.hot)
+            ..numbers.counters.read(&self.hot)
         }
     }
 }
@@ -250,12 +257,12 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) fn open(&self) {
-        self.queue.open(&self.link.live);
+        self.queue.open(&self.link.numbers.live);
         self.tell_opened();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        let closed = self.queue.close(reason, &self.link.live);
+        let closed = self.queue.close(reason, &self.link.numbers.live);
         if closed {
             self.end_restart();
         }
@@ -263,7 +270,7 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) fn kill(&self) {
-        self.queue.kill(&self.link.live);
+        self.queue.kill(&self.link.numbers.live);
         self.end_restart();
     }
 
@@ -299,8 +306,9 @@ impl<W: Worker> Slot<W> {
 
     /// Closes the gate if it has nothing to do. Says whether this call did it. (G7)
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
-        let closed =
-            !self.is_restarting() && !self.activity.is_held() && self.queue.close_at_rest(reason, &self.link.live);
+        let closed = !self.is_restarting()
+            && !self.activity.is_held()
+            && self.queue.close_at_rest(reason, &self.link.numbers.live);
         if closed {
             // It may have crashed since the look above.
             self.end_restart();
@@ -337,7 +345,7 @@ impl<W: Worker> Slot<W> {
         // AcqRel pairs with that in `end_restart`: either whoever closed the gate finds this mark, or the gate that it
         // closed is seen here.
         if !self.is_restarting.swap(true, Ordering::AcqRel) {
-            self.link.restarting.fetch_add(1, Ordering::Relaxed);
+            self.link.numbers.restarting.fetch_add(1, Ordering::Relaxed);
         }
         // After the count: who closes the gate later than this look takes it back.
         if self.queue.is_closed() {
@@ -355,7 +363,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn end_restart(&self) {
         // AcqRel pairs with that in `begin_restart`.
         if self.is_restarting.swap(false, Ordering::AcqRel) {
-            self.link.restarting.fetch_sub(1, Ordering::Relaxed);
+            self.link.numbers.restarting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -461,7 +469,7 @@ impl<W: Worker> Slot<W> {
             Gate::Killed => Undelivered::Killed,
             _ => why,
         };
-        let lost = self.queue.drain(&self.link.live);
+        let lost = self.queue.drain(&self.link.numbers.live);
         // First: who hears of it finds it counted.
         self.link.hot.add(Hot::Undelivered(why), lost.len() as u64);
         for envelope in lost {

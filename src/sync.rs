@@ -1,6 +1,8 @@
 //! The primitives where threads meet, so that a model checker can stand in for them: `--cfg gen_registry_loom` puts
 //! loom's in the place of the standard library's.
 
+use std::ops::Deref;
+
 #[cfg(not(gen_registry_loom))]
 mod primitives {
     pub(crate) use std::hint::spin_loop;
@@ -33,6 +35,20 @@ mod primitives {
 }
 
 pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, into_inner, lock, spin_loop};
+
+/// Lies in cache lines of its own (two, since some processors fetch the neighbour as well): what one thread writes is not thrown
+/// out of the caches of those who read what lies beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
 
 /// Returns to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
 /// with its thread until that has nothing else to do, and there it would be stuck if the thread is blocked next; from the queue

@@ -51,7 +51,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
         self.tell_age(entry);
         if let Some(cause) = Cause::of(reason) {
-            self.link.counters.restarted(cause);
+            self.link.numbers.counters.restarted(cause);
         }
         self.tell_exited(entry, incarnation, reason);
     }
@@ -85,7 +85,7 @@ impl<W: Worker> Owner<W> {
             slot.set_since(now);
             slot.open();
         });
-        self.link.counters.started();
+        self.link.numbers.counters.started();
         let took = Duration::from_nanos(now.saturating_sub(asked_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
             self.deadlines.pass_now(Due::TellKept);
@@ -94,7 +94,7 @@ impl<W: Worker> Owner<W> {
             // What it has spent is in its worker's own hands from now on.
             self.memory.forget(entry.hash);
             if let Some(cause) = crash {
-                self.link.counters.restarted_by_caller(cause);
+                self.link.numbers.counters.restarted_by_caller(cause);
             }
         }
         // After the gate is open: whoever hears of it finds it by lookup.
@@ -103,7 +103,7 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
         self.remembered.remove(&entry);
-        self.link.counters.not_started(&failure);
+        self.link.numbers.counters.not_started(&failure);
         if !self.memory.remembers_failures() {
             return;
         }
@@ -117,13 +117,13 @@ impl<W: Worker> Owner<W> {
     }
 
     pub(super) fn ended(&mut self, entry: EntryId, reason: ExitReason) {
-        self.link.counters.exited(&reason);
+        self.link.numbers.counters.exited(&reason);
         self.tell_age(entry);
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
         let was_running = self.tell_exited(entry, incarnation, &reason);
         if worker.slot.gave_up() {
-            self.link.counters.gave_up();
+            self.link.numbers.counters.gave_up();
             self.link.events.announce(|| Told::GaveUp { worker, incarnation, reason });
         } else if !was_running {
             // Its last run was told to be over, and who knows of the worker waits for the next one.
