@@ -258,40 +258,47 @@ fn via(benches: &mut Benches) {
     let papaya = async || (Each(filled::<Papaya<String>>().await, key.clone()), ());
     let dash = async || (Each(filled::<Dash<String>>().await, key.clone()), ());
 
-    let load = Load::of(WORKERS);
-    // What a send through an address does beside one through a handle.
-    let lookups = |group: &mut Group<'_>| {
-        let fixture = LazyCell::new(|| Fixture::<String, Registry<Counter<String>>>::new(WORKERS));
-        group.bench_function("gen-registry's lookup", move |bencher| {
-            let fixture = &*fixture;
-            bencher.iter_custom(|iterations| {
-                time(&fixture.runtime, 1, |_| {
-                    let (registry, mut probes) = (fixture.way(), Probes::<String>::one(500));
-                    async move {
-                        for _ in 0..iterations {
-                            black_box(registry.lookup(black_box(probes.next())));
+    // The same by hand.
+    let each = async || (Each(filled::<Registry<Counter<String>>>().await, key.clone()), ());
+
+    for (threads, name) in [(Threads::Two, ""), (Threads::Current, ", current-thread")] {
+        let load = Load::of(WORKERS).threads(threads);
+        // What a send through an address does beside one through a handle.
+        let lookups = |group: &mut Group<'_>| {
+            let fixture = LazyCell::new(move || Fixture::<String, Registry<Counter<String>>>::on(threads, WORKERS));
+            group.bench_function("gen-registry's lookup", move |bencher| {
+                let fixture = &*fixture;
+                bencher.iter_custom(|iterations| {
+                    time(&fixture.runtime, 1, |_| {
+                        let (registry, mut probes) = (fixture.way(), Probes::<String>::one(500));
+                        async move {
+                            for _ in 0..iterations {
+                                black_box(registry.lookup(black_box(probes.next())));
+                            }
                         }
-                    }
-                })
+                    })
+                });
             });
-        });
-    };
+        };
 
-    let mut group = benches.benchmark_group("via/call");
-    calls(&mut group, "gen-registry, Via", load, address);
-    calls(&mut group, "gen-registry, Via that starts", load, starting_address);
-    calls(&mut group, "gen-registry, handle", load, handle);
-    lookups(&mut group);
-    calls(&mut group, "papaya, then mpsc + oneshot", load, papaya);
-    calls(&mut group, "DashMap, then mpsc + oneshot", load, dash);
-    group.finish();
+        let mut group = benches.benchmark_group(format!("via/call{name}"));
+        calls(&mut group, "gen-registry, Via", load, address);
+        calls(&mut group, "gen-registry, Via that starts", load, starting_address);
+        calls(&mut group, "gen-registry, lookup and handle", load, each);
+        calls(&mut group, "gen-registry, handle", load, handle);
+        lookups(&mut group);
+        calls(&mut group, "papaya, then mpsc + oneshot", load, papaya);
+        calls(&mut group, "DashMap, then mpsc + oneshot", load, dash);
+        group.finish();
 
-    let mut group = benches.benchmark_group("via/cast");
-    casts(&mut group, "gen-registry, Via", load, address);
-    casts(&mut group, "gen-registry, Via that starts", load, starting_address);
-    casts(&mut group, "gen-registry, handle", load, handle);
-    lookups(&mut group);
-    casts(&mut group, "papaya, then mpsc", load, papaya);
-    casts(&mut group, "DashMap, then mpsc", load, dash);
-    group.finish();
+        let mut group = benches.benchmark_group(format!("via/cast{name}"));
+        casts(&mut group, "gen-registry, Via", load, address);
+        casts(&mut group, "gen-registry, Via that starts", load, starting_address);
+        casts(&mut group, "gen-registry, lookup and handle", load, each);
+        casts(&mut group, "gen-registry, handle", load, handle);
+        lookups(&mut group);
+        casts(&mut group, "papaya, then mpsc", load, papaya);
+        casts(&mut group, "DashMap, then mpsc", load, dash);
+        group.finish();
+    }
 }

@@ -189,7 +189,14 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
             "send through `Via` on a live worker against a send through its handle and a lookup",
             ("≤ lookup + 10 %", 1.1),
             [("call", via(figures, "via/call")), ("cast", via(figures, "via/cast"))],
-            [],
+            [
+                ("current-thread: call", via(figures, "via/call, current-thread")),
+                ("cast", via(figures, "via/cast, current-thread")),
+                ("over both measured apart: call", via_apart(figures, "via/call")),
+                ("cast", via_apart(figures, "via/cast")),
+                ("the same, current-thread: call", via_apart(figures, "via/call, current-thread")),
+                ("cast", via_apart(figures, "via/cast, current-thread")),
+            ],
         ),
         numbers(
             figures,
@@ -231,7 +238,13 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
 }
 
 /// A send through an address, over one through the handle and a lookup.
+/// Over a lookup and a send in one loop.
 fn via(figures: &Figures, group: &str) -> Option<Ratio> {
+    figures.ratio(group, "gen-registry, Via", "gen-registry, lookup and handle")
+}
+
+/// Over a loop of lookups and one of sends, whose times are added.
+fn via_apart(figures: &Figures, group: &str) -> Option<Ratio> {
     let lookup = figures.get(group, "gen-registry's lookup")?;
     let by_hand = figures.get(group, "gen-registry, handle")?.plus(lookup);
     Some(figures.get(group, "gen-registry, Via")?.over(&by_hand))
