@@ -258,6 +258,7 @@ mod reporter;
 mod request;
 mod residency;
 mod restart;
+mod seeded;
 mod slot;
 mod spawn;
 mod stats;

@@ -17,7 +17,7 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -27,6 +27,7 @@ use seize::Collector;
 
 use crate::handle::WorkerHandle;
 use crate::prehashed::PassHash;
+use crate::seeded::Seeded;
 use crate::worker::{EntryId, Worker};
 
 /// The workers whose keys have one hash: almost always one. None: they are gone, and the place is kept for the next.
@@ -81,7 +82,7 @@ impl<W: Worker> Equivalent<Entry<W>> for Probe {
 
 struct Table<W: Worker> {
     /// Keys come from users: the hasher is seeded per registry and resists flooding (SipHash).
-    hasher: RandomState,
+    hasher: Seeded,
     entries: HashSet<Entry<W>, PassHash>,
 }
 
@@ -125,7 +126,7 @@ const RETIRED: usize = 128;
 /// Makes both halves of an empty table.
 pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
     let reader = TableReader(Arc::new(Table {
-        hasher: RandomState::new(),
+        hasher: Seeded::new(),
         entries: HashSet::builder().hasher(PassHash).collector(Collector::new().batch_size(RETIRED)).build(),
     }));
     (

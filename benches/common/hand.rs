@@ -2,12 +2,13 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{Hash, Hasher, RandomState};
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt as _;
+use siphasher::sip::SipHasher13;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -95,16 +96,36 @@ impl Counts for Arc<Sender> {
     }
 }
 
+/// The hasher that gen-registry uses.
+#[derive(Clone)]
+pub(crate) struct Seeded(u64, u64);
+
+impl Seeded {
+    fn new() -> Self {
+        let random = RandomState::new();
+        Self(random.hash_one(0_u8), random.hash_one(1_u8))
+    }
+}
+
+impl BuildHasher for Seeded {
+    type Hasher = SipHasher13;
+
+    #[inline]
+    fn build_hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_keys(self.0, self.1)
+    }
+}
+
 /// A `papaya` map of `Arc`s: the floor of a lookup, with the hasher that gen-registry uses.
 #[derive(Clone)]
-pub(crate) struct Papaya<K: Key>(pub(crate) Arc<papaya::HashMap<K, Arc<Sender>, RandomState>>);
+pub(crate) struct Papaya<K: Key>(pub(crate) Arc<papaya::HashMap<K, Arc<Sender>, Seeded>>);
 
 impl<K: Key> Way<K> for Papaya<K> {
     const NAME: &'static str = "papaya";
     type Handle = Arc<Sender>;
 
     fn empty() -> Self {
-        Self(Arc::new(papaya::HashMap::with_hasher(RandomState::new())))
+        Self(Arc::new(papaya::HashMap::with_hasher(Seeded::new())))
     }
 
     fn lookup(&self, key: &K) -> Option<Arc<Sender>> {
@@ -133,7 +154,7 @@ impl<K: Key> Way<K> for Papaya<K> {
 /// A `papaya` set of `Arc`s that hold the key beside the sender, so that a handle knows its key and no key is kept twice: the
 /// floor of a lookup for a registry whose handles do. The key is one step further away than in a map of keys.
 #[derive(Clone)]
-pub(crate) struct Beside<K: Key>(Arc<papaya::HashSet<Named<K>, RandomState>>);
+pub(crate) struct Beside<K: Key>(Arc<papaya::HashSet<Named<K>, Seeded>>);
 
 #[derive(Clone)]
 pub(crate) struct Named<K>(Arc<(K, Sender)>);
@@ -177,7 +198,7 @@ impl<K: Key> Way<K> for Beside<K> {
     type Handle = Named<K>;
 
     fn empty() -> Self {
-        Self(Arc::new(papaya::HashSet::with_hasher(RandomState::new())))
+        Self(Arc::new(papaya::HashSet::with_hasher(Seeded::new())))
     }
 
     fn lookup(&self, key: &K) -> Option<Named<K>> {

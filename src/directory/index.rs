@@ -10,7 +10,7 @@
 //! a shard's lock more, shared by readers, and held for a look.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::iter;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -19,6 +19,7 @@ use equivalent::Equivalent;
 
 use crate::panics::Contained;
 use crate::prehashed::PassHash;
+use crate::seeded::Seeded;
 use crate::worker::WorkerId;
 
 /// So many readers and changes of different names rarely meet at a lock.
@@ -63,7 +64,7 @@ type Shard<N, V> = HashMap<u64, Bucket<N, V>, PassHash>;
 
 pub(crate) struct Index<N, V> {
     /// Names come from users: seeded per directory, and resists flooding (SipHash).
-    hasher: RandomState,
+    hasher: Seeded,
     shards: [RwLock<Shard<N, V>>; SHARDS],
     roster: Mutex<Roster>,
 }
@@ -85,7 +86,7 @@ impl Roster {
 impl<N, V> Index<N, V> {
     pub(crate) fn new() -> Self {
         Self {
-            hasher: RandomState::new(),
+            hasher: Seeded::new(),
             shards: std::array::from_fn(|_| RwLock::default()),
             roster: Mutex::new(Roster { next_number: 0, tags: BTreeMap::new() }),
         }
