@@ -122,10 +122,11 @@ impl<W: Worker> Drop for ExitGuard<W> {
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
 pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
     async move {
-        // Held whole, so that its fields are dropped in their order, also if this is never polled.
-        let launch = &mut launch;
+        // Held whole, so that its fields are dropped in their order, also if this is never polled. No reference to what is held
+        // here is kept across an await: each would take a word.
+        let _whole = &launch;
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
-        let trace = &Trace::new(launch.guard.slot());
+        let trace = Trace::new(launch.guard.slot());
         let exit = loop {
             let after = {
                 let slot = launch.guard.slot();
@@ -137,6 +138,7 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                     // larger.
                     let mut code = pin!(Some(live(&mut run)));
                     let mut is_watched = false;
+                    let trace = &trace;
                     poll_fn(move |cx| {
                         let _entered = trace.enter();
                         let polled = poll_contained(slot, code.as_mut(), &mut is_watched, cx);

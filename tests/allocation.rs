@@ -1,4 +1,4 @@
-//! What a hit costs: no allocation. This binary has an allocator that counts, for each thread.
+//! What a hit costs: no allocation; and what a worker weighs. This binary has an allocator that counts, for each thread.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use allocation_counter::measure;
 use common::{Plan, Probe, within};
-use gen_registry::{Aliases, Registry, StartError};
+use gen_registry::{Aliases, Registry, Reply, StartError, Worker};
 
 /// The answer of a future that needs to wait for nobody.
 fn ready<F: Future>(future: F) -> F::Output {
@@ -77,4 +77,58 @@ async fn a_read_by_name_allocates_nothing() {
     };
     reads();
     assert_eq!(measure(reads).count_total, 0);
+}
+
+/// What the benches weigh: a worker with a number in it, and messages with a reply.
+struct Counter(u64);
+
+enum Message {
+    Add(u64),
+    Get(Reply<u64>),
+}
+
+impl Worker for Counter {
+    type Key = String;
+    type Args = u64;
+    type Message = Message;
+    type Error = std::convert::Infallible;
+
+    async fn init(start: u64, _: &mut gen_registry::Context<Self>) -> Result<Self, Self::Error> {
+        Ok(Self(start))
+    }
+
+    async fn handle(&mut self, message: Message, _: &mut gen_registry::Context<Self>) -> Result<(), Self::Error> {
+        match message {
+            Message::Add(more) => self.0 += more,
+            Message::Get(reply) => reply.send(self.0),
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn an_idle_worker_weighs_no_more_than_700_bytes() {
+    const WORKERS: usize = 1_000;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let registry = runtime.block_on(async { Registry::<Counter>::new() });
+    let start = |numbers: std::ops::Range<usize>| {
+        runtime.block_on(async {
+            for n in numbers {
+                let key = format!("+1555{n:07}");
+                within(registry.start(&key, 1), "a start").await.expect("it starts");
+            }
+        });
+    };
+    // The table makes room for many together: for these, and those that come.
+    start(0..WORKERS);
+    let grown = measure(|| start(WORKERS..WORKERS + WORKERS / 4));
+    let each = grown.bytes_current / (WORKERS as i64 / 4);
+    assert!(each <= 700, "{each} bytes a worker");
+    assert!(each > 300, "{each} bytes a worker: not all of it was counted");
+    runtime.block_on(async {
+        let last = registry.lookup("+15550001249").expect("it was started");
+        within(last.cast(Message::Add(1)), "the cast").await.expect("it runs");
+        assert_eq!(within(last.call(Message::Get), "the call").await.expect("it answers"), 2);
+        assert_eq!(within(registry.shutdown(), "the shutdown").await.aborted, 0);
+    });
 }
