@@ -160,7 +160,7 @@ impl<W: Worker> WorkerHandle<W> {
         let accepted = match self.slot.queue.try_send(envelope) {
             Ok(sequence) => Ok(sequence),
             Err(refused) => {
-                answer.is_late();
+                answer.look_first();
                 Box::pin(self.get_in_line(refused)).await
             }
         };

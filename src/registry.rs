@@ -40,6 +40,7 @@ impl<W: Worker> Drop for Alive<W> {
     }
 }
 
+/// Made out of the way of a hit, whose code this is kept out of, as is [`poll`].
 #[cold]
 #[inline(never)]
 fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {

@@ -2,7 +2,7 @@
 //!
 //! A caller waits as soon as its message is in the mailbox. So its waker lies here from the beginning, and is woken when the
 //! worker has let go of what both share: the answer is taken out without a lock, and nobody registers anything. (With tokio's
-//! oneshot, in which a receiver may come to wait at any time, a call took a tenth longer.)
+//! oneshot, in which a receiver may come to wait at any time, a call took 2,172 instructions and not 2,123.)
 //!
 //! Invariants:
 //!
@@ -163,8 +163,8 @@ pub(crate) struct Answer<T> {
 }
 
 impl<T> Answer<T> {
-    /// It was made in another poll than the next.
-    pub(crate) fn is_late(&mut self) {
+    /// It is awaited in another poll than the one it was made in: the answer may be there already.
+    pub(crate) fn look_first(&mut self) {
         self.is_new = false;
     }
 }
@@ -306,7 +306,7 @@ mod tests {
         let (count, other) = (Arc::default(), Arc::default());
         let (reply, mut answer) = made(&count);
         reply.send(7);
-        answer.is_late();
+        answer.look_first();
         assert_eq!(poll(&mut answer, &other), Poll::Ready(Some(7)));
     }
 }
@@ -341,7 +341,7 @@ mod models {
                 let got = block_on(async move {
                     let (reply, mut waiting) = call().await;
                     if polls == 2 {
-                        waiting.is_late();
+                        waiting.look_first();
                     }
                     let worker = thread::spawn(move || answer(reply));
                     // If its wake-up is lost it waits for ever, which loom reports.

@@ -122,9 +122,7 @@ impl<W: Worker> Drop for ExitGuard<W> {
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
 pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
     async move {
-        // Held whole, so that its fields are dropped in their order, also if this is never polled. No reference to what is held
-        // here is kept across an await: each would take a word.
-        let _whole = &launch;
+        // No reference to what is held here is kept across an await: each would take a word.
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
         let trace = Trace::new(launch.guard.slot());
         let exit = loop {

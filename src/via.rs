@@ -151,7 +151,7 @@ impl<W: Worker> Via<W> {
         let message = message(reply);
         // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and
         // boxed.
-        let message = match self.shared.find(&self.key) {
+        let message = match self.shared.find(&self.key, self.shared.table.hash(&self.key)) {
             Some(handle) if is_current(handle.id()) => return Err(CallError::WouldDeadlock),
             Some(handle) => match handle.slot.queue.try_send(Envelope { message, is_call: true }) {
                 Ok(sequence) => {
@@ -162,7 +162,7 @@ impl<W: Worker> Via<W> {
             },
             None => message,
         };
-        answer.is_late();
+        answer.look_first();
         match Box::pin(self.accept(message, true)).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::Closed)) => Err(CallError::NotDelivered),

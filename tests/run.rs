@@ -6,6 +6,8 @@ mod common;
 
 use std::convert::Infallible;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::within;
@@ -13,6 +15,7 @@ use gen_registry::{Context, ExitReason, Mailbox, Registry, Reply, Worker, Worker
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 
 /// One connection: lines come from the peer, commands from the mailbox, and both go into one log.
 struct Session {
@@ -303,4 +306,56 @@ async fn a_run_finds_its_own_worker_from_its_first_line() {
     let ((found, was_found), (_, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
     within(registry.start(&1, (found, hold)), "the start").await.unwrap();
     assert_eq!(within(was_found, "what the worker found").await, Ok(true));
+}
+
+/// Does not take no for an answer.
+struct Deaf(Arc<AtomicBool>);
+
+impl Worker for Deaf {
+    type Key = u32;
+    type Args = Arc<AtomicBool>;
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init(was_alone: Arc<AtomicBool>, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(was_alone))
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn run(&mut self, mailbox: &mut Mailbox<()>, _: &mut Context<Self>) -> Result<(), Infallible> {
+        for _ in 0..1_000_000 {
+            mailbox.recv().await;
+        }
+        // Nobody has killed it meanwhile.
+        self.0.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_goes_on_asking_after_the_end_yields_to_others_and_can_be_killed() {
+    let was_alone = Arc::new(AtomicBool::new(false));
+    let registry = Registry::<Deaf>::new();
+    let worker = within(registry.start(&1, Arc::clone(&was_alone)), "the start").await.unwrap();
+    let stopping = tokio::spawn({
+        let worker = worker.clone();
+        async move { worker.stop().await }
+    });
+    // Until its gate is closed, from when on it is told of the end.
+    within(
+        async {
+            while registry.lookup(&1).is_some() {
+                yield_now().await
+            }
+        },
+        "the stop",
+    )
+    .await;
+    let killed = within(worker.kill(), "the kill").await.unwrap();
+    assert!(!was_alone.load(Ordering::Relaxed), "it had the thread for itself");
+    assert!(matches!(killed, ExitReason::Killed), "{killed}");
+    within(stopping, "the stop").await.unwrap().unwrap();
 }

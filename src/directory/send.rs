@@ -74,7 +74,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     {
         let (reply, mut answer) = reply::call().await;
         // It may wait for its worker, or for room.
-        answer.is_late();
+        answer.look_first();
         match self.accept(name, message(reply), true).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::NotFound)) => Err(CallError::NotFound),

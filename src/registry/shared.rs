@@ -43,9 +43,12 @@ impl<W: Worker> Shared<W> {
     }
 
     /// A lookup that is not counted.
-    #[inline]
-    pub(crate) fn find(&self, key: &W::Key) -> Option<WorkerHandle<W>> {
-        self.table.with(key, self.table.hash(key), |handle| handle.is_open().then(|| handle.clone())).flatten()
+    #[inline(always)]
+    pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten()
     }
 
     #[inline(always)]
@@ -53,7 +56,7 @@ impl<W: Worker> Shared<W> {
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
-        let found = self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten();
+        let found = self.find(key, hash);
         self.link.hot.count(if found.is_some() { Hot::Hit } else { Hot::Miss });
         found
     }
