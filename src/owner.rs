@@ -20,8 +20,6 @@ mod news;
 mod tests;
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -467,10 +465,11 @@ impl<W: Worker> Owner<W> {
     /// What they are made of lies in memory in that order, more or less: a million of them that ended in the table's order, which
     /// is none, took twice as long, half of it in the allocator.
     fn to_list(&self) -> impl ExactSizeIterator<Item = Arc<Slot<W>>> {
-        let mut list = Vec::with_capacity(self.lifecycle.entries());
-        let _: ControlFlow<Infallible> = self.table.read().try_fold((), |(), handle| {
-            list.push((handle.entry_id().id, Arc::clone(&handle.slot)));
-            ControlFlow::Continue(())
+        let list = Vec::with_capacity(self.lifecycle.entries());
+        let id = |handle: &WorkerHandle<W>| Some(handle.entry_id().id);
+        let mut list = self.table.read().fold(list, id, |mut list, handle, id| {
+            list.push((id, Arc::clone(&handle.slot)));
+            list
         });
         list.sort_unstable_by_key(|&(id, _)| id);
         list.into_iter().map(|(_, slot)| slot)

@@ -372,13 +372,8 @@ impl<W: Worker> Registry<W> {
     /// # }
     /// ```
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &W::Key, &WorkerHandle<W>) -> A) -> A {
-        let folded: ControlFlow<std::convert::Infallible, A> = self.shared.table.try_fold(init, |folded, handle| {
-            ControlFlow::Continue(if handle.is_open() { f(folded, handle.key(), handle) } else { folded })
-        });
-        match folded {
-            ControlFlow::Continue(folded) => folded,
-            ControlFlow::Break(never) => match never {},
-        }
+        let open = |handle: &WorkerHandle<W>| handle.is_open().then_some(());
+        self.shared.table.fold(init, open, |folded, handle, ()| f(folded, handle.key(), handle))
     }
 
     /// One of the workers, or `None` if there is none. Which one is not said: the first that the table comes to.

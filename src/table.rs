@@ -89,6 +89,9 @@ struct Table<W: Worker> {
 /// So many mailboxes are looked into.
 const MAILBOXES: usize = 1_024;
 
+/// So many workers are folded over together.
+const BATCH: usize = 128;
+
 /// What waits in the mailboxes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Backlog {
@@ -179,13 +182,61 @@ impl<W: Worker> TableReader<W> {
         entries.get(&Probe(entry.hash))?.workers().find(|worker| worker.entry_id() == entry).map(seen)
     }
 
-    /// Folds over every entry, whatever its gate says, until `seen` breaks off.
+    /// Folds over every worker, whatever its gate says, until `seen` breaks off: for who breaks off soon. For the others, see
+    /// [`fold`](Self::fold).
     pub(crate) fn try_fold<A, B>(
         &self,
         init: A,
         seen: impl FnMut(A, &WorkerHandle<W>) -> ControlFlow<B, A>,
     ) -> ControlFlow<B, A> {
         self.0.entries.pin().iter().flat_map(Entry::workers).try_fold(init, seen)
+    }
+
+    /// Folds over the workers of whom `look` gives something, whatever their gates say.
+    ///
+    /// By batches, each in short loops: where the entries lie, where their workers lie, the look at them, and then the fold. An
+    /// entry and its worker are two reads, one after the other, of memory that is seldom in a cache. The processor looks ahead
+    /// by so many instructions, and waits for all the reads among them together: the shorter the loop, the more these are.
+    pub(crate) fn fold<A, T: Copy>(
+        &self,
+        init: A,
+        look: impl Fn(&WorkerHandle<W>) -> Option<T>,
+        mut f: impl FnMut(A, &WorkerHandle<W>, T) -> A,
+    ) -> A {
+        let pinned = self.0.entries.pin();
+        let mut entries = pinned.iter();
+        let mut batch: [Option<&Entry<W>>; BATCH] = [None; BATCH];
+        let mut firsts: [Option<&WorkerHandle<W>>; BATCH] = [None; BATCH];
+        let mut looks = [None; BATCH];
+        let mut folded = init;
+        loop {
+            let mut len = 0;
+            for (place, entry) in batch.iter_mut().zip(&mut entries) {
+                *place = Some(entry);
+                len += 1;
+            }
+            let batch = &batch[..len];
+            for (first, entry) in firsts.iter_mut().zip(batch) {
+                *first = entry.and_then(|entry| entry.first.as_ref());
+            }
+            for (seen, first) in looks.iter_mut().zip(&firsts[..len]) {
+                *seen = first.and_then(&look);
+            }
+            for (first, seen) in firsts.iter().zip(&looks[..len]) {
+                if let (Some(worker), Some(seen)) = (first, *seen) {
+                    folded = f(folded, worker, seen);
+                }
+            }
+            let others = batch.iter().flatten().filter_map(|entry| entry.others.as_ref());
+            for worker in others.flat_map(|others| others.iter()) {
+                if let Some(seen) = look(worker) {
+                    folded = f(folded, worker, seen);
+                }
+            }
+            if len < BATCH {
+                return folded;
+            }
+        }
     }
 
     /// Looks into the mailboxes: into all, or into a sample of bounded size. It is the first entries in the order of the

@@ -56,6 +56,13 @@ impl Rig {
         else {
             unreachable!("it never breaks off")
         };
+        let key = |worker: &WorkerHandle<Idle>| Some(*worker.key());
+        let folded = self.writer.read().fold(Keys::new(), key, |mut keys, worker, key| {
+            assert_eq!(*worker.key(), key, "a look at somebody else");
+            assert!(keys.insert(key), "a worker is seen twice");
+            keys
+        });
+        assert_eq!(folded, keys, "both folds see everyone");
         keys
     }
 
@@ -104,6 +111,22 @@ async fn any_number_of_keys_may_have_one_hash() {
         rig.writer.remove(entry);
     }
     assert!(rig.keys().is_empty());
+}
+
+#[tokio::test]
+async fn a_fold_sees_everyone_once_however_many_there_are_and_skips_whom_the_look_skips() {
+    let mut rig = Rig::new();
+    for key in 0..3 * BATCH as u32 + 2 {
+        assert_eq!(rig.keys().len(), key as usize);
+        // Every seventh beside another one.
+        rig.insert(key, u64::from(key - u32::from(key % 7 == 1)));
+    }
+    let even = |worker: &WorkerHandle<Idle>| (worker.key() % 2 == 0).then_some(());
+    let evens = rig.writer.read().fold(0, even, |evens, worker, ()| {
+        assert_eq!(worker.key() % 2, 0);
+        evens + 1
+    });
+    assert_eq!(evens, (3 * BATCH + 2).div_ceil(2));
 }
 
 #[tokio::test]
