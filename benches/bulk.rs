@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use common::hand::{Dash, Joined, Locked, Moka, Papaya};
+use common::hand::{Beside, Dash, Joined, Locked, Moka, Papaya};
 use common::peers::Ractor;
 use common::{Benches, Counter, Counts, Fixture, Group, Key, TALLY, Way, scaled, time};
 use gen_registry::Registry;
@@ -63,6 +63,23 @@ fn reduce(benches: &mut Benches) {
     // What gen-registry does as well: a worker that has ended is not shown.
     bench(&mut group, "papaya, open senders only", |map: &Papaya<String>| {
         map.0.pin().iter().filter(|(_, sender)| !sender.is_closed()).fold(0, |sum, (key, _)| sum + key.len())
+    });
+    // The floor for whoever keeps the key beside the sender, and not twice: one more read of memory for each.
+    bench(&mut group, Beside::<String>::NAME, |set: &Beside<String>| {
+        set.0.pin().iter().fold(0, |sum, named| sum + named.0.0.len())
+    });
+    bench(&mut group, "papaya, key beside the sender, by batches", |set: &Beside<String>| {
+        let pinned = set.0.pin();
+        let mut entries = pinned.iter().fuse();
+        let mut sum = 0;
+        loop {
+            let batch: [_; 128] = std::array::from_fn(|_| entries.next());
+            let named = batch.map(|entry| entry.map(|named| &*named.0));
+            sum += named.iter().flatten().map(|(key, _)| key.len()).sum::<usize>();
+            if batch[127].is_none() {
+                return sum;
+            }
+        }
     });
     bench(&mut group, "DashMap", |map: &Dash<String>| map.0.iter().fold(0, |sum, entry| sum + entry.key().len()));
     bench(&mut group, "RwLock<HashMap>", |map: &Locked<String>| {

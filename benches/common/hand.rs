@@ -154,10 +154,10 @@ impl<K: Key> Way<K> for Papaya<K> {
 /// A `papaya` set of `Arc`s that hold the key beside the sender, so that a handle knows its key and no key is kept twice: the
 /// floor of a lookup for a registry whose handles do. The key is one step further away than in a map of keys.
 #[derive(Clone)]
-pub(crate) struct Beside<K: Key>(Arc<papaya::HashSet<Named<K>, Seeded>>);
+pub(crate) struct Beside<K: Key>(pub(crate) Arc<papaya::HashSet<Named<K>, Seeded>>);
 
 #[derive(Clone)]
-pub(crate) struct Named<K>(Arc<(K, Sender)>);
+pub(crate) struct Named<K>(pub(crate) Arc<(K, Sender)>);
 
 impl<K: Key> PartialEq for Named<K> {
     fn eq(&self, other: &Self) -> bool {

@@ -224,7 +224,16 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
         "`reduce` over 100,000 against iterating the bare map",
         ("≤ 1.2", 1.2),
         [("", over("reduce/100,000", "papaya"))],
-        [("over open senders only, which is what `reduce` shows", over("reduce/100,000", "papaya, open senders only"))],
+        [
+            (
+                "over open senders only, which is what `reduce` shows",
+                over("reduce/100,000", "papaya, open senders only"),
+            ),
+            (
+                "over a set with the key beside the sender, by the same batches",
+                over("reduce/100,000", "papaya, key beside the sender, by batches"),
+            ),
+        ],
     ));
     rows.push(isolation(figures));
     rows.push(ratios(
