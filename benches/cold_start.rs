@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::guarded::Guarded;
-use common::hand::{Dash, DashOnce, Locked, Moka, Owned, Papaya};
+use common::hand::{Dash, DashOnce, Locked, Moka, OneLock, Owned, Papaya};
 use common::peers::{Kameo, Ractor};
 use common::{Benches, Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
 use gen_registry::Registry;
@@ -57,6 +57,7 @@ fn distinct_keys(benches: &mut Benches) {
         bench::<K, Dash<K>>(group, load);
         bench::<K, DashOnce<K>>(group, load);
         bench::<K, Owned<K>>(group, load);
+        bench::<K, OneLock<K>>(group, load);
         bench::<K, Guarded<K>>(group, load);
         bench::<K, Papaya<K>>(group, load);
         bench::<K, Locked<K>>(group, load);

@@ -3,7 +3,7 @@
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -263,6 +263,77 @@ impl<K: Key> Way<K> for Owned<K> {
         }
         let (reply, answer) = oneshot::channel();
         self.requests.send((key.clone(), reply)).await.expect("the owner runs");
+        answer.await.expect("it starts")
+    }
+
+    async fn end(self) {
+        drop(self);
+    }
+}
+
+type Waiting = Vec<oneshot::Sender<Sender>>;
+
+/// A `papaya` map, and beside it one lock around who waits for which start, as one owner would know it. The caller takes it to
+/// claim the key, the worker when its init is through: the floor of a cold start that is ordered in one place by those who have
+/// news for it. It knows no failure, no time-out, no limit, no stop and no end.
+#[derive(Clone)]
+pub(crate) struct OneLock<K: Key> {
+    map: Arc<papaya::HashMap<K, Sender, RandomState>>,
+    starting: Arc<Mutex<HashMap<K, Waiting>>>,
+}
+
+impl<K: Key> OneLock<K> {
+    fn starting(&self) -> MutexGuard<'_, HashMap<K, Waiting>> {
+        self.starting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the worker be seen, and tells who waits for it.
+    fn open(&self, key: &K, sender: &Sender) {
+        let waiting = {
+            let mut starting = self.starting();
+            self.map.pin().insert(key.clone(), sender.clone());
+            starting.remove(key)
+        };
+        for reply in waiting.into_iter().flatten() {
+            // Who asked may have gone away.
+            drop(reply.send(sender.clone()));
+        }
+    }
+}
+
+impl<K: Key> Way<K> for OneLock<K> {
+    const NAME: &'static str = "one lock";
+    type Handle = Sender;
+
+    fn empty() -> Self {
+        Self { map: Arc::new(papaya::HashMap::with_hasher(RandomState::new())), starting: Arc::default() }
+    }
+
+    fn lookup(&self, key: &K) -> Option<Sender> {
+        self.map.pin().get(key).cloned()
+    }
+
+    async fn start(&self, key: &K) -> Sender {
+        if let Some(sender) = self.lookup(key) {
+            return sender;
+        }
+        let (reply, answer) = oneshot::channel();
+        let is_first = {
+            let mut starting = self.starting();
+            // Again: it may have come up meanwhile.
+            if let Some(sender) = self.lookup(key) {
+                return sender;
+            }
+            let waiting = starting.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+            waiting.push(reply);
+            waiting.len() == 1
+        };
+        if is_first {
+            let (sender, mailbox) = mpsc::channel(MAILBOX);
+            let (this, key) = (self.clone(), key.clone());
+            // The sender goes with the closure: the worker keeps none to itself.
+            spawn_telling(Begin::AtOnce, mailbox, move || this.open(&key, &sender));
+        }
         answer.await.expect("it starts")
     }
 

@@ -145,6 +145,8 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
             [
                 ("1 caller, over a bare owner task", over("cold_start/distinct keys, callers: 1", "a bare owner task")),
                 ("64 callers, over it", over("cold_start/distinct keys, callers: 64", "a bare owner task")),
+                ("1 caller, over one lock", over("cold_start/distinct keys, callers: 1", "one lock")),
+                ("64 callers, over it", over("cold_start/distinct keys, callers: 64", "one lock")),
                 (
                     "1 caller, over a guarded `DashMap`",
                     over("cold_start/distinct keys, callers: 1", "a guarded DashMap"),
