@@ -192,12 +192,14 @@ impl<W: Worker> TableReader<W> {
         self.0.entries.pin().iter().flat_map(Entry::workers).try_fold(init, seen)
     }
 
-    /// Folds over the workers of whom `look` gives something, whatever their gates say.
+    /// Folds over the workers of whom `look` gives something, at that moment: whoever has begun to end by then is not shown, be it
+    /// by the fold's own doing. (G3)
     ///
-    /// By batches, each in short loops: where the entries lie, where their workers lie, the look at them, and then the fold. An
+    /// By batches, each in short loops: where the entries lie, where their workers lie, a first look at them, and then the fold. An
     /// entry and its worker are two reads, one after the other, of memory that is seldom in a cache. The processor looks ahead
-    /// by so many instructions, and waits for all the reads among them together: the shorter the loop, the more these are.
-    pub(crate) fn fold<A, T: Copy>(
+    /// by so many instructions, and waits for all the reads among them together: the shorter the loop, the more these are. The
+    /// second look, in the fold, finds the memory there.
+    pub(crate) fn fold<A, T>(
         &self,
         init: A,
         look: impl Fn(&WorkerHandle<W>) -> Option<T>,
@@ -207,7 +209,6 @@ impl<W: Worker> TableReader<W> {
         let mut entries = pinned.iter();
         let mut batch: [Option<&Entry<W>>; BATCH] = [None; BATCH];
         let mut firsts: [Option<&WorkerHandle<W>>; BATCH] = [None; BATCH];
-        let mut looks = [None; BATCH];
         let mut folded = init;
         loop {
             let mut len = 0;
@@ -215,24 +216,20 @@ impl<W: Worker> TableReader<W> {
                 *place = Some(entry);
                 len += 1;
             }
-            let batch = &batch[..len];
+            let (batch, firsts) = (&batch[..len], &mut firsts[..len]);
             for (first, entry) in firsts.iter_mut().zip(batch) {
                 *first = entry.and_then(|entry| entry.first.as_ref());
             }
-            for (seen, first) in looks.iter_mut().zip(&firsts[..len]) {
-                *seen = first.and_then(&look);
+            for first in firsts.iter_mut() {
+                *first = first.filter(|worker| look(worker).is_some());
             }
-            for (first, seen) in firsts.iter().zip(&looks[..len]) {
-                if let (Some(worker), Some(seen)) = (first, *seen) {
-                    folded = f(folded, worker, seen);
-                }
-            }
+            let mut fold = |folded, worker| match look(worker) {
+                Some(seen) => f(folded, worker, seen),
+                None => folded,
+            };
+            folded = firsts.iter().copied().flatten().fold(folded, &mut fold);
             let others = batch.iter().flatten().filter_map(|entry| entry.others.as_ref());
-            for worker in others.flat_map(|others| others.iter()) {
-                if let Some(seen) = look(worker) {
-                    folded = f(folded, worker, seen);
-                }
-            }
+            folded = others.flat_map(|others| others.iter()).fold(folded, &mut fold);
             if len < BATCH {
                 return folded;
             }

@@ -5,6 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::{Ask, Gate, Plan, Probe, Step, populated, until_idle, within};
+use futures_util::FutureExt as _;
 use gen_registry::{Registry, WorkerHandle};
 
 type ByKey = BTreeMap<String, WorkerHandle<Probe>>;
@@ -65,6 +66,28 @@ async fn it_leaves_out_what_starts_and_what_stops() {
     gate.open();
     within(start, "the start").await.unwrap().unwrap();
     within(stop, "the stop").await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_whom_the_closure_itself_has_ended_is_not_shown_to_it() {
+    let registry = populated(&["a", "b", "c", "d"]).await;
+    let mut kills = Vec::new();
+    let shown = registry.reduce(Vec::new(), |mut shown, _, worker| {
+        assert!(registry.lookup(worker.key()).is_some(), "a worker is shown that no lookup finds");
+        for other in registry.to_list().into_iter().filter(|other| other != worker) {
+            let mut kill = Box::pin(async move { other.kill().await });
+            // Its first poll says so to the owner, who closes the gate.
+            assert!(kill.as_mut().now_or_never().is_none(), "the worker cannot be gone yet");
+            kills.push(kill);
+        }
+        shown.push(worker.clone());
+        shown
+    });
+    assert_eq!(registry.to_list(), shown, "one alone is left");
+    for kill in kills {
+        within(kill, "a kill").await.unwrap();
+    }
+    assert_eq!((shown.len(), registry.count()), (1, 1));
 }
 
 #[tokio::test(start_paused = true)]
