@@ -274,8 +274,8 @@ impl<K: Key> Way<K> for Owned<K> {
 type Waiting = Vec<oneshot::Sender<Sender>>;
 
 /// A `papaya` map, and beside it one lock around who waits for which start, as one owner would know it. The caller takes it to
-/// claim the key, the worker when its init is through: the floor of a cold start that is ordered in one place by those who have
-/// news for it. It knows no failure, no time-out, no limit, no stop and no end.
+/// claim the key, the worker when its init is through: a cold start that is ordered in one place by those who have news for it.
+/// It knows no failure, no time-out, no limit, no stop and no end.
 #[derive(Clone)]
 pub(crate) struct OneLock<K: Key> {
     map: Arc<papaya::HashMap<K, Sender, RandomState>>,
