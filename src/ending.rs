@@ -11,19 +11,45 @@ use tokio::sync::oneshot;
 
 use crate::panics::{Contained, contain};
 use crate::queue::Gate;
+use crate::request::StartReply;
 use crate::slot::Slot;
 use crate::sync::lock;
 use crate::worker::{ExitReason, Worker, WorkerId};
 
-pub(crate) enum Ending {
+pub(crate) enum Ending<W: Worker> {
+    /// The worker goes through its start alone, and answers this caller: see [`starting`](crate::starting).
+    Alone(StartReply<W>, Option<Box<Audience>>),
     /// Boxed: most workers have nobody.
     Awaited(Option<Box<Audience>>),
     Over(Contained<ExitReason>),
+    /// Its start has come to nothing, and the owner is yet to say so to the caller. Boxed: it is rare, and there are many slots.
+    OverAlone(Box<(Contained<ExitReason>, StartReply<W>)>),
 }
 
-impl Default for Ending {
+impl<W: Worker> Default for Ending<W> {
     fn default() -> Self {
         Self::Awaited(None)
+    }
+}
+
+impl<W: Worker> Ending<W> {
+    /// Those who wait for something, or how the worker ended.
+    fn audience(&mut self) -> Result<&mut Option<Box<Audience>>, &ExitReason> {
+        match self {
+            Self::Alone(_, audience) | Self::Awaited(audience) => Ok(audience),
+            Self::Over(reason) => Err(reason),
+            Self::OverAlone(over) => Err(&over.0),
+        }
+    }
+
+    /// The same, if there are any.
+    fn present(&mut self) -> Option<&mut Audience> {
+        self.audience().ok()?.as_deref_mut()
+    }
+
+    /// Those who wait for the gate to open.
+    pub(crate) fn take_opening(&mut self) -> Vec<oneshot::Sender<()>> {
+        self.present().map_or_else(Vec::new, |audience| mem::take(&mut audience.opening))
     }
 }
 
@@ -56,6 +82,16 @@ fn join<T>(part: &mut Vec<oneshot::Sender<T>>) -> oneshot::Receiver<T> {
     receiver
 }
 
+/// Tells those who waited for the gate, which is open.
+pub(crate) fn tell_opened(opening: Vec<oneshot::Sender<()>>) {
+    for member in opening {
+        contain(|| {
+            // It may have gone away. Its waker may be foreign code.
+            let _ = member.send(());
+        });
+    }
+}
+
 fn tell(part: Vec<oneshot::Sender<ExitReason>>, reason: &ExitReason) {
     for member in part {
         // It may have gone away. Its waker may be foreign code.
@@ -65,21 +101,31 @@ fn tell(part: Vec<oneshot::Sender<ExitReason>>, reason: &ExitReason) {
 
 impl<W: Worker> Slot<W> {
     pub(crate) fn exit(&self) -> Option<ExitReason> {
-        match &*lock(&self.ending) {
-            Ending::Over(reason) => Some((**reason).clone()),
-            Ending::Awaited(_) => None,
-        }
+        lock(&self.ending).audience().err().cloned()
     }
 
     /// Ends every wait, at the end: the owner does, or the worker, whoever comes first.
     pub(crate) fn set_exit(&self, reason: ExitReason) {
-        let over = Ending::Over(Contained::new(reason.clone()));
-        let ending = {
+        let over = Contained::new(reason.clone());
+        let (audience, _unused) = {
             let mut ending = lock(&self.ending);
-            // What is not used is dropped outside the lock: an error's `Drop` is user code.
-            if matches!(*ending, Ending::Over(_)) { over } else { mem::replace(&mut *ending, over) }
+            match mem::take(&mut *ending) {
+                Ending::Awaited(audience) => {
+                    *ending = Ending::Over(over);
+                    (audience, None)
+                }
+                Ending::Alone(reply, audience) => {
+                    *ending = Ending::OverAlone(Box::new((over, reply)));
+                    (audience, None)
+                }
+                // What is not used is dropped outside the lock: an error's `Drop` is user code.
+                told => {
+                    *ending = told;
+                    (None, Some(over))
+                }
+            }
         };
-        if let Ending::Awaited(Some(audience)) = ending {
+        if let Some(audience) = audience {
             let Audience { opening, run, worker, memberships: _ } = *audience;
             tell(worker, &reason);
             tell(run, &reason);
@@ -89,9 +135,9 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) async fn closed(&self) -> ExitReason {
-        let joined = match &mut *lock(&self.ending) {
-            Ending::Over(reason) => Err((**reason).clone()),
-            Ending::Awaited(audience) => Ok(join(&mut audience.get_or_insert_default().worker)),
+        let joined = match lock(&self.ending).audience() {
+            Err(reason) => Err(reason.clone()),
+            Ok(audience) => Ok(join(&mut audience.get_or_insert_default().worker)),
         };
         match joined {
             // Nobody drops the audience unheard while this slot is borrowed here.
@@ -102,29 +148,27 @@ impl<W: Worker> Slot<W> {
 
     /// Gives a receiver for how this run ends, or how the worker ended.
     pub(crate) fn monitor(&self) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
-        match &mut *lock(&self.ending) {
-            Ending::Over(reason) => Err((**reason).clone()),
-            Ending::Awaited(audience) => Ok(join(&mut audience.get_or_insert_default().run)),
+        match lock(&self.ending).audience() {
+            Err(reason) => Err(reason.clone()),
+            Ok(audience) => Ok(join(&mut audience.get_or_insert_default().run)),
         }
     }
 
     /// Tells the monitors how this run ended.
     pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
-        let run = match &mut *lock(&self.ending) {
-            Ending::Awaited(Some(audience)) => mem::take(&mut audience.run),
-            _ => return,
+        let run = match lock(&self.ending).present() {
+            Some(audience) => mem::take(&mut audience.run),
+            None => return,
         };
         tell(run, reason);
     }
 
     /// Waits until the gate has opened, or the worker has ended without that.
     pub(crate) async fn started(&self) {
-        let opened = match &mut *lock(&self.ending) {
-            // Looked at under the lock that `tell_opened` takes after the gate was opened: either this sees it open, or it is
-            // told.
-            Ending::Awaited(audience) if self.queue.gate() == Gate::Starting => {
-                join(&mut audience.get_or_insert_default().opening)
-            }
+        let opened = match lock(&self.ending).audience() {
+            // Looked at under the lock that is taken for the list of these after the gate was opened: either this sees it open,
+            // or it is told.
+            Ok(audience) if self.queue.gate() == Gate::Starting => join(&mut audience.get_or_insert_default().opening),
             _ => return,
         };
         // An error is the end.
@@ -133,16 +177,8 @@ impl<W: Worker> Slot<W> {
 
     /// Tells those who wait for the gate, which is open.
     pub(crate) fn tell_opened(&self) {
-        let opening = match &mut *lock(&self.ending) {
-            Ending::Awaited(Some(audience)) => mem::take(&mut audience.opening),
-            _ => return,
-        };
-        for member in opening {
-            contain(|| {
-                // It may have gone away. Its waker may be foreign code.
-                let _ = member.send(());
-            });
-        }
+        let opening = lock(&self.ending).take_opening();
+        tell_opened(opening);
     }
 
     /// Has a directory told of the worker's end. `false`: the worker has begun to end, and nobody will tell.
@@ -150,7 +186,7 @@ impl<W: Worker> Slot<W> {
         let mut ending = lock(&self.ending);
         // Looked at under the lock that `withdraw` takes after the gate was closed: either this sees it closed, or the
         // membership is in there before it is taken out.
-        let Ending::Awaited(audience) = &mut *ending else { return false };
+        let Ok(audience) = ending.audience() else { return false };
         if self.queue.gate() >= Gate::Closed {
             return false;
         }
@@ -165,9 +201,9 @@ impl<W: Worker> Slot<W> {
 
     /// Has every directory forget this worker. For its end, when its gate is closed.
     pub(crate) fn withdraw(&self) {
-        let memberships = match &mut *lock(&self.ending) {
-            Ending::Awaited(Some(audience)) => mem::take(&mut audience.memberships),
-            _ => return,
+        let memberships = match lock(&self.ending).present() {
+            Some(audience) => mem::take(&mut audience.memberships),
+            None => return,
         };
         for membership in memberships {
             // Names are user code when they are dropped: a panic in one does not keep the worker in the next directory.
@@ -182,9 +218,6 @@ impl<W: Worker> Slot<W> {
     /// How many directories are to be told of the worker's end.
     #[cfg(test)]
     pub(crate) fn memberships(&self) -> usize {
-        match &*lock(&self.ending) {
-            Ending::Awaited(Some(audience)) => audience.memberships.len(),
-            _ => 0,
-        }
+        lock(&self.ending).present().map_or(0, |audience| audience.memberships.len())
     }
 }

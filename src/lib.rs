@@ -261,6 +261,7 @@ mod restart;
 mod seeded;
 mod slot;
 mod spawn;
+mod starting;
 mod stats;
 mod stripes;
 mod supervise;

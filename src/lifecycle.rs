@@ -14,6 +14,10 @@
 //! `Running` is the state of which there are many, so it is kept by absence: an entry that the table has and
 //! [`Lifecycle::phases`] has not is running (or, once a shutdown began, on its way out with all the others).
 //!
+//! So is a start that was left to its worker, which needs nobody: most of them come up, with one caller, and the machine hears of
+//! them no more. Of whatever else is to become of one it is told first that the start is [`Attended`](Event::Attended) to, and
+//! from then on it is `Starting`.
+//!
 //! A worker that crashed and comes back is running all the while: it keeps its entry, its gate stays open, and its own
 //! task makes the next run. Whoever stops it meanwhile closes that gate, and its task sees it.
 //!
@@ -44,7 +48,8 @@
 //! # Cycles
 //!
 //! Workers wait for one another: an `init` starts a second key, whose `init` starts the first. Everyone who waits here
-//! says which worker's task it waits in, so a wait that would close a circle is refused when it is asked for.
+//! says which worker's task it waits in, so a wait that would close a circle is refused when it is asked for. A start that was
+//! asked for in a worker's task is never left alone.
 
 mod event;
 mod phase;
@@ -89,6 +94,8 @@ pub(crate) struct Lifecycle<P: Port> {
     phases: Phases<P>,
     /// Entries in the table, in whatever state.
     entries: usize,
+    /// How many starts were left to their workers, but for those that were attended to since. Most of them are over.
+    alone: u64,
     /// Those of them that have no worker: held, or discarded and not yet gone.
     unlaunched: EntrySet,
     /// Who comes in whose place: by the worker that goes.
@@ -104,6 +111,7 @@ impl<P: Port> Lifecycle<P> {
             limits,
             phases: Phases::new(),
             entries: 0,
+            alone: 0,
             unlaunched: EntrySet::default(),
             successors: EntryMap::default(),
             mode: Mode::Serving,
@@ -117,6 +125,7 @@ impl<P: Port> Lifecycle<P> {
                 self.start(starter, holder, fresh, admission, effects);
             }
             Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
+            Event::Attended(entry, reply) => self.attend(entry, reply),
             Event::Begun(entry) => self.begun(entry, effects),
             Event::Ready(entry) => self.ready(entry, effects),
             Event::Closing(entry) => self.closing(entry, effects),
@@ -127,14 +136,14 @@ impl<P: Port> Lifecycle<P> {
         }
     }
 
-    /// Whether a deadline that was armed is still waited for.
-    pub(crate) fn awaits(&self, entry: EntryId, deadline: Deadline) -> bool {
-        match (self.phases.get(&entry), deadline) {
-            (Some(Phase::Starting { .. }), Deadline::Init) => true,
-            (Some(Phase::Stopping { stage, .. }), Deadline::Drain) => *stage == Stage::Draining,
-            (Some(Phase::Stopping { stage, .. }), Deadline::Abort) => *stage == Stage::Aborting,
+    /// Whether a deadline that was armed is still waited for. `None`: the entry runs, or is gone, or is alone with its start.
+    pub(crate) fn awaits(&self, entry: EntryId, deadline: Deadline) -> Option<bool> {
+        self.phases.get(&entry).map(|phase| match (phase, deadline) {
+            (Phase::Starting { .. }, Deadline::Init) => true,
+            (Phase::Stopping { stage, .. }, Deadline::Drain) => *stage == Stage::Draining,
+            (Phase::Stopping { stage, .. }, Deadline::Abort) => *stage == Stage::Aborting,
             _ => false,
-        }
+        })
     }
 
     /// How many entries the table has.
@@ -161,6 +170,11 @@ impl<P: Port> Lifecycle<P> {
         self.phases.tally()
     }
 
+    /// How many workers were left alone with their start and were, or are yet to be, through with it so.
+    pub(crate) fn alone(&self) -> u64 {
+        self.alone
+    }
+
     fn start(
         &mut self,
         starter: Starter<P>,
@@ -174,7 +188,8 @@ impl<P: Port> Lifecycle<P> {
         }
         let Some(Holder { entry, is_closed }) = holder else {
             return match admission {
-                Admission::Granted => self.launch(starter, fresh, effects),
+                Admission::Granted => self.launch(starter, fresh, true, effects),
+                Admission::Attended => self.launch(starter, fresh, false, effects),
                 Admission::Refused(failure) => {
                     effects.push(Effect::NotStarted(fresh, failure.clone()));
                     fail(starter, failure, effects);
@@ -214,15 +229,21 @@ impl<P: Port> Lifecycle<P> {
     }
 
     /// Starts a worker for a vacant key, unless nobody wants it any more.
-    fn launch(&mut self, mut starter: Starter<P>, fresh: EntryId, effects: &mut Effects<P>) {
+    fn launch(&mut self, mut starter: Starter<P>, fresh: EntryId, may_be_alone: bool, effects: &mut Effects<P>) {
         if starter.reply.is_abandoned() {
             return fail(starter, StartFailure::Cancelled, effects);
         }
         let Some(seed) = starter.seed.take() else { return };
         let is_worker = starter.waits_in.is_some();
         self.entries += 1;
-        self.phases.insert(fresh, Phase::Starting { waiting: vec![starter], next: Vec::new() });
-        effects.push(Effect::Launch(fresh, seed));
+        // Who waits in a worker's task is known here, for it may come to be waited for.
+        if may_be_alone && !is_worker && !self.limits.is_paced {
+            self.alone += 1;
+            effects.push(Effect::Launch(fresh, seed, Some(starter.reply)));
+        } else {
+            self.phases.insert(fresh, Phase::Starting { waiting: vec![starter], next: Vec::new() });
+            effects.push(Effect::Launch(fresh, seed, None));
+        }
         if !self.limits.is_paced {
             effects.push(Effect::Arm(fresh, Deadline::Init));
         } else if is_worker {
@@ -262,6 +283,14 @@ impl<P: Port> Lifecycle<P> {
             Some(phase) => self.phases.insert(entry, phase),
             None => {}
         }
+    }
+
+    /// A start goes on here that was left to its worker.
+    fn attend(&mut self, entry: EntryId, reply: P::StartReply) {
+        self.alone -= 1;
+        // Of its caller nothing else is known, nor asked: its seed was taken.
+        let starter = Starter { verb: Verb::LookupOrStart, waits_in: None, seed: None, reply };
+        self.phases.insert(entry, Phase::Starting { waiting: vec![starter], next: Vec::new() });
     }
 
     fn begun(&mut self, entry: EntryId, effects: &mut Effects<P>) {
@@ -443,7 +472,7 @@ impl<P: Port> Lifecycle<P> {
     }
 
     fn passed(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {
-        if !self.awaits(entry, deadline) {
+        if self.awaits(entry, deadline) != Some(true) {
             return;
         }
         match deadline {

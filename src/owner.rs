@@ -7,6 +7,9 @@
 //! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
 //! who may go for it. It tells the registry's subscribers what happens, and counts it.
 //!
+//! A start with nothing special about it is left to its worker when that is spawned, and the owner comes back to it only if there
+//! is more to it than that it comes up: see [`starting`](crate::starting).
+//!
 //! Workers are spawned and callers answered by whoever has left the desk: these are [`Errand`]s.
 //!
 //! It awaits nothing, and runs no user code but a key's `Eq` and `Drop` and an error's `Drop` (G4), all of them contained
@@ -50,7 +53,7 @@ use crate::slot::{Link, Slot};
 use crate::stripes::Undelivered;
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns};
 use crate::sync::lock;
-use crate::table::TableWriter;
+use crate::table::{TableReader, TableWriter};
 use crate::worker::{CloseReason, EntryId, Worker};
 
 pub(crate) struct Owner<W: Worker> {
@@ -160,6 +163,7 @@ impl<W: Worker> Owner<W> {
         numbers.workers.store(workers, Ordering::Relaxed);
         numbers.starting.store(tally.starting, Ordering::Relaxed);
         numbers.held.store(tally.held, Ordering::Relaxed);
+        numbers.alone.store(self.lifecycle.alone(), Ordering::Relaxed);
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
@@ -168,13 +172,18 @@ impl<W: Worker> Owner<W> {
         let (table, hash) = (self.table.read(), seed.slot.entry.hash);
         // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
-            table.with(&*seed.slot.key, hash, |handle| Holder {
-                entry: handle.entry_id(),
-                is_closed: handle.slot.queue.gate() >= Gate::Closed,
+            table.with(&*seed.slot.key, hash, |handle| {
+                // Before its gate is read: what is not attended to now has opened it.
+                let alone = handle.slot.attend();
+                (alone, Holder { entry: handle.entry_id(), is_closed: handle.slot.queue.gate() >= Gate::Closed })
             })
         }));
         match looked_up {
-            Ok(holder) => {
+            Ok(found) => {
+                let holder = found.map(|(alone, holder)| {
+                    self.attended(holder.entry, alone);
+                    holder
+                });
                 let fresh = EntryId::fresh(hash);
                 let starter = Starter { verb, waits_in, seed: Some(seed), reply };
                 // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
@@ -198,7 +207,9 @@ impl<W: Worker> Owner<W> {
     fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<Wire<W>>> {
         Some(match notice {
             Notice::Stop { entry, stopper } => {
-                let exists = self.table.read().with_entry(entry, |_| ()).is_some();
+                let found = self.table.read().with_entry(entry, |handle| handle.slot.attend());
+                let exists = found.is_some();
+                self.attended(entry, found.flatten());
                 Event::Stop { entry, exists, stopper }
             }
             Notice::Begun(entry) => Event::Begun(entry),
@@ -219,6 +230,9 @@ impl<W: Worker> Owner<W> {
                 return None;
             }
             Notice::Exited(slot, exit, legacy) => {
+                if !slot.is_ready() {
+                    self.attended(slot.entry, slot.attend());
+                }
                 // Before anybody is told: who has stopped it finds it exited.
                 slot.set_exit(exit.reason());
                 let entry = self.take_in_hand(slot);
@@ -227,13 +241,39 @@ impl<W: Worker> Owner<W> {
                 }
                 Event::Exited(entry, exit)
             }
-            Notice::Shutdown { at_once } => Event::Shutdown { at_once },
+            Notice::Shutdown { at_once } => {
+                self.attend_all();
+                Event::Shutdown { at_once }
+            }
         })
+    }
+
+    /// Takes a start over that was left to its worker, if it was.
+    fn attended(&mut self, entry: EntryId, alone: Option<StartReply<W>>) {
+        if let Some(reply) = alone {
+            self.lifecycle.step(Event::Attended(entry, reply), &mut self.effects);
+        }
+    }
+
+    fn attend_all(&mut self) {
+        let starting = |handle: &WorkerHandle<W>| (handle.slot.queue.gate() != Gate::Open).then_some(());
+        let alone = self.table.read().fold(Vec::new(), starting, |mut alone, handle, ()| {
+            alone.extend(handle.slot.attend().map(|reply| (handle.entry_id(), reply)));
+            alone
+        });
+        for (entry, reply) in alone {
+            self.attended(entry, Some(reply));
+        }
     }
 
     fn passed_event(&mut self, due: Due) -> Option<Event<Wire<W>>> {
         Some(match due {
-            Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
+            Due::Entry(entry, deadline) => {
+                if deadline == Deadline::Init {
+                    self.attended(entry, self.table.read().with_entry(entry, |handle| handle.slot.attend()).flatten());
+                }
+                Event::Passed(entry, deadline)
+            }
             Due::Shutdown => Event::ShutdownPassed { aborting: false },
             Due::ShutdownAbort => Event::ShutdownPassed { aborting: true },
             Due::Tidy => {
@@ -274,7 +314,9 @@ impl<W: Worker> Owner<W> {
             _ => {}
         }
         if !self.lifecycle.is_full() {
-            return Admission::Granted;
+            // What is remembered is forgotten, and how long it took is told, when it is over.
+            let is_plain = self.recalled.is_none() && self.reporter.is_none();
+            return if is_plain { Admission::Granted } else { Admission::Attended };
         }
         // A worker never waits for room: the victim's `terminate` may be waiting for it.
         let victim = match starter.waits_in {
@@ -309,7 +351,10 @@ impl<W: Worker> Owner<W> {
 
     fn perform(&mut self, effect: Effect<Wire<W>>) {
         match effect {
-            Effect::Launch(entry, seed) => {
+            Effect::Launch(entry, mut seed, alone) => {
+                if let Some(reply) = alone {
+                    slot_of(&mut seed).leave_alone(reply);
+                }
                 let launch = self.insert(entry, seed);
                 self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
             }
@@ -399,9 +444,10 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Puts a worker into the table that is yet to be spawned.
-    fn insert(&mut self, entry: EntryId, Seed { mut slot, args }: Seed<W>) -> Launch<W> {
+    fn insert(&mut self, entry: EntryId, mut seed: Seed<W>) -> Launch<W> {
         // Here and not in the caller, so that ids grow in the order in which workers are started.
-        Arc::get_mut(&mut slot).expect("it was in the request alone").entry = entry;
+        slot_of(&mut seed).entry = entry;
+        let Seed { slot, args } = seed;
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
         self.residents.insert(&slot);
@@ -438,8 +484,8 @@ impl<W: Worker> Owner<W> {
     }
 
     fn arm(&mut self, due: Due) {
-        let lifecycle = &self.lifecycle;
-        self.deadlines.arm(due, |due| is_awaited(lifecycle, due));
+        let (lifecycle, table) = (&self.lifecycle, self.table.read());
+        self.deadlines.arm(due, |due| is_awaited(lifecycle, table, due));
     }
 
     fn take_in_hand(&mut self, slot: Arc<Slot<W>>) -> EntryId {
@@ -476,9 +522,17 @@ impl<W: Worker> Owner<W> {
     }
 }
 
-fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, due: Due) -> bool {
+/// The slot of a worker that is yet to be put into the table.
+fn slot_of<W: Worker>(seed: &mut Seed<W>) -> &mut Slot<W> {
+    Arc::get_mut(&mut seed.slot).expect("it was in the request alone")
+}
+
+fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, table: &TableReader<W>, due: Due) -> bool {
     match due {
-        Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline),
+        Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline).unwrap_or_else(|| {
+            // Alone with its start. One that is ready is through with it in this poll of its task, whoever attends to it.
+            deadline == Deadline::Init && table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
+        }),
         Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
     }
 }
@@ -501,8 +555,8 @@ impl<W: Worker> Clerk<Input<W>, Errand<W>> for Owner<W> {
     }
 
     fn tick(&mut self) -> bool {
-        let lifecycle = &self.lifecycle;
-        let Some(due) = self.deadlines.pop_passed(|due| is_awaited(lifecycle, due)) else { return false };
+        let (lifecycle, table) = (&self.lifecycle, self.table.read());
+        let Some(due) = self.deadlines.pop_passed(|due| is_awaited(lifecycle, table, due)) else { return false };
         self.is_late = matches!(due, Due::Entry(_, Deadline::Drain) | Due::Shutdown);
         let event = self.passed_event(due);
         self.turn(event);
@@ -532,6 +586,7 @@ impl<W: Worker> Drop for Owner<W> {
         for (_, launch) in std::mem::take(&mut self.held) {
             discard(launch);
         }
+        self.attend_all();
         self.lifecycle.abandon(&mut self.effects);
         self.perform_all();
         // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)

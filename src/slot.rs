@@ -98,6 +98,9 @@ pub(crate) struct Numbers {
     pub(crate) workers: AtomicUsize,
     pub(crate) starting: AtomicUsize,
     pub(crate) held: AtomicUsize,
+    /// How many workers were left alone with their start, but for those that the owner has attended to since. Those that have
+    /// begun are counted by themselves.
+    pub(crate) alone: AtomicU64,
     /// How many keys that are gone are remembered.
     pub(crate) remembered: AtomicU64,
     /// How many workers are between two runs.
@@ -173,7 +176,10 @@ impl<W: Worker> Link<W> {
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
         let numbers = &self.numbers;
-        let (workers, starting, live) = (load(&numbers.workers), load(&numbers.starting), load(&numbers.live));
+        // First: every worker that has begun alone was left alone before.
+        let begun = numbers.counters.begun_alone();
+        let alone = usize::try_from(numbers.alone.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
+        let (workers, starting, live) = (load(&numbers.workers), load(&numbers.starting) + alone, load(&numbers.live));
         let restarting = load(&numbers.restarting).min(live);
         Stats {
             starting,
@@ -216,7 +222,7 @@ pub(crate) struct Slot<W: Worker> {
     marks: AtomicU8,
     /// When it was asked for; once it is ready, when this run of it was. By the registry's clock, and the owner's alone.
     since: AtomicU64,
-    pub(crate) ending: Mutex<Ending>,
+    pub(crate) ending: Mutex<Ending<W>>,
 }
 
 /// A mark: it spent its restarts.
@@ -422,7 +428,10 @@ impl<W: Worker> Slot<W> {
         }
         self.unannounced.store(0, Ordering::Relaxed);
         if unannounced & READY != 0 {
-            visit = self.link.notify(Notice::Ready(Arc::clone(self)));
+            // Alone, nobody else is woken than who asked for it.
+            if !self.begin_alone() {
+                visit = self.link.notify(Notice::Ready(Arc::clone(self)));
+            }
         }
         if unannounced & BACK != 0 {
             visit = self.link.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));

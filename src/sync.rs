@@ -17,6 +17,10 @@ mod primitives {
     pub(crate) fn into_inner<T>(mutex: Mutex<T>) -> T {
         mutex.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    pub(crate) fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
+        mutex.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
 }
 
 #[cfg(gen_registry_loom)]
@@ -32,9 +36,13 @@ mod primitives {
     pub(crate) fn into_inner<T>(mutex: Mutex<T>) -> T {
         mutex.into_inner().expect("loom does not poison")
     }
+
+    pub(crate) fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
+        mutex.get_mut().expect("loom does not poison")
+    }
 }
 
-pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, into_inner, lock, spin_loop};
+pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, get_mut, into_inner, lock, spin_loop};
 
 /// Lies in cache lines of its own (two, since some processors fetch the neighbour as well): what one thread writes is not thrown
 /// out of the caches of those who read what lies beside it.

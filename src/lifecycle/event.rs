@@ -109,7 +109,10 @@ pub(crate) enum StartOutcome {
 /// Whether there is room for one more worker, and whether its key may have one.
 #[derive(Debug, Clone)]
 pub(crate) enum Admission {
+    /// And the worker may go through its start alone.
     Granted,
+    /// But the owner has to do with the end of the start.
+    Attended,
     Refused(StartFailure),
     /// In the place of this worker, whose gate was closed for it.
     InPlaceOf(EntryId),
@@ -140,6 +143,9 @@ pub(crate) enum Event<P: Port> {
     Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId, admission: Admission },
     /// A caller wants the worker of an entry gone. `exists`: the table has it.
     Stop { entry: EntryId, exists: bool, stopper: Stopper<P> },
+    /// A start that was left to its worker is attended to from now on, with its caller: something is to come of it, or has come
+    /// of it, that the worker cannot do alone. Comes before whatever that is.
+    Attended(EntryId, P::StartReply),
     /// A worker's first `init` begins, after it waited for its turn.
     Begun(EntryId),
     /// A worker's first `init` returned `Ok`.
@@ -158,8 +164,9 @@ pub(crate) enum Event<P: Port> {
 
 /// What to do about it, in this order.
 pub(crate) enum Effect<P: Port> {
-    /// Put the entry into the table and spawn its worker.
-    Launch(EntryId, P::Seed),
+    /// Put the entry into the table and spawn its worker. With a reply it is left alone with its start: when its `init` is
+    /// through it opens its own gate and answers, unless it is attended to by then.
+    Launch(EntryId, P::Seed, Option<P::StartReply>),
     /// Put the entry into the table, and keep its worker until there is room for it.
     Hold(EntryId, P::Seed),
     /// Spawn the worker that was held.

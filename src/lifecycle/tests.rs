@@ -54,7 +54,6 @@ enum Task {
     Gone,
 }
 
-#[derive(Debug)]
 struct Worker {
     key: u32,
     entry: EntryId,
@@ -63,6 +62,8 @@ struct Worker {
     task: Task,
     starts_ok: usize,
     was_open: bool,
+    /// Its caller, while it is alone with its start.
+    alone: Option<Ticket>,
 }
 
 struct Caller {
@@ -197,6 +198,7 @@ impl World {
                     return;
                 };
                 let waits_in = self.free_worker(waits_in);
+                self.attend(entry);
                 let (_, reply) = self.call(None, waits_in, Some(entry));
                 let ending = if kill { Ending::Kill } else { Ending::Stop };
                 self.step(Event::Stop { entry, exists: true, stopper: Stopper { ending, waits_in, reply } });
@@ -224,12 +226,18 @@ impl World {
             Op::Exits(nth) => self.exits(nth),
             Op::Deliver => {
                 if let Some(notice) = self.notices.pop_front() {
+                    if let Event::Exited(entry, _) = notice {
+                        self.attend(entry);
+                    }
                     self.step(notice);
                 }
             }
             Op::DeadlinePasses(nth) => {
                 if nth < self.armed.len() {
                     let (entry, deadline) = self.armed.remove(nth);
+                    if deadline == Deadline::Init {
+                        self.attend(entry);
+                    }
                     self.step(Event::Passed(entry, deadline));
                 }
             }
@@ -239,6 +247,9 @@ impl World {
                 }
             }
             Op::Shutdown => {
+                for entry in self.entries(|_| true) {
+                    self.attend(entry);
+                }
                 self.is_shut_down = true;
                 self.step(Event::Shutdown { at_once: false });
             }
@@ -252,7 +263,11 @@ impl World {
 
     fn start(&mut self, starter: Starter<Simulated>) {
         let (key, _) = starter.seed.expect("a start brings its seed");
-        let holder = self.workers.values().find(|worker| worker.key == key);
+        let holder = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry);
+        if let Some(entry) = holder {
+            self.attend(entry);
+        }
+        let holder = holder.and_then(|entry| self.workers.get(&entry.id));
         let holder = holder.map(|worker| Holder { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
         self.ids += 1;
         let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
@@ -280,7 +295,13 @@ impl World {
         let worker = self.workers.get_mut(&entry.id).unwrap();
         if ok {
             worker.task = Task::Ready;
-            self.notices.push_back(Event::Ready(entry));
+            match worker.alone.take() {
+                Some(reply) => {
+                    self.perform(Effect::Open(entry));
+                    self.perform(Effect::ReplyStart(reply, None, StartOutcome::Worker(entry)));
+                }
+                None => self.notices.push_back(Event::Ready(entry)),
+            }
         } else {
             worker.task = Task::Gone;
             worker.gate = Gate::Closed;
@@ -312,6 +333,12 @@ impl World {
         self.notices.push_back(Event::Exited(entry, Exit::Ended(reason)));
     }
 
+    /// What comes next is for the machine to decide.
+    fn attend(&mut self, entry: EntryId) {
+        let Some(reply) = self.workers.get_mut(&entry.id).and_then(|worker| worker.alone.take()) else { return };
+        self.step(Event::Attended(entry, reply));
+    }
+
     fn step(&mut self, event: Event<Simulated>) {
         let mut effects = Vec::new();
         self.machine.step(event, &mut effects);
@@ -332,17 +359,18 @@ impl World {
         assert!(self.report.is_none(), "something is done after the report");
         let now = self.now;
         match effect {
-            Effect::Launch(entry, (key, _)) => {
+            Effect::Launch(entry, (key, _), alone) => {
                 assert!(!self.is_shut_down, "G10: a launch after the shutdown");
                 assert!(!self.workers.values().any(|worker| worker.key == key), "G1: two workers of one key");
                 let (gate, task) = (Gate::Starting, Task::InInit);
-                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0, was_open: false };
+                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0, was_open: false, alone };
                 self.workers.insert(entry.id, worker);
             }
             Effect::Hold(entry, (key, _)) => {
                 assert!(!self.is_shut_down, "G10: an entry after the shutdown");
                 let (gate, task) = (Gate::Starting, Task::Held);
-                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0, was_open: false };
+                let (closed_at, alone) = (None, None);
+                let worker = Worker { key, entry, gate, closed_at, task, starts_ok: 0, was_open: false, alone };
                 self.workers.insert(entry.id, worker);
             }
             Effect::Release(entry) => {
@@ -555,6 +583,7 @@ fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place(
     let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
     world.step(Event::Start { starter: first, holder: None, fresh, admission: Admission::Granted });
+    world.attend(fresh);
     let holder = Some(Holder { entry: fresh, is_closed: false });
     for _ in 0..10_000 {
         let starter = starter(&mut world, 1, Verb::Start);

@@ -1,0 +1,85 @@
+//! A start that its worker goes through alone.
+//!
+//! Most starts are asked for by one caller and come up. Of these the owner need not hear again: when `init` is through, the
+//! worker opens its own gate and answers that caller, and nobody has waited at the owner's desk for it. What it takes for this,
+//! the caller's reply, lies in its slot until then.
+//!
+//! The owner *attends* to such a start as soon as anything is to come of it, or has come of it, that is not the worker's alone to
+//! decide: somebody joins it or stops it, its time is up, `init` has failed, the registry shuts down. It takes the reply out of
+//! the slot, and from then on the start is a phase of the state machine like any other; the worker, when it is ready, brings a
+//! notice.
+//!
+//! Who has taken the reply decides, and both take it under one lock, the worker together with the opening of the gate. So
+//! whoever comes to the owner finds the start in one of two states: attended to, or over with its gate open.
+
+use std::mem;
+use std::sync::Arc;
+
+use crate::ending::{Ending, tell_opened};
+use crate::events::Event;
+use crate::handle::WorkerHandle;
+use crate::queue::Gate;
+use crate::request::{StartAnswer, StartReply, Started};
+use crate::slot::Slot;
+use crate::sync::{get_mut, lock};
+use crate::worker::Worker;
+
+impl<W: Worker> Slot<W> {
+    /// Leaves the worker alone with its start. Nobody else has the slot yet.
+    pub(crate) fn leave_alone(&mut self, reply: StartReply<W>) {
+        *get_mut(&mut self.ending) = Ending::Alone(reply, None);
+    }
+
+    /// Gives the reply of a start that was left to its worker and is not over. From then on it is the owner's: for the owner.
+    pub(crate) fn attend(&self) -> Option<StartReply<W>> {
+        if self.queue.gate() == Gate::Open {
+            // Almost always, and then there is nothing to attend to: see `begin_alone`.
+            return None;
+        }
+        let mut ending = lock(&self.ending);
+        match mem::take(&mut *ending) {
+            Ending::Alone(reply, audience) => {
+                *ending = Ending::Awaited(audience);
+                Some(reply)
+            }
+            Ending::OverAlone(over) => {
+                let (reason, reply) = *over;
+                *ending = Ending::Over(reason);
+                Some(reply)
+            }
+            other => {
+                *ending = other;
+                None
+            }
+        }
+    }
+
+    /// Begins a worker whose `init` is through and that was left alone: opens its gate, tells of it and answers its caller.
+    /// `false`: the owner attends to it, and is to do this. For the worker.
+    pub(crate) fn begin_alone(self: &Arc<Self>) -> bool {
+        let (reply, opening) = {
+            let mut ending = lock(&self.ending);
+            let (reply, audience) = match mem::take(&mut *ending) {
+                Ending::Alone(reply, audience) => (reply, audience),
+                other => {
+                    *ending = other;
+                    return false;
+                }
+            };
+            *ending = Ending::Awaited(audience);
+            // Under this lock: an owner that finds the reply gone finds the gate open. (G2, G3)
+            self.queue.open(&self.link.numbers.live);
+            (reply, ending.take_opening())
+        };
+        tell_opened(opening);
+        self.link.numbers.counters.started_alone();
+        // As the owner does, in the same order: after the gate is open, so that whoever hears of it finds it by lookup, and
+        // before the caller may end it. Its end is told by the owner, when this task is over.
+        self.set_told();
+        let handle = WorkerHandle::new(Arc::clone(self));
+        self.link.events.announce(|| Event::Started { worker: handle.clone(), incarnation: 1 });
+        // The caller may have gone away. Its waker may be foreign code.
+        crate::panics::contain(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(handle), unused: None })));
+        true
+    }
+}
