@@ -7,12 +7,15 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::lifecycle::Deadline;
+use crate::starting::Round;
 use crate::worker::EntryId;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Entry(EntryId, Deadline),
+    /// [`Deadline::Init`] of a start that was left to its worker, in this round.
+    Alone(EntryId, Round),
     /// Everyone is to drain and terminate.
     Shutdown,
     /// Everyone was aborted, and is to be gone.
@@ -39,6 +42,14 @@ const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// tokio's idle threads are awake more often: two tasks that talk to each other took 1.1 to 1.3 times as long.)
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 
+/// Which deadlines still matter.
+pub(crate) trait Awaited {
+    fn is_awaited(&self, due: Due) -> bool;
+
+    /// Whether it was set so lately that it is not worth asking: when it is old, it will be told in no time.
+    fn is_young(&self, due: Due) -> bool;
+}
+
 /// One queue per duration.
 pub(crate) struct Deadlines {
     init: Queue,
@@ -54,8 +65,8 @@ pub(crate) struct Deadlines {
 
 struct Queue {
     after: Duration,
-    /// They may be over before they pass.
-    is_looked_at: bool,
+    /// How soon after one was set the clock is looked at: earlier than it passes, where it may be over by then.
+    first_look: Duration,
     pending: VecDeque<(Instant, Due)>,
     /// At this length those that nobody awaits any more are sorted out.
     sort_out_at: usize,
@@ -65,30 +76,37 @@ const SORT_OUT_AT_LEAST: usize = 1_024;
 
 impl Queue {
     fn new(after: Duration) -> Self {
-        Self { after, is_looked_at: false, pending: VecDeque::new(), sort_out_at: SORT_OUT_AT_LEAST }
+        Self { after, first_look: after, pending: VecDeque::new(), sort_out_at: SORT_OUT_AT_LEAST }
     }
 
     fn looked_at(after: Duration) -> Self {
-        Self { is_looked_at: true, ..Self::new(after) }
+        Self { first_look: FIRST_LOOK.min(after), ..Self::new(after) }
     }
 
     /// When the clock is to be looked at for it.
-    fn push(&mut self, now: Instant, due: Due, awaits: impl Fn(Due) -> bool) -> Option<Instant> {
+    fn push(&mut self, now: Instant, due: Due) -> Option<Instant> {
         // A time-out beyond what the clock can count to is none.
         let at = now.checked_add(self.after)?;
-        if self.pending.len() >= self.sort_out_at {
-            self.pending.retain(|&(_, due)| awaits(due));
+        self.pending.push_back((at, due));
+        // As `look_at` would say. Without overflow: it is no later than `at`.
+        Some(now + self.first_look)
+    }
+
+    /// Drops those that nobody awaits, when there are many.
+    fn sort_out(&mut self, awaited: &impl Awaited) -> bool {
+        let is_long = self.pending.len() >= self.sort_out_at;
+        if is_long {
+            self.pending.retain(|&(_, due)| awaited.is_young(due) || awaited.is_awaited(due));
             // Twice what is left: the work of sorting out is shared by as many pushes.
             self.sort_out_at = SORT_OUT_AT_LEAST.max(self.pending.len() * 2);
             self.pending.shrink_to(self.sort_out_at);
         }
-        self.pending.push_back((at, due));
-        Some(self.look_at(now, at))
+        is_long
     }
 
     /// A deadline that is awaited: when is the clock to be looked at for it?
     fn look_at(&self, now: Instant, at: Instant) -> Instant {
-        if !self.is_looked_at {
+        if self.first_look == self.after {
             return at;
         }
         // Without overflow: it passes no later than the clock counts.
@@ -96,9 +114,9 @@ impl Queue {
         now.checked_add(runs_for.max(FIRST_LOOK)).map_or(at, |look| look.min(at))
     }
 
-    fn pop(&mut self, now: Instant, awaits: impl Fn(Due) -> bool) -> Option<Due> {
+    fn pop(&mut self, now: Instant, awaited: &impl Awaited) -> Option<Due> {
         while let Some(&(at, due)) = self.pending.front() {
-            let is_awaited = awaits(due);
+            let is_awaited = awaited.is_awaited(due);
             if is_awaited && at > now {
                 return None;
             }
@@ -129,21 +147,23 @@ impl Deadlines {
         }
     }
 
-    /// Sets a deadline. `awaits` tells which of the earlier ones still matter.
-    pub(crate) fn arm(&mut self, due: Due, awaits: impl Fn(Due) -> bool) {
+    /// Sets a deadline. Says whether there were so many that they were sorted out before.
+    pub(crate) fn arm(&mut self, due: Due, awaited: &impl Awaited) -> bool {
         let queue = match due {
-            Due::Entry(_, Deadline::Init) => &mut self.init,
+            Due::Alone(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
             Due::Tidy => &mut self.tidy,
             Due::Report | Due::TellKept | Due::Over => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(Instant::now);
-        if let Some(at) = queue.push(now, due, awaits) {
+        let were_many = queue.sort_out(awaited);
+        if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
                 self.earliest = Some(at);
             }
         }
+        were_many
     }
 
     /// Lets something pass as soon as the keeper comes to it: a report, or what belongs to one.
@@ -154,10 +174,10 @@ impl Deadlines {
     }
 
     /// Gives the deadlines that have passed and are awaited still, one by one.
-    pub(crate) fn pop_passed(&mut self, awaits: impl Fn(Due) -> bool) -> Option<Due> {
+    pub(crate) fn pop_passed(&mut self, awaited: &impl Awaited) -> Option<Due> {
         let now = Instant::now();
         let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy, &mut self.report];
-        let passed = queues.into_iter().find_map(|queue| queue.pop(now, &awaits));
+        let passed = queues.into_iter().find_map(|queue| queue.pop(now, awaited));
         if passed.is_none() {
             let queues = [&self.init, &self.stop, &self.abort, &self.tidy, &self.report];
             self.earliest = queues.into_iter().filter_map(|queue| queue.next(now)).min();
@@ -181,6 +201,30 @@ mod tests {
 
     use super::*;
 
+    struct All;
+
+    impl Awaited for All {
+        fn is_awaited(&self, _: Due) -> bool {
+            true
+        }
+
+        fn is_young(&self, _: Due) -> bool {
+            false
+        }
+    }
+
+    struct Only(Option<Due>);
+
+    impl Awaited for Only {
+        fn is_awaited(&self, due: Due) -> bool {
+            self.0 == Some(due)
+        }
+
+        fn is_young(&self, _: Due) -> bool {
+            false
+        }
+    }
+
     const INIT: Duration = Duration::from_secs(30);
 
     fn deadlines() -> Deadlines {
@@ -194,11 +238,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_is_over_when_it_is_looked_at_leaves_nothing_to_wait_for() {
         let mut deadlines = deadlines();
-        deadlines.arm(init(), |_| true);
+        assert!(!deadlines.arm(init(), &All));
         let look = deadlines.pause().expect("it is awaited");
         assert_eq!(look - Instant::now(), FIRST_LOOK);
         sleep_until(look).await;
-        assert_eq!(deadlines.pop_passed(|_| false), None);
+        assert_eq!(deadlines.pop_passed(&Only(None)), None);
         assert_eq!(deadlines.pause(), None, "nobody starts or ends: no timer is kept");
     }
 
@@ -206,17 +250,17 @@ mod tests {
     async fn one_that_is_awaited_to_its_end_passes_in_time_and_after_few_looks() {
         let (mut deadlines, began, looks) = (deadlines(), Instant::now(), Cell::new(0));
         let due = init();
-        deadlines.arm(due, |_| true);
+        assert!(!deadlines.arm(due, &All));
         let passed = loop {
             sleep_until(deadlines.pause().expect("it is awaited")).await;
             looks.set(looks.get() + 1);
-            if let Some(passed) = deadlines.pop_passed(|_| true) {
+            if let Some(passed) = deadlines.pop_passed(&All) {
                 break passed;
             }
         };
         assert_eq!((passed, began.elapsed()), (due, INIT));
         assert!(looks.get() < 12, "{} looks", looks.get());
-        assert_eq!(deadlines.pop_passed(|_| true), None);
+        assert_eq!(deadlines.pop_passed(&All), None);
         assert_eq!(deadlines.pause(), None);
     }
 
@@ -224,17 +268,17 @@ mod tests {
     async fn one_set_while_an_older_one_is_seldom_looked_at_is_looked_at_soon() {
         let mut deadlines = deadlines();
         let (hung, short) = (init(), Due::Entry(EntryId::fresh(2), Deadline::Init));
-        deadlines.arm(hung, |_| true);
+        assert!(!deadlines.arm(hung, &All));
         for _ in 0..5 {
             sleep_until(deadlines.pause().expect("it is awaited")).await;
-            assert_eq!(deadlines.pop_passed(|_| true), None);
+            assert_eq!(deadlines.pop_passed(&All), None);
         }
         let seldom = deadlines.pause().expect("it is awaited");
-        deadlines.arm(short, |_| true);
+        assert!(!deadlines.arm(short, &All));
         let look = deadlines.pause().expect("they are awaited");
         assert!(look < seldom);
         sleep_until(look).await;
-        assert_eq!(deadlines.pop_passed(|due| due == hung), None);
+        assert_eq!(deadlines.pop_passed(&Only(Some(hung))), None);
         assert!(deadlines.pause().expect("the older one is awaited") > Instant::now() + FIRST_LOOK);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -133,8 +134,12 @@ pub struct Lagged(pub u64);
 /// So many events wait for a slow subscriber before it loses the oldest.
 const BACKLOG: usize = 1_024;
 
-/// Where the owner says what happens.
-pub(crate) struct Announcer<W: Worker>(Mutex<State<W>>);
+/// Where is said what happens: by the owner, and of its own start by a worker that is alone with it.
+pub(crate) struct Announcer<W: Worker> {
+    state: Mutex<State<W>>,
+    /// Somebody has subscribed, once. Almost nobody does: whoever has something to tell takes no lock then.
+    is_heard: AtomicBool,
+}
 
 enum State<W: Worker> {
     /// Nobody has ever subscribed: nothing is made, nothing is sent.
@@ -145,17 +150,20 @@ enum State<W: Worker> {
 
 impl<W: Worker> Announcer<W> {
     pub(crate) fn new() -> Self {
-        Self(Mutex::new(State::Unheard))
+        Self { state: Mutex::new(State::Unheard), is_heard: AtomicBool::new(false) }
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State<W>> {
-        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(crate) fn subscribe(&self) -> Events<W> {
         let mut state = self.state();
         if let State::Unheard = &*state {
             *state = State::Heard(broadcast::channel(BACKLOG).0);
+            self.is_heard.store(true, Ordering::Relaxed);
+            // Pairs with the fence in `announce`: see there.
+            fence(Ordering::SeqCst);
         }
         Events(match &*state {
             State::Heard(sender) => Some(sender.subscribe()),
@@ -165,6 +173,13 @@ impl<W: Worker> Announcer<W> {
 
     /// Tells everyone who has subscribed. Never waits.
     pub(crate) fn announce(&self, event: impl FnOnce() -> Event<W>) {
+        // Pairs with the fence in `subscribe`. What is told was done before: a gate was opened, or closed. Of
+        // the two fences one comes first: either this sees the subscriber, or the subscriber, who lists the workers after it has
+        // subscribed, sees what was done. Nobody misses both.
+        fence(Ordering::SeqCst);
+        if !self.is_heard.load(Ordering::Relaxed) {
+            return;
+        }
         let sender = match &*self.state() {
             // With nobody left to hear it the event would only be made to be dropped.
             State::Heard(sender) if sender.receiver_count() > 0 => sender.clone(),

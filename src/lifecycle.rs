@@ -94,8 +94,6 @@ pub(crate) struct Lifecycle<P: Port> {
     phases: Phases<P>,
     /// Entries in the table, in whatever state.
     entries: usize,
-    /// How many starts were left to their workers, but for those that were attended to since. Most of them are over.
-    alone: u64,
     /// Those of them that have no worker: held, or discarded and not yet gone.
     unlaunched: EntrySet,
     /// Who comes in whose place: by the worker that goes.
@@ -111,7 +109,6 @@ impl<P: Port> Lifecycle<P> {
             limits,
             phases: Phases::new(),
             entries: 0,
-            alone: 0,
             unlaunched: EntrySet::default(),
             successors: EntryMap::default(),
             mode: Mode::Serving,
@@ -168,11 +165,6 @@ impl<P: Port> Lifecycle<P> {
     /// How many entries wait for room, and how many workers there are that are not ready.
     pub(crate) fn tally(&self) -> Tally {
         self.phases.tally()
-    }
-
-    /// How many workers were left alone with their start and were, or are yet to be, through with it so.
-    pub(crate) fn alone(&self) -> u64 {
-        self.alone
     }
 
     fn start(
@@ -238,12 +230,10 @@ impl<P: Port> Lifecycle<P> {
         self.entries += 1;
         // Who waits in a worker's task is known here, for it may come to be waited for.
         if may_be_alone && !is_worker && !self.limits.is_paced {
-            self.alone += 1;
-            effects.push(Effect::Launch(fresh, seed, Some(starter.reply)));
-        } else {
-            self.phases.insert(fresh, Phase::Starting { waiting: vec![starter], next: Vec::new() });
-            effects.push(Effect::Launch(fresh, seed, None));
+            return effects.push(Effect::Launch(fresh, seed, Some(starter.reply)));
         }
+        self.phases.insert(fresh, Phase::Starting { waiting: vec![starter], next: Vec::new() });
+        effects.push(Effect::Launch(fresh, seed, None));
         if !self.limits.is_paced {
             effects.push(Effect::Arm(fresh, Deadline::Init));
         } else if is_worker {
@@ -287,7 +277,6 @@ impl<P: Port> Lifecycle<P> {
 
     /// A start goes on here that was left to its worker.
     fn attend(&mut self, entry: EntryId, reply: P::StartReply) {
-        self.alone -= 1;
         // Of its caller nothing else is known, nor asked: its seed was taken.
         let starter = Starter { verb: Verb::LookupOrStart, waits_in: None, seed: None, reply };
         self.phases.insert(entry, Phase::Starting { waiting: vec![starter], next: Vec::new() });

@@ -33,7 +33,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::errand::Errand;
 pub(crate) use self::keeper::Keeper;
-use crate::deadline::{Deadlines, Due};
+use crate::deadline::{Awaited, Deadlines, Due};
 use crate::desk::{Clerk, Errands};
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
@@ -49,12 +49,13 @@ use crate::reporter::Reporter;
 use crate::request::{Input, Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
 use crate::residency::Residents;
 use crate::restart::{Cause, History};
-use crate::slot::{Link, Slot};
+use crate::slot::{Link, Numbers, Slot};
+use crate::starting::{Alone, Rounds};
 use crate::stripes::Undelivered;
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns};
 use crate::sync::lock;
-use crate::table::{TableReader, TableWriter};
-use crate::worker::{CloseReason, EntryId, Worker};
+use crate::table::{Found, TableReader, TableWriter};
+use crate::worker::{CloseReason, EntryId, Ids, Worker};
 
 pub(crate) struct Owner<W: Worker> {
     /// Where its workers run.
@@ -62,6 +63,9 @@ pub(crate) struct Owner<W: Worker> {
     table: TableWriter<W>,
     link: Arc<Link<W>>,
     lifecycle: Lifecycle<Wire<W>>,
+    ids: Ids,
+    /// The starts that were left to their workers.
+    rounds: Rounds,
     /// Kept for its memory; empty between steps.
     effects: Vec<Effect<Wire<W>>>,
     /// What is done away from the desk.
@@ -117,6 +121,8 @@ impl<W: Worker> Owner<W> {
             runtime,
             table,
             lifecycle: Lifecycle::new(limits),
+            ids: Ids::default(),
+            rounds: Rounds::default(),
             effects: Vec::new(),
             errands: Errands::new(),
             deadlines,
@@ -163,16 +169,15 @@ impl<W: Worker> Owner<W> {
         numbers.workers.store(workers, Ordering::Relaxed);
         numbers.starting.store(tally.starting, Ordering::Relaxed);
         numbers.held.store(tally.held, Ordering::Relaxed);
-        numbers.alone.store(self.lifecycle.alone(), Ordering::Relaxed);
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
     fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<Wire<W>>> {
-        let StartRequest { verb, seed, waits_in, reply } = request;
+        let StartRequest { verb, mut seed, waits_in, reply } = request;
         let (table, hash) = (self.table.read(), seed.slot.entry.hash);
         // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
-            table.with(&*seed.slot.key, hash, |handle| {
+            table.find(&*seed.slot.key, hash, |handle| {
                 // Before its gate is read: what is not attended to now has opened it.
                 let alone = handle.slot.attend();
                 (alone, Holder { entry: handle.entry_id(), is_closed: handle.slot.queue.gate() >= Gate::Closed })
@@ -180,11 +185,15 @@ impl<W: Worker> Owner<W> {
         }));
         match looked_up {
             Ok(found) => {
-                let holder = found.map(|(alone, holder)| {
-                    self.attended(holder.entry, alone);
-                    holder
-                });
-                let fresh = EntryId::fresh(hash);
+                seed.is_first = matches!(found, Found::Nothing);
+                let holder = match found {
+                    Found::Worker((alone, holder)) => {
+                        self.attended(holder.entry, alone);
+                        Some(holder)
+                    }
+                    Found::Others | Found::Nothing => None,
+                };
+                let fresh = EntryId { id: self.ids.fresh(), hash };
                 let starter = Starter { verb, waits_in, seed: Some(seed), reply };
                 // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
                 let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
@@ -249,8 +258,10 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Takes a start over that was left to its worker, if it was.
-    fn attended(&mut self, entry: EntryId, alone: Option<StartReply<W>>) {
-        if let Some(reply) = alone {
+    fn attended(&mut self, entry: EntryId, alone: Option<Alone<W>>) {
+        if let Some(Alone { reply, round }) = alone {
+            self.rounds.one_less(round);
+            self.link.numbers.alone.store(self.rounds.alone(), Ordering::Relaxed);
             self.lifecycle.step(Event::Attended(entry, reply), &mut self.effects);
         }
     }
@@ -258,21 +269,20 @@ impl<W: Worker> Owner<W> {
     fn attend_all(&mut self) {
         let starting = |handle: &WorkerHandle<W>| (handle.slot.queue.gate() != Gate::Open).then_some(());
         let alone = self.table.read().fold(Vec::new(), starting, |mut alone, handle, ()| {
-            alone.extend(handle.slot.attend().map(|reply| (handle.entry_id(), reply)));
+            alone.extend(handle.slot.attend().map(|start| (handle.entry_id(), start)));
             alone
         });
-        for (entry, reply) in alone {
-            self.attended(entry, Some(reply));
+        for (entry, start) in alone {
+            self.attended(entry, Some(start));
         }
     }
 
     fn passed_event(&mut self, due: Due) -> Option<Event<Wire<W>>> {
         Some(match due {
-            Due::Entry(entry, deadline) => {
-                if deadline == Deadline::Init {
-                    self.attended(entry, self.table.read().with_entry(entry, |handle| handle.slot.attend()).flatten());
-                }
-                Event::Passed(entry, deadline)
+            Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
+            Due::Alone(entry, _) => {
+                self.attended(entry, self.table.read().with_entry(entry, |handle| handle.slot.attend()).flatten());
+                Event::Passed(entry, Deadline::Init)
             }
             Due::Shutdown => Event::ShutdownPassed { aborting: false },
             Due::ShutdownAbort => Event::ShutdownPassed { aborting: true },
@@ -353,7 +363,10 @@ impl<W: Worker> Owner<W> {
         match effect {
             Effect::Launch(entry, mut seed, alone) => {
                 if let Some(reply) = alone {
-                    slot_of(&mut seed).leave_alone(reply);
+                    let round = self.rounds.one_more();
+                    self.link.numbers.alone.store(self.rounds.alone(), Ordering::Relaxed);
+                    slot_of(&mut seed).leave_alone(reply, round);
+                    self.arm(Due::Alone(entry, round));
                 }
                 let launch = self.insert(entry, seed);
                 self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
@@ -447,9 +460,14 @@ impl<W: Worker> Owner<W> {
     fn insert(&mut self, entry: EntryId, mut seed: Seed<W>) -> Launch<W> {
         // Here and not in the caller, so that ids grow in the order in which workers are started.
         slot_of(&mut seed).entry = entry;
-        let Seed { slot, args } = seed;
+        let Seed { slot, args, is_first } = seed;
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
-        self.table.insert(WorkerHandle::new(Arc::clone(&slot)));
+        let worker = WorkerHandle::new(Arc::clone(&slot));
+        if is_first {
+            self.table.insert_first(worker)
+        } else {
+            self.table.insert(worker)
+        }
         self.residents.insert(&slot);
         let history = self.recalled.take().map(|recalled| {
             let history = recalled.history.clone();
@@ -484,8 +502,11 @@ impl<W: Worker> Owner<W> {
     }
 
     fn arm(&mut self, due: Due) {
-        let (lifecycle, table) = (&self.lifecycle, self.table.read());
-        self.deadlines.arm(due, |due| is_awaited(lifecycle, table, due));
+        let Self { deadlines, lifecycle, table, rounds, link, .. } = self;
+        let awaits = Awaits { lifecycle, table: table.read(), rounds, numbers: &link.numbers };
+        if deadlines.arm(due, &awaits) {
+            rounds.begin_next();
+        }
     }
 
     fn take_in_hand(&mut self, slot: Arc<Slot<W>>) -> EntryId {
@@ -527,13 +548,30 @@ fn slot_of<W: Worker>(seed: &mut Seed<W>) -> &mut Slot<W> {
     Arc::get_mut(&mut seed.slot).expect("it was in the request alone")
 }
 
-fn is_awaited<W: Worker>(lifecycle: &Lifecycle<Wire<W>>, table: &TableReader<W>, due: Due) -> bool {
-    match due {
-        Due::Entry(entry, deadline) => lifecycle.awaits(entry, deadline).unwrap_or_else(|| {
-            // Alone with its start. One that is ready is through with it in this poll of its task, whoever attends to it.
-            deadline == Deadline::Init && table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
-        }),
-        Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
+/// What the owner waits for.
+struct Awaits<'o, W: Worker> {
+    lifecycle: &'o Lifecycle<Wire<W>>,
+    table: &'o TableReader<W>,
+    rounds: &'o Rounds,
+    numbers: &'o Numbers,
+}
+
+impl<W: Worker> Awaited for Awaits<'_, W> {
+    fn is_awaited(&self, due: Due) -> bool {
+        match due {
+            Due::Entry(entry, deadline) => self.lifecycle.awaits(entry, deadline).unwrap_or(false),
+            // First what is attended to: it is none of its round any more.
+            Due::Alone(entry, round) => self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
+                // One that is ready is through with its start in this poll of its task, whoever attends to it.
+                !self.rounds.is_over(round, &self.numbers.begun_alone)
+                    && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
+            }),
+            Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
+        }
+    }
+
+    fn is_young(&self, due: Due) -> bool {
+        matches!(due, Due::Alone(_, round) if round == self.rounds.now())
     }
 }
 
@@ -555,8 +593,9 @@ impl<W: Worker> Clerk<Input<W>, Errand<W>> for Owner<W> {
     }
 
     fn tick(&mut self) -> bool {
-        let (lifecycle, table) = (&self.lifecycle, self.table.read());
-        let Some(due) = self.deadlines.pop_passed(|due| is_awaited(lifecycle, table, due)) else { return false };
+        let Self { deadlines, lifecycle, table, rounds, link, .. } = self;
+        let awaits = Awaits { lifecycle, table: table.read(), rounds, numbers: &link.numbers };
+        let Some(due) = deadlines.pop_passed(&awaits) else { return false };
         self.is_late = matches!(due, Due::Entry(_, Deadline::Drain) | Due::Shutdown);
         let event = self.passed_event(due);
         self.turn(event);

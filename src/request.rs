@@ -56,6 +56,8 @@ pub(crate) struct Seed<W: Worker> {
     /// the caller has made a moment ago; a lookup reads both.
     pub(crate) slot: Arc<Slot<W>>,
     pub(crate) args: W::Args,
+    /// The owner has found nothing of its hash in the table.
+    pub(crate) is_first: bool,
 }
 
 /// What a caller of a start is told, with its arguments if they were not used: they are dropped where they came from,

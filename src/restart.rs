@@ -136,17 +136,18 @@ pub(crate) struct Legacy {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::worker::Ids;
 
     #[test]
     fn a_delay_doubles_is_jittered_within_its_upper_half_and_saturates() {
         let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1) };
-        let worker = WorkerId::fresh();
+        let worker = Ids::default().fresh();
         for (nth, full) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1_000), (40, 1_000), (usize::MAX, 1_000)] {
             let delay = backoff.delay(nth, worker);
             assert!(delay <= Duration::from_millis(full), "restart {nth} waits {delay:?}");
             assert!(delay >= Duration::from_millis(full / 2), "restart {nth} waits {delay:?}");
         }
-        let spread: Vec<Duration> = (0..32).map(|_| backoff.delay(4, WorkerId::fresh())).collect();
+        let spread: Vec<Duration> = (0..32).map(|_| backoff.delay(4, Ids::default().fresh())).collect();
         assert!(spread.iter().any(|delay| delay != &spread[0]), "there is no jitter");
         let endless = Backoff { first: Duration::MAX, most: Duration::MAX };
         assert!(endless.delay(usize::MAX, worker) >= Duration::MAX / 2);

@@ -26,6 +26,7 @@ use crate::reporter::Stopwatch;
 use crate::request::{Input, Notice, StartAnswer, StartRequest};
 use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
+use crate::starting::Round;
 use crate::stats::{Counters, Stats};
 use crate::stripes::{Hot, Stripes, Undelivered};
 use crate::sync::{Apart, AtomicUsize, Mutex};
@@ -90,9 +91,11 @@ pub(crate) type OnUndelivered<W> = Box<dyn Fn(&<W as Worker>::Key, <W as Worker>
 pub(crate) type WriteKey<W> = fn(&<W as Worker>::Key) -> String;
 
 /// What changes with each start and end.
+///
+/// In this order in memory: what every start changes is of one cache line.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub(crate) struct Numbers {
-    pub(crate) counters: Counters,
     /// How many workers there are in whatever state, how many of them are starting, and how many entries wait for room: as
     /// the owner knew it last.
     pub(crate) workers: AtomicUsize,
@@ -101,12 +104,15 @@ pub(crate) struct Numbers {
     /// How many workers were left alone with their start, but for those that the owner has attended to since. Those that have
     /// begun are counted by themselves.
     pub(crate) alone: AtomicU64,
+    /// How many of these have begun, by round: their workers count them.
+    pub(crate) begun_alone: [AtomicU64; 2],
+    /// How many gates are open.
+    pub(crate) live: AtomicUsize,
     /// How many keys that are gone are remembered.
     pub(crate) remembered: AtomicU64,
     /// How many workers are between two runs.
     pub(crate) restarting: AtomicUsize,
-    /// How many gates are open.
-    pub(crate) live: AtomicUsize,
+    pub(crate) counters: Counters,
 }
 
 /// What the workers of one registry share with each other, with their handles and with the owner.
@@ -177,10 +183,12 @@ impl<W: Worker> Link<W> {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
         let numbers = &self.numbers;
         // First: every worker that has begun alone was left alone before.
-        let begun = numbers.counters.begun_alone();
+        let begun: u64 = numbers.begun_alone.iter().map(|begun| begun.load(Ordering::Relaxed)).sum();
         let alone = usize::try_from(numbers.alone.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
         let (workers, starting, live) = (load(&numbers.workers), load(&numbers.starting) + alone, load(&numbers.live));
         let restarting = load(&numbers.restarting).min(live);
+        let mut counted = numbers.counters.read(&self.hot);
+        counted.starts.ok += begun;
         Stats {
             starting,
             waiting_for_turn: self.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
@@ -194,7 +202,7 @@ impl<W: Worker> Link<W> {
             queued,
             fullest_mailbox: fullest,
             owner_queue: self.desk.queue().len(),
-            ..numbers.counters.read(&self.hot)
+            ..counted
         }
     }
 }
@@ -233,6 +241,8 @@ const EXEMPT: u8 = 2;
 const LATE: u8 = 4;
 /// A mark, the owner's: a run of it was told to have begun, and not yet to have ended.
 const TOLD: u8 = 8;
+/// It was left alone with its start in the second of two rounds.
+const SECOND_ROUND: u8 = 16;
 
 const READY: u8 = 1;
 const BACK: u8 = 2;
@@ -370,6 +380,17 @@ impl<W: Worker> Slot<W> {
         // AcqRel pairs with that in `begin_restart`.
         if self.is_restarting.swap(false, Ordering::AcqRel) {
             self.link.numbers.restarting.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// In which round it was left alone with its start. Set before anybody else has the slot.
+    pub(crate) fn round(&self) -> Round {
+        Round::of(self.is_marked(SECOND_ROUND))
+    }
+
+    pub(crate) fn set_round(&mut self, round: Round) {
+        if round.is_second() {
+            *self.marks.get_mut() |= SECOND_ROUND;
         }
     }
 

@@ -189,7 +189,8 @@ public_totals! {
     }
 }
 
-/// The registry's own counters. The owner is the only one who writes them, but for one.
+/// The registry's own counters. The owner is the only one who writes them. Starts that came up without it are counted beside
+/// these: [`Numbers`](crate::slot::Numbers).
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     starts: StartCounters,
@@ -197,8 +198,6 @@ pub(crate) struct Counters {
     restarts: RestartCounters,
     restarts_by_caller: RestartCounters,
     gave_up: AtomicU64,
-    /// Starts that came up without the owner: their workers count them.
-    alone: AtomicU64,
 }
 
 /// Adds one where nobody else writes: no locked instruction.
@@ -209,14 +208,6 @@ fn count(counter: &AtomicU64) {
 impl Counters {
     pub(crate) fn started(&self) {
         count(&self.starts.ok);
-    }
-
-    pub(crate) fn started_alone(&self) {
-        self.alone.fetch_add(1, Ordering::Relaxed);
-    }
-
-    pub(crate) fn begun_alone(&self) -> u64 {
-        self.alone.load(Ordering::Relaxed)
     }
 
     pub(crate) fn not_started(&self, failure: &StartFailure) {
@@ -268,8 +259,6 @@ impl Counters {
     /// The totals, with nothing of the present state.
     pub(crate) fn read(&self, hot: &Stripes) -> Stats {
         let undelivered = |why| hot.total(Hot::Undelivered(why));
-        let mut starts = self.starts.read();
-        starts.ok += self.begun_alone();
         Stats {
             lookups: Lookups { hit: hot.total(Hot::Hit), miss: hot.total(Hot::Miss) },
             handled: hot.total(Hot::Handled),
@@ -280,7 +269,7 @@ impl Counters {
                 crashed: undelivered(Why::Crashed),
                 deadline: undelivered(Why::Deadline),
             },
-            starts,
+            starts: self.starts.read(),
             exits: self.exits.read(),
             restarts: self.restarts.read(),
             restarts_by_caller: self.restarts_by_caller.read(),

@@ -99,6 +99,15 @@ pub(crate) struct Backlog {
     pub(crate) fullest: usize,
 }
 
+/// What a table has of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found<T> {
+    Worker(T),
+    /// An entry of its hash, in which it is not.
+    Others,
+    Nothing,
+}
+
 /// The read half.
 pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 
@@ -173,6 +182,20 @@ impl<W: Worker> TableReader<W> {
         match &entry.first {
             Some(worker) if key.equivalent(worker.key()) => Some(seen(worker)),
             _ => entry.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(seen),
+        }
+    }
+
+    /// The same, and says whether there is anything else of this hash.
+    pub(crate) fn find<Q, T>(&self, key: &Q, hash: u64, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Found<T>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        match self.0.entries.pin().get(&Probe(hash)) {
+            Some(entry) => match entry.workers().find(|worker| key.equivalent(worker.key())) {
+                Some(worker) => Found::Worker(seen(worker)),
+                None => Found::Others,
+            },
+            None => Found::Nothing,
         }
     }
 
@@ -262,6 +285,13 @@ impl<W: Worker> TableWriter<W> {
 
     fn entries(&self) -> &HashSet<Entry<W>, PassHash> {
         &self.table.0.entries
+    }
+
+    /// Puts a worker in of whose hash there is nothing.
+    pub(crate) fn insert_first(&mut self, worker: WorkerHandle<W>) {
+        let hash = worker.entry_id().hash;
+        let is_new = self.entries().pin().insert(Entry { hash, first: Some(worker), others: None });
+        debug_assert!(is_new, "somebody's entry was replaced");
     }
 
     /// Puts a worker in. No other one has its key.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::hash::{Hash, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -231,12 +232,23 @@ impl fmt::Display for WorkerId {
     }
 }
 
-impl WorkerId {
-    /// An id that no worker had before.
-    pub(crate) fn fresh() -> Self {
+/// Ids that no worker had before, for one owner: in growing order. All owners share where they come from, and each takes many at
+/// once.
+#[derive(Debug, Default)]
+pub(crate) struct Ids(Range<u64>);
+
+impl Ids {
+    const TAKEN_AT_ONCE: u64 = 64;
+
+    pub(crate) fn fresh(&mut self) -> WorkerId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
-        // Only uniqueness is asked for.
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+        let id = self.0.next().unwrap_or_else(|| {
+            // Only uniqueness is asked for; what one owner takes grows by itself.
+            let first = NEXT.fetch_add(Self::TAKEN_AT_ONCE, Ordering::Relaxed);
+            self.0 = first + 1..first + Self::TAKEN_AT_ONCE;
+            first
+        });
+        WorkerId(id)
     }
 }
 
@@ -254,8 +266,9 @@ impl EntryId {
     }
 
     /// An entry that was not there before.
+    #[cfg(test)]
     pub(crate) fn fresh(hash: u64) -> Self {
-        Self { id: WorkerId::fresh(), hash }
+        Self { id: Ids::default().fresh(), hash }
     }
 }
 

@@ -165,7 +165,7 @@ pub(crate) enum Event<P: Port> {
 /// What to do about it, in this order.
 pub(crate) enum Effect<P: Port> {
     /// Put the entry into the table and spawn its worker. With a reply it is left alone with its start: when its `init` is
-    /// through it opens its own gate and answers, unless it is attended to by then.
+    /// through it opens its own gate and answers, unless it is attended to by then, at the latest when [`Deadline::Init`] has passed.
     Launch(EntryId, P::Seed, Option<P::StartReply>),
     /// Put the entry into the table, and keep its worker until there is room for it.
     Hold(EntryId, P::Seed),

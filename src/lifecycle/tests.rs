@@ -360,6 +360,9 @@ impl World {
         let now = self.now;
         match effect {
             Effect::Launch(entry, (key, _), alone) => {
+                if alone.is_some() {
+                    self.armed.push((entry, Deadline::Init));
+                }
                 assert!(!self.is_shut_down, "G10: a launch after the shutdown");
                 assert!(!self.workers.values().any(|worker| worker.key == key), "G1: two workers of one key");
                 let (gate, task) = (Gate::Starting, Task::InInit);

@@ -123,7 +123,7 @@ impl<W: Worker> Shared<W> {
         }
         let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
         slot.set_since(self.link.moment());
-        let seed = Seed { slot, args: args() };
+        let seed = Seed { slot, args: args(), is_first: false };
         let (reply, answer) = oneshot::channel();
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };

@@ -37,9 +37,13 @@ impl Rig {
     }
 
     fn insert(&mut self, key: u32, hash: u64) -> EntryId {
-        assert_eq!(self.holder(key, hash), None, "somebody has the key");
         let entry = EntryId::fresh(hash);
-        self.writer.insert(WorkerHandle::new(Arc::new(Slot::new(key, entry, Arc::clone(&self.link)))));
+        let worker = WorkerHandle::new(Arc::new(Slot::new(key, entry, Arc::clone(&self.link))));
+        match self.writer.read().find(&key, hash, WorkerHandle::entry_id) {
+            Found::Worker(_) => panic!("somebody has the key"),
+            Found::Others => self.writer.insert(worker),
+            Found::Nothing => self.writer.insert_first(worker),
+        }
         entry
     }
 

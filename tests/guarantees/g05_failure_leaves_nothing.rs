@@ -52,6 +52,42 @@ async fn a_hung_init_times_out_at_the_init_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn inits_that_hang_among_thousands_that_come_up_each_time_out_at_the_init_timeout() {
+    const TIMEOUT: Duration = Duration::from_secs(30);
+    let book = Arc::<Book>::default();
+    let registry = Registry::<Probe>::builder().init_timeout(TIMEOUT).build().unwrap();
+    let mut hung = Vec::new();
+    for key in 0..12_000 {
+        if key % 1_500 == 7 {
+            let (registry, plan) = (registry.clone(), Plan::new(&book).init(Act::Hang));
+            let starts = async move {
+                let began = tokio::time::Instant::now();
+                let first = registry.start(&key, plan.clone());
+                // Of every second one the owner learns more than that it was asked for.
+                let joined = async {
+                    settle().await;
+                    if key % 2 == 0 { registry.lookup_or_start(&key, plan.clone()).await.err() } else { None }
+                };
+                let (first, joined) = tokio::join!(first, joined);
+                assert!(matches!(joined, None | Some(StartError::TimedOut)), "{joined:?}");
+                (first.unwrap_err(), began.elapsed())
+            };
+            hung.push(tokio::spawn(starts));
+            settle().await;
+        } else {
+            within(registry.start(&key, Plan::new(&book)), "a start among those that hang").await.unwrap();
+        }
+    }
+    assert_eq!((registry.stats().starting, registry.stats().starts.ok), (hung.len(), 12_000 - hung.len() as u64));
+    for start in hung {
+        let (error, took) = within(start, "a start that hangs").await.unwrap();
+        assert!(matches!(error, StartError::TimedOut), "{error:?}");
+        assert_eq!(took, TIMEOUT);
+    }
+    assert_eq!((registry.stats().starting, registry.stats().starts.timeout), (0, 8));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_cancels_a_start_and_tells_its_waiters() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let start = registry.start(&1, Plan::new(&book).init(Act::Hang));
