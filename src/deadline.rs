@@ -72,7 +72,7 @@ struct Queue {
     sort_out_at: usize,
 }
 
-const SORT_OUT_AT_LEAST: usize = 1_024;
+const SORT_OUT_AT_LEAST: usize = 512;
 
 impl Queue {
     fn new(after: Duration) -> Self {

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::errands::{Errand, Errands};
 use crate::panics::{contain, discard};
-use crate::queue::{Envelope, Hand, Queue};
+use crate::queue::{Envelope, Hand, Queue, Refusal};
 use crate::sync::{AtomicU8, Mutex, Ordering, lock, spin_loop, step_back};
 
 /// Serves at a desk.
@@ -151,6 +151,10 @@ enum Who {
 #[derive(Debug)]
 pub(crate) struct Closed;
 
+/// Too much lies on the desk.
+#[derive(Debug)]
+pub(crate) struct Full<I>(pub(crate) I);
+
 /// What the keeper is to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Keep {
@@ -195,13 +199,23 @@ impl<I, E: Errand> Desk<I, E> {
         self.look()
     }
 
-    /// Brings something. While somebody is there and too much lies there already, it waits for room, in order.
-    ///
-    /// Dropped while it waits, the thing was not brought.
-    pub(crate) async fn bring_in_line(&self, item: I) -> Result<Visit, Closed> {
+    /// Brings something, unless somebody is there and too much lies there already: then it is to [wait](Self::bring_in_line). If
+    /// the desk is closed, it is dropped.
+    pub(crate) fn try_bring(&self, item: I) -> Result<Visit, Full<I>> {
         if self.sit_down() {
             return Ok(self.stay(Some(item), Who::Any));
         }
+        match self.queue.try_send(Envelope { message: item, is_call: true }) {
+            Ok(_) => Ok(self.look()),
+            Err((Refusal::Full, envelope)) => Err(Full(envelope.message)),
+            Err((Refusal::Closed, _)) => Ok(Visit::Done),
+        }
+    }
+
+    /// Brings something when there is room for it, in order.
+    ///
+    /// Dropped while it waits, the thing was not brought.
+    pub(crate) async fn bring_in_line(&self, item: I) -> Result<Visit, Closed> {
         self.queue.send(Envelope { message: item, is_call: true }).await.map_err(|_| Closed)?;
         Ok(self.look())
     }

@@ -40,17 +40,11 @@ impl<W: Worker> Drop for Alive<W> {
     }
 }
 
-/// Made out of the way of a hit, whose code this is kept out of, as is [`poll`].
+/// Out of the way of a hit, whose code this is kept out of.
 #[cold]
 #[inline(never)]
-fn boxed<F>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
-    Box::pin(make())
-}
-
-#[cold]
-#[inline(never)]
-fn poll<F: Future>(future: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    future.poll(cx)
+fn poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    Pin::new(future).poll(cx)
 }
 
 /// At most one live [`Worker`] per key.
@@ -213,10 +207,10 @@ impl<W: Worker> Registry<W> {
                         return Poll::Ready(Ok(handle));
                     }
                     let args = args.take().expect("taken with the start");
-                    none.insert(boxed(|| self.shared.request_start(Verb::LookupOrStart, key, || args, hash)))
+                    none.insert(self.shared.begin_start(cx, Verb::LookupOrStart, key, || args, hash)?)
                 }
             };
-            poll(start.as_mut(), cx)
+            poll(start, cx)
         })
     }
 

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 use crate::panics::contain;
-use crate::sync::{Mutex, into_inner, lock};
+use crate::sync::{Mutex, get_mut, into_inner, lock};
 
 /// Where a worker puts the answer to one call.
 ///
@@ -105,19 +105,25 @@ enum Stage<T> {
 /// Makes both parts of a call for the task that is polled, which is to wait for the [`Answer`] in the same poll.
 pub(crate) async fn call<T>() -> (Reply<T>, Answer<T>) {
     poll_fn(|cx| {
-        let call = Arc::new(Call(Mutex::new(Stage::Waiting(cx.waker().clone()))));
-        let reply = Reply(To::Call(Answering(Some(Arc::clone(&call)))));
-        Poll::Ready((reply, Answer { call: Some(call), is_new: true }))
+        let (reply, answer) = call_in(cx);
+        Poll::Ready((Reply(To::Call(reply)), answer))
     })
     .await
 }
 
-/// The worker's part. It has it until it is sent.
-struct Answering<T>(Option<Arc<Call<T>>>);
+/// The same, in a poll.
+pub(crate) fn call_in<T>(cx: &Context<'_>) -> (Answering<T>, Answer<T>) {
+    let call = Arc::new(Call(Mutex::new(Stage::Waiting(cx.waker().clone()))));
+    (Answering(Some(Arc::clone(&call))), Answer { call: Some(call), is_new: true })
+}
+
+/// The part of who answers. It has it until it is sent.
+pub(crate) struct Answering<T>(Option<Arc<Call<T>>>);
 
 impl<T> Answering<T> {
+    /// Answers, or gives the value back if the caller has gone away.
     #[inline]
-    fn send(mut self, value: T) -> Result<(), T> {
+    pub(crate) fn send(mut self, value: T) -> Result<(), T> {
         let Some(call) = self.0.take() else { return Err(value) };
         let mut stage = lock(&call.0);
         let Stage::Waiting(_) = *stage else { return Err(value) };
@@ -127,8 +133,9 @@ impl<T> Answering<T> {
         Ok(())
     }
 
-    fn is_closed(&self) -> bool {
-        self.0.as_ref().is_none_or(|call| matches!(*lock(&call.0), Stage::Gone))
+    /// Whether the caller has gone away: it lets go of its part then.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.0.as_ref().is_none_or(|call| Arc::strong_count(call) == 1)
     }
 }
 
@@ -166,6 +173,12 @@ impl<T> Answer<T> {
     /// It is awaited in another poll than the one it was made in: the answer may be there already.
     pub(crate) fn look_first(&mut self) {
         self.is_new = false;
+    }
+
+    /// Whether there is no answer, and will be none, as far as can be told in no time.
+    pub(crate) fn is_lost(&mut self) -> bool {
+        let call = self.call.as_mut().and_then(Arc::get_mut);
+        call.is_some_and(|call| matches!(get_mut(&mut call.0), Stage::Unanswered))
     }
 }
 

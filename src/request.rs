@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Answer, Exit, Port, StartFailure, StopFailure, Stopper, Verb};
+use crate::reply::Answering;
 use crate::restart::Legacy;
 use crate::slot::Slot;
 use crate::worker::{EntryId, ExitReason, Worker};
@@ -74,7 +75,7 @@ pub(crate) enum Started<W: Worker> {
     Failed(StartFailure),
 }
 
-pub(crate) struct StartReply<W: Worker>(pub(crate) oneshot::Sender<StartAnswer<W>>);
+pub(crate) struct StartReply<W: Worker>(pub(crate) Answering<StartAnswer<W>>);
 
 pub(crate) struct StopReply(pub(crate) oneshot::Sender<Result<ExitReason, StopFailure>>);
 

@@ -10,10 +10,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::task::{self, Poll};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::current::{Current, RegistryId};
-use crate::desk::{self, Desk, Visit};
+use crate::desk::{Desk, Visit};
 use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::ShutdownReport;
@@ -23,7 +23,7 @@ use crate::panics::{Contained, contain};
 use crate::queue::{Gate, Hand, Queue};
 use crate::registry::WeakRegistry;
 use crate::reporter::Stopwatch;
-use crate::request::{Input, Notice, StartAnswer, StartRequest};
+use crate::request::{Input, Notice};
 use crate::residency::{Activity, Clock, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
 use crate::starting::Round;
@@ -145,17 +145,6 @@ pub(crate) struct Link<W: Worker> {
 }
 
 impl<W: Worker> Link<W> {
-    /// Asks the owner for a start and waits for its answer. `None`: there is no owner any more.
-    pub(crate) async fn ask(
-        &self,
-        request: StartRequest<W>,
-        answer: oneshot::Receiver<StartAnswer<W>>,
-    ) -> Option<StartAnswer<W>> {
-        let visit = self.desk.bring_in_line(Input::Start(request)).await.ok()?;
-        // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
-        desk::answer(answer, visit).await
-    }
-
     /// The time by the registry's clock, for those numbers that only a reporter tells. Nobody looks at the clock for them
     /// else.
     pub(crate) fn moment(&self) -> u64 {

@@ -1,20 +1,22 @@
 //! What a registry shares with its addresses: the table, the way to the owner, and how to ask for a worker.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::hash::Hash;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use equivalent::Equivalent;
-use tokio::sync::oneshot;
 
 use crate::current::{current_of, is_current};
+use crate::desk::{Closed, Full};
 use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{StartFailure, Verb};
 use crate::queue::{Envelope, Sequence};
-use crate::request::{Seed, StartReply, StartRequest, Started};
+use crate::reply::{self, Answer};
+use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
 use crate::sync::cooperate;
@@ -105,7 +107,6 @@ impl<W: Worker> Shared<W> {
         }
     }
 
-    /// Asks the owner for a worker: the key was no hit, so it is vacant, or its worker starts or ends.
     pub(super) async fn request_start<Q>(
         &self,
         verb: Verb,
@@ -113,6 +114,29 @@ impl<W: Worker> Shared<W> {
         args: impl FnOnce() -> W::Args,
         hash: u64,
     ) -> Result<WorkerHandle<W>, StartError<W>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        let mut args = Some(args);
+        let begin = poll_fn(|cx| {
+            let args = args.take().expect("it is ready at once");
+            Poll::Ready(self.begin_start(cx, verb, key, args, hash))
+        });
+        begin.await?.await
+    }
+
+    /// Asks the owner for a worker: the key was no hit, so it is vacant, or its worker starts or ends. What this gives is to be
+    /// polled in the same poll.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn begin_start<Q>(
+        &self,
+        cx: &Context<'_>,
+        verb: Verb,
+        key: &Q,
+        args: impl FnOnce() -> W::Args,
+        hash: u64,
+    ) -> Result<Start<'_, W>, StartError<W>>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
@@ -124,27 +148,62 @@ impl<W: Worker> Shared<W> {
         let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
         slot.set_since(self.link.moment());
         let seed = Seed { slot, args: args(), is_first: false };
-        let (reply, answer) = oneshot::channel();
+        let (reply, mut answer) = reply::call_in(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
-        let Some(answer) = self.link.ask(request, answer).await else { return Err(StartError::Shutdown) };
-        match (answer.outcome, answer.unused) {
-            (Started::Worker(handle), _) => Ok(handle),
-            (Started::Taken(handle), Some(args)) => {
-                Err(StartError::AlreadyStarted { handle, args: Returned::new(args) })
-            }
-            // Its arguments made this worker, so this call started it.
-            (Started::Taken(handle), None) => Ok(handle),
-            (Started::Failed(failure), _) => Err(match failure {
-                StartFailure::Init(error) => StartError::Init(error),
-                StartFailure::Panicked(message) => StartError::Panicked(message),
-                StartFailure::RecentlyFailed(error) => StartError::RecentlyFailed(error),
-                StartFailure::RestartLimit { retry_after } => StartError::RestartLimit { retry_after },
-                StartFailure::AtCapacity => StartError::AtCapacity,
-                StartFailure::TimedOut => StartError::TimedOut,
-                StartFailure::Cancelled => StartError::Cancelled,
-                StartFailure::WouldDeadlock => StartError::WouldDeadlock,
-                StartFailure::Shutdown => StartError::Shutdown,
-            }),
+        // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
+        match self.link.desk.try_bring(Input::Start(request)) {
+            Ok(_) if answer.is_lost() => Err(StartError::Shutdown),
+            // Whomever the visit has woken, and an answer that came at once, come after the return to the scheduler. (G4)
+            Ok(_) => Ok(Start(Stage::Waits(answer))),
+            Err(Full(input)) => Ok(Start(Stage::InLine(Box::pin(async move {
+                let brought = self.link.desk.bring_in_line(input).await;
+                answer.look_first();
+                match brought {
+                    Ok(_) => answer.await,
+                    Err(Closed) => None,
+                }
+            })))),
         }
+    }
+}
+
+/// A start that was asked for.
+pub(super) struct Start<'s, W: Worker>(Stage<'s, W>);
+
+enum Stage<'s, W: Worker> {
+    Waits(Answer<StartAnswer<W>>),
+    /// Boxed: there are others in line seldom.
+    InLine(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
+}
+
+impl<W: Worker> Future for Start<'_, W> {
+    type Output = Result<WorkerHandle<W>, StartError<W>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let answer = match &mut self.0 {
+            Stage::Waits(answer) => Pin::new(answer).poll(cx),
+            Stage::InLine(answer) => answer.as_mut().poll(cx),
+        };
+        answer.map(|answer| answer.map_or(Err(StartError::Shutdown), outcome))
+    }
+}
+
+fn outcome<W: Worker>(answer: StartAnswer<W>) -> Result<WorkerHandle<W>, StartError<W>> {
+    match (answer.outcome, answer.unused) {
+        (Started::Worker(handle), _) => Ok(handle),
+        (Started::Taken(handle), Some(args)) => Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
+        // Its arguments made this worker, so this call started it.
+        (Started::Taken(handle), None) => Ok(handle),
+        (Started::Failed(failure), _) => Err(match failure {
+            StartFailure::Init(error) => StartError::Init(error),
+            StartFailure::Panicked(message) => StartError::Panicked(message),
+            StartFailure::RecentlyFailed(error) => StartError::RecentlyFailed(error),
+            StartFailure::RestartLimit { retry_after } => StartError::RestartLimit { retry_after },
+            StartFailure::AtCapacity => StartError::AtCapacity,
+            StartFailure::TimedOut => StartError::TimedOut,
+            StartFailure::Cancelled => StartError::Cancelled,
+            StartFailure::WouldDeadlock => StartError::WouldDeadlock,
+            StartFailure::Shutdown => StartError::Shutdown,
+        }),
     }
 }
