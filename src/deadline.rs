@@ -50,24 +50,25 @@ pub(crate) trait Awaited {
     fn is_young(&self, due: Due) -> bool;
 }
 
-/// One queue per duration.
+/// One queue per duration. What every start writes comes first in memory: see [`Owner`](crate::owner::Owner).
+#[repr(C)]
 pub(crate) struct Deadlines {
+    /// When the clock is to be looked at: not later than the earliest deadline.
+    earliest: Option<Instant>,
+    /// When the owner began to do what it now does without a pause: see [`pause`](Self::pause).
+    now: Option<Instant>,
     init: Queue,
     stop: Queue,
     abort: Queue,
     tidy: Queue,
     report: Queue,
-    /// When the clock is to be looked at: not later than the earliest deadline.
-    earliest: Option<Instant>,
-    /// When the owner began to do what it now does without a pause: see [`pause`](Self::pause).
-    now: Option<Instant>,
 }
 
 struct Queue {
+    pending: VecDeque<(Instant, Due)>,
     after: Duration,
     /// How soon after one was set the clock is looked at: earlier than it passes, where it may be over by then.
     first_look: Duration,
-    pending: VecDeque<(Instant, Due)>,
     /// At this length those that nobody awaits any more are sorted out.
     sort_out_at: usize,
 }

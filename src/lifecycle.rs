@@ -88,17 +88,18 @@ pub(crate) struct Limits {
     pub(crate) is_paced: bool,
 }
 
-/// The states of all keys.
+/// The states of all keys. What every start writes comes last in memory: see [`Owner`](crate::owner::Owner).
+#[repr(C)]
 pub(crate) struct Lifecycle<P: Port> {
     limits: Limits,
     phases: Phases<P>,
-    /// Entries in the table, in whatever state.
-    entries: usize,
-    /// Those of them that have no worker: held, or discarded and not yet gone.
+    /// Entries that have no worker: held, or discarded and not yet gone.
     unlaunched: EntrySet,
     /// Who comes in whose place: by the worker that goes.
     successors: EntryMap<EntryId>,
     mode: Mode,
+    /// Entries in the table, in whatever state.
+    entries: usize,
 }
 
 type Effects<P> = Vec<Effect<P>>;

@@ -12,6 +12,9 @@
 //! Who has taken the reply decides, and both take it under one lock, the worker together with the opening of the gate. So
 //! whoever comes to the owner finds the start in one of two states: attended to, or over with its gate open.
 
+#[cfg(all(test, gen_registry_loom))]
+mod models;
+
 use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

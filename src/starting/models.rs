@@ -1,0 +1,96 @@
+//! Models of a start that was left to its worker, which loom runs through every order of the steps of worker and owner:
+//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
+
+use std::convert::Infallible;
+use std::sync::OnceLock;
+use std::task::Waker;
+
+use loom::thread;
+use tokio::runtime::{self, Runtime};
+
+use super::*;
+use crate::builder::Builder;
+use crate::context::Context;
+use crate::reply::{self, Answer};
+use crate::worker::{EntryId, ExitReason};
+
+struct Idle;
+
+impl Worker for Idle {
+    type Key = u32;
+    type Args = ();
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+/// A worker that is alone with its start, and what its caller holds.
+fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>) {
+    // Nothing runs there: it is what a registry is built on.
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
+    let (registry, keeper) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
+    let mut slot = Slot::new(1, EntryId::unborn(1), Arc::clone(registry.link()));
+    // Its owner has no part in this.
+    drop((registry, keeper));
+    let (reply, mut answer) = reply::call_in(&std::task::Context::from_waker(Waker::noop()));
+    answer.look_first();
+    slot.leave_alone(StartReply(reply), Round::First);
+    (Arc::new(slot), answer)
+}
+
+#[test]
+fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_has_it() {
+    loom::model(|| {
+        let (slot, _answer) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.begin_alone()
+        });
+        let attended = slot.attend();
+        let gate = slot.queue.gate();
+        assert!(attended.is_some() || gate == Gate::Open, "a start that nobody answers for: its gate is {gate:?}");
+        let has_begun = worker.join().expect("it does not panic");
+        assert_ne!(has_begun, attended.is_some());
+        assert_eq!(slot.queue.gate(), if has_begun { Gate::Open } else { Gate::Starting });
+        assert!(slot.attend().is_none(), "twice");
+    });
+}
+
+#[test]
+fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_before_or_not() {
+    loom::model(|| {
+        let (slot, answer) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.set_exit(ExitReason::Killed)
+        });
+        let Some(Alone { reply, .. }) = slot.attend() else { panic!("its caller is never told") };
+        worker.join().expect("it does not panic");
+        assert!(slot.exit().is_some());
+        assert!(!reply.0.is_closed());
+        drop(answer);
+        assert!(reply.0.is_closed());
+    });
+}
+
+#[test]
+fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_open() {
+    loom::model(|| {
+        let (slot, _answer) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.begin_alone()
+        });
+        loom::future::block_on(slot.started());
+        assert_eq!(slot.queue.gate(), Gate::Open);
+        assert!(worker.join().expect("it does not panic"));
+    });
+}
