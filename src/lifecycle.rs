@@ -278,6 +278,7 @@ impl<P: Port> Lifecycle<P> {
 
     /// A start goes on here that was left to its worker.
     fn attend(&mut self, entry: EntryId, reply: P::StartReply) {
+        debug_assert!(!self.phases.contains_key(&entry), "somebody decided on it without attending to it");
         // Of its caller nothing else is known, nor asked: its seed was taken.
         let starter = Starter { verb: Verb::LookupOrStart, waits_in: None, seed: None, reply };
         self.phases.insert(entry, Phase::Starting { waiting: vec![starter], next: Vec::new() });

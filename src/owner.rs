@@ -271,7 +271,11 @@ impl<W: Worker> Owner<W> {
         }
     }
 
+    /// Before a shutdown begins, or the owner goes. Nobody is left alone with a start after that.
     fn attend_all(&mut self) {
+        if !self.lifecycle.is_serving() {
+            return;
+        }
         let starting = |handle: &WorkerHandle<W>| (handle.slot.queue.gate() != Gate::Open).then_some(());
         let alone = self.table.read().fold(Vec::new(), starting, |mut alone, handle, ()| {
             alone.extend(handle.slot.attend().map(|start| (handle.entry_id(), start)));

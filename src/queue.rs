@@ -236,6 +236,16 @@ impl<M> Queue<M> {
         Poll::Pending
     }
 
+    /// Parks the receiver, which has not been polled yet, if there is nothing for it. Says whether there is not.
+    pub(crate) fn park(&self, cx: &Context<'_>) -> bool {
+        let mut state = self.lock();
+        let is_parked = self.gate() < Gate::Closed && state.queued() == 0 && !state.is_in_recess();
+        if is_parked {
+            state.receive(cx.waker());
+        }
+        is_parked
+    }
+
     /// What waited by [`poll_closed`](Self::poll_closed) waits no longer: the worker has work, though it was parked.
     pub(crate) fn unpark(&self) {
         let parked = self.lock().receiver.take();

@@ -5,6 +5,7 @@
 //! the table: until the owner is over, or goes with its runtime.)
 
 use std::fmt;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{self, Poll};
@@ -298,7 +299,9 @@ impl<W: Worker> Slot<W> {
     /// Closes the gate from the worker's own task. The owner is told by [`announce`](Self::announce).
     pub(crate) fn close_by_worker(&self) -> bool {
         let closed = self.close(CloseReason::Normal);
-        if closed {
+        // Not while it starts: the owner, who may know nothing of a start that is left to its worker, would take it for one that
+        // runs, and give its end the time of a stop. It is told when the worker is ready, or of the end.
+        if closed && self.is_ready() {
             self.to_announce(CLOSING);
         }
         closed
@@ -465,7 +468,7 @@ impl<W: Worker> Slot<W> {
         self.is_ready.store(true, Ordering::Relaxed);
         self.to_announce(READY);
         if self.queue.gate() == Gate::Closed {
-            // `init` called `ctx.stop()`: the owner took no notice of that while the worker was starting.
+            // `init` called `ctx.stop()`, of which nothing was told while the worker was starting.
             self.to_announce(CLOSING);
         }
     }
@@ -507,6 +510,23 @@ impl<W: Worker> Slot<W> {
             Gate::Closed | Gate::Killed if self.exit().is_some() => WorkerState::Exited,
             Gate::Closed | Gate::Killed => WorkerState::Stopping,
         }
+    }
+}
+
+impl<W: Worker> Slot<W> {
+    /// Waits for the first message, or for whatever else there is for the worker to do, as its mailbox would. Says whether it has
+    /// waited: not if there is something already, or if how long it rests is looked at, which its mailbox does.
+    pub(crate) async fn park(&self) -> bool {
+        let is_looked_at = self.activity.may_rest().is_some() || self.tracks_activity();
+        let mut is_parked = false;
+        poll_fn(|cx| {
+            if is_parked || is_looked_at || !self.queue.park(cx) {
+                return Poll::Ready(is_parked);
+            }
+            is_parked = true;
+            Poll::Pending
+        })
+        .await
     }
 }
 

@@ -143,12 +143,13 @@ impl<W: Worker> Slot<W> {
                 }
             };
             *ending = Ending::Awaited(audience);
+            // First: it never counts as one that starts and one that runs.
+            self.link.numbers.begun_alone[self.round().index()].fetch_add(1, Ordering::Relaxed);
             // Under this lock: an owner that finds the reply gone finds the gate open. (G2, G3)
             self.queue.open(&self.link.numbers.live);
             (reply, ending.take_opening())
         };
         tell_opened(opening);
-        self.link.numbers.begun_alone[self.round().index()].fetch_add(1, Ordering::Relaxed);
         // As the owner does, in the same order: after the gate is open, so that whoever hears of it finds it by lookup, and
         // before the caller may end it. Its end is told by the owner, when this task is over.
         self.set_told();

@@ -106,12 +106,7 @@ pub trait Worker: Sized + Send + 'static {
         mailbox: &mut Mailbox<Self::Message>,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send {
-        async move {
-            while let Some(message) = mailbox.recv().await {
-                self.handle(message, ctx).await?;
-            }
-            Ok(())
-        }
+        handle_each(self, mailbox, ctx)
     }
 
     /// Takes the state apart at the end: flush, say goodbye. Does nothing by default.
@@ -126,6 +121,24 @@ pub trait Worker: Sized + Send + 'static {
         async move { drop(self) }
     }
 }
+
+/// The default of [`Worker::run`], which is known by this name: see `supervise`.
+#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its arguments twice")]
+fn handle_each<W: Worker>(
+    worker: &mut W,
+    mailbox: &mut Mailbox<W::Message>,
+    ctx: &mut Context<W>,
+) -> impl Future<Output = Result<(), W::Error>> + Send {
+    async move {
+        while let Some(message) = mailbox.recv().await {
+            worker.handle(message, ctx).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The name of the future of a worker whose `run` is the default begins with this.
+pub(crate) const DEFAULT_RUN: &str = concat!(module_path!(), "::handle_each<");
 
 /// Why a worker ended.
 #[derive(Clone)]

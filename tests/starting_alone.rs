@@ -1,0 +1,112 @@
+//! A start that was left to its worker, whose gate closes before `init` is through: by `ctx.stop()`, or since `init` failed
+//! and what belongs to it takes its time. Each with a twin whose start the owner attends to from the beginning
+//! (`max_concurrent_starts`), which is to end in the same way.
+
+mod common;
+
+use std::future::pending;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use common::{Actor, Role, within};
+use gen_registry::{Builder, Registry, StartError, WorkerHandle};
+use tokio::time::{Instant, sleep};
+
+fn twins(with: impl Fn(Builder<Actor>) -> Builder<Actor>) -> [(&'static str, Registry<Actor>); 2] {
+    let attended = with(Registry::builder()).max_concurrent_starts(1_000).build().unwrap();
+    [("attended", attended), ("alone", with(Registry::builder()).build().unwrap())]
+}
+
+fn text(started: Result<WorkerHandle<Actor>, StartError<Actor>>) -> String {
+    started.map_or_else(|error| format!("{error:?}"), |_| "Ok".to_owned())
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_stops_itself_and_then_takes_its_time_has_its_init_timeout() {
+    for (twin, registry) in twins(|builder| builder) {
+        let slow = Role::init(|ctx| {
+            Box::pin(async move {
+                ctx.stop();
+                sleep(Duration::from_secs(10)).await;
+            })
+        });
+        let began = Instant::now();
+        let started = within(registry.start("k", slow), "a slow start").await;
+        assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("Ok", 10), "{twin}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_stops_itself_and_then_hangs_is_timed_out() {
+    for (twin, registry) in
+        twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::from_secs(3)))
+    {
+        let hung = Role::init(|ctx| {
+            Box::pin(async move {
+                ctx.stop();
+                pending().await
+            })
+        });
+        let began = Instant::now();
+        let started = within(registry.start("k", hung), "a hung start").await;
+        assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("TimedOut", 1), "{twin}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_stops_itself_and_then_hangs_is_timed_out_also_if_stops_may_take_for_ever() {
+    for (twin, registry) in twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::MAX)) {
+        let hung = Role::init(|ctx| {
+            Box::pin(async move {
+                ctx.stop();
+                pending().await
+            })
+        });
+        let started = within(registry.start("k", hung), &format!("a hung start, {twin}")).await;
+        assert_eq!(text(started), "TimedOut", "{twin}");
+    }
+}
+
+/// Real time: blocking work holds a paused clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_an_init_that_failed_and_left_blocking_work_behind_is_told_in_time() {
+    let short = Duration::from_millis(50);
+    for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
+        let (release, released) = mpsc::channel::<()>();
+        let mut blocks = Role::init(move |ctx| {
+            Box::pin(async move {
+                let (began, begun) = tokio::sync::oneshot::channel();
+                drop(ctx.spawn_blocking(move || {
+                    began.send(()).expect("`init` waits for it");
+                    drop(released.recv());
+                }));
+                begun.await.expect("it begins");
+            })
+        });
+        blocks.fail_init = true;
+        let told = tokio::time::timeout(Duration::from_secs(5), registry.start("k", blocks)).await;
+        drop(release);
+        let told = told.unwrap_or_else(|_| panic!("{twin}: nobody tells its caller"));
+        assert_eq!(text(told), "TimedOut", "{twin}");
+    }
+}
+
+/// The same, with code that never yields after a first await.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_an_init_that_stops_itself_and_then_never_yields_is_told_in_time() {
+    let short = Duration::from_millis(50);
+    for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
+        let (release, released) = mpsc::channel::<()>();
+        let stuck = Role::init(move |ctx| {
+            Box::pin(async move {
+                ctx.stop();
+                tokio::task::yield_now().await;
+                drop(released.recv());
+            })
+        });
+        let told = tokio::time::timeout(Duration::from_secs(5), registry.start("k", stuck)).await;
+        drop(release);
+        let told = told.unwrap_or_else(|_| panic!("{twin}: nobody tells its caller"));
+        assert_eq!(text(told), "TimedOut", "{twin}");
+    }
+}

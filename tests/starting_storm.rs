@@ -1,0 +1,753 @@
+//! Starts that are left to their workers, and what comes upon them in the moment in which `init` ends: somebody joins, stops or
+//! kills, the time is up, everything is shut down. Whoever comes finds the start over, with its gate open, or not over, and then
+//! the owner goes on with it. Nobody finds it between the two, is told of it twice, or waits for ever.
+
+mod common;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::hint::spin_loop;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{assert_at_rest, poll_once, within};
+use gen_registry::{
+    Builder, Context, Event, Events, ExitReason, Registry, StartError, StopError, Worker, WorkerHandle, WorkerId,
+    WorkerState,
+};
+use tokio::task::{JoinHandle, yield_now};
+
+const SEED: u64 = 0x57a2_71c6_0a10_4e00;
+const KEYS: usize = 8;
+
+/// SplitMix64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
+        of[self.below(of.len() as u64) as usize]
+    }
+
+    /// Two threads that have just met do not go on at the same moment each time.
+    fn linger(&mut self) {
+        spin(self.below(MOST_SPINS));
+    }
+
+    fn plan(&mut self, ends: &[End]) -> Plan {
+        Plan { turns: self.below(4), spins: self.below(MOST_SPINS), end: self.pick(ends) }
+    }
+
+    fn verb(&mut self) -> Verb {
+        self.pick(&[Verb::Start, Verb::LookupOrStart])
+    }
+
+    fn key(&mut self) -> u32 {
+        self.below(KEYS as u64) as u32
+    }
+}
+
+/// Now the way from the end of an `init` to the opening of its gate is the longer one, now the way of a caller to the owner.
+const MOST_SPINS: u64 = 128;
+
+fn spin(times: u64) {
+    (0..times).for_each(|_| spin_loop());
+}
+
+/// What an `init` comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Up,
+    /// It calls `ctx.stop()` and is through.
+    Stop,
+    /// It calls `ctx.stop()` and is through a turn later: its gate is closed all that time.
+    StopFirst,
+    Fail,
+    Panic,
+    /// It asks for another key first, whose `init` asks for this one.
+    Ask(u32),
+    Hang,
+    /// It is through after so long.
+    Last(Duration),
+}
+
+const ENDS: &[End] = &[End::Up, End::Up, End::Stop, End::StopFirst, End::Fail, End::Panic];
+/// For those who do not wait for each `init`.
+const ENDS_OR_NONE: &[End] = &[End::Up, End::Up, End::Hang, End::Stop, End::StopFirst, End::Fail, End::Panic];
+
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// So often it returns to the scheduler first.
+    turns: u64,
+    spins: u64,
+    end: End,
+}
+
+impl Plan {
+    const UP: Self = Self { turns: 0, spins: 0, end: End::Up };
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Start,
+    LookupOrStart,
+}
+
+/// What is known of the workers from inside of them, and of the answers.
+#[derive(Default)]
+struct Book {
+    /// States that live now, by key, and the most that ever lived at once.
+    live: [AtomicUsize; KEYS],
+    most: AtomicUsize,
+    inits: AtomicUsize,
+    /// Whose `init` failed.
+    failed: Mutex<HashSet<WorkerId>>,
+    /// Whom a `start` says it has started.
+    started: Mutex<HashSet<WorkerId>>,
+}
+
+impl Book {
+    fn inits(&self) -> usize {
+        self.inits.load(Ordering::SeqCst)
+    }
+
+    fn live(&self) -> usize {
+        self.live.iter().map(|live| live.load(Ordering::SeqCst)).sum()
+    }
+}
+
+/// From the first line of `init` to the drop of the state.
+struct Life(Arc<Book>, u32);
+
+impl Life {
+    fn begin(book: &Arc<Book>, key: u32) -> Self {
+        book.inits.fetch_add(1, Ordering::SeqCst);
+        let now = book.live[key as usize].fetch_add(1, Ordering::SeqCst) + 1;
+        book.most.fetch_max(now, Ordering::SeqCst);
+        Self(Arc::clone(book), key)
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.0.live[self.1 as usize].fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[derive(Debug)]
+struct Refused;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("as told")
+    }
+}
+
+impl std::error::Error for Refused {}
+
+struct Args {
+    book: Arc<Book>,
+    plan: Plan,
+    /// Set when `init` is about to end.
+    cue: Arc<AtomicBool>,
+}
+
+struct Starter {
+    _life: Life,
+}
+
+impl Worker for Starter {
+    type Key = u32;
+    type Args = Args;
+    type Message = ();
+    type Error = Refused;
+
+    async fn init(Args { book, plan, cue }: Args, ctx: &mut Context<Self>) -> Result<Self, Refused> {
+        let began = Instant::now();
+        let _life = Life::begin(&book, *ctx.key());
+        for _ in 0..plan.turns {
+            yield_now().await;
+        }
+        match plan.end {
+            End::StopFirst => {
+                ctx.stop();
+                yield_now().await;
+            }
+            End::Ask(other) => {
+                let registry = ctx.registry().upgrade().expect("the test holds the registry");
+                let back = Plan { end: End::Ask(*ctx.key()), ..plan };
+                let args = Args { book: Arc::clone(&book), plan: back, cue: Arc::default() };
+                // Whatever it is told, it is told something: a circle is refused.
+                let asked = within(registry.lookup_or_start(&other, args), "an answer inside of an `init`").await;
+                assert!(!matches!(asked, Err(StartError::TimedOut)), "a circle was not seen");
+            }
+            End::Last(time) => {
+                while began.elapsed() < time {
+                    yield_now().await;
+                }
+            }
+            _ => {}
+        }
+        cue.store(true, Ordering::SeqCst);
+        spin(plan.spins);
+        match plan.end {
+            End::Stop => ctx.stop(),
+            End::Fail | End::Panic => {
+                book.failed.lock().unwrap().insert(ctx.handle().id());
+                if plan.end == End::Fail {
+                    return Err(Refused);
+                }
+                // Nothing is written to the terminal by this one.
+                resume_unwind(Box::new("as told"));
+            }
+            End::Hang => std::future::pending().await,
+            _ => {}
+        }
+        Ok(Self { _life })
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+/// A worker that a caller was given.
+#[derive(Debug)]
+struct Given {
+    worker: WorkerHandle<Starter>,
+    /// By a `start` that was `Ok`.
+    is_started: bool,
+}
+
+type Answer = Result<Given, StartError<Starter>>;
+
+/// A registry, and what is known of its workers.
+#[derive(Clone)]
+struct Scene {
+    registry: Registry<Starter>,
+    book: Arc<Book>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::of(Registry::builder())
+    }
+
+    fn of(builder: Builder<Starter>) -> Self {
+        Self { registry: builder.build().unwrap(), book: Arc::default() }
+    }
+
+    fn args(&self, plan: Plan) -> Args {
+        Args { book: Arc::clone(&self.book), plan, cue: Arc::default() }
+    }
+
+    /// Asks for a worker, and looks at what it is given.
+    async fn ask(&self, verb: Verb, key: u32, args: Args) -> Answer {
+        let (worker, is_started) = match verb {
+            Verb::LookupOrStart => {
+                (within(self.registry.lookup_or_start(&key, args), "the answer to a start").await?, false)
+            }
+            Verb::Start => match within(self.registry.start(&key, args), "the answer to a start").await {
+                Ok(worker) => (worker, true),
+                Err(StartError::AlreadyStarted { handle, .. }) => (handle, false),
+                Err(error) => return Err(error),
+            },
+        };
+        // In this order: a gate that is not closed when it is read was not closed during the lookup.
+        let (found, state) = (self.registry.lookup(&key), worker.state());
+        let is_ending = matches!(state, WorkerState::Stopping | WorkerState::Exited);
+        assert!(is_ending || found.as_ref() == Some(&worker), "G3: it is {state}, was given, and is not found");
+        let is_second = is_started && !self.book.started.lock().unwrap().insert(worker.id());
+        assert!(!is_second, "G2: two starts of one worker were Ok");
+        Ok(Given { worker, is_started })
+    }
+
+    async fn end(&self, kills: bool, key: u32) -> Result<ExitReason, StopError> {
+        if kills {
+            within(self.registry.kill(&key), "a kill").await
+        } else {
+            within(self.registry.stop(&key), "a stop").await
+        }
+    }
+
+    fn ask_apart(&self, verb: Verb, key: u32, args: Args) -> JoinHandle<Answer> {
+        let scene = self.clone();
+        tokio::spawn(async move { scene.ask(verb, key, args).await })
+    }
+
+    /// Asks in a task of its own. Returns when `init` is about to end, on another thread.
+    async fn begin(&self, verb: Verb, key: u32, plan: Plan) -> JoinHandle<Answer> {
+        let args = self.args(plan);
+        let cue = Arc::clone(&args.cue);
+        let asked = self.ask_apart(verb, key, args);
+        until(|| cue.load(Ordering::SeqCst), "an `init` that is about to end").await;
+        asked
+    }
+
+    /// Waits for the ends of those whose callers went away. Nothing is left to do then. (G9)
+    async fn rest(&self) {
+        let is_at_rest = || {
+            let stats = self.registry.stats();
+            stats.starting + stats.stopping == 0
+        };
+        until(is_at_rest, "the rest after all starts and ends").await;
+        assert_at_rest(&self.registry);
+    }
+
+    /// G9, when everything is over.
+    fn assert_over(&self) {
+        let stats = self.registry.stats();
+        assert_eq!((self.registry.count(), self.registry.to_list().len()), (0, 0), "{stats:?}");
+        assert_eq!((stats.starting, stats.workers()), (0, 0), "{stats:?}");
+        assert_eq!(stats.starts.ok, stats.exits.total(), "{stats:?}");
+        assert_eq!(self.book.live(), 0, "a state outlived its registry");
+        assert!(self.book.most.load(Ordering::SeqCst) <= 1, "G1: two workers of one key");
+    }
+
+    async fn shut_down(&self) {
+        let report = within(self.registry.shutdown(), "the report of a shutdown").await;
+        assert_eq!(report.stuck, 0, "{report:?}");
+        self.assert_over();
+    }
+}
+
+async fn until(mut is_so: impl FnMut() -> bool, lost: &str) {
+    let comes = async {
+        while !is_so() {
+            yield_now().await;
+        }
+    };
+    within(comes, lost).await;
+}
+
+async fn answer(asked: JoinHandle<Answer>) -> Answer {
+    within(asked, "who has asked for a start").await.unwrap()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Started,
+    Exited,
+}
+
+/// What is told of the workers: of each one that it has started, and then that it has exited, once.
+struct Ledger {
+    events: Events<Starter>,
+    told: HashMap<WorkerId, Told>,
+    /// Who was there when this was begun.
+    listed: Vec<WorkerId>,
+    /// Nobody was there, and nobody had been.
+    is_complete: bool,
+}
+
+impl Ledger {
+    /// Of a registry that is new.
+    fn complete(registry: &Registry<Starter>) -> Self {
+        Self { events: registry.subscribe(), told: HashMap::new(), listed: Vec::new(), is_complete: true }
+    }
+
+    fn from_now_on(registry: &Registry<Starter>) -> Self {
+        let events = registry.subscribe();
+        let listed = registry.to_list().iter().map(WorkerHandle::id).collect();
+        Self { events, told: HashMap::new(), listed, is_complete: false }
+    }
+
+    fn note(&mut self, event: &Event<Starter>) {
+        let id = event.worker().id();
+        match event {
+            Event::Started { incarnation: 1, .. } => {
+                let before = self.told.insert(id, Told::Started);
+                assert_eq!(before, None, "{id}: what was told before its start");
+            }
+            Event::Exited { incarnation: 1, .. } => {
+                let before = self.told.insert(id, Told::Exited);
+                let is_right = before == Some(Told::Started) || (before.is_none() && !self.is_complete);
+                assert!(is_right, "{id}: {before:?} was told before its exit");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who was answered by the start of a worker has been told of it. For the one who asked for it.
+    fn has_heard_of(&mut self, worker: &WorkerHandle<Starter>) -> bool {
+        while let Some(event) = self.events.try_recv() {
+            self.note(&event.expect("nobody is slow here"));
+        }
+        self.told.contains_key(&worker.id())
+    }
+
+    /// Waits until the exit of a worker is told.
+    async fn exit_of(&mut self, worker: &WorkerHandle<Starter>) {
+        while self.told.get(&worker.id()) != Some(&Told::Exited) {
+            let event = within(self.events.recv(), "the events of a worker").await;
+            self.note(&event.expect("it is not over").expect("nobody is slow here"));
+        }
+    }
+
+    async fn hear_all(&mut self) {
+        while let Some(event) = within(self.events.recv(), "the end of the events").await {
+            self.note(&event.expect("nobody is slow here"));
+        }
+    }
+
+    /// For the end of a registry that was shut down.
+    async fn close(mut self, scene: &Scene) {
+        self.hear_all().await;
+        assert!(self.told.values().all(|&told| told == Told::Exited), "the exit of somebody was not told");
+        assert!(self.listed.iter().all(|id| self.told.contains_key(id)), "who was listed first, and not told of then");
+        let failed = scene.book.failed.lock().unwrap();
+        assert!(failed.iter().all(|id| !self.told.contains_key(id)), "a start that failed has events");
+        if self.is_complete {
+            assert_eq!(self.told.len() as u64, scene.registry.stats().starts.ok, "starts that were told, and counted");
+            let started = scene.book.started.lock().unwrap();
+            assert!(started.iter().all(|id| self.told.contains_key(id)), "a start was Ok and not told");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_who_joins_a_start_as_its_init_ends_shares_it_or_comes_after_it() {
+    let (scene, mut dice) = (Scene::new(), Dice(SEED));
+    let mut ledger = Ledger::complete(&scene.registry);
+    for round in 0..6_000 {
+        let (key, plan, joins) = (dice.key(), dice.plan(ENDS), dice.verb());
+        let lost = format!("round {round}: {plan:?}, joined by {joins:?}");
+        let before = scene.book.inits();
+        let first = scene.begin(dice.verb(), key, plan).await;
+        dice.linger();
+        let second = scene.ask(joins, key, scene.args(Plan::UP)).await;
+        let first = answer(first).await;
+        let inits = scene.book.inits() - before;
+        let mut given = Vec::new();
+        match (plan.end, first, second) {
+            (End::Up, Ok(first), Ok(second)) => {
+                assert_eq!((&first.worker, inits), (&second.worker, 1), "{lost}");
+                assert!(!second.is_started, "{lost}: it has started nobody");
+                assert!(ledger.has_heard_of(&first.worker), "{lost}: answered, and not told");
+                given.push(first);
+            }
+            // The one that ends by itself, or its successor.
+            (End::Stop | End::StopFirst, Ok(first), Ok(second)) => {
+                assert_eq!(inits, if first.worker == second.worker { 1 } else { 2 }, "{lost}");
+                given.extend([first, second]);
+            }
+            (End::Fail, Err(StartError::Init(_)), second) | (End::Panic, Err(StartError::Panicked(_)), second) => {
+                match second {
+                    // It came when that was over.
+                    Ok(second) => given.push(second),
+                    Err(StartError::Init(_)) => assert_eq!(plan.end, End::Fail, "{lost}"),
+                    Err(StartError::Panicked(_)) => assert_eq!(plan.end, End::Panic, "{lost}"),
+                    Err(error) => panic!("{lost}: {error}"),
+                }
+                assert_eq!(inits, 1 + given.len(), "{lost}");
+            }
+            (_, first, second) => panic!("{lost}: {first:?}, {second:?}"),
+        }
+        // Who ends by itself may be gone by now.
+        let stopped = scene.end(false, key).await;
+        assert!(matches!(stopped, Ok(_) | Err(StopError::NotFound)), "{lost}: {stopped:?}");
+        for given in given {
+            ledger.exit_of(&given.worker).await;
+        }
+        assert_eq!((scene.book.live(), scene.registry.count()), (0, 0), "{lost}");
+    }
+    scene.rest().await;
+    scene.shut_down().await;
+    ledger.close(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_a_stop_or_a_kill_as_init_ends_finds_a_start_to_cancel_or_a_worker_to_end() {
+    let (scene, mut dice) = (Scene::new(), Dice(SEED + 1));
+    let mut ledger = Ledger::complete(&scene.registry);
+    let (mut round, mut cancelled, mut ended) = (0, 0, 0);
+    // Until both were found, or this would say little.
+    while round < 5_000 || cancelled == 0 || ended == 0 {
+        assert!(round < 50_000, "{cancelled} cancelled, {ended} ended");
+        round += 1;
+        let (key, plan, kills) = (dice.key(), dice.plan(ENDS), dice.below(2) == 0);
+        let lost = format!("round {round}: {plan:?}, killed: {kills}");
+        let first = scene.begin(dice.verb(), key, plan).await;
+        dice.linger();
+        let stopped = scene.end(kills, key).await;
+        if stopped.is_ok() {
+            let left = (scene.registry.lookup(&key), scene.book.live(), scene.registry.count());
+            assert_eq!(left, (None, 0, 0), "{lost}: of who was stopped");
+        }
+        match (plan.end, answer(first).await, stopped) {
+            (End::Up | End::Stop | End::StopFirst, Ok(given), stopped) => {
+                match stopped {
+                    Ok(ExitReason::Killed) if kills => {}
+                    Ok(ExitReason::Stopped) if !kills => {}
+                    Ok(ExitReason::Normal) | Err(StopError::NotFound) if plan.end != End::Up => {}
+                    stopped => panic!("{lost}: {stopped:?}"),
+                }
+                ended += usize::from(plan.end == End::Up);
+                ledger.exit_of(&given.worker).await;
+            }
+            (_, Err(StartError::Cancelled), Ok(ExitReason::Killed)) if kills => cancelled += 1,
+            (_, Err(StartError::Cancelled), Ok(ExitReason::Stopped)) if !kills => cancelled += 1,
+            (End::Fail, Err(StartError::Init(_)), Ok(_) | Err(StopError::NotFound)) => {}
+            (End::Panic, Err(StartError::Panicked(_)), Ok(_) | Err(StopError::NotFound)) => {}
+            (_, first, stopped) => panic!("{lost}: {first:?}, {stopped:?}"),
+        }
+        let next = scene.ask(Verb::Start, key, scene.args(Plan::UP)).await.expect("the key is free");
+        assert!(next.is_started, "{lost}: somebody else has its key");
+        scene.end(true, key).await.expect("it runs");
+        ledger.exit_of(&next.worker).await;
+    }
+    scene.rest().await;
+    scene.shut_down().await;
+    ledger.close(&scene).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g2_a_caller_who_goes_away_as_init_ends_cancels_nothing() {
+    let (scene, mut dice) = (Scene::new(), Dice(SEED + 2));
+    let mut ledger = Ledger::complete(&scene.registry);
+    for round in 0..4_000 {
+        let (key, plan, before) = (dice.key(), dice.plan(&[End::Up]), scene.book.inits());
+        let args = scene.args(plan);
+        let cue = Arc::clone(&args.cue);
+        let mut start = Box::pin(scene.registry.lookup_or_start(&key, args));
+        // The other thread may be so fast that it is answered at once.
+        if poll_once(start.as_mut()).await.is_pending() {
+            until(|| cue.load(Ordering::SeqCst), "an `init` that is about to end").await;
+            dice.linger();
+        }
+        drop(start);
+        let next = scene.ask(dice.verb(), key, scene.args(Plan::UP)).await.expect("nothing is in its way");
+        assert!(!next.is_started, "round {round}: {plan:?}, and it was begun anew");
+        assert_eq!(scene.book.inits() - before, 1, "round {round}: {plan:?}");
+        scene.end(round % 2 == 0, key).await.expect("it runs");
+        ledger.exit_of(&next.worker).await;
+    }
+    scene.rest().await;
+    scene.shut_down().await;
+    ledger.close(&scene).await;
+}
+
+/// Its registry ends with it: at once if it is killed.
+struct Parent;
+
+impl Worker for Parent {
+    type Key = ();
+    type Args = Registry<Starter>;
+    type Message = ();
+    type Error = Refused;
+
+    async fn init(child: Registry<Starter>, ctx: &mut Context<Self>) -> Result<Self, Refused> {
+        ctx.own(&child);
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g10_a_shutdown_as_inits_end_cancels_them_or_ends_their_workers() {
+    let mut dice = Dice(SEED + 3);
+    let parents = Registry::<Parent>::new();
+    let (mut round, mut cancelled, mut ended) = (0, 0, 0);
+    // Until both were found, or this would say little.
+    while round < 600 || cancelled == 0 || ended == 0 {
+        assert!(round < 6_000, "{cancelled} cancelled, {ended} ended");
+        round += 1;
+        let (scene, is_at_once) = (Scene::new(), dice.below(2) == 0);
+        within(parents.start(&(), scene.registry.clone()), "a start of a parent").await.expect("there is none");
+        let ledger = Ledger::complete(&scene.registry);
+        let others: Vec<_> = (1..KEYS as u32)
+            .map(|key| {
+                let plan = dice.plan(ENDS_OR_NONE);
+                (plan, scene.ask_apart(dice.verb(), key, scene.args(plan)))
+            })
+            .collect();
+        let plan = dice.plan(&[End::Up]);
+        let first = (plan, scene.begin(dice.verb(), 0, plan).await);
+        dice.linger();
+        if is_at_once {
+            within(parents.kill(&()), "the kill of a parent").await.expect("it runs");
+        }
+        let report = within(scene.registry.shutdown(), "the report of a shutdown").await;
+        assert_eq!(scene.book.live(), 0, "round {round}: something runs after the report");
+        for (plan, asked) in others.into_iter().chain([first]) {
+            match (plan.end, answer(asked).await) {
+                (End::Up | End::Stop | End::StopFirst, Ok(given)) => {
+                    assert_eq!(given.worker.state(), WorkerState::Exited, "round {round}: {plan:?}");
+                    ended += usize::from(plan.end == End::Up);
+                }
+                (_, Err(StartError::Shutdown)) => cancelled += 1,
+                (End::Fail, Err(StartError::Init(_))) | (End::Panic, Err(StartError::Panicked(_))) => {}
+                (end, answered) => panic!("round {round}: {end:?}, {answered:?}, {report:?}"),
+            }
+        }
+        assert!(is_at_once || report.aborted == 0, "round {round}: {report:?}");
+        assert_eq!(report.stuck, 0, "round {round}: {report:?}");
+        assert_eq!(report.cancelled as u64, scene.registry.stats().starts.cancelled, "round {round}: {report:?}");
+        scene.assert_over();
+        ledger.close(&scene).await;
+        if !is_at_once {
+            within(parents.stop(&()), "the stop of a parent").await.expect("it runs");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g10_a_runtime_that_goes_away_as_inits_end_leaves_nobody_waiting_and_nothing_alive() {
+    let mut dice = Dice(SEED + 4);
+    for round in 0..250 {
+        // The callers are on the test's own runtime.
+        let threads = 1 + round % 2;
+        let home = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().unwrap();
+        let scene = {
+            let _entered = home.enter();
+            Scene::new()
+        };
+        let mut ledger = Ledger::complete(&scene.registry);
+        let mut callers: Vec<_> = (0..KEYS as u32 * 2)
+            .map(|caller| {
+                let plan = dice.plan(ENDS_OR_NONE);
+                scene.ask_apart(dice.verb(), caller % (KEYS as u32 - 1), scene.args(plan))
+            })
+            .collect();
+        let plan = dice.plan(&[End::Up]);
+        callers.push(scene.begin(dice.verb(), KEYS as u32 - 1, plan).await);
+        dice.linger();
+        within(tokio::task::spawn_blocking(move || drop(home)), "the end of a runtime").await.unwrap();
+        for caller in callers {
+            match answer(caller).await {
+                Ok(_) | Err(StartError::Shutdown | StartError::Cancelled) => {}
+                // Of their own, or of the one that they joined.
+                Err(StartError::Init(_) | StartError::Panicked(_)) => {}
+                Err(error) => panic!("round {round}: {error}"),
+            }
+        }
+        ledger.hear_all().await;
+        let left = (scene.registry.count(), scene.registry.to_list().len(), scene.book.live());
+        assert_eq!(left, (0, 0, 0), "round {round}: something outlived its runtime");
+        assert!(scene.book.most.load(Ordering::SeqCst) <= 1, "G1: two workers of one key");
+        let Scene { registry, book } = scene;
+        drop((registry, ledger));
+        assert_eq!(Arc::strong_count(&book), 1, "round {round}: arguments were kept");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g5_an_init_that_ends_as_its_time_is_up_came_up_or_has_left_nothing() {
+    let (scene, mut dice) = (Scene::of(Registry::builder().init_timeout(Duration::from_millis(1))), Dice(SEED + 5));
+    let mut ledger = Ledger::complete(&scene.registry);
+    let (mut round, mut timed_out, mut came_up) = (0, 0, 0);
+    // Until both were seen, or this would say little.
+    while round < 250 || timed_out == 0 || came_up == 0 {
+        assert!(round < 2_500, "{timed_out} timed out, {came_up} came up");
+        round += 1;
+        let callers: Vec<_> = (0..KEYS as u32)
+            .map(|key| {
+                let end = End::Last(Duration::from_micros(dice.below(2_500)));
+                let plan = dice.plan(&[end, end, end, End::Up, End::Hang]);
+                (key, plan, scene.ask_apart(dice.verb(), key, scene.args(plan)))
+            })
+            .collect();
+        for (key, plan, asked) in callers {
+            match answer(asked).await {
+                Ok(given) => {
+                    came_up += 1;
+                    scene.end(dice.below(2) == 0, key).await.expect("it runs");
+                    ledger.exit_of(&given.worker).await;
+                }
+                Err(StartError::TimedOut) => timed_out += 1,
+                Err(error) => panic!("round {round}: {plan:?}, {error}"),
+            }
+            let live = scene.book.live[key as usize].load(Ordering::SeqCst);
+            assert_eq!((scene.registry.lookup(&key), live), (None, 0), "round {round}: {plan:?}");
+        }
+    }
+    assert_eq!(scene.registry.stats().starts.timeout, timed_out);
+    scene.rest().await;
+    scene.shut_down().await;
+    ledger.close(&scene).await;
+}
+
+/// One of many, who all do whatever can be done.
+async fn storm(scene: Scene, mut dice: Dice, is_over: Arc<AtomicBool>) -> Vec<Ledger> {
+    let mut ledgers = Vec::new();
+    for _ in 0..60 {
+        let (key, verb, other) = (dice.key(), dice.verb(), dice.key());
+        let plan = dice.plan(ENDS);
+        let asking = dice.plan(&[End::Ask(other)]);
+        match dice.below(16) {
+            n @ 0..5 => {
+                let ended = scene.end(n < 2, key).await;
+                assert!(matches!(ended, Ok(_) | Err(StopError::NotFound)), "{ended:?}");
+            }
+            5..7 => {
+                let Some(worker) = scene.registry.lookup(&key) else { continue };
+                if within(worker.stop(), "a stop").await.is_ok() {
+                    assert_eq!(worker.state(), WorkerState::Exited, "of who was stopped");
+                    assert_ne!(scene.registry.lookup(&key), Some(worker), "G3: found, and was stopped");
+                }
+            }
+            7 => {
+                // Gone at once, or after a moment.
+                let mut start = Box::pin(scene.registry.start(&key, scene.args(plan)));
+                for _ in 0..=dice.below(3) {
+                    if poll_once(start.as_mut()).await.is_ready() {
+                        break;
+                    }
+                    yield_now().await;
+                }
+            }
+            8 if dice.below(8) == 0 => ledgers.push(Ledger::from_now_on(&scene.registry)),
+            n => match scene.ask(verb, key, scene.args(if n < 11 { asking } else { plan })).await {
+                Ok(_) | Err(StartError::Init(_) | StartError::Cancelled) => {}
+                // As told, and nothing else: a claim inside of an `init` says something else.
+                Err(StartError::Panicked(message)) => assert_eq!(&*message, "as told"),
+                Err(StartError::Shutdown) => assert!(is_over.load(Ordering::SeqCst), "nobody has shut it down"),
+                Err(error) => panic!("{error}"),
+            },
+        }
+        dice.linger();
+    }
+    ledgers
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g9_in_a_storm_of_starts_and_ends_everyone_is_answered_and_everything_adds_up() {
+    let mut dice = Dice(SEED + 6);
+    for round in 0..120 {
+        let scene = Scene::new();
+        let mut ledgers = vec![Ledger::complete(&scene.registry)];
+        let is_over = Arc::<AtomicBool>::default();
+        let callers: Vec<_> = (0..6)
+            .map(|_| tokio::spawn(storm(scene.clone(), Dice(dice.below(u64::MAX)), Arc::clone(&is_over))))
+            .collect();
+        let is_cut_off = round % 2 == 0;
+        if is_cut_off {
+            let enough = dice.below(120) as usize;
+            let is_enough = || scene.book.inits() > enough || callers.iter().all(JoinHandle::is_finished);
+            until(is_enough, "the middle of a storm").await;
+            is_over.store(true, Ordering::SeqCst);
+            scene.shut_down().await;
+        }
+        for caller in callers {
+            ledgers.extend(within(caller, "a caller in the storm").await.unwrap());
+        }
+        if !is_cut_off {
+            scene.rest().await;
+        }
+        scene.shut_down().await;
+        for ledger in ledgers {
+            ledger.close(&scene).await;
+        }
+    }
+}
