@@ -129,15 +129,20 @@ pub(crate) fn free_next(visit: Visit) {
 pub(crate) async fn answer<T>(mut answer: oneshot::Receiver<T>, visit: Visit) -> Option<T> {
     match answer.try_recv() {
         Ok(answer) => {
-            match visit {
-                // As every wait does that is over at once: a caller in a loop is not to have its thread for itself.
-                Visit::Done => consume_budget().await,
-                Visit::Woke | Visit::HandedOver => step_back().await,
-            }
+            after(visit).await;
             Some(answer)
         }
         Err(TryRecvError::Empty) => answer.await.ok(),
         Err(TryRecvError::Closed) => None,
+    }
+}
+
+/// Comes before what a caller does who was answered at once.
+pub(crate) async fn after(visit: Visit) {
+    match visit {
+        // As every wait does that is over at once: a caller in a loop is not to have its thread for itself.
+        Visit::Done => consume_budget().await,
+        Visit::Woke | Visit::HandedOver => step_back().await,
     }
 }
 

@@ -20,7 +20,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 use crate::panics::contain;
-use crate::sync::{Mutex, get_mut, into_inner, lock};
+use crate::sync::{Mutex, into_inner, lock};
 
 /// Where a worker puts the answer to one call.
 ///
@@ -175,10 +175,22 @@ impl<T> Answer<T> {
         self.is_new = false;
     }
 
-    /// Whether there is no answer, and will be none, as far as can be told in no time.
-    pub(crate) fn is_lost(&mut self) -> bool {
-        let call = self.call.as_mut().and_then(Arc::get_mut);
-        call.is_some_and(|call| matches!(get_mut(&mut call.0), Stage::Unanswered))
+    /// What it is polled for, if who answers has let go by now.
+    pub(crate) fn at_once(self) -> Result<Option<T>, Self> {
+        if self.is_settled() { Ok(self.settle()) } else { Err(self) }
+    }
+
+    fn is_settled(&self) -> bool {
+        self.call.as_ref().is_none_or(|call| Arc::strong_count(call) == 1)
+    }
+
+    /// Who answers has let go.
+    fn settle(mut self) -> Option<T> {
+        // Whoever counted one is alone with it.
+        match into_inner(Arc::into_inner(self.call.take()?)?.0) {
+            Stage::Answered(value) => Some(value),
+            _ => None,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use equivalent::Equivalent;
 
 use crate::current::{current_of, is_current};
-use crate::desk::{Closed, Full};
+use crate::desk::{Closed, Full, after};
 use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
@@ -152,10 +152,16 @@ impl<W: Worker> Shared<W> {
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
         match self.link.desk.try_bring(Input::Start(request)) {
-            Ok(_) if answer.is_lost() => Err(StartError::Shutdown),
-            // Whomever the visit has woken, and an answer that came at once, come after the return to the scheduler. (G4)
-            Ok(_) => Ok(Start(Stage::Waits(answer))),
-            Err(Full(input)) => Ok(Start(Stage::InLine(Box::pin(async move {
+            Ok(visit) => match answer.at_once() {
+                // Whomever the visit has woken comes after the return to the scheduler. (G4)
+                Err(answer) => Ok(Start(Stage::Waits(answer))),
+                Ok(None) => Err(StartError::Shutdown),
+                Ok(Some(answer)) => Ok(Start(Stage::Seldom(Box::pin(async move {
+                    after(visit).await;
+                    Some(answer)
+                })))),
+            },
+            Err(Full(input)) => Ok(Start(Stage::Seldom(Box::pin(async move {
                 let brought = self.link.desk.bring_in_line(input).await;
                 answer.look_first();
                 match brought {
@@ -172,8 +178,8 @@ pub(super) struct Start<'s, W: Worker>(Stage<'s, W>);
 
 enum Stage<'s, W: Worker> {
     Waits(Answer<StartAnswer<W>>),
-    /// Boxed: there are others in line seldom.
-    InLine(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
+    /// Boxed: there are others in line, or the answer came at once.
+    Seldom(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
 }
 
 impl<W: Worker> Future for Start<'_, W> {
@@ -182,7 +188,7 @@ impl<W: Worker> Future for Start<'_, W> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let answer = match &mut self.0 {
             Stage::Waits(answer) => Pin::new(answer).poll(cx),
-            Stage::InLine(answer) => answer.as_mut().poll(cx),
+            Stage::Seldom(answer) => answer.as_mut().poll(cx),
         };
         answer.map(|answer| answer.map_or(Err(StartError::Shutdown), outcome))
     }
