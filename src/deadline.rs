@@ -126,6 +126,9 @@ impl Queue {
                 return Some(due);
             }
         }
+        // What many at once took is given back.
+        self.sort_out_at = SORT_OUT_AT_LEAST;
+        self.pending.shrink_to(SORT_OUT_AT_LEAST);
         None
     }
 

@@ -112,6 +112,7 @@ pub(crate) async fn call<T>() -> (Reply<T>, Answer<T>) {
 }
 
 /// The same, in a poll.
+#[inline]
 pub(crate) fn call_in<T>(cx: &Context<'_>) -> (Answering<T>, Answer<T>) {
     let call = Arc::new(Call(Mutex::new(Stage::Waiting(cx.waker().clone()))));
     (Answering(Some(Arc::clone(&call))), Answer { call: Some(call), is_new: true })
