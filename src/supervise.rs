@@ -504,7 +504,7 @@ fn poll_contained<W: Worker>(
 /// Whether `run` is the one that comes with [`Worker`], which does nothing before its first message.
 ///
 /// It may then begin with that message, and a start is one poll of its task and not two. With many callers on two threads a start
-/// took 1.31 of one by hand, and 1.10 since: the second poll was often another thread's, to which everything had to move.
+/// took 1.38 of one by hand, and 1.29 since: the second poll was often another thread's, to which everything had to move.
 ///
 /// There is no other way to tell than by the name of the future's type, of which nothing is promised. Should it be another one
 /// some day, `run` begins at once, as it does where it is the worker's own. (`a_worker_whose_run_is_the_default_is_known_by_it`)
