@@ -1,14 +1,13 @@
 //! [`Events`]: what becomes of a registry's workers, as it happens.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::handle::WorkerHandle;
 use crate::panics::contain;
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, fence, lock};
 use crate::worker::{ExitReason, Worker};
 
 /// Something that became of a worker.
@@ -153,8 +152,8 @@ impl<W: Worker> Announcer<W> {
         Self { state: Mutex::new(State::Unheard), is_heard: AtomicBool::new(false) }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State<W>> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State<W>> {
+        lock(&self.state)
     }
 
     pub(crate) fn subscribe(&self) -> Events<W> {

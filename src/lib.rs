@@ -242,6 +242,8 @@ mod ending;
 mod error;
 mod events;
 mod handle;
+#[cfg(test)]
+mod idle;
 mod key;
 mod lifecycle;
 mod mailbox;

@@ -525,24 +525,9 @@ mod tests {
     use std::convert::Infallible;
 
     use super::*;
+    use crate::idle::Idle;
 
-    struct Default;
     struct Own;
-
-    impl Worker for Default {
-        type Key = u32;
-        type Args = ();
-        type Message = ();
-        type Error = Infallible;
-
-        async fn init((): (), _: &mut Context<Self>) -> Result<Self, Infallible> {
-            Ok(Self)
-        }
-
-        async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
-            Ok(())
-        }
-    }
 
     impl Worker for Own {
         type Key = u32;
@@ -568,7 +553,7 @@ mod tests {
 
     #[test]
     fn a_worker_whose_run_is_the_default_is_known_by_it() {
-        assert!(runs_by_default::<Default>(), "starts take two polls of their task again");
+        assert!(runs_by_default::<Idle>(), "starts take two polls of their task again");
         assert!(!runs_by_default::<Own>());
     }
 }

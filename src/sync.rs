@@ -6,7 +6,7 @@ use std::ops::Deref;
 #[cfg(not(gen_registry_loom))]
 mod primitives {
     pub(crate) use std::hint::spin_loop;
-    pub(crate) use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
 
     /// Locks, also after a panic elsewhere: nothing that can panic runs under these locks, so what they guard is whole.
@@ -26,7 +26,7 @@ mod primitives {
 #[cfg(gen_registry_loom)]
 mod primitives {
     pub(crate) use loom::hint::spin_loop;
-    pub(crate) use loom::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering, fence};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
 
     pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -42,7 +42,9 @@ mod primitives {
     }
 }
 
-pub(crate) use primitives::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, get_mut, into_inner, lock, spin_loop};
+pub(crate) use primitives::{
+    AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, fence, get_mut, into_inner, lock, spin_loop,
+};
 
 /// Lies in cache lines of its own (two, since some processors fetch the neighbour as well): what one thread writes is not thrown
 /// out of the caches of those who read what lies beside it.

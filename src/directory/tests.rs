@@ -1,6 +1,5 @@
 //! What directories keep, and let go of. What they do is tested from outside, in `tests/`.
 
-use std::convert::Infallible;
 use std::mem::size_of;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,26 +11,10 @@ use equivalent::Equivalent;
 
 use super::waiting::Waiting;
 use super::{Aliases, Groups, NotRegistered};
-use crate::{Context, Registry, Worker, WorkerHandle};
+use crate::idle::Idle;
+use crate::{Registry, WorkerHandle};
 
-struct Probe;
-
-impl Worker for Probe {
-    type Key = u32;
-    type Args = ();
-    type Message = ();
-    type Error = Infallible;
-
-    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-async fn started(registry: &Registry<Probe>, key: u32) -> WorkerHandle<Probe> {
+async fn started(registry: &Registry<Idle>, key: u32) -> WorkerHandle<Idle> {
     registry.start(&key, ()).await.expect("nothing is in the way of this start")
 }
 
@@ -115,7 +98,7 @@ async fn a_worker_that_comes_and_goes_a_thousand_times_has_one_entry_per_directo
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_has_begun_to_end_is_not_enlisted() {
     let registry = Registry::new();
-    let (worker, names) = (started(&registry, 1).await, Aliases::<u32, Probe>::new());
+    let (worker, names) = (started(&registry, 1).await, Aliases::<u32, Idle>::new());
     worker.slot.close_by_worker();
     assert!(names.register(1, &worker).is_err());
     assert_eq!((worker.slot.memberships(), names.sizes()), (0, (0, 0, 0)));
@@ -124,7 +107,7 @@ async fn a_worker_that_has_begun_to_end_is_not_enlisted() {
 #[tokio::test(start_paused = true)]
 async fn a_name_that_a_successor_took_is_not_kept_for_the_one_that_ends() {
     let registry = Registry::new();
-    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Probe>::new());
+    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
     names.register(1, &old).unwrap();
     names.register(2, &old).unwrap();
     old.slot.close_by_worker();
@@ -145,7 +128,7 @@ async fn a_worker_in_no_directory_pays_two_words() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_kept_of_a_wait_that_is_over_however_it_ended() {
-    let (registry, names) = (Registry::new(), Aliases::<u32, Probe>::new());
+    let (registry, names) = (Registry::new(), Aliases::<u32, Idle>::new());
     let worker = started(&registry, 1).await;
     let second = Duration::from_secs(1);
     for name in 0..100 {
@@ -244,8 +227,8 @@ fn a_registration_is_never_missed_by_a_waiter() {
     }
     const ROUNDS: usize = 5_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let worker = runtime.block_on(async { crate::spawn::<Probe>(1, ()).await.expect("it starts") });
-    let names = Aliases::<usize, Probe>::new();
+    let worker = runtime.block_on(async { crate::spawn::<Idle>(1, ()).await.expect("it starts") });
+    let names = Aliases::<usize, Idle>::new();
     let begun = Arc::<AtomicUsize>::default();
     let registers = std::thread::spawn({
         let (names, begun) = (names.clone(), Arc::clone(&begun));
@@ -303,7 +286,7 @@ async fn a_registration_in_the_middle_of_a_waiters_look_wakes_it() {
         }
     }
     let registry = Registry::new();
-    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Probe>::new());
+    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
     names.register(7, &old).unwrap();
     old.slot.close_by_worker();
     // The look has found the old holder, which is of no use, when the new one takes the name.
@@ -320,7 +303,7 @@ async fn a_registration_in_the_middle_of_a_waiters_look_wakes_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn nothing_is_kept_when_registers_and_ends_come_from_many_threads() {
-    let (names, groups) = (Aliases::<u32, Probe>::new(), Groups::<u32, Probe>::new());
+    let (names, groups) = (Aliases::<u32, Idle>::new(), Groups::<u32, Idle>::new());
     let registry = Registry::new();
     let churns: Vec<_> = (0..4_u32)
         .map(|task| {

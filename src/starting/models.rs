@@ -1,55 +1,36 @@
 //! Models of a start that was left to its worker, which loom runs through every order of the steps of worker and owner:
 //! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
 
-use std::convert::Infallible;
 use std::sync::OnceLock;
-use std::task::Waker;
+use std::task::{Context, Waker};
 
 use loom::thread;
 use tokio::runtime::{self, Runtime};
 
 use super::*;
 use crate::builder::Builder;
-use crate::context::Context;
+use crate::idle::Idle;
+use crate::owner::Keeper;
 use crate::reply::{self, Answer};
 use crate::worker::{EntryId, ExitReason};
 
-struct Idle;
-
-impl Worker for Idle {
-    type Key = u32;
-    type Args = ();
-    type Message = ();
-    type Error = Infallible;
-
-    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Infallible> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
-        Ok(())
-    }
-}
-
-/// A worker that is alone with its start, and what its caller holds.
-fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>) {
+/// A worker that is alone with its start, what its caller holds, and its owner's keeper, while the owner is to be there.
+fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>, Keeper<Idle>) {
     // Nothing runs there: it is what a registry is built on.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
     let (registry, keeper) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
     let mut slot = Slot::new(1, EntryId::unborn(1), Arc::clone(registry.link()));
-    // Its owner has no part in this.
-    drop((registry, keeper));
-    let (reply, mut answer) = reply::call_in(&std::task::Context::from_waker(Waker::noop()));
+    let (reply, mut answer) = reply::call_in(&Context::from_waker(Waker::noop()));
     answer.look_first();
     slot.leave_alone(StartReply(reply), Round::First);
-    (Arc::new(slot), answer)
+    (Arc::new(slot), answer, keeper)
 }
 
 #[test]
 fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_has_it() {
     loom::model(|| {
-        let (slot, _answer) = alone();
+        let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
             let slot = Arc::clone(&slot);
             move || slot.begin_alone()
@@ -67,7 +48,7 @@ fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_
 #[test]
 fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_before_or_not() {
     loom::model(|| {
-        let (slot, answer) = alone();
+        let (slot, answer, _keeper) = alone();
         let worker = thread::spawn({
             let slot = Arc::clone(&slot);
             move || slot.set_exit(ExitReason::Killed)
@@ -84,7 +65,7 @@ fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_bef
 #[test]
 fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_open() {
     loom::model(|| {
-        let (slot, _answer) = alone();
+        let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
             let slot = Arc::clone(&slot);
             move || slot.begin_alone()
@@ -92,5 +73,20 @@ fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_op
         loom::future::block_on(slot.started());
         assert_eq!(slot.queue.gate(), Gate::Open);
         assert!(worker.join().expect("it does not panic"));
+    });
+}
+
+#[test]
+fn whoever_subscribes_and_then_looks_sees_the_gate_open_or_hears_of_it() {
+    loom::model(|| {
+        let (slot, _answer, _keeper) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.begin_alone()
+        });
+        let mut events = slot.link.events.subscribe();
+        let is_seen = slot.queue.is_open();
+        assert!(worker.join().expect("it does not panic"));
+        assert!(is_seen || events.try_recv().is_some(), "a worker that is neither listed nor told of");
     });
 }

@@ -3,25 +3,8 @@ use std::ops::ControlFlow;
 
 use super::*;
 use crate::builder::Builder;
-use crate::context::Context;
+use crate::idle::Idle;
 use crate::slot::{Link, Slot};
-
-struct Idle;
-
-impl Worker for Idle {
-    type Key = u32;
-    type Args = ();
-    type Message = ();
-    type Error = std::convert::Infallible;
-
-    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
 
 /// A table, and the means to make workers for it.
 struct Rig {
