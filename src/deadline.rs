@@ -200,10 +200,13 @@ impl Deadlines {
 #[cfg(all(test, not(gen_registry_loom)))]
 mod tests {
     use std::cell::Cell;
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use tokio::time::sleep_until;
 
     use super::*;
+    use crate::starting::Rounds;
 
     struct All;
 
@@ -284,5 +287,75 @@ mod tests {
         sleep_until(look).await;
         assert_eq!(deadlines.pop_passed(&Only(Some(hung))), None);
         assert!(deadlines.pause().expect("the older one is awaited") > Instant::now() + FIRST_LOOK);
+    }
+
+    /// Starts by round, as an owner has them.
+    struct Starts {
+        rounds: Rounds,
+        begun: [AtomicU64; 2],
+        hung: BTreeSet<u64>,
+        asked: Cell<usize>,
+    }
+
+    impl Awaited for Starts {
+        fn is_awaited(&self, due: Due) -> bool {
+            let Due::Alone(entry, round) = due else { return true };
+            !self.rounds.is_over(round, &self.begun) && {
+                self.asked.set(self.asked.get() + 1);
+                self.hung.contains(&entry.hash)
+            }
+        }
+
+        fn is_young(&self, due: Due) -> bool {
+            matches!(due, Due::Alone(_, round) if round == self.rounds.now())
+        }
+    }
+
+    impl Starts {
+        fn new() -> Self {
+            let (rounds, hung, asked) = (Rounds::default(), BTreeSet::new(), Cell::new(0));
+            Self { rounds, begun: [AtomicU64::new(0), AtomicU64::new(0)], hung, asked }
+        }
+
+        fn start(&mut self, deadlines: &mut Deadlines, start: u64, hangs: bool) {
+            let round = self.rounds.one_more();
+            if deadlines.arm(Due::Alone(EntryId::fresh(start), round), self) {
+                self.rounds.begin_next();
+            }
+            if hangs {
+                self.hung.insert(start);
+            } else {
+                self.begun[usize::from(round.is_second())].fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    const MANY: u64 = 40 * SORT_OUT_AT_LEAST as u64;
+
+    #[tokio::test(start_paused = true)]
+    async fn deadlines_of_starts_that_are_over_go_with_their_round_and_none_is_asked_for() {
+        let (mut deadlines, mut starts) = (deadlines(), Starts::new());
+        for start in 0..MANY {
+            starts.start(&mut deadlines, start, false);
+            assert!(deadlines.init.pending.len() <= 4 * SORT_OUT_AT_LEAST, "they pile up");
+        }
+        assert_eq!(starts.asked.get(), 0);
+        assert_eq!(deadlines.pop_passed(&starts), None);
+        assert!(deadlines.init.pending.capacity() <= 2 * SORT_OUT_AT_LEAST, "what many took is kept");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_hangs_keeps_its_deadline_among_many_and_they_do_not_pile_up_behind_it() {
+        let (mut deadlines, mut starts) = (deadlines(), Starts::new());
+        for start in 0..MANY {
+            starts.start(&mut deadlines, start, [0, 1_000, MANY - 1].contains(&start));
+            assert!(deadlines.init.pending.len() <= 8 * SORT_OUT_AT_LEAST, "they pile up");
+        }
+        sleep_until(Instant::now() + INIT).await;
+        for hung in [0, 1_000, MANY - 1] {
+            let passed = deadlines.pop_passed(&starts);
+            assert!(matches!(passed, Some(Due::Alone(entry, _)) if entry.hash == hung), "{passed:?}");
+        }
+        assert_eq!(deadlines.pop_passed(&starts), None);
     }
 }
