@@ -16,6 +16,7 @@
 //! (G5): arguments that were not used go back to the callers, `init` runs in the worker's task. Nor does it spawn on
 //! whatever runtime the task runs on whose turn it is, but on the registry's own.
 
+mod alone;
 mod errand;
 mod keeper;
 mod news;
@@ -33,7 +34,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::errand::Errand;
 pub(crate) use self::keeper::Keeper;
-use crate::deadline::{Awaited, Deadlines, Due};
+use crate::deadline::{Deadlines, Due};
 use crate::desk::{Clerk, Errands};
 use crate::events::Event as Told;
 use crate::handle::WorkerHandle;
@@ -49,12 +50,12 @@ use crate::reporter::Reporter;
 use crate::request::{Input, Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
 use crate::residency::Residents;
 use crate::restart::{Cause, History};
-use crate::slot::{Link, Numbers, Slot};
-use crate::starting::{Alone, Rounds};
+use crate::slot::{Link, Slot};
+use crate::starting::Rounds;
 use crate::stripes::Undelivered;
 use crate::supervise::{ExitGuard, Launch, Luggage, Returns};
 use crate::sync::lock;
-use crate::table::{Found, TableReader, TableWriter};
+use crate::table::{Found, TableWriter};
 use crate::worker::{CloseReason, EntryId, Ids, Worker};
 
 /// In this order in memory: what every start writes lies side by side, from the machine's last field to the first of the deadlines.
@@ -262,30 +263,6 @@ impl<W: Worker> Owner<W> {
         })
     }
 
-    /// Takes a start over that was left to its worker, if it was.
-    fn attended(&mut self, entry: EntryId, alone: Option<Alone<W>>) {
-        if let Some(Alone { reply, round }) = alone {
-            self.rounds.one_less(round);
-            self.link.numbers.alone.store(self.rounds.alone(), Ordering::Relaxed);
-            self.lifecycle.step(Event::Attended(entry, reply), &mut self.effects);
-        }
-    }
-
-    /// Before a shutdown begins, or the owner goes. Nobody is left alone with a start after that.
-    fn attend_all(&mut self) {
-        if !self.lifecycle.is_serving() {
-            return;
-        }
-        let starting = |handle: &WorkerHandle<W>| (handle.slot.queue.gate() != Gate::Open).then_some(());
-        let alone = self.table.read().fold(Vec::new(), starting, |mut alone, handle, ()| {
-            alone.extend(handle.slot.attend().map(|start| (handle.entry_id(), start)));
-            alone
-        });
-        for (entry, start) in alone {
-            self.attended(entry, Some(start));
-        }
-    }
-
     fn passed_event(&mut self, due: Due) -> Option<Event<Wire<W>>> {
         Some(match due {
             Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
@@ -374,10 +351,7 @@ impl<W: Worker> Owner<W> {
         match effect {
             Effect::Launch(entry, mut seed, alone) => {
                 if let Some(reply) = alone {
-                    let round = self.rounds.one_more();
-                    self.link.numbers.alone.store(self.rounds.alone(), Ordering::Relaxed);
-                    slot_of(&mut seed).leave_alone(reply, round);
-                    self.arm(Due::Alone(entry, round));
+                    self.leave_alone(entry, slot_of(&mut seed), reply);
                 }
                 let launch = self.insert(entry, seed);
                 self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
@@ -512,14 +486,6 @@ impl<W: Worker> Owner<W> {
         *lock(&self.link.stuck) = self.to_list().map(|slot| Arc::downgrade(&slot)).collect();
     }
 
-    fn arm(&mut self, due: Due) {
-        let Self { deadlines, lifecycle, table, rounds, link, .. } = self;
-        let awaits = Awaits { lifecycle, table: table.read(), rounds, numbers: &link.numbers };
-        if deadlines.arm(due, &awaits) {
-            rounds.begin_next();
-        }
-    }
-
     fn take_in_hand(&mut self, slot: Arc<Slot<W>>) -> EntryId {
         let entry = slot.entry;
         self.at_hand = Some(WorkerHandle::new(slot));
@@ -559,33 +525,6 @@ fn slot_of<W: Worker>(seed: &mut Seed<W>) -> &mut Slot<W> {
     Arc::get_mut(&mut seed.slot).expect("it was in the request alone")
 }
 
-/// What the owner waits for.
-struct Awaits<'o, W: Worker> {
-    lifecycle: &'o Lifecycle<Wire<W>>,
-    table: &'o TableReader<W>,
-    rounds: &'o Rounds,
-    numbers: &'o Numbers,
-}
-
-impl<W: Worker> Awaited for Awaits<'_, W> {
-    fn is_awaited(&self, due: Due) -> bool {
-        match due {
-            Due::Entry(entry, deadline) => self.lifecycle.awaits(entry, deadline).unwrap_or(false),
-            // First what is attended to: it is none of its round any more.
-            Due::Alone(entry, round) => self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
-                // One that is ready is through with its start in this poll of its task, whoever attends to it.
-                !self.rounds.is_over(round, &self.numbers.begun_alone)
-                    && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
-            }),
-            Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
-        }
-    }
-
-    fn is_young(&self, due: Due) -> bool {
-        matches!(due, Due::Alone(_, round) if round == self.rounds.now())
-    }
-}
-
 /// Drops a worker that never ran: its arguments first, then the guard, which tells of its end.
 fn discard<W: Worker>(launch: Launch<W>) {
     let Launch { luggage, guard } = launch;
@@ -604,9 +543,7 @@ impl<W: Worker> Clerk<Input<W>, Errand<W>> for Owner<W> {
     }
 
     fn tick(&mut self) -> bool {
-        let Self { deadlines, lifecycle, table, rounds, link, .. } = self;
-        let awaits = Awaits { lifecycle, table: table.read(), rounds, numbers: &link.numbers };
-        let Some(due) = deadlines.pop_passed(&awaits) else { return false };
+        let Some(due) = self.pop_passed() else { return false };
         self.is_late = matches!(due, Due::Entry(_, Deadline::Drain) | Due::Shutdown);
         let event = self.passed_event(due);
         self.turn(event);
