@@ -21,6 +21,12 @@ use crate::mailbox::Mailbox;
 ///
 /// The methods are written as plain `async fn`.
 ///
+/// # Blocking code
+///
+/// Give it to [`Context::spawn_blocking`]. As with any tokio task, code that keeps its thread for long keeps what the thread
+/// was about to do: other tasks, and at times the wait for all of the runtime's timers, which nobody takes over until another of
+/// its threads is woken. Time-outs, of every key, are late by as much.
+///
 /// # Examples
 ///
 /// ```

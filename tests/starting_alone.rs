@@ -5,7 +5,8 @@
 mod common;
 
 use std::future::pending;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::Duration;
 
 use common::{Actor, Role, within};
@@ -92,9 +93,26 @@ async fn who_waits_for_an_init_that_failed_and_left_blocking_work_behind_is_told
     }
 }
 
+/// Wakes the runtime from outside until what it returns is dropped.
+///
+/// One of tokio's threads waits for the timers, for all of them. If a worker's code then keeps that very thread, nobody waits
+/// for them until another thread is woken, and no time-out passes, also not that of a test.
+#[must_use]
+fn keep_awake() -> mpsc::Sender<()> {
+    let (awake, dropped) = mpsc::channel();
+    let runtime = tokio::runtime::Handle::current();
+    thread::spawn(move || {
+        while dropped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
+            runtime.spawn(async {});
+        }
+    });
+    awake
+}
+
 /// The same, with code that never yields after a first await.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_for_an_init_that_stops_itself_and_then_never_yields_is_told_in_time() {
+    let _awake = keep_awake();
     let short = Duration::from_millis(50);
     for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();
