@@ -484,10 +484,12 @@ fn poll_contained<W: Worker>(
         catch_unwind(AssertUnwindSafe(|| code.poll(cx)))
     };
     let visit = slot.announce();
-    if !matches!(polled, Ok(Poll::Pending)) {
-        // What the code leaves is dropped next.
-        free_next(visit);
+    if matches!(polled, Ok(Poll::Pending)) {
+        // Said anew: nothing is copied, most of which the code has not written.
+        return Poll::Pending;
     }
+    // What the code leaves is dropped next.
+    free_next(visit);
     match polled {
         Ok(polled) => polled,
         Err(payload) => {
