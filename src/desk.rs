@@ -35,7 +35,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::errands::{Errand, Errands};
 use crate::panics::{contain, discard};
-use crate::queue::{Envelope, Hand, Queue, Refusal};
+use crate::queue::{Hand, Kind, Queue, Refusal};
 use crate::sync::{AtomicU8, Mutex, Ordering, lock, spin_loop, step_back};
 
 /// Serves at a desk.
@@ -199,7 +199,7 @@ impl<I, E: Errand> Desk<I, E> {
         if self.sit_down() {
             return self.stay(Some(item), Who::Any);
         }
-        if self.queue.send_past(Envelope { message: item, is_call: false }).is_err() {
+        if self.queue.send_past(item, Kind::Cast).is_err() {
             return Visit::Done;
         }
         self.look()
@@ -211,9 +211,9 @@ impl<I, E: Errand> Desk<I, E> {
         if self.sit_down() {
             return Ok(self.stay(Some(item), Who::Any));
         }
-        match self.queue.try_send(Envelope { message: item, is_call: true }) {
+        match self.queue.try_send(item, Kind::Call) {
             Ok(_) => Ok(self.look()),
-            Err((Refusal::Full, envelope)) => Err(Full(envelope.message)),
+            Err((Refusal::Full, item)) => Err(Full(item)),
             Err((Refusal::Closed, _)) => Ok(Visit::Done),
         }
     }
@@ -222,13 +222,13 @@ impl<I, E: Errand> Desk<I, E> {
     ///
     /// Dropped while it waits, the thing was not brought.
     pub(crate) async fn bring_in_line(&self, item: I) -> Result<Visit, Closed> {
-        self.queue.send(Envelope { message: item, is_call: true }).await.map_err(|_| Closed)?;
+        self.queue.send(item, Kind::Call).await.map_err(|_| Closed)?;
         Ok(self.look())
     }
 
     /// Leaves something for the keeper, or for who comes before it: for who has no time, such as a `Drop`.
     pub(crate) fn leave(&self, item: I) {
-        if self.queue.send_past(Envelope { message: item, is_call: false }).is_err() {
+        if self.queue.send_past(item, Kind::Cast).is_err() {
             return;
         }
         // Release: see `look`.

@@ -11,7 +11,7 @@ use crate::current::{current_of, is_current};
 use crate::desk;
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
-use crate::queue::{Envelope, Refusal, Sending, Sequence};
+use crate::queue::{Kind, Refusal, Sending, Sequence};
 use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
@@ -90,11 +90,11 @@ impl<W: Worker> WorkerHandle<W> {
     /// ```
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         // Not by way of `accept`: a future less is a tenth of what a cast takes.
-        let refused = match self.slot.queue.offer(Envelope { message, is_call: false }).await {
+        let refused = match self.slot.queue.offer(message).await {
             Ok(_) => return Ok(()),
             Err(refused) => refused,
         };
-        match self.get_in_line(refused).await {
+        match self.get_in_line(refused, Kind::Cast).await {
             Ok(_) => Ok(()),
             Err(Unsent::Closed(message)) => {
                 self.refuse(Undelivered::Closed);
@@ -113,15 +113,15 @@ impl<W: Worker> WorkerHandle<W> {
     /// - [`SendError::Full`]: the mailbox has no room. Wait with [`cast`](Self::cast), or shed the message.
     /// - [`SendError::Closed`]: the worker has begun to end.
     pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
-        match self.slot.queue.try_send(Envelope { message, is_call: false }) {
+        match self.slot.queue.try_send(message, Kind::Cast) {
             Ok(_) => Ok(()),
-            Err((Refusal::Full, envelope)) => {
+            Err((Refusal::Full, message)) => {
                 self.refuse(Undelivered::Full);
-                Err(SendError::Full(Returned::new(envelope.message)))
+                Err(SendError::Full(Returned::new(message)))
             }
-            Err((Refusal::Closed, envelope)) => {
+            Err((Refusal::Closed, message)) => {
                 self.refuse(Undelivered::Closed);
-                Err(SendError::Closed(Returned::new(envelope.message)))
+                Err(SendError::Closed(Returned::new(message)))
             }
         }
     }
@@ -155,13 +155,12 @@ impl<W: Worker> WorkerHandle<W> {
             return Err(CallError::WouldDeadlock);
         }
         let (reply, mut answer) = reply::call().await;
-        let envelope = Envelope { message: message(reply), is_call: true };
         // Almost always there is room: what comes with waiting for it is not begun before that is known, and boxed.
-        let accepted = match self.slot.queue.try_send(envelope) {
+        let accepted = match self.slot.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => Ok(sequence),
             Err(refused) => {
                 answer.look_first();
-                Box::pin(self.get_in_line(refused)).await
+                Box::pin(self.get_in_line(refused, Kind::Call)).await
             }
         };
         let Ok(sequence) = accepted else {
@@ -199,31 +198,34 @@ impl<W: Worker> WorkerHandle<W> {
     /// Puts a message into the mailbox, waiting for room. That the worker is gone is for the caller to count: there may be
     /// another one to send it to.
     #[inline]
-    pub(crate) async fn accept(&self, message: W::Message, is_call: bool) -> Result<Sequence, Unsent<W::Message>> {
+    pub(crate) async fn accept(&self, message: W::Message, kind: Kind) -> Result<Sequence, Unsent<W::Message>> {
         // Almost always there is room: what comes with waiting for it is not begun before that is known.
-        let envelope = Envelope { message, is_call };
-        // A call yields to the scheduler as it waits for its answer.
-        let offered = if is_call { self.slot.queue.try_send(envelope) } else { self.slot.queue.offer(envelope).await };
+        let offered = match kind {
+            Kind::Cast => self.slot.queue.offer(message).await,
+            // It yields to the scheduler as it waits for its answer.
+            Kind::Call => self.slot.queue.try_send(message, kind),
+        };
         match offered {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => self.get_in_line(refused).await,
+            Err(refused) => self.get_in_line(refused, kind).await,
         }
     }
 
     /// Waits for room for a message that was refused, if that was for the lack of room.
     async fn get_in_line(
         &self,
-        (why, envelope): (Refusal, Envelope<W::Message>),
+        (why, message): (Refusal, W::Message),
+        kind: Kind,
     ) -> Result<Sequence, Unsent<W::Message>> {
         if why == Refusal::Closed {
-            return Err(Unsent::Closed(envelope.message));
+            return Err(Unsent::Closed(message));
         }
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
             self.refuse(Undelivered::Full);
-            return Err(Unsent::WouldDeadlock(envelope.message));
+            return Err(Unsent::WouldDeadlock(message));
         }
-        let mut sending = InLine { slot: &self.slot, sending: self.slot.queue.send(envelope) };
+        let mut sending = InLine { slot: &self.slot, sending: self.slot.queue.send(message, kind) };
         (&mut sending.sending).await.map_err(Unsent::Closed)
     }
 

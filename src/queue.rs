@@ -63,12 +63,22 @@ impl Gate {
     }
 }
 
-/// A message and whether a caller waits for its answer: a cast that is lost is handed to `on_undelivered`, a call that
-/// is lost is told by the drop of its reply.
+/// A cast that is lost is handed to `on_undelivered`; a call that is lost is told to its caller, by the drop of its reply.
+///
+/// A word, as what lies beside it in an [`Envelope`] is as a rule: an envelope is moved by words, and a byte that was just written
+/// is not read as a word before it has left the processor's store buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum Kind {
+    Cast,
+    Call,
+}
+
+/// An accepted message. It is made where it is put into the queue: until then both go side by side.
 #[derive(Debug)]
 pub(crate) struct Envelope<M> {
     pub(crate) message: M,
-    pub(crate) is_call: bool,
+    pub(crate) kind: Kind,
 }
 
 /// Why a message was not accepted.
@@ -312,15 +322,15 @@ impl<M> Queue<M> {
 
     /// Accepts a message if there is room.
     #[inline]
-    pub(crate) fn try_send(&self, envelope: Envelope<M>) -> Result<Sequence, (Refusal, Envelope<M>)> {
+    pub(crate) fn try_send(&self, message: M, kind: Kind) -> Result<Sequence, (Refusal, M)> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
-            return Err((Refusal::Closed, envelope));
+            return Err((Refusal::Closed, message));
         }
         if !state.has_room(self.capacity) {
-            return Err((Refusal::Full, envelope));
+            return Err((Refusal::Full, message));
         }
-        let (sequence, receiver) = state.accept(envelope);
+        let (sequence, receiver) = state.accept(message, kind);
         drop(state);
         wake(receiver);
         Ok(sequence)
@@ -328,12 +338,12 @@ impl<M> Queue<M> {
 
     /// Accepts a message whether there is room or not: for the worker's own timers and monitors, of which it has as many
     /// as it made.
-    pub(crate) fn send_past(&self, envelope: Envelope<M>) -> Result<Sequence, M> {
+    pub(crate) fn send_past(&self, message: M, kind: Kind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
-            return Err(envelope.message);
+            return Err(message);
         }
-        let (sequence, receiver) = state.accept(envelope);
+        let (sequence, receiver) = state.accept(message, kind);
         drop(state);
         wake(receiver);
         Ok(sequence)
@@ -354,15 +364,15 @@ impl<M> Queue<M> {
         self.lock().begun() >= sequence
     }
 
-    /// Sends if there is room, in a future that yields to the scheduler now and then.
+    /// Casts if there is room, in a future that yields to the scheduler now and then.
     #[inline]
-    pub(crate) fn offer(&self, envelope: Envelope<M>) -> Offer<'_, M> {
-        Offer { queue: self, envelope: Some(envelope) }
+    pub(crate) fn offer(&self, message: M) -> Offer<'_, M> {
+        Offer { queue: self, message: Some(message) }
     }
 
     /// Waits for room. Dropped before it is ready, the message was not accepted.
-    pub(crate) fn send(&self, envelope: Envelope<M>) -> Sending<'_, M> {
-        Sending { queue: self, envelope: Some(envelope), ticket: None }
+    pub(crate) fn send(&self, message: M, kind: Kind) -> Sending<'_, M> {
+        Sending { queue: self, message: Some(message), kind, ticket: None }
     }
 
     /// Gives out the next message. `hand` is the receiver's own, empty at first.

@@ -21,7 +21,7 @@ use crate::lifecycle::ShutdownReport;
 use crate::mailbox::{Inbox, Received};
 use crate::owner::Errand;
 use crate::panics::{Contained, contain};
-use crate::queue::{Gate, Hand, Queue};
+use crate::queue::{Gate, Hand, Kind, Queue};
 use crate::registry::WeakRegistry;
 use crate::reporter::Stopwatch;
 use crate::request::{Input, Notice};
@@ -496,7 +496,7 @@ impl<W: Worker> Slot<W> {
         self.link.hot.add(Hot::Undelivered(why), lost.len() as u64);
         for envelope in lost {
             contain(|| match &self.link.on_undelivered {
-                Some(hook) if !envelope.is_call => hook(&self.key, envelope.message),
+                Some(hook) if envelope.kind == Kind::Cast => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
         }
@@ -548,15 +548,17 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
     }
 
     fn poll_recv(&self, hand: &mut Hand<W::Message>, cx: &mut task::Context<'_>) -> Received<W::Message> {
-        match self.queue.poll_recv(hand, cx) {
-            Poll::Ready(Some(message)) => {
-                self.link.hot.count(Hot::Handled);
-                Received::Message(message)
-            }
+        let received = match self.queue.poll_recv(hand, cx) {
+            Poll::Ready(Some(message)) => Received::Message(message),
             Poll::Ready(None) => Received::End,
             Poll::Pending if self.activity.may_rest().is_some() || self.tracks_activity() => Received::Rest,
             Poll::Pending => Received::Nothing,
+        };
+        // When the message lies where it is to go: it is not moved again.
+        if matches!(received, Received::Message(_)) {
+            self.link.hot.count(Hot::Handled);
         }
+        received
     }
 
     fn try_recv(&self, hand: &mut Hand<W::Message>) -> Option<W::Message> {

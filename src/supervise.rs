@@ -141,10 +141,12 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                     poll_fn(move |cx| {
                         let _entered = trace.enter();
                         let polled = poll_contained(slot, code.as_mut(), &mut is_watched, cx);
-                        if polled.is_ready() {
-                            // A kill leaves what ran in there.
-                            contain(|| code.set(None));
+                        if polled.is_pending() {
+                            // As there: nothing is copied.
+                            return Poll::Pending;
                         }
+                        // A kill leaves what ran in there.
+                        contain(|| code.set(None));
                         polled
                     })
                     .await

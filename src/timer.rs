@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use crate::context::Context;
 use crate::handle::WorkerHandle;
 use crate::panics::contain;
-use crate::queue::{Envelope, Sequence};
+use crate::queue::{Kind, Sequence};
 use crate::residency::Hold;
 use crate::slot::Slot;
 use crate::worker::{ExitReason, Worker};
@@ -35,7 +35,7 @@ impl Timer {
 }
 
 fn send<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
-    match slot.queue.send_past(Envelope { message, is_call: false }) {
+    match slot.queue.send_past(message, Kind::Cast) {
         Ok(sequence) => Some(sequence),
         Err(message) => {
             // The worker is on its way out, and this with it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError, StartError};
 use crate::handle::{Unsent, WorkerHandle};
-use crate::queue::{Envelope, Sequence};
+use crate::queue::{Kind, Sequence};
 use crate::registry::Shared;
 use crate::reply::{self, Reply};
 use crate::stripes::{Hot, Undelivered};
@@ -113,11 +113,11 @@ impl<W: Worker> Via<W> {
     /// Dropped before it is ready, the message was not sent, and is dropped. A start that it caused goes on.
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         // Almost always there is a worker and room: then it takes the message where the table shows it, without a handle.
-        let message = match self.shared.offer(&self.key, Envelope { message, is_call: false }).await {
+        let message = match self.shared.offer(&self.key, message).await {
             Ok(_) => return Ok(()),
-            Err(envelope) => envelope.message,
+            Err(message) => message,
         };
-        match self.accept(message, false).await {
+        match self.accept(message, Kind::Cast).await {
             Ok(_) => Ok(()),
             Err((message, why)) => {
                 let message = Returned::new(message);
@@ -153,17 +153,17 @@ impl<W: Worker> Via<W> {
         // boxed.
         let message = match self.shared.find(&self.key, self.shared.table.hash(&self.key)) {
             Some(handle) if is_current(handle.id()) => return Err(CallError::WouldDeadlock),
-            Some(handle) => match handle.slot.queue.try_send(Envelope { message, is_call: true }) {
+            Some(handle) => match handle.slot.queue.try_send(message, Kind::Call) {
                 Ok(sequence) => {
                     self.shared.link.hot.count(Hot::Hit);
                     return handle.answer(sequence, answer).await;
                 }
-                Err((_, envelope)) => envelope.message,
+                Err((_, message)) => message,
             },
             None => message,
         };
         answer.look_first();
-        match Box::pin(self.accept(message, true)).await {
+        match Box::pin(self.accept(message, Kind::Call)).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::Closed)) => Err(CallError::NotDelivered),
             Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
@@ -192,7 +192,7 @@ impl<W: Worker> Via<W> {
     async fn accept(
         &self,
         mut message: W::Message,
-        is_call: bool,
+        kind: Kind,
     ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
         let mut ended = 0;
         while ended < MOST_WORKERS {
@@ -212,10 +212,10 @@ impl<W: Worker> Via<W> {
                     Err(error) => return Err((message, Why::NotStarted(error))),
                 },
             };
-            if is_call && is_current(handle.id()) {
+            if kind == Kind::Call && is_current(handle.id()) {
                 return Err((message, Why::WouldDeadlock));
             }
-            match handle.accept(message, is_call).await {
+            match handle.accept(message, kind).await {
                 Ok(sequence) => return Ok((handle, sequence)),
                 Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
                 Err(Unsent::Closed(returned)) => {

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use crate::current::is_current;
 use crate::error::{Returned, SendError};
 use crate::handle::WorkerHandle;
-use crate::queue::{Envelope, Refusal};
+use crate::queue::{Kind, Refusal};
 use crate::worker::Worker;
 
 /// What became of a broadcast: each member either took its message, or is in `refused` with it.
@@ -35,7 +35,7 @@ impl<W: Worker> Broadcast<W> {
 }
 
 /// A member whose mailbox is full, and its message.
-type Full<W> = (WorkerHandle<W>, Envelope<<W as Worker>::Message>);
+type Full<W> = (WorkerHandle<W>, <W as Worker>::Message);
 
 /// Gives each member that has room its message. The others come back with theirs.
 fn offer<W: Worker>(
@@ -45,10 +45,10 @@ fn offer<W: Worker>(
     let (mut broadcast, mut full) = (Broadcast { taken: 0, refused: Vec::new() }, Vec::new());
     for member in members {
         let message = message(&member);
-        match member.slot.queue.try_send(Envelope { message, is_call: false }) {
+        match member.slot.queue.try_send(message, Kind::Cast) {
             Ok(_) => broadcast.taken += 1,
-            Err((Refusal::Full, envelope)) => full.push((member, envelope)),
-            Err((Refusal::Closed, envelope)) => broadcast.refuse(member, SendError::Closed, envelope.message),
+            Err((Refusal::Full, message)) => full.push((member, message)),
+            Err((Refusal::Closed, message)) => broadcast.refuse(member, SendError::Closed, message),
         }
     }
     (broadcast, full)
@@ -60,8 +60,8 @@ pub(super) fn try_broadcast<W: Worker>(
     message: impl FnMut(&WorkerHandle<W>) -> W::Message,
 ) -> Broadcast<W> {
     let (mut broadcast, full) = offer(members, message);
-    for (member, envelope) in full {
-        broadcast.refuse(member, SendError::Full, envelope.message);
+    for (member, message) in full {
+        broadcast.refuse(member, SendError::Full, message);
     }
     broadcast
 }
@@ -73,19 +73,20 @@ pub(super) async fn broadcast<W: Worker>(
 ) -> Broadcast<W> {
     let (mut broadcast, full) = offer(members, message);
     let (mut waiting, mut messages) = (Vec::new(), Vec::new());
-    for (member, envelope) in full {
+    for (member, message) in full {
         if is_current(member.id()) {
             // Nobody but the caller would ever make room.
-            broadcast.refuse(member, SendError::WouldDeadlock, envelope.message);
+            broadcast.refuse(member, SendError::WouldDeadlock, message);
         } else {
             waiting.push(member);
-            messages.push(envelope);
+            messages.push(message);
         }
     }
     if waiting.is_empty() {
         return broadcast;
     }
-    let sends: Vec<_> = waiting.iter().zip(messages).map(|(member, message)| member.slot.queue.send(message)).collect();
+    let sends: Vec<_> =
+        waiting.iter().zip(messages).map(|(member, message)| member.slot.queue.send(message, Kind::Cast)).collect();
     for (member, sent) in waiting.iter().zip(all(sends).await) {
         match sent {
             Ok(_) => broadcast.taken += 1,

@@ -9,7 +9,7 @@ use super::aliases::Aliases;
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError};
 use crate::handle::{Unsent, WorkerHandle};
-use crate::queue::Sequence;
+use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Reply};
 use crate::worker::Worker;
 
@@ -37,7 +37,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        match self.accept(name, message, false).await {
+        match self.accept(name, message, Kind::Cast).await {
             Ok(_) => Ok(()),
             Err((message, why)) => {
                 let message = Returned::new(message);
@@ -75,7 +75,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         let (reply, mut answer) = reply::call().await;
         // It may wait for its worker, or for room.
         answer.look_first();
-        match self.accept(name, message(reply), true).await {
+        match self.accept(name, message(reply), Kind::Call).await {
             Ok((handle, sequence)) => handle.answer(sequence, answer).await,
             Err((_, Why::NotFound)) => Err(CallError::NotFound),
             Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
@@ -112,17 +112,17 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         &self,
         name: &Q,
         mut message: W::Message,
-        is_call: bool,
+        kind: Kind,
     ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why)>
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
         for _ in 0..MOST_WORKERS {
             let Some(handle) = self.whereis(name) else { return Err((message, Why::NotFound)) };
-            if is_call && is_current(handle.id()) {
+            if kind == Kind::Call && is_current(handle.id()) {
                 return Err((message, Why::WouldDeadlock));
             }
-            match handle.accept(message, is_call).await {
+            match handle.accept(message, kind).await {
                 Ok(sequence) => return Ok((handle, sequence)),
                 Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
                 Err(Unsent::Closed(returned)) => message = returned,

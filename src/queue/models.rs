@@ -24,7 +24,7 @@ fn model(capacity: usize) -> Arc<Model> {
 
 impl Model {
     fn try_send(&self, message: u32) -> bool {
-        self.queue.try_send(Envelope { message, is_call: false }).is_ok()
+        self.queue.try_send(message, Kind::Cast).is_ok()
     }
 
     async fn recv(&self) -> Option<u32> {
@@ -66,7 +66,7 @@ fn g6_a_drain_takes_what_was_accepted_and_says_so_before_it_is_dropped() {
         let model = model(2);
         let sender = thread::spawn({
             let model = Arc::clone(&model);
-            move || model.queue.try_send(Envelope { message: 1, is_call: true }).ok()
+            move || model.queue.try_send(1, Kind::Call).ok()
         });
         let drained = model.queue.drain(&model.live).len();
         let sequence = sender.join().unwrap();
@@ -93,7 +93,7 @@ fn a_send_that_waits_for_room_is_woken_by_a_receive_or_by_a_close() {
                     }
                 }
             });
-            let sent = block_on(model.queue.send(Envelope { message: 1, is_call: false }));
+            let sent = block_on(model.queue.send(1, Kind::Cast));
             other.join().unwrap();
             assert_eq!(sent.is_err(), closes);
         });
@@ -105,7 +105,7 @@ fn a_waiting_sender_that_goes_away_passes_its_room_on() {
     loom::model(|| {
         let model = model(1);
         assert!(model.try_send(0));
-        let mut leaver = Box::pin(model.queue.send(Envelope { message: 1, is_call: false }));
+        let mut leaver = Box::pin(model.queue.send(1, Kind::Cast));
         assert!(leaver.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let receiver = thread::spawn({
             let model = Arc::clone(&model);
@@ -113,7 +113,7 @@ fn a_waiting_sender_that_goes_away_passes_its_room_on() {
         });
         let stayer = thread::spawn({
             let model = Arc::clone(&model);
-            move || block_on(model.queue.send(Envelope { message: 2, is_call: false })).is_ok()
+            move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
         });
         drop(leaver);
         assert_eq!(receiver.join().unwrap(), Some(0));
@@ -224,7 +224,7 @@ fn a_send_that_waits_gets_the_room_of_what_is_given_out_of_the_receivers_hand() 
         assert!(model.try_send(1) && model.try_send(2));
         let sender = thread::spawn({
             let model = Arc::clone(&model);
-            move || block_on(model.queue.send(Envelope { message: 3, is_call: false })).is_ok()
+            move || block_on(model.queue.send(3, Kind::Cast)).is_ok()
         });
         block_on(async {
             let mut hand = None;

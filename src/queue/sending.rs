@@ -4,27 +4,27 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use super::{Envelope, Gate, Queue, Refusal, Sequence, wake};
+use super::{Gate, Kind, Queue, Refusal, Sequence, wake};
 use crate::sync::cooperate;
 
-/// A send that does not wait for room, but yields to the scheduler now and then like one that does.
+/// A cast that does not wait for room, but yields to the scheduler now and then like one that does.
 #[derive(Debug)]
 pub(crate) struct Offer<'a, M> {
     pub(super) queue: &'a Queue<M>,
-    pub(super) envelope: Option<Envelope<M>>,
+    pub(super) message: Option<M>,
 }
 
 // The message is moved, never pinned.
 impl<M> Unpin for Offer<'_, M> {}
 
 impl<M> Future for Offer<'_, M> {
-    type Output = Result<Sequence, (Refusal, Envelope<M>)>;
+    type Output = Result<Sequence, (Refusal, M)>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         cooperate!(cx, or this.queue.is_full(), {
-            match this.queue.try_send(this.envelope.take().expect("polled after it was ready")) {
+            match this.queue.try_send(this.message.take().expect("polled after it was ready"), Kind::Cast) {
                 Ok(sequence) => sequence,
                 refused => return Poll::Ready(refused),
             }
@@ -36,7 +36,8 @@ impl<M> Future for Offer<'_, M> {
 #[derive(Debug)]
 pub(crate) struct Sending<'a, M> {
     pub(super) queue: &'a Queue<M>,
-    pub(super) envelope: Option<Envelope<M>>,
+    pub(super) message: Option<M>,
+    pub(super) kind: Kind,
     /// The place among the waiting senders. It is no longer among them once room was reserved for it.
     pub(super) ticket: Option<u64>,
 }
@@ -61,8 +62,7 @@ impl<M> Future for Sending<'_, M> {
             let state = &mut *state;
             if this.queue.gate() >= Gate::Closed {
                 this.ticket = None;
-                let envelope = this.envelope.take().expect("polled after it was ready");
-                return Poll::Ready(Err(envelope.message));
+                return Poll::Ready(Err(this.message.take().expect("polled after it was ready")));
             }
             match this.ticket {
                 None if state.has_room(this.queue.capacity) => {}
@@ -81,7 +81,7 @@ impl<M> Future for Sending<'_, M> {
                     this.ticket = None;
                 }
             }
-            state.accept(this.envelope.take().expect("polled after it was ready"))
+            state.accept(this.message.take().expect("polled after it was ready"), this.kind)
         } => (sequence, receiver) => {
             wake(receiver);
             Poll::Ready(Ok(sequence))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use super::burst::{BURST, Burst};
-use super::{Envelope, Hand, Sequence};
+use super::{Envelope, Hand, Kind, Sequence};
 use crate::worker::CloseReason;
 
 /// What every message writes comes first, beside the lock, to be of as few cache lines as can be: sender and worker pass them
@@ -73,8 +73,8 @@ impl<M> Default for State<M> {
 
 impl<M> State<M> {
     #[inline]
-    pub(super) fn accept(&mut self, envelope: Envelope<M>) -> (Sequence, Option<Waker>) {
-        self.messages.push_back(envelope);
+    pub(super) fn accept(&mut self, message: M, kind: Kind) -> (Sequence, Option<Waker>) {
+        self.messages.push_back(Envelope { message, kind });
         self.accepted += 1;
         (self.accepted, self.receiver.take())
     }

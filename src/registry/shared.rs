@@ -14,7 +14,7 @@ use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{StartFailure, Verb};
-use crate::queue::{Envelope, Sequence};
+use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Answer};
 use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
 use crate::slot::{Link, Slot};
@@ -65,24 +65,20 @@ impl<W: Worker> Shared<W> {
 
     /// Looks the worker up and puts a message into its mailbox, in one: no handle is made, and its count of references, which
     /// the worker's own thread may be at, is left alone. Gives the message back if there is none, or no room, or if it ends.
-    pub(crate) async fn offer(
-        &self,
-        key: &W::Key,
-        envelope: Envelope<W::Message>,
-    ) -> Result<Sequence, Envelope<W::Message>> {
+    pub(crate) async fn offer(&self, key: &W::Key, message: W::Message) -> Result<Sequence, W::Message> {
         let hash = self.table.hash(key);
-        let mut envelope = Some(envelope);
+        let mut message = Some(message);
         poll_fn(|cx| {
             let is_full = || self.table.with(key, hash, |handle| handle.slot.queue.is_full()) == Some(true);
             cooperate!(cx, or is_full(), {
                 let offered = self.table.with(key, hash, |handle| {
                     // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
-                    handle.is_open().then(|| handle.slot.queue.try_send(envelope.take().expect("offered once")))
+                    handle.is_open().then(|| handle.slot.queue.try_send(message.take().expect("offered once"), Kind::Cast))
                 });
                 match offered.flatten() {
                     Some(Ok(sequence)) => sequence,
                     Some(Err((_, refused))) => return Poll::Ready(Err(refused)),
-                    None => return Poll::Ready(Err(envelope.take().expect("it was not offered"))),
+                    None => return Poll::Ready(Err(message.take().expect("it was not offered"))),
                 }
             } => sequence => {
                 self.link.hot.count(Hot::Hit);
