@@ -4,11 +4,12 @@ mod common;
 
 use std::cell::LazyCell;
 use std::hint::black_box;
+use std::ops::Deref;
 use std::sync::PoisonError;
 
 use common::hand::{Beside, Dash, DashOnce, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Benches, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Way, time};
+use common::{Begin, Bencher, Benches, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Way, time};
 use dashmap::mapref::entry::Entry;
 use gen_registry::{Registry, StartError};
 
@@ -30,21 +31,28 @@ fn bench<'g, K: Key, W: Way<K>, R>(
 ) {
     let tables = LazyCell::new(move || Tables::<K, W>::on(load));
     group.operations(load.callers);
-    group.bench_function(name, move |bencher| {
-        // Made here: in the loop criterion would take its time for the operation's, and settle for too few iterations.
-        let tables = &*tables;
-        bencher.iter_custom(|iterations| {
-            let fixture = tables.next();
-            time(&fixture.runtime, load.callers, |caller| {
-                let way = fixture.way();
-                let mut probes = probes.for_caller(caller);
-                async move {
-                    for _ in 0..iterations {
-                        black_box(operation(&way, black_box(probes.next())));
-                    }
+    group.bench_function(name, move |bencher| measure(bencher, &tables, load, probes, operation));
+}
+
+/// The tables are made by now: in the loop criterion would take its time for the operation's, and settle for too few iterations.
+fn measure<K: Key, W: Way<K>, R>(
+    bencher: &mut Bencher<'_, '_>,
+    tables: &Tables<K, W>,
+    load: Load,
+    probes: &Probes<K>,
+    operation: impl Fn(&W, &K) -> R + Copy + Send + Sync + 'static,
+) {
+    bencher.iter_custom(|iterations| {
+        let fixture = tables.next();
+        time(&fixture.runtime, load.callers, |caller| {
+            let way = fixture.way();
+            let mut probes = probes.for_caller(caller);
+            async move {
+                for _ in 0..iterations {
+                    black_box(operation(&way, black_box(probes.next())));
                 }
-            })
-        });
+            }
+        })
     });
 }
 
@@ -115,10 +123,14 @@ fn lookup_or_start(benches: &mut Benches) {
     }
 
     /// As its users call it, without a future of the bench's own round it.
-    fn bench_registry<'g, K: Key>(group: &mut Group<'g>, load: Load, probes: &'g Probes<K>) {
-        let tables = LazyCell::new(move || Tables::<K, Registry<Counter<K>>>::on(load));
+    fn bench_registry<'g, K: Key>(
+        group: &mut Group<'g>,
+        load: Load,
+        probes: &'g Probes<K>,
+        tables: &'g impl Deref<Target = Tables<K, Registry<Counter<K>>>>,
+    ) {
         group.bench_function("gen-registry", move |bencher| {
-            let tables = &*tables;
+            let tables = &**tables;
             bencher.iter_custom(|iterations| {
                 let fixture = tables.next();
                 time(&fixture.runtime, load.callers, |caller| {
@@ -138,9 +150,14 @@ fn lookup_or_start(benches: &mut Benches) {
     }
 
     fn all<K: Key>(benches: &mut Benches, case: &str, load: Load, probes: &Probes<K>) {
+        // Both in the same tables: it is asked what the one adds to the other, not which table came to lie better.
+        let tables = &LazyCell::new(move || Tables::<K, Registry<Counter<K>>>::on(load));
         let mut group = benches.benchmark_group(format!("lookup_or_start/{case}{}", load.name()));
-        bench(&mut group, "gen-registry's lookup", load, probes, Registry::<Counter<K>>::lookup::<K>);
-        bench_registry(&mut group, load, probes);
+        group.operations(load.callers);
+        group.bench_function("gen-registry's lookup", move |bencher| {
+            measure(bencher, tables, load, probes, Registry::<Counter<K>>::lookup::<K>);
+        });
+        bench_registry(&mut group, load, probes, tables);
         bench_start::<K, Papaya<K>>(&mut group, load, probes);
         bench_start::<K, Dash<K>>(&mut group, load, probes);
         bench_start::<K, DashOnce<K>>(&mut group, load, probes);

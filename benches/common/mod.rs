@@ -23,7 +23,7 @@ use tokio::sync::{Barrier, Notify};
 
 use self::turns::is_in_turns;
 #[allow(unused_imports)] // Every bench uses a part of it.
-pub(crate) use self::turns::{Benches, Group};
+pub(crate) use self::turns::{Bencher, Benches, Group};
 
 /// How many messages wait in a mailbox: the default of gen-registry and of kameo, and so everyone's here.
 pub(crate) const MAILBOX: usize = 64;
