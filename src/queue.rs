@@ -321,7 +321,7 @@ impl<M> Queue<M> {
     }
 
     /// Accepts a message if there is room.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_send(&self, message: M, kind: Kind) -> Result<Sequence, (Refusal, M)> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -365,7 +365,7 @@ impl<M> Queue<M> {
     }
 
     /// Casts if there is room, in a future that yields to the scheduler now and then.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn offer(&self, message: M) -> Offer<'_, M> {
         Offer { queue: self, message: Some(message) }
     }
@@ -376,7 +376,7 @@ impl<M> Queue<M> {
     }
 
     /// Gives out the next message. `hand` is the receiver's own, empty at first.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn poll_recv(&self, hand: &mut Hand<M>, cx: &mut Context<'_>) -> Poll<Option<M>> {
         if let Some(message) = hand.as_ref().and_then(|burst| burst.next()) {
             return Poll::Ready(Some(message));

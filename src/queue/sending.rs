@@ -20,7 +20,7 @@ impl<M> Unpin for Offer<'_, M> {}
 impl<M> Future for Offer<'_, M> {
     type Output = Result<Sequence, (Refusal, M)>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         cooperate!(cx, or this.queue.is_full(), {
