@@ -2,16 +2,16 @@
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::hash::{Hash, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use futures_util::FutureExt as _;
-use siphasher::sip::SipHasher13;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::seeded::Seeded;
 use super::{Begin, Counts, Key, MAILBOX, TALLY, Way};
 
 pub(crate) enum Mail {
@@ -93,26 +93,6 @@ impl Counts for Arc<Sender> {
 
     fn note(&self) {
         Sender::note(self);
-    }
-}
-
-/// The hasher that gen-registry uses.
-#[derive(Clone)]
-pub(crate) struct Seeded(u64, u64);
-
-impl Seeded {
-    fn new() -> Self {
-        let random = RandomState::new();
-        Self(random.hash_one(0_u8), random.hash_one(1_u8))
-    }
-}
-
-impl BuildHasher for Seeded {
-    type Hasher = SipHasher13;
-
-    #[inline]
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0, self.1)
     }
 }
 
