@@ -263,6 +263,7 @@ fn via_apart(figures: &Figures, group: &str) -> Option<Ratio> {
 
 fn lookup_or_start(figures: &Figures) -> Row {
     let hit = |group: &str| figures.ratio(group, OURS, "gen-registry's lookup");
+    let by_hand = |group: &str| figures.ratio(group, OURS, "papaya");
     let mut row = ratios(
         "`lookup_or_start` hit against `lookup`",
         ("≤ 1.1, no allocation", 1.1),
@@ -270,7 +271,11 @@ fn lookup_or_start(figures: &Figures) -> Row {
             ("hot key", hit("lookup_or_start/hit, hot key of 1,000")),
             ("random of 100,000", hit("lookup_or_start/hit, random of 100,000")),
         ],
-        [("random `u64` of 100,000", hit("lookup_or_start/hit, random u64 of 100,000"))],
+        [
+            ("random `u64` of 100,000", hit("lookup_or_start/hit, random u64 of 100,000")),
+            ("over the same by hand with `papaya`, hot key", by_hand("lookup_or_start/hit, hot key of 1,000")),
+            ("random of 100,000", by_hand("lookup_or_start/hit, random of 100,000")),
+        ],
     );
     let allocations = figures.get("allocations of a hit/lookup_or_start", OURS);
     let (text, verdict) = match allocations {
@@ -286,21 +291,32 @@ fn lookup_or_start(figures: &Figures) -> Row {
 /// Every lookup that a peer does too.
 fn peers(figures: &Figures) -> Row {
     const PEERS: [&str; 3] = ["kameo", "ractor", "Elixir Registry"];
-    let mut worst: Option<(Ratio, String)> = None;
+    let mut worst: Option<(Ratio, &str, &str)> = None;
     let (mut slower, mut number) = (0, 0);
-    for group in figures.groups().map(|group| &group[0].group).filter(|name| name.starts_with("lookup/")) {
+    for group in figures.groups().map(|group| group[0].group.as_str()).filter(|name| name.starts_with("lookup/")) {
         for peer in PEERS {
             let Some(ratio) = figures.ratio(group, OURS, peer) else { continue };
             number += 1;
             slower += usize::from(ratio.ratio >= 1.0);
-            if worst.as_ref().is_none_or(|(worst, _)| ratio.ratio > worst.ratio) {
-                worst = Some((ratio, format!("{peer}, {}", &group["lookup/".len()..])));
+            if worst.as_ref().is_none_or(|(worst, ..)| ratio.ratio > worst.ratio) {
+                worst = Some((ratio, group, peer));
             }
         }
     }
-    let (text, verdict) = at_most(1.0, worst.as_ref().map(|(ratio, _)| *ratio));
-    let case = worst.map_or_else(String::new, |(_, case)| case);
-    let measured = format!("at worst {text}, over {case}; slower in {slower} of {number} comparisons");
+    let (text, verdict) = at_most(1.0, worst.as_ref().map(|(ratio, ..)| *ratio));
+    let mut measured = format!("at worst {text}");
+    if let Some((_, group, peer)) = worst {
+        measured +=
+            &format!(", over {peer}, {}; slower in {slower} of {number} comparisons", &group["lookup/".len()..]);
+        let floors = [("a bare `papaya` over the same", "papaya"), ("a set with the key beside the sender", BESIDE)];
+        let beside: Vec<_> = floors
+            .iter()
+            .filter_map(|(name, way)| Some(join(name, &format!("{:.2}", figures.ratio(group, way, peer)?.ratio))))
+            .collect();
+        if !beside.is_empty() {
+            measured += &format!(". Beside it: {}", beside.join("; "));
+        }
+    }
     Row { what: "any lookup against every peer", target: "faster than all", measured, verdict }
 }
 
