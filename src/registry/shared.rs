@@ -14,7 +14,7 @@ use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{StartFailure, Verb};
-use crate::queue::{Kind, Sequence};
+use crate::queue::{Kind, Refusal, Sequence};
 use crate::reply::{self, Answer};
 use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
 use crate::slot::{Link, Slot};
@@ -63,29 +63,11 @@ impl<W: Worker> Shared<W> {
         found
     }
 
-    /// Looks the worker up and puts a message into its mailbox, in one: no handle is made, and its count of references, which
-    /// the worker's own thread may be at, is left alone. Gives the message back if there is none, or no room, or if it ends.
-    pub(crate) async fn offer(&self, key: &W::Key, message: W::Message) -> Result<Sequence, W::Message> {
-        let hash = self.table.hash(key);
-        let mut message = Some(message);
-        poll_fn(|cx| {
-            let is_full = || self.table.with(key, hash, |handle| handle.slot.queue.is_full()) == Some(true);
-            cooperate!(cx, or is_full(), {
-                let offered = self.table.with(key, hash, |handle| {
-                    // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
-                    handle.is_open().then(|| handle.slot.queue.try_send(message.take().expect("offered once"), Kind::Cast))
-                });
-                match offered.flatten() {
-                    Some(Ok(sequence)) => sequence,
-                    Some(Err((_, refused))) => return Poll::Ready(Err(refused)),
-                    None => return Poll::Ready(Err(message.take().expect("it was not offered"))),
-                }
-            } => sequence => {
-                self.link.hot.count(Hot::Hit);
-                Poll::Ready(Ok(sequence))
-            })
-        })
-        .await
+    /// Looks the worker up and casts to it, in one: no handle is made, and its count of references, which the worker's own thread
+    /// may be at, is left alone. Gives the message back if there is none, or no room, or if it ends.
+    #[inline]
+    pub(crate) fn offer<'s>(&'s self, key: &'s W::Key, message: W::Message) -> Offer<'s, W> {
+        Offer { shared: self, key, hash: self.table.hash(key), message: Some(message) }
     }
 
     pub(crate) async fn lookup_or_start_with<Q>(
@@ -166,6 +148,43 @@ impl<W: Worker> Shared<W> {
                 }
             })))),
         }
+    }
+}
+
+/// A cast to whoever has a key.
+pub(crate) struct Offer<'s, W: Worker> {
+    shared: &'s Shared<W>,
+    key: &'s W::Key,
+    hash: u64,
+    message: Option<W::Message>,
+}
+
+// The message is moved, never pinned.
+impl<W: Worker> Unpin for Offer<'_, W> {}
+
+impl<W: Worker> Future for Offer<'_, W> {
+    type Output = Result<Sequence, W::Message>;
+
+    // Always: the message is to go into the mailbox from where it is, and not by way of this.
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { shared, key, hash, message } = self.get_mut();
+        let is_full = || shared.table.with(*key, *hash, |handle| handle.slot.queue.is_full()) == Some(true);
+        cooperate!(cx, or is_full(), {
+            let offered = shared.table.with(*key, *hash, |handle| {
+                // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
+                let message = message.take().expect("polled after it was ready");
+                if handle.is_open() { handle.slot.queue.try_send(message, Kind::Cast) } else { Err((Refusal::Closed, message)) }
+            });
+            match offered {
+                Some(Ok(sequence)) => sequence,
+                Some(Err((_, refused))) => return Poll::Ready(Err(refused)),
+                None => return Poll::Ready(Err(message.take().expect("it was not offered"))),
+            }
+        } => sequence => {
+            shared.link.hot.count(Hot::Hit);
+            Poll::Ready(Ok(sequence))
+        })
     }
 }
 
