@@ -5,7 +5,6 @@ mod shared;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
-use std::mem;
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
@@ -39,14 +38,6 @@ impl<W: Worker> Drop for Alive<W> {
     fn drop(&mut self) {
         self.shared.link.end_all(false);
     }
-}
-
-/// How far a `lookup_or_start` is: one word that says what there is to drop, which after a hit is almost nothing.
-enum Looking<A, S> {
-    For(A),
-    Start(S),
-    /// The start came to nothing at once.
-    Over,
 }
 
 /// Out of the way of a hit, whose code this is kept out of.
@@ -206,22 +197,20 @@ impl<W: Worker> Registry<W> {
     {
         // Not an `async fn`: that writes its state, and has room for the start, before it knows whether there is a hit, which took a
         // fifth more than a lookup then. Nor by way of the one with a closure.
-        let mut stage = Looking::For(args);
+        let (mut args, mut start) = (Some(args), None);
         poll_fn(move |cx| {
-            if let Looking::For(_) = stage {
-                let hash = self.shared.table.hash(key);
-                if let Some(handle) = self.shared.hit(key, hash) {
-                    return Poll::Ready(Ok(handle));
+            let start = match &mut start {
+                Some(start) => start,
+                none => {
+                    let hash = self.shared.table.hash(key);
+                    if let Some(handle) = self.shared.hit(key, hash) {
+                        return Poll::Ready(Ok(handle));
+                    }
+                    let args = args.take().expect("taken with the start");
+                    none.insert(self.shared.begin_start(cx, Verb::LookupOrStart, key, || args, hash)?)
                 }
-                let Looking::For(args) = mem::replace(&mut stage, Looking::Over) else {
-                    unreachable!("it was looked at")
-                };
-                stage = Looking::Start(self.shared.begin_start(cx, Verb::LookupOrStart, key, || args, hash)?);
-            }
-            match &mut stage {
-                Looking::Start(start) => poll(start, cx),
-                _ => panic!("polled after it was ready"),
-            }
+            };
+            poll(start, cx)
         })
     }
 

@@ -14,7 +14,7 @@ use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{StartFailure, Verb};
-use crate::queue::{Kind, Refusal, Sequence};
+use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Answer};
 use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
 use crate::slot::{Link, Slot};
@@ -174,11 +174,14 @@ impl<W: Worker> Future for Offer<'_, W> {
             let offered = shared.table.with(*key, *hash, |handle| {
                 // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
                 let message = message.take().expect("polled after it was ready");
-                if handle.is_open() { handle.slot.queue.try_send(message, Kind::Cast) } else { Err((Refusal::Closed, message)) }
+                if !handle.is_open() {
+                    return Err(message);
+                }
+                handle.slot.queue.try_send(message, Kind::Cast).map_err(|(_, refused)| refused)
             });
             match offered {
                 Some(Ok(sequence)) => sequence,
-                Some(Err((_, refused))) => return Poll::Ready(Err(refused)),
+                Some(Err(refused)) => return Poll::Ready(Err(refused)),
                 None => return Poll::Ready(Err(message.take().expect("it was not offered"))),
             }
         } => sequence => {
