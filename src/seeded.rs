@@ -129,7 +129,9 @@ impl Hasher for Keyed {
     #[inline]
     fn finish(&self) -> u64 {
         match &self.written {
-            Written::Bytes(hash) | Written::Text(hash) => *hash,
+            Written::Text(hash) => *hash,
+            // Not that of the text.
+            Written::Bytes(hash) => !hash,
             Written::Stream(stream) => stream.finish(),
             Written::Nothing => sip(self.secret).finish(),
         }
@@ -167,6 +169,17 @@ mod tests {
         }
     }
 
+    /// Writes its parts as they are.
+    #[derive(Debug)]
+    struct Raw(&'static str, &'static [u8]);
+
+    impl Hash for Raw {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            state.write(self.0.as_bytes());
+            self.1.iter().for_each(|level| state.write_u8(*level));
+        }
+    }
+
     /// All of one kind, as the keys of a registry are.
     fn assert_all_differ<K: Hash + Debug>(keys: impl IntoIterator<Item = K>) {
         let seeded = Seeded::new();
@@ -194,6 +207,8 @@ mod tests {
         assert_all_differ(texts.iter().flat_map(|text| (0..=u8::MAX).map(move |number| (*text, number, 0xff_u8))));
         assert_all_differ((0..=u8::MAX).map(|first| [first, 0xff, 0xff]));
         assert_all_differ(0..10_000_u64);
+        let levels = [&[][..], &[7], &[0xff], &[0xff, 7], &[7, 0xff], &[0xff, 0xff]];
+        assert_all_differ(texts.iter().flat_map(|name| levels.map(|levels| Raw(name, levels))));
         assert_all_differ((0..10_000_u64).map(|number| (number, i128::from(number))));
     }
 }

@@ -167,6 +167,27 @@ async fn g6_undelivered_casts_go_to_the_hook_in_order_and_calls_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn g6_a_call_that_waited_for_room_is_told_to_its_caller_and_not_to_the_hook() {
+    let lost = Arc::new(Mutex::new(0));
+    let sink = Arc::clone(&lost);
+    let hook = move |_: &String, _| *sink.lock().unwrap() += 1;
+    let registry = Registry::<Probe>::builder().mailbox_capacity(1).on_undelivered(hook).build().unwrap();
+    let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
+    let gate = Gate::new();
+    worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+    gate.reached().await;
+    worker.cast(Ask::Do(Step::Hang)).await.unwrap();
+    let mut call = pin!(worker.call(Ask::Value));
+    assert!(poll_once(call.as_mut()).await.is_pending(), "there is no room");
+    gate.open();
+    until_idle().await;
+    assert!(poll_once(call.as_mut()).await.is_pending(), "it takes the room of the one that hangs");
+    within(worker.kill(), "the kill").await.unwrap();
+    assert!(matches!(within(call, "the answer").await, Err(CallError::NotDelivered)));
+    assert_eq!(*lost.lock().unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn g6_a_hook_that_panics_loses_one_message_and_harms_nobody() {
     let lost = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lost);

@@ -34,6 +34,22 @@ async fn an_address_that_starts_nobody_gives_the_message_back_when_nobody_runs()
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_sends_nothing_to_a_worker_that_is_yet_to_come_up() {
+    let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
+    let mut start = pin!(registry.start("a", Plan::init(Step::Wait(gate.clone()))));
+    assert!(poll_once(start.as_mut()).await.is_pending());
+    gate.reached().await;
+    let via = registry.via("a");
+    match via.cast(Ask::Note(3)).await {
+        Err(SendError::NotFound(message)) => assert!(matches!(message.into_inner(), Ask::Note(3))),
+        other => panic!("{other:?}"),
+    }
+    gate.open();
+    within(start, "the start").await.unwrap();
+    assert!(within(via.call(Ask::Notes), "what was noted").await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_address_that_starts_does_so_once_and_again_when_its_worker_is_gone() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let via = registry.via_or_start("a", Plan::value(4).recorded(&record));
