@@ -1,11 +1,15 @@
 //! [`WorkerHandle`]: this worker, and no other of its key.
 
 use std::fmt;
+use std::future::Future;
 use std::hash::{Hash, Hasher};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::task::coop::consume_budget;
 
 use crate::current::{current_of, is_current};
 use crate::desk;
@@ -16,6 +20,7 @@ use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
+use crate::sync::poll_budget;
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
@@ -88,20 +93,9 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
-        // Not by way of `accept`: a future less is a tenth of what a cast takes.
-        let refused = match self.slot.queue.offer(message).await {
-            Ok(_) => return Ok(()),
-            Err(refused) => refused,
-        };
-        match self.get_in_line(refused, Kind::Cast).await {
-            Ok(_) => Ok(()),
-            Err(Unsent::Closed(message)) => {
-                self.refuse(Undelivered::Closed);
-                Err(SendError::Closed(Returned::new(message)))
-            }
-            Err(Unsent::WouldDeadlock(message)) => Err(SendError::WouldDeadlock(Returned::new(message))),
-        }
+    #[inline]
+    pub fn cast(&self, message: W::Message) -> impl Future<Output = Result<(), SendError<W>>> {
+        Cast { handle: self, stage: Stage::Offered(Some(message)) }
     }
 
     /// Sends a message if there is room for it now.
@@ -157,17 +151,27 @@ impl<W: Worker> WorkerHandle<W> {
         let (reply, mut answer) = reply::call().await;
         // Almost always there is room: what comes with waiting for it is not begun before that is known, and boxed.
         let accepted = match self.slot.queue.try_send(message(reply), Kind::Call) {
-            Ok(sequence) => Ok(sequence),
+            Ok(sequence) => Some(sequence),
             Err(refused) => {
                 answer.look_first();
-                Box::pin(self.get_in_line(refused, Kind::Call)).await
+                Box::pin(self.call_in_line(refused)).await
             }
         };
-        let Ok(sequence) = accepted else {
-            self.refuse(Undelivered::Closed);
-            return Err(CallError::NotDelivered);
-        };
+        let Some(sequence) = accepted else { return Err(CallError::NotDelivered) };
         answer.await.ok_or_else(|| self.unanswered(sequence))
+    }
+
+    async fn call_in_line(&self, refused: (Refusal, W::Message)) -> Option<Sequence> {
+        match self.get_in_line(refused, Kind::Call).await {
+            Ok(sequence) => Some(sequence),
+            Err(message) => {
+                drop(message);
+                self.refuse(Undelivered::Closed);
+                // Who calls again and again lets others run.
+                consume_budget().await;
+                None
+            }
+        }
     }
 
     /// Like [`call`](Self::call), and gives up after `within`.
@@ -200,23 +204,19 @@ impl<W: Worker> WorkerHandle<W> {
     #[inline]
     pub(crate) async fn accept(&self, message: W::Message, kind: Kind) -> Result<Sequence, Unsent<W::Message>> {
         // Almost always there is room: what comes with waiting for it is not begun before that is known.
-        let offered = match kind {
-            Kind::Cast => self.slot.queue.offer(message).await,
-            // It yields to the scheduler as it waits for its answer.
-            Kind::Call => self.slot.queue.try_send(message, kind),
-        };
-        match offered {
+        match self.slot.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
             Err(refused) => self.get_in_line(refused, kind).await,
         }
     }
 
     /// Waits for room for a message that was refused, if that was for the lack of room.
-    async fn get_in_line(
-        &self,
-        (why, message): (Refusal, W::Message),
-        kind: Kind,
-    ) -> Result<Sequence, Unsent<W::Message>> {
+    async fn get_in_line(&self, refused: (Refusal, W::Message), kind: Kind) -> Result<Sequence, Unsent<W::Message>> {
+        let mut line = self.line(refused, kind)?;
+        (&mut line.sending).await.map_err(Unsent::Closed)
+    }
+
+    fn line(&self, (why, message): (Refusal, W::Message), kind: Kind) -> Result<InLine<'_, W>, Unsent<W::Message>> {
         if why == Refusal::Closed {
             return Err(Unsent::Closed(message));
         }
@@ -225,8 +225,7 @@ impl<W: Worker> WorkerHandle<W> {
             self.refuse(Undelivered::Full);
             return Err(Unsent::WouldDeadlock(message));
         }
-        let mut sending = InLine { slot: &self.slot, sending: self.slot.queue.send(message, kind) };
-        (&mut sending.sending).await.map_err(Unsent::Closed)
+        Ok(InLine { slot: &self.slot, sending: self.slot.queue.send(message, kind) })
     }
 
     /// Waits for the answer to an accepted call.
@@ -352,6 +351,82 @@ impl<W: Worker> Drop for InLine<'_, W> {
     fn drop(&mut self) {
         if self.sending.is_in_line() {
             self.slot.link.hot.count(Hot::Undelivered(Undelivered::Full));
+        }
+    }
+}
+
+/// A cast. One future, out of which the message goes straight into the mailbox: on its way through others it would be read while the
+/// processor still writes it (`benches/README.md`).
+struct Cast<'h, W: Worker> {
+    handle: &'h WorkerHandle<W>,
+    stage: Stage<'h, W>,
+}
+
+enum Stage<'h, W: Worker> {
+    /// Almost always there is room.
+    Offered(Option<W::Message>),
+    InLine(InLine<'h, W>),
+}
+
+// The message is moved, never pinned.
+impl<W: Worker> Unpin for Cast<'_, W> {}
+
+impl<W: Worker> Future for Cast<'_, W> {
+    type Output = Result<(), SendError<W>>;
+
+    #[inline(always)]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        // First, before anything is called: what was put here a moment ago is still in registers then.
+        let Stage::Offered(offered) = &mut this.stage else { return this.poll_in_line(cx) };
+        let message = offered.take().expect("polled after it was ready");
+        let queue = &this.handle.slot.queue;
+        let Poll::Ready(budget) = poll_budget(cx, || queue.is_full()) else {
+            *offered = Some(message);
+            return Poll::Pending;
+        };
+        match queue.try_send(message, Kind::Cast) {
+            Ok(_) => {
+                budget.spend();
+                Poll::Ready(Ok(()))
+            }
+            Err(refused) => {
+                if refused.0 == Refusal::Closed {
+                    budget.spend();
+                }
+                this.get_in_line(refused, cx)
+            }
+        }
+    }
+}
+
+impl<W: Worker> Cast<'_, W> {
+    #[cold]
+    #[inline(never)]
+    fn get_in_line(&mut self, refused: (Refusal, W::Message), cx: &mut Context<'_>) -> Poll<Result<(), SendError<W>>> {
+        match self.handle.line(refused, Kind::Cast) {
+            Ok(line) => {
+                self.stage = Stage::InLine(line);
+                self.poll_in_line(cx)
+            }
+            Err(unsent) => Poll::Ready(Err(self.unsent(unsent))),
+        }
+    }
+
+    #[inline(never)]
+    fn poll_in_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<W>>> {
+        let Stage::InLine(line) = &mut self.stage else { unreachable!("it waits in line") };
+        let sent = Pin::new(&mut line.sending).poll(cx);
+        sent.map(|sent| sent.map(drop).map_err(|message| self.unsent(Unsent::Closed(message))))
+    }
+
+    fn unsent(&self, unsent: Unsent<W::Message>) -> SendError<W> {
+        match unsent {
+            Unsent::Closed(message) => {
+                self.handle.refuse(Undelivered::Closed);
+                SendError::Closed(Returned::new(message))
+            }
+            Unsent::WouldDeadlock(message) => SendError::WouldDeadlock(Returned::new(message)),
         }
     }
 }

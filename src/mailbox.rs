@@ -125,7 +125,7 @@ impl<M> Mailbox<M> {
     pub async fn recv(&mut self) -> Option<M> {
         self.end_work();
         poll_fn(|cx| {
-            // A look that finds nothing spends no budget: see `cooperate`.
+            // A look that finds nothing spends no budget: see `poll_budget`.
             if !has_budget_remaining() && self.inbox.queue().len() > 0 {
                 ready!(poll_proceed(cx)).made_progress();
             }

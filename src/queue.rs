@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) use self::burst::Burst;
-pub(crate) use self::sending::{Offer, Sending};
+pub(crate) use self::sending::Sending;
 use self::state::State;
 use crate::panics::contain;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
@@ -78,7 +78,11 @@ pub(crate) enum Kind {
 }
 
 /// An accepted message. It is made where it is put into the queue: until then both go side by side.
+///
+/// The message is first in memory: as it is moved, as far as it goes by 16 bytes at a time, it is read in the pieces in which it was
+/// written.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct Envelope<M> {
     pub(crate) message: M,
     pub(crate) kind: Kind,
@@ -365,12 +369,6 @@ impl<M> Queue<M> {
     /// Whether an accepted message was taken out to be handled.
     pub(crate) fn has_begun(&self, sequence: Sequence) -> bool {
         self.lock().begun() >= sequence
-    }
-
-    /// Casts if there is room, in a future that yields to the scheduler now and then.
-    #[inline(always)]
-    pub(crate) fn offer(&self, message: M) -> Offer<'_, M> {
-        Offer { queue: self, message: Some(message) }
     }
 
     /// Waits for room. Dropped before it is ready, the message was not accepted.

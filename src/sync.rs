@@ -2,6 +2,9 @@
 //! loom's in the place of the standard library's.
 
 use std::ops::Deref;
+use std::task::{Context, Poll};
+
+use tokio::task::coop::{RestoreOnPending, has_budget_remaining, poll_proceed};
 
 #[cfg(not(gen_registry_loom))]
 mod primitives {
@@ -67,32 +70,37 @@ pub(crate) async fn step_back() {
     let mut is_back = false;
     std::future::poll_fn(|cx| {
         if std::mem::replace(&mut is_back, true) {
-            return std::task::Poll::Ready(());
+            return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
-        std::task::Poll::Pending
+        Poll::Pending
     })
     .await;
 }
 
-/// Spends tokio's cooperative budget on a step that makes progress, and only then: `attempt` may return `Pending`.
-///
-/// A step that would only wait needs no budget: `would_wait` says so when there is none left. It would come back from the
-/// scheduler to wait all the same, and if that has nothing else to do, wake another thread in passing: a sender and a worker
-/// that each used half of a budget were thrown from thread to thread every 128 messages.
-macro_rules! cooperate {
-    ($cx:expr, or $would_wait:expr, $attempt:block => $got:pat => $done:expr) => {{
-        let budget = if !tokio::task::coop::has_budget_remaining() && $would_wait {
-            None
-        } else {
-            Some(std::task::ready!(tokio::task::coop::poll_proceed($cx)))
-        };
-        let $got = $attempt;
-        if let Some(budget) = budget {
+/// What a step takes of tokio's cooperative budget. Given back when it is dropped, unless the step made progress.
+#[derive(Debug)]
+pub(crate) struct Budget(Option<RestoreOnPending>);
+
+impl Budget {
+    /// The step made progress.
+    #[inline(always)]
+    pub(crate) fn spend(self) {
+        if let Some(budget) = self.0 {
             budget.made_progress();
         }
-        $done
-    }};
+    }
 }
 
-pub(crate) use cooperate;
+/// Takes what a step needs of tokio's cooperative budget. `Pending`: there is none left, and the task yields.
+///
+/// A step that would only wait needs none: `would_wait` says so when there is none left. It would come back from the
+/// scheduler to wait all the same, and if that has nothing else to do, wake another thread in passing: a sender and a worker
+/// that each used half of a budget were thrown from thread to thread every 128 messages.
+#[inline(always)]
+pub(crate) fn poll_budget(cx: &mut Context<'_>, would_wait: impl FnOnce() -> bool) -> Poll<Budget> {
+    if !has_budget_remaining() && would_wait() {
+        return Poll::Ready(Budget(None));
+    }
+    poll_proceed(cx).map(|budget| Budget(Some(budget)))
+}

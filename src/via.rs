@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::coop::consume_budget;
+
 use crate::current::is_current;
 use crate::error::{CallError, Returned, SendError, StartError};
 use crate::handle::{Unsent, WorkerHandle};
@@ -199,7 +201,11 @@ impl<W: Worker> Via<W> {
             let handle = match &self.args {
                 None => match self.shared.lookup(&self.key) {
                     Some(handle) => handle,
-                    None => return Err((message, Why::NotFound)),
+                    None => {
+                        // Who tries it again and again lets others run.
+                        consume_budget().await;
+                        return Err((message, Why::NotFound));
+                    }
                 },
                 Some(args) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
                     Ok(handle) => handle,

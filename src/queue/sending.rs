@@ -2,35 +2,10 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use super::{Gate, Kind, Queue, Refusal, Sequence, wake};
-use crate::sync::cooperate;
-
-/// A cast that does not wait for room, but yields to the scheduler now and then like one that does.
-#[derive(Debug)]
-pub(crate) struct Offer<'a, M> {
-    pub(super) queue: &'a Queue<M>,
-    pub(super) message: Option<M>,
-}
-
-// The message is moved, never pinned.
-impl<M> Unpin for Offer<'_, M> {}
-
-impl<M> Future for Offer<'_, M> {
-    type Output = Result<Sequence, (Refusal, M)>;
-
-    #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        cooperate!(cx, or this.queue.is_full(), {
-            match this.queue.try_send(this.message.take().expect("polled after it was ready"), Kind::Cast) {
-                Ok(sequence) => sequence,
-                refused => return Poll::Ready(refused),
-            }
-        } => sequence => Poll::Ready(Ok(sequence)))
-    }
-}
+use super::{Gate, Kind, Queue, Sequence, wake};
+use crate::sync::poll_budget;
 
 /// A send that waits for room.
 #[derive(Debug)]
@@ -57,35 +32,37 @@ impl<M> Future for Sending<'_, M> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        cooperate!(cx, or this.queue.is_full(), {
-            let mut state = this.queue.lock();
-            let state = &mut *state;
-            if this.queue.gate() >= Gate::Closed {
-                this.ticket = None;
-                return Poll::Ready(Err(this.message.take().expect("polled after it was ready")));
+        let budget = ready!(poll_budget(cx, || this.queue.is_full()));
+        let mut locked = this.queue.lock();
+        let state = &mut *locked;
+        if this.queue.gate() >= Gate::Closed {
+            this.ticket = None;
+            drop(locked);
+            budget.spend();
+            return Poll::Ready(Err(this.message.take().expect("polled after it was ready")));
+        }
+        match this.ticket {
+            None if state.has_room(this.queue.capacity) => {}
+            None => {
+                this.ticket = Some(state.get_in_line(cx.waker()));
+                return Poll::Pending;
             }
-            match this.ticket {
-                None if state.has_room(this.queue.capacity) => {}
-                None => {
-                    this.ticket = Some(state.get_in_line(cx.waker()));
+            Some(ticket) => {
+                if let Some(waker) = state.in_line(ticket) {
+                    if !waker.will_wake(cx.waker()) {
+                        *waker = cx.waker().clone();
+                    }
                     return Poll::Pending;
                 }
-                Some(ticket) => {
-                    if let Some(waker) = state.in_line(ticket) {
-                        if !waker.will_wake(cx.waker()) {
-                            *waker = cx.waker().clone();
-                        }
-                        return Poll::Pending;
-                    }
-                    state.reserved -= 1;
-                    this.ticket = None;
-                }
+                state.reserved -= 1;
+                this.ticket = None;
             }
-            state.accept(this.message.take().expect("polled after it was ready"), this.kind)
-        } => (sequence, receiver) => {
-            wake(receiver);
-            Poll::Ready(Ok(sequence))
-        })
+        }
+        let (sequence, receiver) = state.accept(this.message.take().expect("polled after it was ready"), this.kind);
+        drop(locked);
+        budget.spend();
+        wake(receiver);
+        Poll::Ready(Ok(sequence))
     }
 }
 

@@ -19,7 +19,7 @@ use crate::reply::{self, Answer};
 use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
-use crate::sync::cooperate;
+use crate::sync::poll_budget;
 use crate::table::TableReader;
 use crate::worker::{EntryId, Worker};
 
@@ -169,24 +169,30 @@ impl<W: Worker> Future for Offer<'_, W> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, key, hash, message } = self.get_mut();
+        // First, as in a cast through a handle.
+        let mut offered = message.take();
         let is_full = || shared.table.with(*key, *hash, |handle| handle.slot.queue.is_full()) == Some(true);
-        cooperate!(cx, or is_full(), {
-            let offered = shared.table.with(*key, *hash, |handle| {
-                // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
-                let message = message.take().expect("polled after it was ready");
-                if !handle.is_open() {
-                    return Err(message);
-                }
-                handle.slot.queue.try_send(message, Kind::Cast).map_err(|(_, refused)| refused)
-            });
-            match offered {
-                Some(Ok(sequence)) => sequence,
-                Some(Err(refused)) => return Poll::Ready(Err(refused)),
-                None => return Poll::Ready(Err(message.take().expect("it was not offered"))),
+        let Poll::Ready(budget) = poll_budget(cx, is_full) else {
+            *message = offered;
+            return Poll::Pending;
+        };
+        let sent = shared.table.with(*key, *hash, |handle| {
+            // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
+            let message = offered.take().expect("polled after it was ready");
+            if !handle.is_open() {
+                return Err(message);
             }
-        } => sequence => {
-            shared.link.hot.count(Hot::Hit);
-            Poll::Ready(Ok(sequence))
+            handle.slot.queue.try_send(message, Kind::Cast).map_err(|(_, refused)| refused)
+        });
+        Poll::Ready(match sent {
+            Some(Ok(sequence)) => {
+                budget.spend();
+                shared.link.hot.count(Hot::Hit);
+                Ok(sequence)
+            }
+            // Whoever goes on with it spends what that takes.
+            Some(Err(refused)) => Err(refused),
+            None => Err(offered.take().expect("it was not offered")),
         })
     }
 }
