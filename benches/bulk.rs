@@ -30,12 +30,12 @@ fn main() {
 }
 
 /// Something done to a whole table.
-fn bench<W: Way<String>, R>(
+fn bench<K: Key, W: Way<K>, R>(
     group: &mut Group<'_>,
     name: &str,
     operation: impl Fn(&W) -> R + Copy + Send + Sync + 'static,
 ) {
-    let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
+    let fixture = LazyCell::new(|| Fixture::<K, W>::new(workers()));
     group.bench_function(name, move |bencher| {
         // Off the clock.
         let fixture = &*fixture;
@@ -69,17 +69,11 @@ fn reduce(benches: &mut Benches) {
         set.0.pin().iter().fold(0, |sum, named| sum + named.0.0.len())
     });
     bench(&mut group, "papaya, key beside the sender, by batches", |set: &Beside<String>| {
-        let pinned = set.0.pin();
-        let mut entries = pinned.iter().fuse();
-        let mut sum = 0;
-        loop {
-            let batch: [_; 128] = std::array::from_fn(|_| entries.next());
-            let named = batch.map(|entry| entry.map(|named| &*named.0));
-            sum += named.iter().flatten().map(|(key, _)| key.len()).sum::<usize>();
-            if batch[127].is_none() {
-                return sum;
-            }
-        }
+        sum_by_batches(set, |_| true, String::len)
+    });
+    // And for whoever asks as well whether a worker is to be shown: when its memory is fetched, and when it is shown.
+    bench(&mut group, "papaya, key and gate beside the sender, by batches", |set: &Beside<Gated>| {
+        sum_by_batches(set, |gated| black_box(gated.is_open), |gated| gated.key.len())
     });
     bench(&mut group, "DashMap", |map: &Dash<String>| map.0.iter().fold(0, |sum, entry| sum + entry.key().len()));
     bench(&mut group, "RwLock<HashMap>", |map: &Locked<String>| {
@@ -87,6 +81,37 @@ fn reduce(benches: &mut Benches) {
     });
     bench(&mut group, "moka", |map: &Moka<String>| map.0.iter().fold(0, |sum, (key, _)| sum + key.len()));
     group.finish();
+}
+
+/// A key, and beside it what a registry asks that shows nobody who ends. Here it says so of everybody.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Gated {
+    key: String,
+    is_open: bool,
+}
+
+impl Key for Gated {
+    fn nth(n: usize) -> Self {
+        Self { key: Key::nth(n), is_open: true }
+    }
+}
+
+/// Adds up what there is of those who are shown, read as the registry reads its table.
+fn sum_by_batches<K: Key>(set: &Beside<K>, is_shown: impl Fn(&K) -> bool, len: impl Fn(&K) -> usize) -> usize {
+    let pinned = set.0.pin();
+    let mut entries = pinned.iter().fuse();
+    let mut sum = 0;
+    loop {
+        let batch: [_; 128] = std::array::from_fn(|_| entries.next());
+        let mut keys = batch.map(|entry| entry.map(|named| &named.0.0));
+        for key in &mut keys {
+            *key = key.filter(|key| is_shown(key));
+        }
+        sum += keys.iter().flatten().filter(|key| is_shown(key)).map(|key| len(key)).sum::<usize>();
+        if batch[127].is_none() {
+            return sum;
+        }
+    }
 }
 
 fn to_list(benches: &mut Benches) {

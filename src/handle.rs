@@ -57,7 +57,8 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// `Ok` means that the mailbox took the message: it is handled after everything that was taken before (G8), unless
     /// the worker is killed, crashes or runs out of its stop time-out first; then it is handed to the builder's
-    /// `on_undelivered` (G6). Costs a lock that is held for a moment, and no allocation while the mailbox is small.
+    /// `on_undelivered` (G6). Costs a lock that is held for a moment, and no allocation while the mailbox is small. Like a
+    /// send to tokio's own channels it yields to the scheduler now and then, whether it is taken or not: so does a call.
     ///
     /// # Errors
     ///
@@ -165,8 +166,9 @@ impl<W: Worker> WorkerHandle<W> {
         match self.get_in_line(refused, Kind::Call).await {
             Ok(sequence) => Some(sequence),
             Err(message) => {
-                drop(message);
+                // First: it is counted if the drop panics, too.
                 self.refuse(Undelivered::Closed);
+                drop(message);
                 // Who calls again and again lets others run.
                 consume_budget().await;
                 None

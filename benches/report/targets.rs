@@ -235,6 +235,10 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
                 "over a set with the key beside the sender, by the same batches",
                 over("reduce/100,000", "papaya, key beside the sender, by batches"),
             ),
+            (
+                "over the same that asks whether they are open",
+                over("reduce/100,000", "papaya, key and gate beside the sender, by batches"),
+            ),
         ],
     ));
     rows.push(isolation(figures));
