@@ -1,7 +1,7 @@
 //! [`WorkerHandle`]: this worker, and no other of its key.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::hash::{Hash, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
-use crate::sync::poll_budget;
+use crate::sync::{Budget, poll_budget};
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
@@ -58,7 +58,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// `Ok` means that the mailbox took the message: it is handled after everything that was taken before (G8), unless
     /// the worker is killed, crashes or runs out of its stop time-out first; then it is handed to the builder's
     /// `on_undelivered` (G6). Costs a lock that is held for a moment, and no allocation while the mailbox is small. Like a
-    /// send to tokio's own channels it yields to the scheduler now and then, whether it is taken or not: so does a call.
+    /// send to tokio's own channels it yields to the scheduler now and then, whether the message is taken or comes back.
     ///
     /// # Errors
     ///
@@ -121,6 +121,17 @@ impl<W: Worker> WorkerHandle<W> {
         }
     }
 
+    #[cold]
+    fn unsent(&self, unsent: Unsent<W::Message>) -> SendError<W> {
+        match unsent {
+            Unsent::Closed(message) => {
+                self.refuse(Undelivered::Closed);
+                SendError::Closed(Returned::new(message))
+            }
+            Unsent::WouldDeadlock(message) => SendError::WouldDeadlock(Returned::new(message)),
+        }
+    }
+
     fn refuse(&self, why: Undelivered) {
         self.slot.link.hot.count(Hot::Undelivered(why));
     }
@@ -147,6 +158,8 @@ impl<W: Worker> WorkerHandle<W> {
     /// If the closure that builds the message does.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         if is_current(self.id()) {
+            // As below.
+            consume_budget().await;
             return Err(CallError::WouldDeadlock);
         }
         let (reply, mut answer) = reply::call().await;
@@ -169,7 +182,7 @@ impl<W: Worker> WorkerHandle<W> {
                 // First: it is counted if the drop panics, too.
                 self.refuse(Undelivered::Closed);
                 drop(message);
-                // Who calls again and again lets others run.
+                // Who calls again and again lets others run, and can be killed.
                 consume_budget().await;
                 None
             }
@@ -205,7 +218,12 @@ impl<W: Worker> WorkerHandle<W> {
     /// another one to send it to.
     #[inline]
     pub(crate) async fn accept(&self, message: W::Message, kind: Kind) -> Result<Sequence, Unsent<W::Message>> {
-        // Almost always there is room: what comes with waiting for it is not begun before that is known.
+        if kind == Kind::Cast {
+            let mut cast = Cast { handle: self, stage: Stage::Offered(Some(message)) };
+            return poll_fn(|cx| cast.poll_accept(cx)).await;
+        }
+        // It yields to the scheduler as it waits for its answer. Almost always there is room: what comes with waiting for it is
+        // not begun before that is known.
         match self.slot.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
             Err(refused) => self.get_in_line(refused, kind).await,
@@ -218,6 +236,7 @@ impl<W: Worker> WorkerHandle<W> {
         (&mut line.sending).await.map_err(Unsent::Closed)
     }
 
+    /// The place in the line of a message that was refused, if that was for the lack of room.
     fn line(&self, (why, message): (Refusal, W::Message), kind: Kind) -> Result<InLine<'_, W>, Unsent<W::Message>> {
         if why == Refusal::Closed {
             return Err(Unsent::Closed(message));
@@ -379,57 +398,59 @@ impl<W: Worker> Future for Cast<'_, W> {
     #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        // First, before anything is called: what was put here a moment ago is still in registers then.
-        let Stage::Offered(offered) = &mut this.stage else { return this.poll_in_line(cx) };
-        let message = offered.take().expect("polled after it was ready");
-        let queue = &this.handle.slot.queue;
-        let Poll::Ready(budget) = poll_budget(cx, || queue.is_full()) else {
-            *offered = Some(message);
-            return Poll::Pending;
-        };
-        match queue.try_send(message, Kind::Cast) {
-            Ok(_) => {
-                budget.spend();
-                Poll::Ready(Ok(()))
-            }
-            Err(refused) => {
-                if refused.0 == Refusal::Closed {
-                    budget.spend();
-                }
-                this.get_in_line(refused, cx)
-            }
-        }
+        this.poll_accept(cx).map(|accepted| accepted.map(drop).map_err(|unsent| this.handle.unsent(unsent)))
     }
 }
 
 impl<W: Worker> Cast<'_, W> {
+    // Always: the message is to go into the mailbox from where it is.
+    #[inline(always)]
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sequence, Unsent<W::Message>>> {
+        // First, before anything is called: what was put here a moment ago is still in registers then.
+        let Stage::Offered(offered) = &mut self.stage else { return self.poll_in_line(cx) };
+        let message = offered.take().expect("polled after it was ready");
+        let (handle, queue) = (self.handle, &self.handle.slot.queue);
+        // Nobody waits for room in a mailbox of its own.
+        let Poll::Ready(budget) = poll_budget(cx, || queue.is_full() && !is_current(handle.id())) else {
+            *offered = Some(message);
+            return Poll::Pending;
+        };
+        match queue.try_send(message, Kind::Cast) {
+            Ok(sequence) => {
+                budget.spend();
+                Poll::Ready(Ok(sequence))
+            }
+            Err(refused) => self.get_in_line(refused, budget, cx),
+        }
+    }
+
     #[cold]
     #[inline(never)]
-    fn get_in_line(&mut self, refused: (Refusal, W::Message), cx: &mut Context<'_>) -> Poll<Result<(), SendError<W>>> {
+    fn get_in_line(
+        &mut self,
+        refused: (Refusal, W::Message),
+        budget: Budget,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Sequence, Unsent<W::Message>>> {
         match self.handle.line(refused, Kind::Cast) {
             Ok(line) => {
+                // What waits spends nothing.
+                drop(budget);
                 self.stage = Stage::InLine(line);
                 self.poll_in_line(cx)
             }
-            Err(unsent) => Poll::Ready(Err(self.unsent(unsent))),
+            Err(unsent) => {
+                // Who casts again and again lets others run, and can be killed.
+                budget.spend();
+                Poll::Ready(Err(unsent))
+            }
         }
     }
 
     #[inline(never)]
-    fn poll_in_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), SendError<W>>> {
+    fn poll_in_line(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sequence, Unsent<W::Message>>> {
         let Stage::InLine(line) = &mut self.stage else { unreachable!("it waits in line") };
-        let sent = Pin::new(&mut line.sending).poll(cx);
-        sent.map(|sent| sent.map(drop).map_err(|message| self.unsent(Unsent::Closed(message))))
-    }
-
-    fn unsent(&self, unsent: Unsent<W::Message>) -> SendError<W> {
-        match unsent {
-            Unsent::Closed(message) => {
-                self.handle.refuse(Undelivered::Closed);
-                SendError::Closed(Returned::new(message))
-            }
-            Unsent::WouldDeadlock(message) => SendError::WouldDeadlock(Returned::new(message)),
-        }
+        Pin::new(&mut line.sending).poll(cx).map_err(Unsent::Closed)
     }
 }
 

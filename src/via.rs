@@ -154,7 +154,8 @@ impl<W: Worker> Via<W> {
         // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and
         // boxed.
         let message = match self.shared.find(&self.key, self.shared.table.hash(&self.key)) {
-            Some(handle) if is_current(handle.id()) => return Err(CallError::WouldDeadlock),
+            // It is told so below.
+            Some(handle) if is_current(handle.id()) => message,
             Some(handle) => match handle.slot.queue.try_send(message, Kind::Call) {
                 Ok(sequence) => {
                     self.shared.link.hot.count(Hot::Hit);
@@ -197,15 +198,15 @@ impl<W: Worker> Via<W> {
         kind: Kind,
     ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
         let mut ended = 0;
-        while ended < MOST_WORKERS {
+        let refused = loop {
+            if ended == MOST_WORKERS {
+                self.shared.link.hot.count(Hot::Undelivered(Undelivered::Closed));
+                break (message, Why::Closed);
+            }
             let handle = match &self.args {
                 None => match self.shared.lookup(&self.key) {
                     Some(handle) => handle,
-                    None => {
-                        // Who tries it again and again lets others run.
-                        consume_budget().await;
-                        return Err((message, Why::NotFound));
-                    }
+                    None => break (message, Why::NotFound),
                 },
                 Some(args) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
                     Ok(handle) => handle,
@@ -214,16 +215,16 @@ impl<W: Worker> Via<W> {
                         step_back().await;
                         continue;
                     }
-                    Err(StartError::WouldDeadlock) => return Err((message, Why::WouldDeadlock)),
-                    Err(error) => return Err((message, Why::NotStarted(error))),
+                    Err(StartError::WouldDeadlock) => break (message, Why::WouldDeadlock),
+                    Err(error) => break (message, Why::NotStarted(error)),
                 },
             };
             if kind == Kind::Call && is_current(handle.id()) {
-                return Err((message, Why::WouldDeadlock));
+                break (message, Why::WouldDeadlock);
             }
             match handle.accept(message, kind).await {
                 Ok(sequence) => return Ok((handle, sequence)),
-                Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
+                Err(Unsent::WouldDeadlock(message)) => break (message, Why::WouldDeadlock),
                 Err(Unsent::Closed(returned)) => {
                     message = returned;
                     if handle.was_stopped() {
@@ -233,9 +234,10 @@ impl<W: Worker> Via<W> {
                     }
                 }
             }
-        }
-        self.shared.link.hot.count(Hot::Undelivered(Undelivered::Closed));
-        Err((message, Why::Closed))
+        };
+        // Who sends again and again lets others run, and can be killed.
+        consume_budget().await;
+        Err(refused)
     }
 }
 

@@ -10,7 +10,8 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use common::{
-    Actor, Ask, Gate, Plan, Probe, Record, Role, Step, inside, poll_once, populated, until_idle, value_of, within,
+    Actor, Ask, Gate, Other, Plan, Probe, Record, Role, Step, inside, poll_once, populated, until_idle, value_of,
+    within,
 };
 use gen_registry::{Aliases, CallError, Equivalent, RegisterError, Registry, SendError, WorkerHandle, spawn};
 
@@ -249,6 +250,28 @@ async fn a_worker_that_calls_its_own_name_is_told_that_it_would_wait_for_itself(
         })
     });
     assert_eq!(told.await.unwrap(), (true, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_by_name_again_and_again_lets_others_run_whether_the_message_is_taken_or_comes_back() {
+    let registry = Registry::<Probe>::builder().mailbox_capacity(10_000).build().unwrap();
+    let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
+    let aliases = Aliases::<u32, Probe>::new();
+    aliases.register(1, &worker).unwrap();
+    let other = Other::new();
+    for way in ["a cast", "a cast to nobody", "a call to nobody"] {
+        let before = other.turns();
+        for _ in 0..1_000 {
+            let is_as_expected = match way {
+                "a cast" => within(aliases.cast(&1, Ask::Note(0)), way).await.is_ok(),
+                "a cast to nobody" => within(aliases.cast(&2, Ask::Note(0)), way).await.is_err(),
+                _ => within(aliases.call(&2, Ask::Notes), way).await.is_err(),
+            };
+            assert!(is_as_expected, "{way}");
+        }
+        let had = other.turns() - before;
+        assert!(had >= 5, "{way}: the other had {had} turns in 1,000 sends");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,13 +3,11 @@
 mod common;
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Step, poll_once, populated, until_idle, within};
+use common::{Ask, Gate, Other, Plan, Probe, Step, poll_once, populated, until_idle, within};
 use gen_registry::{CallError, Registry, Reply, SendError, WorkerHandle};
-use tokio::task::yield_now;
 use tokio::time::Instant;
 
 /// A worker whose mailbox holds one message, and who stands at the gate.
@@ -54,16 +52,7 @@ async fn who_sends_again_and_again_lets_others_run_whether_the_message_is_taken_
     let open = within(registry.start("open", Plan::default()), "the start").await.unwrap();
     let ended = within(registry.start("ended", Plan::default()), "the start").await.unwrap();
     within(ended.stop(), "the stop").await.unwrap();
-    let turns = Arc::new(AtomicU32::new(0));
-    let others = tokio::spawn({
-        let turns = Arc::clone(&turns);
-        async move {
-            loop {
-                turns.fetch_add(1, Ordering::Relaxed);
-                yield_now().await;
-            }
-        }
-    });
+    let other = Other::new();
     let (address, of_nobody) = (registry.via("open"), registry.via("ended"));
     let send = async |to| match to {
         "a worker" => open.cast(Ask::Note(0)).await.is_ok(),
@@ -81,14 +70,13 @@ async fn who_sends_again_and_again_lets_others_run_whether_the_message_is_taken_
         "a worker that has ended, a call",
         "an address of nobody, a call",
     ] {
-        let before = turns.load(Ordering::Relaxed);
+        let before = other.turns();
         for _ in 0..1_000 {
             assert!(within(send(to), "the send").await, "{to}");
         }
-        let had = turns.load(Ordering::Relaxed) - before;
-        assert!(had >= 5, "{to}: the others had {had} turns in 1,000 sends");
+        let had = other.turns() - before;
+        assert!(had >= 5, "{to}: the other had {had} turns in 1,000 sends");
     }
-    others.abort();
 }
 
 #[tokio::test(start_paused = true)]

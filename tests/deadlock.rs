@@ -6,7 +6,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Act, Actor, Gate, Role, act, inside, own_registry, until_idle, within};
+use common::{Act, Actor, Gate, Other, Role, act, inside, own_registry, until_idle, within};
 use gen_registry::{CallError, ExitReason, Registry, SendError, StartError, StopError, WorkerHandle};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -194,6 +194,38 @@ async fn a_cast_to_oneself_is_taken_while_there_is_room_and_refused_at_once_when
         within(received.recv(), "a cast to oneself").await.unwrap();
     }
     assert_eq!(begin.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g4_who_sends_to_itself_again_and_again_lets_others_run() {
+    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
+    let worker = started(&registry, "a").await;
+    let turns = inside(&worker, |ctx| {
+        Box::pin(async move {
+            let (own, via) = (ctx.handle().clone(), own_registry(ctx).via("a"));
+            let message = || act(|_| Box::pin(async {}));
+            own.cast(message()).await.unwrap();
+            let other = Other::new();
+            let mut turns = Vec::new();
+            for way in ["cast", "cast by address", "call", "call by address"] {
+                let before = other.turns();
+                for _ in 0..1_000 {
+                    let is_refused = match way {
+                        "cast" => matches!(own.cast(message()).await, Err(SendError::WouldDeadlock(_))),
+                        "cast by address" => matches!(via.cast(message()).await, Err(SendError::WouldDeadlock(_))),
+                        "call" => matches!(own.call(nothing).await, Err(CallError::WouldDeadlock)),
+                        _ => matches!(via.call(nothing).await, Err(CallError::WouldDeadlock)),
+                    };
+                    assert!(is_refused, "{way}");
+                }
+                turns.push((way, other.turns() - before));
+            }
+            turns
+        })
+    });
+    for (way, turns) in turns.await.unwrap() {
+        assert!(turns >= 5, "{way}: the other had {turns} turns in 1,000 sends");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use equivalent::Equivalent;
+use tokio::task::coop::consume_budget;
 
 use super::aliases::Aliases;
 use crate::current::is_current;
@@ -117,18 +118,25 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        for _ in 0..MOST_WORKERS {
-            let Some(handle) = self.whereis(name) else { return Err((message, Why::NotFound)) };
+        let mut ended = 0;
+        let refused = loop {
+            if ended == MOST_WORKERS {
+                break (message, Why::Closed);
+            }
+            let Some(handle) = self.whereis(name) else { break (message, Why::NotFound) };
             if kind == Kind::Call && is_current(handle.id()) {
-                return Err((message, Why::WouldDeadlock));
+                break (message, Why::WouldDeadlock);
             }
             match handle.accept(message, kind).await {
                 Ok(sequence) => return Ok((handle, sequence)),
-                Err(Unsent::WouldDeadlock(message)) => return Err((message, Why::WouldDeadlock)),
+                Err(Unsent::WouldDeadlock(message)) => break (message, Why::WouldDeadlock),
                 Err(Unsent::Closed(returned)) => message = returned,
             }
-        }
-        Err((message, Why::Closed))
+            ended += 1;
+        };
+        // Who sends again and again lets others run, and can be killed.
+        consume_budget().await;
+        Err(refused)
     }
 }
 

@@ -9,12 +9,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
 use gen_registry::{CallError, Context, ExitReason, Registry, Reply, Worker, WorkerHandle};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 /// Waits for something that has to come, and says what was lost if it does not.
 pub(crate) async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
@@ -39,6 +41,36 @@ pub(crate) async fn until_idle() {
 pub(crate) async fn many_turns() {
     for _ in 0..256 {
         tokio::task::yield_now().await;
+    }
+}
+
+/// Another task, which counts its turns: those who share a thread with it have let it run so often.
+pub(crate) struct Other {
+    turns: Arc<AtomicU32>,
+    task: JoinHandle<()>,
+}
+
+impl Other {
+    pub(crate) fn new() -> Self {
+        let turns = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&turns);
+        // At the end of the scheduler's queue at once: `yield_now` would wait until that is empty.
+        let task = tokio::spawn(poll_fn(move |cx| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        Self { turns, task }
+    }
+
+    pub(crate) fn turns(&self) -> u32 {
+        self.turns.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
