@@ -1,0 +1,1 @@
+//! Sends through handles, addresses and aliases that give the message back.

@@ -1,0 +1,1 @@
+//! Restart backoff, and options that cannot work together.

@@ -1,0 +1,1 @@
+//! Blocking work that never began.

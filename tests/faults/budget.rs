@@ -1,0 +1,1 @@
+//! Every public future takes part in the cooperative budget.

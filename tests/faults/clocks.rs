@@ -1,0 +1,1 @@
+//! Deadlines follow the clock of the runtime of the registry.

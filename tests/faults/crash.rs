@@ -1,0 +1,1 @@
+//! A run that is ended as a crash ends it.

@@ -1,0 +1,1 @@
+//! Values whose `Drop` panics.

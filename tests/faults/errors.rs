@@ -1,0 +1,1 @@
+//! Error messages, and the traits of the public types.

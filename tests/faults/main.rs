@@ -1,0 +1,26 @@
+//! Faults that users of other libraries reported, and the verbs that they miss: each kind of fault with its smallest input and
+//! its siblings.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod addresses;
+mod backoff;
+mod blocking;
+mod budget;
+mod clocks;
+mod crash;
+mod drops;
+mod errors;
+mod intervals;
+mod monitors;
+mod owner_circles;
+mod panics;
+mod residency;
+mod retry;
+mod runs;
+mod stack;
+mod stop_modes;
+mod stuck_init;
+mod tracing_panics;
+mod type_depth;

@@ -1,0 +1,1 @@
+//! Registries that would own each other in a circle.

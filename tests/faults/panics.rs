@@ -1,0 +1,1 @@
+//! Panics in the own tasks of a worker.

@@ -1,0 +1,1 @@
+//! A worker that keeps itself from eviction.

@@ -1,0 +1,1 @@
+//! The end of one run, and the request to end.

@@ -1,0 +1,1 @@
+//! Stack use of debug builds.

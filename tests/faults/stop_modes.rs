@@ -1,0 +1,1 @@
+//! A stop that gives the queue back.

@@ -1,0 +1,1 @@
+//! An `init` that never yields.

@@ -1,0 +1,1 @@
+//! A subscriber of `tracing` that panics.
