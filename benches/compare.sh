@@ -23,7 +23,7 @@ step() { printf '\n== %s (%ss)\n' "$*" "$SECONDS"; }
 load() { cut -d' ' -f1-3 /proc/loadavg 2>/dev/null || echo unknown; }
 
 step 'building'
-cargo bench --locked --no-run
+cargo bench --locked -p benches --no-run
 SECONDS=0
 note Run "$name, $(date -u +%Y-%m-%d)."
 note Commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff --quiet HEAD -- src Cargo.lock 2>/dev/null || echo ', changed')"
@@ -33,13 +33,13 @@ note 'Load averages before' "$(load)"
 # All ways of a group take turns: see benches/common/turns.rs.
 for bench in lookup isolation cold_start messages churn limits metrics bulk; do
     step "$bench"
-    cargo bench --locked --bench "$bench" -- --turns "${turns[@]}" >"$run/$bench.tsv"
+    cargo bench --locked -p benches --bench "$bench" -- --turns "${turns[@]}" >"$run/$bench.tsv"
 done
 step 'memory'
-cargo bench --locked --bench memory -- "${mode[@]}" >"$run/memory.tsv"
+cargo bench --locked -p benches --bench memory -- "${mode[@]}" >"$run/memory.tsv"
 step 'growth'
 # Its verdict is in the report as well.
-cargo bench --locked --bench growth -- "${mode[@]}" | tee "$run/growth.tsv" | grep -v ^figure || growth=failed
+cargo bench --locked -p benches --bench growth -- "${mode[@]}" | tee "$run/growth.tsv" | grep -v ^figure || growth=failed
 step 'elixir'
 if command -v elixir >/dev/null 2>&1; then
     elixir --erl '+S 2:2 +P 4000000' benches/elixir/registry.exs "${mode[@]}" >"$run/elixir.tsv"
@@ -51,7 +51,7 @@ note 'Load averages after' "$(load)"
 note 'Took' "$((SECONDS / 60)) minutes"
 
 step 'report'
-cargo bench --locked --bench report -- "$run" "$PWD/benches"
+cargo bench --locked -p benches --bench report -- "$run" "$PWD/benches"
 if [ "${growth-}" ]; then
     echo 'something grows worse than logarithmically' >&2
     exit 1

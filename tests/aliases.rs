@@ -1,6 +1,6 @@
 //! `Aliases`: one worker per name; a worker may have many.
 
-mod common;
+use test_support as common;
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,6 +1,6 @@
 //! What a hit costs: no allocation; and what a worker weighs. This binary has an allocator that counts, for each thread.
 
-mod common;
+use test_support as common;
 
 use std::hint::black_box;
 use std::pin::pin;

@@ -1,6 +1,6 @@
 //! `await_registration`: a wait for a name, and names that are registered while their workers start.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::time::Duration;

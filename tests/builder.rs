@@ -1,6 +1,6 @@
 //! `Builder`: what it accepts, and that names keep registries apart.
 
-mod common;
+use test_support as common;
 
 use std::time::Duration;
 

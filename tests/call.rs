@@ -1,6 +1,6 @@
 //! `cast`, `try_cast`, `call`, `call_timeout` and `Reply`.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex};

@@ -1,6 +1,6 @@
 //! `max_workers` with `eviction`: who is refused, who has to go, and that there are never more (G11).
 
-mod common;
+use test_support as common;
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! G11 under a storm: never more workers than `max_workers`, counted from inside of them.
 
-mod common;
+use test_support as common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

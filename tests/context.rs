@@ -1,6 +1,6 @@
 //! `Context`: what a worker knows of itself, and the tasks that belong to it.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::sync::mpsc::{Sender, channel};

@@ -1,6 +1,6 @@
 //! `count`: those that a lookup would find.
 
-mod common;
+use test_support as common;
 
 use common::{Ask, Gate, Plan, Probe, Step, populated, within};
 use gen_registry::Registry;

@@ -2,7 +2,7 @@
 //!
 //! The clock is paused: "at once" means that it has not moved, so that no time-out was needed to end the wait.
 
-mod common;
+use test_support as common;
 
 use std::time::Duration;
 

@@ -3,7 +3,7 @@
 //! G3 for directories: a read that begins after a worker was stopped, with `Ok`, never returns it. And when all is over
 //! nothing is left.
 
-mod common;
+use test_support as common;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

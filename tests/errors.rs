@@ -1,6 +1,6 @@
 //! Errors: they convert with `?`, say what to do, and give back what was not used.
 
-mod common;
+use test_support as common;
 
 use std::cell::Cell;
 use std::error::Error;

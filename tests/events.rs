@@ -1,6 +1,6 @@
 //! `registry.subscribe()`: what is told of each run, what is not told, and what a slow subscriber loses.
 
-mod common;
+use test_support as common;
 
 use std::collections::HashMap;
 use std::sync::Arc;

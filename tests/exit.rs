@@ -1,6 +1,6 @@
 //! What a worker's exit does to its registry, whatever ended it.
 
-mod common;
+use test_support as common;
 
 use common::{Ask, Plan, Probe, Record, Scripted, Step, populated, within};
 use gen_registry::{ExitReason, Registry};

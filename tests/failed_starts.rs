@@ -1,6 +1,6 @@
 //! `remember_failed_starts`: a key that is broken does not hammer what it loads from, and is forgotten in time.
 
-mod common;
+use test_support as common;
 
 use std::error::Error;
 use std::time::Duration;

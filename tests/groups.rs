@@ -1,6 +1,6 @@
 //! `Groups`: many workers per property.
 
-mod common;
+use test_support as common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;

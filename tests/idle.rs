@@ -1,6 +1,6 @@
 //! Idling (G7): who has nothing to do for long enough goes, with nothing lost; who has something to do stays.
 
-mod common;
+use test_support as common;
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,6 +1,6 @@
 //! Keys of any type, and their borrowed forms.
 
-mod common;
+use test_support as common;
 
 use std::convert::Infallible;
 use std::fmt::Debug;

@@ -1,6 +1,6 @@
 //! `kill`: no drain, no `terminate`; the same promise about the key.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! `lookup`: what it finds, and when.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::task::Poll;

@@ -1,6 +1,6 @@
 //! `lookup_or_start` and `lookup_or_start_with`: one worker per key, started when it is first wanted.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::task::Poll;

@@ -1,6 +1,6 @@
 //! Monitors: `ctx.monitor` delivers the end of another worker's run as a message; `handle.closed()` waits for its last.
 
-mod common;
+use test_support as common;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The sessions of the documents from which this crate comes, held on it: chat rooms, key-value buckets, to-do lists
 //! and a phone number's denylist.
 
-mod common;
+use test_support as common;
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;

@@ -1,6 +1,6 @@
 //! `ctx.own`: a registry that ends with a worker of another one, before that worker's key is free.
 
-mod common;
+use test_support as common;
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;

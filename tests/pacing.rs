@@ -1,6 +1,6 @@
 //! `max_concurrent_starts`: how many `init`s run at once, who is next, and who need not wait.
 
-mod common;
+use test_support as common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};

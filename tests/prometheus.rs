@@ -3,9 +3,8 @@
 //! A process has one recorder for all of its life, so that each way to install one is shown in a process of its own: the test
 //! runs its own binary again for that.
 
-mod common;
-#[path = "common/exposition.rs"]
-mod exposition;
+use test_support as common;
+use test_support::exposition;
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,6 +1,6 @@
 //! `reduce`: a fold over keys and workers.
 
-mod common;
+use test_support as common;
 
 use std::collections::BTreeMap;
 

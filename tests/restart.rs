@@ -1,6 +1,6 @@
 //! Restarts by policy: who comes back, what is kept, and what ends a worker in the middle of one.
 
-mod common;
+use test_support as common;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,7 +1,7 @@
 //! A worker that is to come back, and is ended before it has: in its `terminate`, in its backoff, while it waits for its
 //! turn, in its `init`, and while what it owned is waited for.
 
-mod common;
+use test_support as common;
 
 use std::sync::mpsc;
 use std::time::Duration;

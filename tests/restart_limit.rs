@@ -1,6 +1,6 @@
 //! Restart budgets: exact, of one key each, told when they are spent, and remembered beyond the worker, within bounds.
 
-mod common;
+use test_support as common;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

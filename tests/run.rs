@@ -2,7 +2,7 @@
 //!
 //! The sockets are real ones, on loopback, so the clock is not paused here.
 
-mod common;
+use test_support as common;
 
 use std::convert::Infallible;
 use std::io;

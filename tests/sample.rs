@@ -1,6 +1,6 @@
 //! `sample`: one of the workers.
 
-mod common;
+use test_support as common;
 
 use common::{Ask, Probe, populated, value_of, within};
 use gen_registry::Registry;

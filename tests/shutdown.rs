@@ -1,6 +1,6 @@
 //! `shutdown`, and what dropping the last registry does.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! `spawn`: a worker outside any registry.
 
-mod common;
+use test_support as common;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;

@@ -1,6 +1,6 @@
 //! `start`: for callers that want to be the one who started it.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::task::Poll;

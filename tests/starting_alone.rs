@@ -2,7 +2,7 @@
 //! and what belongs to it takes its time. Each with a twin whose start the owner attends to from the beginning
 //! (`max_concurrent_starts`), which is to end in the same way.
 
-mod common;
+use test_support as common;
 
 use std::future::pending;
 use std::sync::mpsc::{self, RecvTimeoutError};

@@ -1,6 +1,6 @@
 //! `stop`: drains, terminates, and answers when the key is free.
 
-mod common;
+use test_support as common;
 
 use std::pin::pin;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Timers: `ctx.send_after` and `ctx.send_interval`.
 
-mod common;
+use test_support as common;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

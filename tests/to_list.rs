@@ -1,6 +1,6 @@
 //! `to_list`: all workers.
 
-mod common;
+use test_support as common;
 
 use common::{Probe, populated, within};
 use gen_registry::Registry;

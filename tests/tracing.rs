@@ -1,6 +1,6 @@
 //! What a registry tells `tracing`.
 
-mod common;
+use test_support as common;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

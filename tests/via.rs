@@ -1,6 +1,6 @@
 //! `via` and `via_or_start`: the address of a key, whoever has it.
 
-mod common;
+use test_support as common;
 
 use std::convert::Infallible;
 use std::pin::pin;

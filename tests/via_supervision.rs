@@ -1,7 +1,7 @@
 //! A send through a key address survives a restart, a passivation, an eviction, and a stop followed by a start: what was
 //! accepted is handled once, or its caller is told.
 
-mod common;
+use test_support as common;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

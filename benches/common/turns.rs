@@ -2,7 +2,7 @@
 //! were taken. So what is compared can also be measured in turns, by the same code: each way of a group for some milliseconds,
 //! then the next, round and round, and each ratio is made within a round.
 //!
-//!     cargo bench --bench lookup -- --turns 15 3
+//!     cargo bench -p benches --bench lookup -- --turns 15 3
 //!
 //! Each group is measured in so many rounds, and in so many processes of its own, for where in memory the workers of a table come
 //! to lie is luck. Each makes the tables in another order. What they print is for the report: `turns`, group, way, and

@@ -1,6 +1,6 @@
 //! What did a run say? Writes `RESULTS.md` and its charts from what `compare.sh` has left.
 //!
-//!     cargo bench --bench report -- RUN OUT
+//!     cargo bench -p benches --bench report -- RUN OUT
 //!
 //! `RUN` is the folder with criterion's estimates and the files of lines, `OUT` the one to write to.
 
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["--test"] => smoke(),
         [run, out] if !run.starts_with('-') => report(Path::new(run), Path::new(out)),
-        // A plain `cargo bench`, perhaps with something for criterion.
+        // A plain `cargo bench -p benches`, perhaps with something for criterion.
         [] | [_] => {
             println!("the report is written by benches/compare.sh");
             Ok(())

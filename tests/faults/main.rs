@@ -1,8 +1,7 @@
 //! Faults that users of other libraries reported, and the verbs that they miss: each kind of fault with its smallest input and
 //! its siblings.
 
-#[path = "../common/mod.rs"]
-mod common;
+use test_support as common;
 
 mod addresses;
 mod backoff;

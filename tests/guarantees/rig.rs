@@ -12,8 +12,7 @@ use std::time::Duration;
 use gen_registry::{Context, ExitReason, Registry, Reply, Worker, WorkerHandle};
 use tokio::sync::{Semaphore, oneshot};
 
-#[path = "../common/mod.rs"]
-mod common;
+use test_support as common;
 
 pub(crate) use self::common::within;
 

@@ -1,9 +1,7 @@
 //! What a registry counts, and what it tells a recorder.
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../common/exposition.rs"]
-mod exposition;
+use test_support as common;
+use test_support::exposition;
 
 mod healing;
 mod names;

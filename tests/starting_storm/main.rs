@@ -2,8 +2,7 @@
 //! kills, the time is up, everything is shut down. Whoever comes finds the start over, with its gate open, or not over, and then
 //! the owner goes on with it. Nobody finds it between the two, is told of it twice, or waits for ever.
 
-#[path = "../common/mod.rs"]
-mod common;
+use test_support as common;
 mod races;
 
 use std::collections::{HashMap, HashSet};

@@ -1,7 +1,7 @@
 //! May this caller ring this phone? A service with one worker per phone that has rules, and one per caller about whom
 //! the public complained: two registries in one process.
 //!
-//! `cargo run --release --example denylist` starts it and prints what to try. The README beside this file tells the
+//! `cargo run --release -p denylist` starts it and prints what to try. The README beside this file tells the
 //! rest.
 
 mod api;

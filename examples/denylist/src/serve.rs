@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::telemetry::Telemetry;
 
 /// Made-up complaints about made-up callers: every number is of the range that is reserved for fiction.
-const SAMPLE: &str = include_str!("sample.csv");
+const SAMPLE: &str = include_str!("../sample.csv");
 /// The phone that has rules after the sample was imported, and a caller that they reject.
 const SAMPLE_RECIPIENT: &str = "+12025550199";
 const SAMPLE_CALLER: &str = "+12025550123";

@@ -1,33 +1,31 @@
 //! [`Exposition`]: what Prometheus' text format says, read strictly.
 
-#![allow(dead_code, reason = "every test binary uses its own part of this")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use gen_registry::metrics::{Kind, LabelValues, Metric};
 
 /// The families by name.
 #[derive(Debug, Default)]
-pub(crate) struct Exposition(pub(crate) BTreeMap<String, Family>);
+pub struct Exposition(pub BTreeMap<String, Family>);
 
 #[derive(Debug, Default)]
-pub(crate) struct Family {
-    pub(crate) help: Option<String>,
-    pub(crate) kind: String,
-    pub(crate) samples: Vec<Sample>,
+pub struct Family {
+    pub help: Option<String>,
+    pub kind: String,
+    pub samples: Vec<Sample>,
 }
 
 #[derive(Debug)]
-pub(crate) struct Sample {
-    pub(crate) name: String,
-    pub(crate) labels: BTreeMap<String, String>,
-    pub(crate) value: f64,
+pub struct Sample {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub value: f64,
 }
 
 impl Exposition {
     /// Reads the text, in which each family comes once, with its type before its samples, and no series comes twice.
     #[track_caller]
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut families = BTreeMap::<String, Family>::new();
         let mut helps = BTreeMap::new();
         let mut current = String::new();
@@ -65,13 +63,13 @@ impl Exposition {
 
     /// The value of a series that has these labels, of which there is to be one.
     #[track_caller]
-    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let found = self.find(name, labels);
         let [sample] = &*found else { panic!("{name} {labels:?}: {found:?}") };
         sample.value
     }
 
-    pub(crate) fn find(&self, name: &str, labels: &[(&str, &str)]) -> Vec<&Sample> {
+    pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Vec<&Sample> {
         let samples = self.0.values().flat_map(|family| &family.samples);
         let has_labels = |sample: &&Sample| {
             sample.name == name
@@ -80,13 +78,13 @@ impl Exposition {
         samples.filter(has_labels).collect()
     }
 
-    pub(crate) fn series(&self) -> usize {
+    pub fn series(&self) -> usize {
         self.0.values().map(|family| family.samples.len()).sum()
     }
 
     /// A metric of the catalogue is there with its help, its type, and every value of its labels, for this registry.
     #[track_caller]
-    pub(crate) fn has_whole(&self, metric: &Metric, registry: &str) {
+    pub fn has_whole(&self, metric: &Metric, registry: &str) {
         let family = self.0.get(metric.name).unwrap_or_else(|| panic!("{} is missing", metric.name));
         assert_eq!(family.help.as_deref(), Some(metric.help), "{}", metric.name);
         assert_eq!(family.kind, metric.kind.name(), "{}", metric.name);

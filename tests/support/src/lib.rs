@@ -1,10 +1,17 @@
-//! The workers, gates and bounded waits that the tests share.
+//! The workers, gates and bounded waits that the tests of several packages share.
 //!
 //! - [`Probe`] does what its [`Plan`] says in `init` and `terminate`, and what a message says in `handle`.
 //! - [`Actor`] runs code that a test gives it, with its context at hand. [`Player`] does so too, and may come back.
 //! - A [`Record`] knows how many states of a key live at this moment, and how many ever did at once.
 
-#![allow(dead_code, reason = "every test binary uses its own part of this")]
+#![allow(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::new_without_default,
+    reason = "nothing here is published"
+)]
+
+pub mod exposition;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, IntoFuture, poll_fn};
@@ -19,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 /// Waits for something that has to come, and says what was lost if it does not.
-pub(crate) async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
+pub async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
     match tokio::time::timeout(Duration::from_secs(120), awaited).await {
         Ok(output) => output,
         Err(_) => panic!("waited in vain, lost: {lost}"),
@@ -27,31 +34,31 @@ pub(crate) async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
 }
 
 /// Polls once, and lets nobody else run: on a current-thread runtime what is ready then needed no other task.
-pub(crate) async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+pub async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// Lets every other task go as far as it can. For a paused clock, which moves only when nothing else can; not while
 /// blocking work is under way, which holds the clock.
-pub(crate) async fn until_idle() {
+pub async fn until_idle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
 /// Gives other tasks many turns, where the clock is held by blocking work.
-pub(crate) async fn many_turns() {
+pub async fn many_turns() {
     for _ in 0..256 {
         tokio::task::yield_now().await;
     }
 }
 
 /// Another task, which counts its turns: those who share a thread with it have let it run so often.
-pub(crate) struct Other {
+pub struct Other {
     turns: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
 impl Other {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         let turns = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&turns);
         // At the end of the scheduler's queue at once: `yield_now` would wait until that is empty.
@@ -63,7 +70,7 @@ impl Other {
         Self { turns, task }
     }
 
-    pub(crate) fn turns(&self) -> u32 {
+    pub fn turns(&self) -> u32 {
         self.turns.load(Ordering::Relaxed)
     }
 }
@@ -76,36 +83,36 @@ impl Drop for Other {
 
 /// Something to stop at. It opens once, for everyone.
 #[derive(Clone)]
-pub(crate) struct Gate {
+pub struct Gate {
     arrivals: Arc<Semaphore>,
     open: Arc<Semaphore>,
 }
 
 impl Gate {
-    pub(crate) fn new() -> Self {
+    pub fn new() -> Self {
         Self { arrivals: Arc::new(Semaphore::new(0)), open: Arc::new(Semaphore::new(0)) }
     }
 
     /// Stops here until the gate is open.
-    pub(crate) async fn pass(&self) {
+    pub async fn pass(&self) {
         self.arrivals.add_permits(1);
         // It never has permits: that it was closed is the sign that the gate is open.
         let _ = self.open.acquire().await;
     }
 
     /// Waits until one more has come to the gate.
-    pub(crate) async fn reached(&self) {
+    pub async fn reached(&self) {
         within(self.arrivals.acquire(), "somebody at the gate").await.expect("this one is never closed").forget();
     }
 
-    pub(crate) fn open(&self) {
+    pub fn open(&self) {
         self.open.close();
     }
 }
 
 /// What one of a worker's methods is to do.
 #[derive(Clone, Default)]
-pub(crate) enum Step {
+pub enum Step {
     #[default]
     Succeed,
     Fail,
@@ -132,10 +139,10 @@ impl Step {
 
 /// What the `init`s of a key do, one after another.
 #[derive(Clone, Default)]
-pub(crate) struct Script(Arc<Mutex<VecDeque<Step>>>);
+pub struct Script(Arc<Mutex<VecDeque<Step>>>);
 
 impl Script {
-    pub(crate) fn new(steps: impl IntoIterator<Item = Step>) -> Self {
+    pub fn new(steps: impl IntoIterator<Item = Step>) -> Self {
         Self(Arc::new(Mutex::new(steps.into_iter().collect())))
     }
 
@@ -146,7 +153,7 @@ impl Script {
 
 /// The error of a step that was told to fail.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Scripted;
+pub struct Scripted;
 
 impl std::fmt::Display for Scripted {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -158,7 +165,7 @@ impl std::error::Error for Scripted {}
 
 /// What became of the workers that share it.
 #[derive(Clone, Default)]
-pub(crate) struct Record(Arc<Mutex<HashMap<String, Lives>>>);
+pub struct Record(Arc<Mutex<HashMap<String, Lives>>>);
 
 #[derive(Default)]
 struct Lives {
@@ -177,7 +184,7 @@ impl Record {
     }
 
     /// Counts a state as alive, until the result is dropped.
-    pub(crate) fn enter(&self, key: &str) -> Life {
+    pub fn enter(&self, key: &str) -> Life {
         self.with(key, |lives| {
             lives.begun += 1;
             lives.now += 1;
@@ -187,33 +194,33 @@ impl Record {
     }
 
     /// How many states of a key live now, those in `init` included.
-    pub(crate) fn alive(&self, key: &str) -> usize {
+    pub fn alive(&self, key: &str) -> usize {
         self.with(key, |lives| lives.now)
     }
 
     /// How many states of a key ever lived at the same time.
-    pub(crate) fn most_at_once(&self, key: &str) -> usize {
+    pub fn most_at_once(&self, key: &str) -> usize {
         self.with(key, |lives| lives.most)
     }
 
     /// How many times `init` began for a key.
-    pub(crate) fn inits(&self, key: &str) -> usize {
+    pub fn inits(&self, key: &str) -> usize {
         self.with(key, |lives| lives.begun)
     }
 
     /// The reasons with which `terminate` ran for a key.
-    pub(crate) fn terminated(&self, key: &str) -> Vec<String> {
+    pub fn terminated(&self, key: &str) -> Vec<String> {
         self.with(key, |lives| lives.terminated.clone())
     }
 
     /// The notes that all workers of a key were sent, in the order in which they were handled.
-    pub(crate) fn noted(&self, key: &str) -> Vec<u32> {
+    pub fn noted(&self, key: &str) -> Vec<u32> {
         self.with(key, |lives| lives.noted.clone())
     }
 }
 
 /// One state of one key.
-pub(crate) struct Life {
+pub struct Life {
     record: Record,
     key: String,
 }
@@ -226,46 +233,46 @@ impl Drop for Life {
 
 /// What a [`Probe`] does in its life.
 #[derive(Clone, Default)]
-pub(crate) struct Plan {
+pub struct Plan {
     /// What [`Ask::Value`] is answered with.
-    pub(crate) value: u32,
-    pub(crate) record: Record,
+    pub value: u32,
+    pub record: Record,
     /// Before `init` is looked at.
-    pub(crate) script: Script,
-    pub(crate) init: Step,
-    pub(crate) terminate: Step,
+    pub script: Script,
+    pub init: Step,
+    pub terminate: Step,
 }
 
 impl Plan {
-    pub(crate) fn value(value: u32) -> Self {
+    pub fn value(value: u32) -> Self {
         Self { value, ..Self::default() }
     }
 
-    pub(crate) fn init(init: Step) -> Self {
+    pub fn init(init: Step) -> Self {
         Self { init, ..Self::default() }
     }
 
-    pub(crate) fn terminate(terminate: Step) -> Self {
+    pub fn terminate(terminate: Step) -> Self {
         Self { terminate, ..Self::default() }
     }
 
-    pub(crate) fn script(inits: impl IntoIterator<Item = Step>) -> Self {
+    pub fn script(inits: impl IntoIterator<Item = Step>) -> Self {
         Self { script: Script::new(inits), ..Self::default() }
     }
 
-    pub(crate) fn recorded(self, record: &Record) -> Self {
+    pub fn recorded(self, record: &Record) -> Self {
         Self { record: record.clone(), ..self }
     }
 }
 
 /// A worker that does as it is told.
-pub(crate) struct Probe {
+pub struct Probe {
     plan: Plan,
     notes: Vec<u32>,
     _life: Life,
 }
 
-pub(crate) enum Ask {
+pub enum Ask {
     /// What the plan said.
     Value(Reply<u32>),
     Note(u32),
@@ -316,7 +323,7 @@ impl Worker for Probe {
 }
 
 /// A registry with workers of these keys.
-pub(crate) async fn populated(keys: &[&str]) -> Registry<Probe> {
+pub async fn populated(keys: &[&str]) -> Registry<Probe> {
     let registry = Registry::new();
     for key in keys {
         within(registry.start(*key, Plan::default()), "a start").await.expect("nothing is in the way of this start");
@@ -325,49 +332,45 @@ pub(crate) async fn populated(keys: &[&str]) -> Registry<Probe> {
 }
 
 /// What a worker was given as its value.
-pub(crate) async fn value_of(worker: &WorkerHandle<Probe>) -> u32 {
+pub async fn value_of(worker: &WorkerHandle<Probe>) -> u32 {
     within(worker.call(Ask::Value), "the worker's value").await.expect("the worker lives")
 }
 
-pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// Code that runs as a worker.
-pub(crate) type Act = Box<dyn for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send>;
+pub type Act = Box<dyn for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send>;
 
-pub(crate) fn act(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Act {
+pub fn act(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Act {
     Box::new(code)
 }
 
 /// What an [`Actor`] does in its life, apart from its messages.
 #[derive(Default)]
-pub(crate) struct Role {
-    pub(crate) init: Option<Act>,
+pub struct Role {
+    pub init: Option<Act>,
     /// After the code of `init`.
-    pub(crate) fail_init: bool,
-    pub(crate) terminate: Option<Act>,
-    pub(crate) record: Record,
+    pub fail_init: bool,
+    pub terminate: Option<Act>,
+    pub record: Record,
 }
 
 impl Role {
-    pub(crate) fn init(
-        code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static,
-    ) -> Self {
+    pub fn init(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Self {
         Self { init: Some(act(code)), ..Self::default() }
     }
 
-    pub(crate) fn terminate(
-        code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static,
-    ) -> Self {
+    pub fn terminate(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Self {
         Self { terminate: Some(act(code)), ..Self::default() }
     }
 
-    pub(crate) fn recorded(self, record: &Record) -> Self {
+    pub fn recorded(self, record: &Record) -> Self {
         Self { record: record.clone(), ..self }
     }
 }
 
 /// A worker that runs the code it is sent.
-pub(crate) struct Actor {
+pub struct Actor {
     terminate: Option<Act>,
     _life: Life,
 }
@@ -399,7 +402,7 @@ impl Worker for Actor {
 }
 
 /// Runs code in a worker's `handle`, and tells what it came to.
-pub(crate) async fn inside<T: Send + 'static>(
+pub async fn inside<T: Send + 'static>(
     worker: &WorkerHandle<Actor>,
     code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, T> + Send + 'static,
 ) -> Result<T, CallError<Actor>> {
@@ -408,13 +411,12 @@ pub(crate) async fn inside<T: Send + 'static>(
 }
 
 /// What one of a [`Player`]'s methods does, each time anew.
-pub(crate) type Scene =
-    Arc<dyn for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync>;
+pub type Scene = Arc<dyn for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync>;
 
 /// What a [`Player`] does once.
-pub(crate) type Cue = Box<dyn for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send>;
+pub type Cue = Box<dyn for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send>;
 
-pub(crate) fn cue(
+pub fn cue(
     code: impl for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + 'static,
 ) -> Cue {
     Box::new(code)
@@ -422,32 +424,32 @@ pub(crate) fn cue(
 
 /// What a [`Player`] does in its runs, apart from its messages.
 #[derive(Clone, Default)]
-pub(crate) struct Part {
-    pub(crate) init: Option<Scene>,
-    pub(crate) terminate: Option<Scene>,
-    pub(crate) record: Record,
+pub struct Part {
+    pub init: Option<Scene>,
+    pub terminate: Option<Scene>,
+    pub record: Record,
 }
 
 impl Part {
-    pub(crate) fn init(
+    pub fn init(
         code: impl for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync + 'static,
     ) -> Self {
         Self { init: Some(Arc::new(code)), ..Self::default() }
     }
 
-    pub(crate) fn terminate(
+    pub fn terminate(
         code: impl for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync + 'static,
     ) -> Self {
         Self { terminate: Some(Arc::new(code)), ..Self::default() }
     }
 
-    pub(crate) fn recorded(self, record: &Record) -> Self {
+    pub fn recorded(self, record: &Record) -> Self {
         Self { record: record.clone(), ..self }
     }
 }
 
 /// A worker that runs the code it is given, and may be restarted.
-pub(crate) struct Player {
+pub struct Player {
     terminate: Option<Scene>,
     _life: Life,
 }
@@ -479,7 +481,7 @@ impl Worker for Player {
 }
 
 /// Runs code in a [`Player`]'s `handle`, and tells what it came to.
-pub(crate) async fn play<T: Send + 'static>(
+pub async fn play<T: Send + 'static>(
     worker: &WorkerHandle<Player>,
     code: impl for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, T> + Send + 'static,
 ) -> Result<T, CallError<Player>> {
@@ -495,7 +497,7 @@ pub(crate) async fn play<T: Send + 'static>(
 }
 
 /// G9: nothing starts, restarts or stops, and every number agrees with every other.
-pub(crate) fn assert_at_rest<W: Worker>(registry: &Registry<W>) {
+pub fn assert_at_rest<W: Worker>(registry: &Registry<W>) {
     let stats = registry.stats();
     let listed = registry.to_list().len();
     assert_eq!((stats.starting, stats.restarting, stats.stopping), (0, 0, 0), "not at rest: {stats:?}");
@@ -505,13 +507,13 @@ pub(crate) fn assert_at_rest<W: Worker>(registry: &Registry<W>) {
 }
 
 /// The registry that a worker belongs to, as it sees it itself.
-pub(crate) fn own_registry(ctx: &Context<Actor>) -> Registry<Actor> {
+pub fn own_registry(ctx: &Context<Actor>) -> Registry<Actor> {
     ctx.registry().upgrade().expect("the test holds the registry")
 }
 
 /// Bytes of memory that this process has in use.
 #[cfg(target_os = "linux")]
-pub(crate) fn resident() -> i64 {
+pub fn resident() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux has its own count");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is among them");
     line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<i64>().ok()).expect("a number") * 1024

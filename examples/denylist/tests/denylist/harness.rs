@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,27 +16,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const HEADER: &str = "Company_Phone_Number,Created_Date,Violation_Date,Consumer_City,Consumer_State,\
                                  Consumer_Area_Code,Subject,Recorded_Message_Or_Robocall";
 
-/// The example's binary.
-///
-/// Cargo is asked for it each time: `cargo test` builds an example that has tests of its own as a test, and leaves
-/// behind whatever binary an earlier build made.
+/// The service's binary, which cargo builds with these tests.
 pub(crate) fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let test = std::env::current_exe().expect("a test knows its own path");
-        let directory = test.parent().and_then(Path::parent).expect("a test is in target/PROFILE/deps");
-        let target = directory.parent().expect("a profile is in the target directory");
-        let profile = match directory.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", "denylist", "--profile", profile, "--target-dir"]).arg(target);
-        let built = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().expect("cargo runs");
-        let binary = directory.join("examples").join("denylist");
-        assert!(built.success() && binary.exists(), "{build:?} made no {}", binary.display());
-        binary
-    })
+    Path::new(env!("CARGO_BIN_EXE_denylist"))
 }
 
 /// A directory of one test, with a database in it.

@@ -1,15 +1,21 @@
-//! The example service `denylist`, from outside: its real binary, over HTTP, with real files and signals.
+//! The service from outside: its binary, over HTTP, with real files and signals; and what an operator has of it, `grafana/`.
 
-#![cfg(unix)]
-
+#[cfg(unix)]
 mod api;
+#[cfg(unix)]
 mod calls;
+#[cfg(unix)]
 mod durability;
-#[path = "../common/exposition.rs"]
-mod exposition;
+mod grafana;
+#[cfg(unix)]
 mod harness;
+#[cfg(unix)]
 mod import;
+#[cfg(unix)]
 mod lifecycle;
+#[cfg(unix)]
 mod replay;
+#[cfg(unix)]
 mod residency;
+#[cfg(unix)]
 mod workers;

@@ -6,8 +6,8 @@ use std::process::{Command, Stdio};
 
 use gen_registry::metrics::ALL;
 
-use crate::exposition::Exposition;
 use crate::harness::{Place, Service, eventually};
+use test_support::exposition::Exposition;
 
 fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
     let page = service.get(path).json(200);

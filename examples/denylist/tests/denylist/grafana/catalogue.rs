@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use gen_registry::metrics::{ALL, Kind, LabelValues, PREFIX, Presence, Unit};
 
-use crate::place;
+use crate::grafana::place;
 
 /// The table, as the catalogue would write it.
 fn table() -> String {

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::place;
-use crate::promql::Query;
+use crate::grafana::place;
+use crate::grafana::promql::Query;
 
 pub(crate) const FILE: &str = "grafana/dashboards/gen-registry.json";
 

@@ -1,17 +1,17 @@
 //! The denylist service as Prometheus sees it, while calls are replayed and workers crash.
 //!
-//! With `GEN_REGISTRY_PICTURE=file.svg` in the environment it goes on for longer, and the dashboard is drawn.
+//! With `GEN_REGISTRY_PICTURE=file.svg` in the environment (a path from the root of the repository) it goes on for longer, and the dashboard is drawn.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::dashboard::Dashboard;
-use crate::end_to_end::every_panel_has_data_and_every_rule_is_computed;
-use crate::picture::picture;
-use crate::place;
-use crate::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
-use crate::service::{Place, Service};
+use crate::grafana::dashboard::Dashboard;
+use crate::grafana::end_to_end::every_panel_has_data_and_every_rule_is_computed;
+use crate::grafana::picture::picture;
+use crate::grafana::place;
+use crate::grafana::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
+use crate::harness::{Place, Service};
 
 /// How many phones crash in turn: each so rarely that none spends its restarts.
 const CRASHING: u64 = 64;
@@ -94,7 +94,8 @@ fn the_denylist_service_is_seen_as_it_is() {
     if place::program("prometheus").is_none() {
         return;
     }
-    let drawing = std::env::var_os("GEN_REGISTRY_PICTURE");
+    // Cargo runs the tests in the directory of their package.
+    let drawing = std::env::var_os("GEN_REGISTRY_PICTURE").map(|file| place::root().join(file));
     let directory = Place::new();
     let callers: Vec<_> =
         (0..100).map(|n| format!("202555{:04},2021-07-07 00:{:02}:15,,,,,,", 100 + n, n % 60)).collect();

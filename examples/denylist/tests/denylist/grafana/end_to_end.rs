@@ -6,11 +6,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use gen_registry::metrics::{ALL, HANDLE_DURATION, Metric, Presence, WORKERS_LIMIT};
 
-use crate::dashboard::Dashboard;
-use crate::exporter::{Exporter, REGISTRIES};
-use crate::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
-use crate::promql::Query;
-use crate::rules::Rules;
+use crate::grafana::dashboard::Dashboard;
+use crate::grafana::exporter::{Exporter, REGISTRIES};
+use crate::grafana::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
+use crate::grafana::promql::Query;
+use crate::grafana::rules::Rules;
 
 /// How far back a panel looks. Longer than it takes until rates are there.
 const SHOWN: u64 = 30;

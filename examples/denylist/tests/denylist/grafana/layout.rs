@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use promql_parser::label::MatchOp;
 use serde_json::Value;
 
-use crate::dashboard::{Dashboard, list};
-use crate::promql::Query;
+use crate::grafana::dashboard::{Dashboard, list};
+use crate::grafana::promql::Query;
 
 /// Those in use. Grafana shows a unit that it does not know as text behind the number.
 const UNITS: [&str; 6] = ["short", "percentunit", "s", "cps", "string", "ops"];

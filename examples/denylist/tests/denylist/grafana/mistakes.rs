@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::dashboard::Dashboard;
-use crate::place;
-use crate::rules::{self, Rules};
-use crate::{layout, names, schema};
+use crate::grafana::dashboard::Dashboard;
+use crate::grafana::place;
+use crate::grafana::rules::{self, Rules};
+use crate::grafana::{layout, names, schema};
 
 fn all_problems(dashboard: &Dashboard, rules: &Rules) -> Vec<String> {
     let mut problems = names::problems(dashboard, rules);
@@ -50,7 +50,7 @@ fn change_is_found(pointer: &str, to: Value, problem: &str) {
     found(&all_problems(&dashboard, &Rules::read()), problem, pointer);
 }
 
-const DASHBOARD: &str = crate::dashboard::FILE;
+const DASHBOARD: &str = crate::grafana::dashboard::FILE;
 
 #[test]
 fn in_the_names_of_the_dashboard() {

@@ -21,7 +21,3 @@ mod promtool;
 mod provisioning;
 mod rules;
 mod schema;
-#[cfg(unix)]
-#[path = "../denylist/harness.rs"]
-#[allow(dead_code, reason = "of the service's harness only a part is used here")]
-mod service;

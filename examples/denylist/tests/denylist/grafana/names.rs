@@ -6,10 +6,10 @@ use gen_registry::metrics::{ALL, Kind, LabelValues, Metric};
 
 use serde_json::Value;
 
-use crate::dashboard::{Dashboard, list};
-use crate::place;
-use crate::promql::{Query, Reading, named_values};
-use crate::rules::{self, Rules};
+use crate::grafana::dashboard::{Dashboard, list};
+use crate::grafana::place;
+use crate::grafana::promql::{Query, Reading, named_values};
+use crate::grafana::rules::{self, Rules};
 
 /// What Prometheus adds to whatever it scrapes.
 const TARGET_LABELS: [&str; 2] = ["job", "instance"];

@@ -6,9 +6,9 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::dashboard::{Dashboard, list};
-use crate::prometheus::{Prometheus, RATE_INTERVAL, Series};
-use crate::promql::Query;
+use crate::grafana::dashboard::{Dashboard, list};
+use crate::grafana::prometheus::{Prometheus, RATE_INTERVAL, Series};
+use crate::grafana::promql::Query;
 
 /// Pixels per column and row of the dashboard's grid.
 const GRID: (f64, f64) = (64.0, 34.0);

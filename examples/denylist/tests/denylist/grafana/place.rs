@@ -4,9 +4,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+/// The root of the repository, two levels above this package.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
 /// A path from the root of the repository.
 pub(crate) fn path(relative: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(relative)
+    root().join(relative)
 }
 
 #[track_caller]

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::dashboard::list;
-use crate::place;
+use crate::grafana::dashboard::list;
+use crate::grafana::place;
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -80,7 +80,7 @@ impl Prometheus {
     /// Starts one and waits until it answers; `None` if it ended, as it does when somebody else has its port.
     fn start(program: &Path, job: &str, target: SocketAddr) -> Option<Self> {
         let directory = tempfile::tempdir().expect("there is room for a directory");
-        let rules = place::path(crate::rules::FILE);
+        let rules = place::path(crate::grafana::rules::FILE);
         let config = serde_json::json!({
             "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
             "rule_files": [rules],

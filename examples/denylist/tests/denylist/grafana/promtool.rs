@@ -5,13 +5,13 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::{exporter, place, rules};
+use crate::grafana::{exporter, place, rules};
 
 /// Runs `promtool`, if it is there. It only reads files, and ends by itself.
 #[track_caller]
 fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
     let mut command = Command::new(place::program("promtool")?);
-    command.args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(arguments).current_dir(place::root());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("promtool starts");
     let mut pipe = child.stdin.take().expect("piped");

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use crate::dashboard::list;
-use crate::place;
+use crate::grafana::dashboard::list;
+use crate::grafana::place;
 
 const COMPOSE: &str = "grafana/docker-compose.yml";
 const PROMETHEUS: &str = "grafana/prometheus/prometheus.yml";

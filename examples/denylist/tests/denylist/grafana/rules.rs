@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use crate::dashboard::{all_or_errors, list};
-use crate::place;
-use crate::promql::Query;
+use crate::grafana::dashboard::{all_or_errors, list};
+use crate::grafana::place;
+use crate::grafana::promql::Query;
 
 pub(crate) const FILE: &str = "grafana/prometheus/rules.yml";
 pub(crate) const TESTS: &str = "grafana/prometheus/rules_test.yml";

@@ -3,8 +3,8 @@
 use jsonschema::Validator;
 use serde_json::{Value, json};
 
-use crate::dashboard::{Dashboard, list};
-use crate::place;
+use crate::grafana::dashboard::{Dashboard, list};
+use crate::grafana::place;
 
 /// Grafana's own data source for annotations has another `target` than the one of the published type, and Prometheus' has
 /// these on the annotation itself. They are checked in `layout`.
