@@ -74,7 +74,7 @@ fn nothing_listens_but_on_the_loopback_address() {
 fn prometheus_scrapes_the_service_where_it_listens_and_loads_the_rules() {
     let prometheus = place::yaml(PROMETHEUS);
     let target = prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0].as_str().expect("a target");
-    let service = place::text("examples/denylist/serve.rs");
+    let service = place::text("examples/denylist/src/serve.rs");
     assert!(service.contains(&format!("default_value = \"{target}\"")), "the service does not listen on {target}");
     for file in list(&prometheus["rule_files"]).iter().filter_map(Value::as_str) {
         assert!(place::path(&format!("grafana/prometheus/{file}")).is_file(), "{file}");
