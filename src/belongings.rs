@@ -30,7 +30,7 @@ pub(crate) struct Belongings {
 pub(crate) enum Ending {
     /// By themselves.
     Done,
-    /// The worker was killed, or out of patience: they were aborted.
+    /// The worker was killed, crashed or out of patience: they were aborted.
     Killed,
 }
 
@@ -67,7 +67,7 @@ impl Belongings {
             if is_late {
                 alarm = None;
             }
-            if !at_once && (!in_good_order || is_late || slot.is_killed()) {
+            if !at_once && (!in_good_order || is_late || slot.is_killed() || slot.is_crashed()) {
                 at_once = true;
                 self.children.abort_all();
                 self.owned.iter().for_each(|owned| owned.end(true));

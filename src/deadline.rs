@@ -16,6 +16,8 @@ pub(crate) enum Due {
     Entry(EntryId, Deadline),
     /// [`Deadline::Init`] of a start that was left to its worker, in this round.
     Alone(EntryId, Round),
+    /// This run of the worker was asked to end as by a crash, and is to be over.
+    Crash(EntryId, u32),
     /// Everyone is to drain and terminate.
     Shutdown,
     /// Everyone was aborted, and is to be gone.
@@ -156,7 +158,7 @@ impl Deadlines {
         let queue = match due {
             Due::Alone(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
-            Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort => &mut self.abort,
+            Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort | Due::Crash(..) => &mut self.abort,
             Due::Tidy => &mut self.tidy,
             Due::Report | Due::TellKept | Due::Over => &mut self.report,
         };

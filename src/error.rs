@@ -109,7 +109,7 @@ pub enum StartError<W: Worker> {
         /// From now on.
         retry_after: Duration,
     },
-    /// Someone stopped the key while it was starting. Retry if a worker is still wanted.
+    /// Someone stopped, killed or crashed the key while it was starting. Retry if a worker is still wanted.
     Cancelled,
     /// The caller is a worker's own task and would wait for itself, at once or through other workers that wait. A task
     /// from `tokio::spawn` may wait; one from `ctx.spawn` is waited for by the worker, and so may not.
@@ -336,17 +336,19 @@ impl<W: Worker> fmt::Debug for CallError<W> {
     }
 }
 
-/// Why a stop or a kill did not see its worker end.
+/// Why a stop, a kill or a crash did not see its worker, or its run, end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum StopError {
-    /// No worker has the key, or this worker has ended already.
+    /// No worker has the key, or this worker has ended already. For a [`crash`](crate::WorkerHandle::crash): or it waits for
+    /// its restart, and nothing of it runs.
     #[error("no such worker runs; there is nothing to stop")]
     NotFound,
     /// A worker would wait for its own end, at once or through other workers that wait.
     #[error("the worker would wait for its own end; use `ctx.stop()`")]
     WouldDeadlock,
-    /// The worker was aborted, but runs code that never yields. Its key stays taken until that code ends.
+    /// The worker was aborted, but runs code that never yields. Its key stays taken until that code ends. After a
+    /// [`crash`](crate::WorkerHandle::crash) only the run is to end, and it does when the code yields.
     #[error("the worker runs code that does not yield, and could not be ended; its key stays taken")]
     Stuck,
 }

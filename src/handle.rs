@@ -341,15 +341,85 @@ impl<W: Worker> WorkerHandle<W> {
         self.end(Ending::Kill).await
     }
 
+    /// Ends the worker's current run as a crash ends it, and waits until that run is over: OTP's `exit(Pid, kill)`.
+    ///
+    /// What the run awaits is dropped at its next await, as by a [`kill`](Self::kill), and
+    /// [`terminate`](Worker::terminate) does not run. What comes then is what comes after a panic: the policy of
+    /// [`Builder::restart`](crate::Builder::restart) decides whether the worker is restarted, a restart counts for
+    /// `restart_intensity` and waits for `restart_backoff`, and the tasks and registries that the worker owns are ended at
+    /// once. The caller of the message in hand gets [`CallError::NoReply`]. What is queued is kept for the next run; if there
+    /// is none, it is undelivered (G6). The reason is [`ExitReason::Crashed`].
+    ///
+    /// `Ok` means that the run is over, its state dropped, and tells how it ended: it may have ended by itself first, or been
+    /// killed. The worker may be restarted by then. If it is not, its key is free. It is the run of this moment that is ended, and
+    /// never a later one.
+    ///
+    /// - A worker that is starting does not start: its starters get [`StartError::Cancelled`](crate::StartError::Cancelled),
+    ///   and this `Ok(`[`ExitReason::Killed`]`)`. The next runs of a worker that is restarted count from the moment at which
+    ///   their `init` begins to wait for its turn; their `init` is ended, which is one more crash.
+    /// - A worker that is stopping ends without `terminate`, and is not restarted.
+    /// - Code that does not yield is not ended. The key is not taken out of service for it: the run ends when it yields.
+    ///
+    /// # Errors
+    ///
+    /// - [`StopError::NotFound`]: the worker has ended, or nothing of it runs: it waits for its restart.
+    /// - [`StopError::WouldDeadlock`]: the worker crashes itself, in its own task. Return an error or panic there.
+    /// - [`StopError::Stuck`]: the run did not yield within `stop_timeout` (at least 100 ms). It ends when it does.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the run ends all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, ExitReason, Registry, Reply, Restart, Worker};
+    /// # struct Counter(u64);
+    /// # enum Message { Add(u64), Get(Reply<u64>) }
+    /// # impl Worker for Counter {
+    /// #     type Key = u32; type Args = u64; type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(start: u64, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(start)) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message { Message::Add(n) => self.0 += n, Message::Get(reply) => reply.send(self.0) }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let counters = Registry::<Counter>::builder().restart(Restart::Transient).build()?;
+    /// let counter = counters.start(&1, 40).await?;
+    /// counter.cast(Message::Add(2)).await?;
+    /// assert_eq!(counter.call(Message::Get).await?, 42);
+    ///
+    /// assert!(matches!(counter.crash().await?, ExitReason::Crashed));
+    /// assert_eq!(counter.call(Message::Get).await?, 40); // a new state, the same handle
+    /// assert_eq!(counter.incarnation(), 2);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn crash(&self) -> Result<ExitReason, StopError> {
+        self.until_ended(|_, reply| Notice::Crash { entry: self.entry_id(), reply }).await
+    }
+
     pub(crate) async fn end(&self, ending: Ending) -> Result<ExitReason, StopError> {
+        self.until_ended(|waits_in, reply| {
+            let stopper = Stopper { ending, waits_in, reply };
+            Notice::Stop { entry: self.entry_id(), stopper }
+        })
+        .await
+    }
+
+    /// Asks the owner for an end, and waits for it.
+    async fn until_ended(
+        &self,
+        notice: impl FnOnce(Option<EntryId>, StopReply) -> Notice<W>,
+    ) -> Result<ExitReason, StopError> {
         if is_current(self.id()) {
             return Err(StopError::WouldDeadlock);
         }
         let link = &self.slot.link;
         let (reply, ended) = oneshot::channel();
-        let waits_in = current_of(link.registry_id);
-        let stopper = Stopper { ending, waits_in, reply: StopReply(reply) };
-        let visit = link.notify(Notice::Stop { entry: self.entry_id(), stopper });
+        let visit = link.notify(notice(current_of(link.registry_id), StopReply(reply)));
         match desk::answer(ended, visit).await {
             Some(Ok(reason)) => Ok(reason),
             Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),

@@ -19,7 +19,8 @@
 //! from then on it is `Starting`.
 //!
 //! A worker that crashed and comes back is running all the while: it keeps its entry, its gate stays open, and its own
-//! task makes the next run. Whoever stops it meanwhile closes that gate, and its task sees it.
+//! task makes the next run. Whoever stops it meanwhile closes that gate, and its task sees it. So a crash from outside is
+//! no state of a key either: only those who wait for it are known here ([`crash`]).
 //!
 //! With a limit on workers there is one more state before `Starting`: `Held`, an entry without a worker, which waits for
 //! the end of the worker in whose place it comes. It counts as none (G11), and ends like a start.
@@ -51,6 +52,7 @@
 //! says which worker's task it waits in, so a wait that would close a circle is refused when it is asked for. A start that was
 //! asked for in a worker's task is never left alone.
 
+mod crash;
 mod event;
 mod phase;
 mod shutdown;
@@ -93,6 +95,8 @@ pub(crate) struct Limits {
 pub(crate) struct Lifecycle<P: Port> {
     limits: Limits,
     phases: Phases<P>,
+    /// Who waits for a run to end as by a crash, and which run. Almost always empty.
+    crashes: EntryMap<Vec<(u32, P::StopReply)>>,
     /// Entries that have no worker: held, or discarded and not yet gone.
     unlaunched: EntrySet,
     /// Who comes in whose place: by the worker that goes.
@@ -109,6 +113,7 @@ impl<P: Port> Lifecycle<P> {
         Self {
             limits,
             phases: Phases::new(),
+            crashes: EntryMap::default(),
             entries: 0,
             unlaunched: EntrySet::default(),
             successors: EntryMap::default(),
@@ -123,12 +128,15 @@ impl<P: Port> Lifecycle<P> {
                 self.start(starter, holder, fresh, admission, effects);
             }
             Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
+            Event::Crash { entry, exists, run, reply } => self.crash(entry, exists, run, reply, effects),
+            Event::RunEnded { entry, run, reason } => self.run_ended(entry, run, &reason, effects),
             Event::Attended(entry, reply) => self.attend(entry, reply),
             Event::Begun(entry) => self.begun(entry, effects),
             Event::Ready(entry) => self.ready(entry, effects),
             Event::Closing(entry) => self.closing(entry, effects),
             Event::Exited(entry, exit) => self.exited(entry, exit, effects),
             Event::Passed(entry, deadline) => self.passed(entry, deadline, effects),
+            Event::CrashPassed { entry, run } => self.crash_passed(entry, run, effects),
             Event::Shutdown { at_once } => self.shutdown(at_once, effects),
             Event::ShutdownPassed { aborting } => self.shutdown_passed(aborting, effects),
         }
@@ -411,6 +419,7 @@ impl<P: Port> Lifecycle<P> {
         }
         // Before any reply: who is told that the worker is gone must find its key free. (G3)
         effects.push(Effect::Remove(entry));
+        self.last_run_ended(entry, &exit, effects);
         let next = match phase {
             None => Vec::new(),
             Some(Phase::Held { victim, waiting }) => {
@@ -478,6 +487,9 @@ impl<P: Port> Lifecycle<P> {
         if let Some(Phase::Stopping { stage, cancelled, stoppers, next }) = self.phases.get_mut(&entry) {
             *stage = Stage::Stuck;
             effects.push(Effect::GiveUp(entry));
+            for (_, reply) in self.crashes.remove(&entry).unwrap_or_default() {
+                effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));
+            }
             // It stays known as a start that was cancelled, with nobody left to tell.
             if let Some((failure, waiting)) = cancelled {
                 fail_all(mem::take(waiting), failure, effects);

@@ -39,7 +39,7 @@
 //!
 //! - `worker_starts_total{outcome="ok"}` less all `worker_exits_total` is the number of workers.
 //! - Every end of a run is counted once: as an exit, or as a restart `by="registry"`. Crashes are therefore the exits with
-//!   the reasons `failed` and `panicked`, and these restarts with the same reasons. `worker_lifetime_seconds` has one
+//!   the reasons `failed`, `panicked` and `crashed` (from outside), and these restarts with the same reasons. `worker_lifetime_seconds` has one
 //!   observation for each end of a run; a worker that was ended before it came back has one more, of 0, for its exit.
 //! - A restart `by="caller"` is a start too, and the crash before it an exit.
 

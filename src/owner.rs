@@ -227,6 +227,14 @@ impl<W: Worker> Owner<W> {
                 self.attended(entry, found.flatten());
                 Event::Stop { entry, exists, stopper }
             }
+            Notice::Crash { entry, reply } => {
+                // Asked to end here and not in the caller: in the owner's order of starts, stops and crashes.
+                let found = self.table.read().with_entry(entry, |handle| (handle.slot.attend(), handle.slot.crash()));
+                let exists = found.is_some();
+                let (alone, run) = found.unwrap_or_default();
+                self.attended(entry, alone);
+                Event::Crash { entry, exists, run, reply }
+            }
             Notice::Begun(entry) => Event::Begun(entry),
             Notice::Ready(slot) => Event::Ready(self.take_in_hand(slot)),
             Notice::Closing(entry) => Event::Closing(entry),
@@ -235,7 +243,10 @@ impl<W: Worker> Owner<W> {
                 // An error's `Drop` is user code, and this may be the last of it. (G5)
                 let reason = panics::Contained::new(reason);
                 self.run_ended(entry, incarnation, &reason);
-                return None;
+                if !self.lifecycle.has_crashes(entry) {
+                    return None;
+                }
+                Event::RunEnded { entry, run: run_of(incarnation), reason: (*reason).clone() }
             }
             Notice::Restarted(slot, incarnation) => {
                 let entry = self.take_in_hand(slot);
@@ -270,6 +281,7 @@ impl<W: Worker> Owner<W> {
                 self.attended(entry, self.table.read().with_entry(entry, |handle| handle.slot.attend()).flatten());
                 Event::Passed(entry, Deadline::Init)
             }
+            Due::Crash(entry, run) => Event::CrashPassed { entry, run },
             Due::Shutdown => Event::ShutdownPassed { aborting: false },
             Due::ShutdownAbort => Event::ShutdownPassed { aborting: true },
             Due::Tidy => {
@@ -398,6 +410,7 @@ impl<W: Worker> Owner<W> {
                 self.table.remove(entry);
             }
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
+            Effect::ArmCrash { entry, run } => self.arm(Due::Crash(entry, run)),
             Effect::ReplyStart(reply, seed, outcome) => {
                 let outcome = self.started(outcome);
                 self.answer(reply, seed, outcome);
@@ -518,6 +531,12 @@ impl<W: Worker> Owner<W> {
         list.sort_unstable_by_key(|&(id, _)| id);
         list.into_iter().map(|(_, slot)| slot)
     }
+}
+
+/// The run that is meant, as the state machine counts it.
+fn run_of(incarnation: u64) -> u32 {
+    // It is a counter of this size that was read.
+    u32::try_from(incarnation).unwrap_or(u32::MAX)
 }
 
 /// The slot of a worker that is yet to be put into the table.

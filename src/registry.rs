@@ -318,6 +318,49 @@ impl<W: Worker> Registry<W> {
         self.end(key, Ending::Kill).await
     }
 
+    /// Ends the current run of the worker that has the key as a crash ends it, and waits until that run is over:
+    /// [`WorkerHandle::crash`] for whichever worker it is.
+    ///
+    /// The policy of [`Builder::restart`] decides whether the worker is restarted.
+    ///
+    /// # Errors
+    ///
+    /// [`StopError::NotFound`] for a vacant key and between two runs; the others as for [`WorkerHandle::crash`].
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the run ends all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, ExitReason, Registry, Restart, StopError, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::builder().restart(Restart::Transient).build()?;
+    /// let room = rooms.start(&7, ()).await?;
+    /// assert!(matches!(rooms.crash(&7).await?, ExitReason::Crashed));
+    /// assert_eq!(rooms.lookup(&7), Some(room)); // restarted
+    /// assert_eq!(rooms.crash(&8).await.unwrap_err(), StopError::NotFound);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn crash<Q>(&self, key: &Q) -> Result<ExitReason, StopError>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        let hash = self.shared.table.hash(key);
+        let holder = self.shared.table.with(key, hash, WorkerHandle::clone);
+        holder.ok_or(StopError::NotFound)?.crash().await
+    }
+
     async fn end<Q>(&self, key: &Q, ending: Ending) -> Result<ExitReason, StopError>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,

@@ -45,6 +45,11 @@ pub(crate) enum Notice<W: Worker> {
         entry: EntryId,
         stopper: Stopper<Wire<W>>,
     },
+    /// The current run of this worker is to end as by a crash: from a caller, as above.
+    Crash {
+        entry: EntryId,
+        reply: StopReply,
+    },
     /// Everyone is wanted gone.
     Shutdown {
         at_once: bool,

@@ -21,7 +21,7 @@ pub enum Restart {
     /// Never: whoever wants it next starts it.
     #[default]
     Temporary,
-    /// After a crash: an error or a panic.
+    /// After a crash: an error, a panic, or a [`crash`](crate::WorkerHandle::crash) from outside.
     Transient,
     /// After a crash, and when it ended by itself.
     Permanent,
@@ -108,6 +108,7 @@ impl History {
 pub(crate) enum Cause {
     Failed,
     Panicked,
+    Crashed,
     Normal,
 }
 
@@ -117,6 +118,7 @@ impl Cause {
         match reason {
             ExitReason::Failed(_) => Some(Self::Failed),
             ExitReason::Panicked(_) => Some(Self::Panicked),
+            ExitReason::Crashed => Some(Self::Crashed),
             ExitReason::Normal => Some(Self::Normal),
             _ => None,
         }

@@ -30,7 +30,7 @@ use crate::restart::{Backoff, Intensity, Restart};
 use crate::starting::Round;
 use crate::stats::{Counters, Stats};
 use crate::stripes::{Hot, Stripes, Undelivered};
-use crate::sync::{Apart, AtomicUsize, Mutex};
+use crate::sync::{Apart, AtomicUsize, Mutex, lock};
 use crate::table::Backlog;
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
@@ -233,6 +233,10 @@ const LATE: u8 = 4;
 const TOLD: u8 = 8;
 /// It was left alone with its start in the second of two rounds.
 const SECOND_ROUND: u8 = 16;
+/// A mark: the current run is to end as by a crash. Set and cleared under the lock of `ending`.
+const CRASHED: u8 = 32;
+/// A mark: one run is over, and the next has not begun. Set and cleared under the lock of `ending`.
+const BETWEEN_RUNS: u8 = 64;
 
 const READY: u8 = 1;
 const BACK: u8 = 2;
@@ -361,10 +365,45 @@ impl<W: Worker> Slot<W> {
         }
     }
 
+    /// The run is over, and another one is to come: from here on there is nothing to crash. Comes before the owner is told
+    /// of the run's end, so that no crash waits for an end that was told before.
+    pub(crate) fn end_incarnation(&self) {
+        let _locked = lock(&self.ending);
+        self.mark(BETWEEN_RUNS);
+    }
+
     /// The next `init` is about to run.
     pub(crate) fn begin_incarnation(&self) {
-        self.incarnation.fetch_add(1, Ordering::Relaxed);
+        {
+            // One step for `crash`: what was meant for the last run does not end this one.
+            let _locked = lock(&self.ending);
+            self.incarnation.fetch_add(1, Ordering::Relaxed);
+            self.marks.fetch_and(!(CRASHED | BETWEEN_RUNS), Ordering::Relaxed);
+        }
         self.queue.end_recess();
+    }
+
+    /// Has the current run end as by a crash, and says which run that is. `None`: there is none at the moment. After the
+    /// worker's end it is the last one.
+    pub(crate) fn crash(&self) -> Option<u32> {
+        let run = {
+            // Under the lock that a run's end and the next one's beginning take: the mark is for the run that is named.
+            let _locked = lock(&self.ending);
+            if self.is_marked(BETWEEN_RUNS) {
+                return None;
+            }
+            self.mark(CRASHED);
+            self.incarnation.load(Ordering::Relaxed)
+        };
+        // The mark comes before the queue's lock, and the worker's look at it after the worker registered under that lock.
+        self.queue.wake_task();
+        Some(run)
+    }
+
+    /// Whether the current run is to end as by a crash. For the worker's own task.
+    #[inline]
+    pub(crate) fn is_crashed(&self) -> bool {
+        self.is_marked(CRASHED)
     }
 
     /// The restart has come to a worker, or to its end. Both the worker's task and whoever closes its gate say so.

@@ -141,6 +141,8 @@ totals! {
         failed,
         /// It panicked.
         panicked,
+        /// It was crashed from outside.
+        crashed,
     }
 }
 
@@ -151,6 +153,8 @@ totals! {
         failed,
         /// A panic.
         panicked,
+        /// A crash from outside: [`crash`](crate::WorkerHandle::crash).
+        crashed,
         /// An end by itself, under [`Restart::Permanent`](crate::Restart::Permanent).
         normal,
     }
@@ -233,6 +237,7 @@ impl Counters {
             ExitReason::Killed => &self.exits.killed,
             ExitReason::Failed(_) => &self.exits.failed,
             ExitReason::Panicked(_) => &self.exits.panicked,
+            ExitReason::Crashed => &self.exits.crashed,
         });
     }
 
@@ -248,6 +253,7 @@ impl Counters {
         match cause {
             Cause::Failed => &restarts.failed,
             Cause::Panicked => &restarts.panicked,
+            Cause::Crashed => &restarts.crashed,
             Cause::Normal => &restarts.normal,
         }
     }

@@ -13,7 +13,8 @@
 //! runtime.
 //!
 //! User code runs under [`poll_contained`], which is also where a kill takes hold: a kill is a gate that says so and a wake-up,
-//! and the next poll drops what runs instead of polling it. Tokio's own abort would drop the whole task, and with it
+//! and the next poll drops what runs instead of polling it. A crash from outside is a mark and a wake-up likewise, and what
+//! comes after it is what comes after a panic. Tokio's own abort would drop the whole task, and with it
 //! the wait for the worker's own tasks.
 
 use std::any::type_name;
@@ -297,8 +298,12 @@ async fn after_run<W: Worker>(
         // Before a restart nobody else's deadline runs.
         let patience = is_back.then_some(run.slot.link.config.stop_timeout);
         let ended = belongings.end(run.slot, in_good_order, patience).await;
-        if ended == Ending::Killed && in_good_order && !is_back {
-            exit = Exit::Ended(ExitReason::Killed);
+        if ended == Ending::Killed && in_good_order {
+            if run.slot.is_crashed() && !run.slot.is_killed() {
+                exit = Exit::Ended(ExitReason::Crashed);
+            } else if !is_back {
+                exit = Exit::Ended(ExitReason::Killed);
+            }
         }
     }
     match &mut run.luggage.returns {
@@ -378,6 +383,7 @@ async fn between_runs<W: Worker>(slot: &Arc<Slot<W>>, returns: &mut Returns<W>, 
     // An error's `Drop` is user code, and this may be the last of it. (G5)
     let reason = panics::Contained::new(reason);
     slot.begin_restart();
+    slot.end_incarnation();
     // Whoever goes on at the desk does so after the return to the scheduler below.
     let _ = slot.link.notify(Notice::RunEnded(Arc::clone(slot), slot.incarnation(), (*reason).clone()));
     slot.tell_monitors(&reason);
@@ -480,6 +486,10 @@ fn poll_contained<W: Worker>(
     if slot.is_killed() {
         return Poll::Ready(Exit::Ended(ExitReason::Killed));
     }
+    // After the kill, which is for good. A run that is over by itself before this is looked at has ended by itself.
+    if slot.is_crashed() {
+        return Poll::Ready(crashed(slot));
+    }
     let Some(code) = code.as_pin_mut() else { return Poll::Pending };
     let polled = {
         let _current = current::enter(slot.current());
@@ -502,6 +512,17 @@ fn poll_contained<W: Worker>(
                 Exit::NotStarted(StartFailure::Panicked(message))
             })
         }
+    }
+}
+
+/// How a run ends that was crashed from outside.
+#[cold]
+fn crashed<W: Worker>(slot: &Slot<W>) -> Exit {
+    if slot.is_ready() {
+        Exit::Ended(ExitReason::Crashed)
+    } else {
+        // The owner cancels a start that is crashed: this is one that it has not seen begin.
+        Exit::NotStarted(StartFailure::Cancelled)
     }
 }
 

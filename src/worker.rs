@@ -94,7 +94,7 @@ pub trait Worker: Sized + Send + 'static {
     ///
     /// # Cancel safety
     ///
-    /// A kill, or the stop deadline, drops this future at an await.
+    /// A kill, a [crash](crate::WorkerHandle::crash) or the stop deadline drops this future at an await.
     fn handle(
         &mut self,
         message: Self::Message,
@@ -117,11 +117,11 @@ pub trait Worker: Sized + Send + 'static {
 
     /// Takes the state apart at the end: flush, say goodbye. Does nothing by default.
     ///
-    /// It runs after every end but a panic and a kill, and before the key is free (G1).
+    /// It runs after every end but a panic, a crash from outside and a kill, and before the key is free (G1).
     ///
     /// # Cancel safety
     ///
-    /// The stop deadline and a kill drop this future at an await.
+    /// The stop deadline, a kill and a [crash](crate::WorkerHandle::crash) drop this future at an await.
     fn terminate(self, reason: &ExitReason, ctx: &mut Context<Self>) -> impl Future<Output = ()> + Send {
         let _ = (reason, ctx); // The default needs neither.
         async move { drop(self) }
@@ -166,10 +166,12 @@ pub enum ExitReason {
     Failed(Arc<dyn Error + Send + Sync>),
     /// `handle`, `run` or `terminate` panicked with this message.
     Panicked(Arc<str>),
+    /// Its run was ended from outside as a crash ends it, by [`crash`](crate::WorkerHandle::crash).
+    Crashed,
 }
 
 impl ExitReason {
-    /// Whether the worker crashed: [`Failed`](Self::Failed) or [`Panicked`](Self::Panicked).
+    /// Whether the worker crashed: [`Failed`](Self::Failed), [`Panicked`](Self::Panicked) or [`Crashed`](Self::Crashed).
     ///
     /// ```
     /// use gen_registry::ExitReason;
@@ -178,7 +180,7 @@ impl ExitReason {
     /// assert!(!ExitReason::Stopped.is_crash());
     /// ```
     pub fn is_crash(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Panicked(_))
+        matches!(self, Self::Failed(_) | Self::Panicked(_) | Self::Crashed)
     }
 }
 
@@ -193,6 +195,7 @@ impl fmt::Debug for ExitReason {
             Self::Killed => f.write_str("Killed"),
             Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
             Self::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
+            Self::Crashed => f.write_str("Crashed"),
         }
     }
 }
@@ -208,6 +211,7 @@ impl fmt::Display for ExitReason {
             Self::Killed => f.write_str("killed"),
             Self::Failed(error) => write!(f, "failed: {error}"),
             Self::Panicked(message) => write!(f, "panicked: {message}"),
+            Self::Crashed => f.write_str("crashed"),
         }
     }
 }

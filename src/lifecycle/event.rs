@@ -143,6 +143,11 @@ pub(crate) enum Event<P: Port> {
     Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId, admission: Admission },
     /// A caller wants the worker of an entry gone. `exists`: the table has it.
     Stop { entry: EntryId, exists: bool, stopper: Stopper<P> },
+    /// The current run of a worker was asked to end as by a crash, and a caller waits for that. `exists`: the table has the
+    /// worker. `run`: which run that is, or `None` between two runs.
+    Crash { entry: EntryId, exists: bool, run: Option<u32>, reply: P::StopReply },
+    /// A run of a worker is over, and the worker is restarted. Only of workers that [`has_crashes`](super::Lifecycle::has_crashes).
+    RunEnded { entry: EntryId, run: u32, reason: ExitReason },
     /// A start that was left to its worker is attended to from now on, with its caller: something is to come of it, or has come
     /// of it, that the worker cannot do alone. Comes before whatever that is.
     Attended(EntryId, P::StartReply),
@@ -156,6 +161,8 @@ pub(crate) enum Event<P: Port> {
     Exited(EntryId, Exit),
     /// A deadline that was armed has passed.
     Passed(EntryId, Deadline),
+    /// A run that was asked to end as by a crash has not ended within its deadline.
+    CrashPassed { entry: EntryId, run: u32 },
     /// Everything is to end: in good order, or at once.
     Shutdown { at_once: bool },
     /// The deadline of the shutdown has passed: the first, or (`aborting`) the second.
@@ -193,6 +200,11 @@ pub(crate) enum Effect<P: Port> {
     Remove(EntryId),
     /// Send `Passed` when this deadline has passed.
     Arm(EntryId, Deadline),
+    /// Send `CrashPassed` when this run has had its time to end.
+    ArmCrash {
+        entry: EntryId,
+        run: u32,
+    },
     ReplyStart(P::StartReply, Option<P::Seed>, StartOutcome),
     ReplyStop(P::StopReply, Result<ExitReason, StopFailure>),
     /// Close every gate, and send `ShutdownPassed` when the stop time-out has passed.
@@ -210,7 +222,7 @@ pub(crate) enum Effect<P: Port> {
 pub struct ShutdownReport {
     /// Workers that handled what was in their mailbox and ended by themselves.
     pub drained: usize,
-    /// Workers that panicked or returned an error on their way out.
+    /// Workers that panicked, returned an error or were [crashed](crate::WorkerHandle::crash) on their way out.
     pub crashed: usize,
     /// Workers that did not end within the stop time-out, and were aborted.
     pub aborted: usize,

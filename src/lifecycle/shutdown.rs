@@ -52,6 +52,7 @@ impl<P: Port> Lifecycle<P> {
         for entry in stuck {
             self.give_up(entry, effects);
         }
+        self.fail_all_crashes(effects);
         effects.push(Effect::Report(report));
     }
 

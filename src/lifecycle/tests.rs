@@ -62,6 +62,9 @@ struct Worker {
     task: Task,
     starts_ok: usize,
     was_open: bool,
+    /// Which run it is in, and whether that was asked to end as by a crash.
+    run: u32,
+    is_crashed: bool,
     /// Its caller, while it is alone with its start.
     alone: Option<Ticket>,
 }
@@ -72,6 +75,8 @@ struct Caller {
     at: usize,
     waits_in: Option<EntryId>,
     target: Option<EntryId>,
+    /// Of the target, for who wants only that to end.
+    run: Option<u32>,
     is_abandoned: Rc<Cell<bool>>,
 }
 
@@ -80,6 +85,7 @@ struct World {
     workers: BTreeMap<WorkerId, Worker>,
     notices: VecDeque<Event<Simulated>>,
     armed: Vec<(EntryId, Deadline)>,
+    crashes_armed: VecDeque<(EntryId, u32)>,
     /// The deadline of the shutdown that runs: whether it is the second one.
     shutdown_armed: Option<bool>,
     /// Starts to be taken for new ones, before any other.
@@ -106,6 +112,13 @@ enum Op {
         kill: bool,
         waits_in: Option<usize>,
     },
+    Crash {
+        key: u32,
+        is_between_runs: bool,
+    },
+    /// A run ends, and the worker is restarted.
+    Restarts(usize),
+    CrashPasses,
     /// Its turn has come.
     Begins(usize),
     InitOk(usize),
@@ -124,6 +137,9 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         8 => (0..3_u32, any::<bool>(), waits_in.clone()).prop_map(|(key, verb, waits_in)| Op::Start { key, verb, waits_in }),
         4 => (0..3_u32, any::<bool>(), waits_in).prop_map(|(key, kill, waits_in)| Op::Stop { key, kill, waits_in }),
+        3 => (0..3_u32, proptest::bool::weighted(0.1)).prop_map(|(key, is_between_runs)| Op::Crash { key, is_between_runs }),
+        3 => (0..6_usize).prop_map(Op::Restarts),
+        1 => Just(Op::CrashPasses),
         5 => (0..6_usize).prop_map(Op::InitOk),
         2 => (0..6_usize).prop_map(Op::InitFails),
         2 => (0..6_usize).prop_map(Op::ClosesItself),
@@ -151,6 +167,7 @@ impl World {
             workers: BTreeMap::new(),
             notices: VecDeque::new(),
             armed: Vec::new(),
+            crashes_armed: VecDeque::new(),
             shutdown_armed: None,
             callers: Vec::new(),
             answers: Answers::default(),
@@ -164,7 +181,8 @@ impl World {
     fn call(&mut self, verb: Option<Verb>, waits_in: Option<EntryId>, target: Option<EntryId>) -> (usize, Ticket) {
         let is_abandoned = Rc::<Cell<bool>>::default();
         let caller = self.callers.len();
-        self.callers.push(Caller { verb, at: self.now, waits_in, target, is_abandoned: Rc::clone(&is_abandoned) });
+        let is_abandoned_too = Rc::clone(&is_abandoned);
+        self.callers.push(Caller { verb, at: self.now, waits_in, target, run: None, is_abandoned: is_abandoned_too });
         (caller, Ticket { caller, is_abandoned })
     }
 
@@ -202,6 +220,28 @@ impl World {
                 let (_, reply) = self.call(None, waits_in, Some(entry));
                 let ending = if kill { Ending::Kill } else { Ending::Stop };
                 self.step(Event::Stop { entry, exists: true, stopper: Stopper { ending, waits_in, reply } });
+            }
+            Op::Crash { key, is_between_runs } => {
+                let Some(entry) = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry)
+                else {
+                    return;
+                };
+                self.attend(entry);
+                let (caller, reply) = self.call(None, None, Some(entry));
+                let worker = self.workers.get_mut(&entry.id).expect("it was just there");
+                let run = (!is_between_runs).then_some(worker.run);
+                worker.is_crashed |= run.is_some();
+                self.callers[caller].run = run;
+                self.step(Event::Crash { entry, exists: true, run, reply });
+            }
+            Op::Restarts(nth) => self.restarts(nth),
+            Op::CrashPasses => {
+                if let Some((entry, run)) = self.crashes_armed.pop_front() {
+                    // As the owner's clock has it.
+                    if self.machine.awaits_crash(entry, run) {
+                        self.step(Event::CrashPassed { entry, run });
+                    }
+                }
             }
             Op::Begins(nth) => {
                 if let Some(worker) = self.workers.values().nth(nth) {
@@ -311,15 +351,31 @@ impl World {
         }
     }
 
+    /// A run ends, whatever it waits for if it was asked to crash, and the next one begins.
+    fn restarts(&mut self, nth: usize) {
+        let Some(worker) = self.workers.values().nth(nth) else { return };
+        let (entry, run) = (worker.entry, worker.run);
+        if worker.task != Task::Ready || worker.gate != Gate::Open || (!worker.is_crashed && self.is_waiting(entry)) {
+            return;
+        }
+        for caller in self.callers.iter().filter(|caller| caller.waits_in == Some(entry)) {
+            caller.is_abandoned.set(true);
+        }
+        let worker = self.workers.get_mut(&entry.id).unwrap();
+        worker.run += 1;
+        let reason = if std::mem::take(&mut worker.is_crashed) { ExitReason::Crashed } else { ExitReason::Normal };
+        self.notices.push_back(Event::RunEnded { entry, run, reason });
+    }
+
     /// A worker that runs ends, or one that was killed is gone.
     fn exits(&mut self, nth: usize) {
         let Some(worker) = self.workers.values_mut().nth(nth) else { return };
         let entry = worker.entry;
-        let is_killed = worker.gate == Gate::Killed;
+        let (is_killed, is_crashed) = (worker.gate == Gate::Killed, worker.is_crashed);
         if matches!(worker.task, Task::Gone | Task::Held) || (worker.task == Task::InInit && !is_killed) {
             return;
         }
-        if !is_killed && self.is_waiting(entry) {
+        if !is_killed && !is_crashed && self.is_waiting(entry) {
             return;
         }
         let worker = self.workers.get_mut(&entry.id).unwrap();
@@ -329,7 +385,11 @@ impl World {
         for caller in self.callers.iter().filter(|caller| caller.waits_in == Some(entry)) {
             caller.is_abandoned.set(true);
         }
-        let reason = if is_killed { ExitReason::Killed } else { ExitReason::Normal };
+        let reason = match (is_killed, is_crashed) {
+            (true, _) => ExitReason::Killed,
+            (false, true) => ExitReason::Crashed,
+            (false, false) => ExitReason::Normal,
+        };
         self.notices.push_back(Event::Exited(entry, Exit::Ended(reason)));
     }
 
@@ -366,14 +426,36 @@ impl World {
                 assert!(!self.is_shut_down, "G10: a launch after the shutdown");
                 assert!(!self.workers.values().any(|worker| worker.key == key), "G1: two workers of one key");
                 let (gate, task) = (Gate::Starting, Task::InInit);
-                let worker = Worker { key, entry, gate, closed_at: None, task, starts_ok: 0, was_open: false, alone };
+                let worker = Worker {
+                    key,
+                    entry,
+                    gate,
+                    closed_at: None,
+                    task,
+                    starts_ok: 0,
+                    was_open: false,
+                    run: 1,
+                    is_crashed: false,
+                    alone,
+                };
                 self.workers.insert(entry.id, worker);
             }
             Effect::Hold(entry, (key, _)) => {
                 assert!(!self.is_shut_down, "G10: an entry after the shutdown");
                 let (gate, task) = (Gate::Starting, Task::Held);
                 let (closed_at, alone) = (None, None);
-                let worker = Worker { key, entry, gate, closed_at, task, starts_ok: 0, was_open: false, alone };
+                let worker = Worker {
+                    key,
+                    entry,
+                    gate,
+                    closed_at,
+                    task,
+                    starts_ok: 0,
+                    was_open: false,
+                    run: 1,
+                    is_crashed: false,
+                    alone,
+                };
                 self.workers.insert(entry.id, worker);
             }
             Effect::Release(entry) => {
@@ -412,6 +494,7 @@ impl World {
                 assert!(worker.task == Task::Gone || is_discarded, "G1: a key was freed while its worker lives");
             }
             Effect::Arm(entry, deadline) => self.armed.push((entry, deadline)),
+            Effect::ArmCrash { entry, run } => self.crashes_armed.push_back((entry, run)),
             Effect::ReplyStart(reply, seed, outcome) => {
                 let caller = &self.callers[reply.caller];
                 let verb = caller.verb.expect("it asked for a start");
@@ -435,7 +518,11 @@ impl World {
             }
             Effect::ReplyStop(reply, outcome) => {
                 let target = self.callers[reply.caller].target.expect("it asked for a stop");
-                if outcome.is_ok() {
+                let ends_run = self.callers[reply.caller].run;
+                let run_is_over = |run| self.workers.get(&target.id).is_none_or(|worker| worker.run > run);
+                if let (Ok(_), Some(run)) = (&outcome, ends_run) {
+                    assert!(run_is_over(run), "a crash was answered before the run was over");
+                } else if outcome.is_ok() {
                     assert!(!self.workers.contains_key(&target.id), "G3: a stop was answered before the key was free");
                 }
                 self.answered(reply.caller);
@@ -494,6 +581,8 @@ impl World {
                 self.apply(&Op::InitOk(nth));
                 if self.workers.values().nth(nth).is_some_and(|worker| worker.gate >= Gate::Closed) {
                     self.apply(&Op::Exits(nth));
+                } else if self.workers.values().nth(nth).is_some_and(|worker| worker.is_crashed) {
+                    self.apply(&Op::Restarts(nth));
                 }
             }
             self.deliver_all();
@@ -510,9 +599,11 @@ impl World {
                 }
                 self.deliver_all();
             }
-            if self.report.is_some() || (self.armed.is_empty() && self.shutdown_armed.is_none()) {
+            let is_armed = !self.armed.is_empty() || !self.crashes_armed.is_empty();
+            if self.report.is_some() || (!is_armed && self.shutdown_armed.is_none()) {
                 return;
             }
+            self.apply(&Op::CrashPasses);
             self.apply(&Op::DeadlinePasses(0));
             self.apply(&Op::ShutdownPasses);
         }

@@ -165,7 +165,10 @@ pub const WORKER_EXITS: Metric = Metric {
     kind: Kind::Counter,
     labels: &[
         REGISTRY,
-        one_of("reason", &["normal", "stopped", "idle", "evicted", "shutdown", "killed", "failed", "panicked"]),
+        one_of(
+            "reason",
+            &["normal", "stopped", "idle", "evicted", "shutdown", "killed", "failed", "panicked", "crashed"],
+        ),
     ],
     unit: Unit::Count,
     presence: Presence::Always,
@@ -176,7 +179,11 @@ pub const WORKER_EXITS: Metric = Metric {
 pub const WORKER_RESTARTS: Metric = Metric {
     name: "gen_registry_worker_restarts_total",
     kind: Kind::Counter,
-    labels: &[REGISTRY, one_of("reason", &["failed", "panicked", "normal"]), one_of("by", &["registry", "caller"])],
+    labels: &[
+        REGISTRY,
+        one_of("reason", &["failed", "panicked", "crashed", "normal"]),
+        one_of("by", &["registry", "caller"]),
+    ],
     unit: Unit::Count,
     presence: Presence::Always,
     help: "Restarts by what ended the run before, and by who restarted: the registry's policy, or a caller who started \

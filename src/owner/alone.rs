@@ -79,6 +79,7 @@ impl<W: Worker> Awaited for Awaits<'_, W> {
                 !self.rounds.is_over(round, &self.numbers.begun_alone)
                     && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
             }),
+            Due::Crash(entry, run) => self.lifecycle.awaits_crash(entry, run),
             Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
         }
     }

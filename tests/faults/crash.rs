@@ -1,1 +1,476 @@
-//! A run that is ended as a crash ends it.
+//! A run that is crashed from outside: OTP's `exit(Pid, kill)`, after which the restart policy decides.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use gen_registry::{
+    CallError, Event, Eviction, ExitReason, Registry, Restart, StartError, StopError, WorkerState, spawn,
+};
+use tokio::time::Instant;
+
+use crate::common::{
+    Actor, Ask, Gate, Plan, Player, Probe, Record, Role, Script, Step, assert_at_rest, inside, play, until_idle, within,
+};
+
+const KEY: &str = "k";
+
+fn registry(policy: Restart) -> Registry<Probe> {
+    Registry::builder().restart(policy).restart_intensity(100, Duration::from_secs(5)).build().expect("valid options")
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_policy_decides_what_comes_after_a_crash() {
+    for policy in [Restart::Temporary, Restart::Transient, Restart::Permanent] {
+        let (registry, record) = (registry(policy), Record::default());
+        let mut events = registry.subscribe();
+        let plan = Plan::value(7).recorded(&record);
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let reason = within(registry.crash(KEY), "a crash").await;
+        assert!(matches!(reason, Ok(ExitReason::Crashed)), "{policy:?}: {reason:?}");
+        // A caller that was answered finds it counted, and a key that is not taken again free.
+        let (stats, is_restarted) = (registry.stats(), policy != Restart::Temporary);
+        assert_eq!(stats.restarts.crashed, u64::from(is_restarted), "{policy:?}");
+        assert_eq!(stats.exits.crashed, u64::from(!is_restarted), "{policy:?}");
+        if is_restarted {
+            assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("it is restarted"), 7);
+            assert_eq!((worker.incarnation(), record.inits(KEY)), (2, 2), "{policy:?}");
+            assert_eq!(registry.lookup(KEY), Some(worker), "{policy:?}");
+        } else {
+            assert_eq!(worker.state(), WorkerState::Exited);
+            assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
+            within(registry.start(KEY, Plan::default()), "a start").await.expect("its key is free");
+            assert_eq!(registry.stats().restarts_by_caller.crashed, 1);
+        }
+        assert!(record.terminated(KEY).is_empty(), "{policy:?}: `terminate` ran after a crash");
+        until_idle().await;
+        assert!(matches!(events.try_recv(), Some(Ok(Event::Started { .. }))));
+        let exited = events.try_recv();
+        assert!(
+            matches!(exited, Some(Ok(Event::Exited { incarnation: 1, reason: ExitReason::Crashed, .. }))),
+            "{policy:?}: {exited:?}"
+        );
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_a_crash_loses_what_is_in_hand_and_keeps_the_queue() {
+    for policy in [Restart::Transient, Restart::Temporary] {
+        let lost = Arc::new(Mutex::new(Vec::new()));
+        let (sink, record) = (Arc::clone(&lost), Record::default());
+        let registry = Registry::<Probe>::builder()
+            .restart(policy)
+            .on_undelivered(move |_, ask| {
+                if let Ask::Note(note) = ask {
+                    sink.lock().expect("no code panics with the lock held").push(note);
+                }
+            })
+            .build()
+            .expect("valid options");
+        let plan = Plan::value(7).recorded(&record);
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let caller = worker.clone();
+        let in_hand = tokio::spawn(async move { caller.call(|reply| Ask::DoThenReply(Step::Hang, reply)).await });
+        until_idle().await;
+        worker.cast(Ask::Note(1)).await.expect("it lives");
+        let caller = worker.clone();
+        let queued = tokio::spawn(async move { caller.call(Ask::Value).await });
+        until_idle().await;
+        within(worker.crash(), "a crash").await.expect("it has a run");
+        assert!(matches!(within(in_hand, "the call in hand").await.unwrap(), Err(CallError::NoReply)));
+        let queued = within(queued, "the queued call").await.unwrap();
+        let lost = lost.lock().expect("as above").clone();
+        if policy == Restart::Transient {
+            assert_eq!(queued.expect("the next run answers"), 7);
+            assert_eq!((record.noted(KEY), lost), (vec![1], vec![]));
+            assert_eq!(registry.stats().undelivered.total(), 0);
+        } else {
+            assert!(matches!(queued, Err(CallError::NotDelivered)), "{queued:?}");
+            assert_eq!((record.noted(KEY), lost), (vec![], vec![1]));
+            assert_eq!(registry.stats().undelivered.crashed, 2);
+        }
+        assert_eq!(record.most_at_once(KEY), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_crash_in_init_cancels_the_start() {
+    for policy in [Restart::Temporary, Restart::Permanent] {
+        for starts in [None, Some(1)] {
+            let mut builder = Registry::<Probe>::builder().restart(policy);
+            if let Some(starts) = starts {
+                builder = builder.max_concurrent_starts(starts);
+            }
+            let (registry, record) = (builder.build().expect("valid options"), Record::default());
+            let plan = Plan::init(Step::Hang).recorded(&record);
+            let (starter, joiner) = (registry.clone(), registry.clone());
+            let first = tokio::spawn(async move { starter.start(KEY, plan).await });
+            until_idle().await;
+            let second = tokio::spawn(async move { joiner.lookup_or_start(KEY, Plan::default()).await });
+            until_idle().await;
+            assert_eq!(registry.stats().starting, 1);
+            let ended = within(registry.crash(KEY), "a crash").await;
+            assert!(matches!(ended, Ok(ExitReason::Killed)), "{ended:?}");
+            for start in [first, second] {
+                let started = within(start, "a start").await.unwrap();
+                assert!(matches!(started, Err(StartError::Cancelled)), "{started:?}");
+            }
+            assert_eq!((record.alive(KEY), record.inits(KEY)), (0, 1));
+            assert_eq!(registry.stats().starts.cancelled, 1);
+            within(registry.start(KEY, Plan::default()), "a start").await.expect("its key is free");
+            assert_at_rest(&registry);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g11_a_crash_of_a_start_that_waits_for_room_ends_it_at_once() {
+    let registry = Registry::<Probe>::builder()
+        .max_workers(1)
+        .eviction(Eviction::LeastRecentlyActive)
+        .build()
+        .expect("valid options");
+    let gate = Gate::new();
+    let victim = Plan::terminate(Step::Wait(gate.clone()));
+    within(registry.start("victim", victim), "a start").await.expect("there is room");
+    until_idle().await;
+    let starter = registry.clone();
+    let held = tokio::spawn(async move { starter.start(KEY, Plan::default()).await });
+    until_idle().await;
+    assert_eq!(registry.stats().waiting_for_room, 1);
+    assert!(matches!(within(registry.crash(KEY), "a crash").await, Ok(ExitReason::Killed)));
+    assert!(matches!(within(held, "the start").await.unwrap(), Err(StartError::Cancelled)));
+    gate.open();
+    until_idle().await;
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn between_two_runs_there_is_nothing_to_crash() {
+    let record = Record::default();
+    let registry = Registry::<Probe>::builder()
+        .restart(Restart::Transient)
+        .restart_backoff(Duration::from_secs(1), Duration::from_secs(1))
+        .build()
+        .expect("valid options");
+    let plan = Plan::value(7).recorded(&record);
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    assert_eq!(worker.state(), WorkerState::Restarting);
+    let began = Instant::now();
+    assert_eq!(within(worker.crash(), "a crash").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(within(registry.crash(KEY), "a crash").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("it is restarted"), 7);
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    // What came between the runs has ended none.
+    assert_eq!((worker.incarnation(), record.inits(KEY)), (2, 2));
+    assert_eq!(registry.stats().restarts.crashed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_in_the_init_of_a_restart_is_one_more_crash() {
+    let record = Record::default();
+    let registry = Registry::<Probe>::builder()
+        .restart(Restart::Transient)
+        .restart_intensity(2, Duration::from_secs(600))
+        .build()
+        .expect("valid options");
+    let plan = Plan { script: Script::new([Step::Succeed, Step::Hang]), ..Plan::value(7).recorded(&record) };
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    until_idle().await;
+    assert_eq!((worker.state(), worker.incarnation()), (WorkerState::Restarting, 2));
+    assert!(matches!(within(worker.crash(), "a crash in `init`").await, Ok(ExitReason::Crashed)));
+    assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("the third `init` succeeds"), 7);
+    assert_eq!((worker.incarnation(), registry.stats().restarts.crashed), (3, 2));
+    // The budget is the key's, as after a panic.
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    let refused = within(registry.start(KEY, Plan::default()), "a start").await;
+    assert!(matches!(refused, Err(StartError::RestartLimit { .. })), "{refused:?}");
+    assert_eq!((registry.stats().gave_up, registry.stats().exits.crashed), (1, 1));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_in_terminate_drops_it_and_the_worker_is_restarted() {
+    let (registry, record) = (registry(Restart::Permanent), Record::default());
+    let plan = Plan { terminate: Step::Hang, ..Plan::value(7).recorded(&record) };
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    worker.cast(Ask::Stop).await.expect("it lives");
+    until_idle().await;
+    assert_eq!(record.terminated(KEY), ["normal"]);
+    let began = Instant::now();
+    assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("it is restarted"), 7);
+    assert_eq!((registry.stats().restarts.crashed, registry.stats().restarts.normal), (1, 0));
+    assert_eq!(record.most_at_once(KEY), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_of_a_stopping_worker_ends_it_and_restarts_nothing() {
+    for policy in [Restart::Temporary, Restart::Permanent] {
+        let (registry, record) = (registry(policy), Record::default());
+        let worker = within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
+        worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+        worker.cast(Ask::Note(1)).await.expect("it lives");
+        let stopper = registry.clone();
+        let stop = tokio::spawn(async move { stopper.stop(KEY).await });
+        until_idle().await;
+        assert_eq!(worker.state(), WorkerState::Stopping);
+        let began = Instant::now();
+        assert!(matches!(within(registry.crash(KEY), "a crash").await, Ok(ExitReason::Crashed)));
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        assert!(matches!(within(stop, "the stop").await.unwrap(), Ok(ExitReason::Crashed)));
+        assert!(record.terminated(KEY).is_empty());
+        assert_eq!((record.inits(KEY), registry.stats().undelivered.crashed), (1, 1), "{policy:?}");
+        assert_eq!(within(worker.crash(), "a crash").await.unwrap_err(), StopError::NotFound);
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g10_a_shutdown_reports_a_crash_on_the_way_out() {
+    let registry = registry(Restart::Permanent);
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
+    worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+    let ending = registry.clone();
+    let shutdown = tokio::spawn(async move { ending.shutdown().await });
+    until_idle().await;
+    assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)));
+    let report = within(shutdown, "the shutdown").await.unwrap();
+    assert_eq!((report.crashed, report.drained, report.aborted, report.stuck), (1, 0, 0, 0));
+    assert_eq!(within(worker.crash(), "a crash").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(within(registry.crash(KEY), "a crash").await.unwrap_err(), StopError::NotFound);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_crashes_itself_would_wait_for_itself() {
+    let registry = Registry::<Actor>::new();
+    let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
+    let by_handle = inside(&worker, |ctx| Box::pin(async move { ctx.handle().crash().await }));
+    assert!(matches!(by_handle.await, Ok(Err(StopError::WouldDeadlock))));
+    let by_key = inside(&worker, |ctx| {
+        Box::pin(async move { ctx.registry().upgrade().expect("the test holds it").crash(KEY).await })
+    });
+    assert!(matches!(by_key.await, Ok(Err(StopError::WouldDeadlock))));
+    // A task of its own may: it is dropped with the run.
+    let handle = worker.clone();
+    inside(&worker, move |ctx| Box::pin(async move { drop(ctx.spawn(async move { handle.crash().await })) }))
+        .await
+        .expect("it lives");
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_wait_for_each_other_can_be_crashed() {
+    let registry = Registry::<Actor>::new();
+    let a = within(registry.start("a", Role::default()), "a start").await.expect("nothing is in its way");
+    let b = within(registry.start("b", Role::default()), "a start").await.expect("nothing is in its way");
+    let stopped = a.clone();
+    b.cast(crate::common::act(move |_| Box::pin(async move { drop(stopped.stop().await) }))).await.expect("it lives");
+    let crashed = b.clone();
+    // It is being stopped by the one that it crashes, and whose wait is dropped by that.
+    let ended = inside(&a, move |_| Box::pin(async move { crashed.crash().await })).await;
+    assert!(matches!(ended, Ok(Ok(ExitReason::Crashed))), "{ended:?}");
+    assert!(matches!(within(a.closed(), "its end").await, ExitReason::Stopped));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g1_what_a_run_owns_ends_with_it_at_once() {
+    let parents =
+        Registry::<Player>::builder().restart(Restart::Transient).stop_timeout(Duration::MAX).build().expect("valid");
+    let children = Registry::<Probe>::builder().stop_timeout(Duration::MAX).build().expect("valid options");
+    let parent =
+        within(parents.start(KEY, crate::common::Part::default()), "a start").await.expect("nothing is in its way");
+    let (owned, record) = (children.clone(), Record::default());
+    let task = record.enter("task");
+    play(&parent, move |ctx| {
+        Box::pin(async move {
+            ctx.own(&owned);
+            drop(ctx.spawn(async move {
+                let _task = task;
+                std::future::pending::<()>().await;
+            }));
+        })
+    })
+    .await
+    .expect("it lives");
+    let child = within(children.start(KEY, Plan::terminate(Step::Hang).recorded(&record)), "a start").await;
+    let child = child.expect("nothing is in its way");
+    assert!(matches!(within(parent.crash(), "a crash").await, Ok(ExitReason::Crashed)));
+    assert_eq!((record.alive("task"), record.alive(KEY)), (0, 0), "the run is over before what it owned");
+    assert!(matches!(within(child.closed(), "its end").await, ExitReason::Killed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_hurries_the_tasks_that_a_run_waits_for() {
+    for policy in [Restart::Temporary, Restart::Permanent] {
+        let registry = Registry::<Player>::builder()
+            .restart(policy)
+            .restart_intensity(100, Duration::from_secs(5))
+            .stop_timeout(Duration::from_secs(3600))
+            .build()
+            .expect("valid options");
+        let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
+        play(&worker, |ctx| {
+            Box::pin(async move {
+                drop(ctx.spawn(std::future::pending::<()>()));
+                ctx.stop();
+            })
+        })
+        .await
+        .expect("it lives");
+        until_idle().await;
+        let began = Instant::now();
+        assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)), "{policy:?}");
+        assert_eq!(began.elapsed(), Duration::ZERO, "{policy:?}");
+        if policy == Restart::Permanent {
+            play(&worker, |_| Box::pin(async {})).await.expect("it is restarted");
+        }
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_outside_a_registry_ends_by_a_crash() {
+    let worker = within(spawn::<Probe>(KEY.into(), Plan::default()), "a start").await.expect("nothing is in its way");
+    assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)));
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_whose_caller_goes_away_ends_the_run_all_the_same() {
+    let registry = registry(Restart::Transient);
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
+    worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+    until_idle().await;
+    {
+        let mut crash = std::pin::pin!(worker.crash());
+        assert!(crate::common::poll_once(crash.as_mut()).await.is_pending());
+    }
+    until_idle().await;
+    assert_eq!((worker.incarnation(), registry.stats().restarts.crashed), (2, 1));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_after_a_crash_keeps_the_worker_from_its_restart() {
+    let (registry, record) = (registry(Restart::Transient), Record::default());
+    let worker =
+        within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("nothing is in its way");
+    worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+    until_idle().await;
+    let (crash, kill) = tokio::join!(worker.crash(), worker.kill());
+    assert!(crash.is_ok() && kill.is_ok(), "{crash:?}, {kill:?}");
+    until_idle().await;
+    assert_eq!((record.inits(KEY), registry.count()), (1, 0));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_never_yields_is_stuck_and_ends_when_it_does() {
+    // At its least, a tenth of a second: code that blocks stands outside of any clock that a test could pause.
+    let registry = Registry::<Player>::builder()
+        .restart(Restart::Transient)
+        .stop_timeout(Duration::ZERO)
+        .build()
+        .expect("valid options");
+    let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
+    let (go_on, waits) = mpsc::channel::<()>();
+    let (began, has_begun) = tokio::sync::oneshot::channel();
+    let blocks = crate::common::cue(move |_| {
+        Box::pin(async move {
+            began.send(()).expect("the test waits for it");
+            tokio::task::block_in_place(|| waits.recv()).expect("the test lets it go on");
+            tokio::task::yield_now().await;
+            Ok(())
+        })
+    });
+    worker.cast(blocks).await.expect("it lives");
+    within(has_begun, "the message").await.expect("it is handled");
+    // From a runtime without a timer: the grace time is the registry's.
+    let handle = worker.clone();
+    let elsewhere = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
+        runtime.block_on(handle.crash())
+    });
+    let ended = within(tokio::task::spawn_blocking(|| elsewhere.join()), "the crash").await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err(), StopError::Stuck);
+    assert_eq!((registry.lookup(KEY), worker.incarnation()), (Some(worker.clone()), 1), "its key is not ended for it");
+    let run = worker.clone();
+    let next = tokio::spawn(async move { play(&run, |ctx| Box::pin(async move { ctx.incarnation() })).await });
+    go_on.send(()).expect("it waits for it");
+    assert_eq!(within(next, "the next run").await.unwrap().expect("it is restarted"), 2);
+    assert_eq!(registry.stats().restarts.crashed, 1);
+}
+
+/// Each crash ends one run at most: there are never more runs that ended by one than calls that asked for one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_crash_ends_the_run_it_was_meant_for_and_no_later_one() {
+    for round in 0..60 {
+        let registry = Registry::<Probe>::builder()
+            .restart(Restart::Permanent)
+            .restart_intensity(usize::MAX, Duration::from_secs(5))
+            .build()
+            .expect("valid options");
+        let (calls, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let record = Record::default();
+        within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("nothing is in its way");
+        let mut tasks = Vec::new();
+        for task in 0..4 {
+            let (registry, calls, is_over) = (registry.clone(), Arc::clone(&calls), Arc::clone(&is_over));
+            let record = record.clone();
+            tasks.push(tokio::spawn(async move {
+                for turn in 0..40 {
+                    let worker = registry.lookup_or_start(KEY, Plan::value(7).recorded(&record)).await;
+                    let Ok(worker) = worker else { continue };
+                    match (task, turn % 10) {
+                        // Runs that end by themselves, for the crashes to meet.
+                        (0, _) => {
+                            drop(worker.cast(Ask::Do(if turn % 2 == 0 { Step::Fail } else { Step::Panic })).await)
+                        }
+                        (1, 0) => drop(worker.kill().await),
+                        (1, 5) => drop(worker.stop().await),
+                        (1, _) => drop(worker.cast(Ask::Stop).await),
+                        (_, 3) => {
+                            calls.fetch_add(1, Ordering::Relaxed);
+                            let mut crash = std::pin::pin!(worker.crash());
+                            drop(crate::common::poll_once(crash.as_mut()).await);
+                        }
+                        _ => {
+                            let before = worker.incarnation();
+                            calls.fetch_add(1, Ordering::Relaxed);
+                            let ended = worker.crash().await;
+                            assert!(
+                                !matches!(ended, Err(StopError::Stuck | StopError::WouldDeadlock)),
+                                "round {round}: {ended:?}"
+                            );
+                            if ended.is_ok() && worker.state() != WorkerState::Exited {
+                                // Its run is over: what it is asked next, a later one answers.
+                                assert!(worker.incarnation() >= before, "round {round}");
+                            }
+                        }
+                    }
+                }
+                is_over.store(true, Ordering::Relaxed);
+            }));
+        }
+        for task in tasks {
+            within(task, "a task of the storm").await.expect("none panics");
+        }
+        let worker = within(registry.lookup_or_start(KEY, Plan::value(7)), "a start").await.expect("it may start");
+        assert_eq!(within(worker.call(Ask::Value), "an answer").await.ok(), Some(7), "round {round}: it lives");
+        let stats = registry.stats();
+        let crashed = stats.exits.crashed + stats.restarts.crashed;
+        let calls = calls.load(Ordering::Relaxed);
+        assert!(crashed <= calls, "round {round}: {crashed} runs were crashed by {calls} calls");
+        assert_eq!(record.most_at_once(KEY), 1, "G1");
+        let report = within(registry.shutdown(), "the shutdown").await;
+        assert_eq!((report.stuck, report.aborted), (0, 0));
+        assert_at_rest(&registry);
+    }
+}

@@ -25,10 +25,10 @@ pub(crate) struct Totals {
     /// ok, error, panic, timeout, cancelled, rejected.
     pub(crate) starts: [u64; 6],
     /// By `Reason`.
-    pub(crate) exits: [u64; 8],
-    /// failed, panicked, normal.
-    pub(crate) restarts: [u64; 3],
-    pub(crate) restarts_by_caller: [u64; 3],
+    pub(crate) exits: [u64; 9],
+    /// failed, panicked, crashed, normal.
+    pub(crate) restarts: [u64; 4],
+    pub(crate) restarts_by_caller: [u64; 4],
     pub(crate) gave_up: u64,
 }
 
@@ -349,8 +349,11 @@ impl Model {
             }
         };
         let Some(entry) = found else { return self.complete(op, Outcome::NotFound) };
-        entry.stoppers.push((op, end));
         let is_starting = matches!(entry.doing, Doing::Held | Doing::Init);
+        if end == End::Crash && !is_starting {
+            return self.crash(op, key);
+        }
+        entry.stoppers.push((op, end));
         self.polled_in_vain(op);
         if is_starting {
             return self.cancel(key, Outcome::Cancelled);
@@ -432,7 +435,7 @@ impl Model {
                 other.successor = other.successor.filter(|&successor| successor != key);
             }
         }
-        let is_killed = entry.stoppers.iter().any(|&(_, end)| end == End::Kill);
+        let is_killed = entry.stoppers.iter().any(|&(_, end)| end != End::Stop);
         let reason = if is_killed { Reason::Killed } else { Reason::Stopped };
         self.is_gone_now(key, entry, reason, |report| &mut report.cancelled);
     }
@@ -455,7 +458,7 @@ impl Model {
         if self.options.policy != Policy::Temporary {
             slot.trace.history = entry.history.clone();
         }
-        let is_crash = matches!(reason, Reason::Failed | Reason::Panicked);
+        let is_crash = matches!(reason, Reason::Failed | Reason::Panicked | Reason::Crashed);
         if is_crash {
             slot.trace.crash = Some((now, reason));
         }

@@ -106,6 +106,8 @@ pub(crate) enum Verb {
 pub(crate) enum End {
     Stop,
     Kill,
+    /// Of this run only.
+    Crash,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,6 +185,7 @@ pub(crate) enum Reason {
     Killed,
     Failed,
     Panicked,
+    Crashed,
 }
 
 /// What a caller was told.
@@ -307,7 +310,7 @@ fn todo(kind: u16, key: usize, polls: u16, [first, second, third]: [u16; 3]) -> 
         (42, Kind::Start),
         (54, Kind::Send),
         (15, Kind::OpenGate),
-        (12, Kind::End),
+        (16, Kind::End),
         (6, Kind::Leave),
         (1, Kind::Shutdown),
     ];
@@ -328,7 +331,9 @@ fn todo(kind: u16, key: usize, polls: u16, [first, second, third]: [u16; 3]) -> 
             Todo::Send { key, send, act: pick(second, &acts), target, polls }
         }
         Kind::OpenGate => Todo::OpenGate { key },
-        Kind::End => Todo::End { key, end: pick(first, &[(3, End::Stop), (1, End::Kill)]), target, polls },
+        Kind::End => {
+            Todo::End { key, end: pick(first, &[(3, End::Stop), (1, End::Kill), (2, End::Crash)]), target, polls }
+        }
         Kind::Leave => Todo::Leave { which: usize::from(first) },
         Kind::Shutdown => Todo::Shutdown { polls },
     }

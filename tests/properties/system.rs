@@ -166,8 +166,10 @@ impl System {
                     let ended = match (target, end, handle) {
                         (Target::Key, End::Stop, _) => registry.stop(&key).await,
                         (Target::Key, End::Kill, _) => registry.kill(&key).await,
+                        (Target::Key, End::Crash, _) => registry.crash(&key).await,
                         (Target::Handle, End::Stop, Some(worker)) => worker.stop().await,
                         (Target::Handle, End::Kill, Some(worker)) => worker.kill().await,
+                        (Target::Handle, End::Crash, Some(worker)) => worker.crash().await,
                         (Target::Handle, _, None) => Err(StopError::NotFound),
                     };
                     match ended {
@@ -353,7 +355,8 @@ fn reason_of(reason: &ExitReason) -> Reason {
         ExitReason::Killed => Reason::Killed,
         ExitReason::Failed(_) => Reason::Failed,
         ExitReason::Panicked(_) => Reason::Panicked,
-        _ => unreachable!("there are eight"),
+        ExitReason::Crashed => Reason::Crashed,
+        _ => unreachable!("there are nine"),
     }
 }
 
@@ -395,11 +398,13 @@ fn totals(registry: &Registry<Probe>) -> Totals {
         (Reason::Killed, exits.killed),
         (Reason::Failed, exits.failed),
         (Reason::Panicked, exits.panicked),
+        (Reason::Crashed, exits.crashed),
     ];
     for (reason, ended) in by_reason {
         totals.exits[reason as usize] = ended;
     }
-    let list = |restarts: gen_registry::Restarts| [restarts.failed, restarts.panicked, restarts.normal];
+    let list =
+        |restarts: gen_registry::Restarts| [restarts.failed, restarts.panicked, restarts.crashed, restarts.normal];
     totals.restarts = list(stats.restarts);
     totals.restarts_by_caller = list(stats.restarts_by_caller);
     totals

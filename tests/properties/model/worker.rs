@@ -402,6 +402,30 @@ impl Model {
         self.exit(key, Reason::Killed, false);
     }
 
+    /// Ends the run that there is, and only that.
+    pub(super) fn crash(&mut self, op: usize, key: usize) {
+        let doing = self.entry(key).doing;
+        if doing == Doing::Pausing {
+            return self.complete(op, Outcome::NotFound);
+        }
+        self.polled_in_vain(op);
+        self.entry(key).alarm = None;
+        if let Doing::Handling(handled) = doing {
+            if self.is_call(handled) {
+                self.complete(handled, Outcome::NoReply);
+            }
+        }
+        match doing {
+            Doing::Resting | Doing::Handling(_) => self.leave(key, Reason::Crashed),
+            // That it is restarted was decided before.
+            Doing::Parting(_) => self.pause(key, Reason::Crashed),
+            Doing::Again => self.not_back(key, Reason::Crashed),
+            Doing::Leaving => self.exit(key, Reason::Crashed, false),
+            Doing::Held | Doing::Init | Doing::Pausing => unreachable!("it has a run"),
+        }
+        self.complete(op, Outcome::Ended(Reason::Crashed));
+    }
+
     fn undeliver(&mut self, key: usize) {
         for op in std::mem::take(&mut self.entry(key).queue) {
             if self.is_call(op) {
@@ -414,7 +438,7 @@ impl Model {
 
     /// Whether it comes back from this, if it may.
     fn decide(&mut self, key: usize, reason: Reason) -> bool {
-        let is_crash = matches!(reason, Reason::Failed | Reason::Panicked);
+        let is_crash = matches!(reason, Reason::Failed | Reason::Panicked | Reason::Crashed);
         let applies = match self.options.policy {
             Policy::Temporary => false,
             Policy::Transient => is_crash,
@@ -439,8 +463,9 @@ impl Model {
         let comes_back = self.decide(key, reason);
         let now = self.now;
         let entry = self.entry(key);
-        // A panic leaves nothing that could be taken apart.
-        let parting = if reason == Reason::Panicked { Parting::Go } else { entry.plan.parting };
+        // A panic, and a crash from outside, leave nothing that could be taken apart.
+        let is_lost = matches!(reason, Reason::Panicked | Reason::Crashed);
+        let parting = if is_lost { Parting::Go } else { entry.plan.parting };
         entry.alarm = None;
         if comes_back {
             entry.is_restarting = true;
@@ -491,7 +516,8 @@ fn cause_of(reason: Reason) -> usize {
     match reason {
         Reason::Failed => 0,
         Reason::Panicked => 1,
-        Reason::Normal => 2,
+        Reason::Crashed => 2,
+        Reason::Normal => 3,
         reason => unreachable!("nobody comes back from {reason:?}"),
     }
 }

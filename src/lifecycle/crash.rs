@@ -1,0 +1,95 @@
+//! Those who wait for a run to end as by a crash, until it has, the worker is gone, or the run has had its time.
+//!
+//! The run is asked to end before the machine hears of it, so that the answer names the run that was meant: one that begins
+//! later is not ended, and its end is not waited for.
+
+use super::event::{Effect, Ending, Exit, Port, StartFailure, StopFailure, Stopper};
+use super::phase::{Phase, Stage};
+use super::{Effects, Lifecycle};
+use crate::worker::{EntryId, ExitReason};
+
+impl<P: Port> Lifecycle<P> {
+    /// Whether a caller waits for a run of this worker to end.
+    pub(crate) fn has_crashes(&self, entry: EntryId) -> bool {
+        !self.crashes.is_empty() && self.crashes.contains_key(&entry)
+    }
+
+    /// Whether a caller waits for this run to end.
+    pub(crate) fn awaits_crash(&self, entry: EntryId, run: u32) -> bool {
+        self.crashes.get(&entry).is_some_and(|crashes| crashes.iter().any(|&(of, _)| of == run))
+    }
+
+    pub(super) fn crash(
+        &mut self,
+        entry: EntryId,
+        exists: bool,
+        run: Option<u32>,
+        reply: P::StopReply,
+        effects: &mut Effects<P>,
+    ) {
+        if !exists {
+            return effects.push(Effect::ReplyStop(reply, Err(StopFailure::NotFound)));
+        }
+        match self.phases.get(&entry) {
+            // A process that is killed in `init` has not started, and its supervisor does not restart it.
+            Some(Phase::Held { .. } | Phase::Starting { .. }) => {
+                self.cancel(entry, StartFailure::Cancelled, effects);
+                if let Some(Phase::Stopping { stoppers, .. }) = self.phases.get_mut(&entry) {
+                    // Nobody waits in a circle for what is dropped at its next await.
+                    stoppers.push(Stopper { ending: Ending::Kill, waits_in: None, reply });
+                }
+            }
+            Some(Phase::Stopping { stage: Stage::Stuck, .. }) => {
+                effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));
+            }
+            Some(Phase::Stopping { .. }) | None => {
+                let Some(run) = run else {
+                    return effects.push(Effect::ReplyStop(reply, Err(StopFailure::NotFound)));
+                };
+                if !self.awaits_crash(entry, run) {
+                    effects.push(Effect::ArmCrash { entry, run });
+                }
+                self.crashes.entry(entry).or_default().push((run, reply));
+            }
+        }
+    }
+
+    /// A run is over, and the worker is restarted.
+    pub(super) fn run_ended(&mut self, entry: EntryId, run: u32, reason: &ExitReason, effects: &mut Effects<P>) {
+        self.answer_crashes(entry, |of| of <= run, &Ok(reason.clone()), effects);
+    }
+
+    /// A worker is gone, and its key is free.
+    pub(super) fn last_run_ended(&mut self, entry: EntryId, exit: &Exit, effects: &mut Effects<P>) {
+        if self.has_crashes(entry) {
+            self.answer_crashes(entry, |_| true, &Ok(exit.reason()), effects);
+        }
+    }
+
+    /// The run does not yield. It ends as by a crash when it does, and until then the worker goes on.
+    pub(super) fn crash_passed(&mut self, entry: EntryId, run: u32, effects: &mut Effects<P>) {
+        self.answer_crashes(entry, |of| of == run, &Err(StopFailure::Stuck), effects);
+    }
+
+    /// The shutdown is over, and what has not ended is stuck.
+    pub(super) fn fail_all_crashes(&mut self, effects: &mut Effects<P>) {
+        for (_, reply) in self.crashes.drain().flat_map(|(_, crashes)| crashes) {
+            effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));
+        }
+    }
+
+    fn answer_crashes(
+        &mut self,
+        entry: EntryId,
+        which: impl Fn(u32) -> bool,
+        outcome: &Result<ExitReason, StopFailure>,
+        effects: &mut Effects<P>,
+    ) {
+        let Some(crashes) = self.crashes.remove(&entry) else { return };
+        let (answered, rest): (Vec<_>, Vec<_>) = crashes.into_iter().partition(|&(of, _)| which(of));
+        if !rest.is_empty() {
+            self.crashes.insert(entry, rest);
+        }
+        effects.extend(answered.into_iter().map(|(_, reply)| Effect::ReplyStop(reply, outcome.clone())));
+    }
+}
