@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Sleep, sleep};
 
-use crate::current::RegistryId;
+use crate::current::{Current, RegistryId};
+use crate::ownership::{Circle, Ownership};
 use crate::panics;
 use crate::registry::Registry;
 use crate::slot::Slot;
@@ -22,7 +23,7 @@ pub(crate) struct Belongings {
     children: JoinSet<()>,
     /// Timers and monitors: they wait for something and then send a message, and end with the run, however it ends.
     clocks: JoinSet<()>,
-    owned: Vec<Box<dyn Owned>>,
+    owned: Vec<(Box<dyn Owned>, Ownership)>,
 }
 
 /// How a worker's belongings ended.
@@ -43,10 +44,13 @@ impl Belongings {
         reap(&mut self.clocks)
     }
 
-    pub(crate) fn own<C: Worker>(&mut self, child: &Registry<C>) {
-        if !self.owned.iter().any(|owned| owned.id() == child.id()) {
-            self.owned.push(Box::new(child.clone()));
+    /// Refuses what would close a circle of owners.
+    pub(crate) fn own<C: Worker>(&mut self, owner: Current, child: &Registry<C>) -> Result<(), Circle> {
+        if !self.owned.iter().any(|(owned, _)| owned.id() == child.id()) {
+            let ownership = Ownership::new(owner, child.id())?;
+            self.owned.push((Box::new(child.clone()), ownership));
         }
+        Ok(())
     }
 
     /// Ends everything and waits for it: in good order until the worker is killed or `patience` is over, at once
@@ -59,8 +63,8 @@ impl Belongings {
     ) -> Ending {
         self.clocks.abort_all();
         let mut at_once = false;
-        let mut gone: Vec<_> = self.owned.iter().map(|owned| Some(owned.gone())).collect();
-        self.owned.iter().for_each(|owned| owned.end(!in_good_order));
+        let mut gone: Vec<_> = self.owned.iter().map(|(owned, _)| Some(owned.gone())).collect();
+        self.owned.iter().for_each(|(owned, _)| owned.end(!in_good_order));
         let mut alarm: Option<Pin<Box<Sleep>>> = patience.map(|patience| Box::pin(sleep(patience)));
         poll_fn(|cx| {
             let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
@@ -70,7 +74,7 @@ impl Belongings {
             if !at_once && (!in_good_order || is_late || slot.is_killed() || slot.is_crashed()) {
                 at_once = true;
                 self.children.abort_all();
-                self.owned.iter().for_each(|owned| owned.end(true));
+                self.owned.iter().for_each(|(owned, _)| owned.end(true));
             }
             // Each of them is polled, so that each wakes this task.
             let mut is_over = poll_all(&mut self.children, cx);

@@ -188,7 +188,9 @@ impl<W: Worker> Context<W> {
     ///
     /// # Panics
     ///
-    /// If it is this worker's own registry, whose end would wait for itself.
+    /// If it is this worker's own registry, or one above it: the registry of a worker that owns this worker's registry, or of one
+    /// that owns that, and so on. Each of them would wait for the end of the other. Of several workers that would close such
+    /// a circle together, the last one panics.
     ///
     /// # Examples
     ///
@@ -228,8 +230,13 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn own<C: Worker>(&mut self, child: &Registry<C>) {
-        assert!(child.id() != self.handle.slot.link.registry_id, "a worker cannot own the registry it belongs to");
-        self.belongings().own(child);
+        let owner = self.handle.slot.current();
+        assert!(child.id() != owner.registry, "a worker cannot own the registry it belongs to");
+        let owned = self.belongings().own(owner, child);
+        assert!(
+            owned.is_ok(),
+            "a worker cannot own a registry above its own: each would wait for the end of the other"
+        );
     }
 
     pub(crate) fn belongings(&mut self) -> &mut Belongings {

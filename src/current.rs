@@ -16,7 +16,7 @@ pub(crate) struct Current {
 }
 
 /// Tells registries apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RegistryId(pub(crate) u64);
 
 /// The worker in whose own task this code runs, if any. A task that the worker spawned is not its own task.

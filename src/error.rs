@@ -344,7 +344,8 @@ pub enum StopError {
     /// its restart, and nothing of it runs.
     #[error("no such worker runs; there is nothing to stop")]
     NotFound,
-    /// A worker would wait for its own end, at once or through other workers that wait.
+    /// A worker would wait for its own end, at once, through other workers that wait, or through one that [owns its
+    /// registry](crate::Context::own).
     #[error("the worker would wait for its own end; use `ctx.stop()`")]
     WouldDeadlock,
     /// The worker was aborted, but runs code that never yields. Its key stays taken until that code ends. After a

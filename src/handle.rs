@@ -15,6 +15,7 @@ use crate::current::{current_of, is_current};
 use crate::desk;
 use crate::error::{CallError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
+use crate::ownership::is_worker_above_caller;
 use crate::queue::{Kind, Refusal, Sending, Sequence};
 use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
@@ -314,8 +315,9 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Errors
     ///
     /// - [`StopError::NotFound`]: it has ended already.
-    /// - [`StopError::WouldDeadlock`]: a worker waits for its own end, itself or through others. Use
-    ///   [`Context::stop`](crate::Context::stop).
+    /// - [`StopError::WouldDeadlock`]: a worker waits for its own end, itself or through others, or for that of a worker which
+    ///   [owns](crate::Context::own) its registry and so ends after it. Use [`Context::stop`](crate::Context::stop), or a task from
+    ///   `tokio::spawn`.
     /// - [`StopError::Stuck`]: it was aborted and runs on, in code that never yields.
     ///
     /// # Cancel safety
@@ -414,10 +416,10 @@ impl<W: Worker> WorkerHandle<W> {
         &self,
         notice: impl FnOnce(Option<EntryId>, StopReply) -> Notice<W>,
     ) -> Result<ExitReason, StopError> {
-        if is_current(self.id()) {
+        let link = &self.slot.link;
+        if is_current(self.id()) || is_worker_above_caller(self.id(), link.registry_id) {
             return Err(StopError::WouldDeadlock);
         }
-        let link = &self.slot.link;
         let (reply, ended) = oneshot::channel();
         let visit = link.notify(notice(current_of(link.registry_id), StopReply(reply)));
         match desk::answer(ended, visit).await {

@@ -251,6 +251,7 @@ mod memory;
 pub mod metrics;
 mod names;
 mod owner;
+mod ownership;
 mod panics;
 mod prehashed;
 mod queue;

@@ -21,6 +21,7 @@ use crate::events::Events;
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{Ending, ShutdownReport, Verb};
+use crate::ownership::is_registry_above_caller;
 use crate::queue::Gate;
 use crate::slot::Link;
 use crate::stats::Stats;
@@ -176,7 +177,8 @@ impl<W: Worker> Registry<W> {
     /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed, for everyone who
     ///   waited for it. The key is vacant again; try again when it makes sense.
     /// - [`StartError::Cancelled`]: somebody stopped the key while it was starting.
-    /// - [`StartError::WouldDeadlock`]: a worker's own task would wait for itself, at once or through other workers.
+    /// - [`StartError::WouldDeadlock`]: a worker's own task would wait for itself, at once or through other workers, or for the end
+    ///   of a worker that [owns](crate::Context::own) its registry.
     /// - [`StartError::Shutdown`]: the registry has been shut down.
     ///
     /// # Cancel safety
@@ -442,7 +444,8 @@ impl<W: Worker> Registry<W> {
     /// those that still run after the same time again, because they never yield, are reported as stuck. Every caller
     /// gets the same report, now and later.
     ///
-    /// A worker of this registry that calls it from its own task would wait for itself: it gets a report that says
+    /// A worker of this registry that calls it from its own task would wait for itself, and so would one of a registry that a worker
+    /// of this one [owns](crate::Context::own), directly or through others: it gets a report that says
     /// [`would_deadlock`](ShutdownReport::would_deadlock), and nothing is shut down. Call it from a task that
     /// was spawned with `tokio::spawn`; one from `ctx.spawn` is waited for by the worker, and waits here for it.
     ///
@@ -451,7 +454,7 @@ impl<W: Worker> Registry<W> {
     /// Dropped after its first poll, the shutdown goes on.
     pub async fn shutdown(&self) -> ShutdownReport {
         let link = &self.shared.link;
-        if current_of(link.registry_id).is_some() {
+        if current_of(link.registry_id).is_some() || is_registry_above_caller(link.registry_id) {
             return ShutdownReport { would_deadlock: true, ..ShutdownReport::default() };
         }
         self.end_all(false);

@@ -230,6 +230,7 @@ pub struct ShutdownReport {
     pub cancelled: usize,
     /// Workers that run code which never yields: they could not be ended, and still run.
     pub stuck: usize,
-    /// The caller was a worker of this registry, which would have waited for its own end. Nothing was shut down.
+    /// The caller was a worker of this registry, or of one that ends with a worker of this registry, and would have waited for
+    /// its own end. Nothing was shut down.
     pub would_deadlock: bool,
 }

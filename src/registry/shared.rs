@@ -8,15 +8,17 @@ use std::task::{Context, Poll};
 
 use equivalent::Equivalent;
 
-use crate::current::{current_of, is_current};
+use crate::current::{current, current_of, is_current};
 use crate::desk::{Closed, Full, after};
 use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
 use crate::lifecycle::{StartFailure, Verb};
+use crate::ownership::{is_worker_above_caller, workers_above_caller};
 use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Answer};
 use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
+use crate::residency::{Eviction, Hold};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
 use crate::sync::poll_budget;
@@ -123,16 +125,24 @@ impl<W: Worker> Shared<W> {
             // It is the worker in whose task the caller runs: to wait for it is to wait for oneself.
             return Err(StartError::WouldDeadlock);
         }
+        if self.ends_after_caller(key, hash) {
+            return Err(StartError::WouldDeadlock);
+        }
         let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
         slot.set_since(self.link.moment());
         let seed = Seed { slot, args: args(), is_first: false };
+        let holds = self.hold_above_caller();
         let (reply, mut answer) = reply::call_in(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
         match self.link.desk.try_bring(Input::Start(request)) {
             Ok(visit) => match answer.at_once() {
                 // Whomever the visit has woken comes after the return to the scheduler. (G4)
-                Err(answer) => Ok(Start(Stage::Waits(answer))),
+                Err(answer) if holds.is_empty() => Ok(Start(Stage::Waits(answer))),
+                Err(answer) => Ok(Start(Stage::Seldom(Box::pin(async move {
+                    let _holds = holds;
+                    answer.await
+                })))),
                 Ok(None) => Err(StartError::Shutdown),
                 Ok(Some(answer)) => Ok(Start(Stage::Seldom(Box::pin(async move {
                     after(visit).await;
@@ -140,6 +150,7 @@ impl<W: Worker> Shared<W> {
                 })))),
             },
             Err(Full(input)) => Ok(Start(Stage::Seldom(Box::pin(async move {
+                let _holds = holds;
                 let brought = self.link.desk.bring_in_line(input).await;
                 answer.look_first();
                 match brought {
@@ -148,6 +159,35 @@ impl<W: Worker> Shared<W> {
                 }
             })))),
         }
+    }
+}
+
+impl<W: Worker> Shared<W> {
+    /// Whether the key has a worker on its way out which waits for the end of the one in whose task the caller runs, since it owns
+    /// the caller's registry, or one above it. One that closes its gate after this look ends when its stop time-out has passed,
+    /// and the caller before it.
+    fn ends_after_caller<Q>(&self, key: &Q, hash: u64) -> bool
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        let registry = self.link.registry_id;
+        if current().is_none_or(|caller| caller.registry == registry) {
+            return false;
+        }
+        let ending = self.table.with(key, hash, |handle| handle.is_ending().then(|| handle.id())).flatten();
+        ending.is_some_and(|worker| is_worker_above_caller(worker, registry))
+    }
+
+    /// Keeps the workers that end only after the one in whose task the caller runs from being evicted, until the caller has its
+    /// answer: it would wait for the place of a worker that waits for the caller's end. Where nothing is evicted, none.
+    fn hold_above_caller(&self) -> Vec<Hold<W>> {
+        let (config, registry) = (&self.link.config, self.link.registry_id);
+        let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
+        if !evicts || current().is_none_or(|caller| caller.registry == registry) {
+            return Vec::new();
+        }
+        let hold = |entry| self.table.with_entry(entry, |handle| Hold::new(&handle.slot));
+        workers_above_caller(registry).into_iter().filter_map(hold).collect()
     }
 }
 

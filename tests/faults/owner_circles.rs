@@ -1,1 +1,422 @@
-//! Registries that would own each other in a circle.
+//! Waits over registries: circles of owners, and workers that wait for what ends only after them.
+//!
+//! The clock is paused: "at once" means that it has not moved, so that no time-out was needed to end the wait.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gen_registry::{CallError, Eviction, ExitReason, Registry, Reply, Restart, StartError, StopError, WorkerHandle};
+use tokio::time::Instant;
+
+use crate::common::{Cue, Gate, Part, Player, Scripted, assert_at_rest, cue, play, poll_once, until_idle, within};
+
+const STOP: u64 = 5;
+
+async fn started(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
+    within(registry.start(key, Part::default()), "a start").await.unwrap()
+}
+
+/// A message that is answered when it is handled.
+fn answering(reply: Reply<()>) -> Cue {
+    cue(move |_| {
+        Box::pin(async move {
+            reply.send(());
+            Ok(())
+        })
+    })
+}
+
+async fn own(owner: &WorkerHandle<Player>, child: &Registry<Player>) -> Result<(), CallError<Player>> {
+    let child = child.clone();
+    play(owner, move |ctx| Box::pin(async move { ctx.own(&child) })).await
+}
+
+/// Registries of which each is owned by the worker "p" of the one before.
+async fn chain(length: usize) -> Vec<Registry<Player>> {
+    let chain: Vec<_> = (0..length).map(|_| Registry::<Player>::new()).collect();
+    for registry in &chain {
+        started(registry, "p").await;
+    }
+    for pair in chain.windows(2) {
+        own(&pair[0].lookup("p").unwrap(), &pair[1]).await.expect("it closes no circle");
+    }
+    chain
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_own_that_would_close_a_circle_panics_at_any_length() {
+    for length in 2..6 {
+        let chain = chain(length).await;
+        let last = chain[length - 1].lookup("p").unwrap();
+        let began = Instant::now();
+        assert!(own(&last, &chain[0]).await.is_err(), "{length}: it closed a circle");
+        match within(last.closed(), "its end").await {
+            ExitReason::Panicked(message) => assert!(message.contains("above its own"), "{message}"),
+            other => panic!("{length}: {other:?}"),
+        }
+        let first = chain[0].lookup("p").expect("nobody else is harmed");
+        within(first.stop(), "a stop of the first").await.unwrap();
+        assert_eq!(began.elapsed(), Duration::ZERO, "{length}: a time-out ended it");
+        chain.iter().for_each(assert_at_rest);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn inits_that_own_one_another_leave_nothing() {
+    let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let (of_a, of_b) = (b.clone(), a.clone());
+    let second = Part::init(move |ctx| {
+        let of_b = of_b.clone();
+        Box::pin(async move {
+            ctx.own(&of_b);
+            Ok(())
+        })
+    });
+    let first = Part::init(move |ctx| {
+        let (of_a, second) = (of_a.clone(), second.clone());
+        Box::pin(async move {
+            ctx.own(&of_a);
+            match of_a.start("1", second).await {
+                Err(StartError::Panicked(message)) => assert!(message.contains("above its own"), "{message}"),
+                other => panic!("{other:?}"),
+            }
+            Ok(())
+        })
+    });
+    let began = Instant::now();
+    within(a.start("1", first), "a start").await.unwrap();
+    within(a.stop("1"), "a stop").await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_at_rest(&a);
+    assert_at_rest(&b);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ownership_ends_with_its_run_however_it_ends() {
+    for end in ["stop", "kill", "crash", "init", "restart"] {
+        let policy = if end == "restart" { Restart::Transient } else { Restart::Temporary };
+        let a = Registry::<Player>::builder().restart(policy).build().unwrap();
+        let b = Registry::<Player>::new();
+        if end == "init" {
+            let of_a = b.clone();
+            let part = Part::init(move |ctx| {
+                let of_a = of_a.clone();
+                Box::pin(async move {
+                    ctx.own(&of_a);
+                    panic!("a scripted panic")
+                })
+            });
+            assert!(matches!(within(a.start("1", part), "a start").await, Err(StartError::Panicked(_))));
+        } else {
+            let worker = started(&a, "1").await;
+            own(&worker, &b).await.unwrap();
+            match end {
+                "stop" => drop(within(worker.stop(), "a stop").await.unwrap()),
+                "kill" => drop(within(worker.kill(), "a kill").await.unwrap()),
+                "crash" => {
+                    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+                    within(worker.closed(), "its end").await;
+                }
+                _ => {
+                    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+                    play(&worker, |_| Box::pin(async {})).await.unwrap();
+                }
+            }
+        }
+        // `b` is over. What owns it owned it, and the other way round is free.
+        let c = Registry::<Player>::new();
+        let worker = started(&c, "1").await;
+        own(&worker, &a).await.unwrap_or_else(|error| panic!("{end}: {error:?}"));
+        within(worker.stop(), "a stop").await.unwrap();
+    }
+}
+
+#[test]
+fn an_ownership_ends_with_its_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let (one, two) = (runtime(), runtime());
+    let b = two.block_on(async { Registry::<Player>::new() });
+    let worker = one.block_on(async {
+        let a = Registry::<Player>::new();
+        let worker = started(&a, "1").await;
+        own(&worker, &b).await.unwrap();
+        (a, worker)
+    });
+    drop(one);
+    two.block_on(async {
+        let up = started(&b, "1").await;
+        own(&up, &worker.0).await.expect("the owner is gone with its runtime");
+        within(up.stop(), "a stop").await.unwrap();
+    });
+}
+
+/// What a worker asks of one above it.
+async fn asked(
+    worker: &WorkerHandle<Player>,
+    verb: &'static str,
+    above: &Registry<Player>,
+    key: &'static str,
+) -> String {
+    let above = above.clone();
+    play(worker, move |_| {
+        Box::pin(async move {
+            let handle = above.lookup(key);
+            match (verb, handle) {
+                ("stop", _) => format!("{:?}", above.stop(key).await),
+                ("kill", _) => format!("{:?}", above.kill(key).await),
+                ("handle stop", Some(handle)) => format!("{:?}", handle.stop().await),
+                ("handle kill", Some(handle)) => format!("{:?}", handle.kill().await),
+                ("shutdown", _) => format!("{:?}", above.shutdown().await.would_deadlock),
+                other => panic!("{}", other.0),
+            }
+        })
+    })
+    .await
+    .expect("it answers")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_the_end_of_an_owner_is_refused_to_what_it_owns() {
+    let chain = chain(4).await;
+    let last = chain[3].lookup("p").unwrap();
+    let began = Instant::now();
+    for above in &chain[..3] {
+        for verb in ["stop", "kill", "handle stop", "handle kill"] {
+            assert_eq!(asked(&last, verb, above, "p").await, "Err(WouldDeadlock)", "{verb}");
+        }
+        assert_eq!(asked(&last, "shutdown", above, "p").await, "true");
+        assert!(above.lookup("p").is_some(), "nothing was stopped");
+        started(above, "beside").await;
+        for verb in ["stop", "handle kill"] {
+            drop(within(above.lookup_or_start("beside", Part::default()), "a start").await.unwrap());
+            let ended = asked(&last, verb, above, "beside").await;
+            assert!(ended.starts_with("Ok"), "what is not above it ends: {ended}");
+        }
+    }
+    // Downward, everything may be waited for.
+    let first = chain[0].lookup("p").unwrap();
+    assert_eq!(asked(&first, "stop", &chain[2], "p").await, "Ok(Stopped)");
+    assert_eq!(asked(&first, "shutdown", &chain[1], "p").await, "false");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_would_wait_for_a_stopping_owner_is_refused() {
+    let chain = chain(2).await;
+    let (owner, below) = (chain[0].lookup("p").unwrap(), chain[1].lookup("p").unwrap());
+    let gate = Gate::new();
+    let (above, passed) = (chain[0].clone(), gate.clone());
+    let asked = Arc::new(Mutex::new(None));
+    let told = Arc::clone(&asked);
+    below
+        .cast(cue(move |_| {
+            Box::pin(async move {
+                passed.pass().await;
+                *told.lock().unwrap() = Some(above.lookup_or_start("p", Part::default()).await.map(drop));
+                Ok(())
+            })
+        }))
+        .await
+        .unwrap();
+    gate.reached().await;
+    let began = Instant::now();
+    let mut stop = Box::pin(owner.stop());
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    gate.open();
+    within(stop, "the stop").await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO, "it took the stop's time-out to end it");
+    let asked = asked.lock().unwrap().take();
+    assert!(matches!(asked, Some(Err(StartError::WouldDeadlock))), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_from_below_never_waits_for_the_place_of_an_owner() {
+    let top = Registry::<Player>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
+    let bottom = Registry::<Player>::new();
+    let (owner, below) = (started(&top, "p").await, started(&bottom, "p").await);
+    own(&owner, &bottom).await.unwrap();
+    until_idle().await;
+    let began = Instant::now();
+    let above = top.clone();
+    let answer =
+        play(&below, move |_| Box::pin(async move { format!("{:?}", above.start("new", Part::default()).await) }));
+    assert_eq!(answer.await.unwrap(), "Err(AtCapacity)");
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert!(top.lookup("p").is_some());
+    // Nothing is held for ever.
+    within(top.start("new", Part::default()), "a start in the owner's place").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_an_owner_out_of_sight_ends_at_the_stop_timeout() {
+    for wait in ["closed", "subtask", "blocked call"] {
+        let chain = chain(2).await;
+        let (owner, below) = (chain[0].lookup("p").unwrap(), chain[1].lookup("p").unwrap());
+        let waited = owner.clone();
+        below
+            .cast(cue(move |ctx| {
+                Box::pin(async move {
+                    match wait {
+                        "closed" => drop(waited.closed().await),
+                        "subtask" => drop(ctx.spawn(async move { waited.stop().await }).await),
+                        // Nobody answers while the owner waits for the end of this one.
+                        _ => drop(
+                            waited
+                                .call(|reply| {
+                                    cue(move |_| {
+                                        Box::pin(async move {
+                                            std::future::pending::<()>().await;
+                                            reply.send(());
+                                            Ok(())
+                                        })
+                                    })
+                                })
+                                .await,
+                        ),
+                    }
+                    Ok(())
+                })
+            }))
+            .await
+            .unwrap();
+        let began = Instant::now();
+        until_idle().await;
+        let ended = match within(owner.stop(), "a stop").await {
+            Ok(_) | Err(StopError::NotFound) => began.elapsed().as_secs(),
+            Err(error) => panic!("{wait}: {error:?}"),
+        };
+        assert!(ended <= STOP, "{wait}: {ended}");
+        assert_at_rest(&chain[0]);
+        assert_at_rest(&chain[1]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_to_an_owner_between_its_runs_ends_at_the_stop_timeout() {
+    let top = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let bottom = Registry::<Player>::new();
+    let (owner, below) = (started(&top, "p").await, started(&bottom, "p").await);
+    own(&owner, &bottom).await.unwrap();
+    let (gate, called) = (Gate::new(), owner.clone());
+    let passed = gate.clone();
+    below
+        .cast(cue(move |_| {
+            Box::pin(async move {
+                passed.pass().await;
+                // The next run would answer, and waits for the end of this worker.
+                let _ = called.call(|reply| answering(reply)).await;
+                Ok(())
+            })
+        }))
+        .await
+        .unwrap();
+    gate.reached().await;
+    owner.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    gate.open();
+    let began = Instant::now();
+    play(&owner, |_| Box::pin(async {})).await.expect("the next run");
+    assert!(began.elapsed().as_secs() <= STOP);
+    assert_at_rest(&bottom);
+}
+
+#[tokio::test(start_paused = true)]
+async fn shutdowns_that_wait_for_one_another_end_at_the_stop_timeout() {
+    let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let (of_a, of_b, gate) = (started(&a, "p").await, started(&b, "p").await, Gate::new());
+    for (worker, other) in [(&of_a, &b), (&of_b, &a)] {
+        let (other, passed) = (other.clone(), gate.clone());
+        worker
+            .cast(cue(move |_| {
+                Box::pin(async move {
+                    passed.pass().await;
+                    let _ = other.shutdown().await;
+                    Ok(())
+                })
+            }))
+            .await
+            .unwrap();
+        gate.reached().await;
+    }
+    gate.open();
+    let began = Instant::now();
+    let reports = within(async { (a.shutdown().await, b.shutdown().await) }, "two shutdowns").await;
+    assert!(began.elapsed().as_secs() <= STOP);
+    assert_eq!((reports.0.stuck, reports.1.stuck), (0, 0));
+    assert_at_rest(&a);
+    assert_at_rest(&b);
+}
+
+/// Waits, in `init` or `terminate`, for a worker of the other registry whose `init` waits for this one.
+#[tokio::test(start_paused = true)]
+async fn vias_in_inits_that_wait_for_one_another_end_at_the_init_timeout() {
+    for is_owned in [false, true] {
+        let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
+        let back = a.clone();
+        let second = Part::init(move |_| {
+            let back = back.clone();
+            Box::pin(async move {
+                let via = back.via_or_start("1", Part::default());
+                via.call(|reply| answering(reply)).await.map_err(|_| Scripted)
+            })
+        });
+        let there = b.clone();
+        let first = Part::init(move |ctx| {
+            let (there, second) = (there.clone(), second.clone());
+            Box::pin(async move {
+                if is_owned {
+                    ctx.own(&there);
+                }
+                let via = there.via_or_start("1", second);
+                via.call(|reply| answering(reply)).await.map_err(|_| Scripted)
+            })
+        });
+        let began = Instant::now();
+        let failed = within(a.start("1", first), "a start").await;
+        assert!(matches!(failed, Err(StartError::TimedOut | StartError::Init(_))), "{failed:?}");
+        assert!(began.elapsed().as_secs() <= 30, "{:?}", began.elapsed());
+        until_idle().await;
+        assert_at_rest(&a);
+        assert_at_rest(&b);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_via_in_terminate_to_a_stopping_owner_ends_at_once() {
+    let (top, bottom) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let owner = started(&top, "p").await;
+    let back = top.clone();
+    let told = Arc::new(Mutex::new(String::new()));
+    let tell = Arc::clone(&told);
+    let part = Part::terminate(move |_| {
+        let (back, tell) = (back.clone(), Arc::clone(&tell));
+        Box::pin(async move {
+            let via = back.via_or_start("p", Part::default());
+            let called = via.call(|reply| answering(reply)).await;
+            *tell.lock().unwrap() = format!("{called:?}");
+            Ok(())
+        })
+    });
+    within(bottom.start("p", part), "a start").await.unwrap();
+    own(&owner, &bottom).await.unwrap();
+    let began = Instant::now();
+    within(owner.stop(), "a stop").await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    assert_eq!(*told.lock().unwrap(), "Err(WouldDeadlock)");
+}
+
+#[tokio::test(start_paused = true)]
+async fn workers_that_monitor_their_owner_do_not_keep_it() {
+    let chain = chain(3).await;
+    for (watcher, watched) in [(2, 0), (1, 0), (2, 1), (0, 2)] {
+        let watched = chain[watched].lookup("p").unwrap();
+        play(&chain[watcher].lookup("p").unwrap(), move |ctx| {
+            Box::pin(async move { ctx.monitor(&watched, |_| cue(|_| Box::pin(async { Ok(()) }))) })
+        })
+        .await
+        .unwrap();
+    }
+    let began = Instant::now();
+    within(chain[0].lookup("p").unwrap().stop(), "a stop").await.unwrap();
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    chain.iter().for_each(assert_at_rest);
+}
