@@ -3,26 +3,20 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Sleep, sleep};
 
 use crate::current::{Current, RegistryId};
 use crate::ownership::{Circle, Ownership};
-use crate::panics;
 use crate::registry::Registry;
 use crate::slot::Slot;
 use crate::worker::Worker;
 
-/// Boxed on first use: most workers have none.
+/// The registries that a worker owns. Boxed on first use: most workers have none.
 #[derive(Default)]
 pub(crate) struct Belongings {
-    /// From `ctx.spawn` and `ctx.spawn_blocking`.
-    children: JoinSet<()>,
-    /// Timers and monitors: they wait for something and then send a message, and end with the run, however it ends.
-    clocks: JoinSet<()>,
     owned: Vec<(Box<dyn Owned>, Ownership)>,
 }
 
@@ -36,14 +30,6 @@ pub(crate) enum Ending {
 }
 
 impl Belongings {
-    pub(crate) fn children(&mut self) -> &mut JoinSet<()> {
-        reap(&mut self.children)
-    }
-
-    pub(crate) fn clocks(&mut self) -> &mut JoinSet<()> {
-        reap(&mut self.clocks)
-    }
-
     /// Refuses what would close a circle of owners.
     pub(crate) fn own<C: Worker>(&mut self, owner: Current, child: &Registry<C>) -> Result<(), Circle> {
         if !self.owned.iter().any(|(owned, _)| owned.id() == child.id()) {
@@ -52,68 +38,42 @@ impl Belongings {
         }
         Ok(())
     }
-
-    /// Ends everything and waits for it: in good order until the worker is killed or `patience` is over, at once
-    /// otherwise.
-    pub(crate) async fn end<W: Worker>(
-        mut self: Box<Self>,
-        slot: &Slot<W>,
-        in_good_order: bool,
-        patience: Option<Duration>,
-    ) -> Ending {
-        self.clocks.abort_all();
-        let mut at_once = false;
-        let mut gone: Vec<_> = self.owned.iter().map(|(owned, _)| Some(owned.gone())).collect();
-        self.owned.iter().for_each(|(owned, _)| owned.end(!in_good_order));
-        let mut alarm: Option<Pin<Box<Sleep>>> = patience.map(|patience| Box::pin(sleep(patience)));
-        poll_fn(|cx| {
-            let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
-            if is_late {
-                alarm = None;
-            }
-            if !at_once && (!in_good_order || is_late || slot.is_killed() || slot.is_crashed()) {
-                at_once = true;
-                self.children.abort_all();
-                self.owned.iter().for_each(|(owned, _)| owned.end(true));
-            }
-            // Each of them is polled, so that each wakes this task.
-            let mut is_over = poll_all(&mut self.children, cx);
-            is_over &= poll_all(&mut self.clocks, cx);
-            for waited in &mut gone {
-                if waited.as_mut().is_some_and(|gone| gone.as_mut().poll(cx).is_ready()) {
-                    *waited = None;
-                }
-                is_over &= waited.is_none();
-            }
-            if is_over { Poll::Ready(if at_once { Ending::Killed } else { Ending::Done }) } else { Poll::Pending }
-        })
-        .await
-    }
 }
 
-/// Lets go of the tasks that have ended, so that a long life does not pile them up.
-fn reap(tasks: &mut JoinSet<()>) -> &mut JoinSet<()> {
-    while let Some(ended) = tasks.try_join_next() {
-        discard_panic(ended);
-    }
-    tasks
-}
-
-fn poll_all(tasks: &mut JoinSet<()>, cx: &mut Context<'_>) -> bool {
-    loop {
-        match tasks.poll_join_next(cx) {
-            Poll::Ready(Some(ended)) => discard_panic(ended),
-            Poll::Ready(None) => return true,
-            Poll::Pending => return false,
+/// Ends everything and waits for it: in good order until the worker is killed, crashed or `patience` is over, at once otherwise.
+pub(crate) async fn end<W: Worker>(
+    belongings: Option<Box<Belongings>>,
+    slot: &Slot<W>,
+    in_good_order: bool,
+    patience: Option<Duration>,
+) -> Ending {
+    let owned = belongings.map_or_else(Vec::new, |belongings| belongings.owned);
+    slot.abort_tasks(true);
+    let mut at_once = false;
+    let mut gone: Vec<_> = owned.iter().map(|(owned, _)| Some(owned.gone())).collect();
+    owned.iter().for_each(|(owned, _)| owned.end(!in_good_order));
+    let mut alarm: Option<Pin<Box<Sleep>>> = patience.map(|patience| Box::pin(sleep(patience)));
+    poll_fn(|cx| {
+        let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
+        if is_late {
+            alarm = None;
         }
-    }
-}
-
-/// Drops what is left of a task that panicked beside its own code: while its result was dropped.
-fn discard_panic(ended: Result<(), JoinError>) {
-    if let Some(payload) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-        panics::discard(payload);
-    }
+        if !at_once && (!in_good_order || is_late || slot.is_killed() || slot.is_crashed()) {
+            at_once = true;
+            slot.abort_tasks(false);
+            owned.iter().for_each(|(owned, _)| owned.end(true));
+        }
+        // Each of them is polled, so that each wakes this task.
+        let mut is_over = slot.poll_tasks(cx).is_ready();
+        for waited in &mut gone {
+            if waited.as_mut().is_some_and(|gone| gone.as_mut().poll(cx).is_ready()) {
+                *waited = None;
+            }
+            is_over &= waited.is_none();
+        }
+        if is_over { Poll::Ready(if at_once { Ending::Killed } else { Ending::Done }) } else { Poll::Pending }
+    })
+    .await
 }
 
 /// A registry that ends with a worker of another one.

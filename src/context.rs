@@ -2,19 +2,18 @@
 
 use std::fmt;
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll, ready};
 
 use tokio::sync::oneshot;
-use tokio::task::AbortHandle;
 
 use crate::belongings::Belongings;
 use crate::error::TaskError;
 use crate::handle::WorkerHandle;
-use crate::panics;
 use crate::registry::{Registry, WeakRegistry};
 use crate::residency::Hold;
+use crate::tasks::{self, Work};
 use crate::worker::Worker;
 
 /// A worker's view of itself, given to each of its methods.
@@ -91,9 +90,12 @@ impl<W: Worker> Context<W> {
     /// until the stop time-out aborts it; when the worker crashes or is killed, the task is aborted at once. So a task
     /// that loops for ever wants to be aborted in [`terminate`](Worker::terminate), with [`Task::abort`].
     ///
+    /// It runs in the `tracing` span in which this is called: that of the worker, or a child of it.
+    ///
     /// # Panics
     ///
-    /// In the task: contained there, and told to whoever awaits the [`Task`]. The worker goes on.
+    /// In the task: contained there, and the result of the [`Task`]. It is an error event, and counted by
+    /// [`Stats::task_panics`](crate::Stats::task_panics). The worker goes on.
     ///
     /// # Examples
     ///
@@ -123,24 +125,23 @@ impl<W: Worker> Context<W> {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let (sender, outcome) = oneshot::channel();
-        let hold = Hold::new(&self.handle.slot);
-        let abort = self.belongings().children().spawn(async move {
-            let ended = Contained(Box::pin(future)).await;
-            drop(hold);
-            // Whoever spawned it may not want to know.
-            let _ = sender.send(ended);
-        });
-        Task { outcome, abort }
+        let slot = &self.handle.slot;
+        let (work, outcome) = tasks::spawn_task(slot, future, Hold::new(slot));
+        Task { outcome, work }
     }
 
     /// Runs blocking code on tokio's blocking threads, as work that belongs to this worker: database writes, say.
     ///
-    /// The key is not free before it has ended (G1): it cannot be aborted once it runs, only waited for.
+    /// The key is not free before it has ended (G1): it cannot be aborted once it runs, only waited for. Code that has not begun,
+    /// since the threads of the pool are busy, is not waited for when it is aborted: [`Task::abort`], a kill, a crash or the end
+    /// of the stop time-out drops it at once. When the worker ends in good order, it may still begin until then.
+    ///
+    /// It runs in the `tracing` span in which this is called: that of the worker, or a child of it.
     ///
     /// # Panics
     ///
-    /// In the code: contained there, and told to whoever awaits the [`Task`].
+    /// In the code: contained there, and the result of the [`Task`]. It is an error event, and counted by
+    /// [`Stats::task_panics`](crate::Stats::task_panics). The worker goes on.
     ///
     /// # Examples
     ///
@@ -165,15 +166,9 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-        let (sender, outcome) = oneshot::channel();
-        let hold = Hold::new(&self.handle.slot);
-        let abort = self.belongings().children().spawn_blocking(move || {
-            let ended = catch_unwind(AssertUnwindSafe(work));
-            drop(hold);
-            // Whoever spawned it may not want to know.
-            let _ = sender.send(ended.map_err(|payload| TaskError::Panicked(panics::message(payload))));
-        });
-        Task { outcome, abort }
+        let slot = &self.handle.slot;
+        let (work, outcome) = tasks::spawn_blocking(slot, work, Hold::new(slot));
+        Task { outcome, work }
     }
 
     /// Ends a registry with this worker: its workers end when this one does, however it ends, and this worker's key is not
@@ -260,16 +255,24 @@ impl<W: Worker> fmt::Debug for Context<W> {
 /// # Cancel safety
 ///
 /// Dropped before it is ready, the work goes on and its result is lost.
-#[derive(Debug)]
 pub struct Task<T> {
     outcome: oneshot::Receiver<Result<T, TaskError>>,
-    abort: AbortHandle,
+    work: Arc<dyn Work>,
 }
 
 impl<T> Task<T> {
-    /// Aborts the work at its next await. Blocking code that runs already goes on.
+    /// Aborts the work at its next await.
+    ///
+    /// Blocking code that has not begun, since the threads of the pool are busy, is dropped before this returns, and the task
+    /// resolves with [`TaskError::Aborted`]. Blocking code that runs already goes on.
     pub fn abort(&self) {
-        self.abort.abort();
+        self.work.abort();
+    }
+}
+
+impl<T> fmt::Debug for Task<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").finish_non_exhaustive()
     }
 }
 
@@ -278,20 +281,5 @@ impl<T> Future for Task<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(ready!(Pin::new(&mut self.outcome).poll(cx)).unwrap_or(Err(TaskError::Aborted)))
-    }
-}
-
-/// A future whose panic is its result.
-struct Contained<F>(Pin<Box<F>>);
-
-impl<F: Future> Future for Contained<F> {
-    type Output = Result<F::Output, TaskError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        let polled = catch_unwind(AssertUnwindSafe(|| self.0.as_mut().poll(cx)));
-        match polled {
-            Ok(polled) => polled.map(Ok),
-            Err(payload) => Poll::Ready(Err(TaskError::Panicked(panics::message(payload)))),
-        }
     }
 }

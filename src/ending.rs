@@ -1,19 +1,28 @@
 //! How a worker ended, and until then who is to be told of it: those who wait in `closed`, the monitors of its run, and the
 //! directories that have names for it.
 //!
+//! The worker's own [tasks](crate::tasks) are listed there too, for as long as they have not ended.
+//!
 //! All are under one lock with the end itself, so that nobody joins unheard: whoever came before the end is told by it,
 //! and who comes after it is told at once.
 
-use std::sync::Weak;
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::{mem, ptr};
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
+use crate::id_list::{Id, IdList};
 use crate::panics::{Contained, contain};
 use crate::queue::Gate;
 use crate::request::StartReply;
 use crate::slot::Slot;
 use crate::sync::lock;
+use crate::tasks::{Tasks, Work};
 use crate::worker::{ExitReason, Worker, WorkerId};
 
 pub(crate) enum Ending<W: Worker> {
@@ -48,20 +57,35 @@ impl<W: Worker> Ending<W> {
     }
 
     /// Those who wait for the gate to open.
-    pub(crate) fn take_opening(&mut self) -> Vec<oneshot::Sender<()>> {
-        self.present().map_or_else(Vec::new, |audience| mem::take(&mut audience.opening))
+    pub(crate) fn take_opening(&mut self) -> Waiters<()> {
+        self.take(|audience| mem::take(&mut audience.opening))
+    }
+
+    /// Takes something out, and gives back the memory of what is empty then.
+    fn take<T: Default>(&mut self, take: impl FnOnce(&mut Audience) -> T) -> T {
+        let Ok(place) = self.audience() else { return T::default() };
+        let Some(audience) = place else { return T::default() };
+        let taken = take(audience);
+        if audience.is_empty() {
+            *place = None;
+        }
+        taken
     }
 }
 
-/// Who waits for something of a worker.
+type Waiters<T> = IdList<oneshot::Sender<T>>;
+
+/// Who waits for something of a worker, and what the worker waits for at its end. It is there only while it is not empty.
 #[derive(Default)]
 pub(crate) struct Audience {
     /// For its gate to open.
-    opening: Vec<oneshot::Sender<()>>,
+    opening: Waiters<()>,
     /// For the end of this run.
-    run: Vec<oneshot::Sender<ExitReason>>,
+    run: Waiters<ExitReason>,
     /// For the end of the worker.
-    worker: Vec<oneshot::Sender<ExitReason>>,
+    worker: Waiters<ExitReason>,
+    /// What belongs to the worker's run, and has not ended.
+    tasks: Option<Box<Tasks>>,
     /// One for each directory that the worker is in, or was in, by whatever many names.
     memberships: Vec<Weak<dyn Membership>>,
 }
@@ -72,18 +96,74 @@ pub(crate) trait Membership: Send + Sync {
     fn forget(&self, worker: WorkerId);
 }
 
-/// Adds one more who waits. Those who went away leave before the list grows.
-fn join<T>(part: &mut Vec<oneshot::Sender<T>>) -> oneshot::Receiver<T> {
-    if part.len() == part.capacity() {
-        part.retain(|member| !member.is_closed());
+impl Audience {
+    fn is_empty(&self) -> bool {
+        let Self { opening, run, worker, tasks, memberships } = self;
+        opening.is_empty() && run.is_empty() && worker.is_empty() && tasks.is_none() && memberships.is_empty()
     }
-    let (sender, receiver) = oneshot::channel();
-    part.push(sender);
-    receiver
+}
+
+/// One of the lists of an [`Audience`].
+type List<T> = fn(&mut Audience) -> &mut Waiters<T>;
+
+/// A worker that is waited for, and remembers by whom.
+pub(crate) trait WaitedFor {
+    /// Forgets one who waits.
+    fn leave<T>(&self, list: List<T>, id: Id);
+}
+
+impl<W: Worker, S: Deref<Target = Slot<W>>> WaitedFor for S {
+    fn leave<T>(&self, list: List<T>, id: Id) {
+        let left = lock(&self.ending).take(|audience| list(audience).remove(id));
+        drop(left);
+    }
+}
+
+/// One who waits, in a list of the worker. Dropped before it is ready, it leaves the list, which keeps nothing of it.
+pub(crate) struct Waiter<S: WaitedFor, T> {
+    receiver: oneshot::Receiver<T>,
+    /// While it may be in the list.
+    of: Option<S>,
+    list: List<T>,
+    id: Id,
+}
+
+impl<W: Worker, S: Deref<Target = Slot<W>>, T> Waiter<S, T> {
+    /// Adds one who waits. The lock is held.
+    fn join(audience: &mut Option<Box<Audience>>, of: S, list: List<T>) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let id = Id::fresh();
+        list(audience.get_or_insert_default()).insert(id, sender);
+        Self { receiver, of: Some(of), list, id }
+    }
+}
+
+// Nothing is pinned.
+impl<S: WaitedFor, T> Unpin for Waiter<S, T> {}
+
+impl<S: WaitedFor, T> Future for Waiter<S, T> {
+    type Output = Result<T, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let told = Pin::new(&mut self.receiver).poll(cx);
+        if told.is_ready() {
+            // Who tells has taken it out of the list.
+            self.of = None;
+        }
+        told
+    }
+}
+
+impl<S: WaitedFor, T> Drop for Waiter<S, T> {
+    fn drop(&mut self) {
+        if let Some(of) = self.of.take() {
+            of.leave(self.list, self.id);
+        }
+    }
 }
 
 /// Tells those who waited for the gate, which is open.
-pub(crate) fn tell_opened(opening: Vec<oneshot::Sender<()>>) {
+pub(crate) fn tell_opened(opening: Waiters<()>) {
     for member in opening {
         contain(|| {
             // It may have gone away. Its waker may be foreign code.
@@ -92,11 +172,15 @@ pub(crate) fn tell_opened(opening: Vec<oneshot::Sender<()>>) {
     }
 }
 
-fn tell(part: Vec<oneshot::Sender<ExitReason>>, reason: &ExitReason) {
+fn tell(part: Waiters<ExitReason>, reason: &ExitReason) {
     for member in part {
         // It may have gone away. Its waker may be foreign code.
         contain(|| drop(member.send(reason.clone())));
     }
+}
+
+fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
+    tasks.into_iter().for_each(|work| work.abort());
 }
 
 impl<W: Worker> Slot<W> {
@@ -126,7 +210,9 @@ impl<W: Worker> Slot<W> {
             }
         };
         if let Some(audience) = audience {
-            let Audience { opening, run, worker, memberships: _ } = *audience;
+            let Audience { opening, run, worker, tasks, memberships: _ } = *audience;
+            // There are none, unless the worker's own task was dropped from outside, with its runtime: then nothing waits for them.
+            abort_all(tasks.iter().flat_map(|tasks| tasks.to_list(false)));
             tell(worker, &reason);
             tell(run, &reason);
             // By their drop: it will not open any more.
@@ -137,7 +223,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) async fn closed(&self) -> ExitReason {
         let joined = match lock(&self.ending).audience() {
             Err(reason) => Err(reason.clone()),
-            Ok(audience) => Ok(join(&mut audience.get_or_insert_default().worker)),
+            Ok(audience) => Ok(Waiter::join(audience, self, |audience| &mut audience.worker)),
         };
         match joined {
             // Nobody drops the audience unheard while this slot is borrowed here.
@@ -146,20 +232,17 @@ impl<W: Worker> Slot<W> {
         }
     }
 
-    /// Gives a receiver for how this run ends, or how the worker ended.
-    pub(crate) fn monitor(&self) -> Result<oneshot::Receiver<ExitReason>, ExitReason> {
+    /// Waits for how this run ends, or gives how the worker ended.
+    pub(crate) fn monitor(self: &Arc<Self>) -> Result<Waiter<Arc<Self>, ExitReason>, ExitReason> {
         match lock(&self.ending).audience() {
             Err(reason) => Err(reason.clone()),
-            Ok(audience) => Ok(join(&mut audience.get_or_insert_default().run)),
+            Ok(audience) => Ok(Waiter::join(audience, Arc::clone(self), |audience| &mut audience.run)),
         }
     }
 
     /// Tells the monitors how this run ended.
     pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
-        let run = match lock(&self.ending).present() {
-            Some(audience) => mem::take(&mut audience.run),
-            None => return,
-        };
+        let run = lock(&self.ending).take(|audience| mem::take(&mut audience.run));
         tell(run, reason);
     }
 
@@ -168,7 +251,9 @@ impl<W: Worker> Slot<W> {
         let opened = match lock(&self.ending).audience() {
             // Looked at under the lock that is taken for the list of these after the gate was opened: either this sees it open,
             // or it is told.
-            Ok(audience) if self.queue.gate() == Gate::Starting => join(&mut audience.get_or_insert_default().opening),
+            Ok(audience) if self.queue.gate() == Gate::Starting => {
+                Waiter::join(audience, self, |audience| &mut audience.opening)
+            }
             _ => return,
         };
         // An error is the end.
@@ -201,10 +286,7 @@ impl<W: Worker> Slot<W> {
 
     /// Has every directory forget this worker. For its end, when its gate is closed.
     pub(crate) fn withdraw(&self) {
-        let memberships = match lock(&self.ending).present() {
-            Some(audience) => mem::take(&mut audience.memberships),
-            None => return,
-        };
+        let memberships = lock(&self.ending).take(|audience| mem::take(&mut audience.memberships));
         for membership in memberships {
             // Names are user code when they are dropped: a panic in one does not keep the worker in the next directory.
             contain(|| {
@@ -213,6 +295,61 @@ impl<W: Worker> Slot<W> {
                 }
             });
         }
+    }
+
+    /// Has the worker's run wait for a task of its own, from before that is spawned.
+    pub(crate) fn insert_task(&self, id: Id, work: Arc<dyn Work>) {
+        let mut ending = lock(&self.ending);
+        // Once the end is told nothing waits any more.
+        if let Ok(audience) = ending.audience() {
+            audience.get_or_insert_default().tasks.get_or_insert_default().insert(id, work);
+        }
+    }
+
+    /// Forgets a task of the worker's own: nothing is left of its code. The last one wakes the worker, if that waits.
+    pub(crate) fn remove_task(&self, id: Id) {
+        let (removed, waiter) = lock(&self.ending).take(|audience| {
+            let Some(tasks) = &mut audience.tasks else { return (None, None) };
+            let removed = tasks.remove(id);
+            if !tasks.is_empty() {
+                return (removed, None);
+            }
+            let waiter = tasks.take_waiter();
+            audience.tasks = None;
+            (removed, waiter)
+        });
+        drop(removed);
+        // The worker's own: tokio's.
+        if let Some(waiter) = waiter {
+            waiter.wake();
+        }
+    }
+
+    /// Whether the worker's run has tasks that have not ended.
+    pub(crate) fn has_tasks(&self) -> bool {
+        lock(&self.ending).present().is_some_and(|audience| audience.tasks.is_some())
+    }
+
+    /// Waits until no task of this run is left, of whose code nothing is left then. (G1)
+    pub(crate) fn poll_tasks(&self, cx: &Context<'_>) -> Poll<()> {
+        match lock(&self.ending).present().and_then(|audience| audience.tasks.as_mut()) {
+            // Under the lock under which the last one is removed: either this finds none, or is woken.
+            Some(tasks) => {
+                tasks.wait(cx.waker());
+                Poll::Pending
+            }
+            None => Poll::Ready(()),
+        }
+    }
+
+    /// Aborts the tasks of this run: all of them, or its timers and monitors alone.
+    pub(crate) fn abort_tasks(&self, timers_only: bool) {
+        let tasks = match lock(&self.ending).present().and_then(|audience| audience.tasks.as_ref()) {
+            Some(tasks) => tasks.to_list(timers_only),
+            None => return,
+        };
+        // Not under the lock: blocking code that has not begun is dropped here.
+        abort_all(tasks);
     }
 
     /// How many directories are to be told of the worker's end.

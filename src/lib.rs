@@ -242,6 +242,7 @@ mod ending;
 mod error;
 mod events;
 mod handle;
+mod id_list;
 #[cfg(test)]
 mod idle;
 mod key;
@@ -270,6 +271,7 @@ mod stripes;
 mod supervise;
 mod sync;
 mod table;
+mod tasks;
 mod timer;
 mod trace;
 mod via;
@@ -291,7 +293,7 @@ pub use residency::Eviction;
 pub use restart::Restart;
 pub use spawn::spawn;
 pub use stats::{Exits, Lookups, Restarts, Starts, Stats, Undelivered};
-pub use timer::Timer;
+pub use timer::{Monitor, Timer};
 pub use via::Via;
 pub use worker::{ExitReason, Worker, WorkerId, WorkerState};
 

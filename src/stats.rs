@@ -42,6 +42,10 @@ pub struct Stats {
     pub restarts_by_caller: Restarts,
     /// Workers that spent their restarts and were given up.
     pub gave_up: u64,
+    /// Panics in tasks of workers: what [`Context::spawn`](crate::Context::spawn) and
+    /// [`spawn_blocking`](crate::Context::spawn_blocking) were given, and the closures of intervals and monitors. Their
+    /// destructors count too. Each is an error event as well, and the worker goes on.
+    pub task_panics: u64,
     /// Looks for a key, by what they found.
     pub lookups: Lookups,
     /// Messages whose handling began.
@@ -193,7 +197,7 @@ public_totals! {
     }
 }
 
-/// The registry's own counters. The owner is the only one who writes them. Starts that came up without it are counted beside
+/// The registry's own counters. The owner is the only one who writes them, but for one. Starts that came up without it are counted beside
 /// these: [`Numbers`](crate::slot::Numbers).
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -202,6 +206,8 @@ pub(crate) struct Counters {
     restarts: RestartCounters,
     restarts_by_caller: RestartCounters,
     gave_up: AtomicU64,
+    /// The one that not the owner counts, but the tasks.
+    task_panics: AtomicU64,
 }
 
 /// Adds one where nobody else writes: no locked instruction.
@@ -262,6 +268,10 @@ impl Counters {
         count(&self.gave_up);
     }
 
+    pub(crate) fn task_panicked(&self) {
+        self.task_panics.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The totals, with nothing of the present state.
     pub(crate) fn read(&self, hot: &Stripes) -> Stats {
         let undelivered = |why| hot.total(Hot::Undelivered(why));
@@ -280,6 +290,7 @@ impl Counters {
             restarts: self.restarts.read(),
             restarts_by_caller: self.restarts_by_caller.read(),
             gave_up: self.gave_up.load(Ordering::Relaxed),
+            task_panics: self.task_panics.load(Ordering::Relaxed),
             ..Stats::default()
         }
     }

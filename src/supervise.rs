@@ -29,7 +29,7 @@ use tokio::sync::SemaphorePermit;
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
-use crate::belongings::{Belongings, Ending};
+use crate::belongings::{self, Belongings, Ending};
 use crate::context::Context;
 use crate::current;
 use crate::desk::free_next;
@@ -192,7 +192,7 @@ fn end_run<'r, W: Worker>(
     let state = run.state.take();
     contain(|| drop(state));
     match run.ctx.take_belongings() {
-        None if !is_back => Err(exit),
+        None if !is_back && !run.slot.has_tasks() => Err(exit),
         belongings => Ok(Box::pin(after_run(run, belongings, exit, is_back))),
     }
 }
@@ -293,11 +293,11 @@ async fn after_run<W: Worker>(
     mut exit: Exit,
     is_back: bool,
 ) -> Result<(), Exit> {
-    if let Some(belongings) = belongings {
+    if belongings.is_some() || run.slot.has_tasks() {
         let in_good_order = matches!(&exit, Exit::Ended(reason) if is_good(reason));
         // Before a restart nobody else's deadline runs.
         let patience = is_back.then_some(run.slot.link.config.stop_timeout);
-        let ended = belongings.end(run.slot, in_good_order, patience).await;
+        let ended = belongings::end(belongings, run.slot, in_good_order, patience).await;
         if ended == Ending::Killed && in_good_order {
             if run.slot.is_crashed() && !run.slot.is_killed() {
                 exit = Exit::Ended(ExitReason::Crashed);

@@ -4,9 +4,9 @@
 //! Their messages go past a full mailbox: a worker has as many as it asked for, and nobody could wait for room in its
 //! name.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::context::Context;
@@ -15,12 +15,13 @@ use crate::panics::contain;
 use crate::queue::{Kind, Sequence};
 use crate::residency::Hold;
 use crate::slot::Slot;
+use crate::tasks::{self, Spawned, Work};
 use crate::worker::{ExitReason, Worker};
 
 /// A timer of a worker. Dropping it does not stop the timer: [`cancel`](Self::cancel) does, and so does the end of the
 /// worker or of its run.
 #[derive(Debug, Clone)]
-pub struct Timer(AbortHandle);
+pub struct Timer(Arc<Spawned>);
 
 impl Timer {
     /// Stops the timer. A message that it has sent already is handled all the same.
@@ -28,7 +29,27 @@ impl Timer {
         self.0.abort();
     }
 
-    /// Whether it will send nothing more: it has sent its message, was cancelled, or its worker has ended.
+    /// Whether it will send nothing more: it has sent its message, was cancelled, its closure panicked, or its worker has
+    /// ended.
+    pub fn is_finished(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+/// A monitor of another worker, by [`Context::monitor`]. Dropping it does not stop the monitor: [`cancel`](Self::cancel) does,
+/// and so does the end of the worker that has it or of its run.
+#[derive(Debug, Clone)]
+pub struct Monitor(Arc<Spawned>);
+
+impl Monitor {
+    /// Stops the monitor. A message that it has sent already is handled all the same. Neither of the two workers keeps anything
+    /// of it.
+    pub fn cancel(&self) {
+        self.0.abort();
+    }
+
+    /// Whether it will send nothing more: it has sent its message, was cancelled, its closure panicked, or the worker that has
+    /// it has ended.
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
@@ -81,7 +102,7 @@ impl<W: Worker> Context<W> {
     pub fn send_after(&mut self, delay: Duration, message: W::Message) -> Timer {
         let slot = self.handle().slot.clone();
         let hold = Hold::new(&slot);
-        Timer(self.belongings().clocks().spawn(async move {
+        Timer(tasks::spawn_timer(&self.handle().slot, async move {
             sleep(delay).await;
             send(&slot, message);
             // After it is in the mailbox, which keeps the worker from then on.
@@ -98,7 +119,8 @@ impl<W: Worker> Context<W> {
     ///
     /// # Panics
     ///
-    /// In `message`: contained, and the last of its ticks.
+    /// In `message`: contained, and the interval ends, as [`Timer::is_finished`] says. It is an error event, and counted by
+    /// [`Stats::task_panics`](crate::Stats::task_panics). The worker goes on: make the interval anew if it is to have one.
     ///
     /// # Examples
     ///
@@ -139,7 +161,7 @@ impl<W: Worker> Context<W> {
     ) -> Timer {
         let slot = self.handle().slot.clone();
         let period = period.max(Duration::from_millis(1));
-        Timer(self.belongings().clocks().spawn(async move {
+        Timer(tasks::spawn_timer(&self.handle().slot, async move {
             let Some(first) = Instant::now().checked_add(period) else { return std::future::pending().await };
             let mut ticks = interval_at(first, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -163,9 +185,15 @@ impl<W: Worker> Context<W> {
     /// has ended already, the message comes at once; if it is being restarted, with the end of its next run. It
     /// ends with this run of this worker, and keeps neither of the two from idling. The other worker may be of any registry.
     ///
+    /// Each call is a monitor of its own, with a task and a message of its own: a worker that monitors another one 1,000 times
+    /// gets 1,000 messages, as in OTP. To monitor the same one for many reasons, keep the [`Monitor`] beside these reasons and
+    /// call this only if there is none, or [`is_finished`](Monitor::is_finished) says so. To begin anew, [`cancel`](Monitor::cancel)
+    /// the former one.
+    ///
     /// # Panics
     ///
-    /// In `message`: contained, and no message comes.
+    /// In `message`: contained, and no message comes. It is an error event, and counted by
+    /// [`Stats::task_panics`](crate::Stats::task_panics).
     ///
     /// # Examples
     ///
@@ -213,11 +241,11 @@ impl<W: Worker> Context<W> {
         &mut self,
         other: &WorkerHandle<V>,
         message: impl FnOnce(ExitReason) -> W::Message + Send + 'static,
-    ) {
+    ) -> Monitor {
         let slot = self.handle().slot.clone();
         // Before this returns: what happens to the other one from here on is not missed.
         let watched = other.slot.monitor();
-        self.belongings().clocks().spawn(async move {
+        Monitor(tasks::spawn_timer(&self.handle().slot, async move {
             let reason = match watched {
                 Ok(end) => match end.await {
                     Ok(reason) => reason,
@@ -227,7 +255,7 @@ impl<W: Worker> Context<W> {
                 Err(ended) => ended,
             };
             send(&slot, message(reason));
-        });
+        }))
     }
 
     /// Says that this worker is active, for work that came from elsewhere than its mailbox: a socket, say. It may rest

@@ -2,13 +2,15 @@
 //!
 //! The span has the registry's name and the worker's id. The key is in it only if
 //! `Builder::trace_keys` asked for it, for a key may be a secret. All of it is made in the
-//! worker's own task: a subscriber is code of others. (G4)
+//! worker's own task: a subscriber is code of others (G4). A panic of it is contained, whichever of its methods panics (G5).
+//!
+//! The worker's own tasks (`ctx.spawn`, timers, ...) run in the span in which they were made: the worker's, or a child of it.
 
 #[cfg(feature = "tracing")]
-pub(crate) use on::{Trace, ended};
+pub(crate) use on::{Trace, ended, task_panicked};
 
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{Trace, ended};
+pub(crate) use off::{Trace, ended, task_panicked};
 
 #[cfg(feature = "tracing")]
 mod on {
@@ -29,11 +31,11 @@ mod on {
 
     impl Trace {
         pub(crate) fn new<W: Worker>(slot: &Slot<W>) -> Self {
-            if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
-                return Self(None);
-            }
             // A subscriber, or a key's `Debug`, that panics costs its span only. (G5)
-            let made = catch_unwind(AssertUnwindSafe(|| {
+            Self::of(|| {
+                if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
+                    return Span::none();
+                }
                 let span = tracing::info_span!(
                     target: "gen_registry", parent: None, "worker",
                     registry = &*slot.link.name, id = slot.entry.id.0, key = Empty,
@@ -42,14 +44,53 @@ mod on {
                     span.record("key", write(&slot.key).as_str());
                 }
                 span
-            }));
+            })
+        }
+
+        /// The span in which this code runs: in the worker's own code, that of the worker or one in it.
+        pub(crate) fn current() -> Self {
+            Self::of(Span::current)
+        }
+
+        fn of(make: impl FnOnce() -> Span) -> Self {
+            let made = catch_unwind(AssertUnwindSafe(make));
             Self(made.map_err(discard).ok().filter(|span| !span.is_disabled()).map(Box::new))
         }
 
+        /// Enters the span until the guard is dropped. If the subscriber panics, the span is not entered.
         #[inline]
-        pub(crate) fn enter(&self) -> Option<Entered<'_>> {
-            self.0.as_ref().map(|span| span.enter())
+        pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+            self.0.as_ref().and_then(|span| {
+                let entered = catch_unwind(AssertUnwindSafe(|| span.enter()));
+                entered.map_err(discard).ok().map(|entered| Inside(Some(entered)))
+            })
         }
+    }
+
+    impl Drop for Trace {
+        /// The subscriber is asked to close the span, and may panic.
+        fn drop(&mut self) {
+            if let Some(span) = self.0.take() {
+                contain(|| drop(span));
+            }
+        }
+    }
+
+    /// A span that was entered.
+    pub(crate) struct Inside<'s>(Option<Entered<'s>>);
+
+    impl Drop for Inside<'_> {
+        /// The subscriber is told of the exit, and may panic: also while another panic unwinds.
+        fn drop(&mut self) {
+            let entered = self.0.take();
+            contain(|| drop(entered));
+        }
+    }
+
+    /// Tells of a panic in one of the worker's own tasks.
+    pub(crate) fn task_panicked<W: Worker>(slot: &Slot<W>, reason: &str) {
+        let (registry, id) = (&*slot.link.name, slot.entry.id.0);
+        contain(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
     }
 
     /// Tells how a run ended, if that is something that an operator wants to know, and when the next one begins.
@@ -93,10 +134,16 @@ mod off {
             Self
         }
 
+        pub(crate) fn current() -> Self {
+            Self
+        }
+
         pub(crate) fn enter(&self) -> Option<std::convert::Infallible> {
             None
         }
     }
+
+    pub(crate) fn task_panicked<W: Worker>(_: &Slot<W>, _: &str) {}
 
     pub(crate) fn ended<W: Worker>(_: &Slot<W>, _: &Exit, _: Option<Duration>) {}
 }

@@ -200,6 +200,16 @@ pub const RESTART_LIMIT_REACHED: Metric = Metric {
     help: "Times a key had spent its restart budget and was not restarted.",
 };
 
+/// Panics beside the workers' methods.
+pub const WORKER_TASK_PANICS: Metric = Metric {
+    name: "gen_registry_worker_task_panics_total",
+    kind: Kind::Counter,
+    labels: &[REGISTRY],
+    unit: Unit::Count,
+    presence: Presence::Always,
+    help: "Panics in tasks of workers: spawned and blocking work, and the closures of intervals and monitors.",
+};
+
 /// Looks into the table.
 pub const LOOKUPS: Metric = Metric {
     name: "gen_registry_lookups_total",
@@ -320,6 +330,7 @@ pub const ALL: &[Metric] = &[
     WORKER_EXITS,
     WORKER_RESTARTS,
     RESTART_LIMIT_REACHED,
+    WORKER_TASK_PANICS,
     LOOKUPS,
     MESSAGES_HANDLED,
     MESSAGES_UNDELIVERED,

@@ -9,7 +9,7 @@ use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 use crate::metrics as catalogue;
 use crate::metrics::{Kind, Metric, Presence, Unit};
 use crate::names::{Claim, RecorderId};
-use crate::panics::contain;
+use crate::panics::{Contained, contain};
 use crate::stats::{Restarts, Stats};
 
 /// A recorder of one's own.
@@ -172,21 +172,29 @@ impl Observations {
 }
 
 /// Measures how long messages take, in the workers' own tasks.
-pub(crate) struct Stopwatch(RwLock<Histogram>);
+pub(crate) struct Stopwatch(RwLock<Contained<Histogram>>);
 
 impl Stopwatch {
     pub(crate) fn new() -> Self {
-        Self(RwLock::new(Histogram::noop()))
+        Self(RwLock::new(Contained::new(Histogram::noop())))
     }
 
     fn renew(&self, histogram: Histogram) {
         histogram.record_many(0.0, 0);
-        *self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner) = histogram;
+        let former = {
+            let mut current = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::replace(&mut *current, Contained::new(histogram))
+        };
+        // The recorder's code, and not under the lock.
+        drop(former);
     }
 
     pub(crate) fn record(&self, took: Duration) {
-        let histogram = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        contain(|| histogram.record(took.as_secs_f64()));
+        contain(|| {
+            let histogram = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            histogram.record(took.as_secs_f64());
+            // It may be the last of its kind, and is dropped here: a panic of it is not the worker's either.
+        });
     }
 }
 
@@ -243,6 +251,7 @@ fn each_counter(stats: &Stats, mut visit: impl FnMut(&Metric, Labels<'_>, u64)) 
     restarts("registry", &stats.restarts);
     restarts("caller", &stats.restarts_by_caller);
     visit(&catalogue::RESTART_LIMIT_REACHED, &[], stats.gave_up);
+    visit(&catalogue::WORKER_TASK_PANICS, &[], stats.task_panics);
     visit(&catalogue::MESSAGES_HANDLED, &[], stats.handled);
 }
 

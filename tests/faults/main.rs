@@ -12,6 +12,8 @@ mod crash;
 mod drops;
 mod errors;
 mod intervals;
+#[cfg(feature = "tracing")]
+mod log;
 mod monitors;
 mod owner_circles;
 mod panics;
@@ -21,5 +23,6 @@ mod runs;
 mod stack;
 mod stop_modes;
 mod stuck_init;
+#[cfg(feature = "tracing")]
 mod tracing_panics;
 mod type_depth;

@@ -1,1 +1,112 @@
 //! Monitors that are cancelled.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gen_registry::{ExitReason, Monitor, Registry, Restart, WorkerHandle};
+use tokio::time::sleep;
+
+use crate::common::{Part, Player, Scripted, cue, play, until_idle, within};
+
+type Heard = Arc<Mutex<Vec<String>>>;
+
+async fn started(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
+    within(registry.start(key, Part::default()), "a start").await.expect("nothing is in its way")
+}
+
+async fn watch(watcher: &WorkerHandle<Player>, watched: &WorkerHandle<Player>, heard: &Heard) -> Monitor {
+    let (watched, heard) = (watched.clone(), Arc::clone(heard));
+    let watching = play(watcher, move |ctx| {
+        Box::pin(async move {
+            ctx.monitor(&watched, move |reason: ExitReason| {
+                cue(move |_| {
+                    Box::pin(async move {
+                        heard.lock().unwrap().push(reason.to_string());
+                        Ok(())
+                    })
+                })
+            })
+        })
+    });
+    watching.await.expect("the watcher lives")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_monitor_sends_nothing() {
+    let (registry, heard) = (Registry::new(), Heard::default());
+    let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
+    let cancelled = watch(&watcher, &watched, &heard).await;
+    let kept = watch(&watcher, &watched, &heard).await;
+    // Dropping it does not cancel it.
+    drop(watch(&watcher, &watched, &heard).await);
+    assert!(!cancelled.is_finished() && !kept.is_finished());
+    cancelled.clone().cancel();
+    until_idle().await;
+    assert!(cancelled.is_finished() && !kept.is_finished());
+    within(watched.kill(), "a kill").await.unwrap();
+    until_idle().await;
+    assert_eq!(*heard.lock().unwrap(), ["killed", "killed"]);
+    assert!(kept.is_finished());
+    kept.cancel();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_that_replaces_another_is_the_only_one() {
+    let (registry, heard) = (Registry::new(), Heard::default());
+    let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
+    let mut current: Option<Monitor> = None;
+    for _ in 0..1_000 {
+        if let Some(former) = current.replace(watch(&watcher, &watched, &heard).await) {
+            former.cancel();
+        }
+    }
+    within(watched.kill(), "a kill").await.unwrap();
+    until_idle().await;
+    assert_eq!(*heard.lock().unwrap(), ["killed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_is_finished_when_its_worker_or_its_run_is_over() {
+    let (registry, heard) = (Registry::new(), Heard::default());
+    let players = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let (watcher, watched) = (started(&players, "watcher").await, started(&registry, "watched").await);
+    let of_the_first_run = watch(&watcher, &watched, &heard).await;
+    watcher.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    play(&watcher, |_| Box::pin(async {})).await.unwrap();
+    // At once, and not a moment later: a restart waits for the tasks of the run. (G1)
+    assert!(of_the_first_run.is_finished());
+    let of_the_second = watch(&watcher, &watched, &heard).await;
+    within(watcher.kill(), "a kill").await.unwrap();
+    assert!(of_the_second.is_finished());
+    within(watched.kill(), "a kill").await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert!(heard.lock().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_monitor_races_the_end_and_never_sends_twice() {
+    let (registry, watchers) = (Registry::new(), Registry::new());
+    let watcher = started(&watchers, "watcher").await;
+    for round in 0..200_u32 {
+        let heard = Heard::default();
+        let watched = started(&registry, "watched").await;
+        let mut monitors = Vec::new();
+        for _ in 0..4 {
+            monitors.push(watch(&watcher, &watched, &heard).await);
+        }
+        let cancelled = monitors.split_off(2);
+        let cancel = tokio::spawn(async move { cancelled.iter().for_each(Monitor::cancel) });
+        within(watched.kill(), "a kill").await.unwrap();
+        within(cancel, "the cancel").await.unwrap();
+        let both = async {
+            while monitors.iter().any(|monitor| !monitor.is_finished()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(both, "the monitors").await;
+        play(&watcher, |_| Box::pin(async {})).await.unwrap();
+        let told = heard.lock().unwrap().len();
+        assert!((2..=4).contains(&told), "{told} messages in round {round}");
+    }
+    within(watcher.kill(), "a kill").await.unwrap();
+}

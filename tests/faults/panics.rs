@@ -1,1 +1,276 @@
 //! Panics in the own tasks of a worker.
+
+#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use gen_registry::{Registry, Task, TaskError, Timer};
+use tokio::time::sleep;
+
+use crate::common::{Cue, Part, Player, cue, play, until_idle, within};
+
+fn nothing() -> Cue {
+    cue(|_| Box::pin(async { Ok(()) }))
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a scripted panic in a drop");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_panic_of_a_task_is_counted_once() {
+    let registry = Registry::<Player>::new();
+    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let counted = || registry.stats().task_panics;
+    let watched = within(registry.start("watched", Part::default()), "a start").await.unwrap();
+    let other = watched.clone();
+    type Made = Vec<(&'static str, Box<dyn Fn() -> bool + Send>)>;
+    let made: Made = play(&worker, move |ctx| {
+        Box::pin(async move {
+            let is_over = |timer: Timer| Box::new(move || timer.is_finished()) as Box<dyn Fn() -> bool + Send>;
+            drop(ctx.spawn(async { panic!("spawn") }));
+            drop(ctx.spawn_blocking(|| panic!("spawn_blocking")));
+            // The result, which nobody wants.
+            drop(ctx.spawn(async { Bomb }));
+            drop(ctx.spawn_blocking(|| Bomb));
+            // What it captured, when it is aborted.
+            let bomb = Bomb;
+            ctx.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(bomb);
+            })
+            .abort();
+            let interval = ctx.send_interval(Duration::from_secs(1), || panic!("send_interval"));
+            let monitor = ctx.monitor(&other, |_| panic!("monitor"));
+            let monitor = Box::new(move || monitor.is_finished()) as Box<dyn Fn() -> bool + Send>;
+            vec![("interval", is_over(interval)), ("monitor", monitor)]
+        })
+    })
+    .await
+    .unwrap();
+    sleep(Duration::from_secs(5)).await;
+    within(watched.kill(), "a kill").await.unwrap();
+    until_idle().await;
+    assert_eq!(counted(), 7);
+    for (name, is_finished) in made {
+        assert!(is_finished(), "{name} goes on after its panic");
+    }
+    // The worker and its next tasks go on.
+    let again = play(&worker, |ctx| Box::pin(async move { ctx.spawn(async { 1 }) })).await.unwrap();
+    assert_eq!(within(again, "a task").await, Ok(1));
+    within(worker.stop(), "a stop").await.unwrap();
+    assert_eq!((counted(), registry.stats().exits.panicked), (7, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_is_counted_before_the_task_resolves() {
+    let registry = Registry::<Player>::new();
+    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let count = registry.clone();
+    let (spawned, blocking) = play(&worker, move |ctx| {
+        Box::pin(async move {
+            let spawned = ctx.spawn(async { panic!("one") }).await;
+            let first = count.stats().task_panics;
+            let blocking = ctx.spawn_blocking(|| panic!("two")).await;
+            ((spawned, first), (blocking, count.stats().task_panics))
+        })
+    })
+    .await
+    .unwrap();
+    assert_eq!(spawned, (Err(TaskError::Panicked("one".into())), 1));
+    assert_eq!(blocking, (Err(TaskError::Panicked("two".into())), 2));
+}
+
+/// A foreign executor's waker, which panics.
+struct Hostile;
+
+impl Wake for Hostile {
+    fn wake(self: Arc<Self>) {
+        panic!("a hostile waker");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waker_that_panics_is_no_panic_of_the_task() {
+    let registry = Registry::<Player>::new();
+    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let tasks: Vec<Task<()>> = play(&worker, |ctx| {
+        Box::pin(async move {
+            let aborted = ctx.spawn(std::future::pending());
+            vec![ctx.spawn(sleep(Duration::from_secs(1))), ctx.spawn_blocking(|| ()), aborted]
+        })
+    })
+    .await
+    .unwrap();
+    let waker = Waker::from(Arc::new(Hostile));
+    let mut tasks: Vec<_> = tasks.into_iter().map(Box::pin).collect();
+    for task in &mut tasks {
+        // It may be ready by now.
+        let _ = task.as_mut().poll(&mut Context::from_waker(&waker));
+    }
+    tasks[2].abort();
+    sleep(Duration::from_secs(5)).await;
+    within(worker.stop(), "a stop").await.unwrap();
+    assert_eq!(registry.stats().task_panics, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_that_panicked_may_be_made_anew() {
+    let registry = Registry::<Player>::new();
+    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let ticks = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&ticks);
+    let interval = play(&worker, |ctx| {
+        Box::pin(async move {
+            let mut tick = 0;
+            ctx.send_interval(Duration::from_secs(1), move || {
+                tick += 1;
+                assert!(tick < 3, "the third tick");
+                let ticks = Arc::clone(&counted);
+                cue(move |_| {
+                    Box::pin(async move {
+                        *ticks.lock().unwrap() += 1;
+                        Ok(())
+                    })
+                })
+            })
+        })
+    })
+    .await
+    .unwrap();
+    sleep(Duration::from_secs(10)).await;
+    assert_eq!((*ticks.lock().unwrap(), interval.is_finished(), registry.stats().task_panics), (2, true, 1));
+    let again =
+        play(&worker, |ctx| Box::pin(async move { ctx.send_interval(Duration::from_secs(1), nothing) })).await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    assert!(!again.is_finished());
+}
+
+#[cfg(feature = "tracing")]
+mod traced {
+    use tracing::Level;
+
+    use super::*;
+    use crate::log::Log;
+
+    /// On a runtime whose blocking threads have the log too.
+    fn with_log(test: impl AsyncFnOnce(Log)) {
+        let log = Arc::new(Mutex::new(None::<Log>));
+        let of_the_pool = Arc::clone(&log);
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.on_thread_start(move || {
+            if let Some(log) = &*of_the_pool.lock().unwrap() {
+                std::mem::forget(tracing::subscriber::set_default(log.clone()));
+            }
+        });
+        let runtime = builder.enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let (own, _guard) = Log::set().await;
+            *log.lock().unwrap() = Some(own.clone());
+            test(own).await;
+        });
+    }
+
+    fn say(word: &str) {
+        tracing::info!(target: "faults", "{word}");
+    }
+
+    #[test]
+    fn the_own_tasks_of_a_worker_are_in_its_span() {
+        with_log(async |log| {
+            let registry = Registry::<Player>::builder().name("spans").build().unwrap();
+            let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+            let watched = within(registry.start("watched", Part::default()), "a start").await.unwrap();
+            let other = watched.clone();
+            let task = play(&worker, move |ctx| {
+                Box::pin(async move {
+                    ctx.monitor(&other, |_| {
+                        say("monitor");
+                        nothing()
+                    });
+                    ctx.send_interval(Duration::from_secs(1), || {
+                        say("interval");
+                        nothing()
+                    });
+                    struct Last;
+                    impl Drop for Last {
+                        fn drop(&mut self) {
+                            say("dropped");
+                        }
+                    }
+                    let last = Last;
+                    ctx.spawn(async move {
+                        std::future::pending::<()>().await;
+                        drop(last);
+                    })
+                    .abort();
+                    drop(ctx.spawn_blocking(|| say("blocking")));
+                    ctx.spawn(async {
+                        sleep(Duration::from_millis(1)).await;
+                        say("task");
+                    })
+                })
+            })
+            .await
+            .unwrap();
+            within(task, "the task").await.unwrap();
+            sleep(Duration::from_secs(2)).await;
+            within(watched.kill(), "a kill").await.unwrap();
+            until_idle().await;
+            for word in ["task", "blocking", "interval", "monitor", "dropped"] {
+                let events = log.events(word);
+                let id = worker.id().to_string();
+                assert_eq!(
+                    events.first().and_then(|(_, fields)| fields.get("in span of")),
+                    Some(&id),
+                    "{word}: {events:?}"
+                );
+            }
+            assert_eq!(within(registry.shutdown(), "the shutdown").await.stuck, 0);
+            assert_eq!(log.references(), 0, "a span was not closed");
+        });
+    }
+
+    #[test]
+    fn every_panic_of_a_task_is_an_error_event() {
+        with_log(async |log| {
+            let registry = Registry::<Player>::builder().name("panics").build().unwrap();
+            let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+            let watched = within(registry.start("watched", Part::default()), "a start").await.unwrap();
+            let other = watched.clone();
+            play(&worker, move |ctx| {
+                Box::pin(async move {
+                    drop(ctx.spawn(async { panic!("spawn") }));
+                    drop(ctx.spawn_blocking(|| panic!("spawn_blocking")));
+                    ctx.send_interval(Duration::from_secs(1), || panic!("send_interval"));
+                    ctx.monitor(&other, |_| panic!("monitor"));
+                })
+            })
+            .await
+            .unwrap();
+            sleep(Duration::from_secs(2)).await;
+            within(watched.kill(), "a kill").await.unwrap();
+            until_idle().await;
+            let events = log.events("a task of the worker panicked");
+            let mut reasons = Vec::new();
+            for (level, fields) in &events {
+                let id = worker.id().to_string();
+                assert_eq!(
+                    (*level, &*fields["target"], &*fields["registry"]),
+                    (Level::ERROR, "gen_registry", "panics")
+                );
+                assert_eq!((&fields["id"], fields.get("in span of")), (&id, Some(&id)), "{fields:?}");
+                reasons.push(&*fields["reason"]);
+            }
+            reasons.sort_unstable();
+            assert_eq!(reasons, ["monitor", "send_interval", "spawn", "spawn_blocking"]);
+        });
+    }
+}

@@ -1,1 +1,96 @@
 //! A subscriber of `tracing` that panics.
+
+#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+
+use std::time::Duration;
+
+use gen_registry::{ExitReason, Registry, Restart};
+use tokio::time::sleep;
+
+use crate::common::{Part, Player, Record, Scripted, cue, play, within};
+use crate::log::Log;
+
+/// All that are called.
+const METHODS: [&str; 10] =
+    ["enabled", "new_span", "record", "enter", "exit", "clone_span", "try_close", "current_span", "event", "none"];
+
+/// Everything that a worker does with its span, with one method of the subscriber panicking each time.
+async fn live_with(method: &'static str) {
+    let (log, _guard) = Log::set().await;
+    log.set_hostile(Some(method));
+    let record = Record::default();
+    let registry = Registry::<Player>::builder().restart(Restart::Transient).trace_keys().build().unwrap();
+    let part = Part::terminate(|_| Box::pin(async { Ok(()) })).recorded(&record);
+    let worker = within(registry.start("k", part), "a start").await.expect(method);
+    let made = play(&worker, |ctx| {
+        Box::pin(async move {
+            let task = ctx.spawn(async {
+                tokio::task::yield_now().await;
+                1
+            });
+            let blocking = ctx.spawn_blocking(|| 2);
+            let panics = ctx.spawn(async { panic!("a scripted panic") });
+            let aborted = ctx.spawn(std::future::pending::<()>());
+            let timer = ctx.send_after(Duration::from_secs(1), cue(|_| Box::pin(async { Ok(()) })));
+            let interval = ctx.send_interval(Duration::from_secs(1), || cue(|_| Box::pin(async { Ok(()) })));
+            let me = ctx.handle().clone();
+            let monitor = ctx.monitor(&me, |_| cue(|_| Box::pin(async { Ok(()) })));
+            aborted.abort();
+            (task, blocking, panics, aborted, timer, interval, monitor)
+        })
+    })
+    .await
+    .expect(method);
+    let (task, blocking, panics, aborted, timer, interval, monitor) = made;
+    assert_eq!(within(task, "a task").await, Ok(1), "{method}");
+    assert_eq!(within(blocking, "blocking work").await, Ok(2), "{method}");
+    assert!(within(panics, "a task that panics").await.unwrap_err().to_string().contains("scripted"), "{method}");
+    assert!(within(aborted, "a task that is aborted").await.is_err(), "{method}");
+    sleep(Duration::from_secs(3)).await;
+    assert!(timer.is_finished() && !interval.is_finished() && !monitor.is_finished(), "{method}");
+    assert_eq!((worker.incarnation(), registry.stats().task_panics), (1, 1), "{method}");
+    // The end of a run, and a restart.
+    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.expect(method);
+    play(&worker, |_| Box::pin(async {})).await.expect(method);
+    assert_eq!((worker.incarnation(), registry.stats().restarts.total()), (2, 1), "{method}");
+    // A panic unwinds through the span.
+    worker.cast(cue(|_| Box::pin(async { panic!("a scripted panic") }))).await.expect(method);
+    play(&worker, |_| Box::pin(async {})).await.expect(method);
+    assert_eq!((worker.incarnation(), registry.stats().restarts.total()), (3, 2), "{method}");
+    assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)), "{method}");
+    assert_eq!((record.alive("k"), record.inits("k")), (0, 3), "{method}");
+    assert!(log.panics() > 0 || method == "none", "{method} was not called");
+    if method == "none" {
+        assert_eq!(log.references(), 0, "a span was not closed");
+    }
+    // Nothing is left of it for the next worker.
+    log.set_hostile(None);
+    let next = within(registry.start("k", Part::default()), "the next start").await.expect(method);
+    play(&next, |_| Box::pin(async {})).await.expect(method);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_no_method_of_a_subscriber_ends_a_worker_by_its_panic() {
+    for method in METHODS {
+        live_with(method).await;
+    }
+}
+
+#[test]
+fn g5_a_span_that_panics_when_its_runtime_ends_is_contained() {
+    for method in ["enter", "exit", "try_close"] {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (log, _guard) = runtime.block_on(Log::set());
+        let worker = runtime.block_on(async {
+            let registry = Registry::<Player>::new();
+            let worker = within(registry.start("k", Part::default()), "a start").await.expect(method);
+            let task = play(&worker, |ctx| Box::pin(async move { ctx.spawn(std::future::pending::<()>()) })).await;
+            drop(task.expect(method));
+            worker
+        });
+        log.set_hostile(Some(method));
+        drop(runtime);
+        let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        assert!(matches!(other.block_on(within(worker.closed(), "its end")), ExitReason::Killed), "{method}");
+    }
+}

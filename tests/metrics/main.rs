@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use gen_registry::metrics::{ALL, Kind};
-use gen_registry::{Builder, Registry};
+use gen_registry::{Builder, Registry, Worker};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 use crate::common::Probe;
@@ -47,6 +47,10 @@ impl Scrape {
     }
 
     fn builder(&self, name: &str) -> Builder<Probe> {
+        self.builder_of(name)
+    }
+
+    fn builder_of<W: Worker>(&self, name: &str) -> Builder<W> {
         Registry::builder().name(name).recorder(self.recorder.clone())
     }
 

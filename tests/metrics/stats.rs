@@ -5,7 +5,7 @@ use std::time::Duration;
 use gen_registry::{CallError, Registry, Restart, SendError};
 
 use crate::Scrape;
-use crate::common::{Ask, Gate, Plan, Probe, Step, populated, until_idle, value_of, within};
+use crate::common::{Actor, Ask, Gate, Plan, Probe, Role, Step, inside, populated, until_idle, value_of, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lookups_and_messages_of_many_threads_are_counted_exactly() {
@@ -140,4 +140,22 @@ async fn a_send_that_gets_its_message_back_is_counted_once() {
     assert!(matches!(worker.try_cast(Ask::Note(1)), Err(SendError::Closed(_))));
     assert!(matches!(within(worker.call(Ask::Value), "a call").await, Err(CallError::NotDelivered)));
     assert_eq!((registry.stats().undelivered.closed, registry.stats().undelivered.total()), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn panics_of_tasks_are_exported() {
+    let scrape = Scrape::new();
+    let registry = scrape.builder_of::<Actor>("tasks").build().unwrap();
+    let worker = within(registry.start("a", Role::default()), "a start").await.unwrap();
+    let total = "gen_registry_worker_task_panics_total";
+    assert_eq!(scrape.next().await.value(total, &[("registry", "tasks")]), 0.0);
+    let begun = inside(&worker, |ctx| {
+        Box::pin(async move {
+            drop(ctx.spawn(async { panic!("a scripted panic") }));
+            ctx.send_interval(Duration::from_millis(1), || panic!("a scripted panic"));
+        })
+    });
+    begun.await.unwrap();
+    assert_eq!(scrape.next().await.value(total, &[("registry", "tasks")]), 2.0);
+    assert_eq!((registry.stats().task_panics, registry.stats().exits.total()), (2, 0));
 }

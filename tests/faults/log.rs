@@ -1,0 +1,180 @@
+//! A subscriber of `tracing` that keeps what it is told, and panics where it is asked to.
+
+#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use gen_registry::Registry;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_core::span::Current;
+
+use crate::common::{Part, Player, play, within};
+
+pub(crate) type Fields = BTreeMap<&'static str, String>;
+
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    spans: Vec<(&'static Metadata<'static>, Fields)>,
+    events: Vec<(Level, Fields)>,
+    /// The method that panics, and how often it has.
+    hostile: Option<&'static str>,
+    panics: usize,
+    /// How many references there are to all spans.
+    references: usize,
+}
+
+thread_local! {
+    /// Where this thread is: the current span last.
+    static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Gather<'f>(&'f mut Fields);
+
+impl Visit for Gather<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
+    }
+}
+
+impl Log {
+    /// A log for this thread, by whose span and events of the crate have been through once: what a thread without a subscriber
+    /// registers at the same time as another one sets its own may else be taken for disabled.
+    pub(crate) async fn set() -> (Self, tracing::subscriber::DefaultGuard) {
+        let log = Self::default();
+        let guard = tracing::subscriber::set_default(log.clone());
+        let registry = Registry::<Player>::new();
+        let worker = within(registry.start("k", Part::default()), "a start").await.expect("nothing is in its way");
+        let panics = play(&worker, |ctx| Box::pin(async move { ctx.spawn(async { panic!("a scripted panic") }) }));
+        let panicked: Result<(), _> = within(panics.await.expect("the worker lives"), "the task").await;
+        assert!(panicked.is_err());
+        assert_eq!(within(registry.shutdown(), "the shutdown").await.stuck, 0);
+        tracing::callsite::rebuild_interest_cache();
+        log.with(|kept| *kept = Kept::default());
+        (log, guard)
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
+        look(&mut self.0.lock().expect("no code panics with the lock held"))
+    }
+
+    /// Has one of its methods panic from now on, or none.
+    pub(crate) fn set_hostile(&self, method: Option<&'static str>) {
+        self.with(|kept| kept.hostile = method);
+    }
+
+    pub(crate) fn panics(&self) -> usize {
+        self.with(|kept| kept.panics)
+    }
+
+    pub(crate) fn references(&self) -> usize {
+        self.with(|kept| kept.references)
+    }
+
+    /// The events with this message, with the field `in span of`: the id of the worker whose span they are in.
+    pub(crate) fn events(&self, message: &str) -> Vec<(Level, Fields)> {
+        self.with(|kept| {
+            kept.events
+                .iter()
+                .filter(|(_, fields)| fields.get("message").is_some_and(|is| is == message))
+                .cloned()
+                .collect()
+        })
+    }
+
+    fn called(&self, method: &str) {
+        let is_hostile = self.with(|kept| {
+            let is_hostile = kept.hostile == Some(method);
+            kept.panics += usize::from(is_hostile);
+            is_hostile
+        });
+        assert!(!is_hostile, "a hostile subscriber");
+    }
+}
+
+impl Subscriber for Log {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        // Tokio has spans of its own.
+        let is_ours = metadata.target().starts_with("gen_registry") || metadata.target().starts_with("faults");
+        if is_ours {
+            self.called("enabled");
+        }
+        is_ours
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        self.called("new_span");
+        let mut fields = Fields::new();
+        span.record(&mut Gather(&mut fields));
+        self.with(|kept| {
+            kept.references += 1;
+            kept.spans.push((span.metadata(), fields));
+            Id::from_u64(kept.spans.len() as u64)
+        })
+    }
+
+    fn record(&self, span: &Id, values: &Record<'_>) {
+        self.called("record");
+        let mut fields = Fields::new();
+        values.record(&mut Gather(&mut fields));
+        self.with(|kept| kept.spans[span.into_u64() as usize - 1].1.extend(fields));
+    }
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        self.called("event");
+        let mut fields = Fields::new();
+        event.record(&mut Gather(&mut fields));
+        fields.insert("target", event.metadata().target().to_owned());
+        let span = ENTERED.with_borrow(|entered| entered.last().copied());
+        self.with(|kept| {
+            if let Some(id) = span.and_then(|span| kept.spans[span as usize - 1].1.get("id").cloned()) {
+                fields.insert("in span of", id);
+            }
+            kept.events.push((*event.metadata().level(), fields));
+        });
+    }
+
+    fn enter(&self, span: &Id) {
+        self.called("enter");
+        ENTERED.with_borrow_mut(|entered| entered.push(span.into_u64()));
+    }
+
+    fn exit(&self, _: &Id) {
+        ENTERED.with_borrow_mut(|entered| entered.pop());
+        self.called("exit");
+    }
+
+    fn clone_span(&self, span: &Id) -> Id {
+        self.called("clone_span");
+        self.with(|kept| kept.references += 1);
+        span.clone()
+    }
+
+    fn try_close(&self, _: Id) -> bool {
+        self.with(|kept| kept.references -= 1);
+        self.called("try_close");
+        false
+    }
+
+    fn current_span(&self) -> Current {
+        self.called("current_span");
+        match ENTERED.with_borrow(|entered| entered.last().copied()) {
+            Some(span) => self.with(|kept| Current::new(Id::from_u64(span), kept.spans[span as usize - 1].0)),
+            None => Current::none(),
+        }
+    }
+}
