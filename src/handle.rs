@@ -449,7 +449,7 @@ impl<W: Worker> Drop for InLine<'_, W> {
 }
 
 /// A cast. One future, out of which the message goes straight into the mailbox: on its way through others it would be read while the
-/// processor still writes it (`benches/README.md`).
+/// processor still writes it (`benches/NOTES.md`).
 struct Cast<'h, W: Worker> {
     handle: &'h WorkerHandle<W>,
     stage: Stage<'h, W>,

@@ -19,7 +19,7 @@
 //!    that there is no more, while the gate stays open and what comes later is kept for the next run.
 //!
 //! What every message goes through is `inline(always)`: by way of a function that others share, a message goes by way of memory, and
-//! is read there while the processor still writes it (`benches/README.md`).
+//! is read there while the processor still writes it (`benches/NOTES.md`).
 //!
 //! No user code runs under the lock: messages are moved, and dropped outside; wakers are cloned under it (tokio's own)
 //! but woken outside.

@@ -133,11 +133,11 @@ fn page(figures: &Figures, charts: &[&str]) -> String {
     let mode = figures.versions.iter().find(|(name, _)| name == "Run").map_or("", |(_, value)| value);
     let _ = write!(
         page,
-        "{mode}\nWritten by `benches/compare.sh`; what is measured and what is not comparable is told in [README.md](README.md).\n\n\
-         ## Where to get to\n\n\
-         Ratios of gen-registry's time over the other's: less is better. Both took turns of some milliseconds, and each ratio is\n\
-         made within a round: what is told is the median. In brackets, between which two numbers it lies (95 %); \"within the\n\
-         noise\" means that the target lies between them. What stands beside is not judged.\n\n\
+        "{mode}\nWritten by `benches/compare.sh`; [README.md](README.md) says what is measured and what is not comparable.\n\n\
+         ## Targets\n\n\
+         A ratio is gen-registry's time over the other's: less is better. Both are interleaved in turns of some milliseconds, and\n\
+         each ratio is computed within a round. The figure is the median, with its 95 % interval in brackets. \"Within the noise\"\n\
+         means that the target lies inside the interval. Figures after \"Beside it\" have no target.\n\n\
          | what | target | measured | verdict |\n|---|---|---|---|\n"
     );
     for row in targets::rows(figures) {
