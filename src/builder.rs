@@ -281,6 +281,10 @@ impl<W: Worker> Builder<W> {
     ///
     /// A start that a worker of this registry waits for takes no turn, for the worker may hold one. A call is no start: an
     /// `init` that calls a worker which waits for its turn to come back waits until one of their time-outs ends it.
+    ///
+    /// An `init` that blocks its thread cannot be ended. When it counts as stuck, `stop_timeout` (at least 100 ms) after its
+    /// `init_timeout` has passed, its turn goes to the next: it then runs beside the others, and its worker is counted as
+    /// [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) if it was restarted.
     #[must_use]
     pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
         self.config.max_concurrent_starts = Some(starts);

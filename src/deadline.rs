@@ -34,7 +34,7 @@ pub(crate) enum Due {
 
 /// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
 /// still get a turn to drop its state.
-const LEAST_ABORT_GRACE: Duration = Duration::from_millis(100);
+pub(crate) const LEAST_ABORT_GRACE: Duration = Duration::from_millis(100);
 
 /// How often the counters are copied: a good deal more often than anybody scrapes them.
 const REPORT_EVERY: Duration = Duration::from_secs(2);

@@ -401,6 +401,8 @@ impl<W: Worker> Owner<W> {
                 self.with_slot(entry, |slot| if is_late { slot.kill_late() } else { slot.kill() });
             }
             Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
+                // Its `init` may never be over, and others wait for their turn. (G4)
+                slot.return_turn();
                 let slot = Arc::clone(slot);
                 // Messages are user code when they are dropped. (G4)
                 self.runtime.spawn(async move { slot.undeliver(Undelivered::Killed) });

@@ -237,6 +237,8 @@ const SECOND_ROUND: u8 = 16;
 const CRASHED: u8 = 32;
 /// A mark: one run is over, and the next has not begun. Set and cleared under the lock of `ending`.
 const BETWEEN_RUNS: u8 = 64;
+/// A mark: it holds a permit of `max_concurrent_starts`. Whoever clears it returns the permit.
+const HAS_TURN: u8 = 128;
 
 const READY: u8 = 1;
 const BACK: u8 = 2;
@@ -465,6 +467,23 @@ impl<W: Worker> Slot<W> {
 
     pub(crate) fn is_exempt(&self) -> bool {
         self.is_marked(EXEMPT)
+    }
+
+    /// Notes that it holds a permit, which was forgotten, until [`return_turn`](Self::return_turn). For the worker's own task,
+    /// which looks whether it was killed after this.
+    pub(crate) fn take_turn(&self) {
+        // AcqRel pairs with that in `return_turn`: if the owner was there first, in vain, the kill that came before it is seen.
+        self.marks.fetch_or(HAS_TURN, Ordering::AcqRel);
+    }
+
+    /// Returns the permit that it holds, if it does: its `init` is over, or runs code that never yields and is given up. Both the
+    /// worker's task and who gives it up say so, and one of them returns it.
+    pub(crate) fn return_turn(&self) {
+        if self.marks.fetch_and(!HAS_TURN, Ordering::AcqRel) & HAS_TURN != 0 {
+            if let Some(pace) = &self.link.pace {
+                pace.permits.add_permits(1);
+            }
+        }
     }
 
     /// Tells the owner what the worker's code came to in this poll: that it is ready, or back, or has closed its own gate.

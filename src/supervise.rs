@@ -18,20 +18,20 @@
 //! the wait for the worker's own tasks.
 
 use std::any::type_name;
-use std::future::{Future, poll_fn};
+use std::future::{Future, pending, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
-use tokio::sync::SemaphorePermit;
-use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::task::{AbortHandle, yield_now};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::belongings::{self, Belongings, Ending};
 use crate::context::Context;
 use crate::current;
+use crate::deadline::LEAST_ABORT_GRACE;
 use crate::desk::free_next;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Exit, StartFailure};
@@ -328,23 +328,52 @@ impl<W: Worker> Luggage<W> {
     }
 }
 
-/// Waits for a permit to run an `init`, in the order in which starts asked for one.
-async fn turn<'p, W: Worker>(slot: &Slot<W>, pace: &'p Pace) -> Option<SemaphorePermit<'p>> {
-    let _counted = pace.wait();
-    let mut permit = pin!(pace.permits.acquire());
-    poll_fn(|cx| {
-        if slot.is_exempt() {
-            return Poll::Ready(None);
-        }
-        // The semaphore is never closed.
-        permit.as_mut().poll(cx).map(Result::ok)
-    })
-    .await
+/// A permit to run an `init`. The slot has it, so that it can be taken back from an `init` that blocks its thread, whose future
+/// is not dropped in any time that can be said.
+struct Turn<'s, W: Worker> {
+    slot: &'s Slot<W>,
+    /// Takes it back when it is time, where the owner does not.
+    limit: Option<AbortHandle>,
 }
 
-/// Makes a worker's first state when its turn has come, of which the owner is told.
+impl<W: Worker> Drop for Turn<'_, W> {
+    fn drop(&mut self) {
+        if let Some(limit) = &self.limit {
+            limit.abort();
+        }
+        self.slot.return_turn();
+    }
+}
+
+/// Waits for a permit to run an `init`, in the order in which starts asked for one.
+async fn turn<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option<Turn<'s, W>> {
+    let permit = {
+        let _counted = pace.wait();
+        let mut permit = pin!(pace.permits.acquire());
+        poll_fn(|cx| {
+            if slot.is_exempt() {
+                return Poll::Ready(None);
+            }
+            // The semaphore is never closed.
+            permit.as_mut().poll(cx).map(Result::ok)
+        })
+        .await
+    };
+    permit?.forget();
+    slot.take_turn();
+    let turn = Turn { slot, limit: None };
+    if slot.is_killed() {
+        // In this very poll, and it may have been given up since: nobody would take the permit back from it a second time. The kill
+        // has woken this task, whose next poll drops this.
+        drop(turn);
+        return pending().await;
+    }
+    Some(turn)
+}
+
+/// Makes a worker's first state when its turn has come, of which the owner is told. The owner gives it up if it is stuck.
 async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<W, W::Error> {
-    let _permit = turn(run.slot, pace).await;
+    let _turn = turn(run.slot, pace).await;
     // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at the clock for
     // just this `init`) goes first. (G4)
     let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
@@ -352,12 +381,31 @@ async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<W,
     W::init(run.luggage.unpack(run.slot), run.ctx).await
 }
 
+/// Waits for the turn of a worker that comes back. The owner has no deadline for its `init`: a task takes the permit back when it
+/// takes as long as a start may until it counts as stuck.
+async fn turn_again<'s, W: Worker>(slot: &'s Arc<Slot<W>>, pace: &Pace) -> Option<Turn<'s, W>> {
+    let mut turn = turn(slot, pace).await?;
+    let config = &slot.link.config;
+    let limit = config.init_timeout.saturating_add(config.stop_timeout.max(LEAST_ABORT_GRACE));
+    let (weak, run) = (Arc::downgrade(slot), slot.incarnation());
+    let limit = tokio::spawn(async move {
+        sleep(limit).await;
+        if let Some(slot) = weak.upgrade().filter(|slot| slot.incarnation() == run) {
+            slot.return_turn();
+        }
+    });
+    turn.limit = Some(limit.abort_handle());
+    // It is in this thread's next-task slot, and `init`, which comes next, may block the thread: it is to have its timer first.
+    step_back().await;
+    Some(turn)
+}
+
 /// Makes the next state of a worker that comes back, unless somebody ends it meanwhile.
-async fn init_again<W: Worker>(slot: &Slot<W>, args: W::Args, ctx: &mut Context<W>) -> Result<W, Exit> {
+async fn init_again<W: Worker>(slot: &Arc<Slot<W>>, args: W::Args, ctx: &mut Context<W>) -> Result<W, Exit> {
     let within = slot.link.config.init_timeout;
     let mut made = pin!(async {
-        let _permit = match &slot.link.pace {
-            Some(pace) => turn(slot, pace).await,
+        let _turn = match &slot.link.pace {
+            Some(pace) => turn_again(slot, pace).await,
             None => None,
         };
         timeout(within, W::init(args, ctx)).await
