@@ -1,7 +1,5 @@
 //! `Aliases`: one worker per name; a worker may have many.
 
-use test_support as common;
-
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -9,11 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use common::{
+use gen_registry::{Aliases, CallError, Equivalent, RegisterError, Registry, SendError, WorkerHandle, spawn};
+use test_support::{
     Actor, Ask, Gate, Other, Plan, Probe, Record, Role, Step, inside, poll_once, populated, until_idle, value_of,
     within,
 };
-use gen_registry::{Aliases, CallError, Equivalent, RegisterError, Registry, SendError, WorkerHandle, spawn};
 
 async fn probe(value: u32) -> WorkerHandle<Probe> {
     within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("nothing is in the way of this start")
@@ -242,7 +240,7 @@ async fn a_worker_that_calls_its_own_name_is_told_that_it_would_wait_for_itself(
     let names = aliases.clone();
     let told = inside(&worker, move |_| {
         Box::pin(async move {
-            let nothing = || common::act(|_| Box::pin(async {}));
+            let nothing = || test_support::act(|_| Box::pin(async {}));
             let called = names.call(&1, |_reply: gen_registry::Reply<()>| nothing()).await;
             names.cast(&1, nothing()).await.unwrap();
             let cast = names.cast(&1, nothing()).await;

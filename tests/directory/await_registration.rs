@@ -1,12 +1,10 @@
 //! `await_registration`: a wait for a name, and names that are registered while their workers start.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::time::Duration;
 
-use common::{Actor, Ask, Gate, Plan, Probe, Role, Step, poll_once, until_idle, within};
 use gen_registry::{Aliases, NotRegistered, RegisterError, Registry, StartError, WorkerHandle, spawn};
+use test_support::{Actor, Ask, Gate, Plan, Probe, Role, Step, poll_once, until_idle, within};
 use tokio::time::Instant;
 
 async fn probe(value: u32) -> WorkerHandle<Probe> {

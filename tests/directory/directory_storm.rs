@@ -3,15 +3,13 @@
 //! G3 for directories: a read that begins after a worker was stopped, with `Ok`, never returns it. And when all is over
 //! nothing is left.
 
-use test_support as common;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Plan, Probe, Record, within};
 use gen_registry::{Aliases, Groups, RegisterError, Registry, SendError, WorkerHandle, WorkerId};
+use test_support::{Ask, Plan, Probe, Record, within};
 
 const SEED: u64 = 0x5eed_a11a_5e50;
 const NAMES: u64 = 8;

@@ -1,16 +1,16 @@
 //! `Groups`: many workers per property.
 
-use test_support as common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Act, Actor, Ask, Gate, Plan, Probe, Role, Step, act, inside, poll_once, populated, until_idle, within};
 use futures_util::{StreamExt, stream};
 use gen_registry::{Groups, JoinError, Registry, Reply, SendError, WorkerHandle, spawn};
+use test_support::{
+    Act, Actor, Ask, Gate, Plan, Probe, Role, Step, act, inside, poll_once, populated, until_idle, within,
+};
 
 /// Workers `0`, `1`, `2` and so on, the oldest first.
 async fn probes(registry: &Registry<Probe>, count: u32) -> Vec<WorkerHandle<Probe>> {

@@ -1,4 +1,4 @@
-//! One module per guarantee, as they are numbered in the crate's documentation.
+//! One module per guarantee, as they are numbered in the crate's documentation, and storms of starts.
 
 mod cancellation;
 mod g01_exclusion;
@@ -13,3 +13,5 @@ mod g09_accounting;
 mod g10_shutdown;
 mod rig;
 mod runtime;
+mod starting_alone;
+mod starting_storm;

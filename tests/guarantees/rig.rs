@@ -12,9 +12,7 @@ use std::time::Duration;
 use gen_registry::{Context, ExitReason, Registry, Reply, Worker, WorkerHandle};
 use tokio::sync::{Semaphore, oneshot};
 
-use test_support as common;
-
-pub(crate) use self::common::within;
+pub(crate) use test_support::within;
 
 /// What a worker does at one point of its life.
 #[derive(Clone, Default)]

@@ -2,15 +2,13 @@
 //! and what belongs to it takes its time. Each with a twin whose start the owner attends to from the beginning
 //! (`max_concurrent_starts`), which is to end in the same way.
 
-use test_support as common;
-
 use std::future::pending;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
-use common::{Actor, Role, within};
 use gen_registry::{Builder, Registry, StartError, WorkerHandle};
+use test_support::{Actor, Role, within};
 use tokio::time::{Instant, sleep};
 
 fn twins(with: impl Fn(Builder<Actor>) -> Builder<Actor>) -> [(&'static str, Registry<Actor>); 2] {

@@ -2,7 +2,6 @@
 //! kills, the time is up, everything is shut down. Whoever comes finds the start over, with its gate open, or not over, and then
 //! the owner goes on with it. Nobody finds it between the two, is told of it twice, or waits for ever.
 
-use test_support as common;
 mod races;
 
 use std::collections::{HashMap, HashSet};
@@ -13,11 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::{assert_at_rest, poll_once, within};
 use gen_registry::{
     Builder, Context, Event, Events, ExitReason, Registry, StartError, StopError, Worker, WorkerHandle, WorkerId,
     WorkerState,
 };
+use test_support::{assert_at_rest, poll_once, within};
 use tokio::task::{JoinHandle, yield_now};
 
 const SEED: u64 = 0x57a2_71c6_0a10_4e00;

@@ -1,15 +1,13 @@
 //! `max_workers` with `eviction`: who is refused, who has to go, and that there are never more (G11).
 
-use test_support as common;
-
 use std::time::Duration;
 
-use common::{
-    Actor, Ask, Gate, Plan, Probe, Record, Role, Step, assert_at_rest, many_turns, own_registry, poll_once, until_idle,
-    value_of, within,
-};
 use gen_registry::{
     Builder, CallError, Context, Eviction, ExitReason, Mailbox, Registry, Restart, StartError, Worker, WorkerHandle,
+};
+use test_support::{
+    Actor, Ask, Gate, Plan, Probe, Record, Role, Step, assert_at_rest, many_turns, own_registry, poll_once, until_idle,
+    value_of, within,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};

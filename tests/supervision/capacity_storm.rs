@@ -1,13 +1,11 @@
 //! G11 under a storm: never more workers than `max_workers`, counted from inside of them.
 
-use test_support as common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{poll_once, within};
 use gen_registry::{Context, Eviction, ExitReason, Registry, Restart, StartError, Worker};
+use test_support::{poll_once, within};
 
 /// Lives that are counted from the first line of `init` to the drop of the state.
 #[derive(Default)]

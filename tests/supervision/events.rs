@@ -1,14 +1,12 @@
 //! `registry.subscribe()`: what is told of each run, what is not told, and what a slow subscriber loses.
 
-use test_support as common;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, until_idle, value_of, within};
 use gen_registry::{Event, Events, Eviction, ExitReason, Lagged, Registry, Restart, WorkerHandle, WorkerId};
+use test_support::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, until_idle, value_of, within};
 
 const KEY: &str = "k";
 

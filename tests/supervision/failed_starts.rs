@@ -1,12 +1,13 @@
 //! `remember_failed_starts`: a key that is broken does not hammer what it loads from, and is forgotten in time.
 
-use test_support as common;
-
 use std::error::Error;
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Scripted, Step, assert_at_rest, poll_once, resident, value_of, within};
 use gen_registry::{CallError, Context, Registry, StartError, Worker, WorkerHandle};
+use test_support::{
+    Ask, Gate, Plan, Probe, Record, Scripted, Step, assert_at_rest, in_own_process, poll_once, resident, value_of,
+    within,
+};
 use tokio::time::sleep;
 
 const KEY: &str = "k";
@@ -183,6 +184,9 @@ async fn flood(keys: u32) {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn memory_stays_flat_under_a_flood_of_failing_keys() {
+    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_failing_keys") {
+        return;
+    }
     flood(100_000).await;
 }
 
@@ -190,5 +194,8 @@ async fn memory_stays_flat_under_a_flood_of_failing_keys() {
 #[tokio::test]
 #[ignore = "a million keys: run it with --release"]
 async fn memory_stays_flat_under_a_flood_of_a_million_failing_keys() {
+    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_a_million_failing_keys") {
+        return;
+    }
     flood(1_000_000).await;
 }

@@ -1,17 +1,15 @@
 //! Idling (G7): who has nothing to do for long enough goes, with nothing lost; who has something to do stays.
 
-use test_support as common;
-
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{
+use gen_registry::{Builder, Context, ExitReason, Mailbox, Registry, Restart, Worker, WorkerHandle};
+use test_support::{
     Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, value_of, within,
 };
-use gen_registry::{Builder, Context, ExitReason, Mailbox, Registry, Restart, Worker, WorkerHandle};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -140,7 +138,7 @@ async fn a_workers_own_time_lasts_through_a_restart_and_needs_no_option() {
     let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
     play(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
     sleep(IDLE / 2).await;
-    worker.cast(cue(|_| Box::pin(async { Err(common::Scripted) }))).await.unwrap();
+    worker.cast(cue(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
     let since = Instant::now();
     assert_about(idles(&worker, since).await, IDLE);
     assert_eq!(worker.incarnation(), 2);

@@ -1,8 +1,5 @@
 //! What a registry counts, and what it tells a recorder.
 
-use test_support as common;
-use test_support::exposition;
-
 mod healing;
 mod names;
 mod recorders;
@@ -17,8 +14,8 @@ use gen_registry::metrics::{ALL, Kind};
 use gen_registry::{Builder, Registry, Worker};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use crate::common::Probe;
-use crate::exposition::Exposition;
+use test_support::Probe;
+use test_support::exposition::Exposition;
 
 /// The exporter, with the buckets that the crate gives out.
 fn exporter() -> PrometheusBuilder {

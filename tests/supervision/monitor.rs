@@ -1,14 +1,12 @@
 //! Monitors: `ctx.monitor` delivers the end of another worker's run as a message; `handle.closed()` waits for its last.
 
-use test_support as common;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{
+use gen_registry::{ExitReason, Registry, Restart, WorkerHandle};
+use test_support::{
     Ask, Cue, Gate, Part, Plan, Player, Probe, Scripted, Step, cue, play, poll_once, until_idle, value_of, within,
 };
-use gen_registry::{ExitReason, Registry, Restart, WorkerHandle};
 use tokio::time::sleep;
 
 type Heard = Arc<Mutex<Vec<String>>>;

@@ -1,15 +1,13 @@
 //! `ctx.own`: a registry that ends with a worker of another one, before that worker's key is free.
 
-use test_support as common;
-
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use common::{
+use gen_registry::{Context, ExitReason, Registry, Restart, StartError, StopError};
+use test_support::{
     Ask, BoxFuture, Gate, Part, Plan, Player, Probe, Record, Scripted, Step, cue, many_turns, play, poll_once,
     until_idle, value_of, within,
 };
-use gen_registry::{Context, ExitReason, Registry, Restart, StartError, StopError};
 use tokio::time::{Instant, advance};
 
 /// Where a parent puts the registry that it made, for the test to look at.

@@ -1,16 +1,14 @@
 //! `max_concurrent_starts`: how many `init`s run at once, who is next, and who need not wait.
 
-use test_support as common;
-
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{
+use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StartError};
+use test_support::{
     Actor, Ask, Gate, Part, Plan, Player, Probe, Record, Role, Scripted, Step, act, assert_at_rest, cue, own_registry,
     poll_once, until_idle, value_of, within,
 };
-use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StartError};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -270,7 +268,7 @@ async fn restarts_of_many_workers_at_once_are_paced_like_starts() {
     let stats = registry.stats();
     assert_eq!((stats.restarting, stats.waiting_for_turn, stats.starting), (10, 8, 0), "it can be observed");
     for worker in &workers {
-        let incarnation = common::play(worker, |ctx| Box::pin(async move { ctx.incarnation() })).await.unwrap();
+        let incarnation = test_support::play(worker, |ctx| Box::pin(async move { ctx.incarnation() })).await.unwrap();
         assert_eq!(incarnation, 2);
     }
     assert_eq!((turnstile.most.load(Ordering::SeqCst), began.elapsed().as_secs()), (2, 5));

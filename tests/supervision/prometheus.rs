@@ -1,32 +1,17 @@
 //! The feature `prometheus`: the exporter is installed with the buckets of the catalogue.
 //!
-//! A process has one recorder for all of its life, so that each way to install one is shown in a process of its own: the test
-//! runs its own binary again for that.
-
-use test_support as common;
-use test_support::exposition;
+//! A process has one recorder for all of its life, so that each way to install one is shown in a process of its own.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gen_registry::Registry;
 use gen_registry::metrics::prometheus::{self, InstallError};
 use gen_registry::metrics::{ALL, Presence};
 
-use common::{Plan, Probe, within};
-use exposition::Exposition;
-
-/// Runs one of the parts below by itself.
-#[track_caller]
-fn apart(part: &str) {
-    let this = std::env::current_exe().expect("a test knows its own path");
-    let ran = Command::new(this).args(["--ignored", "--exact", part]).output().expect("it starts");
-    let said = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
-    assert!(said.contains("1 passed"), "there is no {part}: {said}");
-}
+use test_support::exposition::Exposition;
+use test_support::{Plan, Probe, in_own_process, within};
 
 #[track_caller]
 fn is_whole(text: &str) {
@@ -36,14 +21,11 @@ fn is_whole(text: &str) {
     expected.for_each(|metric| exposition.has_whole(metric, "rooms"));
 }
 
-#[test]
-fn a_program_with_a_server_of_its_own_renders_the_whole_catalogue() {
-    apart("part_install");
-}
-
 #[tokio::test(start_paused = true)]
-#[ignore = "a part of another test"]
-async fn part_install() {
+async fn a_program_with_a_server_of_its_own_renders_the_whole_catalogue() {
+    if !in_own_process(module_path!(), "a_program_with_a_server_of_its_own_renders_the_whole_catalogue") {
+        return;
+    }
     let scrape = prometheus::install().unwrap();
     assert!(matches!(prometheus::install(), Err(InstallError::AlreadyInstalled)));
     assert!(matches!(prometheus::listen(([127, 0, 0, 1], 0)), Err(InstallError::AlreadyInstalled)));
@@ -54,14 +36,11 @@ async fn part_install() {
 }
 
 /// Nobody renders: what is recorded must not pile up all the same.
-#[test]
-fn upkeep_runs_without_anybody_who_scrapes() {
-    apart("part_upkeep");
-}
-
 #[tokio::test(start_paused = true)]
-#[ignore = "a part of another test"]
-async fn part_upkeep() {
+async fn upkeep_runs_without_anybody_who_scrapes() {
+    if !in_own_process(module_path!(), "upkeep_runs_without_anybody_who_scrapes") {
+        return;
+    }
     let scrape = prometheus::install().unwrap();
     let histogram = metrics::histogram!("gen_registry_worker_start_duration_seconds", "registry" => "rooms");
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -92,14 +71,11 @@ async fn part_upkeep() {
     assert_eq!(tasks(), 0, "it ends with the last one who could ask");
 }
 
-#[test]
-fn a_program_without_a_server_listens_where_it_is_told() {
-    apart("part_listen");
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a part of another test"]
-async fn part_listen() {
+async fn a_program_without_a_server_listens_where_it_is_told() {
+    if !in_own_process(module_path!(), "a_program_without_a_server_listens_where_it_is_told") {
+        return;
+    }
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
     assert!(matches!(prometheus::listen(address), Err(InstallError::Listen(_))), "somebody else has it");

@@ -1,16 +1,14 @@
 //! Restarts by policy: who comes back, what is kept, and what ends a worker in the middle of one.
 
-use test_support as common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use common::{
+use gen_registry::{CallError, Context, ExitReason, Registry, Restart, Worker, WorkerHandle};
+use test_support::{
     Ask, Gate, Part, Plan, Player, Probe, Record, Scripted, Step, assert_at_rest, cue, play, poll_once, until_idle,
     value_of, within,
 };
-use gen_registry::{CallError, Context, ExitReason, Registry, Restart, Worker, WorkerHandle};
 use tokio::time::Instant;
 
 const KEY: &str = "k";

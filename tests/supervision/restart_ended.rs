@@ -1,13 +1,11 @@
 //! A worker that is to come back, and is ended before it has: in its `terminate`, in its backoff, while it waits for its
 //! turn, in its `init`, and while what it owned is waited for.
 
-use test_support as common;
-
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, within};
 use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StopError, WorkerHandle};
+use test_support::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, within};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -49,7 +47,7 @@ async fn at(place: Place) -> Scene {
         Place::Terminate => plan.terminate = Step::Hang,
         Place::Backoff => builder = builder.restart_backoff(Duration::from_secs(600), Duration::from_secs(600)),
         Place::Turn => builder = builder.max_concurrent_starts(1),
-        Place::Init => plan.script = common::Script::new([Step::Succeed, Step::Hang]),
+        Place::Init => plan.script = test_support::Script::new([Step::Succeed, Step::Hang]),
     }
     let registry = builder.build().expect("valid options");
     let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
@@ -136,7 +134,7 @@ fn a_runtime_that_is_dropped_in_the_middle_of_a_restart_leaves_nobody_waiting() 
         // The queued call must outlive its runtime to see how it ends.
         drop((queued, _holds));
         let mut call = Box::pin(worker.call(Ask::Value));
-        runtime.block_on(async { assert!(common::poll_once(call.as_mut()).await.is_pending()) });
+        runtime.block_on(async { assert!(test_support::poll_once(call.as_mut()).await.is_pending()) });
         drop(runtime);
         observer.block_on(async {
             assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)), "{place:?}");
@@ -154,8 +152,8 @@ async fn two_stops_and_a_kill_that_meet_one_restart_share_its_end() {
     let Scene { registry, worker, .. } = at(Place::Terminate).await;
     let mut first = Box::pin(registry.stop(KEY));
     let mut second = Box::pin(worker.stop());
-    assert!(common::poll_once(first.as_mut()).await.is_pending());
-    assert!(common::poll_once(second.as_mut()).await.is_pending());
+    assert!(test_support::poll_once(first.as_mut()).await.is_pending());
+    assert!(test_support::poll_once(second.as_mut()).await.is_pending());
     let began = Instant::now();
     assert!(within(worker.kill(), "a kill").await.is_ok());
     assert_eq!(began.elapsed().as_secs(), 0, "the kill shortens the stops");
@@ -194,7 +192,7 @@ async fn a_start_that_meets_the_stop_of_a_restarting_key_waits_and_gets_a_new_wo
     let next = within(registry.lookup_or_start(KEY, Plan::value(2).recorded(&record)), "its successor").await.unwrap();
     assert!(within(stop, "the stop").await.unwrap().is_ok());
     assert_ne!(next, worker);
-    assert_eq!(common::value_of(&next).await, 2);
+    assert_eq!(test_support::value_of(&next).await, 2);
     assert_eq!((next.incarnation(), record.most_at_once(KEY)), (1, 1));
 }
 
@@ -217,18 +215,18 @@ async fn a_worker_that_is_stuck_in_a_restart_is_stopping_in_the_numbers_and_nobo
     .await
     .unwrap();
     within(begun, "blocking code that runs").await.unwrap();
-    worker.cast(cue(|_| Box::pin(async { Err(common::Scripted) }))).await.unwrap();
-    common::many_turns().await;
+    worker.cast(cue(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
+    test_support::many_turns().await;
     assert_eq!(registry.stats().restarting, 1);
     let mut stop = Box::pin(worker.stop());
-    assert!(common::poll_once(stop.as_mut()).await.is_pending());
-    common::many_turns().await;
+    assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
+    test_support::many_turns().await;
     let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
     assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
     // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
     for _ in 0..2 {
         tokio::time::advance(Duration::from_secs(6)).await;
-        common::many_turns().await;
+        test_support::many_turns().await;
     }
     assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
     assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");

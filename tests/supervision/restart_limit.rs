@@ -1,13 +1,14 @@
 //! Restart budgets: exact, of one key each, told when they are spent, and remembered beyond the worker, within bounds.
 
-use test_support as common;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, resident, until_idle, value_of, within};
 use gen_registry::{
     Builder, CallError, Context, Event, ExitReason, Registry, Restart, SendError, StartError, Worker, WorkerHandle,
+};
+use test_support::{
+    Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, in_own_process, poll_once, resident, until_idle, value_of,
+    within,
 };
 use tokio::time::{Instant, advance, sleep};
 
@@ -299,6 +300,9 @@ async fn flood(keys: u32) -> (u64, i64) {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn memory_stays_flat_under_a_flood_of_crashing_keys() {
+    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_crashing_keys") {
+        return;
+    }
     let (remembered, grown) = flood(100_000).await;
     assert!(remembered <= 16_384 + 1_024, "{remembered} keys are remembered");
     assert!(grown < 8 << 20, "60,000 more keys took {grown} bytes");
@@ -308,6 +312,9 @@ async fn memory_stays_flat_under_a_flood_of_crashing_keys() {
 #[tokio::test]
 #[ignore = "a million keys: run it with --release"]
 async fn memory_stays_flat_under_a_flood_of_a_million_crashing_keys() {
+    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_a_million_crashing_keys") {
+        return;
+    }
     let (remembered, grown) = flood(1_000_000).await;
     assert!(remembered <= 16_384 + 1_024, "{remembered} keys are remembered");
     assert!(grown < 8 << 20, "960,000 more keys took {grown} bytes");

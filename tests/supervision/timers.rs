@@ -1,12 +1,10 @@
 //! Timers: `ctx.send_after` and `ctx.send_interval`.
 
-use test_support as common;
-
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Cue, Gate, Part, Player, Scripted, cue, play, until_idle, within};
 use gen_registry::{Eviction, ExitReason, Registry, Restart, StartError, Timer, WorkerHandle};
+use test_support::{Cue, Gate, Part, Player, Scripted, cue, play, until_idle, within};
 use tokio::time::{Instant, sleep};
 
 const KEY: &str = "k";

@@ -1,7 +1,5 @@
 //! What a registry tells `tracing`.
 
-use test_support as common;
-
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -12,7 +10,7 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use common::{Actor, Ask, Plan, Probe, Role, Step, inside, until_idle, value_of, within};
+use test_support::{Actor, Ask, Plan, Probe, Role, Step, in_own_process, inside, until_idle, value_of, within};
 
 type Fields = BTreeMap<&'static str, String>;
 
@@ -109,6 +107,9 @@ async fn logged(builder: Builder<Probe>) -> (Log, tracing::subscriber::DefaultGu
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_has_a_span_with_its_registry_and_id_and_not_its_key() {
+    if !in_own_process(module_path!(), "a_worker_has_a_span_with_its_registry_and_id_and_not_its_key") {
+        return;
+    }
     let (log, _guard, registry) = logged(Registry::builder().name("spans")).await;
     let worker = within(registry.start("a secret", Plan::default()), "a start").await.unwrap();
     value_of(&worker).await;
@@ -121,6 +122,9 @@ async fn a_worker_has_a_span_with_its_registry_and_id_and_not_its_key() {
 
 #[tokio::test(start_paused = true)]
 async fn the_key_is_in_the_span_if_it_is_asked_for() {
+    if !in_own_process(module_path!(), "the_key_is_in_the_span_if_it_is_asked_for") {
+        return;
+    }
     let (log, _guard, registry) = logged(Registry::builder().name("keys").trace_keys()).await;
     within(registry.start("known", Plan::default()), "a start").await.unwrap();
     assert!(log.spans()[0].1["key"].contains("known"), "{:?}", log.spans());
@@ -128,6 +132,9 @@ async fn the_key_is_in_the_span_if_it_is_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_worker_says_is_in_its_span() {
+    if !in_own_process(module_path!(), "what_a_worker_says_is_in_its_span") {
+        return;
+    }
     let log = Log::default();
     let _guard = tracing::subscriber::set_default(log.clone());
     let registry = Registry::<Actor>::builder().name("speaking").build().unwrap();
@@ -154,6 +161,9 @@ async fn what_a_worker_says_is_in_its_span() {
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_is_an_error_with_its_reason() {
+    if !in_own_process(module_path!(), "a_crash_is_an_error_with_its_reason") {
+        return;
+    }
     let (log, _guard, registry) = logged(Registry::builder().name("crashes")).await;
     for (key, step, reason) in
         [("a", Step::Panic, "panicked: a scripted panic"), ("b", Step::Fail, "failed: a scripted failure")]
@@ -172,6 +182,9 @@ async fn a_crash_is_an_error_with_its_reason() {
 
 #[tokio::test(start_paused = true)]
 async fn restarts_and_giving_up_are_warnings() {
+    if !in_own_process(module_path!(), "restarts_and_giving_up_are_warnings") {
+        return;
+    }
     let builder = Registry::builder().name("restarts").restart(Restart::Transient);
     let (log, _guard, registry) = logged(builder.restart_intensity(1, Duration::from_secs(60))).await;
     let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
@@ -191,6 +204,9 @@ async fn restarts_and_giving_up_are_warnings() {
 
 #[tokio::test(start_paused = true)]
 async fn a_start_that_fails_is_told() {
+    if !in_own_process(module_path!(), "a_start_that_fails_is_told") {
+        return;
+    }
     let (log, _guard, registry) = logged(Registry::builder().name("starts")).await;
     within(registry.start("a", Plan::init(Step::Fail)), "a start").await.unwrap_err();
     within(registry.start("a", Plan::init(Step::Panic)), "a start").await.unwrap_err();
@@ -201,6 +217,9 @@ async fn a_start_that_fails_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn ends_that_were_wanted_are_not_told() {
+    if !in_own_process(module_path!(), "ends_that_were_wanted_are_not_told") {
+        return;
+    }
     let (log, _guard, registry) = logged(Registry::builder().idle_timeout(Duration::from_secs(1))).await;
     for key in ["stopped", "killed", "idle", "shut down"] {
         within(registry.start(key, Plan::default()), "a start").await.unwrap();
@@ -215,6 +234,9 @@ async fn ends_that_were_wanted_are_not_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_subscriber_that_panics_costs_a_span_and_nothing_else() {
+    if !in_own_process(module_path!(), "a_subscriber_that_panics_costs_a_span_and_nothing_else") {
+        return;
+    }
     let (log, _guard, registry) = logged(Registry::builder().name("hostile")).await;
     log.with(|kept| kept.panics = 1);
     let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
@@ -226,6 +248,9 @@ async fn a_subscriber_that_panics_costs_a_span_and_nothing_else() {
 /// Where nobody listens.
 #[tokio::test(start_paused = true)]
 async fn without_a_subscriber_there_is_no_span() {
+    if !in_own_process(module_path!(), "without_a_subscriber_there_is_no_span") {
+        return;
+    }
     let registry = Registry::<Probe>::builder().name("silent").build().unwrap();
     let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
     assert_eq!(value_of(&worker).await, 3);

@@ -1,15 +1,13 @@
 //! A send through a key address survives a restart, a passivation, an eviction, and a stop followed by a start: what was
 //! accepted is handled once, or its caller is told.
 
-use test_support as common;
-
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, until_idle, within};
 use gen_registry::{CallError, Context, Eviction, ExitReason, Registry, Reply, Restart, SendError, StartError, Worker};
+use test_support::{Ask, Gate, Plan, Probe, Record, Step, assert_at_rest, poll_once, until_idle, within};
 use tokio::time::sleep;
 
 const KEY: &str = "k";

@@ -1,15 +1,13 @@
 //! What a hit costs: no allocation; and what a worker weighs. This binary has an allocator that counts, for each thread.
 
-use test_support as common;
-
 use std::hint::black_box;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use allocation_counter::measure;
-use common::{Cue, Part, Plan, Player, Probe, cue, play, within};
 use gen_registry::{Aliases, Context as Ctx, ExitReason, Registry, Reply, StartError, Worker, WorkerHandle};
+use test_support::{Cue, Part, Plan, Player, Probe, cue, play, within};
 
 /// The answer of a future that needs to wait for nobody.
 fn ready<F: Future>(future: F) -> F::Output {

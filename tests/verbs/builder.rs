@@ -1,11 +1,9 @@
 //! `Builder`: what it accepts, and that names keep registries apart.
 
-use test_support as common;
-
 use std::time::Duration;
 
-use common::{Plan, Probe, value_of, within};
 use gen_registry::{BuildError, Registry};
+use test_support::{Plan, Probe, value_of, within};
 
 /// "custom name: multiple GenRegistries can be started for the same module with custom names"
 #[tokio::test(start_paused = true)]

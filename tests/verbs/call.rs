@@ -1,13 +1,11 @@
 //! `cast`, `try_cast`, `call`, `call_timeout` and `Reply`.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Ask, Gate, Other, Plan, Probe, Step, poll_once, populated, until_idle, within};
 use gen_registry::{CallError, Registry, Reply, SendError, WorkerHandle};
+use test_support::{Ask, Gate, Other, Plan, Probe, Step, poll_once, populated, until_idle, within};
 use tokio::time::Instant;
 
 /// A worker whose mailbox holds one message, and who stands at the gate.

@@ -1,13 +1,13 @@
 //! `Context`: what a worker knows of itself, and the tasks that belong to it.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use common::{Act, Actor, Gate, Record, Role, act, inside, many_turns, own_registry, poll_once, until_idle, within};
 use gen_registry::{ExitReason, Registry, StartError, TaskError, WorkerHandle};
+use test_support::{
+    Act, Actor, Gate, Record, Role, act, inside, many_turns, own_registry, poll_once, until_idle, within,
+};
 use tokio::time::Instant;
 
 async fn started(registry: &Registry<Actor>, role: Role) -> WorkerHandle<Actor> {

@@ -1,9 +1,7 @@
 //! `count`: those that a lookup would find.
 
-use test_support as common;
-
-use common::{Ask, Gate, Plan, Probe, Step, populated, within};
 use gen_registry::Registry;
+use test_support::{Ask, Gate, Plan, Probe, Step, populated, within};
 
 /// "count/1: empty registry"
 #[tokio::test(start_paused = true)]

@@ -2,12 +2,10 @@
 //!
 //! The clock is paused: "at once" means that it has not moved, so that no time-out was needed to end the wait.
 
-use test_support as common;
-
 use std::time::Duration;
 
-use common::{Act, Actor, Gate, Other, Role, act, inside, own_registry, until_idle, within};
 use gen_registry::{CallError, ExitReason, Registry, SendError, StartError, StopError, WorkerHandle};
+use test_support::{Act, Actor, Gate, Other, Role, act, inside, own_registry, until_idle, within};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 

@@ -1,16 +1,14 @@
 //! Errors: they convert with `?`, say what to do, and give back what was not used.
 
-use test_support as common;
-
 use std::cell::Cell;
 use std::error::Error;
 use std::io;
 
-use common::within;
 use gen_registry::{
     BuildError, CallError, Context, ExitReason, Registry, Reply, Returned, SendError, StartError, StopError, TaskError,
     Worker,
 };
+use test_support::within;
 
 /// A worker of which as little is asked as the trait asks: its key is not `Debug`, its arguments and messages are
 /// neither `Sync` nor `Debug` nor `Clone`.

@@ -1,9 +1,7 @@
 //! What a worker's exit does to its registry, whatever ended it.
 
-use test_support as common;
-
-use common::{Ask, Plan, Probe, Record, Scripted, Step, populated, within};
 use gen_registry::{ExitReason, Registry};
+use test_support::{Ask, Plan, Probe, Record, Scripted, Step, populated, within};
 
 /// Every way in which a worker ends by itself, with the reason that it is known by.
 fn ends() -> [(Ask, &'static str); 3] {

@@ -1,7 +1,5 @@
 //! Keys of any type, and their borrowed forms.
 
-use test_support as common;
-
 use std::convert::Infallible;
 use std::fmt::Debug;
 use std::hash::Hash;
@@ -9,8 +7,8 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::within;
 use gen_registry::{Context, Equivalent, Registry, Reply, ToKey, Worker};
+use test_support::within;
 
 /// A worker that tells its key.
 struct Named<K>(PhantomData<K>);

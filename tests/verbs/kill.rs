@@ -1,12 +1,10 @@
 //! `kill`: no drain, no `terminate`; the same promise about the key.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
 use gen_registry::{CallError, ExitReason, Registry, StopError};
+use test_support::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]

@@ -1,14 +1,12 @@
 //! `lookup`: what it finds, and when.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::task::Poll;
 
-use common::{
+use gen_registry::Registry;
+use test_support::{
     Actor, Ask, Gate, Plan, Probe, Role, Step, inside, own_registry, poll_once, populated, until_idle, within,
 };
-use gen_registry::Registry;
 
 /// "lookup/2: unknown id"
 #[tokio::test(start_paused = true)]

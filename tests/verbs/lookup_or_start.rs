@@ -1,13 +1,13 @@
 //! `lookup_or_start` and `lookup_or_start_with`: one worker per key, started when it is first wanted.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, value_of, within};
 use gen_registry::{Registry, StartError};
+use test_support::{
+    Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, value_of, within,
+};
 use tokio::time::Instant;
 
 /// "lookup_or_start/4: unknown id starts a new process"

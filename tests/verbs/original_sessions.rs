@@ -1,14 +1,12 @@
 //! The sessions of the documents from which this crate comes, held on it: chat rooms, key-value buckets, to-do lists
 //! and a phone number's denylist.
 
-use test_support as common;
-
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use common::within;
 use gen_registry::{CallError, Context, Registry, Reply, Worker};
+use test_support::within;
 
 /// A chat room: the messages, newest first.
 #[derive(Default)]

@@ -1,12 +1,10 @@
 //! `reduce`: a fold over keys and workers.
 
-use test_support as common;
-
 use std::collections::BTreeMap;
 
-use common::{Ask, Gate, Plan, Probe, Step, populated, until_idle, within};
 use futures_util::FutureExt as _;
 use gen_registry::{Registry, WorkerHandle};
+use test_support::{Ask, Gate, Plan, Probe, Step, populated, until_idle, within};
 
 type ByKey = BTreeMap<String, WorkerHandle<Probe>>;
 

@@ -2,16 +2,14 @@
 //!
 //! The sockets are real ones, on loopback, so the clock is not paused here.
 
-use test_support as common;
-
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::within;
 use gen_registry::{Context, ExitReason, Mailbox, Registry, Reply, Worker, WorkerHandle};
+use test_support::within;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};

@@ -1,9 +1,7 @@
 //! `sample`: one of the workers.
 
-use test_support as common;
-
-use common::{Ask, Probe, populated, value_of, within};
 use gen_registry::Registry;
+use test_support::{Ask, Probe, populated, value_of, within};
 
 /// "sample/1: empty registry returns nil"
 #[tokio::test(start_paused = true)]

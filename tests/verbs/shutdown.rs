@@ -1,12 +1,10 @@
 //! `shutdown`, and what dropping the last registry does.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
 use gen_registry::{ExitReason, Registry, StartError, StopError};
+use test_support::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
 use tokio::time::Instant;
 
 /// "stopping a registry: exits all registered processes"

@@ -1,14 +1,14 @@
 //! `spawn`: a worker outside any registry.
 
-use test_support as common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::task::{Context as TaskContext, Waker};
 use std::time::Duration;
 
-use common::{Actor, Ask, Gate, Plan, Probe, Record, Role, Scripted, Step, inside, poll_once, until_idle, within};
 use gen_registry::{Aliases, ExitReason, Groups, Registry, StartError, StopError, spawn};
+use test_support::{
+    Actor, Ask, Gate, Plan, Probe, Record, Role, Scripted, Step, inside, poll_once, until_idle, within,
+};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]

@@ -1,12 +1,12 @@
 //! `start`: for callers that want to be the one who started it.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::task::Poll;
 
-use common::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, value_of, within};
 use gen_registry::{Registry, StartError};
+use test_support::{
+    Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, value_of, within,
+};
 
 /// "start/4: unknown id starts a new process"
 #[tokio::test(start_paused = true)]

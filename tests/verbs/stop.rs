@@ -1,12 +1,10 @@
 //! `stop`: drains, terminates, and answers when the key is free.
 
-use test_support as common;
-
 use std::pin::pin;
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
 use gen_registry::{ExitReason, Registry, SendError, StopError};
+use test_support::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
 use tokio::time::Instant;
 
 /// "stop/2: unknown id"

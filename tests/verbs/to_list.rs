@@ -1,9 +1,7 @@
 //! `to_list`: all workers.
 
-use test_support as common;
-
-use common::{Probe, populated, within};
 use gen_registry::Registry;
+use test_support::{Probe, populated, within};
 
 /// "to_list/1: empty registry returns empty list"
 #[tokio::test(start_paused = true)]

@@ -1,15 +1,13 @@
 //! `via` and `via_or_start`: the address of a key, whoever has it.
 
-use test_support as common;
-
 use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, within};
 use gen_registry::{CallError, Context, Registry, SendError, StartError, Worker};
+use test_support::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, populated, until_idle, within};
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]

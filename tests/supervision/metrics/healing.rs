@@ -7,13 +7,15 @@ use gen_registry::metrics::{WORKER_STARTS, WORKERS};
 use metrics_exporter_prometheus::Matcher;
 use metrics_util::MetricKindMask;
 
-use crate::common::{Plan, Probe, within};
-use crate::exposition::Exposition;
-use crate::{Scrape, a_few_seconds, exporter};
+use super::{Scrape, a_few_seconds, exporter};
+use test_support::exposition::Exposition;
+use test_support::{Plan, Probe, in_own_process, within};
 
-/// The only test of this binary that installs a recorder for the process.
 #[tokio::test(start_paused = true)]
 async fn a_recorder_that_is_installed_after_the_registry_was_built_is_told_everything() {
+    if !in_own_process(module_path!(), "a_recorder_that_is_installed_after_the_registry_was_built_is_told_everything") {
+        return;
+    }
     let registry = Registry::<Probe>::builder().name("early").build().unwrap();
     for key in ["a", "b"] {
         within(registry.start(key, Plan::default()), "a start").await.unwrap();

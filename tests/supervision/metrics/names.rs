@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use gen_registry::metrics::{ALL, LabelValues, WORKER_STARTS, WORKERS};
 use gen_registry::{BuildError, Registry};
 
-use crate::Scrape;
-use crate::common::{Actor, Plan, Probe, Role, until_idle, within};
+use super::Scrape;
+use test_support::{Actor, Plan, Probe, Role, until_idle, within};
 
 #[tokio::test(start_paused = true)]
 async fn two_registries_of_one_worker_type_are_told_apart_by_their_names() {

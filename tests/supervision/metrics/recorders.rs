@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use gen_registry::Registry;
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 
-use crate::common::{Ask, Plan, Probe, value_of, within};
-use crate::{Scrape, a_few_seconds};
+use super::{Scrape, a_few_seconds};
+use test_support::{Ask, Plan, Probe, value_of, within};
 
 /// Panics wherever it can.
 #[derive(Default)]

@@ -3,8 +3,8 @@
 use gen_registry::Registry;
 use gen_registry::metrics::{self, ALL, HANDLE_DURATION, Kind, Presence, WORKERS_LIMIT};
 
-use crate::Scrape;
-use crate::common::{Ask, Plan, Probe, Step, until_idle, within};
+use super::Scrape;
+use test_support::{Ask, Plan, Probe, Step, until_idle, within};
 
 #[tokio::test(start_paused = true)]
 async fn every_series_is_there_from_the_start_with_0() {
@@ -51,7 +51,7 @@ async fn a_limit_and_measured_handling_are_there_where_they_are_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn the_exporters_naming_option_changes_no_name() {
-    let (plain, renamed) = (Scrape::new(), Scrape::of(crate::exporter().with_recommended_naming(true)));
+    let (plain, renamed) = (Scrape::new(), Scrape::of(super::exporter().with_recommended_naming(true)));
     let _first = plain.builder("rooms").max_workers(1).measure_handling().build().unwrap();
     let _second = renamed.builder("rooms").max_workers(1).measure_handling().build().unwrap();
     let (plain, renamed) = (plain.next().await, renamed.next().await);

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use gen_registry::{CallError, Registry, Restart, SendError};
 
-use crate::Scrape;
-use crate::common::{Actor, Ask, Gate, Plan, Probe, Role, Step, inside, populated, until_idle, value_of, within};
+use super::Scrape;
+use test_support::{Actor, Ask, Gate, Plan, Probe, Role, Step, inside, populated, until_idle, value_of, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lookups_and_messages_of_many_threads_are_counted_exactly() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gen_registry::{Registry, SendError, Undelivered};
 
-use crate::common::{Ask, Gate, Plan, Probe, Step, until_idle, within};
+use test_support::{Ask, Gate, Plan, Probe, Step, until_idle, within};
 
 /// A worker that has a message in hand until the gate opens, and three that wait.
 async fn busy(registry: &Registry<Probe>, then: Step) -> Gate {

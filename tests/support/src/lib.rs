@@ -16,6 +16,7 @@ pub mod exposition;
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, IntoFuture, poll_fn};
 use std::pin::Pin;
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::Poll;
@@ -31,6 +32,28 @@ pub async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("waited in vain, lost: {lost}"),
     }
+}
+
+/// Runs the test in a process of its own, where it may install a recorder, have subscribers or measure the memory in use
+/// without others that run at the same time.
+///
+/// The test calls this first, with its `module_path!()` and its name. In its own process the result is true, and the test
+/// continues. Otherwise the result is false: the test has passed in that process, and returns.
+#[track_caller]
+pub fn in_own_process(module: &str, test: &str) -> bool {
+    const MARK: &str = "GEN_REGISTRY_TEST_IN_OWN_PROCESS";
+    if std::env::var_os(MARK).is_some() {
+        return true;
+    }
+    let (_, module) = module.split_once("::").expect("the test is in a module of its binary");
+    let name = format!("{module}::{test}");
+    let binary = std::env::current_exe().expect("a test knows its own path");
+    let arguments = [&*name, "--exact", "--include-ignored", "--nocapture"];
+    let ran = Command::new(binary).args(arguments).env(MARK, "1").output().expect("it starts");
+    let printed = String::from_utf8_lossy(&ran.stdout);
+    assert!(ran.status.success(), "{printed}\n{}", String::from_utf8_lossy(&ran.stderr));
+    assert!(printed.contains("1 passed"), "there is no {name}: {printed}");
+    false
 }
 
 /// Polls once, and lets nobody else run: on a current-thread runtime what is ready then needed no other task.

@@ -1,0 +1,6 @@
+//! Workers by name and by group.
+
+mod aliases;
+mod await_registration;
+mod directory_storm;
+mod groups;
