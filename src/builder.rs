@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -552,6 +552,7 @@ impl<W: Worker> Builder<W> {
             numbers: Apart::default(),
             desk: Apart(Desk::new(REQUESTS)),
             report: reported,
+            is_cut_off: AtomicBool::new(false),
             registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&link));

@@ -36,7 +36,7 @@ use tokio::time::Instant;
 pub(crate) use self::errands::{Errand, Errands};
 use crate::panics::{contain, discard};
 use crate::queue::{Hand, Kind, Queue, Refusal};
-use crate::sync::{AtomicU8, Mutex, Ordering, lock, spin_loop, step_back};
+use crate::sync::{AtomicU8, Mutex, Ordering, cooperate, lock, spin_loop, step_back};
 
 /// Serves at a desk.
 pub(crate) trait Clerk<I, E>: Send {
@@ -133,7 +133,7 @@ pub(crate) async fn answer<T>(mut answer: oneshot::Receiver<T>, visit: Visit) ->
             Some(answer)
         }
         Err(TryRecvError::Empty) => answer.await.ok(),
-        Err(TryRecvError::Closed) => None,
+        Err(TryRecvError::Closed) => cooperate(None).await,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::panics::{Contained, contain};
 use crate::queue::Gate;
 use crate::request::StartReply;
 use crate::slot::Slot;
-use crate::sync::lock;
+use crate::sync::{cooperate, lock};
 use crate::tasks::{Tasks, Work};
 use crate::worker::{ExitReason, Worker, WorkerId};
 
@@ -228,7 +228,7 @@ impl<W: Worker> Slot<W> {
         match joined {
             // Nobody drops the audience unheard while this slot is borrowed here.
             Ok(end) => end.await.unwrap_or(ExitReason::Killed),
-            Err(reason) => reason,
+            Err(reason) => cooperate(reason).await,
         }
     }
 

@@ -114,8 +114,11 @@ pub enum StartError<W: Worker> {
     /// The caller is a worker's own task and would wait for itself, at once or through other workers that wait. A task
     /// from `tokio::spawn` may wait; one from `ctx.spawn` is waited for by the worker, and so may not.
     WouldDeadlock,
-    /// The registry is shutting down, or gone.
+    /// The registry was shut down, or its last [`Registry`](crate::Registry) was dropped.
     Shutdown,
+    /// The tokio runtime that the registry was built on has been shut down, and with it all workers. Build a registry for
+    /// each runtime: a `static` one that several `#[tokio::test]`s share works in the first of them only.
+    RuntimeShutdown,
 }
 
 impl<W: Worker> fmt::Display for StartError<W> {
@@ -144,6 +147,9 @@ impl<W: Worker> fmt::Display for StartError<W> {
                 f.write_str("this start would wait for its own caller; do it from a task spawned with `tokio::spawn`")
             }
             Self::Shutdown => f.write_str("the registry is shut down; nothing starts any more"),
+            Self::RuntimeShutdown => f.write_str(
+                "the tokio runtime that the registry was built on is shut down; build the registry on this runtime",
+            ),
         }
     }
 }
@@ -213,6 +219,7 @@ impl<W: Worker> fmt::Debug for StartError<W> {
             Self::Cancelled => f.write_str("Cancelled"),
             Self::WouldDeadlock => f.write_str("WouldDeadlock"),
             Self::Shutdown => f.write_str("Shutdown"),
+            Self::RuntimeShutdown => f.write_str("RuntimeShutdown"),
         }
     }
 }

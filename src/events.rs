@@ -7,7 +7,7 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::handle::WorkerHandle;
 use crate::panics::contain;
-use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, fence, lock};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, cooperate, fence, lock};
 use crate::worker::{ExitReason, Worker};
 
 /// Something that became of a worker.
@@ -247,7 +247,9 @@ impl<W: Worker> Events<W> {
     ///
     /// Dropped before it is ready, nothing is lost.
     pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
-        match self.0.as_mut()?.recv().await {
+        let Some(receiver) = &mut self.0 else { return cooperate(None).await };
+        // It spends budget, and takes nothing out before it has some.
+        match receiver.recv().await {
             Ok(event) => Some(Ok(event)),
             Err(RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
             Err(RecvError::Closed) => {

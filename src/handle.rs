@@ -21,7 +21,7 @@ use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
-use crate::sync::{Budget, poll_budget};
+use crate::sync::{Budget, cooperate, poll_budget};
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
@@ -418,7 +418,7 @@ impl<W: Worker> WorkerHandle<W> {
     ) -> Result<ExitReason, StopError> {
         let link = &self.slot.link;
         if is_current(self.id()) || is_worker_above_caller(self.id(), link.registry_id) {
-            return Err(StopError::WouldDeadlock);
+            return cooperate(Err(StopError::WouldDeadlock)).await;
         }
         let (reply, ended) = oneshot::channel();
         let visit = link.notify(notice(current_of(link.registry_id), StopReply(reply)));

@@ -425,14 +425,14 @@ impl<P: Port> Lifecycle<P> {
             Some(Phase::Held { victim, waiting }) => {
                 // Only with its runtime: what is held is dropped by nobody else unasked.
                 self.successors.remove(&victim);
-                fail_all(waiting, &StartFailure::Cancelled, effects);
+                fail_all(waiting, &StartFailure::RuntimeShutdown, effects);
                 Vec::new()
             }
             Some(Phase::Starting { waiting, next }) => {
                 let failure = match &exit {
                     Exit::NotStarted(failure) => failure.clone(),
                     // Aborted from outside, with its runtime.
-                    Exit::Ended(_) | Exit::NotReturned(_) => StartFailure::Cancelled,
+                    Exit::Ended(_) | Exit::NotReturned(_) => StartFailure::RuntimeShutdown,
                 };
                 effects.push(Effect::NotStarted(entry, failure.clone()));
                 fail_all(waiting, &failure, effects);

@@ -595,7 +595,7 @@ impl<W: Worker> Drop for Owner<W> {
             discard(launch);
         }
         self.attend_all();
-        self.lifecycle.abandon(&mut self.effects);
+        self.lifecycle.abandon(&self.link.refusal(), &mut self.effects);
         self.perform_all();
         // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)
         self.errands.run();

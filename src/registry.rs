@@ -3,13 +3,11 @@
 mod shared;
 
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::hash::Hash;
 use std::ops::ControlFlow;
-use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
 
 use equivalent::Equivalent;
 
@@ -25,7 +23,7 @@ use crate::ownership::is_registry_above_caller;
 use crate::queue::Gate;
 use crate::slot::Link;
 use crate::stats::Stats;
-use crate::sync::lock;
+use crate::sync::{cooperate, lock};
 use crate::table::TableReader;
 use crate::via::{Template, Via};
 use crate::worker::{CloseReason, ExitReason, Worker};
@@ -39,13 +37,6 @@ impl<W: Worker> Drop for Alive<W> {
     fn drop(&mut self) {
         self.shared.link.end_all(false);
     }
-}
-
-/// Out of the way of a hit, whose code this is kept out of.
-#[cold]
-#[inline(never)]
-fn poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
-    Pin::new(future).poll(cx)
 }
 
 /// At most one live [`Worker`] per key.
@@ -197,23 +188,17 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        // Not an `async fn`: that writes its state, and has room for the start, before it knows whether there is a hit, which took a
-        // fifth more than a lookup then. Nor by way of the one with a closure.
-        let (mut args, mut start) = (Some(args), None);
-        poll_fn(move |cx| {
-            let start = match &mut start {
-                Some(start) => start,
-                none => {
-                    let hash = self.shared.table.hash(key);
-                    if let Some(handle) = self.shared.hit(key, hash) {
-                        return Poll::Ready(Ok(handle));
-                    }
-                    let args = args.take().expect("taken with the start");
-                    none.insert(self.shared.begin_start(cx, Verb::LookupOrStart, key, || args, hash)?)
-                }
-            };
-            poll(start, cx)
-        })
+        self.shared.poll_start(
+            Verb::LookupOrStart,
+            key,
+            args,
+            |args| args,
+            |handle, args| {
+                // Before the handle is returned: a panic here would leak a value that is already returned.
+                drop(args);
+                Ok(handle)
+            },
+        )
     }
 
     /// Like [`lookup_or_start`](Self::lookup_or_start), and makes the arguments only on a miss.
@@ -231,15 +216,15 @@ impl<W: Worker> Registry<W> {
     /// # Panics
     ///
     /// Only if the closure, or the key's own `Hash`, `Eq` or `Clone` does.
-    pub async fn lookup_or_start_with<Q>(
+    pub fn lookup_or_start_with<Q>(
         &self,
         key: &Q,
         args: impl FnOnce() -> W::Args,
-    ) -> Result<WorkerHandle<W>, StartError<W>>
+    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.shared.lookup_or_start_with(key, args).await
+        self.shared.lookup_or_start_with(key, args)
     }
 
     /// Starts a worker for a vacant key. Of any number of concurrent callers at most one gets `Ok` (G2).
@@ -257,15 +242,17 @@ impl<W: Worker> Registry<W> {
     /// # Panics
     ///
     /// Only if the key's own `Hash`, `Eq` or `Clone` does.
-    pub async fn start<Q>(&self, key: &Q, args: W::Args) -> Result<WorkerHandle<W>, StartError<W>>
+    pub fn start<Q>(&self, key: &Q, args: W::Args) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        let hash = self.shared.table.hash(key);
-        match self.shared.hit(key, hash) {
-            Some(handle) => Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
-            None => self.shared.request_start(Verb::Start, key, || args, hash).await,
-        }
+        self.shared.poll_start(
+            Verb::Start,
+            key,
+            args,
+            |args| args,
+            |handle, args| Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
+        )
     }
 
     /// The address of a key: sends go to the worker that has it at that moment.
@@ -369,8 +356,10 @@ impl<W: Worker> Registry<W> {
     {
         // Whoever has the key now, in whatever state, is the one that is meant.
         let hash = self.shared.table.hash(key);
-        let holder = self.shared.table.with(key, hash, WorkerHandle::clone);
-        holder.ok_or(StopError::NotFound)?.end(ending).await
+        match self.shared.table.with(key, hash, WorkerHandle::clone) {
+            Some(holder) => holder.end(ending).await,
+            None => cooperate(Err(StopError::NotFound)).await,
+        }
     }
 
     /// How many workers there are: those that a lookup would find. One atomic read.
@@ -455,10 +444,11 @@ impl<W: Worker> Registry<W> {
     pub async fn shutdown(&self) -> ShutdownReport {
         let link = &self.shared.link;
         if current_of(link.registry_id).is_some() || is_registry_above_caller(link.registry_id) {
-            return ShutdownReport { would_deadlock: true, ..ShutdownReport::default() };
+            return cooperate(ShutdownReport { would_deadlock: true, ..ShutdownReport::default() }).await;
         }
         self.end_all(false);
         let mut report = link.report.clone();
+        // It spends budget, also for a report that is there already.
         match report.wait_for(Option::is_some).await {
             Ok(report) => report.unwrap_or_default(),
             // The owner sets the report before it goes, whatever ends it.

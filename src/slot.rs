@@ -17,7 +17,7 @@ use crate::current::{Current, RegistryId};
 use crate::desk::{Desk, Visit};
 use crate::ending::Ending;
 use crate::events::Announcer;
-use crate::lifecycle::ShutdownReport;
+use crate::lifecycle::{ShutdownReport, StartFailure};
 use crate::mailbox::{Inbox, Received};
 use crate::owner::Errand;
 use crate::panics::{Contained, contain};
@@ -141,6 +141,8 @@ pub(crate) struct Link<W: Worker> {
     /// Where the owner is reached.
     pub(crate) desk: Apart<Desk<Input<W>, Errand<W>>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
+    /// The runtime was shut down before the registry. Set before the owner refuses anything for it.
+    pub(crate) is_cut_off: AtomicBool,
     /// Set once, by the builder.
     pub(crate) registry: OnceLock<WeakRegistry<W>>,
 }
@@ -160,6 +162,12 @@ impl<W: Worker> Link<W> {
     /// Leaves it for the owner's keeper to tell, or for who comes to the owner before it.
     pub(crate) fn leave(&self, notice: Notice<W>) {
         self.desk.leave(Input::Notice(notice));
+    }
+
+    /// Why nothing starts any more. For whom the owner has refused, or no longer answers.
+    pub(crate) fn refusal(&self) -> StartFailure {
+        // Relaxed: the lock of the reply, or of the closed queue, came between the store and this load.
+        if self.is_cut_off.load(Ordering::Relaxed) { StartFailure::RuntimeShutdown } else { StartFailure::Shutdown }
     }
 
     /// Begins a shutdown, or hurries one. Not here, for there may be a million workers to close, and this may be a `Drop`: the

@@ -225,7 +225,7 @@ impl Counters {
             StartFailure::Init(_) => &self.starts.error,
             StartFailure::Panicked(_) => &self.starts.panic,
             StartFailure::TimedOut => &self.starts.timeout,
-            StartFailure::Cancelled | StartFailure::Shutdown => &self.starts.cancelled,
+            StartFailure::Cancelled | StartFailure::Shutdown | StartFailure::RuntimeShutdown => &self.starts.cancelled,
             StartFailure::AtCapacity
             | StartFailure::RestartLimit { .. }
             | StartFailure::RecentlyFailed(_)

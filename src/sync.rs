@@ -1,10 +1,11 @@
 //! The primitives where threads meet, so that a model checker can stand in for them: `--cfg gen_registry_loom` puts
 //! loom's in the place of the standard library's.
 
+use std::cell::Cell;
 use std::ops::Deref;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use tokio::task::coop::{RestoreOnPending, has_budget_remaining, poll_proceed};
+use tokio::task::coop::{RestoreOnPending, consume_budget, has_budget_remaining, poll_proceed};
 
 #[cfg(not(gen_registry_loom))]
 mod primitives {
@@ -76,6 +77,48 @@ pub(crate) async fn step_back() {
         Poll::Pending
     })
     .await;
+}
+
+/// Returns a result that a public future has at once, as soon as the task has cooperative budget for it.
+///
+/// A loop of a verb that never waits would otherwise keep its thread: no time-out, abort or kill reaches it. So every way
+/// out of a public future spends budget: here, by [`poll_budget`], or in the future of tokio's that it ends with. The one
+/// exception is an answer that always returns `Pending` first: the task has been to the scheduler then.
+///
+/// It is awaited after the verb has acted. A caller that drops it loses the result, and no more.
+pub(crate) async fn cooperate<T>(result: T) -> T {
+    consume_budget().await;
+    result
+}
+
+thread_local! {
+    /// Hits on this thread for which no budget was spent yet. Not the count of lookups: those that are no futures count
+    /// there too, and in a loop of both all the hits could fall between.
+    static UNPAID: Cell<u8> = const { Cell::new(0) };
+}
+
+/// One unit of budget is spent for so many hits. To ask tokio for each took 12 ns of the 48 ns of a hit; so it is 1 ns. A loop
+/// of hits alone lets others run after some 2,000 of them, a tenth of a millisecond.
+const HITS_PER_UNIT: u8 = 16;
+
+/// Spends what a hit takes of the budget. `Pending`: there is none left, and the task yields.
+#[inline(always)]
+pub(crate) fn poll_hit_budget(cx: &mut Context<'_>) -> Poll<()> {
+    let unpaid = UNPAID.get() + 1;
+    if unpaid == HITS_PER_UNIT {
+        return poll_unpaid(cx);
+    }
+    UNPAID.set(unpaid);
+    Poll::Ready(())
+}
+
+/// Out of the way of a hit. The count stays where it is until there is budget: the next hit on this thread asks again.
+#[cold]
+#[inline(never)]
+fn poll_unpaid(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(poll_proceed(cx)).made_progress();
+    UNPAID.set(0);
+    Poll::Ready(())
 }
 
 /// What a step takes of tokio's cooperative budget. Given back when it is dropped, unless the step made progress.

@@ -13,7 +13,7 @@ use crate::queue::{Kind, Sequence};
 use crate::registry::Shared;
 use crate::reply::{self, Reply};
 use crate::stripes::{Hot, Undelivered};
-use crate::sync::step_back;
+use crate::sync::{cooperate, step_back};
 use crate::worker::Worker;
 
 /// How many workers one send may meet that end by themselves before they take it. A worker that ends itself as soon as it has
@@ -167,11 +167,18 @@ impl<W: Worker> Via<W> {
         };
         answer.look_first();
         match Box::pin(self.accept(message, Kind::Call)).await {
-            Ok((handle, sequence)) => handle.answer(sequence, answer).await,
-            Err((_, Why::Closed)) => Err(CallError::NotDelivered),
-            Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
-            Err((_, Why::NotFound)) => Err(CallError::NotFound),
-            Err((_, Why::NotStarted(error))) => Err(CallError::NotStarted(error)),
+            // The answer may be there already.
+            Ok((handle, sequence)) => cooperate(handle.answer(sequence, answer).await).await,
+            Err((message, why)) => {
+                // Before the error is returned: a panic here would leak a value that is already returned.
+                drop(message);
+                Err(match why {
+                    Why::Closed => CallError::NotDelivered,
+                    Why::WouldDeadlock => CallError::WouldDeadlock,
+                    Why::NotFound => CallError::NotFound,
+                    Why::NotStarted(error) => CallError::NotStarted(error),
+                })
+            }
         }
     }
 

@@ -17,6 +17,7 @@ use super::waiting::Waiting;
 use crate::ending::Membership;
 use crate::error::Returned;
 use crate::handle::WorkerHandle;
+use crate::sync::cooperate;
 use crate::worker::{Worker, WorkerId};
 
 /// Workers by names: one worker per name; a worker may have many.
@@ -268,10 +269,11 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             waiter.note(cx.waker());
             self.poll_registered(name, hash, &mut starting, cx)
         });
-        match Instant::now().checked_add(within) {
+        let registered = match Instant::now().checked_add(within) {
             Some(deadline) => timeout_at(deadline, registered).await.map_err(|_| NotRegistered),
             None => Ok(registered.await),
-        }
+        };
+        cooperate(registered).await
     }
 
     fn poll_registered<Q>(

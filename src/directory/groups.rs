@@ -13,6 +13,7 @@ use super::index::{Change, Index};
 use crate::ending::Membership;
 use crate::error::Returned;
 use crate::handle::WorkerHandle;
+use crate::sync::cooperate;
 use crate::worker::{Worker, WorkerId};
 
 /// Workers by properties: many workers per property, and many properties per worker.
@@ -250,7 +251,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     where
         Q: ?Sized + Hash + Equivalent<P>,
     {
-        broadcast(self.members(property), message).await
+        cooperate(broadcast(self.members(property), message).await).await
     }
 
     /// Sends a message to each member of the property's group that has room for it now.

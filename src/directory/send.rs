@@ -12,6 +12,7 @@ use crate::error::{CallError, Returned, SendError};
 use crate::handle::{Unsent, WorkerHandle};
 use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Reply};
+use crate::sync::cooperate;
 use crate::worker::Worker;
 
 /// How many workers that end one send may meet, as for a [`Via`](crate::Via).
@@ -77,7 +78,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         // It may wait for its worker, or for room.
         answer.look_first();
         match self.accept(name, message(reply), Kind::Call).await {
-            Ok((handle, sequence)) => handle.answer(sequence, answer).await,
+            // The answer may be there already.
+            Ok((handle, sequence)) => cooperate(handle.answer(sequence, answer).await).await,
             Err((_, Why::NotFound)) => Err(CallError::NotFound),
             Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
             Err((_, Why::Closed)) => Err(CallError::NotDelivered),

@@ -95,6 +95,7 @@ pub(crate) enum StartFailure {
     Cancelled,
     WouldDeadlock,
     Shutdown,
+    RuntimeShutdown,
 }
 
 /// What a caller of a start is told.

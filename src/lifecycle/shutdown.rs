@@ -65,7 +65,7 @@ impl<P: Port> Lifecycle<P> {
     }
 
     /// Answers everyone who waits: the owner goes away before its time, with its runtime.
-    pub(crate) fn abandon(&mut self, effects: &mut Effects<P>) {
+    pub(crate) fn abandon(&mut self, failure: &StartFailure, effects: &mut Effects<P>) {
         self.mode = Mode::Over;
         for (_, phase) in self.phases.drain() {
             let (starters, next) = match phase {
@@ -74,8 +74,8 @@ impl<P: Port> Lifecycle<P> {
                 // Who waits for an end is told by the drop of its reply.
                 Phase::Stopping { cancelled, next, .. } => (cancelled.map_or_else(Vec::new, |(_, line)| line), next),
             };
-            fail_all(starters, &StartFailure::Shutdown, effects);
-            fail_all(next, &StartFailure::Shutdown, effects);
+            fail_all(starters, failure, effects);
+            fail_all(next, failure, effects);
         }
     }
 }

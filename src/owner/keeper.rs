@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep_until};
@@ -57,6 +58,9 @@ impl<W: Worker> Keeper<W> {
 impl<W: Worker> Drop for Keeper<W> {
     /// When the runtime was dropped in the middle, the owner goes too.
     fn drop(&mut self) {
+        if self.link.report.borrow().is_none() {
+            self.link.is_cut_off.store(true, Ordering::Relaxed);
+        }
         self.link.desk.abandon();
     }
 }

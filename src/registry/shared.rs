@@ -4,9 +4,10 @@ use std::future::{Future, poll_fn};
 use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use equivalent::Equivalent;
+use tokio::task::coop::poll_proceed;
 
 use crate::current::{current, current_of, is_current};
 use crate::desk::{Closed, Full, after};
@@ -21,9 +22,16 @@ use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started
 use crate::residency::{Eviction, Hold};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
-use crate::sync::poll_budget;
+use crate::sync::{poll_budget, poll_hit_budget};
 use crate::table::TableReader;
 use crate::worker::{EntryId, Worker};
+
+/// Out of the way of a hit, whose code this is kept out of.
+#[cold]
+#[inline(never)]
+fn poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
+    Pin::new(future).poll(cx)
+}
 
 /// What the verbs work on, without a claim to keep the registry going.
 pub(crate) struct Shared<W: Worker> {
@@ -72,37 +80,66 @@ impl<W: Worker> Shared<W> {
         Offer { shared: self, key, hash: self.table.hash(key), message: Some(message) }
     }
 
-    pub(crate) async fn lookup_or_start_with<Q>(
+    #[inline]
+    pub(crate) fn lookup_or_start_with<Q, F>(
         &self,
         key: &Q,
-        args: impl FnOnce() -> W::Args,
-    ) -> Result<WorkerHandle<W>, StartError<W>>
+        args: F,
+    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
+        F: FnOnce() -> W::Args,
     {
-        let hash = self.table.hash(key);
-        match self.hit(key, hash) {
-            Some(handle) => Ok(handle),
-            None => self.request_start(Verb::LookupOrStart, key, args, hash).await,
-        }
+        self.poll_start(
+            Verb::LookupOrStart,
+            key,
+            args,
+            |args| args(),
+            |handle, args| {
+                // Before the handle is returned: a panic here would leak a value that is already returned.
+                drop(args);
+                Ok(handle)
+            },
+        )
     }
 
-    pub(super) async fn request_start<Q>(
+    /// What the verbs have in common that start a worker unless there is one: `args` makes its arguments, or is used up by the
+    /// hit.
+    ///
+    /// Not an `async fn`: that writes its state, and has room for the start, before it knows whether there is a hit, which took a
+    /// fifth more than a lookup then.
+    #[inline(always)]
+    pub(super) fn poll_start<Q, A>(
         &self,
         verb: Verb,
         key: &Q,
-        args: impl FnOnce() -> W::Args,
-        hash: u64,
-    ) -> Result<WorkerHandle<W>, StartError<W>>
+        args: A,
+        make: impl FnOnce(A) -> W::Args + Copy,
+        hit: impl FnOnce(WorkerHandle<W>, A) -> Result<WorkerHandle<W>, StartError<W>> + Copy,
+    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        let mut args = Some(args);
-        let begin = poll_fn(|cx| {
-            let args = args.take().expect("it is ready at once");
-            Poll::Ready(self.begin_start(cx, verb, key, args, hash))
-        });
-        begin.await?.await
+        let (mut args, mut start) = (Some(args), None);
+        poll_fn(move |cx| {
+            let start = match &mut start {
+                Some(start) => start,
+                none => {
+                    let hash = self.table.hash(key);
+                    if let Some(handle) = self.find(key, hash) {
+                        // Without budget the handle is dropped, and looked up again: the worker may have ended by then. (G3)
+                        ready!(poll_hit_budget(cx));
+                        self.link.hot.count(Hot::Hit);
+                        return Poll::Ready(hit(handle, args.take().expect("it is ready once")));
+                    }
+                    self.link.hot.count(Hot::Miss);
+                    let args = args.take().expect("taken with the start");
+                    // In this poll, whatever the budget: a start that was polled once has been asked for.
+                    none.insert(self.begin_start(cx, verb, key, || make(args), hash))
+                }
+            };
+            poll(start, cx)
+        })
     }
 
     /// Asks the owner for a worker: the key was no hit, so it is vacant, or its worker starts or ends. What this gives is to be
@@ -116,17 +153,17 @@ impl<W: Worker> Shared<W> {
         key: &Q,
         args: impl FnOnce() -> W::Args,
         hash: u64,
-    ) -> Result<Start<'_, W>, StartError<W>>
+    ) -> Start<'_, W>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
         let waits_in = current_of(self.link.registry_id);
         if waits_in.is_some() && self.table.with(key, hash, |handle| is_current(handle.id())) == Some(true) {
             // It is the worker in whose task the caller runs: to wait for it is to wait for oneself.
-            return Err(StartError::WouldDeadlock);
+            return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
         }
         if self.ends_after_caller(key, hash) {
-            return Err(StartError::WouldDeadlock);
+            return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
         }
         let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
         slot.set_since(self.link.moment());
@@ -135,30 +172,35 @@ impl<W: Worker> Shared<W> {
         let (reply, mut answer) = reply::call_in(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
-        match self.link.desk.try_bring(Input::Start(request)) {
+        self.start_by(match self.link.desk.try_bring(Input::Start(request)) {
             Ok(visit) => match answer.at_once() {
                 // Whomever the visit has woken comes after the return to the scheduler. (G4)
-                Err(answer) if holds.is_empty() => Ok(Start(Stage::Waits(answer))),
-                Err(answer) => Ok(Start(Stage::Seldom(Box::pin(async move {
+                Err(answer) if holds.is_empty() => Stage::Waits(answer),
+                Err(answer) => Stage::Seldom(Box::pin(async move {
                     let _holds = holds;
                     answer.await
-                })))),
-                Ok(None) => Err(StartError::Shutdown),
-                Ok(Some(answer)) => Ok(Start(Stage::Seldom(Box::pin(async move {
+                })),
+                Ok(None) => Stage::Refused(self.link.refusal()),
+                Ok(Some(answer)) => Stage::Seldom(Box::pin(async move {
                     after(visit).await;
                     Some(answer)
-                })))),
+                })),
             },
-            Err(Full(input)) => Ok(Start(Stage::Seldom(Box::pin(async move {
+            Err(Full(input)) => Stage::Seldom(Box::pin(async move {
                 let _holds = holds;
+                // It spends budget, so that an answer which is there by then needs none.
                 let brought = self.link.desk.bring_in_line(input).await;
                 answer.look_first();
                 match brought {
                     Ok(_) => answer.await,
                     Err(Closed) => None,
                 }
-            })))),
-        }
+            })),
+        })
+    }
+
+    fn start_by<'s>(&'s self, stage: Stage<'s, W>) -> Start<'s, W> {
+        Start { stage, link: &self.link }
     }
 }
 
@@ -238,9 +280,15 @@ impl<W: Worker> Future for Offer<'_, W> {
 }
 
 /// A start that was asked for.
-pub(super) struct Start<'s, W: Worker>(Stage<'s, W>);
+pub(super) struct Start<'s, W: Worker> {
+    stage: Stage<'s, W>,
+    link: &'s Link<W>,
+}
 
 enum Stage<'s, W: Worker> {
+    /// The owner was not asked, or answers no more.
+    Refused(StartFailure),
+    /// In the poll in which it is made it is `Pending`: see `cooperate`.
     Waits(Answer<StartAnswer<W>>),
     /// Boxed: there are others in line, or the answer came at once.
     Seldom(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
@@ -250,30 +298,48 @@ impl<W: Worker> Future for Start<'_, W> {
     type Output = Result<WorkerHandle<W>, StartError<W>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let answer = match &mut self.0 {
+        let answer = match &mut self.stage {
+            Stage::Refused(failure) => {
+                ready!(poll_proceed(cx)).made_progress();
+                return Poll::Ready(Err(failure.clone().into()));
+            }
             Stage::Waits(answer) => Pin::new(answer).poll(cx),
             Stage::Seldom(answer) => answer.as_mut().poll(cx),
         };
-        answer.map(|answer| answer.map_or(Err(StartError::Shutdown), outcome))
+        answer.map(|answer| answer.map_or_else(|| Err(self.link.refusal().into()), outcome))
     }
 }
 
 fn outcome<W: Worker>(answer: StartAnswer<W>) -> Result<WorkerHandle<W>, StartError<W>> {
-    match (answer.outcome, answer.unused) {
-        (Started::Worker(handle), _) => Ok(handle),
+    let StartAnswer { outcome, unused } = answer;
+    match (outcome, unused) {
         (Started::Taken(handle), Some(args)) => Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
-        // Its arguments made this worker, so this call started it.
-        (Started::Taken(handle), None) => Ok(handle),
-        (Started::Failed(failure), _) => Err(match failure {
-            StartFailure::Init(error) => StartError::Init(error),
-            StartFailure::Panicked(message) => StartError::Panicked(message),
-            StartFailure::RecentlyFailed(error) => StartError::RecentlyFailed(error),
-            StartFailure::RestartLimit { retry_after } => StartError::RestartLimit { retry_after },
-            StartFailure::AtCapacity => StartError::AtCapacity,
-            StartFailure::TimedOut => StartError::TimedOut,
-            StartFailure::Cancelled => StartError::Cancelled,
-            StartFailure::WouldDeadlock => StartError::WouldDeadlock,
-            StartFailure::Shutdown => StartError::Shutdown,
-        }),
+        (outcome, unused) => {
+            // Before the handle is returned: its `Drop` is the caller's code, and a panic there would leak a value that is
+            // already returned, and with it the memory of the worker.
+            drop(unused);
+            match outcome {
+                // Taken: its arguments made this worker, so this call started it.
+                Started::Worker(handle) | Started::Taken(handle) => Ok(handle),
+                Started::Failed(failure) => Err(failure.into()),
+            }
+        }
+    }
+}
+
+impl<W: Worker> From<StartFailure> for StartError<W> {
+    fn from(failure: StartFailure) -> Self {
+        match failure {
+            StartFailure::Init(error) => Self::Init(error),
+            StartFailure::Panicked(message) => Self::Panicked(message),
+            StartFailure::RecentlyFailed(error) => Self::RecentlyFailed(error),
+            StartFailure::RestartLimit { retry_after } => Self::RestartLimit { retry_after },
+            StartFailure::AtCapacity => Self::AtCapacity,
+            StartFailure::TimedOut => Self::TimedOut,
+            StartFailure::Cancelled => Self::Cancelled,
+            StartFailure::WouldDeadlock => Self::WouldDeadlock,
+            StartFailure::Shutdown => Self::Shutdown,
+            StartFailure::RuntimeShutdown => Self::RuntimeShutdown,
+        }
     }
 }

@@ -1,1 +1,757 @@
-//! Every public future takes part in the cooperative budget.
+//! Every public future takes part in the cooperative budget, on every one of its ways out: a loop of it alone lets other tasks
+//! run, can be aborted, and can be killed.
+//!
+//! [`cases`] has one case for each way out. That no public future is missing is checked against the source.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::fs;
+use std::future::pending;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use gen_registry::{
+    Aliases, CallError, Context, Events, ExitReason, Groups, Mailbox, Registry, Reply, SendError, StartError,
+    StopError, TaskError, Worker, WorkerHandle, spawn,
+};
+use tokio::runtime::Builder;
+use tokio::sync::Mutex;
+use tokio::task::coop::{consume_budget, has_budget_remaining};
+use tokio::time::timeout;
+
+use crate::common::{BoxFuture, Other, poll_once, until_idle, within};
+
+/// What its `init` does.
+#[derive(Clone, Copy)]
+enum Plan {
+    Serve,
+    Fail,
+    /// It ends as soon as it has started.
+    End,
+}
+
+enum Ask {
+    Answer(Reply<u32>),
+    DropReply(Reply<u32>),
+    Nothing,
+    /// Its mailbox fills up meanwhile.
+    Hang,
+    Run(Code),
+}
+
+type Code = Box<dyn for<'a> FnOnce(&'a mut Inside<'_>) -> BoxFuture<'a, ()> + Send>;
+
+/// What code has at hand that runs in a worker's own task.
+struct Inside<'r> {
+    ctx: &'r mut Context<Subject>,
+    mailbox: &'r mut Mailbox<Ask>,
+}
+
+struct Subject;
+
+impl Worker for Subject {
+    type Key = u32;
+    type Args = Plan;
+    type Message = Ask;
+    type Error = String;
+
+    async fn init(plan: Plan, ctx: &mut Context<Self>) -> Result<Self, String> {
+        match plan {
+            Plan::Serve => {}
+            Plan::Fail => return Err("a start that fails".into()),
+            Plan::End => ctx.stop(),
+        }
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Result<(), String> {
+        unreachable!("`run` handles all messages")
+    }
+
+    async fn run(&mut self, mailbox: &mut Mailbox<Ask>, ctx: &mut Context<Self>) -> Result<(), String> {
+        while let Some(ask) = mailbox.recv().await {
+            match ask {
+                Ask::Answer(reply) => reply.send(7),
+                Ask::DropReply(reply) => drop(reply),
+                Ask::Nothing => {}
+                Ask::Hang => pending().await,
+                Ask::Run(code) => code(&mut Inside { ctx, mailbox }).await,
+            }
+        }
+        Ok(())
+    }
+}
+
+const SELF: u32 = 0;
+const IDLE: u32 = 1;
+const FULL: u32 = 2;
+const VACANT: u32 = 3;
+
+/// What the verbs are tried on.
+struct Scene {
+    /// Has the workers `SELF`, `IDLE` and `FULL`, whose mailbox is.
+    registry: Registry<Subject>,
+    /// In which the cases of a worker's own task run.
+    own: WorkerHandle<Subject>,
+    idle: WorkerHandle<Subject>,
+    full: WorkerHandle<Subject>,
+    ended: WorkerHandle<Subject>,
+    /// Has as many workers as it may.
+    crowded: Registry<Subject>,
+    forgiving: Registry<Subject>,
+    shut: Registry<Subject>,
+    /// Its runtime is shut down.
+    cut_off: Registry<Subject>,
+    cut_off_worker: WorkerHandle<Subject>,
+    aliases: Aliases<&'static str, Subject>,
+    groups: Groups<&'static str, Subject>,
+    /// Of `shut`, from before.
+    events: Mutex<Events<Subject>>,
+    fresh: AtomicU32,
+}
+
+fn small() -> Registry<Subject> {
+    Registry::builder().mailbox_capacity(1).build().expect("it runs on a runtime")
+}
+
+impl Scene {
+    async fn set() -> Self {
+        let registry = small();
+        let own = registry.start(&SELF, Plan::Serve).await.unwrap();
+        let idle = registry.start(&IDLE, Plan::Serve).await.unwrap();
+        let full = registry.start(&FULL, Plan::Serve).await.unwrap();
+        full.cast(Ask::Hang).await.unwrap();
+        while full.try_cast(Ask::Nothing).is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let ended = registry.start(&VACANT, Plan::Serve).await.unwrap();
+        ended.stop().await.unwrap();
+        let crowded = Registry::builder().max_workers(1).build().unwrap();
+        crowded.start(&IDLE, Plan::Serve).await.unwrap();
+        let forgiving = Registry::builder().remember_failed_starts(Duration::from_secs(3_600)).build().unwrap();
+        assert!(forgiving.start(&VACANT, Plan::Fail).await.is_err());
+        let shut = small();
+        let events = Mutex::new(shut.subscribe());
+        assert_eq!(shut.shutdown().await.stuck, 0);
+        let (cut_off, cut_off_worker) = std::thread::spawn(|| {
+            let runtime = Builder::new_current_thread().enable_time().build().unwrap();
+            runtime.block_on(async {
+                let registry = small();
+                let worker = registry.start(&IDLE, Plan::Serve).await.unwrap();
+                (registry, worker)
+            })
+        })
+        .join()
+        .unwrap();
+        let (aliases, groups) = (Aliases::new(), Groups::new());
+        for (name, worker) in [("own", &own), ("idle", &idle), ("full", &full)] {
+            aliases.register(name, worker).unwrap();
+        }
+        groups.join("idle", &idle).unwrap();
+        groups.join("own", &own).unwrap();
+        let fresh = AtomicU32::new(1_000);
+        Self {
+            registry,
+            own,
+            idle,
+            full,
+            ended,
+            crowded,
+            forgiving,
+            shut,
+            cut_off,
+            cut_off_worker,
+            aliases,
+            groups,
+            events,
+            fresh,
+        }
+    }
+
+    /// A key that no worker has had.
+    fn fresh(&self) -> u32 {
+        self.fresh.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+type Attempt = for<'a> fn(&'a Scene, Option<&'a mut Inside<'_>>) -> BoxFuture<'a, ()>;
+
+struct Case {
+    verb: &'static str,
+    way_out: &'static str,
+    attempt: Attempt,
+    /// It is a way out in a worker's own task alone.
+    is_inside: bool,
+}
+
+/// A case of a plain task, and of a worker's own task as well.
+macro_rules! case {
+    ($verb:literal, $way_out:literal, |$scene:ident| $attempt:expr) => {
+        Case {
+            verb: $verb,
+            way_out: $way_out,
+            attempt: |$scene, _| Box::pin(async move { $attempt }),
+            is_inside: false,
+        }
+    };
+    ($verb:literal, $way_out:literal, |$scene:ident, $inside:ident| $attempt:expr) => {
+        Case {
+            verb: $verb,
+            way_out: $way_out,
+            attempt: |$scene, inside| {
+                let $inside = inside.expect("it runs in the worker `SELF`");
+                Box::pin(async move {
+                    let _ = $scene;
+                    $attempt
+                })
+            },
+            is_inside: true,
+        }
+    };
+}
+
+macro_rules! gives {
+    ($future:expr, $($pattern:tt)+) => {{
+        let given = $future.await;
+        assert!(matches!(given, $($pattern)+), "{given:?}");
+    }};
+}
+
+fn fill(inside: &Inside<'_>) {
+    while inside.ctx.handle().try_cast(Ask::Nothing).is_ok() {}
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    cases.extend(starts());
+    cases.extend(ends());
+    cases.extend(sends());
+    cases.extend(calls());
+    cases.extend(others());
+    cases
+}
+
+fn starts() -> Vec<Case> {
+    use Plan::{Fail, Serve};
+    vec![
+        case!("Registry::lookup_or_start", "hit", |s| gives!(s.registry.lookup_or_start(&IDLE, Serve), Ok(_))),
+        case!("Registry::lookup_or_start", "start", |s| gives!(s.registry.lookup_or_start(&s.fresh(), Serve), Ok(_))),
+        case!("Registry::lookup_or_start", "failed", |s| {
+            gives!(s.registry.lookup_or_start(&VACANT, Fail), Err(StartError::Init(_)))
+        }),
+        case!("Registry::lookup_or_start", "refused", |s| {
+            gives!(s.crowded.lookup_or_start(&VACANT, Serve), Err(StartError::AtCapacity))
+        }),
+        case!("Registry::lookup_or_start", "after a shutdown", |s| {
+            gives!(s.shut.lookup_or_start(&VACANT, Serve), Err(StartError::Shutdown))
+        }),
+        case!("Registry::lookup_or_start", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off.lookup_or_start(&VACANT, Serve), Err(StartError::RuntimeShutdown))
+        }),
+        case!("Registry::lookup_or_start", "would deadlock", |s, inside| {
+            inside.ctx.stop();
+            gives!(s.registry.lookup_or_start(&SELF, Serve), Err(StartError::WouldDeadlock))
+        }),
+        case!("Registry::lookup_or_start_with", "hit", |s| {
+            gives!(s.registry.lookup_or_start_with(&IDLE, || unreachable!()), Ok(_))
+        }),
+        case!("Registry::lookup_or_start_with", "start", |s| {
+            gives!(s.registry.lookup_or_start_with(&s.fresh(), || Serve), Ok(_))
+        }),
+        case!("Registry::lookup_or_start_with", "refused", |s| {
+            gives!(s.forgiving.lookup_or_start_with(&VACANT, || Serve), Err(StartError::RecentlyFailed(_)))
+        }),
+        case!("Registry::lookup_or_start_with", "after a shutdown", |s| {
+            gives!(s.shut.lookup_or_start_with(&VACANT, || Serve), Err(StartError::Shutdown))
+        }),
+        case!("Registry::lookup_or_start_with", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off.lookup_or_start_with(&VACANT, || Serve), Err(StartError::RuntimeShutdown))
+        }),
+        case!("Registry::lookup_or_start_with", "would deadlock", |s, inside| {
+            inside.ctx.stop();
+            gives!(s.registry.lookup_or_start_with(&SELF, || Serve), Err(StartError::WouldDeadlock))
+        }),
+        case!("Registry::start", "start", |s| gives!(s.registry.start(&s.fresh(), Serve), Ok(_))),
+        case!("Registry::start", "already started", |s| {
+            gives!(s.registry.start(&IDLE, Serve), Err(StartError::AlreadyStarted { .. }))
+        }),
+        case!("Registry::start", "failed", |s| gives!(s.registry.start(&VACANT, Fail), Err(StartError::Init(_)))),
+        case!("Registry::start", "refused", |s| {
+            gives!(s.crowded.start(&VACANT, Serve), Err(StartError::AtCapacity))
+        }),
+        case!("Registry::start", "after a shutdown", |s| {
+            gives!(s.shut.start(&VACANT, Serve), Err(StartError::Shutdown))
+        }),
+        case!("Registry::start", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off.start(&VACANT, Serve), Err(StartError::RuntimeShutdown))
+        }),
+        case!("Registry::start", "would deadlock", |s, inside| {
+            inside.ctx.stop();
+            gives!(s.registry.start(&SELF, Serve), Err(StartError::WouldDeadlock))
+        }),
+        case!("spawn", "start", |s| {
+            let worker = spawn::<Subject>(s.fresh(), Serve).await.unwrap();
+            drop(worker.kill().await);
+        }),
+        case!("spawn", "failed", |s| gives!(spawn::<Subject>(s.fresh(), Fail), Err(StartError::Init(_)))),
+    ]
+}
+
+fn ends() -> Vec<Case> {
+    vec![
+        case!("Registry::stop", "end", |s| {
+            s.crowded.lookup_or_start(&IDLE, Plan::Serve).await.unwrap();
+            gives!(s.crowded.stop(&IDLE), Ok(ExitReason::Stopped))
+        }),
+        case!("Registry::stop", "vacant", |s| gives!(s.registry.stop(&VACANT), Err(StopError::NotFound))),
+        case!("Registry::stop", "after a shutdown", |s| gives!(s.shut.stop(&IDLE), Err(StopError::NotFound))),
+        case!("Registry::stop", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off.stop(&IDLE), Err(StopError::NotFound))
+        }),
+        case!("Registry::stop", "would deadlock", |s, _inside| {
+            gives!(s.registry.stop(&SELF), Err(StopError::WouldDeadlock))
+        }),
+        case!("Registry::kill", "end", |s| {
+            s.crowded.lookup_or_start(&IDLE, Plan::Serve).await.unwrap();
+            gives!(s.crowded.kill(&IDLE), Ok(ExitReason::Killed))
+        }),
+        case!("Registry::kill", "vacant", |s| gives!(s.registry.kill(&VACANT), Err(StopError::NotFound))),
+        case!("Registry::kill", "after a shutdown", |s| gives!(s.shut.kill(&IDLE), Err(StopError::NotFound))),
+        case!("Registry::kill", "would deadlock", |s, _inside| {
+            gives!(s.registry.kill(&SELF), Err(StopError::WouldDeadlock))
+        }),
+        case!("WorkerHandle::stop", "ended", |s| gives!(s.ended.stop(), Err(StopError::NotFound))),
+        case!("WorkerHandle::stop", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off_worker.stop(), Err(StopError::NotFound))
+        }),
+        case!("WorkerHandle::stop", "would deadlock", |s, _inside| gives!(s.own.stop(), Err(StopError::WouldDeadlock))),
+        case!("WorkerHandle::kill", "ended", |s| gives!(s.ended.kill(), Err(StopError::NotFound))),
+        case!("WorkerHandle::kill", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off_worker.kill(), Err(StopError::NotFound))
+        }),
+        case!("WorkerHandle::kill", "would deadlock", |s, _inside| gives!(s.own.kill(), Err(StopError::WouldDeadlock))),
+        case!("WorkerHandle::closed", "ended", |s| gives!(s.ended.closed(), ExitReason::Stopped)),
+        case!("WorkerHandle::closed", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off_worker.closed(), ExitReason::Killed)
+        }),
+        case!("Registry::shutdown", "end", |_s| assert!(!small().shutdown().await.would_deadlock)),
+        case!("Registry::shutdown", "over", |s| assert!(!s.shut.shutdown().await.would_deadlock)),
+        case!("Registry::shutdown", "after the runtime's shutdown", |s| {
+            assert_eq!(s.cut_off.shutdown().await.stuck, 0)
+        }),
+        case!("Registry::shutdown", "would deadlock", |s, _inside| {
+            assert!(s.registry.shutdown().await.would_deadlock)
+        }),
+    ]
+}
+
+fn sends() -> Vec<Case> {
+    use SendError::{Closed, NotFound, NotStarted, WouldDeadlock};
+    vec![
+        case!("WorkerHandle::cast", "taken", |s| gives!(s.idle.cast(Ask::Nothing), Ok(()))),
+        case!("WorkerHandle::cast", "closed", |s| gives!(s.ended.cast(Ask::Nothing), Err(Closed(_)))),
+        case!("WorkerHandle::cast", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.own.cast(Ask::Nothing), Err(WouldDeadlock(_)))
+        }),
+        case!("Via::cast", "taken", |s| gives!(s.registry.via(&IDLE).cast(Ask::Nothing), Ok(()))),
+        case!("Via::cast", "not found", |s| gives!(s.registry.via(&VACANT).cast(Ask::Nothing), Err(NotFound(_)))),
+        case!("Via::cast", "closed", |s| {
+            gives!(s.registry.via_or_start(&s.fresh(), Plan::End).cast(Ask::Nothing), Err(Closed(_)))
+        }),
+        case!("Via::cast", "not started", |s| {
+            gives!(s.shut.via_or_start(&VACANT, Plan::Serve).cast(Ask::Nothing), Err(NotStarted { .. }))
+        }),
+        case!("Via::cast", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.registry.via(&SELF).cast(Ask::Nothing), Err(WouldDeadlock(_)))
+        }),
+        case!("Aliases::cast", "taken", |s| gives!(s.aliases.cast(&"idle", Ask::Nothing), Ok(()))),
+        case!("Aliases::cast", "not found", |s| gives!(s.aliases.cast(&"none", Ask::Nothing), Err(NotFound(_)))),
+        case!("Aliases::cast", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.aliases.cast(&"own", Ask::Nothing), Err(WouldDeadlock(_)))
+        }),
+        case!("Groups::broadcast", "taken", |s| {
+            assert!(s.groups.broadcast(&"idle", |_| Ask::Nothing).await.refused.is_empty())
+        }),
+        case!("Groups::broadcast", "without members", |s| {
+            assert_eq!(s.groups.broadcast(&"none", |_| Ask::Nothing).await.taken, 0)
+        }),
+        case!("Groups::broadcast", "would deadlock", |s, inside| {
+            fill(inside);
+            assert_eq!(s.groups.broadcast(&"own", |_| Ask::Nothing).await.refused.len(), 1)
+        }),
+    ]
+}
+
+fn calls() -> Vec<Case> {
+    use CallError::{NoReply, NotDelivered, NotFound, NotStarted, TimedOut, WouldDeadlock};
+    const LONG: Duration = Duration::from_secs(600);
+    vec![
+        case!("WorkerHandle::call", "answer", |s| gives!(s.idle.call(Ask::Answer), Ok(7))),
+        case!("WorkerHandle::call", "no reply", |s| gives!(s.idle.call(Ask::DropReply), Err(NoReply))),
+        case!("WorkerHandle::call", "ended", |s| gives!(s.ended.call(Ask::Answer), Err(NotDelivered))),
+        case!("WorkerHandle::call", "would deadlock", |s, _inside| {
+            gives!(s.own.call(Ask::Answer), Err(WouldDeadlock))
+        }),
+        case!("WorkerHandle::call_timeout", "answer", |s| gives!(s.idle.call_timeout(LONG, Ask::Answer), Ok(7))),
+        case!("WorkerHandle::call_timeout", "ended", |s| {
+            gives!(s.ended.call_timeout(LONG, Ask::Answer), Err(NotDelivered))
+        }),
+        case!("WorkerHandle::call_timeout", "time-out", |s| {
+            assert!(s.full.call_timeout(Duration::ZERO, Ask::Answer).await.is_err())
+        }),
+        case!("WorkerHandle::call_timeout", "would deadlock", |s, _inside| {
+            gives!(s.own.call_timeout(LONG, Ask::Answer), Err(WouldDeadlock))
+        }),
+        case!("Via::call", "answer", |s| gives!(s.registry.via(&IDLE).call(Ask::Answer), Ok(7))),
+        case!("Via::call", "not found", |s| gives!(s.registry.via(&VACANT).call(Ask::Answer), Err(NotFound))),
+        case!("Via::call", "not delivered", |s| {
+            gives!(s.registry.via_or_start(&s.fresh(), Plan::End).call(Ask::Answer), Err(NotDelivered))
+        }),
+        case!("Via::call", "not started", |s| {
+            gives!(s.shut.via_or_start(&VACANT, Plan::Serve).call(Ask::Answer), Err(NotStarted(StartError::Shutdown)))
+        }),
+        case!("Via::call", "would deadlock", |s, _inside| {
+            gives!(s.registry.via(&SELF).call(Ask::Answer), Err(WouldDeadlock))
+        }),
+        case!("Via::call_timeout", "not found", |s| {
+            gives!(s.registry.via(&VACANT).call_timeout(LONG, Ask::Answer), Err(NotFound))
+        }),
+        case!("Via::call_timeout", "time-out", |s| {
+            assert!(s.registry.via(&FULL).call_timeout(Duration::ZERO, Ask::Answer).await.is_err())
+        }),
+        case!("Aliases::call", "answer", |s| gives!(s.aliases.call(&"idle", Ask::Answer), Ok(7))),
+        case!("Aliases::call", "not found", |s| gives!(s.aliases.call(&"none", Ask::Answer), Err(NotFound))),
+        case!("Aliases::call", "would deadlock", |s, _inside| {
+            gives!(s.aliases.call(&"own", Ask::Answer), Err(WouldDeadlock))
+        }),
+        case!("Aliases::call_timeout", "not found", |s| {
+            gives!(s.aliases.call_timeout(&"none", LONG, Ask::Answer), Err(NotFound))
+        }),
+        case!("Aliases::call_timeout", "time-out", |s| {
+            gives!(s.aliases.call_timeout(&"full", Duration::ZERO, Ask::Answer), Err(TimedOut))
+        }),
+    ]
+}
+
+fn others() -> Vec<Case> {
+    vec![
+        case!("Aliases::await_registration", "found", |s| {
+            gives!(s.aliases.await_registration(&"idle", Duration::MAX), Ok(_))
+        }),
+        case!("Aliases::await_registration", "in time", |s| {
+            gives!(s.aliases.await_registration(&"idle", Duration::from_secs(600)), Ok(_))
+        }),
+        case!("Aliases::await_registration", "time-out", |s| {
+            gives!(s.aliases.await_registration(&"none", Duration::ZERO), Err(_))
+        }),
+        case!("Events::recv", "event", |s| {
+            let mut events = s.registry.subscribe();
+            s.registry.start(&s.fresh(), Plan::Serve).await.unwrap();
+            gives!(events.recv(), Some(Ok(_)))
+        }),
+        case!("Events::recv", "after a shutdown", |s| gives!(s.shut.subscribe().recv(), None)),
+        case!("Events::recv", "after the last", |s| gives!(s.events.lock().await.recv(), None)),
+        case!("Events::recv", "after the runtime's shutdown", |s| gives!(s.cut_off.subscribe().recv(), None)),
+        case!("Mailbox::recv", "message", |s, inside| {
+            s.own.try_cast(Ask::Nothing).unwrap();
+            assert!(inside.mailbox.recv().await.is_some())
+        }),
+        case!("Mailbox::recv", "end", |s, inside| {
+            inside.ctx.stop();
+            assert!(inside.mailbox.recv().await.is_none());
+        }),
+        case!("Task", "result", |s, inside| gives!(inside.ctx.spawn(async { 7 }), Ok(7))),
+        case!("Task", "aborted", |s, inside| {
+            let task = inside.ctx.spawn(pending::<Infallible>());
+            task.abort();
+            gives!(task, Err(TaskError::Aborted))
+        }),
+    ]
+}
+
+/// A loop of one case, until it is to end.
+struct Loop {
+    case: Case,
+    scene: Arc<Scene>,
+    turns: AtomicU32,
+    is_over: AtomicBool,
+}
+
+/// More than enough for a loop that takes part in the budget to let others run some times.
+const MOST_TURNS: u32 = 3_000;
+
+impl Loop {
+    fn new(case: Case, scene: &Arc<Scene>) -> Arc<Self> {
+        let (turns, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
+        Arc::new(Self { case, scene: Arc::clone(scene), turns, is_over })
+    }
+
+    async fn run(&self, mut inside: Option<&mut Inside<'_>>) {
+        while !self.is_over.load(Ordering::Relaxed) {
+            self.turn(&mut inside).await;
+        }
+    }
+
+    async fn turn(&self, inside: &mut Option<&mut Inside<'_>>) {
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        (self.case.attempt)(&self.scene, inside.as_deref_mut()).await;
+    }
+
+    /// Runs it until it has let others run some times.
+    async fn run_beside(&self, other: &Other, mut inside: Option<&mut Inside<'_>>) {
+        while other.turns() < 5 && self.turns.load(Ordering::Relaxed) < MOST_TURNS {
+            self.turn(&mut inside).await;
+        }
+    }
+
+    fn name(&self) -> String {
+        format!("{}, {}", self.case.verb, self.case.way_out)
+    }
+
+    async fn begun(&self) {
+        let begun = async {
+            while self.turns.load(Ordering::Relaxed) < 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(begun, &format!("the begin of {}", self.name())).await;
+    }
+}
+
+/// Runs code in the own task of the worker `SELF`.
+async fn inside(scene: &Scene, code: impl for<'a> FnOnce(&'a mut Inside<'_>) -> BoxFuture<'a, ()> + Send + 'static) {
+    scene.own.cast(Ask::Run(Box::new(code))).await.unwrap();
+}
+
+#[test]
+fn a_loop_of_any_public_future_lets_others_run() {
+    let mut selfish = Vec::new();
+    for case in cases() {
+        let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let looped = Loop::new(case, &Arc::new(Scene::set().await));
+            let other = Arc::new(Other::new());
+            if looped.case.is_inside {
+                let (sender, over) = tokio::sync::oneshot::channel::<()>();
+                let (running, beside) = (Arc::clone(&looped), Arc::clone(&other));
+                inside(&looped.scene, move |inside| {
+                    Box::pin(async move {
+                        running.run_beside(&beside, Some(inside)).await;
+                        drop(sender);
+                    })
+                })
+                .await;
+                // The channel is closed by the end of the loop.
+                let _ = over.await;
+            } else {
+                looped.run_beside(&other, None).await;
+            }
+            if other.turns() < 5 {
+                selfish.push(looped.name());
+            }
+        });
+    }
+    assert!(selfish.is_empty(), "these let nobody else run: {selfish:#?}");
+}
+
+/// For what has to happen soon. A loop that is beyond reach would never end.
+const SOON: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_loop_of_any_public_future_can_be_aborted() {
+    let mut beyond_reach = Vec::new();
+    for case in cases().into_iter().filter(|case| !case.is_inside) {
+        let looped = Loop::new(case, &Arc::new(Scene::set().await));
+        let running = Arc::clone(&looped);
+        let mut task = tokio::spawn(async move { running.run(None).await });
+        looped.begun().await;
+        task.abort();
+        match timeout(SOON, &mut task).await {
+            Ok(ended) => assert!(ended.unwrap_err().is_cancelled(), "{}", looped.name()),
+            Err(_) => beyond_reach.push(looped.name()),
+        }
+        looped.is_over.store(true, Ordering::Relaxed);
+    }
+    assert!(beyond_reach.is_empty(), "these cannot be aborted: {beyond_reach:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_worker_in_a_loop_of_any_public_future_can_be_killed() {
+    let mut beyond_reach = Vec::new();
+    for case in cases() {
+        let looped = Loop::new(case, &Arc::new(Scene::set().await));
+        let running = Arc::clone(&looped);
+        inside(&looped.scene, move |inside| Box::pin(async move { running.run(Some(inside)).await })).await;
+        looped.begun().await;
+        match within(looped.scene.own.kill(), "a kill, which has a deadline").await {
+            // An attempt that sees the worker's own gate closed meanwhile has another result, and says so by a panic.
+            Ok(ExitReason::Killed | ExitReason::Panicked(_)) => {}
+            other => beyond_reach.push((looped.name(), other)),
+        }
+        looped.is_over.store(true, Ordering::Relaxed);
+    }
+    assert!(beyond_reach.is_empty(), "these cannot be killed: {beyond_reach:#?}");
+}
+
+/// Spends what the task has left of its budget.
+async fn spend_all() {
+    while has_budget_remaining() {
+        consume_budget().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verb_polled_once_without_budget_has_begun() {
+    let registry = small();
+    for key in 0..3 {
+        spend_all().await;
+        let mut start: BoxFuture<'_, bool> = match key {
+            0 => Box::pin(async { registry.start(&key, Plan::Serve).await.is_ok() }),
+            1 => Box::pin(async { registry.lookup_or_start(&key, Plan::Serve).await.is_ok() }),
+            _ => Box::pin(async { registry.lookup_or_start_with(&key, || Plan::Serve).await.is_ok() }),
+        };
+        assert!(poll_once(start.as_mut()).await.is_pending());
+        drop(start);
+        until_idle().await;
+        assert!(registry.lookup(&key).is_some(), "the start of {key} was not asked for");
+    }
+    spend_all().await;
+    let mut shutdown = Box::pin(registry.shutdown());
+    assert!(poll_once(shutdown.as_mut()).await.is_pending());
+    drop(shutdown);
+    until_idle().await;
+    assert_eq!(registry.count(), 0, "the shutdown was not asked for");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hit_that_waits_for_budget_is_one_hit() {
+    let registry = small();
+    let worker = registry.start(&IDLE, Plan::Serve).await.unwrap();
+    let before = registry.stats().lookups.hit;
+    let (hits, mut pending) = (2_000, 0);
+    for _ in 0..hits {
+        let mut hit = Box::pin(registry.lookup_or_start(&IDLE, Plan::Serve));
+        spend_all().await;
+        let polled = poll_once(hit.as_mut()).await;
+        pending += u64::from(polled.is_pending());
+        let found = match polled {
+            Poll::Ready(found) => found,
+            Poll::Pending => within(hit, "a hit").await,
+        };
+        assert_eq!(found.unwrap(), worker);
+    }
+    assert!(pending > hits / 50, "{pending} of {hits} hits had to wait");
+    assert_eq!(registry.stats().lookups.hit, before + hits);
+}
+
+#[test]
+fn every_public_future_has_a_case() {
+    let mut found = Found::default();
+    found.read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let public = found.futures();
+    assert!(public.len() > 20, "the source is written in a way that is not understood here: {public:#?}");
+    let tried: BTreeSet<String> = cases().into_iter().map(|case| case.verb.to_owned()).collect();
+    let (missing, unknown): (Vec<_>, Vec<_>) =
+        (public.difference(&tried).collect(), tried.difference(&public).collect());
+    assert!(missing.is_empty(), "these public futures have no case above: {missing:#?}");
+    assert!(unknown.is_empty(), "these are no public futures: {unknown:#?}");
+}
+
+/// What the source has, as far as it matters here. It is formatted by rustfmt, and what is public stands in no macro.
+#[derive(Default)]
+struct Found {
+    public_types: BTreeSet<String>,
+    /// By their type, if they have one.
+    functions: BTreeSet<(Option<String>, String)>,
+    future_types: BTreeSet<String>,
+}
+
+impl Found {
+    fn read(&mut self, path: &Path) {
+        if path.is_dir() {
+            for entry in fs::read_dir(path).expect("the source is there") {
+                self.read(&entry.expect("it can be read").path());
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            self.read_source(&fs::read_to_string(path).expect("it is a text"));
+        }
+    }
+
+    fn read_source(&mut self, source: &str) {
+        let mut block: Option<String> = None;
+        let mut lines = source.lines().filter(|line| !line.trim_start().starts_with("//")).peekable();
+        while let Some(line) = lines.next() {
+            let mut item = line.to_owned();
+            // A head of several lines is one item.
+            let is_head = |start: &str| line.trim_start().starts_with(start);
+            if ["impl", "pub fn", "pub async fn", "pub struct", "pub enum"].into_iter().any(is_head) {
+                while !item.ends_with(['{', ';', '}']) && !item.ends_with("where") {
+                    let Some(next) = lines.next() else { break };
+                    item = format!("{item} {}", next.trim());
+                }
+            }
+            if let Some(head) = item.strip_prefix("impl") {
+                let (of, to) = match head.split_once(" for ") {
+                    Some((of, to)) => (Some(of), to),
+                    None => (None, head),
+                };
+                let name = type_name(to, of.is_none());
+                if of.is_some_and(|of| of.ends_with("Future")) {
+                    self.future_types.insert(name.clone());
+                }
+                block = of.is_none().then_some(name);
+            } else if let Some(rest) = item.strip_prefix("pub struct ").or_else(|| item.strip_prefix("pub enum ")) {
+                self.public_types.insert(identifier(rest));
+            } else if !item.starts_with([' ', '#']) && !item.is_empty() && item != "where" {
+                if let Some(rest) = item.strip_prefix("pub async fn ") {
+                    self.functions.insert((None, identifier(rest)));
+                }
+                if item.starts_with('}') {
+                    block = None;
+                }
+            } else if let Some(of) = &block {
+                let returns = item.split_once(" -> ").map_or("", |(_, returns)| returns);
+                let name = match item.strip_prefix("    pub async fn ") {
+                    Some(rest) => Some(rest),
+                    None => item.strip_prefix("    pub fn ").filter(|_| returns.contains("Future<")),
+                };
+                if let Some(name) = name {
+                    self.functions.insert((Some(of.clone()), identifier(name)));
+                }
+            }
+        }
+    }
+
+    fn futures(&self) -> BTreeSet<String> {
+        let methods = self.functions.iter().filter_map(|(of, name)| match of {
+            Some(of) => self.public_types.contains(of).then(|| format!("{of}::{name}")),
+            None => Some(name.clone()),
+        });
+        methods.chain(self.future_types.intersection(&self.public_types).cloned()).collect()
+    }
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|&char| char.is_alphanumeric() || char == '_').collect()
+}
+
+/// The type in the head of an `impl`, behind the parameters of it that may come first.
+fn type_name(head: &str, has_parameters: bool) -> String {
+    let mut depth = 0;
+    let is_in_parameters = |char: char| {
+        depth += match char {
+            '<' => 1,
+            '>' => -1,
+            _ => 0,
+        };
+        depth > 0 || char == '>' || char == ' '
+    };
+    let name = if has_parameters { head.trim_start_matches(is_in_parameters) } else { head };
+    identifier(name.trim_start_matches("dyn ").rsplit("::").next().unwrap_or_default().trim_start())
+}
