@@ -346,8 +346,10 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
         let hash = self.shared.table.hash(key);
-        let holder = self.shared.table.with(key, hash, WorkerHandle::clone);
-        holder.ok_or(StopError::NotFound)?.crash().await
+        match self.shared.table.with(key, hash, WorkerHandle::clone) {
+            Some(holder) => holder.crash().await,
+            None => cooperate(Err(StopError::NotFound)).await,
+        }
     }
 
     async fn end<Q>(&self, key: &Q, ending: Ending) -> Result<ExitReason, StopError>

@@ -176,8 +176,8 @@ async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
     let mut waiting = pin!(registry.start(&one, ()));
     assert!(poll(waiting.as_mut()).is_pending());
     drop(still);
-    assert!(matches!(poll(waiting), Poll::Ready(Err(StartError::Shutdown))));
-    assert!(matches!(poll(pin!(registry.start(&two, ()))), Poll::Ready(Err(StartError::Shutdown))));
+    assert!(matches!(poll(waiting), Poll::Ready(Err(StartError::RuntimeShutdown))));
+    assert!(matches!(poll(pin!(registry.start(&two, ()))), Poll::Ready(Err(StartError::RuntimeShutdown))));
     assert!(matches!(poll(pin!(registry.shutdown())), Poll::Ready(_)));
 }
 

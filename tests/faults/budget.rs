@@ -323,6 +323,22 @@ fn ends() -> Vec<Case> {
         case!("Registry::kill", "would deadlock", |s, _inside| {
             gives!(s.registry.kill(&SELF), Err(StopError::WouldDeadlock))
         }),
+        case!("Registry::crash", "end", |s| {
+            s.crowded.lookup_or_start(&IDLE, Plan::Serve).await.unwrap();
+            gives!(s.crowded.crash(&IDLE), Ok(ExitReason::Crashed))
+        }),
+        case!("Registry::crash", "vacant", |s| gives!(s.registry.crash(&VACANT), Err(StopError::NotFound))),
+        case!("Registry::crash", "after a shutdown", |s| gives!(s.shut.crash(&IDLE), Err(StopError::NotFound))),
+        case!("Registry::crash", "would deadlock", |s, _inside| {
+            gives!(s.registry.crash(&SELF), Err(StopError::WouldDeadlock))
+        }),
+        case!("WorkerHandle::crash", "ended", |s| gives!(s.ended.crash(), Err(StopError::NotFound))),
+        case!("WorkerHandle::crash", "after the runtime's shutdown", |s| {
+            gives!(s.cut_off_worker.crash(), Err(StopError::NotFound))
+        }),
+        case!("WorkerHandle::crash", "would deadlock", |s, _inside| {
+            gives!(s.own.crash(), Err(StopError::WouldDeadlock))
+        }),
         case!("WorkerHandle::stop", "ended", |s| gives!(s.ended.stop(), Err(StopError::NotFound))),
         case!("WorkerHandle::stop", "after the runtime's shutdown", |s| {
             gives!(s.cut_off_worker.stop(), Err(StopError::NotFound))

@@ -30,7 +30,7 @@ fn an_abort_before_a_workers_first_poll_leaks_nothing_and_tells_everyone() {
     drop(rt);
     assert_eq!(book.of(1).inits, 0, "the worker was polled: the test shows nothing");
     let told = runtime().block_on(within(start, "a start whose runtime was dropped"));
-    assert!(matches!(told, Err(StartError::Shutdown | StartError::Cancelled)), "{told:?}");
+    assert!(matches!(told, Err(StartError::RuntimeShutdown)), "{told:?}");
     assert_eq!(registry.count(), 0);
     drop(registry);
     assert_eq!(Arc::strong_count(&book), 1, "a plan was leaked");
@@ -67,7 +67,7 @@ fn a_runtime_dropped_in_the_middle_ends_everything() {
         assert!(matches!(within(workers[1].call(Message::Ask), lost).await, Err(CallError::NotDelivered)));
         assert!(matches!(within(workers[1].stop(), lost).await, Err(StopError::NotFound)));
         assert!(matches!(within(registry.stop(&1), lost).await, Err(StopError::NotFound)));
-        assert!(matches!(within(registry.start(&1, Plan::new(&book)), lost).await, Err(StartError::Shutdown)));
+        assert!(matches!(within(registry.start(&1, Plan::new(&book)), lost).await, Err(StartError::RuntimeShutdown)));
         let report = within(registry.shutdown(), lost).await;
         assert_eq!(report, registry.shutdown().await);
     });
@@ -98,7 +98,7 @@ fn a_multi_thread_runtime_shut_down_under_load_hangs_nobody() {
                 runtime().block_on(async {
                     for key in 0.. {
                         let started = within(registry.start(&key, plan.clone()), "a start from another runtime").await;
-                        if matches!(started, Err(StartError::Shutdown)) {
+                        if matches!(started, Err(StartError::RuntimeShutdown)) {
                             break;
                         }
                     }
@@ -217,7 +217,7 @@ fn a_runtime_that_goes_down_under_fire_answers_everyone_and_leaves_nothing() {
                         let started = futures_executor(registry.lookup_or_start(&key, Plan::new(&book)));
                         fired.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                         match started {
-                            Err(StartError::Shutdown) => break,
+                            Err(StartError::RuntimeShutdown) => break,
                             Ok(worker) if n % 3 == 0 => drop(futures_executor(worker.stop())),
                             Ok(worker) if n % 3 == 1 => drop(futures_executor(worker.call(Message::Ask))),
                             Ok(_) | Err(_) => drop(futures_executor(registry.kill(&key))),
