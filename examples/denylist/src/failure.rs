@@ -79,7 +79,7 @@ impl<W: Worker> From<StartError<W>> for Failure {
     fn from(error: StartError<W>) -> Self {
         match (error.init_error::<StoreError>(), &error) {
             (Some(error), _) => Self::Store(error.clone()),
-            (None, StartError::Shutdown) => Self::ShuttingDown,
+            (None, StartError::Shutdown | StartError::RuntimeShutdown) => Self::ShuttingDown,
             (None, StartError::AtCapacity) => Self::NoRoom,
             (None, StartError::RestartLimit { retry_after }) => Self::GivenUp(*retry_after),
             (None, _) => Self::NotHandled,

@@ -215,7 +215,7 @@ async fn g10_a_runtime_that_goes_away_as_inits_end_leaves_nobody_waiting_and_not
         within(tokio::task::spawn_blocking(move || drop(home)), "the end of a runtime").await.unwrap();
         for caller in callers {
             match answer(caller).await {
-                Ok(_) | Err(StartError::Shutdown | StartError::Cancelled) => {}
+                Ok(_) | Err(StartError::RuntimeShutdown) => {}
                 // Of their own, or of the one that they joined.
                 Err(StartError::Init(_) | StartError::Panicked(_)) => {}
                 Err(error) => panic!("round {round}: {error}"),
