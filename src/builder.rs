@@ -26,7 +26,7 @@ use crate::restart::{Backoff, Intensity, Restart};
 use crate::slot::WriteKey;
 use crate::slot::{Config, Link, OnUndelivered, Pace, RestartPlan};
 use crate::stripes::Stripes;
-use crate::sync::{Apart, AtomicUsize, Mutex};
+use crate::sync::{Apart, AtomicUsize, Mutex, opaque};
 use crate::table::table;
 use crate::worker::Worker;
 
@@ -548,12 +548,12 @@ impl<W: Worker> Builder<W> {
             stopwatch,
             #[cfg(feature = "tracing")]
             write_key: self.write_key,
-            stuck: Mutex::new(Vec::new()),
+            stuck: opaque(Mutex::new(Vec::new())),
             numbers: Apart::default(),
-            desk: Apart(Desk::new(REQUESTS)),
+            desk: Box::new(Apart(Desk::new(REQUESTS))),
             report: reported,
             is_cut_off: AtomicBool::new(false),
-            registry: OnceLock::new(),
+            registry: opaque(OnceLock::new()),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();

@@ -1,13 +1,14 @@
 //! [`Events`]: what becomes of a registry's workers, as it happens.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::handle::WorkerHandle;
 use crate::panics::contain;
-use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering, cooperate, fence, lock};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Opaque, Ordering, cooperate, fence, lock, opaque};
 use crate::worker::{ExitReason, Worker};
 
 /// Something that became of a worker.
@@ -143,7 +144,8 @@ pub(crate) struct Announcer<W: Worker> {
 enum State<W: Worker> {
     /// Nobody has ever subscribed: nothing is made, nothing is sent.
     Unheard,
-    Heard(broadcast::Sender<Event<W>>),
+    /// Opaque: it is in what every handle shares.
+    Heard(Arc<Opaque<broadcast::Sender<Event<W>>>>),
     Over,
 }
 
@@ -159,7 +161,7 @@ impl<W: Worker> Announcer<W> {
     pub(crate) fn subscribe(&self) -> Events<W> {
         let mut state = self.state();
         if let State::Unheard = &*state {
-            *state = State::Heard(broadcast::channel(BACKLOG).0);
+            *state = State::Heard(Arc::new(opaque(broadcast::channel(BACKLOG).0)));
             self.is_heard.store(true, Ordering::Relaxed);
             // Pairs with the fence in `announce`: see there.
             fence(Ordering::SeqCst);
@@ -181,7 +183,7 @@ impl<W: Worker> Announcer<W> {
         }
         let sender = match &*self.state() {
             // With nobody left to hear it the event would only be made to be dropped.
-            State::Heard(sender) if sender.receiver_count() > 0 => sender.clone(),
+            State::Heard(sender) if sender.receiver_count() > 0 => Arc::clone(sender),
             _ => return,
         };
         // Outside the lock, which others take: the waker of a subscriber may be foreign code. That the last one has gone

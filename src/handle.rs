@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::{Hash, Hasher};
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -21,7 +22,7 @@ use crate::reply::{self, Answer, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
-use crate::sync::{Budget, cooperate, poll_budget};
+use crate::sync::{Budget, Carries, cooperate, poll_budget};
 use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
@@ -32,12 +33,13 @@ use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
 ///
 /// That a handle's worker is alive a moment later is not promised: only sending tells.
 pub struct WorkerHandle<W: Worker> {
+    _messages: Carries<W::Message>,
     pub(crate) slot: Arc<Slot<W>>,
 }
 
 impl<W: Worker> WorkerHandle<W> {
     pub(crate) fn new(slot: Arc<Slot<W>>) -> Self {
-        Self { slot }
+        Self { _messages: PhantomData, slot }
     }
 
     pub(crate) fn entry_id(&self) -> EntryId {
@@ -534,7 +536,7 @@ pub(crate) enum Unsent<M> {
 
 impl<W: Worker> Clone for WorkerHandle<W> {
     fn clone(&self) -> Self {
-        Self { slot: Arc::clone(&self.slot) }
+        Self::new(Arc::clone(&self.slot))
     }
 }
 

@@ -23,6 +23,7 @@ mod news;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -491,7 +492,7 @@ impl<W: Worker> Owner<W> {
 
     /// Tells a caller what became of its start, and gives back its arguments if they were not used.
     fn answer(&mut self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
-        let unused = seed.map(|seed| seed.args);
+        let unused = seed.map(|seed| Box::new(seed.args) as Box<dyn Any + Send>);
         let runtime = unused.is_some().then(|| self.runtime.clone());
         self.errands.push(Errand::AnswerStart(reply, StartAnswer { outcome, unused }, runtime));
     }

@@ -25,7 +25,7 @@ use crate::slot::Link;
 use crate::stats::Stats;
 use crate::sync::{cooperate, lock};
 use crate::table::TableReader;
-use crate::via::{Template, Via};
+use crate::via::{Via, clones_of};
 use crate::worker::{CloseReason, ExitReason, Worker};
 
 /// Shuts the registry down when the last [`Registry`] lets go of it.
@@ -108,7 +108,7 @@ impl<W: Worker> Registry<W> {
     }
 
     pub(crate) fn from_parts(table: TableReader<W>, link: Arc<Link<W>>) -> Self {
-        let shared = Shared { table, link };
+        let shared = Shared::new(table, link);
         let alive = Arc::new(Alive { shared: shared.clone() });
         Self { shared, alive }
     }
@@ -269,7 +269,7 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + ToKey<W::Key>,
         W::Args: Clone,
     {
-        Via::new(self.shared.clone(), key.to_key(), Some(Template::new(args)))
+        Via::new(self.shared.clone(), key.to_key(), Some(clones_of(args)))
     }
 
     /// Ends the worker that has the key, and waits until it is gone: [`WorkerHandle::stop`] for whoever it is.

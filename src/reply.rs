@@ -12,6 +12,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use std::task::{Context, Poll, Waker};
 use tokio::sync::oneshot;
 
 use crate::panics::contain;
-use crate::sync::{Mutex, into_inner, lock};
+use crate::sync::{Carries, Mutex, into_inner, lock};
 
 /// Where a worker puts the answer to one call.
 ///
@@ -41,7 +42,10 @@ use crate::sync::{Mutex, into_inner, lock};
 /// # Ok(())
 /// # }
 /// ```
-pub struct Reply<T>(To<T>);
+pub struct Reply<T> {
+    _value: Carries<T>,
+    to: To<T>,
+}
 
 enum To<T> {
     Call(Answering<T>),
@@ -62,7 +66,7 @@ impl<T> Reply<T> {
     /// The value, if nobody waits for it any more.
     #[inline]
     pub fn try_send(self, value: T) -> Result<(), T> {
-        match self.0 {
+        match self.to {
             To::Call(call) => call.send(value),
             To::Channel(sender) => sender.send(value),
         }
@@ -70,7 +74,7 @@ impl<T> Reply<T> {
 
     /// Whether the caller has gone away, so that an answer need not be worked out.
     pub fn is_closed(&self) -> bool {
-        match &self.0 {
+        match &self.to {
             To::Call(call) => call.is_closed(),
             To::Channel(sender) => sender.is_closed(),
         }
@@ -79,7 +83,7 @@ impl<T> Reply<T> {
 
 impl<T> From<oneshot::Sender<T>> for Reply<T> {
     fn from(sender: oneshot::Sender<T>) -> Self {
-        Self(To::Channel(sender))
+        Self { _value: PhantomData, to: To::Channel(sender) }
     }
 }
 
@@ -106,7 +110,7 @@ enum Stage<T> {
 pub(crate) async fn call<T>() -> (Reply<T>, Answer<T>) {
     poll_fn(|cx| {
         let (reply, answer) = call_in(cx);
-        Poll::Ready((Reply(To::Call(reply)), answer))
+        Poll::Ready((Reply { _value: PhantomData, to: To::Call(reply) }, answer))
     })
     .await
 }

@@ -1,5 +1,6 @@
 //! What callers and workers tell the owner: the contract between `Registry` and `Owner`, which never see each other.
 
+use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -70,7 +71,9 @@ pub(crate) struct Seed<W: Worker> {
 /// not in the owner. (G4)
 pub(crate) struct StartAnswer<W: Worker> {
     pub(crate) outcome: Started<W>,
-    pub(crate) unused: Option<W::Args>,
+    /// Boxed: it is rare. `Any`, a `W::Args`: the slot has the reply to a start, and through it each handle would be searched for what
+    /// the arguments are made of (see [`Opaque`](crate::sync::Opaque)).
+    pub(crate) unused: Option<Box<dyn Any + Send>>,
 }
 
 pub(crate) enum Started<W: Worker> {

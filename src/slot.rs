@@ -30,7 +30,7 @@ use crate::restart::{Backoff, Intensity, Restart};
 use crate::starting::Round;
 use crate::stats::{Counters, Stats};
 use crate::stripes::{Hot, Stripes, Undelivered};
-use crate::sync::{Apart, AtomicUsize, Mutex, lock};
+use crate::sync::{Apart, AtomicUsize, Mutex, Opaque, lock};
 use crate::table::Backlog;
 use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
 
@@ -116,7 +116,8 @@ pub(crate) struct Numbers {
     pub(crate) counters: Counters,
 }
 
-/// What the workers of one registry share with each other, with their handles and with the owner.
+/// What the workers of one registry share with each other, with their handles and with the owner. What refers to the types of
+/// workers in other ways than by `fn` and `dyn` is [`Opaque`] here.
 pub(crate) struct Link<W: Worker> {
     pub(crate) registry_id: RegistryId,
     pub(crate) name: Box<str>,
@@ -136,15 +137,15 @@ pub(crate) struct Link<W: Worker> {
     #[cfg(feature = "tracing")]
     pub(crate) write_key: Option<WriteKey<W>>,
     /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
-    pub(crate) stuck: Mutex<Vec<Weak<Slot<W>>>>,
+    pub(crate) stuck: Opaque<Mutex<Vec<Weak<Slot<W>>>>>,
     pub(crate) numbers: Apart<Numbers>,
     /// Where the owner is reached.
-    pub(crate) desk: Apart<Desk<Input<W>, Errand<W>>>,
+    pub(crate) desk: Opaque<Desk<Input<W>, Errand<W>>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// The runtime was shut down before the registry. Set before the owner refuses anything for it.
     pub(crate) is_cut_off: AtomicBool,
     /// Set once, by the builder.
-    pub(crate) registry: OnceLock<WeakRegistry<W>>,
+    pub(crate) registry: Opaque<OnceLock<WeakRegistry<W>>>,
 }
 
 impl<W: Worker> Link<W> {

@@ -2,6 +2,7 @@
 //! loom's in the place of the standard library's.
 
 use std::cell::Cell;
+use std::marker::PhantomData;
 use std::ops::Deref;
 use std::task::{Context, Poll, ready};
 
@@ -63,6 +64,35 @@ impl<T> Deref for Apart<T> {
         &self.0
     }
 }
+
+/// A value of which the compiler knows no more than that it is `Send` and `Sync`, at the cost of one virtual call that returns its
+/// address.
+///
+/// Whether a type of a user is `Send` is searched for through all that it is made of. Where worker types form a tree, each with an
+/// address of the next in its state or arguments, that search would go through each registry's shared state, some forty types deep,
+/// from there to the arguments of its workers, and so on to the next: four levels were the most that compiled. Here the search ends,
+/// and what it would find is proved once, where the value is made, from the bounds of [`Worker`](crate::Worker).
+pub(crate) type Opaque<T> = Box<dyn Deref<Target = T> + Send + Sync>;
+
+/// Makes a value [`Opaque`].
+pub(crate) fn opaque<T: Send + Sync + 'static>(value: T) -> Opaque<T> {
+    struct Place<T>(T);
+
+    impl<T> Deref for Place<T> {
+        type Target = T;
+
+        fn deref(&self) -> &T {
+            &self.0
+        }
+    }
+
+    Box::new(Place(value))
+}
+
+/// Stands first in what has messages deep in it: the search that ends at an [`Opaque`] has to come to the messages' type, which may have
+/// handles of other worker types in it, and comes to it here by four steps and not by twelve or more. It finds the rest proved when it
+/// gets there.
+pub(crate) type Carries<M> = PhantomData<Mutex<M>>;
 
 /// Returns to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
 /// with its thread until that has nothing else to do, and there it would be stuck if the thread is blocked next; from the queue

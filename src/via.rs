@@ -1,7 +1,7 @@
 //! [`Via`]: the address of a key, whoever has it.
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::coop::consume_budget;
@@ -27,8 +27,8 @@ const MOST_WORKERS: u32 = 16;
 /// A send that meets a worker which is ending gets its message back unseen and goes to the next one, and so does one
 /// whose start was cancelled by somebody's stop: an address outlives the workers behind
 /// it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more than one through a
-/// [`WorkerHandle`]. When it starts a worker, `Args::clone` runs under a lock of the address, so that a slow one delays
-/// other starts through the same `Via`; a clone of the `Via` has a lock of its own.
+/// [`WorkerHandle`]. When it starts a worker, `Args::clone` runs under a lock that the address shares with its clones, so that a
+/// slow one delays other starts through them. A clone of the address does not clone the arguments.
 ///
 /// # Examples
 ///
@@ -60,37 +60,23 @@ const MOST_WORKERS: u32 = 16;
 pub struct Via<W: Worker> {
     shared: Shared<W>,
     key: W::Key,
-    args: Option<Template<W::Args>>,
+    args: Option<MakeArgs<W::Args>>,
 }
 
-/// Arguments to make more of. The mutex is for the `Sync` it gives to arguments that are only `Send`.
-pub(crate) struct Template<A> {
-    args: Mutex<A>,
-    clone: fn(&A) -> A,
-}
+/// Makes the arguments of the workers that an address starts. A `dyn`, so that the search for what an address is made of does not go
+/// on to the arguments, which may have the address of another worker type: see [`Opaque`](crate::sync::Opaque).
+pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> A + Send + Sync>;
 
-impl<A> Template<A> {
-    pub(crate) fn new(args: A) -> Self
-    where
-        A: Clone,
-    {
-        Self { args: Mutex::new(args), clone: A::clone }
-    }
-
-    fn make(&self) -> A {
-        // A `Clone` that panicked has changed nothing in what it cloned.
-        (self.clone)(&self.args.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl<A> Clone for Template<A> {
-    fn clone(&self) -> Self {
-        Self { args: Mutex::new(self.make()), clone: self.clone }
-    }
+/// Makes clones of these arguments.
+pub(crate) fn clones_of<A: Clone + Send + 'static>(args: A) -> MakeArgs<A> {
+    // The mutex is for the `Sync` it gives to arguments that are only `Send`.
+    let args = Mutex::new(args);
+    // A `Clone` that panicked has changed nothing in what it cloned.
+    Arc::new(move || args.lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
 impl<W: Worker> Via<W> {
-    pub(crate) fn new(shared: Shared<W>, key: W::Key, args: Option<Template<W::Args>>) -> Self {
+    pub(crate) fn new(shared: Shared<W>, key: W::Key, args: Option<MakeArgs<W::Args>>) -> Self {
         Self { shared, key, args }
     }
 
@@ -215,7 +201,7 @@ impl<W: Worker> Via<W> {
                     Some(handle) => handle,
                     None => break (message, Why::NotFound),
                 },
-                Some(args) => match self.shared.lookup_or_start_with(&self.key, || args.make()).await {
+                Some(args) => match self.shared.lookup_or_start_with(&self.key, || args()).await {
                     Ok(handle) => handle,
                     // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
                     Err(StartError::Cancelled) => {

@@ -2,6 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,7 +23,7 @@ use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started
 use crate::residency::{Eviction, Hold};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
-use crate::sync::{poll_budget, poll_hit_budget};
+use crate::sync::{Carries, poll_budget, poll_hit_budget};
 use crate::table::TableReader;
 use crate::worker::{EntryId, Worker};
 
@@ -35,17 +36,22 @@ fn poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Outp
 
 /// What the verbs work on, without a claim to keep the registry going.
 pub(crate) struct Shared<W: Worker> {
+    _messages: Carries<W::Message>,
     pub(crate) table: TableReader<W>,
     pub(crate) link: Arc<Link<W>>,
 }
 
 impl<W: Worker> Clone for Shared<W> {
     fn clone(&self) -> Self {
-        Self { table: self.table.clone(), link: Arc::clone(&self.link) }
+        Self::new(self.table.clone(), Arc::clone(&self.link))
     }
 }
 
 impl<W: Worker> Shared<W> {
+    pub(crate) fn new(table: TableReader<W>, link: Arc<Link<W>>) -> Self {
+        Self { _messages: PhantomData, table, link }
+    }
+
     #[inline]
     pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
     where
@@ -312,8 +318,10 @@ impl<W: Worker> Future for Start<'_, W> {
 
 fn outcome<W: Worker>(answer: StartAnswer<W>) -> Result<WorkerHandle<W>, StartError<W>> {
     let StartAnswer { outcome, unused } = answer;
-    match (outcome, unused) {
-        (Started::Taken(handle), Some(args)) => Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
+    match (outcome, unused.map(|unused| unused.downcast::<W::Args>())) {
+        (Started::Taken(handle), Some(Ok(args))) => {
+            Err(StartError::AlreadyStarted { handle, args: Returned::new(*args) })
+        }
         (outcome, unused) => {
             // Before the handle is returned: its `Drop` is the caller's code, and a panic there would leak a value that is
             // already returned, and with it the memory of the worker.
