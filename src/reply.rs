@@ -9,6 +9,8 @@
 //! 1. Who finds `Waiting` under the lock changes it, and wakes the waker that was in it: once, and after it has let go.
 //! 2. Who is polled while the worker still has its part takes the lock, and so either finds what the worker has put there, or
 //!    leaves the waker of this poll for it.
+//! 3. `Watched` is `Waiting` with a second waker, that of [`Reply::closed`]. The caller that drops its part takes both out under
+//!    the lock, leaves `Gone`, and wakes the second. A call that no worker watches never has this stage, and pays nothing for it.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -16,12 +18,12 @@ use std::marker::PhantomData;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::sync::oneshot;
 
 use crate::panics::contain;
-use crate::sync::{Carries, Mutex, into_inner, lock};
+use crate::sync::{Carries, Mutex, into_inner, lock, poll_budget};
 
 /// Where a worker puts the answer to one call.
 ///
@@ -75,8 +77,66 @@ impl<T> Reply<T> {
     /// Whether the caller has gone away, so that an answer need not be worked out.
     pub fn is_closed(&self) -> bool {
         match &self.to {
-            To::Call(call) => call.is_closed(),
+            // A watched call is `Gone` a moment before its caller has let go.
+            To::Call(call) => call.is_closed() || call.is_gone(),
             To::Channel(sender) => sender.is_closed(),
+        }
+    }
+
+    /// Waits until the caller has gone away: it was dropped, or its time ran out.
+    ///
+    /// Select over it and the work for an answer that is not worth finishing without a caller. It works for calls of every
+    /// kind, and for a reply made of a oneshot sender. A call that is not watched pays nothing for it; the first wait for a
+    /// call allocates.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, it has changed nothing: the reply can still be sent.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use gen_registry::{CallError, Context, Registry, Reply, Worker};
+    /// struct Search {
+    ///     abandoned: u32,
+    /// }
+    /// enum Message {
+    ///     Find(Reply<String>),
+    ///     Abandoned(Reply<u32>),
+    /// }
+    /// # async fn search() -> String { std::future::pending().await }
+    ///
+    /// impl Worker for Search {
+    /// #   type Key = u32; type Args = (); type Message = Message; type Error = Infallible;
+    /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Search { abandoned: 0 }) }
+    ///     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Infallible> {
+    ///         match message {
+    ///             Message::Find(mut reply) => tokio::select! {
+    ///                 found = search() => reply.send(found),
+    ///                 () = reply.closed() => self.abandoned += 1,
+    ///             },
+    ///             Message::Abandoned(reply) => reply.send(self.abandoned),
+    ///         }
+    ///         Ok(())
+    ///     }
+    ///     // ..
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let searches = Registry::<Search>::new();
+    /// let search = searches.start(&1, ()).await?;
+    /// let found = search.call_timeout(Duration::from_millis(5), Message::Find).await;
+    /// assert!(matches!(found, Err(CallError::TimedOut)));
+    /// assert_eq!(search.call(Message::Abandoned).await?, 1); // the worker did not wait for the search
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn closed(&mut self) {
+        match &mut self.to {
+            To::Call(call) => poll_fn(|cx| call.poll_closed(cx)).await,
+            To::Channel(sender) => sender.closed().await,
         }
     }
 }
@@ -99,11 +159,18 @@ struct Call<T>(Mutex<Stage<T>>);
 enum Stage<T> {
     /// The caller is woken by the worker.
     Waiting(Waker),
+    /// And the worker by the caller. Boxed: a call that is not watched is no larger for it.
+    Watched(Box<Watch>),
     Answered(T),
     /// The worker let go of its part.
     Unanswered,
     /// The caller went away.
     Gone,
+}
+
+struct Watch {
+    caller: Waker,
+    worker: Waker,
 }
 
 /// Makes both parts of a call for the task that is polled, which is to wait for the [`Answer`] in the same poll.
@@ -131,7 +198,10 @@ impl<T> Answering<T> {
     pub(crate) fn send(mut self, value: T) -> Result<(), T> {
         let Some(call) = self.0.take() else { return Err(value) };
         let mut stage = lock(&call.0);
-        let Stage::Waiting(_) = *stage else { return Err(value) };
+        let Stage::Waiting(_) = *stage else {
+            drop(stage);
+            return answer_watched(call, value);
+        };
         let former = mem::replace(&mut *stage, Stage::Answered(value));
         drop(stage);
         wake(call, former);
@@ -142,6 +212,73 @@ impl<T> Answering<T> {
     pub(crate) fn is_closed(&self) -> bool {
         self.0.as_ref().is_none_or(|call| Arc::strong_count(call) == 1)
     }
+
+    fn is_gone(&self) -> bool {
+        self.0.as_ref().is_none_or(|call| matches!(*lock(&call.0), Stage::Gone))
+    }
+
+    /// Ready when the caller has gone away.
+    fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(call) = &self.0 else { return Poll::Ready(()) };
+        // A worker that finds each caller gone at once lets others run, too.
+        let budget = ready!(poll_budget(cx, || false));
+        // Outside the lock: both may be foreign code.
+        let worker = cx.waker().clone();
+        let mut stage = lock(&call.0);
+        let former = match mem::replace(&mut *stage, Stage::Gone) {
+            Stage::Waiting(caller) => {
+                *stage = Stage::Watched(Box::new(Watch { caller, worker }));
+                None
+            }
+            Stage::Watched(mut watch) => {
+                let former = mem::replace(&mut watch.worker, worker);
+                *stage = Stage::Watched(watch);
+                Some(former)
+            }
+            // The other two stages are the worker's, which still has the reply.
+            Stage::Gone | Stage::Answered(_) | Stage::Unanswered => {
+                drop(stage);
+                budget.spend();
+                return Poll::Ready(());
+            }
+        };
+        drop(stage);
+        drop(former);
+        Poll::Pending
+    }
+}
+
+/// As [`Answering::send`] to a call that is watched, or whose caller has gone away.
+#[cold]
+#[inline(never)]
+fn answer_watched<T>(call: Arc<Call<T>>, value: T) -> Result<(), T> {
+    let mut stage = lock(&call.0);
+    // The lock was free since the look before: the caller may have gone away, and nobody else changes the stage.
+    if !stage.is_awaited() {
+        return Err(value);
+    }
+    let former = mem::replace(&mut *stage, Stage::Answered(value));
+    drop(stage);
+    wake(call, former);
+    Ok(())
+}
+
+/// As the drop of an [`Answering`], likewise.
+#[cold]
+#[inline(never)]
+fn drop_watched<T>(call: Arc<Call<T>>) {
+    let mut stage = lock(&call.0);
+    if stage.is_awaited() {
+        let former = mem::replace(&mut *stage, Stage::Unanswered);
+        drop(stage);
+        wake(call, former);
+    }
+}
+
+impl<T> Stage<T> {
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Waiting(_) | Self::Watched(_))
+    }
 }
 
 impl<T> Drop for Answering<T> {
@@ -149,7 +286,10 @@ impl<T> Drop for Answering<T> {
     fn drop(&mut self) {
         let Some(call) = self.0.take() else { return };
         let mut stage = lock(&call.0);
-        let Stage::Waiting(_) = *stage else { return };
+        let Stage::Waiting(_) = *stage else {
+            drop(stage);
+            return drop_watched(call);
+        };
         let former = mem::replace(&mut *stage, Stage::Unanswered);
         drop(stage);
         wake(call, former);
@@ -159,10 +299,20 @@ impl<T> Drop for Answering<T> {
 /// Wakes the caller. First it lets go, for whoever is woken looks whether it has.
 fn wake<T>(call: Arc<Call<T>>, former: Stage<T>) {
     drop(call);
-    if let Stage::Waiting(waker) = former {
+    match former {
         // Another executor's waker is foreign code: its panic is not that of the worker.
-        contain(|| waker.wake());
+        Stage::Waiting(waker) => {
+            contain(|| waker.wake());
+        }
+        Stage::Watched(watch) => wake_caller(*watch),
+        _ => {}
     }
+}
+
+#[cold]
+fn wake_caller(Watch { caller, worker }: Watch) {
+    contain(|| caller.wake());
+    contain(|| drop(worker));
 }
 
 /// The caller's part. `None`: there is no answer, and will be none.
@@ -233,6 +383,14 @@ impl<T> Future for Answer<T> {
                 let answered = mem::replace(&mut *stage, Stage::Gone);
                 Poll::Ready(if let Stage::Answered(value) = answered { Some(value) } else { None })
             }
+            Stage::Watched(watch) => {
+                let caller = &mut watch.caller;
+                let former = (!caller.will_wake(cx.waker())).then(|| mem::replace(caller, cx.waker().clone()));
+                drop(stage);
+                drop(former);
+                self.call = Some(call);
+                Poll::Pending
+            }
             Stage::Unanswered | Stage::Gone => Poll::Ready(None),
         }
     }
@@ -243,9 +401,22 @@ impl<T> Drop for Answer<T> {
         if let Some(call) = self.call.take() {
             // An answer that nobody takes, and a waker, may be code of others: not under the lock.
             let former = mem::replace(&mut *lock(&call.0), Stage::Gone);
-            drop(former);
+            // First, so that the worker which is woken finds it done.
+            drop(call);
+            match former {
+                Stage::Watched(watch) => wake_worker(*watch),
+                former => drop(former),
+            }
         }
     }
+}
+
+/// The caller has gone away.
+#[cold]
+fn wake_worker(Watch { caller, worker }: Watch) {
+    // Foreign code, perhaps: that of the one is not to keep the other from being woken.
+    contain(|| worker.wake());
+    drop(caller);
 }
 
 impl<T> fmt::Debug for Call<T> {
@@ -331,6 +502,49 @@ mod tests {
         assert_eq!(Arc::strong_count(&value), 1);
     }
 
+    fn poll_closed<T>(reply: &mut Reply<T>, count: &Arc<Count>) -> Poll<()> {
+        poll(&mut pin!(reply.closed()), count)
+    }
+
+    #[test]
+    fn a_worker_that_watches_is_woken_once_when_the_caller_goes_away() {
+        let (caller, first, second) = (Arc::<Count>::default(), Arc::<Count>::default(), Arc::<Count>::default());
+        let (mut reply, mut answer) = made::<u32>(&caller);
+        assert!(poll_closed(&mut reply, &first).is_pending());
+        assert!(poll_closed(&mut reply, &second).is_pending());
+        assert!(poll(&mut answer, &caller).is_pending() && !reply.is_closed());
+        drop(answer);
+        assert_eq!((first.taken(), second.taken(), caller.taken()), (0, 1, 0));
+        assert_eq!((poll_closed(&mut reply, &first), reply.is_closed()), (Poll::Ready(()), true));
+        assert_eq!(reply.try_send(1), Err(1));
+        assert!([first, second, caller].iter().all(|count| Arc::strong_count(count) == 1), "a waker is kept");
+    }
+
+    #[test]
+    fn a_reply_that_was_watched_still_answers_or_is_dropped() {
+        for answers in [true, false] {
+            let (caller, other, worker) = (Arc::<Count>::default(), Arc::<Count>::default(), Arc::<Count>::default());
+            let (mut reply, mut answer) = made(&caller);
+            assert!(poll(&mut answer, &caller).is_pending());
+            assert!(poll_closed(&mut reply, &worker).is_pending());
+            // The caller moved to another task.
+            assert!(poll(&mut answer, &other).is_pending());
+            if answers {
+                reply.send(7);
+            } else {
+                drop(reply);
+            }
+            assert_eq!((caller.taken(), other.taken(), worker.taken()), (0, 1, 0));
+            assert_eq!(poll(&mut answer, &other), Poll::Ready(answers.then_some(7)));
+            assert!([caller, other, worker].iter().all(|count| Arc::strong_count(count) == 1), "a waker is kept");
+        }
+    }
+
+    #[test]
+    fn a_call_is_no_larger_for_the_worker_that_may_watch_it() {
+        assert_eq!(size_of::<Stage<u8>>(), size_of::<(Waker, usize)>());
+    }
+
     #[test]
     fn a_call_that_waited_elsewhere_first_looks_at_once() {
         let (count, other) = (Arc::default(), Arc::default());
@@ -392,6 +606,47 @@ mod models {
     #[test]
     fn a_reply_that_is_dropped_is_told_whenever_the_caller_is_polled() {
         model(drop, None);
+    }
+
+    /// Watches the call, `polls` times in vain, and then gives the reply back.
+    async fn watched(mut reply: Reply<u32>, polls: usize) -> Reply<u32> {
+        let mut polls = polls;
+        poll_fn(|cx| {
+            let To::Call(call) = &mut reply.0 else { unreachable!("it is a call") };
+            while polls > 0 {
+                polls -= 1;
+                if call.poll_closed(cx).is_ready() {
+                    break;
+                }
+            }
+            Poll::Ready(())
+        })
+        .await;
+        reply
+    }
+
+    #[test]
+    fn an_answer_to_a_call_that_was_watched_comes_to_its_caller() {
+        for watches in 1..3 {
+            model(move |reply| block_on(watched(reply, watches)).send(7), Some(7));
+            model(move |reply| drop(block_on(watched(reply, watches))), None);
+        }
+    }
+
+    #[test]
+    fn a_worker_that_watches_learns_that_the_caller_has_gone_away() {
+        loom::model(|| {
+            let (reply, answer) = block_on(call::<u32>());
+            let worker = thread::spawn(move || {
+                let mut reply = reply;
+                // If its wake-up is lost it waits for ever, which loom reports.
+                block_on(reply.closed());
+                assert!(reply.is_closed());
+                assert_eq!(reply.try_send(7), Err(7));
+            });
+            drop(answer);
+            worker.join().unwrap();
+        });
     }
 
     #[test]

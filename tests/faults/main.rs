@@ -17,6 +17,7 @@ mod log;
 mod monitors;
 mod owner_circles;
 mod panics;
+mod replies;
 mod residency;
 mod retry;
 mod runs;
