@@ -11,7 +11,8 @@
 //!    After a drain, or a kill, none begins any more: `finished` says so, before any message is dropped, so that a
 //!    caller woken by the drop of its reply already reads the truth.
 //! 3. `queued + reserved ≤ capacity`, but for what [`Queue::send_past`] put in (a worker's own timers and monitors). Room that frees up while senders wait is reserved for the one that waited
-//!    longest, so that nobody overtakes a waiting sender and none starves.
+//!    longest, so that nobody overtakes a waiting sender and none starves. A permit is such room, kept for longer: whoever asks for
+//!    one waits in the same line. A close lets go of all that is reserved.
 //! 4. `live`, the registry's count, is raised when a gate opens and lowered just before it closes: a worker whose gate
 //!    is closed is never counted.
 //!
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub(crate) use self::burst::Burst;
-pub(crate) use self::sending::Sending;
+pub(crate) use self::sending::{Reserving, Sending};
 use self::state::State;
 use crate::panics::contain;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
@@ -373,7 +374,39 @@ impl<M> Queue<M> {
 
     /// Waits for room. Dropped before it is ready, the message was not accepted.
     pub(crate) fn send(&self, message: M, kind: Kind) -> Sending<'_, M> {
-        Sending { queue: self, message: Some(message), kind, ticket: None }
+        Sending::new(self, message, kind)
+    }
+
+    /// Waits for room, in the same line as the senders, and keeps it. Dropped before it is ready, nothing was reserved.
+    pub(crate) fn reserve(&self) -> Reserving<'_, M> {
+        Reserving::new(self)
+    }
+
+    /// Accepts a message into room that was [reserved](Self::reserve), unless the gate was closed meanwhile.
+    pub(crate) fn send_reserved(&self, message: M, kind: Kind) -> Result<Sequence, M> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            // The close has let go of all that was reserved.
+            return Err(message);
+        }
+        state.reserved -= 1;
+        let (sequence, receiver) = state.accept(message, kind);
+        drop(state);
+        wake(receiver);
+        Ok(sequence)
+    }
+
+    /// Gives room back that was [reserved](Self::reserve): the next in line gets it.
+    pub(crate) fn release(&self) {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            // As above.
+            return;
+        }
+        state.reserved -= 1;
+        let sender = state.grant(self.capacity);
+        drop(state);
+        wake(sender);
     }
 
     /// Gives out the next message. `hand` is the receiver's own, empty at first.

@@ -121,6 +121,85 @@ fn a_waiting_sender_that_goes_away_passes_its_room_on() {
     });
 }
 
+/// Whoever reserved the only place sends into it, or gives it back; another sender waits in line meanwhile.
+#[test]
+fn a_reserved_place_is_used_once_or_passed_on_to_the_next_in_line() {
+    for sends in [true, false] {
+        loom::model(move || {
+            let model = model(1);
+            assert!(block_on(model.queue.reserve()));
+            assert!(!model.try_send(0), "the place is taken");
+            let waits = thread::spawn({
+                let model = Arc::clone(&model);
+                move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
+            });
+            if sends {
+                assert!(model.queue.send_reserved(1, Kind::Cast).is_ok());
+                assert_eq!(block_on(model.recv()), Some(1), "the other sender overtook the permit");
+            } else {
+                model.queue.release();
+            }
+            assert_eq!(block_on(model.recv()), Some(2), "its room went away with the permit");
+            assert!(waits.join().unwrap());
+            assert!(model.try_send(3), "a place is reserved for nobody");
+        });
+    }
+}
+
+#[test]
+fn a_wait_for_a_place_gets_it_or_passes_it_on_as_that_of_a_sender() {
+    for stays in [true, false] {
+        loom::model(move || {
+            let model = model(1);
+            assert!(model.try_send(0));
+            let mut reserving = Box::pin(model.queue.reserve());
+            assert!(reserving.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            let receiver = thread::spawn({
+                let model = Arc::clone(&model);
+                move || block_on(model.recv())
+            });
+            let sender = thread::spawn({
+                let model = Arc::clone(&model);
+                move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
+            });
+            if stays {
+                assert!(block_on(reserving.as_mut()));
+                model.queue.release();
+            }
+            drop(reserving);
+            assert_eq!(receiver.join().unwrap(), Some(0));
+            assert!(sender.join().unwrap(), "its room went away with another");
+        });
+    }
+}
+
+#[test]
+fn g6_a_reserved_place_that_races_a_close_is_used_or_refused() {
+    for sends in [true, false] {
+        loom::model(move || {
+            let model = model(2);
+            assert!(block_on(model.queue.reserve()));
+            let closer = thread::spawn({
+                let model = Arc::clone(&model);
+                move || {
+                    model.queue.close(CloseReason::Stopped, &model.live);
+                    model.queue.drain(&model.live).len()
+                }
+            });
+            let sent = if sends {
+                model.queue.send_reserved(1, Kind::Call).ok()
+            } else {
+                model.queue.release();
+                None
+            };
+            assert_eq!(closer.join().unwrap(), usize::from(sent.is_some()));
+            if let Some(sequence) = sent {
+                assert!(model.queue.never_began(sequence));
+            }
+        });
+    }
+}
+
 #[test]
 fn a_kill_wakes_the_task_that_watches_and_nothing_begins_after_it() {
     loom::model(|| {

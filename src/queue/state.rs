@@ -25,7 +25,7 @@ pub(super) struct State<M> {
     aside: Option<Box<Aside<M>>>,
     /// The worker's task, to be woken by a kill wherever it waits.
     pub(super) task: Option<Waker>,
-    /// Room that belongs to senders that were woken and have not come back yet.
+    /// Room that belongs to senders that were woken and have not come back yet, and to permits.
     pub(super) reserved: u32,
     /// Nothing begins any more.
     pub(super) finished: bool,
