@@ -191,6 +191,76 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
+    ///
+    /// To pass a message on, use the verbs that wait for nothing: [`Aliases::try_cast`](crate::Aliases::try_cast) reaches the worker
+    /// that has taken over a name, [`Via::try_cast`](crate::Via::try_cast) one of another registry. The worker's own key is not free
+    /// before it has ended: what is for its next worker goes through a channel to a task, which may wait.
+    ///
+    /// ```
+    /// # use gen_registry::{Aliases, Context, Registry, Reply, Worker};
+    /// # use tokio::sync::mpsc;
+    /// # struct Node(Vec<u32>);
+    /// # #[derive(Debug)]
+    /// # enum Message { Job(u32), Hang, Jobs(Reply<Vec<u32>>) }
+    /// # use Message::{Hang, Job, Jobs};
+    /// # impl Worker for Node {
+    /// #     type Key = u32; type Args = (); type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Node(Vec::new())) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message {
+    /// #             Job(job) => self.0.push(job),
+    /// #             Hang => std::future::pending().await,
+    /// #             Jobs(reply) => reply.send(self.0.clone()),
+    /// #         }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let roles = Aliases::<&str, Node>::new();
+    /// let (later, mut left) = mpsc::unbounded_channel();
+    /// let names = roles.clone();
+    /// let nodes = Registry::<Node>::builder()
+    ///     .on_undelivered(move |&key, message| {
+    ///         if let Err(unsent) = names.try_cast("leader", message) {
+    ///             // An error says that the program ends: there is no task left that would send it on.
+    ///             let _ = later.send((key, unsent.into_message()));
+    ///         }
+    ///     })
+    ///     .build()?;
+    /// let again = nodes.downgrade();
+    /// tokio::spawn(async move {
+    ///     while let Some((key, message)) = left.recv().await {
+    ///         let Some(nodes) = again.upgrade() else { return };
+    ///         let next = nodes.via_or_start(&key, ());
+    ///         drop(nodes);
+    ///         if let Err(error) = next.cast(message).await {
+    ///             eprintln!("lost a message: {error}");
+    ///         }
+    ///     }
+    /// });
+    ///
+    /// let (first, second) = (nodes.start(&1, ()).await?, nodes.start(&2, ()).await?);
+    /// roles.register("leader", &first)?;
+    /// first.cast(Hang).await?;
+    /// tokio::task::yield_now().await;
+    /// first.cast(Job(7)).await?;
+    /// roles.unregister("leader");
+    /// roles.register("leader", &second)?;
+    /// first.kill().await?;
+    /// assert_eq!(second.call(Jobs).await?, [7]); // the leader has it
+    ///
+    /// second.cast(Hang).await?;
+    /// tokio::task::yield_now().await;
+    /// second.cast(Job(8)).await?;
+    /// second.kill().await?; // there is no leader now
+    /// while nodes.lookup(&2).is_none() {
+    ///     tokio::task::yield_now().await;
+    /// }
+    /// assert_eq!(nodes.via(&2).call(Jobs).await?, [8]); // the next worker of the key has it
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn on_undelivered(mut self, hook: impl Fn(&W::Key, W::Message) + Send + Sync + 'static) -> Self {
         self.on_undelivered = Some(Box::new(hook));

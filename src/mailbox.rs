@@ -41,6 +41,73 @@ pub(crate) enum Received<M> {
 }
 
 /// The receiving end of a worker's queue, given to [`Worker::run`](crate::Worker::run).
+///
+/// # Urgent messages
+///
+/// A mailbox has one order, that in which messages were accepted (G8), and no second lane for urgent ones. Each `recv` would have to
+/// look into both lanes, and who sends nothing urgent would pay for it with every message. A worker that needs a second lane brings a
+/// channel of its own, and selects over both in [`Worker::run`](crate::Worker::run):
+///
+/// ```
+/// # use std::convert::Infallible;
+/// # use gen_registry::{Context, Mailbox, Registry, Worker};
+/// use tokio::sync::mpsc;
+///
+/// struct Printer {
+///     urgent: mpsc::Receiver<&'static str>,
+///     printed: Vec<&'static str>,
+/// }
+///
+/// impl Worker for Printer {
+///     type Key = u32;
+///     type Args = mpsc::Receiver<&'static str>;
+///     type Message = &'static str;
+///     type Error = Infallible;
+///
+///     async fn init(urgent: Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+///         Ok(Printer { urgent, printed: Vec::new() })
+///     }
+///
+///     async fn handle(&mut self, page: &'static str, _: &mut Context<Self>) -> Result<(), Infallible> {
+///         self.printed.push(page);
+///         Ok(())
+///     }
+///
+///     async fn run(&mut self, mailbox: &mut Mailbox<&'static str>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+///         loop {
+///             tokio::select! {
+///                 biased;
+///                 Some(page) = self.urgent.recv() => {
+///                     ctx.touch(); // the mailbox, and with it the idle time-out, knows nothing of it
+///                     self.handle(page, ctx).await?;
+///                 }
+///                 page = mailbox.recv() => match page {
+///                     Some(page) => self.handle(page, ctx).await?,
+///                     None => break,
+///                 },
+///             }
+///         }
+///         assert_eq!(self.printed, ["urgent", "first", "second"]);
+///         Ok(())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let printers = Registry::<Printer>::new();
+/// let (urgent, pages) = mpsc::channel(8);
+/// let printer = printers.start(&1, pages).await?;
+/// printer.cast("first").await?;
+/// printer.cast("second").await?;
+/// urgent.send("urgent").await?;
+/// assert!(matches!(printer.stop().await?, gen_registry::ExitReason::Stopped));
+/// # Ok(())
+/// # }
+/// ```
+///
+/// What is in such a channel when the worker ends is not undelivered but lost, and its receiver does not survive a restart: arguments
+/// that are cloned for one, such as a `watch::Receiver` that says "cancel what you do", do. To interrupt the handler itself, select
+/// over that in the handler.
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
     /// What was taken out of the queue together, and comes next.

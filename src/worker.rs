@@ -103,8 +103,8 @@ pub trait Worker: Sized + Send + 'static {
 
     /// Receives messages until there are no more. The default gives each to [`handle`](Self::handle).
     ///
-    /// Override it for a worker that also waits for something else, such as a socket: select over that and
-    /// `mailbox.recv()`, which is cancel-safe. When `recv` gives `None`, the worker is asked to end and the mailbox is
+    /// Override it for a worker that also waits for something else, such as a socket, or
+    /// [urgent messages](Mailbox#urgent-messages): select over that and `mailbox.recv()`, which is cancel-safe. When `recv` gives `None`, the worker is asked to end and the mailbox is
     /// empty: return. An `Ok` before that ends the worker too ([`ExitReason::Normal`]); messages that are still queued
     /// are then undelivered (G6).
     fn run(
