@@ -225,51 +225,74 @@ impl<W: Worker> fmt::Debug for StartError<W> {
 }
 
 /// Why a message was not put into a mailbox. The message was not handled and never will be.
-#[derive(Error)]
+///
+/// It is about as large as the message: why a worker was not started is boxed.
 #[non_exhaustive]
 pub enum SendError<W: Worker> {
     /// The worker has begun to end. Send it to its successor, or use a [`Via`](crate::Via), which does.
-    #[error("the worker has ended or is ending; look its key up again")]
     Closed(Returned<W::Message>),
-    /// The mailbox has no room: only `try_cast` says so, the others wait.
-    #[error("the worker's mailbox is full; wait for room with `cast`, or shed the message")]
+    /// The mailbox has no room: only the `try_` verbs say so, the others wait.
     Full(Returned<W::Message>),
-    /// A worker tried to wait for room in its own full mailbox, which nobody else empties.
-    #[error("the worker's own mailbox is full, and it would wait for itself; use `try_cast`")]
+    /// A worker tried to wait for room in its own full mailbox, which nobody else empties, or for its own answer.
     WouldDeadlock(Returned<W::Message>),
     /// No worker has the key, and this [`Via`](crate::Via) does not start one; or none has the
     /// [name](crate::Aliases).
-    #[error("no worker runs by this key or name; start one, or use `via_or_start`")]
     NotFound(Returned<W::Message>),
     /// A [`Via`](crate::Via) could not start the worker.
-    #[error("the worker could not be started")]
     NotStarted {
         /// The message, unsent.
         message: Returned<W::Message>,
         /// Why there is no worker.
-        source: StartError<W>,
+        source: Box<StartError<W>>,
     },
+    /// `cast_timeout` found no room in time, or no worker was started in time.
+    TimedOut(Returned<W::Message>),
 }
 
 impl<W: Worker> SendError<W> {
     /// Gives the message back.
     pub fn into_message(self) -> W::Message {
         match self {
-            Self::Closed(message) | Self::Full(message) | Self::WouldDeadlock(message) | Self::NotFound(message) => {
-                message.into_inner()
-            }
+            Self::Closed(message)
+            | Self::Full(message)
+            | Self::WouldDeadlock(message)
+            | Self::NotFound(message)
+            | Self::TimedOut(message) => message.into_inner(),
             Self::NotStarted { message, .. } => message.into_inner(),
         }
     }
-}
 
-impl<W: Worker> SendError<W> {
-    /// The error that `init` returned, if that is why there is no worker, and if it is an `E`.
-    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+    /// Why there is no worker, if none could be started.
+    pub fn start_error(&self) -> Option<&StartError<W>> {
         match self {
-            Self::NotStarted { source, .. } => source.init_error(),
+            Self::NotStarted { source, .. } => Some(source),
             _ => None,
         }
+    }
+
+    /// The error that `init` returned, if that is why there is no worker, and if it is an `E`.
+    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+        self.start_error().and_then(StartError::init_error)
+    }
+}
+
+impl<W: Worker> fmt::Display for SendError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed(_) => CLOSED,
+            Self::Full(_) => "the worker's mailbox is full; wait for room with `cast`, or shed the message",
+            Self::WouldDeadlock(_) => "the worker's own mailbox is full, and it would wait for itself; use `try_cast`",
+            Self::NotFound(_) => NOT_FOUND,
+            Self::NotStarted { .. } => NOT_STARTED,
+            Self::TimedOut(_) => "no mailbox took the message in time; it was not sent",
+        })
+    }
+}
+
+// By hand, as for the other errors that box their source: a derived `source` would be the box, which downcasts to nothing.
+impl<W: Worker> Error for SendError<W> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.start_error().map(|error| error as _)
     }
 }
 
@@ -283,35 +306,36 @@ impl<W: Worker> fmt::Debug for SendError<W> {
             Self::NotStarted { source, .. } => {
                 f.debug_struct("NotStarted").field("source", source).finish_non_exhaustive()
             }
+            Self::TimedOut(_) => f.write_str("TimedOut(..)"),
         }
     }
 }
+
+const CLOSED: &str = "the worker has ended or is ending; look its key up again";
+const NOT_FOUND: &str = "no worker runs by this key or name; start one, or use `via_or_start`";
+const NOT_STARTED: &str = "the worker could not be started";
 
 /// Why a call has no answer.
 ///
 /// [`NoReply`](Self::NoReply) and [`TimedOut`](Self::TimedOut) mean that the message may have been handled; after
 /// every other variant it never was.
-#[derive(Error)]
 #[non_exhaustive]
 pub enum CallError<W: Worker> {
     /// The worker ended before it came to the message: it never began. Build it again and repeat the call.
-    #[error("the worker ended before it came to the message; it is safe to repeat the call")]
     NotDelivered,
     /// No worker has the key, and this [`Via`](crate::Via) does not start one; or none has the
     /// [name](crate::Aliases).
-    #[error("no worker runs by this key or name; start one, or use `via_or_start`")]
     NotFound,
     /// A [`Via`](crate::Via) could not start the worker.
-    #[error("the worker could not be started")]
-    NotStarted(#[source] StartError<W>),
+    NotStarted(Box<StartError<W>>),
+    /// Time ran out before the message was in a mailbox: there was no room, or the worker was not started in time. It was not
+    /// sent. Build it again and repeat the call.
+    NotSent,
     /// A worker called itself, and would wait for an answer that only it can give.
-    #[error("the worker would wait for its own answer; handle the message directly")]
     WouldDeadlock,
     /// The reply was dropped unanswered, by the handler or because the worker ended in it: it may have run.
-    #[error("the worker gave no answer; the message may have been handled")]
     NoReply,
-    /// No answer came in time: it may have run, or may yet run.
-    #[error("the worker did not answer in time; the message may have been handled")]
+    /// The message was taken, and no answer came in time: it may have run, or may yet run.
     TimedOut,
 }
 
@@ -321,12 +345,37 @@ impl<W: Worker> CallError<W> {
         matches!(self, Self::NoReply | Self::TimedOut)
     }
 
-    /// The error that `init` returned, if that is why there is no worker, and if it is an `E`.
-    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+    /// Why there is no worker, if none could be started.
+    pub fn start_error(&self) -> Option<&StartError<W>> {
         match self {
-            Self::NotStarted(source) => source.init_error(),
+            Self::NotStarted(error) => Some(error),
             _ => None,
         }
+    }
+
+    /// The error that `init` returned, if that is why there is no worker, and if it is an `E`.
+    pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
+        self.start_error().and_then(StartError::init_error)
+    }
+}
+
+impl<W: Worker> fmt::Display for CallError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotDelivered => "the worker ended before it came to the message; it is safe to repeat the call",
+            Self::NotFound => NOT_FOUND,
+            Self::NotStarted(_) => NOT_STARTED,
+            Self::NotSent => "no mailbox took the message in time; it was not sent, and it is safe to repeat the call",
+            Self::WouldDeadlock => "the worker would wait for its own answer; handle the message directly",
+            Self::NoReply => "the worker gave no answer; the message may have been handled",
+            Self::TimedOut => "the worker did not answer in time; the message may have been handled",
+        })
+    }
+}
+
+impl<W: Worker> Error for CallError<W> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.start_error().map(|error| error as _)
     }
 }
 
@@ -336,9 +385,62 @@ impl<W: Worker> fmt::Debug for CallError<W> {
             Self::NotDelivered => f.write_str("NotDelivered"),
             Self::NotFound => f.write_str("NotFound"),
             Self::NotStarted(source) => f.debug_tuple("NotStarted").field(source).finish(),
+            Self::NotSent => f.write_str("NotSent"),
             Self::WouldDeadlock => f.write_str("WouldDeadlock"),
             Self::NoReply => f.write_str("NoReply"),
             Self::TimedOut => f.write_str("TimedOut"),
+        }
+    }
+}
+
+/// Why no place in a mailbox was reserved.
+#[non_exhaustive]
+pub enum ReserveError<W: Worker> {
+    /// The worker has begun to end.
+    Closed,
+    /// A worker tried to wait for room in its own full mailbox, which nobody else empties.
+    WouldDeadlock,
+    /// No worker has the key, and this [`Via`](crate::Via) does not start one; or none has the
+    /// [name](crate::Aliases).
+    NotFound,
+    /// A [`Via`](crate::Via) could not start the worker.
+    NotStarted(Box<StartError<W>>),
+}
+
+impl<W: Worker> ReserveError<W> {
+    /// Why there is no worker, if none could be started.
+    pub fn start_error(&self) -> Option<&StartError<W>> {
+        match self {
+            Self::NotStarted(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl<W: Worker> fmt::Display for ReserveError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Closed => CLOSED,
+            Self::WouldDeadlock => "the worker's own mailbox is full, and it would wait for itself",
+            Self::NotFound => NOT_FOUND,
+            Self::NotStarted(_) => NOT_STARTED,
+        })
+    }
+}
+
+impl<W: Worker> Error for ReserveError<W> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.start_error().map(|error| error as _)
+    }
+}
+
+impl<W: Worker> fmt::Debug for ReserveError<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("Closed"),
+            Self::WouldDeadlock => f.write_str("WouldDeadlock"),
+            Self::NotFound => f.write_str("NotFound"),
+            Self::NotStarted(source) => f.debug_tuple("NotStarted").field(source).finish(),
         }
     }
 }

@@ -4,21 +4,22 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::coop::consume_budget;
+use tokio::time::{Instant, timeout_at};
 
 use crate::current::{current_of, is_current};
 use crate::desk;
-use crate::error::{CallError, Returned, SendError, StopError};
+use crate::error::{CallError, ReserveError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::ownership::is_worker_above_caller;
 use crate::queue::{Kind, Refusal, Sending, Sequence};
-use crate::reply::{self, Answer, Reply};
+use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
@@ -124,6 +125,112 @@ impl<W: Worker> WorkerHandle<W> {
         }
     }
 
+    /// Like [`cast`](Self::cast), and gives up after `within`.
+    ///
+    /// Zero asks for room once. A time-out beyond what the clock can count to is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: there was no room in time. Each gives the message back.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`cast`](Self::cast).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use gen_registry::{Context, Registry, SendError, Worker};
+    /// # struct Busy;
+    /// # impl Worker for Busy {
+    /// #     type Key = u32; type Args = (); type Message = &'static str; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Busy) }
+    /// #     async fn handle(&mut self, _: &'static str, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         std::future::pending().await
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Busy>::builder().mailbox_capacity(1).build()?;
+    /// let worker = registry.start(&7, ()).await?;
+    /// worker.cast("in hand").await?;
+    /// worker.cast("queued").await?;
+    ///
+    /// let error = worker.cast_timeout(Duration::from_millis(5), "too many").await.unwrap_err();
+    /// assert!(matches!(error, SendError::TimedOut(_)));
+    /// assert_eq!(error.into_message(), "too many");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn cast_timeout(&self, within: Duration, message: W::Message) -> Result<(), SendError<W>> {
+        let accepted = self.accept_before(limit(within), message, Kind::Cast).await;
+        accepted.map(drop).map_err(|unsent| self.unsent(unsent))
+    }
+
+    /// Waits for a place in the mailbox, and reserves it: [`Permit::send`] then needs no room.
+    ///
+    /// It waits in one line with the senders: none overtakes another. Reserve before a message is made that is expensive to make,
+    /// or that is taken from where it could not be put back.
+    ///
+    /// A worker is not passivated while a permit for its mailbox is held, and the place is taken for all others: hold one briefly.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::Closed`]: the worker has begun to end.
+    /// - [`ReserveError::WouldDeadlock`]: the worker's own mailbox is full.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing is reserved. The place in the line is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, SendError, Worker};
+    /// # struct Sink;
+    /// # impl Worker for Sink {
+    /// #     type Key = u32; type Args = (); type Message = u64; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Sink) }
+    /// #     async fn handle(&mut self, _: u64, _: &mut Context<Self>) -> Result<(), Self::Error> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Sink>::builder().mailbox_capacity(1).build()?;
+    /// let worker = registry.start(&7, ()).await?;
+    ///
+    /// let mut jobs = vec![3, 2, 1];
+    /// while let permit = worker.reserve().await? {
+    ///     let Some(job) = jobs.pop() else { break };
+    ///     assert!(matches!(worker.try_cast(job), Err(SendError::Full(_)))); // the only place is ours
+    ///     permit.send(job)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
+        let mut reserving = self.slot.queue.reserve();
+        let reserved = poll_fn(|cx| match Pin::new(&mut reserving).poll(cx) {
+            // Nobody but the caller would ever make room. Not asked before: others may take the last place meanwhile.
+            Poll::Pending if reserving.is_in_line() && is_current(self.id()) => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        match reserved.await {
+            Some(true) => Ok(Permit { handle: self.clone(), is_used: false }),
+            Some(false) => Err(ReserveError::Closed),
+            None => {
+                drop(reserving);
+                // Whoever asks again and again lets others run, and can be killed.
+                consume_budget().await;
+                Err(ReserveError::WouldDeadlock)
+            }
+        }
+    }
+
     #[cold]
     fn unsent(&self, unsent: Unsent<W::Message>) -> SendError<W> {
         match unsent {
@@ -132,10 +239,11 @@ impl<W: Worker> WorkerHandle<W> {
                 SendError::Closed(Returned::new(message))
             }
             Unsent::WouldDeadlock(message) => SendError::WouldDeadlock(Returned::new(message)),
+            Unsent::TimedOut(message) => SendError::TimedOut(Returned::new(message)),
         }
     }
 
-    fn refuse(&self, why: Undelivered) {
+    pub(crate) fn refuse(&self, why: Undelivered) {
         self.slot.link.hot.count(Hot::Undelivered(why));
     }
 
@@ -171,33 +279,42 @@ impl<W: Worker> WorkerHandle<W> {
             Ok(sequence) => Some(sequence),
             Err(refused) => {
                 answer.look_first();
-                Box::pin(self.call_in_line(refused)).await
+                Box::pin(self.call_in_line(refused, None)).await.ok()
             }
         };
         let Some(sequence) = accepted else { return Err(CallError::NotDelivered) };
         answer.await.ok_or_else(|| self.unanswered(sequence))
     }
 
-    async fn call_in_line(&self, refused: (Refusal, W::Message)) -> Option<Sequence> {
-        match self.get_in_line(refused, Kind::Call).await {
-            Ok(sequence) => Some(sequence),
-            Err(message) => {
+    async fn call_in_line(
+        &self,
+        refused: (Refusal, W::Message),
+        limit: Option<Instant>,
+    ) -> Result<Sequence, CallError<W>> {
+        let (message, error) = match self.get_in_line(refused, Kind::Call, limit).await {
+            Ok(sequence) => return Ok(sequence),
+            Err(Unsent::Closed(message)) => {
                 // First: it is counted if the drop panics, too.
                 self.refuse(Undelivered::Closed);
-                drop(message);
-                // Who calls again and again lets others run, and can be killed.
-                consume_budget().await;
-                None
+                (message, CallError::NotDelivered)
             }
-        }
+            Err(Unsent::WouldDeadlock(message)) => (message, CallError::WouldDeadlock),
+            Err(Unsent::TimedOut(message)) => (message, CallError::NotSent),
+        };
+        drop(message);
+        // Who calls again and again lets others run, and can be killed.
+        consume_budget().await;
+        Err(error)
     }
 
     /// Like [`call`](Self::call), and gives up after `within`.
     ///
     /// # Errors
     ///
-    /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. The message may have been
-    /// handled, may be in hand, or may yet be handled.
+    /// Those of [`call`](Self::call), and
+    ///
+    /// - [`CallError::NotSent`]: there was no room for the message in time. It was not sent.
+    /// - [`CallError::TimedOut`]: no answer came in time. The message may have been handled, may be in hand, or may yet be handled.
     ///
     /// # Cancel safety
     ///
@@ -211,9 +328,78 @@ impl<W: Worker> WorkerHandle<W> {
         within: Duration,
         message: impl FnOnce(Reply<T>) -> W::Message,
     ) -> Result<T, CallError<W>> {
-        match tokio::time::timeout(within, self.call(message)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(CallError::TimedOut),
+        let limit = limit(within);
+        if is_current(self.id()) {
+            // As in `call`.
+            consume_budget().await;
+            return Err(CallError::WouldDeadlock);
+        }
+        let (reply, mut answer) = reply::call().await;
+        let sequence = match self.slot.queue.try_send(message(reply), Kind::Call) {
+            Ok(sequence) => sequence,
+            Err(refused) => {
+                answer.look_first();
+                Box::pin(self.call_in_line(refused, limit)).await?
+            }
+        };
+        self.answer_before(limit, sequence, answer).await
+    }
+
+    /// Sends a message that carries a [`Reply`] if there is room for it now, and returns a future for the answer.
+    ///
+    /// The message is in the mailbox when this returns: any number of calls can be sent before the first answer is awaited.
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back, with a reply that is closed.
+    ///
+    /// - [`SendError::Full`]: the mailbox has no room.
+    /// - [`SendError::Closed`]: the worker has begun to end.
+    /// - [`SendError::WouldDeadlock`]: the worker calls itself.
+    ///
+    /// # Panics
+    ///
+    /// If the closure that builds the message does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, Reply, Worker};
+    /// # struct Doubler;
+    /// # impl Worker for Doubler {
+    /// #     type Key = u32; type Args = (); type Message = (u32, Reply<u32>); type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Doubler) }
+    /// #     async fn handle(&mut self, (n, reply): (u32, Reply<u32>), _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         reply.send(2 * n);
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let doublers = Registry::<Doubler>::new();
+    /// let doubler = doublers.start(&7, ()).await?;
+    /// let first = doubler.try_call(|reply| (1, reply))?;
+    /// let second = doubler.try_call(|reply| (2, reply))?;
+    /// assert_eq!((second.await?, first.await?), (4, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_call<T>(
+        &self,
+        message: impl FnOnce(Reply<T>) -> W::Message,
+    ) -> Result<PendingReply<W, T>, SendError<W>> {
+        let (reply, answer) = reply::call_later();
+        let message = message(reply);
+        if is_current(self.id()) {
+            return Err(SendError::WouldDeadlock(Returned::new(message)));
+        }
+        match self.slot.queue.try_send(message, Kind::Call) {
+            Ok(sequence) => Ok(PendingReply::new(self.clone(), sequence, answer)),
+            Err((Refusal::Full, message)) => {
+                self.refuse(Undelivered::Full);
+                Err(SendError::Full(Returned::new(message)))
+            }
+            Err((Refusal::Closed, message)) => Err(self.unsent(Unsent::Closed(message))),
         }
     }
 
@@ -229,14 +415,44 @@ impl<W: Worker> WorkerHandle<W> {
         // not begun before that is known.
         match self.slot.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => self.get_in_line(refused, kind).await,
+            Err(refused) => self.get_in_line(refused, kind, None).await,
+        }
+    }
+
+    /// The same, until the time is over.
+    pub(crate) async fn accept_before(
+        &self,
+        limit: Option<Instant>,
+        message: W::Message,
+        kind: Kind,
+    ) -> Result<Sequence, Unsent<W::Message>> {
+        if kind == Kind::Cast {
+            let mut cast = Cast { handle: self, stage: Stage::Offered(Some(message)) };
+            let accepted = before(limit, poll_fn(|cx| cast.poll_accept(cx))).await;
+            return accepted.unwrap_or_else(|| Err(Unsent::TimedOut(cast.into_message())));
+        }
+        match self.slot.queue.try_send(message, kind) {
+            Ok(sequence) => Ok(sequence),
+            Err(refused) => self.get_in_line(refused, kind, limit).await,
         }
     }
 
     /// Waits for room for a message that was refused, if that was for the lack of room.
-    async fn get_in_line(&self, refused: (Refusal, W::Message), kind: Kind) -> Result<Sequence, Unsent<W::Message>> {
+    async fn get_in_line(
+        &self,
+        refused: (Refusal, W::Message),
+        kind: Kind,
+        limit: Option<Instant>,
+    ) -> Result<Sequence, Unsent<W::Message>> {
         let mut line = self.line(refused, kind)?;
-        (&mut line.sending).await.map_err(Unsent::Closed)
+        let sent = match limit {
+            None => Some((&mut line.sending).await),
+            Some(_) => Box::pin(before(limit, &mut line.sending)).await,
+        };
+        match sent {
+            Some(sent) => sent.map_err(Unsent::Closed),
+            None => Err(Unsent::TimedOut(line.into_message())),
+        }
     }
 
     /// The place in the line of a message that was refused, if that was for the lack of room.
@@ -258,9 +474,22 @@ impl<W: Worker> WorkerHandle<W> {
         answer.await.ok_or_else(|| self.unanswered(sequence))
     }
 
+    /// The same, until the time is over.
+    pub(crate) async fn answer_before<T>(
+        &self,
+        limit: Option<Instant>,
+        sequence: Sequence,
+        answer: Answer<T>,
+    ) -> Result<T, CallError<W>> {
+        match before(limit, answer).await {
+            Some(answer) => answer.ok_or_else(|| self.unanswered(sequence)),
+            None => Err(CallError::TimedOut),
+        }
+    }
+
     /// What is to be told of an accepted call whose reply is gone, with the message or without.
     #[cold]
-    fn unanswered(&self, sequence: Sequence) -> CallError<W> {
+    pub(crate) fn unanswered(&self, sequence: Sequence) -> CallError<W> {
         // That it never began is said before the reply is dropped. (G6)
         if self.slot.queue.never_began(sequence) { CallError::NotDelivered } else { CallError::NoReply }
     }
@@ -442,6 +671,13 @@ struct InLine<'s, W: Worker> {
     sending: Sending<'s, W::Message>,
 }
 
+impl<W: Worker> InLine<'_, W> {
+    /// The message, if the wait for room is given up.
+    fn into_message(mut self) -> W::Message {
+        self.sending.take_message().expect("it was not sent")
+    }
+}
+
 impl<W: Worker> Drop for InLine<'_, W> {
     fn drop(&mut self) {
         if self.sending.is_in_line() {
@@ -477,6 +713,14 @@ impl<W: Worker> Future for Cast<'_, W> {
 }
 
 impl<W: Worker> Cast<'_, W> {
+    /// The message, if the cast is given up before it is ready.
+    fn into_message(self) -> W::Message {
+        match self.stage {
+            Stage::Offered(message) => message.expect("it was not sent"),
+            Stage::InLine(line) => line.into_message(),
+        }
+    }
+
     // Always: the message is to go into the mailbox from where it is.
     #[inline(always)]
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sequence, Unsent<W::Message>>> {
@@ -532,6 +776,65 @@ impl<W: Worker> Cast<'_, W> {
 pub(crate) enum Unsent<M> {
     Closed(M),
     WouldDeadlock(M),
+    TimedOut(M),
+}
+
+/// When a time-out is over. `None`: later than the clock can count to.
+pub(crate) fn limit(within: Duration) -> Option<Instant> {
+    Instant::now().checked_add(within)
+}
+
+/// Awaits a future until the time is over. `None`: it was not ready by then.
+pub(crate) async fn before<F: Future>(limit: Option<Instant>, future: F) -> Option<F::Output> {
+    let future = pin!(future);
+    match limit {
+        Some(limit) => timeout_at(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// A place in a worker's mailbox, reserved for one message.
+///
+/// Made by [`WorkerHandle::reserve`], [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve).
+/// Dropped unused, it gives its place to the sender that has waited longest.
+#[must_use = "the place is taken until the permit is used or dropped"]
+pub struct Permit<W: Worker> {
+    handle: WorkerHandle<W>,
+    is_used: bool,
+}
+
+impl<W: Worker> Permit<W> {
+    /// Sends a message into the reserved place. It takes its place in the order now, and not that of the reservation (G8).
+    ///
+    /// # Errors
+    ///
+    /// [`SendError::Closed`], with the message: the worker has begun to end since.
+    pub fn send(mut self, message: W::Message) -> Result<(), SendError<W>> {
+        self.is_used = true;
+        match self.handle.slot.queue.send_reserved(message, Kind::Cast) {
+            Ok(_) => Ok(()),
+            Err(message) => Err(self.handle.unsent(Unsent::Closed(message))),
+        }
+    }
+
+    /// The worker in whose mailbox the place is.
+    pub fn worker(&self) -> &WorkerHandle<W> {
+        &self.handle
+    }
+}
+
+impl<W: Worker> Drop for Permit<W> {
+    fn drop(&mut self) {
+        if !self.is_used {
+            self.handle.slot.queue.release();
+        }
+    }
+}
+
+impl<W: Worker> fmt::Debug for Permit<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Permit").field("worker", &self.handle).finish_non_exhaustive()
+    }
 }
 
 impl<W: Worker> Clone for WorkerHandle<W> {

@@ -65,8 +65,10 @@
 //! | to be the one who starts it | [`Registry::start`]: else the error carries the handle |
 //! | the worker if there is one | [`Registry::lookup`] |
 //! | to send by key, across stops and starts | [`Registry::via`], [`Registry::via_or_start`] |
-//! | to send and not wait for an answer | [`WorkerHandle::cast`], [`try_cast`](WorkerHandle::try_cast) |
-//! | an answer | [`WorkerHandle::call`], [`call_timeout`](WorkerHandle::call_timeout) with a [`Reply`] |
+//! | to send and not wait for an answer | [`WorkerHandle::cast`], [`cast_timeout`](WorkerHandle::cast_timeout), [`try_cast`](WorkerHandle::try_cast) |
+//! | room first, then the message | [`WorkerHandle::reserve`] |
+//! | an answer | [`WorkerHandle::call`], [`call_timeout`](WorkerHandle::call_timeout), [`try_call`](WorkerHandle::try_call) with a [`Reply`] |
+//! | a call again when it never began | [`Via::call_with_retry`] with a [`Retry`] |
 //! | all workers | [`Registry::reduce`], [`count`](Registry::count), [`to_list`](Registry::to_list), [`sample`](Registry::sample) |
 //! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
 //! | to know of an end | [`WorkerHandle::closed`]; as a message, [`Context::monitor`] |
@@ -231,6 +233,7 @@
 //! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
 //! away first, every wait of a caller on another runtime ends with an error.
 
+mod address;
 mod belongings;
 mod builder;
 mod context;
@@ -262,6 +265,7 @@ mod reporter;
 mod request;
 mod residency;
 mod restart;
+mod retry;
 mod seeded;
 mod slot;
 mod spawn;
@@ -281,16 +285,17 @@ pub use builder::Builder;
 pub use context::{Context, Task};
 pub use directory::{Aliases, Broadcast, Groups, JoinError, NotRegistered, RegisterError};
 pub use equivalent::Equivalent;
-pub use error::{BuildError, CallError, Returned, SendError, StartError, StopError, TaskError};
+pub use error::{BuildError, CallError, ReserveError, Returned, SendError, StartError, StopError, TaskError};
 pub use events::{Event, Events, Lagged};
-pub use handle::WorkerHandle;
+pub use handle::{Permit, WorkerHandle};
 pub use key::ToKey;
 pub use lifecycle::ShutdownReport;
 pub use mailbox::Mailbox;
 pub use registry::{Registry, WeakRegistry};
-pub use reply::Reply;
+pub use reply::{PendingReply, Reply};
 pub use residency::Eviction;
 pub use restart::Restart;
+pub use retry::Retry;
 pub use spawn::spawn;
 pub use stats::{Exits, Lookups, Restarts, Starts, Stats, Undelivered};
 pub use timer::{Monitor, Timer};

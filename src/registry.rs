@@ -272,6 +272,42 @@ impl<W: Worker> Registry<W> {
         Via::new(self.shared.clone(), key.to_key(), Some(clones_of(args)))
     }
 
+    /// The address of a key whose worker is started, from what the closure makes, when a send finds none.
+    ///
+    /// For arguments that are not `Clone`, or that are to be new for each start. The closure runs in the task of the send, under no
+    /// lock; a panic in it is that send's. Clones of the address share it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Reply, Worker};
+    /// struct Connection; // not `Clone`
+    ///
+    /// struct Session(Connection);
+    /// # impl Worker for Session {
+    /// #     type Key = u32; type Args = Connection; type Message = Reply<u32>; type Error = Infallible;
+    /// #     async fn init(connection: Connection, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Session(connection)) }
+    /// #     async fn handle(&mut self, reply: Reply<u32>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+    /// #         let Connection = self.0;
+    /// #         Ok(reply.send(*ctx.key()))
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let sessions = Registry::<Session>::new();
+    /// let session = sessions.via_or_start_with(&7, || Connection);
+    /// assert_eq!(session.call(|reply| reply).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn via_or_start_with<Q>(&self, key: &Q, args: impl Fn() -> W::Args + Send + Sync + 'static) -> Via<W>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        Via::new(self.shared.clone(), key.to_key(), Some(Arc::new(args)))
+    }
+
     /// Ends the worker that has the key, and waits until it is gone: [`WorkerHandle::stop`] for whoever it is.
     ///
     /// `Ok` means that its state is dropped, and its key free (G3). A key that is starting is cancelled. Two stops of

@@ -4,22 +4,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::task::coop::consume_budget;
-
+use crate::address::{self, Address, Why, deliver};
 use crate::current::is_current;
-use crate::error::{CallError, Returned, SendError, StartError};
-use crate::handle::{Unsent, WorkerHandle};
-use crate::queue::{Kind, Sequence};
+use crate::error::{CallError, ReserveError, SendError};
+use crate::handle::{Permit, WorkerHandle};
+use crate::queue::Kind;
 use crate::registry::Shared;
-use crate::reply::{self, Reply};
-use crate::stripes::{Hot, Undelivered};
-use crate::sync::{cooperate, step_back};
+use crate::reply::{self, PendingReply, Reply};
+use crate::retry::{self, Retry};
+use crate::stripes::Hot;
+use crate::sync::cooperate;
 use crate::worker::Worker;
-
-/// How many workers one send may meet that end by themselves before they take it. A worker that ends itself as soon as it has
-/// started would otherwise be started for ever. Those that somebody stops do not count: whoever stops one and whoever sends to
-/// it are told in the same moment, and may meet at its successors any number of times.
-const MOST_WORKERS: u32 = 16;
 
 /// The address of a key: each send goes to the worker that has the key at that moment, and, made by
 /// [`via_or_start`](crate::Registry::via_or_start), starts one if there is none.
@@ -105,18 +100,103 @@ impl<W: Worker> Via<W> {
             Ok(_) => return Ok(()),
             Err(message) => message,
         };
-        match self.accept(message, Kind::Cast).await {
+        match deliver(self, message, Kind::Cast, None).await {
             Ok(_) => Ok(()),
-            Err((message, why)) => {
-                let message = Returned::new(message);
-                Err(match why {
-                    Why::Closed => SendError::Closed(message),
-                    Why::WouldDeadlock => SendError::WouldDeadlock(message),
-                    Why::NotFound => SendError::NotFound(message),
-                    Why::NotStarted(source) => SendError::NotStarted { message, source },
-                })
-            }
+            Err((message, why)) => Err(why.into_send_error(message)),
         }
+    }
+
+    /// Like [`cast`](Self::cast), and gives up after `within`, the start of the worker included.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: no worker took the message in time. Each gives the message
+    /// back.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`cast`](Self::cast).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer.
+    pub async fn cast_timeout(&self, within: Duration, message: W::Message) -> Result<(), SendError<W>> {
+        address::cast_timeout(self, within, message).await
+    }
+
+    /// Sends a message to the worker that has the key now, if there is one and it has room.
+    ///
+    /// It starts no worker, also if this address was made by [`via_or_start`](crate::Registry::via_or_start): a start is waited
+    /// for, which this cannot do. So it serves where nothing can be awaited, such as in
+    /// [`on_undelivered`](crate::Builder::on_undelivered).
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back.
+    ///
+    /// - [`SendError::NotFound`]: no worker has the key, or it starts or ends.
+    /// - [`SendError::Full`]: its mailbox has no room.
+    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, SendError, Worker};
+    /// # struct Sink;
+    /// # impl Worker for Sink {
+    /// #     type Key = u32; type Args = (); type Message = &'static str; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Sink) }
+    /// #     async fn handle(&mut self, _: &'static str, _: &mut Context<Self>) -> Result<(), Self::Error> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Sink>::new();
+    /// let seven = registry.via_or_start(&7, ());
+    /// let error = seven.try_cast("hello").unwrap_err();
+    /// assert!(matches!(error, SendError::NotFound(_)));
+    /// seven.cast(error.into_message()).await?; // which starts the worker
+    /// seven.try_cast("hello again")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
+        address::try_cast(self, message)
+    }
+
+    /// Sends a message that carries a [`Reply`] to the worker that has the key now, if there is one and it has room, and returns
+    /// a future for the answer. It starts no worker: see [`try_cast`](Self::try_cast).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls its own key. Each gives the
+    /// message back, with a reply that is closed.
+    ///
+    /// # Panics
+    ///
+    /// If the closure that builds the message does.
+    pub fn try_call<T>(
+        &self,
+        message: impl FnOnce(Reply<T>) -> W::Message,
+    ) -> Result<PendingReply<W, T>, SendError<W>> {
+        address::try_call(self, message)
+    }
+
+    /// Waits for a place in the mailbox of the worker that has the key, and reserves it: see [`WorkerHandle::reserve`].
+    ///
+    /// The place is that worker's. If it ends before the message is sent, [`Permit::send`] gives the message back.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::NotFound`]: no worker has the key, and this address starts none.
+    /// - [`ReserveError::NotStarted`]: it could not be started.
+    /// - [`ReserveError::WouldDeadlock`]: the worker's own mailbox is full, or it is not ready.
+    /// - [`ReserveError::Closed`]: every worker that it met ended by itself before there was room, many times over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing is reserved. A start that it caused goes on.
+    pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
+        address::reserve(self).await
     }
 
     /// Sends a message that carries a [`Reply`] to the worker that has the key, and waits for the answer.
@@ -152,18 +232,13 @@ impl<W: Worker> Via<W> {
             None => message,
         };
         answer.look_first();
-        match Box::pin(self.accept(message, Kind::Call)).await {
+        match Box::pin(deliver(self, message, Kind::Call, None)).await {
             // The answer may be there already.
             Ok((handle, sequence)) => cooperate(handle.answer(sequence, answer).await).await,
             Err((message, why)) => {
                 // Before the error is returned: a panic here would leak a value that is already returned.
                 drop(message);
-                Err(match why {
-                    Why::Closed => CallError::NotDelivered,
-                    Why::WouldDeadlock => CallError::WouldDeadlock,
-                    Why::NotFound => CallError::NotFound,
-                    Why::NotStarted(error) => CallError::NotStarted(error),
-                })
+                Err(why.into_call_error())
             }
         }
     }
@@ -172,74 +247,72 @@ impl<W: Worker> Via<W> {
     ///
     /// # Errors
     ///
-    /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
+    /// Those of [`call`](Self::call), and
+    ///
+    /// - [`CallError::NotSent`]: no worker took the message in time, as it was not started or had no room. It was not sent.
+    /// - [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`call`](Self::call).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message does.
     pub async fn call_timeout<T>(
         &self,
         within: Duration,
         message: impl FnOnce(Reply<T>) -> W::Message,
     ) -> Result<T, CallError<W>> {
-        match tokio::time::timeout(within, self.call(message)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(CallError::TimedOut),
-        }
+        address::call_timeout(self, within, message).await
     }
 
-    /// Finds a worker that takes the message. One that is ending gives it back, unseen, for the next.
-    async fn accept(
+    /// Like [`call`](Self::call), and repeats the call as the [`Retry`] says. The closure builds a message for each attempt.
+    ///
+    /// # Errors
+    ///
+    /// That of the last attempt. Look at [`may_have_run`](CallError::may_have_run) of it only if the policy does not repeat calls
+    /// that may have run: an earlier attempt may have run as well then.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`call`](Self::call), in each attempt. Between two attempts nothing is under way.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message does.
+    pub async fn call_with_retry<T>(
         &self,
-        mut message: W::Message,
-        kind: Kind,
-    ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
-        let mut ended = 0;
-        let refused = loop {
-            if ended == MOST_WORKERS {
-                self.shared.link.hot.count(Hot::Undelivered(Undelivered::Closed));
-                break (message, Why::Closed);
-            }
-            let handle = match &self.args {
-                None => match self.shared.lookup(&self.key) {
-                    Some(handle) => handle,
-                    None => break (message, Why::NotFound),
-                },
-                Some(args) => match self.shared.lookup_or_start_with(&self.key, || args()).await {
-                    Ok(handle) => handle,
-                    // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
-                    Err(StartError::Cancelled) => {
-                        step_back().await;
-                        continue;
-                    }
-                    Err(StartError::WouldDeadlock) => break (message, Why::WouldDeadlock),
-                    Err(error) => break (message, Why::NotStarted(error)),
-                },
-            };
-            if kind == Kind::Call && is_current(handle.id()) {
-                break (message, Why::WouldDeadlock);
-            }
-            match handle.accept(message, kind).await {
-                Ok(sequence) => return Ok((handle, sequence)),
-                Err(Unsent::WouldDeadlock(message)) => break (message, Why::WouldDeadlock),
-                Err(Unsent::Closed(returned)) => {
-                    message = returned;
-                    if handle.was_stopped() {
-                        step_back().await;
-                    } else {
-                        ended += 1;
-                    }
-                }
-            }
-        };
-        // Who sends again and again lets others run, and can be killed.
-        consume_budget().await;
-        Err(refused)
+        retry: Retry,
+        message: impl Fn(Reply<T>) -> W::Message,
+    ) -> Result<T, CallError<W>> {
+        retry::call(self, retry, message).await
     }
 }
 
-/// Why no worker took a message.
-enum Why<W: Worker> {
-    Closed,
-    WouldDeadlock,
-    NotFound,
-    NotStarted(StartError<W>),
+impl<W: Worker> Via<W> {
+    pub(crate) async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, Why<W>> {
+        let Some(args) = &self.args else { return self.shared.lookup(&self.key).ok_or(Why::NotFound) };
+        Ok(self.shared.lookup_or_start_with(&self.key, || args()).await?)
+    }
+}
+
+impl<W: Worker> Address<W> for Via<W> {
+    fn find(&self) -> Option<WorkerHandle<W>> {
+        self.shared.find(&self.key, self.shared.table.hash(&self.key))
+    }
+
+    fn count_hit(&self) {
+        self.shared.link.hot.count(Hot::Hit);
+    }
+
+    fn lookup(&self) -> Option<WorkerHandle<W>> {
+        self.shared.lookup(&self.key)
+    }
+
+    fn starts(&self) -> Option<&Via<W>> {
+        self.args.is_some().then_some(self)
+    }
 }
 
 impl<W: Worker> Clone for Via<W> {

@@ -1,24 +1,45 @@
-//! Sends by name: `cast`, `call` and `call_timeout` of [`Aliases`].
+//! Sends by name: the verbs of [`Aliases`] that send.
 
 use std::hash::Hash;
 use std::time::Duration;
 
 use equivalent::Equivalent;
-use tokio::task::coop::consume_budget;
 
 use super::aliases::Aliases;
-use crate::current::is_current;
-use crate::error::{CallError, Returned, SendError};
-use crate::handle::{Unsent, WorkerHandle};
-use crate::queue::{Kind, Sequence};
-use crate::reply::{self, Reply};
-use crate::sync::cooperate;
+use crate::address::{self, Address, deliver};
+use crate::error::{CallError, ReserveError, SendError};
+use crate::handle::{Permit, WorkerHandle};
+use crate::queue::Kind;
+use crate::reply::{PendingReply, Reply};
+use crate::retry::{self, Retry};
 use crate::worker::Worker;
 
-/// How many workers that end one send may meet, as for a [`Via`](crate::Via).
-const MOST_WORKERS: u32 = 16;
+/// The address of a name.
+struct Named<'a, N, W: Worker, Q: ?Sized> {
+    names: &'a Aliases<N, W>,
+    name: &'a Q,
+}
+
+impl<N, W, Q> Address<W> for Named<'_, N, W, Q>
+where
+    N: Eq + Hash + Send + Sync + 'static,
+    W: Worker,
+    Q: ?Sized + Hash + Equivalent<N>,
+{
+    fn find(&self) -> Option<WorkerHandle<W>> {
+        self.names.whereis(self.name)
+    }
+
+    fn lookup(&self) -> Option<WorkerHandle<W>> {
+        self.find()
+    }
+}
 
 impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
+    fn at<'a, Q: ?Sized>(&'a self, name: &'a Q) -> Named<'a, N, W, Q> {
+        Named { names: self, name }
+    }
+
     /// Sends a message to the worker that has the name, and waits for room if its mailbox is full.
     ///
     /// A worker that is ending gives the message back unseen, and it goes to whoever has the name next. `Ok` is that of
@@ -39,17 +60,98 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        match self.accept(name, message, Kind::Cast).await {
+        match deliver(&self.at(name), message, Kind::Cast, None).await {
             Ok(_) => Ok(()),
-            Err((message, why)) => {
-                let message = Returned::new(message);
-                Err(match why {
-                    Why::NotFound => SendError::NotFound(message),
-                    Why::WouldDeadlock => SendError::WouldDeadlock(message),
-                    Why::Closed => SendError::Closed(message),
-                })
-            }
+            Err((message, why)) => Err(why.into_send_error(message)),
         }
+    }
+
+    /// Like [`cast`](Self::cast), and gives up after `within`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: there was no room in time. Each gives the message back.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`cast`](Self::cast).
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer; or if the name's own `Hash` or `Eq` does.
+    pub async fn cast_timeout<Q>(&self, name: &Q, within: Duration, message: W::Message) -> Result<(), SendError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<N>,
+    {
+        address::cast_timeout(&self.at(name), within, message).await
+    }
+
+    /// Sends a message to the worker that has the name now, if there is one and it has room.
+    ///
+    /// It serves where nothing can be awaited, such as in [`on_undelivered`](crate::Builder::on_undelivered).
+    ///
+    /// # Errors
+    ///
+    /// Each gives the message back.
+    ///
+    /// - [`SendError::NotFound`]: no worker has the name.
+    /// - [`SendError::Full`]: its mailbox has no room.
+    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    ///
+    /// # Panics
+    ///
+    /// Only if the name's own `Hash` or `Eq` does.
+    pub fn try_cast<Q>(&self, name: &Q, message: W::Message) -> Result<(), SendError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<N>,
+    {
+        address::try_cast(&self.at(name), message)
+    }
+
+    /// Sends a message that carries a [`Reply`] to the worker that has the name now, if there is one and it has room, and returns
+    /// a future for the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls itself. Each gives the message
+    /// back, with a reply that is closed.
+    ///
+    /// # Panics
+    ///
+    /// If the closure that builds the message does, or the name's own `Hash` or `Eq`.
+    pub fn try_call<Q, T>(
+        &self,
+        name: &Q,
+        message: impl FnOnce(Reply<T>) -> W::Message,
+    ) -> Result<PendingReply<W, T>, SendError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<N>,
+    {
+        address::try_call(&self.at(name), message)
+    }
+
+    /// Waits for a place in the mailbox of the worker that has the name, and reserves it: see [`WorkerHandle::reserve`].
+    ///
+    /// The place is that worker's, whoever has the name later.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::NotFound`]: no worker has the name.
+    /// - [`ReserveError::WouldDeadlock`]: the worker's own mailbox is full.
+    /// - [`ReserveError::Closed`]: every worker that it met ended before there was room, many times over.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped before it is ready, nothing is reserved.
+    ///
+    /// # Panics
+    ///
+    /// Only if the name's own `Hash` or `Eq` does.
+    pub async fn reserve<Q>(&self, name: &Q) -> Result<Permit<W>, ReserveError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<N>,
+    {
+        address::reserve(&self.at(name)).await
     }
 
     /// Sends a message that carries a [`Reply`] to the worker that has the name, and waits for the answer.
@@ -74,23 +176,17 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        let (reply, mut answer) = reply::call().await;
-        // It may wait for its worker, or for room.
-        answer.look_first();
-        match self.accept(name, message(reply), Kind::Call).await {
-            // The answer may be there already.
-            Ok((handle, sequence)) => cooperate(handle.answer(sequence, answer).await).await,
-            Err((_, Why::NotFound)) => Err(CallError::NotFound),
-            Err((_, Why::WouldDeadlock)) => Err(CallError::WouldDeadlock),
-            Err((_, Why::Closed)) => Err(CallError::NotDelivered),
-        }
+        address::call(&self.at(name), message).await
     }
 
     /// Like [`call`](Self::call), and gives up after `within`.
     ///
     /// # Errors
     ///
-    /// Those of [`call`](Self::call), and [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
+    /// Those of [`call`](Self::call), and
+    ///
+    /// - [`CallError::NotSent`]: there was no room in time. It was not sent.
+    /// - [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
     ///
     /// # Panics
     ///
@@ -104,47 +200,33 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        match tokio::time::timeout(within, self.call(name, message)).await {
-            Ok(answered) => answered,
-            Err(_) => Err(CallError::TimedOut),
-        }
+        address::call_timeout(&self.at(name), within, message).await
     }
 
-    /// Finds a worker that takes the message. One that is ending gives it back, unseen, for the next.
-    async fn accept<Q>(
+    /// Like [`call`](Self::call), and repeats the call as the [`Retry`] says: see [`Via::call_with_retry`](crate::Via::call_with_retry).
+    ///
+    /// A name that no worker has is not waited for: that is [`await_registration`](Self::await_registration).
+    ///
+    /// # Errors
+    ///
+    /// That of the last attempt.
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`call`](Self::call), in each attempt. Between two attempts nothing is under way.
+    ///
+    /// # Panics
+    ///
+    /// As for [`call_timeout`](Self::call_timeout).
+    pub async fn call_with_retry<Q, T>(
         &self,
         name: &Q,
-        mut message: W::Message,
-        kind: Kind,
-    ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why)>
+        retry: Retry,
+        message: impl Fn(Reply<T>) -> W::Message,
+    ) -> Result<T, CallError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        let mut ended = 0;
-        let refused = loop {
-            if ended == MOST_WORKERS {
-                break (message, Why::Closed);
-            }
-            let Some(handle) = self.whereis(name) else { break (message, Why::NotFound) };
-            if kind == Kind::Call && is_current(handle.id()) {
-                break (message, Why::WouldDeadlock);
-            }
-            match handle.accept(message, kind).await {
-                Ok(sequence) => return Ok((handle, sequence)),
-                Err(Unsent::WouldDeadlock(message)) => break (message, Why::WouldDeadlock),
-                Err(Unsent::Closed(returned)) => message = returned,
-            }
-            ended += 1;
-        };
-        // Who sends again and again lets others run, and can be killed.
-        consume_budget().await;
-        Err(refused)
+        retry::call(&self.at(name), retry, message).await
     }
-}
-
-/// Why no worker took a message.
-enum Why {
-    NotFound,
-    WouldDeadlock,
-    Closed,
 }

@@ -1,1 +1,551 @@
-//! Sends through handles, addresses and aliases that give the message back.
+//! Verbs of sending, through handles, keys and names: what each gives back, and which worker it reaches.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use gen_registry::{
+    Aliases, CallError, Permit, Registry, ReserveError, Restart, SendError, StartError, Via, WorkerHandle,
+};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use crate::common::{Actor, Ask, Gate, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+type Names = Aliases<&'static str, Probe>;
+
+/// A registry whose mailboxes have one place.
+fn narrow() -> Registry<Probe> {
+    Registry::builder().mailbox_capacity(1).build().unwrap()
+}
+
+async fn started(registry: &Registry<Probe>, key: &str) -> WorkerHandle<Probe> {
+    within(registry.start(key, Plan::default()), "the start").await.unwrap()
+}
+
+/// Fills the only place of a worker that handles a message until the gate opens.
+async fn fill(worker: &WorkerHandle<Probe>) -> Gate {
+    let gate = Gate::new();
+    worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+    within(gate.reached(), "the worker").await;
+    worker.cast(Ask::Note(1)).await.unwrap();
+    gate
+}
+
+async fn notes(worker: &WorkerHandle<Probe>) -> Vec<u32> {
+    within(worker.call(Ask::Notes), "the notes").await.unwrap()
+}
+
+fn note_of(error: SendError<Probe>) -> u32 {
+    match error.into_message() {
+        Ask::Note(note) => note,
+        _ => panic!("another message"),
+    }
+}
+
+/// The same worker behind a handle, a key and a name.
+struct Ways {
+    handle: WorkerHandle<Probe>,
+    via: Via<Probe>,
+    names: Names,
+}
+
+impl Ways {
+    fn new(registry: &Registry<Probe>, handle: &WorkerHandle<Probe>) -> Self {
+        let names = Names::new();
+        names.register("it", handle).unwrap();
+        Self { handle: handle.clone(), via: registry.via_or_start(handle.key(), Plan::default()), names }
+    }
+
+    fn casts<'a>(&'a self, time: Duration, note: u32) -> [Doing<'a, (), SendError<Probe>>; 3] {
+        [
+            Box::pin(self.handle.cast_timeout(time, Ask::Note(note))),
+            Box::pin(self.via.cast_timeout(time, Ask::Note(note))),
+            Box::pin(self.names.cast_timeout("it", time, Ask::Note(note))),
+        ]
+    }
+
+    fn calls(&self, time: Duration) -> [Doing<'_, u32, CallError<Probe>>; 3] {
+        [
+            Box::pin(self.handle.call_timeout(time, Ask::Value)),
+            Box::pin(self.via.call_timeout(time, Ask::Value)),
+            Box::pin(self.names.call_timeout("it", time, Ask::Value)),
+        ]
+    }
+
+    fn reservations(&self) -> [Doing<'_, Permit<Probe>, ReserveError<Probe>>; 3] {
+        [
+            Box::pin(self.handle.reserve()),
+            Box::pin(self.via.reserve()),
+            Box::pin(async { self.names.reserve("it").await }),
+        ]
+    }
+}
+
+type Doing<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+#[tokio::test(start_paused = true)]
+async fn cast_timeout_gives_the_message_back_when_there_is_no_room() {
+    let registry = narrow();
+    let worker = started(&registry, "a").await;
+    let gate = fill(&worker).await;
+    let ways = Ways::new(&registry, &worker);
+    for (refused, cast) in (1..).zip(ways.casts(SECOND, 7)) {
+        let began = Instant::now();
+        let error = within(cast, "the time-out").await.unwrap_err();
+        assert!(matches!(error, SendError::TimedOut(_)), "{error:?}");
+        assert_eq!((note_of(error), began.elapsed()), (7, SECOND));
+        assert_eq!(registry.stats().undelivered.full, refused);
+    }
+    // None of them is in the way of one that has room in time.
+    let mut waits = ways.casts(SECOND, 8);
+    for cast in &mut waits {
+        assert!(poll_once(cast.as_mut()).await.is_pending());
+    }
+    gate.open();
+    for cast in waits {
+        within(cast, "room").await.unwrap();
+    }
+    assert_eq!(notes(&worker).await, [1, 8, 8, 8]);
+    for cast in ways.casts(Duration::ZERO, 9) {
+        within(cast, "a cast with room").await.unwrap();
+        until_idle().await;
+    }
+    within(worker.stop(), "the stop").await.unwrap();
+    let gone = worker.cast_timeout(SECOND, Ask::Note(3)).await.unwrap_err();
+    assert!(matches!(gone, SendError::Closed(_)));
+    let gone = ways.names.cast_timeout("it", SECOND, Ask::Note(3)).await.unwrap_err();
+    assert!(matches!(gone, SendError::NotFound(_)));
+    assert_eq!(registry.stats().undelivered.full, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cast_timeout_includes_the_start_and_every_worker_it_meets() {
+    let registry = narrow();
+    let via = registry.via_or_start("hangs", Plan::init(Step::Hang));
+    let began = Instant::now();
+    let error = within(via.cast_timeout(SECOND, Ask::Note(7)), "the time-out").await.unwrap_err();
+    assert!(matches!(error, SendError::TimedOut(_)), "{error:?}");
+    assert_eq!((note_of(error), began.elapsed()), (7, SECOND));
+
+    // Half of the time at one worker, and the rest at the next.
+    let (first, names) = (started(&registry, "a").await, Names::new());
+    let _gate = fill(&first).await;
+    names.register("it", &first).unwrap();
+    let began = Instant::now();
+    let mut cast = pin!(names.cast_timeout("it", SECOND, Ask::Note(8)));
+    assert!(poll_once(cast.as_mut()).await.is_pending());
+    tokio::time::sleep(SECOND / 2).await;
+    within(first.kill(), "the kill").await.unwrap();
+    let second = started(&registry, "b").await;
+    let _other = fill(&second).await;
+    names.register("it", &second).unwrap();
+    let error = within(cast, "the time-out").await.unwrap_err();
+    assert_eq!((note_of(error), began.elapsed().as_millis()), (8, SECOND.as_millis()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_timed_out_before_it_was_sent_says_not_sent() {
+    let registry = narrow();
+    let worker = started(&registry, "a").await;
+    let gate = fill(&worker).await;
+    let ways = Ways::new(&registry, &worker);
+    for call in ways.calls(SECOND) {
+        let began = Instant::now();
+        let error = within(call, "the time-out").await.unwrap_err();
+        assert!(matches!(error, CallError::NotSent) && !error.may_have_run(), "{error:?}");
+        assert_eq!(began.elapsed(), SECOND);
+    }
+    let hangs = registry.via_or_start("hangs", Plan::init(Step::Hang));
+    let error = within(hangs.call_timeout(SECOND, Ask::Value), "the time-out").await.unwrap_err();
+    assert!(matches!(error, CallError::NotSent) && !error.may_have_run(), "{error:?}");
+
+    gate.open();
+    assert_eq!(notes(&worker).await, [1]);
+    // What was taken may have run, though it waits in the mailbox.
+    for call in ways.calls(SECOND) {
+        let gate = Gate::new();
+        worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+        within(gate.reached(), "the worker").await;
+        let error = within(call, "the time-out").await.unwrap_err();
+        assert!(matches!(error, CallError::TimedOut) && error.may_have_run(), "{error:?}");
+        gate.open();
+        until_idle().await;
+    }
+    for call in ways.calls(Duration::MAX) {
+        assert_eq!(within(call, "the answer").await.unwrap(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stopped_holders_count_by_name_as_little_as_by_key() {
+    let (registry, names) = (narrow(), Names::new());
+    let mut holder = started(&registry, "0").await;
+    names.register("it", &holder).unwrap();
+    let _gate = fill(&holder).await;
+    let mut cast = pin!(names.cast("it", Ask::Note(7)));
+    for next in 1..40 {
+        assert!(poll_once(cast.as_mut()).await.is_pending());
+        let successor = started(&registry, &next.to_string()).await;
+        let _gate = fill(&successor).await;
+        within(holder.kill(), "the kill").await.unwrap();
+        names.register("it", &successor).unwrap();
+        holder = successor;
+        // It steps back once, and then waits at the next one.
+        assert!(poll_once(cast.as_mut()).await.is_pending());
+    }
+    within(holder.kill(), "the kill").await.unwrap();
+    let last = started(&registry, "last").await;
+    names.register("it", &last).unwrap();
+    within(cast, "the cast").await.unwrap();
+    assert_eq!(notes(&last).await, [7]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_that_met_too_many_ends_is_counted_by_key_and_by_name() {
+    for by_name in [true, false] {
+        let (registry, names) = (narrow(), Names::new());
+        let via = registry.via("it");
+        // Full, and it ends by itself as soon as its gate opens.
+        let next = async || {
+            let (worker, gate) = (started(&registry, "it").await, Gate::new());
+            names.register("it", &worker).unwrap();
+            worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+            within(gate.reached(), "the worker").await;
+            worker.cast(Ask::Stop).await.unwrap();
+            (worker, gate)
+        };
+        let (mut worker, mut gate) = next().await;
+        let mut cast: Doing<'_, (), SendError<Probe>> =
+            if by_name { Box::pin(names.cast("it", Ask::Note(7))) } else { Box::pin(via.cast(Ask::Note(7))) };
+        let mut met = 1;
+        let error = loop {
+            match poll_once(cast.as_mut()).await {
+                std::task::Poll::Ready(sent) => break sent.unwrap_err(),
+                std::task::Poll::Pending => {
+                    gate.open();
+                    within(worker.closed(), "the end").await;
+                    (worker, gate) = next().await;
+                    met += 1;
+                }
+            }
+        };
+        assert!(matches!(error, SendError::Closed(_)), "{error:?}");
+        assert_eq!((met, registry.stats().undelivered.closed), (17, 1), "by name: {by_name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_keeps_its_place_and_waits_in_the_line_of_senders() {
+    let registry = narrow();
+    let worker = started(&registry, "a").await;
+    let ways = Ways::new(&registry, &worker);
+    for reservation in ways.reservations() {
+        let permit = within(reservation, "a place").await.unwrap();
+        assert_eq!(permit.worker(), &worker);
+        assert!(matches!(worker.try_cast(Ask::Note(9)), Err(SendError::Full(_))));
+        let mut waits = pin!(worker.cast(Ask::Note(2)));
+        assert!(poll_once(waits.as_mut()).await.is_pending());
+        permit.send(Ask::Note(1)).unwrap();
+        within(waits, "room").await.unwrap();
+        until_idle().await;
+    }
+    assert_eq!(notes(&worker).await, [1, 2, 1, 2, 1, 2]);
+
+    for reservation in ways.reservations() {
+        let gate = fill(&worker).await;
+        let mut reservation = reservation;
+        let mut before = pin!(worker.cast(Ask::Note(3)));
+        assert!(poll_once(before.as_mut()).await.is_pending());
+        assert!(poll_once(reservation.as_mut()).await.is_pending());
+        let mut after = pin!(worker.cast(Ask::Note(5)));
+        assert!(poll_once(after.as_mut()).await.is_pending());
+        gate.open();
+        within(before, "room for the first").await.unwrap();
+        let permit = within(reservation, "a place").await.unwrap();
+        until_idle().await;
+        assert!(poll_once(after.as_mut()).await.is_pending(), "it overtook the permit");
+        drop(permit);
+        within(after, "the room that was given back").await.unwrap();
+        until_idle().await;
+    }
+    assert_eq!(notes(&worker).await, [1, 2, 1, 2, 1, 2, 1, 3, 5, 1, 3, 5, 1, 3, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_for_a_place_that_is_dropped_leaves_no_gap() {
+    let registry = narrow();
+    let worker = started(&registry, "a").await;
+    for is_granted in [false, true] {
+        let gate = fill(&worker).await;
+        let mut reservation = Box::pin(worker.reserve());
+        assert!(poll_once(reservation.as_mut()).await.is_pending());
+        let mut behind = pin!(worker.cast(Ask::Note(2)));
+        assert!(poll_once(behind.as_mut()).await.is_pending());
+        if is_granted {
+            gate.open();
+            until_idle().await;
+        }
+        drop(reservation);
+        gate.open();
+        within(behind, "the room of who left").await.unwrap();
+        until_idle().await;
+    }
+    assert_eq!(notes(&worker).await, [1, 2, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permit_gives_the_message_back_if_the_worker_ended() {
+    for kills in [true, false] {
+        let registry = narrow();
+        let worker = started(&registry, "a").await;
+        let permit = within(worker.reserve(), "a place").await.unwrap();
+        let unused = {
+            let other = started(&registry, "b").await;
+            within(other.reserve(), "a place").await.unwrap()
+        };
+        if kills {
+            within(worker.kill(), "the kill").await.unwrap();
+        } else {
+            within(worker.stop(), "the stop").await.unwrap();
+        }
+        let error = permit.send(Ask::Note(7)).unwrap_err();
+        assert!(matches!(error, SendError::Closed(_)));
+        assert_eq!((note_of(error), registry.stats().undelivered.closed), (7, 1));
+        assert!(matches!(worker.reserve().await, Err(ReserveError::Closed)));
+        assert!(matches!(registry.via("a").reserve().await, Err(ReserveError::NotFound)));
+        assert!(matches!(Names::new().reserve("it").await, Err(ReserveError::NotFound)));
+        within(unused.worker().clone().stop(), "a stop with a permit held").await.unwrap();
+        drop(unused);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reservation_by_address_starts_a_worker_or_goes_to_the_next() {
+    let (registry, record) = (narrow(), Record::default());
+    let via = registry.via_or_start("a", Plan::default().recorded(&record));
+    within(via.reserve(), "a place").await.unwrap().send(Ask::Note(1)).unwrap();
+    let first = registry.lookup("a").unwrap();
+    until_idle().await;
+    let _gate = fill(&first).await;
+    let mut waits = pin!(via.reserve());
+    assert!(poll_once(waits.as_mut()).await.is_pending());
+    within(first.kill(), "the kill").await.unwrap();
+    let permit = within(waits, "a place at the next").await.unwrap();
+    assert_ne!(permit.worker(), &first);
+    assert_eq!(record.inits("a"), 2);
+
+    let fails = registry.via_or_start("fails", Plan::init(Step::Fail));
+    let error = within(fails.reserve(), "the failure").await.unwrap_err();
+    assert!(matches!(error.start_error(), Some(StartError::Init(_))), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_reserves_in_its_own_full_mailbox_is_refused() {
+    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
+    let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
+    let via = registry.via("a");
+    let told = inside(&worker, move |ctx| {
+        Box::pin(async move {
+            let permit = ctx.handle().reserve().await.unwrap();
+            let full = ctx.handle().reserve().await;
+            let by_key = via.reserve().await;
+            permit.send(act(|_| Box::pin(async {}))).unwrap();
+            (matches!(full, Err(ReserveError::WouldDeadlock)), matches!(by_key, Err(ReserveError::WouldDeadlock)))
+        })
+    });
+    assert_eq!(told.await.unwrap(), (true, true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_a_worker_is_not_passivated_while_a_permit_is_held() {
+    let registry = Registry::<Probe>::builder().idle_timeout(SECOND).build().unwrap();
+    let worker = started(&registry, "a").await;
+    let permit = within(worker.reserve(), "a place").await.unwrap();
+    tokio::time::sleep(10 * SECOND).await;
+    permit.send(Ask::Note(1)).unwrap();
+    assert_eq!(notes(&worker).await, [1]);
+    let unused = within(worker.reserve(), "a place").await.unwrap();
+    tokio::time::sleep(10 * SECOND).await;
+    drop(unused);
+    within(worker.closed(), "the end of a worker that has nothing to do").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn g8_a_permit_outlives_a_restart_of_its_worker() {
+    let registry = Registry::<Probe>::builder().mailbox_capacity(2).restart(Restart::Transient).build().unwrap();
+    let worker = started(&registry, "a").await;
+    let permit = within(worker.reserve(), "a place").await.unwrap();
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    until_idle().await;
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(worker.incarnation(), 2);
+    permit.send(Ask::Note(1)).unwrap();
+    assert_eq!(notes(&worker).await, [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn try_cast_by_address_sends_now_or_gives_the_message_back() {
+    let (registry, record) = (narrow(), Record::default());
+    let via = registry.via_or_start("a", Plan::default().recorded(&record));
+    let error = via.try_cast(Ask::Note(7)).unwrap_err();
+    assert!(matches!(error, SendError::NotFound(_)));
+    assert_eq!((note_of(error), record.inits("a")), (7, 0), "it starts no worker");
+    let worker = started(&registry, "a").await;
+    let ways = Ways::new(&registry, &worker);
+    let hits = registry.stats().lookups.hit;
+    ways.via.try_cast(Ask::Note(1)).unwrap();
+    assert_eq!(registry.stats().lookups.hit, hits + 1);
+    until_idle().await;
+    ways.names.try_cast("it", Ask::Note(2)).unwrap();
+    assert_eq!(notes(&worker).await, [1, 2]);
+    let _gate = fill(&worker).await;
+    for (refused, error) in
+        [ways.via.try_cast(Ask::Note(7)), ways.names.try_cast("it", Ask::Note(7))].into_iter().enumerate()
+    {
+        let error = error.unwrap_err();
+        assert!(matches!(error, SendError::Full(_)), "{refused}");
+        assert_eq!(note_of(error), 7);
+    }
+    assert_eq!(registry.stats().undelivered.full, 2);
+    within(worker.kill(), "the kill").await.unwrap();
+    assert!(matches!(ways.via.try_cast(Ask::Note(7)), Err(SendError::NotFound(_))));
+    assert!(matches!(ways.names.try_cast("it", Ask::Note(7)), Err(SendError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn try_call_sends_at_once_and_its_answer_is_awaited_later() {
+    let registry = Registry::<Probe>::new();
+    let worker = within(registry.start("a", Plan::value(4)), "the start").await.unwrap();
+    let ways = Ways::new(&registry, &worker);
+    let pending = [
+        ways.handle.try_call(Ask::Value).unwrap(),
+        ways.via.try_call(Ask::Value).unwrap(),
+        ways.names.try_call("it", Ask::Value).unwrap(),
+    ];
+    until_idle().await;
+    for reply in pending {
+        assert_eq!(reply.worker(), &worker);
+        assert_eq!(within(reply, "the answer").await.unwrap(), 4);
+    }
+    let mut awaited = pin!(worker.try_call(Ask::Value).unwrap());
+    assert!(poll_once(awaited.as_mut()).await.is_pending());
+    assert_eq!(within(awaited, "the answer").await.unwrap(), 4);
+
+    let in_hand = worker.try_call(|reply| Ask::DoThenReply(Step::Hang, reply)).unwrap();
+    until_idle().await;
+    let queued = ways.via.try_call(Ask::Value).unwrap();
+    within(worker.kill(), "the kill").await.unwrap();
+    assert!(matches!(within(in_hand, "its end").await, Err(CallError::NoReply)));
+    assert!(matches!(within(queued, "its end").await, Err(CallError::NotDelivered)));
+    match worker.try_call(Ask::Value) {
+        Err(SendError::Closed(message)) => {
+            assert!(matches!(message.into_inner(), Ask::Value(reply) if reply.is_closed()));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(ways.via.try_call(Ask::Value), Err(SendError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_tries_to_call_itself_is_refused() {
+    let registry = Registry::<Actor>::new();
+    let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
+    let via = registry.via("a");
+    let told = inside(&worker, move |ctx| {
+        Box::pin(async move {
+            let code = |_: gen_registry::Reply<()>| act(|_| Box::pin(async {}));
+            let (by_handle, by_key) = (ctx.handle().try_call(code).err(), via.try_call(code).err());
+            [by_handle, by_key].map(|error| matches!(error, Some(SendError::WouldDeadlock(_))))
+        })
+    });
+    assert_eq!(told.await.unwrap(), [true, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_undelivered_message_is_passed_on_to_the_successor() {
+    let (names, record) = (Names::new(), Record::default());
+    let (later, mut left) = mpsc::unbounded_channel();
+    let (standby, own) = (Registry::<Probe>::new(), Arc::new(OnceLock::<Registry<Probe>>::new()));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let hook = {
+        let (names, standby, own, seen) = (names.clone(), standby.clone(), Arc::clone(&own), Arc::clone(&seen));
+        move |key: &String, message: Ask| {
+            // Who has the name now; who has the key in another registry; and, later, who has it in this one.
+            let own = own.get().expect("it was set").via(key);
+            let unsent = names.try_cast("it", message);
+            let unsent = unsent.or_else(|error| standby.via(key).try_cast(error.into_message()));
+            let unsent = unsent.or_else(|error| own.try_cast(error.into_message()));
+            seen.lock().unwrap().push(unsent.is_ok());
+            if let Err(error) = unsent {
+                later.send((key.clone(), error.into_message())).expect("the test listens");
+            }
+        }
+    };
+    let registry = Registry::<Probe>::builder().on_undelivered(hook).build().unwrap();
+    assert!(own.set(registry.clone()).is_ok());
+    let first = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
+    names.register("it", &first).unwrap();
+    let second = started(&registry, "b").await;
+    for by in ["name", "other registry", "later"] {
+        let worker = within(registry.lookup_or_start("a", Plan::default()), "the worker").await.unwrap();
+        worker.cast(Ask::Do(Step::Hang)).await.unwrap();
+        until_idle().await;
+        worker.cast(Ask::Note(1)).await.unwrap();
+        worker.cast(Ask::Note(2)).await.unwrap();
+        match by {
+            "name" => {}
+            "other registry" => {
+                names.unregister("it");
+                drop(started(&standby, "a").await);
+            }
+            _ => drop(within(standby.stop("a"), "the stop").await.unwrap()),
+        }
+        let mut kill = pin!(worker.kill());
+        // Its gate is closed, and it has lost its names.
+        assert!(poll_once(kill.as_mut()).await.is_pending());
+        if by == "name" {
+            names.register("it", &second).unwrap();
+        }
+        within(kill, "the kill").await.unwrap();
+        match by {
+            "name" => assert_eq!(notes(&second).await, [1, 2]),
+            "other registry" => assert_eq!(notes(&standby.lookup("a").unwrap()).await, [1, 2]),
+            _ => {
+                for _ in 0..2 {
+                    let (key, message) = within(left.recv(), "what was left").await.unwrap();
+                    within(registry.via_or_start(&key, Plan::default()).cast(message), "a cast").await.unwrap();
+                }
+                assert_eq!(notes(&registry.lookup("a").unwrap()).await, [1, 2]);
+            }
+        }
+    }
+    assert_eq!(*seen.lock().unwrap(), [true, true, true, true, false, false]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn via_or_start_with_makes_arguments_for_each_start_and_no_hit() {
+    let (registry, made) = (Registry::<Probe>::new(), Arc::new(Mutex::new(0)));
+    let via = registry.via_or_start_with("a", {
+        let made = Arc::clone(&made);
+        move || {
+            let mut made = made.lock().unwrap();
+            *made += 1;
+            Plan::value(*made)
+        }
+    });
+    for start in 1..4 {
+        for _ in 0..3 {
+            assert_eq!(within(via.clone().call(Ask::Value), "the answer").await.unwrap(), start);
+        }
+        within(registry.stop("a"), "the stop").await.unwrap();
+    }
+    assert_eq!(*made.lock().unwrap(), 3);
+    // A panic is the caller's, and the next send makes them anew.
+    let panics = registry.via_or_start_with("b", || panic!("no arguments"));
+    assert!(within(tokio::spawn(async move { panics.cast(Ask::Note(1)).await }), "the panic").await.is_err());
+    assert_eq!((registry.count(), registry.stats().starting), (0, 0));
+}

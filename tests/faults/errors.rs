@@ -1,1 +1,55 @@
-//! Error messages, and the traits of the public types.
+//! What errors weigh and say.
+
+use std::convert::Infallible;
+use std::error::Error;
+
+use gen_registry::{CallError, Context, Registry, ReserveError, SendError, StartError, Worker};
+
+use crate::common::{Ask, Plan, Probe, Scripted, Step, within};
+
+/// Its arguments are much larger than its messages.
+struct Laden;
+
+type Load = [u8; 160];
+
+impl Worker for Laden {
+    type Key = u32;
+    type Args = Load;
+    type Message = u64;
+    type Error = Infallible;
+
+    async fn init(_: Load, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, _: u64, _: &mut Context<Self>) -> Result<(), Infallible> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_error_of_a_send_is_as_large_as_the_arguments() {
+    const WORD: usize = size_of::<usize>();
+    assert!(size_of::<SendError<Laden>>() <= size_of::<u64>() + 4 * WORD, "{}", size_of::<SendError<Laden>>());
+    assert!(size_of::<CallError<Laden>>() <= 2 * WORD, "{}", size_of::<CallError<Laden>>());
+    assert!(size_of::<ReserveError<Laden>>() <= 2 * WORD, "{}", size_of::<ReserveError<Laden>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_source_of_a_send_that_started_no_worker_is_the_start_error() {
+    let registry = Registry::<Probe>::new();
+    let via = registry.via_or_start("a", Plan::init(Step::Fail));
+    let cast = within(via.cast(Ask::Note(1)), "the failure").await.unwrap_err();
+    let call = within(via.call(Ask::Value), "the failure").await.unwrap_err();
+    let reserve = within(via.reserve(), "the failure").await.unwrap_err();
+    assert_eq!(cast.init_error::<Scripted>(), Some(&Scripted));
+    assert_eq!(call.init_error::<Scripted>(), Some(&Scripted));
+    for start_error in [cast.start_error(), call.start_error(), reserve.start_error()] {
+        assert!(matches!(start_error, Some(StartError::Init(_))), "{start_error:?}");
+    }
+    for error in [&cast as &dyn Error, &call, &reserve] {
+        let source = error.source().expect("it has one");
+        assert!(source.downcast_ref::<StartError<Probe>>().is_some(), "a box downcasts to nothing: {source:?}");
+        assert!(source.source().is_some_and(|source| source.is::<Scripted>()));
+    }
+}

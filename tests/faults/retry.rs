@@ -1,1 +1,224 @@
 //! Calls that are repeated by policy.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use gen_registry::{Aliases, CallError, Registry, Reply, Restart, Retry, StartError};
+use tokio::time::Instant;
+
+use crate::common::{Actor, Ask, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// Attempts, and messages made for them.
+#[derive(Default)]
+struct Attempts(AtomicU32);
+
+impl Attempts {
+    fn made(&self) -> u32 {
+        self.0.swap(0, Ordering::Relaxed)
+    }
+
+    /// A message that does one step after the other, attempt by attempt, and the last for ever.
+    fn steps(&self, steps: &[Step]) -> impl Fn(Reply<()>) -> Ask {
+        move |reply| {
+            let attempt = self.0.fetch_add(1, Ordering::Relaxed) as usize;
+            Ask::DoThenReply(steps[attempt.min(steps.len() - 1)].clone(), reply)
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_never_began_is_repeated_at_the_next_worker() {
+    let (registry, attempts) = (Registry::<Probe>::new(), Attempts::default());
+    let via = registry.via_or_start("a", Plan::default());
+    for kills in 1..3 {
+        let mut call = pin!(via.call_with_retry(Retry::new(), attempts.steps(&[Step::Succeed])));
+        for _ in 0..kills {
+            let worker = within(registry.lookup_or_start("a", Plan::default()), "the worker").await.unwrap();
+            worker.cast(Ask::Do(Step::Hang)).await.unwrap();
+            until_idle().await;
+            // Queued behind what hangs, at the first poll or after the pause.
+            while worker.try_cast(Ask::Note(0)).is_ok() && attempts.0.load(Ordering::Relaxed) == 0 {
+                assert!(poll_once(call.as_mut()).await.is_pending());
+            }
+            tokio::time::sleep(SECOND).await;
+            assert!(poll_once(call.as_mut()).await.is_pending());
+            within(worker.kill(), "the kill").await.unwrap();
+            // It learns of it, and begins its pause.
+            assert!(poll_once(call.as_mut()).await.is_pending());
+        }
+        within(call, "the answer of the next one").await.unwrap();
+        assert_eq!(attempts.made(), kills + 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_may_have_run_is_repeated_only_if_that_is_safe() {
+    let (registry, attempts) = (Registry::<Probe>::new(), Attempts::default());
+    let via = registry.via_or_start("a", Plan::default());
+    let safe = Retry::new().even_if_it_may_have_run();
+    let steps = [Step::Panic, Step::Fail, Step::Succeed];
+    let called = within(via.call_with_retry(Retry::new(), attempts.steps(&steps)), "its end").await;
+    assert!(matches!(called, Err(CallError::NoReply)), "{called:?}");
+    assert_eq!(attempts.made(), 1);
+    within(via.call_with_retry(safe, attempts.steps(&steps)), "the answer").await.unwrap();
+    assert_eq!(attempts.made(), 3);
+
+    let timed = Retry::new().attempt_timeout(SECOND);
+    let steps = [Step::Hang, Step::Succeed];
+    let called = within(via.call_with_retry(timed, attempts.steps(&steps)), "its end").await;
+    assert!(matches!(called, Err(CallError::TimedOut)), "{called:?}");
+    within(registry.kill("a"), "the kill").await.unwrap();
+    assert_eq!(attempts.made(), 1);
+    // The worker hangs on for ever: the next attempt is queued behind it, and times out as well.
+    let began = Instant::now();
+    let called = within(via.call_with_retry(timed.even_if_it_may_have_run(), attempts.steps(&steps)), "its end").await;
+    assert!(matches!(called, Err(CallError::TimedOut)), "{called:?}");
+    assert_eq!((attempts.made(), began.elapsed().as_secs()), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_was_not_sent_in_time_is_repeated() {
+    let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
+    let (via, attempts) = (registry.via_or_start("a", Plan::default()), Attempts::default());
+    let gate = crate::common::Gate::new();
+    via.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
+    within(gate.reached(), "the worker").await;
+    via.cast(Ask::Note(1)).await.unwrap();
+    let patient = Retry::new().attempts(100).attempt_timeout(SECOND);
+    let mut call = pin!(via.call_with_retry(patient, attempts.steps(&[Step::Succeed])));
+    let impatient = tokio::time::timeout(5 * SECOND, call.as_mut());
+    assert!(impatient.await.is_err());
+    gate.open();
+    within(call, "the answer").await.unwrap();
+    assert!((3..=6).contains(&attempts.made()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_error_is_told_when_all_attempts_were_in_vain() {
+    let (registry, record) = (Registry::<Probe>::builder().max_workers(1).build().unwrap(), Record::default());
+    within(registry.start("other", Plan::default()), "the start").await.unwrap();
+    let via = registry.via_or_start("a", Plan::default().recorded(&record));
+    for (policy, expected) in [(0, 1), (1, 1), (4, 4)] {
+        let attempts = Attempts::default();
+        let retry = Retry::new().attempts(policy);
+        let called = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "its end").await;
+        assert!(matches!(called.unwrap_err().start_error(), Some(StartError::AtCapacity)));
+        assert_eq!(attempts.made(), expected);
+    }
+    // Room comes while it pauses.
+    let mut call = pin!(via.call_with_retry(Retry::new(), Ask::Value));
+    assert!(poll_once(call.as_mut()).await.is_pending());
+    within(registry.stop("other"), "the stop").await.unwrap();
+    within(call, "the answer").await.unwrap();
+    assert_eq!(record.inits("a"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_init_is_repeated_only_if_that_was_asked_for() {
+    let (registry, record) = (Registry::<Probe>::new(), Record::default());
+    let plan = Plan::script([Step::Fail, Step::Panic, Step::Fail]).recorded(&record);
+    let via = registry.via_or_start("a", plan);
+    let called = within(via.call_with_retry(Retry::new(), Ask::Value), "its end").await;
+    assert!(matches!(called.unwrap_err().start_error(), Some(StartError::Init(_))));
+    assert_eq!(record.inits("a"), 1);
+    within(via.call_with_retry(Retry::new().even_if_init_failed(), Ask::Value), "the answer").await.unwrap();
+    assert_eq!(record.inits("a"), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_given_up_is_tried_when_it_may_start_again() {
+    let (registry, record) = (
+        Registry::<Probe>::builder()
+            .restart(Restart::Transient)
+            .restart_intensity(0, Duration::from_secs(10))
+            .build()
+            .unwrap(),
+        Record::default(),
+    );
+    let via = registry.via_or_start("a", Plan::default().recorded(&record));
+    let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
+    worker.cast(Ask::Do(Step::Panic)).await.unwrap();
+    within(worker.closed(), "the crash").await;
+    let began = Instant::now();
+    let called = within(via.call_with_retry(Retry::new(), Ask::Value), "its end").await;
+    assert!(matches!(called.unwrap_err().start_error(), Some(StartError::RestartLimit { .. })));
+    assert_eq!(began.elapsed(), Duration::ZERO, "it is longer than the longest pause");
+    let patient = Retry::new().backoff(MILLI, Duration::from_secs(20));
+    within(via.call_with_retry(patient, Ask::Value), "the answer").await.unwrap();
+    assert_eq!((began.elapsed().as_secs(), record.inits("a")), (10, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn errors_that_no_repetition_cures_are_told_at_once() {
+    let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
+    let (began, attempts) = (Instant::now(), Attempts::default());
+    let retry = Retry::new().even_if_it_may_have_run().even_if_init_failed();
+    let told = within(registry.via("a").call_with_retry(retry, attempts.steps(&[Step::Succeed])), "its end").await;
+    assert!(matches!(told, Err(CallError::NotFound)));
+    let told = within(names.call_with_retry(&1, retry, attempts.steps(&[Step::Succeed])), "its end").await;
+    assert!(matches!(told, Err(CallError::NotFound)));
+    let via = registry.via_or_start("a", Plan::default());
+    let _ = within(registry.shutdown(), "the shutdown").await;
+    let told = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "its end").await;
+    assert!(matches!(told.unwrap_err().start_error(), Some(StartError::Shutdown)));
+    assert_eq!((attempts.made(), began.elapsed()), (3, Duration::ZERO));
+
+    let actors = Registry::<Actor>::new();
+    let worker = within(actors.start("a", Role::default()), "the start").await.unwrap();
+    let via = actors.via("a");
+    let told = inside(&worker, move |_| {
+        Box::pin(async move {
+            let made = AtomicU32::new(0);
+            let nothing = |_: Reply<()>| {
+                made.fetch_add(1, Ordering::Relaxed);
+                act(|_| Box::pin(async {}))
+            };
+            let told = poll_once(pin!(via.call_with_retry(retry, nothing))).await;
+            matches!(told, std::task::Poll::Ready(Err(CallError::WouldDeadlock))) && made.load(Ordering::Relaxed) == 1
+        })
+    });
+    assert!(told.await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_by_name_is_repeated_at_who_has_the_name_next() {
+    let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
+    let first = within(registry.start("a", Plan::value(1)), "the start").await.unwrap();
+    let second = within(registry.start("b", Plan::value(2)), "the start").await.unwrap();
+    names.register(7, &first).unwrap();
+    first.cast(Ask::Do(Step::Hang)).await.unwrap();
+    until_idle().await;
+    let mut call = pin!(names.call_with_retry(&7, Retry::new(), Ask::Value));
+    assert!(poll_once(call.as_mut()).await.is_pending());
+    within(first.kill(), "the kill").await.unwrap();
+    assert!(poll_once(call.as_mut()).await.is_pending(), "it pauses");
+    names.register(7, &second).unwrap();
+    assert_eq!(within(call, "the answer").await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pauses_double_up_to_the_longest_and_differ_among_callers() {
+    let registry = Registry::<Probe>::builder().max_workers(1).build().unwrap();
+    within(registry.start("other", Plan::default()), "the start").await.unwrap();
+    let via = registry.via_or_start("a", Plan::default());
+    // Without jitter: 100 + 200 + 400 + 500 + 500.
+    let retry = Retry::new().attempts(6).backoff(100 * MILLI, 500 * MILLI);
+    let mut took = Vec::new();
+    for _ in 0..16 {
+        let began = Instant::now();
+        assert!(within(via.call_with_retry(retry, Ask::Value), "its end").await.is_err());
+        took.push(began.elapsed());
+    }
+    assert!(took.iter().all(|took| (850 * MILLI..1_706 * MILLI).contains(took)), "{took:?}");
+    assert!(took.iter().any(|other| other != &took[0]), "there is no jitter: {took:?}");
+    // No pause at all, and none beyond what the clock can count to.
+    let retry = Retry::new().attempts(100).backoff(Duration::ZERO, Duration::ZERO);
+    assert!(within(via.call_with_retry(retry, Ask::Value), "its end").await.is_err());
+    let endless = Retry::new().attempts(2).backoff(Duration::MAX, Duration::MAX);
+    let mut call = pin!(via.call_with_retry(endless, Ask::Value));
+    assert!(poll_once(call.as_mut()).await.is_pending());
+}

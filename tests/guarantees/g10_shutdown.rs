@@ -108,7 +108,7 @@ async fn dropping_the_last_registry_ends_every_worker() {
     assert_eq!(book.live(), 0);
     assert!(weak.upgrade().is_none());
     let sent = within(via.cast(Message::Note(1)), "a send to a registry that is gone").await.unwrap_err();
-    assert!(matches!(sent, SendError::NotStarted { source: StartError::Shutdown, .. }), "{sent:?}");
+    assert!(matches!(sent.start_error(), Some(StartError::Shutdown)), "{sent:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use gen_registry::{CallError, Context, Registry, StartError, Worker, WorkerHandle};
+use gen_registry::{Context, Registry, StartError, Worker, WorkerHandle};
 use test_support::{
     Ask, Gate, Plan, Probe, Record, Scripted, Step, assert_at_rest, in_own_process, poll_once, resident, value_of,
     within,
@@ -35,7 +35,7 @@ async fn a_key_whose_init_failed_is_refused_with_the_first_error_and_without_its
     assert_eq!(refused.source().map(ToString::to_string).as_deref(), Some("a scripted failure"));
     let via = registry.via_or_start(KEY, Plan::default().recorded(&record));
     match within(via.call(Ask::Value), "a refused call").await {
-        Err(error @ CallError::NotStarted(StartError::RecentlyFailed(_))) => {
+        Err(error) if matches!(error.start_error(), Some(StartError::RecentlyFailed(_))) => {
             assert_eq!(error.init_error::<Scripted>(), Some(&Scripted));
         }
         other => panic!("{other:?}"),

@@ -135,7 +135,7 @@ async fn a_key_that_was_given_up_is_refused_without_its_init_until_the_period_ha
     let left = retry_after(within(registry.lookup_or_start(KEY, plan()), "a refusal").await);
     assert_eq!(left, PERIOD - given_up.elapsed());
     match within(registry.via_or_start(KEY, plan()).call(Ask::Value), "a refusal").await {
-        Err(CallError::NotStarted(StartError::RestartLimit { .. })) => {}
+        Err(CallError::NotStarted(error)) if matches!(*error, StartError::RestartLimit { .. }) => {}
         other => panic!("{other:?}"),
     }
     advance(left - Duration::from_millis(1)).await;

@@ -52,7 +52,7 @@ async fn a_send_that_waits_for_room_in_a_worker_that_is_given_up_is_refused_and_
     assert!(poll_once(waiting.as_mut()).await.is_pending());
     gate.open();
     match within(waiting, "the send that waits").await {
-        Err(SendError::NotStarted { message, source: StartError::RestartLimit { .. } }) => {
+        Err(SendError::NotStarted { message, source }) if matches!(*source, StartError::RestartLimit { .. }) => {
             assert!(matches!(message.into_inner(), Ask::Note(99)));
         }
         other => panic!("{other:?}"),
@@ -87,7 +87,7 @@ async fn a_send_that_meets_a_passivation_goes_to_the_successor() {
         match within(second, "a send in the passivation").await {
             Ok(()) => {}
             // The one for which there was room was still starting.
-            Err(SendError::NotStarted { source: StartError::AtCapacity, .. }) if is_evicted => {
+            Err(SendError::NotStarted { source, .. }) if is_evicted && matches!(*source, StartError::AtCapacity) => {
                 within(via.cast(Ask::Note(2)), "a second try").await.unwrap();
             }
             Err(other) => panic!("{other:?}"),

@@ -5,8 +5,8 @@ use std::error::Error;
 use std::io;
 
 use gen_registry::{
-    BuildError, CallError, Context, ExitReason, Registry, Reply, Returned, SendError, StartError, StopError, TaskError,
-    Worker,
+    BuildError, CallError, Context, ExitReason, Registry, Reply, ReserveError, Returned, SendError, StartError,
+    StopError, TaskError, Worker,
 };
 use test_support::within;
 
@@ -68,13 +68,19 @@ async fn every_error() -> Vec<Box<dyn Error + Send + Sync>> {
         Box::new(SendError::<Spartan>::Full(returned())),
         Box::new(SendError::<Spartan>::WouldDeadlock(returned())),
         Box::new(SendError::<Spartan>::NotFound(returned())),
-        Box::new(SendError::<Spartan>::NotStarted { message: returned(), source: StartError::TimedOut }),
+        Box::new(SendError::<Spartan>::NotStarted { message: returned(), source: Box::new(StartError::TimedOut) }),
+        Box::new(SendError::<Spartan>::TimedOut(returned())),
         Box::new(CallError::<Spartan>::NotDelivered),
         Box::new(CallError::<Spartan>::NotFound),
-        Box::new(CallError::<Spartan>::NotStarted(StartError::TimedOut)),
+        Box::new(CallError::<Spartan>::NotStarted(Box::new(StartError::TimedOut))),
+        Box::new(CallError::<Spartan>::NotSent),
         Box::new(CallError::<Spartan>::WouldDeadlock),
         Box::new(CallError::<Spartan>::NoReply),
         Box::new(CallError::<Spartan>::TimedOut),
+        Box::new(ReserveError::<Spartan>::Closed),
+        Box::new(ReserveError::<Spartan>::WouldDeadlock),
+        Box::new(ReserveError::<Spartan>::NotFound),
+        Box::new(ReserveError::<Spartan>::NotStarted(Box::new(StartError::TimedOut))),
         Box::new(StopError::NotFound),
         Box::new(StopError::WouldDeadlock),
         Box::new(StopError::Stuck),

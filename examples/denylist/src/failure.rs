@@ -62,13 +62,13 @@ where
 
 /// Whether somebody ended the worker, or its start, just then: the next one will do.
 fn never_began<W: Worker>(error: &CallError<W>) -> bool {
-    matches!(error, CallError::NotDelivered | CallError::NotStarted(StartError::Cancelled))
+    matches!(error, CallError::NotDelivered) || matches!(error.start_error(), Some(StartError::Cancelled))
 }
 
 impl<W: Worker> From<CallError<W>> for Failure {
     fn from(error: CallError<W>) -> Self {
         match error {
-            CallError::NotStarted(error) => error.into(),
+            CallError::NotStarted(error) => (*error).into(),
             error if error.may_have_run() => Self::MayHaveRun,
             _ => Self::NotHandled,
         }

@@ -156,7 +156,7 @@ impl Service {
                 self.drills.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
-            Err(SendError::NotStarted { source, .. }) => Err(source.into()),
+            Err(SendError::NotStarted { source, .. }) => Err((*source).into()),
             Err(_) => Err(Failure::NotHandled),
         }
     }
@@ -176,7 +176,7 @@ impl Service {
         patiently(|| async {
             // The handle rather than an address: a hit makes no arguments.
             let reputation = reputations.lookup_or_start_with(&of, || store.clone()).await;
-            reputation.map_err(CallError::NotStarted)?.call(Query::Record).await
+            reputation.map_err(|error| CallError::NotStarted(Box::new(error)))?.call(Query::Record).await
         })
         .await
     }
