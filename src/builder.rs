@@ -28,7 +28,7 @@ use crate::slot::{Config, Link, OnUndelivered, Pace, RestartPlan};
 use crate::stripes::Stripes;
 use crate::sync::{Apart, AtomicUsize, Mutex, opaque};
 use crate::table::table;
-use crate::worker::Worker;
+use crate::worker::{StopMode, Worker};
 
 /// How many things may lie on the owner's desk, while it is busy, before callers of starts wait to put theirs there.
 const REQUESTS: usize = 1_024;
@@ -41,6 +41,7 @@ const REQUESTS: usize = 1_024;
 /// | [`mailbox_capacity`](Self::mailbox_capacity) | 64 | enough for a burst, little enough that senders feel an overload soon |
 /// | [`init_timeout`](Self::init_timeout) | 30 s | a start that hangs must end by itself; longer than any healthy load |
 /// | [`stop_timeout`](Self::stop_timeout) | 5 s | OTP's: time to flush, and shorter than an orchestrator's patience |
+/// | [`stop_mode`](Self::stop_mode) | `Drain` | what a mailbox has accepted is handled |
 /// | [`on_undelivered`](Self::on_undelivered) | none | what is lost is dropped; callers who wait are told |
 /// | [`restart`](Self::restart) | `Temporary` | as GenRegistry: whoever wants the worker next starts it |
 /// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | OTP's: a key that crashes in a loop is given up soon |
@@ -107,6 +108,7 @@ impl<W: Worker> Builder<W> {
                 intensity: Intensity { max: 3, period: Duration::from_secs(5) },
                 backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO },
                 remember_failed_starts: None,
+                stop_mode: StopMode::default(),
             },
             on_undelivered: None,
             restart: None,
@@ -155,8 +157,59 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// What becomes of a cast that was accepted and never began, because its worker was killed, crashed, or ran out of
-    /// its stop time-out (G6). Calls are not given to it: their
+    /// What a stop does with the messages that wait: they are handled first, or they are undelivered and only the message in
+    /// hand ends. Use [`StopMode::Discard`] where handling a full mailbox may take longer than
+    /// [`stop_timeout`](Self::stop_timeout), whose end drops the message in hand and leaves no time for
+    /// [`terminate`](Worker::terminate).
+    ///
+    /// It is the mode of [`Registry::stop`] and [`WorkerHandle::stop`](crate::WorkerHandle::stop), of a
+    /// [shutdown](Registry::shutdown), of the end of the last `Registry`, and of this registry's end with a worker that
+    /// [owns](crate::Context::own) it. [`stop_with`](Registry::stop_with) chooses the mode of one stop. It does not concern a
+    /// worker that ends by itself: after [`ctx.stop()`](crate::Context::stop) what was accepted is handled, and one that idles or
+    /// is evicted has nothing queued. A stop that comes while such a worker handles the rest discards that.
+    ///
+    /// Messages that are discarded count as
+    /// [`undelivered.closed`](crate::Undelivered::closed), as the ones do that are refused from then on: the worker is on its
+    /// way out, and nothing went wrong. Their callers are told, and `on_undelivered` is given the casts, when the
+    /// worker's task is next polled, before the message in hand has ended. In a worker's own
+    /// [`run`](Worker::run), `recv` gives `None` and `try_recv` nothing from then on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use gen_registry::{CallError, Context, ExitReason, Registry, Reply, StopMode, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = Reply<()>; type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, reply: Reply<()>, _: &mut Context<Self>) -> Result<(), Infallible> {
+    /// #         tokio::time::sleep(Duration::from_secs(1)).await;
+    /// #         Ok(reply.send(()))
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::builder().stop_mode(StopMode::Discard).build()?;
+    /// let room = rooms.start(&7, ()).await?;
+    /// let (first, second, stopped) = tokio::join!(room.call(|reply| reply), room.call(|reply| reply), async {
+    ///     tokio::time::sleep(Duration::from_millis(1)).await;
+    ///     rooms.stop(&7).await
+    /// });
+    /// assert!(first.is_ok());
+    /// assert!(matches!(second, Err(CallError::NotDelivered)));
+    /// assert!(matches!(stopped, Ok(ExitReason::Stopped)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stop_mode(mut self, mode: StopMode) -> Self {
+        self.config.stop_mode = mode;
+        self
+    }
+
+    /// What becomes of a cast that was accepted and never began, because its worker was killed, crashed, ran out of
+    /// its stop time-out, or discarded it in a stop (G6). Calls are not given to it: their
     /// callers are told, or have gone away.
     ///
     /// It runs in the worker's task (or in a task of its own if the worker is stuck), before the worker counts as

@@ -24,7 +24,7 @@ use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
 use crate::sync::{Budget, Carries, cooperate, poll_budget};
-use crate::worker::{EntryId, ExitReason, Worker, WorkerId, WorkerState};
+use crate::worker::{EntryId, ExitReason, StopMode, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
 ///
@@ -538,7 +538,8 @@ impl<W: Worker> WorkerHandle<W> {
 
     /// Asks this worker to end, and waits until it has.
     ///
-    /// Its gate closes at once: no lookup finds it, no send reaches it. What its mailbox has accepted is handled, then
+    /// Its gate closes at once: no lookup finds it, no send reaches it. What its mailbox has accepted is handled (unless
+    /// [`Builder::stop_mode`](crate::Builder::stop_mode) says otherwise), then
     /// [`terminate`](Worker::terminate) runs; after `stop_timeout` it is aborted. `Ok` means that its state is dropped
     /// and its key is free (G1, G3). A worker of the same key that was started later is not touched. A stopped
     /// worker is never restarted.
@@ -555,7 +556,55 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Dropped after its first poll, the worker ends all the same.
     pub async fn stop(&self) -> Result<ExitReason, StopError> {
-        self.end(Ending::Stop).await
+        self.stop_with(self.slot.link.config.stop_mode).await
+    }
+
+    /// Like [`stop`](Self::stop), with a mode of its own and not that of [`Builder::stop_mode`](crate::Builder::stop_mode):
+    /// what is queued is handled first, or undelivered.
+    ///
+    /// With [`StopMode::Discard`] it shortens a stop that is under way and handles what is queued. With [`StopMode::Drain`] it
+    /// takes nothing back of one that has discarded it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stop`](Self::stop).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped after its first poll, the worker ends all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, sync::atomic::{AtomicU32, Ordering}, time::Duration};
+    /// # use gen_registry::{Context, ExitReason, Registry, StopMode, Worker};
+    /// # static HANDLED: AtomicU32 = AtomicU32::new(0);
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> {
+    /// #         tokio::time::sleep(Duration::from_secs(1)).await;
+    /// #         HANDLED.fetch_add(1, Ordering::Relaxed);
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # let rooms = Registry::<Room>::new();
+    /// let room = rooms.start(&7, ()).await?;
+    /// for _ in 0..60 {
+    ///     room.cast(()).await?; // each takes a second
+    /// }
+    /// # tokio::time::sleep(Duration::from_millis(1)).await;
+    /// assert!(matches!(room.stop_with(StopMode::Discard).await?, ExitReason::Stopped));
+    /// assert_eq!(HANDLED.load(Ordering::Relaxed), 1);
+    /// assert_eq!(rooms.stats().undelivered.closed, 59);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn stop_with(&self, mode: StopMode) -> Result<ExitReason, StopError> {
+        self.end(Ending::Stop(mode)).await
     }
 
     /// Aborts this worker at its next await, and waits until its state is dropped.

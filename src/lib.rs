@@ -71,6 +71,8 @@
 //! | a call again when it never began | [`Via::call_with_retry`] with a [`Retry`] |
 //! | all workers | [`Registry::reduce`], [`count`](Registry::count), [`to_list`](Registry::to_list), [`sample`](Registry::sample) |
 //! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
+//! | to end one soon, and in good order | [`Registry::stop_with`], [`Builder::stop_mode`] |
+//! | to end one run, and let the policy decide | [`Registry::crash`] |
 //! | to know of an end | [`WorkerHandle::closed`]; as a message, [`Context::monitor`] |
 //! | to know what becomes of all of them | [`Registry::subscribe`], [`Registry::stats`] |
 //! | workers that come back after a crash | [`Builder::restart`], [`restart_intensity`](Builder::restart_intensity), [`restart_backoff`](Builder::restart_backoff) |
@@ -300,7 +302,7 @@ pub use spawn::spawn;
 pub use stats::{Exits, Lookups, Restarts, Starts, Stats, Undelivered};
 pub use timer::{Monitor, Timer};
 pub use via::Via;
-pub use worker::{ExitReason, Worker, WorkerId, WorkerState};
+pub use worker::{ExitReason, StopMode, Worker, WorkerId, WorkerState};
 
 /// The README's examples, run as tests.
 #[cfg(doctest)]

@@ -70,7 +70,7 @@ pub(crate) use self::event::{
 pub(crate) use self::phase::Tally;
 use self::phase::{Phase, Phases, Stage, answer, fail, fail_all, join, join_stop};
 use crate::prehashed::{EntryMap, EntrySet};
-use crate::worker::{CloseReason, EntryId, ExitReason};
+use crate::worker::{CloseReason, EntryId, ExitReason, StopMode};
 
 enum Mode {
     Serving,
@@ -316,8 +316,8 @@ impl<P: Port> Lifecycle<P> {
                 match ending {
                     // The gate closes for good at once: a worker that saw it closed first would drain and terminate.
                     Ending::Kill => self.abort(entry, effects),
-                    Ending::Stop => {
-                        effects.push(Effect::Close(entry, CloseReason::Stopped));
+                    Ending::Stop(mode) => {
+                        effects.push(Effect::Close(entry, CloseReason::Stopped, mode));
                         // Once a shutdown began, its own deadline holds for everyone.
                         if self.is_serving() {
                             effects.push(Effect::Arm(entry, Deadline::Drain));
@@ -336,8 +336,12 @@ impl<P: Port> Lifecycle<P> {
             }
             Some(Phase::Stopping { stage, stoppers, .. }) => {
                 join_stop(stoppers, stopper);
-                if ending == Ending::Kill && *stage == Stage::Draining {
-                    self.abort(entry, effects);
+                match ending {
+                    Ending::Kill if *stage == Stage::Draining => self.abort(entry, effects),
+                    Ending::Stop(StopMode::Discard) if *stage == Stage::Draining => {
+                        effects.push(Effect::Close(entry, CloseReason::Stopped, StopMode::Discard));
+                    }
+                    _ => {}
                 }
             }
         }

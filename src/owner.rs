@@ -394,9 +394,7 @@ impl<W: Worker> Owner<W> {
                     self.again.push_back(StartRequest { verb, seed, waits_in, reply });
                 }
             }
-            Effect::Close(entry, reason) => self.with_slot(entry, |slot| {
-                slot.close(reason);
-            }),
+            Effect::Close(entry, reason, mode) => self.with_slot(entry, |slot| slot.stop(reason, mode)),
             Effect::Kill(entry) => {
                 let is_late = self.is_late;
                 self.with_slot(entry, |slot| if is_late { slot.kill_late() } else { slot.kill() });
@@ -424,7 +422,7 @@ impl<W: Worker> Owner<W> {
                 // Starts are not closed here: each is cancelled by an effect of its own.
                 for slot in self.to_list() {
                     if slot.queue.gate() == Gate::Open {
-                        slot.close(CloseReason::Shutdown);
+                        slot.stop(CloseReason::Shutdown, self.link.config.stop_mode);
                     }
                 }
                 self.arm(Due::Shutdown);

@@ -17,7 +17,9 @@
 //!    is closed is never counted.
 //!
 //! 5. A *recess* ends one run of a worker that is restarted: what was accepted before it is given out, then `recv` says
-//!    that there is no more, while the gate stays open and what comes later is kept for the next run.
+//!    that there is no more, while the gate stays open and what comes later is kept for the next run. A stop that discards what
+//!    is queued is a recess before the first message, behind a closed gate: for `recv` there is no more, and what is queued
+//!    waits to be drained.
 //!
 //! What every message goes through is `inline(always)`: by way of a function that others share, a message goes by way of memory, and
 //! is read there while the processor still writes it (`benches/NOTES.md`).
@@ -40,7 +42,7 @@ pub(crate) use self::sending::{Reserving, Sending};
 use self::state::State;
 use crate::panics::contain;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
-use crate::worker::CloseReason;
+use crate::worker::{CloseReason, StopMode};
 
 /// Where a worker's gate stands. The discriminants order the states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -173,9 +175,18 @@ impl<M> Queue<M> {
 
     /// Closes the gate: no more messages, no more lookups. Says whether this call did it.
     pub(crate) fn close(&self, reason: CloseReason, live: &AtomicUsize) -> bool {
+        self.stop(reason, StopMode::Drain, live)
+    }
+
+    /// Closes the gate. Where what is queued is discarded, none of it begins after this, also if the gate was closed before.
+    /// Says whether this call closed it.
+    pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode, live: &AtomicUsize) -> bool {
         let mut state = self.lock();
         let was = self.gate();
         if was >= Gate::Closed {
+            if mode == StopMode::Discard {
+                state.discard();
+            }
             return false;
         }
         if was == Gate::Open {
@@ -186,6 +197,10 @@ impl<M> Queue<M> {
         state.close_reason = Some(reason);
         let receiver = state.receiver.take();
         let senders = state.refuse_waiting();
+        if mode == StopMode::Discard {
+            // After that, which ends a recess.
+            state.discard();
+        }
         drop(state);
         wake_all(receiver, senders);
         true

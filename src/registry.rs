@@ -26,7 +26,7 @@ use crate::stats::Stats;
 use crate::sync::{cooperate, lock};
 use crate::table::TableReader;
 use crate::via::{Via, clones_of};
-use crate::worker::{CloseReason, ExitReason, Worker};
+use crate::worker::{CloseReason, ExitReason, StopMode, Worker};
 
 /// Shuts the registry down when the last [`Registry`] lets go of it.
 pub(crate) struct Alive<W: Worker> {
@@ -324,7 +324,24 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        self.end(key, Ending::Stop).await
+        self.stop_with(key, self.shared.link.config.stop_mode).await
+    }
+
+    /// Like [`stop`](Self::stop), with a mode of its own and not that of [`Builder::stop_mode`]:
+    /// [`WorkerHandle::stop_with`] for whichever worker has the key.
+    ///
+    /// # Errors
+    ///
+    /// As for [`stop`](Self::stop).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`stop`](Self::stop).
+    pub async fn stop_with<Q>(&self, key: &Q, mode: StopMode) -> Result<ExitReason, StopError>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        self.end(key, Ending::Stop(mode)).await
     }
 
     /// Aborts the worker that has the key, and waits until it is gone: [`WorkerHandle::kill`] for whoever it is.
@@ -467,7 +484,7 @@ impl<W: Worker> Registry<W> {
     /// Ends every worker, and waits until they are gone (G10).
     ///
     /// From now on nothing starts. Starts that are under way are cancelled; running workers handle what their mailboxes
-    /// have accepted and terminate, all at the same time; those that have not ended after `stop_timeout` are aborted;
+    /// have accepted (unless [`Builder::stop_mode`] says otherwise) and terminate, all at the same time; those that have not ended after `stop_timeout` are aborted;
     /// those that still run after the same time again, because they never yield, are reported as stuck. Every caller
     /// gets the same report, now and later.
     ///

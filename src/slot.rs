@@ -32,7 +32,7 @@ use crate::stats::{Counters, Stats};
 use crate::stripes::{Hot, Stripes, Undelivered};
 use crate::sync::{Apart, AtomicUsize, Mutex, Opaque, lock};
 use crate::table::Backlog;
-use crate::worker::{CloseReason, EntryId, ExitReason, Worker, WorkerId, WorkerState};
+use crate::worker::{CloseReason, EntryId, ExitReason, StopMode, Worker, WorkerId, WorkerState};
 
 /// What the builder was told.
 #[derive(Debug, Clone)]
@@ -47,6 +47,7 @@ pub(crate) struct Config {
     pub(crate) intensity: Intensity,
     pub(crate) backoff: Backoff,
     pub(crate) remember_failed_starts: Option<Duration>,
+    pub(crate) stop_mode: StopMode,
 }
 
 impl Config {
@@ -244,6 +245,8 @@ const TOLD: u8 = 8;
 const SECOND_ROUND: u8 = 16;
 /// A mark: the current run is to end as by a crash. Set and cleared under the lock of `ending`.
 const CRASHED: u8 = 32;
+/// A mark: what is queued is to be discarded.
+const DISCARDS: u8 = 128;
 /// A mark: one run is over, and the next has not begun. Set and cleared under the lock of `ending`.
 const BETWEEN_RUNS: u8 = 64;
 /// A mark: it holds a permit of `max_concurrent_starts`. Whoever clears it returns the permit.
@@ -288,6 +291,36 @@ impl<W: Worker> Slot<W> {
             self.end_restart();
         }
         closed
+    }
+
+    /// Closes the gate of a worker that is stopped. If what is queued is to be discarded, that begins at once, also where the
+    /// gate was closed before.
+    pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode) {
+        if self.queue.stop(reason, mode, &self.link.numbers.live) {
+            self.end_restart();
+        }
+        if mode == StopMode::Discard {
+            // By the worker's task, wherever it waits: messages are code of users when they are dropped. (G4)
+            self.mark(DISCARDS);
+            // As for a crash.
+            self.queue.wake_task();
+        }
+    }
+
+    /// Whether the current run is to do something that it did not ask for: [`is_crashed`](Self::is_crashed), or to discard what
+    /// is queued. For the worker's own task.
+    #[inline]
+    pub(crate) fn is_requested(&self) -> bool {
+        self.is_marked(CRASHED | DISCARDS)
+    }
+
+    /// Discards what is queued, if that was asked for.
+    pub(crate) fn discard(&self) {
+        if self.is_marked(DISCARDS) {
+            self.marks.fetch_and(!DISCARDS, Ordering::Relaxed);
+            // As what is sent now: the worker is on its way out, and nothing went wrong.
+            self.undeliver(Undelivered::Closed);
+        }
     }
 
     pub(crate) fn kill(&self) {

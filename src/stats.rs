@@ -176,15 +176,16 @@ public_totals! {
 }
 
 public_totals! {
-    /// Messages whose handling never began, by reason. `closed` and `full` are sends that were refused, and their senders
-    /// know; so do the senders of all calls. Casts of the other three were accepted, and are given to
+    /// Messages whose handling never began, by reason. `full` and, but for what a `run` left and a stop discarded, `closed` are
+    /// sends that were refused, and their senders know; so do the senders of all calls. Casts that were accepted are given to
     /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
     ///
     /// A send through a [`Via`](crate::Via) that finds no worker is a lookup that missed, and is not counted here; one that
     /// meets a worker which ends, and then reaches its successor, is delivered. Nor is what a worker's own timers and
     /// monitors have for it after it began to end.
     Undelivered {
-        /// The worker was gone, or on its way out; or its `run` returned with messages left.
+        /// The worker was gone, or on its way out; or its `run` returned with messages left; or a stop discarded what was
+        /// queued ([`StopMode::Discard`](crate::StopMode::Discard)).
         closed,
         /// Its mailbox was full; or the sender gave up waiting for room in it.
         full,

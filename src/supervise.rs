@@ -535,8 +535,11 @@ fn poll_contained<W: Worker>(
         return Poll::Ready(Exit::Ended(ExitReason::Killed));
     }
     // After the kill, which is for good. A run that is over by itself before this is looked at has ended by itself.
-    if slot.is_crashed() {
-        return Poll::Ready(crashed(slot));
+    if slot.is_requested() {
+        if slot.is_crashed() {
+            return Poll::Ready(crashed(slot));
+        }
+        slot.discard();
     }
     let Some(code) = code.as_pin_mut() else { return Poll::Pending };
     let polled = {

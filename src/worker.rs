@@ -216,6 +216,23 @@ impl fmt::Display for ExitReason {
     }
 }
 
+/// What a stop does with the messages that the mailbox has accepted and that have not begun.
+///
+/// Set it for a registry with [`Builder::stop_mode`](crate::Builder::stop_mode), or for one stop with
+/// [`WorkerHandle::stop_with`](crate::WorkerHandle::stop_with). Either way the message in hand ends, then
+/// [`terminate`](Worker::terminate) runs, and `stop_timeout` bounds it all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum StopMode {
+    /// They are handled first.
+    #[default]
+    Drain,
+    /// None of them begins. They are undelivered (G6): a call gets
+    /// [`CallError::NotDelivered`](crate::CallError::NotDelivered), a cast goes to
+    /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
+    Discard,
+}
+
 /// Where a worker stands in its life, by [`WorkerHandle::state`](crate::WorkerHandle::state).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

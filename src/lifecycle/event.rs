@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::SharedError;
-use crate::worker::{CloseReason, EntryId, ExitReason};
+use crate::worker::{CloseReason, EntryId, ExitReason, StopMode};
 
 /// What the machine passes through and never looks into.
 pub(crate) trait Port {
@@ -32,7 +32,7 @@ pub(crate) enum Verb {
 /// How to end a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ending {
-    Stop,
+    Stop(StopMode),
     Kill,
 }
 
@@ -191,8 +191,9 @@ pub(crate) enum Effect<P: Port> {
     AskAgain(Starter<P>),
     /// Open the gate after `init`.
     Open(EntryId),
-    /// Close the gate; the worker drains and ends.
-    Close(EntryId, CloseReason),
+    /// Close the gate; the worker drains, or discards what is queued, and ends. If the gate is closed already, what is queued
+    /// may still be discarded.
+    Close(EntryId, CloseReason, StopMode),
     /// Drop what the worker runs at its next await.
     Kill(EntryId),
     /// Tell the callers in the mailbox of a worker that never yields.

@@ -109,7 +109,7 @@ enum Op {
     },
     Stop {
         key: u32,
-        kill: bool,
+        ending: Ending,
         waits_in: Option<usize>,
     },
     Crash {
@@ -132,11 +132,19 @@ enum Op {
     ShutdownPasses,
 }
 
+fn ending() -> impl Strategy<Value = Ending> {
+    prop_oneof![
+        1 => Just(Ending::Stop(StopMode::Drain)),
+        1 => Just(Ending::Stop(StopMode::Discard)),
+        2 => Just(Ending::Kill),
+    ]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let waits_in = proptest::option::weighted(0.4, 0..6_usize);
     prop_oneof![
         8 => (0..3_u32, any::<bool>(), waits_in.clone()).prop_map(|(key, verb, waits_in)| Op::Start { key, verb, waits_in }),
-        4 => (0..3_u32, any::<bool>(), waits_in).prop_map(|(key, kill, waits_in)| Op::Stop { key, kill, waits_in }),
+        4 => (0..3_u32, ending(), waits_in).prop_map(|(key, ending, waits_in)| Op::Stop { key, ending, waits_in }),
         3 => (0..3_u32, proptest::bool::weighted(0.1)).prop_map(|(key, is_between_runs)| Op::Crash { key, is_between_runs }),
         3 => (0..6_usize).prop_map(Op::Restarts),
         1 => Just(Op::CrashPasses),
@@ -210,7 +218,7 @@ impl World {
                 let (caller, reply) = self.call(Some(verb), waits_in, None);
                 self.start(Starter { verb, waits_in, seed: Some((key, caller)), reply });
             }
-            Op::Stop { key, kill, waits_in } => {
+            Op::Stop { key, ending, waits_in } => {
                 let Some(entry) = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry)
                 else {
                     return;
@@ -218,7 +226,6 @@ impl World {
                 let waits_in = self.free_worker(waits_in);
                 self.attend(entry);
                 let (_, reply) = self.call(None, waits_in, Some(entry));
-                let ending = if kill { Ending::Kill } else { Ending::Stop };
                 self.step(Event::Stop { entry, exists: true, stopper: Stopper { ending, waits_in, reply } });
             }
             Op::Crash { key, is_between_runs } => {
@@ -485,7 +492,7 @@ impl World {
                     worker.gate = Gate::Open;
                 }
             }
-            Effect::Close(entry, _) => self.close(entry, Gate::Closed),
+            Effect::Close(entry, ..) => self.close(entry, Gate::Closed),
             Effect::Kill(entry) => self.close(entry, Gate::Killed),
             Effect::GiveUp(entry) => assert_eq!(self.workers[&entry.id].gate, Gate::Killed),
             Effect::Remove(entry) => {
@@ -700,7 +707,7 @@ fn stops_of_callers_who_left_are_sorted_out_too() {
     for _ in 0..10_000 {
         let (_, reply) = world.call(None, None, Some(entry));
         reply.is_abandoned.set(true);
-        let stopper = Stopper { ending: Ending::Stop, waits_in: None, reply };
+        let stopper = Stopper { ending: Ending::Stop(StopMode::Drain), waits_in: None, reply };
         world.step(Event::Stop { entry, exists: true, stopper });
     }
     let Some(Phase::Stopping { stoppers, .. }) = world.machine.phases.get(&entry) else { panic!("it stops") };
@@ -721,9 +728,9 @@ fn a_worker_that_was_killed_waits_for_nobody() {
         world.step(Event::Stop { entry: target, exists: true, stopper: Stopper { ending, waits_in, reply } });
         caller
     };
-    stop(&mut world, entries[1], Ending::Stop, Some(entries[0]));
+    stop(&mut world, entries[1], Ending::Stop(StopMode::Drain), Some(entries[0]));
     stop(&mut world, entries[0], Ending::Kill, None);
-    let third = stop(&mut world, entries[0], Ending::Stop, Some(entries[1]));
+    let third = stop(&mut world, entries[0], Ending::Stop(StopMode::Drain), Some(entries[1]));
     assert!(world.unanswered().contains(&third), "it was refused, though the other is on its way out");
 }
 

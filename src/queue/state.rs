@@ -190,6 +190,12 @@ impl<M> State<M> {
         self.halt();
     }
 
+    /// Nothing of what is queued begins any more. The gate is closed.
+    pub(super) fn discard(&mut self) {
+        self.aside.get_or_insert_default().recess = Some(0);
+        self.halt();
+    }
+
     pub(super) fn end_recess(&mut self) {
         if let Some(aside) = &mut self.aside {
             aside.recess = None;

@@ -1,1 +1,441 @@
-//! A stop that gives the queue back.
+//! A stop that ends the message in hand, gives the queue back and runs `terminate`.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gen_registry::{
+    Builder, CallError, Context, ExitReason, Mailbox, Registry, Reply, Restart, StopMode, Worker, WorkerHandle,
+    WorkerState,
+};
+use tokio::time::Instant;
+
+use crate::common::{Ask, Gate, Plan, Player, Probe, Record, Step, assert_at_rest, play, until_idle, within};
+
+const KEY: &str = "k";
+
+type Lost = Arc<Mutex<Vec<u32>>>;
+
+fn keeping(lost: &Lost) -> Builder<Probe> {
+    let sink = Arc::clone(lost);
+    Registry::builder().on_undelivered(move |_, ask| {
+        if let Ask::Note(note) = ask {
+            sink.lock().expect("no code panics with the lock held").push(note);
+        }
+    })
+}
+
+fn taken(lost: &Lost) -> Vec<u32> {
+    lost.lock().expect("no code panics with the lock held").clone()
+}
+
+/// A worker that handles each message for 5 ms.
+struct Slow {
+    terminated: Arc<AtomicU64>,
+    handled: Arc<AtomicU64>,
+}
+
+impl Worker for Slow {
+    type Key = u32;
+    type Args = (Arc<AtomicU64>, Arc<AtomicU64>);
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init((terminated, handled): Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self { terminated, handled })
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        self.handled.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    async fn terminate(self, _: &ExitReason, _: &mut Context<Self>) {
+        self.terminated.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_mailbox_does_not_eat_the_time_of_terminate() {
+    for mode in [StopMode::Discard, StopMode::Drain] {
+        for by_shutdown in [false, true] {
+            let registry = Registry::<Slow>::builder()
+                .mailbox_capacity(500)
+                .stop_timeout(Duration::from_millis(300))
+                .stop_mode(mode)
+                .build()
+                .expect("valid options");
+            let (terminated, handled) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+            let args = (Arc::clone(&terminated), Arc::clone(&handled));
+            let worker = within(registry.start(&1, args), "a start").await.expect("nothing is in its way");
+            for _ in 0..500 {
+                worker.try_cast(()).expect("there is room");
+            }
+            until_idle().await;
+            let began = Instant::now();
+            let reason = if by_shutdown {
+                let report = within(registry.shutdown(), "the shutdown").await;
+                assert_eq!(report.drained, usize::from(mode == StopMode::Discard), "{mode:?}");
+                within(worker.closed(), "its end").await
+            } else {
+                within(registry.stop(&1), "the stop").await.expect("it ends")
+            };
+            let (handled, undelivered) = (handled.load(Ordering::Relaxed), registry.stats().undelivered);
+            let ran = terminated.load(Ordering::Relaxed);
+            if mode == StopMode::Discard {
+                assert!(matches!(reason, ExitReason::Stopped | ExitReason::Shutdown), "{reason:?}");
+                assert_eq!((ran, handled, undelivered.closed, undelivered.total()), (1, 1, 499, 499));
+                assert!(began.elapsed() < Duration::from_millis(10));
+            } else {
+                // What the default does: the queue has eaten the time.
+                assert!(matches!(reason, ExitReason::Killed), "{reason:?}");
+                assert_eq!((ran, undelivered.deadline + handled), (0, 499), "one was in hand");
+            }
+            assert_at_rest(&registry);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g6_what_is_discarded_is_told_while_the_message_in_hand_goes_on() {
+    for by_key in [false, true] {
+        let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
+        let registry = keeping(&lost).mailbox_capacity(2).build().expect("valid options");
+        let plan = Plan::value(7).recorded(&record);
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let (caller, step) = (worker.clone(), Step::Wait(gate.clone()));
+        let in_hand = tokio::spawn(async move { caller.call(|reply| Ask::DoThenReply(step, reply)).await });
+        gate.reached().await;
+        worker.cast(Ask::Note(1)).await.expect("there is room");
+        let queued = call(&worker);
+        until_idle().await;
+        // For these there is no room.
+        let in_line = call(&worker);
+        let caster = worker.clone();
+        let cast_in_line = tokio::spawn(async move { caster.cast(Ask::Note(2)).await.is_ok() });
+        until_idle().await;
+        let stopper = (registry.clone(), worker.clone());
+        let stop = tokio::spawn(async move {
+            if by_key {
+                stopper.0.stop_with(KEY, StopMode::Discard).await
+            } else {
+                stopper.1.stop_with(StopMode::Discard).await
+            }
+        });
+        // Before the message in hand has ended.
+        for called in [queued, in_line] {
+            let called = within(called, "the call").await.unwrap();
+            assert!(matches!(called, Err(CallError::NotDelivered)), "{called:?}");
+        }
+        assert!(!within(cast_in_line, "the cast").await.unwrap());
+        assert_eq!(taken(&lost), [1]);
+        assert_eq!((worker.state(), in_hand.is_finished()), (WorkerState::Stopping, false));
+        assert_eq!(registry.stats().undelivered.closed, 4, "two accepted, two refused");
+        gate.open();
+        within(in_hand, "the call in hand").await.unwrap().expect("it is handled to its end");
+        assert!(matches!(within(stop, "the stop").await.unwrap(), Ok(ExitReason::Stopped)));
+        assert_eq!((record.terminated(KEY), record.noted(KEY)), (vec!["stopped".to_owned()], vec![]));
+        assert_at_rest(&registry);
+    }
+}
+
+fn call(worker: &WorkerHandle<Probe>) -> tokio::task::JoinHandle<Result<u32, CallError<Probe>>> {
+    let caller = worker.clone();
+    tokio::spawn(async move { caller.call(Ask::Value).await })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_that_discards_shortens_one_that_drains() {
+    // Whatever has closed the gate: a stop, a shutdown, the worker itself.
+    for closed_by in ["stop", "shutdown", "itself"] {
+        let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
+        let registry = keeping(&lost).build().expect("valid options");
+        let plan = Plan::value(7).recorded(&record);
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        if closed_by == "itself" {
+            worker.cast(Ask::Stop).await.expect("it lives");
+        }
+        worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it lives");
+        for note in 0..20 {
+            worker.cast(Ask::Note(note)).await.expect("it lives");
+        }
+        gate.reached().await;
+        let first = registry.clone();
+        let first = tokio::spawn(async move {
+            match closed_by {
+                "stop" => drop(first.stop(KEY).await),
+                "shutdown" => assert_eq!(first.shutdown().await.stuck, 0),
+                _ => {}
+            }
+        });
+        until_idle().await;
+        assert!(taken(&lost).is_empty());
+        assert_eq!(worker.state(), WorkerState::Stopping, "{closed_by}");
+        let second = worker.clone();
+        let second = tokio::spawn(async move { second.stop_with(StopMode::Discard).await });
+        until_idle().await;
+        assert_eq!(taken(&lost), (0..20).collect::<Vec<_>>(), "{closed_by}");
+        gate.open();
+        let reason = within(second, "the second stop").await.unwrap().expect("it ends").to_string();
+        let expected = match closed_by {
+            "stop" => "stopped",
+            "shutdown" => "shutdown",
+            _ => "normal",
+        };
+        assert_eq!((reason.as_str(), record.terminated(KEY)), (expected, vec![expected.to_owned()]));
+        within(first, "the first stop").await.expect("it does not panic");
+        assert!(record.noted(KEY).is_empty());
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stops_itself_handles_the_rest_in_any_mode() {
+    let (lost, record) = (Lost::default(), Record::default());
+    let registry = keeping(&lost).stop_mode(StopMode::Discard).build().expect("valid options");
+    let plan = Plan::value(7).recorded(&record);
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    worker.cast(Ask::Stop).await.expect("it lives");
+    worker.cast(Ask::Note(1)).await.expect("it lives");
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Normal));
+    assert_eq!((record.noted(KEY), taken(&lost)), (vec![1], vec![]));
+    // And one stop may drain where the default is to discard.
+    let plan = Plan::value(7).recorded(&record);
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("its key is free");
+    worker.cast(Ask::Note(2)).await.expect("it lives");
+    within(registry.stop_with(KEY, StopMode::Drain), "the stop").await.expect("it ends");
+    assert_eq!((record.noted(KEY), taken(&lost)), (vec![1, 2], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owned_registry_ends_by_its_own_mode() {
+    let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
+    let children = keeping(&lost).stop_mode(StopMode::Discard).build().expect("valid options");
+    let parents = Registry::<Player>::new();
+    let parent = within(parents.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
+    let owned = children.clone();
+    play(&parent, move |ctx| Box::pin(async move { ctx.own(&owned) })).await.expect("it lives");
+    let child = within(children.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
+    child.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it lives");
+    child.cast(Ask::Note(1)).await.expect("it lives");
+    gate.reached().await;
+    let stop = tokio::spawn(async move { parents.stop(KEY).await });
+    until_idle().await;
+    assert_eq!(taken(&lost), [1]);
+    gate.open();
+    within(stop, "the stop").await.unwrap().expect("it ends");
+    assert_eq!(record.terminated(KEY), ["shutdown"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discarding_stop_of_a_worker_that_is_restarted_ends_it() {
+    let (lost, record) = (Lost::default(), Record::default());
+    let registry = keeping(&lost)
+        .restart(Restart::Permanent)
+        .restart_backoff(Duration::from_secs(60), Duration::from_secs(60))
+        .build()
+        .expect("valid options");
+    let plan = Plan::value(7).recorded(&record);
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    worker.cast(Ask::Do(Step::Fail)).await.expect("it lives");
+    until_idle().await;
+    worker.cast(Ask::Note(1)).await.expect("it is restarted");
+    let began = Instant::now();
+    let reason = within(registry.stop_with(KEY, StopMode::Discard), "the stop").await;
+    assert!(matches!(reason, Ok(ExitReason::Stopped)), "{reason:?}");
+    assert_eq!((began.elapsed(), taken(&lost), record.inits(KEY)), (Duration::ZERO, vec![1], 1));
+    assert_at_rest(&registry);
+}
+
+/// A worker with a loop of its own, which goes on asking.
+struct Own(Arc<Mutex<Vec<(bool, bool)>>>);
+
+impl Worker for Own {
+    type Key = u32;
+    type Args = Arc<Mutex<Vec<(bool, bool)>>>;
+    type Message = Option<Gate>;
+    type Error = Infallible;
+
+    async fn init(seen: Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(seen))
+    }
+
+    async fn handle(&mut self, _: Option<Gate>, _: &mut Context<Self>) -> Result<(), Infallible> {
+        Ok(())
+    }
+
+    async fn run(&mut self, mailbox: &mut Mailbox<Option<Gate>>, _: &mut Context<Self>) -> Result<(), Infallible> {
+        while let Some(message) = mailbox.recv().await {
+            if let Some(gate) = message {
+                gate.pass().await;
+                break;
+            }
+        }
+        for _ in 0..3 {
+            let tried = mailbox.try_recv().is_some();
+            let received = mailbox.recv().await.is_some();
+            self.0.lock().expect("no code panics with the lock held").push((tried, received));
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_run_of_its_own_nothing_is_received_after_a_discard() {
+    // Few, and so many that the receiver takes them out together.
+    for messages in [3, 40] {
+        let (registry, gate, seen) = (Registry::<Own>::new(), Gate::new(), Arc::default());
+        let worker = within(registry.start(&1, Arc::clone(&seen)), "a start").await.expect("nothing is in its way");
+        for _ in 0..4 {
+            worker.cast(None).await.expect("it lives");
+        }
+        worker.cast(Some(gate.clone())).await.expect("it lives");
+        for _ in 0..messages {
+            worker.cast(None).await.expect("it lives");
+        }
+        gate.reached().await;
+        let stopper = worker.clone();
+        let stop = tokio::spawn(async move { stopper.stop_with(StopMode::Discard).await });
+        until_idle().await;
+        gate.open();
+        assert!(matches!(within(stop, "the stop").await.unwrap(), Ok(ExitReason::Stopped)));
+        assert_eq!(*seen.lock().expect("as above"), [(false, false); 3]);
+        assert_eq!(registry.stats().undelivered.closed, messages);
+    }
+}
+
+/// A worker that counts what it is sent. A call is `Some`.
+struct Count(Arc<AtomicU64>);
+
+impl Worker for Count {
+    type Key = u32;
+    type Args = Arc<AtomicU64>;
+    type Message = Option<Reply<()>>;
+    type Error = Infallible;
+
+    async fn init(handled: Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(handled))
+    }
+
+    async fn handle(&mut self, reply: Option<Reply<()>>, _: &mut Context<Self>) -> Result<(), Infallible> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        if let Some(reply) = reply {
+            reply.send(());
+        }
+        Ok(())
+    }
+}
+
+/// G6 under a storm: what was accepted is handled or given back, once, and each caller is told which.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn g6_nothing_is_lost_or_handled_twice_when_stops_meet_senders() {
+    for round in 0..200 {
+        let lost = Arc::new(AtomicU64::new(0));
+        let sink = Arc::clone(&lost);
+        let registry = Registry::<Count>::builder()
+            .mailbox_capacity(if round % 2 == 0 { 16 } else { 2 })
+            .stop_mode(StopMode::Discard)
+            .on_undelivered(move |_, _| {
+                sink.fetch_add(1, Ordering::Relaxed);
+            })
+            .build()
+            .expect("valid options");
+        let handled = Arc::new(AtomicU64::new(0));
+        let mut senders = Vec::new();
+        for _ in 0..3 {
+            let (registry, handled) = (registry.clone(), Arc::clone(&handled));
+            senders.push(tokio::spawn(async move {
+                let (mut accepted, mut answered) = (0, 0);
+                for turn in 0..60 {
+                    // A stop may cancel the start.
+                    let started = registry.lookup_or_start(&1, Arc::clone(&handled)).await;
+                    let Ok(worker) = started else { continue };
+                    if turn % 3 == 0 {
+                        match worker.call(Some).await {
+                            Ok(()) => answered += 1,
+                            Err(CallError::NotDelivered) => {}
+                            Err(error) => panic!("a call that was handled has an answer: {error:?}"),
+                        }
+                    } else if worker.cast(None).await.is_ok() {
+                        accepted += 1;
+                    }
+                }
+                (accepted, answered)
+            }));
+        }
+        let stopper = registry.clone();
+        let stops = tokio::spawn(async move {
+            for turn in 0..30 {
+                let mode = if turn % 3 == 0 { StopMode::Drain } else { StopMode::Discard };
+                let (first, second) = tokio::join!(stopper.stop_with(&1, mode), stopper.stop(&1));
+                assert!(!matches!((first, second), (Ok(ExitReason::Killed), _) | (_, Ok(ExitReason::Killed))));
+                tokio::task::yield_now().await;
+            }
+        });
+        let (mut accepted, mut answered) = (0, 0);
+        for sender in senders {
+            let (casts, calls) = within(sender, "a sender").await.expect("none panics");
+            accepted += casts;
+            answered += calls;
+        }
+        within(stops, "the stops").await.expect("none panics");
+        let report = within(registry.shutdown(), "the shutdown").await;
+        assert_eq!((report.aborted, report.crashed, report.stuck), (0, 0, 0), "round {round}");
+        let (handled, lost) = (handled.load(Ordering::Relaxed), lost.load(Ordering::Relaxed));
+        assert_eq!(handled + lost, accepted + answered, "round {round}: {lost} lost, {handled} handled");
+        assert_eq!(registry.stats().handled, handled, "round {round}");
+        assert_at_rest(&registry);
+    }
+}
+
+/// A worker that blocks its thread, and then goes on in the same poll of its task.
+struct Blocks(Arc<AtomicU64>);
+
+type Wait = (tokio::sync::oneshot::Sender<()>, std::sync::mpsc::Receiver<()>);
+
+impl Worker for Blocks {
+    type Key = u32;
+    type Args = Arc<AtomicU64>;
+    type Message = Option<Wait>;
+    type Error = Infallible;
+
+    async fn init(handled: Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(handled))
+    }
+
+    async fn handle(&mut self, wait: Option<Wait>, _: &mut Context<Self>) -> Result<(), Infallible> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        if let Some((reached, go_on)) = wait {
+            reached.send(()).expect("the test waits for it");
+            tokio::task::block_in_place(|| go_on.recv()).expect("the test lets it go on");
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_behind_the_message_in_hand_does_not_begin() {
+    // One by one, and so many that the receiver has taken them out together.
+    for messages in [2, 30] {
+        let (registry, handled) = (Registry::<Blocks>::new(), Arc::new(AtomicU64::new(0)));
+        let worker = within(registry.start(&1, Arc::clone(&handled)), "a start").await.expect("it starts");
+        let (reached, is_reached) = tokio::sync::oneshot::channel();
+        let (go_on, waits) = std::sync::mpsc::channel();
+        for _ in 0..messages {
+            worker.try_cast(None).expect("there is room");
+        }
+        worker.try_cast(Some((reached, waits))).expect("there is room");
+        for _ in 0..messages {
+            worker.try_cast(None).expect("there is room");
+        }
+        within(is_reached, "the message").await.expect("it is handled");
+        let mut stop = std::pin::pin!(worker.stop_with(StopMode::Discard));
+        assert!(crate::common::poll_once(stop.as_mut()).await.is_pending());
+        go_on.send(()).expect("it waits for it");
+        assert!(matches!(within(stop, "the stop").await, Ok(ExitReason::Stopped)));
+        assert_eq!(handled.load(Ordering::Relaxed), messages + 1);
+        assert_eq!(registry.stats().undelivered.closed, messages);
+    }
+}

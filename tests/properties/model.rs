@@ -359,6 +359,9 @@ impl Model {
             return self.cancel(key, Outcome::Cancelled);
         }
         let closed = self.close(key, Reason::Stopped);
+        if end == End::Discard {
+            self.undeliver(key);
+        }
         if end == End::Kill {
             self.kill(key);
         } else if closed {
@@ -435,7 +438,7 @@ impl Model {
                 other.successor = other.successor.filter(|&successor| successor != key);
             }
         }
-        let is_killed = entry.stoppers.iter().any(|&(_, end)| end != End::Stop);
+        let is_killed = entry.stoppers.iter().any(|&(_, end)| matches!(end, End::Kill | End::Crash));
         let reason = if is_killed { Reason::Killed } else { Reason::Stopped };
         self.is_gone_now(key, entry, reason, |report| &mut report.cancelled);
     }

@@ -105,6 +105,8 @@ pub(crate) enum Verb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Stop,
+    /// Nothing of what is queued begins.
+    Discard,
     Kill,
     /// Of this run only.
     Crash,
@@ -331,9 +333,12 @@ fn todo(kind: u16, key: usize, polls: u16, [first, second, third]: [u16; 3]) -> 
             Todo::Send { key, send, act: pick(second, &acts), target, polls }
         }
         Kind::OpenGate => Todo::OpenGate { key },
-        Kind::End => {
-            Todo::End { key, end: pick(first, &[(3, End::Stop), (1, End::Kill), (2, End::Crash)]), target, polls }
-        }
+        Kind::End => Todo::End {
+            key,
+            end: pick(first, &[(3, End::Stop), (2, End::Discard), (1, End::Kill), (2, End::Crash)]),
+            target,
+            polls,
+        },
         Kind::Leave => Todo::Leave { which: usize::from(first) },
         Kind::Shutdown => Todo::Shutdown { polls },
     }

@@ -10,8 +10,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use gen_registry::{
-    CallError, Event, Events, Eviction, ExitReason, Registry, Restart, SendError, StartError, StopError, WorkerHandle,
-    WorkerId,
+    CallError, Event, Events, Eviction, ExitReason, Registry, Restart, SendError, StartError, StopError, StopMode,
+    WorkerHandle, WorkerId,
 };
 use tokio::runtime::Runtime;
 use tokio::task::{AbortHandle, yield_now};
@@ -165,9 +165,11 @@ impl System {
                 self.call(polls, async move {
                     let ended = match (target, end, handle) {
                         (Target::Key, End::Stop, _) => registry.stop(&key).await,
+                        (Target::Key, End::Discard, _) => registry.stop_with(&key, StopMode::Discard).await,
                         (Target::Key, End::Kill, _) => registry.kill(&key).await,
                         (Target::Key, End::Crash, _) => registry.crash(&key).await,
                         (Target::Handle, End::Stop, Some(worker)) => worker.stop().await,
+                        (Target::Handle, End::Discard, Some(worker)) => worker.stop_with(StopMode::Discard).await,
                         (Target::Handle, End::Kill, Some(worker)) => worker.kill().await,
                         (Target::Handle, End::Crash, Some(worker)) => worker.crash().await,
                         (Target::Handle, _, None) => Err(StopError::NotFound),

@@ -426,7 +426,7 @@ impl Model {
         self.complete(op, Outcome::Ended(Reason::Crashed));
     }
 
-    fn undeliver(&mut self, key: usize) {
+    pub(super) fn undeliver(&mut self, key: usize) {
         for op in std::mem::take(&mut self.entry(key).queue) {
             if self.is_call(op) {
                 self.complete(op, Outcome::NotDelivered);
