@@ -220,8 +220,9 @@ pub(crate) struct Slot<W: Worker> {
     pub(crate) activity: Activity,
     /// Which run this is, counted from 1.
     incarnation: AtomicU32,
-    /// `init` has returned `Ok` once.
-    is_ready: AtomicBool,
+    /// How far it has come: [`IS_STARTING`] and what follows. Written in the worker's own task; between two runs under the lock
+    /// of `ending`, too.
+    progress: AtomicU8,
     /// The last run is over and the next not ready.
     is_restarting: AtomicBool,
     /// What the owner is yet to be told.
@@ -246,11 +247,16 @@ const SECOND_ROUND: u8 = 16;
 /// A mark: the current run is to end as by a crash. Set and cleared under the lock of `ending`.
 const CRASHED: u8 = 32;
 /// A mark: what is queued is to be discarded.
-const DISCARDS: u8 = 128;
-/// A mark: one run is over, and the next has not begun. Set and cleared under the lock of `ending`.
-const BETWEEN_RUNS: u8 = 64;
+const DISCARDS: u8 = 64;
 /// A mark: it holds a permit of `max_concurrent_starts`. Whoever clears it returns the permit.
 const HAS_TURN: u8 = 128;
+
+/// [`Slot::progress`]: the first `init` has not returned `Ok`.
+const IS_STARTING: u8 = 0;
+/// It has, and a run goes on, its `init` included.
+const HAS_RUN: u8 = 1;
+/// One run is over, and the next has not begun.
+const IS_BETWEEN_RUNS: u8 = 2;
 
 const READY: u8 = 1;
 const BACK: u8 = 2;
@@ -267,7 +273,7 @@ impl<W: Worker> Slot<W> {
             link,
             activity,
             incarnation: AtomicU32::new(1),
-            is_ready: AtomicBool::new(false),
+            progress: AtomicU8::new(IS_STARTING),
             is_restarting: AtomicBool::new(false),
             unannounced: AtomicU8::new(0),
             marks: AtomicU8::new(0),
@@ -413,7 +419,7 @@ impl<W: Worker> Slot<W> {
     /// of the run's end, so that no crash waits for an end that was told before.
     pub(crate) fn end_incarnation(&self) {
         let _locked = lock(&self.ending);
-        self.mark(BETWEEN_RUNS);
+        self.progress.store(IS_BETWEEN_RUNS, Ordering::Relaxed);
     }
 
     /// The next `init` is about to run.
@@ -422,7 +428,8 @@ impl<W: Worker> Slot<W> {
             // One step for `crash`: what was meant for the last run does not end this one.
             let _locked = lock(&self.ending);
             self.incarnation.fetch_add(1, Ordering::Relaxed);
-            self.marks.fetch_and(!(CRASHED | BETWEEN_RUNS), Ordering::Relaxed);
+            self.progress.store(HAS_RUN, Ordering::Relaxed);
+            self.marks.fetch_and(!CRASHED, Ordering::Relaxed);
         }
         self.queue.end_recess();
     }
@@ -433,7 +440,7 @@ impl<W: Worker> Slot<W> {
         let run = {
             // Under the lock that a run's end and the next one's beginning take: the mark is for the run that is named.
             let _locked = lock(&self.ending);
-            if self.is_marked(BETWEEN_RUNS) {
+            if self.progress.load(Ordering::Relaxed) == IS_BETWEEN_RUNS {
                 return None;
             }
             self.mark(CRASHED);
@@ -561,11 +568,11 @@ impl<W: Worker> Slot<W> {
 
     /// Takes note that `init` has returned `Ok`: for the first time, or after a restart.
     pub(crate) fn set_ready(&self) {
-        if self.is_ready.load(Ordering::Relaxed) {
+        if self.is_ready() {
             self.end_restart();
             return self.to_announce(BACK);
         }
-        self.is_ready.store(true, Ordering::Relaxed);
+        self.progress.store(HAS_RUN, Ordering::Relaxed);
         self.to_announce(READY);
         if self.queue.gate() == Gate::Closed {
             // `init` called `ctx.stop()`, of which nothing was told while the worker was starting.
@@ -575,7 +582,7 @@ impl<W: Worker> Slot<W> {
 
     /// Whether `init` has returned `Ok`. For the worker's own task.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_ready.load(Ordering::Relaxed)
+        self.progress.load(Ordering::Relaxed) != IS_STARTING
     }
 
     pub(crate) fn is_killed(&self) -> bool {
