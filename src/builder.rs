@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 
+use crate::clock::Clock;
 use crate::current::RegistryId;
 use crate::desk::Desk;
 use crate::error::BuildError;
@@ -20,7 +21,7 @@ use crate::registry::Registry;
 use crate::reporter::{Reporter, Stopwatch};
 #[cfg(feature = "metrics")]
 use crate::reporter::{SharedRecorder, id_of};
-use crate::residency::{Clock, Eviction};
+use crate::residency::Eviction;
 use crate::restart::{Backoff, Intensity, Restart};
 #[cfg(feature = "tracing")]
 use crate::slot::WriteKey;
@@ -664,7 +665,7 @@ impl<W: Worker> Builder<W> {
             on_undelivered: self.on_undelivered,
             restart: self.restart,
             pace,
-            clock: Clock::new(),
+            clock: Clock::new(runtime.clone()),
             is_reported: reporter.is_some(),
             events: Announcer::new(),
             hot: Stripes::new(),
@@ -681,7 +682,8 @@ impl<W: Worker> Builder<W> {
         let registry = Registry::from_parts(reader, Arc::clone(&link));
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
-        link.desk.set(Box::new(Owner::new(writer, Arc::clone(&link), report, reporter, runtime)));
+        let owner = Owner::new(writer, Arc::clone(&link), report, reporter, runtime.clone());
+        link.desk.set(Box::new(owner), runtime);
         (registry, Keeper::new(link))
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::lifecycle::Deadline;
 use crate::starting::Round;
 use crate::worker::EntryId;
@@ -64,6 +65,7 @@ pub(crate) struct Deadlines {
     abort: Queue,
     tidy: Queue,
     report: Queue,
+    clock: Clock,
 }
 
 struct Queue {
@@ -141,7 +143,7 @@ impl Queue {
 }
 
 impl Deadlines {
-    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration, tidy_after: Duration) -> Self {
+    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration, tidy_after: Duration, clock: Clock) -> Self {
         Self {
             init: Queue::looked_at(init_timeout),
             stop: Queue::looked_at(stop_timeout),
@@ -150,6 +152,7 @@ impl Deadlines {
             report: Queue::new(REPORT_EVERY),
             earliest: None,
             now: None,
+            clock,
         }
     }
 
@@ -162,7 +165,7 @@ impl Deadlines {
             Due::Tidy => &mut self.tidy,
             Due::Report | Due::TellKept | Due::Over => &mut self.report,
         };
-        let now = *self.now.get_or_insert_with(Instant::now);
+        let now = *self.now.get_or_insert_with(|| self.clock.instant());
         let were_many = queue.sort_out(awaited);
         if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
@@ -174,14 +177,14 @@ impl Deadlines {
 
     /// Lets something pass as soon as the keeper comes to it: a report, or what belongs to one.
     pub(crate) fn pass_now(&mut self, due: Due) {
-        let now = Instant::now();
+        let now = self.clock.instant();
         self.report.pending.push_front((now, due));
         self.earliest = Some(now);
     }
 
     /// Gives the deadlines that have passed and are awaited still, one by one.
     pub(crate) fn pop_passed(&mut self, awaited: &impl Awaited) -> Option<Due> {
-        let now = Instant::now();
+        let now = self.clock.instant();
         let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy, &mut self.report];
         let passed = queues.into_iter().find_map(|queue| queue.pop(now, awaited));
         if passed.is_none() {
@@ -205,6 +208,7 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use tokio::runtime::Handle;
     use tokio::time::sleep_until;
 
     use super::*;
@@ -237,7 +241,7 @@ mod tests {
     const INIT: Duration = Duration::from_secs(30);
 
     fn deadlines() -> Deadlines {
-        Deadlines::new(INIT, Duration::from_secs(5), Duration::from_secs(60))
+        Deadlines::new(INIT, Duration::from_secs(5), Duration::from_secs(60), Clock::new(Handle::current()))
     }
 
     fn init() -> Due {

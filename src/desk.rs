@@ -20,12 +20,35 @@
 //!    for what was left by those who had no time, and for the clock. What follows from the clock is done by it alone.
 //! 5. The clerk is dropped at the desk, when it is over or when it is [`abandon`](Desk::abandon)ed, and once. Its drop closes
 //!    the queue, which from then on refuses.
+//!
+//! # Whose context the owner's turns have
+//!
+//! A turn is taken in the task that has news, or in no task at all: a plain thread, another runtime, another executor. Of what such
+//! a task has around it, this is what the owner could meet:
+//!
+//! - **The clock** is that of the runtime whose context the thread is in: the owner reads that of its registry's runtime
+//!   ([`Clock`](crate::clock::Clock)), once in a visit that sets a deadline. Its timer is the keeper's, whose task runs there.
+//! - **The runtime** on which a task is spawned: workers, and whatever else the owner spawns, go to the registry's, which is the
+//!   *place* of the errands.
+//! - **The cooperative budget**: the owner awaits nothing and takes nothing of it. The verb that has brought the news spends its
+//!   own when it has its answer ([`after`]), where a task has one.
+//! - **The tracing span and dispatcher**: the owner emits nothing. A worker's span is a root, made in its own task.
+//! - **Task-locals** and other thread-locals: nothing of the owner reads any. The code of users that runs here (a key's `Eq` and
+//!   `Drop`, an error's `Drop`, the waker of a caller on another executor) sees those of whoever is served with it.
+//! - **The current worker** ([`current`](crate::current)): a worker that brings news is still the current one. Only what a caller
+//!   asks for reads it, before it comes here; so does code of users (see above) that asks for something here.
+//! - **The next-task slot** of a thread of the multi-thread runtime: what was woken or spawned last lies there, where no other thread
+//!   takes it. Every visit says so ([`Visit`]), and whoever runs code of users next returns to the scheduler before.
+//! - **A thread that panics**: what is told in a `Drop` is left for the keeper ([`Desk::leave`]). Locks ignore poison, since
+//!   nothing that can panic leaves what they guard half changed.
+//! - **The recorder** of metrics is called by the keeper alone.
 
 mod errands;
 #[cfg(all(test, gen_registry_loom))]
 mod models;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::task::Waker;
 
 use tokio::runtime::Handle;
@@ -73,12 +96,14 @@ const TURNS: usize = if cfg!(gen_registry_loom) { 2 } else { 64 };
 
 /// See the [module's documentation](self). In this order in memory: what every visit needs is of one cache line.
 #[repr(C)]
-pub(crate) struct Desk<I, E> {
+pub(crate) struct Desk<I, E: Errand> {
     state: AtomicU8,
     /// Locked by who is at the desk alone, and so never waited for.
     seat: Mutex<Seat<I, E>>,
     queue: Queue<I>,
     bell: Mutex<Bell>,
+    /// Where errands are run. Set with the clerk.
+    place: OnceLock<E::Place>,
 }
 
 struct Seat<I, E> {
@@ -179,11 +204,14 @@ impl<I, E: Errand> Desk<I, E> {
             queue: Queue::of_owner(capacity),
             seat: Mutex::new(Seat { clerk: None, told: None, hand: None }),
             bell: Mutex::new(Bell::default()),
+            place: OnceLock::new(),
         }
     }
 
-    /// Sets the clerk to work, once.
-    pub(crate) fn set(&self, clerk: Box<dyn Clerk<I, E>>) {
+    /// Sets the clerk to work, once, whose errands are run in this place.
+    pub(crate) fn set(&self, clerk: Box<dyn Clerk<I, E>>, place: E::Place) {
+        // Once: there is none yet.
+        let _ = self.place.set(place);
         lock(&self.seat).clerk = Some(clerk);
         // Whoever comes first asks the clerk when the keeper is to look at the clock. Relaxed: nobody else is here yet.
         self.state.fetch_or(NEWS, Ordering::Relaxed);
@@ -286,8 +314,16 @@ impl<I, E: Errand> Desk<I, E> {
     fn stay(&self, first: Option<I>, who: Who) -> Visit {
         let mut errands = Errands::new();
         let visit = self.serve(first, who, &mut errands);
-        errands.run();
+        self.run(&mut errands);
         visit
+    }
+
+    #[inline]
+    fn run(&self, errands: &mut Errands<E>) {
+        // Without a clerk nothing has arisen.
+        if let Some(place) = self.place.get() {
+            errands.run(place);
+        }
     }
 
     /// Gathers the errands of those served. A worker that waits there to be spawned is for everyone else one whose task was not
@@ -439,7 +475,7 @@ impl<I, E: Errand> Desk<I, E> {
         };
         let _ = clerk.pause(&mut errands);
         drop(seat);
-        errands.run();
+        self.run(&mut errands);
         served
     }
 

@@ -307,7 +307,8 @@ impl<W: Worker> WorkerHandle<W> {
         Err(error)
     }
 
-    /// Like [`call`](Self::call), and gives up after `within`.
+    /// Like [`call`](Self::call), and gives up after `within`, by the clock of the runtime that the caller is in. (All deadlines of a
+    /// registry are by the clock of the registry's own.)
     ///
     /// # Errors
     ///

@@ -238,6 +238,7 @@
 mod address;
 mod belongings;
 mod builder;
+mod clock;
 mod context;
 mod current;
 mod deadline;

@@ -8,9 +8,10 @@ use std::task::{Context, Poll, ready};
 use tokio::task::coop::{has_budget_remaining, poll_proceed};
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::clock::Clock;
 use crate::queue::{Hand, Queue};
 use crate::reporter::Stopwatch;
-use crate::residency::{Activity, Clock, with_jitter};
+use crate::residency::{Activity, with_jitter};
 use crate::worker::{CloseReason, WorkerId};
 
 /// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot. What each message takes is one call.
@@ -21,7 +22,7 @@ pub(crate) trait Inbox<M>: Send + Sync {
     fn try_recv(&self, hand: &mut Hand<M>) -> Option<M>;
     fn queue(&self) -> &Queue<M>;
     fn activity(&self) -> &Activity;
-    fn clock(&self) -> Clock;
+    fn clock(&self) -> &Clock;
     fn stopwatch(&self) -> Option<&Stopwatch>;
     fn worker(&self) -> WorkerId;
     /// Whether anything asks when the worker was last active.
@@ -244,7 +245,7 @@ impl<M> Mailbox<M> {
         let clock = self.inbox.clock();
         let rest = self.rest.get_or_insert_default();
         let since = *rest.since.get_or_insert_with(|| {
-            let now = clock.now();
+            let now = clock.now_in_worker();
             activity.stamp(now, std::mem::take(&mut rest.handled));
             now
         });
@@ -264,7 +265,7 @@ impl<M> Mailbox<M> {
                 none => none.insert(Box::pin(sleep_until(at))),
             };
             std::task::ready!(alarm.as_mut().poll(cx));
-            let now = clock.now();
+            let now = clock.now_in_worker();
             if now < since.max(activity.at()).saturating_add(may_rest) {
                 continue;
             }

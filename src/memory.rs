@@ -6,7 +6,7 @@
 //! moment.
 //!
 //! Under a flood it forgets the keys that were remembered longest ago, and so fails open: a start is let through that a
-//! better memory would have refused. `moka` keeps the bound; the moments are tokio's, whose clock a test can pause.
+//! better memory would have refused. `moka` keeps the bound; the moments are by the registry's [`Clock`], which a test can pause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
 use tokio::time::Instant;
 
+use crate::clock::Clock;
 use crate::error::SharedError;
 use crate::lifecycle::StartFailure;
 use crate::panics::Contained;
@@ -28,6 +29,7 @@ pub(crate) struct Memory {
     failed_for: Option<Duration>,
     /// Made when there is something to remember.
     keys: Option<Cache<u64, Trace>>,
+    clock: Clock,
 }
 
 /// What is remembered of one key.
@@ -50,8 +52,8 @@ pub(crate) enum Recalled {
 }
 
 impl Memory {
-    pub(crate) fn new(intensity: Intensity, failed_for: Option<Duration>) -> Self {
-        Self { intensity, failed_for, keys: None }
+    pub(crate) fn new(intensity: Intensity, failed_for: Option<Duration>, clock: Clock) -> Self {
+        Self { intensity, failed_for, keys: None, clock }
     }
 
     /// How long the longest memory lasts.
@@ -79,7 +81,7 @@ impl Memory {
 
     /// Remembers how a worker ended.
     pub(crate) fn bury(&mut self, hash: u64, legacy: Legacy) {
-        let now = Instant::now();
+        let now = self.clock.instant();
         self.change(hash, |trace| {
             trace.history = legacy.history;
             if let Some(cause) = legacy.crash {
@@ -93,7 +95,7 @@ impl Memory {
     /// Remembers why a start failed, if that was asked for.
     pub(crate) fn remember_failure(&mut self, hash: u64, error: SharedError) {
         if self.failed_for.is_some() {
-            let now = Instant::now();
+            let now = self.clock.instant();
             // Forgotten in the owner, by whatever makes room: an error's `Drop` is user code. (G5)
             let error = Arc::new(Contained::new(error));
             self.change(hash, |trace| trace.failed = Some((now, error)));
@@ -107,7 +109,7 @@ impl Memory {
     /// What is remembered of a key that is to be started.
     pub(crate) fn recall(&self, hash: u64) -> Option<Recalled> {
         let mut trace = self.keys.as_ref()?.get(&hash)?;
-        let now = Instant::now();
+        let now = self.clock.instant();
         // What is left of a time that began then.
         let left = |since: Instant, lasts: Duration| {
             lasts.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())

@@ -116,9 +116,10 @@ impl<W: Worker> Owner<W> {
         runtime: Handle,
     ) -> Self {
         let config = &link.config;
-        let memory = Memory::new(config.intensity, config.remember_failed_starts);
+        let memory = Memory::new(config.intensity, config.remember_failed_starts, link.clock.clone());
         let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
-        let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.lasts());
+        let clock = link.clock.clone();
+        let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.lasts(), clock);
         if reporter.is_some() {
             deadlines.pass_now(Due::Report);
         }
@@ -367,7 +368,7 @@ impl<W: Worker> Owner<W> {
                     self.leave_alone(entry, slot_of(&mut seed), reply);
                 }
                 let launch = self.insert(entry, seed);
-                self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
+                self.errands.push(Errand::Spawn(launch));
             }
             Effect::Hold(entry, seed) => {
                 let launch = self.insert(entry, seed);
@@ -375,7 +376,7 @@ impl<W: Worker> Owner<W> {
             }
             Effect::Release(entry) => {
                 if let Some(launch) = self.held.remove(&entry) {
-                    self.errands.push(Errand::Spawn(launch, self.runtime.clone()));
+                    self.errands.push(Errand::Spawn(launch));
                 }
             }
             Effect::Discard(entry) => {
@@ -491,8 +492,7 @@ impl<W: Worker> Owner<W> {
     /// Tells a caller what became of its start, and gives back its arguments if they were not used.
     fn answer(&mut self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
         let unused = seed.map(|seed| Box::new(seed.args) as Box<dyn Any + Send>);
-        let runtime = unused.is_some().then(|| self.runtime.clone());
-        self.errands.push(Errand::AnswerStart(reply, StartAnswer { outcome, unused }, runtime));
+        self.errands.push(Errand::AnswerStart(reply, StartAnswer { outcome, unused }));
     }
 
     /// For whoever owns this registry, and waits until it has really ended. Before the report, which they wait for first.
@@ -597,7 +597,7 @@ impl<W: Worker> Drop for Owner<W> {
         self.lifecycle.abandon(&self.link.refusal(), &mut self.effects);
         self.perform_all();
         // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)
-        self.errands.run();
+        self.errands.run(&self.runtime);
         for slot in self.to_list() {
             slot.kill();
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)

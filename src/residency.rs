@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
+use crate::clock::nanos;
 use crate::slot::Slot;
 use crate::worker::{CloseReason, EntryId, Worker, WorkerId};
 
@@ -26,40 +25,11 @@ pub enum Eviction {
     LeastFrequentlyActive,
 }
 
-/// Counts time from the making of a registry.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Clock(Instant);
-
-impl Clock {
-    pub(crate) fn new() -> Self {
-        Self(Instant::now())
-    }
-
-    pub(crate) fn now(self) -> u64 {
-        nanos(Instant::now().saturating_duration_since(self.0))
-    }
-
-    /// How long ago a moment was.
-    pub(crate) fn since(self, then: u64) -> Duration {
-        Duration::from_nanos(self.now().saturating_sub(then))
-    }
-
-    /// `None`: later than the clock can count to.
-    pub(crate) fn at(self, nanos: u64) -> Option<Instant> {
-        self.0.checked_add(Duration::from_nanos(nanos))
-    }
-}
-
-/// Five hundred years are for ever.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// When a worker was last active, and how long it may rest. Written in the worker's own task but for the holds, which
 /// its timers and tasks let go of; read by the owner, to whom a moment's error is nothing. So all of it is `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    /// When it last had something to do, by the registry's [`Clock`].
+    /// When it last had something to do, by the registry's [`Clock`](crate::clock::Clock).
     at: AtomicU64,
     /// How long it may rest, in nanoseconds. `u64::MAX` is for ever.
     may_rest: AtomicU64,

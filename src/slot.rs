@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 
+use crate::clock::Clock;
 use crate::current::{Current, RegistryId};
 use crate::desk::{Desk, Visit};
 use crate::ending::Ending;
@@ -25,7 +26,7 @@ use crate::queue::{Gate, Hand, Kind, Queue};
 use crate::registry::WeakRegistry;
 use crate::reporter::Stopwatch;
 use crate::request::{Input, Notice};
-use crate::residency::{Activity, Clock, Eviction};
+use crate::residency::{Activity, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
 use crate::starting::Round;
 use crate::stats::{Counters, Stats};
@@ -646,8 +647,8 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
         &self.activity
     }
 
-    fn clock(&self) -> Clock {
-        self.link.clock
+    fn clock(&self) -> &Clock {
+        &self.link.clock
     }
 
     fn stopwatch(&self) -> Option<&Stopwatch> {

@@ -243,7 +243,8 @@ impl<W: Worker> Via<W> {
         }
     }
 
-    /// Like [`call`](Self::call), and gives up after `within`, the start of the worker included.
+    /// Like [`call`](Self::call), and gives up after `within`, the start of the worker included, by the clock of the runtime that
+    /// the caller is in.
     ///
     /// # Errors
     ///

@@ -4,7 +4,10 @@ use crate::panics::contain;
 
 /// What need not be done at the desk, since it changes nothing there. Whoever serves there next may do so before it is run.
 pub(crate) trait Errand {
-    fn run(self);
+    /// Where it is run, as the desk was told.
+    type Place;
+
+    fn run(self, place: &Self::Place);
 }
 
 /// Errands in the order in which they arose. Almost always one: it takes no allocation.
@@ -43,12 +46,12 @@ impl<E: Errand> Errands<E> {
     /// Runs them one by one: code of others that panics in one of them (the waker of a caller on another executor) does not
     /// keep the next from being run. (G5)
     #[inline]
-    pub(crate) fn run(&mut self) {
+    pub(crate) fn run(&mut self, place: &E::Place) {
         if let Some(first) = self.first.take() {
-            contain(|| first.run());
+            contain(|| first.run(place));
             if !self.more.is_empty() {
                 for errand in self.more.drain(..) {
-                    contain(|| errand.run());
+                    contain(|| errand.run(place));
                 }
             }
         }
@@ -64,7 +67,9 @@ mod tests {
     struct Note<'n>(u32, &'n Mutex<Vec<u32>>);
 
     impl Errand for Note<'_> {
-        fn run(self) {
+        type Place = ();
+
+        fn run(self, (): &()) {
             self.1.lock().unwrap().push(self.0);
             assert_ne!(self.0, 2, "the second fails");
         }
@@ -82,11 +87,11 @@ mod tests {
         mine.append(&mut others);
         mine.append(&mut others);
         mine.push(note(4));
-        others.run();
+        others.run(&());
         assert!(ran.lock().unwrap().is_empty(), "they were taken");
-        mine.run();
+        mine.run(&());
         assert_eq!(*ran.lock().unwrap(), [1, 2, 3, 4]);
-        mine.run();
+        mine.run(&());
         assert_eq!(ran.lock().unwrap().len(), 4, "once");
     }
 }

@@ -24,7 +24,9 @@ struct Teller {
 struct Note(u32, Arc<Seen>);
 
 impl Errand for Note {
-    fn run(self) {
+    type Place = ();
+
+    fn run(self, (): &()) {
         self.1.ran.lock().unwrap().push(self.0);
     }
 }
@@ -101,7 +103,7 @@ impl Clerk<Arc<u32>, Note> for Teller {
 
 impl Drop for Teller {
     fn drop(&mut self) {
-        self.errands.run();
+        self.errands.run(&());
         self.seen.drops.fetch_add(1, Ordering::SeqCst);
         if let Some(desk) = self.desk.upgrade() {
             drop(desk.queue.drain(&crate::sync::AtomicUsize::new(0)));
@@ -111,7 +113,10 @@ impl Drop for Teller {
 
 fn desk(most: usize) -> (Arc<Desk<Arc<u32>, Note>>, Arc<Seen>) {
     let (desk, seen) = (Arc::new(Desk::new(8)), Arc::<Seen>::default());
-    desk.set(Box::new(Teller { desk: Arc::downgrade(&desk), seen: Arc::clone(&seen), most, errands: Errands::new() }));
+    desk.set(
+        Box::new(Teller { desk: Arc::downgrade(&desk), seen: Arc::clone(&seen), most, errands: Errands::new() }),
+        (),
+    );
     (desk, seen)
 }
 

@@ -10,24 +10,24 @@ use crate::supervise::{Launch, supervise};
 use crate::worker::{ExitReason, Worker};
 
 pub(crate) enum Errand<W: Worker> {
-    Spawn(Launch<W>, Handle),
-    /// The runtime is for arguments that nobody wants.
-    AnswerStart(StartReply<W>, StartAnswer<W>, Option<Handle>),
+    Spawn(Launch<W>),
+    AnswerStart(StartReply<W>, StartAnswer<W>),
     AnswerStop(StopReply, Result<ExitReason, StopFailure>),
 }
 
 impl<W: Worker> desk::Errand for Errand<W> {
-    fn run(self) {
+    /// The registry's runtime, whatever runtime the task belongs to that runs this.
+    type Place = Handle;
+
+    fn run(self, runtime: &Handle) {
         match self {
-            Self::Spawn(launch, runtime) => {
+            Self::Spawn(launch) => {
                 runtime.spawn(supervise(launch));
             }
-            Self::AnswerStart(reply, answer, runtime) => {
+            Self::AnswerStart(reply, answer) => {
                 let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
                 // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
-                if let Some(runtime) = runtime {
-                    runtime.spawn(async move { contain(|| drop(args)) });
-                }
+                runtime.spawn(async move { contain(|| drop(args)) });
             }
             Self::AnswerStop(reply, outcome) => {
                 // The caller may have gone away.
