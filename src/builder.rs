@@ -419,10 +419,25 @@ impl<W: Worker> Builder<W> {
     /// [`ExitReason::Idle`](crate::ExitReason::Idle), and nothing is lost (G7): a send through a [`Via`](crate::Via) starts its
     /// successor.
     ///
-    /// A worker has something to do from when it is given a message until it next waits for one; while its mailbox is not
-    /// empty; and while a task of [`Context::spawn`](crate::Context::spawn) runs or a
-    /// [`send_after`](crate::Context::send_after) is pending. An interval, a monitor, or a [`Reply`](crate::Reply) that it keeps
-    /// does not count. Each worker rests up to a sixteenth longer than this, so that those which were started together
+    /// A worker has something to do from when it is given a message until it next waits for one, and while its mailbox is not empty.
+    /// What keeps it from idling, and counts as activity for [`eviction`](Self::eviction) too:
+    ///
+    /// | what | activity |
+    /// |---|---|
+    /// | a message of `cast`, `try_cast` or `call`, through a handle, a [`Via`](crate::Via) or an alias, from whomever: others, itself, its own tasks | yes, until its handling is over |
+    /// | a sender that waits for room in its mailbox | yes, while it waits |
+    /// | a pending [`send_after`](crate::Context::send_after), and its message | yes |
+    /// | a task of [`spawn`](crate::Context::spawn) or [`spawn_blocking`](crate::Context::spawn_blocking) | yes, while it runs |
+    /// | the message of a [`monitor`](crate::Context::monitor) | yes |
+    /// | [`Context::touch`](crate::Context::touch) | yes, at that moment |
+    /// | `init`, also of a restart | yes, until it returns |
+    /// | a tick of an [interval](crate::Context::send_interval), and its handling | no; it is only not ended in the middle of it |
+    /// | a pending [`monitor`](crate::Context::monitor) | no |
+    /// | a [`Reply`](crate::Reply) that it keeps | no |
+    /// | a registry that it owns, and what that does | no |
+    /// | lookups that find it, and starts of its key that do | no |
+    ///
+    /// Each worker rests up to a sixteenth longer than this, so that those which were started together
     /// do not leave together. It may set its own: [`Context::set_idle_timeout`](crate::Context::set_idle_timeout).
     ///
     /// # Examples

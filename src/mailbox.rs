@@ -120,12 +120,15 @@ pub struct Mailbox<M> {
 /// A worker that cannot go yet asks again no sooner than this: one millisecond, the grain of tokio's timers.
 const LEAST_REST: u64 = 1_000_000;
 
-/// How a worker rests.
+/// A worker that never rests, since its intervals leave it no time, is looked at after so many messages.
+const LOOK_EVERY: u32 = 64;
+
+/// How a worker rests. Ticks of intervals and their handling do not end a rest.
 #[derive(Default)]
 struct Rest {
     /// Messages given out since it last rested.
     handled: u32,
-    /// Since when it rests, while it does.
+    /// When it last began to rest.
     since: Option<u64>,
     /// When the message in hand was given out, if that is measured.
     began: Option<Instant>,
@@ -223,16 +226,53 @@ impl<M> Mailbox<M> {
     fn begin_work(&mut self) {
         if let Some(rest) = &mut self.rest {
             rest.handled = rest.handled.saturating_add(1);
-            rest.since = None;
             rest.began = self.inbox.stopwatch().map(|_| Instant::now());
         }
     }
 
     /// The worker asks for more: what it had in hand is done.
     fn end_work(&mut self) {
+        if self.rest.as_ref().is_some_and(|rest| rest.handled > 0 && rest.handled % LOOK_EVERY == 0) {
+            self.look_among_ticks();
+        }
         let Some(began) = self.rest.as_mut().and_then(|rest| rest.began.take()) else { return };
         if let Some(stopwatch) = self.inbox.stopwatch() {
             stopwatch.record(began.elapsed());
+        }
+    }
+
+    /// Takes note of what was handled since the last time, of which ticks are no activity, and says since when the worker rests.
+    /// It does now, or goes on with ticks only.
+    fn settle(&mut self) -> u64 {
+        let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
+        let rest = self.rest.get_or_insert_default();
+        let mut handled = std::mem::take(&mut rest.handled);
+        if handled > 0 && activity.has_interval() {
+            handled = handled.saturating_sub(self.inbox.queue().take_ticks());
+        }
+        match rest.since {
+            Some(since) if handled == 0 => since,
+            _ => {
+                let now = clock.now_in_worker();
+                activity.stamp(now, handled);
+                activity.resume_ticks();
+                *rest.since.insert(now)
+            }
+        }
+    }
+
+    /// A worker to which its intervals leave no time never rests. When it has handled nothing but ticks for as long as it may rest,
+    /// none is sent until it does; then it is passivated like any other, with nothing queued and nothing in hand. (G7)
+    #[cold]
+    fn look_among_ticks(&mut self) {
+        if !self.inbox.activity().has_interval() {
+            return;
+        }
+        let since = self.settle();
+        let (activity, now) = (self.inbox.activity(), self.inbox.clock().now_in_worker());
+        let Some(may_rest) = activity.may_rest() else { return };
+        if now >= since.max(activity.at()).saturating_add(with_jitter(may_rest.max(LEAST_REST), self.inbox.worker())) {
+            activity.withhold_ticks();
         }
     }
 
@@ -240,16 +280,12 @@ impl<M> Mailbox<M> {
     ///
     /// One timer, which is looked at when it fires and set anew then, not for each message.
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let activity = self.inbox.activity();
-        let may_rest = activity.may_rest();
-        let clock = self.inbox.clock();
+        let since = self.settle();
+        let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
+        // It rests. A tick that comes before the look below, which may be the last, is handled, and it rests again.
+        activity.resume_ticks();
+        let Some(may_rest) = activity.may_rest() else { return Poll::Pending };
         let rest = self.rest.get_or_insert_default();
-        let since = *rest.since.get_or_insert_with(|| {
-            let now = clock.now_in_worker();
-            activity.stamp(now, std::mem::take(&mut rest.handled));
-            now
-        });
-        let Some(may_rest) = may_rest else { return Poll::Pending };
         let may_rest = with_jitter(may_rest.max(LEAST_REST), self.inbox.worker());
         loop {
             // `ctx.touch()` counts as well.

@@ -372,6 +372,24 @@ impl<M> Queue<M> {
         Ok(sequence)
     }
 
+    /// The same for a tick of an interval, which is no activity of the worker, where anyone asks for that.
+    pub(crate) fn send_tick(&self, message: M) -> Result<Sequence, M> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            return Err(message);
+        }
+        let (sequence, receiver) = state.accept(message, Kind::Cast);
+        state.note_tick(sequence);
+        drop(state);
+        wake(receiver);
+        Ok(sequence)
+    }
+
+    /// How many of the messages that have begun since this was asked last were ticks. For the receiver.
+    pub(crate) fn take_ticks(&self) -> u32 {
+        self.lock().take_ticks()
+    }
+
     /// How many messages wait.
     pub(crate) fn len(&self) -> usize {
         self.lock().queued()

@@ -35,9 +35,16 @@ pub(crate) struct Activity {
     may_rest: AtomicU64,
     /// Messages handled, halved for each minute since.
     uses: AtomicU32,
-    /// What keeps it from idling: pending `send_after`s, and its own tasks.
+    /// What keeps it from idling: pending `send_after`s, and its own tasks. And [`HAS_INTERVAL`] and [`WITHHOLDS_TICKS`].
     holds: AtomicU32,
 }
+
+/// A bit among the holds, and none of them: the worker has made an interval, so that some of its messages may be ticks, which are
+/// no activity.
+const HAS_INTERVAL: u32 = 1 << 31;
+
+/// Likewise: no tick is sent until the worker has rested.
+const WITHHOLDS_TICKS: u32 = 1 << 30;
 
 /// After this long what a worker did counts half.
 const HALF_LIFE: u64 = 60_000_000_000;
@@ -78,7 +85,30 @@ impl Activity {
     }
 
     pub(crate) fn is_held(&self) -> bool {
-        self.holds.load(Ordering::Relaxed) > 0
+        self.holds.load(Ordering::Relaxed) & !(HAS_INTERVAL | WITHHOLDS_TICKS) > 0
+    }
+
+    pub(crate) fn withhold_ticks(&self) {
+        self.holds.fetch_or(WITHHOLDS_TICKS, Ordering::Relaxed);
+    }
+
+    pub(crate) fn resume_ticks(&self) {
+        if self.withholds_ticks() {
+            self.holds.fetch_and(!WITHHOLDS_TICKS, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn withholds_ticks(&self) -> bool {
+        self.holds.load(Ordering::Relaxed) & WITHHOLDS_TICKS != 0
+    }
+
+    pub(crate) fn set_has_interval(&self) {
+        self.holds.fetch_or(HAS_INTERVAL, Ordering::Relaxed);
+    }
+
+    /// For the worker's own task, which has made the interval.
+    pub(crate) fn has_interval(&self) -> bool {
+        self.holds.load(Ordering::Relaxed) & HAS_INTERVAL != 0
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::context::Context;
 use crate::handle::WorkerHandle;
+use crate::mailbox::Inbox;
 use crate::panics::contain;
 use crate::queue::{Kind, Sequence};
 use crate::residency::Hold;
@@ -56,7 +57,17 @@ impl Monitor {
 }
 
 fn send<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
-    match slot.queue.send_past(message, Kind::Cast) {
+    accepted(slot.queue.send_past(message, Kind::Cast))
+}
+
+/// Sends a tick, which is no activity of the worker.
+fn send_tick<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
+    let is_asked = slot.tracks_activity() || slot.activity.may_rest().is_some();
+    accepted(if is_asked { slot.queue.send_tick(message) } else { slot.queue.send_past(message, Kind::Cast) })
+}
+
+fn accepted<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
+    match sent {
         Ok(sequence) => Some(sequence),
         Err(message) => {
             // The worker is on its way out, and this with it.
@@ -113,8 +124,10 @@ impl<W: Worker> Context<W> {
     /// Sends this worker a message again and again, the first after one period, past a full mailbox.
     ///
     /// Ticks do not pile up: while the last message is still queued none is made, and a worker that was busy for ten
-    /// periods finds one. It does not keep the worker from idling, though handling its messages does: let the period be
-    /// longer than the idle time-out, or call [`set_idle_timeout`](Self::set_idle_timeout). A period of less than a
+    /// periods finds one. A tick and its handling are no activity: they keep the worker neither from idling nor, by when and how
+    /// often it was active, from being evicted, whatever the period. If a tick found something to do, say so with
+    /// [`touch`](Self::touch); a worker that is to stay as long as it has intervals says so with
+    /// [`set_idle_timeout(None)`](Self::set_idle_timeout). A period of less than a
     /// millisecond is one millisecond.
     ///
     /// # Panics
@@ -160,6 +173,7 @@ impl<W: Worker> Context<W> {
         mut message: impl FnMut() -> W::Message + Send + 'static,
     ) -> Timer {
         let slot = self.handle().slot.clone();
+        slot.activity.set_has_interval();
         let period = period.max(Duration::from_millis(1));
         Timer(tasks::spawn_timer(&self.handle().slot, async move {
             let Some(first) = Instant::now().checked_add(period) else { return std::future::pending().await };
@@ -168,10 +182,10 @@ impl<W: Worker> Context<W> {
             let mut last: Option<Sequence> = None;
             loop {
                 ticks.tick().await;
-                if last.is_some_and(|last| !slot.queue.has_begun(last)) {
+                if slot.activity.withholds_ticks() || last.is_some_and(|last| !slot.queue.has_begun(last)) {
                     continue;
                 }
-                last = send(&slot, message());
+                last = send_tick(&slot, message());
                 if last.is_none() {
                     return;
                 }

@@ -44,14 +44,42 @@ struct Aside<M> {
     is_in_use: bool,
     /// The last message of this run: see [`Queue::recess`](super::Queue::recess).
     recess: Option<Sequence>,
+    ticks: Ticks,
     next_ticket: u64,
     /// Senders that wait for room, by ticket, oldest first.
     senders: VecDeque<(u64, Waker)>,
 }
 
+/// Which of the messages are ticks of intervals.
+#[derive(Debug, Default)]
+struct Ticks {
+    /// How many have begun since somebody asked.
+    begun: u32,
+    /// Those that had not when somebody looked last, oldest first: no more than the worker has intervals.
+    queued: VecDeque<Sequence>,
+}
+
+impl Ticks {
+    /// Counts those that have begun. `begun`: the last message that has.
+    fn settle(&mut self, begun: Sequence) {
+        while self.queued.front().is_some_and(|&tick| tick <= begun) {
+            self.queued.pop_front();
+            self.begun = self.begun.saturating_add(1);
+        }
+    }
+}
+
 impl<M> Default for Aside<M> {
     fn default() -> Self {
-        Self { burst: None, in_hand: 0, is_in_use: false, recess: None, next_ticket: 0, senders: VecDeque::new() }
+        Self {
+            burst: None,
+            in_hand: 0,
+            is_in_use: false,
+            recess: None,
+            ticks: Ticks::default(),
+            next_ticket: 0,
+            senders: VecDeque::new(),
+        }
     }
 }
 
@@ -158,7 +186,8 @@ impl<M> State<M> {
         aside.burst = None;
         aside.in_hand = 0;
         // Who has a ticket is among the senders, or has room reserved: nobody's is given out twice.
-        if aside.recess.is_none() && aside.senders.is_empty() && self.reserved == 0 {
+        let has_ticks = aside.ticks.begun > 0 || !aside.ticks.queued.is_empty();
+        if aside.recess.is_none() && aside.senders.is_empty() && self.reserved == 0 && !has_ticks {
             self.aside = None;
         }
     }
@@ -214,6 +243,22 @@ impl<M> State<M> {
             && self.queued() == 0
             && self.reserved == 0
             && self.aside.as_ref().is_none_or(|aside| aside.senders.is_empty())
+    }
+
+    /// Notes that a message which was just accepted is a tick.
+    pub(super) fn note_tick(&mut self, sequence: Sequence) {
+        let begun = self.begun();
+        let ticks = &mut self.aside.get_or_insert_default().ticks;
+        ticks.settle(begun);
+        ticks.queued.push_back(sequence);
+    }
+
+    /// How many ticks have begun since this was asked last.
+    pub(super) fn take_ticks(&mut self) -> u32 {
+        let begun = self.begun();
+        let Some(aside) = &mut self.aside else { return 0 };
+        aside.ticks.settle(begun);
+        mem::take(&mut aside.ticks.begun)
     }
 
     /// Parks the receiver.

@@ -1,1 +1,343 @@
-//! What counts as activity.
+//! Ticks of intervals are no activity, for idling and for eviction; and what is.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gen_registry::{Builder, Context, Eviction, ExitReason, Registry, Reply, Restart, WorkerHandle};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::common::{Cue, Part, Player, Record, Scripted, assert_at_rest, cue, play, until_idle, within};
+
+const IDLE: Duration = Duration::from_secs(100);
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn builder() -> Builder<Player> {
+    Registry::builder().idle_timeout(IDLE)
+}
+
+fn nothing() -> Cue {
+    cue(|_| Box::pin(async { Ok(()) }))
+}
+
+fn takes(time: Duration) -> Cue {
+    cue(move |_| {
+        Box::pin(async move {
+            sleep(time).await;
+            Ok(())
+        })
+    })
+}
+
+async fn started(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
+    within(registry.start(key, Part::default()), "a start").await.unwrap()
+}
+
+/// A part that begins with these intervals, whose handling takes so long.
+fn with_intervals(periods: &'static [u64], handling: Duration) -> Part {
+    Part::init(move |ctx| {
+        for &period in periods {
+            ctx.send_interval(seconds(period), move || takes(handling));
+        }
+        Box::pin(async { Ok(()) })
+    })
+}
+
+/// When the worker idled, in seconds since then.
+async fn idles(worker: &WorkerHandle<Player>, since: Instant) -> u64 {
+    let reason = tokio::time::timeout(seconds(100_000), worker.closed()).await.expect("it never idles");
+    assert!(matches!(reason, ExitReason::Idle), "{reason}");
+    since.elapsed().as_secs()
+}
+
+/// A worker rests up to a sixteenth longer than it may.
+#[track_caller]
+fn assert_rested(at: u64, since: u64, case: &str) {
+    assert!((since + 100..=since + 107).contains(&at), "{case}: it idled at {at}, and was active until {since}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_do_not_keep_their_worker_from_idling() {
+    let cases: [&[u64]; 6] = [&[5], &[99], &[100], &[150], &[5, 7, 30], &[1, 5, 150, 1_000]];
+    for periods in cases {
+        let registry = builder().build().unwrap();
+        let began = Instant::now();
+        let worker = within(registry.start("p", with_intervals(periods, Duration::ZERO)), "a start").await.unwrap();
+        assert_rested(idles(&worker, began).await, 0, &format!("{periods:?}"));
+        assert_at_rest(&registry);
+        assert_eq!(registry.stats().undelivered.total(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_whose_handling_takes_time_do_not_keep_their_worker() {
+    // Ticks are missed, but there is time to rest between those that come.
+    let registry = builder().build().unwrap();
+    let began = Instant::now();
+    let worker = within(registry.start("p", with_intervals(&[5], seconds(4))), "a start").await.unwrap();
+    let at = idles(&worker, began).await;
+    assert!((100..=112).contains(&at), "{at}");
+    // And now there is none: the next tick is queued before the last one is handled.
+    let began = Instant::now();
+    let worker = within(registry.start("p", with_intervals(&[5, 7], seconds(30))), "a start").await.unwrap();
+    let at = idles(&worker, began).await;
+    assert!(at <= 100 + 2 * 64 * 30, "{at}");
+    assert_eq!(registry.stats().undelivered.total(), 0, "G7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_between_ticks_keep_their_worker_and_are_not_lost() {
+    for handling in [0, 4, 30] {
+        let record = Record::default();
+        let registry = builder().build().unwrap();
+        let part = with_intervals(&[5], seconds(handling)).recorded(&record);
+        let worker = within(registry.start("p", part), "a start").await.unwrap();
+        let handled = Arc::new(Mutex::new(0));
+        for _ in 0..40 {
+            sleep(seconds(60)).await;
+            let handled = Arc::clone(&handled);
+            let count = cue(move |_| {
+                Box::pin(async move {
+                    *handled.lock().unwrap() += 1;
+                    Ok(())
+                })
+            });
+            worker.cast(count).await.unwrap_or_else(|error| panic!("{handling}: {error}"));
+        }
+        let last = Instant::now();
+        let at = idles(&worker, last).await;
+        assert!(at >= 100 && at <= 107 + 3 * 64 * handling.max(1), "{handling}: {at}");
+        assert_eq!(*handled.lock().unwrap(), 40, "G7");
+        assert_eq!(registry.stats().undelivered.total(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_of_messages_among_ticks_is_told_apart() {
+    let registry = builder().build().unwrap();
+    let began = Instant::now();
+    let worker = within(registry.start("p", with_intervals(&[1, 1, 1], Duration::ZERO)), "a start").await.unwrap();
+    sleep_until(began + Duration::from_millis(60_500)).await;
+    // Ticks come while this is in hand, and messages behind them.
+    worker.cast(takes(Duration::from_millis(1_000))).await.unwrap();
+    for _ in 0..20 {
+        sleep(Duration::from_millis(40)).await;
+        worker.cast(nothing()).await.unwrap();
+    }
+    assert_rested(idles(&worker, began).await, 61, "a burst");
+}
+
+#[tokio::test(start_paused = true)]
+async fn g7_what_comes_while_a_tick_is_in_hand_is_handled() {
+    for is_sent in [false, true] {
+        let registry = builder().build().unwrap();
+        let began = Instant::now();
+        // It is in hand from 99 to 139, and the time of the worker comes in between.
+        let worker = within(registry.start("p", with_intervals(&[99], seconds(40))), "a start").await.unwrap();
+        if is_sent {
+            sleep_until(began + seconds(120)).await;
+            worker
+                .call(|reply: Reply<()>| {
+                    cue(move |_| {
+                        Box::pin(async move {
+                            reply.send(());
+                            Ok(())
+                        })
+                    })
+                })
+                .await
+                .expect("G7");
+            assert_rested(idles(&worker, began).await, 139, "sent");
+        } else {
+            assert_eq!(idles(&worker, began).await, 139);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_touch_in_a_tick_keeps_its_worker() {
+    let registry = builder().build().unwrap();
+    let began = Instant::now();
+    let part = Part::init(|ctx| {
+        let mut left = 100;
+        ctx.send_interval(seconds(50), move || {
+            left -= 1;
+            cue(move |ctx| {
+                if left > 0 {
+                    ctx.touch();
+                }
+                Box::pin(async { Ok(()) })
+            })
+        });
+        Box::pin(async { Ok(()) })
+    });
+    let worker = within(registry.start("p", part), "a start").await.unwrap();
+    assert_rested(idles(&worker, began).await, 99 * 50, "touches");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interval_of_each_run_lets_its_worker_idle() {
+    let registry = builder().restart(Restart::Transient).build().unwrap();
+    let began = Instant::now();
+    let worker = within(registry.start("p", with_intervals(&[5], Duration::ZERO)), "a start").await.unwrap();
+    sleep(seconds(60)).await;
+    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    assert_rested(idles(&worker, began).await, 60, "a restart");
+    assert_eq!(worker.incarnation(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_sets_its_own_time_idles_between_ticks() {
+    let registry = Registry::<Player>::new();
+    let worker = started(&registry, "p").await;
+    play(&worker, |ctx| {
+        Box::pin(async move {
+            ctx.send_interval(seconds(5), nothing);
+        })
+    })
+    .await
+    .unwrap();
+    sleep(seconds(10_000)).await;
+    let began = Instant::now();
+    play(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
+    assert_rested(idles(&worker, began).await, 0, "its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_do_not_keep_their_worker_from_being_evicted() {
+    for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
+        let registry = Registry::<Player>::builder().max_workers(2).eviction(eviction).build().unwrap();
+        within(registry.start("ticks", with_intervals(&[1], Duration::ZERO)), "a start").await.unwrap();
+        started(&registry, "used").await.cast(nothing()).await.unwrap();
+        // It has had a hundred ticks since the other one was used.
+        sleep(Duration::from_millis(100_500)).await;
+        started(&registry, "new").await;
+        assert!(registry.lookup("ticks").is_none(), "{eviction:?}");
+        assert!(registry.lookup("used").is_some(), "{eviction:?}");
+    }
+}
+
+/// What happens once, after a minute, and whether it is activity.
+type Row = (&'static str, bool);
+
+#[tokio::test(start_paused = true)]
+async fn each_row_of_the_table_of_activity_is_so() {
+    const ROWS: [Row; 17] = [
+        ("nothing", false),
+        ("cast", true),
+        ("try_cast", true),
+        ("call", true),
+        ("via cast", true),
+        ("via call", true),
+        ("a task's cast", true),
+        ("its own cast", true),
+        ("send_after", true),
+        ("a monitor's message", true),
+        ("touch", true),
+        ("a tick", false),
+        ("a pending monitor", false),
+        ("a reply kept", false),
+        ("an owned registry", false),
+        ("lookup", false),
+        ("lookup_or_start", false),
+    ];
+    for (row, is_activity) in ROWS {
+        let registry = builder().build().unwrap();
+        let others = Registry::<Player>::new();
+        let other = started(&others, "other").await;
+        let began = Instant::now();
+        let worker = started(&registry, "p").await;
+        let watched = other.clone();
+        let child = others.clone();
+        let kept = Arc::new(Mutex::new(None));
+        let keep = Arc::clone(&kept);
+        // What it needs beforehand.
+        play(&worker, move |ctx: &mut Context<Player>| {
+            Box::pin(async move {
+                match row {
+                    "send_after" => drop(ctx.send_after(seconds(60), nothing())),
+                    "a monitor's message" | "a pending monitor" => drop(ctx.monitor(&watched, |_| nothing())),
+                    "a tick" => drop(ctx.send_interval(seconds(60), nothing)),
+                    "touch" => drop(ctx.send_interval(seconds(60), || {
+                        cue(|ctx| {
+                            ctx.touch();
+                            Box::pin(async { Ok(()) })
+                        })
+                    })),
+                    "its own cast" => drop(ctx.send_interval(seconds(60), || {
+                        cue(|ctx| {
+                            ctx.handle().try_cast(nothing()).expect("there is room");
+                            Box::pin(async { Ok(()) })
+                        })
+                    })),
+                    "an owned registry" => ctx.own(&child),
+                    _ => {}
+                }
+            })
+        })
+        .await
+        .unwrap();
+        if row == "a reply kept" {
+            let call = worker.clone();
+            tokio::spawn(async move {
+                let answer = call.call(move |reply: Reply<()>| {
+                    cue(move |_| {
+                        *keep.lock().unwrap() = Some(reply);
+                        Box::pin(async { Ok(()) })
+                    })
+                });
+                // It is never answered.
+                let _ = answer.await;
+            });
+        }
+        sleep_until(began + seconds(60)).await;
+        let via = registry.via("p");
+        match row {
+            "cast" => worker.cast(nothing()).await.unwrap(),
+            "try_cast" => worker.try_cast(nothing()).unwrap(),
+            "call" => play(&worker, |_| Box::pin(async {})).await.unwrap(),
+            "via cast" => via.cast(nothing()).await.unwrap(),
+            "via call" => via
+                .call(|reply| {
+                    cue(move |_| {
+                        Box::pin(async move {
+                            reply.send(());
+                            Ok(())
+                        })
+                    })
+                })
+                .await
+                .unwrap(),
+            "a task's cast" => {
+                let worker = worker.clone();
+                tokio::spawn(async move { worker.cast(nothing()).await.unwrap() }).await.unwrap();
+            }
+            "a monitor's message" => drop(other.stop().await.unwrap()),
+            "an owned registry" => other.cast(nothing()).await.unwrap(),
+            "lookup" => assert!(registry.lookup("p").is_some()),
+            "lookup_or_start" => drop(registry.lookup_or_start("p", Part::default()).await.unwrap()),
+            _ => {}
+        }
+        if matches!(row, "touch" | "its own cast") {
+            // Their interval goes on to do it.
+            sleep(seconds(600)).await;
+            assert!(registry.lookup("p").is_some(), "{row}");
+        } else {
+            assert_rested(idles(&worker, began).await, if is_activity { 60 } else { 0 }, row);
+        }
+        until_idle().await;
+        drop(kept);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_of_its_own_keeps_a_worker_while_it_runs() {
+    let registry = builder().build().unwrap();
+    let began = Instant::now();
+    let worker = started(&registry, "p").await;
+    play(&worker, |ctx| Box::pin(async move { drop(ctx.spawn(sleep(seconds(150)))) })).await.unwrap();
+    let at = idles(&worker, began).await;
+    assert!(at >= 150, "{at}");
+}
