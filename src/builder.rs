@@ -16,7 +16,7 @@ use crate::error::BuildError;
 use crate::events::Announcer;
 use crate::names::{Claim, IsGone, RecorderId};
 use crate::owner::{Keeper, Owner};
-use crate::panics::discard;
+use crate::panics::{Contained, discard};
 use crate::registry::Registry;
 use crate::reporter::{Reporter, Stopwatch};
 #[cfg(feature = "metrics")]
@@ -81,6 +81,7 @@ const REQUESTS: usize = 1_024;
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "a builder does nothing until `build` is called"]
 pub struct Builder<W: Worker> {
     name: Box<str>,
     config: Config,
@@ -125,14 +126,12 @@ impl<W: Worker> Builder<W> {
     /// Names the registry, for its operators: in metrics it is the value of the label `registry`, in traces it is in the span
     /// of each worker. A registry without a name exports no metrics. Give names to a few registries that live long, not one
     /// to each of many: a process remembers all names that ever reported to its recorder.
-    #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into().into_boxed_str();
         self
     }
 
     /// How many messages may wait in one worker's mailbox, the one in hand not counted. At least 1.
-    #[must_use]
     pub fn mailbox_capacity(mut self, messages: usize) -> Self {
         self.config.mailbox_capacity = messages;
         self
@@ -140,7 +139,10 @@ impl<W: Worker> Builder<W> {
 
     /// How long an `init` may take before the start fails with [`StartError::TimedOut`](crate::StartError::TimedOut).
     /// `Duration::MAX` is for ever; zero fails every start whose `init` does not return at once.
-    #[must_use]
+    ///
+    /// The registry's own runtime keeps the time. A current-thread runtime runs only inside `block_on`: between two of them its
+    /// workers stand still and no time-out passes, so that a start from another thread waits until it is driven again. A
+    /// program that cannot promise this builds the registry on a multi-thread runtime.
     pub fn init_timeout(mut self, within: Duration) -> Self {
         self.config.init_timeout = within;
         self
@@ -152,7 +154,6 @@ impl<W: Worker> Builder<W> {
     ///
     /// A shutdown has it once for all workers. To end takes each some microseconds of processor time: with a million of them
     /// on one busy core, allow more than the default.
-    #[must_use]
     pub fn stop_timeout(mut self, within: Duration) -> Self {
         self.config.stop_timeout = within;
         self
@@ -203,7 +204,6 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn stop_mode(mut self, mode: StopMode) -> Self {
         self.config.stop_mode = mode;
         self
@@ -315,7 +315,6 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn on_undelivered(mut self, hook: impl Fn(&W::Key, W::Message) + Send + Sync + 'static) -> Self {
         self.on_undelivered = Some(Box::new(hook));
         self
@@ -370,7 +369,6 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn restart(mut self, policy: Restart) -> Self
     where
         W::Args: Clone,
@@ -385,7 +383,6 @@ impl<W: Worker> Builder<W> {
     ///
     /// The budget is the key's: other keys do not notice, and it outlives the worker, as long as the registry remembers the
     /// key (16,384 of those that are gone). An intensity of 0 gives a key up at its first crash.
-    #[must_use]
     pub fn restart_intensity(mut self, max: usize, period: Duration) -> Self {
         self.config.intensity = Intensity { max, period };
         self
@@ -394,7 +391,6 @@ impl<W: Worker> Builder<W> {
     /// How long restarts wait: the first of a period `first`, each one after it twice as long as the one before, up to
     /// `most`; and of that a random share of at least half, so that workers which crashed together do not come back
     /// together. With a backoff that is long beside the period of `restart_intensity`, no budget is ever spent.
-    #[must_use]
     pub fn restart_backoff(mut self, first: Duration, most: Duration) -> Self {
         self.config.backoff = Backoff { first, most };
         self
@@ -409,7 +405,6 @@ impl<W: Worker> Builder<W> {
     /// An `init` that blocks its thread cannot be ended. When it counts as stuck, `stop_timeout` (at least 100 ms) after its
     /// `init_timeout` has passed, its turn goes to the next: it then runs beside the others, and its worker is counted as
     /// [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) if it was restarted.
-    #[must_use]
     pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
         self.config.max_concurrent_starts = Some(starts);
         self
@@ -460,7 +455,6 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn idle_timeout(mut self, after: Duration) -> Self {
         self.config.idle_timeout = Some(after);
         self
@@ -494,7 +488,6 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
-    #[must_use]
     pub fn max_workers(mut self, workers: usize) -> Self {
         self.config.max_workers = Some(workers);
         self
@@ -506,7 +499,6 @@ impl<W: Worker> Builder<W> {
     /// Nobody is evicted who has something to do (see [`idle_timeout`](Self::idle_timeout)); if all that are looked at have,
     /// the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start that one of the
     /// registry's own workers asks for: it never waits for room, since whoever is to make room may be waiting for it.
-    #[must_use]
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.config.eviction = eviction;
         self
@@ -516,7 +508,6 @@ impl<W: Worker> Builder<W> {
     /// [`StartError::RecentlyFailed`](crate::StartError::RecentlyFailed) and that error, without running `init` again, so
     /// that a key that is broken does not hammer what it loads from. At most 16,384 keys are remembered; under a flood
     /// the older ones are forgotten.
-    #[must_use]
     pub fn remember_failed_starts(mut self, within: Duration) -> Self {
         self.config.remember_failed_starts = Some(within);
         self
@@ -525,7 +516,6 @@ impl<W: Worker> Builder<W> {
     /// Writes the key of each worker into its span. Without this it is nowhere in what the crate tells `tracing`, for it may
     /// be a secret, or personal.
     #[cfg(feature = "tracing")]
-    #[must_use]
     pub fn trace_keys(mut self) -> Self
     where
         W::Key: fmt::Debug,
@@ -562,7 +552,6 @@ impl<W: Worker> Builder<W> {
     /// # }
     /// ```
     #[cfg(feature = "metrics")]
-    #[must_use]
     pub fn recorder(mut self, recorder: Arc<dyn metrics::Recorder + Send + Sync>) -> Self {
         self.recorder = Some(recorder);
         self
@@ -572,13 +561,16 @@ impl<W: Worker> Builder<W> {
     /// as `gen_registry_handle_duration_seconds`. It costs two looks at the clock and what the recorder takes for each
     /// message, and nothing if the registry has no name.
     #[cfg(feature = "metrics")]
-    #[must_use]
     pub fn measure_handling(mut self) -> Self {
         self.measures_handling = true;
         self
     }
 
     /// Builds the registry on the current tokio runtime, where its workers will run, from wherever they are started.
+    ///
+    /// It ends with that runtime: starts return [`StartError::RuntimeShutdown`](crate::StartError::RuntimeShutdown) from then on. Do
+    /// not keep one in a `static` that several runtimes use, as tests do: each `#[tokio::test]` has a runtime of its own. A
+    /// current-thread runtime has to be driven, by `block_on`, for its workers to run: see [`init_timeout`](Self::init_timeout).
     ///
     /// # Errors
     ///
@@ -677,7 +669,7 @@ impl<W: Worker> Builder<W> {
             registry_id: fresh_registry_id(),
             name: self.name,
             config: self.config,
-            on_undelivered: self.on_undelivered,
+            on_undelivered: self.on_undelivered.map(Contained::new),
             restart: self.restart,
             pace,
             clock: Clock::new(runtime.clone()),

@@ -181,6 +181,9 @@ impl<W: Worker> Context<W> {
     /// A registry of [`Permanent`](crate::Restart::Permanent) workers with fixed keys, owned by a worker, is what OTP calls
     /// a one-for-one supervisor.
     ///
+    /// Own first: only from this call on does the worker wait for the registry. An `init` that starts workers in it before, and is
+    /// cancelled or fails at an await in between, leaves them to end by themselves, perhaps after this worker's key is free.
+    ///
     /// # Panics
     ///
     /// If it is this worker's own registry, or one above it: the registry of a worker that owns this worker's registry, or of one

@@ -51,8 +51,15 @@ impl<T> From<T> for Returned<T> {
     }
 }
 
+/// Clones the value under the lock that makes it `Sync`: its `Clone` is not to use this very `Returned`.
+impl<T: Clone> Clone for Returned<T> {
+    fn clone(&self) -> Self {
+        Self::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+}
+
 /// Why a registry could not be built.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// `build` was called outside a tokio runtime, so there is nowhere to run the owner and the workers.
@@ -164,8 +171,35 @@ impl<W: Worker> Error for StartError<W> {
     }
 }
 
+impl<W: Worker> Clone for StartError<W>
+where
+    W::Args: Clone,
+{
+    fn clone(&self) -> Self {
+        match self {
+            Self::AlreadyStarted { handle, args } => {
+                Self::AlreadyStarted { handle: handle.clone(), args: args.clone() }
+            }
+            Self::Init(error) => Self::Init(Arc::clone(error)),
+            Self::RecentlyFailed(error) => Self::RecentlyFailed(Arc::clone(error)),
+            Self::Panicked(message) => Self::Panicked(Arc::clone(message)),
+            Self::TimedOut => Self::TimedOut,
+            Self::AtCapacity => Self::AtCapacity,
+            Self::RestartLimit { retry_after } => Self::RestartLimit { retry_after: *retry_after },
+            Self::Cancelled => Self::Cancelled,
+            Self::WouldDeadlock => Self::WouldDeadlock,
+            Self::Shutdown => Self::Shutdown,
+            Self::RuntimeShutdown => Self::RuntimeShutdown,
+        }
+    }
+}
+
 impl<W: Worker> StartError<W> {
     /// The error that `init` returned, now or a moment ago, if it is an `E`.
+    ///
+    /// An error that is wrapped in another one is not found. So is each in an `anyhow::Error`, of which nothing but the text and the
+    /// [sources](Error::source) is left: for a worker whose `Error` is `Box<dyn Error + Send + Sync>`, convert it by
+    /// `anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace`.
     ///
     /// # Examples
     ///
@@ -258,7 +292,11 @@ impl<W: Worker> SendError<W> {
             | Self::WouldDeadlock(message)
             | Self::NotFound(message)
             | Self::TimedOut(message) => message.into_inner(),
-            Self::NotStarted { message, .. } => message.into_inner(),
+            Self::NotStarted { message, source } => {
+                // Before the message is returned: a panic in its `Drop` would leak a value that is already returned.
+                drop(source);
+                message.into_inner()
+            }
         }
     }
 

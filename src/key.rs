@@ -1,5 +1,7 @@
 //! [`ToKey`]: what a key can be looked up by and made from.
 
+use std::borrow::{Borrow, Cow};
+use std::ffi::{OsStr, OsString};
 use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,6 +40,14 @@ use equivalent::Equivalent;
 /// }
 /// assert!(RoomRef("acme", 7).to_key() == Room("acme".into(), 7));
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a key of type `{K}`, nor a borrowed form of one",
+    label = "a `{K}` cannot be made from a `{Self}`",
+    note = "pass a reference to a `{K}`, or to its borrowed form, such as a `&str` for a `String`",
+    note = "an item of `[\"a\", \"b\"].iter()` is a `&&str`: pass `*item`",
+    note = "for keys of type `&'static str` pass `&\"a\"`: a `&str` of another lifetime cannot be kept as a key",
+    note = "for a borrowed form of your own implement `ToKey` and `Equivalent`"
+)]
 pub trait ToKey<K>: Hash + Equivalent<K> {
     /// Makes the key, for a worker that is to be started.
     fn to_key(&self) -> K;
@@ -66,6 +76,18 @@ borrowed_form! {
     Path => PathBuf;
     Path => Box<Path>;
     Path => Arc<Path>;
+    OsStr => OsString;
+    OsStr => Box<OsStr>;
+    OsStr => Arc<OsStr>;
+}
+
+impl<B: ?Sized + ToOwned + Eq + Hash> ToKey<Cow<'static, B>> for B
+where
+    Cow<'static, B>: Borrow<B>,
+{
+    fn to_key(&self) -> Cow<'static, B> {
+        Cow::Owned(self.to_owned())
+    }
 }
 
 impl<T: Clone + Eq + Hash> ToKey<Vec<T>> for [T] {

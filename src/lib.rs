@@ -281,6 +281,7 @@ mod table;
 mod tasks;
 mod timer;
 mod trace;
+mod unwind;
 mod via;
 mod worker;
 

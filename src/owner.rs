@@ -448,11 +448,9 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// It is over.
+    /// It is over. The report is published by the `Drop`, which comes next.
     fn finish(&mut self) {
-        // Before anybody is told that it is over: the name is free then.
         self.tell_last_numbers();
-        self.report.send_replace(self.last);
         self.is_over = true;
     }
 
@@ -607,14 +605,11 @@ impl<W: Worker> Drop for Owner<W> {
         // Not yet, if the runtime went first.
         self.tell_last_numbers();
         let aborted = self.lifecycle.entries();
-        let last = self.last.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
-        self.report.send_if_modified(|report| {
-            let is_cut_off = report.is_none();
-            report.get_or_insert(last);
-            is_cut_off
-        });
         self.residents.clear();
         self.table.clear();
         self.link.events.end();
+        // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
+        let last = self.last.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
+        self.report.send_replace(Some(last));
     }
 }

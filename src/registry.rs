@@ -456,7 +456,10 @@ impl<W: Worker> Registry<W> {
     /// ```
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &W::Key, &WorkerHandle<W>) -> A) -> A {
         let open = |handle: &WorkerHandle<W>| handle.is_open().then_some(());
-        self.shared.table.fold(init, open, |folded, handle, ()| f(folded, handle.key(), handle))
+        let folded = self.shared.table.fold(init, open, |folded, handle, ()| f(folded, handle.key(), handle));
+        // Before the result is returned: a panic in what the closure captured would leak a value that is already returned.
+        drop(f);
+        folded
     }
 
     /// One of the workers, or `None` if there is none. Which one is not said: the first that the table comes to.

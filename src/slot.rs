@@ -124,7 +124,8 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) registry_id: RegistryId,
     pub(crate) name: Box<str>,
     pub(crate) config: Config,
-    pub(crate) on_undelivered: Option<OnUndelivered<W>>,
+    /// Contained: what it captured is user code when it is dropped, by the last reference to the registry's memory.
+    pub(crate) on_undelivered: Option<Contained<OnUndelivered<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
     pub(crate) pace: Option<Pace>,
     pub(crate) clock: Clock,

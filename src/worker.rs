@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::future::Future;
 use std::hash::{Hash, Hasher};
+use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -68,6 +69,12 @@ use crate::mailbox::Mailbox;
 /// # Ok(())
 /// # }
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a worker",
+    label = "does not implement `gen_registry::Worker`",
+    note = "implement `Worker` for the type that is the state of one worker: `init` makes it, `handle` changes it",
+    note = "`Registry`, `WorkerHandle` and `Via` take this type as their parameter, not its key or its message"
+)]
 pub trait Worker: Sized + Send + 'static {
     /// What names a worker: any hashable type. Its `Hash` and `Eq` must agree, as for a `HashMap`.
     type Key: Clone + Eq + Hash + Send + Sync + 'static;
@@ -183,6 +190,22 @@ impl ExitReason {
         matches!(self, Self::Failed(_) | Self::Panicked(_) | Self::Crashed)
     }
 }
+
+/// By kind: the error of a [`Failed`](Self::Failed) and the message of a [`Panicked`](Self::Panicked) are not compared.
+///
+/// ```
+/// use gen_registry::ExitReason;
+///
+/// assert_eq!(ExitReason::Panicked("index out of bounds".into()), ExitReason::Panicked("overflow".into()));
+/// assert_ne!(ExitReason::Stopped, ExitReason::Killed);
+/// ```
+impl PartialEq for ExitReason {
+    fn eq(&self, other: &Self) -> bool {
+        mem::discriminant(self) == mem::discriminant(other)
+    }
+}
+
+impl Eq for ExitReason {}
 
 impl fmt::Debug for ExitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

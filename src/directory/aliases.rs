@@ -339,7 +339,13 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     ///
     /// If the closure does; the directory is not harmed.
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &N, &WorkerHandle<W>) -> A) -> A {
-        self.0.index.fold(init, |folded, name, holder| if holder.is_open() { f(folded, name, holder) } else { folded })
+        let fold = |folded, name: &N, holder: &WorkerHandle<W>| {
+            if holder.is_open() { f(folded, name, holder) } else { folded }
+        };
+        let folded = self.0.index.fold(init, fold);
+        // Before the result is returned: see `Registry::reduce`.
+        drop(f);
+        folded
     }
 
     /// All names by which a worker is found, with their workers. As consistent as [`reduce`](Self::reduce).

@@ -51,6 +51,8 @@ fn offer<W: Worker>(
             Err((Refusal::Closed, message)) => broadcast.refuse(member, SendError::Closed, message),
         }
     }
+    // Before the messages are returned: a panic in what it captured would leak values that are already returned.
+    drop(message);
     (broadcast, full)
 }
 

@@ -325,10 +325,13 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     ///
     /// If the closure does; the directory is not harmed.
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &P, Vec<WorkerHandle<W>>) -> A) -> A {
-        self.0.index.fold(init, |folded, property, members| match members.open() {
+        let folded = self.0.index.fold(init, |folded, property, members| match members.open() {
             none if none.is_empty() => folded,
             members => f(folded, property, members),
-        })
+        });
+        // Before the result is returned: see `Registry::reduce`.
+        drop(f);
+        folded
     }
 
     /// How many groups have members. Walks over all of them.

@@ -267,3 +267,22 @@ async fn an_idle_workers_task_and_slot_stay_small() {
     assert!(size_of_val(&task) <= 248, "a task takes {} bytes", size_of_val(&task));
     assert!(size_of::<Slot<Idle>>() <= 224, "a slot takes {} bytes", size_of::<Slot<Idle>>());
 }
+
+#[tokio::test(start_paused = true)]
+async fn g10_the_report_is_published_when_the_queue_is_empty() {
+    let still = Still::new();
+    let (registry, one) = (still.registry.clone(), key(1));
+    let mut shutdown = pin!(registry.shutdown());
+    assert!(poll(shutdown.as_mut()).is_pending());
+    let mut start = pin!(registry.start(&one, ()));
+    assert!(poll(start.as_mut()).is_pending());
+    assert!(still.turn(), "the shutdown is served, and with no worker it is over");
+    assert_eq!(registry.stats().owner_queue, 1, "the start is queued behind it");
+    assert!(poll(shutdown.as_mut()).is_pending(), "the report came before the queue was drained");
+    still.link().desk.let_go();
+    assert!(poll(shutdown).is_ready());
+    assert_eq!(registry.stats().owner_queue, 0);
+    assert!(matches!(poll(start), Poll::Ready(Err(StartError::Shutdown))));
+    // It is held again for the drop of `still`.
+    still.link().desk.hold();
+}

@@ -1,1 +1,254 @@
-//! Values whose `Drop` panics.
+//! Values whose `Drop` panics: no value that was to be returned is leaked, and the panic reaches no one but its caller.
+
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures_util::FutureExt;
+use gen_registry::{CallError, Context, Groups, Registry, Reply, SendError, Worker};
+
+use crate::common::{Gate, within};
+
+/// Panics when it is dropped.
+#[derive(Debug)]
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // Like `panic!`, without a line in the log.
+            resume_unwind(Box::new("a scripted panic in a drop"));
+        }
+    }
+}
+
+impl std::fmt::Display for Bomb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a bomb")
+    }
+}
+
+impl std::error::Error for Bomb {}
+
+/// Counts the references to the worker's memory, of which it is a part.
+#[derive(Clone)]
+struct Key(u32, Arc<()>);
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+enum Plan {
+    Serve,
+    Wait(Gate),
+    Fail,
+    /// Never used.
+    #[allow(dead_code, reason = "it is there to be dropped")]
+    Bomb(Bomb),
+}
+
+enum Ask {
+    #[allow(dead_code, reason = "it is there to be dropped")]
+    Hold(Arc<()>),
+    #[allow(dead_code, reason = "it is there to be dropped")]
+    Bomb(Bomb, Reply<()>),
+}
+
+struct Subject;
+
+impl Worker for Subject {
+    type Key = Key;
+    type Args = Plan;
+    type Message = Ask;
+    type Error = Bomb;
+
+    async fn init(plan: Plan, _: &mut Context<Self>) -> Result<Self, Bomb> {
+        match plan {
+            Plan::Wait(gate) => gate.pass().await,
+            Plan::Fail => return Err(Bomb),
+            Plan::Serve | Plan::Bomb(_) => {}
+        }
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Result<(), Bomb> {
+        std::future::pending().await
+    }
+}
+
+/// Ends everything, and asserts that nothing is left of the worker.
+async fn assert_no_leak(registry: Registry<Subject>, key: Key) {
+    assert_eq!(within(registry.shutdown(), "a shutdown").await.stuck, 0);
+    drop(registry);
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    assert_eq!(Arc::strong_count(&key.1), 1, "a handle was leaked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn unused_args_whose_drop_panics_leak_no_handle() {
+    let (key, gate) = (Key(1, Arc::default()), Gate::new());
+    let registry = Registry::<Subject>::new();
+    let first = tokio::spawn({
+        let (registry, key, gate) = (registry.clone(), key.clone(), gate.clone());
+        async move { registry.lookup_or_start(&key, Plan::Wait(gate)).await.map(drop) }
+    });
+    gate.reached().await;
+    let joined = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::Bomb(Bomb)));
+    let joined = async { joined.catch_unwind().await.map(drop) };
+    let (joined, ()) = tokio::join!(joined, async { gate.open() });
+    assert!(joined.is_err(), "the panic is the caller's own");
+    within(first, "the start").await.unwrap().unwrap();
+    let hit = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::Bomb(Bomb))).catch_unwind().await;
+    assert!(hit.is_err());
+    let bomb = Bomb;
+    let make = move || Plan::Bomb(bomb);
+    assert!(AssertUnwindSafe(registry.lookup_or_start_with(&key, make)).catch_unwind().await.is_err());
+    assert_no_leak(registry, key).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closure_whose_drop_panics_leaks_no_result() {
+    let key = Key(1, Arc::default());
+    let registry = Registry::<Subject>::builder().mailbox_capacity(1).build().unwrap();
+    let groups = Groups::<u32, Subject>::new();
+    let worker = registry.start(&key, Plan::Serve).await.unwrap();
+    groups.join(1, &worker).unwrap();
+    let aliases = gen_registry::Aliases::<u32, Subject>::new();
+    aliases.register(1, &worker).unwrap();
+    let message = Arc::new(());
+    while worker.try_cast(Ask::Hold(Arc::default())).is_ok() {}
+    let bomb = Bomb;
+    let sent = catch_unwind(AssertUnwindSafe(|| {
+        groups.try_broadcast(&1, |_| {
+            let _captured = &bomb;
+            Ask::Hold(Arc::clone(&message))
+        })
+    }));
+    assert_eq!(sent.unwrap().refused.len(), 1, "what it borrows is not dropped");
+    let sent = catch_unwind(AssertUnwindSafe(|| {
+        groups.try_broadcast(&1, {
+            let (bomb, message) = (bomb, &message);
+            move |_| {
+                let _captured = &bomb;
+                Ask::Hold(Arc::clone(message))
+            }
+        })
+    }));
+    assert!(sent.is_err());
+    assert_eq!(Arc::strong_count(&message), 1, "a message was leaked");
+    macro_rules! fold {
+        ($of:expr) => {
+            let bomb = Bomb;
+            let folded = catch_unwind(AssertUnwindSafe(|| {
+                $of.reduce(Vec::new(), move |mut all, _, found| {
+                    let _captured = &bomb;
+                    all.push(found.clone());
+                    all
+                })
+            }));
+            assert!(folded.is_err());
+        };
+    }
+    fold!(registry);
+    fold!(aliases);
+    fold!(groups);
+    drop((worker, groups, aliases));
+    assert_no_leak(registry, key).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_error_whose_drop_panics_leaks_no_message() {
+    let registry = Registry::<Subject>::new();
+    let (key, message) = (Key(1, Arc::default()), Arc::new(()));
+    let source = registry.start(&key, Plan::Fail).await.unwrap_err();
+    // Otherwise the registry's memory has another reference to the error, and this one's drop is not the last.
+    assert_no_leak(registry, key).await;
+    let error: SendError<Subject> =
+        SendError::NotStarted { message: Ask::Hold(Arc::clone(&message)).into(), source: source.into() };
+    assert!(catch_unwind(AssertUnwindSafe(|| error.into_message())).is_err());
+    assert_eq!(Arc::strong_count(&message), 1, "the message was leaked");
+}
+
+/// Its error and its message can be counted.
+struct Counted;
+
+#[derive(Debug)]
+struct CountedError(#[allow(dead_code, reason = "it is counted")] Arc<()>);
+
+impl std::fmt::Display for CountedError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a counted error")
+    }
+}
+
+impl std::error::Error for CountedError {}
+
+impl Worker for Counted {
+    type Key = u32;
+    type Args = Arc<()>;
+    type Message = (Bomb, Reply<()>);
+    type Error = CountedError;
+
+    async fn init(count: Arc<()>, _: &mut Context<Self>) -> Result<Self, CountedError> {
+        Err(CountedError(count))
+    }
+
+    async fn handle(&mut self, _: Self::Message, _: &mut Context<Self>) -> Result<(), CountedError> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_whose_drop_panics_leaks_no_error() {
+    let (registry, count) = (Registry::<Counted>::new(), Arc::new(()));
+    let via = registry.via_or_start(&1, Arc::clone(&count));
+    let called = AssertUnwindSafe(via.call(|reply| (Bomb, reply))).catch_unwind().await;
+    assert!(called.map(|called: Result<(), CallError<Counted>>| called.is_err()).is_err());
+    drop(via);
+    assert_eq!(within(registry.shutdown(), "a shutdown").await.stuck, 0);
+    drop(registry);
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    assert_eq!(Arc::strong_count(&count), 1, "the error was leaked");
+}
+
+/// Panics when it is dropped, and counts that.
+struct Mine(Arc<AtomicU32>);
+
+impl Drop for Mine {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        resume_unwind(Box::new("a scripted panic in a drop"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_hook_captures_may_panic_in_its_drop() {
+    let dropped = Arc::<AtomicU32>::default();
+    let mine = Mine(Arc::clone(&dropped));
+    let registry = Registry::<Subject>::builder()
+        .on_undelivered(move |_, _| {
+            let _captured = &mine;
+        })
+        .build()
+        .unwrap();
+    let key = Key(1, Arc::default());
+    let worker = registry.start(&key, Plan::Serve).await.unwrap();
+    assert_eq!(within(registry.shutdown(), "a shutdown").await.stuck, 0);
+    drop(registry);
+    assert_eq!(dropped.load(Ordering::Relaxed), 0, "the handle keeps it");
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    // The last reference, and not of the one who built it.
+    drop(worker);
+    assert_eq!(dropped.load(Ordering::Relaxed), 1);
+}
