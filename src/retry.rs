@@ -161,16 +161,19 @@ pub(crate) async fn call<W: Worker, T>(
     message: impl Fn(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
     let mut attempts = 0;
-    loop {
+    let called = loop {
         let called = match retry.attempt_timeout {
             Some(within) => address::call_timeout(address, within, &message).await,
             None => address::call(address, &message).await,
         };
-        let Err(error) = called else { return called };
+        let Err(error) = called else { break called };
         attempts += 1;
-        let Some(pause) = retry.pause(attempts, &error) else { return Err(error) };
+        let Some(pause) = retry.pause(attempts, &error) else { break Err(error) };
         // It may have a handle in it, which is not to be kept for so long.
         drop(error);
         tokio::time::sleep(pause).await;
-    }
+    };
+    // Before the result is returned: a panic in what the closure captured would leak a value that is already returned.
+    drop(message);
+    called
 }

@@ -7,11 +7,11 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use crate::context::Task;
 use crate::directory::{Aliases, Broadcast, Groups, JoinError, RegisterError};
-use crate::error::{CallError, Returned, SendError, StartError};
+use crate::error::{CallError, ReserveError, Returned, SendError, StartError};
 use crate::events::{Event, Events};
-use crate::handle::WorkerHandle;
+use crate::handle::{Permit, WorkerHandle};
 use crate::registry::{Registry, WeakRegistry};
-use crate::reply::Reply;
+use crate::reply::{PendingReply, Reply};
 use crate::timer::{Monitor, Timer};
 use crate::via::Via;
 use crate::worker::{ExitReason, Worker};
@@ -36,6 +36,9 @@ unwind_safe! {
     [W: Worker] StartError<W>;
     [W: Worker] SendError<W>;
     [W: Worker] CallError<W>;
+    [W: Worker] ReserveError<W>;
+    [W: Worker] Permit<W>;
+    [W: Worker, T] PendingReply<W, T>;
     [N, W: Worker] RegisterError<N, W>;
     [N, W: Worker] Aliases<N, W>;
     [P, W: Worker] Groups<P, W>;

@@ -26,4 +26,5 @@ mod stop_modes;
 mod stuck_init;
 #[cfg(feature = "tracing")]
 mod tracing_panics;
+mod traits;
 mod type_depth;
