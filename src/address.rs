@@ -254,11 +254,23 @@ async fn begin_call<W: Worker, T>(
         None => message,
     };
     answer.look_first();
-    Box::pin(deliver(address, message, Kind::Call, limit)).await.map_err(|(message, why)| {
-        // Before the error is returned: a panic here would leak a value that is already returned.
-        drop(message);
-        why.into_call_error()
-    })
+    Box::pin(deliver_call(address, message, limit)).await
+}
+
+/// As [`deliver`], for a call whose answer may be there already when this is ready.
+pub(crate) async fn deliver_call<W: Worker>(
+    address: &impl Address<W>,
+    message: W::Message,
+    limit: Option<Instant>,
+) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
+    match deliver(address, message, Kind::Call, limit).await {
+        Ok(accepted) => Ok(cooperate(accepted).await),
+        Err((message, why)) => {
+            // Before the error is returned: a panic here would leak a value that is already returned.
+            drop(message);
+            Err(why.into_call_error())
+        }
+    }
 }
 
 pub(crate) async fn call<W: Worker, T>(
@@ -267,8 +279,7 @@ pub(crate) async fn call<W: Worker, T>(
 ) -> Result<T, CallError<W>> {
     let (reply, mut answer) = reply::call().await;
     let (handle, sequence) = begin_call(address, message(reply), &mut answer, None).await?;
-    // The answer may be there already.
-    cooperate(handle.answer(sequence, answer).await).await
+    handle.answer(sequence, answer).await
 }
 
 pub(crate) async fn call_timeout<W: Worker, T>(
@@ -279,7 +290,7 @@ pub(crate) async fn call_timeout<W: Worker, T>(
     let limit = limit(within);
     let (reply, mut answer) = reply::call().await;
     let (handle, sequence) = begin_call(address, message(reply), &mut answer, limit).await?;
-    cooperate(handle.answer_before(limit, sequence, answer).await).await
+    handle.answer_before(limit, sequence, answer).await
 }
 
 /// Reserves room at a worker, as a send would find it.

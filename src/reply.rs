@@ -675,7 +675,7 @@ mod models {
     async fn watched(mut reply: Reply<u32>, polls: usize) -> Reply<u32> {
         let mut polls = polls;
         poll_fn(|cx| {
-            let To::Call(call) = &mut reply.0 else { unreachable!("it is a call") };
+            let To::Call(call) = &mut reply.to else { unreachable!("it is a call") };
             while polls > 0 {
                 polls -= 1;
                 if call.poll_closed(cx).is_ready() {

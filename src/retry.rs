@@ -21,7 +21,7 @@ use crate::worker::Worker;
 /// | `NotStarted`: [`Init`](StartError::Init), [`Panicked`](StartError::Panicked), [`RecentlyFailed`](StartError::RecentlyFailed) | after [`even_if_init_failed`](Self::even_if_init_failed): only the worker's author knows whether another `init` may succeed |
 /// | [`NoReply`](CallError::NoReply), [`TimedOut`](CallError::TimedOut) | after [`even_if_it_may_have_run`](Self::even_if_it_may_have_run) |
 /// | [`NotFound`](CallError::NotFound) | no: such an address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
-/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown) | no: it would be in vain |
+/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: it would be in vain |
 ///
 /// Handles have no such verb. The worker of a handle that says `NotDelivered` has ended for good, so that an address is what can
 /// reach the next one. A worker that is restarted keeps its mailbox: what is queued is not lost, and needs no repetition.

@@ -13,7 +13,6 @@ use crate::registry::Shared;
 use crate::reply::{self, PendingReply, Reply};
 use crate::retry::{self, Retry};
 use crate::stripes::Hot;
-use crate::sync::cooperate;
 use crate::worker::Worker;
 
 /// The address of a key: each send goes to the worker that has the key at that moment, and, made by
@@ -232,15 +231,8 @@ impl<W: Worker> Via<W> {
             None => message,
         };
         answer.look_first();
-        match Box::pin(deliver(self, message, Kind::Call, None)).await {
-            // The answer may be there already.
-            Ok((handle, sequence)) => cooperate(handle.answer(sequence, answer).await).await,
-            Err((message, why)) => {
-                // Before the error is returned: a panic here would leak a value that is already returned.
-                drop(message);
-                Err(why.into_call_error())
-            }
-        }
+        let (handle, sequence) = Box::pin(address::deliver_call(self, message, None)).await?;
+        handle.answer(sequence, answer).await
     }
 
     /// Like [`call`](Self::call), and gives up after `within`, the start of the worker included, by the clock of the runtime that

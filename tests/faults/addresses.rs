@@ -11,7 +11,9 @@ use gen_registry::{
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use crate::common::{Actor, Ask, Gate, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within};
+use crate::common::{
+    Actor, Ask, Gate, Other, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -548,4 +550,35 @@ async fn via_or_start_with_makes_arguments_for_each_start_and_no_hit() {
     let panics = registry.via_or_start_with("b", || panic!("no arguments"));
     assert!(within(tokio::spawn(async move { panics.cast(Ask::Note(1)).await }), "the panic").await.is_err());
     assert_eq!((registry.count(), registry.stats().starting), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_that_are_there_already_let_others_run() {
+    let registry = Registry::<Probe>::builder().mailbox_capacity(1_000).build().unwrap();
+    let worker = started(&registry, "a").await;
+    worker.cast(Ask::Do(Step::Hang)).await.unwrap();
+    let answered = |reply: gen_registry::Reply<u32>| {
+        reply.send(7);
+        Ask::Note(1)
+    };
+    let pending: Vec<_> = (0..900).map(|_| worker.try_call(answered).unwrap()).collect();
+    let other = Other::new();
+    for reply in pending {
+        assert_eq!(reply.await.unwrap(), 7);
+    }
+    assert!(other.turns() > 4, "{}", other.turns());
+}
+
+/// Within another future, too, where the compiler has forgotten the lifetime of the name.
+#[test]
+fn every_send_by_a_static_name_is_send() {
+    fn is_send<F: Future + Send>(_: F) {}
+    let (names, retry) = (Names::new(), gen_registry::Retry::new());
+    let names = &names;
+    is_send(async move { names.cast("it", Ask::Note(1)).await });
+    is_send(async move { names.cast_timeout("it", SECOND, Ask::Note(1)).await });
+    is_send(async move { names.call("it", Ask::Value).await });
+    is_send(async move { names.call_timeout("it", SECOND, Ask::Value).await });
+    is_send(async move { names.call_with_retry("it", retry, Ask::Value).await });
+    is_send(async move { names.reserve("it").await });
 }
