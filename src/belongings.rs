@@ -34,6 +34,10 @@ impl Belongings {
     pub(crate) fn own<C: Worker>(&mut self, owner: Current, child: &Registry<C>) -> Result<(), Circle> {
         if !self.owned.iter().any(|(owned, _)| owned.id() == child.id()) {
             let ownership = Ownership::new(owner, child.id())?;
+            if self.owned.len() == self.owned.capacity() {
+                // Those that were shut down leave before the list grows: a worker may make one after the other.
+                self.owned.retain(|(owned, _)| !owned.is_gone());
+            }
             self.owned.push((Box::new(child.clone()), ownership));
         }
         Ok(())
@@ -81,7 +85,9 @@ trait Owned: Send + Sync {
     fn id(&self) -> RegistryId;
     /// Begins to end all its workers, in good order or at once, or hurries that.
     fn end(&self, at_once: bool);
-    /// Ready when none is left, not even one that is stuck.
+    /// Whether none is left, not even one that is stuck.
+    fn is_gone(&self) -> bool;
+    /// Ready when that is so.
     fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
@@ -92,6 +98,10 @@ impl<C: Worker> Owned for Registry<C> {
 
     fn end(&self, at_once: bool) {
         self.end_all(at_once);
+    }
+
+    fn is_gone(&self) -> bool {
+        Registry::is_gone(self)
     }
 
     fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {

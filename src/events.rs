@@ -8,7 +8,9 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::handle::WorkerHandle;
 use crate::panics::contain;
-use crate::sync::{AtomicBool, Mutex, MutexGuard, Opaque, Ordering, cooperate, fence, lock, opaque};
+use crate::sync::{
+    AtomicBool, Mutex, MutexGuard, Opaque, Ordering, cooperate, fence, lock, opaque, with_contained_waker,
+};
 use crate::worker::{ExitReason, Worker};
 
 /// Something that became of a worker.
@@ -251,7 +253,7 @@ impl<W: Worker> Events<W> {
     pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
         let Some(receiver) = &mut self.0 else { return cooperate(None).await };
         // It spends budget, and takes nothing out before it has some.
-        match receiver.recv().await {
+        match with_contained_waker(receiver.recv()).await {
             Ok(event) => Some(Ok(event)),
             Err(RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
             Err(RecvError::Closed) => {

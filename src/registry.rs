@@ -23,7 +23,7 @@ use crate::ownership::is_registry_above_caller;
 use crate::queue::Gate;
 use crate::slot::Link;
 use crate::stats::Stats;
-use crate::sync::{cooperate, lock};
+use crate::sync::{cooperate, lock, with_contained_waker};
 use crate::table::TableReader;
 use crate::via::{Via, clones_of};
 use crate::worker::{CloseReason, ExitReason, StopMode, Worker};
@@ -507,7 +507,7 @@ impl<W: Worker> Registry<W> {
         self.end_all(false);
         let mut report = link.report.clone();
         // It spends budget, also for a report that is there already.
-        match report.wait_for(Option::is_some).await {
+        match with_contained_waker(report.wait_for(Option::is_some)).await {
             Ok(report) => report.unwrap_or_default(),
             // The owner sets the report before it goes, whatever ends it.
             Err(_) => ShutdownReport::default(),
@@ -568,12 +568,20 @@ impl<W: Worker> Registry<W> {
         self.shared.link.end_all(at_once);
     }
 
+    /// Whether a shutdown is over and nothing runs any more, not even what it reported as stuck.
+    pub(crate) fn is_gone(&self) -> bool {
+        let link = &self.shared.link;
+        // In this order: see below.
+        let is_over = link.report.borrow().is_some();
+        is_over && lock(&link.stuck).iter().filter_map(Weak::upgrade).all(|slot| slot.exit().is_some())
+    }
+
     /// Waits until a shutdown is over and nothing runs any more, not even what it reported as stuck.
     pub(crate) async fn all_gone(&self) {
         let link = &self.shared.link;
         let mut report = link.report.clone();
         // An error says that the owner is gone; it sets the report before it goes.
-        let _ = report.wait_for(Option::is_some).await;
+        let _ = with_contained_waker(report.wait_for(Option::is_some)).await;
         // The owner leaves what is stuck here before it sets the report. The list stays: who else owns this registry waits
         // for the same.
         let stuck = lock(&link.stuck).clone();

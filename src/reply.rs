@@ -16,6 +16,7 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
@@ -24,7 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::error::CallError;
 use crate::handle::WorkerHandle;
-use crate::panics::contain;
+use crate::panics::{contain, discard};
 use crate::queue::Sequence;
 use crate::sync::{Carries, Mutex, into_inner, lock, poll_budget};
 use crate::worker::Worker;
@@ -74,7 +75,13 @@ impl<T> Reply<T> {
     pub fn try_send(self, value: T) -> Result<(), T> {
         match self.to {
             To::Call(call) => call.send(value),
-            To::Channel(sender) => sender.send(value),
+            To::Channel(sender) => {
+                // Who waits there may be on another executor, whose waker is foreign code. It is woken when the value is there.
+                catch_unwind(AssertUnwindSafe(|| sender.send(value))).unwrap_or_else(|payload| {
+                    discard(payload);
+                    Ok(())
+                })
+            }
         }
     }
 

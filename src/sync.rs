@@ -2,11 +2,16 @@
 //! loom's in the place of the standard library's.
 
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::task::coop::{RestoreOnPending, consume_budget, has_budget_remaining, poll_proceed};
+
+use crate::panics::contain;
 
 #[cfg(not(gen_registry_loom))]
 mod primitives {
@@ -99,7 +104,7 @@ pub(crate) type Carries<M> = PhantomData<Mutex<M>>;
 /// another thread can take it. That costs waking one, so this is for what is rare.
 pub(crate) async fn step_back() {
     let mut is_back = false;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         if std::mem::replace(&mut is_back, true) {
             return Poll::Ready(());
         }
@@ -149,6 +154,25 @@ fn poll_unpaid(cx: &mut Context<'_>) -> Poll<()> {
     ready!(poll_proceed(cx)).made_progress();
     UNPAID.set(0);
     Poll::Ready(())
+}
+
+/// Waits with a waker whose panic is contained, where others wait too: tokio wakes them one after another, and a foreign
+/// waker that panics would keep the next ones from being woken.
+pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let waker = Waker::from(Arc::new(ContainedWaker(cx.waker().clone())));
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    })
+    .await
+}
+
+struct ContainedWaker(Waker);
+
+impl Wake for ContainedWaker {
+    fn wake(self: Arc<Self>) {
+        contain(|| self.0.wake_by_ref());
+    }
 }
 
 /// What a step takes of tokio's cooperative budget. Given back when it is dropped, unless the step made progress.

@@ -23,7 +23,9 @@ impl Counted {
 }
 
 impl Drop for Counted {
+    /// It takes its time, so that a key that is free too early is seen.
     fn drop(&mut self) {
+        (0..16).for_each(|_| std::thread::yield_now());
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -290,6 +292,67 @@ fn g5_a_panic_of_work_that_is_dropped_is_contained() {
         }
         assert_eq!(registry.stats().task_panics, 2, "{flavour}");
     });
+}
+
+#[test]
+fn g1_a_task_is_waited_for_until_its_drop_is_over() {
+    /// Waits in its drop.
+    struct Slow(tokio::sync::oneshot::Sender<()>, mpsc::Receiver<()>);
+    impl Slow {
+        fn drop_now(self) {
+            let Self(begun, held) = self;
+            let _ = begun.send(());
+            let _ = held.recv();
+        }
+    }
+    struct Late(Option<Slow>);
+    impl Drop for Late {
+        fn drop(&mut self) {
+            self.0.take().expect("it is dropped once").drop_now();
+        }
+    }
+    for kind in ["task", "interval", "monitor"] {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let registry = Registry::<Player>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
+            let worker = started(&registry).await;
+            let (release, held) = mpsc::channel::<()>();
+            let (begun, has_begun) = tokio::sync::oneshot::channel();
+            let late = Late(Some(Slow(begun, held)));
+            let spawned = play(&worker, move |ctx| {
+                Box::pin(async move {
+                    let nothing = || cue(|_| Box::pin(async { Ok(()) }));
+                    match kind {
+                        "task" => drop(ctx.spawn(async move {
+                            std::future::pending::<()>().await;
+                            drop(late);
+                        })),
+                        "interval" => {
+                            ctx.send_interval(Duration::from_secs(3_600), move || {
+                                let _late = &late;
+                                nothing()
+                            });
+                        }
+                        _ => {
+                            let me = ctx.handle().clone();
+                            ctx.monitor(&me, move |_| {
+                                drop(late);
+                                nothing()
+                            });
+                        }
+                    }
+                })
+            });
+            spawned.await.unwrap();
+            let mut kill = Box::pin(worker.kill());
+            assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}");
+            within(has_begun, "its drop").await.unwrap();
+            many_turns().await;
+            assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}: it did not wait");
+            drop(release);
+            assert!(matches!(within(kill, "the kill").await, Ok(ExitReason::Killed)), "{kind}");
+        });
+    }
 }
 
 /// A worker's tasks of all kinds, in every state, while it is stopped, killed, crashed or restarted.

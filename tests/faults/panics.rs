@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use gen_registry::{Registry, Task, TaskError, Timer};
+use gen_registry::{Registry, Reply, Task, TaskError, Timer};
 use tokio::time::sleep;
 
-use crate::common::{Cue, Part, Player, cue, play, until_idle, within};
+use crate::common::{Cue, Gate, Part, Player, cue, play, until_idle, within};
 
 fn nothing() -> Cue {
     cue(|_| Box::pin(async { Ok(()) }))
@@ -119,6 +119,66 @@ async fn a_waker_that_panics_is_no_panic_of_the_task() {
     sleep(Duration::from_secs(5)).await;
     within(worker.stop(), "a stop").await.unwrap();
     assert_eq!(registry.stats().task_panics, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_waker_that_panics_does_not_end_the_worker_that_answers() {
+    let registry = Registry::<Player>::new();
+    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let (sender, mut receiver) = tokio::sync::oneshot::channel();
+    let waker = Waker::from(Arc::new(Hostile));
+    assert!(std::pin::Pin::new(&mut receiver).poll(&mut Context::from_waker(&waker)).is_pending());
+    let sent = play(&worker, |_| Box::pin(async move { Reply::from(sender).try_send(7) }));
+    assert_eq!(sent.await.unwrap(), Ok(()));
+    assert_eq!(within(receiver, "the answer").await, Ok(7));
+    within(worker.stop(), "a stop").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn g10_a_waker_that_panics_keeps_the_report_from_no_other() {
+    let (registry, gate) = (Registry::<Player>::new(), Gate::new());
+    let pass = gate.clone();
+    let part = Part::terminate(move |_| {
+        let pass = pass.clone();
+        Box::pin(async move {
+            pass.pass().await;
+            Ok(())
+        })
+    });
+    within(registry.start("k", part), "a start").await.unwrap();
+    let waker = Waker::from(Arc::new(Hostile));
+    // Tokio spreads those who wait over a few lists.
+    let mut hostile: Vec<_> = (0..32).map(|_| Box::pin(registry.shutdown())).collect();
+    let mut others = Vec::new();
+    for shutdown in &mut hostile {
+        assert!(shutdown.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let registry = registry.clone();
+        others.push(tokio::spawn(async move { registry.shutdown().await }));
+        tokio::task::yield_now().await;
+    }
+    gate.open();
+    for other in others {
+        assert_eq!(within(other, "the report").await.unwrap().stuck, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_a_waker_that_panics_keeps_an_event_from_no_other() {
+    let registry = Registry::<Player>::new();
+    let waker = Waker::from(Arc::new(Hostile));
+    let mut subscribers: Vec<_> = (0..8).map(|_| registry.subscribe()).collect();
+    let mut hostile: Vec<_> = subscribers.iter_mut().map(|events| Box::pin(events.recv())).collect();
+    let mut others = Vec::new();
+    for recv in &mut hostile {
+        assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let mut events = registry.subscribe();
+        others.push(tokio::spawn(async move { events.recv().await.is_some() }));
+        tokio::task::yield_now().await;
+    }
+    within(registry.start("k", Part::default()), "a start").await.unwrap();
+    for other in others {
+        assert!(within(other, "the event").await.unwrap());
+    }
 }
 
 #[tokio::test(start_paused = true)]

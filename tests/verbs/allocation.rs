@@ -214,31 +214,30 @@ fn a_worker_that_has_had_tasks_weighs_what_it_did_before() {
     const WORKERS: usize = 100;
     let runtime = paused();
     let registry = runtime.block_on(async { Registry::<Player>::new() });
-    let workers: Vec<_> = runtime.block_on(async {
-        let mut workers = Vec::new();
-        for n in 0..=WORKERS {
-            workers.push(within(registry.start(&n.to_string(), Part::default()), "a start").await.expect("it starts"));
-        }
-        workers
-    });
-    let (watched, workers) = workers.split_first().expect("there are many");
-    fn rest(_: &mut Ctx<Player>, _: &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send> {
-        Box::new(|| {})
-    }
-    let round = |begin: Begin| {
-        let of_all = async {
-            for worker in workers {
-                begin_and_rest(worker, watched, begin, 3).await;
-            }
-        };
-        runtime.block_on(of_all);
-    };
-    // Their mailboxes have room from now on.
-    round(rest);
-    round(timers);
     for (name, begin) in BEGINS {
-        let kept = measure(|| round(begin)).bytes_current / WORKERS as i64;
+        // None of them has had a task.
+        let mut workers = Vec::new();
+        runtime.block_on(async {
+            for n in 0..=WORKERS {
+                let key = format!("{name} {n}");
+                workers.push(within(registry.start(&key, Part::default()), "a start").await.expect("it starts"));
+            }
+            for worker in &workers {
+                // Its mailbox has room from now on.
+                (0..8).for_each(|_| drop(worker.try_cast(nothing())));
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+        let (watched, workers) = workers.split_first().expect("there are many");
+        let kept = measure(|| {
+            runtime.block_on(async {
+                for worker in workers {
+                    begin_and_rest(worker, watched, begin, 3).await;
+                }
+            });
+        });
         // Of the 684 bytes that an idle worker weighs: 5 %.
+        let kept = kept.bytes_current / WORKERS as i64;
         assert!(kept.abs() <= 34, "{kept} bytes a worker are kept of its {name}");
     }
 }
@@ -289,4 +288,33 @@ fn waits_for_an_end_that_were_given_up_keep_no_memory() {
         within(worker.kill(), "a kill").await.expect("it ends");
         assert!(matches!(within(closed, "its end").await, ExitReason::Killed));
     });
+}
+
+#[test]
+fn owned_registries_that_were_shut_down_do_not_pile_up() {
+    let runtime = paused();
+    let registry = runtime.block_on(async { Registry::<Player>::new() });
+    let worker =
+        runtime.block_on(async { within(registry.start("k", Part::default()), "a start").await.expect("it starts") });
+    let own = |many: usize| {
+        runtime.block_on(async {
+            for _ in 0..many {
+                let owned = play(&worker, |ctx| {
+                    Box::pin(async move {
+                        let child = Registry::<Player>::new();
+                        ctx.own(&child);
+                        child
+                    })
+                });
+                let child = owned.await.expect("the worker lives");
+                within(child.start("c", Part::default()), "a start").await.expect("it starts");
+                assert_eq!(within(child.shutdown(), "the shutdown").await.stuck, 0);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        });
+    };
+    own(16);
+    let kept = measure(|| own(200)).bytes_current;
+    let one = measure(|| own(1)).bytes_total as i64;
+    assert!(kept <= 8 * one, "{kept} bytes are kept of 200 registries, each of {one}");
 }
