@@ -47,6 +47,7 @@ const REQUESTS: usize = 1_024;
 /// | [`restart`](Self::restart) | `Temporary` | as GenRegistry: whoever wants the worker next starts it |
 /// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | OTP's: a key that crashes in a loop is given up soon |
 /// | [`restart_backoff`](Self::restart_backoff) | none | OTP's: the first restart is at once |
+/// | [`restart_backoff_reset`](Self::restart_backoff_reset) | the period of the intensity | what is a period ago counts neither for the budget nor for the delays |
 /// | [`max_concurrent_starts`](Self::max_concurrent_starts) | no limit | only who loads from something that can be overrun needs one |
 /// | [`idle_timeout`](Self::idle_timeout) | none | a worker stays until someone ends it |
 /// | [`max_workers`](Self::max_workers) | no limit | memory is the limit |
@@ -87,6 +88,9 @@ pub struct Builder<W: Worker> {
     config: Config,
     on_undelivered: Option<OnUndelivered<W>>,
     restart: Option<RestartPlan<W>>,
+    /// The intensity was set, and the backoff: they are to fit.
+    sets_intensity: bool,
+    sets_backoff: bool,
     #[cfg(feature = "tracing")]
     write_key: Option<WriteKey<W>>,
     #[cfg(feature = "metrics")]
@@ -108,12 +112,14 @@ impl<W: Worker> Builder<W> {
                 eviction: Eviction::default(),
                 max_concurrent_starts: None,
                 intensity: Intensity { max: 3, period: Duration::from_secs(5) },
-                backoff: Backoff { first: Duration::ZERO, most: Duration::ZERO },
+                backoff: Backoff::NONE,
                 remember_failed_starts: None,
                 stop_mode: StopMode::default(),
             },
             on_undelivered: None,
             restart: None,
+            sets_intensity: false,
+            sets_backoff: false,
             #[cfg(feature = "tracing")]
             write_key: None,
             #[cfg(feature = "metrics")]
@@ -385,14 +391,51 @@ impl<W: Worker> Builder<W> {
     /// key (16,384 of those that are gone). An intensity of 0 gives a key up at its first crash.
     pub fn restart_intensity(mut self, max: usize, period: Duration) -> Self {
         self.config.intensity = Intensity { max, period };
+        self.sets_intensity = true;
         self
     }
 
-    /// How long restarts wait: the first of a period `first`, each one after it twice as long as the one before, up to
-    /// `most`; and of that a random share of at least half, so that workers which crashed together do not come back
-    /// together. With a backoff that is long beside the period of `restart_intensity`, no budget is ever spent.
+    /// How long restarts wait: the first `first`, each one after it twice as long as the one before, up to `most`, until a run was
+    /// healthy ([`restart_backoff_reset`](Self::restart_backoff_reset)); and of that a random share of at least half, so that workers
+    /// which crashed together do not come back together. An `init` that fails in a restart is a run that was not healthy.
+    ///
+    /// The delays are the key's, as its budget is, and are remembered as long as that when its worker is gone. Delays and
+    /// [`restart_intensity`](Self::restart_intensity) are apart, but for one thing: a budget that these delays never let be spent is
+    /// refused by [`build`](Self::build) if both are set, for instance 10 restarts in 60 s with delays of 1 s to 30 s, which take more
+    /// than 90 s. To restart for ever, say so: `restart_intensity(usize::MAX, period)`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use gen_registry::{BuildError, Context, Registry, Restart, Worker};
+    /// # #[derive(Debug)] struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let seconds = Duration::from_secs;
+    /// let builder = || Registry::<Room>::builder().restart(Restart::Transient).restart_backoff(seconds(1), seconds(30));
+    /// builder().restart_intensity(10, seconds(600)).restart_backoff_reset(seconds(120)).build()?;
+    ///
+    /// let error = builder().restart_intensity(10, seconds(60)).build().unwrap_err();
+    /// assert!(matches!(error, BuildError::InvalidOption { option: "restart_intensity", .. }));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn restart_backoff(mut self, first: Duration, most: Duration) -> Self {
-        self.config.backoff = Backoff { first, most };
+        self.config.backoff = Backoff { first, most, ..self.config.backoff };
+        self.sets_backoff = true;
+        self
+    }
+
+    /// How long a run must have lasted, from when its `init` returned to its end, to be healthy: the restart after it waits as the
+    /// first one does. Without this it is the period of [`restart_intensity`](Self::restart_intensity).
+    pub fn restart_backoff_reset(mut self, after: Duration) -> Self {
+        self.config.backoff.reset_after = Some(after);
         self
     }
 
@@ -648,6 +691,31 @@ impl<W: Worker> Builder<W> {
         }
         if config.backoff.first > config.backoff.most {
             return problem("restart_backoff", "the first delay is longer than the longest");
+        }
+        if config.backoff.first.is_zero() && config.backoff.is_on() {
+            return problem(
+                "restart_backoff",
+                "twice a first delay of no length has none: the longest is never reached",
+            );
+        }
+        match config.backoff.reset_after {
+            Some(after) if after.is_zero() => {
+                return problem(
+                    "restart_backoff_reset",
+                    "every run would be healthy, and no delay longer than the first",
+                );
+            }
+            Some(_) if !config.backoff.is_on() => {
+                return problem("restart_backoff_reset", "there is no `restart_backoff` that it could reset");
+            }
+            _ => {}
+        }
+        if self.sets_intensity && self.sets_backoff && config.backoff.outlasts(config.intensity) {
+            return problem(
+                "restart_intensity",
+                "with this `restart_backoff` so many restarts take longer than the period: allow fewer, or a longer period, or \
+                 `usize::MAX` to restart for ever",
+            );
         }
         if zero(config.idle_timeout) {
             return problem("idle_timeout", "a worker would be passivated before its first message");

@@ -122,7 +122,7 @@ impl Memory {
                 return Some(Recalled::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
             }
         }
-        trace.history.forget(self.intensity, now);
+        trace.history.forget_gone(self.intensity, now);
         let crash = trace.crash.filter(|&(at, _)| left(at, self.intensity.period).is_some()).map(|(_, cause)| cause);
         Some(Recalled::Known { history: trace.history, crash })
     }

@@ -38,8 +38,8 @@ use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::panics::{self, contain};
 use crate::request::Notice;
-use crate::restart::{Cause, History, Legacy};
-use crate::slot::{Link, Pace, Slot};
+use crate::restart::{Backoff, Cause, History, Legacy};
+use crate::slot::{Config, Link, Pace, Slot};
 use crate::stripes::Undelivered;
 use crate::sync::step_back;
 use crate::trace::{self, Trace};
@@ -67,11 +67,29 @@ pub(crate) struct Returns<W: Worker> {
     history: History,
     /// This run is over, and there is to be another one after so long.
     after: Option<Duration>,
+    /// When this run was ready, if the next restart waits longer than the first one unless this run is healthy.
+    ready_at: Option<Instant>,
 }
 
 impl<W: Worker> Returns<W> {
     pub(crate) fn new(history: History) -> Self {
-        Self { args: None, history, after: None }
+        Self { args: None, history, after: None, ready_at: None }
+    }
+
+    /// `init` has returned `Ok`. The clock is read only of a worker that was restarted.
+    fn set_ready(&mut self, backoff: Backoff) {
+        if backoff.is_on() && self.history.is_in_a_row() {
+            self.ready_at = Some(Instant::now());
+        }
+    }
+
+    /// A run is over: after a healthy one the delays begin anew.
+    fn end_run(&mut self, config: &Config, now: Instant) {
+        let ready_at = self.ready_at.take();
+        let healthy_after = config.backoff.healthy_after(config.intensity);
+        if ready_at.is_some_and(|at| now.saturating_duration_since(at) >= healthy_after) {
+            self.history.begin_row();
+        }
     }
 }
 
@@ -236,6 +254,9 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
             // The wait between the runs has parked the receiver. Before it counts as running: nobody is to take it for one that
             // waits for its next message. (G7)
             run.slot.queue.unpark();
+        }
+        if let Some(returns) = &mut run.luggage.returns {
+            returns.set_ready(run.slot.link.config.backoff);
         }
         run.slot.set_ready();
         // Whoever waits for the start is told first: the first poll of `run` may take its time, and may look for its own worker.
@@ -464,8 +485,10 @@ fn decide<W: Worker>(slot: &Slot<W>, reason: &ExitReason, returns: &mut Option<B
     if !slot.would_return(reason) {
         return false;
     }
-    match returns.history.spend(slot.link.config.intensity, Instant::now()) {
-        Some(nth) => returns.after = Some(slot.link.config.backoff.delay(nth, slot.entry.id)),
+    let (config, now) = (&slot.link.config, Instant::now());
+    returns.end_run(config, now);
+    match returns.history.spend(config.intensity, now) {
+        Some(nth) => returns.after = Some(config.backoff.delay(nth, slot.entry.id)),
         None => slot.give_up(),
     }
     returns.after.is_some()
@@ -484,11 +507,13 @@ fn legacy<W: Worker>(slot: &Slot<W>, luggage: &mut Luggage<W>, exit: &Exit) -> O
     // Still there if it was killed before it ran.
     contain(|| drop(luggage.args.take()));
     let mut history = History::default();
-    if let Some(returns) = luggage.returns.take() {
-        let Returns { args, history: spent, after: _ } = *returns;
+    if let Some(mut returns) = luggage.returns.take() {
+        let (config, now) = (&slot.link.config, Instant::now());
+        returns.end_run(config, now);
+        let Returns { args, history: spent, after: _, ready_at: _ } = *returns;
         contain(|| drop(args));
         history = spent;
-        history.forget(slot.link.config.intensity, Instant::now());
+        history.forget_gone(config.intensity, now);
     }
     let crash = match exit {
         Exit::Ended(reason) if reason.is_crash() => Cause::of(reason),

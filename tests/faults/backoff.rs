@@ -1,1 +1,194 @@
-//! Restart backoff, and options that cannot work together.
+//! Delays of restarts grow over crashes and begin anew after a healthy run; options that cannot work together are refused.
+
+use std::time::Duration;
+
+use gen_registry::{BuildError, Builder, Registry, Restart, StartError, WorkerHandle};
+use tokio::time::{Instant, sleep};
+
+use crate::common::{Ask, Part, Plan, Player, Probe, Scripted, Step, cue, play, value_of, within};
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Delays of 1 s to 64 s, and no end of restarts.
+fn builder() -> Builder<Probe> {
+    Registry::builder()
+        .restart(Restart::Transient)
+        .restart_intensity(usize::MAX, seconds(10))
+        .restart_backoff(seconds(1), seconds(64))
+}
+
+async fn started(registry: &Registry<Probe>, key: &str) -> WorkerHandle<Probe> {
+    within(registry.start(key, Plan::value(1)), "a start").await.expect("nothing is in its way")
+}
+
+/// Crashes the worker, and says by which share of `full` it was put off.
+async fn crash(worker: &WorkerHandle<Probe>, full: u64) {
+    let began = Instant::now();
+    worker.cast(Ask::Do(Step::Fail)).await.expect("it lives");
+    value_of(worker).await;
+    let waited = began.elapsed().as_secs_f64();
+    let full = full as f64;
+    // Timers count in milliseconds, and round up.
+    assert!(
+        (full / 2.0..full + 0.002).contains(&waited),
+        "it was put off by {waited} s, and not by half of {full} s to all"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn delays_grow_over_crashes_whatever_the_intensitys_period() {
+    let registry = Registry::<Probe>::builder()
+        .restart(Restart::Transient)
+        .restart_intensity(3, seconds(5))
+        .restart_backoff_reset(seconds(60))
+        .restart_backoff(seconds(1), seconds(64))
+        .build()
+        .unwrap();
+    let worker = started(&registry, "a").await;
+    for full in [1, 2, 4, 8, 16, 32, 64, 64, 64] {
+        // Longer than the period: no budget is spent.
+        sleep(seconds(5)).await;
+        crash(&worker, full).await;
+    }
+    // Keys are apart.
+    let other = started(&registry, "b").await;
+    crash(&other, 1).await;
+    crash(&worker, 64).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn delays_begin_anew_after_a_healthy_run_of_the_length_that_is_set() {
+    for (reset, healthy_after) in [(Some(30), 30), (Some(3), 3), (None, 10)] {
+        let mut builder = builder();
+        if let Some(reset) = reset {
+            builder = builder.restart_backoff_reset(seconds(reset));
+        }
+        let registry = builder.build().unwrap();
+        let worker = started(&registry, "a").await;
+        for full in [1, 2, 4] {
+            sleep(seconds(healthy_after - 1)).await;
+            crash(&worker, full).await;
+        }
+        sleep(seconds(healthy_after)).await;
+        crash(&worker, 1).await;
+        crash(&worker, 2).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn neither_a_delay_nor_an_init_is_a_healthy_run() {
+    let registry = Registry::<Player>::builder()
+        .restart(Restart::Transient)
+        .restart_intensity(usize::MAX, seconds(5))
+        .restart_backoff(seconds(8), seconds(64))
+        .build()
+        .unwrap();
+    let slow = Part::init(|_| {
+        Box::pin(async {
+            sleep(seconds(10)).await;
+            Ok(())
+        })
+    });
+    let worker = within(registry.start("a", slow), "a start").await.unwrap();
+    for full in [8, 16, 32, 64, 64] {
+        let began = Instant::now();
+        worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+        play(&worker, |_| Box::pin(async {})).await.unwrap();
+        let waited = began.elapsed().as_secs_f64() - 10.0;
+        assert!((f64::from(full) / 2.0..f64::from(full) + 0.005).contains(&waited), "{waited} s of {full}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_that_fails_in_a_restart_makes_the_next_delay_longer() {
+    let registry = builder().build().unwrap();
+    let plan = Plan::script([Step::Succeed, Step::Fail, Step::Panic, Step::Succeed]);
+    let worker = within(registry.start("a", plan), "a start").await.unwrap();
+    let began = Instant::now();
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    value_of(&worker).await;
+    let waited = began.elapsed().as_secs_f64();
+    assert!((3.5..7.01).contains(&waited), "1, 2 and 4 s, each by half to all, and not {waited} s");
+    crash(&worker, 8).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn delays_go_on_where_a_stopped_worker_left_them() {
+    let registry = builder().restart_intensity(usize::MAX, seconds(600)).build().unwrap();
+    for is_healthy in [false, true] {
+        let key = if is_healthy { "healthy" } else { "not" };
+        let worker = started(&registry, key).await;
+        for full in [1, 2, 4] {
+            crash(&worker, full).await;
+        }
+        sleep(if is_healthy { seconds(600) } else { seconds(300) }).await;
+        within(worker.stop(), "a stop").await.unwrap();
+        let next = started(&registry, key).await;
+        crash(&next, if is_healthy { 1 } else { 8 }).await;
+    }
+    // And not for longer than the budget is remembered.
+    let worker = started(&registry, "late").await;
+    crash(&worker, 1).await;
+    within(worker.stop(), "a stop").await.unwrap();
+    sleep(seconds(601)).await;
+    crash(&started(&registry, "late").await, 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_is_spent_as_before() {
+    let registry = builder().restart_intensity(3, seconds(60)).build().unwrap();
+    let worker = started(&registry, "a").await;
+    for full in [1, 2, 4] {
+        crash(&worker, full).await;
+    }
+    worker.cast(Ask::Do(Step::Fail)).await.unwrap();
+    within(worker.closed(), "its end").await;
+    let refused = within(registry.start("a", Plan::default()), "a start").await;
+    assert!(matches!(refused, Err(StartError::RestartLimit { .. })), "{refused:?}");
+}
+
+#[tokio::test]
+async fn options_that_cannot_work_together_are_refused() {
+    type Refused = fn(Builder<Probe>) -> Builder<Probe>;
+    let refused: [(&str, Refused); 7] = [
+        ("restart_intensity", |it| it.restart_intensity(10, seconds(60)).restart_backoff(seconds(1), seconds(30))),
+        ("restart_intensity", |it| it.restart_backoff(seconds(10), seconds(10)).restart_intensity(1, seconds(5))),
+        ("restart_intensity", |it| {
+            let it = it.restart_backoff(seconds(10), seconds(90)).restart_backoff_reset(seconds(1));
+            it.restart_intensity(12, seconds(60))
+        }),
+        ("restart_backoff", |it| it.restart_backoff(Duration::ZERO, seconds(10))),
+        ("restart_backoff", |it| it.restart_backoff(seconds(10), seconds(1))),
+        ("restart_backoff_reset", |it| {
+            it.restart_backoff(seconds(1), seconds(10)).restart_backoff_reset(Duration::ZERO)
+        }),
+        ("restart_backoff_reset", |it| it.restart_backoff_reset(seconds(10))),
+    ];
+    for (expected, set) in refused {
+        match set(Registry::builder().restart(Restart::Transient)).build() {
+            Err(BuildError::InvalidOption { option, problem }) => {
+                assert_eq!(option, expected, "{problem}");
+                assert!(problem.len() > 20, "it says what to do: {problem}");
+            }
+            other => panic!("{expected}: {:?}", other.map(drop)),
+        }
+    }
+    let allowed: [Refused; 6] = [
+        // The intensity that comes of itself is no wish of anybody.
+        |it| it.restart_backoff(seconds(60), seconds(60)),
+        |it| it.restart_intensity(usize::MAX, seconds(5)).restart_backoff(seconds(60), seconds(60)),
+        |it| it.restart_intensity(0, seconds(5)).restart_backoff(seconds(60), seconds(60)),
+        |it| it.restart_intensity(3, seconds(8)).restart_backoff(seconds(2), seconds(60)),
+        |it| it.restart_intensity(3, seconds(5)).restart_backoff(Duration::ZERO, Duration::ZERO),
+        // Its delays may begin anew within the period.
+        |it| {
+            let it = it.restart_backoff(seconds(2), seconds(60)).restart_backoff_reset(seconds(1));
+            it.restart_intensity(10, seconds(60))
+        },
+    ];
+    for set in allowed {
+        set(Registry::builder().restart(Restart::Transient)).build().expect("it can work");
+    }
+}

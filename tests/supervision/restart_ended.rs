@@ -25,7 +25,7 @@ const PLACES: [Place; 4] = [Place::Terminate, Place::Backoff, Place::Turn, Place
 fn builder() -> Builder<Probe> {
     Registry::builder()
         .restart(Restart::Permanent)
-        .restart_intensity(100, Duration::from_secs(5))
+        .restart_intensity(usize::MAX, Duration::from_secs(5))
         .stop_timeout(Duration::from_secs(5))
         .init_timeout(Duration::from_secs(3600))
 }
