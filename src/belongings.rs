@@ -11,12 +11,14 @@ use tokio::time::{Sleep, sleep};
 use crate::current::{Current, RegistryId};
 use crate::ownership::{Circle, Ownership};
 use crate::registry::Registry;
+use crate::residency::RunGuards;
 use crate::slot::Slot;
 use crate::worker::Worker;
 
-/// The registries that a worker owns. Boxed on first use: most workers have none.
+/// The registries that a worker owns, and what keeps it from idling. Boxed on first use: most workers have none.
 #[derive(Default)]
 pub(crate) struct Belongings {
+    pub(crate) guards: RunGuards,
     owned: Vec<(Box<dyn Owned>, Ownership)>,
 }
 

@@ -468,6 +468,7 @@ impl<W: Worker> Builder<W> {
     /// | a task of [`spawn`](crate::Context::spawn) or [`spawn_blocking`](crate::Context::spawn_blocking) | yes, while it runs |
     /// | the message of a [`monitor`](crate::Context::monitor) | yes |
     /// | [`Context::touch`](crate::Context::touch) | yes, at that moment |
+    /// | a guard of [`Context::keep_active`](crate::Context::keep_active) | yes, until it is dropped, or its run is over |
     /// | `init`, also of a restart | yes, until it returns |
     /// | a tick of an [interval](crate::Context::send_interval), and its handling | no; it is only not ended in the middle of it |
     /// | a pending [`monitor`](crate::Context::monitor) | no |

@@ -12,7 +12,8 @@ use crate::belongings::Belongings;
 use crate::error::TaskError;
 use crate::handle::WorkerHandle;
 use crate::registry::{Registry, WeakRegistry};
-use crate::residency::Hold;
+use crate::residency::{ActiveGuard, Hold};
+use crate::sync::cooperate;
 use crate::tasks::{self, Work};
 use crate::worker::Worker;
 
@@ -82,6 +83,111 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn stop(&self) {
         self.handle.slot.end_run();
+    }
+
+    /// Returns a future that is ready when this run is asked to end, for handlers and tasks that take long: a stop, a shutdown
+    /// of the registry, or [`ctx.stop()`](Self::stop).
+    ///
+    /// A handler that selects over it can return early, and leaves the stop time-out to
+    /// [`terminate`](Worker::terminate). The future borrows nothing: move it into a task of
+    /// [`spawn`](Self::spawn), which otherwise runs on until the stop time-out aborts it. It is ready at once if the run has been
+    /// asked to end, and in any case when the run is over. A kill and a [`crash`](WorkerHandle::crash) drop what the worker awaits
+    /// and need no such signal. A worker does not idle, and is not evicted, in a handler.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost, and nothing of the wait is left in the worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use gen_registry::{Context, ExitReason, Registry, Worker};
+    /// # struct Import(u32);
+    /// impl Worker for Import {
+    /// #   type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Import(0)) }
+    ///     // ..
+    ///     async fn handle(&mut self, _: (), ctx: &mut Context<Self>) -> Result<(), Infallible> {
+    ///         let mut stopping = std::pin::pin!(ctx.stopping());
+    ///         loop {
+    ///             tokio::select! {
+    ///                 () = &mut stopping => return Ok(()),
+    ///                 () = tokio::time::sleep(Duration::from_secs(1)) => self.0 += 1, // one more row
+    ///             }
+    ///         }
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// # let registry = Registry::<Import>::new();
+    /// let import = registry.start(&1, ()).await?;
+    /// import.cast(()).await?;
+    /// # tokio::time::sleep(Duration::from_secs(10)).await;
+    /// assert!(matches!(import.stop().await?, ExitReason::Stopped)); // and not killed
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<W> {
+        let asked = self.handle.slot.stopping();
+        async move {
+            match asked {
+                Some(asked) => {
+                    // An error is the end of the run, too.
+                    let _ = asked.await;
+                }
+                None => cooperate(()).await,
+            }
+        }
+    }
+
+    /// Keeps this worker from idling, and from being evicted, until the result is dropped: while it serves a socket, say, or holds
+    /// a lock for others.
+    ///
+    /// The guard may be kept in the state, or moved to wherever the reason for it ends. While there is one the worker has something
+    /// to do, as while a task of [`spawn`](Self::spawn) runs; when the last is dropped it rests from then on. It keeps nothing from
+    /// stopping the worker, and ends with its run at the latest: a guard that outlives the run keeps neither the next run nor
+    /// another worker. To say once that the worker was active, use [`touch`](Self::touch).
+    ///
+    /// The first of a run allocates; each other one is a count under a lock.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{convert::Infallible, time::Duration};
+    /// # use gen_registry::{ActiveGuard, Context, ExitReason, Registry, Worker};
+    /// struct Session { connected: Option<ActiveGuard> }
+    ///
+    /// enum Message { Connect, Disconnect }
+    ///
+    /// impl Worker for Session {
+    /// #   type Key = u32; type Args = (); type Message = Message; type Error = Infallible;
+    /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Session { connected: None }) }
+    ///     // ..
+    ///     async fn handle(&mut self, message: Message, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+    ///         self.connected = match message {
+    ///             Message::Connect => Some(ctx.keep_active()),
+    ///             Message::Disconnect => None,
+    ///         };
+    ///         Ok(())
+    ///     }
+    /// }
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let sessions = Registry::<Session>::builder().idle_timeout(Duration::from_secs(60)).build()?;
+    /// let session = sessions.start(&7, ()).await?;
+    /// session.cast(Message::Connect).await?;
+    /// tokio::time::sleep(Duration::from_secs(3600)).await;
+    /// assert_eq!(sessions.lookup(&7), Some(session.clone()));
+    ///
+    /// session.cast(Message::Disconnect).await?;
+    /// assert!(matches!(session.closed().await, ExitReason::Idle));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn keep_active(&mut self) -> ActiveGuard {
+        let slot = Arc::clone(&self.handle.slot);
+        self.belongings().guards.guard(move || Hold::new(&slot))
     }
 
     /// Spawns a task that belongs to this worker.

@@ -82,6 +82,8 @@ pub(crate) struct Audience {
     opening: Waiters<()>,
     /// For the end of this run.
     run: Waiters<ExitReason>,
+    /// For this run to be asked to end.
+    stopping: Waiters<()>,
     /// For the end of the worker.
     worker: Waiters<ExitReason>,
     /// What belongs to the worker's run, and has not ended.
@@ -98,8 +100,9 @@ pub(crate) trait Membership: Send + Sync {
 
 impl Audience {
     fn is_empty(&self) -> bool {
-        let Self { opening, run, worker, tasks, memberships } = self;
-        opening.is_empty() && run.is_empty() && worker.is_empty() && tasks.is_none() && memberships.is_empty()
+        let Self { opening, run, stopping, worker, tasks, memberships } = self;
+        let (begins, ends) = (opening.is_empty(), run.is_empty() && stopping.is_empty() && worker.is_empty());
+        begins && ends && tasks.is_none() && memberships.is_empty()
     }
 }
 
@@ -162,7 +165,7 @@ impl<S: WaitedFor, T> Drop for Waiter<S, T> {
     }
 }
 
-/// Tells those who waited for the gate, which is open.
+/// Tells those who waited for the gate, which is open, or for the end of a run to be asked for, which it was.
 pub(crate) fn tell_opened(opening: Waiters<()>) {
     for member in opening {
         contain(|| {
@@ -210,11 +213,13 @@ impl<W: Worker> Slot<W> {
             }
         };
         if let Some(audience) = audience {
-            let Audience { opening, run, worker, tasks, memberships: _ } = *audience;
+            let Audience { opening, run, stopping, worker, tasks, memberships: _ } = *audience;
             // There are none, unless the worker's own task was dropped from outside, with its runtime: then nothing waits for them.
             abort_all(tasks.iter().flat_map(|tasks| tasks.to_list(false)));
             tell(worker, &reason);
             tell(run, &reason);
+            // By their drop: the run is over.
+            stopping.into_iter().for_each(|member| contain(|| drop(member)));
             // By their drop: it will not open any more.
             opening.into_iter().for_each(|member| contain(|| drop(member)));
         }
@@ -240,10 +245,30 @@ impl<W: Worker> Slot<W> {
         }
     }
 
-    /// Tells the monitors how this run ended.
+    /// Tells the monitors how this run ended, and those who wait for it to be asked to end.
     pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
-        let run = lock(&self.ending).take(|audience| mem::take(&mut audience.run));
+        let (run, stopping) =
+            lock(&self.ending).take(|audience| (mem::take(&mut audience.run), mem::take(&mut audience.stopping)));
+        tell_opened(stopping);
         tell(run, reason);
+    }
+
+    /// Waits until this run is asked to end, or is over. `None`: it is.
+    pub(crate) fn stopping(self: &Arc<Self>) -> Option<Waiter<Arc<Self>, ()>> {
+        match lock(&self.ending).audience() {
+            // Looked at under the lock that `tell_stopping` takes after the gate was closed, or the recess begun: either this
+            // sees it, or it is told.
+            Ok(audience) if !self.queue.is_ending() => {
+                Some(Waiter::join(audience, Arc::clone(self), |audience| &mut audience.stopping))
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells those who wait for this run to be asked to end, which it is.
+    pub(crate) fn tell_stopping(&self) {
+        let stopping = lock(&self.ending).take(|audience| mem::take(&mut audience.stopping));
+        tell_opened(stopping);
     }
 
     /// Waits until the gate has opened, or the worker has ended without that.
@@ -356,5 +381,33 @@ impl<W: Worker> Slot<W> {
     #[cfg(test)]
     pub(crate) fn memberships(&self) -> usize {
         lock(&self.ending).present().map_or(0, |audience| audience.memberships.len())
+    }
+}
+
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::idle::Idle;
+    use crate::registry::Registry;
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_leaves_nothing_in_the_worker() {
+        let registry = Registry::<Idle>::new();
+        let worker = registry.start(&1, ()).await.expect("nothing is in its way");
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            {
+                let mut run = pin!(worker.run_ended());
+                let mut stopping = pin!(worker.slot.stopping().expect("nothing has asked it to end"));
+                assert!(run.as_mut().poll(&mut cx).is_pending() && stopping.as_mut().poll(&mut cx).is_pending());
+                assert!(lock(&worker.slot.ending).present().is_some());
+            }
+            assert!(lock(&worker.slot.ending).present().is_none());
+        }
+        worker.stop().await.expect("it ends");
+        assert!(worker.slot.stopping().is_none());
     }
 }

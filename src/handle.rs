@@ -506,6 +506,51 @@ impl<W: Worker> WorkerHandle<W> {
         self.slot.closed().await
     }
 
+    /// Waits until the worker's current run is over and its state dropped, and returns how it ended. Returns at once if the
+    /// worker has ended.
+    ///
+    /// A worker that crashes may be restarted: then one run is over and another one follows, as
+    /// [`incarnation`](Self::incarnation) counts them, and [`closed`](Self::closed) waits on. The current run is the one at the
+    /// first poll. While the worker starts, or waits for its restart, it is the run that comes next; if none does, the result is
+    /// how the worker ended. A worker gets the same as a message by [`Context::monitor`](crate::Context::monitor).
+    ///
+    /// A worker that awaits the end of its own run waits until it is killed or crashed.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost, and nothing of the wait is left in the worker.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, ExitReason, Registry, Restart, Worker, WorkerState};
+    /// # struct Flaky;
+    /// # impl Worker for Flaky {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = String;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, String> { Ok(Flaky) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), String> { Err("no".into()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Flaky>::builder().restart(Restart::Transient).build()?;
+    /// let worker = registry.start(&1, ()).await?;
+    /// worker.cast(()).await?; // it fails
+    /// assert!(matches!(worker.run_ended().await, ExitReason::Failed(_)));
+    /// assert_ne!(worker.state(), WorkerState::Exited);
+    ///
+    /// registry.stop(&1).await?;
+    /// assert!(matches!(worker.run_ended().await, ExitReason::Stopped));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run_ended(&self) -> ExitReason {
+        match self.slot.monitor() {
+            // Whoever ends a run tells its monitors first.
+            Ok(end) => end.await.unwrap_or(ExitReason::Killed),
+            Err(reason) => cooperate(reason).await,
+        }
+    }
+
     /// Where this worker stands at this moment. The next moment it may stand elsewhere.
     ///
     /// ```

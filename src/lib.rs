@@ -73,10 +73,11 @@
 //! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
 //! | to end one soon, and in good order | [`Registry::stop_with`], [`Builder::stop_mode`] |
 //! | to end one run, and let the policy decide | [`Registry::crash`] |
-//! | to know of an end | [`WorkerHandle::closed`]; as a message, [`Context::monitor`] |
+//! | to know of an end | [`WorkerHandle::closed`], of a run [`run_ended`](WorkerHandle::run_ended); as a message, [`Context::monitor`] |
+//! | to end a long handler when the worker is stopped | [`Context::stopping`] |
 //! | to know what becomes of all of them | [`Registry::subscribe`], [`Registry::stats`] |
 //! | workers that come back after a crash | [`Builder::restart`], [`restart_intensity`](Builder::restart_intensity), [`restart_backoff`](Builder::restart_backoff) |
-//! | workers that go when they have nothing to do | [`Builder::idle_timeout`], [`Context::set_idle_timeout`], [`Context::touch`] |
+//! | workers that go when they have nothing to do | [`Builder::idle_timeout`], [`Context::set_idle_timeout`], [`touch`](Context::touch), [`keep_active`](Context::keep_active) |
 //! | no more workers than there is room for | [`Builder::max_workers`], [`eviction`](Builder::eviction) |
 //! | no more starts at once than what they load from bears | [`Builder::max_concurrent_starts`], [`remember_failed_starts`](Builder::remember_failed_starts) |
 //! | a message later, or again and again | [`Context::send_after`], [`Context::send_interval`] |
@@ -84,6 +85,7 @@
 //! | to end all | [`Registry::shutdown`] |
 //! | to find workers by other names, or by what they share | [`Aliases`], [`Groups`] |
 //! | a worker outside any registry | [`spawn`](fn@spawn) |
+//! | a state that is not `Send` | a thread of its own: [`Worker`](Worker#workers-that-are-not-send) |
 //! | work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
 //!
 //! # Lifecycle of a key
@@ -297,7 +299,7 @@ pub use lifecycle::ShutdownReport;
 pub use mailbox::Mailbox;
 pub use registry::{Registry, WeakRegistry};
 pub use reply::{PendingReply, Reply};
-pub use residency::Eviction;
+pub use residency::{ActiveGuard, Eviction};
 pub use restart::Restart;
 pub use retry::Retry;
 pub use spawn::spawn;

@@ -239,6 +239,12 @@ impl<M> Queue<M> {
         wake(receiver);
     }
 
+    /// Whether the gate is closed, or this run ends for another reason. It takes the lock, as [`is_closed`](Self::is_closed) does.
+    pub(crate) fn is_ending(&self) -> bool {
+        let state = self.lock();
+        self.gate() >= Gate::Closed || state.has_recess()
+    }
+
     /// Begins the next run.
     pub(crate) fn end_recess(&self) {
         let mut state = self.lock();

@@ -297,6 +297,7 @@ impl<W: Worker> Slot<W> {
         let closed = self.queue.close(reason, &self.link.numbers.live);
         if closed {
             self.end_restart();
+            self.tell_stopping();
         }
         closed
     }
@@ -306,6 +307,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode) {
         if self.queue.stop(reason, mode, &self.link.numbers.live) {
             self.end_restart();
+            self.tell_stopping();
         }
         if mode == StopMode::Discard {
             // By the worker's task, wherever it waits: messages are code of users when they are dropped. (G4)
@@ -334,6 +336,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn kill(&self) {
         self.queue.kill(&self.link.numbers.live);
         self.end_restart();
+        self.tell_stopping();
     }
 
     /// Kills it since its stop took too long.
@@ -376,6 +379,7 @@ impl<W: Worker> Slot<W> {
         if closed {
             // It may have crashed since the look above.
             self.end_restart();
+            self.tell_stopping();
         }
         closed
     }
@@ -390,6 +394,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn end_run(&self) {
         if self.would_return(&ExitReason::Normal) {
             self.queue.recess();
+            self.tell_stopping();
         } else {
             self.close_by_worker();
         }

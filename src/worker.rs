@@ -28,6 +28,63 @@ use crate::mailbox::Mailbox;
 /// was about to do: other tasks, and at times the wait for all of the runtime's timers, which nobody takes over until another of
 /// its threads is woken. Time-outs, of every key, are late by as much.
 ///
+/// # Workers that are not `Send`
+///
+/// A worker's task may move between the threads of its runtime, and any task may take a turn of the registry's owner, so state and
+/// futures are `Send`. There is no variant for a `LocalSet`: it would be a second set of everything, for tasks that only one
+/// thread can run. Give the worker a thread instead, on which the rest lives, and talk to it by a channel. The thread ends with the
+/// worker, for the worker's state has the sender, and the key is not free before it has ended, since it is from
+/// [`Context::spawn_blocking`] (G1). While it runs the worker has something to do: it does not idle, and is not evicted.
+///
+/// ```
+/// use std::{cell::Cell, io, rc::Rc};
+/// use gen_registry::{Context, Registry, Reply, Worker};
+/// use tokio::{runtime::Builder, sync::mpsc, task::{LocalSet, spawn_local}};
+///
+/// /// On the worker's own thread, where nothing need be `Send`.
+/// async fn serve(mut messages: mpsc::Receiver<Reply<u32>>) {
+///     let count = Rc::new(Cell::new(0));
+///     while let Some(reply) = messages.recv().await {
+///         let count = Rc::clone(&count);
+///         spawn_local(async move {
+///             count.set(count.get() + 1);
+///             reply.send(count.get());
+///         });
+///     }
+/// }
+///
+/// struct Local(mpsc::Sender<Reply<u32>>);
+///
+/// impl Worker for Local {
+///     type Key = u32;
+///     type Args = ();
+///     type Message = Reply<u32>;
+///     type Error = io::Error;
+///
+///     async fn init(_: (), ctx: &mut Context<Self>) -> io::Result<Self> {
+///         let runtime = Builder::new_current_thread().enable_all().build()?;
+///         let (sender, messages) = mpsc::channel(1);
+///         ctx.spawn_blocking(move || LocalSet::new().block_on(&runtime, serve(messages)));
+///         Ok(Local(sender))
+///     }
+///
+///     async fn handle(&mut self, reply: Reply<u32>, _: &mut Context<Self>) -> io::Result<()> {
+///         // The thread has ended only if it has panicked: then so does the worker, and its policy decides.
+///         self.0.send(reply).await.map_err(|_| io::Error::other("the worker's thread has panicked"))
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let registry = Registry::<Local>::new();
+/// let worker = registry.start(&1, ()).await?;
+/// assert_eq!(worker.call(|reply| reply).await?, 1);
+/// assert_eq!(worker.call(|reply| reply).await?, 2);
+/// worker.kill().await?; // and its thread has ended
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Examples
 ///
 /// ```

@@ -232,6 +232,11 @@ impl<M> State<M> {
         self.saw_end = false;
     }
 
+    /// Whether this run is to end, if only after what was accepted before that was asked for.
+    pub(super) fn has_recess(&self) -> bool {
+        self.aside.as_ref().is_some_and(|aside| aside.recess.is_some())
+    }
+
     #[inline]
     pub(super) fn is_in_recess(&self) -> bool {
         self.aside.as_ref().and_then(|aside| aside.recess).is_some_and(|last| self.begun() >= last)

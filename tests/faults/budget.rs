@@ -316,6 +316,7 @@ fn ends() -> Vec<Case> {
         case!("Registry::stop", "would deadlock", |s, _inside| {
             gives!(s.registry.stop(&SELF), Err(StopError::WouldDeadlock))
         }),
+        case!("WorkerHandle::run_ended", "ended", |s| gives!(s.ended.run_ended(), ExitReason::Stopped)),
         case!("Registry::kill", "end", |s| {
             s.crowded.lookup_or_start(&IDLE, Plan::Serve).await.unwrap();
             gives!(s.crowded.kill(&IDLE), Ok(ExitReason::Killed))
@@ -567,6 +568,10 @@ fn others() -> Vec<Case> {
         case!("Mailbox::recv", "end", |s, inside| {
             inside.ctx.stop();
             assert!(inside.mailbox.recv().await.is_none());
+        }),
+        case!("Context::stopping", "asked to end", |s, inside| {
+            inside.ctx.stop();
+            inside.ctx.stopping().await;
         }),
         case!("Task", "result", |s, inside| gives!(inside.ctx.spawn(async { 7 }), Ok(7))),
         case!("Task", "aborted", |s, inside| {

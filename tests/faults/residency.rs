@@ -1,1 +1,140 @@
-//! A worker that keeps itself from eviction.
+//! What keeps a worker from idling and from eviction: by its own word.
+
+use std::time::Duration;
+
+use gen_registry::{ActiveGuard, Eviction, ExitReason, Registry, Restart, StartError, WorkerHandle};
+use tokio::time::Instant;
+
+use crate::common::{Part, Player, assert_at_rest, play, until_idle, within};
+
+const KEY: &str = "k";
+const IDLE: Duration = Duration::from_secs(60);
+
+fn idling() -> Registry<Player> {
+    Registry::builder().restart(Restart::Transient).idle_timeout(IDLE).build().expect("valid options")
+}
+
+async fn start(registry: &Registry<Player>, key: &str) -> Result<WorkerHandle<Player>, StartError<Player>> {
+    within(registry.start(key, Part::default()), "a start").await
+}
+
+async fn guard(worker: &WorkerHandle<Player>) -> ActiveGuard {
+    let guard = play(worker, |ctx| {
+        let guard = ctx.keep_active();
+        Box::pin(async move { guard })
+    });
+    guard.await.expect("it lives")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_a_guard_does_not_idle_until_the_last_is_dropped() {
+    let registry = idling();
+    let worker = start(&registry, KEY).await.expect("nothing is in its way");
+    let (first, second) = (guard(&worker).await, guard(&worker).await);
+    tokio::time::sleep(10 * IDLE).await;
+    drop(first);
+    tokio::time::sleep(10 * IDLE).await;
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()));
+    drop(second);
+    let dropped_at = Instant::now();
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert!(dropped_at.elapsed() <= 2 * IDLE);
+    // One after the other, too: the first of each time counts.
+    let worker = start(&registry, KEY).await.expect("its key is free");
+    for _ in 0..3 {
+        let guard = guard(&worker).await;
+        tokio::time::sleep(3 * IDLE).await;
+        drop(guard);
+    }
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_with_a_guard_is_not_evicted() {
+    for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
+        let registry = Registry::<Player>::builder().max_workers(2).eviction(eviction).build().expect("valid options");
+        let first = start(&registry, "first").await.expect("there is room");
+        let guards = (guard(&first).await, guard(&first).await);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        // It rests longer, and the other one goes.
+        let second = start(&registry, "second").await.expect("there is room");
+        until_idle().await;
+        let third = start(&registry, "third").await.expect("there is a victim");
+        assert!(matches!(within(second.closed(), "its end").await, ExitReason::Evicted));
+        let third_guard = guard(&third).await;
+        until_idle().await;
+        assert!(matches!(start(&registry, "fourth").await, Err(StartError::AtCapacity)), "{eviction:?}");
+        drop(guards);
+        start(&registry, "fourth").await.expect("there is a victim again");
+        assert!(matches!(within(first.closed(), "its end").await, ExitReason::Evicted));
+        drop(third_guard);
+        assert_at_rest(&registry);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_outlives_its_run_keeps_no_other() {
+    let registry = idling();
+    let worker = start(&registry, KEY).await.expect("nothing is in its way");
+    let old = (guard(&worker).await, guard(&worker).await);
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    let own = guard(&worker).await;
+    assert_eq!(worker.incarnation(), 2);
+    // What the old ones let go of is not what the new one holds.
+    drop(old.0);
+    tokio::time::sleep(10 * IDLE).await;
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "its own guard keeps it");
+    drop(own);
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle), "the old one keeps nothing");
+    // Nor the next worker of the key.
+    let next = start(&registry, KEY).await.expect("its key is free");
+    assert!(matches!(within(next.closed(), "its end").await, ExitReason::Idle));
+    drop(old.1);
+    assert_at_rest(&registry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_keeps_nothing_from_stopping_the_worker() {
+    let registry = idling();
+    let worker = start(&registry, KEY).await.expect("nothing is in its way");
+    let kept = guard(&worker).await;
+    assert!(matches!(within(registry.stop(KEY), "a stop").await, Ok(ExitReason::Stopped)));
+    drop(kept);
+    let worker = start(&registry, KEY).await.expect("its key is free");
+    let kept = guard(&worker).await;
+    assert_eq!(within(registry.shutdown(), "a shutdown").await.drained, 1);
+    assert!(format!("{kept:?}").contains("is_over: true"), "{kept:?}");
+    drop(kept);
+}
+
+/// A guard that is dropped on another thread while its run ends takes nothing from the next run's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn guards_dropped_while_runs_end_leave_the_next_ones_alone() {
+    let registry = Registry::<Player>::builder()
+        .restart(Restart::Transient)
+        .restart_intensity(usize::MAX, Duration::from_secs(5))
+        .max_workers(1)
+        .eviction(Eviction::LeastRecentlyActive)
+        .build()
+        .expect("valid options");
+    let worker = start(&registry, KEY).await.expect("there is room");
+    for round in 0..300 {
+        let old = guard(&worker).await;
+        let dropped = tokio::spawn(async move { drop(old) });
+        within(worker.crash(), "a crash").await.expect("it has a run");
+        let kept = guard(&worker).await;
+        within(dropped, "the drop").await.expect("it does not panic");
+        tokio::task::yield_now().await;
+        assert!(matches!(start(&registry, "other").await, Err(StartError::AtCapacity)), "round {round}");
+        drop(kept);
+    }
+    // And nothing is left that keeps it.
+    let went = async {
+        while start(&registry, "other").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(went, "room for the other").await;
+    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Evicted));
+}

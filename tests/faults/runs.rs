@@ -1,1 +1,301 @@
-//! The end of one run, and the request to end.
+//! What tells a task that a run of a worker is over, and a run that it is to end.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use gen_registry::{ExitReason, Registry, Restart, StopMode, WorkerHandle, WorkerState};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::common::{
+    Actor, Ask, Part, Plan, Player, Probe, Record, Role, Scripted, Step, act, assert_at_rest, cue, inside, play,
+    poll_once, until_idle, within,
+};
+
+const KEY: &str = "k";
+
+fn restarted(policy: Restart) -> Registry<Probe> {
+    Registry::builder()
+        .restart(policy)
+        .restart_intensity(usize::MAX, Duration::from_secs(5))
+        .build()
+        .expect("valid options")
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_run_that_ends_is_told_with_its_reason() {
+    let (registry, record) = (restarted(Restart::Permanent), Record::default());
+    let worker =
+        within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("nothing is in its way");
+    for (ask, expected) in [
+        (Ask::Do(Step::Fail), "failed: a scripted failure"),
+        (Ask::Do(Step::Panic), "panicked: a scripted panic"),
+        (Ask::Stop, "normal"),
+    ] {
+        let (run, before) = (worker.clone(), worker.incarnation());
+        let states = record.clone();
+        let ended = tokio::spawn(async move {
+            let reason = run.run_ended().await;
+            (reason.to_string(), states.alive(KEY), run.state())
+        });
+        until_idle().await;
+        worker.cast(ask).await.expect("it lives");
+        let (reason, alive, state) = within(ended, "the end of the run").await.unwrap();
+        assert_eq!(reason, expected);
+        assert!(alive == 0 || worker.incarnation() > before, "its state is dropped");
+        assert_ne!(state, WorkerState::Exited, "the worker has not ended");
+        until_idle().await;
+    }
+    let (run, worker_end) = (worker.clone(), worker.clone());
+    let run = tokio::spawn(async move { run.run_ended().await });
+    let worker_end = tokio::spawn(async move { worker_end.closed().await });
+    until_idle().await;
+    assert!(!run.is_finished() && !worker_end.is_finished(), "this run is not over");
+    within(registry.stop(KEY), "a stop").await.expect("it ends");
+    assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Stopped)));
+    assert!(matches!(within(worker_end, "the end").await, Ok(ExitReason::Stopped)));
+    // And after the end at once.
+    assert!(poll_once(pin!(worker.run_ended())).await.is_ready());
+}
+
+#[tokio::test(start_paused = true)]
+async fn between_two_runs_the_next_one_is_meant() {
+    let registry = Registry::<Probe>::builder()
+        .restart(Restart::Transient)
+        .restart_backoff(Duration::from_secs(1), Duration::from_secs(1))
+        .build()
+        .expect("valid options");
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    assert_eq!(worker.state(), WorkerState::Restarting);
+    let run = worker.clone();
+    let ended = tokio::spawn(async move { run.run_ended().await });
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(!ended.is_finished(), "the next run goes on");
+    within(registry.kill(KEY), "a kill").await.expect("it ends");
+    assert!(matches!(within(ended, "the end of the run").await, Ok(ExitReason::Killed)));
+    // If there is no next run, it is the worker's end.
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("its key is free");
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    let run = worker.clone();
+    let ended = tokio::spawn(async move { run.run_ended().await });
+    until_idle().await;
+    within(registry.stop(KEY), "a stop").await.expect("it ends");
+    assert!(matches!(within(ended, "the end").await, Ok(ExitReason::Stopped)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_fails_is_the_end_of_its_run() {
+    let registry = Registry::<Actor>::new();
+    let (sender, handle) = oneshot::channel::<WorkerHandle<Actor>>();
+    let init = crate::common::Gate::new();
+    let passed = init.clone();
+    let role = Role {
+        fail_init: true,
+        ..Role::init(move |ctx| {
+            sender.send(ctx.handle().clone()).ok().expect("the test waits for it");
+            Box::pin(async move { passed.pass().await })
+        })
+    };
+    let starter = registry.clone();
+    let start = tokio::spawn(async move { starter.start(KEY, role).await.is_ok() });
+    let handle = within(handle, "the handle").await.expect("it is sent");
+    let run = tokio::spawn(async move { handle.run_ended().await });
+    until_idle().await;
+    init.open();
+    assert!(!within(start, "the start").await.unwrap());
+    assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Failed(_))));
+}
+
+/// A wait that begins while a run ends is for that run or the next one: with some end after it, none waits for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_wait_for_a_run_is_lost_when_runs_end_meanwhile() {
+    for _ in 0..100 {
+        let registry = restarted(Restart::Permanent);
+        let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
+        let told = Arc::new(AtomicU64::new(0));
+        let mut waits = Vec::new();
+        for _ in 0..4 {
+            let (worker, told) = (worker.clone(), Arc::clone(&told));
+            waits.push(tokio::spawn(async move {
+                loop {
+                    let before = worker.incarnation();
+                    let reason = worker.run_ended().await;
+                    told.fetch_add(1, Ordering::Relaxed);
+                    match reason {
+                        ExitReason::Stopped => return,
+                        ExitReason::Crashed | ExitReason::Normal => assert!(worker.incarnation() >= before),
+                        other => panic!("nobody ends it like this: {other:?}"),
+                    }
+                }
+            }));
+        }
+        for turn in 0..20 {
+            if turn % 2 == 0 {
+                // Between two runs there is nothing to crash.
+                drop(worker.crash().await);
+            } else {
+                worker.cast(Ask::Stop).await.expect("it is restarted");
+            }
+        }
+        within(worker.stop(), "a stop").await.expect("it ends");
+        for wait in waits {
+            within(wait, "the end of a run").await.expect("none panics");
+        }
+        assert!(told.load(Ordering::Relaxed) >= 4);
+        assert_at_rest(&registry);
+    }
+}
+
+/// How a worker is asked to end.
+#[derive(Debug, Clone, Copy)]
+enum Asked {
+    Stop,
+    Discard,
+    Shutdown,
+    Drop,
+    Itself,
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_handler_knows_that_it_is_to_end() {
+    for policy in [Restart::Temporary, Restart::Permanent] {
+        for asked in [Asked::Stop, Asked::Discard, Asked::Shutdown, Asked::Drop, Asked::Itself] {
+            let registry = Registry::<Player>::builder()
+                .restart(policy)
+                .stop_timeout(Duration::from_secs(60))
+                .build()
+                .expect("valid options");
+            let record = Record::default();
+            let part = Part::terminate(|_| Box::pin(async { Ok::<(), Scripted>(()) })).recorded(&record);
+            let worker = within(registry.start(KEY, part), "a start").await.expect("nothing is in its way");
+            let (sender, told) = oneshot::channel();
+            let long = cue(move |ctx| {
+                Box::pin(async move {
+                    let task = ctx.stopping();
+                    // It borrows nothing: a task of its own may wait for it too, and then ends in time.
+                    let task = ctx.spawn(async move { task.await });
+                    let mut stopping = pin!(ctx.stopping());
+                    if let Asked::Itself = asked {
+                        assert!(poll_once(stopping.as_mut()).await.is_pending());
+                        ctx.stop();
+                    }
+                    stopping.await;
+                    // And from then on at once.
+                    ctx.stopping().await;
+                    task.await.expect("it is told, too");
+                    sender.send(()).expect("the test waits for it");
+                    Ok(())
+                })
+            });
+            worker.cast(long).await.expect("it lives");
+            let began = Instant::now();
+            if !matches!(asked, Asked::Itself) {
+                tokio::time::sleep(Duration::from_secs(100)).await;
+            }
+            let run = worker.clone();
+            let run = tokio::spawn(async move { run.run_ended().await });
+            let mut registry = Some(registry);
+            match (asked, &registry) {
+                (Asked::Stop, _) => drop(within(worker.stop(), "a stop").await.expect("it ends")),
+                (Asked::Discard, _) => {
+                    drop(within(worker.stop_with(StopMode::Discard), "a stop").await.expect("it ends"));
+                }
+                (Asked::Shutdown, Some(registry)) => {
+                    assert_eq!(within(registry.shutdown(), "a shutdown").await.aborted, 0);
+                }
+                (Asked::Drop, _) => registry = None,
+                _ => {}
+            }
+            within(told, "the handler").await.unwrap_or_else(|_| panic!("{policy:?}, {asked:?}: it was dropped"));
+            let reason = within(run, "the end of the run").await.unwrap();
+            assert!(!matches!(reason, ExitReason::Killed), "{policy:?}, {asked:?}");
+            assert!(began.elapsed() < Duration::from_secs(101), "{policy:?}, {asked:?}");
+            drop(registry);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_that_outlives_its_run_is_over_with_it() {
+    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().expect("valid options");
+    let worker = within(registry.start(KEY, Part::default()), "a start").await.expect("nothing is in its way");
+    let stopping = play(&worker, |ctx| {
+        let stopping = ctx.stopping();
+        Box::pin(async move { stopping })
+    });
+    let outside = tokio::spawn(stopping.await.expect("it lives"));
+    until_idle().await;
+    assert!(!outside.is_finished(), "nobody has asked the run to end");
+    within(worker.crash(), "a crash").await.expect("it has a run");
+    within(outside, "the end of the run").await.expect("it does not panic");
+    // The next run is asked for nothing.
+    let next = play(&worker, |ctx| Box::pin(async move { poll_once(pin!(ctx.stopping())).await.is_pending() }));
+    assert!(next.await.expect("it is restarted"));
+    // One that a kill, and one that the end of the idle time has met.
+    let stopping = play(&worker, |ctx| {
+        let stopping = ctx.stopping();
+        ctx.set_idle_timeout(Some(Duration::from_secs(1)));
+        Box::pin(async move { stopping })
+    });
+    within(stopping.await.expect("it lives"), "the end of the idle time").await;
+    assert_eq!(worker.state(), WorkerState::Exited);
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_that_are_given_up_take_nothing_from_the_others() {
+    let registry = Registry::<Actor>::new();
+    let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
+    let run = worker.clone();
+    let run = tokio::spawn(async move { run.run_ended().await });
+    for _ in 0..1_000 {
+        assert!(poll_once(pin!(worker.run_ended())).await.is_pending());
+    }
+    let in_vain = inside(&worker, |ctx| {
+        Box::pin(async move {
+            let mut waits_on = pin!(ctx.stopping());
+            for _ in 0..1_000 {
+                drop(ctx.stopping());
+                assert!(poll_once(pin!(ctx.stopping())).await.is_pending());
+            }
+            assert!(poll_once(waits_on.as_mut()).await.is_pending());
+            ctx.stop();
+            waits_on.await;
+        })
+    });
+    in_vain.await.expect("it lives");
+    assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Normal)));
+}
+
+/// A stop that comes while a handler begins to wait is not lost: it is seen, or told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_request_to_end_is_lost_when_waits_begin_meanwhile() {
+    for round in 0..300 {
+        let registry =
+            Registry::<Actor>::builder().stop_timeout(Duration::from_secs(60)).build().expect("valid options");
+        let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
+        let (sender, begun) = oneshot::channel();
+        let long = act(move |ctx| {
+            Box::pin(async move {
+                sender.send(()).expect("the test waits for it");
+                for _ in 0..round % 5 {
+                    drop(ctx.stopping());
+                }
+                ctx.stopping().await;
+            })
+        });
+        worker.cast(long).await.expect("it lives");
+        within(begun, "the handler").await.expect("it is handled");
+        let reason = match round % 3 {
+            0 => within(worker.stop(), "a stop").await.expect("it ends"),
+            1 => within(worker.stop_with(StopMode::Discard), "a stop").await.expect("it ends"),
+            _ => {
+                assert_eq!(within(registry.shutdown(), "a shutdown").await.aborted, 0, "round {round}");
+                within(worker.closed(), "its end").await
+            }
+        };
+        assert!(matches!(reason, ExitReason::Stopped | ExitReason::Shutdown), "round {round}: {reason:?}");
+    }
+}
