@@ -124,6 +124,6 @@ fn a_runtime_that_ends_first_drops_every_state_and_tells_who_still_asks() {
         assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Killed));
         assert_eq!(within(registry.shutdown(), "the report").await.aborted, 1);
         let started = within(registry.start("a", Plan::default()), "the refusal").await;
-        assert!(matches!(started, Err(StartError::Shutdown)));
+        assert!(matches!(started, Err(StartError::RuntimeShutdown)));
     });
 }
