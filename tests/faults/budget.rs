@@ -124,9 +124,8 @@ impl Scene {
         let idle = registry.start(&IDLE, Plan::Serve).await.unwrap();
         let full = registry.start(&FULL, Plan::Serve).await.unwrap();
         full.cast(Ask::Hang).await.unwrap();
-        while full.try_cast(Ask::Nothing).is_ok() {
-            tokio::task::yield_now().await;
-        }
+        // There is room for it when the worker has the first one in hand.
+        full.cast(Ask::Nothing).await.unwrap();
         let ended = registry.start(&VACANT, Plan::Serve).await.unwrap();
         ended.stop().await.unwrap();
         let crowded = Registry::builder().max_workers(1).build().unwrap();

@@ -334,6 +334,6 @@ fn a_runtime_that_is_dropped_takes_the_whole_tree_with_it() {
     let observer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     observer.block_on(async {
         within(child.closed(), "the child's end").await;
-        assert!(matches!(top.start("p", Part::default()).await, Err(StartError::Shutdown)));
+        assert!(matches!(top.start("p", Part::default()).await, Err(StartError::RuntimeShutdown)));
     });
 }
