@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::current::is_current;
 use crate::error::{CallError, ReserveError, Returned, SendError, StartError};
 use crate::handle::{Permit, Unsent, WorkerHandle, before, limit};
-use crate::queue::{Kind, Refusal, Sequence};
+use crate::queue::{Kind, Refusal, Sequence, whole};
 use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::stripes::Undelivered;
 use crate::sync::{cooperate, step_back};
@@ -166,7 +166,7 @@ pub(crate) async fn deliver<W: Worker>(
             Ok(sequence) => return Ok((handle, sequence)),
             Err(Unsent::WouldDeadlock(message)) => break (message, Why::WouldDeadlock),
             Err(Unsent::TimedOut(message)) => break (message, Why::TimedOut),
-            Err(Unsent::Closed(returned)) => message = returned,
+            Err(Unsent::Closed(returned)) => message = whole(returned),
         }
         if let Err(why) = search.pass_over(&handle).await {
             break (message, why);
@@ -210,7 +210,7 @@ fn try_deliver<W: Worker>(
                 return Err(SendError::Full(Returned::new(message)));
             }
             // It has begun to end since it was found: it is not found again.
-            Err((Refusal::Closed, returned)) => message = returned,
+            Err((Refusal::Closed, returned)) => message = whole(returned),
         }
         ended += 1;
         if ended == MOST_WORKERS {

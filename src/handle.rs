@@ -18,7 +18,7 @@ use crate::desk;
 use crate::error::{CallError, ReserveError, Returned, SendError, StopError};
 use crate::lifecycle::{Ending, StopFailure, Stopper};
 use crate::ownership::is_worker_above_caller;
-use crate::queue::{Kind, Refusal, Sending, Sequence};
+use crate::queue::{Kind, Refusal, Sending, Sequence, whole};
 use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
@@ -430,7 +430,11 @@ impl<W: Worker> WorkerHandle<W> {
         if kind == Kind::Cast {
             let mut cast = Cast { handle: self, stage: Stage::Offered(Some(message)) };
             let accepted = before(limit, poll_fn(|cx| cast.poll_accept(cx))).await;
-            return accepted.unwrap_or_else(|| Err(Unsent::TimedOut(cast.into_message())));
+            return match accepted {
+                Some(Ok(sequence)) => Ok(sequence),
+                Some(Err(unsent)) => Err(whole(unsent)),
+                None => Err(Unsent::TimedOut(cast.take_message())),
+            };
         }
         match self.slot.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
@@ -445,28 +449,38 @@ impl<W: Worker> WorkerHandle<W> {
         kind: Kind,
         limit: Option<Instant>,
     ) -> Result<Sequence, Unsent<W::Message>> {
-        let mut line = self.line(refused, kind)?;
+        let (why, message) = refused;
+        let message = whole(message);
+        if let Err(refuse) = self.may_wait(why) {
+            return Err(refuse(message));
+        }
+        let mut line = self.line(message, kind);
         let sent = match limit {
             None => Some((&mut line.sending).await),
             Some(_) => Box::pin(before(limit, &mut line.sending)).await,
         };
         match sent {
-            Some(sent) => sent.map_err(Unsent::Closed),
-            None => Err(Unsent::TimedOut(line.into_message())),
+            Some(Ok(sequence)) => Ok(sequence),
+            Some(Err(message)) => Err(Unsent::Closed(whole(message))),
+            None => Err(Unsent::TimedOut(line.take_message())),
         }
     }
 
-    /// The place in the line of a message that was refused, if that was for the lack of room.
-    fn line(&self, (why, message): (Refusal, W::Message), kind: Kind) -> Result<InLine<'_, W>, Unsent<W::Message>> {
+    /// Whether the caller may wait for room. If not, how its message is refused.
+    fn may_wait(&self, why: Refusal) -> Result<(), fn(W::Message) -> Unsent<W::Message>> {
         if why == Refusal::Closed {
-            return Err(Unsent::Closed(message));
+            return Err(Unsent::Closed);
         }
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
             self.refuse(Undelivered::Full);
-            return Err(Unsent::WouldDeadlock(message));
+            return Err(Unsent::WouldDeadlock);
         }
-        Ok(InLine { slot: &self.slot, sending: self.slot.queue.send(message, kind) })
+        Ok(())
+    }
+
+    fn line(&self, message: W::Message, kind: Kind) -> InLine<'_, W> {
+        InLine { slot: &self.slot, sending: self.slot.queue.send(message, kind) }
     }
 
     /// Waits for the answer to an accepted call.
@@ -768,8 +782,8 @@ struct InLine<'s, W: Worker> {
 
 impl<W: Worker> InLine<'_, W> {
     /// The message, if the wait for room is given up.
-    fn into_message(mut self) -> W::Message {
-        self.sending.take_message().expect("it was not sent")
+    fn take_message(&mut self) -> W::Message {
+        whole(self.sending.take_message().expect("it was not sent"))
     }
 }
 
@@ -809,10 +823,10 @@ impl<W: Worker> Future for Cast<'_, W> {
 
 impl<W: Worker> Cast<'_, W> {
     /// The message, if the cast is given up before it is ready.
-    fn into_message(self) -> W::Message {
-        match self.stage {
-            Stage::Offered(message) => message.expect("it was not sent"),
-            Stage::InLine(line) => line.into_message(),
+    fn take_message(&mut self) -> W::Message {
+        match &mut self.stage {
+            Stage::Offered(message) => whole(message.take().expect("it was not sent")),
+            Stage::InLine(line) => line.take_message(),
         }
     }
 
@@ -845,17 +859,19 @@ impl<W: Worker> Cast<'_, W> {
         budget: Budget,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Sequence, Unsent<W::Message>>> {
-        match self.handle.line(refused, Kind::Cast) {
-            Ok(line) => {
+        let (why, message) = refused;
+        let message = whole(message);
+        match self.handle.may_wait(why) {
+            Ok(()) => {
                 // What waits spends nothing.
                 drop(budget);
-                self.stage = Stage::InLine(line);
+                self.stage = Stage::InLine(self.handle.line(message, Kind::Cast));
                 self.poll_in_line(cx)
             }
-            Err(unsent) => {
+            Err(refuse) => {
                 // Who casts again and again lets others run, and can be killed.
                 budget.spend();
-                Poll::Ready(Err(unsent))
+                Poll::Ready(Err(refuse(message)))
             }
         }
     }

@@ -34,6 +34,7 @@ mod sending;
 mod state;
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -96,6 +97,22 @@ pub(crate) struct Envelope<M> {
 pub(crate) enum Refusal {
     Closed,
     Full,
+}
+
+/// Messages larger than this many bytes are large.
+const LARGE: usize = 512;
+
+/// Keeps a large message in one piece, in code that is seldom run.
+///
+/// A value that is moved between variants of enums, where it lies at different offsets, is taken apart by LLVM word by word. A message
+/// of 64 KiB became 8,000 variables in the functions that wait for room, and two minutes of compile time. To LLVM the address of
+/// what is returned here was given away, so that it is copied as a whole. A message of ordinary size is not affected.
+#[inline(always)]
+pub(crate) fn whole<M>(mut message: M) -> M {
+    if const { size_of::<M>() > LARGE } {
+        black_box(&mut message);
+    }
+    message
 }
 
 /// The number of an accepted message, counted per mailbox from 1.
