@@ -413,6 +413,10 @@ fn sends() -> Vec<Case> {
         case!("WorkerHandle::cast_timeout", "time-out", |s| {
             gives!(s.full.cast_timeout(Duration::ZERO, Ask::Nothing), Err(SendError::TimedOut(_)))
         }),
+        case!("WorkerHandle::cast_timeout", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.own.cast_timeout(LONG, Ask::Nothing), Err(WouldDeadlock(_)))
+        }),
         case!("Via::cast_timeout", "taken", |s| {
             gives!(s.registry.via(&IDLE).cast_timeout(LONG, Ask::Nothing), Ok(()))
         }),
@@ -422,6 +426,16 @@ fn sends() -> Vec<Case> {
         case!("Via::cast_timeout", "time-out", |s| {
             gives!(s.registry.via(&FULL).cast_timeout(Duration::ZERO, Ask::Nothing), Err(SendError::TimedOut(_)))
         }),
+        case!("Via::cast_timeout", "closed", |s| {
+            gives!(s.registry.via_or_start(&s.fresh(), Plan::End).cast_timeout(LONG, Ask::Nothing), Err(Closed(_)))
+        }),
+        case!("Via::cast_timeout", "not started", |s| {
+            gives!(s.shut.via_or_start(&VACANT, Plan::Serve).cast_timeout(LONG, Ask::Nothing), Err(NotStarted { .. }))
+        }),
+        case!("Via::cast_timeout", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.registry.via(&SELF).cast_timeout(LONG, Ask::Nothing), Err(WouldDeadlock(_)))
+        }),
         case!("Aliases::cast_timeout", "taken", |s| {
             gives!(s.aliases.cast_timeout(&"idle", LONG, Ask::Nothing), Ok(()))
         }),
@@ -430,6 +444,10 @@ fn sends() -> Vec<Case> {
         }),
         case!("Aliases::cast_timeout", "time-out", |s| {
             gives!(s.aliases.cast_timeout(&"full", Duration::ZERO, Ask::Nothing), Err(SendError::TimedOut(_)))
+        }),
+        case!("Aliases::cast_timeout", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.aliases.cast_timeout(&"own", LONG, Ask::Nothing), Err(WouldDeadlock(_)))
         }),
         case!("WorkerHandle::reserve", "permit", |s| gives!(s.idle.reserve(), Ok(_))),
         case!("WorkerHandle::reserve", "closed", |s| gives!(s.ended.reserve(), Err(ReserveError::Closed))),
@@ -444,8 +462,19 @@ fn sends() -> Vec<Case> {
         case!("Via::reserve", "not started", |s| {
             gives!(s.shut.via_or_start(&VACANT, Plan::Serve).reserve(), Err(ReserveError::NotStarted(_)))
         }),
+        case!("Via::reserve", "closed", |s| {
+            gives!(s.registry.via_or_start(&s.fresh(), Plan::End).reserve(), Err(ReserveError::Closed))
+        }),
+        case!("Via::reserve", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.registry.via(&SELF).reserve(), Err(ReserveError::WouldDeadlock))
+        }),
         case!("Aliases::reserve", "permit", |s| gives!(s.aliases.reserve(&"idle"), Ok(_))),
         case!("Aliases::reserve", "not found", |s| gives!(s.aliases.reserve(&"none"), Err(ReserveError::NotFound))),
+        case!("Aliases::reserve", "would deadlock", |s, inside| {
+            fill(inside);
+            gives!(s.aliases.reserve(&"own"), Err(ReserveError::WouldDeadlock))
+        }),
         case!("Groups::broadcast", "taken", |s| {
             assert!(s.groups.broadcast(&"idle", |_| Ask::Nothing).await.refused.is_empty())
         }),
@@ -510,6 +539,13 @@ fn calls() -> Vec<Case> {
         }),
         case!("Aliases::call_with_retry", "not found", |s| {
             gives!(s.aliases.call_with_retry(&"none", Retry::new(), Ask::Answer), Err(NotFound))
+        }),
+        case!("Aliases::call_with_retry", "repeated in vain", |s| {
+            let retry = Retry::new().backoff(Duration::ZERO, Duration::ZERO).even_if_it_may_have_run();
+            gives!(s.aliases.call_with_retry(&"idle", retry, Ask::DropReply), Err(NoReply))
+        }),
+        case!("Aliases::call_with_retry", "would deadlock", |s, _inside| {
+            gives!(s.aliases.call_with_retry(&"own", Retry::new(), Ask::Answer), Err(WouldDeadlock))
         }),
         case!("PendingReply", "answer", |s| match s.idle.try_call(Ask::Answer) {
             Ok(reply) => gives!(reply, Ok(7)),
