@@ -467,7 +467,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     /// Whether the caller may wait for room. If not, how its message is refused.
-    fn may_wait(&self, why: Refusal) -> Result<(), fn(W::Message) -> Unsent<W::Message>> {
+    fn may_wait(&self, why: Refusal) -> Result<(), Refuse<W::Message>> {
         if why == Refusal::Closed {
             return Err(Unsent::Closed);
         }
@@ -882,6 +882,9 @@ impl<W: Worker> Cast<'_, W> {
         Pin::new(&mut line.sending).poll(cx).map_err(Unsent::Closed)
     }
 }
+
+/// Wraps a message that is refused.
+type Refuse<M> = fn(M) -> Unsent<M>;
 
 /// Why a message was not accepted by a mailbox that would have waited for room.
 pub(crate) enum Unsent<M> {

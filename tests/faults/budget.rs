@@ -214,8 +214,10 @@ macro_rules! case {
 
 macro_rules! gives {
     ($future:expr, $($pattern:tt)+) => {{
-        let given = $future.await;
-        assert!(matches!(given, $($pattern)+), "{given:?}");
+        match $future.await {
+            $($pattern)+ => {}
+            other => panic!("{other:?}"),
+        }
     }};
 }
 

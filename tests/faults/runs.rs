@@ -1,5 +1,7 @@
 //! What tells a task that a run of a worker is over, and a run that it is to end.
 
+#![allow(clippy::async_yields_async, reason = "a worker hands the future to the test, which awaits it")]
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -95,7 +97,7 @@ async fn a_start_that_fails_is_the_end_of_its_run() {
     let role = Role {
         fail_init: true,
         ..Role::init(move |ctx| {
-            sender.send(ctx.handle().clone()).ok().expect("the test waits for it");
+            assert!(sender.send(ctx.handle().clone()).is_ok(), "the test waits for it");
             Box::pin(async move { passed.pass().await })
         })
     };
@@ -176,7 +178,7 @@ async fn a_long_handler_knows_that_it_is_to_end() {
                 Box::pin(async move {
                     let task = ctx.stopping();
                     // It borrows nothing: a task of its own may wait for it too, and then ends in time.
-                    let task = ctx.spawn(async move { task.await });
+                    let task = ctx.spawn(task);
                     let mut stopping = pin!(ctx.stopping());
                     if let Asked::Itself = asked {
                         assert!(poll_once(stopping.as_mut()).await.is_pending());
