@@ -1,4 +1,4 @@
-//! Sends by address: by key ([`Via`](crate::Via)) or by name ([`Aliases`](crate::Aliases)). A message goes to the worker that is
+//! Sends by address: by key ([`Via`]) or by name ([`Aliases`](crate::Aliases)). A message goes to the worker that is
 //! found there at that moment, and to the next one if that worker ends before it takes it.
 
 use std::time::Duration;

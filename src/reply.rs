@@ -32,7 +32,7 @@ use crate::worker::Worker;
 
 /// Where a worker puts the answer to one call.
 ///
-/// Dropping it unanswered tells the caller [`CallError::NoReply`](crate::CallError::NoReply). It may be kept, or handed to
+/// Dropping it unanswered tells the caller [`CallError::NoReply`]. It may be kept, or handed to
 /// another task, and answered later.
 ///
 /// # Examples

@@ -320,25 +320,26 @@ impl<W: Worker, T: Send, F: FnOnce() -> T + Send> Queued for QueuedWork<W, F, T>
     fn run(self: Box<Self>) {
         let Self { work, hold, sender, span, entry } = *self;
         {
-            let _entered = span.enter();
+            // Dropped at the end of this block, and so before the entry.
+            let inside = span;
+            let _entered = inside.enter();
             let ended = catch_unwind(AssertUnwindSafe(work)).map_err(|payload| entry.report(payload));
             drop(hold);
             entry.contain(|| deliver(sender, ended));
         }
-        drop(span);
         drop(entry);
     }
 
     fn discard(self: Box<Self>) {
         let Self { work, hold, sender, span, entry } = *self;
         {
-            let _entered = span.enter();
+            let inside = span;
+            let _entered = inside.enter();
             entry.contain(|| drop(work));
             drop(hold);
             // It wakes whoever awaits the result.
             contain(|| drop(sender));
         }
-        drop(span);
         drop(entry);
     }
 }
