@@ -12,7 +12,7 @@ use crate::handle::{Permit, Unsent, WorkerHandle, before, limit};
 use crate::queue::{Kind, Refusal, Sequence, whole};
 use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::stripes::Undelivered;
-use crate::sync::{cooperate, step_back};
+use crate::sync::{apart, boxed, cooperate, step_back};
 use crate::via::Via;
 use crate::worker::Worker;
 
@@ -143,38 +143,68 @@ impl<'a, A> Search<'a, A> {
 }
 
 /// Finds a worker that takes the message, until the time is over. One that is ending gives it back, unseen, for the next.
-pub(crate) async fn deliver<W: Worker>(
+async fn deliver<W: Worker>(
     address: &impl Address<W>,
-    mut message: W::Message,
+    message: W::Message,
     kind: Kind,
     limit: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
+    let mut message = Some(message);
     let mut search = Search::new(address, limit);
-    let refused = loop {
+    let why = loop {
         let handle = match search.next().await {
             Ok(handle) => handle,
-            Err(why) => break (message, why),
+            Err(why) => break why,
         };
         if kind == Kind::Call && is_current(handle.id()) {
-            break (message, Why::WouldDeadlock);
+            break Why::WouldDeadlock;
         }
         let accepted = match limit {
-            None => handle.accept(message, kind).await,
-            Some(_) => Box::pin(handle.accept_before(limit, message, kind)).await,
+            None => apart(|| handle.accept(take(&mut message), kind)).await,
+            Some(_) => boxed(|| handle.accept_before(limit, take(&mut message), kind)).await,
         };
-        match accepted {
+        match put_back(accepted, &mut message) {
             Ok(sequence) => return Ok((handle, sequence)),
-            Err(Unsent::WouldDeadlock(message)) => break (message, Why::WouldDeadlock),
-            Err(Unsent::TimedOut(message)) => break (message, Why::TimedOut),
-            Err(Unsent::Closed(returned)) => message = whole(returned),
+            Err(Unsent::WouldDeadlock(())) => break Why::WouldDeadlock,
+            Err(Unsent::TimedOut(())) => break Why::TimedOut,
+            Err(Unsent::Closed(())) => {}
         }
         if let Err(why) = search.pass_over(&handle).await {
-            break (message, why);
+            break why;
         }
     };
     // Who sends again and again lets others run, and can be killed.
     consume_budget().await;
-    Err(refused)
+    Err((take(&mut message), why))
+}
+
+fn take<M>(message: &mut Option<M>) -> M {
+    message.take().expect("it was put back")
+}
+
+/// Puts back what was not sent. A function of its own: without optimisation it has copies of the message on the stack.
+#[inline(never)]
+fn put_back<M>(accepted: Result<Sequence, Unsent<M>>, message: &mut Option<M>) -> Result<Sequence, Unsent<()>> {
+    let (unsent, returned) = match accepted {
+        Ok(sequence) => return Ok(sequence),
+        Err(Unsent::Closed(returned)) => (Unsent::Closed(()), whole(returned)),
+        Err(Unsent::WouldDeadlock(returned)) => (Unsent::WouldDeadlock(()), whole(returned)),
+        Err(Unsent::TimedOut(returned)) => (Unsent::TimedOut(()), whole(returned)),
+    };
+    *message = Some(returned);
+    Err(unsent)
+}
+
+/// As [`deliver`], for a cast.
+pub(crate) async fn deliver_cast<W: Worker>(
+    address: &impl Address<W>,
+    message: W::Message,
+    limit: Option<Instant>,
+) -> Result<(), SendError<W>> {
+    match apart(|| deliver(address, message, Kind::Cast, limit)).await {
+        Ok(_) => Ok(()),
+        Err((message, why)) => Err(why.into_send_error(message)),
+    }
 }
 
 pub(crate) async fn cast_timeout<W: Worker>(
@@ -182,10 +212,7 @@ pub(crate) async fn cast_timeout<W: Worker>(
     within: Duration,
     message: W::Message,
 ) -> Result<(), SendError<W>> {
-    match deliver(address, message, Kind::Cast, limit(within)).await {
-        Ok(_) => Ok(()),
-        Err((message, why)) => Err(why.into_send_error(message)),
-    }
+    apart(|| deliver_cast(address, message, limit(within))).await
 }
 
 /// Gives the message to the worker that is found now, if it has room.
@@ -254,7 +281,7 @@ async fn begin_call<W: Worker, T>(
         None => message,
     };
     answer.look_first();
-    Box::pin(deliver_call(address, message, limit)).await
+    boxed(|| deliver_call(address, message, limit)).await
 }
 
 /// As [`deliver`], for a call whose answer may be there already when this is ready.
@@ -263,7 +290,7 @@ pub(crate) async fn deliver_call<W: Worker>(
     message: W::Message,
     limit: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
-    match deliver(address, message, Kind::Call, limit).await {
+    match apart(|| deliver(address, message, Kind::Call, limit)).await {
         Ok(accepted) => Ok(cooperate(accepted).await),
         Err((message, why)) => {
             // Before the error is returned: a panic here would leak a value that is already returned.

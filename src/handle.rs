@@ -23,7 +23,7 @@ use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
 use crate::stripes::{Hot, Undelivered};
-use crate::sync::{Budget, Carries, cooperate, poll_budget};
+use crate::sync::{Budget, Carries, apart, boxed, cooperate, poll_budget};
 use crate::worker::{EntryId, ExitReason, StopMode, Worker, WorkerId, WorkerState};
 
 /// One worker of a registry.
@@ -279,7 +279,7 @@ impl<W: Worker> WorkerHandle<W> {
             Ok(sequence) => Some(sequence),
             Err(refused) => {
                 answer.look_first();
-                Box::pin(self.call_in_line(refused, None)).await.ok()
+                boxed(|| self.call_in_line(refused, None)).await.ok()
             }
         };
         let Some(sequence) = accepted else { return Err(CallError::NotDelivered) };
@@ -340,7 +340,7 @@ impl<W: Worker> WorkerHandle<W> {
             Ok(sequence) => sequence,
             Err(refused) => {
                 answer.look_first();
-                Box::pin(self.call_in_line(refused, limit)).await?
+                boxed(|| self.call_in_line(refused, limit)).await?
             }
         };
         self.answer_before(limit, sequence, answer).await
@@ -416,7 +416,7 @@ impl<W: Worker> WorkerHandle<W> {
         // not begun before that is known.
         match self.slot.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => self.get_in_line(refused, kind, None).await,
+            Err(refused) => apart(|| self.get_in_line(refused, kind, None)).await,
         }
     }
 
@@ -438,7 +438,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         match self.slot.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => self.get_in_line(refused, kind, limit).await,
+            Err(refused) => apart(|| self.get_in_line(refused, kind, limit)).await,
         }
     }
 
@@ -814,10 +814,14 @@ impl<W: Worker> Unpin for Cast<'_, W> {}
 impl<W: Worker> Future for Cast<'_, W> {
     type Output = Result<(), SendError<W>>;
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.poll_accept(cx).map(|accepted| accepted.map(drop).map_err(|unsent| this.handle.unsent(unsent)))
+        match this.poll_accept(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(unsent)) => Poll::Ready(Err(this.handle.unsent(unsent))),
+        }
     }
 }
 
@@ -831,7 +835,7 @@ impl<W: Worker> Cast<'_, W> {
     }
 
     // Always: the message is to go into the mailbox from where it is.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Sequence, Unsent<W::Message>>> {
         // First, before anything is called: what was put here a moment ago is still in registers then.
         let Stage::Offered(offered) = &mut self.stage else { return self.poll_in_line(cx) };

@@ -489,7 +489,7 @@ impl<W: Worker> Owner<W> {
 
     /// Tells a caller what became of its start, and gives back its arguments if they were not used.
     fn answer(&mut self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
-        let unused = seed.map(|seed| Box::new(seed.args) as Box<dyn Any + Send>);
+        let unused = seed.map(|seed| seed.args.into_box() as Box<dyn Any + Send>);
         self.errands.push(Errand::AnswerStart(reply, StartAnswer { outcome, unused }));
     }
 

@@ -22,7 +22,8 @@
 //!    waits to be drained.
 //!
 //! What every message goes through is `inline(always)`: by way of a function that others share, a message goes by way of memory, and
-//! is read there while the processor still writes it (`benches/NOTES.md`).
+//! is read there while the processor still writes it (`benches/NOTES.md`). Not in debug builds,
+//! where all of it together would be in the frame of the caller.
 //!
 //! No user code runs under the lock: messages are moved, and dropped outside; wakers are cloned under it (tokio's own)
 //! but woken outside.
@@ -367,7 +368,7 @@ impl<M> Queue<M> {
     }
 
     /// Accepts a message if there is room.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn try_send(&self, message: M, kind: Kind) -> Result<Sequence, (Refusal, M)> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -466,7 +467,7 @@ impl<M> Queue<M> {
     }
 
     /// Gives out the next message. `hand` is the receiver's own, empty at first.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn poll_recv(&self, hand: &mut Hand<M>, cx: &mut Context<'_>) -> Poll<Option<M>> {
         if let Some(message) = hand.as_ref().and_then(|burst| burst.next()) {
             return Poll::Ready(Some(message));

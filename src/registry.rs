@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use equivalent::Equivalent;
 
 pub(crate) use self::shared::Shared;
+use self::shared::take;
 use crate::builder::Builder;
 use crate::current::{RegistryId, current_of};
 use crate::error::{Returned, StartError, StopError};
@@ -188,17 +189,11 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.shared.poll_start(
-            Verb::LookupOrStart,
-            key,
-            args,
-            |args| args,
-            |handle, args| {
-                // Before the handle is returned: a panic here would leak a value that is already returned.
-                drop(args);
-                Ok(handle)
-            },
-        )
+        self.shared.poll_start(Verb::LookupOrStart, key, args, take, |handle, args| {
+            // Before the handle is returned: a panic here would leak a value that is already returned.
+            drop(args.take());
+            Ok(handle)
+        })
     }
 
     /// Like [`lookup_or_start`](Self::lookup_or_start), and makes the arguments only on a miss.
@@ -246,13 +241,9 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.shared.poll_start(
-            Verb::Start,
-            key,
-            args,
-            |args| args,
-            |handle, args| Err(StartError::AlreadyStarted { handle, args: Returned::new(args) }),
-        )
+        self.shared.poll_start(Verb::Start, key, args, take, |handle, args| {
+            Err(StartError::AlreadyStarted { handle, args: Returned::new(take(args)) })
+        })
     }
 
     /// The address of a key: sends go to the worker that has it at that moment.

@@ -57,12 +57,53 @@ pub(crate) enum Notice<W: Worker> {
     },
 }
 
+/// Arguments on their way from a caller to the task of the worker.
+///
+/// Without optimisation every function on that way has copies of what it passes on in its frame, and there are forty: arguments of
+/// 32 KiB overflowed a stack of 2 MiB. So a debug build boxes them. Optimised, most of the copies do not exist, and a box would be an
+/// allocation for each start.
+#[cfg(debug_assertions)]
+pub(crate) struct InTransit<T>(Box<T>);
+
+#[cfg(not(debug_assertions))]
+pub(crate) struct InTransit<T>(T);
+
+#[cfg(debug_assertions)]
+impl<T> InTransit<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(Box::new(value))
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        *self.0
+    }
+
+    pub(crate) fn into_box(self) -> Box<T> {
+        self.0
+    }
+}
+
+#[cfg(not(debug_assertions))]
+impl<T> InTransit<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(value)
+    }
+
+    pub(crate) fn into_inner(self) -> T {
+        self.0
+    }
+
+    pub(crate) fn into_box(self) -> Box<T> {
+        Box::new(self.0)
+    }
+}
+
 /// What a worker is launched from.
 pub(crate) struct Seed<W: Worker> {
     /// Made by the caller, who has a thread of its own for that: the owner serves everyone. It lies beside its key, which
     /// the caller has made a moment ago; a lookup reads both.
     pub(crate) slot: Arc<Slot<W>>,
-    pub(crate) args: W::Args,
+    pub(crate) args: InTransit<W::Args>,
     /// The owner has found nothing of its hash in the table.
     pub(crate) is_first: bool,
 }

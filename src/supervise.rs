@@ -37,11 +37,11 @@ use crate::handle::WorkerHandle;
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::panics::{self, contain};
-use crate::request::Notice;
+use crate::request::{InTransit, Notice};
 use crate::restart::{Backoff, Cause, History, Legacy};
 use crate::slot::{Config, Link, Pace, Slot};
 use crate::stripes::Undelivered;
-use crate::sync::step_back;
+use crate::sync::{apart, boxed, step_back};
 use crate::trace::{self, Trace};
 use crate::worker::{DEFAULT_RUN, ExitReason, Worker, share};
 
@@ -54,7 +54,7 @@ pub(crate) struct Launch<W: Worker> {
 /// What a worker brings from run to run.
 pub(crate) struct Luggage<W: Worker> {
     /// Taken when it first runs.
-    pub(crate) args: Option<W::Args>,
+    pub(crate) args: Option<InTransit<W::Args>>,
     /// Boxed: most registries restart nothing.
     pub(crate) returns: Option<Box<Returns<W>>>,
 }
@@ -146,15 +146,15 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
         let trace = Trace::new(launch.guard.slot());
         let exit = loop {
+            let slot = launch.guard.slot();
+            // Apart from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
+            // comes back, and then its state is dropped.
+            let mut run = Run { slot, luggage: &mut launch.luggage, ctx: &mut ctx, state: None };
             let after = {
-                let slot = launch.guard.slot();
-                // Apart from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
-                // comes back, and then its state is dropped.
-                let mut run = Run { slot, luggage: &mut launch.luggage, ctx: &mut ctx, state: None };
                 let exit = {
                     // Pinned where it is made: every move of a future through another one makes the task that much
                     // larger.
-                    let mut code = pin!(Some(live(&mut run)));
+                    let mut code = pin!(Some(apart(|| live(&mut run))));
                     let mut is_watched = false;
                     let trace = &trace;
                     poll_fn(move |cx| {
@@ -171,7 +171,7 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                     .await
                 };
                 let _entered = trace.enter();
-                end_run(run, exit)
+                end_run(&mut run, exit)
             };
             match after {
                 Ok(after) => {
@@ -193,10 +193,10 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
 
 /// Decides whether the worker comes back, closes its gate if not, and drops its state. Gives what is to be awaited then,
 /// or how the worker ended.
-fn end_run<'r, W: Worker>(
-    mut run: Run<'r, W>,
+fn end_run<'r, 's, W: Worker>(
+    run: &'r mut Run<'s, W>,
     exit: Exit,
-) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, W>>>, Exit> {
+) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, 's, W>>>, Exit> {
     let is_back = is_back(run.slot, &exit, &mut run.luggage.returns);
     let after = run.luggage.returns.as_ref().and_then(|returns| returns.after);
     trace::ended(run.slot, &exit, after.filter(|_| is_back));
@@ -207,8 +207,8 @@ fn end_run<'r, W: Worker>(
         free_next(run.slot.announce());
         run.slot.undeliver(lost_by(&exit));
     }
-    let state = run.state.take();
-    contain(|| drop(state));
+    // In its place: it is not moved.
+    contain(|| run.state = None);
     match run.ctx.take_belongings() {
         None if !is_back && !run.slot.has_tasks() => Err(exit),
         belongings => Ok(Box::pin(after_run(run, belongings, exit, is_back))),
@@ -226,9 +226,9 @@ struct Run<'r, W: Worker> {
 impl<W: Worker> Drop for Run<'_, W> {
     /// Nobody finds a worker whose state is dropped with the runtime. (G3)
     fn drop(&mut self) {
-        if let Some(state) = self.state.take() {
+        if self.state.is_some() {
             self.slot.close_by_worker();
-            contain(|| drop(state));
+            contain(|| self.state = None);
         }
     }
 }
@@ -239,17 +239,18 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
     async move {
         if !run.slot.is_ready() {
             let made = match &run.slot.link.pace {
-                Some(pace) => Box::pin(init_in_turn(run, pace)).await,
-                None => W::init(run.luggage.unpack(run.slot), run.ctx).await,
+                Some(pace) => boxed(|| init_in_turn(run, pace)).await,
+                None => {
+                    let mut init = pin!(apart(|| W::init(run.luggage.unpack(run.slot), run.ctx)));
+                    poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
+                }
             };
-            match made {
-                Ok(state) => run.state = Some(state),
-                Err(error) => return Exit::NotStarted(StartFailure::Init(share(error))),
+            if let Err(error) = made {
+                return Exit::NotStarted(StartFailure::Init(share(error)));
             }
         } else {
-            match Box::pin(init_again(run.slot, run.luggage.unpack(run.slot), run.ctx)).await {
-                Ok(state) => run.state = Some(state),
-                Err(exit) => return exit,
+            if let Err(exit) = boxed(|| init_again(run)).await {
+                return exit;
             }
             // The wait between the runs has parked the receiver. Before it counts as running: nobody is to take it for one that
             // waits for its next message. (G7)
@@ -266,12 +267,12 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
         let reason = {
             let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
             let state = run.state.as_mut().expect("`init` has just made it");
-            match state.run(&mut mailbox, run.ctx).await {
+            match apart(|| state.run(&mut mailbox, run.ctx)).await {
                 Ok(()) => mailbox.end_reason().into(),
                 Err(error) => ExitReason::Failed(share(error)),
             }
         };
-        finish(run, Exit::Ended(reason)).await
+        apart(|| finish(run, Exit::Ended(reason))).await
     }
 }
 
@@ -284,11 +285,7 @@ fn finish<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = E
             run.slot.begin_restart();
             let patience = run.slot.link.config.stop_timeout;
             // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
-            let parts = Box::pin(timeout(patience, async {
-                if let Some(state) = run.state.take() {
-                    state.terminate(reason, run.ctx).await;
-                }
-            }));
+            let parts = boxed(|| timeout(patience, terminate(run, reason)));
             // In time or not, its state is dropped with it.
             let _ = parts.await;
             return exit;
@@ -299,17 +296,25 @@ fn finish<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = E
         }
         // Before `terminate`, which may take its time: the callers are waiting.
         run.slot.undeliver(lost_by(&exit));
-        if let Some(state) = run.state.take() {
-            state.terminate(reason, run.ctx).await;
-        }
+        terminate(run, reason).await;
         exit
+    }
+}
+
+/// Runs the user's `terminate`, with the state that there is.
+#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its arguments twice")]
+fn terminate<W: Worker>(run: &mut Run<'_, W>, reason: &ExitReason) -> impl Future<Output = ()> + Send {
+    async move {
+        if run.state.is_some() {
+            apart(|| run.state.take().expect("it is there").terminate(reason, run.ctx)).await;
+        }
     }
 }
 
 /// What comes after a run whose state is dropped: the end of what belonged to it, and then, if the worker comes back, the
 /// time until it does. An error is how the worker ended.
 async fn after_run<W: Worker>(
-    run: Run<'_, W>,
+    run: &mut Run<'_, W>,
     belongings: Option<Box<Belongings>>,
     mut exit: Exit,
     is_back: bool,
@@ -337,10 +342,11 @@ impl<W: Worker> Luggage<W> {
     /// Gives the arguments of one run, by the user's own `Clone` if there may be another one.
     fn unpack(&mut self, slot: &Slot<W>) -> W::Args {
         let (Some(returns), Some(plan)) = (&mut self.returns, &slot.link.restart) else {
-            return self.args.take().expect("a worker that does not come back runs once");
+            return self.args.take().expect("a worker that does not come back runs once").into_inner();
         };
         match self.args.take() {
             Some(args) => {
+                let args = args.into_inner();
                 returns.args = Some((plan.clone_args)(&args));
                 args
             }
@@ -393,13 +399,30 @@ async fn turn<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option<Turn<'s, 
 }
 
 /// Makes a worker's first state when its turn has come, of which the owner is told. The owner gives it up if it is stuck.
-async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<W, W::Error> {
+async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<(), W::Error> {
     let _turn = turn(run.slot, pace).await;
     // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at the clock for
     // just this `init`) goes first. (G4)
     let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
     step_back().await;
-    W::init(run.luggage.unpack(run.slot), run.ctx).await
+    let mut init = pin!(W::init(run.luggage.unpack(run.slot), run.ctx));
+    poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
+}
+
+/// Polls an `init`, and puts the state that it makes into its place: moved from await to await, without optimisation, it would be
+/// on the stack ten times. (`a_state_as_large_as_by_hand_runs`)
+fn poll_init<W: Worker>(
+    init: Pin<&mut impl Future<Output = Result<W, W::Error>>>,
+    state: &mut Option<W>,
+    cx: &mut task::Context<'_>,
+) -> Poll<Result<(), W::Error>> {
+    // A function of its own: its copies of the state are not on the stack of `init`.
+    #[inline(never)]
+    fn keep<W: Worker>(polled: Poll<Result<W, W::Error>>, state: &mut Option<W>) -> Poll<Result<(), W::Error>> {
+        polled.map_ok(|made| *state = Some(made))
+    }
+
+    keep(init.poll(cx), state)
 }
 
 /// Waits for the turn of a worker that comes back. The owner has no deadline for its `init`: a task takes the permit back when it
@@ -422,14 +445,16 @@ async fn turn_again<'s, W: Worker>(slot: &'s Arc<Slot<W>>, pace: &Pace) -> Optio
 }
 
 /// Makes the next state of a worker that comes back, unless somebody ends it meanwhile.
-async fn init_again<W: Worker>(slot: &Arc<Slot<W>>, args: W::Args, ctx: &mut Context<W>) -> Result<W, Exit> {
+async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Exit> {
+    let slot = run.slot;
     let within = slot.link.config.init_timeout;
     let mut made = pin!(async {
         let _turn = match &slot.link.pace {
             Some(pace) => turn_again(slot, pace).await,
             None => None,
         };
-        timeout(within, W::init(args, ctx)).await
+        let mut init = pin!(W::init(run.luggage.unpack(slot), run.ctx));
+        timeout(within, poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx))).await
     });
     let made = poll_fn(|cx| {
         if slot.queue.poll_closed(cx).is_ready() {
@@ -439,7 +464,7 @@ async fn init_again<W: Worker>(slot: &Arc<Slot<W>>, args: W::Args, ctx: &mut Con
     })
     .await;
     match made {
-        Some(Ok(Ok(worker))) => Ok(worker),
+        Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(Exit::Ended(ExitReason::Failed(share(error)))),
         Some(Err(_)) => Err(Exit::Ended(ExitReason::Failed(share(RestartTimedOut)))),
         None => Err(not_returned(slot)),

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::marker::PhantomData;
 use std::ops::Deref;
+use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker, ready};
@@ -92,6 +93,24 @@ pub(crate) fn opaque<T: Send + Sync + 'static>(value: T) -> Opaque<T> {
     }
 
     Box::new(Place(value))
+}
+
+/// Makes a future in a box, and not on the stack of what makes it, where it would be more than once without optimisation.
+#[inline(never)]
+pub(crate) fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
+}
+
+/// Makes a future, in a debug build [`boxed`].
+#[cfg(debug_assertions)]
+pub(crate) fn apart<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    boxed(make)
+}
+
+#[cfg(not(debug_assertions))]
+#[inline(always)]
+pub(crate) fn apart<F: Future>(make: impl FnOnce() -> F) -> F {
+    make()
 }
 
 /// Stands first in what has messages deep in it: the search that ends at an [`Opaque`] has to come to the messages' type, which may have

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::address::{self, Address, Why, deliver};
+use crate::address::{self, Address, Why, deliver_cast};
 use crate::current::is_current;
 use crate::error::{CallError, ReserveError, SendError};
 use crate::handle::{Permit, WorkerHandle};
@@ -13,6 +13,7 @@ use crate::registry::Shared;
 use crate::reply::{self, PendingReply, Reply};
 use crate::retry::{self, Retry};
 use crate::stripes::Hot;
+use crate::sync::apart;
 use crate::worker::Worker;
 
 /// The address of a key: each send goes to the worker that has the key at that moment, and, made by
@@ -99,10 +100,7 @@ impl<W: Worker> Via<W> {
             Ok(_) => return Ok(()),
             Err(message) => message,
         };
-        match deliver(self, message, Kind::Cast, None).await {
-            Ok(_) => Ok(()),
-            Err((message, why)) => Err(why.into_send_error(message)),
-        }
+        apart(|| deliver_cast(self, message, None)).await
     }
 
     /// Like [`cast`](Self::cast), and gives up after `within`, the start of the worker included.

@@ -6,12 +6,12 @@ use std::time::Duration;
 use equivalent::Equivalent;
 
 use super::aliases::Aliases;
-use crate::address::{self, Address, deliver};
+use crate::address::{self, Address, deliver_cast};
 use crate::error::{CallError, ReserveError, SendError};
 use crate::handle::{Permit, WorkerHandle};
-use crate::queue::Kind;
 use crate::reply::{PendingReply, Reply};
 use crate::retry::{self, Retry};
+use crate::sync::apart;
 use crate::worker::Worker;
 
 /// The address of a name.
@@ -60,10 +60,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        match deliver(&self.at(name), message, Kind::Cast, None).await {
-            Ok(_) => Ok(()),
-            Err((message, why)) => Err(why.into_send_error(message)),
-        }
+        let address = self.at(name);
+        apart(|| deliver_cast(&address, message, None)).await
     }
 
     /// Like [`cast`](Self::cast), and gives up after `within`.

@@ -11,6 +11,7 @@ use crate::builder::Builder;
 use crate::context::Context as WorkerContext;
 use crate::error::{StartError, StopError};
 use crate::registry::Registry;
+use crate::request::InTransit;
 use crate::residency::Eviction;
 use crate::slot::Link;
 use crate::supervise::supervise;
@@ -239,7 +240,7 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
         let entry = EntryId::fresh(1);
         let slot = Arc::new(Slot::new(1, entry, Arc::clone(registry.link())));
         let untold = Arc::<AtomicBool>::default();
-        let args = Some(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold)));
+        let args = Some(InTransit::new(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold))));
         slot.kill();
         let mut task = Box::pin(supervise(Launch {
             luggage: Luggage { args, returns: None },
@@ -262,8 +263,10 @@ async fn an_idle_workers_task_and_slot_stay_small() {
     let (registry, _keeper) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
     let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(registry.link())));
-    let task =
-        supervise(Launch { luggage: Luggage { args: Some(()), returns: None }, guard: ExitGuard::new(slot.clone()) });
+    let task = supervise(Launch {
+        luggage: Luggage { args: Some(InTransit::new(())), returns: None },
+        guard: ExitGuard::new(slot.clone()),
+    });
     assert!(size_of_val(&task) <= 248, "a task takes {} bytes", size_of_val(&task));
     assert!(size_of::<Slot<Idle>>() <= 224, "a slot takes {} bytes", size_of::<Slot<Idle>>());
 }

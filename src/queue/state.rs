@@ -100,7 +100,7 @@ impl<M> Default for State<M> {
 }
 
 impl<M> State<M> {
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn accept(&mut self, message: M, kind: Kind) -> (Sequence, Option<Waker>) {
         self.messages.push_back(Envelope { message, kind });
         self.accepted += 1;
@@ -108,7 +108,7 @@ impl<M> State<M> {
     }
 
     /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn begin(&mut self, capacity: u32, hand: &mut Hand<M>) -> Option<(M, Option<Waker>)> {
         let envelope = match &self.aside {
             None if self.messages.len() < BURST => self.messages.pop_front()?,

@@ -19,7 +19,7 @@ use crate::lifecycle::{StartFailure, Verb};
 use crate::ownership::{is_worker_above_caller, workers_above_caller};
 use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Answer};
-use crate::request::{Input, Seed, StartAnswer, StartReply, StartRequest, Started};
+use crate::request::{InTransit, Input, Seed, StartAnswer, StartReply, StartRequest, Started};
 use crate::residency::{Eviction, Hold};
 use crate::slot::{Link, Slot};
 use crate::stripes::Hot;
@@ -32,6 +32,12 @@ use crate::worker::{EntryId, Worker};
 #[inline(never)]
 fn poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
     Pin::new(future).poll(cx)
+}
+
+/// What a start was asked for with. It is passed on by reference as far as it goes: without optimisation each move is a copy on the
+/// stack.
+pub(super) fn take<A>(args: &mut Option<A>) -> A {
+    args.take().expect("it is taken once")
 }
 
 /// What the verbs work on, without a claim to keep the registry going.
@@ -61,7 +67,7 @@ impl<W: Worker> Shared<W> {
     }
 
     /// A lookup that is not counted.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Equivalent<W::Key>,
@@ -69,7 +75,7 @@ impl<W: Worker> Shared<W> {
         self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten()
     }
 
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn hit<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Equivalent<W::Key>,
@@ -100,10 +106,10 @@ impl<W: Worker> Shared<W> {
             Verb::LookupOrStart,
             key,
             args,
-            |args| args(),
+            |args| take(args)(),
             |handle, args| {
                 // Before the handle is returned: a panic here would leak a value that is already returned.
-                drop(args);
+                drop(args.take());
                 Ok(handle)
             },
         )
@@ -114,19 +120,20 @@ impl<W: Worker> Shared<W> {
     ///
     /// Not an `async fn`: that writes its state, and has room for the start, before it knows whether there is a hit, which took a
     /// fifth more than a lookup then.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn poll_start<Q, A>(
         &self,
         verb: Verb,
         key: &Q,
         args: A,
-        make: impl FnOnce(A) -> W::Args + Copy,
-        hit: impl FnOnce(WorkerHandle<W>, A) -> Result<WorkerHandle<W>, StartError<W>> + Copy,
+        make: impl FnOnce(&mut Option<A>) -> W::Args + Copy,
+        hit: impl FnOnce(WorkerHandle<W>, &mut Option<A>) -> Result<WorkerHandle<W>, StartError<W>> + Copy,
     ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        let (mut args, mut start) = (Some(args), None);
+        let mut args = Some(args);
+        let mut start = None;
         poll_fn(move |cx| {
             let start = match &mut start {
                 Some(start) => start,
@@ -136,12 +143,11 @@ impl<W: Worker> Shared<W> {
                         // Without budget the handle is dropped, and looked up again: the worker may have ended by then. (G3)
                         ready!(poll_hit_budget(cx));
                         self.link.hot.count(Hot::Hit);
-                        return Poll::Ready(hit(handle, args.take().expect("it is ready once")));
+                        return Poll::Ready(hit(handle, &mut args));
                     }
                     self.link.hot.count(Hot::Miss);
-                    let args = args.take().expect("taken with the start");
                     // In this poll, whatever the budget: a start that was polled once has been asked for.
-                    none.insert(self.begin_start(cx, verb, key, || make(args), hash))
+                    none.insert(self.begin_start(cx, verb, key, &mut args, make, hash))
                 }
             };
             poll(start, cx)
@@ -152,12 +158,13 @@ impl<W: Worker> Shared<W> {
     /// polled in the same poll.
     #[cold]
     #[inline(never)]
-    pub(super) fn begin_start<Q>(
+    pub(super) fn begin_start<Q, A>(
         &self,
         cx: &Context<'_>,
         verb: Verb,
         key: &Q,
-        args: impl FnOnce() -> W::Args,
+        args: &mut Option<A>,
+        make: impl FnOnce(&mut Option<A>) -> W::Args,
         hash: u64,
     ) -> Start<'_, W>
     where
@@ -173,7 +180,7 @@ impl<W: Worker> Shared<W> {
         }
         let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
         slot.set_since(self.link.moment());
-        let seed = Seed { slot, args: args(), is_first: false };
+        let seed = Seed { slot, args: InTransit::new(make(args)), is_first: false };
         let holds = self.hold_above_caller();
         let (reply, mut answer) = reply::call_in(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
@@ -254,7 +261,7 @@ impl<W: Worker> Future for Offer<'_, W> {
     type Output = Result<Sequence, W::Message>;
 
     // Always: the message is to go into the mailbox from where it is, and not by way of this.
-    #[inline(always)]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, key, hash, message } = self.get_mut();
         // First, as in a cast through a handle.
