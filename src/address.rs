@@ -12,7 +12,7 @@ use crate::handle::{Permit, Unsent, WorkerHandle, before, limit};
 use crate::queue::{Kind, Refusal, Sequence, whole};
 use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::stripes::Undelivered;
-use crate::sync::{apart, boxed, cooperate, step_back};
+use crate::sync::{apart, boxed, cooperate, yield_to_queue};
 use crate::via::Via;
 use crate::worker::Worker;
 
@@ -121,7 +121,7 @@ impl<'a, A> Search<'a, A> {
             };
             match started {
                 // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
-                Err(Why::Cancelled) => step_back().await,
+                Err(Why::Cancelled) => yield_to_queue().await,
                 started => return started,
             }
         }
@@ -130,7 +130,7 @@ impl<'a, A> Search<'a, A> {
     /// A worker has ended before it took the message: is there to be another one?
     async fn pass_over<W: Worker>(&mut self, handle: &WorkerHandle<W>) -> Result<(), Why<W>> {
         if handle.was_stopped() {
-            step_back().await;
+            yield_to_queue().await;
             return Ok(());
         }
         self.ended += 1;
@@ -280,7 +280,7 @@ async fn begin_call<W: Worker, T>(
         },
         None => message,
     };
-    answer.look_first();
+    answer.poll_as_sent();
     boxed(|| deliver_call(address, message, limit)).await
 }
 

@@ -17,9 +17,9 @@ use crate::worker::Worker;
 
 /// The registries that a worker owns, and what keeps it from idling. Boxed on first use: most workers have none.
 #[derive(Default)]
-pub(crate) struct Belongings {
+pub(crate) struct Children {
     pub(crate) guards: RunGuards,
-    owned: Vec<(Box<dyn Owned>, Ownership)>,
+    owned: Vec<(Box<dyn NestedRegistry>, Ownership)>,
 }
 
 /// How a worker's belongings ended.
@@ -31,7 +31,7 @@ pub(crate) enum Ending {
     Killed,
 }
 
-impl Belongings {
+impl Children {
     /// Refuses what would close a circle of owners.
     pub(crate) fn own<C: Worker>(&mut self, owner: Current, child: &Registry<C>) -> Result<(), Circle> {
         if !self.owned.iter().any(|(owned, _)| owned.id() == child.id()) {
@@ -48,23 +48,23 @@ impl Belongings {
 
 /// Ends everything and waits for it: in good order until the worker is killed, crashed or `patience` is over, at once otherwise.
 pub(crate) async fn end<W: Worker>(
-    belongings: Option<Box<Belongings>>,
+    children: Option<Box<Children>>,
     slot: &Slot<W>,
-    in_good_order: bool,
-    patience: Option<Duration>,
+    graceful: bool,
+    grace: Option<Duration>,
 ) -> Ending {
-    let owned = belongings.map_or_else(Vec::new, |belongings| belongings.owned);
+    let owned = children.map_or_else(Vec::new, |children| children.owned);
     slot.abort_tasks(true);
     let mut at_once = false;
     let mut gone: Vec<_> = owned.iter().map(|(owned, _)| Some(owned.gone())).collect();
-    owned.iter().for_each(|(owned, _)| owned.end(!in_good_order));
-    let mut alarm: Option<Pin<Box<Sleep>>> = patience.map(|patience| Box::pin(sleep(patience)));
+    owned.iter().for_each(|(owned, _)| owned.end(!graceful));
+    let mut alarm: Option<Pin<Box<Sleep>>> = grace.map(|grace| Box::pin(sleep(grace)));
     poll_fn(|cx| {
         let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
         if is_late {
             alarm = None;
         }
-        if !at_once && (!in_good_order || is_late || slot.is_killed() || slot.is_crashed()) {
+        if !at_once && (!graceful || is_late || slot.is_killed() || slot.is_crashed()) {
             at_once = true;
             slot.abort_tasks(false);
             owned.iter().for_each(|(owned, _)| owned.end(true));
@@ -83,7 +83,7 @@ pub(crate) async fn end<W: Worker>(
 }
 
 /// A registry that ends with a worker of another one.
-trait Owned: Send + Sync {
+trait NestedRegistry: Send + Sync {
     fn id(&self) -> RegistryId;
     /// Begins to end all its workers, in good order or at once, or hurries that.
     fn end(&self, at_once: bool);
@@ -93,7 +93,7 @@ trait Owned: Send + Sync {
     fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }
 
-impl<C: Worker> Owned for Registry<C> {
+impl<C: Worker> NestedRegistry for Registry<C> {
     fn id(&self) -> RegistryId {
         Registry::id(self)
     }

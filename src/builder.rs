@@ -11,12 +11,12 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::current::RegistryId;
-use crate::desk::Desk;
+use crate::desk::Combiner;
 use crate::error::BuildError;
 use crate::events::Announcer;
-use crate::names::{Claim, IsGone, RecorderId};
-use crate::owner::{Keeper, Owner};
-use crate::panics::{Contained, discard};
+use crate::names::{IsDropped, NameLease, RecorderId};
+use crate::owner::{Driver, Owner};
+use crate::panics::{CatchDropPanic, drop_payload};
 use crate::registry::Registry;
 use crate::reporter::{Reporter, Stopwatch};
 #[cfg(feature = "metrics")]
@@ -26,8 +26,8 @@ use crate::restart::{Backoff, Intensity, Restart};
 #[cfg(feature = "tracing")]
 use crate::slot::WriteKey;
 use crate::slot::{Config, Link, OnUndelivered, Pace, RestartPlan};
-use crate::stripes::Stripes;
-use crate::sync::{Apart, AtomicUsize, Mutex, opaque};
+use crate::stripes::StripedCounters;
+use crate::sync::{AtomicUsize, CachePadded, Mutex, opaque};
 use crate::table::table;
 use crate::worker::{StopMode, Worker};
 
@@ -627,12 +627,12 @@ impl<W: Worker> Builder<W> {
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         // Tokio has no question for this, only a panic when a timer is made.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(tokio::time::sleep(Duration::ZERO)))) {
-            discard(payload);
+            drop_payload(payload);
             return Err(BuildError::NoTimer);
         }
         let reporter = self.reporter()?;
-        let (registry, keeper) = self.assemble(reporter, runtime.clone());
-        runtime.spawn(keeper.run());
+        let (registry, driver) = self.assemble(reporter, runtime.clone());
+        runtime.spawn(driver.run());
         Ok(registry)
     }
 
@@ -641,10 +641,10 @@ impl<W: Worker> Builder<W> {
         let recorder = self.recorder.take();
         let is_gone = recorder.as_ref().map(|recorder| {
             let recorder = Arc::downgrade(recorder);
-            Box::new(move || recorder.strong_count() == 0) as IsGone
+            Box::new(move || recorder.strong_count() == 0) as IsDropped
         });
-        let claim = self.claim(id_of(recorder.as_ref()), is_gone)?;
-        Ok(claim.map(|claim| Reporter::new(claim, &self.name, recorder)))
+        let lease = self.claim(id_of(recorder.as_ref()), is_gone)?;
+        Ok(lease.map(|lease| Reporter::new(lease, &self.name, recorder)))
     }
 
     /// Names are taken without metrics too: a feature that somebody else turns on must not make a build fail.
@@ -653,12 +653,12 @@ impl<W: Worker> Builder<W> {
         Ok(self.claim(0, None)?.map(Reporter::new))
     }
 
-    fn claim(&self, recorder: RecorderId, is_gone: Option<IsGone>) -> Result<Option<Claim>, BuildError> {
+    fn claim(&self, recorder: RecorderId, is_gone: Option<IsDropped>) -> Result<Option<NameLease>, BuildError> {
         if self.name.is_empty() {
             return Ok(None);
         }
         let taken = || BuildError::NameTaken { name: self.name.to_string() };
-        Claim::new(recorder, &self.name, is_gone).map(Some).ok_or_else(taken)
+        NameLease::new(recorder, &self.name, is_gone).map(Some).ok_or_else(taken)
     }
 
     #[cfg(feature = "metrics")]
@@ -728,7 +728,7 @@ impl<W: Worker> Builder<W> {
     }
 
     /// Makes a registry, whose owner is at its desk, and the owner's keeper.
-    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Keeper<W>) {
+    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Driver<W>) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
         let pace = self.config.max_concurrent_starts;
@@ -738,19 +738,19 @@ impl<W: Worker> Builder<W> {
             registry_id: fresh_registry_id(),
             name: self.name,
             config: self.config,
-            on_undelivered: self.on_undelivered.map(Contained::new),
+            on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
             restart: self.restart,
             pace,
             clock: Clock::new(runtime.clone()),
             is_reported: reporter.is_some(),
             events: Announcer::new(),
-            hot: Stripes::new(),
+            hot: StripedCounters::new(),
             stopwatch,
             #[cfg(feature = "tracing")]
             write_key: self.write_key,
             stuck: opaque(Mutex::new(Vec::new())),
-            numbers: Apart::default(),
-            desk: Box::new(Apart(Desk::new(REQUESTS))),
+            numbers: CachePadded::default(),
+            combiner: Box::new(CachePadded(Combiner::new(REQUESTS))),
             report: reported,
             is_cut_off: AtomicBool::new(false),
             registry: opaque(OnceLock::new()),
@@ -759,8 +759,8 @@ impl<W: Worker> Builder<W> {
         let is_unset = link.registry.set(registry.downgrade()).is_ok();
         debug_assert!(is_unset, "the link was made a moment ago");
         let owner = Owner::new(writer, Arc::clone(&link), report, reporter, runtime.clone());
-        link.desk.set(Box::new(owner), runtime);
-        (registry, Keeper::new(link))
+        link.combiner.set(Box::new(owner), runtime);
+        (registry, Driver::new(link))
     }
 }
 

@@ -8,11 +8,11 @@ use std::task::{self, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use crate::belongings::Belongings;
+use crate::belongings::Children;
 use crate::error::TaskError;
 use crate::handle::WorkerHandle;
 use crate::registry::{Registry, WeakRegistry};
-use crate::residency::{ActiveGuard, Hold};
+use crate::residency::{ActiveGuard, BusyGuard};
 use crate::sync::cooperate;
 use crate::tasks::{self, Work};
 use crate::worker::Worker;
@@ -20,12 +20,12 @@ use crate::worker::Worker;
 /// A worker's view of itself, given to each of its methods.
 pub struct Context<W: Worker> {
     handle: WorkerHandle<W>,
-    belongings: Option<Box<Belongings>>,
+    children: Option<Box<Children>>,
 }
 
 impl<W: Worker> Context<W> {
     pub(crate) fn new(handle: WorkerHandle<W>) -> Self {
-        Self { handle, belongings: None }
+        Self { handle, children: None }
     }
 
     /// The key this worker has.
@@ -85,7 +85,7 @@ impl<W: Worker> Context<W> {
         self.handle.slot.end_run();
     }
 
-    /// Returns a future that is ready when this run is asked to end, for handlers and tasks that take long: a stop, a shutdown
+    /// RestartState a future that is ready when this run is asked to end, for handlers and tasks that take long: a stop, a shutdown
     /// of the registry, or [`ctx.stop()`](Self::stop).
     ///
     /// A handler that selects over it can return early, and leaves the stop time-out to
@@ -187,7 +187,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn keep_active(&mut self) -> ActiveGuard {
         let slot = Arc::clone(&self.handle.slot);
-        self.belongings().guards.guard(move || Hold::new(&slot))
+        self.children().guards.guard(move || BusyGuard::new(&slot))
     }
 
     /// Spawns a task that belongs to this worker.
@@ -232,7 +232,7 @@ impl<W: Worker> Context<W> {
         F::Output: Send + 'static,
     {
         let slot = &self.handle.slot;
-        let (work, outcome) = tasks::spawn_task(slot, future, Hold::new(slot));
+        let (work, outcome) = tasks::spawn_task(slot, future, BusyGuard::new(slot));
         Task { outcome, work }
     }
 
@@ -273,7 +273,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         let slot = &self.handle.slot;
-        let (work, outcome) = tasks::spawn_blocking(slot, work, Hold::new(slot));
+        let (work, outcome) = tasks::spawn_blocking(slot, work, BusyGuard::new(slot));
         Task { outcome, work }
     }
 
@@ -336,20 +336,20 @@ impl<W: Worker> Context<W> {
     pub fn own<C: Worker>(&mut self, child: &Registry<C>) {
         let owner = self.handle.slot.current();
         assert!(child.id() != owner.registry, "a worker cannot own the registry it belongs to");
-        let owned = self.belongings().own(owner, child);
+        let owned = self.children().own(owner, child);
         assert!(
             owned.is_ok(),
             "a worker cannot own a registry above its own: each would wait for the end of the other"
         );
     }
 
-    pub(crate) fn belongings(&mut self) -> &mut Belongings {
-        self.belongings.get_or_insert_default()
+    pub(crate) fn children(&mut self) -> &mut Children {
+        self.children.get_or_insert_default()
     }
 
     /// What ends with this run, to be waited for before the next one, or before the key is free.
-    pub(crate) fn take_belongings(&mut self) -> Option<Box<Belongings>> {
-        self.belongings.take()
+    pub(crate) fn take_children(&mut self) -> Option<Box<Children>> {
+        self.children.take()
     }
 }
 

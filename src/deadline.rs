@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::clock::Clock;
 use crate::lifecycle::Deadline;
-use crate::starting::Round;
+use crate::starting::Generation;
 use crate::worker::EntryId;
 
 /// What a deadline is for.
@@ -16,7 +16,7 @@ use crate::worker::EntryId;
 pub(crate) enum Due {
     Entry(EntryId, Deadline),
     /// [`Deadline::Init`] of a start that was left to its worker, in this round.
-    Alone(EntryId, Round),
+    DelegatedInit(EntryId, Generation),
     /// This run of the worker was asked to end as by a crash, and is to be over.
     Crash(EntryId, u32),
     /// Everyone is to drain and terminate.
@@ -24,18 +24,18 @@ pub(crate) enum Due {
     /// Everyone was aborted, and is to be gone.
     ShutdownAbort,
     /// The memory of keys that are gone is to be tidied.
-    Tidy,
+    Maintain,
     /// The counters are to be copied to the recorder.
     Report,
     /// The recorder is to be told of some things before that.
-    TellKept,
+    FlushMetrics,
     /// The recorder is to be told for the last time, and then everyone that it is over.
-    Over,
+    FinalReport,
 }
 
 /// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
 /// still get a turn to drop its state.
-pub(crate) const LEAST_ABORT_GRACE: Duration = Duration::from_millis(100);
+pub(crate) const MIN_ABORT_GRACE: Duration = Duration::from_millis(100);
 
 /// How often the counters are copied: a good deal more often than anybody scrapes them.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
@@ -43,14 +43,14 @@ const REPORT_EVERY: Duration = Duration::from_secs(2);
 /// Almost every deadline is over long before it passes. So it is looked at so soon after it was set, and then whenever it has
 /// run for twice as long: a registry in which nobody starts or ends keeps no timer. (Where one is pending, whatever it is for,
 /// tokio's idle threads are awake more often: two tasks that talk to each other took 1.1 to 1.3 times as long.)
-const FIRST_LOOK: Duration = Duration::from_millis(100);
+const FIRST_CHECK: Duration = Duration::from_millis(100);
 
 /// Which deadlines still matter.
-pub(crate) trait Awaited {
-    fn is_awaited(&self, due: Due) -> bool;
+pub(crate) trait Liveness {
+    fn is_live(&self, due: Due) -> bool;
 
     /// Whether it was set so lately that it is not worth asking: when it is old, it will be told in no time.
-    fn is_young(&self, due: Due) -> bool;
+    fn is_recent(&self, due: Due) -> bool;
 }
 
 /// One queue per duration. What every start writes comes first in memory: see [`Owner`](crate::owner::Owner).
@@ -63,7 +63,7 @@ pub(crate) struct Deadlines {
     init: Queue,
     stop: Queue,
     abort: Queue,
-    tidy: Queue,
+    maintain: Queue,
     report: Queue,
     clock: Clock,
 }
@@ -72,20 +72,20 @@ struct Queue {
     pending: VecDeque<(Instant, Due)>,
     after: Duration,
     /// How soon after one was set the clock is looked at: earlier than it passes, where it may be over by then.
-    first_look: Duration,
+    first_check: Duration,
     /// At this length those that nobody awaits any more are sorted out.
-    sort_out_at: usize,
+    compact_at: usize,
 }
 
-const SORT_OUT_AT_LEAST: usize = 512;
+const MIN_COMPACT: usize = 512;
 
 impl Queue {
     fn new(after: Duration) -> Self {
-        Self { after, first_look: after, pending: VecDeque::new(), sort_out_at: SORT_OUT_AT_LEAST }
+        Self { after, first_check: after, pending: VecDeque::new(), compact_at: MIN_COMPACT }
     }
 
-    fn looked_at(after: Duration) -> Self {
-        Self { first_look: FIRST_LOOK.min(after), ..Self::new(after) }
+    fn checked_early(after: Duration) -> Self {
+        Self { first_check: FIRST_CHECK.min(after), ..Self::new(after) }
     }
 
     /// When the clock is to be looked at for it.
@@ -93,62 +93,62 @@ impl Queue {
         // A time-out beyond what the clock can count to is none.
         let at = now.checked_add(self.after)?;
         self.pending.push_back((at, due));
-        // As `look_at` would say. Without overflow: it is no later than `at`.
-        Some(now + self.first_look)
+        // As `next_check` would say. Without overflow: it is no later than `at`.
+        Some(now + self.first_check)
     }
 
     /// Drops those that nobody awaits, when there are many.
-    fn sort_out(&mut self, awaited: &impl Awaited) -> bool {
-        let is_long = self.pending.len() >= self.sort_out_at;
+    fn compact(&mut self, live: &impl Liveness) -> bool {
+        let is_long = self.pending.len() >= self.compact_at;
         if is_long {
-            self.pending.retain(|&(_, due)| awaited.is_young(due) || awaited.is_awaited(due));
+            self.pending.retain(|&(_, due)| live.is_recent(due) || live.is_live(due));
             // Twice what is left: the work of sorting out is shared by as many pushes.
-            self.sort_out_at = SORT_OUT_AT_LEAST.max(self.pending.len() * 2);
-            self.pending.shrink_to(self.sort_out_at);
+            self.compact_at = MIN_COMPACT.max(self.pending.len() * 2);
+            self.pending.shrink_to(self.compact_at);
         }
         is_long
     }
 
     /// A deadline that is awaited: when is the clock to be looked at for it?
-    fn look_at(&self, now: Instant, at: Instant) -> Instant {
-        if self.first_look == self.after {
+    fn next_check(&self, now: Instant, at: Instant) -> Instant {
+        if self.first_check == self.after {
             return at;
         }
         // Without overflow: it passes no later than the clock counts.
         let runs_for = self.after.saturating_sub(at.saturating_duration_since(now));
-        now.checked_add(runs_for.max(FIRST_LOOK)).map_or(at, |look| look.min(at))
+        now.checked_add(runs_for.max(FIRST_CHECK)).map_or(at, |look| look.min(at))
     }
 
-    fn pop(&mut self, now: Instant, awaited: &impl Awaited) -> Option<Due> {
+    fn pop(&mut self, now: Instant, live: &impl Liveness) -> Option<Due> {
         while let Some(&(at, due)) = self.pending.front() {
-            let is_awaited = awaited.is_awaited(due);
-            if is_awaited && at > now {
+            let is_live = live.is_live(due);
+            if is_live && at > now {
                 return None;
             }
             self.pending.pop_front();
-            if is_awaited {
+            if is_live {
                 return Some(due);
             }
         }
         // What many at once took is given back.
-        self.sort_out_at = SORT_OUT_AT_LEAST;
-        self.pending.shrink_to(SORT_OUT_AT_LEAST);
+        self.compact_at = MIN_COMPACT;
+        self.pending.shrink_to(MIN_COMPACT);
         None
     }
 
     /// When the clock is to be looked at next. What is at the front is awaited.
     fn next(&self, now: Instant) -> Option<Instant> {
-        self.pending.front().map(|&(at, _)| self.look_at(now, at))
+        self.pending.front().map(|&(at, _)| self.next_check(now, at))
     }
 }
 
 impl Deadlines {
-    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration, tidy_after: Duration, clock: Clock) -> Self {
+    pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration, retention: Duration, clock: Clock) -> Self {
         Self {
-            init: Queue::looked_at(init_timeout),
-            stop: Queue::looked_at(stop_timeout),
-            abort: Queue::looked_at(stop_timeout.max(LEAST_ABORT_GRACE)),
-            tidy: Queue::new(tidy_after),
+            init: Queue::checked_early(init_timeout),
+            stop: Queue::checked_early(stop_timeout),
+            abort: Queue::checked_early(stop_timeout.max(MIN_ABORT_GRACE)),
+            maintain: Queue::new(retention),
             report: Queue::new(REPORT_EVERY),
             earliest: None,
             now: None,
@@ -157,16 +157,16 @@ impl Deadlines {
     }
 
     /// Sets a deadline. Says whether there were so many that they were sorted out before.
-    pub(crate) fn arm(&mut self, due: Due, awaited: &impl Awaited) -> bool {
+    pub(crate) fn arm(&mut self, due: Due, live: &impl Liveness) -> bool {
         let queue = match due {
-            Due::Alone(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
+            Due::DelegatedInit(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort | Due::Crash(..) => &mut self.abort,
-            Due::Tidy => &mut self.tidy,
-            Due::Report | Due::TellKept | Due::Over => &mut self.report,
+            Due::Maintain => &mut self.maintain,
+            Due::Report | Due::FlushMetrics | Due::FinalReport => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(|| self.clock.instant());
-        let were_many = queue.sort_out(awaited);
+        let were_many = queue.compact(live);
         if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
                 self.earliest = Some(at);
@@ -183,12 +183,12 @@ impl Deadlines {
     }
 
     /// Gives the deadlines that have passed and are awaited still, one by one.
-    pub(crate) fn pop_passed(&mut self, awaited: &impl Awaited) -> Option<Due> {
+    pub(crate) fn pop_passed(&mut self, live: &impl Liveness) -> Option<Due> {
         let now = self.clock.instant();
-        let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.tidy, &mut self.report];
-        let passed = queues.into_iter().find_map(|queue| queue.pop(now, awaited));
+        let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.maintain, &mut self.report];
+        let passed = queues.into_iter().find_map(|queue| queue.pop(now, live));
         if passed.is_none() {
-            let queues = [&self.init, &self.stop, &self.abort, &self.tidy, &self.report];
+            let queues = [&self.init, &self.stop, &self.abort, &self.maintain, &self.report];
             self.earliest = queues.into_iter().filter_map(|queue| queue.next(now)).min();
         }
         passed
@@ -212,28 +212,28 @@ mod tests {
     use tokio::time::sleep_until;
 
     use super::*;
-    use crate::starting::Rounds;
+    use crate::starting::Generations;
 
     struct All;
 
-    impl Awaited for All {
-        fn is_awaited(&self, _: Due) -> bool {
+    impl Liveness for All {
+        fn is_live(&self, _: Due) -> bool {
             true
         }
 
-        fn is_young(&self, _: Due) -> bool {
+        fn is_recent(&self, _: Due) -> bool {
             false
         }
     }
 
     struct Only(Option<Due>);
 
-    impl Awaited for Only {
-        fn is_awaited(&self, due: Due) -> bool {
+    impl Liveness for Only {
+        fn is_live(&self, due: Due) -> bool {
             self.0 == Some(due)
         }
 
-        fn is_young(&self, _: Due) -> bool {
+        fn is_recent(&self, _: Due) -> bool {
             false
         }
     }
@@ -252,8 +252,8 @@ mod tests {
     async fn one_that_is_over_when_it_is_looked_at_leaves_nothing_to_wait_for() {
         let mut deadlines = deadlines();
         assert!(!deadlines.arm(init(), &All));
-        let look = deadlines.pause().expect("it is awaited");
-        assert_eq!(look - Instant::now(), FIRST_LOOK);
+        let look = deadlines.pause().expect("it is live");
+        assert_eq!(look - Instant::now(), FIRST_CHECK);
         sleep_until(look).await;
         assert_eq!(deadlines.pop_passed(&Only(None)), None);
         assert_eq!(deadlines.pause(), None, "nobody starts or ends: no timer is kept");
@@ -265,7 +265,7 @@ mod tests {
         let due = init();
         assert!(!deadlines.arm(due, &All));
         let passed = loop {
-            sleep_until(deadlines.pause().expect("it is awaited")).await;
+            sleep_until(deadlines.pause().expect("it is live")).await;
             looks.set(looks.get() + 1);
             if let Some(passed) = deadlines.pop_passed(&All) {
                 break passed;
@@ -283,71 +283,71 @@ mod tests {
         let (hung, short) = (init(), Due::Entry(EntryId::fresh(2), Deadline::Init));
         assert!(!deadlines.arm(hung, &All));
         for _ in 0..5 {
-            sleep_until(deadlines.pause().expect("it is awaited")).await;
+            sleep_until(deadlines.pause().expect("it is live")).await;
             assert_eq!(deadlines.pop_passed(&All), None);
         }
-        let seldom = deadlines.pause().expect("it is awaited");
+        let seldom = deadlines.pause().expect("it is live");
         assert!(!deadlines.arm(short, &All));
-        let look = deadlines.pause().expect("they are awaited");
+        let look = deadlines.pause().expect("they are live");
         assert!(look < seldom);
         sleep_until(look).await;
         assert_eq!(deadlines.pop_passed(&Only(Some(hung))), None);
-        assert!(deadlines.pause().expect("the older one is awaited") > Instant::now() + FIRST_LOOK);
+        assert!(deadlines.pause().expect("the older one is live") > Instant::now() + FIRST_CHECK);
     }
 
     /// Starts by round, as an owner has them.
     struct Starts {
-        rounds: Rounds,
+        generations: Generations,
         begun: [AtomicU64; 2],
         hung: BTreeSet<u64>,
         asked: Cell<usize>,
     }
 
-    impl Awaited for Starts {
-        fn is_awaited(&self, due: Due) -> bool {
-            let Due::Alone(entry, round) = due else { return true };
-            !self.rounds.is_over(round, &self.begun) && {
+    impl Liveness for Starts {
+        fn is_live(&self, due: Due) -> bool {
+            let Due::DelegatedInit(entry, generation) = due else { return true };
+            !self.generations.is_over(generation, &self.begun) && {
                 self.asked.set(self.asked.get() + 1);
                 self.hung.contains(&entry.hash)
             }
         }
 
-        fn is_young(&self, due: Due) -> bool {
-            matches!(due, Due::Alone(_, round) if round == self.rounds.now())
+        fn is_recent(&self, due: Due) -> bool {
+            matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.now())
         }
     }
 
     impl Starts {
         fn new() -> Self {
-            let (rounds, hung, asked) = (Rounds::default(), BTreeSet::new(), Cell::new(0));
-            Self { rounds, begun: [AtomicU64::new(0), AtomicU64::new(0)], hung, asked }
+            let (generations, hung, asked) = (Generations::default(), BTreeSet::new(), Cell::new(0));
+            Self { generations, begun: [AtomicU64::new(0), AtomicU64::new(0)], hung, asked }
         }
 
         fn start(&mut self, deadlines: &mut Deadlines, start: u64, hangs: bool) {
-            let round = self.rounds.one_more();
-            if deadlines.arm(Due::Alone(EntryId::fresh(start), round), self) {
-                self.rounds.begin_next();
+            let generation = self.generations.add();
+            if deadlines.arm(Due::DelegatedInit(EntryId::fresh(start), generation), self) {
+                self.generations.advance();
             }
             if hangs {
                 self.hung.insert(start);
             } else {
-                self.begun[usize::from(round.is_second())].fetch_add(1, Ordering::Relaxed);
+                self.begun[usize::from(generation.is_second())].fetch_add(1, Ordering::Relaxed);
             }
         }
     }
 
-    const MANY: u64 = 40 * SORT_OUT_AT_LEAST as u64;
+    const MANY: u64 = 40 * MIN_COMPACT as u64;
 
     #[tokio::test(start_paused = true)]
     async fn deadlines_of_starts_that_are_over_go_with_their_round_and_none_is_asked_for() {
         let (mut deadlines, mut starts) = (deadlines(), Starts::new());
         for start in 0..MANY {
             starts.start(&mut deadlines, start, false);
-            assert!(deadlines.init.pending.len() <= 4 * SORT_OUT_AT_LEAST, "they pile up");
+            assert!(deadlines.init.pending.len() <= 4 * MIN_COMPACT, "they pile up");
         }
         assert_eq!(starts.asked.get(), 0);
         assert_eq!(deadlines.pop_passed(&starts), None);
-        assert!(deadlines.init.pending.capacity() <= 2 * SORT_OUT_AT_LEAST, "what many took is kept");
+        assert!(deadlines.init.pending.capacity() <= 2 * MIN_COMPACT, "what many took is kept");
     }
 
     #[tokio::test(start_paused = true)]
@@ -355,12 +355,12 @@ mod tests {
         let (mut deadlines, mut starts) = (deadlines(), Starts::new());
         for start in 0..MANY {
             starts.start(&mut deadlines, start, [0, 1_000, MANY - 1].contains(&start));
-            assert!(deadlines.init.pending.len() <= 8 * SORT_OUT_AT_LEAST, "they pile up");
+            assert!(deadlines.init.pending.len() <= 8 * MIN_COMPACT, "they pile up");
         }
         sleep_until(Instant::now() + INIT).await;
         for hung in [0, 1_000, MANY - 1] {
             let passed = deadlines.pop_passed(&starts);
-            assert!(matches!(passed, Some(Due::Alone(entry, _)) if entry.hash == hung), "{passed:?}");
+            assert!(matches!(passed, Some(Due::DelegatedInit(entry, _)) if entry.hash == hung), "{passed:?}");
         }
         assert_eq!(deadlines.pop_passed(&starts), None);
     }

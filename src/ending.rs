@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
 
 use crate::id_list::{Id, IdList};
-use crate::panics::{Contained, contain};
+use crate::panics::{CatchDropPanic, catch_panic};
 use crate::queue::Gate;
 use crate::request::StartReply;
 use crate::slot::Slot;
@@ -27,12 +27,12 @@ use crate::worker::{ExitReason, Worker, WorkerId};
 
 pub(crate) enum Ending<W: Worker> {
     /// The worker goes through its start alone, and answers this caller: see [`starting`](crate::starting).
-    Alone(StartReply<W>, Option<Box<Audience>>),
+    Delegated(StartReply<W>, Option<Box<Watchers>>),
     /// Boxed: most workers have nobody.
-    Awaited(Option<Box<Audience>>),
-    Over(Contained<ExitReason>),
+    Awaited(Option<Box<Watchers>>),
+    Over(CatchDropPanic<ExitReason>),
     /// Its start has come to nothing, and the owner is yet to say so to the caller. Boxed: it is rare, and there are many slots.
-    OverAlone(Box<(Contained<ExitReason>, StartReply<W>)>),
+    FailedDelegated(Box<(CatchDropPanic<ExitReason>, StartReply<W>)>),
 }
 
 impl<W: Worker> Default for Ending<W> {
@@ -43,17 +43,17 @@ impl<W: Worker> Default for Ending<W> {
 
 impl<W: Worker> Ending<W> {
     /// Those who wait for something, or how the worker ended.
-    fn audience(&mut self) -> Result<&mut Option<Box<Audience>>, &ExitReason> {
+    fn watchers_mut(&mut self) -> Result<&mut Option<Box<Watchers>>, &ExitReason> {
         match self {
-            Self::Alone(_, audience) | Self::Awaited(audience) => Ok(audience),
+            Self::Delegated(_, audience) | Self::Awaited(audience) => Ok(audience),
             Self::Over(reason) => Err(reason),
-            Self::OverAlone(over) => Err(&over.0),
+            Self::FailedDelegated(over) => Err(&over.0),
         }
     }
 
     /// The same, if there are any.
-    fn present(&mut self) -> Option<&mut Audience> {
-        self.audience().ok()?.as_deref_mut()
+    fn watchers(&mut self) -> Option<&mut Watchers> {
+        self.watchers_mut().ok()?.as_deref_mut()
     }
 
     /// Those who wait for the gate to open.
@@ -62,8 +62,8 @@ impl<W: Worker> Ending<W> {
     }
 
     /// Takes something out, and gives back the memory of what is empty then.
-    fn take<T: Default>(&mut self, take: impl FnOnce(&mut Audience) -> T) -> T {
-        let Ok(place) = self.audience() else { return T::default() };
+    fn take<T: Default>(&mut self, take: impl FnOnce(&mut Watchers) -> T) -> T {
+        let Ok(place) = self.watchers_mut() else { return T::default() };
         let Some(audience) = place else { return T::default() };
         let taken = take(audience);
         if audience.is_empty() {
@@ -77,7 +77,7 @@ type Waiters<T> = IdList<oneshot::Sender<T>>;
 
 /// Who waits for something of a worker, and what the worker waits for at its end. It is there only while it is not empty.
 #[derive(Default)]
-pub(crate) struct Audience {
+pub(crate) struct Watchers {
     /// For its gate to open.
     opening: Waiters<()>,
     /// For the end of this run.
@@ -98,7 +98,7 @@ pub(crate) trait Membership: Send + Sync {
     fn forget(&self, worker: WorkerId);
 }
 
-impl Audience {
+impl Watchers {
     fn is_empty(&self) -> bool {
         let Self { opening, run, stopping, worker, tasks, memberships } = self;
         let (begins, ends) = (opening.is_empty(), run.is_empty() && stopping.is_empty() && worker.is_empty());
@@ -106,8 +106,8 @@ impl Audience {
     }
 }
 
-/// One of the lists of an [`Audience`].
-type List<T> = fn(&mut Audience) -> &mut Waiters<T>;
+/// One of the lists of an [`Watchers`].
+type List<T> = fn(&mut Watchers) -> &mut Waiters<T>;
 
 /// A worker that is waited for, and remembers by whom.
 pub(crate) trait WaitedFor {
@@ -133,7 +133,7 @@ pub(crate) struct Waiter<S: WaitedFor, T> {
 
 impl<W: Worker, S: Deref<Target = Slot<W>>, T> Waiter<S, T> {
     /// Adds one who waits. The lock is held.
-    fn join(audience: &mut Option<Box<Audience>>, of: S, list: List<T>) -> Self {
+    fn subscribe(audience: &mut Option<Box<Watchers>>, of: S, list: List<T>) -> Self {
         let (sender, receiver) = oneshot::channel();
         let id = Id::fresh();
         list(audience.get_or_insert_default()).insert(id, sender);
@@ -166,19 +166,19 @@ impl<S: WaitedFor, T> Drop for Waiter<S, T> {
 }
 
 /// Tells those who waited for the gate, which is open, or for the end of a run to be asked for, which it was.
-pub(crate) fn tell_opened(opening: Waiters<()>) {
+pub(crate) fn notify_opened(opening: Waiters<()>) {
     for member in opening {
-        contain(|| {
+        catch_panic(|| {
             // It may have gone away. Its waker may be foreign code.
             let _ = member.send(());
         });
     }
 }
 
-fn tell(part: Waiters<ExitReason>, reason: &ExitReason) {
+fn notify(part: Waiters<ExitReason>, reason: &ExitReason) {
     for member in part {
         // It may have gone away. Its waker may be foreign code.
-        contain(|| drop(member.send(reason.clone())));
+        catch_panic(|| drop(member.send(reason.clone())));
     }
 }
 
@@ -188,12 +188,12 @@ fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
 
 impl<W: Worker> Slot<W> {
     pub(crate) fn exit(&self) -> Option<ExitReason> {
-        lock(&self.ending).audience().err().cloned()
+        lock(&self.ending).watchers_mut().err().cloned()
     }
 
     /// Ends every wait, at the end: the owner does, or the worker, whoever comes first.
     pub(crate) fn set_exit(&self, reason: ExitReason) {
-        let over = Contained::new(reason.clone());
+        let over = CatchDropPanic::new(reason.clone());
         let (audience, _unused) = {
             let mut ending = lock(&self.ending);
             match mem::take(&mut *ending) {
@@ -201,8 +201,8 @@ impl<W: Worker> Slot<W> {
                     *ending = Ending::Over(over);
                     (audience, None)
                 }
-                Ending::Alone(reply, audience) => {
-                    *ending = Ending::OverAlone(Box::new((over, reply)));
+                Ending::Delegated(reply, audience) => {
+                    *ending = Ending::FailedDelegated(Box::new((over, reply)));
                     (audience, None)
                 }
                 // What is not used is dropped outside the lock: an error's `Drop` is user code.
@@ -213,22 +213,22 @@ impl<W: Worker> Slot<W> {
             }
         };
         if let Some(audience) = audience {
-            let Audience { opening, run, stopping, worker, tasks, memberships: _ } = *audience;
+            let Watchers { opening, run, stopping, worker, tasks, memberships: _ } = *audience;
             // There are none, unless the worker's own task was dropped from outside, with its runtime: then nothing waits for them.
             abort_all(tasks.iter().flat_map(|tasks| tasks.to_list(false)));
-            tell(worker, &reason);
-            tell(run, &reason);
+            notify(worker, &reason);
+            notify(run, &reason);
             // By their drop: the run is over.
-            stopping.into_iter().for_each(|member| contain(|| drop(member)));
+            stopping.into_iter().for_each(|member| catch_panic(|| drop(member)));
             // By their drop: it will not open any more.
-            opening.into_iter().for_each(|member| contain(|| drop(member)));
+            opening.into_iter().for_each(|member| catch_panic(|| drop(member)));
         }
     }
 
     pub(crate) async fn closed(&self) -> ExitReason {
-        let joined = match lock(&self.ending).audience() {
+        let joined = match lock(&self.ending).watchers_mut() {
             Err(reason) => Err(reason.clone()),
-            Ok(audience) => Ok(Waiter::join(audience, self, |audience| &mut audience.worker)),
+            Ok(audience) => Ok(Waiter::subscribe(audience, self, |audience| &mut audience.worker)),
         };
         match joined {
             // Nobody drops the audience unheard while this slot is borrowed here.
@@ -239,27 +239,27 @@ impl<W: Worker> Slot<W> {
 
     /// Waits for how this run ends, or gives how the worker ended.
     pub(crate) fn monitor(self: &Arc<Self>) -> Result<Waiter<Arc<Self>, ExitReason>, ExitReason> {
-        match lock(&self.ending).audience() {
+        match lock(&self.ending).watchers_mut() {
             Err(reason) => Err(reason.clone()),
-            Ok(audience) => Ok(Waiter::join(audience, Arc::clone(self), |audience| &mut audience.run)),
+            Ok(audience) => Ok(Waiter::subscribe(audience, Arc::clone(self), |audience| &mut audience.run)),
         }
     }
 
     /// Tells the monitors how this run ended, and those who wait for it to be asked to end.
-    pub(crate) fn tell_monitors(&self, reason: &ExitReason) {
+    pub(crate) fn notify_monitors(&self, reason: &ExitReason) {
         let (run, stopping) =
             lock(&self.ending).take(|audience| (mem::take(&mut audience.run), mem::take(&mut audience.stopping)));
-        tell_opened(stopping);
-        tell(run, reason);
+        notify_opened(stopping);
+        notify(run, reason);
     }
 
     /// Waits until this run is asked to end, or is over. `None`: it is.
     pub(crate) fn stopping(self: &Arc<Self>) -> Option<Waiter<Arc<Self>, ()>> {
-        match lock(&self.ending).audience() {
+        match lock(&self.ending).watchers_mut() {
             // Looked at under the lock that `tell_stopping` takes after the gate was closed, or the recess begun: either this
             // sees it, or it is told.
             Ok(audience) if !self.queue.is_ending() => {
-                Some(Waiter::join(audience, Arc::clone(self), |audience| &mut audience.stopping))
+                Some(Waiter::subscribe(audience, Arc::clone(self), |audience| &mut audience.stopping))
             }
             _ => None,
         }
@@ -268,16 +268,16 @@ impl<W: Worker> Slot<W> {
     /// Tells those who wait for this run to be asked to end, which it is.
     pub(crate) fn tell_stopping(&self) {
         let stopping = lock(&self.ending).take(|audience| mem::take(&mut audience.stopping));
-        tell_opened(stopping);
+        notify_opened(stopping);
     }
 
     /// Waits until the gate has opened, or the worker has ended without that.
     pub(crate) async fn started(&self) {
-        let opened = match lock(&self.ending).audience() {
+        let opened = match lock(&self.ending).watchers_mut() {
             // Looked at under the lock that is taken for the list of these after the gate was opened: either this sees it open,
             // or it is told.
             Ok(audience) if self.queue.gate() == Gate::Starting => {
-                Waiter::join(audience, self, |audience| &mut audience.opening)
+                Waiter::subscribe(audience, self, |audience| &mut audience.opening)
             }
             _ => return,
         };
@@ -286,17 +286,17 @@ impl<W: Worker> Slot<W> {
     }
 
     /// Tells those who wait for the gate, which is open.
-    pub(crate) fn tell_opened(&self) {
+    pub(crate) fn notify_opened(&self) {
         let opening = lock(&self.ending).take_opening();
-        tell_opened(opening);
+        notify_opened(opening);
     }
 
     /// Has a directory told of the worker's end. `false`: the worker has begun to end, and nobody will tell.
-    pub(crate) fn enlist(&self, membership: Weak<dyn Membership>) -> bool {
+    pub(crate) fn add_membership(&self, membership: Weak<dyn Membership>) -> bool {
         let mut ending = lock(&self.ending);
-        // Looked at under the lock that `withdraw` takes after the gate was closed: either this sees it closed, or the
+        // Looked at under the lock that `leave_directories` takes after the gate was closed: either this sees it closed, or the
         // membership is in there before it is taken out.
-        let Ok(audience) = ending.audience() else { return false };
+        let Ok(audience) = ending.watchers_mut() else { return false };
         if self.queue.gate() >= Gate::Closed {
             return false;
         }
@@ -310,11 +310,11 @@ impl<W: Worker> Slot<W> {
     }
 
     /// Has every directory forget this worker. For its end, when its gate is closed.
-    pub(crate) fn withdraw(&self) {
+    pub(crate) fn leave_directories(&self) {
         let memberships = lock(&self.ending).take(|audience| mem::take(&mut audience.memberships));
         for membership in memberships {
             // Names are user code when they are dropped: a panic in one does not keep the worker in the next directory.
-            contain(|| {
+            catch_panic(|| {
                 if let Some(directory) = membership.upgrade() {
                     directory.forget(self.entry.id);
                 }
@@ -326,7 +326,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn insert_task(&self, id: Id, work: Arc<dyn Work>) {
         let mut ending = lock(&self.ending);
         // Once the end is told nothing waits any more.
-        if let Ok(audience) = ending.audience() {
+        if let Ok(audience) = ending.watchers_mut() {
             audience.get_or_insert_default().tasks.get_or_insert_default().insert(id, work);
         }
     }
@@ -352,12 +352,12 @@ impl<W: Worker> Slot<W> {
 
     /// Whether the worker's run has tasks that have not ended.
     pub(crate) fn has_tasks(&self) -> bool {
-        lock(&self.ending).present().is_some_and(|audience| audience.tasks.is_some())
+        lock(&self.ending).watchers().is_some_and(|audience| audience.tasks.is_some())
     }
 
     /// Waits until no task of this run is left, of whose code nothing is left then. (G1)
     pub(crate) fn poll_tasks(&self, cx: &Context<'_>) -> Poll<()> {
-        match lock(&self.ending).present().and_then(|audience| audience.tasks.as_mut()) {
+        match lock(&self.ending).watchers().and_then(|audience| audience.tasks.as_mut()) {
             // Under the lock under which the last one is removed: either this finds none, or is woken.
             Some(tasks) => {
                 tasks.wait(cx.waker());
@@ -369,7 +369,7 @@ impl<W: Worker> Slot<W> {
 
     /// Aborts the tasks of this run: all of them, or its timers and monitors alone.
     pub(crate) fn abort_tasks(&self, timers_only: bool) {
-        let tasks = match lock(&self.ending).present().and_then(|audience| audience.tasks.as_ref()) {
+        let tasks = match lock(&self.ending).watchers().and_then(|audience| audience.tasks.as_ref()) {
             Some(tasks) => tasks.to_list(timers_only),
             None => return,
         };
@@ -380,7 +380,7 @@ impl<W: Worker> Slot<W> {
     /// How many directories are to be told of the worker's end.
     #[cfg(test)]
     pub(crate) fn memberships(&self) -> usize {
-        lock(&self.ending).present().map_or(0, |audience| audience.memberships.len())
+        lock(&self.ending).watchers().map_or(0, |audience| audience.memberships.len())
     }
 }
 
@@ -403,9 +403,9 @@ mod tests {
                 let mut run = pin!(worker.run_ended());
                 let mut stopping = pin!(worker.slot.stopping().expect("nothing has asked it to end"));
                 assert!(run.as_mut().poll(&mut cx).is_pending() && stopping.as_mut().poll(&mut cx).is_pending());
-                assert!(lock(&worker.slot.ending).present().is_some());
+                assert!(lock(&worker.slot.ending).watchers().is_some());
             }
-            assert!(lock(&worker.slot.ending).present().is_none());
+            assert!(lock(&worker.slot.ending).watchers().is_none());
         }
         worker.stop().await.expect("it ends");
         assert!(worker.slot.stopping().is_none());

@@ -7,7 +7,7 @@ use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::handle::WorkerHandle;
-use crate::panics::contain;
+use crate::panics::catch_panic;
 use crate::sync::{
     AtomicBool, Mutex, MutexGuard, Opaque, Ordering, cooperate, fence, lock, opaque, with_contained_waker,
 };
@@ -165,7 +165,7 @@ impl<W: Worker> Announcer<W> {
         if let State::Unheard = &*state {
             *state = State::Heard(Arc::new(opaque(broadcast::channel(BACKLOG).0)));
             self.is_heard.store(true, Ordering::Relaxed);
-            // Pairs with the fence in `announce`: see there.
+            // Pairs with the fence in `flush_notices`: see there.
             fence(Ordering::SeqCst);
         }
         Events(match &*state {
@@ -175,7 +175,7 @@ impl<W: Worker> Announcer<W> {
     }
 
     /// Tells everyone who has subscribed. Never waits.
-    pub(crate) fn announce(&self, event: impl FnOnce() -> Event<W>) {
+    pub(crate) fn flush_notices(&self, event: impl FnOnce() -> Event<W>) {
         // Pairs with the fence in `subscribe`. What is told was done before: a gate was opened, or closed. Of
         // the two fences one comes first: either this sees the subscriber, or the subscriber, who lists the workers after it has
         // subscribed, sees what was done. Nobody misses both.
@@ -190,13 +190,13 @@ impl<W: Worker> Announcer<W> {
         };
         // Outside the lock, which others take: the waker of a subscriber may be foreign code. That the last one has gone
         // away meanwhile is its right.
-        contain(|| drop(sender.send(event())));
+        catch_panic(|| drop(sender.send(event())));
     }
 
     /// Nothing more will happen.
     pub(crate) fn end(&self) {
         let sender = std::mem::replace(&mut *self.state(), State::Over);
-        contain(|| drop(sender));
+        catch_panic(|| drop(sender));
     }
 }
 

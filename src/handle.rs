@@ -14,15 +14,15 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 
 use crate::current::{current_of, is_current};
-use crate::desk;
+use crate::desk::recv_then_yield;
 use crate::error::{CallError, ReserveError, Returned, SendError, StopError};
-use crate::lifecycle::{Ending, StopFailure, Stopper};
+use crate::lifecycle::{Ending, StopFailure, StopWaiter};
 use crate::ownership::is_worker_above_caller;
 use crate::queue::{Kind, Refusal, Sending, Sequence, whole};
 use crate::reply::{self, Answer, PendingReply, Reply};
 use crate::request::{Notice, StopReply};
 use crate::slot::Slot;
-use crate::stripes::{Hot, Undelivered};
+use crate::stripes::{HotCounter, Undelivered};
 use crate::sync::{Budget, Carries, apart, boxed, cooperate, poll_budget};
 use crate::worker::{EntryId, ExitReason, StopMode, Worker, WorkerId, WorkerState};
 
@@ -244,7 +244,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     pub(crate) fn refuse(&self, why: Undelivered) {
-        self.slot.link.hot.count(Hot::Undelivered(why));
+        self.slot.link.hot.count(HotCounter::Undelivered(why));
     }
 
     /// Sends a message that carries a [`Reply`], and waits for the answer.
@@ -278,7 +278,7 @@ impl<W: Worker> WorkerHandle<W> {
         let accepted = match self.slot.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => Some(sequence),
             Err(refused) => {
-                answer.look_first();
+                answer.poll_as_sent();
                 boxed(|| self.call_in_line(refused, None)).await.ok()
             }
         };
@@ -339,7 +339,7 @@ impl<W: Worker> WorkerHandle<W> {
         let sequence = match self.slot.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => sequence,
             Err(refused) => {
-                answer.look_first();
+                answer.poll_as_sent();
                 boxed(|| self.call_in_line(refused, limit)).await?
             }
         };
@@ -506,10 +506,10 @@ impl<W: Worker> WorkerHandle<W> {
     #[cold]
     pub(crate) fn unanswered(&self, sequence: Sequence) -> CallError<W> {
         // That it never began is said before the reply is dropped. (G6)
-        if self.slot.queue.never_began(sequence) { CallError::NotDelivered } else { CallError::NoReply }
+        if self.slot.queue.was_dropped_unhandled(sequence) { CallError::NotDelivered } else { CallError::NoReply }
     }
 
-    /// Waits until the worker has ended and its state is dropped, and tells why. Returns at once if it has.
+    /// Waits until the worker has ended and its state is dropped, and tells why. RestartState at once if it has.
     ///
     /// A worker that awaits its own end waits for ever, or until it is killed.
     ///
@@ -520,7 +520,7 @@ impl<W: Worker> WorkerHandle<W> {
         self.slot.closed().await
     }
 
-    /// Waits until the worker's current run is over and its state dropped, and returns how it ended. Returns at once if the
+    /// Waits until the worker's current run is over and its state dropped, and returns how it ended. RestartState at once if the
     /// worker has ended.
     ///
     /// A worker that crashes may be restarted: then one run is over and another one follows, as
@@ -745,7 +745,7 @@ impl<W: Worker> WorkerHandle<W> {
 
     pub(crate) async fn end(&self, ending: Ending) -> Result<ExitReason, StopError> {
         self.until_ended(|waits_in, reply| {
-            let stopper = Stopper { ending, waits_in, reply };
+            let stopper = StopWaiter { ending, waits_in, reply };
             Notice::Stop { entry: self.entry_id(), stopper }
         })
         .await
@@ -761,8 +761,8 @@ impl<W: Worker> WorkerHandle<W> {
             return cooperate(Err(StopError::WouldDeadlock)).await;
         }
         let (reply, ended) = oneshot::channel();
-        let visit = link.notify(notice(current_of(link.registry_id), StopReply(reply)));
-        match desk::answer(ended, visit).await {
+        let outcome = link.notify(notice(current_of(link.registry_id), StopReply(reply)));
+        match recv_then_yield(ended, outcome).await {
             Some(Ok(reason)) => Ok(reason),
             Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
             Some(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
@@ -790,7 +790,7 @@ impl<W: Worker> InLine<'_, W> {
 impl<W: Worker> Drop for InLine<'_, W> {
     fn drop(&mut self) {
         if self.sending.is_in_line() {
-            self.slot.link.hot.count(Hot::Undelivered(Undelivered::Full));
+            self.slot.link.hot.count(HotCounter::Undelivered(Undelivered::Full));
         }
     }
 }

@@ -15,7 +15,7 @@
 //! [`Lifecycle::phases`] has not is running (or, once a shutdown began, on its way out with all the others).
 //!
 //! So is a start that was left to its worker, which needs nobody: most of them come up, with one caller, and the machine hears of
-//! them no more. Of whatever else is to become of one it is told first that the start is [`Attended`](Event::Attended) to, and
+//! them no more. Of whatever else is to become of one it is told first that the start is [`Reclaimed`](Event::Reclaimed) to, and
 //! from then on it is `Starting`.
 //!
 //! A worker that crashed and comes back is running all the while: it keeps its entry, its gate stays open, and its own
@@ -64,8 +64,8 @@ use std::mem;
 
 pub use self::event::ShutdownReport;
 pub(crate) use self::event::{
-    Admission, Answer, Deadline, Effect, Ending, Event, Exit, Holder, Port, StartFailure, StartOutcome, Starter,
-    StopFailure, Stopper, Verb,
+    Admission, Answer, Deadline, Effect, Ending, Event, Exit, Occupant, StartFailure, StartOutcome, StartWaiter,
+    StopFailure, StopWaiter, Types, Verb,
 };
 pub(crate) use self::phase::Tally;
 use self::phase::{Phase, Phases, Stage, answer, fail, fail_all, join, join_stop};
@@ -92,7 +92,7 @@ pub(crate) struct Limits {
 
 /// The states of all keys. What every start writes comes last in memory: see [`Owner`](crate::owner::Owner).
 #[repr(C)]
-pub(crate) struct Lifecycle<P: Port> {
+pub(crate) struct Lifecycle<P: Types> {
     limits: Limits,
     phases: Phases<P>,
     /// Who waits for a run to end as by a crash, and which run. Almost always empty.
@@ -108,7 +108,7 @@ pub(crate) struct Lifecycle<P: Port> {
 
 type Effects<P> = Vec<Effect<P>>;
 
-impl<P: Port> Lifecycle<P> {
+impl<P: Types> Lifecycle<P> {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
@@ -130,7 +130,7 @@ impl<P: Port> Lifecycle<P> {
             Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
             Event::Crash { entry, exists, run, reply } => self.crash(entry, exists, run, reply, effects),
             Event::RunEnded { entry, run, reason } => self.run_ended(entry, run, &reason, effects),
-            Event::Attended(entry, reply) => self.attend(entry, reply),
+            Event::Reclaimed(entry, reply) => self.reclaim(entry, reply),
             Event::Begun(entry) => self.begun(entry, effects),
             Event::Ready(entry) => self.ready(entry, effects),
             Event::Closing(entry) => self.closing(entry, effects),
@@ -178,8 +178,8 @@ impl<P: Port> Lifecycle<P> {
 
     fn start(
         &mut self,
-        starter: Starter<P>,
-        holder: Option<Holder>,
+        starter: StartWaiter<P>,
+        holder: Option<Occupant>,
         fresh: EntryId,
         admission: Admission,
         effects: &mut Effects<P>,
@@ -187,10 +187,10 @@ impl<P: Port> Lifecycle<P> {
         if !self.is_serving() {
             return fail(starter, StartFailure::Shutdown, effects);
         }
-        let Some(Holder { entry, is_closed }) = holder else {
+        let Some(Occupant { entry, is_closed }) = holder else {
             return match admission {
                 Admission::Granted => self.launch(starter, fresh, true, effects),
-                Admission::Attended => self.launch(starter, fresh, false, effects),
+                Admission::Tracked => self.launch(starter, fresh, false, effects),
                 Admission::Refused(failure) => {
                     effects.push(Effect::NotStarted(fresh, failure.clone()));
                     fail(starter, failure, effects);
@@ -220,7 +220,7 @@ impl<P: Port> Lifecycle<P> {
             Phase::Starting { waiting, .. } => {
                 join(waiting, starter, effects);
                 if is_worker && self.limits.is_paced {
-                    effects.push(Effect::Exempt(entry));
+                    effects.push(Effect::SkipPermit(entry));
                 }
             }
             // It will not be gone in any time that can be told.
@@ -230,7 +230,7 @@ impl<P: Port> Lifecycle<P> {
     }
 
     /// Starts a worker for a vacant key, unless nobody wants it any more.
-    fn launch(&mut self, mut starter: Starter<P>, fresh: EntryId, may_be_alone: bool, effects: &mut Effects<P>) {
+    fn launch(&mut self, mut starter: StartWaiter<P>, fresh: EntryId, may_delegate: bool, effects: &mut Effects<P>) {
         if starter.reply.is_abandoned() {
             return fail(starter, StartFailure::Cancelled, effects);
         }
@@ -238,7 +238,7 @@ impl<P: Port> Lifecycle<P> {
         let is_worker = starter.waits_in.is_some();
         self.entries += 1;
         // Who waits in a worker's task is known here, for it may come to be waited for.
-        if may_be_alone && !is_worker && !self.limits.is_paced {
+        if may_delegate && !is_worker && !self.limits.is_paced {
             return effects.push(Effect::Launch(fresh, seed, Some(starter.reply)));
         }
         self.phases.insert(fresh, Phase::Starting { waiting: vec![starter], next: Vec::new() });
@@ -246,12 +246,12 @@ impl<P: Port> Lifecycle<P> {
         if !self.limits.is_paced {
             effects.push(Effect::Arm(fresh, Deadline::Init));
         } else if is_worker {
-            effects.push(Effect::Exempt(fresh));
+            effects.push(Effect::SkipPermit(fresh));
         }
     }
 
     /// Makes an entry for a vacant key, whose worker is launched when `victim` is gone. (G11)
-    fn hold(&mut self, mut starter: Starter<P>, fresh: EntryId, victim: EntryId, effects: &mut Effects<P>) {
+    fn hold(&mut self, mut starter: StartWaiter<P>, fresh: EntryId, victim: EntryId, effects: &mut Effects<P>) {
         // Its gate is closed already, so it goes whatever becomes of this start.
         self.phases.insert(victim, Phase::draining());
         effects.push(Effect::Arm(victim, Deadline::Drain));
@@ -260,7 +260,7 @@ impl<P: Port> Lifecycle<P> {
         self.unlaunched.insert(fresh);
         self.successors.insert(victim, fresh);
         self.phases.insert(fresh, Phase::Held { victim, waiting: vec![starter] });
-        effects.push(Effect::Hold(fresh, seed));
+        effects.push(Effect::Queue(fresh, seed));
     }
 
     /// A worker is gone: the start that waited for its place goes on, unless nobody wants it any more.
@@ -270,7 +270,7 @@ impl<P: Port> Lifecycle<P> {
             Some(Phase::Held { waiting, .. }) if waiting.iter().any(|starter| !starter.reply.is_abandoned()) => {
                 self.unlaunched.remove(&entry);
                 self.phases.insert(entry, Phase::Starting { waiting, next: Vec::new() });
-                effects.push(Effect::Release(entry));
+                effects.push(Effect::LaunchQueued(entry));
                 if !self.limits.is_paced {
                     effects.push(Effect::Arm(entry, Deadline::Init));
                 }
@@ -285,10 +285,10 @@ impl<P: Port> Lifecycle<P> {
     }
 
     /// A start goes on here that was left to its worker.
-    fn attend(&mut self, entry: EntryId, reply: P::StartReply) {
+    fn reclaim(&mut self, entry: EntryId, reply: P::StartReply) {
         debug_assert!(!self.phases.contains_key(&entry), "somebody decided on it without attending to it");
         // Of its caller nothing else is known, nor asked: its seed was taken.
-        let starter = Starter { verb: Verb::LookupOrStart, waits_in: None, seed: None, reply };
+        let starter = StartWaiter { verb: Verb::LookupOrStart, waits_in: None, seed: None, reply };
         self.phases.insert(entry, Phase::Starting { waiting: vec![starter], next: Vec::new() });
     }
 
@@ -298,7 +298,7 @@ impl<P: Port> Lifecycle<P> {
         }
     }
 
-    fn stop(&mut self, entry: EntryId, exists: bool, stopper: Stopper<P>, effects: &mut Effects<P>) {
+    fn stop(&mut self, entry: EntryId, exists: bool, stopper: StopWaiter<P>, effects: &mut Effects<P>) {
         if !exists {
             return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::NotFound)));
         }
@@ -372,7 +372,7 @@ impl<P: Port> Lifecycle<P> {
         let phase = Phase::Stopping { stage: Stage::Draining, cancelled, stoppers: Vec::new(), next };
         self.phases.insert(entry, phase);
         if is_held {
-            effects.push(Effect::Discard(entry));
+            effects.push(Effect::DropQueued(entry));
         }
         self.abort(entry, effects);
     }
@@ -418,7 +418,7 @@ impl<P: Port> Lifecycle<P> {
             phase,
             Some(Phase::Held { .. } | Phase::Starting { .. } | Phase::Stopping { cancelled: Some(_), .. })
         );
-        if let (Exit::Ended(reason) | Exit::NotReturned(reason), false) = (&exit, was_starting) {
+        if let (Exit::Ended(reason) | Exit::NotRestarted(reason), false) = (&exit, was_starting) {
             effects.push(Effect::Ended(entry, reason.clone()));
         }
         // Before any reply: who is told that the worker is gone must find its key free. (G3)
@@ -436,7 +436,7 @@ impl<P: Port> Lifecycle<P> {
                 let failure = match &exit {
                     Exit::NotStarted(failure) => failure.clone(),
                     // Aborted from outside, with its runtime.
-                    Exit::Ended(_) | Exit::NotReturned(_) => StartFailure::RuntimeShutdown,
+                    Exit::Ended(_) | Exit::NotRestarted(_) => StartFailure::RuntimeShutdown,
                 };
                 effects.push(Effect::NotStarted(entry, failure.clone()));
                 fail_all(waiting, &failure, effects);
@@ -448,7 +448,7 @@ impl<P: Port> Lifecycle<P> {
                 }
                 let killed = stoppers.iter().any(|stopper| stopper.ending == Ending::Kill);
                 let reason = match &exit {
-                    Exit::Ended(reason) | Exit::NotReturned(reason) if !was_starting => reason.clone(),
+                    Exit::Ended(reason) | Exit::NotRestarted(reason) if !was_starting => reason.clone(),
                     // There was no worker yet, only its start: it ended as its stoppers wanted it to.
                     _ if killed => ExitReason::Killed,
                     _ => ExitReason::Stopped,
@@ -461,7 +461,7 @@ impl<P: Port> Lifecycle<P> {
         };
         if let Mode::ShuttingDown { report, .. } = &mut self.mode {
             match exit {
-                Exit::NotReturned(_) => report.cancelled += 1,
+                Exit::NotRestarted(_) => report.cancelled += 1,
                 _ if was_starting => report.cancelled += 1,
                 Exit::Ended(ExitReason::Killed) => report.aborted += 1,
                 Exit::Ended(reason) if reason.is_crash() => report.crashed += 1,
@@ -472,7 +472,7 @@ impl<P: Port> Lifecycle<P> {
         }
         // First whom the place was promised to; those who want this key again find out whether there is room.
         self.release(entry, effects);
-        effects.extend(next.into_iter().map(Effect::AskAgain));
+        effects.extend(next.into_iter().map(Effect::Retry));
     }
 
     fn passed(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {
@@ -490,7 +490,7 @@ impl<P: Port> Lifecycle<P> {
     fn give_up(&mut self, entry: EntryId, effects: &mut Effects<P>) {
         if let Some(Phase::Stopping { stage, cancelled, stoppers, next }) = self.phases.get_mut(&entry) {
             *stage = Stage::Stuck;
-            effects.push(Effect::GiveUp(entry));
+            effects.push(Effect::AbandonMailbox(entry));
             for (_, reply) in self.crashes.remove(&entry).unwrap_or_default() {
                 effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));
             }

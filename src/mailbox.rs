@@ -9,7 +9,7 @@ use tokio::task::coop::{has_budget_remaining, poll_proceed};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::clock::Clock;
-use crate::queue::{Hand, Queue};
+use crate::queue::{BatchRef, Queue};
 use crate::reporter::Stopwatch;
 use crate::residency::{Activity, with_jitter};
 use crate::worker::{CloseReason, WorkerId};
@@ -17,9 +17,9 @@ use crate::worker::{CloseReason, WorkerId};
 /// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot. What each message takes is one call.
 pub(crate) trait Inbox<M>: Send + Sync {
     /// Takes the next message, and counts it.
-    fn poll_recv(&self, hand: &mut Hand<M>, cx: &mut Context<'_>) -> Received<M>;
+    fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Received<M>;
     /// The same, if it is there.
-    fn try_recv(&self, hand: &mut Hand<M>) -> Option<M>;
+    fn try_recv(&self, batch: &mut BatchRef<M>) -> Option<M>;
     fn queue(&self) -> &Queue<M>;
     fn activity(&self) -> &Activity;
     fn clock(&self) -> &Clock;
@@ -28,7 +28,7 @@ pub(crate) trait Inbox<M>: Send + Sync {
     /// Whether anything asks when the worker was last active.
     fn tracks_activity(&self) -> bool;
     /// Closes the gate if the worker has nothing to do. Says whether this call did it.
-    fn idle(&self) -> bool;
+    fn passivate_idle(&self) -> bool;
 }
 
 /// What a worker's queue has for it.
@@ -37,7 +37,7 @@ pub(crate) enum Received<M> {
     /// There is no more.
     End,
     /// Nothing yet. The rest that begins may have an end, or something asks when it began.
-    Rest,
+    Idle,
     Nothing,
 }
 
@@ -112,20 +112,20 @@ pub(crate) enum Received<M> {
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
     /// What was taken out of the queue together, and comes next.
-    hand: Hand<M>,
+    batch: BatchRef<M>,
     /// Boxed, and only where a rest may have an end or is looked at, or work is measured.
-    rest: Option<Box<Rest>>,
+    idle: Option<Box<IdleTimer>>,
 }
 
 /// A worker that cannot go yet asks again no sooner than this: one millisecond, the grain of tokio's timers.
-const LEAST_REST: u64 = 1_000_000;
+const MIN_IDLE: u64 = 1_000_000;
 
 /// A worker that never rests, since its intervals leave it no time, is looked at after so many messages.
 const LOOK_EVERY: u32 = 64;
 
 /// How a worker rests. Ticks of intervals and their handling do not end a rest.
 #[derive(Default)]
-struct Rest {
+struct IdleTimer {
     /// Messages given out since it last rested.
     handled: u32,
     /// When it last began to rest.
@@ -133,7 +133,7 @@ struct Rest {
     /// When the message in hand was given out, if that is measured.
     began: Option<Instant>,
     /// Made when it first rests, if it may not rest for ever.
-    alarm: Option<Pin<Box<Sleep>>>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<M> std::fmt::Debug for Mailbox<M> {
@@ -146,7 +146,7 @@ impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
         // From the first message on, where anything asks: a burst may come before the first rest.
         let is_asked = inbox.tracks_activity() || inbox.stopwatch().is_some();
-        Self { inbox, hand: None, rest: is_asked.then(Box::default) }
+        Self { inbox, batch: None, idle: is_asked.then(Box::default) }
     }
 
     /// Waits for the next message, in the order in which they were accepted (G8).
@@ -200,7 +200,7 @@ impl<M> Mailbox<M> {
             if !has_budget_remaining() && self.inbox.queue().len() > 0 {
                 ready!(poll_proceed(cx)).made_progress();
             }
-            match self.inbox.poll_recv(&mut self.hand, cx) {
+            match self.inbox.poll_recv(&mut self.batch, cx) {
                 Received::Message(message) => {
                     self.begin_work();
                     if let Poll::Ready(budget) = poll_proceed(cx) {
@@ -209,13 +209,13 @@ impl<M> Mailbox<M> {
                     Poll::Ready(Some(message))
                 }
                 Received::Nothing => Poll::Pending,
-                Received::Rest if self.poll_rest(cx).is_pending() => Poll::Pending,
+                Received::Idle if self.poll_idle(cx).is_pending() => Poll::Pending,
                 // It has just closed its gate on an empty queue.
-                Received::Rest | Received::End => {
+                Received::Idle | Received::End => {
                     // The end is told again and again to whoever goes on asking: a loop without another await yields here, and can
                     // be killed here. (G4, G10)
                     ready!(poll_proceed(cx)).made_progress();
-                    self.inbox.queue().see_end();
+                    self.inbox.queue().mark_end_observed();
                     Poll::Ready(None)
                 }
             }
@@ -224,18 +224,18 @@ impl<M> Mailbox<M> {
     }
 
     fn begin_work(&mut self) {
-        if let Some(rest) = &mut self.rest {
-            rest.handled = rest.handled.saturating_add(1);
-            rest.began = self.inbox.stopwatch().map(|_| Instant::now());
+        if let Some(idle) = &mut self.idle {
+            idle.handled = idle.handled.saturating_add(1);
+            idle.began = self.inbox.stopwatch().map(|_| Instant::now());
         }
     }
 
     /// The worker asks for more: what it had in hand is done.
     fn end_work(&mut self) {
-        if self.rest.as_ref().is_some_and(|rest| rest.handled > 0 && rest.handled % LOOK_EVERY == 0) {
+        if self.idle.as_ref().is_some_and(|idle| idle.handled > 0 && idle.handled % LOOK_EVERY == 0) {
             self.look_among_ticks();
         }
-        let Some(began) = self.rest.as_mut().and_then(|rest| rest.began.take()) else { return };
+        let Some(began) = self.idle.as_mut().and_then(|idle| idle.began.take()) else { return };
         if let Some(stopwatch) = self.inbox.stopwatch() {
             stopwatch.record(began.elapsed());
         }
@@ -245,18 +245,18 @@ impl<M> Mailbox<M> {
     /// It does now, or goes on with ticks only.
     fn settle(&mut self) -> u64 {
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
-        let rest = self.rest.get_or_insert_default();
-        let mut handled = std::mem::take(&mut rest.handled);
+        let idle = self.idle.get_or_insert_default();
+        let mut handled = std::mem::take(&mut idle.handled);
         if handled > 0 && activity.has_interval() {
             handled = handled.saturating_sub(self.inbox.queue().take_ticks());
         }
-        match rest.since {
+        match idle.since {
             Some(since) if handled == 0 => since,
             _ => {
                 let now = clock.now_in_worker();
                 activity.stamp(now, handled);
                 activity.resume_ticks();
-                *rest.since.insert(now)
+                *idle.since.insert(now)
             }
         }
     }
@@ -270,8 +270,9 @@ impl<M> Mailbox<M> {
         }
         let since = self.settle();
         let (activity, now) = (self.inbox.activity(), self.inbox.clock().now_in_worker());
-        let Some(may_rest) = activity.may_rest() else { return };
-        if now >= since.max(activity.at()).saturating_add(with_jitter(may_rest.max(LEAST_REST), self.inbox.worker())) {
+        let Some(idle_timeout) = activity.idle_timeout() else { return };
+        if now >= since.max(activity.at()).saturating_add(with_jitter(idle_timeout.max(MIN_IDLE), self.inbox.worker()))
+        {
             activity.withhold_ticks();
         }
     }
@@ -279,33 +280,33 @@ impl<M> Mailbox<M> {
     /// Ready when the worker has had nothing to do for as long as it may, and has closed its gate for that. (G7)
     ///
     /// One timer, which is looked at when it fires and set anew then, not for each message.
-    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = self.settle();
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
         // It rests. A tick that comes before the look below, which may be the last, is handled, and it rests again.
         activity.resume_ticks();
-        let Some(may_rest) = activity.may_rest() else { return Poll::Pending };
-        let rest = self.rest.get_or_insert_default();
-        let may_rest = with_jitter(may_rest.max(LEAST_REST), self.inbox.worker());
+        let Some(idle_timeout) = activity.idle_timeout() else { return Poll::Pending };
+        let idle = self.idle.get_or_insert_default();
+        let idle_timeout = with_jitter(idle_timeout.max(MIN_IDLE), self.inbox.worker());
         loop {
             // `ctx.touch()` counts as well.
-            let due = since.max(activity.at()).saturating_add(may_rest);
+            let due = since.max(activity.at()).saturating_add(idle_timeout);
             let Some(at) = clock.at(due) else { return Poll::Pending };
-            let alarm = match &mut rest.alarm {
+            let timer = match &mut idle.timer {
                 // Set earlier than it need be: it is looked at then. Later: somebody has shortened the time since.
-                Some(alarm) if alarm.deadline() <= at && !alarm.is_elapsed() => alarm,
-                Some(alarm) => {
-                    alarm.as_mut().reset(at);
-                    alarm
+                Some(timer) if timer.deadline() <= at && !timer.is_elapsed() => timer,
+                Some(timer) => {
+                    timer.as_mut().reset(at);
+                    timer
                 }
                 none => none.insert(Box::pin(sleep_until(at))),
             };
-            std::task::ready!(alarm.as_mut().poll(cx));
+            std::task::ready!(timer.as_mut().poll(cx));
             let now = clock.now_in_worker();
-            if now < since.max(activity.at()).saturating_add(may_rest) {
+            if now < since.max(activity.at()).saturating_add(idle_timeout) {
                 continue;
             }
-            if self.inbox.idle() {
+            if self.inbox.passivate_idle() {
                 return Poll::Ready(());
             }
             // Held, or somebody waits for room: it has something to do, and rests from now on.
@@ -317,7 +318,7 @@ impl<M> Mailbox<M> {
     /// [`recv`](Self::recv) tells.
     pub fn try_recv(&mut self) -> Option<M> {
         self.end_work();
-        let received = self.inbox.try_recv(&mut self.hand);
+        let received = self.inbox.try_recv(&mut self.batch);
         if received.is_some() {
             self.begin_work();
         }
@@ -326,6 +327,6 @@ impl<M> Mailbox<M> {
 
     /// The reason with which a `run` that returned `Ok` ended: that of the close, if it was told of it.
     pub(crate) fn end_reason(&self) -> CloseReason {
-        self.inbox.queue().seen_end().unwrap_or(CloseReason::Normal)
+        self.inbox.queue().observed_close_reason().unwrap_or(CloseReason::Normal)
     }
 }

@@ -18,31 +18,31 @@ use tokio::time::Instant;
 use crate::clock::Clock;
 use crate::error::SharedError;
 use crate::lifecycle::StartFailure;
-use crate::panics::Contained;
-use crate::restart::{Cause, History, Intensity, Legacy};
+use crate::panics::CatchDropPanic;
+use crate::restart::{Cause, CrashRecord, History, Intensity};
 
 /// How many keys are remembered: a few megabytes at most.
 const KEYS: u64 = 16_384;
 
-pub(crate) struct Memory {
+pub(crate) struct CrashHistory {
     intensity: Intensity,
     failed_for: Option<Duration>,
     /// Made when there is something to remember.
-    keys: Option<Cache<u64, Trace>>,
+    keys: Option<Cache<u64, KeyRecord>>,
     clock: Clock,
 }
 
 /// What is remembered of one key.
 #[derive(Clone, Default)]
-struct Trace {
+struct KeyRecord {
     history: History,
     crash: Option<(Instant, Cause)>,
     gave_up_at: Option<Instant>,
-    failed: Option<(Instant, Arc<Contained<SharedError>>)>,
+    failed: Option<(Instant, Arc<CatchDropPanic<SharedError>>)>,
 }
 
 /// What a start of a key that is remembered comes to.
-pub(crate) enum Recalled {
+pub(crate) enum Verdict {
     Refused(StartFailure),
     /// It may start, with this much of its budget spent.
     Known {
@@ -51,18 +51,18 @@ pub(crate) enum Recalled {
     },
 }
 
-impl Memory {
+impl CrashHistory {
     pub(crate) fn new(intensity: Intensity, failed_for: Option<Duration>, clock: Clock) -> Self {
         Self { intensity, failed_for, keys: None, clock }
     }
 
     /// How long the longest memory lasts.
-    pub(crate) fn lasts(&self) -> Duration {
+    pub(crate) fn retention(&self) -> Duration {
         self.intensity.period.max(self.failed_for.unwrap_or_default())
     }
 
-    fn keys(&mut self) -> &Cache<u64, Trace> {
-        let lasts = self.lasts();
+    fn keys(&mut self) -> &Cache<u64, KeyRecord> {
+        let lasts = self.retention();
         self.keys.get_or_insert_with(|| {
             let keys = Cache::builder().max_capacity(KEYS).eviction_policy(EvictionPolicy::lru());
             // moka refuses more than a thousand years.
@@ -72,7 +72,7 @@ impl Memory {
         })
     }
 
-    fn change(&mut self, hash: u64, change: impl FnOnce(&mut Trace)) {
+    fn change(&mut self, hash: u64, change: impl FnOnce(&mut KeyRecord)) {
         let keys = self.keys();
         let mut trace = keys.get(&hash).unwrap_or_default();
         change(&mut trace);
@@ -80,15 +80,15 @@ impl Memory {
     }
 
     /// Remembers how a worker ended.
-    pub(crate) fn bury(&mut self, hash: u64, legacy: Legacy) {
+    pub(crate) fn record_exit(&mut self, hash: u64, crash_record: CrashRecord) {
         let now = self.clock.instant();
         self.change(hash, |trace| {
-            trace.history = legacy.history;
-            if let Some(cause) = legacy.crash {
+            trace.history = crash_record.history;
+            if let Some(cause) = crash_record.crash {
                 // Not taken back by a start that came to nothing since: who came up was forgotten then.
                 trace.crash = Some((now, cause));
             }
-            trace.gave_up_at = legacy.gave_up.then_some(now);
+            trace.gave_up_at = crash_record.gave_up.then_some(now);
         });
     }
 
@@ -97,7 +97,7 @@ impl Memory {
         if self.failed_for.is_some() {
             let now = self.clock.instant();
             // Forgotten in the owner, by whatever makes room: an error's `Drop` is user code. (G5)
-            let error = Arc::new(Contained::new(error));
+            let error = Arc::new(CatchDropPanic::new(error));
             self.change(hash, |trace| trace.failed = Some((now, error)));
         }
     }
@@ -107,7 +107,7 @@ impl Memory {
     }
 
     /// What is remembered of a key that is to be started.
-    pub(crate) fn recall(&self, hash: u64) -> Option<Recalled> {
+    pub(crate) fn check(&self, hash: u64) -> Option<Verdict> {
         let mut trace = self.keys.as_ref()?.get(&hash)?;
         let now = self.clock.instant();
         // What is left of a time that began then.
@@ -115,16 +115,16 @@ impl Memory {
             lasts.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
         };
         if let Some(retry_after) = trace.gave_up_at.and_then(|at| left(at, self.intensity.period)) {
-            return Some(Recalled::Refused(StartFailure::RestartLimit { retry_after }));
+            return Some(Verdict::Refused(StartFailure::RestartLimit { retry_after }));
         }
         if let (Some((at, error)), Some(lasts)) = (trace.failed, self.failed_for) {
             if left(at, lasts).is_some() {
-                return Some(Recalled::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
+                return Some(Verdict::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
             }
         }
         trace.history.forget_gone(self.intensity, now);
         let crash = trace.crash.filter(|&(at, _)| left(at, self.intensity.period).is_some()).map(|(_, cause)| cause);
-        Some(Recalled::Known { history: trace.history, crash })
+        Some(Verdict::Known { history: trace.history, crash })
     }
 
     /// Lets go of a key that runs again: what it has spent is in its worker's own hands.
@@ -135,7 +135,7 @@ impl Memory {
     }
 
     /// Gives back what has been forgotten. Says whether anything is left.
-    pub(crate) fn tidy(&self) -> bool {
+    pub(crate) fn run_pending_tasks(&self) -> bool {
         self.keys.as_ref().is_some_and(|keys| {
             keys.run_pending_tasks();
             keys.entry_count() > 0

@@ -1,4 +1,4 @@
-//! [`Claim`]: the names of registries that live, so that no two that report to one recorder share one: each would write over
+//! [`NameLease`]: the names of registries that live, so that no two that report to one recorder share one: each would write over
 //! the other's numbers.
 //!
 //! When a registry ends, its name is free again; what it counted stays here, and the next one of that name goes on from it.
@@ -11,13 +11,13 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 pub(crate) type RecorderId = usize;
 
 /// Whether a recorder is gone, so that another one may come to have its id.
-pub(crate) type IsGone = Box<dyn Fn() -> bool + Send>;
+pub(crate) type IsDropped = Box<dyn Fn() -> bool + Send>;
 
 struct Entry {
     is_taken: bool,
     /// Where the next registry of the name goes on.
     totals: Vec<u64>,
-    is_gone: Option<IsGone>,
+    is_gone: Option<IsDropped>,
 }
 
 type Names = HashMap<(RecorderId, Box<str>), Entry>;
@@ -30,15 +30,15 @@ fn names() -> MutexGuard<'static, Names> {
 
 /// A name in use. It is free again when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Claim {
+pub(crate) struct NameLease {
     recorder: RecorderId,
     name: Box<str>,
     totals: Vec<u64>,
 }
 
-impl Claim {
+impl NameLease {
     /// Takes a name, unless a registry that lives has it.
-    pub(crate) fn new(recorder: RecorderId, name: &str, is_gone: Option<IsGone>) -> Option<Self> {
+    pub(crate) fn new(recorder: RecorderId, name: &str, is_gone: Option<IsDropped>) -> Option<Self> {
         let mut names = names();
         names.retain(|_, entry| !entry.is_gone.as_ref().is_some_and(|is_gone| is_gone()));
         let key = (recorder, Box::from(name));
@@ -57,12 +57,12 @@ impl Claim {
 
     /// Leaves what was counted, the former totals included, to the next registry of this name.
     #[cfg(feature = "metrics")]
-    pub(crate) fn leave(&mut self, totals: Vec<u64>) {
+    pub(crate) fn store_totals(&mut self, totals: Vec<u64>) {
         self.totals = totals;
     }
 }
 
-impl Drop for Claim {
+impl Drop for NameLease {
     fn drop(&mut self) {
         let mut names = names();
         let key = (self.recorder, std::mem::take(&mut self.name));
@@ -82,11 +82,11 @@ mod tests {
     #[test]
     fn a_name_is_one_registrys_at_a_time_for_each_recorder() {
         let name = "a_name_is_one_registrys";
-        let first = Claim::new(0, name, None).expect("it is free");
-        assert!(Claim::new(0, name, None).is_none());
-        let elsewhere = Claim::new(1, name, Some(Box::new(|| false))).expect("another recorder");
+        let first = NameLease::new(0, name, None).expect("it is free");
+        assert!(NameLease::new(0, name, None).is_none());
+        let elsewhere = NameLease::new(1, name, Some(Box::new(|| false))).expect("another recorder");
         drop(first);
-        assert!(Claim::new(0, name, None).is_some());
+        assert!(NameLease::new(0, name, None).is_some());
         drop(elsewhere);
         assert!(!names().contains_key(&(0, Box::from(name))), "it counted nothing, and nothing is kept");
     }

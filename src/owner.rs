@@ -2,7 +2,7 @@
 //! logic is in [`Lifecycle`]; here is the shell that feeds it events and performs its effects.
 //!
 //! It lies on a [desk](crate::desk): its turns are taken in the task that has news for it, one at a time. A task of its own,
-//! the [`Keeper`], takes those that nobody else takes, and has its timer.
+//! the [`Driver`], takes those that nobody else takes, and has its timer.
 //!
 //! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
 //! who may go for it. It tells the registry's subscribers what happens, and counts it.
@@ -10,7 +10,7 @@
 //! A start with nothing special about it is left to its worker when that is spawned, and the owner comes back to it only if there
 //! is more to it than that it comes up: see [`starting`](crate::starting).
 //!
-//! Workers are spawned and callers answered by whoever has left the desk: these are [`Errand`]s.
+//! Workers are spawned and callers answered by whoever has left the desk: these are [`Deferred`]s.
 //!
 //! It awaits nothing, and runs no user code but a key's `Eq` and `Drop` and an error's `Drop` (G4), all of them contained
 //! (G5): arguments that were not used go back to the callers, `init` runs in the worker's task. Nor does it spawn on
@@ -33,28 +33,28 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use self::errand::Errand;
-pub(crate) use self::keeper::Keeper;
+pub(crate) use self::errand::DeferredAction;
+pub(crate) use self::keeper::Driver;
 use crate::deadline::{Deadlines, Due};
-use crate::desk::{Clerk, Errands};
-use crate::events::Event as Told;
+use crate::desk::{DeferredQueue, Sequential};
+use crate::events::Event as PublicEvent;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{
-    Admission, Answer, Deadline, Effect, Event, Holder, Lifecycle, Limits, ShutdownReport, StartFailure, StartOutcome,
-    Starter,
+    Admission, Answer, Deadline, Effect, Event, Lifecycle, Limits, Occupant, ShutdownReport, StartFailure,
+    StartOutcome, StartWaiter,
 };
-use crate::memory::{Memory, Recalled};
-use crate::panics::{self, contain};
+use crate::memory::{CrashHistory, Verdict};
+use crate::panics::{self, catch_panic};
 use crate::prehashed::EntryMap;
 use crate::queue::Gate;
 use crate::reporter::Reporter;
-use crate::request::{Input, Notice, Seed, StartAnswer, StartReply, StartRequest, Started, Wire};
-use crate::residency::Residents;
+use crate::request::{LiveTypes, Notice, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::residency::EvictionPool;
 use crate::restart::{Cause, History};
 use crate::slot::{Link, Slot};
-use crate::starting::Rounds;
+use crate::starting::Generations;
 use crate::stripes::Undelivered;
-use crate::supervise::{ExitGuard, Launch, Luggage, Returns};
+use crate::supervise::{ExitGuard, Launch, RestartState, RunArgs};
 use crate::sync::lock;
 use crate::table::{Found, TableWriter};
 use crate::worker::{CloseReason, EntryId, Ids, Worker};
@@ -63,46 +63,46 @@ use crate::worker::{CloseReason, EntryId, Ids, Worker};
 /// Where two threads take turns at the desk, each line of it comes from the other's cache: it was seven lines more.
 #[repr(C)]
 pub(crate) struct Owner<W: Worker> {
-    lifecycle: Lifecycle<Wire<W>>,
+    lifecycle: Lifecycle<LiveTypes<W>>,
     /// Kept for its memory; empty between steps.
-    effects: Vec<Effect<Wire<W>>>,
+    effects: Vec<Effect<LiveTypes<W>>>,
     /// The worker that this turn is about, so that it is not looked up.
-    at_hand: Option<WorkerHandle<W>>,
+    current: Option<WorkerHandle<W>>,
     ids: Ids,
     /// What is done now is done since a stop took too long.
     is_late: bool,
     /// The report is made.
     is_over: bool,
-    is_tidy_armed: bool,
+    is_maintenance_armed: bool,
     /// The starts that were left to their workers.
-    rounds: Rounds,
+    generations: Generations,
     /// What is done away from the desk.
-    errands: Errands<Errand<W>>,
+    deferred: DeferredQueue<DeferredAction<W>>,
     deadlines: Deadlines,
     /// Where its workers run.
     runtime: Handle,
     table: TableWriter<W>,
     link: Arc<Link<W>>,
     /// Who may be evicted.
-    residents: Residents<W>,
-    memory: Memory,
+    residents: EvictionPool<W>,
+    memory: CrashHistory,
     /// Workers that wait for room.
-    held: EntryMap<Launch<W>>,
+    queued_launches: EntryMap<Launch<W>>,
     /// What is remembered of the key of the start that is being admitted. Not yet among the others: it may come to nothing.
-    recalled: Option<Remembered>,
+    prior: Option<PriorHistory>,
     /// What is remembered of keys that are starting.
-    remembered: EntryMap<Remembered>,
+    prior_by_entry: EntryMap<PriorHistory>,
     /// Starts that are taken for new ones, before any other.
-    again: VecDeque<StartRequest<W>>,
+    retries: VecDeque<StartRequest<W>>,
     report: watch::Sender<Option<ShutdownReport>>,
     /// While a registry that has a name is not over.
     reporter: Option<Reporter>,
     /// What is to be reported when the recorder has been told.
-    last: Option<ShutdownReport>,
+    final_report: Option<ShutdownReport>,
 }
 
 /// What a key that starts again has behind it.
-struct Remembered {
+struct PriorHistory {
     history: History,
     crash: Option<Cause>,
 }
@@ -116,10 +116,10 @@ impl<W: Worker> Owner<W> {
         runtime: Handle,
     ) -> Self {
         let config = &link.config;
-        let memory = Memory::new(config.intensity, config.remember_failed_starts, link.clock.clone());
+        let memory = CrashHistory::new(config.intensity, config.remember_failed_starts, link.clock.clone());
         let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
         let clock = link.clock.clone();
-        let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.lasts(), clock);
+        let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.retention(), clock);
         if reporter.is_some() {
             deadlines.pass_now(Due::Report);
         }
@@ -128,45 +128,45 @@ impl<W: Worker> Owner<W> {
             table,
             lifecycle: Lifecycle::new(limits),
             ids: Ids::default(),
-            rounds: Rounds::default(),
+            generations: Generations::default(),
             effects: Vec::new(),
-            errands: Errands::new(),
+            deferred: DeferredQueue::new(),
             deadlines,
-            residents: Residents::new(config.eviction),
+            residents: EvictionPool::new(config.eviction),
             memory,
-            is_tidy_armed: false,
-            held: EntryMap::default(),
-            recalled: None,
-            remembered: EntryMap::default(),
-            again: VecDeque::new(),
+            is_maintenance_armed: false,
+            queued_launches: EntryMap::default(),
+            prior: None,
+            prior_by_entry: EntryMap::default(),
+            retries: VecDeque::new(),
             report,
             reporter,
             is_late: false,
-            at_hand: None,
-            last: None,
+            current: None,
+            final_report: None,
             is_over: false,
             link,
         }
     }
 
     /// Does what follows from one thing that happened, and takes those for new starts that waited for it.
-    fn turn(&mut self, event: Option<Event<Wire<W>>>) {
+    fn apply_event(&mut self, event: Option<Event<LiveTypes<W>>>) {
         self.step(event);
-        while let Some(request) = self.again.pop_front() {
+        while let Some(request) = self.retries.pop_front() {
             let event = self.start_event(request);
             self.step(event);
         }
     }
 
-    fn step(&mut self, event: Option<Event<Wire<W>>>) {
+    fn step(&mut self, event: Option<Event<LiveTypes<W>>>) {
         if let Some(event) = event {
             self.lifecycle.step(event, &mut self.effects);
             self.publish();
         }
         self.perform_all();
         // Not kept past its turn: whoever has the last handle has the worker's memory.
-        if self.at_hand.is_some() {
-            self.at_hand = None;
+        if self.current.is_some() {
+            self.current = None;
         }
     }
 
@@ -180,30 +180,30 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
-    fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<Wire<W>>> {
+    fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
         let StartRequest { verb, mut seed, waits_in, reply } = request;
         let (table, hash) = (self.table.read(), seed.slot.entry.hash);
         // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
             table.find(&*seed.slot.key, hash, |handle| {
                 // Before its gate is read: what is not attended to now has opened it.
-                let alone = handle.slot.attend();
-                (alone, Holder { entry: handle.entry_id(), is_closed: handle.slot.queue.gate() >= Gate::Closed })
+                let delegated = handle.slot.reclaim();
+                (delegated, Occupant { entry: handle.entry_id(), is_closed: handle.slot.queue.gate() >= Gate::Closed })
             })
         }));
         match looked_up {
             Ok(found) => {
                 seed.is_first = matches!(found, Found::Nothing);
                 let holder = match found {
-                    Found::Worker((alone, holder)) => {
-                        self.attended(holder.entry, alone);
+                    Found::Worker((delegated, holder)) => {
+                        self.reclaimed(holder.entry, delegated);
                         Some(holder)
                     }
                     Found::Others | Found::Nothing => None,
                 };
                 let fresh = EntryId { id: self.ids.fresh(), hash };
-                let starter = Starter { verb, waits_in, seed: Some(seed), reply };
-                // Contained too, though it runs nobody's code: what would be lost is every key. (G5)
+                let starter = StartWaiter { verb, waits_in, seed: Some(seed), reply };
+                // CatchDropPanic too, though it runs nobody's code: what would be lost is every key. (G5)
                 let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
                     Some(_) => Admission::Granted,
                     None => self.admit(fresh, &starter),
@@ -221,29 +221,29 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Looks up what the state machine has to know of the table, or does by itself what is none of its business.
-    fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<Wire<W>>> {
+    fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes<W>>> {
         Some(match notice {
             Notice::Stop { entry, stopper } => {
-                let found = self.table.read().with_entry(entry, |handle| handle.slot.attend());
+                let found = self.table.read().with_entry(entry, |handle| handle.slot.reclaim());
                 let exists = found.is_some();
-                self.attended(entry, found.flatten());
+                self.reclaimed(entry, found.flatten());
                 Event::Stop { entry, exists, stopper }
             }
             Notice::Crash { entry, reply } => {
                 // Asked to end here and not in the caller: in the owner's order of starts, stops and crashes.
-                let found = self.table.read().with_entry(entry, |handle| (handle.slot.attend(), handle.slot.crash()));
+                let found = self.table.read().with_entry(entry, |handle| (handle.slot.reclaim(), handle.slot.crash()));
                 let exists = found.is_some();
-                let (alone, run) = found.unwrap_or_default();
-                self.attended(entry, alone);
+                let (delegated, run) = found.unwrap_or_default();
+                self.reclaimed(entry, delegated);
                 Event::Crash { entry, exists, run, reply }
             }
             Notice::Begun(entry) => Event::Begun(entry),
-            Notice::Ready(slot) => Event::Ready(self.take_in_hand(slot)),
+            Notice::Ready(slot) => Event::Ready(self.set_current(slot)),
             Notice::Closing(entry) => Event::Closing(entry),
             Notice::RunEnded(slot, incarnation, reason) => {
-                let entry = self.take_in_hand(slot);
+                let entry = self.set_current(slot);
                 // An error's `Drop` is user code, and this may be the last of it. (G5)
-                let reason = panics::Contained::new(reason);
+                let reason = panics::CatchDropPanic::new(reason);
                 self.run_ended(entry, incarnation, &reason);
                 if !self.lifecycle.has_crashes(entry) {
                     return None;
@@ -251,57 +251,57 @@ impl<W: Worker> Owner<W> {
                 Event::RunEnded { entry, run: run_of(incarnation), reason: (*reason).clone() }
             }
             Notice::Restarted(slot, incarnation) => {
-                let entry = self.take_in_hand(slot);
-                let now = self.link.moment();
-                self.with_slot(entry, |slot| slot.set_since(now));
-                self.tell_begun(entry, |worker| Told::Restarted { worker, incarnation });
+                let entry = self.set_current(slot);
+                let now = self.link.now_if_reported();
+                self.with_slot(entry, |slot| slot.set_started_at(now));
+                self.emit_started(entry, |worker| PublicEvent::Restarted { worker, incarnation });
                 return None;
             }
-            Notice::Exited(slot, exit, legacy) => {
+            Notice::Exited(slot, exit, crash_record) => {
                 if !slot.is_ready() {
-                    self.attended(slot.entry, slot.attend());
+                    self.reclaimed(slot.entry, slot.reclaim());
                 }
                 // Before anybody is told: who has stopped it finds it exited.
                 slot.set_exit(exit.reason());
-                let entry = self.take_in_hand(slot);
-                if let Some(legacy) = legacy {
-                    self.remember(|memory| memory.bury(entry.hash, *legacy));
+                let entry = self.set_current(slot);
+                if let Some(crash_record) = crash_record {
+                    self.update_history(|memory| memory.record_exit(entry.hash, *crash_record));
                 }
                 Event::Exited(entry, exit)
             }
             Notice::Shutdown { at_once } => {
-                self.attend_all();
+                self.reclaim_all();
                 Event::Shutdown { at_once }
             }
         })
     }
 
-    fn passed_event(&mut self, due: Due) -> Option<Event<Wire<W>>> {
+    fn passed_event(&mut self, due: Due) -> Option<Event<LiveTypes<W>>> {
         Some(match due {
             Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
-            Due::Alone(entry, _) => {
-                self.attended(entry, self.table.read().with_entry(entry, |handle| handle.slot.attend()).flatten());
+            Due::DelegatedInit(entry, _) => {
+                self.reclaimed(entry, self.table.read().with_entry(entry, |handle| handle.slot.reclaim()).flatten());
                 Event::Passed(entry, Deadline::Init)
             }
             Due::Crash(entry, run) => Event::CrashPassed { entry, run },
             Due::Shutdown => Event::ShutdownPassed { aborting: false },
             Due::ShutdownAbort => Event::ShutdownPassed { aborting: true },
-            Due::Tidy => {
-                self.is_tidy_armed = false;
-                self.remember(|_| {});
+            Due::Maintain => {
+                self.is_maintenance_armed = false;
+                self.update_history(|_| {});
                 return None;
             }
             Due::Report => {
-                self.tell_numbers();
+                self.report_metrics();
                 return None;
             }
-            Due::Over => {
+            Due::FinalReport => {
                 self.finish();
                 return None;
             }
-            Due::TellKept => {
+            Due::FlushMetrics => {
                 if let Some(reporter) = &mut self.reporter {
-                    reporter.tell_kept();
+                    reporter.flush();
                 }
                 return None;
             }
@@ -310,25 +310,25 @@ impl<W: Worker> Owner<W> {
 
     /// Says whether a vacant key may have a worker: not one that was given up, or failed, a moment ago, and not one more
     /// than there is room for. (G11)
-    fn admit(&mut self, fresh: EntryId, starter: &Starter<Wire<W>>) -> Admission {
-        if self.recalled.is_some() {
-            self.recalled = None;
+    fn admit(&mut self, fresh: EntryId, starter: &StartWaiter<LiveTypes<W>>) -> Admission {
+        if self.prior.is_some() {
+            self.prior = None;
         }
         if !self.lifecycle.is_serving() || starter.reply.is_abandoned() {
             // Let through, and not launched for that: nobody goes for a caller that has gone away.
             return Admission::Granted;
         }
-        match self.memory.recall(fresh.hash) {
-            Some(Recalled::Refused(failure)) => return Admission::Refused(failure),
-            Some(Recalled::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
-                self.recalled = Some(Remembered { history, crash });
+        match self.memory.check(fresh.hash) {
+            Some(Verdict::Refused(failure)) => return Admission::Refused(failure),
+            Some(Verdict::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
+                self.prior = Some(PriorHistory { history, crash });
             }
             _ => {}
         }
         if !self.lifecycle.is_full() {
             // What is remembered is forgotten, and how long it took is told, when it is over.
-            let is_plain = self.recalled.is_none() && self.reporter.is_none();
-            return if is_plain { Admission::Granted } else { Admission::Attended };
+            let is_plain = self.prior.is_none() && self.reporter.is_none();
+            return if is_plain { Admission::Granted } else { Admission::Tracked };
         }
         // A worker never waits for room: the victim's `terminate` may be waiting for it.
         let victim = match starter.waits_in {
@@ -342,11 +342,11 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Changes the memory, and sees to it that it is tidied while there is anything in it.
-    fn remember(&mut self, change: impl FnOnce(&mut Memory)) {
-        contain(|| change(&mut self.memory));
-        if !self.is_tidy_armed && self.memory.tidy() {
-            self.is_tidy_armed = true;
-            self.arm(Due::Tidy);
+    fn update_history(&mut self, change: impl FnOnce(&mut CrashHistory)) {
+        catch_panic(|| change(&mut self.memory));
+        if !self.is_maintenance_armed && self.memory.run_pending_tasks() {
+            self.is_maintenance_armed = true;
+            self.arm(Due::Maintain);
         }
         self.link.numbers.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
@@ -356,51 +356,51 @@ impl<W: Worker> Owner<W> {
     fn perform_all(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {
-            contain(|| self.perform(effect));
+            catch_panic(|| self.perform(effect));
         }
         self.effects = effects;
     }
 
-    fn perform(&mut self, effect: Effect<Wire<W>>) {
+    fn perform(&mut self, effect: Effect<LiveTypes<W>>) {
         match effect {
-            Effect::Launch(entry, mut seed, alone) => {
-                if let Some(reply) = alone {
-                    self.leave_alone(entry, slot_of(&mut seed), reply);
+            Effect::Launch(entry, mut seed, delegated) => {
+                if let Some(reply) = delegated {
+                    self.delegate(entry, unique_slot(&mut seed), reply);
                 }
                 let launch = self.insert(entry, seed);
-                self.errands.push(Errand::Spawn(launch));
+                self.deferred.push(DeferredAction::Spawn(launch));
             }
-            Effect::Hold(entry, seed) => {
+            Effect::Queue(entry, seed) => {
                 let launch = self.insert(entry, seed);
-                self.held.insert(entry, launch);
+                self.queued_launches.insert(entry, launch);
             }
-            Effect::Release(entry) => {
-                if let Some(launch) = self.held.remove(&entry) {
-                    self.errands.push(Errand::Spawn(launch));
+            Effect::LaunchQueued(entry) => {
+                if let Some(launch) = self.queued_launches.remove(&entry) {
+                    self.deferred.push(DeferredAction::Spawn(launch));
                 }
             }
-            Effect::Discard(entry) => {
-                if let Some(launch) = self.held.remove(&entry) {
+            Effect::DropQueued(entry) => {
+                if let Some(launch) = self.queued_launches.remove(&entry) {
                     // Arguments are user code when they are dropped (G4), before the guard tells of the end.
-                    self.runtime.spawn(async move { discard(launch) });
+                    self.runtime.spawn(async move { drop_payload(launch) });
                 }
             }
-            Effect::Exempt(entry) => self.with_slot(entry, |slot| slot.exempt()),
+            Effect::SkipPermit(entry) => self.with_slot(entry, |slot| slot.skip_permit()),
             Effect::Open(entry) => self.open(entry),
             Effect::NotStarted(entry, failure) => self.not_started(entry, failure),
             Effect::Ended(entry, reason) => self.ended(entry, reason),
-            Effect::AskAgain(Starter { verb, waits_in, seed, reply }) => {
+            Effect::Retry(StartWaiter { verb, waits_in, seed, reply }) => {
                 // One that was launched is gone, and nobody else's seed is ever taken.
                 if let Some(seed) = seed {
-                    self.again.push_back(StartRequest { verb, seed, waits_in, reply });
+                    self.retries.push_back(StartRequest { verb, seed, waits_in, reply });
                 }
             }
             Effect::Close(entry, reason, mode) => self.with_slot(entry, |slot| slot.stop(reason, mode)),
             Effect::Kill(entry) => {
                 let is_late = self.is_late;
-                self.with_slot(entry, |slot| if is_late { slot.kill_late() } else { slot.kill() });
+                self.with_slot(entry, |slot| if is_late { slot.kill_at_deadline() } else { slot.kill() });
             }
-            Effect::GiveUp(entry) => self.with_slot(entry, |slot| {
+            Effect::AbandonMailbox(entry) => self.with_slot(entry, |slot| {
                 // Its `init` may never be over, and others wait for their turn. (G4)
                 slot.return_turn();
                 let slot = Arc::clone(slot);
@@ -417,7 +417,7 @@ impl<W: Worker> Owner<W> {
                 let outcome = self.started(outcome);
                 self.answer(reply, seed, outcome);
             }
-            Effect::ReplyStop(reply, outcome) => self.errands.push(Errand::AnswerStop(reply, outcome)),
+            Effect::ReplyStop(reply, outcome) => self.deferred.push(DeferredAction::AnswerStop(reply, outcome)),
             Effect::CloseAll => {
                 self.table.begin_closing();
                 // Starts are not closed here: each is cancelled by an effect of its own.
@@ -431,16 +431,16 @@ impl<W: Worker> Owner<W> {
             Effect::KillAll => {
                 let is_late = self.is_late;
                 for slot in self.to_list() {
-                    if is_late { slot.kill_late() } else { slot.kill() }
+                    if is_late { slot.kill_at_deadline() } else { slot.kill() }
                 }
                 self.arm(Due::ShutdownAbort);
             }
             Effect::Report(report) => {
-                self.leave_stuck();
-                self.last = Some(report);
+                self.publish_stuck();
+                self.final_report = Some(report);
                 if self.reporter.is_some() {
                     // The recorder is code of others, and this may be anybody's task.
-                    self.deadlines.pass_now(Due::Over);
+                    self.deadlines.pass_now(Due::FinalReport);
                 } else {
                     self.finish();
                 }
@@ -450,15 +450,15 @@ impl<W: Worker> Owner<W> {
 
     /// It is over. The report is published by the `Drop`, which comes next.
     fn finish(&mut self) {
-        self.tell_last_numbers();
+        self.report_final();
         self.is_over = true;
     }
 
     /// Puts a worker into the table that is yet to be spawned.
-    fn insert(&mut self, entry: EntryId, mut seed: Seed<W>) -> Launch<W> {
+    fn insert(&mut self, entry: EntryId, mut seed: StartSpec<W>) -> Launch<W> {
         // Here and not in the caller, so that ids grow in the order in which workers are started.
-        slot_of(&mut seed).entry = entry;
-        let Seed { slot, args, is_first } = seed;
+        unique_slot(&mut seed).entry = entry;
+        let StartSpec { slot, args, is_first } = seed;
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
         let worker = WorkerHandle::new(Arc::clone(&slot));
         if is_first {
@@ -467,14 +467,15 @@ impl<W: Worker> Owner<W> {
             self.table.insert(worker)
         }
         self.residents.insert(&slot);
-        let history = self.recalled.take().map(|recalled| {
-            let history = recalled.history.clone();
-            self.remembered.insert(entry, recalled);
+        let history = self.prior.take().map(|prior| {
+            let history = prior.history.clone();
+            self.prior_by_entry.insert(entry, prior);
             history
         });
-        let returns = self.link.restart.as_ref().map(|_| Box::new(Returns::new(history.unwrap_or_default())));
+        let restart_state =
+            self.link.restart.as_ref().map(|_| Box::new(RestartState::new(history.unwrap_or_default())));
         // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
-        Launch { luggage: Luggage { args: Some(args), returns }, guard: ExitGuard::new(slot) }
+        Launch { run_args: RunArgs { args: Some(args), restart_state }, guard: ExitGuard::new(slot) }
     }
 
     fn started(&self, outcome: StartOutcome) -> Started<W> {
@@ -488,24 +489,24 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Tells a caller what became of its start, and gives back its arguments if they were not used.
-    fn answer(&mut self, reply: StartReply<W>, seed: Option<Seed<W>>, outcome: Started<W>) {
+    fn answer(&mut self, reply: StartReply<W>, seed: Option<StartSpec<W>>, outcome: Started<W>) {
         let unused = seed.map(|seed| seed.args.into_box() as Box<dyn Any + Send>);
-        self.errands.push(Errand::AnswerStart(reply, StartAnswer { outcome, unused }));
+        self.deferred.push(DeferredAction::AnswerStart(reply, StartAnswer { outcome, unused }));
     }
 
     /// For whoever owns this registry, and waits until it has really ended. Before the report, which they wait for first.
-    fn leave_stuck(&self) {
+    fn publish_stuck(&self) {
         *lock(&self.link.stuck) = self.to_list().map(|slot| Arc::downgrade(&slot)).collect();
     }
 
-    fn take_in_hand(&mut self, slot: Arc<Slot<W>>) -> EntryId {
+    fn set_current(&mut self, slot: Arc<Slot<W>>) -> EntryId {
         let entry = slot.entry;
-        self.at_hand = Some(WorkerHandle::new(slot));
+        self.current = Some(WorkerHandle::new(slot));
         entry
     }
 
     fn with_handle<T>(&self, entry: EntryId, act: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        match &self.at_hand {
+        match &self.current {
             Some(worker) if worker.entry_id() == entry => Some(act(worker)),
             _ => self.table.read().with_entry(entry, act),
         }
@@ -539,41 +540,41 @@ fn run_of(incarnation: u64) -> u32 {
 }
 
 /// The slot of a worker that is yet to be put into the table.
-fn slot_of<W: Worker>(seed: &mut Seed<W>) -> &mut Slot<W> {
-    Arc::get_mut(&mut seed.slot).expect("it was in the request alone")
+fn unique_slot<W: Worker>(seed: &mut StartSpec<W>) -> &mut Slot<W> {
+    Arc::get_mut(&mut seed.slot).expect("it was in the request delegated")
 }
 
 /// Drops a worker that never ran: its arguments first, then the guard, which tells of its end.
-fn discard<W: Worker>(launch: Launch<W>) {
-    let Launch { luggage, guard } = launch;
-    contain(|| drop(luggage));
+fn drop_payload<W: Worker>(launch: Launch<W>) {
+    let Launch { run_args, guard } = launch;
+    catch_panic(|| drop(run_args));
     drop(guard);
 }
 
-impl<W: Worker> Clerk<Input<W>, Errand<W>> for Owner<W> {
-    fn serve(&mut self, input: Input<W>) {
+impl<W: Worker> Sequential<Request<W>, DeferredAction<W>> for Owner<W> {
+    fn apply(&mut self, input: Request<W>) {
         self.is_late = false;
         let event = match input {
-            Input::Start(request) => self.start_event(request),
-            Input::Notice(notice) => self.notice_event(notice),
+            Request::Start(request) => self.start_event(request),
+            Request::Notice(notice) => self.notice_event(notice),
         };
-        self.turn(event);
+        self.apply_event(event);
     }
 
-    fn tick(&mut self) -> bool {
+    fn on_timer(&mut self) -> bool {
         let Some(due) = self.pop_passed() else { return false };
         self.is_late = matches!(due, Due::Entry(_, Deadline::Drain) | Due::Shutdown);
         let event = self.passed_event(due);
-        self.turn(event);
+        self.apply_event(event);
         true
     }
 
-    fn pause(&mut self, errands: &mut Errands<Errand<W>>) -> Option<Instant> {
-        errands.append(&mut self.errands);
+    fn flush(&mut self, deferred: &mut DeferredQueue<DeferredAction<W>>) -> Option<Instant> {
+        deferred.append(&mut self.deferred);
         self.deadlines.pause()
     }
 
-    fn is_over(&self) -> bool {
+    fn is_done(&self) -> bool {
         self.is_over
     }
 }
@@ -582,34 +583,34 @@ impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
         // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
-        for input in self.link.desk.queue().drain(&self.link.numbers.live) {
-            contain(|| drop(input));
+        for input in self.link.combiner.queue().drain(&self.link.numbers.live) {
+            catch_panic(|| drop(input));
         }
-        for request in std::mem::take(&mut self.again) {
-            contain(|| drop(request));
+        for request in std::mem::take(&mut self.retries) {
+            catch_panic(|| drop(request));
         }
-        for (_, launch) in std::mem::take(&mut self.held) {
-            discard(launch);
+        for (_, launch) in std::mem::take(&mut self.queued_launches) {
+            drop_payload(launch);
         }
-        self.attend_all();
-        self.lifecycle.abandon(&self.link.refusal(), &mut self.effects);
+        self.reclaim_all();
+        self.lifecycle.abort_all(&self.link.refusal(), &mut self.effects);
         self.perform_all();
         // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)
-        self.errands.run(&self.runtime);
+        self.deferred.run(&self.runtime);
         for slot in self.to_list() {
             slot.kill();
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)
             slot.undeliver(Undelivered::Killed);
         }
-        self.leave_stuck();
+        self.publish_stuck();
         // Not yet, if the runtime went first.
-        self.tell_last_numbers();
+        self.report_final();
         let aborted = self.lifecycle.entries();
         self.residents.clear();
         self.table.clear();
         self.link.events.end();
         // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
-        let last = self.last.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
-        self.report.send_replace(Some(last));
+        let final_report = self.final_report.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
+        self.report.send_replace(Some(final_report));
     }
 }

@@ -6,9 +6,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Runs code whose panic is to reach nobody.
-pub(crate) fn contain(code: impl FnOnce()) {
+pub(crate) fn catch_panic(code: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
-        discard(payload);
+        drop_payload(payload);
     }
 }
 
@@ -21,12 +21,12 @@ pub(crate) fn message(payload: Box<dyn Any + Send>) -> Arc<str> {
             None => Arc::from("a panic without a text"),
         },
     };
-    discard(payload);
+    drop_payload(payload);
     message
 }
 
 /// Drops a panic's payload, whose own `Drop` may panic.
-pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
         // Whoever panics while dropping the payload of a panic is not asked a third time.
         std::mem::forget(again);
@@ -35,15 +35,15 @@ pub(crate) fn discard(payload: Box<dyn Any + Send>) {
 
 /// A value whose panic in `Drop` is contained: it is dropped wherever the last user of a worker's memory happens to be.
 #[derive(Debug)]
-pub(crate) struct Contained<T>(Option<T>);
+pub(crate) struct CatchDropPanic<T>(Option<T>);
 
-impl<T> Contained<T> {
+impl<T> CatchDropPanic<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(Some(value))
     }
 }
 
-impl<T> Deref for Contained<T> {
+impl<T> Deref for CatchDropPanic<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -51,9 +51,9 @@ impl<T> Deref for Contained<T> {
     }
 }
 
-impl<T> Drop for Contained<T> {
+impl<T> Drop for CatchDropPanic<T> {
     fn drop(&mut self) {
         let value = self.0.take();
-        contain(|| drop(value));
+        catch_panic(|| drop(value));
     }
 }

@@ -7,13 +7,13 @@
 //!    only before `Closed`, so that closing is atomic against every sender: a send that returned `Ok` happened before
 //!    the close and is in the queue (G6).
 //! 2. Messages leave in the order in which they were accepted (G8), either by `recv` (then they *began*) or by `drain`. Many
-//!    at once go by way of a [`Burst`], in which they are queued as before, for everybody but the receiver.
+//!    at once go by way of a [`Batch`], in which they are queued as before, for everybody but the receiver.
 //!    After a drain, or a kill, none begins any more: `finished` says so, before any message is dropped, so that a
 //!    caller woken by the drop of its reply already reads the truth.
-//! 3. `queued + reserved ≤ capacity`, but for what [`Queue::send_past`] put in (a worker's own timers and monitors). Room that frees up while senders wait is reserved for the one that waited
+//! 3. `queued + reserved ≤ capacity`, but for what [`Queue::force_send`] put in (a worker's own timers and monitors). Room that frees up while senders wait is reserved for the one that waited
 //!    longest, so that nobody overtakes a waiting sender and none starves. A permit is such room, kept for longer: whoever asks for
 //!    one waits in the same line. A close lets go of all that is reserved.
-//! 4. `live`, the registry's count, is raised when a gate opens and lowered just before it closes: a worker whose gate
+//! 4. `run_once`, the registry's count, is raised when a gate opens and lowered just before it closes: a worker whose gate
 //!    is closed is never counted.
 //!
 //! 5. A *recess* ends one run of a worker that is restarted: what was accepted before it is given out, then `recv` says
@@ -39,10 +39,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-pub(crate) use self::burst::Burst;
+pub(crate) use self::burst::Batch;
 pub(crate) use self::sending::{Reserving, Sending};
 use self::state::State;
-use crate::panics::contain;
+use crate::panics::catch_panic;
 use crate::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 use crate::worker::{CloseReason, StopMode};
 
@@ -120,7 +120,7 @@ pub(crate) fn whole<M>(mut message: M) -> M {
 pub(crate) type Sequence = u64;
 
 /// What the receiver gives out next, if it has taken out many together.
-pub(crate) type Hand<M> = Option<Arc<Burst<M>>>;
+pub(crate) type BatchRef<M> = Option<Arc<Batch<M>>>;
 
 /// The queue, the gate, and the wakers of everyone who waits on them. The gate is first in memory: see `Slot`.
 #[derive(Debug)]
@@ -128,31 +128,31 @@ pub(crate) type Hand<M> = Option<Arc<Burst<M>>>;
 pub(crate) struct Queue<M> {
     gate: AtomicU8,
     /// For how many messages it keeps room when it is empty.
-    keeps: u16,
+    idle_capacity: u16,
     /// `u32::MAX` is more than anyone will queue.
     capacity: u32,
     state: Mutex<State<M>>,
 }
 
 /// An empty mailbox keeps room for this many messages and gives the rest back: there are many of them.
-const MAILBOX_KEEPS: u16 = 8;
+const MAILBOX_IDLE_CAPACITY: u16 = 8;
 /// What the owner is told comes in bursts, again and again.
-const OWNER_KEEPS: u16 = 256;
+const OWNER_IDLE_CAPACITY: u16 = 256;
 
 impl<M> Queue<M> {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self::keeping(MAILBOX_KEEPS, capacity)
+        Self::with_idle_capacity(MAILBOX_IDLE_CAPACITY, capacity)
     }
 
     /// A queue of the owner.
-    pub(crate) fn of_owner(capacity: usize) -> Self {
-        Self::keeping(OWNER_KEEPS, capacity)
+    pub(crate) fn for_owner(capacity: usize) -> Self {
+        Self::with_idle_capacity(OWNER_IDLE_CAPACITY, capacity)
     }
 
-    fn keeping(keeps: u16, capacity: usize) -> Self {
+    fn with_idle_capacity(idle_capacity: u16, capacity: usize) -> Self {
         Self {
             gate: AtomicU8::new(Gate::Starting as u8),
-            keeps,
+            idle_capacity,
             capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
             state: Mutex::new(State::default()),
         }
@@ -203,7 +203,7 @@ impl<M> Queue<M> {
         let was = self.gate();
         if was >= Gate::Closed {
             if mode == StopMode::Discard {
-                state.discard();
+                state.drop_payload();
             }
             return false;
         }
@@ -217,7 +217,7 @@ impl<M> Queue<M> {
         let senders = state.refuse_waiting();
         if mode == StopMode::Discard {
             // After that, which ends a recess.
-            state.discard();
+            state.drop_payload();
         }
         drop(state);
         wake_all(receiver, senders);
@@ -226,9 +226,9 @@ impl<M> Queue<M> {
 
     /// Closes the gate if the worker has nothing to do: it awaits `recv`, nothing is queued and nobody waits for room.
     /// Whoever sends later is refused, so that nothing is lost (G7). Says whether this call did it.
-    pub(crate) fn close_at_rest(&self, reason: CloseReason, live: &AtomicUsize) -> bool {
+    pub(crate) fn close_if_idle(&self, reason: CloseReason, live: &AtomicUsize) -> bool {
         let mut state = self.lock();
-        if self.gate() != Gate::Open || !state.is_at_rest() {
+        if self.gate() != Gate::Open || !state.is_idle() {
             return false;
         }
         live.fetch_sub(1, Ordering::Relaxed);
@@ -241,17 +241,17 @@ impl<M> Queue<M> {
     }
 
     /// Whether the worker has nothing to do at this moment.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        self.lock().is_at_rest()
+    pub(crate) fn is_idle(&self) -> bool {
+        self.lock().is_idle()
     }
 
     /// Ends this run, but not the worker, after what was accepted so far.
-    pub(crate) fn recess(&self) {
+    pub(crate) fn end_run_after_accepted(&self) {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
             return;
         }
-        state.begin_recess();
+        state.mark_run_boundary();
         let receiver = state.receiver.take();
         drop(state);
         wake(receiver);
@@ -264,20 +264,20 @@ impl<M> Queue<M> {
     }
 
     /// Begins the next run.
-    pub(crate) fn end_recess(&self) {
+    pub(crate) fn begin_next_run(&self) {
         let mut state = self.lock();
-        state.end_recess();
+        state.begin_next_run();
     }
 
     /// The worker was told that there is no more.
-    pub(crate) fn see_end(&self) {
-        self.lock().saw_end = true;
+    pub(crate) fn mark_end_observed(&self) {
+        self.lock().end_observed = true;
     }
 
     /// Why the gate was closed, if the worker was told that there is no more.
-    pub(crate) fn seen_end(&self) -> Option<CloseReason> {
+    pub(crate) fn observed_close_reason(&self) -> Option<CloseReason> {
         let state = self.lock();
-        state.close_reason.filter(|_| state.saw_end)
+        state.close_reason.filter(|_| state.end_observed)
     }
 
     /// Waits until the gate is closed by somebody else than the worker itself.
@@ -296,7 +296,7 @@ impl<M> Queue<M> {
     /// Parks the receiver, which has not been polled yet, if there is nothing for it. Says whether there is not.
     pub(crate) fn park(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
-        let is_parked = self.gate() < Gate::Closed && state.queued() == 0 && !state.is_in_recess();
+        let is_parked = self.gate() < Gate::Closed && state.queued() == 0 && !state.is_at_run_boundary();
         if is_parked {
             state.receive(cx.waker());
         }
@@ -328,7 +328,7 @@ impl<M> Queue<M> {
         self.set_gate(&mut state, Gate::Killed);
         state.finished = true;
         // What the receiver has in its hand begins no more either: it takes this lock first, or finds it halted.
-        state.halt();
+        state.revoke();
         let task = state.task.take();
         let senders = state.refuse_waiting();
         drop(state);
@@ -358,7 +358,7 @@ impl<M> Queue<M> {
     }
 
     /// Whether an accepted message did not begin and never will.
-    pub(crate) fn never_began(&self, sequence: Sequence) -> bool {
+    pub(crate) fn was_dropped_unhandled(&self, sequence: Sequence) -> bool {
         let state = self.lock();
         state.finished && state.begun() < sequence
     }
@@ -385,7 +385,7 @@ impl<M> Queue<M> {
 
     /// Accepts a message whether there is room or not: for the worker's own timers and monitors, of which it has as many
     /// as it made.
-    pub(crate) fn send_past(&self, message: M, kind: Kind) -> Result<Sequence, M> {
+    pub(crate) fn force_send(&self, message: M, kind: Kind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
             return Err(message);
@@ -461,15 +461,15 @@ impl<M> Queue<M> {
             return;
         }
         state.reserved -= 1;
-        let sender = state.grant(self.capacity);
+        let sender = state.release_permit(self.capacity);
         drop(state);
         wake(sender);
     }
 
     /// Gives out the next message. `hand` is the receiver's own, empty at first.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn poll_recv(&self, hand: &mut Hand<M>, cx: &mut Context<'_>) -> Poll<Option<M>> {
-        if let Some(message) = hand.as_ref().and_then(|burst| burst.next()) {
+    pub(crate) fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Poll<Option<M>> {
+        if let Some(message) = batch.as_ref().and_then(|batch| batch.next()) {
             return Poll::Ready(Some(message));
         }
         let mut state = self.lock();
@@ -477,10 +477,10 @@ impl<M> Queue<M> {
             // The task was woken and drops the receiver on its next poll: hand out nothing more.
             return Poll::Pending;
         }
-        if state.is_in_recess() {
+        if state.is_at_run_boundary() {
             return Poll::Ready(None);
         }
-        if let Some((message, sender)) = state.begin(self.capacity, hand) {
+        if let Some((message, sender)) = state.begin(self.capacity, batch) {
             drop(state);
             wake(sender);
             return Poll::Ready(Some(message));
@@ -488,24 +488,24 @@ impl<M> Queue<M> {
         if self.gate() == Gate::Closed {
             return Poll::Ready(None);
         }
-        state.shrink(self.keeps, hand);
+        state.shrink(self.idle_capacity, batch);
         state.receive(cx.waker());
         Poll::Pending
     }
 
     /// Gives out the next message if there is one.
-    pub(crate) fn try_recv(&self, hand: &mut Hand<M>) -> Option<M> {
-        if let Some(message) = hand.as_ref().and_then(|burst| burst.next()) {
+    pub(crate) fn try_recv(&self, batch: &mut BatchRef<M>) -> Option<M> {
+        if let Some(message) = batch.as_ref().and_then(|batch| batch.next()) {
             return Some(message);
         }
         let mut state = self.lock();
-        if self.gate() == Gate::Killed || state.is_in_recess() {
+        if self.gate() == Gate::Killed || state.is_at_run_boundary() {
             return None;
         }
         // Not parked any more, though no message woke it.
         state.receiver = None;
-        let Some((message, sender)) = state.begin(self.capacity, hand) else {
-            state.shrink(self.keeps, hand);
+        let Some((message, sender)) = state.begin(self.capacity, batch) else {
+            state.shrink(self.idle_capacity, batch);
             return None;
         };
         drop(state);
@@ -518,7 +518,7 @@ impl<M> Queue<M> {
 fn wake(one: Option<Waker>) {
     if let Some(waker) = one {
         // Another executor's waker is foreign code: its panic is not that of whoever wakes.
-        contain(|| waker.wake());
+        catch_panic(|| waker.wake());
     }
 }
 

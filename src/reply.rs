@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 
 use crate::error::CallError;
 use crate::handle::WorkerHandle;
-use crate::panics::{contain, discard};
+use crate::panics::{catch_panic, drop_payload};
 use crate::queue::Sequence;
 use crate::sync::{Carries, Mutex, into_inner, lock, poll_budget};
 use crate::worker::Worker;
@@ -78,7 +78,7 @@ impl<T> Reply<T> {
             To::Channel(sender) => {
                 // Who waits there may be on another executor, whose waker is foreign code. It is woken when the value is there.
                 catch_unwind(AssertUnwindSafe(|| sender.send(value))).unwrap_or_else(|payload| {
-                    discard(payload);
+                    drop_payload(payload);
                     Ok(())
                 })
             }
@@ -204,7 +204,7 @@ pub(crate) fn call_in<T>(cx: &Context<'_>) -> (Answering<T>, Answer<T>) {
 pub(crate) fn call_later<T>() -> (Reply<T>, Answer<T>) {
     let (reply, mut answer) = call_in(&Context::from_waker(Waker::noop()));
     // Its first poll leaves a waker.
-    answer.look_first();
+    answer.poll_as_sent();
     (Reply { _value: PhantomData, to: To::Call(reply) }, answer)
 }
 
@@ -372,7 +372,7 @@ fn wake<T>(call: Arc<Call<T>>, former: Stage<T>) {
     match former {
         // Another executor's waker is foreign code: its panic is not that of the worker.
         Stage::Waiting(waker) => {
-            contain(|| waker.wake());
+            catch_panic(|| waker.wake());
         }
         Stage::Watched(watch) => wake_caller(*watch),
         _ => {}
@@ -381,8 +381,8 @@ fn wake<T>(call: Arc<Call<T>>, former: Stage<T>) {
 
 #[cold]
 fn wake_caller(Watch { caller, worker }: Watch) {
-    contain(|| caller.wake());
-    contain(|| drop(worker));
+    catch_panic(|| caller.wake());
+    catch_panic(|| drop(worker));
 }
 
 /// The caller's part. `None`: there is no answer, and will be none.
@@ -396,12 +396,12 @@ pub(crate) struct Answer<T> {
 
 impl<T> Answer<T> {
     /// It is awaited in another poll than the one it was made in: the answer may be there already.
-    pub(crate) fn look_first(&mut self) {
+    pub(crate) fn poll_as_sent(&mut self) {
         self.is_new = false;
     }
 
     /// What it is polled for, if who answers has let go by now.
-    pub(crate) fn at_once(self) -> Result<Option<T>, Self> {
+    pub(crate) fn try_settle(self) -> Result<Option<T>, Self> {
         if self.is_settled() { Ok(self.settle()) } else { Err(self) }
     }
 
@@ -485,7 +485,7 @@ impl<T> Drop for Answer<T> {
 #[cold]
 fn wake_worker(Watch { caller, worker }: Watch) {
     // Foreign code, perhaps: that of the one is not to keep the other from being woken.
-    contain(|| worker.wake());
+    catch_panic(|| worker.wake());
     drop(caller);
 }
 
@@ -620,7 +620,7 @@ mod tests {
         let (count, other) = (Arc::default(), Arc::default());
         let (reply, mut answer) = made(&count);
         reply.send(7);
-        answer.look_first();
+        answer.poll_as_sent();
         assert_eq!(poll(&mut answer, &other), Poll::Ready(Some(7)));
     }
 }
@@ -655,7 +655,7 @@ mod models {
                 let got = block_on(async move {
                     let (reply, mut waiting) = call().await;
                     if polls == 2 {
-                        waiting.look_first();
+                        waiting.poll_as_sent();
                     }
                     let worker = thread::spawn(move || answer(reply));
                     // If its wake-up is lost it waits for ever, which loom reports.

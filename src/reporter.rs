@@ -17,18 +17,18 @@ pub(crate) use on::{Reporter, SharedRecorder, Stopwatch, id_of};
 mod off {
     use std::time::Duration;
 
-    use crate::names::Claim;
+    use crate::names::NameLease;
     use crate::stats::Stats;
 
     /// Keeps the name taken, and reports to nobody.
     #[derive(Debug)]
     pub(crate) struct Reporter {
-        _claim: Claim,
+        _claim: NameLease,
     }
 
     impl Reporter {
-        pub(crate) fn new(claim: Claim) -> Self {
-            Self { _claim: claim }
+        pub(crate) fn new(lease: NameLease) -> Self {
+            Self { _claim: lease }
         }
 
         pub(crate) const IS_ON: bool = false;
@@ -41,7 +41,7 @@ mod off {
             false
         }
 
-        pub(crate) fn tell_kept(&mut self) {}
+        pub(crate) fn flush(&mut self) {}
 
         pub(crate) fn report(&mut self, _: &Stats, _: usize, _: Option<&Stopwatch>) {}
 

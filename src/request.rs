@@ -7,14 +7,14 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use crate::handle::WorkerHandle;
-use crate::lifecycle::{Answer, Exit, Port, StartFailure, StopFailure, Stopper, Verb};
+use crate::lifecycle::{Answer, Exit, StartFailure, StopFailure, StopWaiter, Types, Verb};
 use crate::reply::Answering;
-use crate::restart::Legacy;
+use crate::restart::CrashRecord;
 use crate::slot::Slot;
 use crate::worker::{EntryId, ExitReason, Worker};
 
 /// What is brought to the owner's desk.
-pub(crate) enum Input<W: Worker> {
+pub(crate) enum Request<W: Worker> {
     Start(StartRequest<W>),
     Notice(Notice<W>),
 }
@@ -22,7 +22,7 @@ pub(crate) enum Input<W: Worker> {
 /// A worker for this key is wanted. From a caller, who waits if there is no room for it.
 pub(crate) struct StartRequest<W: Worker> {
     pub(crate) verb: Verb,
-    pub(crate) seed: Seed<W>,
+    pub(crate) seed: StartSpec<W>,
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: StartReply<W>,
 }
@@ -40,11 +40,11 @@ pub(crate) enum Notice<W: Worker> {
     RunEnded(Arc<Slot<W>>, u64, ExitReason),
     /// It has come back: this run begins.
     Restarted(Arc<Slot<W>>, u64),
-    Exited(Arc<Slot<W>>, Exit, Option<Box<Legacy>>),
+    Exited(Arc<Slot<W>>, Exit, Option<Box<CrashRecord>>),
     /// This worker is wanted gone: a caller that goes away after its first poll has still said so.
     Stop {
         entry: EntryId,
-        stopper: Stopper<Wire<W>>,
+        stopper: StopWaiter<LiveTypes<W>>,
     },
     /// The current run of this worker is to end as by a crash: from a caller, as above.
     Crash {
@@ -99,7 +99,7 @@ impl<T> InTransit<T> {
 }
 
 /// What a worker is launched from.
-pub(crate) struct Seed<W: Worker> {
+pub(crate) struct StartSpec<W: Worker> {
     /// Made by the caller, who has a thread of its own for that: the owner serves everyone. It lies beside its key, which
     /// the caller has made a moment ago; a lookup reads both.
     pub(crate) slot: Arc<Slot<W>>,
@@ -141,10 +141,10 @@ impl Answer for StopReply {
 }
 
 /// The state machine's port to real callers.
-pub(crate) struct Wire<W>(PhantomData<fn() -> W>);
+pub(crate) struct LiveTypes<W>(PhantomData<fn() -> W>);
 
-impl<W: Worker> Port for Wire<W> {
-    type Seed = Seed<W>;
+impl<W: Worker> Types for LiveTypes<W> {
+    type StartSpec = StartSpec<W>;
     type StartReply = StartReply<W>;
     type StopReply = StopReply;
 }

@@ -1,5 +1,5 @@
 //! How long workers stay: when one has rested long enough to go ([`Activity`]), and which one goes when there is no room
-//! for another ([`Residents`]).
+//! for another ([`EvictionPool`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -34,7 +34,7 @@ pub(crate) struct Activity {
     /// When it last had something to do, by the registry's [`Clock`](crate::clock::Clock).
     at: AtomicU64,
     /// How long it may rest, in nanoseconds. `u64::MAX` is for ever.
-    may_rest: AtomicU64,
+    idle_timeout: AtomicU64,
     /// Messages handled, halved for each minute since.
     uses: AtomicU32,
     /// What keeps it from idling: pending `send_after`s, and its own tasks. And [`HAS_INTERVAL`] and [`WITHHOLDS_TICKS`].
@@ -52,21 +52,21 @@ const WITHHOLDS_TICKS: u32 = 1 << 30;
 const HALF_LIFE: u64 = 60_000_000_000;
 
 impl Activity {
-    pub(crate) fn new(may_rest: Option<Duration>) -> Self {
+    pub(crate) fn new(idle_timeout: Option<Duration>) -> Self {
         Self {
             at: AtomicU64::new(0),
-            may_rest: AtomicU64::new(may_rest.map_or(u64::MAX, nanos)),
+            idle_timeout: AtomicU64::new(idle_timeout.map_or(u64::MAX, nanos)),
             uses: AtomicU32::new(0),
             holds: AtomicU32::new(0),
         }
     }
 
-    pub(crate) fn may_rest(&self) -> Option<u64> {
-        Some(self.may_rest.load(Ordering::Relaxed)).filter(|&nanos| nanos != u64::MAX)
+    pub(crate) fn idle_timeout(&self) -> Option<u64> {
+        Some(self.idle_timeout.load(Ordering::Relaxed)).filter(|&nanos| nanos != u64::MAX)
     }
 
-    pub(crate) fn set_may_rest(&self, after: Option<Duration>) {
-        self.may_rest.store(after.map_or(u64::MAX, nanos), Ordering::Relaxed);
+    pub(crate) fn set_idle_timeout_nanos(&self, after: Option<Duration>) {
+        self.idle_timeout.store(after.map_or(u64::MAX, nanos), Ordering::Relaxed);
     }
 
     pub(crate) fn at(&self) -> u64 {
@@ -116,16 +116,16 @@ impl Activity {
 
 /// Keeps a worker from idling and from being evicted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Hold<W: Worker>(Arc<Slot<W>>);
+pub(crate) struct BusyGuard<W: Worker>(Arc<Slot<W>>);
 
-impl<W: Worker> Hold<W> {
+impl<W: Worker> BusyGuard<W> {
     pub(crate) fn new(slot: &Arc<Slot<W>>) -> Self {
         slot.activity.holds.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(slot))
     }
 }
 
-impl<W: Worker> Drop for Hold<W> {
+impl<W: Worker> Drop for BusyGuard<W> {
     fn drop(&mut self) {
         self.0.activity.holds.fetch_sub(1, Ordering::Relaxed);
     }
@@ -150,7 +150,7 @@ struct Guards {
 }
 
 impl RunGuards {
-    pub(crate) fn guard<W: Worker>(&mut self, hold: impl FnOnce() -> Hold<W>) -> ActiveGuard {
+    pub(crate) fn guard<W: Worker>(&mut self, hold: impl FnOnce() -> BusyGuard<W>) -> ActiveGuard {
         let guards = self.0.get_or_insert_default();
         {
             let mut guards = lock(guards);
@@ -193,30 +193,30 @@ impl fmt::Debug for ActiveGuard {
 }
 
 /// A cohort that was started together does not leave together: each rests up to a sixteenth longer, by its id.
-pub(crate) fn with_jitter(may_rest: u64, worker: WorkerId) -> u64 {
+pub(crate) fn with_jitter(idle_timeout: u64, worker: WorkerId) -> u64 {
     let share = worker.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
-    may_rest.saturating_add((may_rest >> 12).saturating_mul(share))
+    idle_timeout.saturating_add((idle_timeout >> 12).saturating_mul(share))
 }
 
 /// How many workers that have nothing to do are compared to find the one that goes.
 const SAMPLE: usize = 16;
 /// So many are looked at to find a sample that has nothing to do.
-const LOOKS: usize = 64;
+const SAMPLE_LOOKS: usize = 64;
 /// So many when hardly anyone has: the owner has other keys to serve.
-const MOST_LOOKS: usize = 1_024;
+const FALLBACK_LOOKS: usize = 1_024;
 
 /// The workers of a registry that evicts, where one can be picked at random. Held by the owner.
 #[derive(Debug)]
-pub(crate) struct Residents<W: Worker> {
+pub(crate) struct EvictionPool<W: Worker> {
     eviction: Eviction,
     slots: Vec<Arc<Slot<W>>>,
     places: HashMap<WorkerId, usize>,
-    dice: u64,
+    rng: u64,
 }
 
-impl<W: Worker> Residents<W> {
+impl<W: Worker> EvictionPool<W> {
     pub(crate) fn new(eviction: Eviction) -> Self {
-        Self { eviction, slots: Vec::new(), places: HashMap::new(), dice: 0x9E37_79B9_7F4A_7C15 }
+        Self { eviction, slots: Vec::new(), places: HashMap::new(), rng: 0x9E37_79B9_7F4A_7C15 }
     }
 
     fn evicts(&self) -> bool {
@@ -243,11 +243,11 @@ impl<W: Worker> Residents<W> {
         self.places.clear();
     }
 
-    fn roll(&mut self, sides: usize) -> usize {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        (self.dice % sides as u64) as usize
+    fn rand_below(&mut self, sides: usize) -> usize {
+        self.rng ^= self.rng << 13;
+        self.rng ^= self.rng >> 7;
+        self.rng ^= self.rng << 17;
+        (self.rng % sides as u64) as usize
     }
 
     /// Passivates one worker that has nothing to do, and says which: its gate is closed, and nothing was queued when it
@@ -257,13 +257,13 @@ impl<W: Worker> Residents<W> {
             return None;
         }
         let mut sample: Vec<Arc<Slot<W>>> = Vec::with_capacity(SAMPLE);
-        if self.slots.len() <= LOOKS {
-            sample.extend(self.slots.iter().filter(|slot| slot.is_at_rest()).map(Arc::clone));
+        if self.slots.len() <= SAMPLE_LOOKS {
+            sample.extend(self.slots.iter().filter(|slot| slot.is_idle()).map(Arc::clone));
         } else {
-            for _ in 0..LOOKS {
-                let place = self.roll(self.slots.len());
+            for _ in 0..SAMPLE_LOOKS {
+                let place = self.rand_below(self.slots.len());
                 let slot = &self.slots[place];
-                if slot.is_at_rest() {
+                if slot.is_idle() {
                     sample.push(Arc::clone(slot));
                     if sample.len() == SAMPLE {
                         break;
@@ -283,11 +283,11 @@ impl<W: Worker> Residents<W> {
             return Some(victim.entry);
         }
         // Hardly anyone has nothing to do. Whoever has may be found all the same, though it is not the best choice.
-        let first = self.roll(self.slots.len());
+        let first = self.rand_below(self.slots.len());
         let (before, from) = self.slots.split_at(first);
         from.iter()
             .chain(before)
-            .take(MOST_LOOKS)
+            .take(FALLBACK_LOOKS)
             .find(|slot| slot.passivate(CloseReason::Evicted))
             .map(|victim| victim.entry)
     }

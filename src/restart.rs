@@ -193,7 +193,7 @@ impl Cause {
 
 /// What a key that is gone leaves behind in the memory of the registry.
 #[derive(Debug)]
-pub(crate) struct Legacy {
+pub(crate) struct CrashRecord {
     pub(crate) history: History,
     /// How its last run crashed, if it did.
     pub(crate) crash: Option<Cause>,

@@ -1,4 +1,4 @@
-//! [`Seeded`]: how keys and names are hashed.
+//! [`SipBuilder`]: how keys and names are hashed.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -6,28 +6,28 @@ use siphasher::sip::SipHasher13;
 
 /// SipHash-1-3 under a secret of its own: who chooses keys cannot make many fall on one hash.
 #[derive(Clone)]
-pub(crate) struct Seeded {
-    secret: Secret,
+pub(crate) struct SipBuilder {
+    key: SipKey,
 }
 
-type Secret = (u64, u64);
+type SipKey = (u64, u64);
 
-impl Seeded {
+impl SipBuilder {
     /// With another secret each time.
     pub(crate) fn new() -> Self {
         // The system's randomness by way of the standard library: what a keyed function makes of two numbers tells nothing of
         // its key.
         let random = RandomState::new();
-        Self { secret: (random.hash_one(0_u8), random.hash_one(1_u8)) }
+        Self { key: (random.hash_one(0_u8), random.hash_one(1_u8)) }
     }
 }
 
-impl BuildHasher for Seeded {
-    type Hasher = Keyed;
+impl BuildHasher for SipBuilder {
+    type Hasher = KeyHasher;
 
     #[inline]
-    fn build_hasher(&self) -> Keyed {
-        Keyed { secret: self.secret, written: Written::Nothing }
+    fn build_hasher(&self) -> KeyHasher {
+        KeyHasher { key: self.key, state: State::Nothing }
     }
 }
 
@@ -37,14 +37,14 @@ impl BuildHasher for Seeded {
 /// and not as a part of a stream, of which half a word is kept between one write and the next. If more comes than the end mark, the
 /// bytes are in the stream by their hash: as good as they are, for who does not know the secret.
 #[derive(Clone)]
-pub(crate) struct Keyed {
-    secret: Secret,
-    written: Written,
+pub(crate) struct KeyHasher {
+    key: SipKey,
+    state: State,
 }
 
 /// What was written before.
 #[derive(Clone)]
-enum Written {
+enum State {
     Nothing,
     /// Bytes, of this hash.
     Bytes(u64),
@@ -56,52 +56,52 @@ enum Written {
 /// What `str` writes behind its bytes.
 const END: u8 = 0xff;
 
-fn sip((first, second): Secret) -> SipHasher13 {
+fn sip((first, second): SipKey) -> SipHasher13 {
     SipHasher13::new_with_keys(first, second)
 }
 
 /// Here, and nowhere else, so that it is compiled once and as a whole, whatever the keys are.
 #[inline(never)]
-fn hash_bytes(secret: Secret, bytes: &[u8]) -> u64 {
-    sip(secret).hash(bytes)
+fn hash_bytes(key: SipKey, bytes: &[u8]) -> u64 {
+    sip(key).hash(bytes)
 }
 
-impl Keyed {
+impl KeyHasher {
     /// There is more to hash than one text.
     #[inline]
     fn stream(&mut self) -> &mut SipHasher13 {
-        if !matches!(self.written, Written::Stream(_)) {
-            let mut stream = sip(self.secret);
-            match self.written {
-                Written::Bytes(hash) => stream.write_u64(hash),
-                Written::Text(hash) => {
+        if !matches!(self.state, State::Stream(_)) {
+            let mut stream = sip(self.key);
+            match self.state {
+                State::Bytes(hash) => stream.write_u64(hash),
+                State::Text(hash) => {
                     stream.write_u64(hash);
                     stream.write_u8(END);
                 }
-                Written::Nothing | Written::Stream(_) => {}
+                State::Nothing | State::Stream(_) => {}
             }
-            self.written = Written::Stream(stream);
+            self.state = State::Stream(stream);
         }
-        match &mut self.written {
-            Written::Stream(stream) => stream,
+        match &mut self.state {
+            State::Stream(stream) => stream,
             _ => unreachable!("it has just become one"),
         }
     }
 }
 
-impl Hasher for Keyed {
+impl Hasher for KeyHasher {
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
-        match self.written {
-            Written::Nothing => self.written = Written::Bytes(hash_bytes(self.secret, bytes)),
+        match self.state {
+            State::Nothing => self.state = State::Bytes(hash_bytes(self.key, bytes)),
             _ => self.stream().write(bytes),
         }
     }
 
     #[inline]
     fn write_u8(&mut self, number: u8) {
-        match self.written {
-            Written::Bytes(hash) if number == END => self.written = Written::Text(hash),
+        match self.state {
+            State::Bytes(hash) if number == END => self.state = State::Text(hash),
             _ => self.stream().write_u8(number),
         }
     }
@@ -128,12 +128,12 @@ impl Hasher for Keyed {
 
     #[inline]
     fn finish(&self) -> u64 {
-        match &self.written {
-            Written::Text(hash) => *hash,
+        match &self.state {
+            State::Text(hash) => *hash,
             // Not that of the text.
-            Written::Bytes(hash) => !hash,
-            Written::Stream(stream) => stream.finish(),
-            Written::Nothing => sip(self.secret).finish(),
+            State::Bytes(hash) => !hash,
+            State::Stream(stream) => stream.finish(),
+            State::Nothing => sip(self.key).finish(),
         }
     }
 }
@@ -148,13 +148,13 @@ mod tests {
 
     #[test]
     fn each_has_a_secret_of_its_own() {
-        let hashes: HashSet<u64> = (0..1_000).map(|_| Seeded::new().hash_one("+15551234567")).collect();
+        let hashes: HashSet<u64> = (0..1_000).map(|_| SipBuilder::new().hash_one("+15551234567")).collect();
         assert_eq!(hashes.len(), 1_000);
     }
 
     #[test]
     fn a_borrowed_form_has_the_hash_of_the_key() {
-        let seeded = Seeded::new();
+        let seeded = SipBuilder::new();
         assert_eq!(seeded.hash_one("+15551234567"), seeded.hash_one(String::from("+15551234567")));
         assert_eq!(seeded.hash_one([1_u32, 2].as_slice()), seeded.hash_one(vec![1_u32, 2]));
         assert_eq!(seeded.hash_one(b"+1555".as_slice()), seeded.hash_one(b"+1555".to_vec()));
@@ -162,10 +162,10 @@ mod tests {
 
     #[test]
     fn one_text_is_hashed_as_its_bytes_are_by_siphash_1_3() {
-        let seeded = Seeded::new();
+        let seeded = SipBuilder::new();
         for len in 0..40 {
             let text = &"+1555123456789 and more, as long as it is"[..len];
-            assert_eq!(seeded.hash_one(text), sip(seeded.secret).hash(text.as_bytes()), "{text:?}");
+            assert_eq!(seeded.hash_one(text), sip(seeded.key).hash(text.as_bytes()), "{text:?}");
         }
     }
 
@@ -182,7 +182,7 @@ mod tests {
 
     /// All of one kind, as the keys of a registry are.
     fn assert_all_differ<K: Hash + Debug>(keys: impl IntoIterator<Item = K>) {
-        let seeded = Seeded::new();
+        let seeded = SipBuilder::new();
         let mut seen = HashMap::new();
         for key in keys {
             if let Some(other) = seen.insert(seeded.hash_one(&key), format!("{key:?}")) {

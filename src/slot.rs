@@ -15,23 +15,23 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::clock::Clock;
 use crate::current::{Current, RegistryId};
-use crate::desk::{Desk, Visit};
+use crate::desk::{Combiner, Outcome};
 use crate::ending::Ending;
 use crate::events::Announcer;
 use crate::lifecycle::{ShutdownReport, StartFailure};
 use crate::mailbox::{Inbox, Received};
-use crate::owner::Errand;
-use crate::panics::{Contained, contain};
-use crate::queue::{Gate, Hand, Kind, Queue};
+use crate::owner::DeferredAction;
+use crate::panics::{CatchDropPanic, catch_panic};
+use crate::queue::{BatchRef, Gate, Kind, Queue};
 use crate::registry::WeakRegistry;
 use crate::reporter::Stopwatch;
-use crate::request::{Input, Notice};
+use crate::request::{Notice, Request};
 use crate::residency::{Activity, Eviction};
 use crate::restart::{Backoff, Intensity, Restart};
-use crate::starting::Round;
+use crate::starting::Generation;
 use crate::stats::{Counters, Stats};
-use crate::stripes::{Hot, Stripes, Undelivered};
-use crate::sync::{Apart, AtomicUsize, Mutex, Opaque, lock};
+use crate::stripes::{HotCounter, StripedCounters, Undelivered};
+use crate::sync::{AtomicUsize, CachePadded, Mutex, Opaque, lock};
 use crate::table::Backlog;
 use crate::worker::{CloseReason, EntryId, ExitReason, StopMode, Worker, WorkerId, WorkerState};
 
@@ -106,9 +106,9 @@ pub(crate) struct Numbers {
     pub(crate) held: AtomicUsize,
     /// How many workers were left alone with their start, but for those that the owner has attended to since. Those that have
     /// begun are counted by themselves.
-    pub(crate) alone: AtomicU64,
+    pub(crate) delegated: AtomicU64,
     /// How many of these have begun, by round: their workers count them.
-    pub(crate) begun_alone: [AtomicU64; 2],
+    pub(crate) completed_delegated: [AtomicU64; 2],
     /// How many gates are open.
     pub(crate) live: AtomicUsize,
     /// How many keys that are gone are remembered.
@@ -124,8 +124,8 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) registry_id: RegistryId,
     pub(crate) name: Box<str>,
     pub(crate) config: Config,
-    /// Contained: what it captured is user code when it is dropped, by the last reference to the registry's memory.
-    pub(crate) on_undelivered: Option<Contained<OnUndelivered<W>>>,
+    /// CatchDropPanic: what it captured is user code when it is dropped, by the last reference to the registry's memory.
+    pub(crate) on_undelivered: Option<CatchDropPanic<OnUndelivered<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
     pub(crate) pace: Option<Pace>,
     pub(crate) clock: Clock,
@@ -133,7 +133,7 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) is_reported: bool,
     pub(crate) events: Announcer<W>,
     /// What is counted on every thread.
-    pub(crate) hot: Stripes,
+    pub(crate) hot: StripedCounters,
     /// Measures how long messages take, if that was asked for.
     pub(crate) stopwatch: Option<Stopwatch>,
     /// How a key is written into the span of its worker, if that was asked for.
@@ -141,9 +141,9 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) write_key: Option<WriteKey<W>>,
     /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
     pub(crate) stuck: Opaque<Mutex<Vec<Weak<Slot<W>>>>>,
-    pub(crate) numbers: Apart<Numbers>,
+    pub(crate) numbers: CachePadded<Numbers>,
     /// Where the owner is reached.
-    pub(crate) desk: Opaque<Desk<Input<W>, Errand<W>>>,
+    pub(crate) combiner: Opaque<Combiner<Request<W>, DeferredAction<W>>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// The runtime was shut down before the registry. Set before the owner refuses anything for it.
     pub(crate) is_cut_off: AtomicBool,
@@ -154,18 +154,18 @@ pub(crate) struct Link<W: Worker> {
 impl<W: Worker> Link<W> {
     /// The time by the registry's clock, for those numbers that only a reporter tells. Nobody looks at the clock for them
     /// else.
-    pub(crate) fn moment(&self) -> u64 {
+    pub(crate) fn now_if_reported(&self) -> u64 {
         if self.is_reported { self.clock.now() } else { 0 }
     }
 
     /// Tells the owner. When it is gone nobody is left who would act on it, and the notice is dropped.
-    pub(crate) fn notify(&self, notice: Notice<W>) -> Visit {
-        self.desk.bring(Input::Notice(notice))
+    pub(crate) fn notify(&self, notice: Notice<W>) -> Outcome {
+        self.combiner.submit(Request::Notice(notice))
     }
 
     /// Leaves it for the owner's keeper to tell, or for who comes to the owner before it.
-    pub(crate) fn leave(&self, notice: Notice<W>) {
-        self.desk.leave(Input::Notice(notice));
+    pub(crate) fn enqueue(&self, notice: Notice<W>) {
+        self.combiner.enqueue(Request::Notice(notice));
     }
 
     /// Why nothing starts any more. For whom the owner has refused, or no longer answers.
@@ -177,7 +177,7 @@ impl<W: Worker> Link<W> {
     /// Begins a shutdown, or hurries one. Not here, for there may be a million workers to close, and this may be a `Drop`: the
     /// keeper does it, or who comes to the owner before it, and is served after it.
     pub(crate) fn end_all(&self, at_once: bool) {
-        self.leave(Notice::Shutdown { at_once });
+        self.enqueue(Notice::Shutdown { at_once });
     }
 
     /// The registry's numbers at this moment. What waits in the mailboxes the table knows.
@@ -185,9 +185,11 @@ impl<W: Worker> Link<W> {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
         let numbers = &self.numbers;
         // First: every worker that has begun alone was left alone before.
-        let begun: u64 = numbers.begun_alone.iter().map(|begun| begun.load(Ordering::Relaxed)).sum();
-        let alone = usize::try_from(numbers.alone.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
-        let (workers, starting, live) = (load(&numbers.workers), load(&numbers.starting) + alone, load(&numbers.live));
+        let begun: u64 = numbers.completed_delegated.iter().map(|begun| begun.load(Ordering::Relaxed)).sum();
+        let delegated =
+            usize::try_from(numbers.delegated.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
+        let (workers, starting, live) =
+            (load(&numbers.workers), load(&numbers.starting) + delegated, load(&numbers.live));
         let restarting = load(&numbers.restarting).min(live);
         let mut counted = numbers.counters.read(&self.hot);
         counted.starts.ok += begun;
@@ -203,7 +205,7 @@ impl<W: Worker> Link<W> {
             remembered: numbers.remembered.load(Ordering::Relaxed),
             queued,
             fullest_mailbox: fullest,
-            owner_queue: self.desk.queue().len(),
+            owner_queue: self.combiner.queue().len(),
             ..counted
         }
     }
@@ -215,7 +217,7 @@ impl<W: Worker> Link<W> {
 /// just before them, so that all three are of one cache line.
 #[repr(C)]
 pub(crate) struct Slot<W: Worker> {
-    pub(crate) key: Contained<W::Key>,
+    pub(crate) key: CatchDropPanic<W::Key>,
     pub(crate) queue: Queue<W::Message>,
     pub(crate) entry: EntryId,
     pub(crate) link: Arc<Link<W>>,
@@ -228,24 +230,24 @@ pub(crate) struct Slot<W: Worker> {
     /// The last run is over and the next not ready.
     is_restarting: AtomicBool,
     /// What the owner is yet to be told.
-    unannounced: AtomicU8,
+    pending_notices: AtomicU8,
     /// What is seldom asked, in one byte: there are many slots.
-    marks: AtomicU8,
+    flags: AtomicU8,
     /// When it was asked for; once it is ready, when this run of it was. By the registry's clock, and the owner's alone.
-    since: AtomicU64,
+    started_at: AtomicU64,
     pub(crate) ending: Mutex<Ending<W>>,
 }
 
 /// A mark: it spent its restarts.
-const GAVE_UP: u8 = 1;
+const RESTARTS_SPENT: u8 = 1;
 /// A mark: its start takes no permit, since a worker waits for it, which may hold one.
-const EXEMPT: u8 = 2;
+const SKIP_PERMIT: u8 = 2;
 /// A mark: it was killed since its stop took too long.
-const LATE: u8 = 4;
+const KILLED_AT_DEADLINE: u8 = 4;
 /// A mark, the owner's: a run of it was told to have begun, and not yet to have ended.
-const TOLD: u8 = 8;
+const REPORTED: u8 = 8;
 /// It was left alone with its start in the second of two rounds.
-const SECOND_ROUND: u8 = 16;
+const SECOND_GENERATION: u8 = 16;
 /// A mark: the current run is to end as by a crash. Set and cleared under the lock of `ending`.
 const CRASHED: u8 = 32;
 /// A mark: what is queued is to be discarded.
@@ -260,16 +262,16 @@ const HAS_RUN: u8 = 1;
 /// One run is over, and the next has not begun.
 const IS_BETWEEN_RUNS: u8 = 2;
 
-const READY: u8 = 1;
-const BACK: u8 = 2;
-const CLOSING: u8 = 4;
+const NOTICE_READY: u8 = 1;
+const NOTICE_RESTARTED: u8 = 2;
+const NOTICE_CLOSING: u8 = 4;
 
 impl<W: Worker> Slot<W> {
     pub(crate) fn new(key: W::Key, entry: EntryId, link: Arc<Link<W>>) -> Self {
         let queue = Queue::new(link.config.mailbox_capacity);
         let activity = Activity::new(link.config.idle_timeout);
         Self {
-            key: Contained::new(key),
+            key: CatchDropPanic::new(key),
             entry,
             queue,
             link,
@@ -277,9 +279,9 @@ impl<W: Worker> Slot<W> {
             incarnation: AtomicU32::new(1),
             progress: AtomicU8::new(IS_STARTING),
             is_restarting: AtomicBool::new(false),
-            unannounced: AtomicU8::new(0),
-            marks: AtomicU8::new(0),
-            since: AtomicU64::new(0),
+            pending_notices: AtomicU8::new(0),
+            flags: AtomicU8::new(0),
+            started_at: AtomicU64::new(0),
             ending: Mutex::new(Ending::default()),
         }
     }
@@ -290,7 +292,7 @@ impl<W: Worker> Slot<W> {
 
     pub(crate) fn open(&self) {
         self.queue.open(&self.link.numbers.live);
-        self.tell_opened();
+        self.notify_opened();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
@@ -311,7 +313,7 @@ impl<W: Worker> Slot<W> {
         }
         if mode == StopMode::Discard {
             // By the worker's task, wherever it waits: messages are code of users when they are dropped. (G4)
-            self.mark(DISCARDS);
+            self.set_flag(DISCARDS);
             // As for a crash.
             self.queue.wake_task();
         }
@@ -321,13 +323,13 @@ impl<W: Worker> Slot<W> {
     /// is queued. For the worker's own task.
     #[inline]
     pub(crate) fn is_requested(&self) -> bool {
-        self.is_marked(CRASHED | DISCARDS)
+        self.has_flag(CRASHED | DISCARDS)
     }
 
     /// Discards what is queued, if that was asked for.
-    pub(crate) fn discard(&self) {
-        if self.is_marked(DISCARDS) {
-            self.marks.fetch_and(!DISCARDS, Ordering::Relaxed);
+    pub(crate) fn drop_payload(&self) {
+        if self.has_flag(DISCARDS) {
+            self.flags.fetch_and(!DISCARDS, Ordering::Relaxed);
             // As what is sent now: the worker is on its way out, and nothing went wrong.
             self.undeliver(Undelivered::Closed);
         }
@@ -340,42 +342,42 @@ impl<W: Worker> Slot<W> {
     }
 
     /// Kills it since its stop took too long.
-    pub(crate) fn kill_late(&self) {
+    pub(crate) fn kill_at_deadline(&self) {
         // Before the kill, whose lock the worker takes before it looks.
-        self.mark(LATE);
+        self.set_flag(KILLED_AT_DEADLINE);
         self.kill();
     }
 
     /// Since when it was asked for, or this run of it goes on.
-    pub(crate) fn since(&self) -> u64 {
-        self.since.load(Ordering::Relaxed)
+    pub(crate) fn started_at(&self) -> u64 {
+        self.started_at.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_since(&self, at: u64) {
-        self.since.store(at, Ordering::Relaxed);
+    pub(crate) fn set_started_at(&self, at: u64) {
+        self.started_at.store(at, Ordering::Relaxed);
     }
 
-    /// Closes the gate from the worker's own task. The owner is told by [`announce`](Self::announce).
+    /// Closes the gate from the worker's own task. The owner is told by [`flush_notices`](Self::flush_notices).
     pub(crate) fn close_by_worker(&self) -> bool {
         let closed = self.close(CloseReason::Normal);
         // Not while it starts: the owner, who may know nothing of a start that is left to its worker, would take it for one that
         // runs, and give its end the time of a stop. It is told when the worker is ready, or of the end.
         if closed && self.is_ready() {
-            self.to_announce(CLOSING);
+            self.queue_notice(NOTICE_CLOSING);
         }
         closed
     }
 
     /// Whether it has nothing to do, so that it may be passivated.
-    pub(crate) fn is_at_rest(&self) -> bool {
-        !self.is_restarting() && !self.activity.is_held() && self.queue.is_at_rest()
+    pub(crate) fn is_idle(&self) -> bool {
+        !self.is_restarting() && !self.activity.is_held() && self.queue.is_idle()
     }
 
     /// Closes the gate if it has nothing to do. Says whether this call did it. (G7)
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
         let closed = !self.is_restarting()
             && !self.activity.is_held()
-            && self.queue.close_at_rest(reason, &self.link.numbers.live);
+            && self.queue.close_if_idle(reason, &self.link.numbers.live);
         if closed {
             // It may have crashed since the look above.
             self.end_restart();
@@ -385,15 +387,15 @@ impl<W: Worker> Slot<W> {
     }
 
     /// Whether the worker is run again after it ended like this: not counting what is left of its budget.
-    pub(crate) fn would_return(&self, reason: &ExitReason) -> bool {
+    pub(crate) fn restart_applies(&self, reason: &ExitReason) -> bool {
         self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason))
             && self.queue.gate() < Gate::Closed
     }
 
     /// What `ctx.stop()` does. A permanent worker comes back: its gate stays open, and only this run ends.
     pub(crate) fn end_run(&self) {
-        if self.would_return(&ExitReason::Normal) {
-            self.queue.recess();
+        if self.restart_applies(&ExitReason::Normal) {
+            self.queue.end_run_after_accepted();
             self.tell_stopping();
         } else {
             self.close_by_worker();
@@ -436,9 +438,9 @@ impl<W: Worker> Slot<W> {
             let _locked = lock(&self.ending);
             self.incarnation.fetch_add(1, Ordering::Relaxed);
             self.progress.store(HAS_RUN, Ordering::Relaxed);
-            self.marks.fetch_and(!CRASHED, Ordering::Relaxed);
+            self.flags.fetch_and(!CRASHED, Ordering::Relaxed);
         }
-        self.queue.end_recess();
+        self.queue.begin_next_run();
     }
 
     /// Has the current run end as by a crash, and says which run that is. `None`: there is none at the moment. After the
@@ -450,7 +452,7 @@ impl<W: Worker> Slot<W> {
             if self.progress.load(Ordering::Relaxed) == IS_BETWEEN_RUNS {
                 return None;
             }
-            self.mark(CRASHED);
+            self.set_flag(CRASHED);
             self.incarnation.load(Ordering::Relaxed)
         };
         // The mark comes before the queue's lock, and the worker's look at it after the worker registered under that lock.
@@ -461,7 +463,7 @@ impl<W: Worker> Slot<W> {
     /// Whether the current run is to end as by a crash. For the worker's own task.
     #[inline]
     pub(crate) fn is_crashed(&self) -> bool {
-        self.is_marked(CRASHED)
+        self.has_flag(CRASHED)
     }
 
     /// The restart has come to a worker, or to its end. Both the worker's task and whoever closes its gate say so.
@@ -473,69 +475,69 @@ impl<W: Worker> Slot<W> {
     }
 
     /// In which round it was left alone with its start. Set before anybody else has the slot.
-    pub(crate) fn round(&self) -> Round {
-        Round::of(self.is_marked(SECOND_ROUND))
+    pub(crate) fn generation(&self) -> Generation {
+        Generation::of(self.has_flag(SECOND_GENERATION))
     }
 
-    pub(crate) fn set_round(&mut self, round: Round) {
-        if round.is_second() {
-            *self.marks.get_mut() |= SECOND_ROUND;
+    pub(crate) fn set_generation(&mut self, generation: Generation) {
+        if generation.is_second() {
+            *self.flags.get_mut() |= SECOND_GENERATION;
         }
     }
 
-    fn mark(&self, mark: u8) {
-        self.marks.fetch_or(mark, Ordering::Relaxed);
+    fn set_flag(&self, mark: u8) {
+        self.flags.fetch_or(mark, Ordering::Relaxed);
     }
 
-    fn is_marked(&self, mark: u8) -> bool {
-        self.marks.load(Ordering::Relaxed) & mark != 0
+    fn has_flag(&self, mark: u8) -> bool {
+        self.flags.load(Ordering::Relaxed) & mark != 0
     }
 
     /// Notes that a run was told to have begun. The owner's, like the two below.
-    pub(crate) fn set_told(&self) {
-        self.mark(TOLD);
+    pub(crate) fn set_reported(&self) {
+        self.set_flag(REPORTED);
     }
 
     /// Whether a run was told to have begun, and not to have ended.
-    pub(crate) fn is_told(&self) -> bool {
-        self.is_marked(TOLD)
+    pub(crate) fn is_reported_run(&self) -> bool {
+        self.has_flag(REPORTED)
     }
 
     /// Notes that the run is told to have ended, and says whether there was one to tell of.
-    pub(crate) fn take_told(&self) -> bool {
-        self.marks.fetch_and(!TOLD, Ordering::Relaxed) & TOLD != 0
+    pub(crate) fn take_reported(&self) -> bool {
+        self.flags.fetch_and(!REPORTED, Ordering::Relaxed) & REPORTED != 0
     }
 
     pub(crate) fn give_up(&self) {
-        self.mark(GAVE_UP);
+        self.set_flag(RESTARTS_SPENT);
     }
 
-    pub(crate) fn gave_up(&self) -> bool {
-        self.is_marked(GAVE_UP)
+    pub(crate) fn has_spent_restarts(&self) -> bool {
+        self.has_flag(RESTARTS_SPENT)
     }
 
     /// Lets a start that waits for its turn go on at once.
-    pub(crate) fn exempt(&self) {
-        self.mark(EXEMPT);
+    pub(crate) fn skip_permit(&self) {
+        self.set_flag(SKIP_PERMIT);
         // The store comes before the queue's lock, and the worker's look comes after it registered under that lock.
         self.queue.wake_task();
     }
 
-    pub(crate) fn is_exempt(&self) -> bool {
-        self.is_marked(EXEMPT)
+    pub(crate) fn skips_permit(&self) -> bool {
+        self.has_flag(SKIP_PERMIT)
     }
 
     /// Notes that it holds a permit, which was forgotten, until [`return_turn`](Self::return_turn). For the worker's own task,
     /// which looks whether it was killed after this.
     pub(crate) fn take_turn(&self) {
         // AcqRel pairs with that in `return_turn`: if the owner was there first, in vain, the kill that came before it is seen.
-        self.marks.fetch_or(HAS_TURN, Ordering::AcqRel);
+        self.flags.fetch_or(HAS_TURN, Ordering::AcqRel);
     }
 
-    /// Returns the permit that it holds, if it does: its `init` is over, or runs code that never yields and is given up. Both the
+    /// RestartState the permit that it holds, if it does: its `init` is over, or runs code that never yields and is given up. Both the
     /// worker's task and who gives it up say so, and one of them returns it.
     pub(crate) fn return_turn(&self) {
-        if self.marks.fetch_and(!HAS_TURN, Ordering::AcqRel) & HAS_TURN != 0 {
+        if self.flags.fetch_and(!HAS_TURN, Ordering::AcqRel) & HAS_TURN != 0 {
             if let Some(pace) = &self.link.pace {
                 pace.permits.add_permits(1);
             }
@@ -546,44 +548,44 @@ impl<W: Worker> Slot<W> {
     ///
     /// Not done where it happens: whoever is woken by it comes into this thread's next-task slot, where no other thread can
     /// steal it, and would sit there behind whatever the worker does before it next returns to the scheduler. (G4)
-    pub(crate) fn announce(self: &Arc<Self>) -> Visit {
+    pub(crate) fn flush_notices(self: &Arc<Self>) -> Outcome {
         // Set and read in the worker's own task.
-        let unannounced = self.unannounced.load(Ordering::Relaxed);
-        let mut visit = Visit::Done;
-        if unannounced == 0 {
-            return visit;
+        let pending_notices = self.pending_notices.load(Ordering::Relaxed);
+        let mut outcome = Outcome::Quiet;
+        if pending_notices == 0 {
+            return outcome;
         }
-        self.unannounced.store(0, Ordering::Relaxed);
-        if unannounced & READY != 0 {
-            // Alone, nobody else is woken than who asked for it.
-            if !self.begin_alone() {
-                visit = self.link.notify(Notice::Ready(Arc::clone(self)));
+        self.pending_notices.store(0, Ordering::Relaxed);
+        if pending_notices & NOTICE_READY != 0 {
+            // Delegated, nobody else is woken than who asked for it.
+            if !self.complete_delegated() {
+                outcome = self.link.notify(Notice::Ready(Arc::clone(self)));
             }
         }
-        if unannounced & BACK != 0 {
-            visit = self.link.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
+        if pending_notices & NOTICE_RESTARTED != 0 {
+            outcome = self.link.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
         }
-        if unannounced & CLOSING != 0 {
-            visit = self.link.notify(Notice::Closing(self.entry));
+        if pending_notices & NOTICE_CLOSING != 0 {
+            outcome = self.link.notify(Notice::Closing(self.entry));
         }
-        visit
+        outcome
     }
 
-    fn to_announce(&self, news: u8) {
-        self.unannounced.store(self.unannounced.load(Ordering::Relaxed) | news, Ordering::Relaxed);
+    fn queue_notice(&self, news: u8) {
+        self.pending_notices.store(self.pending_notices.load(Ordering::Relaxed) | news, Ordering::Relaxed);
     }
 
     /// Takes note that `init` has returned `Ok`: for the first time, or after a restart.
     pub(crate) fn set_ready(&self) {
         if self.is_ready() {
             self.end_restart();
-            return self.to_announce(BACK);
+            return self.queue_notice(NOTICE_RESTARTED);
         }
         self.progress.store(HAS_RUN, Ordering::Relaxed);
-        self.to_announce(READY);
+        self.queue_notice(NOTICE_READY);
         if self.queue.gate() == Gate::Closed {
             // `init` called `ctx.stop()`, of which nothing was told while the worker was starting.
-            self.to_announce(CLOSING);
+            self.queue_notice(NOTICE_CLOSING);
         }
     }
 
@@ -601,15 +603,15 @@ impl<W: Worker> Slot<W> {
     /// worker was killed.
     pub(crate) fn undeliver(&self, why: Undelivered) {
         let why = match self.queue.gate() {
-            Gate::Killed if self.is_marked(LATE) => Undelivered::Deadline,
+            Gate::Killed if self.has_flag(KILLED_AT_DEADLINE) => Undelivered::Deadline,
             Gate::Killed => Undelivered::Killed,
             _ => why,
         };
         let lost = self.queue.drain(&self.link.numbers.live);
         // First: who hears of it finds it counted.
-        self.link.hot.add(Hot::Undelivered(why), lost.len() as u64);
+        self.link.hot.add(HotCounter::Undelivered(why), lost.len() as u64);
         for envelope in lost {
-            contain(|| match &self.link.on_undelivered {
+            catch_panic(|| match &self.link.on_undelivered {
                 Some(hook) if envelope.kind == Kind::Cast => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
@@ -631,7 +633,7 @@ impl<W: Worker> Slot<W> {
     /// Waits for the first message, or for whatever else there is for the worker to do, as its mailbox would. Says whether it has
     /// waited: not if there is something already, or if how long it rests is looked at, which its mailbox does.
     pub(crate) async fn park(&self) -> bool {
-        let is_looked_at = self.activity.may_rest().is_some() || self.tracks_activity();
+        let is_looked_at = self.activity.idle_timeout().is_some() || self.tracks_activity();
         let mut is_parked = false;
         poll_fn(|cx| {
             if is_parked || is_looked_at || !self.queue.park(cx) {
@@ -661,24 +663,24 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
         self.link.stopwatch.as_ref()
     }
 
-    fn poll_recv(&self, hand: &mut Hand<W::Message>, cx: &mut task::Context<'_>) -> Received<W::Message> {
-        let received = match self.queue.poll_recv(hand, cx) {
+    fn poll_recv(&self, batch: &mut BatchRef<W::Message>, cx: &mut task::Context<'_>) -> Received<W::Message> {
+        let received = match self.queue.poll_recv(batch, cx) {
             Poll::Ready(Some(message)) => Received::Message(message),
             Poll::Ready(None) => Received::End,
-            Poll::Pending if self.activity.may_rest().is_some() || self.tracks_activity() => Received::Rest,
+            Poll::Pending if self.activity.idle_timeout().is_some() || self.tracks_activity() => Received::Idle,
             Poll::Pending => Received::Nothing,
         };
         // When the message lies where it is to go: it is not moved again.
         if matches!(received, Received::Message(_)) {
-            self.link.hot.count(Hot::Handled);
+            self.link.hot.count(HotCounter::Handled);
         }
         received
     }
 
-    fn try_recv(&self, hand: &mut Hand<W::Message>) -> Option<W::Message> {
-        let received = self.queue.try_recv(hand);
+    fn try_recv(&self, batch: &mut BatchRef<W::Message>) -> Option<W::Message> {
+        let received = self.queue.try_recv(batch);
         if received.is_some() {
-            self.link.hot.count(Hot::Handled);
+            self.link.hot.count(HotCounter::Handled);
         }
         received
     }
@@ -691,10 +693,10 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
         self.entry.id
     }
 
-    fn idle(&self) -> bool {
+    fn passivate_idle(&self) -> bool {
         let closed = self.passivate(CloseReason::Idle);
         if closed {
-            self.to_announce(CLOSING);
+            self.queue_notice(NOTICE_CLOSING);
         }
         closed
     }

@@ -19,10 +19,10 @@ use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::ending::{Ending, tell_opened};
+use crate::ending::{Ending, notify_opened};
 use crate::events::Event;
 use crate::handle::WorkerHandle;
-use crate::panics::contain;
+use crate::panics::catch_panic;
 use crate::queue::Gate;
 use crate::request::{StartAnswer, StartReply, Started};
 use crate::slot::Slot;
@@ -30,20 +30,20 @@ use crate::sync::{get_mut, lock};
 use crate::worker::Worker;
 
 /// A start that was left to its worker, taken back by the owner.
-pub(crate) struct Alone<W: Worker> {
+pub(crate) struct Delegated<W: Worker> {
     pub(crate) reply: StartReply<W>,
-    pub(crate) round: Round,
+    pub(crate) generation: Generation,
 }
 
 /// Of two rounds one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Round {
+pub(crate) enum Generation {
     #[default]
     First,
     Second,
 }
 
-impl Round {
+impl Generation {
     pub(crate) fn of(is_second: bool) -> Self {
         if is_second { Self::Second } else { Self::First }
     }
@@ -63,61 +63,61 @@ impl Round {
 /// that all of a round are over is seen by comparing two numbers, and of a round that was before the present one they almost
 /// always are. While one of them hangs they are asked one by one.
 #[derive(Debug, Default)]
-pub(crate) struct Rounds {
-    now: Round,
+pub(crate) struct Generations {
+    now: Generation,
     /// How many were left to their workers in each, but for those that were attended to since.
-    alone: [u64; 2],
+    delegated: [u64; 2],
 }
 
-impl Rounds {
-    pub(crate) fn now(&self) -> Round {
+impl Generations {
+    pub(crate) fn now(&self) -> Generation {
         self.now
     }
 
-    pub(crate) fn begin_next(&mut self) {
-        self.now = Round::of(!self.now.is_second());
+    pub(crate) fn advance(&mut self) {
+        self.now = Generation::of(!self.now.is_second());
     }
 
-    pub(crate) fn one_more(&mut self) -> Round {
-        self.alone[self.now.index()] += 1;
+    pub(crate) fn add(&mut self) -> Generation {
+        self.delegated[self.now.index()] += 1;
         self.now
     }
 
-    pub(crate) fn one_less(&mut self, round: Round) {
-        self.alone[round.index()] -= 1;
+    pub(crate) fn remove(&mut self, generation: Generation) {
+        self.delegated[generation.index()] -= 1;
     }
 
     pub(crate) fn alone(&self) -> u64 {
-        self.alone.iter().sum()
+        self.delegated.iter().sum()
     }
 
     /// Whether all have begun that were left alone in this round.
-    pub(crate) fn is_over(&self, round: Round, begun: &[AtomicU64; 2]) -> bool {
+    pub(crate) fn is_over(&self, generation: Generation, begun: &[AtomicU64; 2]) -> bool {
         // Relaxed: be it an old number, it is too small. Nothing is read that they have written.
-        begun[round.index()].load(Ordering::Relaxed) == self.alone[round.index()]
+        begun[generation.index()].load(Ordering::Relaxed) == self.delegated[generation.index()]
     }
 }
 
 impl<W: Worker> Slot<W> {
     /// Leaves the worker alone with its start. Nobody else has the slot yet.
-    pub(crate) fn leave_alone(&mut self, reply: StartReply<W>, round: Round) {
-        self.set_round(round);
-        *get_mut(&mut self.ending) = Ending::Alone(reply, None);
+    pub(crate) fn delegate(&mut self, reply: StartReply<W>, generation: Generation) {
+        self.set_generation(generation);
+        *get_mut(&mut self.ending) = Ending::Delegated(reply, None);
     }
 
     /// Takes back a start that was left to its worker and is not over. For the owner.
-    pub(crate) fn attend(&self) -> Option<Alone<W>> {
+    pub(crate) fn reclaim(&self) -> Option<Delegated<W>> {
         if self.queue.gate() == Gate::Open {
-            // Almost always, and then there is nothing to attend to: see `begin_alone`.
+            // Almost always, and then there is nothing to attend to: see `complete_delegated`.
             return None;
         }
         let mut ending = lock(&self.ending);
         let reply = match mem::take(&mut *ending) {
-            Ending::Alone(reply, audience) => {
+            Ending::Delegated(reply, audience) => {
                 *ending = Ending::Awaited(audience);
                 reply
             }
-            Ending::OverAlone(over) => {
+            Ending::FailedDelegated(over) => {
                 let (reason, reply) = *over;
                 *ending = Ending::Over(reason);
                 reply
@@ -127,16 +127,16 @@ impl<W: Worker> Slot<W> {
                 return None;
             }
         };
-        Some(Alone { reply, round: self.round() })
+        Some(Delegated { reply, generation: self.generation() })
     }
 
     /// Begins a worker whose `init` is through and that was left alone: opens its gate, tells of it and answers its caller.
     /// `false`: the owner attends to it, and is to do this. For the worker.
-    pub(crate) fn begin_alone(self: &Arc<Self>) -> bool {
+    pub(crate) fn complete_delegated(self: &Arc<Self>) -> bool {
         let (reply, opening) = {
             let mut ending = lock(&self.ending);
             let (reply, audience) = match mem::take(&mut *ending) {
-                Ending::Alone(reply, audience) => (reply, audience),
+                Ending::Delegated(reply, audience) => (reply, audience),
                 other => {
                     *ending = other;
                     return false;
@@ -144,19 +144,19 @@ impl<W: Worker> Slot<W> {
             };
             *ending = Ending::Awaited(audience);
             // First: it never counts as one that starts and one that runs.
-            self.link.numbers.begun_alone[self.round().index()].fetch_add(1, Ordering::Relaxed);
+            self.link.numbers.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
             // Under this lock: an owner that finds the reply gone finds the gate open. (G2, G3)
             self.queue.open(&self.link.numbers.live);
             (reply, ending.take_opening())
         };
-        tell_opened(opening);
+        notify_opened(opening);
         // As the owner does, in the same order: after the gate is open, so that whoever hears of it finds it by lookup, and
         // before the caller may end it. Its end is told by the owner, when this task is over.
-        self.set_told();
+        self.set_reported();
         let handle = WorkerHandle::new(Arc::clone(self));
-        self.link.events.announce(|| Event::Started { worker: handle.clone(), incarnation: 1 });
+        self.link.events.flush_notices(|| Event::Started { worker: handle.clone(), incarnation: 1 });
         // The caller may have gone away. Its waker may be foreign code.
-        contain(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(handle), unused: None })));
+        catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(handle), unused: None })));
         true
     }
 }

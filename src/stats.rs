@@ -1,12 +1,12 @@
 //! [`Stats`]: what a registry has counted, exact, without any recorder.
 //!
-//! What happens rarely is counted by the owner alone; what happens often, and on many threads, in [`Stripes`].
+//! What happens rarely is counted by the owner alone; what happens often, and on many threads, in [`StripedCounters`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::lifecycle::StartFailure;
 use crate::restart::Cause;
-use crate::stripes::{Hot, Stripes, Undelivered as Why};
+use crate::stripes::{HotCounter, StripedCounters, Undelivered as Why};
 use crate::worker::ExitReason;
 
 /// A registry's numbers at one moment, by [`Registry::stats`](crate::Registry::stats).
@@ -274,11 +274,11 @@ impl Counters {
     }
 
     /// The totals, with nothing of the present state.
-    pub(crate) fn read(&self, hot: &Stripes) -> Stats {
-        let undelivered = |why| hot.total(Hot::Undelivered(why));
+    pub(crate) fn read(&self, hot: &StripedCounters) -> Stats {
+        let undelivered = |why| hot.total(HotCounter::Undelivered(why));
         Stats {
-            lookups: Lookups { hit: hot.total(Hot::Hit), miss: hot.total(Hot::Miss) },
-            handled: hot.total(Hot::Handled),
+            lookups: Lookups { hit: hot.total(HotCounter::Hit), miss: hot.total(HotCounter::Miss) },
+            handled: hot.total(HotCounter::Handled),
             undelivered: Undelivered {
                 closed: undelivered(Why::Closed),
                 full: undelivered(Why::Full),

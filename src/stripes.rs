@@ -1,4 +1,4 @@
-//! [`Stripes`]: counters of what happens often and on many threads at once.
+//! [`StripedCounters`]: counters of what happens often and on many threads at once.
 //!
 //! Each thread has a stripe for itself, and adds to it by a plain load and store: no locked instruction, no cache line that
 //! other threads write to. (A shared `fetch_add` would cost a lookup a quarter of its time.) A sum over the stripes is exact
@@ -14,7 +14,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 /// What is counted here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hot {
+pub(crate) enum HotCounter {
     Hit,
     Miss,
     Handled,
@@ -38,8 +38,8 @@ pub(crate) enum Undelivered {
 
 const KINDS: usize = 8;
 
-impl Hot {
-    const fn place(self) -> usize {
+impl HotCounter {
+    const fn slot(self) -> usize {
         match self {
             Self::Hit => 0,
             Self::Miss => 1,
@@ -56,14 +56,14 @@ struct Stripe([AtomicU64; KINDS]);
 
 /// The counters of one registry.
 #[derive(Debug)]
-pub(crate) struct Stripes {
+pub(crate) struct StripedCounters {
     /// By the place of a thread, which alone writes there.
     own: Box<[Stripe]>,
     /// Of all other threads.
     shared: Stripe,
 }
 
-impl Stripes {
+impl StripedCounters {
     pub(crate) fn new() -> Self {
         static STRIPES: OnceLock<usize> = OnceLock::new();
         // Runtimes have a thread per CPU as a rule, and others come and go.
@@ -73,55 +73,55 @@ impl Stripes {
 
     /// Adds one.
     #[inline]
-    pub(crate) fn count(&self, what: Hot) {
+    pub(crate) fn count(&self, what: HotCounter) {
         self.add(what, 1);
     }
 
     #[inline]
-    pub(crate) fn add(&self, what: Hot, more: u64) {
-        match self.own.get(place()) {
+    pub(crate) fn add(&self, what: HotCounter, more: u64) {
+        match self.own.get(slot()) {
             Some(stripe) => {
-                let counter = &stripe.0[what.place()];
+                let counter = &stripe.0[what.slot()];
                 // Nobody else writes here. A thread that takes this place over later took the lock of `FREE` after the one
                 // that gave it back, and so reads what that has written.
                 counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
             }
             None => {
-                self.shared.0[what.place()].fetch_add(more, Ordering::Relaxed);
+                self.shared.0[what.slot()].fetch_add(more, Ordering::Relaxed);
             }
         }
     }
 
     /// All that was counted, on all threads.
-    pub(crate) fn total(&self, what: Hot) -> u64 {
+    pub(crate) fn total(&self, what: HotCounter) -> u64 {
         let stripes = self.own.iter().chain([&self.shared]);
-        stripes.map(|stripe| stripe.0[what.place()].load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+        stripes.map(|stripe| stripe.0[what.slot()].load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 }
 
 /// This thread has not counted anything yet.
-const UNKNOWN: usize = usize::MAX - 1;
+const UNASSIGNED: usize = usize::MAX - 1;
 /// This thread is on its way out, and has no place any more.
-const NOWHERE: usize = usize::MAX;
+const NO_SLOT: usize = usize::MAX;
 
 thread_local! {
-    /// A copy of what is in [`LEASE`]: it has no destructor, so that it is read in no time and until the very end.
-    static PLACE: Cell<usize> = const { Cell::new(UNKNOWN) };
-    static LEASE: Lease = Lease::take();
+    /// A copy of what is in [`THREAD_SLOT`]: it has no destructor, so that it is read in no time and until the very end.
+    static SLOT: Cell<usize> = const { Cell::new(UNASSIGNED) };
+    static THREAD_SLOT: ThreadSlot = ThreadSlot::take();
 }
 
 #[inline]
-fn place() -> usize {
-    match PLACE.get() {
-        UNKNOWN => find_place(),
+fn slot() -> usize {
+    match SLOT.get() {
+        UNASSIGNED => assign_slot(),
         place => place,
     }
 }
 
 #[cold]
-fn find_place() -> usize {
-    let place = LEASE.try_with(|lease| lease.0).unwrap_or(NOWHERE);
-    PLACE.set(place);
+fn assign_slot() -> usize {
+    let place = THREAD_SLOT.try_with(|lease| lease.0).unwrap_or(NO_SLOT);
+    SLOT.set(place);
     place
 }
 
@@ -135,9 +135,9 @@ struct Free {
 static FREE: Mutex<Free> = Mutex::new(Free { given_back: BTreeSet::new(), next: 0 });
 
 /// A thread's place, for as long as it lives.
-struct Lease(usize);
+struct ThreadSlot(usize);
 
-impl Lease {
+impl ThreadSlot {
     fn take() -> Self {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
         Self(free.given_back.pop_first().unwrap_or_else(|| {
@@ -147,10 +147,10 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
+impl Drop for ThreadSlot {
     fn drop(&mut self) {
         // First: what this thread counts from here on, in the destructors of others, goes elsewhere.
-        PLACE.set(NOWHERE);
+        SLOT.set(NO_SLOT);
         FREE.lock().unwrap_or_else(PoisonError::into_inner).given_back.insert(self.0);
     }
 }
@@ -161,22 +161,22 @@ mod tests {
 
     #[test]
     fn what_many_threads_count_adds_up_exactly() {
-        let stripes = Stripes::new();
+        let stripes = StripedCounters::new();
         // More than there are stripes, one after the other and at once.
         let threads = 3 * stripes.own.len();
         std::thread::scope(|scope| {
             for _ in 0..threads {
                 scope.spawn(|| {
                     for _ in 0..1_000 {
-                        stripes.count(Hot::Hit);
+                        stripes.count(HotCounter::Hit);
                     }
-                    stripes.add(Hot::Undelivered(Undelivered::Deadline), 3);
+                    stripes.add(HotCounter::Undelivered(Undelivered::Deadline), 3);
                 });
             }
         });
-        assert_eq!(stripes.total(Hot::Hit), 1_000 * threads as u64);
-        assert_eq!(stripes.total(Hot::Undelivered(Undelivered::Deadline)), 3 * threads as u64);
-        assert_eq!(stripes.total(Hot::Miss), 0);
+        assert_eq!(stripes.total(HotCounter::Hit), 1_000 * threads as u64);
+        assert_eq!(stripes.total(HotCounter::Undelivered(Undelivered::Deadline)), 3 * threads as u64);
+        assert_eq!(stripes.total(HotCounter::Miss), 0);
     }
 
     #[test]
@@ -186,7 +186,7 @@ mod tests {
             let threads: Vec<_> = (0..64)
                 .map(|_| {
                     scope.spawn(|| {
-                        let mine = place();
+                        let mine = slot();
                         all_here.wait();
                         mine
                     })
@@ -199,27 +199,27 @@ mod tests {
 
     #[test]
     fn what_a_thread_counts_on_its_way_out_is_counted_too() {
-        struct Late(&'static Stripes);
+        struct Late(&'static StripedCounters);
         impl Drop for Late {
             fn drop(&mut self) {
-                self.0.count(Hot::Handled);
+                self.0.count(HotCounter::Handled);
             }
         }
         thread_local! {
-            static LATE: Cell<Option<Late>> = const { Cell::new(None) };
+            static KILLED_AT_DEADLINE: Cell<Option<Late>> = const { Cell::new(None) };
         }
         // For ever, for a thread's last words have no scope.
-        let stripes: &'static Stripes = Box::leak(Box::new(Stripes::new()));
+        let stripes: &'static StripedCounters = Box::leak(Box::new(StripedCounters::new()));
         for count_first in [true, false] {
             let ended = std::thread::spawn(move || {
                 if count_first {
-                    stripes.count(Hot::Handled);
+                    stripes.count(HotCounter::Handled);
                 }
-                LATE.set(Some(Late(stripes)));
-                stripes.count(Hot::Handled);
+                KILLED_AT_DEADLINE.set(Some(Late(stripes)));
+                stripes.count(HotCounter::Handled);
             });
             ended.join().expect("it does not panic");
         }
-        assert_eq!(stripes.total(Hot::Handled), 5);
+        assert_eq!(stripes.total(HotCounter::Handled), 5);
     }
 }

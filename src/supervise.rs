@@ -6,7 +6,7 @@
 //! 4. the owner is told, which frees the key, and `closed()` fires.
 //!
 //! A worker that comes back goes through 2 and 3 only, with its gate open, and makes the next state behind the same
-//! mailbox: see [`between_runs`].
+//! mailbox: see [`wait_backoff`].
 //!
 //! Steps 1 and 4 are in the `Drop` of the [`ExitGuard`], which is made before the task is spawned and dropped after
 //! everything else, so that they also happen when the task is dropped from outside: before its first poll, or with its
@@ -28,39 +28,39 @@ use std::time::Duration;
 use tokio::task::{AbortHandle, yield_now};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::belongings::{self, Belongings, Ending};
+use crate::belongings::{self, Children, Ending};
 use crate::context::Context;
 use crate::current;
-use crate::deadline::LEAST_ABORT_GRACE;
-use crate::desk::free_next;
+use crate::deadline::MIN_ABORT_GRACE;
+use crate::desk::flush_lifo_slot;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
-use crate::panics::{self, contain};
+use crate::panics::{self, catch_panic};
 use crate::request::{InTransit, Notice};
-use crate::restart::{Backoff, Cause, History, Legacy};
+use crate::restart::{Backoff, Cause, CrashRecord, History};
 use crate::slot::{Config, Link, Pace, Slot};
 use crate::stripes::Undelivered;
-use crate::sync::{apart, boxed, step_back};
+use crate::sync::{apart, boxed, yield_to_queue};
 use crate::trace::{self, Trace};
 use crate::worker::{DEFAULT_RUN, ExitReason, Worker, share};
 
 /// Everything a worker's task begins with. What it brings is dropped before the guard tells that the worker is gone.
 pub(crate) struct Launch<W: Worker> {
-    pub(crate) luggage: Luggage<W>,
+    pub(crate) run_args: RunArgs<W>,
     pub(crate) guard: ExitGuard<W>,
 }
 
 /// What a worker brings from run to run.
-pub(crate) struct Luggage<W: Worker> {
+pub(crate) struct RunArgs<W: Worker> {
     /// Taken when it first runs.
     pub(crate) args: Option<InTransit<W::Args>>,
     /// Boxed: most registries restart nothing.
-    pub(crate) returns: Option<Box<Returns<W>>>,
+    pub(crate) restart_state: Option<Box<RestartState<W>>>,
 }
 
 /// What a worker that may come back keeps for it.
-pub(crate) struct Returns<W: Worker> {
+pub(crate) struct RestartState<W: Worker> {
     /// Cloned for each run. Made when it first runs.
     args: Option<W::Args>,
     /// What the key has spent of its restarts.
@@ -71,7 +71,7 @@ pub(crate) struct Returns<W: Worker> {
     ready_at: Option<Instant>,
 }
 
-impl<W: Worker> Returns<W> {
+impl<W: Worker> RestartState<W> {
     pub(crate) fn new(history: History) -> Self {
         Self { args: None, history, after: None, ready_at: None }
     }
@@ -109,16 +109,16 @@ impl<W: Worker> ExitGuard<W> {
     }
 
     /// Tells how the worker ended, and what is to be remembered of it, in this way.
-    fn tell(&mut self, exit: Exit, legacy: Option<Box<Legacy>>, notify: impl FnOnce(&Link<W>, Notice<W>)) {
+    fn finish(&mut self, exit: Exit, crash_record: Option<Box<CrashRecord>>, notify: impl FnOnce(&Link<W>, Notice<W>)) {
         let Some(slot) = self.slot.take() else { return };
         slot.undeliver(lost_by(&exit));
         slot.queue.forget_task();
         slot.end_restart();
         // Before anybody is told: who has waited for the end finds nothing of it in a directory.
-        slot.withdraw();
+        slot.leave_directories();
         let reason = exit.reason();
         // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
-        notify(&slot.link, Notice::Exited(Arc::clone(&slot), exit, legacy));
+        notify(&slot.link, Notice::Exited(Arc::clone(&slot), exit, crash_record));
         // After the notice: what a caller asks of the owner when `closed` has returned comes behind it. The owner says the same
         // before it tells anybody, so that who has stopped the worker finds it exited.
         slot.set_exit(reason);
@@ -131,7 +131,7 @@ impl<W: Worker> Drop for ExitGuard<W> {
         // Left, not served here. The keeper is dropped as well if the runtime is, and the owner with it, who reports what was cut
         // off (G10) and starts nobody who waits for the key. Unless others come to the owner meanwhile, for whom this is an end
         // among others: they are told of starts that came to nothing.
-        self.tell(Exit::Ended(ExitReason::Killed), None, Link::leave);
+        self.finish(Exit::Ended(ExitReason::Killed), None, Link::enqueue);
     }
 }
 
@@ -140,21 +140,21 @@ impl<W: Worker> Drop for ExitGuard<W> {
 /// There is one of these futures per worker, and for as long, so its room counts: what a worker rarely needs is boxed, and
 /// what is awaited at its end shares the room of what is awaited in its life, by being one await and not several.
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
-pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
+pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
     async move {
         // No reference to what is held here is kept across an await: each would take a word.
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
         let trace = Trace::new(launch.guard.slot());
         let exit = loop {
             let slot = launch.guard.slot();
-            // Apart from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
+            // CachePadded from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
             // comes back, and then its state is dropped.
-            let mut run = Run { slot, luggage: &mut launch.luggage, ctx: &mut ctx, state: None };
+            let mut run = Run { slot, run_args: &mut launch.run_args, ctx: &mut ctx, state: None };
             let after = {
                 let exit = {
                     // Pinned where it is made: every move of a future through another one makes the task that much
                     // larger.
-                    let mut code = pin!(Some(apart(|| live(&mut run))));
+                    let mut code = pin!(Some(apart(|| run_once(&mut run))));
                     let mut is_watched = false;
                     let trace = &trace;
                     poll_fn(move |cx| {
@@ -165,7 +165,7 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                             return Poll::Pending;
                         }
                         // A kill leaves what ran in there.
-                        contain(|| code.set(None));
+                        catch_panic(|| code.set(None));
                         polled
                     })
                     .await
@@ -182,9 +182,9 @@ pub(crate) fn supervise<W: Worker>(mut launch: Launch<W>) -> impl Future<Output 
                 Err(exit) => break exit,
             }
         };
-        let legacy = legacy(launch.guard.slot(), &mut launch.luggage, &exit);
+        let crash_record = crash_record(launch.guard.slot(), &mut launch.run_args, &exit);
         drop(ctx);
-        launch.guard.tell(exit, legacy, |link, notice| {
+        launch.guard.finish(exit, crash_record, |link, notice| {
             // This task is over in a moment: whoever goes on at the desk is not kept waiting.
             let _ = link.notify(notice);
         });
@@ -197,28 +197,28 @@ fn end_run<'r, 's, W: Worker>(
     run: &'r mut Run<'s, W>,
     exit: Exit,
 ) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, 's, W>>>, Exit> {
-    let is_back = is_back(run.slot, &exit, &mut run.luggage.returns);
-    let after = run.luggage.returns.as_ref().and_then(|returns| returns.after);
-    trace::ended(run.slot, &exit, after.filter(|_| is_back));
-    if !is_back {
+    let will_restart = will_restart(run.slot, &exit, &mut run.run_args.restart_state);
+    let after = run.run_args.restart_state.as_ref().and_then(|restart_state| restart_state.after);
+    trace::ended(run.slot, &exit, after.filter(|_| will_restart));
+    if !will_restart {
         // No lookup may find the worker while its state's `Drop` runs. (G3)
         run.slot.close_by_worker();
         // The state's `Drop` comes next.
-        free_next(run.slot.announce());
+        flush_lifo_slot(run.slot.flush_notices());
         run.slot.undeliver(lost_by(&exit));
     }
     // In its place: it is not moved.
-    contain(|| run.state = None);
-    match run.ctx.take_belongings() {
-        None if !is_back && !run.slot.has_tasks() => Err(exit),
-        belongings => Ok(Box::pin(after_run(run, belongings, exit, is_back))),
+    catch_panic(|| run.state = None);
+    match run.ctx.take_children() {
+        None if !will_restart && !run.slot.has_tasks() => Err(exit),
+        children => Ok(Box::pin(join_children(run, children, exit, will_restart))),
     }
 }
 
 /// One run of a worker.
 struct Run<'r, W: Worker> {
     slot: &'r Arc<Slot<W>>,
-    luggage: &'r mut Luggage<W>,
+    run_args: &'r mut RunArgs<W>,
     ctx: &'r mut Context<W>,
     state: Option<W>,
 }
@@ -228,20 +228,20 @@ impl<W: Worker> Drop for Run<'_, W> {
     fn drop(&mut self) {
         if self.state.is_some() {
             self.slot.close_by_worker();
-            contain(|| self.state = None);
+            catch_panic(|| self.state = None);
         }
     }
 }
 
 /// The code of one run, the user's but for what is told between.
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
-fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
+fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
     async move {
         if !run.slot.is_ready() {
             let made = match &run.slot.link.pace {
                 Some(pace) => boxed(|| init_in_turn(run, pace)).await,
                 None => {
-                    let mut init = pin!(apart(|| W::init(run.luggage.unpack(run.slot), run.ctx)));
+                    let mut init = pin!(apart(|| W::init(run.run_args.take_args(run.slot), run.ctx)));
                     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
                 }
             };
@@ -256,8 +256,8 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
             // waits for its next message. (G7)
             run.slot.queue.unpark();
         }
-        if let Some(returns) = &mut run.luggage.returns {
-            returns.set_ready(run.slot.link.config.backoff);
+        if let Some(restart_state) = &mut run.run_args.restart_state {
+            restart_state.set_ready(run.slot.link.config.backoff);
         }
         run.slot.set_ready();
         // Whoever waits for the start is told first: the first poll of `run` may take its time, and may look for its own worker.
@@ -281,11 +281,11 @@ fn live<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
 fn finish<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = Exit> + Send {
     async move {
         let Exit::Ended(reason) = &exit else { return exit };
-        if decide(run.slot, reason, &mut run.luggage.returns) {
+        if plan_restart(run.slot, reason, &mut run.run_args.restart_state) {
             run.slot.begin_restart();
-            let patience = run.slot.link.config.stop_timeout;
+            let grace = run.slot.link.config.stop_timeout;
             // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
-            let parts = boxed(|| timeout(patience, terminate(run, reason)));
+            let parts = boxed(|| timeout(grace, terminate(run, reason)));
             // In time or not, its state is dropped with it.
             let _ = parts.await;
             return exit;
@@ -313,44 +313,44 @@ fn terminate<W: Worker>(run: &mut Run<'_, W>, reason: &ExitReason) -> impl Futur
 
 /// What comes after a run whose state is dropped: the end of what belonged to it, and then, if the worker comes back, the
 /// time until it does. An error is how the worker ended.
-async fn after_run<W: Worker>(
+async fn join_children<W: Worker>(
     run: &mut Run<'_, W>,
-    belongings: Option<Box<Belongings>>,
+    children: Option<Box<Children>>,
     mut exit: Exit,
-    is_back: bool,
+    will_restart: bool,
 ) -> Result<(), Exit> {
-    if belongings.is_some() || run.slot.has_tasks() {
-        let in_good_order = matches!(&exit, Exit::Ended(reason) if is_good(reason));
+    if children.is_some() || run.slot.has_tasks() {
+        let graceful = matches!(&exit, Exit::Ended(reason) if is_graceful(reason));
         // Before a restart nobody else's deadline runs.
-        let patience = is_back.then_some(run.slot.link.config.stop_timeout);
-        let ended = belongings::end(belongings, run.slot, in_good_order, patience).await;
-        if ended == Ending::Killed && in_good_order {
+        let grace = will_restart.then_some(run.slot.link.config.stop_timeout);
+        let ended = children::end(children, run.slot, graceful, grace).await;
+        if ended == Ending::Killed && graceful {
             if run.slot.is_crashed() && !run.slot.is_killed() {
                 exit = Exit::Ended(ExitReason::Crashed);
-            } else if !is_back {
+            } else if !will_restart {
                 exit = Exit::Ended(ExitReason::Killed);
             }
         }
     }
-    match &mut run.luggage.returns {
-        Some(returns) if is_back => between_runs(run.slot, returns, exit).await,
+    match &mut run.run_args.restart_state {
+        Some(restart_state) if will_restart => wait_backoff(run.slot, restart_state, exit).await,
         _ => Err(exit),
     }
 }
 
-impl<W: Worker> Luggage<W> {
+impl<W: Worker> RunArgs<W> {
     /// Gives the arguments of one run, by the user's own `Clone` if there may be another one.
-    fn unpack(&mut self, slot: &Slot<W>) -> W::Args {
-        let (Some(returns), Some(plan)) = (&mut self.returns, &slot.link.restart) else {
+    fn take_args(&mut self, slot: &Slot<W>) -> W::Args {
+        let (Some(restart_state), Some(plan)) = (&mut self.restart_state, &slot.link.restart) else {
             return self.args.take().expect("a worker that does not come back runs once").into_inner();
         };
         match self.args.take() {
             Some(args) => {
                 let args = args.into_inner();
-                returns.args = Some((plan.clone_args)(&args));
+                restart_state.args = Some((plan.clone_args)(&args));
                 args
             }
-            None => (plan.clone_args)(returns.args.as_ref().expect("they were cloned when it first ran")),
+            None => (plan.clone_args)(restart_state.args.as_ref().expect("they were cloned when it first ran")),
         }
     }
 }
@@ -373,12 +373,12 @@ impl<W: Worker> Drop for Turn<'_, W> {
 }
 
 /// Waits for a permit to run an `init`, in the order in which starts asked for one.
-async fn turn<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option<Turn<'s, W>> {
+async fn acquire_permit<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option<Turn<'s, W>> {
     let permit = {
         let _counted = pace.wait();
         let mut permit = pin!(pace.permits.acquire());
         poll_fn(|cx| {
-            if slot.is_exempt() {
+            if slot.skips_permit() {
                 return Poll::Ready(None);
             }
             // The semaphore is never closed.
@@ -400,12 +400,12 @@ async fn turn<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option<Turn<'s, 
 
 /// Makes a worker's first state when its turn has come, of which the owner is told. The owner gives it up if it is stuck.
 async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<(), W::Error> {
-    let _turn = turn(run.slot, pace).await;
+    let _turn = acquire_permit(run.slot, pace).await;
     // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at the clock for
     // just this `init`) goes first. (G4)
     let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
-    step_back().await;
-    let mut init = pin!(W::init(run.luggage.unpack(run.slot), run.ctx));
+    yield_to_queue().await;
+    let mut init = pin!(W::init(run.run_args.take_args(run.slot), run.ctx));
     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
 }
 
@@ -428,9 +428,9 @@ fn poll_init<W: Worker>(
 /// Waits for the turn of a worker that comes back. The owner has no deadline for its `init`: a task takes the permit back when it
 /// takes as long as a start may until it counts as stuck.
 async fn turn_again<'s, W: Worker>(slot: &'s Arc<Slot<W>>, pace: &Pace) -> Option<Turn<'s, W>> {
-    let mut turn = turn(slot, pace).await?;
+    let mut turn = acquire_permit(slot, pace).await?;
     let config = &slot.link.config;
-    let limit = config.init_timeout.saturating_add(config.stop_timeout.max(LEAST_ABORT_GRACE));
+    let limit = config.init_timeout.saturating_add(config.stop_timeout.max(MIN_ABORT_GRACE));
     let (weak, run) = (Arc::downgrade(slot), slot.incarnation());
     let limit = tokio::spawn(async move {
         sleep(limit).await;
@@ -440,7 +440,7 @@ async fn turn_again<'s, W: Worker>(slot: &'s Arc<Slot<W>>, pace: &Pace) -> Optio
     });
     turn.limit = Some(limit.abort_handle());
     // It is in this thread's next-task slot, and `init`, which comes next, may block the thread: it is to have its timer first.
-    step_back().await;
+    yield_to_queue().await;
     Some(turn)
 }
 
@@ -453,7 +453,7 @@ async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Exit> {
             Some(pace) => turn_again(slot, pace).await,
             None => None,
         };
-        let mut init = pin!(W::init(run.luggage.unpack(slot), run.ctx));
+        let mut init = pin!(W::init(run.run_args.take_args(slot), run.ctx));
         timeout(within, poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx))).await
     });
     let made = poll_fn(|cx| {
@@ -467,76 +467,84 @@ async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Exit> {
         Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(Exit::Ended(ExitReason::Failed(share(error)))),
         Some(Err(_)) => Err(Exit::Ended(ExitReason::Failed(share(RestartTimedOut)))),
-        None => Err(not_returned(slot)),
+        None => Err(not_restarted(slot)),
     }
 }
 
 /// Tells of the run that is over, and waits for as long as the next one is to be put off.
-async fn between_runs<W: Worker>(slot: &Arc<Slot<W>>, returns: &mut Returns<W>, exit: Exit) -> Result<(), Exit> {
+async fn wait_backoff<W: Worker>(
+    slot: &Arc<Slot<W>>,
+    restart_state: &mut RestartState<W>,
+    exit: Exit,
+) -> Result<(), Exit> {
     let Exit::Ended(reason) = exit else { return Err(exit) };
     // An error's `Drop` is user code, and this may be the last of it. (G5)
-    let reason = panics::Contained::new(reason);
+    let reason = panics::CatchDropPanic::new(reason);
     slot.begin_restart();
     slot.end_incarnation();
     // Whoever goes on at the desk does so after the return to the scheduler below.
     let _ = slot.link.notify(Notice::RunEnded(Arc::clone(slot), slot.incarnation(), (*reason).clone()));
-    slot.tell_monitors(&reason);
+    slot.notify_monitors(&reason);
     // Everyone else first: a worker that crashes at once each time is not to have this thread for itself.
     yield_now().await;
-    let after = returns.after.take().unwrap_or_default();
+    let after = restart_state.after.take().unwrap_or_default();
     let closed = poll_fn(|cx| slot.queue.poll_closed(cx));
     if timeout(after, closed).await.is_ok() {
-        return Err(not_returned(slot));
+        return Err(not_restarted(slot));
     }
     slot.begin_incarnation();
     Ok(())
 }
 
 /// A worker that was to come back was ended meanwhile, by whoever closed its gate.
-fn not_returned<W: Worker>(slot: &Slot<W>) -> Exit {
+fn not_restarted<W: Worker>(slot: &Slot<W>) -> Exit {
     let reason = match slot.queue.close_reason() {
         Some(reason) if !slot.is_killed() => reason.into(),
         _ => ExitReason::Killed,
     };
-    Exit::NotReturned(reason)
+    Exit::NotRestarted(reason)
 }
 
 /// Whether a worker comes back after a run that ended like this, and when. It is decided once for each run.
-fn decide<W: Worker>(slot: &Slot<W>, reason: &ExitReason, returns: &mut Option<Box<Returns<W>>>) -> bool {
-    let Some(returns) = returns else { return false };
-    if returns.after.is_some() {
+fn plan_restart<W: Worker>(
+    slot: &Slot<W>,
+    reason: &ExitReason,
+    restart_state: &mut Option<Box<RestartState<W>>>,
+) -> bool {
+    let Some(restart_state) = restart_state else { return false };
+    if restart_state.after.is_some() {
         return true;
     }
-    if !slot.would_return(reason) {
+    if !slot.restart_applies(reason) {
         return false;
     }
     let (config, now) = (&slot.link.config, Instant::now());
-    returns.end_run(config, now);
-    match returns.history.spend(config.intensity, now) {
-        Some(nth) => returns.after = Some(config.backoff.delay(nth, slot.entry.id)),
+    restart_state.end_run(config, now);
+    match restart_state.history.spend(config.intensity, now) {
+        Some(nth) => restart_state.after = Some(config.backoff.delay(nth, slot.entry.id)),
         None => slot.give_up(),
     }
-    returns.after.is_some()
+    restart_state.after.is_some()
 }
 
-/// Decides what [`live`] had no chance to: after a panic, or an `init` that failed in a restart.
-fn is_back<W: Worker>(slot: &Slot<W>, exit: &Exit, returns: &mut Option<Box<Returns<W>>>) -> bool {
+/// Decides what [`run_once`] had no chance to: after a panic, or an `init` that failed in a restart.
+fn will_restart<W: Worker>(slot: &Slot<W>, exit: &Exit, restart_state: &mut Option<Box<RestartState<W>>>) -> bool {
     match exit {
-        Exit::Ended(ExitReason::Killed) | Exit::NotStarted(_) | Exit::NotReturned(_) => false,
-        Exit::Ended(reason) => decide(slot, reason, returns),
+        Exit::Ended(ExitReason::Killed) | Exit::NotStarted(_) | Exit::NotRestarted(_) => false,
+        Exit::Ended(reason) => plan_restart(slot, reason, restart_state),
     }
 }
 
 /// Drops what a worker brought, and says what is to be remembered of it: its crash, and what it has spent.
-fn legacy<W: Worker>(slot: &Slot<W>, luggage: &mut Luggage<W>, exit: &Exit) -> Option<Box<Legacy>> {
-    // Still there if it was killed before it ran.
-    contain(|| drop(luggage.args.take()));
+fn crash_record<W: Worker>(slot: &Slot<W>, run_args: &mut RunArgs<W>, exit: &Exit) -> Option<Box<CrashRecord>> {
+    // ManualOwner there if it was killed before it ran.
+    catch_panic(|| drop(run_args.args.take()));
     let mut history = History::default();
-    if let Some(mut returns) = luggage.returns.take() {
+    if let Some(mut restart_state) = run_args.restart_state.take() {
         let (config, now) = (&slot.link.config, Instant::now());
-        returns.end_run(config, now);
-        let Returns { args, history: spent, after: _, ready_at: _ } = *returns;
-        contain(|| drop(args));
+        restart_state.end_run(config, now);
+        let RestartState { args, history: spent, after: _, ready_at: _ } = *restart_state;
+        catch_panic(|| drop(args));
         history = spent;
         history.forget_gone(config.intensity, now);
     }
@@ -544,26 +552,26 @@ fn legacy<W: Worker>(slot: &Slot<W>, luggage: &mut Luggage<W>, exit: &Exit) -> O
         Exit::Ended(reason) if reason.is_crash() => Cause::of(reason),
         _ => None,
     };
-    let gave_up = slot.gave_up();
+    let gave_up = slot.has_spent_restarts();
     let is_remembered = crash.is_some() || gave_up || !history.is_empty();
-    is_remembered.then(|| Box::new(Legacy { history, crash, gave_up }))
+    is_remembered.then(|| Box::new(CrashRecord { history, crash, gave_up }))
 }
 
 /// Why the messages that are left begin nowhere, unless the worker was killed.
 fn lost_by(exit: &Exit) -> Undelivered {
     match exit {
-        Exit::Ended(ExitReason::Killed) | Exit::NotReturned(ExitReason::Killed) => Undelivered::Killed,
+        Exit::Ended(ExitReason::Killed) | Exit::NotRestarted(ExitReason::Killed) => Undelivered::Killed,
         Exit::Ended(reason) if reason.is_crash() => Undelivered::Crashed,
         Exit::NotStarted(StartFailure::Init(_) | StartFailure::Panicked(_)) => Undelivered::Crashed,
         Exit::NotStarted(_) => Undelivered::Killed,
         // It crashed, and was ended before it came back.
-        Exit::NotReturned(_) => Undelivered::Crashed,
+        Exit::NotRestarted(_) => Undelivered::Crashed,
         // Its `run` returned before the mailbox was empty.
         Exit::Ended(_) => Undelivered::Closed,
     }
 }
 
-fn is_good(reason: &ExitReason) -> bool {
+fn is_graceful(reason: &ExitReason) -> bool {
     !reason.is_crash() && !matches!(reason, ExitReason::Killed)
 }
 
@@ -589,20 +597,20 @@ fn poll_contained<W: Worker>(
         if slot.is_crashed() {
             return Poll::Ready(crashed(slot));
         }
-        slot.discard();
+        slot.drop_payload();
     }
     let Some(code) = code.as_pin_mut() else { return Poll::Pending };
     let polled = {
         let _current = current::enter(slot.current());
         catch_unwind(AssertUnwindSafe(|| code.poll(cx)))
     };
-    let visit = slot.announce();
+    let outcome = slot.flush_notices();
     if matches!(polled, Ok(Poll::Pending)) {
         // Said anew: nothing is copied, most of which the code has not written.
         return Poll::Pending;
     }
     // What the code leaves is dropped next.
-    free_next(visit);
+    flush_lifo_slot(outcome);
     match polled {
         Ok(polled) => polled,
         Err(payload) => {

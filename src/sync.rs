@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use tokio::task::coop::{RestoreOnPending, consume_budget, has_budget_remaining, poll_proceed};
 
-use crate::panics::contain;
+use crate::panics::catch_panic;
 
 #[cfg(not(gen_registry_loom))]
 mod primitives {
@@ -61,9 +61,9 @@ pub(crate) use primitives::{
 /// out of the caches of those who read what lies beside it.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-pub(crate) struct Apart<T>(pub(crate) T);
+pub(crate) struct CachePadded<T>(pub(crate) T);
 
-impl<T> Deref for Apart<T> {
+impl<T> Deref for CachePadded<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
@@ -118,10 +118,10 @@ pub(crate) fn apart<F: Future>(make: impl FnOnce() -> F) -> F {
 /// gets there.
 pub(crate) type Carries<M> = PhantomData<Mutex<M>>;
 
-/// Returns to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
+/// RestartState to the scheduler, to the end of its queue: whoever was woken before goes first. Tokio's `yield_now` leaves the task
 /// with its thread until that has nothing else to do, and there it would be stuck if the thread is blocked next; from the queue
 /// another thread can take it. That costs waking one, so this is for what is rare.
-pub(crate) async fn step_back() {
+pub(crate) async fn yield_to_queue() {
     let mut is_back = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut is_back, true) {
@@ -133,7 +133,7 @@ pub(crate) async fn step_back() {
     .await;
 }
 
-/// Returns a result that a public future has at once, as soon as the task has cooperative budget for it.
+/// RestartState a result that a public future has at once, as soon as the task has cooperative budget for it.
 ///
 /// A loop of a verb that never waits would otherwise keep its thread: no time-out, abort or kill reaches it. So every way
 /// out of a public future spends budget: here, by [`poll_budget`], or in the future of tokio's that it ends with. The one
@@ -190,7 +190,7 @@ struct ContainedWaker(Waker);
 
 impl Wake for ContainedWaker {
     fn wake(self: Arc<Self>) {
-        contain(|| self.0.wake_by_ref());
+        catch_panic(|| self.0.wake_by_ref());
     }
 }
 

@@ -27,7 +27,7 @@ use seize::Collector;
 
 use crate::handle::WorkerHandle;
 use crate::prehashed::PassHash;
-use crate::seeded::Seeded;
+use crate::seeded::SipBuilder;
 use crate::worker::{EntryId, Worker};
 
 /// The workers whose keys have one hash: almost always one. None: they are gone, and the place is kept for the next.
@@ -82,7 +82,7 @@ impl<W: Worker> Equivalent<Entry<W>> for Probe {
 
 struct Table<W: Worker> {
     /// Keys come from users: the hasher is seeded per registry and resists flooding (SipHash).
-    hasher: Seeded,
+    hasher: SipBuilder,
     entries: HashSet<Entry<W>, PassHash>,
 }
 
@@ -138,7 +138,7 @@ const RETIRED: usize = 128;
 /// Makes both halves of an empty table.
 pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
     let reader = TableReader(Arc::new(Table {
-        hasher: Seeded::new(),
+        hasher: SipBuilder::new(),
         entries: HashSet::builder().hasher(PassHash).collector(Collector::new().batch_size(RETIRED)).build(),
     }));
     (

@@ -23,8 +23,8 @@ use tokio::task::{self, AbortHandle};
 
 use crate::error::TaskError;
 use crate::id_list::{Id, IdList};
-use crate::panics::{self, contain, discard};
-use crate::residency::Hold;
+use crate::panics::{self, catch_panic, drop_payload};
+use crate::residency::BusyGuard;
 use crate::slot::Slot;
 use crate::sync::{Mutex, lock};
 use crate::trace::{self, Trace};
@@ -84,7 +84,7 @@ struct Entry<W: Worker> {
 
 impl<W: Worker> Entry<W> {
     /// Runs code of the user's that belongs to the task, and reports its panic.
-    fn contain(&self, code: impl FnOnce()) {
+    fn catch_panic(&self, code: impl FnOnce()) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
             self.report(payload);
         }
@@ -201,7 +201,7 @@ pub(crate) fn spawn_timer<W: Worker>(
 pub(crate) fn spawn_task<W: Worker, F>(
     slot: &Arc<Slot<W>>,
     code: F,
-    hold: Hold<W>,
+    hold: BusyGuard<W>,
 ) -> (Arc<Spawned>, oneshot::Receiver<Result<F::Output, TaskError>>)
 where
     F: Future + Send + 'static,
@@ -221,7 +221,7 @@ fn deliver<T>(sender: oneshot::Sender<Result<T, TaskError>>, ended: Result<T, Ta
     match catch_unwind(AssertUnwindSafe(|| sender.send(ended))) {
         Ok(Ok(())) => {}
         Ok(Err(unused)) => drop(unused),
-        Err(payload) => discard(payload),
+        Err(payload) => drop_payload(payload),
     }
 }
 
@@ -250,9 +250,9 @@ impl<W: Worker, F: Future, D: FnOnce(Result<F::Output, TaskError>)> Future for T
             Err(payload) => Err(entry.report(payload)),
         };
         // Before the result is there: who has it finds nothing left of the code.
-        entry.contain(|| drop(code.take()));
+        entry.catch_panic(|| drop(code.take()));
         if let Some(done) = done.take() {
-            entry.contain(|| done(ended));
+            entry.catch_panic(|| done(ended));
         }
         Poll::Ready(())
     }
@@ -264,9 +264,9 @@ impl<W: Worker, F, D> Drop for Task<W, F, D> {
         if code.is_some() {
             // It was aborted, or its runtime shuts down.
             let _entered = span.enter();
-            entry.contain(|| drop(code.take()));
+            entry.catch_panic(|| drop(code.take()));
             // It wakes whoever awaits the result.
-            contain(|| drop(done.take()));
+            catch_panic(|| drop(done.take()));
         }
         self.spawned.set_over();
         // The entry goes last, with the fields.
@@ -287,7 +287,7 @@ impl Work for Job {
     fn abort(&self) {
         // What runs already is not here any more. (2)
         if let Some(queued) = self.take() {
-            queued.discard();
+            queued.drop_payload();
         }
     }
 
@@ -305,12 +305,12 @@ impl fmt::Debug for Job {
 /// Blocking code that has not begun.
 trait Queued: Send {
     fn run(self: Box<Self>);
-    fn discard(self: Box<Self>);
+    fn drop_payload(self: Box<Self>);
 }
 
 struct QueuedWork<W: Worker, F, T> {
     work: F,
-    hold: Hold<W>,
+    hold: BusyGuard<W>,
     sender: oneshot::Sender<Result<T, TaskError>>,
     span: Trace,
     entry: Entry<W>,
@@ -325,20 +325,20 @@ impl<W: Worker, T: Send, F: FnOnce() -> T + Send> Queued for QueuedWork<W, F, T>
             let _entered = inside.enter();
             let ended = catch_unwind(AssertUnwindSafe(work)).map_err(|payload| entry.report(payload));
             drop(hold);
-            entry.contain(|| deliver(sender, ended));
+            entry.catch_panic(|| deliver(sender, ended));
         }
         drop(entry);
     }
 
-    fn discard(self: Box<Self>) {
+    fn drop_payload(self: Box<Self>) {
         let Self { work, hold, sender, span, entry } = *self;
         {
             let inside = span;
             let _entered = inside.enter();
-            entry.contain(|| drop(work));
+            entry.catch_panic(|| drop(work));
             drop(hold);
             // It wakes whoever awaits the result.
-            contain(|| drop(sender));
+            catch_panic(|| drop(sender));
         }
         drop(entry);
     }
@@ -365,7 +365,7 @@ impl Drop for Turn {
 pub(crate) fn spawn_blocking<W: Worker, T: Send + 'static>(
     slot: &Arc<Slot<W>>,
     work: impl FnOnce() -> T + Send + 'static,
-    hold: Hold<W>,
+    hold: BusyGuard<W>,
 ) -> (Arc<Job>, oneshot::Receiver<Result<T, TaskError>>) {
     let (sender, outcome) = oneshot::channel();
     let id = Id::fresh();

@@ -12,9 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use crate::context::Context;
 use crate::handle::WorkerHandle;
 use crate::mailbox::Inbox;
-use crate::panics::contain;
+use crate::panics::catch_panic;
 use crate::queue::{Kind, Sequence};
-use crate::residency::Hold;
+use crate::residency::BusyGuard;
 use crate::slot::Slot;
 use crate::tasks::{self, Spawned, Work};
 use crate::worker::{ExitReason, Worker};
@@ -57,13 +57,13 @@ impl Monitor {
 }
 
 fn send<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
-    accepted(slot.queue.send_past(message, Kind::Cast))
+    accepted(slot.queue.force_send(message, Kind::Cast))
 }
 
 /// Sends a tick, which is no activity of the worker.
 fn send_tick<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
-    let is_asked = slot.tracks_activity() || slot.activity.may_rest().is_some();
-    accepted(if is_asked { slot.queue.send_tick(message) } else { slot.queue.send_past(message, Kind::Cast) })
+    let is_asked = slot.tracks_activity() || slot.activity.idle_timeout().is_some();
+    accepted(if is_asked { slot.queue.send_tick(message) } else { slot.queue.force_send(message, Kind::Cast) })
 }
 
 fn accepted<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
@@ -71,7 +71,7 @@ fn accepted<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
         Ok(sequence) => Some(sequence),
         Err(message) => {
             // The worker is on its way out, and this with it.
-            contain(|| drop(message));
+            catch_panic(|| drop(message));
             None
         }
     }
@@ -112,7 +112,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn send_after(&mut self, delay: Duration, message: W::Message) -> Timer {
         let slot = self.handle().slot.clone();
-        let hold = Hold::new(&slot);
+        let hold = BusyGuard::new(&slot);
         Timer(tasks::spawn_timer(&self.handle().slot, async move {
             sleep(delay).await;
             send(&slot, message);
@@ -289,25 +289,25 @@ impl<W: Worker> Context<W> {
     /// ```
     /// # use std::{convert::Infallible, time::Duration};
     /// # use gen_registry::{Context, ExitReason, Registry, Worker};
-    /// # struct Lease;
-    /// impl Worker for Lease {
+    /// # struct ThreadSlot;
+    /// impl Worker for ThreadSlot {
     /// #   type Key = u32; type Args = (); type Message = (); type Error = Infallible;
     ///     // ..
     ///     async fn init(_: (), ctx: &mut Context<Self>) -> Result<Self, Infallible> {
     ///         ctx.set_idle_timeout(Some(Duration::from_secs(30)));
-    ///         Ok(Lease)
+    ///         Ok(ThreadSlot)
     ///     }
     /// #   async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
     /// }
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    /// # let registry = Registry::<Lease>::new();
+    /// # let registry = Registry::<ThreadSlot>::new();
     /// let lease = registry.start(&1, ()).await?;
     /// assert!(matches!(lease.closed().await, ExitReason::Idle));
     /// # Ok(())
     /// # }
     /// ```
     pub fn set_idle_timeout(&self, after: Option<Duration>) {
-        self.handle().slot.activity.set_may_rest(after);
+        self.handle().slot.activity.set_idle_timeout_nanos(after);
     }
 }

@@ -22,7 +22,7 @@ mod on {
     use tracing::{Level, Span, error, span_enabled, warn};
 
     use crate::lifecycle::{Exit, StartFailure};
-    use crate::panics::{contain, discard};
+    use crate::panics::{catch_panic, drop_payload};
     use crate::slot::Slot;
     use crate::worker::Worker;
 
@@ -54,7 +54,7 @@ mod on {
 
         fn of(make: impl FnOnce() -> Span) -> Self {
             let made = catch_unwind(AssertUnwindSafe(make));
-            Self(made.map_err(discard).ok().filter(|span| !span.is_disabled()).map(Box::new))
+            Self(made.map_err(drop_payload).ok().filter(|span| !span.is_disabled()).map(Box::new))
         }
 
         /// Enters the span until the guard is dropped. If the subscriber panics, the span is not entered.
@@ -62,7 +62,7 @@ mod on {
         pub(crate) fn enter(&self) -> Option<Inside<'_>> {
             self.0.as_ref().and_then(|span| {
                 let entered = catch_unwind(AssertUnwindSafe(|| span.enter()));
-                entered.map_err(discard).ok().map(|entered| Inside(Some(entered)))
+                entered.map_err(drop_payload).ok().map(|entered| Inside(Some(entered)))
             })
         }
     }
@@ -71,7 +71,7 @@ mod on {
         /// The subscriber is asked to close the span, and may panic.
         fn drop(&mut self) {
             if let Some(span) = self.0.take() {
-                contain(|| drop(span));
+                catch_panic(|| drop(span));
             }
         }
     }
@@ -83,28 +83,28 @@ mod on {
         /// The subscriber is told of the exit, and may panic: also while another panic unwinds.
         fn drop(&mut self) {
             let entered = self.0.take();
-            contain(|| drop(entered));
+            catch_panic(|| drop(entered));
         }
     }
 
     /// Tells of a panic in one of the worker's own tasks.
     pub(crate) fn task_panicked<W: Worker>(slot: &Slot<W>, reason: &str) {
         let (registry, id) = (&*slot.link.name, slot.entry.id.0);
-        contain(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
+        catch_panic(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
     }
 
     /// Tells how a run ended, if that is something that an operator wants to know, and when the next one begins.
     pub(crate) fn ended<W: Worker>(slot: &Slot<W>, exit: &Exit, next_after: Option<Duration>) {
         let (registry, id) = (&*slot.link.name, slot.entry.id.0);
         let incarnation = slot.incarnation();
-        contain(|| match exit {
+        catch_panic(|| match exit {
             Exit::Ended(reason) => {
                 if reason.is_crash() {
                     error!(target: "gen_registry", registry, id, incarnation, %reason, "the worker crashed");
                 }
                 if let Some(after) = next_after {
                     warn!(target: "gen_registry", registry, id, incarnation, ?after, "the worker is restarted");
-                } else if slot.gave_up() {
+                } else if slot.has_spent_restarts() {
                     warn!(target: "gen_registry", registry, id, incarnation, "the worker has spent its restarts");
                 }
             }
@@ -114,7 +114,7 @@ mod on {
             Exit::NotStarted(StartFailure::Init(reason)) => {
                 warn!(target: "gen_registry", registry, id, %reason, "the worker could not be started");
             }
-            Exit::NotStarted(_) | Exit::NotReturned(_) => {}
+            Exit::NotStarted(_) | Exit::NotRestarted(_) => {}
         });
     }
 }

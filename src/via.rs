@@ -12,7 +12,7 @@ use crate::queue::Kind;
 use crate::registry::Shared;
 use crate::reply::{self, PendingReply, Reply};
 use crate::retry::{self, Retry};
-use crate::stripes::Hot;
+use crate::stripes::HotCounter;
 use crate::sync::apart;
 use crate::worker::Worker;
 
@@ -221,14 +221,14 @@ impl<W: Worker> Via<W> {
             Some(handle) if is_current(handle.id()) => message,
             Some(handle) => match handle.slot.queue.try_send(message, Kind::Call) {
                 Ok(sequence) => {
-                    self.shared.link.hot.count(Hot::Hit);
+                    self.shared.link.hot.count(HotCounter::Hit);
                     return handle.answer(sequence, answer).await;
                 }
                 Err((_, message)) => message,
             },
             None => message,
         };
-        answer.look_first();
+        answer.poll_as_sent();
         let (handle, sequence) = Box::pin(address::deliver_call(self, message, None)).await?;
         handle.answer(sequence, answer).await
     }
@@ -294,7 +294,7 @@ impl<W: Worker> Address<W> for Via<W> {
     }
 
     fn count_hit(&self) {
-        self.shared.link.hot.count(Hot::Hit);
+        self.shared.link.hot.count(HotCounter::Hit);
     }
 
     fn lookup(&self) -> Option<WorkerHandle<W>> {

@@ -192,7 +192,7 @@ pub trait Worker: Sized + Send + 'static {
     }
 }
 
-/// The default of [`Worker::run`], which is known by this name: see `supervise`.
+/// The default of [`Worker::run`], which is known by this name: see `run_worker`.
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its arguments twice")]
 fn handle_each<W: Worker>(
     worker: &mut W,
@@ -381,7 +381,7 @@ pub(crate) struct EntryId {
 
 impl EntryId {
     /// What a worker has that is asked for: the owner gives it an id when it comes to life.
-    pub(crate) fn unborn(hash: u64) -> Self {
+    pub(crate) fn unassigned(hash: u64) -> Self {
         Self { id: WorkerId(0), hash }
     }
 

@@ -1,22 +1,22 @@
-//! [`Errands`]: what is done when whoever served has left the desk.
+//! [`DeferredQueue`]: what is done when whoever served has left the desk.
 
-use crate::panics::contain;
+use crate::panics::catch_panic;
 
 /// What need not be done at the desk, since it changes nothing there. Whoever serves there next may do so before it is run.
-pub(crate) trait Errand {
+pub(crate) trait Deferred {
     /// Where it is run, as the desk was told.
     type Place;
 
     fn run(self, place: &Self::Place);
 }
 
-/// Errands in the order in which they arose. Almost always one: it takes no allocation.
-pub(crate) struct Errands<E> {
+/// DeferredQueue in the order in which they arose. Almost always one: it takes no allocation.
+pub(crate) struct DeferredQueue<E> {
     first: Option<E>,
     more: Vec<E>,
 }
 
-impl<E> Errands<E> {
+impl<E> DeferredQueue<E> {
     pub(crate) fn new() -> Self {
         Self { first: None, more: Vec::new() }
     }
@@ -42,16 +42,16 @@ impl<E> Errands<E> {
     }
 }
 
-impl<E: Errand> Errands<E> {
+impl<E: Deferred> DeferredQueue<E> {
     /// Runs them one by one: code of others that panics in one of them (the waker of a caller on another executor) does not
     /// keep the next from being run. (G5)
     #[inline]
     pub(crate) fn run(&mut self, place: &E::Place) {
         if let Some(first) = self.first.take() {
-            contain(|| first.run(place));
+            catch_panic(|| first.run(place));
             if !self.more.is_empty() {
                 for errand in self.more.drain(..) {
-                    contain(|| errand.run(place));
+                    catch_panic(|| errand.run(place));
                 }
             }
         }
@@ -64,9 +64,9 @@ mod tests {
 
     use super::*;
 
-    struct Note<'n>(u32, &'n Mutex<Vec<u32>>);
+    struct Op<'n>(u32, &'n Mutex<Vec<u32>>);
 
-    impl Errand for Note<'_> {
+    impl Deferred for Op<'_> {
         type Place = ();
 
         fn run(self, (): &()) {
@@ -78,8 +78,8 @@ mod tests {
     #[test]
     fn errands_are_run_in_their_order_and_one_that_panics_keeps_none_from_running() {
         let ran = Mutex::default();
-        let note = |n| Note(n, &ran);
-        let (mut mine, mut others) = (Errands::new(), Errands::new());
+        let note = |n| Op(n, &ran);
+        let (mut mine, mut others) = (DeferredQueue::new(), DeferredQueue::new());
         others.push(note(1));
         mine.append(&mut others);
         others.push(note(2));

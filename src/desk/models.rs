@@ -13,17 +13,17 @@ use super::*;
 
 /// Keeps what it served, and is over after so many things. Its numbers are not loom's: they are of one place at a time, if the
 /// desk is right.
-struct Teller {
-    desk: Weak<Desk<Arc<u32>, Note>>,
+struct Recorder {
+    combiner: Weak<Combiner<Arc<u32>, Op>>,
     seen: Arc<Seen>,
     most: usize,
-    errands: Errands<Note>,
+    deferred: DeferredQueue<Op>,
 }
 
 /// Each thing that is served makes one errand.
-struct Note(u32, Arc<Seen>);
+struct Op(u32, Arc<Seen>);
 
-impl Errand for Note {
+impl Deferred for Op {
     type Place = ();
 
     fn run(self, (): &()) {
@@ -55,17 +55,17 @@ impl Seen {
             numbers.sort_unstable();
             numbers
         };
-        assert_eq!(sorted(&self.ran), sorted(&self.served), "errands that were run, and what was served");
+        assert_eq!(sorted(&self.ran), sorted(&self.served), "deferred that were run, and what was served");
         sorted(&self.served)
     }
 
     fn number(&self, of: &AtomicUsize) -> usize {
-        assert_eq!(self.faults.load(Ordering::SeqCst), 0, "two were at the desk");
+        assert_eq!(self.faults.load(Ordering::SeqCst), 0, "two were at the combiner");
         of.load(Ordering::SeqCst)
     }
 }
 
-impl Teller {
+impl Recorder {
     /// Being there takes a while: others have their turns in the middle of it.
     fn alone(&self, act: impl FnOnce()) {
         if self.seen.is_there.swap(true, Ordering::SeqCst) {
@@ -77,55 +77,60 @@ impl Teller {
     }
 }
 
-impl Clerk<Arc<u32>, Note> for Teller {
-    fn serve(&mut self, item: Arc<u32>) {
+impl Sequential<Arc<u32>, Op> for Recorder {
+    fn apply(&mut self, item: Arc<u32>) {
         self.alone(|| self.seen.served.lock().unwrap().push(*item));
-        self.errands.push(Note(*item, Arc::clone(&self.seen)));
+        self.deferred.push(Op(*item, Arc::clone(&self.seen)));
     }
 
-    fn tick(&mut self) -> bool {
+    fn on_timer(&mut self) -> bool {
         self.alone(|| {
             self.seen.ticks.fetch_add(1, Ordering::SeqCst);
         });
         false
     }
 
-    fn pause(&mut self, errands: &mut Errands<Note>) -> Option<Instant> {
-        errands.append(&mut self.errands);
+    fn flush(&mut self, deferred: &mut DeferredQueue<Op>) -> Option<Instant> {
+        deferred.append(&mut self.deferred);
         None
     }
 
-    fn is_over(&self) -> bool {
+    fn is_done(&self) -> bool {
         let ticked = self.seen.ends_by_tick.load(Ordering::SeqCst) && self.seen.ticks.load(Ordering::SeqCst) > 0;
         ticked || self.seen.served.lock().unwrap().len() >= self.most
     }
 }
 
-impl Drop for Teller {
+impl Drop for Recorder {
     fn drop(&mut self) {
-        self.errands.run(&());
+        self.deferred.run(&());
         self.seen.drops.fetch_add(1, Ordering::SeqCst);
-        if let Some(desk) = self.desk.upgrade() {
-            drop(desk.queue.drain(&crate::sync::AtomicUsize::new(0)));
+        if let Some(combiner) = self.combiner.upgrade() {
+            drop(combiner.queue.drain(&crate::sync::AtomicUsize::new(0)));
         }
     }
 }
 
-fn desk(most: usize) -> (Arc<Desk<Arc<u32>, Note>>, Arc<Seen>) {
-    let (desk, seen) = (Arc::new(Desk::new(8)), Arc::<Seen>::default());
-    desk.set(
-        Box::new(Teller { desk: Arc::downgrade(&desk), seen: Arc::clone(&seen), most, errands: Errands::new() }),
+fn desk(most: usize) -> (Arc<Combiner<Arc<u32>, Op>>, Arc<Seen>) {
+    let (combiner, seen) = (Arc::new(Combiner::new(8)), Arc::<Seen>::default());
+    combiner.set(
+        Box::new(Recorder {
+            combiner: Arc::downgrade(&combiner),
+            seen: Arc::clone(&seen),
+            most,
+            deferred: DeferredQueue::new(),
+        }),
         (),
     );
-    (desk, seen)
+    (combiner, seen)
 }
 
 /// Whoever hands over has a keeper: this is one.
-async fn keep(desk: &Desk<Arc<u32>, Note>) {
-    poll_fn(|cx| match desk.poll_keeper(cx.waker()) {
-        Keep::Over => Poll::Ready(()),
-        Keep::Until(_) => Poll::Pending,
-        Keep::Again => {
+async fn keep(combiner: &Combiner<Arc<u32>, Op>) {
+    poll_fn(|cx| match combiner.poll_driver(cx.waker()) {
+        DriverPoll::Done => Poll::Ready(()),
+        DriverPoll::WaitUntil(_) => Poll::Pending,
+        DriverPoll::Yield => {
             cx.waker().wake_by_ref();
             Poll::Pending
         }
@@ -136,17 +141,17 @@ async fn keep(desk: &Desk<Arc<u32>, Note>) {
 #[test]
 fn what_two_bring_is_served_once_each_by_one_at_a_time() {
     loom::model(|| {
-        let (desk, seen) = desk(usize::MAX);
+        let (combiner, seen) = desk(usize::MAX);
         let other = thread::spawn({
-            let desk = Arc::clone(&desk);
-            move || desk.bring(Arc::new(1))
+            let combiner = Arc::clone(&combiner);
+            move || combiner.submit(Arc::new(1))
         });
-        let visits = [desk.bring(Arc::new(2)), other.join().unwrap()];
-        if visits.contains(&Visit::HandedOver) {
-            let _ = desk.look();
+        let visits = [combiner.submit(Arc::new(2)), other.join().unwrap()];
+        if visits.contains(&Outcome::HandedOff) {
+            let _ = combiner.run_pending();
         }
         assert_eq!((seen.sorted(), seen.number(&seen.drops)), (vec![1, 2], 0));
-        desk.abandon();
+        combiner.close_driver();
         assert_eq!(seen.number(&seen.drops), 1);
     });
 }
@@ -157,23 +162,23 @@ fn what_is_handed_over_or_left_is_served_by_the_keeper_and_in_the_order_of_who_b
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
-        let (desk, seen) = desk(4);
+        let (combiner, seen) = desk(4);
         let other = thread::spawn({
-            let desk = Arc::clone(&desk);
+            let combiner = Arc::clone(&combiner);
             move || {
-                let _ = desk.bring(Arc::new(1));
-                desk.leave(Arc::new(2));
+                let _ = combiner.submit(Arc::new(1));
+                combiner.enqueue(Arc::new(2));
             }
         });
-        let keeper = thread::spawn({
-            let desk = Arc::clone(&desk);
-            move || block_on(keep(&desk))
+        let driver = thread::spawn({
+            let combiner = Arc::clone(&combiner);
+            move || block_on(keep(&combiner))
         });
-        let _ = desk.bring(Arc::new(11));
-        let _ = desk.bring(Arc::new(12));
+        let _ = combiner.submit(Arc::new(11));
+        let _ = combiner.submit(Arc::new(12));
         other.join().unwrap();
         // It is over when all four are served: a lost one would leave it waiting for ever, which loom reports.
-        keeper.join().unwrap();
+        driver.join().unwrap();
         let served = seen.served();
         let of =
             |first: u32, second: u32| served.iter().copied().filter(|&n| n == first || n == second).collect::<Vec<_>>();
@@ -186,18 +191,18 @@ fn what_is_handed_over_or_left_is_served_by_the_keeper_and_in_the_order_of_who_b
 #[test]
 fn a_clerk_is_dropped_once_and_nothing_is_left_lying_when_the_keeper_goes() {
     loom::model(|| {
-        let (desk, seen) = desk(usize::MAX);
+        let (combiner, seen) = desk(usize::MAX);
         let item = Arc::new(1);
-        let keeper = thread::spawn({
-            let desk = Arc::clone(&desk);
-            move || desk.abandon()
+        let driver = thread::spawn({
+            let combiner = Arc::clone(&combiner);
+            move || combiner.close_driver()
         });
         let other = thread::spawn({
-            let (desk, item) = (Arc::clone(&desk), Arc::clone(&item));
-            move || desk.leave(item)
+            let (combiner, item) = (Arc::clone(&combiner), Arc::clone(&item));
+            move || combiner.enqueue(item)
         });
-        let _ = desk.bring(Arc::clone(&item));
-        keeper.join().unwrap();
+        let _ = combiner.submit(Arc::clone(&item));
+        driver.join().unwrap();
         other.join().unwrap();
         assert_eq!(seen.number(&seen.drops), 1);
         assert_eq!(Arc::strong_count(&item), 1, "served or dropped");
@@ -209,14 +214,14 @@ fn a_clerk_is_dropped_once_and_nothing_is_left_lying_when_the_keeper_goes() {
 fn a_tick_that_finds_somebody_there_is_served_by_the_keeper_all_the_same() {
     loom::model(|| {
         // Over when the tick is served: if it is lost, the keeper waits for ever, which loom reports.
-        let (desk, seen) = desk(usize::MAX);
+        let (combiner, seen) = desk(usize::MAX);
         seen.ends_by_tick.store(true, Ordering::SeqCst);
         let other = thread::spawn({
-            let desk = Arc::clone(&desk);
-            move || desk.bring(Arc::new(1))
+            let combiner = Arc::clone(&combiner);
+            move || combiner.submit(Arc::new(1))
         });
-        let _ = desk.tick();
-        block_on(keep(&desk));
+        let _ = combiner.tick();
+        block_on(keep(&combiner));
         let _ = other.join().unwrap();
         assert_eq!((seen.number(&seen.ticks), seen.number(&seen.drops)), (1, 1));
     });

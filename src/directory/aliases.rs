@@ -106,7 +106,7 @@ impl<N: Send + Sync, W: Worker> Membership for Names<N, W> {
     fn forget(&self, worker: WorkerId) {
         // By number, not by name: a successor may have the name by now. (race 4)
         self.index.change(|change| {
-            for tag in change.strike_all(worker) {
+            for tag in change.take_refs(worker) {
                 change.remove(tag);
             }
         });
@@ -148,7 +148,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                 }
             }
             // Under the lock: an end that comes later finds the entry. (race 1)
-            let is_told = change.knows(worker.id()) || worker.slot.enlist(self.as_membership());
+            let is_told = change.has_refs(worker.id()) || worker.slot.add_membership(self.as_membership());
             if !is_told || worker.is_ending() {
                 return Err(Refused::Closed);
             }
@@ -157,10 +157,10 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                     return Ok(());
                 }
                 change.remove(entry.tag);
-                change.strike(entry.value.id(), entry.tag);
+                change.remove_ref(entry.value.id(), entry.tag);
             }
             let tag = change.insert(name.take().expect("it was there above"), hash, worker.clone());
-            change.note(worker.id(), tag);
+            change.add_ref(worker.id(), tag);
             Ok(())
         });
         match (registered, name) {
@@ -192,7 +192,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         let holder = self.0.index.change(|change| {
             let entry = change.find(name, hash)?;
             change.remove(entry.tag);
-            change.strike(entry.value.id(), entry.tag);
+            change.remove_ref(entry.value.id(), entry.tag);
             Some((*entry.value).clone())
         });
         holder.filter(|holder| !holder.is_ending())
@@ -266,7 +266,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         let mut starting = None;
         let registered = poll_fn(|cx| {
             // Before the look. (race 7)
-            waiter.note(cx.waker());
+            waiter.register(cx.waker());
             self.poll_registered(name, hash, &mut starting, cx)
         });
         let registered = match Instant::now().checked_add(within) {
@@ -326,8 +326,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         if worker.is_ending() {
             return Vec::new();
         }
-        let tags = self.0.index.tags_of(worker.id());
-        tags.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
+        let refs = self.0.index.refs_of(worker.id());
+        refs.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
     }
 
     /// Folds over the names by which a worker is found.

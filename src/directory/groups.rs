@@ -117,8 +117,8 @@ impl<W: Worker> Members<W> {
 impl<P: Send + Sync, W: Worker> Membership for Properties<P, W> {
     fn forget(&self, worker: WorkerId) {
         let left: Vec<_> = self.index.change(|change| {
-            let tags = change.strike_all(worker);
-            tags.into_iter().filter_map(|tag| remove_member(change, tag, worker)).collect()
+            let refs = change.take_refs(worker);
+            refs.into_iter().filter_map(|tag| remove_member(change, tag, worker)).collect()
         });
         // Under no lock.
         drop(left);
@@ -128,7 +128,7 @@ impl<P: Send + Sync, W: Worker> Membership for Properties<P, W> {
 /// Takes a worker out of a group, and the group out of the index if nobody is left in it.
 fn remove_member<P, W: Worker>(
     change: &mut Change<'_, P, Members<W>>,
-    tag: super::index::Tag,
+    tag: super::index::EntryRef,
     worker: WorkerId,
 ) -> Option<WorkerHandle<W>> {
     let entry = change.get(tag)?;
@@ -167,7 +167,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
             let wanted = property.as_ref().expect("it is taken out below");
             let found = change.find(wanted, hash);
             // Under the lock: an end that comes later finds the member. (race 1)
-            let is_told = change.knows(worker.id()) || worker.slot.enlist(self.as_membership());
+            let is_told = change.has_refs(worker.id()) || worker.slot.add_membership(self.as_membership());
             if !is_told || worker.is_ending() {
                 return false;
             }
@@ -181,7 +181,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
                     change.insert(property.take().expect("it was there above"), hash, members)
                 }
             };
-            change.note(worker.id(), tag);
+            change.add_ref(worker.id(), tag);
             true
         });
         match property {
@@ -202,7 +202,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         let hash = self.0.index.hash(property);
         let left = self.0.index.change(|change| {
             let tag = change.find(property, hash)?.tag;
-            change.strike(worker.id(), tag);
+            change.remove_ref(worker.id(), tag);
             remove_member(change, tag, worker.id())
         });
         left.is_some_and(|left| !left.is_ending())
@@ -312,8 +312,8 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         if worker.is_ending() {
             return Vec::new();
         }
-        let tags = self.0.index.tags_of(worker.id());
-        tags.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
+        let refs = self.0.index.refs_of(worker.id());
+        refs.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
     }
 
     /// Folds over the groups that have members, each with its property and [`members`](Self::members).

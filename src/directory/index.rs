@@ -17,9 +17,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use equivalent::Equivalent;
 
-use crate::panics::Contained;
+use crate::panics::CatchDropPanic;
 use crate::prehashed::PassHash;
-use crate::seeded::Seeded;
+use crate::seeded::SipBuilder;
 use crate::worker::WorkerId;
 
 /// So many readers and changes of different names rarely meet at a lock.
@@ -30,15 +30,15 @@ const IDLE_CAPACITY: usize = 32;
 
 /// Names one entry: no other entry of the index ever has the number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tag {
+pub(crate) struct EntryRef {
     number: u64,
     hash: u64,
 }
 
 pub(crate) struct Entry<N, V> {
-    pub(crate) tag: Tag,
-    pub(crate) name: Contained<N>,
-    pub(crate) value: Contained<V>,
+    pub(crate) tag: EntryRef,
+    pub(crate) name: CatchDropPanic<N>,
+    pub(crate) value: CatchDropPanic<V>,
 }
 
 /// The entries of one hash: one, but once in 2^64.
@@ -64,31 +64,31 @@ type Shard<N, V> = HashMap<u64, Bucket<N, V>, PassHash>;
 
 pub(crate) struct Index<N, V> {
     /// Names come from users: seeded per directory, and resists flooding (SipHash).
-    hasher: Seeded,
+    hasher: SipBuilder,
     shards: [RwLock<Shard<N, V>>; SHARDS],
-    roster: Mutex<Roster>,
+    reverse: Mutex<ReverseIndex>,
 }
 
 /// Which worker has which entries: the index the other way round.
-struct Roster {
+struct ReverseIndex {
     next_number: u64,
     /// By worker and number: the hash. One tree for all, whose memory shrinks with it.
-    tags: BTreeMap<(WorkerId, u64), u64>,
+    refs: BTreeMap<(WorkerId, u64), u64>,
 }
 
-impl Roster {
-    fn of(&self, worker: WorkerId) -> impl Iterator<Item = Tag> + '_ {
+impl ReverseIndex {
+    fn of(&self, worker: WorkerId) -> impl Iterator<Item = EntryRef> + '_ {
         let range = (worker, 0)..=(worker, u64::MAX);
-        self.tags.range(range).map(|(&(_, number), &hash)| Tag { number, hash })
+        self.refs.range(range).map(|(&(_, number), &hash)| EntryRef { number, hash })
     }
 }
 
 impl<N, V> Index<N, V> {
     pub(crate) fn new() -> Self {
         Self {
-            hasher: Seeded::new(),
+            hasher: SipBuilder::new(),
             shards: std::array::from_fn(|_| RwLock::default()),
-            roster: Mutex::new(Roster { next_number: 0, tags: BTreeMap::new() }),
+            reverse: Mutex::new(ReverseIndex { next_number: 0, refs: BTreeMap::new() }),
         }
     }
 
@@ -116,7 +116,7 @@ impl<N, V> Index<N, V> {
     }
 
     /// Finds one entry, if it is still there.
-    pub(crate) fn get(&self, tag: Tag) -> Option<Arc<Entry<N, V>>> {
+    pub(crate) fn get(&self, tag: EntryRef) -> Option<Arc<Entry<N, V>>> {
         Self::read(self.shard(tag.hash)).get(&tag.hash)?.iter().find(|entry| entry.tag == tag).cloned()
     }
 
@@ -136,24 +136,24 @@ impl<N, V> Index<N, V> {
     }
 
     /// The entries of one worker, oldest first.
-    pub(crate) fn tags_of(&self, worker: WorkerId) -> Vec<Tag> {
+    pub(crate) fn refs_of(&self, worker: WorkerId) -> Vec<EntryRef> {
         self.lock().of(worker).collect()
     }
 
     /// Changes the index, alone.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Change<'_, N, V>) -> T) -> T {
-        change(&mut Change { index: self, roster: self.lock(), removed: Vec::new() })
+        change(&mut Change { index: self, reverse: self.lock(), removed: Vec::new() })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Roster> {
+    fn lock(&self) -> MutexGuard<'_, ReverseIndex> {
         // Of what runs under it only a name's `Eq` panics, and it runs before anything is changed.
-        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reverse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many entries there are, and how many are noted under a worker.
     #[cfg(test)]
     pub(crate) fn sizes(&self) -> (usize, usize) {
-        (self.count(|_| true), self.lock().tags.len())
+        (self.count(|_| true), self.lock().refs.len())
     }
 
     /// Room for how many entries there is.
@@ -166,7 +166,7 @@ impl<N, V> Index<N, V> {
 /// The index, locked against other changes.
 pub(crate) struct Change<'c, N, V> {
     index: &'c Index<N, V>,
-    roster: MutexGuard<'c, Roster>,
+    reverse: MutexGuard<'c, ReverseIndex>,
     /// Declared after the lock, and so dropped after it: no name is dropped under the lock.
     removed: Vec<Arc<Entry<N, V>>>,
 }
@@ -177,39 +177,39 @@ impl<N, V> Change<'_, N, V> {
         self.index.find(name, hash)
     }
 
-    pub(crate) fn get(&self, tag: Tag) -> Option<Arc<Entry<N, V>>> {
+    pub(crate) fn get(&self, tag: EntryRef) -> Option<Arc<Entry<N, V>>> {
         self.index.get(tag)
     }
 
     /// Whether any entry is noted under the worker: then the worker's slot knows of the directory.
-    pub(crate) fn knows(&self, worker: WorkerId) -> bool {
-        self.roster.of(worker).next().is_some()
+    pub(crate) fn has_refs(&self, worker: WorkerId) -> bool {
+        self.reverse.of(worker).next().is_some()
     }
 
     /// Notes that the worker has the entry.
-    pub(crate) fn note(&mut self, worker: WorkerId, tag: Tag) {
-        self.roster.tags.insert((worker, tag.number), tag.hash);
+    pub(crate) fn add_ref(&mut self, worker: WorkerId, tag: EntryRef) {
+        self.reverse.refs.insert((worker, tag.number), tag.hash);
     }
 
     /// Notes that the worker has the entry no longer.
-    pub(crate) fn strike(&mut self, worker: WorkerId, tag: Tag) {
-        self.roster.tags.remove(&(worker, tag.number));
+    pub(crate) fn remove_ref(&mut self, worker: WorkerId, tag: EntryRef) {
+        self.reverse.refs.remove(&(worker, tag.number));
     }
 
     /// Strikes everything that was noted under the worker.
-    pub(crate) fn strike_all(&mut self, worker: WorkerId) -> Vec<Tag> {
-        let tags: Vec<_> = self.roster.of(worker).collect();
-        for &tag in &tags {
-            self.strike(worker, tag);
+    pub(crate) fn take_refs(&mut self, worker: WorkerId) -> Vec<EntryRef> {
+        let refs: Vec<_> = self.reverse.of(worker).collect();
+        for &tag in &refs {
+            self.remove_ref(worker, tag);
         }
-        tags
+        refs
     }
 
     /// Adds an entry. Nothing may stand under the name.
-    pub(crate) fn insert(&mut self, name: N, hash: u64, value: V) -> Tag {
-        let tag = Tag { number: self.roster.next_number, hash };
-        self.roster.next_number += 1;
-        let entry = Arc::new(Entry { tag, name: Contained::new(name), value: Contained::new(value) });
+    pub(crate) fn insert(&mut self, name: N, hash: u64, value: V) -> EntryRef {
+        let tag = EntryRef { number: self.reverse.next_number, hash };
+        self.reverse.next_number += 1;
+        let entry = Arc::new(Entry { tag, name: CatchDropPanic::new(name), value: CatchDropPanic::new(value) });
         let mut shard = Index::write(self.index.shard(hash));
         match shard.entry(hash) {
             hash_map::Entry::Occupied(bucket) => bucket.into_mut().rest.push(entry),
@@ -221,7 +221,7 @@ impl<N, V> Change<'_, N, V> {
     }
 
     /// Removes one entry, never another one of the same name.
-    pub(crate) fn remove(&mut self, tag: Tag) {
+    pub(crate) fn remove(&mut self, tag: EntryRef) {
         let mut shard = Index::write(self.index.shard(tag.hash));
         let hash_map::Entry::Occupied(mut bucket) = shard.entry(tag.hash) else { return };
         let removed = match bucket.get().rest.iter().position(|entry| entry.tag == tag) {

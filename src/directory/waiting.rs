@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crate::panics::contain;
+use crate::panics::catch_panic;
 
 #[derive(Default)]
 pub(crate) struct Waiting {
@@ -38,7 +38,7 @@ impl Waiting {
         drop(wakers);
         for waker in woken {
             // Another executor's waker is foreign code: its panic keeps nobody else from being woken.
-            contain(|| waker.wake());
+            catch_panic(|| waker.wake());
         }
     }
 
@@ -61,7 +61,7 @@ pub(crate) struct Waiter<'w> {
 
 impl Waiter<'_> {
     /// Notes whom to wake. To be done before each look.
-    pub(crate) fn note(&self, waker: &Waker) {
+    pub(crate) fn register(&self, waker: &Waker) {
         let waker = waker.clone();
         let replaced = self.waiting.lock().wakers.insert(self.place, waker);
         // Foreign code too, and so not under the lock.
@@ -72,6 +72,6 @@ impl Waiter<'_> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         let waker = self.waiting.lock().wakers.remove(&self.place);
-        contain(|| drop(waker));
+        catch_panic(|| drop(waker));
     }
 }

@@ -3,12 +3,12 @@
 //! The run is asked to end before the machine hears of it, so that the answer names the run that was meant: one that begins
 //! later is not ended, and its end is not waited for.
 
-use super::event::{Effect, Ending, Exit, Port, StartFailure, StopFailure, Stopper};
+use super::event::{Effect, Ending, Exit, StartFailure, StopFailure, StopWaiter, Types};
 use super::phase::{Phase, Stage};
 use super::{Effects, Lifecycle};
 use crate::worker::{EntryId, ExitReason};
 
-impl<P: Port> Lifecycle<P> {
+impl<P: Types> Lifecycle<P> {
     /// Whether a caller waits for a run of this worker to end.
     pub(crate) fn has_crashes(&self, entry: EntryId) -> bool {
         !self.crashes.is_empty() && self.crashes.contains_key(&entry)
@@ -36,7 +36,7 @@ impl<P: Port> Lifecycle<P> {
                 self.cancel(entry, StartFailure::Cancelled, effects);
                 if let Some(Phase::Stopping { stoppers, .. }) = self.phases.get_mut(&entry) {
                     // Nobody waits in a circle for what is dropped at its next await.
-                    stoppers.push(Stopper { ending: Ending::Kill, waits_in: None, reply });
+                    stoppers.push(StopWaiter { ending: Ending::Kill, waits_in: None, reply });
                 }
             }
             Some(Phase::Stopping { stage: Stage::Stuck, .. }) => {

@@ -7,9 +7,9 @@ use crate::error::SharedError;
 use crate::worker::{CloseReason, EntryId, ExitReason, StopMode};
 
 /// What the machine passes through and never looks into.
-pub(crate) trait Port {
+pub(crate) trait Types {
     /// What a worker is launched from: key and arguments.
-    type Seed;
+    type StartSpec;
     /// Where the outcome of a start goes.
     type StartReply: Answer;
     /// Where the outcome of a stop goes.
@@ -37,17 +37,17 @@ pub(crate) enum Ending {
 }
 
 /// A caller that wants a worker.
-pub(crate) struct Starter<P: Port> {
+pub(crate) struct StartWaiter<P: Types> {
     pub(crate) verb: Verb,
     /// The worker of this registry in whose task the caller waits.
     pub(crate) waits_in: Option<EntryId>,
     /// Taken by the launch; handed back to everyone whose own was not used.
-    pub(crate) seed: Option<P::Seed>,
+    pub(crate) seed: Option<P::StartSpec>,
     pub(crate) reply: P::StartReply,
 }
 
 /// A caller that wants a worker gone.
-pub(crate) struct Stopper<P: Port> {
+pub(crate) struct StopWaiter<P: Types> {
     pub(crate) ending: Ending,
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: P::StopReply,
@@ -55,7 +55,7 @@ pub(crate) struct Stopper<P: Port> {
 
 /// Who has a key, as the table says.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Holder {
+pub(crate) struct Occupant {
     pub(crate) entry: EntryId,
     /// Whether its gate is closed, although the machine may not have been told yet.
     pub(crate) is_closed: bool,
@@ -68,14 +68,14 @@ pub(crate) enum Exit {
     NotStarted(StartFailure),
     Ended(ExitReason),
     /// Between two runs, for this reason: it was to come back, and did not.
-    NotReturned(ExitReason),
+    NotRestarted(ExitReason),
 }
 
 impl Exit {
     /// What those are told who wait for the worker's end.
     pub(crate) fn reason(&self) -> ExitReason {
         match self {
-            Self::Ended(reason) | Self::NotReturned(reason) => reason.clone(),
+            Self::Ended(reason) | Self::NotRestarted(reason) => reason.clone(),
             Self::NotStarted(StartFailure::Init(error)) => ExitReason::Failed(Arc::clone(error)),
             Self::NotStarted(StartFailure::Panicked(message)) => ExitReason::Panicked(Arc::clone(message)),
             Self::NotStarted(_) => ExitReason::Killed,
@@ -113,7 +113,7 @@ pub(crate) enum Admission {
     /// And the worker may go through its start alone.
     Granted,
     /// But the owner has to do with the end of the start.
-    Attended,
+    Tracked,
     Refused(StartFailure),
     /// In the place of this worker, whose gate was closed for it.
     InPlaceOf(EntryId),
@@ -139,11 +139,11 @@ pub(crate) enum Deadline {
 }
 
 /// What happened.
-pub(crate) enum Event<P: Port> {
+pub(crate) enum Event<P: Types> {
     /// A caller wants a worker. `fresh` is the entry to launch if it comes to that, and `admission` says whether it may.
-    Start { starter: Starter<P>, holder: Option<Holder>, fresh: EntryId, admission: Admission },
+    Start { starter: StartWaiter<P>, holder: Option<Occupant>, fresh: EntryId, admission: Admission },
     /// A caller wants the worker of an entry gone. `exists`: the table has it.
-    Stop { entry: EntryId, exists: bool, stopper: Stopper<P> },
+    Stop { entry: EntryId, exists: bool, stopper: StopWaiter<P> },
     /// The current run of a worker was asked to end as by a crash, and a caller waits for that. `exists`: the table has the
     /// worker. `run`: which run that is, or `None` between two runs.
     Crash { entry: EntryId, exists: bool, run: Option<u32>, reply: P::StopReply },
@@ -151,7 +151,7 @@ pub(crate) enum Event<P: Port> {
     RunEnded { entry: EntryId, run: u32, reason: ExitReason },
     /// A start that was left to its worker is attended to from now on, with its caller: something is to come of it, or has come
     /// of it, that the worker cannot do alone. Comes before whatever that is.
-    Attended(EntryId, P::StartReply),
+    Reclaimed(EntryId, P::StartReply),
     /// A worker's first `init` begins, after it waited for its turn.
     Begun(EntryId),
     /// A worker's first `init` returned `Ok`.
@@ -171,24 +171,24 @@ pub(crate) enum Event<P: Port> {
 }
 
 /// What to do about it, in this order.
-pub(crate) enum Effect<P: Port> {
+pub(crate) enum Effect<P: Types> {
     /// Put the entry into the table and spawn its worker. With a reply it is left alone with its start: when its `init` is
     /// through it opens its own gate and answers, unless it is attended to by then, at the latest when [`Deadline::Init`] has passed.
-    Launch(EntryId, P::Seed, Option<P::StartReply>),
+    Launch(EntryId, P::StartSpec, Option<P::StartReply>),
     /// Put the entry into the table, and keep its worker until there is room for it.
-    Hold(EntryId, P::Seed),
+    Queue(EntryId, P::StartSpec),
     /// Spawn the worker that was held.
-    Release(EntryId),
+    LaunchQueued(EntryId),
     /// Drop the worker that was held, unrun. Its end is told like any other.
-    Discard(EntryId),
+    DropQueued(EntryId),
     /// Let the start go on without a permit: a worker waits for it.
-    Exempt(EntryId),
+    SkipPermit(EntryId),
     /// A start came to nothing.
     NotStarted(EntryId, StartFailure),
     /// A worker that was open is gone.
     Ended(EntryId, ExitReason),
     /// Take this start for a new one: the worker that it waited for is gone.
-    AskAgain(Starter<P>),
+    Retry(StartWaiter<P>),
     /// Open the gate after `init`.
     Open(EntryId),
     /// Close the gate; the worker drains, or discards what is queued, and ends. If the gate is closed already, what is queued
@@ -197,7 +197,7 @@ pub(crate) enum Effect<P: Port> {
     /// Drop what the worker runs at its next await.
     Kill(EntryId),
     /// Tell the callers in the mailbox of a worker that never yields.
-    GiveUp(EntryId),
+    AbandonMailbox(EntryId),
     /// Take the entry out of the table.
     Remove(EntryId),
     /// Send `Passed` when this deadline has passed.
@@ -207,7 +207,7 @@ pub(crate) enum Effect<P: Port> {
         entry: EntryId,
         run: u32,
     },
-    ReplyStart(P::StartReply, Option<P::Seed>, StartOutcome),
+    ReplyStart(P::StartReply, Option<P::StartSpec>, StartOutcome),
     ReplyStop(P::StopReply, Result<ExitReason, StopFailure>),
     /// Close every gate, and send `ShutdownPassed` when the stop time-out has passed.
     CloseAll,

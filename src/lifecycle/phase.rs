@@ -1,6 +1,6 @@
 //! The states of keys that are neither vacant nor running, and those who wait there.
 
-use super::event::{Answer, Effect, Port, StartFailure, StartOutcome, Starter, Stopper, Verb};
+use super::event::{Answer, Effect, StartFailure, StartOutcome, StartWaiter, StopWaiter, Types, Verb};
 use crate::prehashed::EntryMap;
 use crate::worker::EntryId;
 
@@ -13,25 +13,25 @@ pub(super) enum Stage {
 }
 
 /// A key that is neither vacant nor running.
-pub(super) enum Phase<P: Port> {
+pub(super) enum Phase<P: Types> {
     /// There is no room for it before this worker is gone.
-    Held { victim: EntryId, waiting: Vec<Starter<P>> },
+    Held { victim: EntryId, waiting: Vec<StartWaiter<P>> },
     Starting {
-        waiting: Vec<Starter<P>>,
+        waiting: Vec<StartWaiter<P>>,
         /// Came after the gate closed: the worker was ready and is gone, only its notices have not come in yet.
-        next: Vec<Starter<P>>,
+        next: Vec<StartWaiter<P>>,
     },
     Stopping {
         stage: Stage,
         /// The start that is being cancelled by this stop: why, and who waited for it.
-        cancelled: Option<(StartFailure, Vec<Starter<P>>)>,
-        stoppers: Vec<Stopper<P>>,
+        cancelled: Option<(StartFailure, Vec<StartWaiter<P>>)>,
+        stoppers: Vec<StopWaiter<P>>,
         /// Share one new start when this worker is gone.
-        next: Vec<Starter<P>>,
+        next: Vec<StartWaiter<P>>,
     },
 }
 
-impl<P: Port> Phase<P> {
+impl<P: Types> Phase<P> {
     pub(super) fn draining() -> Self {
         Self::Stopping { stage: Stage::Draining, cancelled: None, stoppers: Vec::new(), next: Vec::new() }
     }
@@ -61,12 +61,12 @@ pub(crate) struct Tally {
 }
 
 /// The states by entry, counted as they come and go.
-pub(super) struct Phases<P: Port> {
+pub(super) struct Phases<P: Types> {
     by_entry: EntryMap<Phase<P>>,
     tally: Tally,
 }
 
-impl<P: Port> Phases<P> {
+impl<P: Types> Phases<P> {
     pub(super) fn new() -> Self {
         Self { by_entry: EntryMap::default(), tally: Tally::default() }
     }
@@ -131,14 +131,18 @@ impl<P: Port> Phases<P> {
 
 /// From this many on, those who have gone away are sorted out before a list of callers grows: a hung `init` and callers
 /// who retry with time-outs would otherwise pile up. Callers who still wait are never turned away.
-pub(super) const SORT_OUT_FROM: usize = 1_024;
+pub(super) const COMPACT_AT: usize = 1_024;
 
-fn is_to_be_sorted_out<T>(line: &[T], capacity: usize) -> bool {
-    line.len() >= SORT_OUT_FROM && line.len() == capacity
+fn needs_compaction<T>(line: &[T], capacity: usize) -> bool {
+    line.len() >= COMPACT_AT && line.len() == capacity
 }
 
-pub(super) fn join<P: Port>(starters: &mut Vec<Starter<P>>, starter: Starter<P>, effects: &mut Vec<Effect<P>>) {
-    if is_to_be_sorted_out(starters, starters.capacity()) {
+pub(super) fn join<P: Types>(
+    starters: &mut Vec<StartWaiter<P>>,
+    starter: StartWaiter<P>,
+    effects: &mut Vec<Effect<P>>,
+) {
+    if needs_compaction(starters, starters.capacity()) {
         // The first is the one that was launched, and keeps its place: its lack of a seed says so.
         let rest = starters.split_off(1);
         let (gone, waiting) = rest.into_iter().partition(|starter| starter.reply.is_abandoned());
@@ -148,14 +152,14 @@ pub(super) fn join<P: Port>(starters: &mut Vec<Starter<P>>, starter: Starter<P>,
     starters.push(starter);
 }
 
-pub(super) fn join_stop<P: Port>(stoppers: &mut Vec<Stopper<P>>, stopper: Stopper<P>) {
-    if is_to_be_sorted_out(stoppers, stoppers.capacity()) {
+pub(super) fn join_stop<P: Types>(stoppers: &mut Vec<StopWaiter<P>>, stopper: StopWaiter<P>) {
+    if needs_compaction(stoppers, stoppers.capacity()) {
         stoppers.retain(|stopper| !stopper.reply.is_abandoned());
     }
     stoppers.push(stopper);
 }
 
-pub(super) fn answer<P: Port>(starter: Starter<P>, entry: EntryId, effects: &mut Vec<Effect<P>>) {
+pub(super) fn answer<P: Types>(starter: StartWaiter<P>, entry: EntryId, effects: &mut Vec<Effect<P>>) {
     let outcome = match starter.verb {
         Verb::LookupOrStart => StartOutcome::Worker(entry),
         Verb::Start => StartOutcome::AlreadyStarted(entry),
@@ -163,11 +167,11 @@ pub(super) fn answer<P: Port>(starter: Starter<P>, entry: EntryId, effects: &mut
     effects.push(Effect::ReplyStart(starter.reply, starter.seed, outcome));
 }
 
-pub(super) fn fail<P: Port>(starter: Starter<P>, failure: StartFailure, effects: &mut Vec<Effect<P>>) {
+pub(super) fn fail<P: Types>(starter: StartWaiter<P>, failure: StartFailure, effects: &mut Vec<Effect<P>>) {
     effects.push(Effect::ReplyStart(starter.reply, starter.seed, StartOutcome::Failed(failure)));
 }
 
-pub(super) fn fail_all<P: Port>(starters: Vec<Starter<P>>, failure: &StartFailure, effects: &mut Vec<Effect<P>>) {
+pub(super) fn fail_all<P: Types>(starters: Vec<StartWaiter<P>>, failure: &StartFailure, effects: &mut Vec<Effect<P>>) {
     for starter in starters {
         fail(starter, failure.clone(), effects);
     }

@@ -2,12 +2,12 @@
 
 use std::mem;
 
-use super::event::{Effect, Port, ShutdownReport, StartFailure};
+use super::event::{Effect, ShutdownReport, StartFailure, Types};
 use super::phase::{Phase, fail_all};
 use super::{Effects, Lifecycle, Mode};
 use crate::worker::EntryId;
 
-impl<P: Port> Lifecycle<P> {
+impl<P: Types> Lifecycle<P> {
     pub(super) fn shutdown(&mut self, at_once: bool, effects: &mut Effects<P>) {
         if self.is_serving() {
             self.mode = Mode::ShuttingDown { report: ShutdownReport::default(), is_aborting: false };
@@ -65,7 +65,7 @@ impl<P: Port> Lifecycle<P> {
     }
 
     /// Answers everyone who waits: the owner goes away before its time, with its runtime.
-    pub(crate) fn abandon(&mut self, failure: &StartFailure, effects: &mut Effects<P>) {
+    pub(crate) fn abort_all(&mut self, failure: &StartFailure, effects: &mut Effects<P>) {
         self.mode = Mode::Over;
         for (_, phase) in self.phases.drain() {
             let (starters, next) = match phase {

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use super::phase::SORT_OUT_FROM;
+use super::phase::COMPACT_AT;
 use super::*;
 use crate::worker::WorkerId;
 
@@ -30,9 +30,9 @@ impl Answer for Ticket {
 
 struct Simulated;
 
-impl Port for Simulated {
+impl Types for Simulated {
     /// The key, and the caller it came from.
-    type Seed = (u32, usize);
+    type StartSpec = (u32, usize);
     type StartReply = Ticket;
     type StopReply = Ticket;
 }
@@ -66,7 +66,7 @@ struct Worker {
     run: u32,
     is_crashed: bool,
     /// Its caller, while it is alone with its start.
-    alone: Option<Ticket>,
+    delegated: Option<Ticket>,
 }
 
 struct Caller {
@@ -90,7 +90,7 @@ struct World {
     shutdown_armed: Option<bool>,
     /// Starts to be taken for new ones, before any other.
     discarded: HashSet<WorkerId>,
-    again: VecDeque<(Starter<Simulated>, u64)>,
+    again: VecDeque<(StartWaiter<Simulated>, u64)>,
     limits: Limits,
     callers: Vec<Caller>,
     answers: Answers,
@@ -216,7 +216,7 @@ impl World {
                 let verb = if verb { Verb::Start } else { Verb::LookupOrStart };
                 let waits_in = self.free_worker(waits_in);
                 let (caller, reply) = self.call(Some(verb), waits_in, None);
-                self.start(Starter { verb, waits_in, seed: Some((key, caller)), reply });
+                self.start(StartWaiter { verb, waits_in, seed: Some((key, caller)), reply });
             }
             Op::Stop { key, ending, waits_in } => {
                 let Some(entry) = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry)
@@ -224,16 +224,16 @@ impl World {
                     return;
                 };
                 let waits_in = self.free_worker(waits_in);
-                self.attend(entry);
+                self.reclaim(entry);
                 let (_, reply) = self.call(None, waits_in, Some(entry));
-                self.step(Event::Stop { entry, exists: true, stopper: Stopper { ending, waits_in, reply } });
+                self.step(Event::Stop { entry, exists: true, stopper: StopWaiter { ending, waits_in, reply } });
             }
             Op::Crash { key, is_between_runs } => {
                 let Some(entry) = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry)
                 else {
                     return;
                 };
-                self.attend(entry);
+                self.reclaim(entry);
                 let (caller, reply) = self.call(None, None, Some(entry));
                 let worker = self.workers.get_mut(&entry.id).expect("it was just there");
                 let run = (!is_between_runs).then_some(worker.run);
@@ -274,7 +274,7 @@ impl World {
             Op::Deliver => {
                 if let Some(notice) = self.notices.pop_front() {
                     if let Event::Exited(entry, _) = notice {
-                        self.attend(entry);
+                        self.reclaim(entry);
                     }
                     self.step(notice);
                 }
@@ -283,7 +283,7 @@ impl World {
                 if nth < self.armed.len() {
                     let (entry, deadline) = self.armed.remove(nth);
                     if deadline == Deadline::Init {
-                        self.attend(entry);
+                        self.reclaim(entry);
                     }
                     self.step(Event::Passed(entry, deadline));
                 }
@@ -295,7 +295,7 @@ impl World {
             }
             Op::Shutdown => {
                 for entry in self.entries(|_| true) {
-                    self.attend(entry);
+                    self.reclaim(entry);
                 }
                 self.is_shut_down = true;
                 self.step(Event::Shutdown { at_once: false });
@@ -308,14 +308,14 @@ impl World {
         }
     }
 
-    fn start(&mut self, starter: Starter<Simulated>) {
+    fn start(&mut self, starter: StartWaiter<Simulated>) {
         let (key, _) = starter.seed.expect("a start brings its seed");
         let holder = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry);
         if let Some(entry) = holder {
-            self.attend(entry);
+            self.reclaim(entry);
         }
         let holder = holder.and_then(|entry| self.workers.get(&entry.id));
-        let holder = holder.map(|worker| Holder { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
+        let holder = holder.map(|worker| Occupant { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
         self.ids += 1;
         let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
         let mut admission = Admission::Granted;
@@ -342,7 +342,7 @@ impl World {
         let worker = self.workers.get_mut(&entry.id).unwrap();
         if ok {
             worker.task = Task::Ready;
-            match worker.alone.take() {
+            match worker.delegated.take() {
                 Some(reply) => {
                     self.perform(Effect::Open(entry));
                     self.perform(Effect::ReplyStart(reply, None, StartOutcome::Worker(entry)));
@@ -401,9 +401,9 @@ impl World {
     }
 
     /// What comes next is for the machine to decide.
-    fn attend(&mut self, entry: EntryId) {
-        let Some(reply) = self.workers.get_mut(&entry.id).and_then(|worker| worker.alone.take()) else { return };
-        self.step(Event::Attended(entry, reply));
+    fn reclaim(&mut self, entry: EntryId) {
+        let Some(reply) = self.workers.get_mut(&entry.id).and_then(|worker| worker.delegated.take()) else { return };
+        self.step(Event::Reclaimed(entry, reply));
     }
 
     fn step(&mut self, event: Event<Simulated>) {
@@ -426,8 +426,8 @@ impl World {
         assert!(self.report.is_none(), "something is done after the report");
         let now = self.now;
         match effect {
-            Effect::Launch(entry, (key, _), alone) => {
-                if alone.is_some() {
+            Effect::Launch(entry, (key, _), delegated) => {
+                if delegated.is_some() {
                     self.armed.push((entry, Deadline::Init));
                 }
                 assert!(!self.is_shut_down, "G10: a launch after the shutdown");
@@ -443,14 +443,14 @@ impl World {
                     was_open: false,
                     run: 1,
                     is_crashed: false,
-                    alone,
+                    delegated,
                 };
                 self.workers.insert(entry.id, worker);
             }
-            Effect::Hold(entry, (key, _)) => {
+            Effect::Queue(entry, (key, _)) => {
                 assert!(!self.is_shut_down, "G10: an entry after the shutdown");
                 let (gate, task) = (Gate::Starting, Task::Held);
-                let (closed_at, alone) = (None, None);
+                let (closed_at, delegated) = (None, None);
                 let worker = Worker {
                     key,
                     entry,
@@ -461,30 +461,30 @@ impl World {
                     was_open: false,
                     run: 1,
                     is_crashed: false,
-                    alone,
+                    delegated,
                 };
                 self.workers.insert(entry.id, worker);
             }
-            Effect::Release(entry) => {
+            Effect::LaunchQueued(entry) => {
                 assert!(!self.is_shut_down, "G10: a launch after the shutdown");
                 let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
                 assert_eq!(worker.task, Task::Held);
                 worker.task = Task::InInit;
             }
-            Effect::Discard(entry) => {
+            Effect::DropQueued(entry) => {
                 let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
                 assert_eq!(worker.task, Task::Held, "a worker that runs is discarded");
                 worker.closed_at.get_or_insert(now);
                 self.notices.push_back(Event::Exited(entry, Exit::Ended(ExitReason::Killed)));
                 self.discarded.insert(entry.id);
             }
-            Effect::Exempt(entry) => assert!(self.workers.contains_key(&entry.id)),
+            Effect::SkipPermit(entry) => assert!(self.workers.contains_key(&entry.id)),
             Effect::NotStarted(..) => {}
             Effect::Ended(entry, _) => {
                 let worker = &self.workers[&entry.id];
                 assert!(worker.was_open, "an end was told of a worker that was never open");
             }
-            Effect::AskAgain(starter) => self.again.push_back((starter, 0)),
+            Effect::Retry(starter) => self.again.push_back((starter, 0)),
             Effect::Open(entry) => {
                 let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
                 worker.was_open = true;
@@ -494,7 +494,7 @@ impl World {
             }
             Effect::Close(entry, ..) => self.close(entry, Gate::Closed),
             Effect::Kill(entry) => self.close(entry, Gate::Killed),
-            Effect::GiveUp(entry) => assert_eq!(self.workers[&entry.id].gate, Gate::Killed),
+            Effect::AbandonMailbox(entry) => assert_eq!(self.workers[&entry.id].gate, Gate::Killed),
             Effect::Remove(entry) => {
                 let worker = self.workers.remove(&entry.id).expect("it is in the table");
                 let is_discarded = worker.task == Task::Held && self.discarded.contains(&entry.id);
@@ -656,9 +656,9 @@ proptest! {
     }
 }
 
-fn starter(world: &mut World, key: u32, verb: Verb) -> Starter<Simulated> {
+fn starter(world: &mut World, key: u32, verb: Verb) -> StartWaiter<Simulated> {
     let (caller, reply) = world.call(Some(verb), None, None);
-    Starter { verb, waits_in: None, seed: Some((key, caller)), reply }
+    StartWaiter { verb, waits_in: None, seed: Some((key, caller)), reply }
 }
 
 #[test]
@@ -684,8 +684,8 @@ fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place(
     let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
     world.step(Event::Start { starter: first, holder: None, fresh, admission: Admission::Granted });
-    world.attend(fresh);
-    let holder = Some(Holder { entry: fresh, is_closed: false });
+    world.reclaim(fresh);
+    let holder = Some(Occupant { entry: fresh, is_closed: false });
     for _ in 0..10_000 {
         let starter = starter(&mut world, 1, Verb::Start);
         starter.reply.is_abandoned.set(true);
@@ -693,7 +693,7 @@ fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place(
         world.step(Event::Start { starter, holder, fresh, admission });
     }
     let Some(Phase::Starting { waiting, .. }) = world.machine.phases.get(&fresh) else { panic!("it starts") };
-    assert!(waiting.len() <= SORT_OUT_FROM + 1, "{} callers are kept", waiting.len());
+    assert!(waiting.len() <= COMPACT_AT + 1, "{} callers are kept", waiting.len());
     assert_eq!(waiting[0].reply.caller, 0);
 }
 
@@ -707,11 +707,11 @@ fn stops_of_callers_who_left_are_sorted_out_too() {
     for _ in 0..10_000 {
         let (_, reply) = world.call(None, None, Some(entry));
         reply.is_abandoned.set(true);
-        let stopper = Stopper { ending: Ending::Stop(StopMode::Drain), waits_in: None, reply };
+        let stopper = StopWaiter { ending: Ending::Stop(StopMode::Drain), waits_in: None, reply };
         world.step(Event::Stop { entry, exists: true, stopper });
     }
     let Some(Phase::Stopping { stoppers, .. }) = world.machine.phases.get(&entry) else { panic!("it stops") };
-    assert!(stoppers.len() <= SORT_OUT_FROM, "{} callers are kept", stoppers.len());
+    assert!(stoppers.len() <= COMPACT_AT, "{} callers are kept", stoppers.len());
 }
 
 #[test]
@@ -725,7 +725,7 @@ fn a_worker_that_was_killed_waits_for_nobody() {
     let entries: Vec<EntryId> = world.workers.values().map(|worker| worker.entry).collect();
     let stop = |world: &mut World, target: EntryId, ending, waits_in| {
         let (caller, reply) = world.call(None, waits_in, Some(target));
-        world.step(Event::Stop { entry: target, exists: true, stopper: Stopper { ending, waits_in, reply } });
+        world.step(Event::Stop { entry: target, exists: true, stopper: StopWaiter { ending, waits_in, reply } });
         caller
     };
     stop(&mut world, entries[1], Ending::Stop(StopMode::Drain), Some(entries[0]));
@@ -743,7 +743,7 @@ fn a_kill_of_a_running_worker_does_not_close_its_gate_first() {
     let entry = world.workers.values().next().expect("it runs").entry;
     let (_, reply) = world.call(None, None, Some(entry));
     let mut effects = Vec::new();
-    let stopper = Stopper { ending: Ending::Kill, waits_in: None, reply };
+    let stopper = StopWaiter { ending: Ending::Kill, waits_in: None, reply };
     world.machine.step(Event::Stop { entry, exists: true, stopper }, &mut effects);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Kill(_))));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close(..))), "it might drain and terminate");

@@ -37,7 +37,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the word that stands after `# TYPE`.
+    /// RestartState the word that stands after `# TYPE`.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Counter => "counter",
@@ -78,7 +78,7 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// Returns the word that the table has for it.
+    /// RestartState the word that the table has for it.
     pub const fn name(self) -> &'static str {
         match self {
             Unit::Count => "count",

@@ -4,87 +4,91 @@
 use std::sync::atomic::Ordering;
 
 use super::Owner;
-use crate::deadline::{Awaited, Due};
+use crate::deadline::{Due, Liveness};
 use crate::handle::WorkerHandle;
 use crate::lifecycle::{Deadline, Event, Lifecycle};
 use crate::queue::Gate;
-use crate::request::{StartReply, Wire};
+use crate::request::{LiveTypes, StartReply};
 use crate::slot::{Numbers, Slot};
-use crate::starting::{Alone, Rounds};
+use crate::starting::{Delegated, Generations};
 use crate::table::TableReader;
 use crate::worker::{EntryId, Worker};
 
 impl<W: Worker> Owner<W> {
     /// Leaves a worker alone with its start, which is to be put into the table.
-    pub(super) fn leave_alone(&mut self, entry: EntryId, slot: &mut Slot<W>, reply: StartReply<W>) {
-        let round = self.rounds.one_more();
-        self.link.numbers.alone.store(self.rounds.alone(), Ordering::Relaxed);
-        slot.leave_alone(reply, round);
-        self.arm(Due::Alone(entry, round));
+    pub(super) fn delegate(&mut self, entry: EntryId, slot: &mut Slot<W>, reply: StartReply<W>) {
+        let generation = self.generations.add();
+        self.link.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
+        slot.delegate(reply, generation);
+        self.arm(Due::DelegatedInit(entry, generation));
     }
 
     /// Takes a start over that was left to its worker, if it was.
-    pub(super) fn attended(&mut self, entry: EntryId, alone: Option<Alone<W>>) {
-        if let Some(Alone { reply, round }) = alone {
-            self.rounds.one_less(round);
-            self.link.numbers.alone.store(self.rounds.alone(), Ordering::Relaxed);
-            self.lifecycle.step(Event::Attended(entry, reply), &mut self.effects);
+    pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<Delegated<W>>) {
+        if let Some(Delegated { reply, generation }) = delegated {
+            self.generations.remove(generation);
+            self.link.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
+            self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);
         }
     }
 
     /// Before a shutdown begins, or the owner goes. Nobody is left alone with a start after that.
-    pub(super) fn attend_all(&mut self) {
+    pub(super) fn reclaim_all(&mut self) {
         if !self.lifecycle.is_serving() {
             return;
         }
         let starting = |handle: &WorkerHandle<W>| (handle.slot.queue.gate() != Gate::Open).then_some(());
-        let alone = self.table.read().fold(Vec::new(), starting, |mut alone, handle, ()| {
-            alone.extend(handle.slot.attend().map(|start| (handle.entry_id(), start)));
-            alone
+        let delegated = self.table.read().fold(Vec::new(), starting, |mut delegated, handle, ()| {
+            delegated.extend(handle.slot.reclaim().map(|start| (handle.entry_id(), start)));
+            delegated
         });
-        for (entry, start) in alone {
-            self.attended(entry, Some(start));
+        for (entry, start) in delegated {
+            self.reclaimed(entry, Some(start));
         }
     }
 
     pub(super) fn arm(&mut self, due: Due) {
-        let Self { deadlines, lifecycle, table, rounds, link, .. } = self;
-        let awaits = Awaits { lifecycle, table: table.read(), rounds, numbers: &link.numbers };
-        if deadlines.arm(due, &awaits) {
-            rounds.begin_next();
+        let Self { deadlines, lifecycle, table, generations, link, .. } = self;
+        let live = LiveEntries { lifecycle, table: table.read(), generations, numbers: &link.numbers };
+        if deadlines.arm(due, &live) {
+            generations.advance();
         }
     }
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
-        let Self { deadlines, lifecycle, table, rounds, link, .. } = self;
-        deadlines.pop_passed(&Awaits { lifecycle, table: table.read(), rounds, numbers: &link.numbers })
+        let Self { deadlines, lifecycle, table, generations, link, .. } = self;
+        deadlines.pop_passed(&LiveEntries { lifecycle, table: table.read(), generations, numbers: &link.numbers })
     }
 }
 
 /// What the owner waits for.
-struct Awaits<'o, W: Worker> {
-    lifecycle: &'o Lifecycle<Wire<W>>,
+struct LiveEntries<'o, W: Worker> {
+    lifecycle: &'o Lifecycle<LiveTypes<W>>,
     table: &'o TableReader<W>,
-    rounds: &'o Rounds,
+    generations: &'o Generations,
     numbers: &'o Numbers,
 }
 
-impl<W: Worker> Awaited for Awaits<'_, W> {
-    fn is_awaited(&self, due: Due) -> bool {
+impl<W: Worker> Liveness for LiveEntries<'_, W> {
+    fn is_live(&self, due: Due) -> bool {
         match due {
             Due::Entry(entry, deadline) => self.lifecycle.awaits(entry, deadline).unwrap_or(false),
             // First what is attended to: it is none of its round any more.
-            Due::Alone(entry, round) => self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
-                // One that is ready is through with its start in this poll of its task, whoever attends to it.
-                !self.rounds.is_over(round, &self.numbers.begun_alone)
-                    && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
-            }),
+            Due::DelegatedInit(entry, generation) => {
+                self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
+                    // One that is ready is through with its start in this poll of its task, whoever attends to it.
+                    !self.generations.is_over(generation, &self.numbers.completed_delegated)
+                        && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
+                })
+            }
             Due::Crash(entry, run) => self.lifecycle.awaits_crash(entry, run),
-            Due::Shutdown | Due::ShutdownAbort | Due::Tidy | Due::Report | Due::TellKept | Due::Over => true,
+            Due::Shutdown | Due::ShutdownAbort | Due::Maintain | Due::Report | Due::FlushMetrics | Due::FinalReport => {
+                true
+            }
         }
     }
 
-    fn is_young(&self, due: Due) -> bool {
-        matches!(due, Due::Alone(_, round) if round == self.rounds.now())
+    fn is_recent(&self, due: Due) -> bool {
+        matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.now())
     }
 }

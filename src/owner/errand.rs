@@ -1,33 +1,33 @@
-//! [`Errand`]: what the owner leaves to be done away from its desk, by whoever has served there.
+//! [`DeferredAction`]: what the owner leaves to be done away from its desk, by whoever has served there.
 
 use tokio::runtime::Handle;
 
-use crate::desk;
+use crate::desk::Deferred;
 use crate::lifecycle::StopFailure;
-use crate::panics::contain;
+use crate::panics::catch_panic;
 use crate::request::{StartAnswer, StartReply, StopReply};
-use crate::supervise::{Launch, supervise};
+use crate::supervise::{Launch, run_worker};
 use crate::worker::{ExitReason, Worker};
 
-pub(crate) enum Errand<W: Worker> {
+pub(crate) enum DeferredAction<W: Worker> {
     Spawn(Launch<W>),
     AnswerStart(StartReply<W>, StartAnswer<W>),
     AnswerStop(StopReply, Result<ExitReason, StopFailure>),
 }
 
-impl<W: Worker> desk::Errand for Errand<W> {
+impl<W: Worker> Deferred for DeferredAction<W> {
     /// The registry's runtime, whatever runtime the task belongs to that runs this.
     type Place = Handle;
 
     fn run(self, runtime: &Handle) {
         match self {
             Self::Spawn(launch) => {
-                runtime.spawn(supervise(launch));
+                runtime.spawn(run_worker(launch));
             }
             Self::AnswerStart(reply, answer) => {
                 let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
                 // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
-                runtime.spawn(async move { contain(|| drop(args)) });
+                runtime.spawn(async move { catch_panic(|| drop(args)) });
             }
             Self::AnswerStop(reply, outcome) => {
                 // The caller may have gone away.

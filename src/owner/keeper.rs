@@ -1,4 +1,4 @@
-//! [`Keeper`]: the task behind the owner's desk.
+//! [`Driver`]: the task behind the owner's desk.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -8,17 +8,17 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Sleep, sleep_until};
 
-use crate::desk::Keep;
+use crate::desk::DriverPoll;
 use crate::slot::Link;
 use crate::worker::Worker;
 
 /// The owner's own task: it takes the turns that nobody else takes, and tells the owner when a deadline has passed.
-pub(crate) struct Keeper<W: Worker> {
+pub(crate) struct Driver<W: Worker> {
     link: Arc<Link<W>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<W: Worker> Keeper<W> {
+impl<W: Worker> Driver<W> {
     pub(crate) fn new(link: Arc<Link<W>>) -> Self {
         Self { link, timer: None }
     }
@@ -30,14 +30,14 @@ impl<W: Worker> Keeper<W> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let at = match self.link.desk.poll_keeper(cx.waker()) {
-                Keep::Over => return Poll::Ready(()),
-                Keep::Again => {
+            let at = match self.link.combiner.poll_driver(cx.waker()) {
+                DriverPoll::Done => return Poll::Ready(()),
+                DriverPoll::Yield => {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                Keep::Until(None) => return Poll::Pending,
-                Keep::Until(Some(at)) => at,
+                DriverPoll::WaitUntil(None) => return Poll::Pending,
+                DriverPoll::WaitUntil(Some(at)) => at,
             };
             let timer = match &mut self.timer {
                 Some(timer) => {
@@ -50,17 +50,17 @@ impl<W: Worker> Keeper<W> {
             };
             ready!(timer.as_mut().poll(cx));
             // Whoever was woken by it, and itself if it has to go on, comes after it returns.
-            let _ = self.link.desk.tick();
+            let _ = self.link.combiner.tick();
         }
     }
 }
 
-impl<W: Worker> Drop for Keeper<W> {
+impl<W: Worker> Drop for Driver<W> {
     /// When the runtime was dropped in the middle, the owner goes too.
     fn drop(&mut self) {
         if self.link.report.borrow().is_none() {
             self.link.is_cut_off.store(true, Ordering::Relaxed);
         }
-        self.link.desk.abandon();
+        self.link.combiner.close_driver();
     }
 }

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Owner, Remembered};
+use super::{Owner, PriorHistory};
 use crate::deadline::Due;
 use crate::error::SharedError;
-use crate::events::Event as Told;
+use crate::events::Event as PublicEvent;
 use crate::handle::WorkerHandle;
 use crate::lifecycle::StartFailure;
-use crate::panics::contain;
+use crate::panics::catch_panic;
 use crate::reporter::Reporter;
 use crate::restart::Cause;
 use crate::table::Backlog;
@@ -18,7 +18,7 @@ use crate::worker::{EntryId, ExitReason, Worker};
 
 impl<W: Worker> Owner<W> {
     /// Copies the numbers to the recorder, now and again later.
-    pub(super) fn tell_numbers(&mut self) {
+    pub(super) fn report_metrics(&mut self) {
         if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
             let stats = self.link.stats(self.table.read().backlog(self.lifecycle.workers()));
             reporter.report(&stats, self.link.config.mailbox_capacity, self.link.stopwatch.as_ref());
@@ -27,50 +27,50 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Copies the numbers for the last time, and gives the name free.
-    pub(super) fn tell_last_numbers(&mut self) {
+    pub(super) fn report_final(&mut self) {
         if let Some(reporter) = self.reporter.take() {
             // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
-            contain(|| reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity));
+            catch_panic(|| reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity));
         }
     }
 
     /// A run is over. One that was never ready has no age.
-    pub(super) fn tell_age(&mut self, entry: EntryId) {
+    pub(super) fn record_lifetime(&mut self, entry: EntryId) {
         if self.reporter.is_none() {
             return;
         }
         let age = self.with_handle(entry, |worker| {
-            let was_ready = worker.slot.is_told();
-            if was_ready { self.link.clock.since(worker.slot.since()) } else { Duration::ZERO }
+            let was_ready = worker.slot.is_reported_run();
+            if was_ready { self.link.clock.since(worker.slot.started_at()) } else { Duration::ZERO }
         });
         if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(age.unwrap_or_default())) {
-            self.deadlines.pass_now(Due::TellKept);
+            self.deadlines.pass_now(Due::FlushMetrics);
         }
     }
 
     pub(super) fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
-        self.tell_age(entry);
+        self.record_lifetime(entry);
         if let Some(cause) = Cause::of(reason) {
             self.link.numbers.counters.restarted(cause);
         }
-        self.tell_exited(entry, incarnation, reason);
+        self.emit_exited(entry, incarnation, reason);
     }
 
     /// Tells that a run began, and remembers that its end is to be told: each has one of both.
-    pub(super) fn tell_begun(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> Told<W>) {
+    pub(super) fn emit_started(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> PublicEvent<W>) {
         self.with_handle(entry, |worker| {
-            worker.slot.set_told();
-            self.link.events.announce(|| told(worker.clone()));
+            worker.slot.set_reported();
+            self.link.events.flush_notices(|| told(worker.clone()));
         });
     }
 
     /// Says whether there was a run to tell the end of.
-    pub(super) fn tell_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
+    pub(super) fn emit_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
         let told = self.with_handle(entry, |worker| {
-            let was_running = worker.slot.take_told();
+            let was_running = worker.slot.take_reported();
             if was_running {
                 let (worker, reason) = (worker.clone(), reason.clone());
-                self.link.events.announce(|| Told::Exited { worker, incarnation, reason });
+                self.link.events.flush_notices(|| PublicEvent::Exited { worker, incarnation, reason });
             }
             was_running
         });
@@ -78,19 +78,19 @@ impl<W: Worker> Owner<W> {
     }
 
     pub(super) fn open(&mut self, entry: EntryId) {
-        let now = self.link.moment();
+        let now = self.link.now_if_reported();
         let mut asked_at = now;
         self.with_slot(entry, |slot| {
-            asked_at = slot.since();
-            slot.set_since(now);
+            asked_at = slot.started_at();
+            slot.set_started_at(now);
             slot.open();
         });
         self.link.numbers.counters.started();
         let took = Duration::from_nanos(now.saturating_sub(asked_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
-            self.deadlines.pass_now(Due::TellKept);
+            self.deadlines.pass_now(Due::FlushMetrics);
         }
-        if let Some(Remembered { crash, .. }) = self.remembered.remove(&entry) {
+        if let Some(PriorHistory { crash, .. }) = self.prior_by_entry.remove(&entry) {
             // What it has spent is in its worker's own hands from now on.
             self.memory.forget(entry.hash);
             if let Some(cause) = crash {
@@ -98,11 +98,11 @@ impl<W: Worker> Owner<W> {
             }
         }
         // After the gate is open: whoever hears of it finds it by lookup.
-        self.tell_begun(entry, |worker| Told::Started { worker, incarnation: 1 });
+        self.emit_started(entry, |worker| PublicEvent::Started { worker, incarnation: 1 });
     }
 
     pub(super) fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
-        self.remembered.remove(&entry);
+        self.prior_by_entry.remove(&entry);
         self.link.numbers.counters.not_started(&failure);
         if !self.memory.remembers_failures() {
             return;
@@ -113,21 +113,21 @@ impl<W: Worker> Owner<W> {
             StartFailure::TimedOut => Arc::new(FormerFailure::TimedOut),
             _ => return,
         };
-        self.remember(|memory| memory.remember_failure(entry.hash, error));
+        self.update_history(|memory| memory.remember_failure(entry.hash, error));
     }
 
     pub(super) fn ended(&mut self, entry: EntryId, reason: ExitReason) {
         self.link.numbers.counters.exited(&reason);
-        self.tell_age(entry);
+        self.record_lifetime(entry);
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
-        let was_running = self.tell_exited(entry, incarnation, &reason);
-        if worker.slot.gave_up() {
+        let was_running = self.emit_exited(entry, incarnation, &reason);
+        if worker.slot.has_spent_restarts() {
             self.link.numbers.counters.gave_up();
-            self.link.events.announce(|| Told::GaveUp { worker, incarnation, reason });
+            self.link.events.flush_notices(|| PublicEvent::GaveUp { worker, incarnation, reason });
         } else if !was_running {
             // Its last run was told to be over, and who knows of the worker waits for the next one.
-            self.link.events.announce(|| Told::NotRestarted { worker, incarnation, reason });
+            self.link.events.flush_notices(|| PublicEvent::NotRestarted { worker, incarnation, reason });
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::registry::Registry;
 use crate::request::InTransit;
 use crate::residency::Eviction;
 use crate::slot::Link;
-use crate::supervise::supervise;
+use crate::supervise::run_worker;
 
 /// A key whose `Eq` panics when it is told to.
 #[derive(Clone)]
@@ -57,20 +57,20 @@ impl Worker for Idle {
 }
 
 /// A registry whose owner runs only when it is told to.
-struct Still {
+struct ManualOwner {
     registry: Registry<Idle>,
-    keeper: Option<Keeper<Idle>>,
+    driver: Option<Driver<Idle>>,
 }
 
-impl Still {
+impl ManualOwner {
     fn new() -> Self {
         Self::of(Builder::new())
     }
 
     fn of(builder: Builder<Idle>) -> Self {
-        let (registry, keeper) = builder.assemble(None, Handle::current());
-        registry.link().desk.hold();
-        Self { registry, keeper: Some(keeper) }
+        let (registry, driver) = builder.assemble(None, Handle::current());
+        registry.link().combiner.lock_for_test();
+        Self { registry, driver: Some(driver) }
     }
 
     fn link(&self) -> &Link<Idle> {
@@ -78,23 +78,23 @@ impl Still {
     }
 
     /// One turn of the owner, if there is anything to do.
-    fn turn(&self) -> bool {
-        self.link().desk.serve_one()
+    fn apply_event(&self) -> bool {
+        self.link().combiner.combine_one()
     }
 
     async fn settle(&self) {
         for _ in 0..32 {
-            while self.turn() {}
+            while self.apply_event() {}
             tokio::task::yield_now().await;
         }
     }
 }
 
-impl Drop for Still {
+impl Drop for ManualOwner {
     /// The owner goes before anything is done that it was not told to do.
     fn drop(&mut self) {
-        self.keeper = None;
-        self.link().desk.let_go();
+        self.driver = None;
+        self.link().combiner.unlock_for_test();
     }
 }
 
@@ -104,7 +104,7 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 #[tokio::test(start_paused = true)]
 async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
-    let still = Still::new();
+    let still = ManualOwner::new();
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut start = pin!(registry.start(&one, ()));
@@ -126,7 +126,7 @@ async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
-    let still = Still::new();
+    let still = ManualOwner::new();
     let registry = still.registry.clone();
     let one = key(1);
     let mut start = pin!(registry.start(&one, ()));
@@ -138,7 +138,7 @@ async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
     assert!(old.slot.close(CloseReason::Normal));
     let mut next = pin!(registry.lookup_or_start(&one, ()));
     assert!(poll(next.as_mut()).is_pending());
-    assert!(still.turn());
+    assert!(still.apply_event());
     assert!(poll(next.as_mut()).is_pending(), "a worker was given out whose gate is closed");
     let _ = still.link().notify(Notice::Closing(old.entry_id()));
     still.settle().await;
@@ -148,7 +148,7 @@ async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
 
 #[tokio::test(start_paused = true)]
 async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
-    let still = Still::new();
+    let still = ManualOwner::new();
     let registry = still.registry.clone();
     let (one, other, hostile) = (key(1), key(2), key(1));
     // Both find the key vacant; when the owner compares them, the second one's `Eq` panics.
@@ -171,7 +171,7 @@ async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
-    let still = Still::new();
+    let still = ManualOwner::new();
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut waiting = pin!(registry.start(&one, ()));
@@ -184,7 +184,7 @@ async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
 
 #[tokio::test(start_paused = true)]
 async fn g2_a_start_that_nobody_wants_any_more_when_the_owner_comes_to_it_is_not_begun() {
-    let still = Still::new();
+    let still = ManualOwner::new();
     let registry = still.registry.clone();
     let one = key(1);
     assert!(poll(pin!(registry.start(&one, ()))).is_pending());
@@ -194,7 +194,7 @@ async fn g2_a_start_that_nobody_wants_any_more_when_the_owner_comes_to_it_is_not
 
 #[tokio::test(start_paused = true)]
 async fn g11_a_caller_who_went_away_before_the_owner_came_to_it_costs_nobody_its_place() {
-    let still = Still::of(Builder::new().max_workers(1).eviction(Eviction::LeastRecentlyActive));
+    let still = ManualOwner::of(Builder::new().max_workers(1).eviction(Eviction::LeastRecentlyActive));
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut start = pin!(registry.start(&one, ()));
@@ -242,8 +242,8 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
         let untold = Arc::<AtomicBool>::default();
         let args = Some(InTransit::new(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold))));
         slot.kill();
-        let mut task = Box::pin(supervise(Launch {
-            luggage: Luggage { args, returns: None },
+        let mut task = Box::pin(run_worker(Launch {
+            luggage: RunArgs { args, returns: None },
             guard: ExitGuard::new(Arc::clone(&slot)),
         }));
         if polls > 0 {
@@ -263,8 +263,8 @@ async fn an_idle_workers_task_and_slot_stay_small() {
     let (registry, _keeper) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
     let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(registry.link())));
-    let task = supervise(Launch {
-        luggage: Luggage { args: Some(InTransit::new(())), returns: None },
+    let task = run_worker(Launch {
+        luggage: RunArgs { args: Some(InTransit::new(())), returns: None },
         guard: ExitGuard::new(slot.clone()),
     });
     assert!(size_of_val(&task) <= 248, "a task takes {} bytes", size_of_val(&task));
@@ -273,19 +273,19 @@ async fn an_idle_workers_task_and_slot_stay_small() {
 
 #[tokio::test(start_paused = true)]
 async fn g10_the_report_is_published_when_the_queue_is_empty() {
-    let still = Still::new();
+    let still = ManualOwner::new();
     let (registry, one) = (still.registry.clone(), key(1));
     let mut shutdown = pin!(registry.shutdown());
     assert!(poll(shutdown.as_mut()).is_pending());
     let mut start = pin!(registry.start(&one, ()));
     assert!(poll(start.as_mut()).is_pending());
-    assert!(still.turn(), "the shutdown is served, and with no worker it is over");
+    assert!(still.apply_event(), "the shutdown is served, and with no worker it is over");
     assert_eq!(registry.stats().owner_queue, 1, "the start is queued behind it");
     assert!(poll(shutdown.as_mut()).is_pending(), "the report came before the queue was drained");
-    still.link().desk.let_go();
+    still.link().combiner.unlock_for_test();
     assert!(poll(shutdown).is_ready());
     assert_eq!(registry.stats().owner_queue, 0);
     assert!(matches!(poll(start), Poll::Ready(Err(StartError::Shutdown))));
     // It is held again for the drop of `still`.
-    still.link().desk.hold();
+    still.link().combiner.lock_for_test();
 }

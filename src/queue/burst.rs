@@ -1,4 +1,4 @@
-//! [`Burst`]: what the receiver has taken out of the queue together, to give it out one by one. Where messages come faster than
+//! [`Batch`]: what the receiver has taken out of the queue together, to give it out one by one. Where messages come faster than
 //! they are handled, the queue's lock is the senders' then, and its memory stays with their threads.
 //!
 //! The queue knows of the burst, and everything in it still counts as queued: it holds room, a drain takes it back, a kill keeps
@@ -11,28 +11,28 @@ use super::Envelope;
 use crate::sync::{Mutex, MutexGuard, lock};
 
 /// From this many on it is worth it: the memory for a burst is given back when the receiver rests.
-pub(super) const BURST: usize = if cfg!(gen_registry_loom) { 2 } else { 8 };
+pub(super) const BATCH: usize = if cfg!(gen_registry_loom) { 2 } else { 8 };
 
 /// See the [module's documentation](self).
 #[derive(Debug)]
-pub(crate) struct Burst<M>(Mutex<InHand<M>>);
+pub(crate) struct Batch<M>(Mutex<BatchState<M>>);
 
 #[derive(Debug)]
-pub(super) struct InHand<M> {
+pub(super) struct BatchState<M> {
     pub(super) messages: VecDeque<Envelope<M>>,
     /// The queue is to be asked before the next message begins: somebody waits for its room, it is the last of its run, or
     /// nothing begins any more.
-    pub(super) is_halted: bool,
+    pub(super) is_revoked: bool,
 }
 
-impl<M> Default for Burst<M> {
+impl<M> Default for Batch<M> {
     fn default() -> Self {
-        Self(Mutex::new(InHand { messages: VecDeque::new(), is_halted: false }))
+        Self(Mutex::new(BatchState { messages: VecDeque::new(), is_revoked: false }))
     }
 }
 
-impl<M> Burst<M> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, InHand<M>> {
+impl<M> Batch<M> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, BatchState<M>> {
         lock(&self.0)
     }
 
@@ -40,10 +40,10 @@ impl<M> Burst<M> {
     #[inline]
     pub(super) fn next(&self) -> Option<M> {
         let mut held = self.lock();
-        if held.is_halted { None } else { held.messages.pop_front().map(|envelope| envelope.message) }
+        if held.is_revoked { None } else { held.messages.pop_front().map(|envelope| envelope.message) }
     }
 
-    pub(super) fn halt(&self) {
-        self.lock().is_halted = true;
+    pub(super) fn revoke(&self) {
+        self.lock().is_revoked = true;
     }
 }

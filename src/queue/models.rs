@@ -31,8 +31,8 @@ impl Model {
         self.recv_next(&mut None).await
     }
 
-    async fn recv_next(&self, hand: &mut Hand<u32>) -> Option<u32> {
-        poll_fn(|cx| self.queue.poll_recv(hand, cx)).await
+    async fn recv_next(&self, batch: &mut BatchRef<u32>) -> Option<u32> {
+        poll_fn(|cx| self.queue.poll_recv(batch, cx)).await
     }
 }
 
@@ -72,7 +72,7 @@ fn g6_a_drain_takes_what_was_accepted_and_says_so_before_it_is_dropped() {
         let sequence = sender.join().unwrap();
         assert_eq!(sequence.is_some(), drained == 1);
         if let Some(sequence) = sequence {
-            assert!(model.queue.never_began(sequence));
+            assert!(model.queue.was_dropped_unhandled(sequence));
         }
     });
 }
@@ -194,7 +194,7 @@ fn g6_a_reserved_place_that_races_a_close_is_used_or_refused() {
             };
             assert_eq!(closer.join().unwrap(), usize::from(sent.is_some()));
             if let Some(sequence) = sent {
-                assert!(model.queue.never_began(sequence));
+                assert!(model.queue.was_dropped_unhandled(sequence));
             }
         });
     }
@@ -213,7 +213,7 @@ fn a_kill_wakes_the_task_that_watches_and_nothing_begins_after_it() {
                 assert_eq!(model.queue.poll_recv(&mut None, &mut cx), Poll::Pending, "a message began after the kill");
             }
         });
-        // What `contain` does: watch, then look.
+        // What `catch_panic` does: watch, then look.
         let mut is_watched = false;
         block_on(poll_fn(|cx| {
             if !is_watched {
@@ -277,9 +277,9 @@ fn g6_what_is_in_the_receivers_hand_begins_or_is_known_not_to_have() {
         let receiver = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                let (mut hand, mut received) = (None, 0);
+                let (mut batch, mut received) = (None, 0);
                 let mut cx = Context::from_waker(Waker::noop());
-                while let Poll::Ready(Some(message)) = model.queue.poll_recv(&mut hand, &mut cx) {
+                while let Poll::Ready(Some(message)) = model.queue.poll_recv(&mut batch, &mut cx) {
                     received += 1;
                     assert_eq!(message, received, "out of order");
                 }
@@ -287,7 +287,7 @@ fn g6_what_is_in_the_receivers_hand_begins_or_is_known_not_to_have() {
             }
         });
         model.queue.kill(&model.live);
-        let never_began: Vec<_> = (1..=3).map(|sequence| model.queue.never_began(sequence)).collect();
+        let never_began: Vec<_> = (1..=3).map(|sequence| model.queue.was_dropped_unhandled(sequence)).collect();
         let received = receiver.join().unwrap();
         for (sequence, never_began) in (1..=3).zip(never_began) {
             assert_eq!(never_began, received < sequence, "{sequence} of {received}");
@@ -306,9 +306,9 @@ fn a_send_that_waits_gets_the_room_of_what_is_given_out_of_the_receivers_hand() 
             move || block_on(model.queue.send(3, Kind::Cast)).is_ok()
         });
         block_on(async {
-            let mut hand = None;
+            let mut batch = None;
             for message in 1..=3 {
-                assert_eq!(model.recv_next(&mut hand).await, Some(message));
+                assert_eq!(model.recv_next(&mut batch).await, Some(message));
             }
         });
         assert!(sender.join().unwrap());
@@ -325,15 +325,15 @@ fn g8_a_run_that_ends_leaves_what_is_in_its_hand_to_the_next() {
         let ender = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                model.queue.recess();
+                model.queue.end_run_after_accepted();
                 model.try_send(4)
             }
         });
         let mut next = 1;
         let mut run = || {
             block_on(async {
-                let mut hand = None;
-                while let Some(message) = model.recv_next(&mut hand).await {
+                let mut batch = None;
+                while let Some(message) = model.recv_next(&mut batch).await {
                     assert_eq!(message, next, "out of order");
                     next += 1;
                     if message == 2 {
@@ -346,7 +346,7 @@ fn g8_a_run_that_ends_leaves_what_is_in_its_hand_to_the_next() {
         run();
         run();
         assert!(ender.join().unwrap());
-        model.queue.end_recess();
+        model.queue.begin_next_run();
         model.queue.close(CloseReason::Stopped, &model.live);
         run();
         assert_eq!(next, 5);

@@ -33,11 +33,11 @@ impl<'a, M> Turn<'a, M> {
         match self.ticket {
             None if state.has_room(queue.capacity) => {}
             None => {
-                self.ticket = Some(state.get_in_line(cx.waker()));
+                self.ticket = Some(state.enqueue_waiter(cx.waker()));
                 return Poll::Pending;
             }
             Some(ticket) => {
-                if let Some(waker) = state.in_line(ticket) {
+                if let Some(waker) = state.waiter_mut(ticket) {
                     if !waker.will_wake(cx.waker()) {
                         *waker = cx.waker().clone();
                     }
@@ -58,12 +58,12 @@ impl<M> Drop for Turn<'_, M> {
         if self.queue.gate() >= Gate::Closed {
             return;
         }
-        let passed_on = match state.leave_line(ticket) {
+        let passed_on = match state.remove_waiter(ticket) {
             Some(()) => None,
             // Room was reserved for this sender, which goes away: the next in line gets it.
             None => {
                 state.reserved -= 1;
-                state.grant(self.queue.capacity)
+                state.release_permit(self.queue.capacity)
             }
         };
         drop(state);

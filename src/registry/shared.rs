@@ -11,7 +11,7 @@ use equivalent::Equivalent;
 use tokio::task::coop::poll_proceed;
 
 use crate::current::{current, current_of, is_current};
-use crate::desk::{Closed, Full, after};
+use crate::desk::{Closed, Full, yield_after};
 use crate::error::{Returned, StartError};
 use crate::handle::WorkerHandle;
 use crate::key::ToKey;
@@ -19,10 +19,10 @@ use crate::lifecycle::{StartFailure, Verb};
 use crate::ownership::{is_worker_above_caller, workers_above_caller};
 use crate::queue::{Kind, Sequence};
 use crate::reply::{self, Answer};
-use crate::request::{InTransit, Input, Seed, StartAnswer, StartReply, StartRequest, Started};
-use crate::residency::{Eviction, Hold};
+use crate::request::{InTransit, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::residency::{BusyGuard, Eviction};
 use crate::slot::{Link, Slot};
-use crate::stripes::Hot;
+use crate::stripes::HotCounter;
 use crate::sync::{Carries, poll_budget, poll_hit_budget};
 use crate::table::TableReader;
 use crate::worker::{EntryId, Worker};
@@ -81,7 +81,7 @@ impl<W: Worker> Shared<W> {
         Q: ?Sized + Equivalent<W::Key>,
     {
         let found = self.find(key, hash);
-        self.link.hot.count(if found.is_some() { Hot::Hit } else { Hot::Miss });
+        self.link.hot.count(if found.is_some() { HotCounter::Hit } else { HotCounter::Miss });
         found
     }
 
@@ -142,10 +142,10 @@ impl<W: Worker> Shared<W> {
                     if let Some(handle) = self.find(key, hash) {
                         // Without budget the handle is dropped, and looked up again: the worker may have ended by then. (G3)
                         ready!(poll_hit_budget(cx));
-                        self.link.hot.count(Hot::Hit);
+                        self.link.hot.count(HotCounter::Hit);
                         return Poll::Ready(hit(handle, &mut args));
                     }
-                    self.link.hot.count(Hot::Miss);
+                    self.link.hot.count(HotCounter::Miss);
                     // In this poll, whatever the budget: a start that was polled once has been asked for.
                     none.insert(self.begin_start(cx, verb, key, &mut args, make, hash))
                 }
@@ -178,15 +178,15 @@ impl<W: Worker> Shared<W> {
         if self.ends_after_caller(key, hash) {
             return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
         }
-        let slot = Arc::new(Slot::new(key.to_key(), EntryId::unborn(hash), Arc::clone(&self.link)));
-        slot.set_since(self.link.moment());
-        let seed = Seed { slot, args: InTransit::new(make(args)), is_first: false };
+        let slot = Arc::new(Slot::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.link)));
+        slot.set_started_at(self.link.now_if_reported());
+        let seed = StartSpec { slot, args: InTransit::new(make(args)), is_first: false };
         let holds = self.hold_above_caller();
         let (reply, mut answer) = reply::call_in(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
-        self.start_by(match self.link.desk.try_bring(Input::Start(request)) {
-            Ok(visit) => match answer.at_once() {
+        self.start_by(match self.link.combiner.try_submit(Request::Start(request)) {
+            Ok(outcome) => match answer.try_settle() {
                 // Whomever the visit has woken comes after the return to the scheduler. (G4)
                 Err(answer) if holds.is_empty() => Stage::Waits(answer),
                 Err(answer) => Stage::Seldom(Box::pin(async move {
@@ -195,15 +195,15 @@ impl<W: Worker> Shared<W> {
                 })),
                 Ok(None) => Stage::Refused(self.link.refusal()),
                 Ok(Some(answer)) => Stage::Seldom(Box::pin(async move {
-                    after(visit).await;
+                    yield_after(outcome).await;
                     Some(answer)
                 })),
             },
             Err(Full(input)) => Stage::Seldom(Box::pin(async move {
                 let _holds = holds;
                 // It spends budget, so that an answer which is there by then needs none.
-                let brought = self.link.desk.bring_in_line(input).await;
-                answer.look_first();
+                let brought = self.link.combiner.submit_queued(input).await;
+                answer.poll_as_sent();
                 match brought {
                     Ok(_) => answer.await,
                     Err(Closed) => None,
@@ -235,13 +235,13 @@ impl<W: Worker> Shared<W> {
 
     /// Keeps the workers that end only after the one in whose task the caller runs from being evicted, until the caller has its
     /// answer: it would wait for the place of a worker that waits for the caller's end. Where nothing is evicted, none.
-    fn hold_above_caller(&self) -> Vec<Hold<W>> {
+    fn hold_above_caller(&self) -> Vec<BusyGuard<W>> {
         let (config, registry) = (&self.link.config, self.link.registry_id);
         let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
         if !evicts || current().is_none_or(|caller| caller.registry == registry) {
             return Vec::new();
         }
-        let hold = |entry| self.table.with_entry(entry, |handle| Hold::new(&handle.slot));
+        let hold = |entry| self.table.with_entry(entry, |handle| BusyGuard::new(&handle.slot));
         workers_above_caller(registry).into_iter().filter_map(hold).collect()
     }
 }
@@ -282,7 +282,7 @@ impl<W: Worker> Future for Offer<'_, W> {
         Poll::Ready(match sent {
             Some(Ok(sequence)) => {
                 budget.spend();
-                shared.link.hot.count(Hot::Hit);
+                shared.link.hot.count(HotCounter::Hit);
                 Ok(sequence)
             }
             // Whoever goes on with it spends what that takes.

@@ -8,8 +8,8 @@ use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 
 use crate::metrics as catalogue;
 use crate::metrics::{Kind, Metric, Presence, Unit};
-use crate::names::{Claim, RecorderId};
-use crate::panics::{Contained, contain};
+use crate::names::{NameLease, RecorderId};
+use crate::panics::{CatchDropPanic, catch_panic};
 use crate::stats::{Restarts, Stats};
 
 /// A recorder of one's own.
@@ -22,9 +22,9 @@ pub(crate) fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
 
 const METADATA: Metadata<'static> = Metadata::new("gen_registry", Level::INFO, Some("gen_registry"));
 /// When so many values of a histogram are kept they are recorded before their time.
-const KEPT: usize = 1_024;
+const FLUSH_AT: usize = 1_024;
 /// More are not kept: the runtime does not let the keeper run that would record them.
-const MOST_KEPT: usize = 64 * KEPT;
+const MAX_BUFFERED: usize = 64 * FLUSH_AT;
 
 /// Whether a gauge is told as it is or, at the end, as 0.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ enum Moment {
 
 /// Reports for one registry that has a name. Held by its owner.
 pub(crate) struct Reporter {
-    claim: Claim,
+    lease: NameLease,
     recorder: Option<SharedRecorder>,
     /// In the order of [`each_counter`].
     counters: Vec<Key>,
@@ -49,7 +49,7 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) const IS_ON: bool = true;
 
-    pub(crate) fn new(claim: Claim, name: &str, recorder: Option<SharedRecorder>) -> Self {
+    pub(crate) fn new(lease: NameLease, name: &str, recorder: Option<SharedRecorder>) -> Self {
         let registry: Arc<str> = Arc::from(name);
         let mut counters = Vec::new();
         each_counter(&Stats::default(), |metric, labels, _| counters.push(key(metric, &registry, labels)));
@@ -58,7 +58,7 @@ impl Reporter {
         let limited = Stats { limit: Some(0), ..Stats::default() };
         each_gauge(&limited, 0, Moment::Now, |metric, labels, _| gauges.push(key(metric, &registry, labels)));
         Self {
-            claim,
+            lease,
             recorder,
             counters,
             gauges,
@@ -71,41 +71,41 @@ impl Reporter {
     /// A worker is ready, so long after it was asked for. Says whether that is to be told soon: here it is not, for the
     /// recorder is code of others.
     pub(crate) fn started(&mut self, took: Duration) -> bool {
-        self.start_duration.keep(took)
+        self.start_duration.buffer(took)
     }
 
     /// A run has ended at this age. Says whether that is to be told soon.
     pub(crate) fn ended(&mut self, age: Duration) -> bool {
-        self.lifetime.keep(age)
+        self.lifetime.buffer(age)
     }
 
     /// Tells what was kept.
-    pub(crate) fn tell_kept(&mut self) {
+    pub(crate) fn flush(&mut self) {
         self.with_recorder(|this, recorder| {
-            this.start_duration.tell(recorder);
-            this.lifetime.tell(recorder);
+            this.start_duration.record(recorder);
+            this.lifetime.record(recorder);
         });
     }
 
     /// Tells everything.
     pub(crate) fn report(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>) {
-        self.tell(stats, mailbox_capacity, stopwatch, Moment::Now);
+        self.record(stats, mailbox_capacity, stopwatch, Moment::Now);
     }
 
     /// Tells everything for the last time: nothing is there any more. The name is free when this returns.
     pub(crate) fn finish(mut self, stats: &Stats, mailbox_capacity: usize) {
-        self.tell(stats, mailbox_capacity, None, Moment::End);
+        self.record(stats, mailbox_capacity, None, Moment::End);
         let mut totals = Vec::with_capacity(self.counters.len());
         each_counter(stats, |_, _, value| totals.push(value));
-        let former = self.claim.totals().iter().chain(std::iter::repeat(&0));
+        let former = self.lease.totals().iter().chain(std::iter::repeat(&0));
         let totals = totals.iter().zip(former).map(|(own, former)| own + former).collect();
-        self.claim.leave(totals);
+        self.lease.store_totals(totals);
     }
 
-    fn tell(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>, moment: Moment) {
+    fn record(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>, moment: Moment) {
         self.with_recorder(|this, recorder| {
             describe(recorder, stats.limit.is_some(), stopwatch.is_some());
-            let former = this.claim.totals().iter().chain(std::iter::repeat(&0));
+            let former = this.lease.totals().iter().chain(std::iter::repeat(&0));
             let mut keys = this.counters.iter().zip(former);
             each_counter(stats, |_, _, value| {
                 if let Some((key, former)) = keys.next() {
@@ -118,10 +118,10 @@ impl Reporter {
                     recorder.register_gauge(key, &METADATA).set(value);
                 }
             });
-            this.start_duration.tell(recorder);
-            this.lifetime.tell(recorder);
+            this.start_duration.record(recorder);
+            this.lifetime.record(recorder);
             if let Some(stopwatch) = stopwatch {
-                stopwatch.renew(recorder.register_histogram(&this.handling, &METADATA));
+                stopwatch.set_histogram(recorder.register_histogram(&this.handling, &METADATA));
             }
         });
     }
@@ -129,7 +129,7 @@ impl Reporter {
     /// Runs code with the recorder of this registry, and contains what it does.
     fn with_recorder(&mut self, act: impl FnOnce(&mut Self, &dyn Recorder)) {
         let own = self.recorder.clone();
-        contain(|| match own {
+        catch_panic(|| match own {
             Some(recorder) => act(self, &*recorder),
             None => metrics::with_recorder(|recorder| act(self, recorder)),
         });
@@ -138,7 +138,7 @@ impl Reporter {
 
 impl fmt::Debug for Reporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reporter").field("claim", &self.claim).finish_non_exhaustive()
+        f.debug_struct("Reporter").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
 
@@ -154,14 +154,14 @@ impl Observations {
     }
 
     /// Says that there are many, when there are.
-    fn keep(&mut self, duration: Duration) -> bool {
-        if self.seconds.len() < MOST_KEPT {
+    fn buffer(&mut self, duration: Duration) -> bool {
+        if self.seconds.len() < MAX_BUFFERED {
             self.seconds.push(duration.as_secs_f64());
         }
-        self.seconds.len() == KEPT
+        self.seconds.len() == FLUSH_AT
     }
 
-    fn tell(&mut self, recorder: &dyn Recorder) {
+    fn record(&mut self, recorder: &dyn Recorder) {
         // Taken out first: a recorder that panics is not told the same again.
         let seconds = std::mem::take(&mut self.seconds);
         let histogram = recorder.register_histogram(&self.key, &METADATA);
@@ -172,25 +172,25 @@ impl Observations {
 }
 
 /// Measures how long messages take, in the workers' own tasks.
-pub(crate) struct Stopwatch(RwLock<Contained<Histogram>>);
+pub(crate) struct Stopwatch(RwLock<CatchDropPanic<Histogram>>);
 
 impl Stopwatch {
     pub(crate) fn new() -> Self {
-        Self(RwLock::new(Contained::new(Histogram::noop())))
+        Self(RwLock::new(CatchDropPanic::new(Histogram::noop())))
     }
 
-    fn renew(&self, histogram: Histogram) {
+    fn set_histogram(&self, histogram: Histogram) {
         histogram.record_many(0.0, 0);
         let former = {
             let mut current = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::replace(&mut *current, Contained::new(histogram))
+            std::mem::replace(&mut *current, CatchDropPanic::new(histogram))
         };
         // The recorder's code, and not under the lock.
         drop(former);
     }
 
     pub(crate) fn record(&self, took: Duration) {
-        contain(|| {
+        catch_panic(|| {
             let histogram = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             histogram.record(took.as_secs_f64());
             // It may be the last of its kind, and is dropped here: a panic of it is not the worker's either.

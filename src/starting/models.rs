@@ -10,21 +10,21 @@ use tokio::runtime::{self, Runtime};
 use super::*;
 use crate::builder::Builder;
 use crate::idle::Idle;
-use crate::owner::Keeper;
+use crate::owner::Driver;
 use crate::reply::{self, Answer};
 use crate::worker::{EntryId, ExitReason};
 
 /// A worker that is alone with its start, what its caller holds, and its owner's keeper, while the owner is to be there.
-fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>, Keeper<Idle>) {
+fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>, Driver<Idle>) {
     // Nothing runs there: it is what a registry is built on.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
-    let (registry, keeper) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
-    let mut slot = Slot::new(1, EntryId::unborn(1), Arc::clone(registry.link()));
+    let (registry, driver) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
+    let mut slot = Slot::new(1, EntryId::unassigned(1), Arc::clone(registry.link()));
     let (reply, mut answer) = reply::call_in(&Context::from_waker(Waker::noop()));
-    answer.look_first();
-    slot.leave_alone(StartReply(reply), Round::First);
-    (Arc::new(slot), answer, keeper)
+    answer.poll_as_sent();
+    slot.delegate(StartReply(reply), Generation::First);
+    (Arc::new(slot), answer, driver)
 }
 
 #[test]
@@ -33,15 +33,15 @@ fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_
         let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
             let slot = Arc::clone(&slot);
-            move || slot.begin_alone()
+            move || slot.complete_delegated()
         });
-        let attended = slot.attend();
+        let attended = slot.reclaim();
         let gate = slot.queue.gate();
         assert!(attended.is_some() || gate == Gate::Open, "a start that nobody answers for: its gate is {gate:?}");
         let has_begun = worker.join().expect("it does not panic");
         assert_ne!(has_begun, attended.is_some());
         assert_eq!(slot.queue.gate(), if has_begun { Gate::Open } else { Gate::Starting });
-        assert!(slot.attend().is_none(), "twice");
+        assert!(slot.reclaim().is_none(), "twice");
     });
 }
 
@@ -53,7 +53,7 @@ fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_bef
             let slot = Arc::clone(&slot);
             move || slot.set_exit(ExitReason::Killed)
         });
-        let Some(Alone { reply, .. }) = slot.attend() else { panic!("its caller is never told") };
+        let Some(Delegated { reply, .. }) = slot.reclaim() else { panic!("its caller is never told") };
         worker.join().expect("it does not panic");
         assert!(slot.exit().is_some());
         assert!(!reply.0.is_closed());
@@ -68,7 +68,7 @@ fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_op
         let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
             let slot = Arc::clone(&slot);
-            move || slot.begin_alone()
+            move || slot.complete_delegated()
         });
         loom::future::block_on(slot.started());
         assert_eq!(slot.queue.gate(), Gate::Open);
@@ -82,7 +82,7 @@ fn whoever_subscribes_and_then_looks_sees_the_gate_open_or_hears_of_it() {
         let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
             let slot = Arc::clone(&slot);
-            move || slot.begin_alone()
+            move || slot.complete_delegated()
         });
         let mut events = slot.link.events.subscribe();
         let is_seen = slot.queue.is_open();
