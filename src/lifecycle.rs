@@ -53,7 +53,9 @@
 //! asked for in a worker's task is never left alone.
 
 mod crash;
-mod event;
+pub(crate) mod event;
+pub(crate) mod exit;
+pub(crate) mod id;
 mod phase;
 mod shutdown;
 #[cfg(test)]
@@ -62,15 +64,16 @@ mod tests;
 use std::collections::HashSet;
 use std::mem;
 
-pub use self::event::ShutdownReport;
-pub(crate) use self::event::{
+pub use crate::lifecycle::event::ShutdownReport;
+pub(crate) use crate::lifecycle::event::{
     Admission, Answer, Deadline, Effect, Ending, Event, Exit, Occupant, StartFailure, StartOutcome, StartWaiter,
     StopFailure, StopWaiter, Types, Verb,
 };
-pub(crate) use self::phase::Tally;
-use self::phase::{Phase, Phases, Stage, answer, fail, fail_all, join, join_stop};
-use crate::prehashed::{EntryMap, EntrySet};
-use crate::worker::{CloseReason, EntryId, ExitReason, StopMode};
+use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::id::{EntryMap, EntrySet};
+pub(crate) use crate::lifecycle::phase::Tally;
+use crate::lifecycle::phase::{Phase, Phases, Stage, answer, fail, fail_all, join, join_stop};
 
 enum Mode {
     Serving,

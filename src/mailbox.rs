@@ -1,5 +1,9 @@
 //! [`Mailbox`]: the receiving end of a worker's queue.
 
+pub(crate) mod activity;
+pub(crate) mod queue;
+pub(crate) mod reply;
+
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -8,11 +12,12 @@ use std::task::{Context, Poll, ready};
 use tokio::task::coop::{has_budget_remaining, poll_proceed};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::clock::Clock;
-use crate::queue::{BatchRef, Queue};
-use crate::reporter::Stopwatch;
-use crate::residency::{Activity, with_jitter};
-use crate::worker::{CloseReason, WorkerId};
+use crate::lifecycle::exit::CloseReason;
+use crate::lifecycle::id::WorkerId;
+use crate::mailbox::activity::{Activity, with_jitter};
+use crate::mailbox::queue::{BatchRef, Queue};
+use crate::metrics::reporter::Stopwatch;
+use crate::util::clock::Clock;
 
 /// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot. What each message takes is one call.
 pub(crate) trait Inbox<M>: Send + Sync {

@@ -44,8 +44,12 @@
 //! - A restart `by="caller"` is a start too, and the crash before it an exit.
 
 mod catalogue;
+pub(crate) mod counters;
+pub(crate) mod names;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;
+pub(crate) mod reporter;
+pub(crate) mod stats;
 
 pub use catalogue::{
     ALL, BUILD_INFO, HANDLE_DURATION, HANDLE_DURATION_BUCKETS, Kind, LOOKUPS, Label, LabelValues, MAILBOX_CAPACITY,

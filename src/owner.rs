@@ -1,14 +1,14 @@
 //! The owner: one per registry, the only writer of its table, which orders the starts, stops and exits of every key. The
 //! logic is in [`Lifecycle`]; here is the shell that feeds it events and performs its effects.
 //!
-//! It lies on a [desk](crate::desk): its turns are taken in the task that has news for it, one at a time. A task of its own,
+//! It lies on a [desk](crate::combiner): its turns are taken in the task that has news for it, one at a time. A task of its own,
 //! the [`Driver`], takes those that nobody else takes, and has its timer.
 //!
 //! Before it lets a start of a vacant key through, it asks the memory of keys that are gone and, where there is a limit,
 //! who may go for it. It tells the registry's subscribers what happens, and counts it.
 //!
 //! A start with nothing special about it is left to its worker when that is spawned, and the owner comes back to it only if there
-//! is more to it than that it comes up: see [`starting`](crate::starting).
+//! is more to it than that it comes up: see [`starting`](crate::worker::start).
 //!
 //! Workers are spawned and callers answered by whoever has left the desk: these are [`Deferred`]s.
 //!
@@ -16,10 +16,12 @@
 //! (G5): arguments that were not used go back to the callers, `init` runs in the worker's task. Nor does it spawn on
 //! whatever runtime the task runs on whose turn it is, but on the registry's own.
 
-mod alone;
-mod errand;
-mod keeper;
-mod news;
+pub(crate) mod deadlines;
+pub(crate) mod delegated;
+pub(crate) mod driver;
+pub(crate) mod eviction;
+pub(crate) mod history;
+pub(crate) mod report;
 #[cfg(test)]
 mod tests;
 
@@ -33,31 +35,36 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-pub(crate) use self::errand::DeferredAction;
-pub(crate) use self::keeper::Driver;
-use crate::deadline::{Deadlines, Due};
-use crate::desk::{DeferredQueue, Sequential};
-use crate::events::Event as PublicEvent;
-use crate::handle::WorkerHandle;
+use crate::combiner::{DeferredQueue, Sequential};
+use crate::lifecycle::exit::Cause;
+use crate::lifecycle::exit::CloseReason;
+use crate::lifecycle::id::EntryMap;
+use crate::lifecycle::id::{EntryId, Ids};
 use crate::lifecycle::{
     Admission, Answer, Deadline, Effect, Event, Lifecycle, Limits, Occupant, ShutdownReport, StartFailure,
     StartOutcome, StartWaiter,
 };
-use crate::memory::{CrashHistory, Verdict};
-use crate::panics::{self, catch_panic};
-use crate::prehashed::EntryMap;
-use crate::queue::Gate;
-use crate::reporter::Reporter;
-use crate::request::{LiveTypes, Notice, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
-use crate::residency::EvictionPool;
-use crate::restart::{Cause, History};
-use crate::slot::{Link, Slot};
-use crate::starting::Generations;
-use crate::stripes::Undelivered;
-use crate::supervise::{ExitGuard, Launch, RestartState, RunArgs};
-use crate::sync::lock;
+use crate::mailbox::queue::Gate;
+use crate::metrics::counters::Undelivered;
+use crate::metrics::reporter::Reporter;
+use crate::owner::deadlines::{Deadlines, Due};
+pub(crate) use crate::owner::driver::Driver;
+use crate::owner::eviction::EvictionPool;
+use crate::owner::history::{CrashHistory, Verdict};
 use crate::table::{Found, TableWriter};
-use crate::worker::{CloseReason, EntryId, Ids, Worker};
+use crate::util::panics;
+use crate::util::panics::catch_panic;
+use crate::util::sync::lock;
+use crate::worker::Worker;
+use crate::worker::cell::Slot;
+use crate::worker::deferred::DeferredAction;
+use crate::worker::events::Event as PublicEvent;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::request::{LiveTypes, Notice, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::worker::restart::History;
+use crate::worker::shared::Link;
+use crate::worker::start::Generations;
+use crate::worker::task::{ExitGuard, Launch, RestartState, RunArgs};
 
 /// In this order in memory: what every start writes lies side by side, from the machine's last field to the first of the deadlines.
 /// Where two threads take turns at the desk, each line of it comes from the other's cache: it was seven lines more.

@@ -1,7 +1,15 @@
 //! [`Registry`]: the verbs.
 
-mod shared;
+pub(crate) mod address;
+pub(crate) mod builder;
+pub(crate) mod key;
+pub(crate) mod nested;
+pub(crate) mod retry;
+pub(crate) mod spawn;
+pub(crate) mod start;
+pub(crate) mod via;
 
+use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
@@ -11,23 +19,25 @@ use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
 
-pub(crate) use self::shared::Shared;
-use self::shared::take;
-use crate::builder::Builder;
-use crate::current::{RegistryId, current_of};
-use crate::error::{Returned, StartError, StopError};
-use crate::events::Events;
-use crate::handle::WorkerHandle;
-use crate::key::ToKey;
+use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
+use crate::lifecycle::id::RegistryId;
 use crate::lifecycle::{Ending, ShutdownReport, Verb};
-use crate::ownership::is_registry_above_caller;
-use crate::queue::Gate;
-use crate::slot::Link;
-use crate::stats::Stats;
-use crate::sync::{cooperate, lock, with_contained_waker};
+use crate::mailbox::queue::Gate;
+use crate::metrics::stats::Stats;
+use crate::registry::builder::Builder;
+use crate::registry::key::ToKey;
+pub(crate) use crate::registry::start::Shared;
+use crate::registry::start::take;
+use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
-use crate::via::{Via, clones_of};
-use crate::worker::{CloseReason, ExitReason, StopMode, Worker};
+use crate::util::sync::{cooperate, lock, with_contained_waker};
+use crate::worker::Worker;
+use crate::worker::current::current_of;
+use crate::worker::error::{Returned, StartError, StopError};
+use crate::worker::events::Events;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::ownership::is_registry_above_caller;
+use crate::worker::shared::Link;
 
 /// Shuts the registry down when the last [`Registry`] lets go of it.
 pub(crate) struct Alive<W: Worker> {
@@ -635,4 +645,9 @@ impl<W: Worker> fmt::Debug for WeakRegistry<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WeakRegistry").finish_non_exhaustive()
     }
+}
+
+unwind_safe! {
+    [W: Worker] Registry<W>;
+    [W: Worker] WeakRegistry<W>;
 }

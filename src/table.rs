@@ -12,6 +12,8 @@
 //! entries told apart by worker and looked up by key, a key's former worker, found there, hid the present one that had been
 //! put in behind it, and the key was started twice (G1).
 
+use crate::metrics::stats::Backlog;
+
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +27,11 @@ use equivalent::Equivalent;
 use papaya::HashSet;
 use seize::Collector;
 
-use crate::handle::WorkerHandle;
-use crate::prehashed::PassHash;
-use crate::seeded::SipBuilder;
-use crate::worker::{EntryId, Worker};
+use crate::lifecycle::id::EntryId;
+use crate::util::hash::SipBuilder;
+use crate::util::prehashed::PassHash;
+use crate::worker::Worker;
+use crate::worker::handle::WorkerHandle;
 
 /// The workers whose keys have one hash: almost always one. None: they are gone, and the place is kept for the next.
 struct Entry<W: Worker> {
@@ -91,13 +94,6 @@ const MAILBOXES: usize = 1_024;
 
 /// So many workers are folded over together.
 const BATCH: usize = 128;
-
-/// What waits in the mailboxes.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Backlog {
-    pub(crate) queued: usize,
-    pub(crate) fullest: usize,
-}
 
 /// What a table has of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,17 +1,38 @@
 //! What a user writes: the [`Worker`] trait; and how a worker ends: [`ExitReason`].
 
-use std::error::Error;
-use std::fmt;
-use std::future::Future;
-use std::hash::{Hash, Hasher};
-use std::mem;
-use std::ops::Range;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) mod cell;
+pub(crate) mod children;
+pub(crate) mod config;
+pub(crate) mod context;
+pub(crate) mod current;
+pub(crate) mod deferred;
+pub(crate) mod error;
+pub(crate) mod events;
+pub(crate) mod guard;
+pub(crate) mod handle;
+pub(crate) mod ownership;
+pub(crate) mod pending_reply;
+pub(crate) mod permit;
+pub(crate) mod request;
+pub(crate) mod restart;
+pub(crate) mod shared;
+pub(crate) mod start;
+pub(crate) mod task;
+pub(crate) mod tasks;
+#[cfg(test)]
+pub(crate) mod test_worker;
+pub(crate) mod timers;
+pub(crate) mod trace;
+pub(crate) mod watchers;
 
-use crate::context::Context;
-use crate::error::SharedError;
+use crate::lifecycle::exit::ExitReason;
+
+use std::error::Error;
+use std::future::Future;
+use std::hash::Hash;
+
 use crate::mailbox::Mailbox;
+use crate::worker::context::Context;
 
 /// A stateful task of which a registry runs at most one per key.
 ///
@@ -209,219 +230,3 @@ fn handle_each<W: Worker>(
 
 /// The name of the future of a worker whose `run` is the default begins with this.
 pub(crate) const DEFAULT_RUN: &str = concat!(module_path!(), "::handle_each<");
-
-/// Why a worker ended.
-#[derive(Clone)]
-#[non_exhaustive]
-pub enum ExitReason {
-    /// It ended by itself: `ctx.stop()`, or `run` returned `Ok` unasked.
-    Normal,
-    /// Someone stopped it.
-    Stopped,
-    /// It had nothing to do for longer than its idle time-out.
-    Idle,
-    /// It had nothing to do, and the registry had no room left for another key.
-    Evicted,
-    /// Its registry was shut down, or the last handle to the registry was dropped.
-    Shutdown,
-    /// It was killed: by `kill`, because it did not end within the stop time-out, or with its runtime.
-    Killed,
-    /// `handle` or `run` returned this error.
-    Failed(Arc<dyn Error + Send + Sync>),
-    /// `handle`, `run` or `terminate` panicked with this message.
-    Panicked(Arc<str>),
-    /// Its run was ended from outside as a crash ends it, by [`crash`](crate::WorkerHandle::crash).
-    Crashed,
-}
-
-impl ExitReason {
-    /// Whether the worker crashed: [`Failed`](Self::Failed), [`Panicked`](Self::Panicked) or [`Crashed`](Self::Crashed).
-    ///
-    /// ```
-    /// use gen_registry::ExitReason;
-    ///
-    /// assert!(ExitReason::Panicked("index out of bounds".into()).is_crash());
-    /// assert!(!ExitReason::Stopped.is_crash());
-    /// ```
-    pub fn is_crash(&self) -> bool {
-        matches!(self, Self::Failed(_) | Self::Panicked(_) | Self::Crashed)
-    }
-}
-
-/// By kind: the error of a [`Failed`](Self::Failed) and the message of a [`Panicked`](Self::Panicked) are not compared.
-///
-/// ```
-/// use gen_registry::ExitReason;
-///
-/// assert_eq!(ExitReason::Panicked("index out of bounds".into()), ExitReason::Panicked("overflow".into()));
-/// assert_ne!(ExitReason::Stopped, ExitReason::Killed);
-/// ```
-impl PartialEq for ExitReason {
-    fn eq(&self, other: &Self) -> bool {
-        mem::discriminant(self) == mem::discriminant(other)
-    }
-}
-
-impl Eq for ExitReason {}
-
-impl fmt::Debug for ExitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Normal => f.write_str("Normal"),
-            Self::Stopped => f.write_str("Stopped"),
-            Self::Idle => f.write_str("Idle"),
-            Self::Evicted => f.write_str("Evicted"),
-            Self::Shutdown => f.write_str("Shutdown"),
-            Self::Killed => f.write_str("Killed"),
-            Self::Failed(error) => f.debug_tuple("Failed").field(error).finish(),
-            Self::Panicked(message) => f.debug_tuple("Panicked").field(message).finish(),
-            Self::Crashed => f.write_str("Crashed"),
-        }
-    }
-}
-
-impl fmt::Display for ExitReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Normal => f.write_str("normal"),
-            Self::Stopped => f.write_str("stopped"),
-            Self::Idle => f.write_str("idle"),
-            Self::Evicted => f.write_str("evicted"),
-            Self::Shutdown => f.write_str("shutdown"),
-            Self::Killed => f.write_str("killed"),
-            Self::Failed(error) => write!(f, "failed: {error}"),
-            Self::Panicked(message) => write!(f, "panicked: {message}"),
-            Self::Crashed => f.write_str("crashed"),
-        }
-    }
-}
-
-/// What a stop does with the messages that the mailbox has accepted and that have not begun.
-///
-/// Set it for a registry with [`Builder::stop_mode`](crate::Builder::stop_mode), or for one stop with
-/// [`WorkerHandle::stop_with`](crate::WorkerHandle::stop_with). Either way the message in hand ends, then
-/// [`terminate`](Worker::terminate) runs, and `stop_timeout` bounds it all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum StopMode {
-    /// They are handled first.
-    #[default]
-    Drain,
-    /// None of them begins. They are undelivered (G6): a call gets
-    /// [`CallError::NotDelivered`](crate::CallError::NotDelivered), a cast goes to
-    /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
-    Discard,
-}
-
-/// Where a worker stands in its life, by [`WorkerHandle::state`](crate::WorkerHandle::state).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum WorkerState {
-    /// Its first `init` has not returned.
-    Starting,
-    /// It takes messages and handles them.
-    Running,
-    /// It takes messages, and handles them when its next `init` has returned `Ok`.
-    Restarting,
-    /// Its gate is closed: it may still handle what it has accepted.
-    Stopping,
-    /// It is gone, its state dropped.
-    Exited,
-}
-
-impl fmt::Display for WorkerState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Starting => "starting",
-            Self::Running => "running",
-            Self::Restarting => "restarting",
-            Self::Stopping => "stopping",
-            Self::Exited => "exited",
-        })
-    }
-}
-
-/// Names one entry of a registry, for as long as the program runs: no other worker of any registry ever has it. A
-/// handle compares by it. Of two workers of one registry the one that was started later has the greater.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WorkerId(pub(crate) u64);
-
-impl fmt::Display for WorkerId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// Ids that no worker had before, for one owner: in growing order. All owners share where they come from, and each takes many at
-/// once.
-#[derive(Debug, Default)]
-pub(crate) struct Ids(Range<u64>);
-
-impl Ids {
-    const TAKEN_AT_ONCE: u64 = 64;
-
-    pub(crate) fn fresh(&mut self) -> WorkerId {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        let id = self.0.next().unwrap_or_else(|| {
-            // Only uniqueness is asked for; what one owner takes grows by itself.
-            let first = NEXT.fetch_add(Self::TAKEN_AT_ONCE, Ordering::Relaxed);
-            self.0 = first + 1..first + Self::TAKEN_AT_ONCE;
-            first
-        });
-        WorkerId(id)
-    }
-}
-
-/// Finds one entry: its id, and the hash of its key, by which the table finds it without the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct EntryId {
-    pub(crate) id: WorkerId,
-    pub(crate) hash: u64,
-}
-
-impl EntryId {
-    /// What a worker has that is asked for: the owner gives it an id when it comes to life.
-    pub(crate) fn unassigned(hash: u64) -> Self {
-        Self { id: WorkerId(0), hash }
-    }
-
-    /// An entry that was not there before.
-    #[cfg(test)]
-    pub(crate) fn fresh(hash: u64) -> Self {
-        Self { id: Ids::default().fresh(), hash }
-    }
-}
-
-impl Hash for EntryId {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u64(self.hash);
-    }
-}
-
-/// Who asked a worker to end: the reason of a `run` that ends because of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum CloseReason {
-    /// The worker itself.
-    Normal,
-    Stopped,
-    Idle,
-    Evicted,
-    Shutdown,
-}
-
-impl From<CloseReason> for ExitReason {
-    fn from(reason: CloseReason) -> Self {
-        match reason {
-            CloseReason::Normal => Self::Normal,
-            CloseReason::Stopped => Self::Stopped,
-            CloseReason::Idle => Self::Idle,
-            CloseReason::Evicted => Self::Evicted,
-            CloseReason::Shutdown => Self::Shutdown,
-        }
-    }
-}
-
-/// Boxes what user code returned as its error.
-pub(crate) fn share<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> SharedError {
-    SharedError::from(error.into())
-}

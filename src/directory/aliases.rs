@@ -1,5 +1,6 @@
 //! [`Aliases`]: workers by unique names.
 
+use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
@@ -11,19 +12,20 @@ use std::time::Duration;
 use equivalent::Equivalent;
 use tokio::time::{Instant, timeout_at};
 
-use super::error::{NotRegistered, RegisterError};
-use super::index::Index;
-use super::waiting::Waiting;
-use crate::ending::Membership;
-use crate::error::Returned;
-use crate::handle::WorkerHandle;
-use crate::sync::cooperate;
-use crate::worker::{Worker, WorkerId};
+use crate::directory::error::{NotRegistered, RegisterError};
+use crate::directory::index::Index;
+use crate::directory::waiting::Waiting;
+use crate::lifecycle::id::WorkerId;
+use crate::util::sync::cooperate;
+use crate::worker::Worker;
+use crate::worker::error::Returned;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::watchers::Membership;
 
 /// Workers by names: one worker per name; a worker may have many.
 ///
 /// A value, and a clone is another handle to the same names. Names are any hashable type, and the workers may be of any
-/// number of registries, or of none ([`spawn`](fn@crate::spawn)). A worker that ends loses all its names at once: from the
+/// number of registries, or of none ([`spawn`](fn@crate::registry::spawn)). A worker that ends loses all its names at once: from the
 /// moment at which its gate closes nobody finds it by them, and others may take them. Before
 /// [`closed`](WorkerHandle::closed) or a [`stop`](WorkerHandle::stop) of it returns, they have been removed. Dropping
 /// the last handle to the names touches no worker.
@@ -415,4 +417,8 @@ impl<N, W: Worker> fmt::Debug for Aliases<N, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Aliases").finish_non_exhaustive()
     }
+}
+
+unwind_safe! {
+    [N, W: Worker] Aliases<N, W>;
 }

@@ -1,5 +1,6 @@
 //! [`Broadcast`]: what became of one message each to many workers; and how those wait whose mailboxes are full.
 
+use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::mem;
@@ -7,11 +8,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 
-use crate::current::is_current;
-use crate::error::{Returned, SendError};
-use crate::handle::WorkerHandle;
-use crate::queue::{Kind, Refusal};
+use crate::mailbox::queue::{Kind, Refusal};
 use crate::worker::Worker;
+use crate::worker::current::is_current;
+use crate::worker::error::{Returned, SendError};
+use crate::worker::handle::WorkerHandle;
 
 /// What became of a broadcast: each member either took its message, or is in `refused` with it.
 #[non_exhaustive]
@@ -165,4 +166,8 @@ impl Wake for Wakeup {
             task.wake();
         }
     }
+}
+
+unwind_safe! {
+    [W: Worker] Broadcast<W>;
 }

@@ -1,12 +1,13 @@
 //! What goes wrong in directories.
 
+use crate::util::panics::unwind_safe;
 use std::fmt;
 
 use thiserror::Error;
 
-use crate::error::Returned;
-use crate::handle::WorkerHandle;
 use crate::worker::Worker;
+use crate::worker::error::Returned;
+use crate::worker::handle::WorkerHandle;
 
 /// Why a worker did not get a name in an [`Aliases`](crate::Aliases).
 #[derive(Error)]
@@ -81,3 +82,8 @@ impl<P> fmt::Debug for JoinError<P> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("no worker was registered by this name in time; wait longer, or start one and register it")]
 pub struct NotRegistered;
+
+unwind_safe! {
+    [N, W: Worker] RegisterError<N, W>;
+    [P] JoinError<P>;
+}

@@ -1,5 +1,6 @@
 //! [`Groups`]: workers by properties that many share.
 
+use crate::util::panics::unwind_safe;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
@@ -7,19 +8,20 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Wea
 
 use equivalent::Equivalent;
 
-use super::broadcast::{Broadcast, broadcast, try_broadcast};
-use super::error::JoinError;
-use super::index::{Change, Index};
-use crate::ending::Membership;
-use crate::error::Returned;
-use crate::handle::WorkerHandle;
-use crate::sync::cooperate;
-use crate::worker::{Worker, WorkerId};
+use crate::directory::broadcast::{Broadcast, broadcast, try_broadcast};
+use crate::directory::error::JoinError;
+use crate::directory::index::{Change, Index};
+use crate::lifecycle::id::WorkerId;
+use crate::util::sync::cooperate;
+use crate::worker::Worker;
+use crate::worker::error::Returned;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::watchers::Membership;
 
 /// Workers by properties: many workers per property, and many properties per worker.
 ///
 /// A value, and a clone is another handle to the same groups. Properties are any hashable type, and the workers may be
-/// of any number of registries, or of none ([`spawn`](fn@crate::spawn)). A worker that ends leaves all its groups at once:
+/// of any number of registries, or of none ([`spawn`](fn@crate::registry::spawn)). A worker that ends leaves all its groups at once:
 /// from the moment at which its gate closes it is in no list of members. A group is there as long as it has members.
 /// Dropping the last handle to the groups touches no worker.
 ///
@@ -372,4 +374,8 @@ impl<P, W: Worker> fmt::Debug for Groups<P, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Groups").finish_non_exhaustive()
     }
+}
+
+unwind_safe! {
+    [P, W: Worker] Groups<P, W>;
 }

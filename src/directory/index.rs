@@ -17,10 +17,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 
 use equivalent::Equivalent;
 
-use crate::panics::CatchDropPanic;
-use crate::prehashed::PassHash;
-use crate::seeded::SipBuilder;
-use crate::worker::WorkerId;
+use crate::lifecycle::id::WorkerId;
+use crate::util::hash::SipBuilder;
+use crate::util::panics::CatchDropPanic;
+use crate::util::prehashed::PassHash;
 
 /// So many readers and changes of different names rarely meet at a lock.
 const SHARDS: usize = 16;

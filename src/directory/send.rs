@@ -5,14 +5,18 @@ use std::time::Duration;
 
 use equivalent::Equivalent;
 
-use super::aliases::Aliases;
-use crate::address::{self, Address, deliver_cast};
-use crate::error::{CallError, ReserveError, SendError};
-use crate::handle::{Permit, WorkerHandle};
-use crate::reply::{PendingReply, Reply};
-use crate::retry::{self, Retry};
-use crate::sync::apart;
+use crate::directory::aliases::Aliases;
+use crate::mailbox::reply::Reply;
+use crate::registry::address;
+use crate::registry::address::{Address, deliver_cast};
+use crate::registry::retry;
+use crate::registry::retry::Retry;
+use crate::util::sync::apart;
 use crate::worker::Worker;
+use crate::worker::error::{CallError, ReserveError, SendError};
+use crate::worker::handle::WorkerHandle;
+use crate::worker::pending_reply::PendingReply;
+use crate::worker::permit::Permit;
 
 /// The address of a name.
 struct Named<'a, N, W: Worker, Q: ?Sized> {

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use equivalent::Equivalent;
 
-use super::waiting::Waiting;
-use super::{Aliases, Groups, NotRegistered};
-use crate::idle::Idle;
+use crate::directory::waiting::Waiting;
+use crate::directory::{Aliases, Groups, NotRegistered};
+use crate::worker::test_worker::Idle;
 use crate::{Registry, WorkerHandle};
 
 async fn started(registry: &Registry<Idle>, key: u32) -> WorkerHandle<Idle> {
@@ -227,7 +227,7 @@ fn a_registration_is_never_missed_by_a_waiter() {
     }
     const ROUNDS: usize = 5_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let worker = runtime.block_on(async { crate::spawn::<Idle>(1, ()).await.expect("it starts") });
+    let worker = runtime.block_on(async { crate::registry::spawn::<Idle>(1, ()).await.expect("it starts") });
     let names = Aliases::<usize, Idle>::new();
     let begun = Arc::<AtomicUsize>::default();
     let registers = std::thread::spawn({

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use crate::panics::catch_panic;
+use crate::util::panics::catch_panic;
 
 #[derive(Default)]
 pub(crate) struct Waiting {

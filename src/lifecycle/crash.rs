@@ -3,10 +3,11 @@
 //! The run is asked to end before the machine hears of it, so that the answer names the run that was meant: one that begins
 //! later is not ended, and its end is not waited for.
 
-use super::event::{Effect, Ending, Exit, StartFailure, StopFailure, StopWaiter, Types};
-use super::phase::{Phase, Stage};
-use super::{Effects, Lifecycle};
-use crate::worker::{EntryId, ExitReason};
+use crate::lifecycle::event::{Effect, Ending, Exit, StartFailure, StopFailure, StopWaiter, Types};
+use crate::lifecycle::exit::ExitReason;
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::phase::{Phase, Stage};
+use crate::lifecycle::{Effects, Lifecycle};
 
 impl<P: Types> Lifecycle<P> {
     /// Whether a caller waits for a run of this worker to end.

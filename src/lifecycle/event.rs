@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::error::SharedError;
-use crate::worker::{CloseReason, EntryId, ExitReason, StopMode};
+use crate::lifecycle::exit::SharedError;
+use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
+use crate::lifecycle::id::EntryId;
 
 /// What the machine passes through and never looks into.
 pub(crate) trait Types {

@@ -1,8 +1,8 @@
 //! The states of keys that are neither vacant nor running, and those who wait there.
 
-use super::event::{Answer, Effect, StartFailure, StartOutcome, StartWaiter, StopWaiter, Types, Verb};
-use crate::prehashed::EntryMap;
-use crate::worker::EntryId;
+use crate::lifecycle::event::{Answer, Effect, StartFailure, StartOutcome, StartWaiter, StopWaiter, Types, Verb};
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::id::EntryMap;
 
 /// How far a stop has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

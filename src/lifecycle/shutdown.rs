@@ -2,10 +2,10 @@
 
 use std::mem;
 
-use super::event::{Effect, ShutdownReport, StartFailure, Types};
-use super::phase::{Phase, fail_all};
-use super::{Effects, Lifecycle, Mode};
-use crate::worker::EntryId;
+use crate::lifecycle::event::{Effect, ShutdownReport, StartFailure, Types};
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::phase::{Phase, fail_all};
+use crate::lifecycle::{Effects, Lifecycle, Mode};
 
 impl<P: Types> Lifecycle<P> {
     pub(super) fn shutdown(&mut self, at_once: bool, effects: &mut Effects<P>) {

@@ -9,9 +9,9 @@ use std::rc::Rc;
 
 use proptest::prelude::*;
 
-use super::phase::COMPACT_AT;
 use super::*;
-use crate::worker::WorkerId;
+use crate::lifecycle::id::WorkerId;
+use crate::lifecycle::phase::COMPACT_AT;
 
 /// Answers by caller, in the order in which they came.
 #[derive(Default)]

@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use thiserror::Error;
 use tokio::runtime::Handle;
 
-use super::{ALL, Kind};
+use crate::metrics::{ALL, Kind};
 
 /// The content type of what [`Scrape::render`] gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

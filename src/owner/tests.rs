@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use super::*;
-use crate::builder::Builder;
-use crate::context::Context as WorkerContext;
-use crate::error::{StartError, StopError};
 use crate::registry::Registry;
-use crate::request::InTransit;
-use crate::residency::Eviction;
-use crate::slot::Link;
-use crate::supervise::run_worker;
+use crate::registry::builder::Builder;
+use crate::worker::config::Eviction;
+use crate::worker::context::Context as WorkerContext;
+use crate::worker::error::{StartError, StopError};
+use crate::worker::request::InTransit;
+use crate::worker::shared::Link;
+use crate::worker::task::run_worker;
 
 /// A key whose `Eq` panics when it is told to.
 #[derive(Clone)]

@@ -2,9 +2,10 @@ use std::collections::{HashMap, HashSet as Keys};
 use std::ops::ControlFlow;
 
 use super::*;
-use crate::builder::Builder;
-use crate::idle::Idle;
-use crate::slot::{Link, Slot};
+use crate::registry::builder::Builder;
+use crate::worker::cell::Slot;
+use crate::worker::shared::Link;
+use crate::worker::test_worker::Idle;
 
 /// A table, and the means to make workers for it.
 struct Rig {

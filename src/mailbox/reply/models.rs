@@ -1,0 +1,108 @@
+use loom::future::block_on;
+use loom::thread;
+
+use super::*;
+
+/// Awaits it by one poll more than it takes, at any moment.
+async fn restless(mut answer: Answer<u32>, polls: usize) -> Option<u32> {
+    let mut polls = polls;
+    poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
+                return Poll::Ready(answer);
+            }
+            if polls == 0 {
+                return Poll::Pending;
+            }
+            polls -= 1;
+        }
+    })
+    .await
+}
+
+fn model(answer: impl Fn(Reply<u32>) + Copy + Send + Sync + 'static, expected: Option<u32>) {
+    for polls in 0..3 {
+        loom::model(move || {
+            let got = block_on(async move {
+                let (reply, mut waiting) = call().await;
+                if polls == 2 {
+                    waiting.poll_as_sent();
+                }
+                let worker = thread::spawn(move || answer(reply));
+                // If its wake-up is lost it waits for ever, which loom reports.
+                let got = restless(waiting, polls).await;
+                worker.join().unwrap();
+                got
+            });
+            assert_eq!(got, expected);
+        });
+    }
+}
+
+#[test]
+fn an_answer_comes_to_its_caller_whenever_that_is_polled() {
+    model(|reply| reply.send(7), Some(7));
+}
+
+#[test]
+fn a_reply_that_is_dropped_is_told_whenever_the_caller_is_polled() {
+    model(drop, None);
+}
+
+/// Watches the call, `polls` times in vain, and then gives the reply back.
+async fn watched(mut reply: Reply<u32>, polls: usize) -> Reply<u32> {
+    let mut polls = polls;
+    poll_fn(|cx| {
+        let To::Call(call) = &mut reply.to else { unreachable!("it is a call") };
+        while polls > 0 {
+            polls -= 1;
+            if call.poll_closed(cx).is_ready() {
+                break;
+            }
+        }
+        Poll::Ready(())
+    })
+    .await;
+    reply
+}
+
+#[test]
+fn an_answer_to_a_call_that_was_watched_comes_to_its_caller() {
+    for watches in 1..3 {
+        model(move |reply| block_on(watched(reply, watches)).send(7), Some(7));
+        model(move |reply| drop(block_on(watched(reply, watches))), None);
+    }
+}
+
+#[test]
+fn a_worker_that_watches_learns_that_the_caller_has_gone_away() {
+    loom::model(|| {
+        let (reply, answer) = block_on(call::<u32>());
+        let worker = thread::spawn(move || {
+            let mut reply = reply;
+            // If its wake-up is lost it waits for ever, which loom reports.
+            block_on(reply.closed());
+            assert!(reply.is_closed());
+            assert_eq!(reply.try_send(7), Err(7));
+        });
+        drop(answer);
+        worker.join().unwrap();
+    });
+}
+
+#[test]
+fn a_caller_who_goes_away_meanwhile_leaves_nothing_behind() {
+    loom::model(|| {
+        let value = Arc::new(());
+        block_on({
+            let value = Arc::clone(&value);
+            async move {
+                let (reply, answer) = call().await;
+                let worker = thread::spawn(move || drop(reply.try_send(value)));
+                drop(answer);
+                worker.join().unwrap();
+            }
+        });
+        assert_eq!(Arc::strong_count(&value), 1, "it is dropped, or given back");
+    });
+}

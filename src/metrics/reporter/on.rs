@@ -1,0 +1,283 @@
+//! With the feature `metrics`.
+
+use std::fmt;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
+
+use crate::metrics as catalogue;
+use crate::metrics::names::{NameLease, RecorderId};
+use crate::metrics::stats::{Restarts, Stats};
+use crate::metrics::{Kind, Metric, Presence, Unit};
+use crate::util::panics::{CatchDropPanic, catch_panic};
+
+/// A recorder of one's own.
+pub(crate) type SharedRecorder = Arc<dyn Recorder + Send + Sync>;
+
+/// What tells one recorder from another, for as long as it lives.
+pub(crate) fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
+    recorder.map_or(0, |recorder| Arc::as_ptr(recorder).cast::<()>() as usize)
+}
+
+const METADATA: Metadata<'static> = Metadata::new("gen_registry", Level::INFO, Some("gen_registry"));
+/// When so many values of a histogram are kept they are recorded before their time.
+const FLUSH_AT: usize = 1_024;
+/// More are not kept: the runtime does not let the keeper run that would record them.
+const MAX_BUFFERED: usize = 64 * FLUSH_AT;
+
+/// Whether a gauge is told as it is or, at the end, as 0.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Now,
+    End,
+}
+
+/// Reports for one registry that has a name. Held by its owner.
+pub(crate) struct Reporter {
+    lease: NameLease,
+    recorder: Option<SharedRecorder>,
+    /// In the order of [`each_counter`].
+    counters: Vec<Key>,
+    /// In the order of [`each_gauge`].
+    gauges: Vec<Key>,
+    start_duration: Observations,
+    lifetime: Observations,
+    handling: Key,
+}
+
+impl Reporter {
+    pub(crate) const IS_ON: bool = true;
+
+    pub(crate) fn new(lease: NameLease, name: &str, recorder: Option<SharedRecorder>) -> Self {
+        let registry: Arc<str> = Arc::from(name);
+        let mut counters = Vec::new();
+        each_counter(&Stats::default(), |metric, labels, _| counters.push(key(metric, &registry, labels)));
+        let mut gauges = Vec::new();
+        // With a limit, so that there is a key for it; whether it is set is asked each time.
+        let limited = Stats { limit: Some(0), ..Stats::default() };
+        each_gauge(&limited, 0, Moment::Now, |metric, labels, _| gauges.push(key(metric, &registry, labels)));
+        Self {
+            lease,
+            recorder,
+            counters,
+            gauges,
+            start_duration: Observations::new(key(&catalogue::WORKER_START_DURATION, &registry, &[])),
+            lifetime: Observations::new(key(&catalogue::WORKER_LIFETIME, &registry, &[])),
+            handling: key(&catalogue::HANDLE_DURATION, &registry, &[]),
+        }
+    }
+
+    /// A worker is ready, so long after it was asked for. Says whether that is to be told soon: here it is not, for the
+    /// recorder is code of others.
+    pub(crate) fn started(&mut self, took: Duration) -> bool {
+        self.start_duration.buffer(took)
+    }
+
+    /// A run has ended at this age. Says whether that is to be told soon.
+    pub(crate) fn ended(&mut self, age: Duration) -> bool {
+        self.lifetime.buffer(age)
+    }
+
+    /// Tells what was kept.
+    pub(crate) fn flush(&mut self) {
+        self.with_recorder(|this, recorder| {
+            this.start_duration.record(recorder);
+            this.lifetime.record(recorder);
+        });
+    }
+
+    /// Tells everything.
+    pub(crate) fn report(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>) {
+        self.record(stats, mailbox_capacity, stopwatch, Moment::Now);
+    }
+
+    /// Tells everything for the last time: nothing is there any more. The name is free when this returns.
+    pub(crate) fn finish(mut self, stats: &Stats, mailbox_capacity: usize) {
+        self.record(stats, mailbox_capacity, None, Moment::End);
+        let mut totals = Vec::with_capacity(self.counters.len());
+        each_counter(stats, |_, _, value| totals.push(value));
+        let former = self.lease.totals().iter().chain(std::iter::repeat(&0));
+        let totals = totals.iter().zip(former).map(|(own, former)| own + former).collect();
+        self.lease.store_totals(totals);
+    }
+
+    fn record(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>, moment: Moment) {
+        self.with_recorder(|this, recorder| {
+            describe(recorder, stats.limit.is_some(), stopwatch.is_some());
+            let former = this.lease.totals().iter().chain(std::iter::repeat(&0));
+            let mut keys = this.counters.iter().zip(former);
+            each_counter(stats, |_, _, value| {
+                if let Some((key, former)) = keys.next() {
+                    recorder.register_counter(key, &METADATA).absolute(former + value);
+                }
+            });
+            let mut keys = this.gauges.iter();
+            each_gauge(stats, mailbox_capacity, moment, |_, _, value| {
+                if let (Some(key), Some(value)) = (keys.next(), value) {
+                    recorder.register_gauge(key, &METADATA).set(value);
+                }
+            });
+            this.start_duration.record(recorder);
+            this.lifetime.record(recorder);
+            if let Some(stopwatch) = stopwatch {
+                stopwatch.set_histogram(recorder.register_histogram(&this.handling, &METADATA));
+            }
+        });
+    }
+
+    /// Runs code with the recorder of this registry, and contains what it does.
+    fn with_recorder(&mut self, act: impl FnOnce(&mut Self, &dyn Recorder)) {
+        let own = self.recorder.clone();
+        catch_panic(|| match own {
+            Some(recorder) => act(self, &*recorder),
+            None => metrics::with_recorder(|recorder| act(self, recorder)),
+        });
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// Values that a histogram is yet to be told.
+struct Observations {
+    key: Key,
+    seconds: Vec<f64>,
+}
+
+impl Observations {
+    fn new(key: Key) -> Self {
+        Self { key, seconds: Vec::new() }
+    }
+
+    /// Says that there are many, when there are.
+    fn buffer(&mut self, duration: Duration) -> bool {
+        if self.seconds.len() < MAX_BUFFERED {
+            self.seconds.push(duration.as_secs_f64());
+        }
+        self.seconds.len() == FLUSH_AT
+    }
+
+    fn record(&mut self, recorder: &dyn Recorder) {
+        // Taken out first: a recorder that panics is not told the same again.
+        let seconds = std::mem::take(&mut self.seconds);
+        let histogram = recorder.register_histogram(&self.key, &METADATA);
+        // None at all is a sign of life: an exporter drops what it takes for idle.
+        histogram.record_many(0.0, 0);
+        seconds.iter().for_each(|seconds| histogram.record(*seconds));
+    }
+}
+
+/// Measures how long messages take, in the workers' own tasks.
+pub(crate) struct Stopwatch(RwLock<CatchDropPanic<Histogram>>);
+
+impl Stopwatch {
+    pub(crate) fn new() -> Self {
+        Self(RwLock::new(CatchDropPanic::new(Histogram::noop())))
+    }
+
+    fn set_histogram(&self, histogram: Histogram) {
+        histogram.record_many(0.0, 0);
+        let former = {
+            let mut current = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::replace(&mut *current, CatchDropPanic::new(histogram))
+        };
+        // The recorder's code, and not under the lock.
+        drop(former);
+    }
+
+    pub(crate) fn record(&self, took: Duration) {
+        catch_panic(|| {
+            let histogram = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+            histogram.record(took.as_secs_f64());
+            // It may be the last of its kind, and is dropped here: a panic of it is not the worker's either.
+        });
+    }
+}
+
+fn key(metric: &Metric, registry: &Arc<str>, labels: &[(&'static str, &'static str)]) -> Key {
+    let registry = SharedString::from(Arc::clone(registry));
+    let mut all = Vec::with_capacity(labels.len() + 1);
+    if metric.labels.iter().any(|label| label.name == "registry") {
+        all.push(Label::new("registry", registry));
+    }
+    all.extend(labels.iter().map(|&(name, value)| Label::from_static_parts(name, value)));
+    Key::from_parts(metric.name, all)
+}
+
+/// Tells the help texts. A recorder that knows them takes no notice.
+fn describe(recorder: &dyn Recorder, has_limit: bool, is_handling_measured: bool) {
+    for metric in catalogue::ALL {
+        let is_there = match metric.presence {
+            Presence::Always => true,
+            Presence::WithLimit => has_limit,
+            Presence::OptIn => is_handling_measured,
+        };
+        if !is_there {
+            continue;
+        }
+        let unit = match metric.unit {
+            Unit::Count => metrics::Unit::Count,
+            Unit::Seconds => metrics::Unit::Seconds,
+        };
+        let (name, help) = (metric.name.into(), SharedString::const_str(metric.help));
+        match metric.kind {
+            Kind::Counter => recorder.describe_counter(name, Some(unit), help),
+            Kind::Gauge => recorder.describe_gauge(name, Some(unit), help),
+            Kind::Histogram { .. } => recorder.describe_histogram(name, Some(unit), help),
+        }
+    }
+}
+
+type Labels<'l> = &'l [(&'static str, &'static str)];
+
+/// Visits every series of every counter, always in the same order.
+fn each_counter(stats: &Stats, mut visit: impl FnMut(&Metric, Labels<'_>, u64)) {
+    let mut by_label = |metric: &Metric, label: &'static str, values: &mut dyn Iterator<Item = (&'static str, u64)>| {
+        values.for_each(|(name, value)| visit(metric, &[(label, name)], value));
+    };
+    by_label(&catalogue::WORKER_STARTS, "outcome", &mut stats.starts.each());
+    by_label(&catalogue::WORKER_EXITS, "reason", &mut stats.exits.each());
+    by_label(&catalogue::LOOKUPS, "result", &mut stats.lookups.each());
+    by_label(&catalogue::MESSAGES_UNDELIVERED, "reason", &mut stats.undelivered.each());
+    let mut restarts = |by: &'static str, restarts: &Restarts| {
+        for (reason, value) in restarts.each() {
+            visit(&catalogue::WORKER_RESTARTS, &[("reason", reason), ("by", by)], value);
+        }
+    };
+    restarts("registry", &stats.restarts);
+    restarts("caller", &stats.restarts_by_caller);
+    visit(&catalogue::RESTART_LIMIT_REACHED, &[], stats.gave_up);
+    visit(&catalogue::WORKER_TASK_PANICS, &[], stats.task_panics);
+    visit(&catalogue::MESSAGES_HANDLED, &[], stats.handled);
+}
+
+/// Visits every series of every gauge, always in the same order. At the end everything that is counted is 0; the two
+/// settings stay what they are, for a capacity of 0 would be one that is always full. `None` is a series that is not there.
+fn each_gauge(
+    stats: &Stats,
+    mailbox_capacity: usize,
+    moment: Moment,
+    mut visit: impl FnMut(&Metric, Labels<'_>, Option<f64>),
+) {
+    let now = |number: usize| Some(if moment == Moment::Now { number as f64 } else { 0.0 });
+    let states = [
+        ("starting", stats.starting),
+        ("running", stats.running),
+        ("restarting", stats.restarting),
+        ("stopping", stats.stopping),
+    ];
+    for (state, workers) in states {
+        visit(&catalogue::WORKERS, &[("state", state)], now(workers));
+    }
+    visit(&catalogue::WORKERS_LIMIT, &[], stats.limit.map(|limit| limit as f64));
+    visit(&catalogue::WORKER_STARTS_WAITING, &[], now(stats.waiting_for_turn));
+    visit(&catalogue::MAILBOX_MESSAGES, &[], now(stats.queued));
+    visit(&catalogue::MAILBOX_DEPTH_MAX, &[], now(stats.fullest_mailbox));
+    visit(&catalogue::MAILBOX_CAPACITY, &[], Some(mailbox_capacity as f64));
+    visit(&catalogue::OWNER_QUEUE_MESSAGES, &[], now(stats.owner_queue));
+    visit(&catalogue::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))], Some(1.0));
+}

@@ -1,0 +1,66 @@
+//! [`Driver`]: the task behind the owner's desk.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Sleep, sleep_until};
+
+use crate::combiner::DriverPoll;
+use crate::worker::Worker;
+use crate::worker::shared::Link;
+
+/// The owner's own task: it takes the turns that nobody else takes, and tells the owner when a deadline has passed.
+pub(crate) struct Driver<W: Worker> {
+    link: Arc<Link<W>>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl<W: Worker> Driver<W> {
+    pub(crate) fn new(link: Arc<Link<W>>) -> Self {
+        Self { link, timer: None }
+    }
+
+    /// Keeps the owner until a shutdown is over.
+    pub(crate) async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let at = match self.link.combiner.poll_driver(cx.waker()) {
+                DriverPoll::Done => return Poll::Ready(()),
+                DriverPoll::Yield => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                DriverPoll::WaitUntil(None) => return Poll::Pending,
+                DriverPoll::WaitUntil(Some(at)) => at,
+            };
+            let timer = match &mut self.timer {
+                Some(timer) => {
+                    if timer.deadline() != at || timer.is_elapsed() {
+                        timer.as_mut().reset(at);
+                    }
+                    timer
+                }
+                none => none.insert(Box::pin(sleep_until(at))),
+            };
+            ready!(timer.as_mut().poll(cx));
+            // Whoever was woken by it, and itself if it has to go on, comes after it returns.
+            let _ = self.link.combiner.tick();
+        }
+    }
+}
+
+impl<W: Worker> Drop for Driver<W> {
+    /// When the runtime was dropped in the middle, the owner goes too.
+    fn drop(&mut self) {
+        if self.link.report.borrow().is_none() {
+            self.link.is_cut_off.store(true, Ordering::Relaxed);
+        }
+        self.link.combiner.close_driver();
+    }
+}

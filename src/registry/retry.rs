@@ -1,0 +1,180 @@
+//! [`Retry`]: when a call through an address is repeated.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use crate::mailbox::reply::Reply;
+use crate::registry::address;
+use crate::registry::address::Address;
+use crate::worker::Worker;
+use crate::worker::error::{CallError, StartError};
+
+/// When a call is repeated, how often, and after which pauses: for [`Via::call_with_retry`](crate::Via::call_with_retry) and
+/// [`Aliases::call_with_retry`](crate::Aliases::call_with_retry).
+///
+/// A call is repeated if its message was never handled and another attempt may do better:
+///
+/// | error | repeated |
+/// |---|---|
+/// | [`NotDelivered`](CallError::NotDelivered), [`NotSent`](CallError::NotSent) | yes |
+/// | [`NotStarted`](CallError::NotStarted): [`TimedOut`](StartError::TimedOut), [`AtCapacity`](StartError::AtCapacity), [`Cancelled`](StartError::Cancelled) | yes |
+/// | `NotStarted`: [`RestartLimit`](StartError::RestartLimit) | yes, after its `retry_after`, unless that is longer than the longest pause |
+/// | `NotStarted`: [`Init`](StartError::Init), [`Panicked`](StartError::Panicked), [`RecentlyFailed`](StartError::RecentlyFailed) | after [`even_if_init_failed`](Self::even_if_init_failed): only the worker's author knows whether another `init` may succeed |
+/// | [`NoReply`](CallError::NoReply), [`TimedOut`](CallError::TimedOut) | after [`even_if_it_may_have_run`](Self::even_if_it_may_have_run) |
+/// | [`NotFound`](CallError::NotFound) | no: such an address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
+/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: it would be in vain |
+///
+/// Handles have no such verb. The worker of a handle that says `NotDelivered` has ended for good, so that an address is what can
+/// reach the next one. A worker that is restarted keeps its mailbox: what is queued is not lost, and needs no repetition.
+///
+/// # Examples
+///
+/// ```
+/// # use std::{convert::Infallible, time::Duration};
+/// # use gen_registry::{Context, Registry, Reply, Retry, Worker};
+/// # struct Quote(u32);
+/// # impl Worker for Quote {
+/// #     type Key = String; type Args = u32; type Message = Reply<u32>; type Error = Infallible;
+/// #     async fn init(price: u32, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Quote(price)) }
+/// #     async fn handle(&mut self, reply: Reply<u32>, _: &mut Context<Self>) -> Result<(), Infallible> {
+/// #         Ok(reply.send(self.0))
+/// #     }
+/// # }
+/// const PATIENT: Retry = Retry::new()
+///     .attempts(5)
+///     .backoff(Duration::from_millis(20), Duration::from_secs(1))
+///     .attempt_timeout(Duration::from_secs(2))
+///     .even_if_it_may_have_run(); // to ask for a price twice does no harm
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let quotes = Registry::<Quote>::new();
+/// let tea = quotes.via_or_start("tea", 4);
+/// assert_eq!(tea.call_with_retry(PATIENT, |reply| reply).await?, 4);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a policy does nothing by itself"]
+pub struct Retry {
+    attempts: u32,
+    first: Duration,
+    longest: Duration,
+    attempt_timeout: Option<Duration>,
+    even_if_it_may_have_run: bool,
+    even_if_init_failed: bool,
+}
+
+impl Retry {
+    /// Three attempts, pauses from 10 ms to 1 s, no time-out.
+    pub const fn new() -> Self {
+        Self {
+            attempts: 3,
+            first: Duration::from_millis(10),
+            longest: Duration::from_secs(1),
+            attempt_timeout: None,
+            even_if_it_may_have_run: false,
+            even_if_init_failed: false,
+        }
+    }
+
+    /// Sets how many attempts there are at most, the first included. Zero counts as one.
+    pub const fn attempts(mut self, most: u32) -> Self {
+        self.attempts = most;
+        self
+    }
+
+    /// Sets the pause after the first attempt, and the longest. The pause doubles with each attempt. Up to half of it, at random,
+    /// is left out, so that callers that failed together do not come again together.
+    pub const fn backoff(mut self, first: Duration, longest: Duration) -> Self {
+        self.first = first;
+        self.longest = longest;
+        self
+    }
+
+    /// Sets a time-out for each attempt, as that of [`call_timeout`](crate::Via::call_timeout). The pauses are not in it.
+    pub const fn attempt_timeout(mut self, within: Duration) -> Self {
+        self.attempt_timeout = Some(within);
+        self
+    }
+
+    /// Repeats the call also after [`CallError::NoReply`] and [`CallError::TimedOut`]: its message may be handled more than once.
+    pub const fn even_if_it_may_have_run(mut self) -> Self {
+        self.even_if_it_may_have_run = true;
+        self
+    }
+
+    /// Repeats the call also if `init` failed or panicked. Each attempt may run `init` once more.
+    pub const fn even_if_init_failed(mut self) -> Self {
+        self.even_if_init_failed = true;
+        self
+    }
+
+    /// How long to wait before the attempt that follows this many, after this error. `None`: there is none.
+    fn pause<W: Worker>(&self, attempts: u32, error: &CallError<W>) -> Option<Duration> {
+        if attempts >= self.attempts {
+            return None;
+        }
+        let mut least = Duration::ZERO;
+        let is_worth_it = match error {
+            CallError::NotDelivered | CallError::NotSent => true,
+            CallError::NoReply | CallError::TimedOut => self.even_if_it_may_have_run,
+            CallError::NotFound | CallError::WouldDeadlock => false,
+            CallError::NotStarted(error) => match **error {
+                StartError::TimedOut | StartError::AtCapacity | StartError::Cancelled => true,
+                StartError::RestartLimit { retry_after } => {
+                    least = retry_after;
+                    retry_after <= self.longest
+                }
+                StartError::Init(_) | StartError::Panicked(_) | StartError::RecentlyFailed(_) => {
+                    self.even_if_init_failed
+                }
+                // The first does not come of a send.
+                StartError::AlreadyStarted { .. }
+                | StartError::WouldDeadlock
+                | StartError::Shutdown
+                | StartError::RuntimeShutdown => false,
+            },
+        };
+        is_worth_it.then(|| self.delay(attempts).max(least))
+    }
+
+    /// The pause after this many attempts.
+    fn delay(&self, attempts: u32) -> Duration {
+        let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
+        let full = self.first.saturating_mul(factor).min(self.longest);
+        // Each has other keys than the one before.
+        let random = RandomState::new().hash_one(attempts);
+        let share = u32::try_from(random >> 48).unwrap_or(0);
+        full - (full / 2 / (1 << 16)).saturating_mul(share)
+    }
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+pub(crate) async fn call<W: Worker, T>(
+    address: &impl Address<W>,
+    retry: Retry,
+    message: impl Fn(Reply<T>) -> W::Message,
+) -> Result<T, CallError<W>> {
+    let mut attempts = 0;
+    let called = loop {
+        let called = match retry.attempt_timeout {
+            Some(within) => address::call_timeout(address, within, &message).await,
+            None => address::call(address, &message).await,
+        };
+        let Err(error) = called else { break called };
+        attempts += 1;
+        let Some(pause) = retry.pause(attempts, &error) else { break Err(error) };
+        // It may have a handle in it, which is not to be kept for so long.
+        drop(error);
+        tokio::time::sleep(pause).await;
+    };
+    // Before the result is returned: a panic in what the closure captured would leak a value that is already returned.
+    drop(message);
+    called
+}

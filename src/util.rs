@@ -1,0 +1,9 @@
+//! Nothing about workers.
+
+pub(crate) mod clock;
+pub(crate) mod coop;
+pub(crate) mod hash;
+pub(crate) mod id_list;
+pub(crate) mod panics;
+pub(crate) mod prehashed;
+pub(crate) mod sync;

@@ -1,0 +1,47 @@
+//! Which worker's task is being polled on this thread: how a wait for oneself is found before it begins.
+
+use crate::lifecycle::id::RegistryId;
+
+use std::cell::Cell;
+
+use crate::lifecycle::id::{EntryId, WorkerId};
+
+thread_local! {
+    static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+/// A worker, and the registry it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Current {
+    pub(crate) entry: EntryId,
+    pub(crate) registry: RegistryId,
+}
+
+/// The worker in whose own task this code runs, if any. A task that the worker spawned is not its own task.
+pub(crate) fn current() -> Option<Current> {
+    CURRENT.get()
+}
+
+/// The current worker, if it belongs to this registry.
+pub(crate) fn current_of(registry: RegistryId) -> Option<EntryId> {
+    current().filter(|current| current.registry == registry).map(|current| current.entry)
+}
+
+/// Whether this code runs in this worker's own task.
+pub(crate) fn is_current(worker: WorkerId) -> bool {
+    current().is_some_and(|current| current.entry.id == worker)
+}
+
+/// Makes a worker the current one until the guard is dropped, also by a panic.
+#[inline]
+pub(crate) fn enter(current: Current) -> impl Drop {
+    Restore(CURRENT.replace(Some(current)))
+}
+
+struct Restore(Option<Current>);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}

@@ -1,0 +1,94 @@
+//! Models of a start that was left to its worker, which loom runs through every order of the steps of worker and owner:
+//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
+
+use std::sync::OnceLock;
+use std::task::{Context, Waker};
+
+use loom::thread;
+use tokio::runtime::{self, Runtime};
+
+use super::*;
+use crate::lifecycle::exit::ExitReason;
+use crate::lifecycle::id::EntryId;
+use crate::mailbox::reply;
+use crate::mailbox::reply::Answer;
+use crate::owner::Driver;
+use crate::registry::builder::Builder;
+use crate::worker::test_worker::Idle;
+
+/// A worker that is alone with its start, what its caller holds, and its owner's keeper, while the owner is to be there.
+fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>, Driver<Idle>) {
+    // Nothing runs there: it is what a registry is built on.
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
+    let (registry, driver) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
+    let mut slot = Slot::new(1, EntryId::unassigned(1), Arc::clone(registry.link()));
+    let (reply, mut answer) = reply::call_in(&Context::from_waker(Waker::noop()));
+    answer.poll_as_sent();
+    slot.delegate(StartReply(reply), Generation::First);
+    (Arc::new(slot), answer, driver)
+}
+
+#[test]
+fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_has_it() {
+    loom::model(|| {
+        let (slot, _answer, _keeper) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.complete_delegated()
+        });
+        let attended = slot.reclaim();
+        let gate = slot.queue.gate();
+        assert!(attended.is_some() || gate == Gate::Open, "a start that nobody answers for: its gate is {gate:?}");
+        let has_begun = worker.join().expect("it does not panic");
+        assert_ne!(has_begun, attended.is_some());
+        assert_eq!(slot.queue.gate(), if has_begun { Gate::Open } else { Gate::Starting });
+        assert!(slot.reclaim().is_none(), "twice");
+    });
+}
+
+#[test]
+fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_before_or_not() {
+    loom::model(|| {
+        let (slot, answer, _keeper) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.set_exit(ExitReason::Killed)
+        });
+        let Some(Delegated { reply, .. }) = slot.reclaim() else { panic!("its caller is never told") };
+        worker.join().expect("it does not panic");
+        assert!(slot.exit().is_some());
+        assert!(!reply.0.is_closed());
+        drop(answer);
+        assert!(reply.0.is_closed());
+    });
+}
+
+#[test]
+fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_open() {
+    loom::model(|| {
+        let (slot, _answer, _keeper) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.complete_delegated()
+        });
+        loom::future::block_on(slot.started());
+        assert_eq!(slot.queue.gate(), Gate::Open);
+        assert!(worker.join().expect("it does not panic"));
+    });
+}
+
+#[test]
+fn whoever_subscribes_and_then_looks_sees_the_gate_open_or_hears_of_it() {
+    loom::model(|| {
+        let (slot, _answer, _keeper) = alone();
+        let worker = thread::spawn({
+            let slot = Arc::clone(&slot);
+            move || slot.complete_delegated()
+        });
+        let mut events = slot.link.events.subscribe();
+        let is_seen = slot.queue.is_open();
+        assert!(worker.join().expect("it does not panic"));
+        assert!(is_seen || events.try_recv().is_some(), "a worker that is neither listed nor told of");
+    });
+}

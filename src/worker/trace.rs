@@ -1,0 +1,149 @@
+//! What a worker tells `tracing`: a span round all of its code, and an event when it crashes. Quiet otherwise.
+//!
+//! The span has the registry's name and the worker's id. The key is in it only if
+//! `Builder::trace_keys` asked for it, for a key may be a secret. All of it is made in the
+//! worker's own task: a subscriber is code of others (G4). A panic of it is contained, whichever of its methods panics (G5).
+//!
+//! The worker's own tasks (`ctx.spawn`, timers, ...) run in the span in which they were made: the worker's, or a child of it.
+
+#[cfg(feature = "tracing")]
+pub(crate) use on::{Trace, ended, task_panicked};
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) use off::{Trace, ended, task_panicked};
+
+#[cfg(feature = "tracing")]
+mod on {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::time::Duration;
+
+    use tracing::field::Empty;
+    use tracing::span::Entered;
+    use tracing::{Level, Span, error, span_enabled, warn};
+
+    use crate::lifecycle::{Exit, StartFailure};
+    use crate::util::panics::{catch_panic, drop_payload};
+    use crate::worker::Worker;
+    use crate::worker::cell::Slot;
+
+    /// A worker's span. Boxed, and only where somebody listens: there is one for each worker, for as long as it lives.
+    pub(crate) struct Trace(Option<Box<Span>>);
+
+    impl Trace {
+        pub(crate) fn new<W: Worker>(slot: &Slot<W>) -> Self {
+            // A subscriber, or a key's `Debug`, that panics costs its span only. (G5)
+            Self::of(|| {
+                if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
+                    return Span::none();
+                }
+                let span = tracing::info_span!(
+                    target: "gen_registry", parent: None, "worker",
+                    registry = &*slot.link.name, id = slot.entry.id.0, key = Empty,
+                );
+                if let (Some(write), false) = (slot.link.write_key, span.is_disabled()) {
+                    span.record("key", write(&slot.key).as_str());
+                }
+                span
+            })
+        }
+
+        /// The span in which this code runs: in the worker's own code, that of the worker or one in it.
+        pub(crate) fn current() -> Self {
+            Self::of(Span::current)
+        }
+
+        fn of(make: impl FnOnce() -> Span) -> Self {
+            let made = catch_unwind(AssertUnwindSafe(make));
+            Self(made.map_err(drop_payload).ok().filter(|span| !span.is_disabled()).map(Box::new))
+        }
+
+        /// Enters the span until the guard is dropped. If the subscriber panics, the span is not entered.
+        #[inline]
+        pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+            self.0.as_ref().and_then(|span| {
+                let entered = catch_unwind(AssertUnwindSafe(|| span.enter()));
+                entered.map_err(drop_payload).ok().map(|entered| Inside(Some(entered)))
+            })
+        }
+    }
+
+    impl Drop for Trace {
+        /// The subscriber is asked to close the span, and may panic.
+        fn drop(&mut self) {
+            if let Some(span) = self.0.take() {
+                catch_panic(|| drop(span));
+            }
+        }
+    }
+
+    /// A span that was entered.
+    pub(crate) struct Inside<'s>(Option<Entered<'s>>);
+
+    impl Drop for Inside<'_> {
+        /// The subscriber is told of the exit, and may panic: also while another panic unwinds.
+        fn drop(&mut self) {
+            let entered = self.0.take();
+            catch_panic(|| drop(entered));
+        }
+    }
+
+    /// Tells of a panic in one of the worker's own tasks.
+    pub(crate) fn task_panicked<W: Worker>(slot: &Slot<W>, reason: &str) {
+        let (registry, id) = (&*slot.link.name, slot.entry.id.0);
+        catch_panic(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
+    }
+
+    /// Tells how a run ended, if that is something that an operator wants to know, and when the next one begins.
+    pub(crate) fn ended<W: Worker>(slot: &Slot<W>, exit: &Exit, next_after: Option<Duration>) {
+        let (registry, id) = (&*slot.link.name, slot.entry.id.0);
+        let incarnation = slot.incarnation();
+        catch_panic(|| match exit {
+            Exit::Ended(reason) => {
+                if reason.is_crash() {
+                    error!(target: "gen_registry", registry, id, incarnation, %reason, "the worker crashed");
+                }
+                if let Some(after) = next_after {
+                    warn!(target: "gen_registry", registry, id, incarnation, ?after, "the worker is restarted");
+                } else if slot.has_spent_restarts() {
+                    warn!(target: "gen_registry", registry, id, incarnation, "the worker has spent its restarts");
+                }
+            }
+            Exit::NotStarted(StartFailure::Panicked(reason)) => {
+                error!(target: "gen_registry", registry, id, %reason, "the worker panicked while it started");
+            }
+            Exit::NotStarted(StartFailure::Init(reason)) => {
+                warn!(target: "gen_registry", registry, id, %reason, "the worker could not be started");
+            }
+            Exit::NotStarted(_) | Exit::NotRestarted(_) => {}
+        });
+    }
+}
+
+#[cfg(not(feature = "tracing"))]
+mod off {
+    use std::time::Duration;
+
+    use crate::lifecycle::Exit;
+    use crate::worker::Worker;
+    use crate::worker::cell::Slot;
+
+    pub(crate) struct Trace;
+
+    impl Trace {
+        pub(crate) fn new<W: Worker>(_: &Slot<W>) -> Self {
+            Self
+        }
+
+        pub(crate) fn current() -> Self {
+            Self
+        }
+
+        pub(crate) fn enter(&self) -> Option<std::convert::Infallible> {
+            None
+        }
+    }
+
+    pub(crate) fn task_panicked<W: Worker>(_: &Slot<W>, _: &str) {}
+
+    pub(crate) fn ended<W: Worker>(_: &Slot<W>, _: &Exit, _: Option<Duration>) {}
+}
