@@ -420,7 +420,7 @@ impl<W: Worker> Registry<W> {
 
     /// How many workers there are: those that a lookup would find. One atomic read.
     pub fn count(&self) -> usize {
-        self.shared.link.numbers.live.load(Ordering::Relaxed)
+        self.shared.link.number_keys.live.load(Ordering::Relaxed)
     }
 
     /// Folds over the workers.
@@ -523,7 +523,7 @@ impl<W: Worker> Registry<W> {
         self.shared.link.events.subscribe()
     }
 
-    /// Gives the registry's own numbers: how many workers are in which state, and what has happened so far.
+    /// Gives the registry's own number_keys: how many workers are in which state, and what has happened so far.
     ///
     /// Looks into 1,024 mailboxes at most; never waits for the owner. The totals add up exactly at rest.
     ///
@@ -552,7 +552,7 @@ impl<W: Worker> Registry<W> {
     /// ```
     pub fn stats(&self) -> Stats {
         let link = &self.shared.link;
-        link.stats(self.shared.table.backlog(link.numbers.workers.load(Ordering::Relaxed)))
+        link.stats(self.shared.table.backlog(link.number_keys.workers.load(Ordering::Relaxed)))
     }
 
     #[cfg(test)]

@@ -322,7 +322,7 @@ fn peak_rss() -> Option<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn every_message_of_a_long_day_is_accounted_for() {
+async fn every_message_is_accounted_for() {
     let (keys, messages) = if cfg!(debug_assertions) { (1_000, 40_000) } else { (10_000, 1_000_000) };
     let messages = number("GEN_REGISTRY_SOAK_MESSAGES").map_or(messages, |messages| messages as usize);
     let seed = number("GEN_REGISTRY_SOAK_SEED").unwrap_or(1);

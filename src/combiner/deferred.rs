@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn errands_are_run_in_their_order_and_one_that_panics_keeps_none_from_running() {
+    fn deferred_actions_run_in_order_despite_panics() {
         let ran = Mutex::default();
         let note = |n| Op(n, &ran);
         let (mut mine, mut others) = (DeferredQueue::new(), DeferredQueue::new());

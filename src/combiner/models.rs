@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::*;
 
-/// Keeps what it served, and is over after so many things. Its numbers are not loom's: they are of one place at a time, if the
+/// Keeps what it served, and is over after so many things. Its number_keys are not loom's: they are of one place at a time, if the
 /// desk is right.
 struct Recorder {
     combiner: Weak<Combiner<Arc<u32>, Op>>,
@@ -48,12 +48,12 @@ impl Seen {
         self.served.lock().unwrap().clone()
     }
 
-    /// What was served, in the order of its numbers: of all of it the errands were run, once.
+    /// What was served, in the order of its number_keys: of all of it the errands were run, once.
     fn sorted(&self) -> Vec<u32> {
         let sorted = |of: &std::sync::Mutex<Vec<u32>>| {
-            let mut numbers = of.lock().unwrap().clone();
-            numbers.sort_unstable();
-            numbers
+            let mut number_keys = of.lock().unwrap().clone();
+            number_keys.sort_unstable();
+            number_keys
         };
         assert_eq!(sorted(&self.ran), sorted(&self.served), "deferred that were run, and what was served");
         sorted(&self.served)
@@ -139,7 +139,7 @@ async fn keep(combiner: &Combiner<Arc<u32>, Op>) {
 }
 
 #[test]
-fn what_two_bring_is_served_once_each_by_one_at_a_time() {
+fn concurrent_items_are_each_served_once() {
     loom::model(|| {
         let (combiner, seen) = desk(usize::MAX);
         let other = thread::spawn({
@@ -157,7 +157,7 @@ fn what_two_bring_is_served_once_each_by_one_at_a_time() {
 }
 
 #[test]
-fn what_is_handed_over_or_left_is_served_by_the_keeper_and_in_the_order_of_who_brought_it() {
+fn driver_serves_queued_items_in_sender_order() {
     // Of three threads loom cannot try every order in any time that one would wait.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
@@ -189,7 +189,7 @@ fn what_is_handed_over_or_left_is_served_by_the_keeper_and_in_the_order_of_who_b
 }
 
 #[test]
-fn a_clerk_is_dropped_once_and_nothing_is_left_lying_when_the_keeper_goes() {
+fn abandon_drops_the_state_once_and_leaks_no_item() {
     loom::model(|| {
         let (combiner, seen) = desk(usize::MAX);
         let item = Arc::new(1);
@@ -211,7 +211,7 @@ fn a_clerk_is_dropped_once_and_nothing_is_left_lying_when_the_keeper_goes() {
 }
 
 #[test]
-fn a_tick_that_finds_somebody_there_is_served_by_the_keeper_all_the_same() {
+fn contended_tick_is_served_by_the_driver() {
     loom::model(|| {
         // Over when the tick is served: if it is lost, the keeper waits for ever, which loom reports.
         let (combiner, seen) = desk(usize::MAX);

@@ -50,7 +50,7 @@ impl std::hash::Hash for Counted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_kept_of_a_worker_that_has_ended_though_nobody_reads() {
+async fn exited_worker_is_removed_without_a_read() {
     let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
     let stays = started(&registry, 0).await;
     names.register(1_000, &stays).unwrap();
@@ -71,7 +71,7 @@ async fn nothing_is_kept_of_a_worker_that_has_ended_though_nobody_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_comes_and_goes_a_thousand_times_has_one_entry_per_directory() {
+async fn repeated_joins_keep_one_entry_per_directory() {
     let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
     let worker = started(&registry, 1).await;
     for n in 0..1_000 {
@@ -96,7 +96,7 @@ async fn a_worker_that_comes_and_goes_a_thousand_times_has_one_entry_per_directo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_has_begun_to_end_is_not_enlisted() {
+async fn closing_worker_is_not_registered() {
     let registry = Registry::new();
     let (worker, names) = (started(&registry, 1).await, Aliases::<u32, Idle>::new());
     worker.slot.close_by_worker();
@@ -105,7 +105,7 @@ async fn a_worker_that_has_begun_to_end_is_not_enlisted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_a_successor_took_is_not_kept_for_the_one_that_ends() {
+async fn name_taken_by_successor_survives_old_exit() {
     let registry = Registry::new();
     let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
     names.register(1, &old).unwrap();
@@ -119,7 +119,7 @@ async fn a_name_that_a_successor_took_is_not_kept_for_the_one_that_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_in_no_directory_pays_two_words() {
+async fn unlisted_worker_costs_two_words() {
     let extras = size_of::<Mutex<Option<Box<u8>>>>();
     assert!(extras <= 16, "{extras}");
     let registry = Registry::new();
@@ -127,7 +127,7 @@ async fn a_worker_in_no_directory_pays_two_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_kept_of_a_wait_that_is_over_however_it_ended() {
+async fn finished_waits_leave_nothing_behind() {
     let (registry, names) = (Registry::new(), Aliases::<u32, Idle>::new());
     let worker = started(&registry, 1).await;
     let second = Duration::from_secs(1);
@@ -149,7 +149,7 @@ async fn nothing_is_kept_of_a_wait_that_is_over_however_it_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_of_one_hash_are_told_apart_and_wake_nobody_else() {
+async fn colliding_names_stay_distinct() {
     let (registry, names, there) = (Registry::new(), Aliases::new(), Arc::default());
     let (a, b) = (started(&registry, 1).await, started(&registry, 2).await);
     let waits = tokio::spawn({
@@ -168,7 +168,7 @@ async fn names_of_one_hash_are_told_apart_and_wake_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_are_dropped_when_they_are_removed_and_their_room_is_given_back() {
+async fn removed_names_are_dropped_and_memory_shrinks() {
     let (registry, names, groups) = (Registry::new(), Aliases::new(), Groups::new());
     let there = Arc::<AtomicUsize>::default();
     for round in 0..3 {
@@ -191,7 +191,7 @@ async fn names_are_dropped_when_they_are_removed_and_their_room_is_given_back() 
 }
 
 #[test]
-fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
+fn panicking_waker_does_not_block_others() {
     struct Bomb;
     impl Wake for Bomb {
         fn wake(self: Arc<Self>) {
@@ -218,7 +218,7 @@ fn a_waker_that_panics_keeps_nobody_else_from_being_woken() {
 
 /// Registers from another thread while a waiter goes through its steps: whatever the order, it is found or woken.
 #[test]
-fn a_registration_is_never_missed_by_a_waiter() {
+fn waiter_never_misses_a_registration() {
     struct Unpark(std::thread::Thread);
     impl Wake for Unpark {
         fn wake(self: Arc<Self>) {
@@ -266,7 +266,7 @@ fn a_registration_is_never_missed_by_a_waiter() {
 
 /// The order of race 7, without luck: the registration happens in the middle of the look.
 #[tokio::test(start_paused = true)]
-async fn a_registration_in_the_middle_of_a_waiters_look_wakes_it() {
+async fn registration_during_lookup_wakes_waiter() {
     struct Meddling<'a>(u32, &'a dyn Fn());
     impl std::hash::Hash for Meddling<'_> {
         fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
@@ -302,7 +302,7 @@ async fn a_registration_in_the_middle_of_a_waiters_look_wakes_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn nothing_is_kept_when_registers_and_ends_come_from_many_threads() {
+async fn concurrent_register_and_exit_leak_nothing() {
     let (names, groups) = (Aliases::<u32, Idle>::new(), Groups::<u32, Idle>::new());
     let registry = Registry::new();
     let churns: Vec<_> = (0..4_u32)

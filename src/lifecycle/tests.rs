@@ -630,7 +630,7 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn everyone_is_answered_when_workers_do_as_they_are_asked(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
+    fn all_callers_answered_if_workers_comply(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
         let mut world = World::with(limits);
         for op in &ops {
             world.apply(op);
@@ -643,7 +643,7 @@ proptest! {
     }
 
     #[test]
-    fn everyone_is_answered_when_no_worker_moves_any_more(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
+    fn all_callers_answered_if_workers_hang(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
         let mut world = World::with(limits);
         for op in &ops {
             world.apply(op);
@@ -662,7 +662,7 @@ fn starter(world: &mut World, key: u32, verb: Verb) -> StartWaiter<Simulated> {
 }
 
 #[test]
-fn a_start_on_a_worker_whose_gate_is_closed_waits_though_its_notice_is_not_in() {
+fn start_waits_on_closed_gate_before_its_notice() {
     let mut world = World::new();
     world.apply(&Op::Start { key: 1, verb: true, waits_in: None });
     world.apply(&Op::InitOk(0));
@@ -679,7 +679,7 @@ fn a_start_on_a_worker_whose_gate_is_closed_waits_though_its_notice_is_not_in() 
 }
 
 #[test]
-fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place() {
+fn cancelled_callers_are_pruned_but_first_stays() {
     let mut world = World::new();
     let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
@@ -698,7 +698,7 @@ fn callers_who_left_are_sorted_out_of_a_long_line_and_the_first_keeps_its_place(
 }
 
 #[test]
-fn stops_of_callers_who_left_are_sorted_out_too() {
+fn cancelled_stops_are_pruned() {
     let mut world = World::new();
     world.apply(&Op::Start { key: 1, verb: true, waits_in: None });
     world.apply(&Op::InitOk(0));
@@ -715,7 +715,7 @@ fn stops_of_callers_who_left_are_sorted_out_too() {
 }
 
 #[test]
-fn a_worker_that_was_killed_waits_for_nobody() {
+fn killed_worker_is_not_part_of_a_wait_cycle() {
     let mut world = World::new();
     for key in [1, 2] {
         world.apply(&Op::Start { key, verb: true, waits_in: None });
@@ -735,7 +735,7 @@ fn a_worker_that_was_killed_waits_for_nobody() {
 }
 
 #[test]
-fn a_kill_of_a_running_worker_does_not_close_its_gate_first() {
+fn kill_does_not_close_the_gate_first() {
     let mut world = World::new();
     world.apply(&Op::Start { key: 1, verb: true, waits_in: None });
     world.apply(&Op::InitOk(0));

@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_many_threads_count_adds_up_exactly() {
+    fn counts_of_many_threads_are_exact() {
         let stripes = StripedCounters::new();
         // More than there are stripes, one after the other and at once.
         let threads = 3 * stripes.own.len();
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn no_two_threads_that_live_have_one_place() {
+    fn live_threads_have_distinct_slots() {
         let all_here = std::sync::Barrier::new(64);
         let places: BTreeSet<usize> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..64)
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_thread_counts_on_its_way_out_is_counted_too() {
+    fn counts_in_thread_exit_are_kept() {
         struct Late(&'static StripedCounters);
         impl Drop for Late {
             fn drop(&mut self) {

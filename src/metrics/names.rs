@@ -1,5 +1,5 @@
 //! [`NameLease`]: the names of registries that live, so that no two that report to one recorder share one: each would write over
-//! the other's numbers.
+//! the other's number_keys.
 //!
 //! When a registry ends, its name is free again; what it counted stays here, and the next one of that name goes on from it.
 //! A counter that began again at 0 would be taken for the old one: recorders keep the higher value.
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_one_registrys_at_a_time_for_each_recorder() {
+    fn name_is_unique_per_recorder() {
         let name = "a_name_is_one_registrys";
         let first = NameLease::new(0, name, None).expect("it is free");
         assert!(NameLease::new(0, name, None).is_none());

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_over_when_it_is_looked_at_leaves_nothing_to_wait_for() {
+    async fn no_timer_left_once_all_starts_are_over() {
         let mut deadlines = deadlines();
         assert!(!deadlines.arm(init(), &All));
         let look = deadlines.pause().expect("it is live");
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_awaited_to_its_end_passes_in_time_and_after_few_looks() {
+    async fn passes_on_time_after_few_polls() {
         let (mut deadlines, began, looks) = (deadlines(), Instant::now(), Cell::new(0));
         let due = init();
         assert!(!deadlines.arm(due, &All));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_set_while_an_older_one_is_seldom_looked_at_is_looked_at_soon() {
+    async fn new_deadline_is_polled_soon_despite_older_one() {
         let mut deadlines = deadlines();
         let (hung, short) = (init(), Due::Entry(EntryId::fresh(2), Deadline::Init));
         assert!(!deadlines.arm(hung, &All));
@@ -337,7 +337,7 @@ mod tests {
     const MANY: u64 = 40 * MIN_COMPACT as u64;
 
     #[tokio::test(start_paused = true)]
-    async fn deadlines_of_starts_that_are_over_go_with_their_round_and_none_is_asked_for() {
+    async fn finished_starts_are_swept_without_queries() {
         let (mut deadlines, mut starts) = (deadlines(), Starts::new());
         for start in 0..MANY {
             starts.start(&mut deadlines, start, false);
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_start_that_hangs_keeps_its_deadline_among_many_and_they_do_not_pile_up_behind_it() {
+    async fn hung_start_keeps_deadline_without_backlog() {
         let (mut deadlines, mut starts) = (deadlines(), Starts::new());
         for start in 0..MANY {
             starts.start(&mut deadlines, start, [0, 1_000, MANY - 1].contains(&start));

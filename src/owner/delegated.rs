@@ -20,7 +20,7 @@ impl<W: Worker> Owner<W> {
     /// Leaves a worker alone with its start, which is to be put into the table.
     pub(super) fn delegate(&mut self, entry: EntryId, slot: &mut Slot<W>, reply: StartReply<W>) {
         let generation = self.generations.add();
-        self.link.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
+        self.link.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
         slot.delegate(reply, generation);
         self.arm(Due::DelegatedInit(entry, generation));
     }
@@ -29,7 +29,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<Delegated<W>>) {
         if let Some(Delegated { reply, generation }) = delegated {
             self.generations.remove(generation);
-            self.link.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
+            self.link.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
             self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);
         }
     }
@@ -51,7 +51,7 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn arm(&mut self, due: Due) {
         let Self { deadlines, lifecycle, table, generations, link, .. } = self;
-        let live = LiveEntries { lifecycle, table: table.read(), generations, numbers: &link.numbers };
+        let live = LiveEntries { lifecycle, table: table.read(), generations, number_keys: &link.number_keys };
         if deadlines.arm(due, &live) {
             generations.advance();
         }
@@ -59,7 +59,12 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
         let Self { deadlines, lifecycle, table, generations, link, .. } = self;
-        deadlines.pop_passed(&LiveEntries { lifecycle, table: table.read(), generations, numbers: &link.numbers })
+        deadlines.pop_passed(&LiveEntries {
+            lifecycle,
+            table: table.read(),
+            generations,
+            number_keys: &link.number_keys,
+        })
     }
 }
 
@@ -68,7 +73,7 @@ struct LiveEntries<'o, W: Worker> {
     lifecycle: &'o Lifecycle<LiveTypes<W>>,
     table: &'o TableReader<W>,
     generations: &'o Generations,
-    numbers: &'o Numbers,
+    number_keys: &'o Numbers,
 }
 
 impl<W: Worker> Liveness for LiveEntries<'_, W> {
@@ -79,7 +84,7 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
             Due::DelegatedInit(entry, generation) => {
                 self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
                     // One that is ready is through with its start in this poll of its task, whoever attends to it.
-                    !self.generations.is_over(generation, &self.numbers.completed_delegated)
+                    !self.generations.is_over(generation, &self.number_keys.completed_delegated)
                         && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
                 })
             }

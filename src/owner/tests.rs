@@ -103,7 +103,7 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
+async fn only_misses_need_the_owner() {
     let still = ManualOwner::new();
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
@@ -125,7 +125,7 @@ async fn with_the_owner_held_still_a_hit_is_answered_and_a_miss_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
+async fn g3_gate_is_rechecked_before_returning_a_worker() {
     let still = ManualOwner::new();
     let registry = still.registry.clone();
     let one = key(1);
@@ -147,7 +147,7 @@ async fn g3_the_gate_is_read_again_before_a_worker_is_given_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
+async fn g5_panicking_eq_fails_only_its_caller() {
     let still = ManualOwner::new();
     let registry = still.registry.clone();
     let (one, other, hostile) = (key(1), key(2), key(1));
@@ -170,7 +170,7 @@ async fn g5_a_key_whose_eq_panics_in_the_owner_harms_its_caller_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
+async fn dropped_owner_answers_pending_requests() {
     let still = ManualOwner::new();
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
@@ -183,7 +183,7 @@ async fn a_request_that_the_owner_never_came_to_is_answered_when_it_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_a_start_that_nobody_wants_any_more_when_the_owner_comes_to_it_is_not_begun() {
+async fn g2_cancelled_request_starts_nothing() {
     let still = ManualOwner::new();
     let registry = still.registry.clone();
     let one = key(1);
@@ -193,7 +193,7 @@ async fn g2_a_start_that_nobody_wants_any_more_when_the_owner_comes_to_it_is_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_a_caller_who_went_away_before_the_owner_came_to_it_costs_nobody_its_place() {
+async fn g11_cancelled_request_evicts_no_worker() {
     let still = ManualOwner::of(Builder::new().max_workers(1).eviction(Eviction::LeastRecentlyActive));
     let registry = still.registry.clone();
     let (one, two) = (key(1), key(2));
@@ -234,7 +234,7 @@ impl Worker for Looking {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was_never_polled() {
+async fn g1_args_drop_before_exit_even_if_never_polled() {
     for polls in [0, 1] {
         let (registry, _keeper) = Builder::<Looking>::new().assemble(None, Handle::current());
         let entry = EntryId::fresh(1);
@@ -259,7 +259,7 @@ async fn g1_arguments_are_dropped_before_the_end_is_told_also_of_a_task_that_was
 /// to a multiple of 128, the slot's `Arc` adds 16): 700 bytes all in, with a short string as key, is what they are to leave
 /// room for. `benches/memory` measures it.
 #[tokio::test]
-async fn an_idle_workers_task_and_slot_stay_small() {
+async fn idle_task_and_slot_stay_small() {
     let (registry, _keeper) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
     let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(registry.link())));

@@ -60,7 +60,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_key_that_comes_again_takes_the_place_that_it_had() {
+async fn returning_key_reuses_its_slot() {
     let mut rig = Rig::new();
     for _ in 0..10_000 {
         let entry = rig.insert(1, 7);
@@ -75,7 +75,7 @@ async fn a_key_that_comes_again_takes_the_place_that_it_had() {
 }
 
 #[tokio::test]
-async fn keys_of_one_hash_are_kept_apart_and_each_is_removed_alone() {
+async fn colliding_keys_are_removed_separately() {
     let mut rig = Rig::new();
     let [one, two, three] = [1, 2, 3].map(|key| rig.insert(key, 7));
     rig.writer.remove(two);
@@ -90,7 +90,7 @@ async fn keys_of_one_hash_are_kept_apart_and_each_is_removed_alone() {
 }
 
 #[tokio::test]
-async fn any_number_of_keys_may_have_one_hash() {
+async fn many_keys_may_share_one_hash() {
     let mut rig = Rig::new();
     let entries: Vec<EntryId> = (0..1_000).map(|key| rig.insert(key, 7)).collect();
     assert_eq!((rig.places(), rig.keys().len()), (1, 1_000));
@@ -102,7 +102,7 @@ async fn any_number_of_keys_may_have_one_hash() {
 }
 
 #[tokio::test]
-async fn a_fold_sees_everyone_once_however_many_there_are_and_skips_whom_the_look_skips() {
+async fn fold_visits_each_selected_worker_once() {
     let mut rig = Rig::new();
     for key in 0..3 * BATCH as u32 + 2 {
         assert_eq!(rig.keys().len(), key as usize);
@@ -118,7 +118,7 @@ async fn a_fold_sees_everyone_once_however_many_there_are_and_skips_whom_the_loo
 }
 
 #[tokio::test]
-async fn only_so_many_free_places_are_kept_and_the_first_to_become_free_go_first() {
+async fn free_slots_are_bounded_oldest_first() {
     let mut rig = Rig::new();
     let many = 3 * FREE_PLACES as u32;
     let entries: Vec<EntryId> = (0..many).map(|key| rig.insert(key, u64::from(key))).collect();
@@ -136,7 +136,7 @@ async fn only_so_many_free_places_are_kept_and_the_first_to_become_free_go_first
 }
 
 #[tokio::test]
-async fn whoever_was_put_in_is_found_until_taken_out_whatever_came_before() {
+async fn entry_is_found_from_insert_to_remove() {
     for seed in 1..40_u64 {
         let mut rig = Rig::new();
         let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);

@@ -15,7 +15,7 @@ type SipKey = (u64, u64);
 impl SipBuilder {
     /// With another secret each time.
     pub(crate) fn new() -> Self {
-        // The system's randomness by way of the standard library: what a keyed function makes of two numbers tells nothing of
+        // The system's randomness by way of the standard library: what a keyed function makes of two number_keys tells nothing of
         // its key.
         let random = RandomState::new();
         Self { key: (random.hash_one(0_u8), random.hash_one(1_u8)) }
@@ -147,13 +147,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_a_secret_of_its_own() {
+    fn each_hasher_has_its_own_secret() {
         let hashes: HashSet<u64> = (0..1_000).map(|_| SipBuilder::new().hash_one("+15551234567")).collect();
         assert_eq!(hashes.len(), 1_000);
     }
 
     #[test]
-    fn a_borrowed_form_has_the_hash_of_the_key() {
+    fn borrowed_key_hashes_like_owned() {
         let seeded = SipBuilder::new();
         assert_eq!(seeded.hash_one("+15551234567"), seeded.hash_one(String::from("+15551234567")));
         assert_eq!(seeded.hash_one([1_u32, 2].as_slice()), seeded.hash_one(vec![1_u32, 2]));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn one_text_is_hashed_as_its_bytes_are_by_siphash_1_3() {
+    fn text_hash_matches_siphash_1_3() {
         let seeded = SipBuilder::new();
         for len in 0..40 {
             let text = &"+1555123456789 and more, as long as it is"[..len];
@@ -192,17 +192,17 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_differ_in_any_of_their_parts_differ_in_their_hash() {
+    fn different_keys_hash_differently() {
         let texts = ["", "a", "ab", "abcdefg", "abcdefgh", "abcdefgh\0", "a\u{ff}"];
-        let numbers = [0, 1, 0xff, 0xffff, u64::MAX];
+        let number_keys = [0, 1, 0xff, 0xffff, u64::MAX];
         let pairs = || texts.iter().flat_map(|first| texts.iter().map(move |second| (*first, *second)));
         assert_all_differ(texts);
         assert_all_differ(pairs());
         assert_all_differ(pairs().map(|(first, second)| (first, second, 7_u8)));
         assert_all_differ(pairs().map(|(first, second)| (7_u16, first, second)));
         assert_all_differ(pairs().map(|(first, second)| vec![first, second, first]));
-        assert_all_differ(texts.iter().flat_map(|text| numbers.map(|number| (*text, number))));
-        assert_all_differ(texts.iter().flat_map(|text| numbers.map(|number| (number, *text))));
+        assert_all_differ(texts.iter().flat_map(|text| number_keys.map(|number| (*text, number))));
+        assert_all_differ(texts.iter().flat_map(|text| number_keys.map(|number| (number, *text))));
         assert_all_differ(texts.iter().flat_map(|text| (0..=u8::MAX).map(move |number| (*text, number))));
         assert_all_differ(texts.iter().flat_map(|text| (0..=u8::MAX).map(move |number| (*text, number, 0xff_u8))));
         assert_all_differ((0..=u8::MAX).map(|first| [first, 0xff, 0xff]));

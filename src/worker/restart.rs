@@ -188,7 +188,7 @@ mod tests {
     use crate::lifecycle::id::Ids;
 
     #[test]
-    fn a_delay_doubles_is_jittered_within_its_upper_half_and_saturates() {
+    fn backoff_doubles_with_jitter_and_saturates() {
         let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1), reset_after: None };
         let worker = Ids::default().fresh();
         for (nth, full) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1_000), (40, 1_000), (usize::MAX, 1_000)] {
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_budget_holds_within_each_period_and_comes_back_one_by_one() {
+    async fn budget_refills_one_by_one_per_period() {
         let intensity = Intensity { max: 2, period: Duration::from_secs(10) };
         let mut history = History::default();
         assert_eq!(history.spend(intensity, Instant::now()), Some(1));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_intensity_of_zero_allows_none() {
+    async fn zero_intensity_allows_no_restart() {
         let intensity = Intensity { max: 0, period: Duration::from_secs(1) };
         assert_eq!(History::default().spend(intensity, Instant::now()), None);
     }

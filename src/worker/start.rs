@@ -60,7 +60,7 @@ impl Generation {
 /// The starts that were left to their workers, in two rounds that take turns. For the owner.
 ///
 /// Each has a deadline, and almost all are over long before. To find this out one by one takes a look into the table for each;
-/// that all of a round are over is seen by comparing two numbers, and of a round that was before the present one they almost
+/// that all of a round are over is seen by comparing two number_keys, and of a round that was before the present one they almost
 /// always are. While one of them hangs they are asked one by one.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
@@ -144,9 +144,9 @@ impl<W: Worker> Slot<W> {
             };
             *ending = Ending::Awaited(audience);
             // First: it never counts as one that starts and one that runs.
-            self.link.numbers.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
+            self.link.number_keys.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
             // Under this lock: an owner that finds the reply gone finds the gate open. (G2, G3)
-            self.queue.open(&self.link.numbers.live);
+            self.queue.open(&self.link.number_keys.live);
             (reply, ending.take_opening())
         };
         notify_opened(opening);

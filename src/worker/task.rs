@@ -649,7 +649,7 @@ fn crashed<W: Worker>(slot: &Slot<W>) -> Exit {
 /// took 1.38 of one by hand, and 1.29 since: the second poll was often another thread's, to which everything had to move.
 ///
 /// There is no other way to tell than by the name of the future's type, of which nothing is promised. Should it be another one
-/// some day, `run` begins at once, as it does where it is the worker's own. (`a_worker_whose_run_is_the_default_is_known_by_it`)
+/// some day, `run` begins at once, as it does where it is the worker's own. (`default_run_is_detected`)
 fn runs_by_default<W: Worker>() -> bool {
     fn name_of_output<A, B, C, F>(_: impl FnOnce(A, B, C) -> F) -> &'static str {
         type_name::<F>()
@@ -694,7 +694,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_whose_run_is_the_default_is_known_by_it() {
+    fn default_run_is_detected() {
         assert!(runs_by_default::<Idle>(), "starts take two polls of their task again");
         assert!(!runs_by_default::<Own>());
     }

@@ -18,7 +18,7 @@ async fn probe(value: u32) -> WorkerHandle<Probe> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_finds_its_worker_and_a_worker_may_have_many() {
+async fn worker_may_have_many_names() {
     let (aliases, a, b) = (Aliases::<String, Probe>::new(), probe(1).await, probe(2).await);
     assert_eq!(aliases.whereis("one"), None);
     for name in ["one", "uno", "eins"] {
@@ -35,7 +35,7 @@ async fn a_name_finds_its_worker_and_a_worker_may_have_many() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_taken_name_is_refused_with_its_holder_and_given_back() {
+async fn taken_name_is_refused_with_its_holder() {
     let (aliases, a, b) = (Aliases::<String, Probe>::new(), probe(1).await, probe(2).await);
     aliases.register("name".into(), &a).unwrap();
     match aliases.register("name".into(), &b) {
@@ -50,7 +50,7 @@ async fn a_taken_name_is_refused_with_its_holder_and_given_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_has_the_name_keeps_it() {
+async fn registering_twice_is_idempotent() {
     let (aliases, a) = (Aliases::<u32, Probe>::new(), probe(1).await);
     for _ in 0..3 {
         aliases.register(1, &a).unwrap();
@@ -61,7 +61,7 @@ async fn a_worker_that_has_the_name_keeps_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_ends_or_has_ended_is_refused_with_its_name() {
+async fn closing_worker_cannot_register() {
     let (aliases, gate) = (Aliases::<u32, Probe>::new(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone()));
     let worker = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
@@ -79,7 +79,7 @@ async fn a_worker_that_ends_or_has_ended_is_refused_with_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_is_free_when_its_holder_begins_to_end_and_its_end_leaves_the_successor_alone() {
+async fn closing_holder_frees_name_for_successor() {
     let (aliases, gate) = (Aliases::<u32, Probe>::new(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone()));
     let old = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
@@ -101,7 +101,7 @@ async fn a_name_is_free_when_its_holder_begins_to_end_and_its_end_leaves_the_suc
 }
 
 #[tokio::test(start_paused = true)]
-async fn unregister_takes_the_name_once_and_touches_no_worker() {
+async fn unregister_does_not_touch_the_worker() {
     let (aliases, a, b) = (Aliases::<String, Probe>::new(), probe(1).await, probe(2).await);
     aliases.register("name".into(), &a).unwrap();
     aliases.register("other".into(), &a).unwrap();
@@ -115,7 +115,7 @@ async fn unregister_takes_the_name_once_and_touches_no_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_ends_loses_all_its_names_whatever_ends_it() {
+async fn any_exit_frees_all_names() {
     for ending in ["stop", "kill", "fail", "panic", "stop itself", "shutdown", "drop of the registry"] {
         let (aliases, registry) = (Aliases::<u32, Probe>::new(), populated(&["a"]).await);
         let (worker, other) = (registry.lookup("a").unwrap(), probe(2).await);
@@ -142,7 +142,7 @@ async fn a_worker_that_ends_loses_all_its_names_whatever_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_of_any_registry_share_the_names() {
+async fn registries_share_one_directory() {
     let (aliases, first, second) = (Aliases::<u32, Probe>::new(), populated(&["a"]).await, populated(&["a"]).await);
     let (a, b) = (first.lookup("a").unwrap(), second.lookup("a").unwrap());
     aliases.register(1, &a).unwrap();
@@ -154,7 +154,7 @@ async fn workers_of_any_registry_share_the_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_are_looked_up_by_any_form_of_them() {
+async fn whereis_accepts_borrowed_names() {
     #[derive(PartialEq, Eq, Hash)]
     struct Line(String, u32);
     #[derive(Hash)]
@@ -172,7 +172,7 @@ async fn names_are_looked_up_by_any_form_of_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_by_name_reaches_the_worker_or_gives_the_message_back() {
+async fn send_by_name_delivers_or_returns_message() {
     let (aliases, a) = (Aliases::<String, Probe>::new(), probe(4).await);
     match aliases.cast("name", Ask::Note(3)).await {
         Err(SendError::NotFound(message)) => assert!(matches!(message.into_inner(), Ask::Note(3))),
@@ -190,7 +190,7 @@ async fn a_send_by_name_reaches_the_worker_or_gives_the_message_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cast_that_waited_for_room_goes_to_whoever_has_the_name_next() {
+async fn waiting_cast_follows_the_name() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
     let (aliases, next) = (Aliases::<u32, Probe>::new(), probe(2).await);
     for is_succeeded in [true, false] {
@@ -214,7 +214,7 @@ async fn a_cast_that_waited_for_room_goes_to_whoever_has_the_name_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_a_worker_took_is_not_repeated_at_its_successor() {
+async fn accepted_call_is_not_retried() {
     let (aliases, record) = (Aliases::<u32, Probe>::new(), Record::default());
     let plan = Plan::default().recorded(&record);
     let first = within(spawn::<Probe>("a".into(), plan.clone()), "the start").await.unwrap();
@@ -232,7 +232,7 @@ async fn a_call_that_a_worker_took_is_not_repeated_at_its_successor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_calls_its_own_name_is_told_that_it_would_wait_for_itself() {
+async fn calling_own_name_would_deadlock() {
     let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
     let aliases = Aliases::<u32, Actor>::new();
     let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
@@ -251,7 +251,7 @@ async fn a_worker_that_calls_its_own_name_is_told_that_it_would_wait_for_itself(
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_by_name_again_and_again_lets_others_run_whether_the_message_is_taken_or_comes_back() {
+async fn sends_by_name_yield_to_other_tasks() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(10_000).build().unwrap();
     let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
     let aliases = Aliases::<u32, Probe>::new();
@@ -273,7 +273,7 @@ async fn who_sends_by_name_again_and_again_lets_others_run_whether_the_message_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn lists_tell_what_a_whereis_would_find() {
+async fn lists_agree_with_whereis() {
     let (aliases, a, b) = (Aliases::<u32, Probe>::new(), probe(1).await, probe(2).await);
     for name in 0..10 {
         aliases.register(name, if name % 2 == 0 { &a } else { &b }).unwrap();
@@ -289,7 +289,7 @@ async fn lists_tell_what_a_whereis_would_find() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_directory_that_is_dropped_touches_no_worker() {
+async fn dropping_directory_keeps_workers() {
     let (kept, a) = (Aliases::<u32, Probe>::new(), probe(4).await);
     kept.register(1, &a).unwrap();
     let name = Arc::new(());
@@ -340,7 +340,7 @@ impl Drop for Mine {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_that_panics_harms_nobody_else() {
+async fn panicking_name_affects_no_other() {
     let (aliases, armed, a, b) = (Aliases::<Mine, Probe>::new(), Arc::default(), probe(1).await, probe(2).await);
     let safe = Arc::<AtomicBool>::default();
     let mine = |name| Mine { name, armed: Arc::clone(&armed) };
@@ -376,7 +376,7 @@ async fn a_name_that_panics_harms_nobody_else() {
 }
 
 #[test]
-fn a_name_may_use_the_directory_when_it_is_dropped() {
+fn name_drop_may_use_the_directory() {
     struct Nosy(u32, Arc<OnceLock<Weak<dyn Fn() + Send + Sync>>>);
     impl PartialEq for Nosy {
         fn eq(&self, other: &Self) -> bool {

@@ -12,7 +12,7 @@ async fn probe(value: u32) -> WorkerHandle<Probe> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_registered_in_init_is_taken_at_once_and_found_when_init_has_returned() {
+async fn name_from_init_is_reserved_then_found() {
     let (registry, aliases, gate) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new(), Gate::new());
     let (inner, names) = (gate.clone(), aliases.clone());
     let role = Role::init(move |ctx| {
@@ -49,7 +49,7 @@ async fn a_name_registered_in_init_is_taken_at_once_and_found_when_init_has_retu
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_registered_by_an_init_that_fails_is_free_again() {
+async fn failed_init_frees_its_name() {
     let (registry, aliases) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new());
     let waits = tokio::spawn({
         let aliases = aliases.clone();
@@ -81,7 +81,7 @@ async fn a_name_registered_by_an_init_that_fails_is_free_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_a_worker_that_starts_sees_another_that_takes_its_name() {
+async fn waiter_follows_name_to_another_worker() {
     let (registry, aliases, gate) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new(), Gate::new());
     let (inner, names) = (gate.clone(), aliases.clone());
     let role = Role::init(move |ctx| {
@@ -108,7 +108,7 @@ async fn a_wait_for_a_worker_that_starts_sees_another_that_takes_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_ends_at_once_if_the_name_is_there_and_in_time_if_it_is_not() {
+async fn returns_at_once_or_times_out() {
     let (aliases, a) = (Aliases::<u32, Probe>::new(), probe(1).await);
     assert_eq!(aliases.await_registration(&1, Duration::ZERO).await, Err(NotRegistered));
     let begin = Instant::now();
@@ -121,7 +121,7 @@ async fn a_wait_ends_at_once_if_the_name_is_there_and_in_time_if_it_is_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn everyone_who_waits_for_a_name_is_woken_and_nobody_else() {
+async fn wakes_only_waiters_of_that_name() {
     let (aliases, a) = (Aliases::<u32, Probe>::new(), probe(1).await);
     let wait = |name: u32| {
         let aliases = aliases.clone();
@@ -144,7 +144,7 @@ async fn everyone_who_waits_for_a_name_is_woken_and_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_does_not_return_a_holder_that_ends_but_its_successor() {
+async fn closing_holder_is_skipped_for_successor() {
     let (aliases, gate) = (Aliases::<u32, Probe>::new(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone()));
     let old = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();

@@ -125,7 +125,7 @@ impl Storm {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn g3_no_reader_gets_a_dead_worker_by_name_and_nothing_is_left_in_the_end() {
+async fn g3_names_never_yield_an_exited_worker() {
     let storm = Storm::new();
     let churns: Vec<_> = (0..4).map(|n| tokio::spawn(storm.clone().churn(SEED + n))).collect();
     let reads: Vec<_> = (4..7).map(|n| tokio::spawn(storm.clone().read(SEED + n))).collect();

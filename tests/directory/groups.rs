@@ -39,7 +39,7 @@ fn narrow() -> Registry<Probe> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_workers_share_a_property_and_a_worker_has_many() {
+async fn membership_is_many_to_many() {
     let (registry, groups) = (Registry::new(), Groups::<String, Probe>::new());
     let workers = probes(&registry, 4).await;
     assert!(groups.members("even").is_empty());
@@ -60,7 +60,7 @@ async fn many_workers_share_a_property_and_a_worker_has_many() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn joining_twice_is_joining_once() {
+async fn joining_twice_is_idempotent() {
     let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
     let workers = probes(&registry, 2).await;
     for _ in 0..3 {
@@ -76,7 +76,7 @@ async fn joining_twice_is_joining_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_group_is_there_as_long_as_it_has_members() {
+async fn group_exists_while_it_has_members() {
     let (registry, groups, property) = (Registry::new(), Groups::<u32, Probe>::new(), 7);
     let workers = probes(&registry, 2).await;
     assert!(!groups.leave(&property, &workers[0]));
@@ -92,7 +92,7 @@ async fn a_group_is_there_as_long_as_it_has_members() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_ends_or_has_ended_is_refused_with_the_property() {
+async fn closing_worker_cannot_join() {
     let (groups, gate) = (Groups::<u32, Probe>::new(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone()));
     let worker = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
@@ -111,7 +111,7 @@ async fn a_worker_that_ends_or_has_ended_is_refused_with_the_property() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_ends_leaves_all_its_groups_whatever_ends_it() {
+async fn any_exit_leaves_all_groups() {
     for ending in ["stop", "kill", "fail", "panic", "stop itself", "shutdown", "drop of the registry"] {
         let (groups, registry) = (Groups::<u32, Probe>::new(), populated(&["a"]).await);
         let worker = registry.lookup("a").unwrap();
@@ -136,7 +136,7 @@ async fn a_worker_that_ends_leaves_all_its_groups_whatever_ends_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_joins_in_its_init_is_a_member_when_that_has_returned() {
+async fn join_in_init_counts_once_init_returns() {
     let (registry, groups, gate) = (Registry::<Actor>::new(), Groups::<u32, Actor>::new(), Gate::new());
     let (inner, joined) = (gate.clone(), groups.clone());
     let role = Role::init(move |ctx| {
@@ -160,7 +160,7 @@ async fn a_worker_that_joins_in_its_init_is_a_member_when_that_has_returned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broadcast_makes_a_message_for_each_member() {
+async fn broadcast_builds_one_message_per_member() {
     let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
     let workers = probes(&registry, 5).await;
     let nobody = groups.broadcast(&1, |_| unreachable!("nobody is there")).await;
@@ -177,7 +177,7 @@ async fn a_broadcast_makes_a_message_for_each_member() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g8_broadcasts_of_one_sender_are_handled_in_order_by_every_member() {
+async fn g8_broadcasts_of_one_sender_keep_order() {
     let (registry, groups) = (narrow(), Groups::<u32, Probe>::new());
     let workers = probes(&registry, 5).await;
     for worker in &workers {
@@ -193,7 +193,7 @@ async fn g8_broadcasts_of_one_sender_are_handled_in_order_by_every_member() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_is_stuck_holds_up_the_return_and_nobody_elses_message() {
+async fn stuck_member_delays_only_the_return() {
     let (registry, groups, stuck, slow) = (narrow(), Groups::<u32, Probe>::new(), Gate::new(), Gate::new());
     let workers = probes(&registry, 3).await;
     for worker in &workers {
@@ -215,7 +215,7 @@ async fn a_member_that_is_stuck_holds_up_the_return_and_nobody_elses_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_full_members_all_get_their_message() {
+async fn broadcast_reaches_many_full_members() {
     let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
     let workers = probes(&registry, 500).await;
     for worker in &workers {
@@ -233,7 +233,7 @@ async fn many_full_members_all_get_their_message() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_ends_before_it_takes_the_message_is_handed_back_with_it() {
+async fn exited_member_is_reported_with_message() {
     let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
     let workers = probes(&registry, 3).await;
     for worker in &workers {
@@ -253,7 +253,7 @@ async fn who_ends_before_it_takes_the_message_is_handed_back_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_broadcast_waits_for_nobody_and_hands_back_who_is_full() {
+async fn try_broadcast_reports_full_members() {
     let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
     let workers = probes(&registry, 3).await;
     for worker in &workers {
@@ -275,7 +275,7 @@ async fn a_try_broadcast_waits_for_nobody_and_hands_back_who_is_full() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broadcast_that_is_dropped_gave_to_those_with_room_and_gives_to_no_others() {
+async fn dropped_broadcast_reaches_only_ready_members() {
     let (registry, groups, gate) = (narrow(), Groups::<u32, Probe>::new(), Gate::new());
     let workers = probes(&registry, 3).await;
     for worker in &workers {
@@ -297,7 +297,7 @@ async fn a_broadcast_that_is_dropped_gave_to_those_with_room_and_gives_to_no_oth
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_member_that_broadcasts_with_its_own_mailbox_full_does_not_wait_for_itself() {
+async fn full_member_broadcasting_does_not_deadlock() {
     let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
     let groups = Groups::<u32, Actor>::new();
     let a = within(registry.start("a", Role::default()), "the start").await.unwrap();
@@ -320,7 +320,7 @@ async fn a_member_that_broadcasts_with_its_own_mailbox_full_does_not_wait_for_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_members_are_called_with_a_bound_on_how_many_at_once() {
+async fn members_can_be_called_with_bounded_concurrency() {
     let (registry, groups) = (Registry::<Actor>::new(), Groups::<u32, Actor>::new());
     for n in 0..40 {
         let worker = within(registry.start(&n.to_string(), Role::default()), "a start").await.unwrap();
@@ -349,7 +349,7 @@ async fn all_members_are_called_with_a_bound_on_how_many_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_harms_nobody() {
+async fn panicking_closure_affects_no_member() {
     let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
     let workers = probes(&registry, 3).await;
     for worker in &workers {

@@ -25,7 +25,7 @@ type Try = fn(&Scene) -> Tried<'_>;
 const MOST_POLLS: usize = 12;
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_dropped_at_any_await_cancels_nothing_for_others_and_leaks_nothing() {
+async fn any_future_can_be_dropped_at_any_await() {
     let futures: &[(&str, Try)] = &[
         ("lookup_or_start", |s| Box::pin(async { drop(s.registry.lookup_or_start(&5, s.plan()).await) })),
         ("start", |s| Box::pin(async { drop(s.registry.start(&5, s.plan()).await) })),
@@ -108,7 +108,7 @@ impl Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_goes_on_when_its_caller_goes_away() {
+async fn shutdown_outlives_its_caller() {
     for polls in 1..4 {
         let scene = Scene::set().await;
         scene.hold.add_permits(1);
@@ -120,7 +120,7 @@ async fn a_shutdown_goes_on_when_its_caller_goes_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_who_retry_a_hung_start_do_not_pile_up() {
+async fn cancelled_retries_do_not_accumulate() {
     let scene = Scene::set().await;
     let hold = gate();
     let first = tokio::spawn({
@@ -139,7 +139,7 @@ async fn callers_who_retry_a_hung_start_do_not_pile_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_was_polled_once_ends_its_worker() {
+async fn stop_polled_once_takes_effect() {
     for kills in [false, true] {
         let scene = Scene::set().await;
         // Also when the caller's turn is over: its budget is spent.

@@ -8,7 +8,7 @@ use gen_registry::{ExitReason, StopError};
 use crate::rig::{Act, Book, Dice, Life, Message, Plan, Releases, block, gate, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
-async fn stop_then_start_never_has_two_live_workers_though_terminate_is_slow() {
+async fn start_waits_for_slow_terminate() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let slow = Plan::new(&book).terminate(Act::Sleep(Duration::from_secs(2)));
     let first = registry.start(&1, slow.clone()).await.unwrap();
@@ -26,7 +26,7 @@ async fn stop_then_start_never_has_two_live_workers_though_terminate_is_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_frees_the_key_only_after_the_state_is_dropped() {
+async fn kill_frees_key_after_state_drop() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     for _ in 0..10 {
         let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -40,7 +40,7 @@ async fn a_kill_frees_the_key_only_after_the_state_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spawned_task_is_joined_before_the_key_is_free() {
+async fn tasks_are_joined_before_key_is_free() {
     for ending in ["stop", "kill", "panic"] {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -70,7 +70,7 @@ async fn a_spawned_task_is_joined_before_the_key_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn blocking_work_is_waited_for_also_by_a_kill() {
+async fn kill_waits_for_blocking_work() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     let (release, released) = std::sync::mpsc::channel::<()>();
@@ -114,7 +114,7 @@ async fn blocking_work_is_waited_for_also_by_a_kill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_terminate_that_hangs_is_aborted_after_the_stop_timeout() {
+async fn hung_terminate_is_aborted() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
     let before = tokio::time::Instant::now();
@@ -124,7 +124,7 @@ async fn a_terminate_that_hangs_is_aborted_after_the_stop_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_ends_itself_is_under_the_stop_timeout_too() {
+async fn stop_timeout_applies_to_self_stop() {
     for message in [job(|ctx| Box::pin(async { ctx.stop() })), Message::Do(Act::Fail)] {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let worker = registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
@@ -136,7 +136,7 @@ async fn a_worker_that_ends_itself_is_under_the_stop_timeout_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_shortens_a_stop_and_both_see_the_one_end() {
+async fn kill_shortens_a_pending_stop() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
     let before = tokio::time::Instant::now();
@@ -154,7 +154,7 @@ async fn a_kill_shortens_a_stop_and_both_see_the_one_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_never_yields_is_reported_stuck_and_keeps_its_key() {
+async fn blocking_worker_is_stuck_and_keeps_key() {
     let book = Arc::<Book>::default();
     let registry =
         gen_registry::Registry::<crate::rig::Probe>::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
@@ -185,7 +185,7 @@ async fn a_worker_that_never_yields_is_reported_stuck_and_keeps_its_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_storm_of_starts_stops_kills_and_crashes_never_overlaps_two_workers() {
+async fn workers_of_one_key_never_overlap() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let hold = gate();
     hold.add_permits(1_000_000);
@@ -235,7 +235,7 @@ async fn a_storm_of_starts_stops_kills_and_crashes_never_overlaps_two_workers() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_timeout_of_zero_aborts_and_leaves_nobody_stuck() {
+async fn zero_stop_timeout_aborts_cleanly() {
     let book = Arc::<Book>::default();
     let registry = gen_registry::Registry::<crate::rig::Probe>::builder().stop_timeout(Duration::ZERO).build().unwrap();
     for _ in 0..100 {

@@ -26,7 +26,7 @@ async fn ten_thousand_callers_share_one_init() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_many_starts_at_most_one_is_ok_and_the_others_get_its_handle_and_their_args_back() {
+async fn losing_starts_get_handle_and_args_back() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     for key in 0..200 {
         let starts = join_all((0..16).map(|_| {
@@ -52,7 +52,7 @@ async fn of_many_starts_at_most_one_is_ok_and_the_others_get_its_handle_and_thei
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_init_is_shared_and_nobodys_own_runs_after_it() {
+async fn failed_start_is_shared_without_retry() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
     // The first one waits, then fails; had any of the others run, it would have succeeded.
     let doomed = Plan::new(&book).init(Act::Wait(Arc::clone(&hold)));
@@ -76,7 +76,7 @@ async fn a_failed_init_is_shared_and_nobodys_own_runs_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_error_value_reaches_everyone_who_waited() {
+async fn all_waiters_get_the_same_error() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let failing = Plan::new(&book).init(Act::Fail);
     let callers = join_all((0..20).map(|_| registry.lookup_or_start(&1, failing.clone())));
@@ -87,7 +87,7 @@ async fn the_same_error_value_reaches_everyone_who_waited() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_goes_away_cancels_nothing_for_the_others() {
+async fn dropped_caller_cancels_nothing() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
     let plan = Plan::new(&book).init(Act::Wait(Arc::clone(&hold)));
     let leader = tokio::spawn({
@@ -109,7 +109,7 @@ async fn a_caller_that_goes_away_cancels_nothing_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_goes_on_when_its_only_caller_goes_away() {
+async fn start_outlives_its_only_caller() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
     let plan = Plan::new(&book).init(Act::Wait(Arc::clone(&hold)));
     let only = tokio::spawn({
@@ -126,7 +126,7 @@ async fn a_start_goes_on_when_its_only_caller_goes_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_who_meet_a_stopping_key_share_one_new_start() {
+async fn callers_behind_a_stop_share_one_start() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
     let old = registry.start(&1, Plan::new(&book).terminate(Act::Wait(Arc::clone(&hold)))).await.unwrap();
     let stop = tokio::spawn({

@@ -7,13 +7,13 @@ use gen_registry::{ExitReason, WorkerId};
 
 use crate::rig::{Act, Book, Message, Plan, gate, job, registry, settle, within};
 
-/// Ids grow, and print as numbers.
+/// Ids grow, and print as number_keys.
 fn number(id: WorkerId) -> u64 {
     id.to_string().parse().expect("an id prints as a number")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
+async fn lookup_never_returns_a_closing_worker() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     // Ids grow: the newest worker that is known to have begun to stop.
     let closed = Arc::<AtomicU64>::default();
@@ -83,7 +83,7 @@ async fn a_lookup_made_after_a_worker_began_to_stop_never_returns_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_returned_means_that_the_state_is_dropped_and_the_key_free() {
+async fn stop_returns_after_state_drop() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     assert!(matches!(registry.stop(&1).await, Ok(ExitReason::Stopped)));
@@ -94,7 +94,7 @@ async fn a_stop_that_returned_means_that_the_state_is_dropped_and_the_key_free()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_stops_itself_is_not_found_while_it_drains_and_its_successor_waits() {
+async fn draining_worker_is_hidden_from_lookup() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
     let old = registry.start(&1, Plan::new(&book)).await.unwrap();
     let inner = Arc::clone(&hold);
@@ -121,7 +121,7 @@ async fn a_worker_that_stops_itself_is_not_found_while_it_drains_and_its_success
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stale_exit_keeps_the_new_worker() {
+async fn stale_handle_cannot_stop_successor() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let old = registry.start(&1, Plan::new(&book)).await.unwrap();
     registry.stop(&1).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_stale_exit_keeps_the_new_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_starting_worker_is_not_found_and_not_counted() {
+async fn starting_worker_is_not_visible() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
     let start = registry.start(&1, Plan::new(&book).init(Act::Wait(Arc::clone(&hold))));
     let look = async {
@@ -148,7 +148,7 @@ async fn a_starting_worker_is_not_found_and_not_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_not_found_while_its_state_is_dropped_however_it_ends() {
+async fn worker_is_hidden_during_state_drop() {
     for ending in ["panic", "error", "kill", "stop", "shutdown"] {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let seen = Arc::<Mutex<Vec<(bool, usize)>>>::default();
@@ -172,7 +172,7 @@ async fn a_worker_is_not_found_while_its_state_is_dropped_however_it_ends() {
 }
 
 #[test]
-fn a_worker_is_not_found_while_its_state_is_dropped_with_its_runtime() {
+fn worker_is_hidden_during_runtime_drop() {
     let seen = Arc::<Mutex<Vec<bool>>>::default();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let registry = runtime.block_on(async {
@@ -194,7 +194,7 @@ fn a_worker_is_not_found_while_its_state_is_dropped_with_its_runtime() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whoever_has_stopped_a_worker_finds_it_exited() {
+async fn state_is_exited_after_stop() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     for _ in 0..3_000 {
         let worker = registry.start(&1, Plan::new(&book)).await.unwrap();

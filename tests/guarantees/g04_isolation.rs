@@ -11,7 +11,7 @@ use gen_registry::{Context, Registry, Worker};
 use crate::rig::{Act, Book, Message, Plan, Releases, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_slow_inits_take_as_long_as_one() {
+async fn slow_inits_run_concurrently() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let plan = Plan::new(&book).init(Act::Sleep(Duration::from_millis(100)));
     let before = tokio::time::Instant::now();
@@ -74,7 +74,7 @@ impl Hash for CountedKey {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_keys_hash_runs_once_per_verb_and_never_when_the_table_grows() {
+async fn key_is_hashed_once_per_operation() {
     let (hashed, registry) = (Arc::<AtomicUsize>::default(), Registry::<Quiet>::new());
     for key in 0..2_000 {
         registry.start(&CountedKey(key, Arc::clone(&hashed)), ()).await.unwrap();
@@ -114,7 +114,7 @@ impl Worker for Told {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unused_arguments_are_dropped_in_their_callers_task() {
+async fn unused_args_drop_in_the_callers_task() {
     let registry = Registry::<Told>::new();
     let first = tokio::spawn({
         let registry = registry.clone();
@@ -133,7 +133,7 @@ async fn unused_arguments_are_dropped_in_their_callers_task() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_stops_itself_and_then_blocks_its_thread_delays_no_other_key() {
+async fn blocking_after_ctx_stop_delays_no_key() {
     for _ in 0..2 {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let released = Arc::<std::sync::atomic::AtomicBool>::default();
@@ -159,7 +159,7 @@ async fn a_worker_that_stops_itself_and_then_blocks_its_thread_delays_no_other_k
 }
 
 #[tokio::test(start_paused = true)]
-async fn arguments_of_callers_who_left_are_not_dropped_in_the_owner() {
+async fn owner_never_drops_abandoned_args() {
     let registry = Registry::<Told>::new();
     let dropped = Arc::<std::sync::Mutex<Vec<_>>>::default();
     let first = tokio::spawn({
@@ -184,7 +184,7 @@ async fn arguments_of_callers_who_left_are_not_dropped_in_the_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_that_never_waits_lets_other_tasks_run() {
+async fn busy_sender_yields_to_other_tasks() {
     let book = Arc::<Book>::default();
     let registry = Registry::<crate::rig::Probe>::builder().mailbox_capacity(usize::MAX).build().unwrap();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -227,7 +227,7 @@ impl Worker for Blocking {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_init_that_blocks_its_thread_holds_up_no_deadline_no_other_key_and_no_shutdown() {
+async fn blocking_init_delays_no_deadline_or_key() {
     for paced in [false, true] {
         let released = Arc::<AtomicBool>::default();
         let _releases = Releases(Arc::clone(&released));

@@ -12,7 +12,7 @@ use gen_registry::{Context, ExitReason, Registry, StartError, StopError, Worker}
 use crate::rig::{Act, Book, Message, Plan, Probe, Refused, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_init_leaves_nothing_whatever_the_keys_value_and_disturbs_no_other_key() {
+async fn failed_init_leaves_no_trace() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let bystander = registry.start(&77, Plan::new(&book)).await.unwrap();
     for key in [0, 1, u32::MAX] {
@@ -42,7 +42,7 @@ async fn a_failed_init_leaves_nothing_whatever_the_keys_value_and_disturbs_no_ot
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hung_init_times_out_at_the_init_timeout() {
+async fn hung_init_times_out() {
     let book = Arc::<Book>::default();
     let registry = Registry::<Probe>::builder().init_timeout(Duration::from_millis(250)).build().unwrap();
     let before = tokio::time::Instant::now();
@@ -52,7 +52,7 @@ async fn a_hung_init_times_out_at_the_init_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn inits_that_hang_among_thousands_that_come_up_each_time_out_at_the_init_timeout() {
+async fn hung_inits_time_out_among_thousands() {
     const TIMEOUT: Duration = Duration::from_secs(30);
     let book = Arc::<Book>::default();
     let registry = Registry::<Probe>::builder().init_timeout(TIMEOUT).build().unwrap();
@@ -88,7 +88,7 @@ async fn inits_that_hang_among_thousands_that_come_up_each_time_out_at_the_init_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_cancels_a_start_and_tells_its_waiters() {
+async fn stop_cancels_start_for_its_waiters() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let start = registry.start(&1, Plan::new(&book).init(Act::Hang));
     let stop = async {
@@ -103,7 +103,7 @@ async fn a_stop_cancels_a_start_and_tells_its_waiters() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_handle_or_terminate_ends_that_worker_only() {
+async fn panic_ends_only_its_worker() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let bystander = registry.start(&77, Plan::new(&book)).await.unwrap();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -119,7 +119,7 @@ async fn a_panic_in_handle_or_terminate_ends_that_worker_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_in_handle_ends_the_worker_as_failed_and_terminate_runs() {
+async fn handle_error_runs_terminate() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     worker.cast(Message::Do(Act::Fail)).await.unwrap();
@@ -131,7 +131,7 @@ async fn an_error_in_handle_ends_the_worker_as_failed_and_terminate_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_state_whose_drop_panics_harms_nobody() {
+async fn panicking_state_drop_is_contained() {
     for ending in ["stop", "kill", "crash", "shutdown"] {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let plan = Plan { on_drop: Some(Arc::new(|| panic!("in drop, as told"))), ..Plan::new(&book) };
@@ -167,7 +167,7 @@ impl Drop for PanicsWhenDropped {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_whose_drop_panics_are_undelivered_one_by_one() {
+async fn panicking_message_drops_are_contained() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     worker.cast(Message::Do(Act::Hang)).await.unwrap();
@@ -228,7 +228,7 @@ impl Worker for Plain {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_whose_eq_or_hash_panics_harms_its_caller_only() {
+async fn panicking_eq_or_hash_fails_only_caller() {
     let registry = Registry::<Plain>::new();
     let key = |id| Hostile { id, eq_panics: Arc::default(), hash_panics: Arc::default() };
     let bystander = registry.start(&key(77), ()).await.unwrap();
@@ -272,7 +272,7 @@ async fn a_key_whose_eq_or_hash_panics_harms_its_caller_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_that_panics_is_told_to_its_awaiter_and_ends_no_worker() {
+async fn panicking_task_does_not_end_its_worker() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     let (told, tell) = tokio::sync::oneshot::channel();
@@ -351,7 +351,7 @@ impl Worker for Thrower {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_and_errors_whose_drop_panics_harm_no_other_key() {
+async fn panicking_key_and_error_drops_are_contained() {
     let registry = Registry::<Thrower>::new();
     let (armed, tame) = (Grenade(Arc::default()), Grenade(Arc::default()));
     let bystander = registry.start(&GrenadeKey(0, tame.clone()), None).await.unwrap();
@@ -387,7 +387,7 @@ impl std::task::Wake for PanickingWaker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_whose_waker_panics_harms_itself_only() {
+async fn panicking_waker_fails_only_its_caller() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let waker = Arc::new(PanickingWaker).into();
     let mut start = Box::pin(registry.start(&1, Plan::new(&book)));
@@ -401,7 +401,7 @@ async fn a_caller_whose_waker_panics_harms_itself_only() {
 }
 
 #[test]
-fn a_runtime_that_is_dropped_among_arguments_whose_drop_panics_ends_in_peace() {
+fn runtime_drop_survives_panicking_args_drop() {
     let armed = Grenade(Arc::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let starts: Vec<_> = runtime.block_on(async {
@@ -455,7 +455,7 @@ impl Drop for Payload {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_task_whose_result_panics_when_it_is_dropped_does_not_free_the_key_early() {
+async fn panicking_result_drop_keeps_key_until_join() {
     struct Result;
     impl Drop for Result {
         fn drop(&mut self) {

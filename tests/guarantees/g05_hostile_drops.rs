@@ -55,7 +55,7 @@ impl Worker for Soldier {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_worker_that_fails_with_an_error_whose_drop_panics_comes_back_and_the_owner_lives() {
+async fn restart_survives_panicking_error_drop() {
     const FAILURES: u64 = 2_000;
     let orders = Orders { starts: true, dropped: Arc::default() };
     let registry = Registry::<Soldier>::builder()
@@ -84,7 +84,7 @@ async fn a_worker_that_fails_with_an_error_whose_drop_panics_comes_back_and_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_remembered_error_whose_drop_panics_is_forgotten_without_harm() {
+async fn panicking_remembered_error_is_contained() {
     let dropped = Arc::<AtomicU32>::default();
     let fails = Orders { starts: false, dropped: Arc::clone(&dropped) };
     // More keys than the memory has room for, and time for it to forget.

@@ -21,7 +21,7 @@ fn registry_with_lost() -> (Registry<Probe>, Arc<Mutex<Vec<u64>>>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_tells_what_never_began_from_what_may_have_run() {
+async fn error_distinguishes_never_begun() {
     for ending in [Act::Panic, Act::Fail, Act::Hang] {
         let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
         let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_call_tells_what_never_began_from_what_may_have_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_that_is_dropped_says_that_the_message_may_have_run() {
+async fn dropped_reply_may_have_run() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     assert!(matches!(worker.call(Message::Forget).await, Err(CallError::NoReply)));
@@ -63,7 +63,7 @@ async fn a_reply_that_is_dropped_says_that_the_message_may_have_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_handles_everything_that_was_accepted() {
+async fn stop_handles_accepted_messages() {
     let (registry, lost) = registry_with_lost();
     let book = Arc::<Book>::default();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -76,7 +76,7 @@ async fn a_stop_handles_everything_that_was_accepted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_mailbox_says_full_and_gives_the_message_back() {
+async fn full_mailbox_returns_the_message() {
     let book = Arc::<Book>::default();
     let registry = Registry::<Probe>::builder().mailbox_capacity(2).build().unwrap();
     let (worker, hold) = (registry.start(&1, Plan::new(&book)).await.unwrap(), gate());
@@ -100,7 +100,7 @@ async fn a_full_mailbox_says_full_and_gives_the_message_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn senders_that_wait_for_room_get_their_message_back_when_the_worker_ends() {
+async fn exit_returns_messages_of_waiting_senders() {
     let book = Arc::<Book>::default();
     let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
@@ -122,7 +122,7 @@ async fn senders_that_wait_for_room_get_their_message_back_when_the_worker_ends(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_that_goes_away_passes_its_room_on() {
+async fn dropped_sender_passes_its_permit_on() {
     let book = Arc::<Book>::default();
     let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
     let (worker, hold) = (registry.start(&1, Plan::new(&book)).await.unwrap(), gate());
@@ -151,7 +151,7 @@ async fn a_sender_that_goes_away_passes_its_room_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_accepted_cast_is_handled_once_or_handed_to_on_undelivered_once() {
+async fn accepted_cast_is_handled_or_undelivered_once() {
     let (registry, lost) = registry_with_lost();
     let book = Arc::<Book>::default();
     let (accepted, next) = (Arc::<Mutex<HashSet<u64>>>::default(), Arc::<AtomicUsize>::default());
@@ -200,7 +200,7 @@ async fn every_accepted_cast_is_handled_once_or_handed_to_on_undelivered_once() 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_call_is_answered_or_told_and_what_never_began_did_not_run() {
+async fn every_call_ends_and_undelivered_never_ran() {
     let registry = registry();
     let book = Arc::<Book>::default();
     let ran = Arc::<Mutex<HashSet<u64>>>::default();
@@ -247,7 +247,7 @@ async fn every_call_is_answered_or_told_and_what_never_began_did_not_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_timeout_ends_the_wait_and_the_handler_can_tell() {
+async fn call_timeout_ends_the_wait() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     let slow = worker.call_timeout(Duration::from_secs(1), |reply| Message::Slowly(Act::Hang, reply));

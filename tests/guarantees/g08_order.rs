@@ -7,7 +7,7 @@ use gen_registry::Registry;
 use crate::rig::{Act, Book, Dice, Message, Plan, Probe, gate, settle, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_senders_messages_are_handled_in_the_order_of_its_sends() {
+async fn each_senders_messages_keep_their_order() {
     for capacity in [1, 2, 64] {
         let book = Arc::<Book>::default();
         let registry: Registry<Probe> = Registry::builder().mailbox_capacity(capacity).build().unwrap();
@@ -44,7 +44,7 @@ async fn each_senders_messages_are_handled_in_the_order_of_its_sends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn senders_that_wait_for_room_are_served_in_the_order_of_their_coming() {
+async fn waiting_senders_are_served_in_fifo_order() {
     let book = Arc::<Book>::default();
     let registry: Registry<Probe> = Registry::builder().mailbox_capacity(1).build().unwrap();
     let (worker, hold) = (registry.start(&1, Plan::new(&book)).await.unwrap(), gate());
@@ -65,7 +65,7 @@ async fn senders_that_wait_for_room_are_served_in_the_order_of_their_coming() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_sender_through_a_key_address_keeps_its_order_across_stops() {
+async fn address_keeps_order_across_stops() {
     let book = Arc::<Book>::default();
     let registry: Registry<Probe> = Registry::builder().mailbox_capacity(4).build().unwrap();
     let stopper = tokio::spawn({
@@ -87,7 +87,7 @@ async fn a_sender_through_a_key_address_keeps_its_order_across_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_through_a_key_address_outlives_any_number_of_stops_of_those_it_meets() {
+async fn address_send_survives_repeated_stops() {
     let (book, registry, hold): (_, Registry<Probe>, _) = (Arc::<Book>::default(), Registry::new(), gate());
     let via = registry.via_or_start(&1, Plan::new(&book).init(Act::Wait(Arc::clone(&hold))));
     let send = tokio::spawn(async move { via.cast(Message::Note(7)).await });

@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use crate::rig::{Act, Book, Dice, Message, Plan, job, registry, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_storm_the_count_is_the_list_is_what_lives() {
+async fn count_list_and_live_workers_agree() {
     for round in 0..10 {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let storm = join_all((0..8).map(|seed| {
@@ -55,7 +55,7 @@ async fn after_a_storm_the_count_is_the_list_is_what_lives() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_workers_start_answer_and_stop() {
+async fn hundred_thousand_workers_start_and_stop() {
     const WORKERS: u32 = 100_000;
     let (book, registry) = (Arc::<Book>::default(), registry());
     for chunk in (0..WORKERS).collect::<Vec<_>>().chunks(1_000) {

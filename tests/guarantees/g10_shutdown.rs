@@ -10,7 +10,7 @@ use gen_registry::{ExitReason, Registry, SendError, StartError, StopError};
 use crate::rig::{Act, Book, Message, Plan, Probe, Releases, block, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
-async fn it_cancels_drains_and_aborts_and_every_caller_gets_the_same_report() {
+async fn cancels_drains_and_aborts_with_one_report() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     for key in 0..3 {
         registry.start(&key, Plan::new(&book)).await.unwrap();
@@ -47,13 +47,13 @@ async fn it_cancels_drains_and_aborts_and_every_caller_gets_the_same_report() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_registry_shuts_down_at_once() {
+async fn empty_registry_shuts_down_at_once() {
     let report = within(registry().shutdown(), "the shutdown of an empty registry").await;
     assert_eq!((report.drained, report.aborted, report.cancelled, report.stuck), (0, 0, 0, 0));
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_behind_a_stopping_key_are_told_of_the_shutdown() {
+async fn starts_behind_a_stop_get_shutdown_error() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     registry.start(&1, Plan::new(&book).terminate(Act::Sleep(Duration::from_secs(3)))).await.unwrap();
     let stop = registry.stop(&1);
@@ -74,7 +74,7 @@ async fn callers_behind_a_stopping_key_are_told_of_the_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_during_the_shutdown_waits_for_the_same_end_and_a_kill_shortens_it() {
+async fn stop_joins_shutdown_and_kill_shortens_it() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
     registry.start(&2, Plan::new(&book).terminate(Act::Sleep(Duration::from_secs(1)))).await.unwrap();
@@ -91,7 +91,7 @@ async fn a_stop_during_the_shutdown_waits_for_the_same_end_and_a_kill_shortens_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_last_registry_ends_every_worker() {
+async fn dropping_last_registry_ends_workers() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let (weak, via) = (registry.downgrade(), registry.via_or_start(&1, Plan::new(&book)));
     let workers =
@@ -112,7 +112,7 @@ async fn dropping_the_last_registry_ends_every_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_registry_dropped_or_shut_down_while_starts_are_in_flight_ends_every_worker() {
+async fn drop_or_shutdown_ends_starts_in_flight() {
     for round in 0..200 {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let starts: Vec<_> = (0..20)
@@ -154,7 +154,7 @@ async fn a_registry_dropped_or_shut_down_while_starts_are_in_flight_ends_every_w
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn code_that_never_yields_is_reported_as_stuck() {
+async fn blocking_code_is_reported_as_stuck() {
     let book = Arc::<Book>::default();
     let registry: Registry<Probe> = Registry::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
     let released = Arc::<AtomicBool>::default();
@@ -178,7 +178,7 @@ async fn code_that_never_yields_is_reported_as_stuck() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_behind_a_worker_that_is_stuck_at_the_shutdown_are_told() {
+async fn callers_of_stuck_worker_are_answered() {
     let (book, lost) = (Arc::<Book>::default(), Arc::<std::sync::atomic::AtomicUsize>::default());
     let counter = Arc::clone(&lost);
     let registry: Registry<Probe> = Registry::builder()
@@ -205,7 +205,7 @@ async fn callers_behind_a_worker_that_is_stuck_at_the_shutdown_are_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_crashes_on_its_way_out_is_not_reported_as_drained() {
+async fn crash_while_draining_is_reported() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     registry.start(&2, Plan::new(&book)).await.unwrap();

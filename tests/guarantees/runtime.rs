@@ -12,7 +12,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn an_abort_before_a_workers_first_poll_leaks_nothing_and_tells_everyone() {
+fn abort_before_first_poll_leaks_nothing() {
     let book = Arc::<Book>::default();
     // One task a turn: the owner's, and then this one's again.
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
@@ -37,7 +37,7 @@ fn an_abort_before_a_workers_first_poll_leaks_nothing_and_tells_everyone() {
 }
 
 #[test]
-fn a_runtime_dropped_in_the_middle_ends_everything() {
+fn runtime_drop_ends_everything() {
     let book = Arc::<Book>::default();
     let rt = runtime();
     let (registry, workers, pending_call) = rt.block_on(async {
@@ -76,7 +76,7 @@ fn a_runtime_dropped_in_the_middle_ends_everything() {
 }
 
 #[test]
-fn a_multi_thread_runtime_shut_down_under_load_hangs_nobody() {
+fn runtime_shutdown_under_load_hangs_no_caller() {
     for _ in 0..20 {
         let book = Arc::<Book>::default();
         let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -117,7 +117,7 @@ fn a_multi_thread_runtime_shut_down_under_load_hangs_nobody() {
 }
 
 #[test]
-fn a_registry_is_used_from_a_runtime_that_is_not_its_own() {
+fn registry_works_from_another_runtime() {
     let book = Arc::<Book>::default();
     let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registry: gen_registry::Registry<Probe> = home.block_on(async { registry() });
@@ -149,7 +149,7 @@ impl gen_registry::Worker for Native {
 }
 
 #[test]
-fn a_worker_runs_on_its_registrys_runtime_wherever_it_is_started_from() {
+fn worker_runs_on_its_registrys_runtime() {
     let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registry = {
         let _entered = home.enter();
@@ -198,7 +198,7 @@ fn futures_executor<F: Future>(future: F) -> F::Output {
 }
 
 #[test]
-fn a_runtime_that_goes_down_under_fire_answers_everyone_and_leaves_nothing() {
+fn runtime_drop_answers_all_and_leaks_nothing() {
     for round in 0..30 {
         let book = Arc::<Book>::default();
         let home = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -21,7 +21,7 @@ fn text(started: Result<WorkerHandle<Actor>, StartError<Actor>>) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_stops_itself_and_then_takes_its_time_has_its_init_timeout() {
+async fn slow_init_after_ctx_stop_has_init_timeout() {
     for (twin, registry) in twins(|builder| builder) {
         let slow = Role::init(|ctx| {
             Box::pin(async move {
@@ -36,7 +36,7 @@ async fn an_init_that_stops_itself_and_then_takes_its_time_has_its_init_timeout(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_stops_itself_and_then_hangs_is_timed_out() {
+async fn hung_init_after_ctx_stop_times_out() {
     for (twin, registry) in
         twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::from_secs(3)))
     {
@@ -53,7 +53,7 @@ async fn an_init_that_stops_itself_and_then_hangs_is_timed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_stops_itself_and_then_hangs_is_timed_out_also_if_stops_may_take_for_ever() {
+async fn hung_init_times_out_without_stop_timeout() {
     for (twin, registry) in twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::MAX)) {
         let hung = Role::init(|ctx| {
             Box::pin(async move {
@@ -68,7 +68,7 @@ async fn an_init_that_stops_itself_and_then_hangs_is_timed_out_also_if_stops_may
 
 /// Real time: blocking work holds a paused clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_an_init_that_failed_and_left_blocking_work_behind_is_told_in_time() {
+async fn failed_init_with_blocking_work_times_out() {
     let short = Duration::from_millis(50);
     for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();
@@ -109,7 +109,7 @@ fn keep_awake() -> mpsc::Sender<()> {
 
 /// The same, with code that never yields after a first await.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_for_an_init_that_stops_itself_and_then_never_yields_is_told_in_time() {
+async fn blocking_init_after_ctx_stop_times_out() {
     let _awake = keep_awake();
     let short = Duration::from_millis(50);
     for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {

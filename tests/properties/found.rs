@@ -30,26 +30,26 @@ fn replay(options: Options, steps: impl IntoIterator<Item = Todo>) {
 }
 
 #[test]
-fn nothing_is_started_in_the_place_of_a_victim_for_a_caller_that_has_gone_away() {
+fn cancelled_caller_starts_nothing_after_eviction() {
     let options = Options { max_workers: Some(1), eviction: Eviction::LeastRecent, ..OPTIONS };
     replay(options, [start(0, GOES, None), start(1, GOES, Some(1))]);
 }
 
 #[test]
-fn a_start_that_is_refused_is_told_so_in_its_first_poll() {
+fn refused_start_is_ready_on_first_poll() {
     let options = Options { max_workers: Some(1), ..OPTIONS };
     replay(options, [start(0, GOES, None), start(1, GOES, Some(1))]);
 }
 
 #[test]
-fn a_worker_that_is_stopped_while_it_restarts_counts_as_stopping() {
+fn stopped_restart_counts_as_stopping() {
     let hangs = Plan { parting: Parting::Hang, ..GOES };
     let stop = Todo::End { key: 0, end: End::Stop, target: Target::Key, polls: None };
     replay(OPTIONS, [start(0, hangs, None), start(1, GOES, None), cast(0, Act::Fail), stop, Todo::Nothing]);
 }
 
 #[test]
-fn a_worker_at_a_message_that_waited_for_its_restart_is_no_victim() {
+fn restarted_busy_worker_is_not_evicted() {
     let options = Options { backs_off: true, max_workers: Some(1), eviction: Eviction::LeastRecent, ..OPTIONS };
     let again = Plan { again: Step::Gate, ..GOES };
     replay(
@@ -66,7 +66,7 @@ fn a_worker_at_a_message_that_waited_for_its_restart_is_no_victim() {
 }
 
 #[test]
-fn a_start_that_fails_after_a_crash_does_not_make_the_next_one_a_first_one() {
+fn failed_start_keeps_the_crash_history() {
     let panics = Plan { parting: Parting::Panic, ..GOES };
     let fails = Plan { init: Step::Fail, ..GOES };
     let stop = Todo::End { key: 0, end: End::Stop, target: Target::Key, polls: None };
@@ -74,7 +74,7 @@ fn a_start_that_fails_after_a_crash_does_not_make_the_next_one_a_first_one() {
 }
 
 #[test]
-fn messages_that_a_worker_handles_before_it_first_rests_count_for_it() {
+fn messages_before_first_idle_are_counted() {
     let options = Options { backs_off: true, max_workers: Some(2), eviction: Eviction::LeastFrequent, ..OPTIONS };
     // The restarted one is slow to go, so that it shows which one was picked.
     let hangs = Plan { again: Step::Gate, parting: Parting::Hang, ..GOES };

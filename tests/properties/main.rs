@@ -101,7 +101,7 @@ fn number(name: &str) -> Option<u64> {
 }
 
 #[test]
-fn the_registry_does_what_the_model_says() {
+fn registry_conforms_to_the_model() {
     let cases = number("GEN_REGISTRY_CASES").unwrap_or(400);
     // The standard library's only source of chance.
     let seed = number("PROPTEST_RNG_SEED").unwrap_or_else(|| std::hash::RandomState::new().hash_one(()));

@@ -49,7 +49,7 @@ fn keys(registry: &Registry<Probe>) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_registry_refuses_and_has_room_when_a_stop_has_returned() {
+async fn full_registry_rejects_until_a_stop_returns() {
     let registry = builder(2).build().unwrap();
     let worker = started(&registry, "a", Plan::default()).await;
     started(&registry, "b", Plan::default()).await;
@@ -64,7 +64,7 @@ async fn a_full_registry_refuses_and_has_room_when_a_stop_has_returned() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_that_start_stop_or_restart_count_too() {
+async fn counts_starting_stopping_restarting() {
     for eviction in [Eviction::Reject, Eviction::LeastRecentlyActive] {
         let registry = builder(1).eviction(eviction).restart(Restart::Transient).build().unwrap();
         let (init, again, end) = (Gate::new(), Gate::new(), Gate::new());
@@ -95,7 +95,7 @@ async fn workers_that_start_stop_or_restart_count_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_least_recently_active_goes() {
+async fn evicts_least_recently_active() {
     let record = Record::default();
     let registry = evicting(3).build().unwrap();
     for key in ["a", "b", "c"] {
@@ -113,7 +113,7 @@ async fn the_least_recently_active_goes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_least_frequently_active_goes_and_what_was_long_ago_counts_less() {
+async fn evicts_least_frequent_with_decay() {
     let registry = builder(3).eviction(Eviction::LeastFrequentlyActive).build().unwrap();
     for (key, times) in [("a", 30), ("b", 2), ("c", 8)] {
         let worker = started(&registry, key, Plan::default()).await;
@@ -138,7 +138,7 @@ async fn the_least_frequently_active_goes_and_what_was_long_ago_counts_less() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_busy_worker_is_no_victim() {
+async fn busy_worker_is_not_evicted() {
     let (gate, registry) = (Gate::new(), evicting(2).build().unwrap());
     let busy = started(&registry, "busy", Plan::default()).await;
     busy.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -188,7 +188,7 @@ impl Worker for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_is_back_and_has_not_looked_into_its_mailbox_is_busy() {
+async fn restarted_worker_with_messages_is_busy() {
     let registry = Registry::<Slow>::builder()
         .max_workers(1)
         .eviction(Eviction::LeastRecentlyActive)
@@ -208,7 +208,7 @@ async fn a_worker_that_is_back_and_has_not_looked_into_its_mailbox_is_busy() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_victim_serves_one_newcomer() {
+async fn each_start_evicts_one_victim() {
     let registry = evicting(4).build().unwrap();
     for key in ["a", "b", "c", "d"] {
         started(&registry, key, Plan::default()).await;
@@ -238,7 +238,7 @@ async fn held(terminate: Step) -> (Registry<Probe>, WorkerHandle<Probe>, Startin
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newcomer_starts_when_its_victim_is_gone_and_a_victim_that_hangs_is_given_its_time() {
+async fn start_waits_for_victim_up_to_stop_timeout() {
     let gate = Gate::new();
     let (registry, victim, start, _) = held(Step::Wait(gate.clone())).await;
     gate.open();
@@ -260,7 +260,7 @@ async fn a_newcomer_starts_when_its_victim_is_gone_and_a_victim_that_hangs_is_gi
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_share_a_start_that_waits_for_room() {
+async fn callers_share_a_waiting_start() {
     let gate = Gate::new();
     let (registry, _, first, record) = held(Step::Wait(gate.clone())).await;
     let joined = ask(&registry, "held", Plan::value(8)).await;
@@ -280,7 +280,7 @@ async fn callers_share_a_start_that_waits_for_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_waits_for_room_is_stopped_killed_and_shut_down_like_any_other() {
+async fn waiting_start_can_be_cancelled() {
     for end in ["stop", "kill", "shutdown"] {
         let gate = Gate::new();
         let (registry, _, start, record) = held(Step::Wait(gate.clone())).await;
@@ -311,7 +311,7 @@ async fn a_start_that_waits_for_room_is_stopped_killed_and_shut_down_like_any_ot
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_whose_callers_went_away_while_it_waited_for_room_is_dropped_and_its_place_is_free() {
+async fn waiting_start_ends_with_its_last_caller() {
     let gate = Gate::new();
     let (registry, _, start, record) = held(Step::Wait(gate.clone())).await;
     start.abort();
@@ -334,7 +334,7 @@ async fn a_start_whose_callers_went_away_while_it_waited_for_room_is_dropped_and
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_victim_that_is_stuck_costs_the_newcomer_its_start_and_nobody_else() {
+async fn stuck_victim_fails_only_the_waiting_start() {
     let registry = Registry::<Actor>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let (began, begun) = tokio::sync::oneshot::channel();
@@ -364,7 +364,7 @@ async fn a_victim_that_is_stuck_costs_the_newcomer_its_start_and_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_victim_whose_terminate_starts_another_key_deadlocks_nobody() {
+async fn victim_may_start_keys_without_deadlock() {
     let registry = Registry::<Actor>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
     let (outcome, told) = tokio::sync::oneshot::channel();
     let role = Role::terminate(move |ctx| {
@@ -392,7 +392,7 @@ async fn a_victim_whose_terminate_starts_another_key_deadlocks_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_to_the_key_of_a_victim_waits_for_its_end_and_makes_room_in_its_turn() {
+async fn send_to_victim_key_waits_for_its_exit() {
     let gate = Gate::new();
     let (registry, _, start, _) = held(Step::Wait(gate.clone())).await;
     let via = registry.via_or_start("victim", Plan::value(2));

@@ -53,7 +53,7 @@ impl Worker for Citizen {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g11_there_are_never_more_workers_in_a_storm_of_starts() {
+async fn g11_limit_holds_under_load() {
     for eviction in [Eviction::Reject, Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
         const MOST: usize = 4;
         let registry = Registry::<Citizen>::builder()
@@ -135,7 +135,7 @@ impl Worker for Restless {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn victims_are_compared_while_they_become_active() {
+async fn eviction_tolerates_concurrent_activity() {
     const MOST: u32 = 64;
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
         let registry = Registry::<Restless>::builder().max_workers(MOST as usize).eviction(eviction).build().unwrap();

@@ -37,7 +37,7 @@ async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHan
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_has_one_started_and_one_exited_event_however_it_ends() {
+async fn every_exit_has_one_start_and_exit_event() {
     for (end, reason) in [
         ("ctx.stop", "normal"),
         ("stop", "stopped"),
@@ -84,7 +84,7 @@ async fn a_worker_has_one_started_and_one_exited_event_however_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_run_of_a_worker_that_comes_back_has_both_and_an_attempt_that_failed_has_none() {
+async fn each_run_has_events_but_failed_tries_none() {
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_intensity(4, Duration::from_secs(60))
@@ -113,7 +113,7 @@ async fn each_run_of_a_worker_that_comes_back_has_both_and_an_attempt_that_faile
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_is_given_up_by_its_init_in_a_restart_says_so_and_exits_once() {
+async fn giving_up_in_restart_init_is_reported_once() {
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_intensity(2, Duration::from_secs(60))
@@ -131,7 +131,7 @@ async fn a_worker_that_is_given_up_by_its_init_in_a_restart_says_so_and_exits_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_comes_to_nothing_has_no_event() {
+async fn failed_start_sends_no_event() {
     let registry = Registry::<Probe>::builder()
         .init_timeout(Duration::from_secs(1))
         .max_workers(1)
@@ -153,7 +153,7 @@ async fn a_start_that_comes_to_nothing_has_no_event() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hears_of_a_start_finds_the_worker_and_who_hears_of_an_exit_finds_no_state() {
+async fn events_follow_start_and_state_drop() {
     let record = Record::default();
     let registry = Registry::<Probe>::new();
     let mut events = registry.subscribe();
@@ -176,7 +176,7 @@ async fn who_hears_of_a_start_finds_the_worker_and_who_hears_of_an_exit_finds_no
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_subscriber_loses_the_oldest_with_their_number_and_holds_nobody_up() {
+async fn slow_subscriber_lags_without_blocking() {
     let registry = Registry::<Probe>::new();
     let (mut slow, mut quick) = (registry.subscribe(), registry.subscribe());
     let mut heard = 0;
@@ -204,7 +204,7 @@ async fn a_slow_subscriber_loses_the_oldest_with_their_number_and_holds_nobody_u
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_end_after_the_last_exit_of_a_shutdown_for_old_and_new_subscribers() {
+async fn stream_ends_after_shutdown() {
     let registry = Registry::<Probe>::new();
     let mut events = registry.subscribe();
     for n in 0..5 {
@@ -223,7 +223,7 @@ async fn events_end_after_the_last_exit_of_a_shutdown_for_old_and_new_subscriber
 }
 
 #[test]
-fn events_end_with_the_runtime_of_their_registry() {
+fn stream_ends_with_the_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let mut events = runtime.block_on(async {
         let registry = Registry::<Probe>::new();
@@ -341,7 +341,7 @@ async fn reconcile_in_a_storm(registry: Registry<Probe>, churn: fn(usize) -> Opt
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscribe_then_list_then_reconcile_misses_nothing_in_a_storm_of_starts_and_ends() {
+async fn reconcile_misses_no_start_or_exit() {
     let churn = |nth: usize| match nth % 4 {
         0 => Some(Ask::Do(Step::Panic)),
         1 => Some(Ask::Stop),
@@ -351,7 +351,7 @@ async fn subscribe_then_list_then_reconcile_misses_nothing_in_a_storm_of_starts_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn subscribe_then_list_then_reconcile_misses_nothing_in_a_storm_of_restarts() {
+async fn reconcile_misses_no_restart() {
     let registry = Registry::builder()
         .restart(Restart::Transient)
         .restart_intensity(5, Duration::from_millis(20))
@@ -362,7 +362,7 @@ async fn subscribe_then_list_then_reconcile_misses_nothing_in_a_storm_of_restart
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_who_lists_a_restarting_worker_hears_of_its_end() {
+async fn stop_in_backoff_is_an_event() {
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_backoff(Duration::from_secs(60), Duration::from_secs(60))

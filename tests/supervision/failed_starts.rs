@@ -26,7 +26,7 @@ async fn start(registry: &Registry<Probe>, plan: Plan) -> Result<WorkerHandle<Pr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_whose_init_failed_is_refused_with_the_first_error_and_without_its_init() {
+async fn failed_key_is_refused_with_the_first_error() {
     let (record, registry) = (Record::default(), registry());
     assert!(matches!(start(&registry, Plan::init(Step::Fail).recorded(&record)).await, Err(StartError::Init(_))));
     let refused = start(&registry, Plan::default().recorded(&record)).await.unwrap_err();
@@ -48,7 +48,7 @@ async fn a_key_whose_init_failed_is_refused_with_the_first_error_and_without_its
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_forgotten_when_its_time_is_over_and_not_earlier() {
+async fn failure_expires_exactly_on_time() {
     let registry = registry();
     start(&registry, Plan::init(Step::Fail)).await.unwrap_err();
     sleep(WITHIN - Duration::from_millis(1)).await;
@@ -62,7 +62,7 @@ async fn a_failure_is_forgotten_when_its_time_is_over_and_not_earlier() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_and_a_timeout_are_remembered_too() {
+async fn panic_and_timeout_are_remembered() {
     for (step, text) in [
         (Step::Panic, "the worker panicked while it started: a scripted panic"),
         (Step::Hang, "the worker did not start in time"),
@@ -77,7 +77,7 @@ async fn a_panic_and_a_timeout_are_remembered_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_was_cancelled_is_not_remembered_as_failed() {
+async fn cancelled_start_is_not_remembered() {
     for is_kill in [false, true] {
         let registry = registry();
         let gate = Gate::new();
@@ -92,7 +92,7 @@ async fn a_start_that_was_cancelled_is_not_remembered_as_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_keys_are_not_affected_and_other_registries_neither() {
+async fn other_keys_and_registries_unaffected() {
     let (one, other) = (registry(), registry());
     start(&one, Plan::init(Step::Fail)).await.unwrap_err();
     within(one.start("other", Plan::default()), "another key").await.expect("this key is whole");
@@ -100,7 +100,7 @@ async fn other_keys_are_not_affected_and_other_registries_neither() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_who_share_the_failing_start_get_its_error_and_those_behind_it_the_memory_of_it() {
+async fn concurrent_callers_all_get_the_error() {
     let (record, registry, gate) = (Record::default(), registry(), Gate::new());
     let failing = Plan::script([Step::Wait(gate.clone())]);
     let plan = Plan { init: Step::Fail, ..failing }.recorded(&record);
@@ -130,7 +130,7 @@ async fn start_in_background(registry: &Registry<Probe>, plan: Plan, gate: &Gate
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_that_was_not_asked_to_remember_runs_each_init() {
+async fn nothing_is_remembered_by_default() {
     let (record, registry) = (Record::default(), Registry::<Probe>::new());
     for nth in 1..=3 {
         let failed = start(&registry, Plan::init(Step::Fail).recorded(&record)).await;
@@ -183,8 +183,8 @@ async fn flood(keys: u32) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn memory_stays_flat_under_a_flood_of_failing_keys() {
-    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_failing_keys") {
+async fn memory_is_bounded_for_failing_keys() {
+    if !in_own_process(module_path!(), "memory_is_bounded_for_failing_keys") {
         return;
     }
     flood(100_000).await;
@@ -193,8 +193,8 @@ async fn memory_stays_flat_under_a_flood_of_failing_keys() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 #[ignore = "a million keys: run it with --release"]
-async fn memory_stays_flat_under_a_flood_of_a_million_failing_keys() {
-    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_a_million_failing_keys") {
+async fn memory_is_bounded_for_a_million_failing_keys() {
+    if !in_own_process(module_path!(), "memory_is_bounded_for_a_million_failing_keys") {
         return;
     }
     flood(1_000_000).await;

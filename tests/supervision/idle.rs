@@ -40,7 +40,7 @@ fn assert_about(rested: Duration, least: Duration) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_with_nothing_to_do_for_long_enough_goes_terminates_and_frees_its_key() {
+async fn idle_worker_terminates_and_frees_its_key() {
     let record = Record::default();
     let registry = builder().build().unwrap();
     let began = Instant::now();
@@ -52,7 +52,7 @@ async fn a_worker_with_nothing_to_do_for_long_enough_goes_terminates_and_frees_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_without_an_idle_timeout_keeps_its_workers() {
+async fn without_timeout_workers_stay() {
     let registry = Registry::<Probe>::new();
     let worker = started(&registry, Plan::default()).await;
     sleep(IDLE * 10_000).await;
@@ -60,7 +60,7 @@ async fn a_registry_without_an_idle_timeout_keeps_its_workers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_message_begins_the_rest_anew() {
+async fn message_resets_the_timeout() {
     let registry = builder().build().unwrap();
     let worker = started(&registry, Plan::value(1)).await;
     for _ in 0..10 {
@@ -71,7 +71,7 @@ async fn each_message_begins_the_rest_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_in_hand_and_a_mailbox_that_is_not_empty_are_not_idle() {
+async fn busy_handler_or_full_mailbox_is_active() {
     let registry = builder().build().unwrap();
     let worker = started(&registry, Plan::default()).await;
     let (one, two) = (Gate::new(), Gate::new());
@@ -87,7 +87,7 @@ async fn work_in_hand_and_a_mailbox_that_is_not_empty_are_not_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_of_the_worker_is_work_until_it_ends_or_is_aborted() {
+async fn running_task_counts_as_activity() {
     let registry = builder::<Player>().build().unwrap();
     for is_aborted in [false, true] {
         let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
@@ -113,7 +113,7 @@ async fn a_task_of_the_worker_is_work_until_it_ends_or_is_aborted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_may_rest_longer_shorter_or_for_ever_by_its_own_word() {
+async fn worker_may_set_its_own_timeout() {
     let registry = builder::<Player>().build().unwrap();
     let set = async |worker: &WorkerHandle<Player>, after: Option<Duration>| {
         play(worker, move |ctx| Box::pin(async move { ctx.set_idle_timeout(after) })).await.unwrap();
@@ -133,7 +133,7 @@ async fn a_worker_may_rest_longer_shorter_or_for_ever_by_its_own_word() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_workers_own_time_lasts_through_a_restart_and_needs_no_option() {
+async fn own_timeout_survives_restart() {
     let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
     let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
     play(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_workers_own_time_lasts_through_a_restart_and_needs_no_option() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarting_worker_does_not_idle_and_an_idle_one_is_not_restarted() {
+async fn restarting_never_idles_idle_never_restarts() {
     let record = Record::default();
     let registry = builder().restart(Restart::Permanent).restart_backoff(IDLE * 10, IDLE * 10).build().unwrap();
     let worker = started(&registry, Plan::default().recorded(&record)).await;
@@ -158,7 +158,7 @@ async fn a_restarting_worker_does_not_idle_and_an_idle_one_is_not_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cohort_does_not_leave_together() {
+async fn timeouts_are_jittered() {
     let registry = builder::<Probe>().build().unwrap();
     let mut ends = Vec::new();
     let began = Instant::now();
@@ -232,7 +232,7 @@ async fn bridge(registry: &Registry<Bridge>) -> (WorkerHandle<Bridge>, mpsc::Unb
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_of_its_own_idles_by_the_mailbox_and_touch_says_that_it_is_active() {
+async fn touch_resets_the_timeout_in_custom_run() {
     let registry = builder::<Bridge>().build().unwrap();
     let (worker, socket, _) = bridge(&registry).await;
     for _ in 0..10 {
@@ -253,7 +253,7 @@ async fn a_run_of_its_own_idles_by_the_mailbox_and_touch_says_that_it_is_active(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_that_was_taken_by_try_recv_begins_the_rest_anew() {
+async fn try_recv_resets_the_timeout() {
     let registry = builder::<Bridge>().build().unwrap();
     let (worker, socket, handled) = bridge(&registry).await;
     sleep(IDLE / 2).await;
@@ -266,7 +266,7 @@ async fn a_message_that_was_taken_by_try_recv_begins_the_rest_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g7_a_send_through_an_address_reaches_the_successor() {
+async fn g7_address_send_reaches_successor() {
     let record = Record::default();
     let registry = builder::<Probe>().build().unwrap();
     let via = registry.via_or_start(KEY, Plan::value(1).recorded(&record));
@@ -303,7 +303,7 @@ impl Worker for Counter {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g7_every_accepted_message_is_handled_exactly_once_while_workers_idle_all_the_time() {
+async fn g7_messages_are_handled_once_despite_passivation() {
     let registry = Registry::<Counter>::builder().idle_timeout(Duration::from_millis(1)).build().unwrap();
     let (seen, last) = (Seen::default(), Arc::<Mutex<HashMap<(u32, u32), u64>>>::default());
     let senders: Vec<_> = (0..8_u32)

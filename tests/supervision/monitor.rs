@@ -43,7 +43,7 @@ async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_is_told_once_how_a_worker_ended_whichever_way_it_did() {
+async fn reports_every_exit_reason_once() {
     for (end, reason) in [
         ("ctx.stop", "normal"),
         ("stop", "stopped"),
@@ -76,7 +76,7 @@ async fn a_monitor_is_told_once_how_a_worker_ended_whichever_way_it_did() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_of_a_worker_that_has_ended_is_told_at_once() {
+async fn exited_worker_is_reported_at_once() {
     let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     within(worker.kill(), "a kill").await.unwrap();
@@ -86,7 +86,7 @@ async fn a_monitor_of_a_worker_that_has_ended_is_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_is_of_one_run_and_closed_is_of_the_last() {
+async fn reports_one_run_while_closed_awaits_the_last() {
     let (told, watchers, gate) = (Heard::default(), Registry::new(), Gate::new());
     let registry = Registry::<Probe>::builder().restart(Restart::Transient).build().unwrap();
     let plan = Plan::script([Step::Succeed, Step::Succeed, Step::Wait(gate.clone())]);
@@ -112,7 +112,7 @@ async fn a_monitor_is_of_one_run_and_closed_is_of_the_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_of_a_worker_that_is_stopped_in_its_backoff_is_told() {
+async fn reports_stop_during_backoff() {
     let (told, watchers) = (Heard::default(), Registry::new());
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
@@ -128,7 +128,7 @@ async fn a_monitor_of_a_worker_that_is_stopped_in_its_backoff_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_reaches_its_worker_past_a_full_mailbox_and_in_its_place() {
+async fn report_bypasses_a_full_mailbox_in_order() {
     let (told, registry) = (Heard::default(), Registry::<Probe>::new());
     let watchers = Registry::<Player>::builder().mailbox_capacity(1).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
@@ -160,7 +160,7 @@ async fn a_monitor_reaches_its_worker_past_a_full_mailbox_and_in_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_ends_with_the_run_that_made_it() {
+async fn monitor_ends_with_the_run_that_made_it() {
     let told = Heard::default();
     let registry = Registry::<Probe>::new();
     let watchers = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
@@ -174,7 +174,7 @@ async fn a_monitor_ends_with_the_run_that_made_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_workers_may_monitor_each_other_and_neither_keeps_the_other_from_idling() {
+async fn mutual_monitors_do_not_prevent_passivation() {
     let registry = Registry::<Player>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap();
     let told = Heard::default();
     let (one, two) = (watcher(&registry, "one").await, watcher(&registry, "two").await);
@@ -191,7 +191,7 @@ async fn two_workers_may_monitor_each_other_and_neither_keeps_the_other_from_idl
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_may_monitor_itself_and_another_of_its_monitors_may_panic() {
+async fn self_and_panicking_monitors_are_harmless() {
     let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     let watched = worker.clone();
@@ -211,7 +211,7 @@ async fn a_worker_may_monitor_itself_and_another_of_its_monitors_may_panic() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_of_many_monitors_is_told_exactly_once_in_a_storm_of_ends() {
+async fn each_monitor_reports_exactly_once() {
     let told = Heard::default();
     let watchers = Registry::<Player>::builder().mailbox_capacity(2).build().unwrap();
     let registry = Registry::<Probe>::new();

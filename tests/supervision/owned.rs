@@ -35,7 +35,7 @@ fn last(shelf: &Shelf) -> Registry<Probe> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_is_free_only_when_the_children_of_its_worker_have_ended_however_it_ends() {
+async fn key_is_free_only_after_children_end() {
     for end in ["stop", "kill", "crash", "ctx.stop", "shutdown", "panic"] {
         let (record, shelf) = (Record::default(), Shelf::default());
         let registry = Registry::<Player>::new();
@@ -71,7 +71,7 @@ async fn a_key_is_free_only_when_the_children_of_its_worker_have_ended_however_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn children_of_a_parent_that_is_stopped_drain_and_terminate_and_those_of_a_killed_one_do_not() {
+async fn children_drain_on_stop_but_not_on_kill() {
     for is_kill in [false, true] {
         let (record, shelf) = (Record::default(), Shelf::default());
         let registry = Registry::<Player>::new();
@@ -95,7 +95,7 @@ async fn children_of_a_parent_that_is_stopped_drain_and_terminate_and_those_of_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_init_owned_ends_before_its_failure_is_told() {
+async fn failed_init_ends_its_children_first() {
     for is_panic in [false, true] {
         let (record, shelf) = (Record::default(), Shelf::default());
         let registry = Registry::<Player>::new();
@@ -115,7 +115,7 @@ async fn what_an_init_owned_ends_before_its_failure_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_ends_what_the_run_before_owned_and_makes_it_anew() {
+async fn restart_replaces_the_children() {
     let (record, shelf) = (Record::default(), Shelf::default());
     let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
     let worker = within(registry.start("p", parent(&record, &shelf, Plan::value(4))), "a start").await.unwrap();
@@ -165,7 +165,7 @@ async fn owner_of(registry: &Registry<Player>, key: &str, children: &Registry<Pl
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stuck_grandchild_keeps_its_grandparent_stuck_and_its_key_taken_until_it_ends() {
+async fn stuck_grandchild_blocks_its_ancestors() {
     let (top, middle, bottom) = (Registry::<Player>::new(), Registry::<Player>::new(), Registry::<Player>::new());
     owner_of(&top, "p", &middle).await;
     owner_of(&middle, "p", &bottom).await;
@@ -186,7 +186,7 @@ async fn a_stuck_grandchild_keeps_its_grandparent_stuck_and_its_key_taken_until_
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_owner_of_one_registry_waits_for_what_is_stuck_in_it() {
+async fn shared_stuck_child_blocks_every_owner() {
     let (top, children) = (Registry::<Player>::new(), Registry::<Player>::new());
     owner_of(&top, "one", &children).await;
     owner_of(&top, "two", &children).await;
@@ -211,7 +211,7 @@ async fn each_owner_of_one_registry_waits_for_what_is_stuck_in_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn three_levels_end_from_the_inside_out() {
+async fn all_three_levels_end_on_stop() {
     let order = Arc::<Mutex<Vec<&str>>>::default();
     let level = |name: &'static str| {
         let order = Arc::clone(&order);
@@ -252,7 +252,7 @@ async fn three_levels_end_from_the_inside_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_registry_of_permanent_workers_that_is_owned_is_a_one_for_one_supervisor() {
+async fn owned_registry_is_a_one_for_one_supervisor() {
     let record = Record::default();
     let shelf = Shelf::default();
     let top = Registry::<Player>::builder().restart(Restart::Permanent).build().unwrap();
@@ -304,7 +304,7 @@ async fn a_registry_of_permanent_workers_that_is_owned_is_a_one_for_one_supervis
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "a worker cannot own the registry it belongs to")]
-async fn a_worker_that_owns_its_own_registry_panics() {
+async fn owning_its_own_registry_panics() {
     let registry = Registry::<Player>::new();
     let part = Part::init(|ctx| {
         Box::pin(async move {
@@ -320,7 +320,7 @@ async fn a_worker_that_owns_its_own_registry_panics() {
 }
 
 #[test]
-fn a_runtime_that_is_dropped_takes_the_whole_tree_with_it() {
+fn runtime_drop_ends_the_whole_tree() {
     let record = Record::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (top, child) = runtime.block_on(async {

@@ -52,7 +52,7 @@ impl Turnstile {
 }
 
 #[tokio::test(start_paused = true)]
-async fn never_more_inits_run_at_once_and_starts_have_their_turn_in_the_order_in_which_they_asked() {
+async fn starts_run_in_order_up_to_the_limit() {
     for starts in [1, 3] {
         let registry = Registry::<Player>::builder().max_concurrent_starts(starts).build().unwrap();
         let turnstile = Turnstile::default();
@@ -77,7 +77,7 @@ async fn never_more_inits_run_at_once_and_starts_have_their_turn_in_the_order_in
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_init_timeout_begins_with_the_turn_and_a_failed_init_gives_its_turn_on() {
+async fn init_timeout_begins_with_the_permit() {
     let registry = builder(1).build().unwrap();
     let began = Instant::now();
     let mut hung = Vec::new();
@@ -102,7 +102,7 @@ async fn the_init_timeout_begins_with_the_turn_and_a_failed_init_gives_its_turn_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_waits_is_stopped_killed_and_shut_down_like_any_other_and_its_init_never_runs() {
+async fn waiting_start_is_cancelled_without_init() {
     for end in ["stop", "kill", "shutdown"] {
         let (record, gate) = (Record::default(), Gate::new());
         let registry = builder(1).build().unwrap();
@@ -134,7 +134,7 @@ async fn a_start_that_waits_is_stopped_killed_and_shut_down_like_any_other_and_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_whose_caller_went_away_keeps_its_turn_and_comes_up() {
+async fn abandoned_start_keeps_its_position() {
     let gate = Gate::new();
     let registry = builder(1).build().unwrap();
     let first = ask(&registry, "first", Plan::init(Step::Wait(gate.clone()))).await;
@@ -151,7 +151,7 @@ async fn a_start_whose_caller_went_away_keeps_its_turn_and_comes_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_is_aborted_gives_its_turn_on() {
+async fn aborted_init_releases_its_permit() {
     let registry = builder(1).build().unwrap();
     let _hung = ask(&registry, "hung", Plan::init(Step::Hang)).await;
     let next = ask(&registry, "next", Plan::default()).await;
@@ -160,7 +160,7 @@ async fn an_init_that_is_aborted_gives_its_turn_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_a_worker_waits_for_takes_no_turn() {
+async fn nested_start_needs_no_permit() {
     let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
     // Three levels deep: each holds the only turn, or none, and waits for the next.
     let role = Role::init(|ctx| {
@@ -182,7 +182,7 @@ async fn a_start_that_a_worker_waits_for_takes_no_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_waits_for_its_turn_goes_on_when_a_worker_joins_it() {
+async fn worker_joining_a_waiting_start_unblocks_it() {
     let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
     let gate = Gate::new();
     let pass = gate.clone();
@@ -218,7 +218,7 @@ async fn a_start_that_waits_for_its_turn_goes_on_when_a_worker_joins_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_waits_behind_a_stopping_key_gets_the_new_start_past_the_line() {
+async fn worker_behind_a_stop_bypasses_the_queue() {
     let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
     let (end, turn) = (Gate::new(), Gate::new());
     let pass = end.clone();
@@ -252,7 +252,7 @@ async fn a_worker_that_waits_behind_a_stopping_key_gets_the_new_start_past_the_l
 }
 
 #[tokio::test(start_paused = true)]
-async fn restarts_of_many_workers_at_once_are_paced_like_starts() {
+async fn restarts_are_paced_like_starts() {
     let registry = Registry::<Player>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
     let turnstile = Turnstile::default();
     let mut workers = Vec::new();
@@ -277,7 +277,7 @@ async fn restarts_of_many_workers_at_once_are_paced_like_starts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restart_that_waits_for_its_turn_is_not_timed_out_and_ends_with_a_stop() {
+async fn waiting_restart_ends_by_stop_not_timeout() {
     let registry = builder(1).restart(Restart::Transient).build().unwrap();
     let worker = within(registry.start("restarts", Plan::value(1)), "a start").await.unwrap();
     let slow = ask(&registry, "slow", Plan::init(Step::Hang)).await;
@@ -301,7 +301,7 @@ async fn a_restart_that_waits_for_its_turn_is_not_timed_out_and_ends_with_a_stop
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn never_more_inits_run_at_once_under_a_storm_of_starts_stops_and_crashes() {
+async fn limit_holds_under_load() {
     const MOST: usize = 3;
     let registry = Registry::<Player>::builder()
         .max_concurrent_starts(MOST)

@@ -22,8 +22,8 @@ fn is_whole(text: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_program_with_a_server_of_its_own_renders_the_whole_catalogue() {
-    if !in_own_process(module_path!(), "a_program_with_a_server_of_its_own_renders_the_whole_catalogue") {
+async fn install_renders_the_whole_catalogue() {
+    if !in_own_process(module_path!(), "install_renders_the_whole_catalogue") {
         return;
     }
     let scrape = prometheus::install().unwrap();
@@ -37,8 +37,8 @@ async fn a_program_with_a_server_of_its_own_renders_the_whole_catalogue() {
 
 /// Nobody renders: what is recorded must not pile up all the same.
 #[tokio::test(start_paused = true)]
-async fn upkeep_runs_without_anybody_who_scrapes() {
-    if !in_own_process(module_path!(), "upkeep_runs_without_anybody_who_scrapes") {
+async fn upkeep_runs_without_scrapes() {
+    if !in_own_process(module_path!(), "upkeep_runs_without_scrapes") {
         return;
     }
     let scrape = prometheus::install().unwrap();
@@ -72,8 +72,8 @@ async fn upkeep_runs_without_anybody_who_scrapes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_program_without_a_server_listens_where_it_is_told() {
-    if !in_own_process(module_path!(), "a_program_without_a_server_listens_where_it_is_told") {
+async fn listen_serves_on_given_address() {
+    if !in_own_process(module_path!(), "listen_serves_on_given_address") {
         return;
     }
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -105,7 +105,7 @@ fn get(address: SocketAddr) -> String {
 }
 
 #[test]
-fn without_a_runtime_nothing_is_installed() {
+fn install_needs_a_runtime() {
     assert!(matches!(prometheus::install(), Err(InstallError::NoRuntime)));
     assert!(matches!(prometheus::listen(([127, 0, 0, 1], 0)), Err(InstallError::NoRuntime)));
 }

@@ -32,7 +32,7 @@ async fn notes(worker: &WorkerHandle<Probe>) -> Vec<u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_temporary_worker_does_not_come_back() {
+async fn temporary_worker_is_not_restarted() {
     let record = Record::default();
     let registry = registry(Restart::Temporary);
     let worker = started(&registry, Plan::default().recorded(&record)).await;
@@ -43,7 +43,7 @@ async fn a_temporary_worker_does_not_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_transient_worker_comes_back_from_crashes_and_not_from_its_own_end() {
+async fn transient_worker_restarts_only_after_crash() {
     let record = Record::default();
     let registry = registry(Restart::Transient);
     let worker = started(&registry, Plan::value(7).recorded(&record)).await;
@@ -62,7 +62,7 @@ async fn a_transient_worker_comes_back_from_crashes_and_not_from_its_own_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_worker_comes_back_from_its_own_end_too() {
+async fn permanent_worker_restarts_after_normal_exit() {
     let record = Record::default();
     let registry = registry(Restart::Permanent);
     let worker = started(&registry, Plan::default().recorded(&record)).await;
@@ -78,7 +78,7 @@ async fn a_permanent_worker_comes_back_from_its_own_end_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ctx_stop_of_a_permanent_worker_ends_the_run_after_what_was_accepted_and_keeps_the_rest_for_the_next() {
+async fn ctx_stop_of_permanent_worker_ends_only_the_run() {
     let registry = registry(Restart::Permanent);
     let (gate, slow) = (Gate::new(), Gate::new());
     let plan = Plan { terminate: Step::Wait(slow.clone()), ..Plan::default() };
@@ -124,7 +124,7 @@ impl Worker for Quits {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permanent_worker_comes_back_from_a_run_that_returned_ok_and_a_transient_one_does_not() {
+async fn run_returning_ok_restarts_only_permanent() {
     for (policy, runs) in [(Restart::Permanent, 2), (Restart::Transient, 1)] {
         let begun = Arc::<AtomicU32>::default();
         let registry = Registry::<Quits>::builder().restart(policy).build().unwrap();
@@ -139,7 +139,7 @@ async fn a_permanent_worker_comes_back_from_a_run_that_returned_ok_and_a_transie
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_comes_back_from_a_stop_a_kill_or_a_shutdown() {
+async fn no_restart_after_stop_kill_or_shutdown() {
     for end in ["stop", "kill", "shutdown"] {
         let record = Record::default();
         let registry = registry(Restart::Permanent);
@@ -157,7 +157,7 @@ async fn nobody_comes_back_from_a_stop_a_kill_or_a_shutdown() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_restarting_worker_keeps_its_handle_its_place_and_its_mailbox() {
+async fn handle_and_mailbox_survive_restart() {
     let gate = Gate::new();
     let registry = registry(Restart::Transient);
     let worker = started(&registry, Plan::script([Step::Succeed, Step::Wait(gate.clone())])).await;
@@ -176,7 +176,7 @@ async fn a_restarting_worker_keeps_its_handle_its_place_and_its_mailbox() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g8_what_was_accepted_before_and_during_a_restart_is_handled_after_it_in_order() {
+async fn g8_accepted_messages_keep_order_across_restart() {
     let (record, gate, init) = (Record::default(), Gate::new(), Gate::new());
     let registry = registry(Restart::Transient);
     let plan = Plan::script([Step::Succeed, Step::Fail, Step::Wait(init.clone())]).recorded(&record);
@@ -197,7 +197,7 @@ async fn g8_what_was_accepted_before_and_during_a_restart_is_handled_after_it_in
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sender_that_waits_for_room_waits_through_the_restart_in_its_place() {
+async fn waiting_sender_keeps_its_position() {
     let (gate, init) = (Gate::new(), Gate::new());
     let registry = Registry::<Probe>::builder().restart(Restart::Transient).mailbox_capacity(1).build().unwrap();
     let worker = started(&registry, Plan::script([Step::Succeed, Step::Wait(init.clone())])).await;
@@ -220,7 +220,7 @@ async fn a_sender_that_waits_for_room_waits_through_the_restart_in_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_message_that_failed_is_not_run_again_and_its_caller_is_told() {
+async fn failed_message_is_not_retried() {
     for step in [Step::Fail, Step::Panic] {
         let registry = registry(Restart::Transient);
         let worker = started(&registry, Plan::value(3)).await;
@@ -235,7 +235,7 @@ async fn the_message_that_failed_is_not_run_again_and_its_caller_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_fails_panics_or_hangs_in_a_restart_is_one_more_crash() {
+async fn failed_init_counts_as_another_crash() {
     let record = Record::default();
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
@@ -287,7 +287,7 @@ impl Worker for Brittle {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_clone_of_the_arguments_that_panics_is_a_panic_of_init() {
+async fn panicking_args_clone_is_an_init_panic() {
     let registry = Registry::<Brittle>::builder().restart(Restart::Transient).build().unwrap();
     let args = Fragile(Arc::new(AtomicU32::new(1)));
     match within(registry.start(&1, args), "a start").await {
@@ -304,7 +304,7 @@ async fn a_clone_of_the_arguments_that_panics_is_a_panic_of_init() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn terminate_runs_before_a_restart_that_follows_an_error_and_not_after_a_panic() {
+async fn terminate_runs_after_error_but_not_panic() {
     let record = Record::default();
     let registry = registry(Restart::Transient);
     let worker = started(&registry, Plan::default().recorded(&record)).await;
@@ -316,7 +316,7 @@ async fn terminate_runs_before_a_restart_that_follows_an_error_and_not_after_a_p
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_terminate_that_hangs_or_panics_does_not_keep_the_worker_from_coming_back() {
+async fn failed_terminate_does_not_prevent_restart() {
     for (step, seconds) in [(Step::Hang, 5), (Step::Panic, 0)] {
         let record = Record::default();
         let registry = registry(Restart::Transient);
@@ -331,7 +331,7 @@ async fn a_terminate_that_hangs_or_panics_does_not_keep_the_worker_from_coming_b
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_run_spawned_and_its_timers_end_before_the_next_run_begins() {
+async fn tasks_and_timers_end_before_next_run() {
     let (record, owned) = (Record::default(), Record::default());
     let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
     let part = Part::default().recorded(&record);

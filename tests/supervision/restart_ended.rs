@@ -67,7 +67,7 @@ async fn at(place: Place) -> Scene {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_ends_a_restart_wherever_it_is_and_the_key_is_free() {
+async fn stop_ends_a_restart_at_any_stage() {
     for place in PLACES {
         let Scene { registry, worker, record, queued, .. } = at(place).await;
         let inits = record.inits(KEY);
@@ -89,7 +89,7 @@ async fn a_stop_ends_a_restart_wherever_it_is_and_the_key_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_ends_a_restart_wherever_it_is_at_once() {
+async fn kill_ends_a_restart_at_any_stage() {
     for place in PLACES {
         let Scene { registry, worker, record, queued, .. } = at(place).await;
         let (inits, began) = (record.inits(KEY), Instant::now());
@@ -105,7 +105,7 @@ async fn a_kill_ends_a_restart_wherever_it_is_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_ends_restarts_wherever_they_are_and_nobody_comes_back() {
+async fn shutdown_ends_a_restart_at_any_stage() {
     for place in PLACES {
         let Scene { registry, worker, record, queued, .. } = at(place).await;
         let inits = record.inits(KEY);
@@ -126,7 +126,7 @@ async fn a_shutdown_ends_restarts_wherever_they_are_and_nobody_comes_back() {
 }
 
 #[test]
-fn a_runtime_that_is_dropped_in_the_middle_of_a_restart_leaves_nobody_waiting() {
+fn runtime_drop_during_restart_hangs_no_caller() {
     let observer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for place in PLACES {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
@@ -148,7 +148,7 @@ fn a_runtime_that_is_dropped_in_the_middle_of_a_restart_leaves_nobody_waiting() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_stops_and_a_kill_that_meet_one_restart_share_its_end() {
+async fn concurrent_stops_and_kill_share_one_exit() {
     let Scene { registry, worker, .. } = at(Place::Terminate).await;
     let mut first = Box::pin(registry.stop(KEY));
     let mut second = Box::pin(worker.stop());
@@ -161,7 +161,7 @@ async fn two_stops_and_a_kill_that_meet_one_restart_share_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn permanent_workers_that_crash_while_a_shutdown_drains_them_do_not_come_back() {
+async fn crash_during_shutdown_is_not_restarted() {
     let record = Record::default();
     let registry = builder().build().unwrap();
     let gate = Gate::new();
@@ -184,7 +184,7 @@ async fn permanent_workers_that_crash_while_a_shutdown_drains_them_do_not_come_b
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_meets_the_stop_of_a_restarting_key_waits_and_gets_a_new_worker() {
+async fn start_behind_stopped_restart_gets_successor() {
     let Scene { registry, worker, record, .. } = at(Place::Terminate).await;
     let stopper = worker.clone();
     let stop = tokio::spawn(async move { stopper.stop().await });
@@ -197,7 +197,7 @@ async fn a_start_that_meets_the_stop_of_a_restarting_key_waits_and_gets_a_new_wo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_is_stuck_in_a_restart_is_stopping_in_the_numbers_and_nobody_else() {
+async fn stuck_restart_counts_as_stopping() {
     let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
     let healthy = within(registry.start("healthy", Part::default()), "a start").await.unwrap();
     let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
@@ -221,15 +221,15 @@ async fn a_worker_that_is_stuck_in_a_restart_is_stopping_in_the_numbers_and_nobo
     let mut stop = Box::pin(worker.stop());
     assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
     test_support::many_turns().await;
-    let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
-    assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
+    let number_keys = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
+    assert_eq!(number_keys(registry.stats()), (1, 0, 1), "it drains, and does not come back");
     // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
     for _ in 0..2 {
         tokio::time::advance(Duration::from_secs(6)).await;
         test_support::many_turns().await;
     }
     assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
-    assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
+    assert_eq!((number_keys(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
     drop(release);
     within(worker.closed(), "its end, once its code returned").await;
     assert_eq!(registry.lookup("healthy"), Some(healthy));

@@ -37,7 +37,7 @@ fn retry_after(refused: Result<WorkerHandle<Probe>, StartError<Probe>>) -> Durat
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_has_exactly_so_many_restarts_and_other_keys_do_not_notice() {
+async fn each_key_has_exactly_its_budget() {
     for max in [0, 1, 3] {
         let record = Record::default();
         let registry = builder(max).build().unwrap();
@@ -63,7 +63,7 @@ async fn a_key_has_exactly_so_many_restarts_and_other_keys_do_not_notice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_comes_back_one_restart_at_a_time_as_the_period_passes() {
+async fn budget_refills_one_by_one() {
     let registry = builder(2).build().unwrap();
     let worker = started(&registry, KEY, Plan::default()).await;
     crash(&worker).await;
@@ -77,7 +77,7 @@ async fn a_budget_comes_back_one_restart_at_a_time_as_the_period_passes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_queue_of_a_key_that_is_given_up_goes_back_and_the_event_and_the_counter_say_so() {
+async fn giving_up_returns_the_queue_and_is_reported() {
     let lost = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lost);
     let hook = move |key: &String, ask| match ask {
@@ -120,7 +120,7 @@ async fn the_queue_of_a_key_that_is_given_up_goes_back_and_the_event_and_the_cou
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_given_up_is_refused_without_its_init_until_the_period_has_passed() {
+async fn exhausted_key_is_refused_for_a_period() {
     let record = Record::default();
     let registry = builder(1).build().unwrap();
     let worker = started(&registry, KEY, Plan::default().recorded(&record)).await;
@@ -151,7 +151,7 @@ async fn a_key_that_was_given_up_is_refused_without_its_init_until_the_period_ha
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_waits_for_the_end_of_a_key_that_is_given_up_is_refused_too() {
+async fn waiting_caller_of_exhausted_key_is_refused() {
     let gate = Gate::new();
     let registry = builder(0).build().unwrap();
     let plan = Plan::terminate(Step::Wait(gate.clone()));
@@ -166,7 +166,7 @@ async fn a_caller_that_waits_for_the_end_of_a_key_that_is_given_up_is_refused_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_outlives_a_stop_a_kill_and_the_start_after_it() {
+async fn spent_budget_survives_stop_and_kill() {
     for is_kill in [false, true] {
         let registry = builder(2).build().unwrap();
         let worker = started(&registry, KEY, Plan::default()).await;
@@ -183,7 +183,7 @@ async fn a_budget_outlives_a_stop_a_kill_and_the_start_after_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_leaves_the_budget_of_its_key_as_it_was() {
+async fn failed_start_does_not_touch_budget() {
     let registry = builder(1).build().unwrap();
     let worker = started(&registry, KEY, Plan::default()).await;
     crash(&worker).await;
@@ -198,7 +198,7 @@ async fn a_start_that_fails_leaves_the_budget_of_its_key_as_it_was() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_of_a_key_that_crashed_is_counted_as_a_restart_by_its_caller() {
+async fn start_after_crash_counts_as_caller_restart() {
     let registry = Registry::<Probe>::builder().restart_intensity(3, PERIOD).build().unwrap();
     for (step, wait) in [(Step::Fail, Duration::ZERO), (Step::Panic, Duration::ZERO), (Step::Panic, PERIOD)] {
         let worker = started(&registry, KEY, Plan::default()).await;
@@ -212,7 +212,7 @@ async fn a_start_of_a_key_that_crashed_is_counted_as_a_restart_by_its_caller() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_backoff_doubles_within_its_jitter_up_to_the_longest() {
+async fn backoff_doubles_with_jitter_up_to_max() {
     let (first, most) = (Duration::from_secs(1), Duration::from_secs(5));
     let registry = builder(usize::MAX).restart_backoff(first, most).build().unwrap();
     let worker = started(&registry, KEY, Plan::default()).await;
@@ -230,7 +230,7 @@ async fn the_backoff_doubles_within_its_jitter_up_to_the_longest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cohort_that_crashed_together_does_not_come_back_together() {
+async fn simultaneous_crashes_restart_spread_out() {
     let registry = builder(usize::MAX).restart_backoff(PERIOD, PERIOD).build().unwrap();
     let mut moments = Vec::new();
     let mut workers = Vec::new();
@@ -299,8 +299,8 @@ async fn flood(keys: u32) -> (u64, i64) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn memory_stays_flat_under_a_flood_of_crashing_keys() {
-    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_crashing_keys") {
+async fn memory_is_bounded_for_crashing_keys() {
+    if !in_own_process(module_path!(), "memory_is_bounded_for_crashing_keys") {
         return;
     }
     let (remembered, grown) = flood(100_000).await;
@@ -311,8 +311,8 @@ async fn memory_stays_flat_under_a_flood_of_crashing_keys() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 #[ignore = "a million keys: run it with --release"]
-async fn memory_stays_flat_under_a_flood_of_a_million_crashing_keys() {
-    if !in_own_process(module_path!(), "memory_stays_flat_under_a_flood_of_a_million_crashing_keys") {
+async fn memory_is_bounded_for_a_million_crashing_keys() {
+    if !in_own_process(module_path!(), "memory_is_bounded_for_a_million_crashing_keys") {
         return;
     }
     let (remembered, grown) = flood(1_000_000).await;

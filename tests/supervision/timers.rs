@@ -76,7 +76,7 @@ fn fail() -> Cue {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_comes_once_after_its_delay() {
+async fn send_after_delivers_once_after_delay() {
     let registry = Registry::new();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let timer = after(&worker, 3, &ticks).await;
@@ -88,7 +88,7 @@ async fn a_message_comes_once_after_its_delay() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timer_reaches_its_worker_past_a_full_mailbox_and_takes_no_room_from_a_sender_for_good() {
+async fn timer_exceeds_capacity_only_temporarily() {
     let registry = Registry::<Player>::builder().mailbox_capacity(1).build().unwrap();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let _timers = [after(&worker, 1, &ticks).await, after(&worker, 1, &ticks).await, after(&worker, 2, &ticks).await];
@@ -113,7 +113,7 @@ async fn a_timer_reaches_its_worker_past_a_full_mailbox_and_takes_no_room_from_a
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_timer_sends_nothing_more_and_what_it_has_sent_is_handled() {
+async fn cancel_stops_only_messages_not_yet_sent() {
     let registry = Registry::new();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let (once, often) = (after(&worker, 5, &ticks).await, every(&worker, Duration::from_secs(2), &ticks).await);
@@ -137,7 +137,7 @@ async fn a_cancelled_timer_sends_nothing_more_and_what_it_has_sent_is_handled() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn timers_end_with_their_worker_however_it_ends() {
+async fn timers_end_with_their_worker() {
     for end in ["stop", "kill", "fail"] {
         let registry = Registry::new();
         let (worker, ticks) = (started(&registry).await, Ticks::new());
@@ -172,7 +172,7 @@ async fn timers_end_with_their_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_come_at_their_period_and_do_not_pile_up_while_the_worker_is_busy() {
+async fn missed_ticks_of_busy_worker_are_merged() {
     let registry = Registry::new();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let timer = every(&worker, Duration::from_secs(1), &ticks).await;
@@ -190,7 +190,7 @@ async fn ticks_come_at_their_period_and_do_not_pile_up_while_the_worker_is_busy(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_period_of_nothing_is_a_millisecond_and_one_of_for_ever_never_comes() {
+async fn zero_period_is_1ms_and_max_never_fires() {
     let registry = Registry::new();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let timer = every(&worker, Duration::ZERO, &ticks).await;
@@ -209,7 +209,7 @@ async fn a_period_of_nothing_is_a_millisecond_and_one_of_for_ever_never_comes() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_whose_message_panics_is_over_and_its_worker_goes_on() {
+async fn panicking_interval_ends_only_itself() {
     let registry = Registry::new();
     let worker = started(&registry).await;
     let timer = play(&worker, |ctx| {
@@ -223,7 +223,7 @@ async fn an_interval_whose_message_panics_is_over_and_its_worker_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_pending_message_keeps_its_worker_from_idling_and_from_being_evicted_and_an_interval_does_not() {
+async fn only_send_after_prevents_idle_and_eviction() {
     let registry = Registry::<Player>::builder()
         .idle_timeout(Duration::from_secs(10))
         .max_workers(1)
@@ -252,7 +252,7 @@ async fn a_pending_message_keeps_its_worker_from_idling_and_from_being_evicted_a
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn timers_that_are_cancelled_while_they_fire_send_at_most_once_and_their_worker_ends() {
+async fn cancel_racing_fire_sends_at_most_once() {
     let registry = Registry::new();
     for _ in 0..50 {
         let (worker, ticks) = (started(&registry).await, Ticks::new());

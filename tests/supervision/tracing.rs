@@ -106,8 +106,8 @@ async fn logged(builder: Builder<Probe>) -> (Log, tracing::subscriber::DefaultGu
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_has_a_span_with_its_registry_and_id_and_not_its_key() {
-    if !in_own_process(module_path!(), "a_worker_has_a_span_with_its_registry_and_id_and_not_its_key") {
+async fn span_has_registry_and_id_but_no_key() {
+    if !in_own_process(module_path!(), "span_has_registry_and_id_but_no_key") {
         return;
     }
     let (log, _guard, registry) = logged(Registry::builder().name("spans")).await;
@@ -121,8 +121,8 @@ async fn a_worker_has_a_span_with_its_registry_and_id_and_not_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_key_is_in_the_span_if_it_is_asked_for() {
-    if !in_own_process(module_path!(), "the_key_is_in_the_span_if_it_is_asked_for") {
+async fn trace_keys_adds_the_key() {
+    if !in_own_process(module_path!(), "trace_keys_adds_the_key") {
         return;
     }
     let (log, _guard, registry) = logged(Registry::builder().name("keys").trace_keys()).await;
@@ -131,8 +131,8 @@ async fn the_key_is_in_the_span_if_it_is_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_worker_says_is_in_its_span() {
-    if !in_own_process(module_path!(), "what_a_worker_says_is_in_its_span") {
+async fn worker_events_are_in_its_span() {
+    if !in_own_process(module_path!(), "worker_events_are_in_its_span") {
         return;
     }
     let log = Log::default();
@@ -160,8 +160,8 @@ async fn what_a_worker_says_is_in_its_span() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_is_an_error_with_its_reason() {
-    if !in_own_process(module_path!(), "a_crash_is_an_error_with_its_reason") {
+async fn crash_is_an_error_with_its_reason() {
+    if !in_own_process(module_path!(), "crash_is_an_error_with_its_reason") {
         return;
     }
     let (log, _guard, registry) = logged(Registry::builder().name("crashes")).await;
@@ -203,8 +203,8 @@ async fn restarts_and_giving_up_are_warnings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_is_told() {
-    if !in_own_process(module_path!(), "a_start_that_fails_is_told") {
+async fn failed_start_is_logged() {
+    if !in_own_process(module_path!(), "failed_start_is_logged") {
         return;
     }
     let (log, _guard, registry) = logged(Registry::builder().name("starts")).await;
@@ -216,8 +216,8 @@ async fn a_start_that_fails_is_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ends_that_were_wanted_are_not_told() {
-    if !in_own_process(module_path!(), "ends_that_were_wanted_are_not_told") {
+async fn expected_exits_are_not_logged() {
+    if !in_own_process(module_path!(), "expected_exits_are_not_logged") {
         return;
     }
     let (log, _guard, registry) = logged(Registry::builder().idle_timeout(Duration::from_secs(1))).await;
@@ -233,8 +233,8 @@ async fn ends_that_were_wanted_are_not_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_subscriber_that_panics_costs_a_span_and_nothing_else() {
-    if !in_own_process(module_path!(), "a_subscriber_that_panics_costs_a_span_and_nothing_else") {
+async fn panicking_subscriber_loses_only_its_span() {
+    if !in_own_process(module_path!(), "panicking_subscriber_loses_only_its_span") {
         return;
     }
     let (log, _guard, registry) = logged(Registry::builder().name("hostile")).await;
@@ -247,8 +247,8 @@ async fn a_subscriber_that_panics_costs_a_span_and_nothing_else() {
 
 /// Where nobody listens.
 #[tokio::test(start_paused = true)]
-async fn without_a_subscriber_there_is_no_span() {
-    if !in_own_process(module_path!(), "without_a_subscriber_there_is_no_span") {
+async fn works_without_a_subscriber() {
+    if !in_own_process(module_path!(), "works_without_a_subscriber") {
         return;
     }
     let registry = Registry::<Probe>::builder().name("silent").build().unwrap();

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 const KEY: &str = "k";
 
 #[tokio::test(start_paused = true)]
-async fn a_send_survives_a_restart_in_its_place() {
+async fn sends_keep_their_order_across_restart() {
     let (record, gate, init) = (Record::default(), Gate::new(), Gate::new());
     let registry = Registry::<Probe>::builder().restart(Restart::Transient).build().unwrap();
     let plan = Plan::script([Step::Succeed, Step::Wait(init.clone())]).recorded(&record);
@@ -34,7 +34,7 @@ async fn a_send_survives_a_restart_in_its_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_waits_for_room_in_a_worker_that_is_given_up_is_refused_and_not_lost() {
+async fn giving_up_returns_the_waiting_message() {
     let registry =
         Registry::<Probe>::builder().restart(Restart::Transient).restart_intensity(0, Duration::from_secs(9)).build();
     let registry = registry.unwrap();
@@ -60,7 +60,7 @@ async fn a_send_that_waits_for_room_in_a_worker_that_is_given_up_is_refused_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_meets_a_passivation_goes_to_the_successor() {
+async fn send_during_passivation_reaches_successor() {
     for is_evicted in [false, true] {
         let (record, gate) = (Record::default(), Gate::new());
         let registry = Registry::<Probe>::builder()
@@ -100,7 +100,7 @@ async fn a_send_that_meets_a_passivation_goes_to_the_successor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_meets_a_stop_goes_to_the_next_worker_and_what_was_accepted_is_handled_before() {
+async fn send_during_stop_reaches_successor() {
     let (record, gate) = (Record::default(), Gate::new());
     let registry = Registry::<Probe>::builder().restart(Restart::Permanent).build().unwrap();
     let via = registry.via_or_start(KEY, Plan::default().recorded(&record));
@@ -120,7 +120,7 @@ async fn a_send_that_meets_a_stop_goes_to_the_next_worker_and_what_was_accepted_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_meets_a_stop_in_a_backoff_is_told_and_its_repetition_is_answered_by_the_next_worker() {
+async fn stop_in_backoff_fails_call_but_retry_works() {
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_backoff(Duration::from_secs(60), Duration::from_secs(60))
@@ -274,11 +274,11 @@ async fn storm(kills: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_accepted_is_handled_once_through_restarts_stops_passivations_and_evictions() {
+async fn messages_are_handled_once_across_all_exits() {
     storm(false).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_accepted_is_handled_once_or_told_with_kills_among_the_ends() {
+async fn messages_are_handled_or_reported_with_kills() {
     storm(true).await;
 }

@@ -26,19 +26,19 @@ async fn with_one_worker() -> Registry<Probe> {
 }
 
 #[tokio::test]
-async fn the_allocator_counts() {
+async fn allocator_counts_allocations() {
     assert_eq!(measure(|| drop(black_box(Box::new(1_u64)))).count_total, 1);
 }
 
 #[tokio::test]
-async fn a_hit_and_a_miss_of_lookup_allocate_nothing() {
+async fn lookup_allocates_nothing() {
     let registry = with_one_worker().await;
     assert_eq!(measure(|| assert!(registry.lookup("a").is_some())).count_total, 0);
     assert_eq!(measure(|| assert!(registry.lookup("b").is_none())).count_total, 0);
 }
 
 #[tokio::test]
-async fn a_hit_of_lookup_or_start_allocates_nothing() {
+async fn lookup_or_start_hit_allocates_nothing() {
     let registry = with_one_worker().await;
     let plan = Plan::default();
     assert_eq!(measure(|| assert!(ready(registry.lookup_or_start("a", plan)).is_ok())).count_total, 0);
@@ -47,7 +47,7 @@ async fn a_hit_of_lookup_or_start_allocates_nothing() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_start_allocates_nothing() {
+async fn refused_start_allocates_nothing() {
     let registry = with_one_worker().await;
     let plan = Plan::default();
     let refused = || assert!(matches!(ready(registry.start("a", plan)), Err(StartError::AlreadyStarted { .. })));
@@ -55,7 +55,7 @@ async fn a_refusal_of_start_allocates_nothing() {
 }
 
 #[tokio::test]
-async fn count_sample_and_reduce_allocate_nothing() {
+async fn registry_reads_allocate_nothing() {
     let registry = with_one_worker().await;
     let reads = || {
         assert_eq!(registry.count(), 1);
@@ -66,7 +66,7 @@ async fn count_sample_and_reduce_allocate_nothing() {
 }
 
 #[tokio::test]
-async fn a_read_by_name_allocates_nothing() {
+async fn whereis_allocates_nothing() {
     let (registry, aliases) = (with_one_worker().await, Aliases::<String, Probe>::new());
     aliases.register("name".into(), &registry.lookup("a").unwrap()).unwrap();
     let reads = || {
@@ -106,13 +106,13 @@ impl Worker for Counter {
 }
 
 #[test]
-fn an_idle_worker_weighs_no_more_than_700_bytes() {
+fn idle_worker_takes_at_most_700_bytes() {
     const WORKERS: usize = 1_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let registry = runtime.block_on(async { Registry::<Counter>::new() });
-    let start = |numbers: std::ops::Range<usize>| {
+    let start = |number_keys: std::ops::Range<usize>| {
         runtime.block_on(async {
-            for n in numbers {
+            for n in number_keys {
                 let key = format!("+1555{n:07}");
                 within(registry.start(&key, 1), "a start").await.expect("it starts");
             }

@@ -7,7 +7,7 @@ use test_support::{Plan, Probe, value_of, within};
 
 /// "custom name: multiple GenRegistries can be started for the same module with custom names"
 #[tokio::test(start_paused = true)]
-async fn several_registries_of_one_worker_type_run_under_their_own_names() {
+async fn named_registries_share_one_worker_type() {
     let named = |name: &str| Registry::<Probe>::builder().name(name).build().unwrap();
     let registries = ["probes.read", "probes.write", "probes.admin"].map(named);
     assert_eq!(registries.each_ref().map(|registry| registry.name()), ["probes.read", "probes.write", "probes.admin"]);
@@ -21,7 +21,7 @@ async fn several_registries_of_one_worker_type_run_under_their_own_names() {
 
 /// "pre-1.5 specs: valid spec": the short form is `Registry::new`.
 #[tokio::test(start_paused = true)]
-async fn a_registry_without_options_works() {
+async fn defaults_work() {
     let registry = Registry::<Probe>::new();
     assert_eq!(registry.name(), "");
     within(registry.start("a", Plan::default()), "the start").await.unwrap();
@@ -29,7 +29,7 @@ async fn a_registry_without_options_works() {
 
 /// "pre-1.5 specs: can customize the name and run multiple registries for the same module": one named, one not.
 #[tokio::test(start_paused = true)]
-async fn a_named_and_an_unnamed_registry_of_one_worker_type_share_no_key() {
+async fn named_and_unnamed_share_no_keys() {
     let (unnamed, named) = (Registry::<Probe>::new(), Registry::<Probe>::builder().name("named").build().unwrap());
     within(unnamed.start("a", Plan::default()), "the start").await.unwrap();
     assert_eq!((unnamed.count(), named.count()), (1, 0));
@@ -39,14 +39,14 @@ async fn a_named_and_an_unnamed_registry_of_one_worker_type_share_no_key() {
 
 /// "modern specs: invalid spec, no arguments": what a registry cannot do without is a runtime.
 #[test]
-fn a_build_outside_a_runtime_is_an_error() {
+fn build_outside_runtime_fails() {
     assert!(matches!(Registry::<Probe>::builder().build(), Err(BuildError::NoRuntime)));
 }
 
 /// "modern specs: invalid spec, no :worker_module argument": that the type system sees to; what can be forgotten here is
 /// the runtime's timer.
 #[test]
-fn a_build_on_a_runtime_without_a_timer_is_an_error() {
+fn build_without_timer_fails() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let built = runtime.block_on(async { Registry::<Probe>::builder().build() });
     assert!(matches!(built, Err(BuildError::NoTimer)));
@@ -54,7 +54,7 @@ fn a_build_on_a_runtime_without_a_timer_is_an_error() {
 
 /// "modern specs: valid spec"
 #[tokio::test(start_paused = true)]
-async fn a_registry_with_every_option_works() {
+async fn all_options_work() {
     let registry = Registry::<Probe>::builder()
         .name("everything")
         .mailbox_capacity(1)
@@ -71,7 +71,7 @@ async fn a_registry_with_every_option_works() {
 /// "modern specs: can customize the name and run multiple registries for the same module": what ends one leaves the
 /// other alone.
 #[tokio::test(start_paused = true)]
-async fn shutting_one_of_two_named_registries_down_leaves_the_other() {
+async fn shutdown_leaves_other_registries_running() {
     let read = Registry::<Probe>::builder().name("read").build().unwrap();
     let write = Registry::<Probe>::builder().name("write").build().unwrap();
     for registry in [&read, &write] {
@@ -83,7 +83,7 @@ async fn shutting_one_of_two_named_registries_down_leaves_the_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mailbox_that_holds_nothing_is_an_error() {
+async fn zero_mailbox_capacity_fails() {
     let error = Registry::<Probe>::builder().mailbox_capacity(0).build().unwrap_err();
     assert!(matches!(error, BuildError::InvalidOption { option: "mailbox_capacity", .. }), "{error:?}");
 }
@@ -95,7 +95,7 @@ fn new_outside_a_runtime_panics() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_may_be_for_ever() {
+async fn timeouts_may_be_infinite() {
     let registry =
         Registry::<Probe>::builder().init_timeout(Duration::MAX).stop_timeout(Duration::MAX).build().unwrap();
     within(registry.start("a", Plan::default()), "the start").await.unwrap();

@@ -23,7 +23,7 @@ async fn notes(worker: &WorkerHandle<Probe>) -> Vec<u32> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g8_casts_and_calls_of_one_sender_are_handled_in_the_order_in_which_they_were_sent() {
+async fn g8_one_senders_messages_keep_their_order() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     for note in 0..200 {
@@ -33,7 +33,7 @@ async fn g8_casts_and_calls_of_one_sender_are_handled_in_the_order_in_which_they
 }
 
 #[tokio::test(start_paused = true)]
-async fn try_cast_gives_the_message_back_when_there_is_no_room() {
+async fn full_try_cast_returns_the_message() {
     let (_registry, worker, gate) = busy().await;
     worker.try_cast(Ask::Note(1)).unwrap();
     match worker.try_cast(Ask::Note(2)) {
@@ -45,7 +45,7 @@ async fn try_cast_gives_the_message_back_when_there_is_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_again_and_again_lets_others_run_whether_the_message_is_taken_or_comes_back() {
+async fn repeated_sends_yield_to_other_tasks() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(10_000).build().unwrap();
     let open = within(registry.start("open", Plan::default()), "the start").await.unwrap();
     let ended = within(registry.start("ended", Plan::default()), "the start").await.unwrap();
@@ -78,7 +78,7 @@ async fn who_sends_again_and_again_lets_others_run_whether_the_message_is_taken_
 }
 
 #[tokio::test(start_paused = true)]
-async fn cast_waits_for_room_in_the_order_of_the_senders() {
+async fn cast_waits_for_capacity_in_fifo_order() {
     let (_registry, worker, gate) = busy().await;
     let senders: Vec<_> = (0..5)
         .map(|note| {
@@ -96,7 +96,7 @@ async fn cast_waits_for_room_in_the_order_of_the_senders() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cast_that_was_dropped_while_it_waited_was_not_sent() {
+async fn dropped_waiting_cast_is_not_sent() {
     let (_registry, worker, gate) = busy().await;
     worker.cast(Ask::Note(1)).await.unwrap();
     let mut given_up = Box::pin(worker.cast(Ask::Note(2)));
@@ -110,7 +110,7 @@ async fn a_cast_that_was_dropped_while_it_waited_was_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_has_ended_gives_the_message_back() {
+async fn exited_worker_returns_the_message() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     within(worker.stop(), "the stop").await.unwrap();
@@ -123,7 +123,7 @@ async fn a_worker_that_has_ended_gives_the_message_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn senders_that_wait_for_room_are_refused_when_the_worker_stops() {
+async fn stop_refuses_waiting_senders() {
     let (registry, worker, gate) = busy().await;
     worker.cast(Ask::Note(1)).await.unwrap();
     let mut cast = pin!(worker.cast(Ask::Note(2)));
@@ -138,7 +138,7 @@ async fn senders_that_wait_for_room_are_refused_when_the_worker_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_whose_handler_drops_the_reply_fails_or_panics_has_no_reply() {
+async fn drop_failure_or_panic_yields_no_reply() {
     let step_then_reply = |step: Step| move |reply: Reply<()>| Ask::DoThenReply(step, reply);
     let registry = populated(&["a", "b"]).await;
     for (key, step) in [("a", Step::Fail), ("b", Step::Panic)] {
@@ -161,7 +161,7 @@ async fn a_call_whose_handler_drops_the_reply_fails_or_panics_has_no_reply() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_a_call_behind_one_that_panics_knows_that_it_never_began() {
+async fn g6_call_queued_behind_panic_never_began() {
     let registry = populated(&["a"]).await;
     let (worker, gate) = (registry.lookup("a").unwrap(), Gate::new());
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -174,7 +174,7 @@ async fn g6_a_call_behind_one_that_panics_knows_that_it_never_began() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_undelivered_casts_go_to_the_hook_in_order_and_calls_do_not() {
+async fn g6_hook_gets_undelivered_casts_in_order() {
     let lost = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lost);
     let registry = Registry::<Probe>::builder()
@@ -198,7 +198,7 @@ async fn g6_undelivered_casts_go_to_the_hook_in_order_and_calls_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_a_call_that_waited_for_room_is_told_to_its_caller_and_not_to_the_hook() {
+async fn g6_hook_gets_no_waiting_call() {
     let lost = Arc::new(Mutex::new(0));
     let sink = Arc::clone(&lost);
     let hook = move |_: &String, _| *sink.lock().unwrap() += 1;
@@ -219,7 +219,7 @@ async fn g6_a_call_that_waited_for_room_is_told_to_its_caller_and_not_to_the_hoo
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_a_hook_that_panics_loses_one_message_and_harms_nobody() {
+async fn g6_panicking_hook_loses_one_message() {
     let lost = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&lost);
     let hook = move |_: &String, message| match message {
@@ -240,7 +240,7 @@ async fn g6_a_hook_that_panics_loses_one_message_and_harms_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn call_timeout_gives_up_in_time_and_its_message_may_still_run() {
+async fn timed_out_call_may_still_run() {
     let registry = populated(&["a"]).await;
     let (worker, gate) = (registry.lookup("a").unwrap(), Gate::new());
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -260,7 +260,7 @@ async fn call_timeout_gives_up_in_time_and_its_message_may_still_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_knows_whether_its_caller_still_waits_and_gives_the_value_back_if_not() {
+async fn reply_knows_if_caller_dropped() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     let (replies, mut received) = tokio::sync::mpsc::unbounded_channel::<Reply<u32>>();
@@ -285,7 +285,7 @@ async fn a_reply_knows_whether_its_caller_still_waits_and_gives_the_value_back_i
 }
 
 #[tokio::test(start_paused = true)]
-async fn handles_are_equal_by_worker_and_dropping_them_ends_nobody() {
+async fn handles_compare_by_worker_and_drop_freely() {
     let registry = populated(&["a", "b"]).await;
     let (a, again, b) = (registry.lookup("a").unwrap(), registry.lookup("a").unwrap(), registry.lookup("b").unwrap());
     assert!(a == again && a != b && a.id() == again.id() && a.id() != b.id());

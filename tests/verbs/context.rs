@@ -51,7 +51,7 @@ fn fail_now() -> Act {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_knows_its_key_its_handle_its_registry_and_its_incarnation() {
+async fn exposes_key_handle_registry_incarnation() {
     let registry = Registry::<Actor>::builder().name("actors").build().unwrap();
     let worker = started(&registry, Role::default()).await;
     let known = inside(&worker, |ctx| {
@@ -63,7 +63,7 @@ async fn a_worker_knows_its_key_its_handle_its_registry_and_its_incarnation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_from_inside_handles_what_was_accepted_and_ends_normal() {
+async fn ctx_stop_drains_and_exits_normal() {
     let registry = Registry::<Actor>::new();
     let (worker, gate) = (started(&registry, Role::default()).await, Gate::new());
     let stop = act({
@@ -86,7 +86,7 @@ async fn a_stop_from_inside_handles_what_was_accepted_and_ends_normal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_in_init_gives_a_worker_that_ends_normal() {
+async fn ctx_stop_in_init_exits_normal() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::init(|ctx| Box::pin(async { ctx.stop() }))).await;
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
@@ -94,7 +94,7 @@ async fn a_stop_in_init_gives_a_worker_that_ends_normal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_gives_its_result_and_a_panic_in_it_is_told_to_whoever_awaits_it() {
+async fn task_yields_its_result_or_panic() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;
     let results = inside(&worker, |ctx| {
@@ -114,7 +114,7 @@ async fn a_task_gives_its_result_and_a_panic_in_it_is_told_to_whoever_awaits_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_aborted_task_is_told_as_aborted_and_its_future_is_dropped() {
+async fn aborted_task_drops_its_future() {
     let registry = Registry::<Actor>::new();
     let (worker, record) = (started(&registry, Role::default()).await, Record::default());
     let result = inside(&worker, {
@@ -136,7 +136,7 @@ async fn an_aborted_task_is_told_as_aborted_and_its_future_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_abort_does_not_reach_blocking_work_that_runs() {
+async fn abort_ignores_running_blocking_work() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;
     let result = inside(&worker, |ctx| {
@@ -157,7 +157,7 @@ async fn an_abort_does_not_reach_blocking_work_that_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_whose_result_nobody_wants_goes_on() {
+async fn dropping_task_handle_detaches_it() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;
     let (record, gate) = (Record::default(), Gate::new());
@@ -171,7 +171,7 @@ async fn a_task_whose_result_nobody_wants_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_stop_lets_tasks_finish_and_waits_for_them() {
+async fn g1_stop_waits_for_tasks() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;
     let (record, gate) = (Record::default(), Gate::new());
@@ -193,7 +193,7 @@ async fn g1_a_stop_lets_tasks_finish_and_waits_for_them() {
 
 // kill at the stop time-out wakes nobody, and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
-async fn g1_a_task_that_never_ends_is_aborted_at_the_stop_timeout() {
+async fn g1_stop_timeout_aborts_tasks() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;
     let (record, gate, begin) = (Record::default(), Gate::new(), Instant::now());
@@ -205,7 +205,7 @@ async fn g1_a_task_that_never_ends_is_aborted_at_the_stop_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_kill_a_panic_and_a_failed_init_abort_tasks_at_once() {
+async fn g1_kill_panic_failed_init_abort_tasks() {
     let registry = Registry::<Actor>::new();
     let (record, gate, begin) = (Record::default(), Gate::new(), Instant::now());
 
@@ -237,7 +237,7 @@ async fn g1_a_kill_a_panic_and_a_failed_init_abort_tasks_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_stop_and_a_kill_wait_for_blocking_work() {
+async fn g1_stop_and_kill_await_blocking_work() {
     for is_kill in [false, true] {
         let registry = Registry::<Actor>::new();
         let (worker, record) = (started(&registry, Role::default()).await, Record::default());
@@ -259,7 +259,7 @@ async fn g1_a_stop_and_a_kill_wait_for_blocking_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_panic_and_a_failed_init_wait_for_blocking_work() {
+async fn g1_panic_and_failed_init_await_blocking_work() {
     let registry = Registry::<Actor>::new();
     let (worker, record) = (started(&registry, Role::default()).await, Record::default());
     let (child, release) = spawn_blocking_child(&record);
@@ -294,7 +294,7 @@ async fn g1_a_panic_and_a_failed_init_wait_for_blocking_work() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_the_state_is_dropped_before_its_tasks_are_joined_and_closed_comes_last() {
+async fn g1_state_drops_before_tasks_are_joined() {
     let registry = Registry::<Actor>::new();
     let (record, gate) = (Record::default(), Gate::new());
     let worker = started(&registry, Role::default().recorded(&record)).await;
@@ -310,7 +310,7 @@ async fn g1_the_state_is_dropped_before_its_tasks_are_joined_and_closed_comes_la
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_may_stop_talk_to_and_outlast_a_handler_of_its_worker() {
+async fn task_may_call_and_stop_its_worker() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, Role::default()).await;
     let (answers, mut received) = tokio::sync::mpsc::unbounded_channel();

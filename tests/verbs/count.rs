@@ -5,13 +5,13 @@ use test_support::{Ask, Gate, Plan, Probe, Step, populated, within};
 
 /// "count/1: empty registry"
 #[tokio::test(start_paused = true)]
-async fn an_empty_registry_counts_none() {
+async fn empty_registry_counts_zero() {
     assert_eq!(Registry::<Probe>::new().count(), 0);
 }
 
 /// "count/1: populated registry"
 #[tokio::test(start_paused = true)]
-async fn a_populated_registry_counts_its_workers() {
+async fn counts_running_workers() {
     let registry = Registry::<Probe>::new();
     for n in 1..=5 {
         within(registry.start(&n.to_string(), Plan::default()), "a start").await.unwrap();
@@ -21,7 +21,7 @@ async fn a_populated_registry_counts_its_workers() {
 
 /// "count/1: decreases when process stopped"
 #[tokio::test(start_paused = true)]
-async fn it_goes_down_when_a_worker_is_stopped() {
+async fn decreases_when_a_worker_stops() {
     let registry = populated(&["a", "b"]).await;
     within(registry.stop("a"), "the stop").await.unwrap();
     assert_eq!(registry.count(), 1);
@@ -31,7 +31,7 @@ async fn it_goes_down_when_a_worker_is_stopped() {
 
 /// "count/1: decreases when process exits"
 #[tokio::test(start_paused = true)]
-async fn it_goes_down_when_a_worker_exits() {
+async fn decreases_when_a_worker_exits() {
     let registry = populated(&["a", "b", "c", "d"]).await;
     let ends = [("a", Ask::Stop), ("b", Ask::Do(Step::Fail)), ("c", Ask::Do(Step::Panic))];
     for (left, (key, end)) in [3, 2, 1].into_iter().zip(ends) {
@@ -43,7 +43,7 @@ async fn it_goes_down_when_a_worker_exits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_is_under_way_or_failed_is_not_counted() {
+async fn excludes_starting_and_failed() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     let start = tokio::spawn({
         let (registry, plan) = (registry.clone(), Plan::init(Step::Wait(gate.clone())));
@@ -59,7 +59,7 @@ async fn a_start_that_is_under_way_or_failed_is_not_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g9_at_rest_the_count_the_list_and_the_table_agree() {
+async fn g9_count_list_and_lookups_agree() {
     let registry = Registry::<Probe>::new();
     let tasks: Vec<_> = (0..4)
         .map(|task| {

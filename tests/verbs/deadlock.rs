@@ -14,7 +14,7 @@ async fn started(registry: &Registry<Actor>, key: &str) -> WorkerHandle<Actor> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_may_use_its_registry_for_other_keys() {
+async fn handler_may_use_other_keys() {
     let registry = Registry::<Actor>::new();
     let (worker, _other) = (started(&registry, "a").await, started(&registry, "b").await);
     let done = inside(&worker, |ctx| {
@@ -34,7 +34,7 @@ async fn a_handler_may_use_its_registry_for_other_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_and_a_terminate_may_use_their_registry_for_other_keys() {
+async fn init_and_terminate_may_use_other_keys() {
     let registry = Registry::<Actor>::new();
     let role = Role {
         init: Some(act(|ctx| {
@@ -59,7 +59,7 @@ async fn an_init_and_a_terminate_may_use_their_registry_for_other_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_looks_up_or_starts_its_own_key_finds_itself() {
+async fn handler_finds_itself_under_its_key() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, "a").await;
     let found = inside(&worker, |ctx| {
@@ -107,7 +107,7 @@ async fn all(mut received: mpsc::UnboundedReceiver<&'static str>) -> Vec<&'stati
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_for_oneself_is_refused_at_once_in_init_in_handle_and_in_terminate() {
+async fn self_wait_is_refused_in_every_callback() {
     let registry = Registry::<Actor>::new();
     let begin = Instant::now();
     let (refusals, received) = mpsc::unbounded_channel();
@@ -124,7 +124,7 @@ async fn waiting_for_oneself_is_refused_at_once_in_init_in_handle_and_in_termina
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_of_its_own_key_in_init_is_refused_at_once() {
+async fn init_starting_its_own_key_is_refused() {
     let registry = Registry::<Actor>::new();
     let begin = Instant::now();
     let (results, mut received) = mpsc::unbounded_channel();
@@ -143,7 +143,7 @@ async fn a_start_of_its_own_key_in_init_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_of_its_own_key_by_a_worker_that_stops_is_refused_at_once() {
+async fn stopping_worker_cannot_start_its_key() {
     let registry = Registry::<Actor>::new();
     let begin = Instant::now();
     let (results, mut received) = mpsc::unbounded_channel();
@@ -169,7 +169,7 @@ async fn a_start_of_its_own_key_by_a_worker_that_stops_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cast_to_oneself_is_taken_while_there_is_room_and_refused_at_once_when_there_is_none() {
+async fn self_cast_is_refused_when_full() {
     let registry = Registry::<Actor>::builder().mailbox_capacity(2).build().unwrap();
     let worker = started(&registry, "a").await;
     let begin = Instant::now();
@@ -195,7 +195,7 @@ async fn a_cast_to_oneself_is_taken_while_there_is_room_and_refused_at_once_when
 }
 
 #[tokio::test(start_paused = true)]
-async fn g4_who_sends_to_itself_again_and_again_lets_others_run() {
+async fn g4_self_sends_yield_to_other_tasks() {
     let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
     let worker = started(&registry, "a").await;
     let turns = inside(&worker, |ctx| {
@@ -227,7 +227,7 @@ async fn g4_who_sends_to_itself_again_and_again_lets_others_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_init_casts_to_itself_is_handled_once_it_is_up() {
+async fn self_cast_in_init_is_handled_later() {
     let registry = Registry::<Actor>::new();
     let (handled, mut received) = mpsc::unbounded_channel();
     let role = Role::init(move |ctx| {
@@ -256,7 +256,7 @@ fn link_of_circle(keys: &'static [&'static str], place: usize, refused: mpsc::Un
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_inits_that_start_one_another_in_a_circle_one_is_refused_at_once_and_all_come_up() {
+async fn init_cycle_is_broken_and_all_start() {
     for keys in [&["a", "b"] as &'static [&'static str], &["a", "b", "c"], &["a", "b", "c", "d", "e"]] {
         let registry = Registry::<Actor>::new();
         let (begin, (refused, received)) = (Instant::now(), mpsc::unbounded_channel());
@@ -268,7 +268,7 @@ async fn of_inits_that_start_one_another_in_a_circle_one_is_refused_at_once_and_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circle_of_inits_that_were_all_started_from_outside_is_refused_once() {
+async fn external_init_cycle_is_refused_once() {
     const KEYS: &[&str] = &["a", "b", "c"];
     let registry = Registry::<Actor>::new();
     let (begin, gate, (refused, received)) = (Instant::now(), Gate::new(), mpsc::unbounded_channel());
@@ -302,7 +302,7 @@ async fn a_circle_of_inits_that_were_all_started_from_outside_is_refused_once() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_inits_that_start_the_same_third_key_are_no_circle() {
+async fn shared_third_key_is_no_cycle() {
     let registry = Registry::<Actor>::new();
     let (begin, gate) = (Instant::now(), Gate::new());
     let starts = ["a", "b"].map(|key| {
@@ -324,7 +324,7 @@ async fn two_inits_that_start_the_same_third_key_are_no_circle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_circle_whose_link_gave_up_is_none_any_more() {
+async fn timed_out_wait_breaks_the_cycle() {
     let registry = Registry::<Actor>::new();
     let gate = Gate::new();
     // a waits for b, but only for a while; then b may wait for a.
@@ -359,7 +359,7 @@ async fn a_circle_whose_link_gave_up_is_none_any_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_workers_that_stop_each_other_one_is_refused_at_once_and_both_go_on_as_asked() {
+async fn mutual_stop_refuses_the_second() {
     let registry = Registry::<Actor>::new();
     let (begin, (refusals, mut received)) = (Instant::now(), mpsc::unbounded_channel());
     let a = started(&registry, "a").await;
@@ -377,7 +377,7 @@ async fn of_two_workers_that_stop_each_other_one_is_refused_at_once_and_both_go_
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_two_handlers_that_stop_each_other_at_once_one_is_refused_at_once() {
+async fn concurrent_mutual_stop_refuses_one() {
     let registry = Registry::<Actor>::new();
     let (begin, gate) = (Instant::now(), Gate::new());
     let mut stops = Vec::new();
@@ -407,7 +407,7 @@ async fn of_two_handlers_that_stop_each_other_at_once_one_is_refused_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_stops_the_worker_which_waits_for_it_is_refused_at_once() {
+async fn init_cannot_stop_its_waiting_starter() {
     let registry = Registry::<Actor>::new();
     let begin = Instant::now();
     let a = started(&registry, "a").await;
@@ -427,7 +427,7 @@ async fn an_init_that_stops_the_worker_which_waits_for_it_is_refused_at_once() {
 
 /// What another registry hides from the search for circles ends by the stop time-out.
 #[tokio::test(start_paused = true)]
-async fn workers_of_two_registries_that_stop_each_other_end_at_the_stop_timeout() {
+async fn cross_registry_cycle_ends_at_stop_timeout() {
     let (ones, others) = (Registry::<Actor>::new(), Registry::<Actor>::new());
     let one = started(&ones, "one").await;
     let role = Role::terminate({
@@ -457,7 +457,7 @@ async fn workers_of_two_registries_that_stop_each_other_end_at_the_stop_timeout(
 /// What a subtask hides from the search for circles ends by the stop time-out.
 // kill at the stop time-out wakes nobody, and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
-async fn a_subtask_that_waits_for_the_end_of_its_own_worker_is_aborted_at_the_stop_timeout() {
+async fn subtask_stopping_its_worker_is_aborted() {
     let registry = Registry::<Actor>::new();
     let worker = started(&registry, "a").await;
     let begin = Instant::now();

@@ -90,7 +90,7 @@ async fn every_error() -> Vec<Box<dyn Error + Send + Sync>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_message_begins_in_lowercase_and_ends_without_a_full_stop() {
+async fn messages_are_lowercase_without_period() {
     let errors = every_error().await;
     for error in &errors {
         let text = error.to_string();
@@ -104,7 +104,7 @@ async fn every_message_begins_in_lowercase_and_ends_without_a_full_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_error_shows_keys_arguments_or_messages_in_its_debug_form() {
+async fn debug_hides_keys_args_and_messages() {
     for error in every_error().await {
         let debug = format!("{error:?}");
         assert!(!debug.is_empty() && !debug.contains("Cell"), "{debug}");
@@ -136,7 +136,7 @@ async fn through_anyhow() -> anyhow::Result<()> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_verb_converts_with_a_question_mark() {
+async fn all_errors_convert_with_question_mark() {
     let error = within(boxed(), "the error").await.unwrap_err();
     let error = error.downcast::<StartError<Spartan>>().unwrap();
     assert_eq!(error.init_error::<io::Error>().unwrap().kind(), io::ErrorKind::Other);
@@ -148,7 +148,7 @@ async fn every_verb_converts_with_a_question_mark() {
 
 /// The future of a verb can be spawned, whatever the worker's types are.
 #[tokio::test(start_paused = true)]
-async fn every_future_is_send_for_arguments_and_messages_that_are_only_send() {
+async fn futures_are_send_for_non_sync_values() {
     fn is_send<T: Send>(value: T) -> T {
         value
     }
@@ -164,7 +164,7 @@ async fn every_future_is_send_for_arguments_and_messages_that_are_only_send() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_start_and_a_refused_cast_give_back_values_that_are_only_send() {
+async fn refusals_return_non_sync_values() {
     let registry = Registry::<Spartan>::new();
     let worker = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
     match within(registry.start(&PlainKey(1), only_send(9)), "the refusal").await {
@@ -179,7 +179,7 @@ async fn a_refused_start_and_a_refused_cast_give_back_values_that_are_only_send(
 }
 
 #[tokio::test(start_paused = true)]
-async fn init_error_is_that_of_init_only_and_of_its_own_type_only() {
+async fn init_error_downcasts_only_init_errors() {
     let registry = Registry::<Spartan>::new();
     let failed = within(registry.start(&PlainKey(1), only_send(0)), "the failure").await.unwrap_err();
     assert!(failed.init_error::<io::Error>().is_some());
@@ -215,7 +215,7 @@ failing_worker!(WithAnyhow, anyhow::Error);
 failing_worker!(WithBox, Box<dyn Error + Send + Sync>);
 
 #[tokio::test(start_paused = true)]
-async fn a_string_an_anyhow_error_and_a_boxed_error_may_be_a_workers_error() {
+async fn worker_error_may_be_string_anyhow_or_box() {
     let registry = Registry::<WithString>::new();
     let failed = within(registry.start(&1, Some("no such user".to_owned())), "the failure").await.unwrap_err();
     assert_eq!(failed.source().map(ToString::to_string).as_deref(), Some("no such user"));
@@ -236,7 +236,7 @@ async fn a_string_an_anyhow_error_and_a_boxed_error_may_be_a_workers_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_of_handle_is_in_the_exit_reason() {
+async fn handle_error_is_in_the_exit_reason() {
     let registry = Registry::<Spartan>::new();
     let worker = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
     worker.cast(Order::Value(only_send(0))).await.unwrap();

@@ -14,7 +14,7 @@ fn ends() -> [(Ask, &'static str); 3] {
 
 /// "registered process exit: count decrements"
 #[tokio::test(start_paused = true)]
-async fn the_count_goes_down() {
+async fn count_decreases() {
     for (end, reason) in ends() {
         let registry = populated(&["a", "b"]).await;
         let worker = registry.lookup("a").unwrap();
@@ -26,7 +26,7 @@ async fn the_count_goes_down() {
 
 /// "registered process exit: id is removed from the registry"
 #[tokio::test(start_paused = true)]
-async fn the_key_is_removed() {
+async fn key_is_removed() {
     for (end, reason) in ends() {
         let registry = populated(&["a", "b"]).await;
         let worker = registry.lookup("a").unwrap();
@@ -39,7 +39,7 @@ async fn the_key_is_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_reason_has_the_workers_own_error() {
+async fn reason_carries_the_workers_error() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
@@ -50,7 +50,7 @@ async fn the_reason_has_the_workers_own_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn terminate_runs_after_every_end_but_a_panic_and_a_kill() {
+async fn terminate_runs_except_after_panic() {
     let expected: [&[&str]; 3] = [&["normal"], &["failed: a scripted failure"], &[]];
     for ((end, _), expected) in ends().into_iter().zip(expected) {
         let (registry, record) = (Registry::<Probe>::new(), Record::default());
@@ -63,7 +63,7 @@ async fn terminate_runs_after_every_end_but_a_panic_and_a_kill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn closed_tells_everyone_and_also_those_who_ask_late() {
+async fn closed_resolves_for_late_waiters_too() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     let waiters: Vec<_> = (0..5)

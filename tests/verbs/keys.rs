@@ -52,44 +52,44 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_string_by_str() {
+async fn string_key_by_str() {
     names_its_worker::<String, str>("shopping", "shopping".to_owned(), "chores").await;
     names_its_worker::<String, String>(&"shopping".to_owned(), "shopping".to_owned(), &String::new()).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shared_and_a_boxed_str_by_str() {
+async fn arc_and_box_str_key_by_str() {
     names_its_worker::<Arc<str>, str>("shopping", "shopping".into(), "chores").await;
     names_its_worker::<Box<str>, str>("shopping", "shopping".into(), "chores").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_static_str_by_itself() {
+async fn static_str_key_by_itself() {
     names_its_worker::<&'static str, &'static str>(&"shopping", "shopping", &"chores").await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn numbers() {
+async fn number_keys() {
     names_its_worker(&7_u64, 7, &8).await;
     names_its_worker(&u128::MAX, u128::MAX, &0).await;
     names_its_worker(&'x', 'x', &'y').await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_unit_key_has_one_worker() {
+async fn unit_key_has_one_worker() {
     let registry = Registry::<Named<()>>::new();
     let only = within(registry.start(&(), ()), "the start").await.unwrap();
     assert_eq!(registry.lookup(&()), Some(only));
 }
 
 #[tokio::test(start_paused = true)]
-async fn tuples() {
+async fn tuple_keys() {
     let (one, other) = (("acme".to_owned(), 7), ("acme".to_owned(), 8));
     names_its_worker(&one, one.clone(), &other).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newtype_and_an_enum() {
+async fn newtype_and_enum_keys() {
     #[derive(Debug, Clone, PartialEq, Eq, Hash)]
     struct UserId(u64);
     #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,21 +103,21 @@ async fn a_newtype_and_an_enum() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_by_slice() {
+async fn bytes_key_by_slice() {
     names_its_worker::<Vec<u8>, [u8]>(&[1, 2, 3], vec![1, 2, 3], &[]).await;
     names_its_worker::<Box<[u8]>, [u8]>(&[1, 2, 3], [1, 2, 3].into(), &[]).await;
     names_its_worker::<Arc<[String]>, [String]>(&["a".to_owned()], ["a".to_owned()].into(), &[]).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_path_by_path() {
+async fn path_key_by_path() {
     let (one, other) = (Path::new("/var/lib"), Path::new("/var"));
     names_its_worker::<PathBuf, Path>(one, one.to_owned(), other).await;
     names_its_worker::<Arc<Path>, Path>(one, one.into(), other).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_borrowed_form_of_ones_own() {
+async fn custom_borrowed_key() {
     #[derive(Debug, Clone, PartialEq, Eq, Hash)]
     struct Room {
         tenant: String,
@@ -145,7 +145,7 @@ async fn a_borrowed_form_of_ones_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_with_the_same_hash_are_told_apart() {
+async fn colliding_keys_stay_distinct() {
     #[derive(Debug, Clone, PartialEq, Eq)]
     struct Colliding(u32);
     impl Hash for Colliding {
@@ -166,7 +166,7 @@ async fn keys_with_the_same_hash_are_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_a_key_whose_eq_panics_harms_nobody_else() {
+async fn g5_panicking_eq_affects_no_other_key() {
     #[derive(Debug, Clone)]
     struct Touchy(bool);
     impl PartialEq for Touchy {

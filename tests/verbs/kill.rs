@@ -8,13 +8,13 @@ use test_support::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, u
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_id_is_not_found() {
+async fn unknown_key_is_not_found() {
     let registry = Registry::<Probe>::new();
     assert_eq!(within(registry.kill("a"), "the answer").await.unwrap_err(), StopError::NotFound);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_killed_worker_is_dropped_without_terminate_and_its_key_is_free() {
+async fn skips_terminate_and_frees_the_key() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
     worker.cast(Ask::Do(Step::Hang)).await.unwrap();
@@ -27,7 +27,7 @@ async fn a_killed_worker_is_dropped_without_terminate_and_its_key_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_what_is_queued_at_a_kill_is_undelivered_and_its_callers_know_that_it_never_began() {
+async fn g6_queued_calls_are_undelivered() {
     let (registry, gate) = (populated(&["a"]).await, Gate::new());
     let worker = registry.lookup("a").unwrap();
     let mut in_hand = pin!(worker.call(|reply| Ask::DoThenReply(Step::Wait(gate.clone()), reply)));
@@ -41,7 +41,7 @@ async fn g6_what_is_queued_at_a_kill_is_undelivered_and_its_callers_know_that_it
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_cuts_a_stop_short_that_drains() {
+async fn cuts_a_draining_stop_short() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
     worker.cast(Ask::Do(Step::Hang)).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_kill_cuts_a_stop_short_that_drains() {
 
 // mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
-async fn a_kill_cuts_a_terminate_short() {
+async fn cuts_a_terminate_short() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let plan = Plan::terminate(Step::Hang).recorded(&record);
     let worker = within(registry.start("a", plan), "the start").await.unwrap();
@@ -73,7 +73,7 @@ async fn a_kill_cuts_a_terminate_short() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_of_a_starting_key_drops_its_init() {
+async fn drops_the_init_of_a_starting_key() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let mut start = pin!(registry.start("a", Plan::init(Step::Hang).recorded(&record)));
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -84,7 +84,7 @@ async fn a_kill_of_a_starting_key_drops_its_init() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_worker_is_killed_at_once() {
+async fn kills_idle_worker_at_once() {
     let registry = populated(&["a"]).await;
     until_idle().await;
     let begin = Instant::now();
@@ -93,7 +93,7 @@ async fn an_idle_worker_is_killed_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_that_is_killed_while_it_rests_does_not_terminate() {
+async fn idle_worker_skips_terminate() {
     let (record, registry) = (Record::default(), Registry::<Probe>::new());
     for _ in 0..2_000 {
         let worker = within(registry.start("k", Plan::default().recorded(&record)), "a start").await.unwrap();

@@ -10,14 +10,14 @@ use test_support::{
 
 /// "lookup/2: unknown id"
 #[tokio::test(start_paused = true)]
-async fn an_unknown_id_is_not_found() {
+async fn unknown_key_is_not_found() {
     let registry = Registry::<Probe>::new();
     assert!(registry.lookup("unknown").is_none());
 }
 
 /// "lookup/2: known id"
 #[tokio::test(start_paused = true)]
-async fn a_known_id_is_found() {
+async fn known_key_is_found() {
     let registry = Registry::<Probe>::new();
     let started = within(registry.start("known", Plan::default()), "the start").await.unwrap();
     assert_eq!(registry.lookup("known"), Some(started));
@@ -25,7 +25,7 @@ async fn a_known_id_is_found() {
 
 /// "lookup/2: mixed ids"
 #[tokio::test(start_paused = true)]
-async fn of_mixed_ids_only_the_known_are_found() {
+async fn only_known_keys_are_found() {
     let registry = populated(&["a", "c"]).await;
     let found = ["a", "b", "c", "d"].map(|key| registry.lookup(key).map(|worker| worker.key().clone()));
     assert_eq!(found, [Some("a".to_owned()), None, Some("c".to_owned()), None]);
@@ -33,7 +33,7 @@ async fn of_mixed_ids_only_the_known_are_found() {
 
 /// "lookup/2: removed after the process exits"
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_exited_is_not_found() {
+async fn exited_worker_is_not_found() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     worker.cast(Ask::Stop).await.unwrap();
@@ -42,7 +42,7 @@ async fn a_worker_that_exited_is_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_is_not_found_before_its_init_succeeded() {
+async fn worker_is_not_found_before_init_succeeds() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     let start = tokio::spawn({
         let (registry, plan) = (registry.clone(), Plan::init(Step::Wait(gate.clone())));
@@ -56,7 +56,7 @@ async fn a_worker_is_not_found_before_its_init_succeeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_a_worker_that_began_to_stop_is_not_found_though_it_drains_for_long() {
+async fn g3_draining_worker_is_not_found() {
     let registry = populated(&["a"]).await;
     let (worker, gate) = (registry.lookup("a").unwrap(), Gate::new());
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -70,7 +70,7 @@ async fn g3_a_worker_that_began_to_stop_is_not_found_though_it_drains_for_long()
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_a_worker_that_stops_itself_is_hidden_before_any_other_task_runs() {
+async fn g3_ctx_stop_hides_worker_at_once() {
     let registry = Registry::<Actor>::new();
     let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
     let seen = inside(&worker, |ctx| {
@@ -86,7 +86,7 @@ async fn g3_a_worker_that_stops_itself_is_hidden_before_any_other_task_runs() {
 }
 
 #[tokio::test]
-async fn a_lookup_works_on_a_thread_without_a_runtime() {
+async fn works_on_a_thread_without_runtime() {
     let registry = populated(&["a"]).await;
     let id = registry.lookup("a").unwrap().id();
     let elsewhere = std::thread::spawn({
@@ -97,7 +97,7 @@ async fn a_lookup_works_on_a_thread_without_a_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lookup_right_after_a_start_that_was_polled_once_finds_nothing() {
+async fn start_polled_once_is_not_found_yet() {
     let registry = Registry::<Probe>::new();
     let mut start = pin!(registry.start("a", Plan::default()));
     assert!(matches!(poll_once(start.as_mut()).await, Poll::Pending));
@@ -109,7 +109,7 @@ async fn a_lookup_right_after_a_start_that_was_polled_once_finds_nothing() {
 /// A set that grows keeps the places of entries that have moved. A key's former worker at such a place must not hide the
 /// present one.
 #[tokio::test(start_paused = true)]
-async fn a_key_that_is_started_again_while_the_table_grows_is_found() {
+async fn reused_key_is_found_as_the_table_grows() {
     let registry = Registry::<Probe>::new();
     let mut dice = 1_u64;
     for n in 0..4_000_u64 {

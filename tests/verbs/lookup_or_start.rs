@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 /// "lookup_or_start/4: unknown id starts a new process"
 #[tokio::test(start_paused = true)]
-async fn an_unknown_id_starts_a_new_worker() {
+async fn unknown_key_starts_a_worker() {
     let registry = Registry::<Probe>::new();
     let worker = within(registry.lookup_or_start("a", Plan::default()), "the start").await.unwrap();
     assert_eq!(registry.count(), 1);
@@ -21,7 +21,7 @@ async fn an_unknown_id_starts_a_new_worker() {
 
 /// "lookup_or_start/4: known id returns the running process"
 #[tokio::test(start_paused = true)]
-async fn a_known_id_returns_the_running_worker() {
+async fn known_key_returns_running_worker() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let plan = Plan::default().recorded(&record);
     let first = within(registry.lookup_or_start("a", plan.clone()), "the start").await.unwrap();
@@ -32,7 +32,7 @@ async fn a_known_id_returns_the_running_worker() {
 
 /// "lookup_or_start/4: arguments are passed through"
 #[tokio::test(start_paused = true)]
-async fn arguments_are_passed_to_init() {
+async fn args_are_passed_to_init() {
     let registry = Registry::<Probe>::new();
     let worker = within(registry.lookup_or_start("a", Plan::value(7)), "the start").await.unwrap();
     assert_eq!(value_of(&worker).await, 7);
@@ -40,7 +40,7 @@ async fn arguments_are_passed_to_init() {
 
 /// "lookup_or_start/4: invalid arguments return the error and register no process"
 #[tokio::test(start_paused = true)]
-async fn an_init_that_fails_returns_its_error_and_registers_nothing() {
+async fn init_error_is_returned_unregistered() {
     let registry = Registry::<Probe>::new();
     let error = within(registry.lookup_or_start("a", Plan::init(Step::Fail)), "the start").await.unwrap_err();
     assert_eq!(error.init_error::<Scripted>(), Some(&Scripted));
@@ -50,7 +50,7 @@ async fn an_init_that_fails_returns_its_error_and_registers_nothing() {
 
 /// "lookup_or_start/4: invalid start does not effect running processes (failure isolation)"
 #[tokio::test(start_paused = true)]
-async fn g5_a_failed_start_leaves_running_workers_alone() {
+async fn g5_failed_start_keeps_other_workers() {
     let registry = populated(&["a", "b"]).await;
     let before = (registry.lookup("a"), registry.lookup("b"));
     for step in [Step::Fail, Step::Panic, Step::Hang] {
@@ -63,7 +63,7 @@ async fn g5_a_failed_start_leaves_running_workers_alone() {
 
 /// "lookup_or_start/4: id can be reused if the process exits"
 #[tokio::test(start_paused = true)]
-async fn an_id_can_be_reused_when_its_worker_has_exited() {
+async fn key_can_be_reused_after_exit() {
     let registry = Registry::<Probe>::new();
     let first = within(registry.lookup_or_start("a", Plan::value(1)), "the start").await.unwrap();
     first.cast(Ask::Do(Step::Fail)).await.unwrap();
@@ -76,7 +76,7 @@ async fn an_id_can_be_reused_when_its_worker_has_exited() {
 /// "lookup_or_start/4: when given a local name will perform a client-side lookup": the owner, another task of this
 /// thread, gets no turn before the answer is there.
 #[tokio::test(start_paused = true)]
-async fn a_hit_is_answered_without_the_owner() {
+async fn hit_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let running = registry.lookup("a").unwrap();
     let Poll::Ready(found) = poll_once(pin!(registry.lookup_or_start("a", Plan::default()))).await else {
@@ -87,7 +87,7 @@ async fn a_hit_is_answered_without_the_owner() {
 
 /// "lookup_or_start/4: when given a local name will perform a server-side lookup and start if id not found"
 #[tokio::test(start_paused = true)]
-async fn a_miss_is_answered_by_the_owner() {
+async fn miss_is_answered_by_the_owner() {
     let registry = populated(&["a"]).await;
     let mut start = pin!(registry.lookup_or_start("b", Plan::default()));
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -99,7 +99,7 @@ async fn a_miss_is_answered_by_the_owner() {
 /// "lookup_or_start/4: when given a pid will perform a server-side lookup and start if id is running": the registry's
 /// address here is what a worker has of it, a weak one. It reads the same table, so that a hit needs no owner either.
 #[tokio::test(start_paused = true)]
-async fn a_hit_through_an_upgraded_weak_registry_is_answered_without_the_owner() {
+async fn upgraded_hit_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let running = registry.lookup("a").unwrap();
     let upgraded = registry.downgrade().upgrade().unwrap();
@@ -112,7 +112,7 @@ async fn a_hit_through_an_upgraded_weak_registry_is_answered_without_the_owner()
 /// "lookup_or_start/4: when given a pid will perform server-side lookup and start if id is not running": through an
 /// upgraded weak registry, as above.
 #[tokio::test(start_paused = true)]
-async fn a_miss_through_an_upgraded_weak_registry_is_answered_by_the_owner() {
+async fn upgraded_miss_is_answered_by_the_owner() {
     let registry = populated(&["a"]).await;
     let upgraded = registry.downgrade().upgrade().unwrap();
     let mut start = pin!(upgraded.lookup_or_start("b", Plan::default()));
@@ -122,7 +122,7 @@ async fn a_miss_through_an_upgraded_weak_registry_is_answered_by_the_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_builds_no_arguments_and_a_miss_builds_them_once() {
+async fn args_are_built_once_and_only_on_a_miss() {
     let registry = populated(&["a"]).await;
     let hit = registry.lookup_or_start_with("a", || unreachable!("a hit needs no arguments"));
     within(hit, "the hit").await.unwrap();
@@ -136,7 +136,7 @@ async fn a_hit_builds_no_arguments_and_a_miss_builds_them_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_callers_of_a_vacant_key_share_one_init_and_its_worker() {
+async fn g2_concurrent_callers_share_one_init() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let callers: Vec<_> = (0..50)
         .map(|value| {
@@ -157,7 +157,7 @@ async fn g2_callers_of_a_vacant_key_share_one_init_and_its_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_callers_share_a_failure_too_and_none_starts_again() {
+async fn g2_concurrent_callers_share_a_failure() {
     for (step, expected) in [(Step::Fail, "Init"), (Step::Panic, "Panicked"), (Step::Hang, "TimedOut")] {
         let (registry, record) = (Registry::<Probe>::new(), Record::default());
         let callers: Vec<_> = (0..10)
@@ -175,7 +175,7 @@ async fn g2_callers_share_a_failure_too_and_none_starts_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_the_first_caller_going_away_cancels_nothing_for_the_others() {
+async fn g2_dropped_first_caller_cancels_nothing() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let plan = Plan::init(Step::Wait(gate.clone())).recorded(&record);
     let mut first = Box::pin(registry.lookup_or_start("a", plan.clone()));
@@ -190,7 +190,7 @@ async fn g2_the_first_caller_going_away_cancels_nothing_for_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_whose_only_caller_went_away_comes_up_all_the_same() {
+async fn start_outlives_its_only_caller() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     let mut start = Box::pin(registry.lookup_or_start("a", Plan::init(Step::Wait(gate.clone()))));
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -202,7 +202,7 @@ async fn a_start_whose_only_caller_went_away_comes_up_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g4_a_hung_init_delays_its_own_key_only() {
+async fn g4_hung_init_delays_only_its_key() {
     let registry = Registry::<Probe>::new();
     let begin = Instant::now();
     let mut hung = pin!(registry.lookup_or_start("hung", Plan::init(Step::Hang)));
@@ -218,7 +218,7 @@ async fn g4_a_hung_init_delays_its_own_key_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_stopping_key_is_waited_for_and_then_started_anew() {
+async fn g1_waits_for_stopping_key_then_starts() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
     let first = within(registry.start("a", plan), "the start").await.unwrap();
@@ -242,7 +242,7 @@ async fn g1_a_stopping_key_is_waited_for_and_then_started_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_of_a_starting_key_cancels_it_for_everyone_who_waits() {
+async fn stop_cancels_start_for_all_waiters() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let callers: Vec<_> = (0..3)
         .map(|_| {

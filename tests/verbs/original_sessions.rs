@@ -48,7 +48,7 @@ async fn messages(rooms: &Registry<Room>, name: &str) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_room_gives_its_messages_newest_first() {
+async fn chat_lists_messages_newest_first() {
     let rooms = Registry::<Room>::new();
     add(&rooms, "room1", "foo").await;
     add(&rooms, "room1", "bar").await;
@@ -56,7 +56,7 @@ async fn a_chat_room_gives_its_messages_newest_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn chat_rooms_with_different_names_have_different_messages() {
+async fn chat_rooms_are_separate() {
     let rooms = Registry::<Room>::new();
     add(&rooms, "first room", "foo").await;
     add(&rooms, "second room", "bar").await;
@@ -66,7 +66,7 @@ async fn chat_rooms_with_different_names_have_different_messages() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_chat_room_that_was_killed_or_crashed_is_found_again_empty_under_its_name() {
+async fn chat_restarts_empty_after_kill_or_crash() {
     let rooms = Registry::<Room>::new();
     add(&rooms, "room1", "lost").await;
     within(rooms.kill("room1"), "the kill").await.unwrap();
@@ -82,7 +82,7 @@ async fn a_chat_room_that_was_killed_or_crashed_is_found_again_empty_under_its_n
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_room_of_a_name_is_refused_and_the_name_is_free_again_after_a_stop() {
+async fn chat_name_is_unique_until_stopped() {
     let rooms = Registry::<Room>::new();
     assert!(rooms.lookup("room1").is_none());
     let room = within(rooms.start("room1", ()), "the start").await.unwrap();
@@ -93,7 +93,7 @@ async fn a_second_room_of_a_name_is_refused_and_the_name_is_free_again_after_a_s
     assert!(rooms.lookup("room1").is_none());
 }
 
-/// A bucket of things and their numbers.
+/// A bucket of things and their number_keys.
 #[derive(Default)]
 struct Bucket(HashMap<String, u64>);
 
@@ -122,7 +122,7 @@ impl Worker for Bucket {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_shopping_bucket_keeps_milk() {
+async fn bucket_stores_values() {
     let buckets = Registry::<Bucket>::new();
     assert!(buckets.lookup("shopping").is_none());
     let shopping = within(buckets.lookup_or_start("shopping", ()), "the bucket").await.unwrap();
@@ -134,7 +134,7 @@ async fn the_shopping_bucket_keeps_milk() {
 
 /// The names come from users: any text is one, and those that are gone leave nothing behind.
 #[tokio::test(start_paused = true)]
-async fn a_bucket_that_stops_or_crashes_is_forgotten_whatever_its_name() {
+async fn bucket_names_may_be_any_text() {
     let buckets = Registry::<Bucket>::new();
     for name in ["", "shopping", "Einkäufe 🛒", "a\0b", &"long".repeat(10_000)] {
         within(buckets.start(name, ()), "a bucket").await.unwrap();
@@ -192,7 +192,7 @@ impl Worker for TodoList {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bobs_list_is_the_same_server_each_time_and_alices_is_another() {
+async fn todo_lists_are_one_server_per_name() {
     let (lists, database) = (Registry::<TodoList>::new(), Database::default());
     let bobs = within(lists.lookup_or_start("bob's list", database.clone()), "bob's list").await.unwrap();
     let again = within(lists.lookup_or_start("bob's list", database.clone()), "bob's list").await.unwrap();
@@ -209,7 +209,7 @@ async fn bobs_list_is_the_same_server_each_time_and_alices_is_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_that_was_killed_is_loaded_again_by_its_next_server() {
+async fn killed_todo_list_is_reloaded() {
     let (lists, database) = (Registry::<TodoList>::new(), Database::default());
     let list = lists.via_or_start("bob's list", database);
     let date = (2016, 9, 22);
@@ -226,7 +226,7 @@ async fn a_list_that_was_killed_is_loaded_again_by_its_next_server() {
 }
 
 #[tokio::test]
-async fn a_hundred_thousand_lists_are_started_found_and_ended() {
+async fn hundred_thousand_todo_lists_run() {
     const LISTS: usize = 100_000;
     let (lists, database) = (Registry::<TodoList>::new(), Database::default());
     let name = |n: usize| format!("to-do list {n}");
@@ -284,7 +284,7 @@ async fn place_call(denylists: &Registry<Denylist>, sender: &str, recipient: &st
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_is_placed_unless_the_recipient_denies_its_sender() {
+async fn call_is_placed_unless_denied() {
     let denylists = Registry::<Denylist>::builder().name("denylist").build().unwrap();
     let placed = |sender, recipient| within(place_call(&denylists, sender, recipient), "the call");
     assert!(placed("+1 555 0100", "+1 555 0199").await.unwrap());
@@ -297,7 +297,7 @@ async fn a_call_is_placed_unless_the_recipient_denies_its_sender() {
 
 /// The handles are gathered by the fold, and asked after it: nothing is awaited inside.
 #[tokio::test(start_paused = true)]
-async fn a_fold_finds_the_number_that_denies_most() {
+async fn reduce_finds_the_longest_denylist() {
     let denylists = Registry::<Denylist>::new();
     for (number, denied) in [("one", 1), ("three", 3), ("two", 2), ("none", 0)] {
         let blocked = (0..denied).map(|n| n.to_string()).collect();

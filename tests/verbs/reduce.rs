@@ -15,14 +15,14 @@ fn gather(mut into: ByKey, key: &str, worker: &WorkerHandle<Probe>) -> ByKey {
 
 /// "reduce/3: empty registry, empty accumulator"
 #[tokio::test(start_paused = true)]
-async fn nothing_folded_into_nothing_is_nothing() {
+async fn empty_registry_keeps_empty_accumulator() {
     let registry = Registry::<Probe>::new();
     assert_eq!(registry.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker)), ByKey::new());
 }
 
 /// "reduce/3: empty registry, populated accumulator"
 #[tokio::test(start_paused = true)]
-async fn an_empty_registry_gives_the_accumulator_back() {
+async fn empty_registry_returns_the_accumulator() {
     let registry = Registry::<Probe>::new();
     let accumulator = vec!["kept".to_owned()];
     let folded = registry.reduce(accumulator.clone(), |_, key, _| panic!("there is no worker, but one of {key}"));
@@ -31,7 +31,7 @@ async fn an_empty_registry_gives_the_accumulator_back() {
 
 /// "reduce/3: populated registry, empty accumulator"
 #[tokio::test(start_paused = true)]
-async fn every_worker_is_folded_in_once_with_its_key() {
+async fn visits_each_worker_once_with_its_key() {
     let registry = populated(&["a", "b", "c"]).await;
     let expected: ByKey = ["a", "b", "c"].map(|key| (key.to_owned(), registry.lookup(key).unwrap())).into();
     assert_eq!(registry.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker)), expected);
@@ -40,7 +40,7 @@ async fn every_worker_is_folded_in_once_with_its_key() {
 
 /// "reduce/3: populated registry, populated accumulator"
 #[tokio::test(start_paused = true)]
-async fn workers_are_folded_into_what_the_accumulator_held() {
+async fn extends_a_populated_accumulator() {
     let (registry, others) = (populated(&["a", "b"]).await, populated(&["z"]).await);
     let held = others.reduce(ByKey::new(), |into, key, worker| gather(into, key, worker));
     let folded = registry.reduce(held, |into, key, worker| gather(into, key, worker));
@@ -50,7 +50,7 @@ async fn workers_are_folded_into_what_the_accumulator_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_leaves_out_what_starts_and_what_stops() {
+async fn skips_starting_and_stopping() {
     let (registry, gate) = (populated(&["running", "stopping"]).await, Gate::new());
     let start = tokio::spawn({
         let (registry, plan) = (registry.clone(), Plan::init(Step::Wait(gate.clone())));
@@ -67,7 +67,7 @@ async fn it_leaves_out_what_starts_and_what_stops() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_whom_the_closure_itself_has_ended_is_not_shown_to_it() {
+async fn g3_skips_workers_killed_by_the_closure() {
     let registry = populated(&["a", "b", "c", "d"]).await;
     let mut kills = Vec::new();
     let shown = registry.reduce(Vec::new(), |mut shown, _, worker| {
@@ -89,7 +89,7 @@ async fn g3_whom_the_closure_itself_has_ended_is_not_shown_to_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_may_read_the_registry_it_folds_over() {
+async fn closure_may_read_the_registry() {
     let registry = populated(&["a", "b", "c"]).await;
     let found = registry.reduce(0, |found, key, worker| {
         assert_eq!(registry.lookup(key).as_ref(), Some(worker));
@@ -99,7 +99,7 @@ async fn a_closure_may_read_the_registry_it_folds_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_that_panics_harms_nobody() {
+async fn panicking_closure_affects_no_member() {
     let registry = populated(&["a", "b"]).await;
     let folding = std::panic::AssertUnwindSafe(|| registry.reduce((), |_, _, _| panic!("in the fold")));
     assert!(std::panic::catch_unwind(folding).is_err());

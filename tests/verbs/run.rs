@@ -93,7 +93,7 @@ async fn connected() -> (Registry<Session>, WorkerHandle<Session>, TcpStream, La
 }
 
 #[tokio::test]
-async fn lines_from_a_socket_and_messages_from_the_mailbox_change_one_state() {
+async fn socket_and_mailbox_share_one_state() {
     let (_registry, worker, mut peer, _heard) = connected().await;
     let log_of = |entries| within(worker.call(move |reply| Command::LogOf(entries, reply)), "the log");
     peer.write_all(b"one\ntwo\n").await.unwrap();
@@ -109,7 +109,7 @@ async fn lines_from_a_socket_and_messages_from_the_mailbox_change_one_state() {
 }
 
 #[tokio::test]
-async fn messages_are_not_lost_while_the_select_drops_recv_again_and_again() {
+async fn recv_is_cancel_safe_in_select() {
     let (_registry, worker, mut peer, _heard) = connected().await;
     let lines = async {
         for n in 0..500 {
@@ -131,7 +131,7 @@ async fn messages_are_not_lost_while_the_select_drops_recv_again_and_again() {
 }
 
 #[tokio::test]
-async fn a_stop_drains_the_mailbox_and_ends_run_with_the_reason_of_the_stop() {
+async fn stop_drains_mailbox_and_ends_run() {
     let (registry, worker, _peer, heard) = connected().await;
     for n in 0..10 {
         worker.cast(Command::Say(n.to_string())).await.unwrap();
@@ -143,7 +143,7 @@ async fn a_stop_drains_the_mailbox_and_ends_run_with_the_reason_of_the_stop() {
 }
 
 #[tokio::test]
-async fn the_peer_closing_the_socket_ends_the_worker_normal() {
+async fn returning_ok_exits_normal() {
     let (registry, worker, mut peer, heard) = connected().await;
     peer.write_all(b"bye\n").await.unwrap();
     drop(peer);
@@ -155,7 +155,7 @@ async fn the_peer_closing_the_socket_ends_the_worker_normal() {
 }
 
 #[tokio::test]
-async fn a_socket_that_breaks_the_protocol_ends_the_worker_failed() {
+async fn returning_an_error_exits_failed() {
     let (_registry, worker, mut peer, heard) = connected().await;
     peer.write_all(&[0xff, 0xfe, b'\n']).await.unwrap();
     match within(worker.closed(), "the end").await {
@@ -204,7 +204,7 @@ impl Worker for Batches {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_may_take_its_messages_in_batches() {
+async fn messages_can_be_taken_in_batches() {
     let ((sizes, mut batches), (open, hold)) = (mpsc::unbounded_channel(), oneshot::channel());
     let registry = Registry::<Batches>::new();
     let worker = within(registry.start(&1, (sizes, hold)), "the start").await.unwrap();
@@ -223,7 +223,7 @@ async fn a_worker_may_take_its_messages_in_batches() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_run_that_returns_early_leaves_in_the_mailbox_is_undelivered() {
+async fn early_return_leaves_mailbox_undelivered() {
     struct TakesOne;
     impl Worker for TakesOne {
         type Key = u32;
@@ -287,7 +287,7 @@ impl Worker for Blocks {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_blocks_its_thread_at_once_has_been_started_all_the_same() {
+async fn blocking_run_does_not_delay_start() {
     let registry = Registry::<Blocks>::builder().init_timeout(Duration::from_secs(20)).build().unwrap();
     for key in 0..50 {
         let ((found, _), (let_go, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
@@ -299,7 +299,7 @@ async fn a_run_that_blocks_its_thread_at_once_has_been_started_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_finds_its_own_worker_from_its_first_line() {
+async fn worker_is_registered_before_run() {
     let registry = Registry::<Blocks>::new();
     let ((found, was_found), (_, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
     within(registry.start(&1, (found, hold)), "the start").await.unwrap();
@@ -334,7 +334,7 @@ impl Worker for Deaf {
 }
 
 #[tokio::test]
-async fn a_run_that_goes_on_asking_after_the_end_yields_to_others_and_can_be_killed() {
+async fn recv_loop_after_close_yields_and_is_killable() {
     let was_alone = Arc::new(AtomicBool::new(false));
     let registry = Registry::<Deaf>::new();
     let worker = within(registry.start(&1, Arc::clone(&was_alone)), "the start").await.unwrap();

@@ -5,13 +5,13 @@ use test_support::{Ask, Probe, populated, value_of, within};
 
 /// "sample/1: empty registry returns nil"
 #[tokio::test(start_paused = true)]
-async fn an_empty_registry_has_none_to_show() {
+async fn empty_registry_has_no_sample() {
     assert!(Registry::<Probe>::new().sample().is_none());
 }
 
 /// "sample/1: returns one of the entries in the registry"
 #[tokio::test(start_paused = true)]
-async fn it_is_one_of_the_workers() {
+async fn returns_a_running_worker() {
     let registry = populated(&["a", "b", "c"]).await;
     let sample = registry.sample().unwrap();
     assert_eq!(registry.lookup(sample.key()), Some(sample.clone()));
@@ -19,7 +19,7 @@ async fn it_is_one_of_the_workers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_never_one_that_has_ended() {
+async fn never_returns_an_exited_worker() {
     let registry = populated(&["a", "b", "c"]).await;
     let mut left = vec!["a", "b", "c"];
     while let Some(sample) = registry.sample() {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// "stopping a registry: exits all registered processes"
 #[tokio::test(start_paused = true)]
-async fn g10_a_shutdown_exits_all_workers() {
+async fn g10_exits_all_workers() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     for key in ["a", "b", "c"] {
         within(registry.start(key, Plan::default().recorded(&record)), "a start").await.unwrap();
@@ -26,7 +26,7 @@ async fn g10_a_shutdown_exits_all_workers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g10_it_drains_what_was_accepted() {
+async fn g10_drains_accepted_messages() {
     let (registry, gate) = (populated(&["a"]).await, Gate::new());
     let worker = registry.lookup("a").unwrap();
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -42,7 +42,7 @@ async fn g10_it_drains_what_was_accepted() {
 
 // mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
-async fn g10_it_cancels_what_starts_and_aborts_what_hangs_and_every_caller_gets_the_same_report() {
+async fn g10_cancels_and_aborts_with_one_report() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     for key in ["drains", "hangs in handle", "hangs in terminate"] {
         let terminate = if key == "hangs in terminate" { Step::Hang } else { Step::Succeed };
@@ -65,7 +65,7 @@ async fn g10_it_cancels_what_starts_and_aborts_what_hangs_and_every_caller_gets_
 }
 
 #[tokio::test(start_paused = true)]
-async fn afterwards_nothing_starts_and_nothing_is_found() {
+async fn nothing_starts_or_is_found_afterwards() {
     let registry = populated(&["a"]).await;
     let _ = within(registry.shutdown(), "the shutdown").await;
     let started = within(registry.start("a", Plan::default()), "the refusal").await;
@@ -77,7 +77,7 @@ async fn afterwards_nothing_starts_and_nothing_is_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_registry_is_shut_down_at_once() {
+async fn empty_registry_shuts_down_at_once() {
     let registry = Registry::<Probe>::new();
     let begin = Instant::now();
     let report = within(registry.shutdown(), "the shutdown").await;
@@ -85,7 +85,7 @@ async fn an_empty_registry_is_shut_down_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_that_was_polled_once_and_dropped_goes_on() {
+async fn continues_when_dropped_after_one_poll() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     assert!(poll_once(pin!(registry.shutdown())).await.is_pending());
@@ -93,7 +93,7 @@ async fn a_shutdown_that_was_polled_once_and_dropped_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn dropping_the_last_registry_ends_its_workers_and_dropping_another_clone_does_not() {
+async fn only_the_last_registry_drop_ends_workers() {
     let registry = populated(&["a", "b"]).await;
     let (workers, weak) = (registry.to_list(), registry.downgrade());
     drop(registry.clone());
@@ -107,7 +107,7 @@ async fn dropping_the_last_registry_ends_its_workers_and_dropping_another_clone_
 }
 
 #[test]
-fn a_runtime_that_ends_first_drops_every_state_and_tells_who_still_asks() {
+fn runtime_drop_drops_states_and_answers() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let record = Record::default();
     let (registry, worker) = runtime.block_on(async {

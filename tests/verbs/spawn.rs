@@ -12,7 +12,7 @@ use test_support::{
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
-async fn it_works_like_any_other_worker() {
+async fn behaves_like_a_registered_worker() {
     let record = Record::default();
     let worker = within(spawn::<Probe>("a".into(), Plan::value(4).recorded(&record)), "the start").await.unwrap();
     assert_eq!(worker.key(), "a");
@@ -26,7 +26,7 @@ async fn it_works_like_any_other_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_lives_without_a_handle() {
+async fn lives_without_a_handle() {
     let (record, aliases) = (Record::default(), Aliases::<u32, Probe>::new());
     let worker = within(spawn::<Probe>("a".into(), Plan::default().recorded(&record)), "the start").await.unwrap();
     aliases.register(1, &worker).unwrap();
@@ -37,7 +37,7 @@ async fn it_lives_without_a_handle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_of_one_key_live_side_by_side_and_beside_a_registry() {
+async fn keys_need_not_be_unique() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let plan = Plan::default().recorded(&record);
     let first = within(spawn::<Probe>("a".into(), plan.clone()), "the first").await.unwrap();
@@ -52,7 +52,7 @@ async fn two_of_one_key_live_side_by_side_and_beside_a_registry() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_says_why_and_leaves_nothing() {
+async fn failed_init_is_returned_without_trace() {
     let record = Record::default();
     let plan = |init| Plan::init(init).recorded(&record);
     let failed = within(spawn::<Probe>("a".into(), plan(Step::Fail)), "the failure").await.unwrap_err();
@@ -68,7 +68,7 @@ async fn a_start_that_fails_says_why_and_leaves_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_goes_away_ends_the_start() {
+async fn dropping_the_caller_cancels_the_start() {
     let (record, gate) = (Record::default(), Gate::new());
     {
         let plan = Plan::init(Step::Wait(gate.clone())).recorded(&record);
@@ -82,7 +82,7 @@ async fn a_caller_that_goes_away_ends_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_is_found_in_directories_like_any_other_and_leaves_them() {
+async fn joins_and_leaves_directories() {
     let (aliases, groups) = (Aliases::<&'static str, Probe>::new(), Groups::<u32, Probe>::new());
     let worker = within(spawn::<Probe>("a".into(), Plan::default()), "the start").await.unwrap();
     aliases.register("alias", &worker).unwrap();
@@ -95,7 +95,7 @@ async fn it_is_found_in_directories_like_any_other_and_leaves_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn its_own_registry_ends_with_it() {
+async fn private_registry_ends_with_it() {
     let record = Record::default();
     let worker = within(spawn::<Actor>("a".into(), Role::default()), "the start").await.unwrap();
     let role = Role::default().recorded(&record);
@@ -116,7 +116,7 @@ async fn its_own_registry_ends_with_it() {
 }
 
 #[test]
-fn it_ends_with_its_runtime() {
+fn ends_with_its_runtime() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (aliases, record) = (Aliases::<u32, Probe>::new(), Record::default());
     let plan = Plan::default().recorded(&record);
@@ -130,7 +130,7 @@ fn it_ends_with_its_runtime() {
 }
 
 #[test]
-fn outside_a_runtime_it_panics_at_its_first_poll_as_tokio_spawn_does() {
+fn first_poll_outside_a_runtime_panics() {
     let mut start = pin!(spawn::<Probe>("a".into(), Plan::default()));
     let mut cx = TaskContext::from_waker(Waker::noop());
     let polled = catch_unwind(AssertUnwindSafe(|| start.as_mut().poll(&mut cx).is_ready()));

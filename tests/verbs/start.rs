@@ -10,7 +10,7 @@ use test_support::{
 
 /// "start/4: unknown id starts a new process"
 #[tokio::test(start_paused = true)]
-async fn an_unknown_id_starts_a_new_worker() {
+async fn unknown_key_starts_a_worker() {
     let registry = Registry::<Probe>::new();
     let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
     assert_eq!(registry.count(), 1);
@@ -19,7 +19,7 @@ async fn an_unknown_id_starts_a_new_worker() {
 
 /// "start/4: known id returns an error"
 #[tokio::test(start_paused = true)]
-async fn a_known_id_returns_an_error_with_the_running_worker_and_the_arguments() {
+async fn known_key_returns_handle_and_args() {
     let registry = populated(&["a"]).await;
     let running = registry.lookup("a").unwrap();
     match within(registry.start("a", Plan::value(5)), "the refusal").await {
@@ -34,7 +34,7 @@ async fn a_known_id_returns_an_error_with_the_running_worker_and_the_arguments()
 
 /// "start/4: arguments are passed through"
 #[tokio::test(start_paused = true)]
-async fn arguments_are_passed_to_init() {
+async fn args_are_passed_to_init() {
     let registry = Registry::<Probe>::new();
     let worker = within(registry.start("a", Plan::value(7)), "the start").await.unwrap();
     assert_eq!(value_of(&worker).await, 7);
@@ -42,7 +42,7 @@ async fn arguments_are_passed_to_init() {
 
 /// "start/4: invalid arguments return the error and register no process"
 #[tokio::test(start_paused = true)]
-async fn an_init_that_fails_returns_its_error_and_registers_nothing() {
+async fn init_error_is_returned_unregistered() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let plan = Plan::init(Step::Fail).recorded(&record);
     let error = within(registry.start("a", plan), "the start").await.unwrap_err();
@@ -54,7 +54,7 @@ async fn an_init_that_fails_returns_its_error_and_registers_nothing() {
 
 /// "start/4: invalid start does not effect running processes (failure isolation)"
 #[tokio::test(start_paused = true)]
-async fn g5_a_failed_start_leaves_running_workers_alone() {
+async fn g5_failed_start_keeps_other_workers() {
     let registry = populated(&["a", "b"]).await;
     let before = (registry.lookup("a"), registry.lookup("b"));
     for step in [Step::Fail, Step::Panic, Step::Hang] {
@@ -67,7 +67,7 @@ async fn g5_a_failed_start_leaves_running_workers_alone() {
 
 /// "start/4: id can be reused if the process exits"
 #[tokio::test(start_paused = true)]
-async fn an_id_can_be_reused_when_its_worker_has_exited() {
+async fn key_can_be_reused_after_exit() {
     let registry = Registry::<Probe>::new();
     let first = within(registry.start("a", Plan::value(1)), "the start").await.unwrap();
     first.cast(Ask::Do(Step::Panic)).await.unwrap();
@@ -80,7 +80,7 @@ async fn an_id_can_be_reused_when_its_worker_has_exited() {
 /// "start/4: when given a local name will perform a client-side lookup": the owner, another task of this thread, gets
 /// no turn before the answer is there.
 #[tokio::test(start_paused = true)]
-async fn that_a_worker_runs_is_told_without_the_owner() {
+async fn refusal_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let Poll::Ready(refused) = poll_once(pin!(registry.start("a", Plan::default()))).await else {
         panic!("a refusal had to wait");
@@ -90,7 +90,7 @@ async fn that_a_worker_runs_is_told_without_the_owner() {
 
 /// "start/4: when given a local name will perform a server-side start if id not found"
 #[tokio::test(start_paused = true)]
-async fn a_vacant_key_is_started_by_the_owner() {
+async fn owner_starts_a_vacant_key() {
     let registry = populated(&["a"]).await;
     let mut start = pin!(registry.start("b", Plan::default()));
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -102,7 +102,7 @@ async fn a_vacant_key_is_started_by_the_owner() {
 /// "start/4: when given a pid will perform a server-side start if id is running": the other address of a registry is a
 /// clone, on any thread. It reads the same table, so that the refusal needs no owner either.
 #[tokio::test(start_paused = true)]
-async fn through_a_clone_that_a_worker_runs_is_told_without_the_owner() {
+async fn clones_refusal_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let clone = registry.clone();
     let Poll::Ready(refused) = poll_once(pin!(clone.start("a", Plan::default()))).await else {
@@ -113,7 +113,7 @@ async fn through_a_clone_that_a_worker_runs_is_told_without_the_owner() {
 
 /// "start/4: when given a pid will perform server-side start if id is not running": through a clone, as above.
 #[tokio::test(start_paused = true)]
-async fn through_a_clone_a_vacant_key_is_started_by_the_owner() {
+async fn clone_starts_through_the_owner() {
     let registry = populated(&["a"]).await;
     let clone = registry.clone();
     let mut start = pin!(clone.start("b", Plan::default()));
@@ -123,7 +123,7 @@ async fn through_a_clone_a_vacant_key_is_started_by_the_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g2_of_many_concurrent_starts_exactly_one_gets_the_worker_as_its_own() {
+async fn g2_exactly_one_concurrent_start_wins() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let callers: Vec<_> = (0..20)
         .map(|value| {
@@ -150,7 +150,7 @@ async fn g2_of_many_concurrent_starts_exactly_one_gets_the_worker_as_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_joined_a_lookup_or_start_is_told_that_it_did_not_start_it() {
+async fn joining_lookup_or_start_is_already_started() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     let plan = Plan::init(Step::Wait(gate.clone()));
     let mut first = pin!(registry.lookup_or_start("a", plan.clone()));
@@ -165,7 +165,7 @@ async fn a_start_that_joined_a_lookup_or_start_is_told_that_it_did_not_start_it(
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_a_start_of_a_stopping_key_waits_until_the_old_worker_is_gone() {
+async fn g1_waits_for_the_stopping_worker() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
     let old = within(registry.start("a", plan), "the start").await.unwrap();
@@ -183,7 +183,7 @@ async fn g1_a_start_of_a_stopping_key_waits_until_the_old_worker_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g1_racing_starts_and_ends_never_make_two_workers_of_one_key() {
+async fn g1_racing_starts_never_overlap() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let racers: Vec<_> = (0..4)
         .map(|racer| {

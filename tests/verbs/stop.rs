@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 /// "stop/2: unknown id"
 #[tokio::test(start_paused = true)]
-async fn an_unknown_id_is_not_found() {
+async fn unknown_key_is_not_found() {
     let registry = populated(&["a"]).await;
     assert_eq!(within(registry.stop("b"), "the answer").await.unwrap_err(), StopError::NotFound);
     assert_eq!(registry.count(), 1);
@@ -17,7 +17,7 @@ async fn an_unknown_id_is_not_found() {
 
 /// "stop/2: known id"
 #[tokio::test(start_paused = true)]
-async fn a_known_id_is_stopped_and_its_key_is_free() {
+async fn known_key_is_stopped_and_freed() {
     let (registry, record) = (populated(&["other"]).await, Record::default());
     let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
     let reason = within(registry.stop("a"), "the stop").await.unwrap();
@@ -30,7 +30,7 @@ async fn a_known_id_is_stopped_and_its_key_is_free() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_what_was_accepted_before_the_stop_is_handled_and_what_comes_later_is_refused() {
+async fn g6_handles_accepted_and_refuses_later_sends() {
     let (registry, gate) = (populated(&["a"]).await, Gate::new());
     let worker = registry.lookup("a").unwrap();
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -51,7 +51,7 @@ async fn g6_what_was_accepted_before_the_stop_is_handled_and_what_comes_later_is
 }
 
 #[tokio::test(start_paused = true)]
-async fn g3_a_stop_is_answered_only_when_the_state_is_dropped() {
+async fn g3_returns_only_after_state_drop() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
     within(registry.start("a", plan), "the start").await.unwrap();
@@ -67,7 +67,7 @@ async fn g3_a_stop_is_answered_only_when_the_state_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_stops_of_one_key_wait_for_the_one_end() {
+async fn concurrent_stops_share_one_exit() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
     let worker = within(registry.start("a", plan), "the start").await.unwrap();
@@ -79,7 +79,7 @@ async fn two_stops_of_one_key_wait_for_the_one_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_of_a_starting_key_drops_its_init() {
+async fn drops_the_init_of_a_starting_key() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let mut start = pin!(registry.start("a", Plan::init(Step::Hang).recorded(&record)));
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -92,7 +92,7 @@ async fn a_stop_of_a_starting_key_drops_its_init() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_handler_that_hangs_is_aborted_at_the_stop_timeout() {
+async fn timeout_aborts_hung_handler() {
     let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(2)).build().unwrap();
     let record = Record::default();
     let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
@@ -107,7 +107,7 @@ async fn a_handler_that_hangs_is_aborted_at_the_stop_timeout() {
 
 // mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
-async fn a_terminate_that_hangs_is_aborted_at_the_stop_timeout() {
+async fn timeout_aborts_hung_terminate() {
     let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(2)).build().unwrap();
     let record = Record::default();
     within(registry.start("a", Plan::terminate(Step::Hang).recorded(&record)), "the start").await.unwrap();
@@ -119,7 +119,7 @@ async fn a_terminate_that_hangs_is_aborted_at_the_stop_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_terminate_that_panics_ends_its_worker_only() {
+async fn panicking_terminate_ends_only_its_worker() {
     let (registry, record) = (populated(&["other"]).await, Record::default());
     let plan = Plan::terminate(Step::Panic).recorded(&record);
     within(registry.start("a", plan), "the start").await.unwrap();
@@ -129,7 +129,7 @@ async fn a_terminate_that_panics_ends_its_worker_only() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_through_an_old_handle_leaves_the_new_worker_of_the_key() {
+async fn stale_handle_does_not_stop_successor() {
     let registry = populated(&["a"]).await;
     let old = registry.lookup("a").unwrap();
     within(old.stop(), "the first stop").await.unwrap();
@@ -139,7 +139,7 @@ async fn a_stop_through_an_old_handle_leaves_the_new_worker_of_the_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_was_polled_once_and_dropped_ends_the_worker_all_the_same() {
+async fn takes_effect_when_dropped_after_one_poll() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     assert!(poll_once(pin!(registry.stop("a"))).await.is_pending());

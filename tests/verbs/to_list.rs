@@ -5,13 +5,13 @@ use test_support::{Probe, populated, within};
 
 /// "to_list/1: empty registry returns empty list"
 #[tokio::test(start_paused = true)]
-async fn an_empty_registry_gives_an_empty_list() {
+async fn empty_registry_lists_nothing() {
     assert!(Registry::<Probe>::new().to_list().is_empty());
 }
 
-/// "to_list/1: populated registry returns list of {id, pid} tuples": a handle is both, it has its key.
+/// "to_list/1: populated registry returns list of {id, pid} tuple_keys": a handle is both, it has its key.
 #[tokio::test(start_paused = true)]
-async fn a_populated_registry_gives_every_worker_with_its_key() {
+async fn lists_every_worker_with_its_key() {
     let registry = populated(&["a", "b", "c"]).await;
     let mut list = registry.to_list();
     list.sort_by_key(|worker| worker.key().clone());
@@ -20,7 +20,7 @@ async fn a_populated_registry_gives_every_worker_with_its_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_list_outlives_the_workers_in_it() {
+async fn list_outlives_its_workers() {
     let registry = populated(&["a", "b"]).await;
     let list = registry.to_list();
     let _ = within(registry.shutdown(), "the shutdown").await;

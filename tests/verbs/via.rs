@@ -11,7 +11,7 @@ use test_support::{Ask, Gate, Plan, Probe, Record, Scripted, Step, poll_once, po
 use tokio::time::Instant;
 
 #[tokio::test(start_paused = true)]
-async fn an_address_reaches_the_worker_that_runs() {
+async fn reaches_the_running_worker() {
     let registry = Registry::<Probe>::new();
     within(registry.start("a", Plan::value(4)), "the start").await.unwrap();
     let via = registry.via("a");
@@ -20,7 +20,7 @@ async fn an_address_reaches_the_worker_that_runs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_starts_nobody_gives_the_message_back_when_nobody_runs() {
+async fn vacant_key_returns_the_message() {
     let registry = Registry::<Probe>::new();
     let via = registry.via("a");
     match via.cast(Ask::Note(3)).await {
@@ -32,7 +32,7 @@ async fn an_address_that_starts_nobody_gives_the_message_back_when_nobody_runs()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_sends_nothing_to_a_worker_that_is_yet_to_come_up() {
+async fn starting_worker_gets_no_message() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     let mut start = pin!(registry.start("a", Plan::init(Step::Wait(gate.clone()))));
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -48,7 +48,7 @@ async fn an_address_sends_nothing_to_a_worker_that_is_yet_to_come_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_starts_does_so_once_and_again_when_its_worker_is_gone() {
+async fn starts_once_and_again_after_exit() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let via = registry.via_or_start("a", Plan::value(4).recorded(&record));
     assert_eq!((record.inits("a"), registry.count()), (0, 0), "nothing starts before the first send");
@@ -66,7 +66,7 @@ async fn an_address_that_starts_does_so_once_and_again_when_its_worker_is_gone()
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_made_before_the_worker_finds_it_later() {
+async fn finds_a_worker_started_later() {
     let registry = Registry::<Probe>::new();
     let via = registry.via("a");
     assert!(via.cast(Ask::Note(1)).await.is_err());
@@ -76,7 +76,7 @@ async fn an_address_made_before_the_worker_finds_it_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_start_is_told_with_its_cause_and_gives_the_message_back() {
+async fn failed_start_returns_cause_and_message() {
     let registry = Registry::<Probe>::new();
     let via = registry.via_or_start("a", Plan::init(Step::Fail));
     match within(via.cast(Ask::Note(3)), "the failure").await {
@@ -91,7 +91,7 @@ async fn a_failed_start_is_told_with_its_cause_and_gives_the_message_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_meets_a_stopping_worker_goes_to_the_next_one() {
+async fn send_during_stop_reaches_successor() {
     let (registry, record, gate) = (Registry::<Probe>::new(), Record::default(), Gate::new());
     let plan = Plan::terminate(Step::Wait(gate.clone())).recorded(&record);
     let old = within(registry.start("a", plan), "the start").await.unwrap();
@@ -108,7 +108,7 @@ async fn a_send_that_meets_a_stopping_worker_goes_to_the_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cast_that_waited_for_room_at_a_worker_that_ends_goes_to_the_next_one() {
+async fn waiting_cast_moves_to_successor() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
     let via = registry.via_or_start("a", Plan::default());
     via.cast(Ask::Do(Step::Hang)).await.unwrap();
@@ -122,7 +122,7 @@ async fn a_cast_that_waited_for_room_at_a_worker_that_ends_goes_to_the_next_one(
 }
 
 #[tokio::test(start_paused = true)]
-async fn g8_casts_through_an_address_are_handled_once_each_and_in_order_across_the_ends_of_workers() {
+async fn g8_casts_are_handled_once_in_order_across_exits() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let via = registry.via_or_start("a", Plan::default().recorded(&record));
     for note in 0..200 {
@@ -141,7 +141,7 @@ async fn g8_casts_through_an_address_are_handled_once_each_and_in_order_across_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_ends_as_soon_as_it_is_up_is_not_started_for_ever() {
+async fn short_lived_worker_is_not_retried_forever() {
     struct Mayfly;
     impl Worker for Mayfly {
         type Key = String;
@@ -179,7 +179,7 @@ async fn call_timeout_includes_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_keeps_no_registry() {
+async fn does_not_keep_the_registry_alive() {
     let registry = populated(&["a"]).await;
     let via = registry.via_or_start("a", Plan::default());
     let worker = registry.lookup("a").unwrap();

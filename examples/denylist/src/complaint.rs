@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_is_written_as_it_was_read() {
+    fn timestamp_round_trips_as_text() {
         for text in ["2021-07-07 00:01:15", "1999-12-31 23:59:59"] {
             assert_eq!(Timestamp::parse(text).expect(text).to_string(), text);
         }

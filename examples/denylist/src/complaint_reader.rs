@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn how_a_row_is_written_does_not_make_it_another_complaint() {
+    fn same_complaint_in_any_csv_form() {
         let plain = after_header("2025550123,2021-07-07 00:01:15,2021-07-06 11:48:00,Reno,Nevada,775,Other,Y");
         let quoted =
             after_header("\"+1 202 555 0123\",2021-07-07 00:01:15,2021-07-06 11:48:00, Reno,\"Nevada\",775,Other,Y\n");
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_row_says_why_and_the_next_one_is_read() {
+    fn bad_row_is_reported_and_skipped() {
         let good = "2025550123,2021-07-07 00:01:15,,,,,,";
         let cases: [(&[u8], BadRow); 10] = [
             (b",2021-07-07 00:01:15,,,,,,", BadRow::Number(NumberError::Empty)),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_costs_one_row_and_little_memory() {
+    fn overlong_line_loses_one_row_in_bounded_memory() {
         let long = "x".repeat(3 * LONGEST_LINE);
         let good = "2025550123,2021-07-07 00:01:15,,,,,,";
         let text = format!("{HEADER}\n{long}\n{good}\n{long}");
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_the_header_is_refused() {
+    fn missing_header_is_an_error() {
         for (text, message) in [
             ("", "it is empty"),
             ("2025550123,2021-07-07 00:01:15,,,,,,\n", "no column Company_Phone_Number"),

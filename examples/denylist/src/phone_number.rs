@@ -11,7 +11,7 @@ use thiserror::Error;
 const SHORTEST: usize = 7;
 /// Longer texts are no phone number, however they are punctuated.
 const LONGEST: usize = 40;
-/// The national numbers that the North American plan can express: ten digits, of which the first is 2 to 9.
+/// The national number_keys that the North American plan can express: ten digits, of which the first is 2 to 9.
 const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_999;
 
 /// A phone number in E.164: the same number, however it was written, is the same key.
@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_number_is_the_same_key_however_it_is_written() {
+    fn all_notations_parse_to_one_number() {
         let ways = [
             "+12025550123",
             "+1 202 555 0123",
@@ -174,13 +174,13 @@ mod tests {
     }
 
     #[test]
-    fn foreign_numbers_need_their_country_code() {
+    fn foreign_number_needs_country_code() {
         assert_eq!("+44 20 7946 0123".parse(), Ok(PhoneNumber(442_079_460_123)));
         assert_eq!("442079460123".parse::<PhoneNumber>(), Err(NumberError::TooLong));
     }
 
     #[test]
-    fn what_is_no_number_says_why() {
+    fn parse_error_names_the_cause() {
         let cases = [
             ("", NumberError::Empty),
             ("   ", NumberError::Empty),
@@ -202,12 +202,12 @@ mod tests {
     }
 
     #[test]
-    fn an_area_code_that_nobody_has_is_still_a_caller() {
+    fn unassigned_area_code_is_accepted() {
         assert_eq!("9505550123".parse(), Ok(PhoneNumber(19_505_550_123)));
     }
 
     #[test]
-    fn no_text_makes_the_parser_panic() {
+    fn parser_never_panics() {
         let mut state = 7_u64;
         for _ in 0..20_000 {
             let text: String = (0..14)

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_written_as_it_was_read() {
+    fn rule_round_trips_as_text() {
         for text in ["+12025550123", "+1900*", "anonymous", "complaints:5"] {
             assert_eq!(text.parse::<Rule>().expect(text).to_string(), text);
         }
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rule_says_how_one_is_written() {
+    fn invalid_rules_are_rejected() {
         for text in ["", "*", "+*", "1900*", "+0900*", "+19x0*", "+1+9*", "+1234567890123456*", "+1 9Ġ0*"] {
             assert!(text.parse::<Rule>().is_err(), "{text:?}");
         }
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_telling_rule_decides() {
+    fn most_specific_rule_decides() {
         let all = rules(&["+12025550123", "+1202*", "+1*", "anonymous", "complaints:9", "complaints:5"]);
         let reject = |text: &str| Verdict::Reject(text.parse().unwrap());
         assert_eq!(all.judge(caller("+12025550123")), reject("+12025550123"));

@@ -37,7 +37,7 @@ impl Model {
 }
 
 #[test]
-fn g6_a_send_that_races_a_close_is_received_or_refused() {
+fn g6_send_racing_close_is_received_or_refused() {
     loom::model(|| {
         let model = model(2);
         let sender = thread::spawn({
@@ -61,7 +61,7 @@ fn g6_a_send_that_races_a_close_is_received_or_refused() {
 }
 
 #[test]
-fn g6_a_drain_takes_what_was_accepted_and_says_so_before_it_is_dropped() {
+fn g6_drained_messages_are_marked_never_begun() {
     loom::model(|| {
         let model = model(2);
         let sender = thread::spawn({
@@ -78,7 +78,7 @@ fn g6_a_drain_takes_what_was_accepted_and_says_so_before_it_is_dropped() {
 }
 
 #[test]
-fn a_send_that_waits_for_room_is_woken_by_a_receive_or_by_a_close() {
+fn recv_or_close_wakes_waiting_sender() {
     for closes in [false, true] {
         loom::model(move || {
             let model = model(1);
@@ -101,7 +101,7 @@ fn a_send_that_waits_for_room_is_woken_by_a_receive_or_by_a_close() {
 }
 
 #[test]
-fn a_waiting_sender_that_goes_away_passes_its_room_on() {
+fn dropped_sender_passes_its_permit_on() {
     loom::model(|| {
         let model = model(1);
         assert!(model.try_send(0));
@@ -201,7 +201,7 @@ fn g6_a_reserved_place_that_races_a_close_is_used_or_refused() {
 }
 
 #[test]
-fn a_kill_wakes_the_task_that_watches_and_nothing_begins_after_it() {
+fn kill_wakes_the_watcher_and_stops_delivery() {
     loom::model(|| {
         let model = model(1);
         assert!(model.try_send(1));
@@ -227,7 +227,7 @@ fn a_kill_wakes_the_task_that_watches_and_nothing_begins_after_it() {
 }
 
 #[test]
-fn g9_a_closed_worker_is_never_counted() {
+fn g9_closed_worker_is_never_counted() {
     loom::model(|| {
         let model = Arc::new(Model { queue: Queue::new(1), live: AtomicUsize::new(0) });
         let opener = thread::spawn({
@@ -248,7 +248,7 @@ fn g9_a_closed_worker_is_never_counted() {
 }
 
 #[test]
-fn a_receive_that_races_a_send_misses_no_wake() {
+fn recv_racing_send_misses_no_wake() {
     loom::model(|| {
         let model = model(2);
         let senders: Vec<_> = (0..2)
@@ -268,7 +268,7 @@ fn a_receive_that_races_a_send_misses_no_wake() {
 }
 
 #[test]
-fn g6_what_is_in_the_receivers_hand_begins_or_is_known_not_to_have() {
+fn g6_batched_message_begins_or_never_began() {
     loom::model(|| {
         let model = model(4);
         for message in [1, 2, 3] {
@@ -297,7 +297,7 @@ fn g6_what_is_in_the_receivers_hand_begins_or_is_known_not_to_have() {
 }
 
 #[test]
-fn a_send_that_waits_gets_the_room_of_what_is_given_out_of_the_receivers_hand() {
+fn delivering_batch_frees_permits_for_senders() {
     loom::model(|| {
         let model = model(2);
         assert!(model.try_send(1) && model.try_send(2));
@@ -316,7 +316,7 @@ fn a_send_that_waits_gets_the_room_of_what_is_given_out_of_the_receivers_hand() 
 }
 
 #[test]
-fn g8_a_run_that_ends_leaves_what_is_in_its_hand_to_the_next() {
+fn g8_ended_run_leaves_its_batch_to_the_next() {
     loom::model(|| {
         let model = model(4);
         for message in [1, 2, 3] {

@@ -40,12 +40,12 @@ fn model(answer: impl Fn(Reply<u32>) + Copy + Send + Sync + 'static, expected: O
 }
 
 #[test]
-fn an_answer_comes_to_its_caller_whenever_that_is_polled() {
+fn sent_value_arrives_at_any_poll_order() {
     model(|reply| reply.send(7), Some(7));
 }
 
 #[test]
-fn a_reply_that_is_dropped_is_told_whenever_the_caller_is_polled() {
+fn drop_is_seen_at_any_poll_order() {
     model(drop, None);
 }
 
@@ -91,7 +91,7 @@ fn a_worker_that_watches_learns_that_the_caller_has_gone_away() {
 }
 
 #[test]
-fn a_caller_who_goes_away_meanwhile_leaves_nothing_behind() {
+fn caller_dropped_during_send_leaks_nothing() {
     loom::model(|| {
         let value = Arc::new(());
         block_on({

@@ -30,7 +30,7 @@ fn made<T>(count: &Arc<Count>) -> (Reply<T>, Answer<T>) {
 }
 
 #[test]
-fn an_answer_wakes_whoever_polled_last_and_once() {
+fn send_wakes_the_last_waker_once() {
     let (first, second) = (Arc::<Count>::default(), Arc::<Count>::default());
     let (reply, mut answer) = made(&first);
     assert!(poll(&mut answer, &first).is_pending());
@@ -42,7 +42,7 @@ fn an_answer_wakes_whoever_polled_last_and_once() {
 }
 
 #[test]
-fn a_reply_that_is_dropped_wakes_its_caller_and_there_is_no_answer() {
+fn dropped_reply_wakes_caller_with_none() {
     let count = Arc::default();
     let (reply, mut answer) = made::<u32>(&count);
     assert!(poll(&mut answer, &count).is_pending());
@@ -52,7 +52,7 @@ fn a_reply_that_is_dropped_wakes_its_caller_and_there_is_no_answer() {
 }
 
 #[test]
-fn an_answer_to_a_caller_who_went_away_comes_back_and_its_waker_is_not_kept() {
+fn send_to_dropped_caller_returns_the_value() {
     let count = Arc::default();
     let (reply, answer) = made(&count);
     assert!(!reply.is_closed());
@@ -64,7 +64,7 @@ fn an_answer_to_a_caller_who_went_away_comes_back_and_its_waker_is_not_kept() {
 }
 
 #[test]
-fn an_answer_that_nobody_took_is_dropped_with_the_caller() {
+fn unread_value_drops_with_caller() {
     let (count, value) = (Arc::default(), Arc::new(()));
     let (reply, answer) = made(&count);
     reply.send(Arc::clone(&value));
@@ -117,7 +117,7 @@ fn a_call_is_no_larger_for_the_worker_that_may_watch_it() {
 }
 
 #[test]
-fn a_call_that_waited_elsewhere_first_looks_at_once() {
+fn earlier_reply_is_found_on_first_poll() {
     let (count, other) = (Arc::default(), Arc::default());
     let (reply, mut answer) = made(&count);
     reply.send(7);

@@ -30,7 +30,7 @@ fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>, Driver<Idle>) {
 }
 
 #[test]
-fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_has_it() {
+fn g2_start_is_either_reclaimed_or_open() {
     loom::model(|| {
         let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
@@ -48,7 +48,7 @@ fn g2_a_start_that_is_not_the_owners_any_more_has_its_gate_open_and_one_of_both_
 }
 
 #[test]
-fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_before_or_not() {
+fn g5_failed_start_can_always_be_reclaimed() {
     loom::model(|| {
         let (slot, answer, _keeper) = alone();
         let worker = thread::spawn({
@@ -65,7 +65,7 @@ fn g5_a_start_that_has_come_to_nothing_is_the_owners_whether_its_end_was_set_bef
 }
 
 #[test]
-fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_open() {
+fn g3_waiter_sees_a_delegated_start_open() {
     loom::model(|| {
         let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({
@@ -79,7 +79,7 @@ fn g3_whoever_waits_for_the_gate_of_a_worker_that_is_alone_is_told_or_sees_it_op
 }
 
 #[test]
-fn whoever_subscribes_and_then_looks_sees_the_gate_open_or_hears_of_it() {
+fn subscriber_sees_open_gate_or_gets_event() {
     loom::model(|| {
         let (slot, _answer, _keeper) = alone();
         let worker = thread::spawn({

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g2_who_joins_a_start_as_its_init_ends_shares_it_or_comes_after_it() {
+async fn g2_late_joiner_shares_or_follows_the_start() {
     let (scene, mut dice) = (Scene::new(), Dice(SEED));
     let mut ledger = Ledger::complete(&scene.registry);
     for round in 0..6_000 {
@@ -54,7 +54,7 @@ async fn g2_who_joins_a_start_as_its_init_ends_shares_it_or_comes_after_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g3_a_stop_or_a_kill_as_init_ends_finds_a_start_to_cancel_or_a_worker_to_end() {
+async fn g3_late_stop_cancels_start_or_ends_worker() {
     let (scene, mut dice) = (Scene::new(), Dice(SEED + 1));
     let mut ledger = Ledger::complete(&scene.registry);
     let (mut round, mut cancelled, mut ended) = (0, 0, 0);
@@ -99,7 +99,7 @@ async fn g3_a_stop_or_a_kill_as_init_ends_finds_a_start_to_cancel_or_a_worker_to
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g2_a_caller_who_goes_away_as_init_ends_cancels_nothing() {
+async fn g2_late_caller_drop_cancels_nothing() {
     let (scene, mut dice) = (Scene::new(), Dice(SEED + 2));
     let mut ledger = Ledger::complete(&scene.registry);
     for round in 0..4_000 {
@@ -144,7 +144,7 @@ impl Worker for Parent {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g10_a_shutdown_as_inits_end_cancels_them_or_ends_their_workers() {
+async fn g10_late_shutdown_cancels_or_ends_workers() {
     let mut dice = Dice(SEED + 3);
     let parents = Registry::<Parent>::new();
     let (mut round, mut cancelled, mut ended) = (0, 0, 0);
@@ -192,7 +192,7 @@ async fn g10_a_shutdown_as_inits_end_cancels_them_or_ends_their_workers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g10_a_runtime_that_goes_away_as_inits_end_leaves_nobody_waiting_and_nothing_alive() {
+async fn g10_late_runtime_drop_answers_and_leaks_nothing() {
     let mut dice = Dice(SEED + 4);
     for round in 0..250 {
         // The callers are on the test's own runtime.
@@ -232,7 +232,7 @@ async fn g10_a_runtime_that_goes_away_as_inits_end_leaves_nobody_waiting_and_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g5_an_init_that_ends_as_its_time_is_up_came_up_or_has_left_nothing() {
+async fn g5_init_at_timeout_is_up_or_without_trace() {
     let (scene, mut dice) = (Scene::of(Registry::builder().init_timeout(Duration::from_millis(1))), Dice(SEED + 5));
     let mut ledger = Ledger::complete(&scene.registry);
     let (mut round, mut timed_out, mut came_up) = (0, 0, 0);
@@ -311,7 +311,7 @@ async fn storm(scene: Scene, mut dice: Dice, is_over: Arc<AtomicBool>) -> Vec<Le
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g9_in_a_storm_of_starts_and_ends_everyone_is_answered_and_everything_adds_up() {
+async fn g9_all_are_answered_and_counts_add_up() {
     let mut dice = Dice(SEED + 6);
     for round in 0..120 {
         let scene = Scene::new();

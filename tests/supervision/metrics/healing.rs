@@ -12,8 +12,8 @@ use test_support::exposition::Exposition;
 use test_support::{Plan, Probe, in_own_process, within};
 
 #[tokio::test(start_paused = true)]
-async fn a_recorder_that_is_installed_after_the_registry_was_built_is_told_everything() {
-    if !in_own_process(module_path!(), "a_recorder_that_is_installed_after_the_registry_was_built_is_told_everything") {
+async fn late_recorder_gets_all_counts() {
+    if !in_own_process(module_path!(), "late_recorder_gets_all_counts") {
         return;
     }
     let registry = Registry::<Probe>::builder().name("early").build().unwrap();
@@ -33,7 +33,7 @@ async fn a_recorder_that_is_installed_after_the_registry_was_built_is_told_every
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_series_that_the_exporter_dropped_for_being_idle_comes_back() {
+async fn expired_series_reappear() {
     let idle = exporter().idle_timeout(MetricKindMask::ALL, Some(Duration::from_millis(1)));
     let scrape = Scrape::of(idle.set_buckets_for_metric(Matcher::Full("unused".into()), &[1.0]).unwrap());
     let registry = scrape.builder("rooms").build().unwrap();

@@ -1,4 +1,4 @@
-//! Whose numbers are whose.
+//! Whose number_keys are whose.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::Scrape;
 use test_support::{Actor, Plan, Probe, Role, until_idle, within};
 
 #[tokio::test(start_paused = true)]
-async fn two_registries_of_one_worker_type_are_told_apart_by_their_names() {
+async fn registry_label_separates_registries() {
     let scrape = Scrape::new();
     let (first, second) = (scrape.builder("first").build().unwrap(), scrape.builder("second").build().unwrap());
     for (registry, workers) in [(&first, 1), (&second, 3)] {
@@ -30,7 +30,7 @@ async fn two_registries_of_one_worker_type_are_told_apart_by_their_names() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_second_live_registry_of_a_name_is_refused() {
+async fn duplicate_name_is_refused() {
     let scrape = Scrape::new();
     let first = scrape.builder("rooms").build().unwrap();
     let refused = scrape.builder("rooms").build().unwrap_err();
@@ -43,7 +43,7 @@ async fn a_second_live_registry_of_a_name_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn names_on_the_processes_own_recorder_are_refused_too() {
+async fn duplicate_on_global_recorder_is_refused() {
     let name = "names_on_the_processes_own_recorder";
     let first = Registry::<Probe>::builder().name(name).build().unwrap();
     assert!(matches!(Registry::<Probe>::builder().name(name).build(), Err(BuildError::NameTaken { .. })));
@@ -55,7 +55,7 @@ async fn names_on_the_processes_own_recorder_are_refused_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn recorders_of_ones_own_are_told_apart() {
+async fn name_may_repeat_on_another_recorder() {
     let (one, other) = (Scrape::new(), Scrape::new());
     let first = one.builder("rooms").build().unwrap();
     let second = other.builder("rooms").build().unwrap();
@@ -67,7 +67,7 @@ async fn recorders_of_ones_own_are_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_is_free_when_the_shutdown_is_over_and_its_counters_go_on() {
+async fn shutdown_frees_name_and_counters_continue() {
     let scrape = Scrape::new();
     for round in 1..=3 {
         let registry = scrape.builder("rooms").build().unwrap();
@@ -81,7 +81,7 @@ async fn a_name_is_free_when_the_shutdown_is_over_and_its_counters_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_name_is_free_when_the_last_handle_is_dropped_and_its_workers_are_gone() {
+async fn dropping_registry_frees_its_name() {
     let scrape = Scrape::new();
     let registry = Registry::<Actor>::builder().name("rooms").recorder(scrape.recorder.clone()).build().unwrap();
     let worker = within(registry.start("a", Role::default()), "a start").await.unwrap();
@@ -92,7 +92,7 @@ async fn a_name_is_free_when_the_last_handle_is_dropped_and_its_workers_are_gone
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_build_that_fails_takes_no_name() {
+async fn failed_build_takes_no_name() {
     let scrape = Scrape::new();
     assert!(matches!(scrape.builder("rooms").max_workers(0).build(), Err(BuildError::InvalidOption { .. })));
     scrape.builder("rooms").build().unwrap();

@@ -52,7 +52,7 @@ impl Recorder for Hostile {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_recorder_that_panics_harms_nobody() {
+async fn panicking_recorder_is_contained() {
     let hostile = Arc::new(Hostile::default());
     let builder = Registry::<Probe>::builder().name("rooms").recorder(hostile.clone()).measure_handling();
     let registry = builder.build().unwrap();
@@ -72,7 +72,7 @@ async fn a_recorder_that_panics_harms_nobody() {
 
 /// A thread-local recorder would not be seen from the threads of a runtime: this one goes with the registry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_recorder_of_ones_own_is_told_on_every_runtime() {
+async fn custom_recorder_works_on_any_thread() {
     let scrape = Scrape::new();
     let registry = scrape.builder("rooms").measure_handling().build().unwrap();
     let workers = 64;
@@ -88,7 +88,7 @@ async fn a_recorder_of_ones_own_is_told_on_every_runtime() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn more_values_than_are_kept_are_recorded_all_the_same() {
+async fn values_beyond_the_buffer_are_recorded() {
     let scrape = Scrape::new();
     let registry = scrape.builder("rooms").build().unwrap();
     for key in 0..3_000 {

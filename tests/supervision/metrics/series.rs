@@ -7,7 +7,7 @@ use super::Scrape;
 use test_support::{Ask, Plan, Probe, Step, until_idle, within};
 
 #[tokio::test(start_paused = true)]
-async fn every_series_is_there_from_the_start_with_0() {
+async fn all_series_start_at_zero() {
     let scrape = Scrape::new();
     let _registry = scrape.builder("rooms").build().unwrap();
     until_idle().await;
@@ -30,7 +30,7 @@ async fn every_series_is_there_from_the_start_with_0() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_and_measured_handling_are_there_where_they_are_asked_for() {
+async fn optional_series_appear_when_enabled() {
     let scrape = Scrape::new();
     let registry = scrape.builder("rooms").max_workers(7).measure_handling().build().unwrap();
     let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
@@ -50,7 +50,7 @@ async fn a_limit_and_measured_handling_are_there_where_they_are_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_exporters_naming_option_changes_no_name() {
+async fn recommended_naming_changes_no_name() {
     let (plain, renamed) = (Scrape::new(), Scrape::of(super::exporter().with_recommended_naming(true)));
     let _first = plain.builder("rooms").max_workers(1).measure_handling().build().unwrap();
     let _second = renamed.builder("rooms").max_workers(1).measure_handling().build().unwrap();
@@ -60,7 +60,7 @@ async fn the_exporters_naming_option_changes_no_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unnamed_registry_exports_nothing() {
+async fn unnamed_registry_exports_nothing() {
     let scrape = Scrape::new();
     let registry = Registry::<Probe>::builder().recorder(scrape.recorder.clone()).build().unwrap();
     within(registry.start("a", Plan::default()), "a start").await.unwrap();
@@ -70,7 +70,7 @@ async fn an_unnamed_registry_exports_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_number_of_series_does_not_depend_on_the_number_of_keys() {
+async fn series_count_is_independent_of_keys() {
     async fn series_with(keys: usize) -> usize {
         let scrape = Scrape::new();
         let registry = scrape.builder("many").build().unwrap();
@@ -88,7 +88,7 @@ async fn the_number_of_series_does_not_depend_on_the_number_of_keys() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_exported_is_what_stats_say() {
+async fn export_agrees_with_stats() {
     let scrape = Scrape::new();
     let registry = scrape.builder("rooms").build().unwrap();
     for key in ["a", "b", "c"] {
@@ -124,7 +124,7 @@ async fn what_is_exported_is_what_stats_say() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_a_shutdown_all_gauges_but_the_settings_are_0_and_nothing_is_lost() {
+async fn shutdown_zeroes_gauges_and_keeps_counts() {
     let scrape = Scrape::new();
     let registry = scrape.builder("rooms").max_workers(5).build().unwrap();
     for key in ["a", "b"] {
@@ -141,7 +141,7 @@ async fn after_a_shutdown_all_gauges_but_the_settings_are_0_and_nothing_is_lost(
 
     let report = within(registry.shutdown(), "the shutdown").await;
     assert_eq!(report.aborted, 2);
-    // At once: whoever has the report finds the numbers told.
+    // At once: whoever has the report finds the number_keys told.
     let after = scrape.now();
     for metric in ALL.iter().filter(|metric| metric.kind == Kind::Gauge) {
         let expected = match metric.name {
@@ -161,7 +161,7 @@ async fn after_a_shutdown_all_gauges_but_the_settings_are_0_and_nothing_is_lost(
 
 /// Also when nobody shuts it down.
 #[test]
-fn a_runtime_that_goes_away_leaves_the_gauges_at_0() {
+fn runtime_drop_zeroes_gauges() {
     let scrape = Scrape::new();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let registry = runtime.block_on(async {

@@ -8,7 +8,7 @@ use super::Scrape;
 use test_support::{Actor, Ask, Gate, Plan, Probe, Role, Step, inside, populated, until_idle, value_of, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn lookups_and_messages_of_many_threads_are_counted_exactly() {
+async fn concurrent_counts_are_exact() {
     let registry = populated(&["a", "b", "c", "d"]).await;
     let before = registry.stats();
     std::thread::scope(|scope| {
@@ -40,7 +40,7 @@ async fn lookups_and_messages_of_many_threads_are_counted_exactly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_verb_that_needs_a_worker_looks_once() {
+async fn each_operation_counts_one_lookup() {
     let registry = Registry::<Probe>::new();
     let looked = || (registry.stats().lookups.hit, registry.stats().lookups.miss);
     within(registry.lookup_or_start("a", Plan::default()), "a start").await.unwrap();
@@ -61,7 +61,7 @@ async fn each_verb_that_needs_a_worker_looks_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_queued_is_seen() {
+async fn queued_messages_are_counted() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     for (key, messages) in [("a", 2), ("b", 5), ("c", 0)] {
         let worker = within(registry.start(key, Plan::default()), "a start").await.unwrap();
@@ -81,7 +81,7 @@ async fn what_is_queued_is_seen() {
 
 /// Where there are very many workers the number is an estimate, and the work for it stays small.
 #[tokio::test(start_paused = true)]
-async fn what_is_queued_with_very_many_workers_is_estimated() {
+async fn queue_size_is_estimated_for_many_workers() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());
     for key in 0..5_000 {
         let worker = within(registry.start(&key.to_string(), Plan::default()), "a start").await.unwrap();
@@ -96,7 +96,7 @@ async fn what_is_queued_with_very_many_workers_is_estimated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sums_of_the_catalogue_hold_at_rest() {
+async fn documented_sums_hold() {
     let scrape = Scrape::new();
     let builder = scrape.builder("rooms").restart(Restart::Transient).restart_intensity(2, Duration::from_secs(60));
     let registry = builder.build().unwrap();
@@ -132,7 +132,7 @@ async fn the_sums_of_the_catalogue_hold_at_rest() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_gets_its_message_back_is_counted_once() {
+async fn refused_send_is_counted_once() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     within(registry.stop("a"), "a stop").await.unwrap();

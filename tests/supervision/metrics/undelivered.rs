@@ -24,7 +24,7 @@ fn lost(registry: &Registry<Probe>) -> [u64; 5] {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_kill() {
+async fn counted_on_kill() {
     let registry = Registry::<Probe>::new();
     let _gate = busy(&registry, Step::Succeed).await;
     within(registry.kill("a"), "a kill").await.unwrap();
@@ -32,7 +32,7 @@ async fn by_a_kill() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_crash() {
+async fn counted_on_crash() {
     for step in [Step::Panic, Step::Fail] {
         let registry = Registry::<Probe>::new();
         let gate = busy(&registry, step).await;
@@ -43,7 +43,7 @@ async fn by_a_crash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_stop_that_took_too_long() {
+async fn counted_on_stop_timeout() {
     let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(1)).build().unwrap();
     let _gate = busy(&registry, Step::Succeed).await;
     within(registry.stop("a"), "a stop").await.unwrap();
@@ -51,7 +51,7 @@ async fn by_a_stop_that_took_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_shutdown_that_took_too_long() {
+async fn counted_on_shutdown_timeout() {
     let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(1)).build().unwrap();
     let _gate = busy(&registry, Step::Succeed).await;
     assert_eq!(within(registry.shutdown(), "the shutdown").await.aborted, 1);
@@ -59,7 +59,7 @@ async fn by_a_shutdown_that_took_too_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_kill_in_the_middle_of_a_stop() {
+async fn counted_on_kill_during_stop() {
     let registry = Registry::<Probe>::new();
     let _gate = busy(&registry, Step::Succeed).await;
     let stopping = tokio::spawn({
@@ -73,7 +73,7 @@ async fn by_a_kill_in_the_middle_of_a_stop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_nothing_if_the_stop_goes_well() {
+async fn not_counted_on_clean_stop() {
     let registry = Registry::<Probe>::new();
     let gate = busy(&registry, Step::Succeed).await;
     gate.open();
@@ -83,7 +83,7 @@ async fn by_nothing_if_the_stop_goes_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_a_full_mailbox() {
+async fn counted_on_full_mailbox() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(3).build().unwrap();
     let gate = busy(&registry, Step::Succeed).await;
     let worker = registry.lookup("a").unwrap();
@@ -103,7 +103,7 @@ async fn by_a_full_mailbox() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn by_the_end_of_a_worker_whose_room_was_waited_for() {
+async fn counted_for_sender_waiting_at_exit() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(3).build().unwrap();
     let _gate = busy(&registry, Step::Succeed).await;
     let worker = registry.lookup("a").unwrap();

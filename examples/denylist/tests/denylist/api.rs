@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use crate::harness::{PATIENCE, Place, request};
 
 #[test]
-fn what_is_not_there_is_a_problem() {
+fn missing_resource_is_404() {
     let service = Place::new().serve();
     service.get("/").problem(404);
     service.get("/v2/calls").problem(404);
@@ -16,7 +16,7 @@ fn what_is_not_there_is_a_problem() {
 }
 
 #[test]
-fn a_method_that_a_path_does_not_know_is_a_problem_with_allow() {
+fn wrong_method_is_405_with_allow() {
     let service = Place::new().serve();
     for (method, path, allowed) in [
         ("GET", "/v1/calls", ["POST"].as_slice()),
@@ -35,7 +35,7 @@ fn a_method_that_a_path_does_not_know_is_a_problem_with_allow() {
 }
 
 #[test]
-fn a_body_that_is_not_what_it_should_be_is_a_problem() {
+fn malformed_body_is_400_or_422() {
     let service = Place::new().serve();
     let call = |body| service.send("POST", "/v1/calls", body);
     for bad in ["", "{", "no", r#"{"to":"+12025550100"} x"#, "{\"to\":\"\u{1}\"}"] {
@@ -63,14 +63,14 @@ fn a_body_that_is_not_what_it_should_be_is_a_problem() {
 }
 
 #[test]
-fn a_body_that_is_too_large_is_a_problem() {
+fn oversized_body_is_413() {
     let service = Place::new().serve();
     let body = format!(r#"{{"to":"{}"}}"#, "1".repeat(65 << 10));
     service.send("POST", "/v1/calls", &body).problem(413);
 }
 
 #[test]
-fn a_body_of_another_type_is_a_problem() {
+fn wrong_content_type_is_415() {
     let service = Place::new().serve();
     let call = r#"{"to":"+12025550100"}"#;
     request(service.address, "POST", "/v1/calls", Some(("text/plain", call))).expect("an answer").problem(415);
@@ -79,7 +79,7 @@ fn a_body_of_another_type_is_a_problem() {
 }
 
 #[test]
-fn a_bad_number_or_rule_in_a_path_is_a_problem() {
+fn invalid_path_segment_is_400_or_422() {
     let service = Place::new().serve();
     for path in [
         "/v1/denylists/x",
@@ -97,7 +97,7 @@ fn a_bad_number_or_rule_in_a_path_is_a_problem() {
 }
 
 #[test]
-fn a_bad_page_is_a_problem() {
+fn invalid_paging_is_400_or_422() {
     let service = Place::new().serve();
     service.get("/v1/workers?limit=0").problem(422);
     service.get("/v1/workers?limit=1001").problem(422);
@@ -108,7 +108,7 @@ fn a_bad_page_is_a_problem() {
 }
 
 #[test]
-fn one_rule_too_many_is_a_problem_and_changes_nothing() {
+fn rule_over_the_limit_changes_nothing() {
     let service = Place::new().serve();
     let rules: Vec<String> = (1..=1_001).map(|count| format!("complaints:{count}")).collect();
     let path = "/v1/denylists/+12025550100";
@@ -122,7 +122,7 @@ fn one_rule_too_many_is_a_problem_and_changes_nothing() {
 }
 
 #[test]
-fn a_body_that_never_comes_is_a_problem() {
+fn missing_body_times_out_with_408() {
     let service = Place::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");

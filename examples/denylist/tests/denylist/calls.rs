@@ -7,7 +7,7 @@ use crate::harness::{Place, text};
 const TO: &str = "+12025550100";
 
 #[test]
-fn the_curl_line_that_it_prints_shows_a_call_rejected() {
+fn printed_curl_command_is_rejected() {
     let service = Place::new().serve();
     let log = service.log();
     let line = log.iter().find(|line| line.trim_start().starts_with("curl ")).expect("a curl line");
@@ -22,7 +22,7 @@ fn the_curl_line_that_it_prints_shows_a_call_rejected() {
 }
 
 #[test]
-fn the_addresses_that_it_prints_can_be_opened() {
+fn printed_urls_respond() {
     let service = Place::new().serve();
     let base = format!("http://{}", service.address);
     let log = service.log();
@@ -35,7 +35,7 @@ fn the_addresses_that_it_prints_can_be_opened() {
 }
 
 #[test]
-fn a_phone_without_rules_takes_every_call() {
+fn phone_without_rules_takes_all_calls() {
     let service = Place::new().serve_with(&["--no-sample"]);
     assert_eq!(service.call(Some("+12025550123"), TO), None);
     assert_eq!(service.call(None, TO), None);
@@ -43,7 +43,7 @@ fn a_phone_without_rules_takes_every_call() {
 }
 
 #[test]
-fn each_kind_of_rule_rejects_its_callers_and_no_others() {
+fn each_rule_rejects_only_its_callers() {
     let place = Place::new();
     let rows = [
         "2025550123,2021-07-07 00:00:01,,,,,,",
@@ -75,7 +75,7 @@ fn each_kind_of_rule_rejects_its_callers_and_no_others() {
 }
 
 #[test]
-fn a_call_without_from_is_anonymous() {
+fn call_without_from_is_anonymous() {
     let service = Place::new().serve_with(&["--no-sample"]);
     service.put(&format!("/v1/denylists/{TO}/rules/anonymous")).json(201);
     let answer = service.send("POST", "/v1/calls", &format!(r#"{{"to":"{TO}"}}"#)).json(200);
@@ -84,7 +84,7 @@ fn a_call_without_from_is_anonymous() {
 }
 
 #[test]
-fn rules_can_be_replaced_read_and_removed() {
+fn rules_can_be_set_read_and_deleted() {
     let service = Place::new().serve_with(&["--no-sample"]);
     let path = format!("/v1/denylists/{TO}");
     let answer =
@@ -102,7 +102,7 @@ fn rules_can_be_replaced_read_and_removed() {
 }
 
 #[test]
-fn every_way_to_write_a_number_reaches_the_same_worker() {
+fn all_notations_reach_one_worker() {
     let service = Place::new().serve_with(&["--no-sample"]);
     service.put("/v1/denylists/%28202%29%20555-0100/rules/1-303-555-0147").json(201);
     for (from, to) in [
@@ -116,7 +116,7 @@ fn every_way_to_write_a_number_reaches_the_same_worker() {
 }
 
 #[test]
-fn the_sample_is_imported_once_and_what_was_removed_of_it_stays_away() {
+fn sample_is_imported_only_once() {
     let place = Place::new();
     let service = place.serve();
     assert!(service.log().iter().any(|line| line.contains("imported the sample")));
@@ -131,7 +131,7 @@ fn the_sample_is_imported_once_and_what_was_removed_of_it_stays_away() {
 }
 
 #[test]
-fn a_reputation_tells_what_was_complained_about() {
+fn reputation_lists_complaint_subjects() {
     let service = Place::new().serve();
     let known = service.get("/v1/reputations/+12025550123").json(200);
     assert_eq!(known["complaints"], 12);

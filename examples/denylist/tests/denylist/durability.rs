@@ -8,7 +8,7 @@ use std::thread;
 use crate::harness::{Place, Service, eventually, request};
 
 #[test]
-fn an_acknowledged_rule_survives_a_sigkill() {
+fn acknowledged_rule_survives_sigkill() {
     let place = Place::new();
     // Each round kills the service with the writes of eight clients in hand, at another moment, and the next round
     // goes on with the same database.
@@ -67,7 +67,7 @@ fn check(service: &Service, acknowledged: &BTreeMap<String, Vec<String>>) {
 }
 
 #[test]
-fn an_acknowledged_removal_survives_a_sigkill() {
+fn acknowledged_removal_survives_sigkill() {
     let place = Place::new();
     let service = place.serve();
     service.put("/v1/denylists/+12025550100/rules/anonymous").json(201);
@@ -81,7 +81,7 @@ fn an_acknowledged_removal_survives_a_sigkill() {
 }
 
 #[test]
-fn a_write_that_fails_is_the_callers_problem_and_loses_nothing() {
+fn failed_write_is_reported_and_loses_nothing() {
     let place = Place::new();
     place.serve().terminate();
     let length = std::fs::metadata(place.path("denylist.redb")).expect("a database").len();

@@ -18,7 +18,7 @@ fn assert_says(report: &str, line: &str) {
 }
 
 #[test]
-fn importing_a_file_twice_counts_it_once() {
+fn repeated_import_counts_once() {
     let place = Place::new();
     let first = place.import("a.csv", &GOOD).succeeded();
     assert_says(&first, "counted 3 complaints");
@@ -33,7 +33,7 @@ fn importing_a_file_twice_counts_it_once() {
 }
 
 #[test]
-fn of_a_file_that_overlaps_another_only_what_is_new_counts() {
+fn overlapping_file_counts_new_rows() {
     let place = Place::new();
     place.import("a.csv", &GOOD[..2]).succeeded();
     let report = place.import("b.csv", &GOOD[1..]).succeeded();
@@ -42,7 +42,7 @@ fn of_a_file_that_overlaps_another_only_what_is_new_counts() {
 }
 
 #[test]
-fn bad_rows_are_counted_with_their_reasons_and_stop_nothing() {
+fn bad_rows_are_counted_by_reason() {
     let place = Place::new();
     let mut file = format!("\u{feff}{HEADER}\r\n{}\r\n", GOOD[0]).into_bytes();
     for bad in [
@@ -81,7 +81,7 @@ fn bad_rows_are_counted_with_their_reasons_and_stop_nothing() {
 }
 
 #[test]
-fn a_pipe_shows_no_progress_bar() {
+fn pipe_gets_no_progress_bar() {
     let place = Place::new();
     let ran = place.import("a.csv", &GOOD);
     assert_eq!(ran.stderr, "");
@@ -89,7 +89,7 @@ fn a_pipe_shows_no_progress_bar() {
 }
 
 #[test]
-fn a_file_that_is_none_is_an_error_and_makes_no_database() {
+fn invalid_file_creates_no_database() {
     let place = Place::new();
     place.run(&["import", "nowhere.csv"]).failed(66, "cannot read nowhere.csv");
     place.run(&["import", "."]).failed(66, "cannot read .");
@@ -103,7 +103,7 @@ fn a_file_that_is_none_is_an_error_and_makes_no_database() {
 }
 
 #[test]
-fn a_database_that_a_service_has_open_is_an_error() {
+fn database_in_use_is_an_error() {
     let place = Place::new();
     let service = place.serve();
     place.import("a.csv", &GOOD).failed(75, "open in another process");
@@ -123,7 +123,7 @@ fn row(n: usize, city: &str) -> String {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn memory_does_not_grow_with_the_file() {
+fn memory_is_bounded_for_large_files() {
     let place = Place::new();
     let path = place.path("big.csv");
     let mut file = BufWriter::new(File::create(&path).expect("there is room for a file"));
@@ -158,7 +158,7 @@ fn memory_does_not_grow_with_the_file() {
 }
 
 #[test]
-fn an_import_that_was_killed_half_way_counts_nothing_twice() {
+fn resumed_import_counts_nothing_twice() {
     let place = Place::new();
     let rows: Vec<String> = (0..25_000).map(|n| row(n, "Reno")).collect();
     let mut child = place.command();

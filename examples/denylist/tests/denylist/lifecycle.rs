@@ -6,7 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use crate::harness::{PATIENCE, Place, eventually};
 
 #[test]
-fn sigterm_drains_both_registries_and_closes_the_database() {
+fn sigterm_drains_and_closes_database() {
     let place = Place::new();
     let service = place.serve();
     service.call(Some("+12025550123"), "+12025550199");
@@ -25,7 +25,7 @@ fn sigterm_drains_both_registries_and_closes_the_database() {
 }
 
 #[test]
-fn ctrl_c_ends_it_in_good_order_too() {
+fn sigint_drains_and_closes_database() {
     let service = Place::new().serve();
     service.signal("INT");
     let (code, log) = service.ended();
@@ -35,7 +35,7 @@ fn ctrl_c_ends_it_in_good_order_too() {
 }
 
 #[test]
-fn while_it_drains_it_serves_and_is_not_ready() {
+fn draining_service_answers_but_is_unready() {
     let service = Place::new().serve_with(&["--drain-delay", "3600"]);
     assert_eq!(service.get("/readyz").status, 200);
     assert_eq!(service.get("/healthz").status, 200);
@@ -52,7 +52,7 @@ fn while_it_drains_it_serves_and_is_not_ready() {
 }
 
 #[test]
-fn an_idle_connection_does_not_hold_the_end_up() {
+fn idle_connection_does_not_delay_exit() {
     let service = Place::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
@@ -64,7 +64,7 @@ fn an_idle_connection_does_not_hold_the_end_up() {
 }
 
 #[test]
-fn a_port_in_use_is_an_error_and_leaves_the_database_alone() {
+fn port_in_use_creates_no_database() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
     let place = Place::new();
@@ -73,7 +73,7 @@ fn a_port_in_use_is_an_error_and_leaves_the_database_alone() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_an_error_and_stays_as_it_is() {
+fn non_database_file_is_left_unchanged() {
     let place = Place::new();
     let content = "dear diary, ".repeat(1_000);
     place.file("diary", &content);
@@ -84,7 +84,7 @@ fn a_file_that_is_no_database_is_an_error_and_stays_as_it_is() {
 }
 
 #[test]
-fn the_database_of_another_program_is_an_error_and_stays_as_it_is() {
+fn foreign_database_is_left_unchanged() {
     let place = Place::new();
     let table = redb::TableDefinition::<u64, u64>::new("other");
     let database = redb::Database::create(place.path("other.redb")).expect("a database");
@@ -101,7 +101,7 @@ fn the_database_of_another_program_is_an_error_and_stays_as_it_is() {
 }
 
 #[test]
-fn a_wrong_command_line_ends_with_2() {
+fn usage_error_exits_with_2() {
     let place = Place::new();
     for args in [
         ["--listen", "nowhere"].as_slice(),

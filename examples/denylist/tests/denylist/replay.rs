@@ -27,7 +27,7 @@ fn number_after(report: &str, prefix: &str) -> u64 {
 }
 
 #[test]
-fn a_replay_makes_every_call_and_tells_what_came_of_them() {
+fn makes_and_reports_every_call() {
     let place = prepared();
     let service = place.serve_with(&["--no-sample"]);
     let args = ["--calls", "2000", "--concurrency", "8", "--recipients", "50", "--with-threshold", "3"];
@@ -55,7 +55,7 @@ fn a_replay_makes_every_call_and_tells_what_came_of_them() {
 }
 
 #[test]
-fn a_replay_keeps_to_its_rate() {
+fn rate_limit_is_kept() {
     let place = prepared();
     let service = place.serve_with(&["--no-sample"]);
     let report = replay(&place, service.address, &["--calls", "100", "--rate", "200"]).succeeded();
@@ -64,7 +64,7 @@ fn a_replay_keeps_to_its_rate() {
 }
 
 #[test]
-fn a_replay_without_a_service_or_a_file_is_an_error() {
+fn missing_service_or_file_is_an_error() {
     let place = prepared();
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port");
     replay(&place, free, &[]).failed(69, "cannot reach http://127.0.0.1:");
@@ -74,7 +74,7 @@ fn a_replay_without_a_service_or_a_file_is_an_error() {
 }
 
 #[test]
-fn a_replay_with_failed_calls_counts_them_and_fails() {
+fn failed_calls_are_counted_and_fail_the_run() {
     let place = prepared();
     let service = place.serve_with(&["--no-sample"]);
     let address = service.address;

@@ -9,7 +9,7 @@ fn listing(service: &Service) -> serde_json::Value {
 }
 
 #[test]
-fn a_worker_that_rests_goes_and_its_rules_come_back_with_it() {
+fn passivated_denylist_keeps_its_rules() {
     let service = Place::new().serve_with(&["--idle-timeout", "1"]);
     service.put(&format!("/v1/denylists/{}/rules/anonymous", NUMBERS[0])).json(201);
     eventually("the denylist idles", || listing(&service)["registries"]["denylist"]["idled"] == 1);
@@ -19,7 +19,7 @@ fn a_worker_that_rests_goes_and_its_rules_come_back_with_it() {
 }
 
 #[test]
-fn zero_is_no_idle_time_out_and_no_limit() {
+fn zero_disables_timeout_and_limit() {
     let service = Place::new().serve_with(&["--idle-timeout", "0", "--max-workers", "0"]);
     service.rules(NUMBERS[0]);
     let listing = listing(&service);
@@ -29,7 +29,7 @@ fn zero_is_no_idle_time_out_and_no_limit() {
 }
 
 #[test]
-fn for_one_more_number_the_one_goes_that_has_rested_longest() {
+fn least_recently_used_is_evicted() {
     let service = Place::new().serve_with(&["--max-workers", "2"]);
     for number in [NUMBERS[0], NUMBERS[1], NUMBERS[0], NUMBERS[2]] {
         service.rules(number);
@@ -43,7 +43,7 @@ fn for_one_more_number_the_one_goes_that_has_rested_longest() {
 }
 
 #[test]
-fn without_eviction_a_newcomer_is_turned_away_and_may_ask_again() {
+fn full_service_without_eviction_is_503() {
     let service = Place::new().serve_with(&["--max-workers", "1", "--eviction", "none"]);
     service.rules(NUMBERS[0]);
     let response = service.get(&format!("/v1/denylists/{}", NUMBERS[1]));
@@ -55,7 +55,7 @@ fn without_eviction_a_newcomer_is_turned_away_and_may_ask_again() {
 }
 
 #[test]
-fn a_denylist_that_crashes_comes_back_until_its_budget_is_spent() {
+fn crashed_denylist_restarts_within_budget() {
     let service = Place::new().serve_with(&["--drills"]);
     let crash = format!("/v1/workers/{}/crash", NUMBERS[0]);
     service.put(&format!("/v1/denylists/{}/rules/anonymous", NUMBERS[0])).json(201);
@@ -86,7 +86,7 @@ fn a_denylist_that_crashes_comes_back_until_its_budget_is_spent() {
 }
 
 #[test]
-fn without_the_flag_nobody_can_crash_a_worker() {
+fn crash_route_needs_the_drills_flag() {
     let service = Place::new().serve();
     service.rules(NUMBERS[0]);
     service.send("POST", &format!("/v1/workers/{}/crash", NUMBERS[0]), "{}").problem(404);

@@ -17,7 +17,7 @@ fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
 }
 
 #[test]
-fn the_pages_of_the_listing_have_each_worker_once() {
+fn pages_list_each_worker_once() {
     let service = Place::new().serve();
     let mut all = BTreeSet::new();
     for last in 0..7 {
@@ -41,7 +41,7 @@ fn the_pages_of_the_listing_have_each_worker_once() {
 }
 
 #[test]
-fn a_stopped_worker_is_gone_and_its_rules_stay() {
+fn stopped_worker_keeps_its_rules() {
     let service = Place::new().serve();
     let number = "+12025550100";
     service.put(&format!("/v1/denylists/{number}/rules/anonymous")).json(201);
@@ -57,7 +57,7 @@ fn a_stopped_worker_is_gone_and_its_rules_stay() {
 }
 
 #[test]
-fn stops_in_the_middle_of_calls_and_writes_lose_neither() {
+fn stops_lose_no_calls_or_writes() {
     let service = Place::new().serve();
     let number = "+12025550100";
     std::thread::scope(|scope| {
@@ -85,7 +85,7 @@ fn stops_in_the_middle_of_calls_and_writes_lose_neither() {
 }
 
 #[test]
-fn the_metrics_count_calls_by_decision_and_workers_by_registry() {
+fn metrics_count_calls_and_workers() {
     let service = Place::new().serve();
     service.call(Some("+12025550123"), "+12025550199");
     service.call(Some("+12025550123"), "+12025550100");
@@ -110,7 +110,7 @@ fn the_metrics_count_calls_by_decision_and_workers_by_registry() {
 }
 
 #[test]
-fn the_metrics_of_the_library_are_served_too_all_of_them() {
+fn all_library_metrics_are_served() {
     let service = Place::new().serve_with(&["--max-workers", "100"]);
     service.rules("+12025550100");
     let metrics = service.get("/metrics");
@@ -130,7 +130,7 @@ fn the_metrics_of_the_library_are_served_too_all_of_them() {
 
 /// By the program of Debian's package `prometheus`, where it is installed.
 #[test]
-fn promtool_finds_nothing_wrong_with_the_metrics() {
+fn promtool_accepts_the_metrics() {
     let service = Place::new().serve_with(&["--max-workers", "100"]);
     service.call(Some("+12025550123"), "+12025550199");
     let metrics = service.get("/metrics").body;
@@ -149,7 +149,7 @@ fn promtool_finds_nothing_wrong_with_the_metrics() {
 }
 
 #[test]
-fn a_worker_that_crashes_comes_back_with_what_is_on_disk() {
+fn crashed_worker_restarts_from_disk() {
     let place = Place::new();
     let service = place.serve_with(&["--drills"]);
     let number = "+12025550100";

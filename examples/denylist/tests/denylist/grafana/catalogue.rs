@@ -33,13 +33,13 @@ fn table() -> String {
 }
 
 #[test]
-fn the_table_in_the_docs_is_the_catalogue() {
+fn docs_table_matches_the_catalogue() {
     let expected = table();
     assert!(place::text("src/metrics/METRICS.md") == expected, "src/metrics/METRICS.md is to be:\n\n{expected}");
 }
 
 #[test]
-fn names_are_as_prometheus_wants_them() {
+fn names_follow_prometheus_conventions() {
     let mut names = BTreeSet::new();
     for metric in ALL {
         let name = metric.name;
@@ -56,7 +56,7 @@ fn names_are_as_prometheus_wants_them() {
 }
 
 #[test]
-fn labels_are_the_registry_or_a_closed_set() {
+fn labels_have_bounded_values() {
     for metric in ALL {
         let mut names = BTreeSet::new();
         for label in metric.labels {

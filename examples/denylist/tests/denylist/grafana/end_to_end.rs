@@ -15,7 +15,7 @@ use crate::grafana::rules::Rules;
 /// How far back a panel looks. Longer than it takes until rates are there.
 const SHOWN: u64 = 30;
 
-/// Every query of the dashboard gives numbers, which are printed, but for those that read what is `absent` from the target:
+/// Every query of the dashboard gives number_keys, which are printed, but for those that read what is `absent` from the target:
 /// they give nothing. Every rule is computed without an error.
 #[track_caller]
 pub(crate) fn every_panel_has_data_and_every_rule_is_computed(prometheus: &Prometheus, absent: &[Metric]) {
@@ -67,7 +67,7 @@ fn latest(series: &Series) -> f64 {
 }
 
 #[test]
-fn a_dashboard_of_the_catalogue_has_data_in_every_panel() {
+fn every_panel_has_data() {
     let exporter = Exporter::start(&[]);
     let Some(prometheus) = Prometheus::scraping("fake", exporter.address) else { return };
     every_panel_has_data_and_every_rule_is_computed(&prometheus, &[]);
@@ -93,7 +93,7 @@ fn a_dashboard_of_the_catalogue_has_data_in_every_panel() {
 }
 
 #[test]
-fn where_nothing_is_limited_and_no_handling_measured_only_those_panels_are_empty() {
+fn only_panels_of_absent_metrics_are_empty() {
     const ABSENT: &[Metric] = &[WORKERS_LIMIT, HANDLE_DURATION];
     assert!(ALL.iter().all(|metric| (metric.presence == Presence::Always) != ABSENT.contains(metric)));
     let exporter = Exporter::start(ABSENT);
@@ -102,7 +102,7 @@ fn where_nothing_is_limited_and_no_handling_measured_only_those_panels_are_empty
 }
 
 #[test]
-fn a_prometheus_ends_with_its_test_even_when_that_panics() {
+fn prometheus_exits_even_if_the_test_panics() {
     let exporter = Exporter::start(&[]);
     let Some(prometheus) = Prometheus::scraping("fake", exporter.address) else { return };
     let address: SocketAddr = prometheus.address();

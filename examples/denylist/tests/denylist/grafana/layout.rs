@@ -166,12 +166,12 @@ fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
 }
 
 #[test]
-fn the_dashboard_is_whole() {
+fn dashboard_layout_has_no_problems() {
     assert_eq!(problems(&Dashboard::read()), [""; 0]);
 }
 
 #[test]
-fn the_dashboard_has_its_rows() {
+fn dashboard_has_the_expected_rows() {
     let dashboard = Dashboard::read();
     let rows: Vec<_> = dashboard.all_panels().into_iter().filter(|panel| panel["type"] == "row").collect();
     let titles: Vec<_> = rows.iter().map(|row| row["title"].as_str().unwrap_or_default()).collect();

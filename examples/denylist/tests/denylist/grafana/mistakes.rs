@@ -53,7 +53,7 @@ fn change_is_found(pointer: &str, to: Value, problem: &str) {
 const DASHBOARD: &str = crate::grafana::dashboard::FILE;
 
 #[test]
-fn in_the_names_of_the_dashboard() {
+fn dashboard_name_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(DASHBOARD, from, to, problem);
     found("sum(gen_registry_workers{", "sum(gen_registry_worker{", "gen_registry_worker is no metric");
     found(
@@ -81,7 +81,7 @@ fn in_the_names_of_the_dashboard() {
 }
 
 #[test]
-fn in_the_names_of_the_rules() {
+fn rule_name_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
     found("(gen_registry_workers)", "(gen_registry_wokers)", "gen_registry_wokers is no metric");
     found("increase(gen_registry_worker_restarts_total[5m])", "gen_registry_worker_restarts_total", "of a counter");
@@ -93,7 +93,7 @@ fn in_the_names_of_the_rules() {
 }
 
 #[test]
-fn in_the_alerts() {
+fn alert_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
     found("severity: critical", "severity: terrible", "a severity that nobody routes");
     found("        for: 5m\n", "", "fires without waiting");
@@ -105,7 +105,7 @@ fn in_the_alerts() {
 }
 
 #[test]
-fn in_the_tests_of_the_alerts() {
+fn alert_test_gaps_are_found() {
     let whole = place::text(rules::TESTS);
     let untested = |from: &str, to: &str| {
         assert!(whole.contains(from), "there is no {from:?} to be replaced");
@@ -121,7 +121,7 @@ fn in_the_tests_of_the_alerts() {
 }
 
 #[test]
-fn in_the_layout() {
+fn layout_mistakes_are_found() {
     change_is_found("/panels/2/id", json!(2), "its id is missing or another's too");
     change_is_found("/panels/2/gridPos/x", json!(3), "lies on top of panel \"Workers\"");
     change_is_found("/panels/2/gridPos/x", json!(22), "does not fit into the grid");
@@ -154,7 +154,7 @@ fn in_the_layout() {
 }
 
 #[test]
-fn in_the_types() {
+fn type_mistakes_are_found() {
     change_is_found("/panels/1/gridPos/w", json!("4"), "panel \"Workers\"/gridPos/w");
     change_is_found("/panels/1/colour", json!("red"), "colour");
     change_is_found("/panels/1/options/colorMode", json!("rainbow"), "panel \"Workers\"/colorMode");

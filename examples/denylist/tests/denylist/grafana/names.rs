@@ -225,17 +225,17 @@ pub(crate) fn problems_of_inputs(tests: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_tests_of_the_alerts_are_fed_with_what_is_exported() {
+fn alert_tests_use_exported_series() {
     assert_eq!(problems_of_inputs(&place::yaml(rules::TESTS)), [""; 0]);
 }
 
 #[test]
-fn dashboard_and_rules_name_what_there_is_and_all_of_it() {
+fn every_metric_is_used_and_every_name_exists() {
     assert_eq!(problems(&Dashboard::read(), &Rules::read()), [""; 0]);
 }
 
 #[test]
-fn the_dashboard_needs_no_recorded_series() {
+fn dashboard_needs_no_recorded_series() {
     // It may be imported where the rules are not loaded.
     let (dashboard, rules) = (Dashboard::read(), Rules(Value::Null));
     let problems = problems(&dashboard, &rules);

@@ -161,7 +161,7 @@ fn result_labels(expression: &Expr, labels_of: &dyn Fn(&str) -> BTreeSet<String>
 }
 
 #[test]
-fn what_is_no_promql_is_refused() {
+fn invalid_promql_is_rejected() {
     for text in ["", "sum(", "rate(gen_registry_lookups_total)", "gen_registry_workers{state=~\"(\"}", "a b"] {
         let refused = Query::new("here", text).expect_err(text);
         assert!(refused.starts_with("here: does not parse"), "{refused}");
@@ -169,7 +169,7 @@ fn what_is_no_promql_is_refused() {
 }
 
 #[test]
-fn an_expression_says_what_it_reads_and_what_comes_out() {
+fn query_lists_its_metrics_and_labels() {
     let text = "topk(3, sum without (state) (rate(a{state=\"x\"}[$__rate_interval]))) / on (job) max by (job, le) (b)";
     let query = Query::new("here", text).expect("it parses");
     let readings = query.readings();

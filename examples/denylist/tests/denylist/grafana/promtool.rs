@@ -33,14 +33,14 @@ fn is_content(output: &Output) {
 }
 
 #[test]
-fn the_rules_are_clean() {
+fn rules_pass_lint() {
     if let Some(output) = promtool(&["check", "rules", "--lint=all", "--lint-fatal", rules::FILE], "") {
         is_content(&output);
     }
 }
 
 #[test]
-fn the_alerts_fire_when_they_should() {
+fn alert_tests_pass() {
     if let Some(output) = promtool(&["test", "rules", rules::TESTS], "") {
         is_content(&output);
     }
@@ -71,7 +71,7 @@ const LOOSENED: [(&str, &str, &str); 16] = [
 ];
 
 #[test]
-fn an_alert_that_fires_too_easily_is_found() {
+fn loosened_alert_fails_its_tests() {
     let (rules, tests) = (place::text(rules::FILE), place::text(rules::TESTS));
     for (alert, from, to) in LOOSENED {
         assert!(rules.contains(from), "there is no {from:?} to be replaced");
@@ -92,21 +92,21 @@ fn an_alert_that_fires_too_easily_is_found() {
 }
 
 #[test]
-fn the_scrape_configuration_is_valid() {
+fn scrape_config_is_valid() {
     if let Some(output) = promtool(&["check", "config", "grafana/prometheus/prometheus.yml"], "") {
         is_content(&output);
     }
 }
 
 #[test]
-fn names_types_and_help_texts_are_clean() {
+fn exposition_passes_lint() {
     if let Some(output) = promtool(&["check", "metrics"], &exporter::text(Duration::from_secs(60), &[])) {
         is_content(&output);
     }
 }
 
 #[test]
-fn a_metric_without_a_help_text_is_found() {
+fn missing_help_text_fails_lint() {
     let text = exporter::text(Duration::from_secs(60), &[]);
     let kept: Vec<_> = text.lines().filter(|line| !line.starts_with("# HELP gen_registry_lookups_total")).collect();
     assert_eq!(kept.len() + 1, text.lines().count());

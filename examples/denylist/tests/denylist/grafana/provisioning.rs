@@ -18,7 +18,7 @@ fn mounted<'a>(service: &'a Value, directory: &str) -> &'a str {
 }
 
 #[test]
-fn what_the_containers_mount_is_there() {
+fn mounted_volumes_exist() {
     let compose = place::yaml(COMPOSE);
     for service in ["prometheus", "grafana"] {
         for volume in list(&compose["services"][service]["volumes"]).iter().filter_map(Value::as_str) {
@@ -34,7 +34,7 @@ fn what_the_containers_mount_is_there() {
 }
 
 #[test]
-fn grafana_finds_prometheus_and_the_dashboard() {
+fn grafana_is_provisioned() {
     let compose = place::yaml(COMPOSE);
     let (prometheus, grafana) = (&compose["services"]["prometheus"], &compose["services"]["grafana"]);
     let command: Vec<_> = list(&prometheus["command"]).iter().filter_map(Value::as_str).collect();
@@ -57,7 +57,7 @@ fn grafana_finds_prometheus_and_the_dashboard() {
 }
 
 #[test]
-fn nothing_listens_but_on_the_loopback_address() {
+fn only_loopback_is_bound() {
     let compose = place::yaml(COMPOSE);
     let services = &compose["services"];
     assert!(services.as_object().is_some_and(|services| services.len() == 2), "one more is to be looked at here");
@@ -71,7 +71,7 @@ fn nothing_listens_but_on_the_loopback_address() {
 }
 
 #[test]
-fn prometheus_scrapes_the_service_where_it_listens_and_loads_the_rules() {
+fn prometheus_scrapes_service_and_loads_rules() {
     let prometheus = place::yaml(PROMETHEUS);
     let target = prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0].as_str().expect("a target");
     let service = place::text("examples/denylist/src/serve.rs");

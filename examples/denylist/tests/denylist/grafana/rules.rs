@@ -104,11 +104,11 @@ fn registry_of(series: &str) -> Option<&str> {
 }
 
 #[test]
-fn every_alert_says_how_bad_it_is_and_what_to_do() {
+fn alerts_have_severity_and_runbook() {
     assert_eq!(Rules::read().problems(), [""; 0]);
 }
 
 #[test]
-fn every_alert_has_a_case_that_fires_and_one_that_does_not() {
+fn alerts_have_firing_and_silent_cases() {
     assert_eq!(untested(&Rules::read(), &place::yaml(TESTS)), [""; 0]);
 }

@@ -64,7 +64,7 @@ pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
 }
 
 #[test]
-fn the_dashboard_has_grafanas_types() {
+fn dashboard_matches_grafana_schema() {
     let dashboard = Dashboard::read();
     assert!(list(&dashboard.0["panels"]).len() > 5, "there is something to check");
     assert_eq!(problems(&dashboard), [""; 0]);
