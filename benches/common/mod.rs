@@ -8,7 +8,7 @@ pub(crate) mod hand;
 pub(crate) mod peers;
 /// The registry's own hasher, for the maps that are to differ from its table in nothing else. By its file, for it is private to
 /// the library: a copy would drift, and a public one would be a promise.
-#[path = "../../src/seeded.rs"]
+#[path = "../../src/util/hash.rs"]
 #[allow(unused_imports)] // Its tests', which are not run here.
 mod seeded;
 mod turns;
