@@ -10,7 +10,7 @@
 //! 1. *A register against the end of its worker.* The gate closes first, then the directories are told, which takes the
 //!    lock that the register holds. So either the register came first, and its entry is there to be removed; or it came
 //!    second, and sees the gate closed. That the directory is told at all is settled the same way, under the lock of the
-//!    slot's list: see `Slot::add_membership`.
+//!    cell's list: see `WorkerCell::add_membership`.
 //! 2. *A read against the end.* The entry may be there still when the gate is closed. Readers look at the gate after
 //!    they found the entry, and before they return it: what they return was open at that moment. (G3)
 //! 3. *An unregister against the end.* Both remove under the lock, by the number of the entry, and no number is given

@@ -127,8 +127,8 @@ impl<P: Types> Lifecycle<P> {
     /// Takes note of an event and says what to do.
     pub(crate) fn step(&mut self, event: Event<P>, effects: &mut Effects<P>) {
         match event {
-            Event::Start { starter, holder, fresh, admission } => {
-                self.start(starter, holder, fresh, admission, effects);
+            Event::Start { starter, occupant, fresh, admission } => {
+                self.start(starter, occupant, fresh, admission, effects);
             }
             Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
             Event::Crash { entry, exists, run, reply } => self.crash(entry, exists, run, reply, effects),
@@ -182,7 +182,7 @@ impl<P: Types> Lifecycle<P> {
     fn start(
         &mut self,
         starter: StartWaiter<P>,
-        holder: Option<Occupant>,
+        occupant: Option<Occupant>,
         fresh: EntryId,
         admission: Admission,
         effects: &mut Effects<P>,
@@ -190,7 +190,7 @@ impl<P: Types> Lifecycle<P> {
         if !self.is_serving() {
             return fail(starter, StartFailure::Shutdown, effects);
         }
-        let Some(Occupant { entry, is_closed }) = holder else {
+        let Some(Occupant { entry, is_closed }) = occupant else {
             return match admission {
                 Admission::Granted => self.launch(starter, fresh, true, effects),
                 Admission::Tracked => self.launch(starter, fresh, false, effects),

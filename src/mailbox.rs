@@ -19,7 +19,7 @@ use crate::mailbox::queue::{BatchRef, Queue};
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
 
-/// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's slot. What each message takes is one call.
+/// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's cell. What each message takes is one call.
 pub(crate) trait Inbox<M>: Send + Sync {
     /// Takes the next message, and counts it.
     fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Received<M>;

@@ -56,13 +56,13 @@ use crate::util::panics;
 use crate::util::panics::catch_panic;
 use crate::util::sync::lock;
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::Event as PublicEvent;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{LiveTypes, Notice, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
 use crate::worker::restart::History;
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 use crate::worker::start::Generations;
 use crate::worker::task::{ExitGuard, Launch, RestartState, RunArgs};
 
@@ -89,7 +89,7 @@ pub(crate) struct Owner<W: Worker> {
     /// Where its workers run.
     runtime: Handle,
     table: TableWriter<W>,
-    link: Arc<Link<W>>,
+    shared: Arc<Shared<W>>,
     /// Who may be evicted.
     residents: EvictionPool<W>,
     memory: CrashHistory,
@@ -117,15 +117,15 @@ struct PriorHistory {
 impl<W: Worker> Owner<W> {
     pub(crate) fn new(
         table: TableWriter<W>,
-        link: Arc<Link<W>>,
+        shared: Arc<Shared<W>>,
         report: watch::Sender<Option<ShutdownReport>>,
         reporter: Option<Reporter>,
         runtime: Handle,
     ) -> Self {
-        let config = &link.config;
-        let memory = CrashHistory::new(config.intensity, config.remember_failed_starts, link.clock.clone());
+        let config = &shared.config;
+        let memory = CrashHistory::new(config.intensity, config.remember_failed_starts, shared.clock.clone());
         let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
-        let clock = link.clock.clone();
+        let clock = shared.clock.clone();
         let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.retention(), clock);
         if reporter.is_some() {
             deadlines.pass_now(Due::Report);
@@ -152,7 +152,7 @@ impl<W: Worker> Owner<W> {
             current: None,
             final_report: None,
             is_over: false,
-            link,
+            shared,
         }
     }
 
@@ -180,7 +180,8 @@ impl<W: Worker> Owner<W> {
     /// Lets others see the number_keys that only the state machine knows. Before the effects: who is answered by one of them
     /// finds them right.
     fn publish(&self) {
-        let (tally, workers, number_keys) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.link.number_keys);
+        let (tally, workers, number_keys) =
+            (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.number_keys);
         number_keys.workers.store(workers, Ordering::Relaxed);
         number_keys.starting.store(tally.starting, Ordering::Relaxed);
         number_keys.held.store(tally.held, Ordering::Relaxed);
@@ -189,35 +190,35 @@ impl<W: Worker> Owner<W> {
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
     fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
         let StartRequest { verb, mut seed, waits_in, reply } = request;
-        let (table, hash) = (self.table.read(), seed.slot.entry.hash);
+        let (table, hash) = (self.table.read(), seed.cell.entry.hash);
         // The key's `Eq` is user code. Whatever it does, nobody else is harmed. (G5)
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
-            table.find(&*seed.slot.key, hash, |handle| {
+            table.find(&*seed.cell.key, hash, |handle| {
                 // Before its gate is read: what is not attended to now has opened it.
-                let delegated = handle.slot.reclaim();
-                (delegated, Occupant { entry: handle.entry_id(), is_closed: handle.slot.queue.gate() >= Gate::Closed })
+                let delegated = handle.cell.reclaim();
+                (delegated, Occupant { entry: handle.entry_id(), is_closed: handle.cell.queue.gate() >= Gate::Closed })
             })
         }));
         match looked_up {
             Ok(found) => {
                 seed.is_first = matches!(found, Found::Nothing);
-                let holder = match found {
-                    Found::Worker((delegated, holder)) => {
-                        self.reclaimed(holder.entry, delegated);
-                        Some(holder)
+                let occupant = match found {
+                    Found::Worker((delegated, occupant)) => {
+                        self.reclaimed(occupant.entry, delegated);
+                        Some(occupant)
                     }
                     Found::Others | Found::Nothing => None,
                 };
                 let fresh = EntryId { id: self.ids.fresh(), hash };
                 let starter = StartWaiter { verb, waits_in, seed: Some(seed), reply };
                 // CatchDropPanic too, though it runs nobody's code: what would be lost is every key. (G5)
-                let admitted = catch_unwind(AssertUnwindSafe(|| match holder {
+                let admitted = catch_unwind(AssertUnwindSafe(|| match occupant {
                     Some(_) => Admission::Granted,
                     None => self.admit(fresh, &starter),
                 }));
                 let admission = admitted
                     .unwrap_or_else(|payload| Admission::Refused(StartFailure::Panicked(panics::message(payload))));
-                Some(Event::Start { starter, holder, fresh, admission })
+                Some(Event::Start { starter, occupant, fresh, admission })
             }
             Err(payload) => {
                 let failure = StartFailure::Panicked(panics::message(payload));
@@ -231,24 +232,24 @@ impl<W: Worker> Owner<W> {
     fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes<W>>> {
         Some(match notice {
             Notice::Stop { entry, stopper } => {
-                let found = self.table.read().with_entry(entry, |handle| handle.slot.reclaim());
+                let found = self.table.read().with_entry(entry, |handle| handle.cell.reclaim());
                 let exists = found.is_some();
                 self.reclaimed(entry, found.flatten());
                 Event::Stop { entry, exists, stopper }
             }
             Notice::Crash { entry, reply } => {
                 // Asked to end here and not in the caller: in the owner's order of starts, stops and crashes.
-                let found = self.table.read().with_entry(entry, |handle| (handle.slot.reclaim(), handle.slot.crash()));
+                let found = self.table.read().with_entry(entry, |handle| (handle.cell.reclaim(), handle.cell.crash()));
                 let exists = found.is_some();
                 let (delegated, run) = found.unwrap_or_default();
                 self.reclaimed(entry, delegated);
                 Event::Crash { entry, exists, run, reply }
             }
             Notice::Begun(entry) => Event::Begun(entry),
-            Notice::Ready(slot) => Event::Ready(self.set_current(slot)),
+            Notice::Ready(cell) => Event::Ready(self.set_current(cell)),
             Notice::Closing(entry) => Event::Closing(entry),
-            Notice::RunEnded(slot, incarnation, reason) => {
-                let entry = self.set_current(slot);
+            Notice::RunEnded(cell, incarnation, reason) => {
+                let entry = self.set_current(cell);
                 // An error's `Drop` is user code, and this may be the last of it. (G5)
                 let reason = panics::CatchDropPanic::new(reason);
                 self.run_ended(entry, incarnation, &reason);
@@ -257,20 +258,20 @@ impl<W: Worker> Owner<W> {
                 }
                 Event::RunEnded { entry, run: run_of(incarnation), reason: (*reason).clone() }
             }
-            Notice::Restarted(slot, incarnation) => {
-                let entry = self.set_current(slot);
-                let now = self.link.now_if_reported();
-                self.with_slot(entry, |slot| slot.set_started_at(now));
+            Notice::Restarted(cell, incarnation) => {
+                let entry = self.set_current(cell);
+                let now = self.shared.now_if_reported();
+                self.with_slot(entry, |cell| cell.set_started_at(now));
                 self.emit_started(entry, |worker| PublicEvent::Restarted { worker, incarnation });
                 return None;
             }
-            Notice::Exited(slot, exit, crash_record) => {
-                if !slot.is_ready() {
-                    self.reclaimed(slot.entry, slot.reclaim());
+            Notice::Exited(cell, exit, crash_record) => {
+                if !cell.is_ready() {
+                    self.reclaimed(cell.entry, cell.reclaim());
                 }
                 // Before anybody is told: who has stopped it finds it exited.
-                slot.set_exit(exit.reason());
-                let entry = self.set_current(slot);
+                cell.set_exit(exit.reason());
+                let entry = self.set_current(cell);
                 if let Some(crash_record) = crash_record {
                     self.update_history(|memory| memory.record_exit(entry.hash, *crash_record));
                 }
@@ -287,7 +288,7 @@ impl<W: Worker> Owner<W> {
         Some(match due {
             Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
             Due::DelegatedInit(entry, _) => {
-                self.reclaimed(entry, self.table.read().with_entry(entry, |handle| handle.slot.reclaim()).flatten());
+                self.reclaimed(entry, self.table.read().with_entry(entry, |handle| handle.cell.reclaim()).flatten());
                 Event::Passed(entry, Deadline::Init)
             }
             Due::Crash(entry, run) => Event::CrashPassed { entry, run },
@@ -339,7 +340,7 @@ impl<W: Worker> Owner<W> {
         }
         // A worker never waits for room: the victim's `terminate` may be waiting for it.
         let victim = match starter.waits_in {
-            None => self.residents.evict(self.link.clock.now()),
+            None => self.residents.evict(self.shared.clock.now()),
             Some(_) => None,
         };
         match victim {
@@ -355,7 +356,7 @@ impl<W: Worker> Owner<W> {
             self.is_maintenance_armed = true;
             self.arm(Due::Maintain);
         }
-        self.link.number_keys.remembered.store(self.memory.len(), Ordering::Relaxed);
+        self.shared.number_keys.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
 
     /// Performs what there is to do, one by one: code of others that panics in one of them (the `Drop` of a key) does not keep
@@ -392,7 +393,7 @@ impl<W: Worker> Owner<W> {
                     self.runtime.spawn(async move { drop_payload(launch) });
                 }
             }
-            Effect::SkipPermit(entry) => self.with_slot(entry, |slot| slot.skip_permit()),
+            Effect::SkipPermit(entry) => self.with_slot(entry, |cell| cell.skip_permit()),
             Effect::Open(entry) => self.open(entry),
             Effect::NotStarted(entry, failure) => self.not_started(entry, failure),
             Effect::Ended(entry, reason) => self.ended(entry, reason),
@@ -402,17 +403,17 @@ impl<W: Worker> Owner<W> {
                     self.retries.push_back(StartRequest { verb, seed, waits_in, reply });
                 }
             }
-            Effect::Close(entry, reason, mode) => self.with_slot(entry, |slot| slot.stop(reason, mode)),
+            Effect::Close(entry, reason, mode) => self.with_slot(entry, |cell| cell.stop(reason, mode)),
             Effect::Kill(entry) => {
                 let is_late = self.is_late;
-                self.with_slot(entry, |slot| if is_late { slot.kill_at_deadline() } else { slot.kill() });
+                self.with_slot(entry, |cell| if is_late { cell.kill_at_deadline() } else { cell.kill() });
             }
-            Effect::AbandonMailbox(entry) => self.with_slot(entry, |slot| {
+            Effect::AbandonMailbox(entry) => self.with_slot(entry, |cell| {
                 // Its `init` may never be over, and others wait for their turn. (G4)
-                slot.return_turn();
-                let slot = Arc::clone(slot);
+                cell.return_turn();
+                let cell = Arc::clone(cell);
                 // Messages are user code when they are dropped. (G4)
-                self.runtime.spawn(async move { slot.undeliver(Undelivered::Killed) });
+                self.runtime.spawn(async move { cell.undeliver(Undelivered::Killed) });
             }),
             Effect::Remove(entry) => {
                 self.residents.remove(entry);
@@ -428,17 +429,17 @@ impl<W: Worker> Owner<W> {
             Effect::CloseAll => {
                 self.table.begin_closing();
                 // Starts are not closed here: each is cancelled by an effect of its own.
-                for slot in self.to_list() {
-                    if slot.queue.gate() == Gate::Open {
-                        slot.stop(CloseReason::Shutdown, self.link.config.stop_mode);
+                for cell in self.to_list() {
+                    if cell.queue.gate() == Gate::Open {
+                        cell.stop(CloseReason::Shutdown, self.shared.config.stop_mode);
                     }
                 }
                 self.arm(Due::Shutdown);
             }
             Effect::KillAll => {
                 let is_late = self.is_late;
-                for slot in self.to_list() {
-                    if is_late { slot.kill_at_deadline() } else { slot.kill() }
+                for cell in self.to_list() {
+                    if is_late { cell.kill_at_deadline() } else { cell.kill() }
                 }
                 self.arm(Due::ShutdownAbort);
             }
@@ -465,24 +466,24 @@ impl<W: Worker> Owner<W> {
     fn insert(&mut self, entry: EntryId, mut seed: StartSpec<W>) -> Launch<W> {
         // Here and not in the caller, so that ids grow in the order in which workers are started.
         unique_slot(&mut seed).entry = entry;
-        let StartSpec { slot, args, is_first } = seed;
+        let StartSpec { cell, args, is_first } = seed;
         // Before the spawn: a worker must find itself in the table, so that it knows a wait for itself.
-        let worker = WorkerHandle::new(Arc::clone(&slot));
+        let worker = WorkerHandle::new(Arc::clone(&cell));
         if is_first {
             self.table.insert_first(worker)
         } else {
             self.table.insert(worker)
         }
-        self.residents.insert(&slot);
+        self.residents.insert(&cell);
         let history = self.prior.take().map(|prior| {
             let history = prior.history.clone();
             self.prior_by_entry.insert(entry, prior);
             history
         });
         let restart_state =
-            self.link.restart.as_ref().map(|_| Box::new(RestartState::new(history.unwrap_or_default())));
+            self.shared.restart.as_ref().map(|_| Box::new(RestartState::new(history.unwrap_or_default())));
         // The guard before the spawn: a runtime that shuts down drops the task unpolled. (G5)
-        Launch { run_args: RunArgs { args: Some(args), restart_state }, guard: ExitGuard::new(slot) }
+        Launch { run_args: RunArgs { args: Some(args), restart_state }, guard: ExitGuard::new(cell) }
     }
 
     fn started(&self, outcome: StartOutcome) -> Started<W> {
@@ -503,12 +504,12 @@ impl<W: Worker> Owner<W> {
 
     /// For whoever owns this registry, and waits until it has really ended. Before the report, which they wait for first.
     fn publish_stuck(&self) {
-        *lock(&self.link.stuck) = self.to_list().map(|slot| Arc::downgrade(&slot)).collect();
+        *lock(&self.shared.stuck) = self.to_list().map(|cell| Arc::downgrade(&cell)).collect();
     }
 
-    fn set_current(&mut self, slot: Arc<Slot<W>>) -> EntryId {
-        let entry = slot.entry;
-        self.current = Some(WorkerHandle::new(slot));
+    fn set_current(&mut self, cell: Arc<WorkerCell<W>>) -> EntryId {
+        let entry = cell.entry;
+        self.current = Some(WorkerHandle::new(cell));
         entry
     }
 
@@ -519,24 +520,24 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    fn with_slot(&self, entry: EntryId, act: impl FnOnce(&Arc<Slot<W>>)) {
+    fn with_slot(&self, entry: EntryId, act: impl FnOnce(&Arc<WorkerCell<W>>)) {
         // Always there: see `started`.
-        self.with_handle(entry, |handle| act(&handle.slot));
+        self.with_handle(entry, |handle| act(&handle.cell));
     }
 
     /// All workers, in the order in which they were started.
     ///
     /// What they are made of lies in memory in that order, more or less: a million of them that ended in the table's order, which
     /// is none, took twice as long, half of it in the allocator.
-    fn to_list(&self) -> impl ExactSizeIterator<Item = Arc<Slot<W>>> {
+    fn to_list(&self) -> impl ExactSizeIterator<Item = Arc<WorkerCell<W>>> {
         let list = Vec::with_capacity(self.lifecycle.entries());
         let id = |handle: &WorkerHandle<W>| Some(handle.entry_id().id);
         let mut list = self.table.read().fold(list, id, |mut list, handle, id| {
-            list.push((id, Arc::clone(&handle.slot)));
+            list.push((id, Arc::clone(&handle.cell)));
             list
         });
         list.sort_unstable_by_key(|&(id, _)| id);
-        list.into_iter().map(|(_, slot)| slot)
+        list.into_iter().map(|(_, cell)| cell)
     }
 }
 
@@ -547,8 +548,8 @@ fn run_of(incarnation: u64) -> u32 {
 }
 
 /// The slot of a worker that is yet to be put into the table.
-fn unique_slot<W: Worker>(seed: &mut StartSpec<W>) -> &mut Slot<W> {
-    Arc::get_mut(&mut seed.slot).expect("it was in the request delegated")
+fn unique_slot<W: Worker>(seed: &mut StartSpec<W>) -> &mut WorkerCell<W> {
+    Arc::get_mut(&mut seed.cell).expect("it was in the request delegated")
 }
 
 /// Drops a worker that never ran: its arguments first, then the guard, which tells of its end.
@@ -590,7 +591,7 @@ impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
         // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
-        for input in self.link.combiner.queue().drain(&self.link.number_keys.live) {
+        for input in self.shared.combiner.queue().drain(&self.shared.number_keys.live) {
             catch_panic(|| drop(input));
         }
         for request in std::mem::take(&mut self.retries) {
@@ -600,14 +601,14 @@ impl<W: Worker> Drop for Owner<W> {
             drop_payload(launch);
         }
         self.reclaim_all();
-        self.lifecycle.abort_all(&self.link.refusal(), &mut self.effects);
+        self.lifecycle.abort_all(&self.shared.refusal(), &mut self.effects);
         self.perform_all();
         // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)
         self.deferred.run(&self.runtime);
-        for slot in self.to_list() {
-            slot.kill();
+        for cell in self.to_list() {
+            cell.kill();
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)
-            slot.undeliver(Undelivered::Killed);
+            cell.undeliver(Undelivered::Killed);
         }
         self.publish_stuck();
         // Not yet, if the runtime went first.
@@ -615,7 +616,7 @@ impl<W: Worker> Drop for Owner<W> {
         let aborted = self.lifecycle.entries();
         self.residents.clear();
         self.table.clear();
-        self.link.events.end();
+        self.shared.events.end();
         // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
         let final_report = self.final_report.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
         self.report.send_replace(Some(final_report));

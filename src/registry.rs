@@ -26,7 +26,7 @@ use crate::mailbox::queue::Gate;
 use crate::metrics::stats::Stats;
 use crate::registry::builder::Builder;
 use crate::registry::key::ToKey;
-pub(crate) use crate::registry::start::Shared;
+pub(crate) use crate::registry::start::Starter;
 use crate::registry::start::take;
 use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
@@ -37,16 +37,16 @@ use crate::worker::error::{Returned, StartError, StopError};
 use crate::worker::events::Events;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::ownership::is_registry_above_caller;
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 
 /// Shuts the registry down when the last [`Registry`] lets go of it.
 pub(crate) struct Alive<W: Worker> {
-    shared: Shared<W>,
+    starter: Starter<W>,
 }
 
 impl<W: Worker> Drop for Alive<W> {
     fn drop(&mut self) {
-        self.shared.link.end_all(false);
+        self.starter.shared.end_all(false);
     }
 }
 
@@ -93,7 +93,7 @@ impl<W: Worker> Drop for Alive<W> {
 /// # }
 /// ```
 pub struct Registry<W: Worker> {
-    shared: Shared<W>,
+    starter: Starter<W>,
     alive: Arc<Alive<W>>,
 }
 
@@ -118,15 +118,15 @@ impl<W: Worker> Registry<W> {
         Builder::new()
     }
 
-    pub(crate) fn from_parts(table: TableReader<W>, link: Arc<Link<W>>) -> Self {
-        let shared = Shared::new(table, link);
-        let alive = Arc::new(Alive { shared: shared.clone() });
-        Self { shared, alive }
+    pub(crate) fn from_parts(table: TableReader<W>, shared: Arc<Shared<W>>) -> Self {
+        let starter = Starter::new(table, shared);
+        let alive = Arc::new(Alive { starter: starter.clone() });
+        Self { starter, alive }
     }
 
     /// The name it was built with, or the empty string.
     pub fn name(&self) -> &str {
-        &self.shared.link.name
+        &self.starter.shared.name
     }
 
     /// A handle that does not keep the registry.
@@ -165,7 +165,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        self.shared.lookup(key)
+        self.starter.lookup(key)
     }
 
     /// Finds the worker that has the key, or starts one.
@@ -199,7 +199,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.shared.poll_start(Verb::LookupOrStart, key, args, take, |handle, args| {
+        self.starter.poll_start(Verb::LookupOrStart, key, args, take, |handle, args| {
             // Before the handle is returned: a panic here would leak a value that is already returned.
             drop(args.take());
             Ok(handle)
@@ -229,7 +229,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.shared.lookup_or_start_with(key, args)
+        self.starter.lookup_or_start_with(key, args)
     }
 
     /// Starts a worker for a vacant key. Of any number of concurrent callers at most one gets `Ok` (G2).
@@ -251,7 +251,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.shared.poll_start(Verb::Start, key, args, take, |handle, args| {
+        self.starter.poll_start(Verb::Start, key, args, take, |handle, args| {
             Err(StartError::AlreadyStarted { handle, args: Returned::new(take(args)) })
         })
     }
@@ -261,7 +261,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        Via::new(self.shared.clone(), key.to_key(), None)
+        Via::new(self.starter.clone(), key.to_key(), None)
     }
 
     /// The address of a key whose worker is started, from a clone of `args`, when a send finds none.
@@ -270,7 +270,7 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + ToKey<W::Key>,
         W::Args: Clone,
     {
-        Via::new(self.shared.clone(), key.to_key(), Some(clones_of(args)))
+        Via::new(self.starter.clone(), key.to_key(), Some(clones_of(args)))
     }
 
     /// The address of a key whose worker is started, from what the closure makes, when a send finds none.
@@ -306,7 +306,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        Via::new(self.shared.clone(), key.to_key(), Some(Arc::new(args)))
+        Via::new(self.starter.clone(), key.to_key(), Some(Arc::new(args)))
     }
 
     /// Ends the worker that has the key, and waits until it is gone: [`WorkerHandle::stop`] for whoever it is.
@@ -325,7 +325,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        self.stop_with(key, self.shared.link.config.stop_mode).await
+        self.stop_with(key, self.starter.shared.config.stop_mode).await
     }
 
     /// Like [`stop`](Self::stop), with a mode of its own and not that of [`Builder::stop_mode`]:
@@ -399,8 +399,8 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        let hash = self.shared.table.hash(key);
-        match self.shared.table.with(key, hash, WorkerHandle::clone) {
+        let hash = self.starter.table.hash(key);
+        match self.starter.table.with(key, hash, WorkerHandle::clone) {
             Some(holder) => holder.crash().await,
             None => cooperate(Err(StopError::NotFound)).await,
         }
@@ -411,8 +411,8 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
         // Whoever has the key now, in whatever state, is the one that is meant.
-        let hash = self.shared.table.hash(key);
-        match self.shared.table.with(key, hash, WorkerHandle::clone) {
+        let hash = self.starter.table.hash(key);
+        match self.starter.table.with(key, hash, WorkerHandle::clone) {
             Some(holder) => holder.end(ending).await,
             None => cooperate(Err(StopError::NotFound)).await,
         }
@@ -420,7 +420,7 @@ impl<W: Worker> Registry<W> {
 
     /// How many workers there are: those that a lookup would find. One atomic read.
     pub fn count(&self) -> usize {
-        self.shared.link.number_keys.live.load(Ordering::Relaxed)
+        self.starter.shared.number_keys.live.load(Ordering::Relaxed)
     }
 
     /// Folds over the workers.
@@ -457,7 +457,7 @@ impl<W: Worker> Registry<W> {
     /// ```
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &W::Key, &WorkerHandle<W>) -> A) -> A {
         let open = |handle: &WorkerHandle<W>| handle.is_open().then_some(());
-        let folded = self.shared.table.fold(init, open, |folded, handle, ()| f(folded, handle.key(), handle));
+        let folded = self.starter.table.fold(init, open, |folded, handle, ()| f(folded, handle.key(), handle));
         // Before the result is returned: a panic in what the closure captured would leak a value that is already returned.
         drop(f);
         folded
@@ -468,7 +468,7 @@ impl<W: Worker> Registry<W> {
     /// A few steps in a table that is as full as it was; one that has shrunk is walked past its empty places, some
     /// milliseconds where a million workers were and ten are. So are [`reduce`](Self::reduce) and [`to_list`](Self::to_list).
     pub fn sample(&self) -> Option<WorkerHandle<W>> {
-        let found = self.shared.table.try_fold((), |(), handle| {
+        let found = self.starter.table.try_fold((), |(), handle| {
             if handle.is_open() { ControlFlow::Break(handle.clone()) } else { ControlFlow::Continue(()) }
         });
         match found {
@@ -501,12 +501,12 @@ impl<W: Worker> Registry<W> {
     ///
     /// Dropped after its first poll, the shutdown goes on.
     pub async fn shutdown(&self) -> ShutdownReport {
-        let link = &self.shared.link;
-        if current_of(link.registry_id).is_some() || is_registry_above_caller(link.registry_id) {
+        let shared = &self.starter.shared;
+        if current_of(shared.registry_id).is_some() || is_registry_above_caller(shared.registry_id) {
             return cooperate(ShutdownReport { would_deadlock: true, ..ShutdownReport::default() }).await;
         }
         self.end_all(false);
-        let mut report = link.report.clone();
+        let mut report = shared.report.clone();
         // It spends budget, also for a report that is there already.
         match with_contained_waker(report.wait_for(Option::is_some)).await {
             Ok(report) => report.unwrap_or_default(),
@@ -520,7 +520,7 @@ impl<W: Worker> Registry<W> {
     /// Nothing is kept for those who subscribe later, and a registry that nobody has subscribed to pays nothing.
     /// The [`Events`] keep the registry's memory, but no worker alive.
     pub fn subscribe(&self) -> Events<W> {
-        self.shared.link.events.subscribe()
+        self.starter.shared.events.subscribe()
     }
 
     /// Gives the registry's own number_keys: how many workers are in which state, and what has happened so far.
@@ -551,43 +551,43 @@ impl<W: Worker> Registry<W> {
     /// # }
     /// ```
     pub fn stats(&self) -> Stats {
-        let link = &self.shared.link;
-        link.stats(self.shared.table.backlog(link.number_keys.workers.load(Ordering::Relaxed)))
+        let shared = &self.starter.shared;
+        shared.stats(self.starter.table.backlog(shared.number_keys.workers.load(Ordering::Relaxed)))
     }
 
     #[cfg(test)]
-    pub(crate) fn link(&self) -> &Arc<Link<W>> {
-        &self.shared.link
+    pub(crate) fn shared(&self) -> &Arc<Shared<W>> {
+        &self.starter.shared
     }
 
     pub(crate) fn id(&self) -> RegistryId {
-        self.shared.link.registry_id
+        self.starter.shared.registry_id
     }
 
     /// Begins a shutdown, or hurries one.
     pub(crate) fn end_all(&self, at_once: bool) {
-        self.shared.link.end_all(at_once);
+        self.starter.shared.end_all(at_once);
     }
 
     /// Whether a shutdown is over and nothing runs any more, not even what it reported as stuck.
     pub(crate) fn is_gone(&self) -> bool {
-        let link = &self.shared.link;
+        let shared = &self.starter.shared;
         // In this order: see below.
-        let is_over = link.report.borrow().is_some();
-        is_over && lock(&link.stuck).iter().filter_map(Weak::upgrade).all(|slot| slot.exit().is_some())
+        let is_over = shared.report.borrow().is_some();
+        is_over && lock(&shared.stuck).iter().filter_map(Weak::upgrade).all(|cell| cell.exit().is_some())
     }
 
     /// Waits until a shutdown is over and nothing runs any more, not even what it reported as stuck.
     pub(crate) async fn all_gone(&self) {
-        let link = &self.shared.link;
-        let mut report = link.report.clone();
+        let shared = &self.starter.shared;
+        let mut report = shared.report.clone();
         // An error says that the owner is gone; it sets the report before it goes.
         let _ = with_contained_waker(report.wait_for(Option::is_some)).await;
         // The owner leaves what is stuck here before it sets the report. The list stays: who else owns this registry waits
         // for the same.
-        let stuck = lock(&link.stuck).clone();
-        for slot in stuck.iter().filter_map(Weak::upgrade) {
-            slot.closed().await;
+        let stuck = lock(&shared.stuck).clone();
+        for cell in stuck.iter().filter_map(Weak::upgrade) {
+            cell.closed().await;
         }
     }
 }
@@ -596,24 +596,24 @@ impl<W: Worker> WorkerHandle<W> {
     /// Whether a lookup may return it.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
-        self.slot.queue.is_open()
+        self.cell.queue.is_open()
     }
 
     /// Whether it ends, or has ended, because somebody wanted it gone.
     pub(crate) fn was_stopped(&self) -> bool {
-        let queue = &self.slot.queue;
+        let queue = &self.cell.queue;
         queue.gate() == Gate::Killed || queue.close_reason() == Some(CloseReason::Stopped)
     }
 
     /// Whether it has begun to end, or has ended.
     pub(crate) fn is_ending(&self) -> bool {
-        self.slot.queue.gate() >= Gate::Closed
+        self.cell.queue.gate() >= Gate::Closed
     }
 }
 
 impl<W: Worker> Clone for Registry<W> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), alive: Arc::clone(&self.alive) }
+        Self { starter: self.starter.clone(), alive: Arc::clone(&self.alive) }
     }
 }
 
@@ -631,7 +631,7 @@ impl<W: Worker> WeakRegistry<W> {
     /// it in a worker.
     pub fn upgrade(&self) -> Option<Registry<W>> {
         let alive = self.0.upgrade()?;
-        Some(Registry { shared: alive.shared.clone(), alive })
+        Some(Registry { starter: alive.starter.clone(), alive })
     }
 }
 

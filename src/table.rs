@@ -260,7 +260,7 @@ impl<W: Worker> TableReader<W> {
     pub(crate) fn backlog(&self, workers: usize) -> Backlog {
         let (mut looked_at, mut queued, mut fullest) = (0, 0, 0);
         let _: ControlFlow<()> = self.try_fold((), |(), handle| {
-            let waiting = handle.slot.queue.len();
+            let waiting = handle.cell.queue.len();
             looked_at += 1;
             queued += waiting;
             fullest = fullest.max(waiting);

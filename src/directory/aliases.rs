@@ -150,7 +150,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                 }
             }
             // Under the lock: an end that comes later finds the entry. (race 1)
-            let is_told = change.has_refs(worker.id()) || worker.slot.add_membership(self.as_membership());
+            let is_told = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
             if !is_told || worker.is_ending() {
                 return Err(Refused::Closed);
             }
@@ -302,7 +302,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             // It has the name and is not to be found yet: wait for its gate as well as for another holder.
             let id = holder.id();
             if starting.as_ref().is_none_or(|starting| starting.worker != id) {
-                let started = Box::pin(async move { holder.slot.started().await });
+                let started = Box::pin(async move { holder.cell.started().await });
                 *starting = Some(Starting { worker: id, started });
             }
             let Some(waited_for) = starting else { return Poll::Pending };

@@ -46,7 +46,7 @@ fn offer<W: Worker>(
     let (mut broadcast, mut full) = (Broadcast { taken: 0, refused: Vec::new() }, Vec::new());
     for member in members {
         let message = message(&member);
-        match member.slot.queue.try_send(message, Kind::Cast) {
+        match member.cell.queue.try_send(message, Kind::Cast) {
             Ok(_) => broadcast.taken += 1,
             Err((Refusal::Full, message)) => full.push((member, message)),
             Err((Refusal::Closed, message)) => broadcast.refuse(member, SendError::Closed, message),
@@ -89,7 +89,7 @@ pub(super) async fn broadcast<W: Worker>(
         return broadcast;
     }
     let sends: Vec<_> =
-        waiting.iter().zip(messages).map(|(member, message)| member.slot.queue.send(message, Kind::Cast)).collect();
+        waiting.iter().zip(messages).map(|(member, message)| member.cell.queue.send(message, Kind::Cast)).collect();
     for (member, sent) in waiting.iter().zip(all(sends).await) {
         match sent {
             Ok(_) => broadcast.taken += 1,

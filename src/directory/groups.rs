@@ -169,7 +169,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
             let wanted = property.as_ref().expect("it is taken out below");
             let found = change.find(wanted, hash);
             // Under the lock: an end that comes later finds the member. (race 1)
-            let is_told = change.has_refs(worker.id()) || worker.slot.add_membership(self.as_membership());
+            let is_told = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
             if !is_told || worker.is_ending() {
                 return false;
             }

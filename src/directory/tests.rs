@@ -84,13 +84,13 @@ async fn repeated_joins_keep_one_entry_per_directory() {
         groups.join(n % 2, &worker).unwrap();
         assert!(groups.leave(&(n % 2), &worker));
     }
-    assert_eq!(worker.slot.memberships(), 2);
+    assert_eq!(worker.cell.memberships(), 2);
     assert_eq!(groups.sizes(), (0, 0));
     assert_eq!(names.sizes(), (666, 666, 0));
     for _ in 0..1_000 {
         Aliases::new().register(1, &worker).unwrap();
     }
-    assert_eq!(worker.slot.memberships(), 3, "the last of the short-lived ones, and the two that live");
+    assert_eq!(worker.cell.memberships(), 3, "the last of the short-lived ones, and the two that live");
     worker.stop().await.unwrap();
     assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
 }
@@ -99,9 +99,9 @@ async fn repeated_joins_keep_one_entry_per_directory() {
 async fn closing_worker_is_not_registered() {
     let registry = Registry::new();
     let (worker, names) = (started(&registry, 1).await, Aliases::<u32, Idle>::new());
-    worker.slot.close_by_worker();
+    worker.cell.close_by_worker();
     assert!(names.register(1, &worker).is_err());
-    assert_eq!((worker.slot.memberships(), names.sizes()), (0, (0, 0, 0)));
+    assert_eq!((worker.cell.memberships(), names.sizes()), (0, (0, 0, 0)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn name_taken_by_successor_survives_old_exit() {
     let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
     names.register(1, &old).unwrap();
     names.register(2, &old).unwrap();
-    old.slot.close_by_worker();
+    old.cell.close_by_worker();
     names.register(1, &new).unwrap();
     assert_eq!(names.unregister(&2), None);
     assert_eq!(names.sizes(), (1, 1, 0));
@@ -123,7 +123,7 @@ async fn unlisted_worker_costs_two_words() {
     let extras = size_of::<Mutex<Option<Box<u8>>>>();
     assert!(extras <= 16, "{extras}");
     let registry = Registry::new();
-    assert_eq!(started(&registry, 1).await.slot.memberships(), 0);
+    assert_eq!(started(&registry, 1).await.cell.memberships(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ fn panicking_waker_does_not_block_others() {
     let waiters: Vec<_> = (0..10).map(|_| waiting.wait(7)).collect();
     for (n, waiter) in waiters.iter().enumerate() {
         let waker = if n % 2 == 0 { Waker::from(Arc::new(Bomb)) } else { Waker::from(Arc::clone(&count)) };
-        waiter.note(&waker);
+        waiter.register(&waker);
     }
     waiting.wake(8);
     assert_eq!((count.0.load(Ordering::SeqCst), waiting.len()), (0, 10));
@@ -227,7 +227,7 @@ fn waiter_never_misses_a_registration() {
     }
     const ROUNDS: usize = 5_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let worker = runtime.block_on(async { crate::registry::spawn::<Idle>(1, ()).await.expect("it starts") });
+    let worker = runtime.block_on(async { crate::registry::spawn::spawn::<Idle>(1, ()).await.expect("it starts") });
     let names = Aliases::<usize, Idle>::new();
     let begun = Arc::<AtomicUsize>::default();
     let registers = std::thread::spawn({
@@ -288,7 +288,7 @@ async fn registration_during_lookup_wakes_waiter() {
     let registry = Registry::new();
     let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
     names.register(7, &old).unwrap();
-    old.slot.close_by_worker();
+    old.cell.close_by_worker();
     // The look has found the old holder, which is of no use, when the new one takes the name.
     let register = || names.register(7, &new).unwrap();
     let name = Meddling(7, &register);

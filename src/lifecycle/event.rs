@@ -142,7 +142,7 @@ pub(crate) enum Deadline {
 /// What happened.
 pub(crate) enum Event<P: Types> {
     /// A caller wants a worker. `fresh` is the entry to launch if it comes to that, and `admission` says whether it may.
-    Start { starter: StartWaiter<P>, holder: Option<Occupant>, fresh: EntryId, admission: Admission },
+    Start { starter: StartWaiter<P>, occupant: Option<Occupant>, fresh: EntryId, admission: Admission },
     /// A caller wants the worker of an entry gone. `exists`: the table has it.
     Stop { entry: EntryId, exists: bool, stopper: StopWaiter<P> },
     /// The current run of a worker was asked to end as by a crash, and a caller waits for that. `exists`: the table has the

@@ -310,16 +310,16 @@ impl World {
 
     fn start(&mut self, starter: StartWaiter<Simulated>) {
         let (key, _) = starter.seed.expect("a start brings its seed");
-        let holder = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry);
-        if let Some(entry) = holder {
+        let occupant = self.workers.values().find(|worker| worker.key == key).map(|worker| worker.entry);
+        if let Some(entry) = occupant {
             self.reclaim(entry);
         }
-        let holder = holder.and_then(|entry| self.workers.get(&entry.id));
-        let holder = holder.map(|worker| Occupant { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
+        let occupant = occupant.and_then(|entry| self.workers.get(&entry.id));
+        let occupant = occupant.map(|worker| Occupant { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
         self.ids += 1;
         let fresh = EntryId { id: WorkerId(self.ids), hash: u64::from(key) };
         let mut admission = Admission::Granted;
-        if holder.is_none() && self.machine.is_serving() && self.machine.is_full() {
+        if occupant.is_none() && self.machine.is_serving() && self.machine.is_full() {
             let rests = |worker: &&Worker| worker.gate == Gate::Open && worker.task == Task::Ready;
             let victim = self.workers.values().find(rests).map(|worker| worker.entry);
             admission = match victim {
@@ -330,7 +330,7 @@ impl World {
                 _ => Admission::Refused(StartFailure::AtCapacity),
             };
         }
-        self.step(Event::Start { starter, holder, fresh, admission });
+        self.step(Event::Start { starter, occupant, fresh, admission });
     }
 
     fn init_ends(&mut self, nth: usize, ok: bool) {
@@ -683,14 +683,14 @@ fn cancelled_callers_are_pruned_but_first_stays() {
     let mut world = World::new();
     let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
-    world.step(Event::Start { starter: first, holder: None, fresh, admission: Admission::Granted });
+    world.step(Event::Start { starter: first, occupant: None, fresh, admission: Admission::Granted });
     world.reclaim(fresh);
-    let holder = Some(Occupant { entry: fresh, is_closed: false });
+    let occupant = Some(Occupant { entry: fresh, is_closed: false });
     for _ in 0..10_000 {
         let starter = starter(&mut world, 1, Verb::Start);
         starter.reply.is_abandoned.set(true);
         let (fresh, admission) = (EntryId { id: WorkerId(2), hash: 1 }, Admission::Granted);
-        world.step(Event::Start { starter, holder, fresh, admission });
+        world.step(Event::Start { starter, occupant, fresh, admission });
     }
     let Some(Phase::Starting { waiting, .. }) = world.machine.phases.get(&fresh) else { panic!("it starts") };
     assert!(waiting.len() <= COMPACT_AT + 1, "{} callers are kept", waiting.len());

@@ -122,7 +122,7 @@ pub(crate) type Sequence = u64;
 /// What the receiver gives out next, if it has taken out many together.
 pub(crate) type BatchRef<M> = Option<Arc<Batch<M>>>;
 
-/// The queue, the gate, and the wakers of everyone who waits on them. The gate is first in memory: see `Slot`.
+/// The queue, the gate, and the wakers of everyone who waits on them. The gate is first in memory: see `WorkerCell`.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Queue<M> {

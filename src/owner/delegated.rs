@@ -10,7 +10,7 @@ use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
 use crate::table::TableReader;
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{LiveTypes, StartReply};
 use crate::worker::shared::Numbers;
@@ -18,10 +18,10 @@ use crate::worker::start::{Delegated, Generations};
 
 impl<W: Worker> Owner<W> {
     /// Leaves a worker alone with its start, which is to be put into the table.
-    pub(super) fn delegate(&mut self, entry: EntryId, slot: &mut Slot<W>, reply: StartReply<W>) {
+    pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply<W>) {
         let generation = self.generations.add();
-        self.link.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
-        slot.delegate(reply, generation);
+        self.shared.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
+        cell.delegate(reply, generation);
         self.arm(Due::DelegatedInit(entry, generation));
     }
 
@@ -29,7 +29,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<Delegated<W>>) {
         if let Some(Delegated { reply, generation }) = delegated {
             self.generations.remove(generation);
-            self.link.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
+            self.shared.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
             self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);
         }
     }
@@ -39,9 +39,9 @@ impl<W: Worker> Owner<W> {
         if !self.lifecycle.is_serving() {
             return;
         }
-        let starting = |handle: &WorkerHandle<W>| (handle.slot.queue.gate() != Gate::Open).then_some(());
+        let starting = |handle: &WorkerHandle<W>| (handle.cell.queue.gate() != Gate::Open).then_some(());
         let delegated = self.table.read().fold(Vec::new(), starting, |mut delegated, handle, ()| {
-            delegated.extend(handle.slot.reclaim().map(|start| (handle.entry_id(), start)));
+            delegated.extend(handle.cell.reclaim().map(|start| (handle.entry_id(), start)));
             delegated
         });
         for (entry, start) in delegated {
@@ -50,20 +50,20 @@ impl<W: Worker> Owner<W> {
     }
 
     pub(super) fn arm(&mut self, due: Due) {
-        let Self { deadlines, lifecycle, table, generations, link, .. } = self;
-        let live = LiveEntries { lifecycle, table: table.read(), generations, number_keys: &link.number_keys };
+        let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
+        let live = LiveEntries { lifecycle, table: table.read(), generations, number_keys: &shared.number_keys };
         if deadlines.arm(due, &live) {
             generations.advance();
         }
     }
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
-        let Self { deadlines, lifecycle, table, generations, link, .. } = self;
+        let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
         deadlines.pop_passed(&LiveEntries {
             lifecycle,
             table: table.read(),
             generations,
-            number_keys: &link.number_keys,
+            number_keys: &shared.number_keys,
         })
     }
 }
@@ -85,7 +85,7 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
                 self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
                     // One that is ready is through with its start in this poll of its task, whoever attends to it.
                     !self.generations.is_over(generation, &self.number_keys.completed_delegated)
-                        && self.table.with_entry(entry, |handle| handle.slot.is_ready()) == Some(false)
+                        && self.table.with_entry(entry, |handle| handle.cell.is_ready()) == Some(false)
                 })
             }
             Due::Crash(entry, run) => self.lifecycle.awaits_crash(entry, run),

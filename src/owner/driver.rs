@@ -10,17 +10,17 @@ use tokio::time::{Sleep, sleep_until};
 
 use crate::combiner::DriverPoll;
 use crate::worker::Worker;
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 
 /// The owner's own task: it takes the turns that nobody else takes, and tells the owner when a deadline has passed.
 pub(crate) struct Driver<W: Worker> {
-    link: Arc<Link<W>>,
+    shared: Arc<Shared<W>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<W: Worker> Driver<W> {
-    pub(crate) fn new(link: Arc<Link<W>>) -> Self {
-        Self { link, timer: None }
+    pub(crate) fn new(shared: Arc<Shared<W>>) -> Self {
+        Self { shared, timer: None }
     }
 
     /// Keeps the owner until a shutdown is over.
@@ -30,7 +30,7 @@ impl<W: Worker> Driver<W> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let at = match self.link.combiner.poll_driver(cx.waker()) {
+            let at = match self.shared.combiner.poll_driver(cx.waker()) {
                 DriverPoll::Done => return Poll::Ready(()),
                 DriverPoll::Yield => {
                     cx.waker().wake_by_ref();
@@ -50,7 +50,7 @@ impl<W: Worker> Driver<W> {
             };
             ready!(timer.as_mut().poll(cx));
             // Whoever was woken by it, and itself if it has to go on, comes after it returns.
-            let _ = self.link.combiner.tick();
+            let _ = self.shared.combiner.tick();
         }
     }
 }
@@ -58,9 +58,9 @@ impl<W: Worker> Driver<W> {
 impl<W: Worker> Drop for Driver<W> {
     /// When the runtime was dropped in the middle, the owner goes too.
     fn drop(&mut self) {
-        if self.link.report.borrow().is_none() {
-            self.link.is_cut_off.store(true, Ordering::Relaxed);
+        if self.shared.report.borrow().is_none() {
+            self.shared.is_cut_off.store(true, Ordering::Relaxed);
         }
-        self.link.combiner.close_driver();
+        self.shared.combiner.close_driver();
     }
 }

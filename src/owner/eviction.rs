@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 
 /// How many workers that have nothing to do are compared to find the one that goes.
 const SAMPLE: usize = 16;
@@ -22,7 +22,7 @@ const FALLBACK_LOOKS: usize = 1_024;
 #[derive(Debug)]
 pub(crate) struct EvictionPool<W: Worker> {
     eviction: Eviction,
-    slots: Vec<Arc<Slot<W>>>,
+    slots: Vec<Arc<WorkerCell<W>>>,
     places: HashMap<WorkerId, usize>,
     rng: u64,
 }
@@ -36,10 +36,10 @@ impl<W: Worker> EvictionPool<W> {
         self.eviction != Eviction::Reject
     }
 
-    pub(crate) fn insert(&mut self, slot: &Arc<Slot<W>>) {
+    pub(crate) fn insert(&mut self, cell: &Arc<WorkerCell<W>>) {
         if self.evicts() {
-            self.places.insert(slot.entry.id, self.slots.len());
-            self.slots.push(Arc::clone(slot));
+            self.places.insert(cell.entry.id, self.slots.len());
+            self.slots.push(Arc::clone(cell));
         }
     }
 
@@ -69,15 +69,15 @@ impl<W: Worker> EvictionPool<W> {
         if !self.evicts() || self.slots.is_empty() {
             return None;
         }
-        let mut sample: Vec<Arc<Slot<W>>> = Vec::with_capacity(SAMPLE);
+        let mut sample: Vec<Arc<WorkerCell<W>>> = Vec::with_capacity(SAMPLE);
         if self.slots.len() <= SAMPLE_LOOKS {
-            sample.extend(self.slots.iter().filter(|slot| slot.is_idle()).map(Arc::clone));
+            sample.extend(self.slots.iter().filter(|cell| cell.is_idle()).map(Arc::clone));
         } else {
             for _ in 0..SAMPLE_LOOKS {
                 let place = self.rand_below(self.slots.len());
-                let slot = &self.slots[place];
-                if slot.is_idle() {
-                    sample.push(Arc::clone(slot));
+                let cell = &self.slots[place];
+                if cell.is_idle() {
+                    sample.push(Arc::clone(cell));
                     if sample.len() == SAMPLE {
                         break;
                     }
@@ -87,12 +87,12 @@ impl<W: Worker> EvictionPool<W> {
         // Each is read once: the workers write these number_keys meanwhile, and a sort must not see an order that changes.
         match self.eviction {
             Eviction::LeastFrequentlyActive => {
-                sample.sort_by_cached_key(|slot| (slot.activity.uses_at(now), slot.activity.at()));
+                sample.sort_by_cached_key(|cell| (cell.activity.uses_at(now), cell.activity.at()));
             }
-            _ => sample.sort_by_cached_key(|slot| slot.activity.at()),
+            _ => sample.sort_by_cached_key(|cell| cell.activity.at()),
         }
         // A message may have come since it was looked at: then the next one.
-        if let Some(victim) = sample.iter().find(|slot| slot.passivate(CloseReason::Evicted)) {
+        if let Some(victim) = sample.iter().find(|cell| cell.passivate(CloseReason::Evicted)) {
             return Some(victim.entry);
         }
         // Hardly anyone has nothing to do. Whoever has may be found all the same, though it is not the best choice.
@@ -101,7 +101,7 @@ impl<W: Worker> EvictionPool<W> {
         from.iter()
             .chain(before)
             .take(FALLBACK_LOOKS)
-            .find(|slot| slot.passivate(CloseReason::Evicted))
+            .find(|cell| cell.passivate(CloseReason::Evicted))
             .map(|victim| victim.entry)
     }
 }

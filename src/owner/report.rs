@@ -22,8 +22,8 @@ impl<W: Worker> Owner<W> {
     /// Copies the number_keys to the recorder, now and again later.
     pub(super) fn report_metrics(&mut self) {
         if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
-            let stats = self.link.stats(self.table.read().backlog(self.lifecycle.workers()));
-            reporter.report(&stats, self.link.config.mailbox_capacity, self.link.stopwatch.as_ref());
+            let stats = self.shared.stats(self.table.read().backlog(self.lifecycle.workers()));
+            reporter.report(&stats, self.shared.config.mailbox_capacity, self.shared.stopwatch.as_ref());
             self.arm(Due::Report);
         }
     }
@@ -32,7 +32,9 @@ impl<W: Worker> Owner<W> {
     pub(super) fn report_final(&mut self) {
         if let Some(reporter) = self.reporter.take() {
             // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
-            catch_panic(|| reporter.finish(&self.link.stats(Backlog::default()), self.link.config.mailbox_capacity));
+            catch_panic(|| {
+                reporter.finish(&self.shared.stats(Backlog::default()), self.shared.config.mailbox_capacity)
+            });
         }
     }
 
@@ -42,8 +44,8 @@ impl<W: Worker> Owner<W> {
             return;
         }
         let age = self.with_handle(entry, |worker| {
-            let was_ready = worker.slot.is_reported_run();
-            if was_ready { self.link.clock.since(worker.slot.started_at()) } else { Duration::ZERO }
+            let was_ready = worker.cell.is_reported_run();
+            if was_ready { self.shared.clock.since(worker.cell.started_at()) } else { Duration::ZERO }
         });
         if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(age.unwrap_or_default())) {
             self.deadlines.pass_now(Due::FlushMetrics);
@@ -53,7 +55,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
         self.record_lifetime(entry);
         if let Some(cause) = Cause::of(reason) {
-            self.link.number_keys.counters.restarted(cause);
+            self.shared.number_keys.counters.restarted(cause);
         }
         self.emit_exited(entry, incarnation, reason);
     }
@@ -61,18 +63,18 @@ impl<W: Worker> Owner<W> {
     /// Tells that a run began, and remembers that its end is to be told: each has one of both.
     pub(super) fn emit_started(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> PublicEvent<W>) {
         self.with_handle(entry, |worker| {
-            worker.slot.set_reported();
-            self.link.events.flush_notices(|| told(worker.clone()));
+            worker.cell.set_reported();
+            self.shared.events.flush_notices(|| told(worker.clone()));
         });
     }
 
     /// Says whether there was a run to tell the end of.
     pub(super) fn emit_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
         let told = self.with_handle(entry, |worker| {
-            let was_running = worker.slot.take_reported();
+            let was_running = worker.cell.take_reported();
             if was_running {
                 let (worker, reason) = (worker.clone(), reason.clone());
-                self.link.events.flush_notices(|| PublicEvent::Exited { worker, incarnation, reason });
+                self.shared.events.flush_notices(|| PublicEvent::Exited { worker, incarnation, reason });
             }
             was_running
         });
@@ -80,14 +82,14 @@ impl<W: Worker> Owner<W> {
     }
 
     pub(super) fn open(&mut self, entry: EntryId) {
-        let now = self.link.now_if_reported();
+        let now = self.shared.now_if_reported();
         let mut asked_at = now;
-        self.with_slot(entry, |slot| {
-            asked_at = slot.started_at();
-            slot.set_started_at(now);
-            slot.open();
+        self.with_slot(entry, |cell| {
+            asked_at = cell.started_at();
+            cell.set_started_at(now);
+            cell.open();
         });
-        self.link.number_keys.counters.started();
+        self.shared.number_keys.counters.started();
         let took = Duration::from_nanos(now.saturating_sub(asked_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
             self.deadlines.pass_now(Due::FlushMetrics);
@@ -96,7 +98,7 @@ impl<W: Worker> Owner<W> {
             // What it has spent is in its worker's own hands from now on.
             self.memory.forget(entry.hash);
             if let Some(cause) = crash {
-                self.link.number_keys.counters.restarted_by_caller(cause);
+                self.shared.number_keys.counters.restarted_by_caller(cause);
             }
         }
         // After the gate is open: whoever hears of it finds it by lookup.
@@ -105,7 +107,7 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
         self.prior_by_entry.remove(&entry);
-        self.link.number_keys.counters.not_started(&failure);
+        self.shared.number_keys.counters.not_started(&failure);
         if !self.memory.remembers_failures() {
             return;
         }
@@ -119,17 +121,17 @@ impl<W: Worker> Owner<W> {
     }
 
     pub(super) fn ended(&mut self, entry: EntryId, reason: ExitReason) {
-        self.link.number_keys.counters.exited(&reason);
+        self.shared.number_keys.counters.exited(&reason);
         self.record_lifetime(entry);
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
         let was_running = self.emit_exited(entry, incarnation, &reason);
-        if worker.slot.has_spent_restarts() {
-            self.link.number_keys.counters.gave_up();
-            self.link.events.flush_notices(|| PublicEvent::GaveUp { worker, incarnation, reason });
+        if worker.cell.has_spent_restarts() {
+            self.shared.number_keys.counters.gave_up();
+            self.shared.events.flush_notices(|| PublicEvent::GaveUp { worker, incarnation, reason });
         } else if !was_running {
             // Its last run was told to be over, and who knows of the worker waits for the next one.
-            self.link.events.flush_notices(|| PublicEvent::NotRestarted { worker, incarnation, reason });
+            self.shared.events.flush_notices(|| PublicEvent::NotRestarted { worker, incarnation, reason });
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
 use crate::worker::request::InTransit;
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 use crate::worker::task::run_worker;
 
 /// A key whose `Eq` panics when it is told to.
@@ -69,17 +69,17 @@ impl ManualOwner {
 
     fn of(builder: Builder<Idle>) -> Self {
         let (registry, driver) = builder.assemble(None, Handle::current());
-        registry.link().combiner.lock_for_test();
+        registry.shared().combiner.lock_for_test();
         Self { registry, driver: Some(driver) }
     }
 
-    fn link(&self) -> &Link<Idle> {
-        self.registry.link()
+    fn shared(&self) -> &Shared<Idle> {
+        self.registry.shared()
     }
 
     /// One turn of the owner, if there is anything to do.
     fn apply_event(&self) -> bool {
-        self.link().combiner.combine_one()
+        self.shared().combiner.combine_one()
     }
 
     async fn settle(&self) {
@@ -94,7 +94,7 @@ impl Drop for ManualOwner {
     /// The owner goes before anything is done that it was not told to do.
     fn drop(&mut self) {
         self.driver = None;
-        self.link().combiner.unlock_for_test();
+        self.shared().combiner.unlock_for_test();
     }
 }
 
@@ -135,12 +135,12 @@ async fn g3_gate_is_rechecked_before_returning_a_worker() {
     let Poll::Ready(Ok(old)) = poll(start) else { panic!("it was started") };
 
     // Its gate is closed, and the owner has not been told: the notice comes a moment later.
-    assert!(old.slot.close(CloseReason::Normal));
+    assert!(old.cell.close(CloseReason::Normal));
     let mut next = pin!(registry.lookup_or_start(&one, ()));
     assert!(poll(next.as_mut()).is_pending());
     assert!(still.apply_event());
     assert!(poll(next.as_mut()).is_pending(), "a worker was given out whose gate is closed");
-    let _ = still.link().notify(Notice::Closing(old.entry_id()));
+    let _ = still.shared().notify(Notice::Closing(old.entry_id()));
     still.settle().await;
     let Poll::Ready(Ok(new)) = poll(next) else { panic!("its successor was started") };
     assert_ne!(old, new);
@@ -207,12 +207,12 @@ async fn g11_cancelled_request_evicts_no_worker() {
 }
 
 /// Arguments that look, when they are dropped, whether the end of their worker has been told.
-struct Looks(Option<Arc<Slot<Looking>>>, Arc<AtomicBool>);
+struct Looks(Option<Arc<WorkerCell<Looking>>>, Arc<AtomicBool>);
 
 impl Drop for Looks {
     fn drop(&mut self) {
-        let slot = self.0.take().expect("dropped once");
-        self.1.store(slot.exit().is_none(), Ordering::SeqCst);
+        let cell = self.0.take().expect("dropped once");
+        self.1.store(cell.exit().is_none(), Ordering::SeqCst);
     }
 }
 
@@ -238,37 +238,37 @@ async fn g1_args_drop_before_exit_even_if_never_polled() {
     for polls in [0, 1] {
         let (registry, _keeper) = Builder::<Looking>::new().assemble(None, Handle::current());
         let entry = EntryId::fresh(1);
-        let slot = Arc::new(Slot::new(1, entry, Arc::clone(registry.link())));
+        let cell = Arc::new(WorkerCell::new(1, entry, Arc::clone(registry.shared())));
         let untold = Arc::<AtomicBool>::default();
-        let args = Some(InTransit::new(Looks(Some(Arc::clone(&slot)), Arc::clone(&untold))));
-        slot.kill();
+        let args = Some(InTransit::new(Looks(Some(Arc::clone(&cell)), Arc::clone(&untold))));
+        cell.kill();
         let mut task = Box::pin(run_worker(Launch {
-            luggage: RunArgs { args, returns: None },
-            guard: ExitGuard::new(Arc::clone(&slot)),
+            run_args: RunArgs { args, restart_state: None },
+            guard: ExitGuard::new(Arc::clone(&cell)),
         }));
         if polls > 0 {
             assert!(poll(task.as_mut()).is_ready(), "it was killed");
         }
         drop(task);
         assert!(untold.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
-        assert!(slot.exit().is_some());
+        assert!(cell.exit().is_some());
     }
 }
 
 /// A worker's task and slot are most of what it costs while it is idle (tokio adds about 104 bytes to the task and rounds up
-/// to a multiple of 128, the slot's `Arc` adds 16): 700 bytes all in, with a short string as key, is what they are to leave
+/// to a multiple of 128, the cell's `Arc` adds 16): 700 bytes all in, with a short string as key, is what they are to leave
 /// room for. `benches/memory` measures it.
 #[tokio::test]
 async fn idle_task_and_slot_stay_small() {
     let (registry, _keeper) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
-    let slot = Arc::new(Slot::new(key(1), entry, Arc::clone(registry.link())));
+    let cell = Arc::new(WorkerCell::new(key(1), entry, Arc::clone(registry.shared())));
     let task = run_worker(Launch {
-        luggage: RunArgs { args: Some(InTransit::new(())), returns: None },
-        guard: ExitGuard::new(slot.clone()),
+        run_args: RunArgs { args: Some(InTransit::new(())), restart_state: None },
+        guard: ExitGuard::new(cell.clone()),
     });
     assert!(size_of_val(&task) <= 248, "a task takes {} bytes", size_of_val(&task));
-    assert!(size_of::<Slot<Idle>>() <= 224, "a slot takes {} bytes", size_of::<Slot<Idle>>());
+    assert!(size_of::<WorkerCell<Idle>>() <= 224, "a cell takes {} bytes", size_of::<WorkerCell<Idle>>());
 }
 
 #[tokio::test(start_paused = true)]
@@ -282,10 +282,10 @@ async fn g10_the_report_is_published_when_the_queue_is_empty() {
     assert!(still.apply_event(), "the shutdown is served, and with no worker it is over");
     assert_eq!(registry.stats().owner_queue, 1, "the start is queued behind it");
     assert!(poll(shutdown.as_mut()).is_pending(), "the report came before the queue was drained");
-    still.link().combiner.unlock_for_test();
+    still.shared().combiner.unlock_for_test();
     assert!(poll(shutdown).is_ready());
     assert_eq!(registry.stats().owner_queue, 0);
     assert!(matches!(poll(start), Poll::Ready(Err(StartError::Shutdown))));
     // It is held again for the drop of `still`.
-    still.link().combiner.lock_for_test();
+    still.shared().combiner.lock_for_test();
 }

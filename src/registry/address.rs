@@ -231,7 +231,7 @@ fn try_deliver<W: Worker>(
         if kind == Kind::Call && is_current(handle.id()) {
             return Err(Why::WouldDeadlock.into_send_error(message));
         }
-        match handle.slot.queue.try_send(message, kind) {
+        match handle.cell.queue.try_send(message, kind) {
             Ok(sequence) => {
                 address.count_hit();
                 return Ok((handle, sequence));
@@ -275,7 +275,7 @@ async fn begin_call<W: Worker, T>(
     let message = match address.find() {
         // It is told so below.
         Some(handle) if is_current(handle.id()) => message,
-        Some(handle) => match handle.slot.queue.try_send(message, Kind::Call) {
+        Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
             Ok(sequence) => {
                 address.count_hit();
                 return Ok((handle, sequence));

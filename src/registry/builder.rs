@@ -32,7 +32,7 @@ use crate::worker::config::WriteKey;
 use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan};
 use crate::worker::events::Announcer;
 use crate::worker::restart::{Backoff, Intensity, Restart};
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 
 /// How many things may lie on the owner's desk, while it is busy, before callers of starts wait to put theirs there.
 const REQUESTS: usize = 1_024;
@@ -737,7 +737,7 @@ impl<W: Worker> Builder<W> {
         let pace = self.config.max_concurrent_starts;
         let pace = pace.map(|starts| Pace { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
         let stopwatch = self.stopwatch();
-        let link = Arc::new(Link {
+        let shared = Arc::new(Shared {
             registry_id: fresh_registry_id(),
             name: self.name,
             config: self.config,
@@ -758,12 +758,12 @@ impl<W: Worker> Builder<W> {
             is_cut_off: AtomicBool::new(false),
             registry: OnceLock::new(),
         });
-        let registry = Registry::from_parts(reader, Arc::clone(&link));
-        let is_unset = link.registry.set(Box::new(registry.downgrade())).is_ok();
-        debug_assert!(is_unset, "the link was made a moment ago");
-        let owner = Owner::new(writer, Arc::clone(&link), report, reporter, runtime.clone());
-        link.combiner.set(Box::new(owner), runtime);
-        (registry, Driver::new(link))
+        let registry = Registry::from_parts(reader, Arc::clone(&shared));
+        let is_unset = shared.registry.set(Box::new(registry.downgrade())).is_ok();
+        debug_assert!(is_unset, "the shared was made a moment ago");
+        let owner = Owner::new(writer, Arc::clone(&shared), report, reporter, runtime.clone());
+        shared.combiner.set(Box::new(owner), runtime);
+        (registry, Driver::new(shared))
     }
 }
 

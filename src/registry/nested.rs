@@ -12,7 +12,7 @@ use crate::worker::context::Context;
 impl<W: Worker> Context<W> {
     /// The registry this worker belongs to. It is weak: a worker keeps no registry alive.
     pub fn registry(&self) -> &WeakRegistry<W> {
-        let registry = self.handle().slot.link.registry.get().and_then(|registry| registry.downcast_ref());
+        let registry = self.handle().cell.shared.registry.get().and_then(|registry| registry.downcast_ref());
         registry.expect("the builder sets it before it lets anybody start a worker")
     }
 
@@ -73,7 +73,7 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn own<C: Worker>(&mut self, child: &Registry<C>) {
-        let owner = self.handle().slot.current();
+        let owner = self.handle().cell.current();
         assert!(child.id() != owner.registry, "a worker cannot own the registry it belongs to");
         let owned = self.children().own(owner, Box::new(child.clone()));
         assert!(

@@ -23,7 +23,7 @@ use crate::util::coop::poll_budget;
 use crate::util::coop::yield_after;
 use crate::util::sync::{Carries, poll_hit_budget};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::current::{current, current_of, is_current};
 use crate::worker::error::{Returned, StartError};
@@ -31,7 +31,7 @@ use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::ownership::{is_worker_above_caller, workers_above_caller};
 use crate::worker::request::{InTransit, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 
 /// Out of the way of a hit, whose code this is kept out of.
 #[cold]
@@ -47,21 +47,21 @@ pub(super) fn take<A>(args: &mut Option<A>) -> A {
 }
 
 /// What the verbs work on, without a claim to keep the registry going.
-pub(crate) struct Shared<W: Worker> {
+pub(crate) struct Starter<W: Worker> {
     _messages: Carries<W::Message>,
     pub(crate) table: TableReader<W>,
-    pub(crate) link: Arc<Link<W>>,
+    pub(crate) shared: Arc<Shared<W>>,
 }
 
-impl<W: Worker> Clone for Shared<W> {
+impl<W: Worker> Clone for Starter<W> {
     fn clone(&self) -> Self {
-        Self::new(self.table.clone(), Arc::clone(&self.link))
+        Self::new(self.table.clone(), Arc::clone(&self.shared))
     }
 }
 
-impl<W: Worker> Shared<W> {
-    pub(crate) fn new(table: TableReader<W>, link: Arc<Link<W>>) -> Self {
-        Self { _messages: PhantomData, table, link }
+impl<W: Worker> Starter<W> {
+    pub(crate) fn new(table: TableReader<W>, shared: Arc<Shared<W>>) -> Self {
+        Self { _messages: PhantomData, table, shared }
     }
 
     #[inline]
@@ -87,7 +87,7 @@ impl<W: Worker> Shared<W> {
         Q: ?Sized + Equivalent<W::Key>,
     {
         let found = self.find(key, hash);
-        self.link.hot.count(if found.is_some() { HotCounter::Hit } else { HotCounter::Miss });
+        self.shared.hot.count(if found.is_some() { HotCounter::Hit } else { HotCounter::Miss });
         found
     }
 
@@ -95,7 +95,7 @@ impl<W: Worker> Shared<W> {
     /// may be at, is left alone. Gives the message back if there is none, or no room, or if it ends.
     #[inline]
     pub(crate) fn offer<'s>(&'s self, key: &'s W::Key, message: W::Message) -> Offer<'s, W> {
-        Offer { shared: self, key, hash: self.table.hash(key), message: Some(message) }
+        Offer { starter: self, key, hash: self.table.hash(key), message: Some(message) }
     }
 
     #[inline]
@@ -148,10 +148,10 @@ impl<W: Worker> Shared<W> {
                     if let Some(handle) = self.find(key, hash) {
                         // Without budget the handle is dropped, and looked up again: the worker may have ended by then. (G3)
                         ready!(poll_hit_budget(cx));
-                        self.link.hot.count(HotCounter::Hit);
+                        self.shared.hot.count(HotCounter::Hit);
                         return Poll::Ready(hit(handle, &mut args));
                     }
-                    self.link.hot.count(HotCounter::Miss);
+                    self.shared.hot.count(HotCounter::Miss);
                     // In this poll, whatever the budget: a start that was polled once has been asked for.
                     none.insert(self.begin_start(cx, verb, key, &mut args, make, hash))
                 }
@@ -176,7 +176,7 @@ impl<W: Worker> Shared<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        let waits_in = current_of(self.link.registry_id);
+        let waits_in = current_of(self.shared.registry_id);
         if waits_in.is_some() && self.table.with(key, hash, |handle| is_current(handle.id())) == Some(true) {
             // It is the worker in whose task the caller runs: to wait for it is to wait for oneself.
             return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
@@ -184,14 +184,14 @@ impl<W: Worker> Shared<W> {
         if self.ends_after_caller(key, hash) {
             return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
         }
-        let slot = Arc::new(Slot::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.link)));
-        slot.set_started_at(self.link.now_if_reported());
-        let seed = StartSpec { slot, args: InTransit::new(make(args)), is_first: false };
+        let cell = Arc::new(WorkerCell::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.shared)));
+        cell.set_started_at(self.shared.now_if_reported());
+        let seed = StartSpec { cell, args: InTransit::new(make(args)), is_first: false };
         let holds = self.hold_above_caller();
         let (reply, mut answer) = reply::call_in(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
-        self.start_by(match self.link.combiner.try_submit(Request::Start(request)) {
+        self.start_by(match self.shared.combiner.try_submit(Request::Start(request)) {
             Ok(outcome) => match answer.try_settle() {
                 // Whomever the visit has woken comes after the return to the scheduler. (G4)
                 Err(answer) if holds.is_empty() => Stage::Waits(answer),
@@ -199,7 +199,7 @@ impl<W: Worker> Shared<W> {
                     let _holds = holds;
                     answer.await
                 })),
-                Ok(None) => Stage::Refused(self.link.refusal()),
+                Ok(None) => Stage::Refused(self.shared.refusal()),
                 Ok(Some(answer)) => Stage::Seldom(Box::pin(async move {
                     yield_after(outcome).await;
                     Some(answer)
@@ -208,7 +208,7 @@ impl<W: Worker> Shared<W> {
             Err(Full(input)) => Stage::Seldom(Box::pin(async move {
                 let _holds = holds;
                 // It spends budget, so that an answer which is there by then needs none.
-                let brought = self.link.combiner.submit_queued(input).await;
+                let brought = self.shared.combiner.submit_queued(input).await;
                 answer.poll_as_sent();
                 match brought {
                     Ok(_) => answer.await,
@@ -219,11 +219,11 @@ impl<W: Worker> Shared<W> {
     }
 
     fn start_by<'s>(&'s self, stage: Stage<'s, W>) -> Start<'s, W> {
-        Start { stage, link: &self.link }
+        Start { stage, shared: &self.shared }
     }
 }
 
-impl<W: Worker> Shared<W> {
+impl<W: Worker> Starter<W> {
     /// Whether the key has a worker on its way out which waits for the end of the one in whose task the caller runs, since it owns
     /// the caller's registry, or one above it. One that closes its gate after this look ends when its stop time-out has passed,
     /// and the caller before it.
@@ -231,7 +231,7 @@ impl<W: Worker> Shared<W> {
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
-        let registry = self.link.registry_id;
+        let registry = self.shared.registry_id;
         if current().is_none_or(|caller| caller.registry == registry) {
             return false;
         }
@@ -242,19 +242,19 @@ impl<W: Worker> Shared<W> {
     /// Keeps the workers that end only after the one in whose task the caller runs from being evicted, until the caller has its
     /// answer: it would wait for the place of a worker that waits for the caller's end. Where nothing is evicted, none.
     fn hold_above_caller(&self) -> Vec<BusyGuard<W>> {
-        let (config, registry) = (&self.link.config, self.link.registry_id);
+        let (config, registry) = (&self.shared.config, self.shared.registry_id);
         let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
         if !evicts || current().is_none_or(|caller| caller.registry == registry) {
             return Vec::new();
         }
-        let hold = |entry| self.table.with_entry(entry, |handle| BusyGuard::new(&handle.slot));
+        let hold = |entry| self.table.with_entry(entry, |handle| BusyGuard::new(&handle.cell));
         workers_above_caller(registry).into_iter().filter_map(hold).collect()
     }
 }
 
 /// A cast to whoever has a key.
 pub(crate) struct Offer<'s, W: Worker> {
-    shared: &'s Shared<W>,
+    starter: &'s Starter<W>,
     key: &'s W::Key,
     hash: u64,
     message: Option<W::Message>,
@@ -269,26 +269,26 @@ impl<W: Worker> Future for Offer<'_, W> {
     // Always: the message is to go into the mailbox from where it is, and not by way of this.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { shared, key, hash, message } = self.get_mut();
+        let Self { starter, key, hash, message } = self.get_mut();
         // First, as in a cast through a handle.
         let mut offered = message.take();
-        let is_full = || shared.table.with(*key, *hash, |handle| handle.slot.queue.is_full()) == Some(true);
+        let is_full = || starter.table.with(*key, *hash, |handle| handle.cell.queue.is_full()) == Some(true);
         let Poll::Ready(budget) = poll_budget(cx, is_full) else {
             *message = offered;
             return Poll::Pending;
         };
-        let sent = shared.table.with(*key, *hash, |handle| {
+        let sent = starter.table.with(*key, *hash, |handle| {
             // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
             let message = offered.take().expect("polled after it was ready");
             if !handle.is_open() {
                 return Err(message);
             }
-            handle.slot.queue.try_send(message, Kind::Cast).map_err(|(_, refused)| refused)
+            handle.cell.queue.try_send(message, Kind::Cast).map_err(|(_, refused)| refused)
         });
         Poll::Ready(match sent {
             Some(Ok(sequence)) => {
                 budget.spend();
-                shared.link.hot.count(HotCounter::Hit);
+                starter.shared.hot.count(HotCounter::Hit);
                 Ok(sequence)
             }
             // Whoever goes on with it spends what that takes.
@@ -301,7 +301,7 @@ impl<W: Worker> Future for Offer<'_, W> {
 /// A start that was asked for.
 pub(super) struct Start<'s, W: Worker> {
     stage: Stage<'s, W>,
-    link: &'s Link<W>,
+    shared: &'s Shared<W>,
 }
 
 enum Stage<'s, W: Worker> {
@@ -325,7 +325,7 @@ impl<W: Worker> Future for Start<'_, W> {
             Stage::Waits(answer) => Pin::new(answer).poll(cx),
             Stage::Seldom(answer) => answer.as_mut().poll(cx),
         };
-        answer.map(|answer| answer.map_or_else(|| Err(self.link.refusal().into()), outcome))
+        answer.map(|answer| answer.map_or_else(|| Err(self.shared.refusal().into()), outcome))
     }
 }
 

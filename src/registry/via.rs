@@ -9,7 +9,7 @@ use crate::mailbox::queue::Kind;
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::HotCounter;
-use crate::registry::Shared;
+use crate::registry::Starter;
 use crate::registry::address;
 use crate::registry::address::{Address, Why, deliver_cast};
 use crate::registry::retry;
@@ -59,7 +59,7 @@ use crate::worker::permit::Permit;
 /// # }
 /// ```
 pub struct Via<W: Worker> {
-    shared: Shared<W>,
+    starter: Starter<W>,
     key: W::Key,
     args: Option<MakeArgs<W::Args>>,
 }
@@ -77,8 +77,8 @@ pub(crate) fn clones_of<A: Clone + Send + 'static>(args: A) -> MakeArgs<A> {
 }
 
 impl<W: Worker> Via<W> {
-    pub(crate) fn new(shared: Shared<W>, key: W::Key, args: Option<MakeArgs<W::Args>>) -> Self {
-        Self { shared, key, args }
+    pub(crate) fn new(starter: Starter<W>, key: W::Key, args: Option<MakeArgs<W::Args>>) -> Self {
+        Self { starter, key, args }
     }
 
     /// The key this is the address of.
@@ -102,7 +102,7 @@ impl<W: Worker> Via<W> {
     /// Dropped before it is ready, the message was not sent, and is dropped. A start that it caused goes on.
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         // Almost always there is a worker and room: then it takes the message where the table shows it, without a handle.
-        let message = match self.shared.offer(&self.key, message).await {
+        let message = match self.starter.offer(&self.key, message).await {
             Ok(_) => return Ok(()),
             Err(message) => message,
         };
@@ -222,12 +222,12 @@ impl<W: Worker> Via<W> {
         let message = message(reply);
         // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and
         // boxed.
-        let message = match self.shared.find(&self.key, self.shared.table.hash(&self.key)) {
+        let message = match self.starter.find(&self.key, self.starter.table.hash(&self.key)) {
             // It is told so below.
             Some(handle) if is_current(handle.id()) => message,
-            Some(handle) => match handle.slot.queue.try_send(message, Kind::Call) {
+            Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
                 Ok(sequence) => {
-                    self.shared.link.hot.count(HotCounter::Hit);
+                    self.starter.shared.hot.count(HotCounter::Hit);
                     return handle.answer(sequence, answer).await;
                 }
                 Err((_, message)) => message,
@@ -289,22 +289,22 @@ impl<W: Worker> Via<W> {
 
 impl<W: Worker> Via<W> {
     pub(crate) async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, Why<W>> {
-        let Some(args) = &self.args else { return self.shared.lookup(&self.key).ok_or(Why::NotFound) };
-        Ok(self.shared.lookup_or_start_with(&self.key, || args()).await?)
+        let Some(args) = &self.args else { return self.starter.lookup(&self.key).ok_or(Why::NotFound) };
+        Ok(self.starter.lookup_or_start_with(&self.key, || args()).await?)
     }
 }
 
 impl<W: Worker> Address<W> for Via<W> {
     fn find(&self) -> Option<WorkerHandle<W>> {
-        self.shared.find(&self.key, self.shared.table.hash(&self.key))
+        self.starter.find(&self.key, self.starter.table.hash(&self.key))
     }
 
     fn count_hit(&self) {
-        self.shared.link.hot.count(HotCounter::Hit);
+        self.starter.shared.hot.count(HotCounter::Hit);
     }
 
     fn lookup(&self) -> Option<WorkerHandle<W>> {
-        self.shared.lookup(&self.key)
+        self.starter.lookup(&self.key)
     }
 
     fn starts(&self) -> Option<&Via<W>> {
@@ -314,7 +314,7 @@ impl<W: Worker> Address<W> for Via<W> {
 
 impl<W: Worker> Clone for Via<W> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), key: self.key.clone(), args: self.args.clone() }
+        Self { starter: self.starter.clone(), key: self.key.clone(), args: self.args.clone() }
     }
 }
 

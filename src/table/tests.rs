@@ -3,26 +3,26 @@ use std::ops::ControlFlow;
 
 use super::*;
 use crate::registry::builder::Builder;
-use crate::worker::cell::Slot;
-use crate::worker::shared::Link;
+use crate::worker::cell::WorkerCell;
+use crate::worker::shared::Shared;
 use crate::worker::test_worker::Idle;
 
 /// A table, and the means to make workers for it.
 struct Rig {
     writer: TableWriter<Idle>,
-    link: Arc<Link<Idle>>,
+    shared: Arc<Shared<Idle>>,
 }
 
 impl Rig {
     fn new() -> Self {
         let (registry, _keeper) = Builder::new().assemble(None, tokio::runtime::Handle::current());
-        let link = Arc::clone(registry.link());
-        Self { writer: table().0, link }
+        let shared = Arc::clone(registry.shared());
+        Self { writer: table().0, shared }
     }
 
     fn insert(&mut self, key: u32, hash: u64) -> EntryId {
         let entry = EntryId::fresh(hash);
-        let worker = WorkerHandle::new(Arc::new(Slot::new(key, entry, Arc::clone(&self.link))));
+        let worker = WorkerHandle::new(Arc::new(WorkerCell::new(key, entry, Arc::clone(&self.shared))));
         match self.writer.read().find(&key, hash, WorkerHandle::entry_id) {
             Found::Worker(_) => panic!("somebody has the key"),
             Found::Others => self.writer.insert(worker),

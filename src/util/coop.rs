@@ -54,7 +54,7 @@ pub(crate) fn poll_budget(cx: &mut Context<'_>, would_wait: impl FnOnce() -> boo
 
 /// What a visit has left behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "whoever was woken may wait in this thread's next-task slot"]
+#[must_use = "whoever was woken may wait in this thread's next-task cell"]
 pub(crate) enum Outcome {
     /// Nothing, or what was brought was left for who is there. If it was served, only its own doings.
     Quiet,

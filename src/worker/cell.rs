@@ -1,10 +1,10 @@
-//! What one worker, its handles and its owner share ([`Slot`]), and what all workers of a registry share ([`Link`]).
+//! What one worker, its handles and its owner share ([`WorkerCell`]), and what all workers of a registry share ([`Shared`]).
 //!
 //! A slot refers to the link and never to the table that holds the slot: entries that the table has retired but not
 //! yet freed would otherwise keep the table itself alive, and it them. (By way of the desk it does refer to the owner, who has
 //! the table: until the owner is over, or goes with its runtime.)
 
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -34,11 +34,11 @@ use crate::worker::watchers::Ending;
 /// In this order in memory: a lookup reads the key, then the gate at the beginning of the queue, and counts the reference
 /// just before them, so that all three are of one cache line.
 #[repr(C)]
-pub(crate) struct Slot<W: Worker> {
+pub(crate) struct WorkerCell<W: Worker> {
     pub(crate) key: CatchDropPanic<W::Key>,
     pub(crate) queue: Queue<W::Message>,
     pub(crate) entry: EntryId,
-    pub(crate) link: Arc<Link<W>>,
+    pub(crate) shared: Arc<Shared<W>>,
     pub(crate) activity: Activity,
     /// Which run this is, counted from 1.
     incarnation: AtomicU32,
@@ -73,7 +73,7 @@ const DISCARDS: u8 = 64;
 /// A mark: it holds a permit of `max_concurrent_starts`. Whoever clears it returns the permit.
 const HAS_TURN: u8 = 128;
 
-/// [`Slot::progress`]: the first `init` has not returned `Ok`.
+/// [`WorkerCell::progress`]: the first `init` has not returned `Ok`.
 const IS_STARTING: u8 = 0;
 /// It has, and a run goes on, its `init` included.
 const HAS_RUN: u8 = 1;
@@ -84,15 +84,15 @@ const NOTICE_READY: u8 = 1;
 const NOTICE_RESTARTED: u8 = 2;
 const NOTICE_CLOSING: u8 = 4;
 
-impl<W: Worker> Slot<W> {
-    pub(crate) fn new(key: W::Key, entry: EntryId, link: Arc<Link<W>>) -> Self {
-        let queue = Queue::new(link.config.mailbox_capacity);
-        let activity = Activity::new(link.config.idle_timeout);
+impl<W: Worker> WorkerCell<W> {
+    pub(crate) fn new(key: W::Key, entry: EntryId, shared: Arc<Shared<W>>) -> Self {
+        let queue = Queue::new(shared.config.mailbox_capacity);
+        let activity = Activity::new(shared.config.idle_timeout);
         Self {
             key: CatchDropPanic::new(key),
             entry,
             queue,
-            link,
+            shared,
             activity,
             incarnation: AtomicU32::new(1),
             progress: AtomicU8::new(IS_STARTING),
@@ -105,16 +105,16 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) fn current(&self) -> Current {
-        Current { entry: self.entry, registry: self.link.registry_id }
+        Current { entry: self.entry, registry: self.shared.registry_id }
     }
 
     pub(crate) fn open(&self) {
-        self.queue.open(&self.link.number_keys.live);
+        self.queue.open(&self.shared.number_keys.live);
         self.notify_opened();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        let closed = self.queue.close(reason, &self.link.number_keys.live);
+        let closed = self.queue.close(reason, &self.shared.number_keys.live);
         if closed {
             self.end_restart();
             self.tell_stopping();
@@ -125,7 +125,7 @@ impl<W: Worker> Slot<W> {
     /// Closes the gate of a worker that is stopped. If what is queued is to be discarded, that begins at once, also where the
     /// gate was closed before.
     pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode) {
-        if self.queue.stop(reason, mode, &self.link.number_keys.live) {
+        if self.queue.stop(reason, mode, &self.shared.number_keys.live) {
             self.end_restart();
             self.tell_stopping();
         }
@@ -154,7 +154,7 @@ impl<W: Worker> Slot<W> {
     }
 
     pub(crate) fn kill(&self) {
-        self.queue.kill(&self.link.number_keys.live);
+        self.queue.kill(&self.shared.number_keys.live);
         self.end_restart();
         self.tell_stopping();
     }
@@ -195,7 +195,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
         let closed = !self.is_restarting()
             && !self.activity.is_held()
-            && self.queue.close_if_idle(reason, &self.link.number_keys.live);
+            && self.queue.close_if_idle(reason, &self.shared.number_keys.live);
         if closed {
             // It may have crashed since the look above.
             self.end_restart();
@@ -206,7 +206,7 @@ impl<W: Worker> Slot<W> {
 
     /// Whether the worker is run again after it ended like this: not counting what is left of its budget.
     pub(crate) fn restart_applies(&self, reason: &ExitReason) -> bool {
-        self.link.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason))
+        self.shared.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason))
             && self.queue.gate() < Gate::Closed
     }
 
@@ -234,7 +234,7 @@ impl<W: Worker> Slot<W> {
         // AcqRel pairs with that in `end_restart`: either whoever closed the gate finds this mark, or the gate that it
         // closed is seen here.
         if !self.is_restarting.swap(true, Ordering::AcqRel) {
-            self.link.number_keys.restarting.fetch_add(1, Ordering::Relaxed);
+            self.shared.number_keys.restarting.fetch_add(1, Ordering::Relaxed);
         }
         // After the count: who closes the gate later than this look takes it back.
         if self.queue.is_closed() {
@@ -288,7 +288,7 @@ impl<W: Worker> Slot<W> {
     pub(crate) fn end_restart(&self) {
         // AcqRel pairs with that in `begin_restart`.
         if self.is_restarting.swap(false, Ordering::AcqRel) {
-            self.link.number_keys.restarting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.number_keys.restarting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -356,7 +356,7 @@ impl<W: Worker> Slot<W> {
     /// worker's task and who gives it up say so, and one of them returns it.
     pub(crate) fn return_turn(&self) {
         if self.flags.fetch_and(!HAS_TURN, Ordering::AcqRel) & HAS_TURN != 0 {
-            if let Some(pace) = &self.link.pace {
+            if let Some(pace) = &self.shared.pace {
                 pace.permits.add_permits(1);
             }
         }
@@ -377,14 +377,14 @@ impl<W: Worker> Slot<W> {
         if pending_notices & NOTICE_READY != 0 {
             // Delegated, nobody else is woken than who asked for it.
             if !self.complete_delegated() {
-                outcome = self.link.notify(Notice::Ready(Arc::clone(self)));
+                outcome = self.shared.notify(Notice::Ready(Arc::clone(self)));
             }
         }
         if pending_notices & NOTICE_RESTARTED != 0 {
-            outcome = self.link.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
+            outcome = self.shared.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
         }
         if pending_notices & NOTICE_CLOSING != 0 {
-            outcome = self.link.notify(Notice::Closing(self.entry));
+            outcome = self.shared.notify(Notice::Closing(self.entry));
         }
         outcome
     }
@@ -425,11 +425,11 @@ impl<W: Worker> Slot<W> {
             Gate::Killed => Undelivered::Killed,
             _ => why,
         };
-        let lost = self.queue.drain(&self.link.number_keys.live);
+        let lost = self.queue.drain(&self.shared.number_keys.live);
         // First: who hears of it finds it counted.
-        self.link.hot.add(HotCounter::Undelivered(why), lost.len() as u64);
+        self.shared.hot.add(HotCounter::Undelivered(why), lost.len() as u64);
         for envelope in lost {
-            catch_panic(|| match &self.link.on_undelivered {
+            catch_panic(|| match &self.shared.on_undelivered {
                 Some(hook) if envelope.kind == Kind::Cast => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
@@ -447,7 +447,7 @@ impl<W: Worker> Slot<W> {
     }
 }
 
-impl<W: Worker> Slot<W> {
+impl<W: Worker> WorkerCell<W> {
     /// Waits for the first message, or for whatever else there is for the worker to do, as its mailbox would. Says whether it has
     /// waited: not if there is something already, or if how long it rests is looked at, which its mailbox does.
     pub(crate) async fn park(&self) -> bool {
@@ -464,7 +464,7 @@ impl<W: Worker> Slot<W> {
     }
 }
 
-impl<W: Worker> Inbox<W::Message> for Slot<W> {
+impl<W: Worker> Inbox<W::Message> for WorkerCell<W> {
     fn queue(&self) -> &Queue<W::Message> {
         &self.queue
     }
@@ -474,11 +474,11 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
     }
 
     fn clock(&self) -> &Clock {
-        &self.link.clock
+        &self.shared.clock
     }
 
     fn stopwatch(&self) -> Option<&Stopwatch> {
-        self.link.stopwatch.as_ref()
+        self.shared.stopwatch.as_ref()
     }
 
     fn poll_recv(&self, batch: &mut BatchRef<W::Message>, cx: &mut task::Context<'_>) -> Received<W::Message> {
@@ -490,7 +490,7 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
         };
         // When the message lies where it is to go: it is not moved again.
         if matches!(received, Received::Message(_)) {
-            self.link.hot.count(HotCounter::Handled);
+            self.shared.hot.count(HotCounter::Handled);
         }
         received
     }
@@ -498,13 +498,13 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
     fn try_recv(&self, batch: &mut BatchRef<W::Message>) -> Option<W::Message> {
         let received = self.queue.try_recv(batch);
         if received.is_some() {
-            self.link.hot.count(HotCounter::Handled);
+            self.shared.hot.count(HotCounter::Handled);
         }
         received
     }
 
     fn tracks_activity(&self) -> bool {
-        self.link.config.tracks_activity()
+        self.shared.config.tracks_activity()
     }
 
     fn worker(&self) -> WorkerId {
@@ -520,8 +520,8 @@ impl<W: Worker> Inbox<W::Message> for Slot<W> {
     }
 }
 
-impl<W: Worker> fmt::Debug for Slot<W> {
+impl<W: Worker> fmt::Debug for WorkerCell<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slot").field("entry", &self.entry).finish_non_exhaustive()
+        f.debug_struct("WorkerCell").field("entry", &self.entry).finish_non_exhaustive()
     }
 }

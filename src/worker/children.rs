@@ -10,7 +10,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::lifecycle::id::RegistryId;
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::current::Current;
 use crate::worker::guard::RunGuards;
 use crate::worker::ownership::{Circle, Ownership};
@@ -49,12 +49,12 @@ impl Children {
 /// Ends everything and waits for it: in good order until the worker is killed, crashed or `patience` is over, at once otherwise.
 pub(crate) async fn end<W: Worker>(
     children: Option<Box<Children>>,
-    slot: &Slot<W>,
+    cell: &WorkerCell<W>,
     graceful: bool,
     grace: Option<Duration>,
 ) -> Ending {
     let owned = children.map_or_else(Vec::new, |children| children.owned);
-    slot.abort_tasks(true);
+    cell.abort_tasks(true);
     let mut at_once = false;
     let mut gone: Vec<_> = owned.iter().map(|(owned, _)| Some(owned.gone())).collect();
     owned.iter().for_each(|(owned, _)| owned.end(!graceful));
@@ -64,13 +64,13 @@ pub(crate) async fn end<W: Worker>(
         if is_late {
             alarm = None;
         }
-        if !at_once && (!graceful || is_late || slot.is_killed() || slot.is_crashed()) {
+        if !at_once && (!graceful || is_late || cell.is_killed() || cell.is_crashed()) {
             at_once = true;
-            slot.abort_tasks(false);
+            cell.abort_tasks(false);
             owned.iter().for_each(|(owned, _)| owned.end(true));
         }
         // Each of them is polled, so that each wakes this task.
-        let mut is_over = slot.poll_tasks(cx).is_ready();
+        let mut is_over = cell.poll_tasks(cx).is_ready();
         for waited in &mut gone {
             if waited.as_mut().is_some_and(|gone| gone.as_mut().poll(cx).is_ready()) {
                 *waited = None;

@@ -43,7 +43,7 @@ impl<W: Worker> Context<W> {
 
     /// Which run of this worker this is, counted from 1. An `init` that failed in a restart was a run too.
     pub fn incarnation(&self) -> u64 {
-        self.handle.slot.incarnation()
+        self.handle.cell.incarnation()
     }
 
     /// Ends this worker once it has handled what its mailbox has accepted, with
@@ -78,7 +78,7 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn stop(&self) {
-        self.handle.slot.end_run();
+        self.handle.cell.end_run();
     }
 
     /// RestartState a future that is ready when this run is asked to end, for handlers and tasks that take long: a stop, a shutdown
@@ -125,7 +125,7 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<W> {
-        let asked = self.handle.slot.stopping();
+        let asked = self.handle.cell.stopping();
         async move {
             match asked {
                 Some(asked) => {
@@ -182,8 +182,8 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn keep_active(&mut self) -> ActiveGuard {
-        let slot = Arc::clone(&self.handle.slot);
-        self.children().guards.guard(move || BusyGuard::new(&slot))
+        let cell = Arc::clone(&self.handle.cell);
+        self.children().guards.guard(move || BusyGuard::new(&cell))
     }
 
     /// Spawns a task that belongs to this worker.
@@ -227,8 +227,8 @@ impl<W: Worker> Context<W> {
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let slot = &self.handle.slot;
-        let (work, outcome) = tasks::spawn_task(slot, future, BusyGuard::new(slot));
+        let cell = &self.handle.cell;
+        let (work, outcome) = tasks::spawn_task(cell, future, BusyGuard::new(cell));
         Task { outcome, work }
     }
 
@@ -268,8 +268,8 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
-        let slot = &self.handle.slot;
-        let (work, outcome) = tasks::spawn_blocking(slot, work, BusyGuard::new(slot));
+        let cell = &self.handle.cell;
+        let (work, outcome) = tasks::spawn_blocking(cell, work, BusyGuard::new(cell));
         Task { outcome, work }
     }
 

@@ -6,16 +6,16 @@ use std::sync::atomic::Ordering;
 
 use crate::util::sync::{Mutex, lock};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 
 /// Keeps a worker from idling and from being evicted until it is dropped.
 #[derive(Debug)]
-pub(crate) struct BusyGuard<W: Worker>(Arc<Slot<W>>);
+pub(crate) struct BusyGuard<W: Worker>(Arc<WorkerCell<W>>);
 
 impl<W: Worker> BusyGuard<W> {
-    pub(crate) fn new(slot: &Arc<Slot<W>>) -> Self {
-        slot.activity.holds.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(slot))
+    pub(crate) fn new(cell: &Arc<WorkerCell<W>>) -> Self {
+        cell.activity.holds.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(cell))
     }
 }
 

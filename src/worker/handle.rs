@@ -27,7 +27,7 @@ use crate::util::coop::recv_then_yield;
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::sync::{Carries, apart, boxed, cooperate};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::current::{current_of, is_current};
 use crate::worker::error::{CallError, ReserveError, Returned, SendError, StopError};
 use crate::worker::ownership::is_worker_above_caller;
@@ -43,26 +43,26 @@ use crate::worker::request::{Notice, StopReply};
 /// That a handle's worker is alive a moment later is not promised: only sending tells.
 pub struct WorkerHandle<W: Worker> {
     _messages: Carries<W::Message>,
-    pub(crate) slot: Arc<Slot<W>>,
+    pub(crate) cell: Arc<WorkerCell<W>>,
 }
 
 impl<W: Worker> WorkerHandle<W> {
-    pub(crate) fn new(slot: Arc<Slot<W>>) -> Self {
-        Self { _messages: PhantomData, slot }
+    pub(crate) fn new(cell: Arc<WorkerCell<W>>) -> Self {
+        Self { _messages: PhantomData, cell }
     }
 
     pub(crate) fn entry_id(&self) -> EntryId {
-        self.slot.entry
+        self.cell.entry
     }
 
     /// The key of this worker.
     pub fn key(&self) -> &W::Key {
-        &self.slot.key
+        &self.cell.key
     }
 
     /// The id of this worker, which no other ever has.
     pub fn id(&self) -> WorkerId {
-        self.slot.entry.id
+        self.cell.entry.id
     }
 
     /// Sends a message, and waits for room if the mailbox is full.
@@ -120,7 +120,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// - [`SendError::Full`]: the mailbox has no room. Wait with [`cast`](Self::cast), or shed the message.
     /// - [`SendError::Closed`]: the worker has begun to end.
     pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
-        match self.slot.queue.try_send(message, Kind::Cast) {
+        match self.cell.queue.try_send(message, Kind::Cast) {
             Ok(_) => Ok(()),
             Err((Refusal::Full, message)) => {
                 self.refuse(Undelivered::Full);
@@ -221,7 +221,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
-        let mut reserving = self.slot.queue.reserve();
+        let mut reserving = self.cell.queue.reserve();
         let reserved = poll_fn(|cx| match Pin::new(&mut reserving).poll(cx) {
             // Nobody but the caller would ever make room. Not asked before: others may take the last place meanwhile.
             Poll::Pending if reserving.is_in_line() && is_current(self.id()) => Poll::Ready(None),
@@ -252,7 +252,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     pub(crate) fn refuse(&self, why: Undelivered) {
-        self.slot.link.hot.count(HotCounter::Undelivered(why));
+        self.cell.shared.hot.count(HotCounter::Undelivered(why));
     }
 
     /// Sends a message that carries a [`Reply`], and waits for the answer.
@@ -283,7 +283,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         let (reply, mut answer) = reply::call().await;
         // Almost always there is room: what comes with waiting for it is not begun before that is known, and boxed.
-        let accepted = match self.slot.queue.try_send(message(reply), Kind::Call) {
+        let accepted = match self.cell.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => Some(sequence),
             Err(refused) => {
                 answer.poll_as_sent();
@@ -344,7 +344,7 @@ impl<W: Worker> WorkerHandle<W> {
             return Err(CallError::WouldDeadlock);
         }
         let (reply, mut answer) = reply::call().await;
-        let sequence = match self.slot.queue.try_send(message(reply), Kind::Call) {
+        let sequence = match self.cell.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => sequence,
             Err(refused) => {
                 answer.poll_as_sent();
@@ -402,7 +402,7 @@ impl<W: Worker> WorkerHandle<W> {
         if is_current(self.id()) {
             return Err(SendError::WouldDeadlock(Returned::new(message)));
         }
-        match self.slot.queue.try_send(message, Kind::Call) {
+        match self.cell.queue.try_send(message, Kind::Call) {
             Ok(sequence) => Ok(PendingReply::new(self.clone(), sequence, answer)),
             Err((Refusal::Full, message)) => {
                 self.refuse(Undelivered::Full);
@@ -422,7 +422,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         // It yields to the scheduler as it waits for its answer. Almost always there is room: what comes with waiting for it is
         // not begun before that is known.
-        match self.slot.queue.try_send(message, kind) {
+        match self.cell.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
             Err(refused) => apart(|| self.get_in_line(refused, kind, None)).await,
         }
@@ -444,7 +444,7 @@ impl<W: Worker> WorkerHandle<W> {
                 None => Err(Unsent::TimedOut(cast.take_message())),
             };
         }
-        match self.slot.queue.try_send(message, kind) {
+        match self.cell.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
             Err(refused) => apart(|| self.get_in_line(refused, kind, limit)).await,
         }
@@ -488,7 +488,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     fn line(&self, message: W::Message, kind: Kind) -> InLine<'_, W> {
-        InLine { slot: &self.slot, sending: self.slot.queue.send(message, kind) }
+        InLine { cell: &self.cell, sending: self.cell.queue.send(message, kind) }
     }
 
     /// Waits for the answer to an accepted call.
@@ -514,7 +514,7 @@ impl<W: Worker> WorkerHandle<W> {
     #[cold]
     pub(crate) fn unanswered(&self, sequence: Sequence) -> CallError<W> {
         // That it never began is said before the reply is dropped. (G6)
-        if self.slot.queue.was_dropped_unhandled(sequence) { CallError::NotDelivered } else { CallError::NoReply }
+        if self.cell.queue.was_dropped_unhandled(sequence) { CallError::NotDelivered } else { CallError::NoReply }
     }
 
     /// Waits until the worker has ended and its state is dropped, and tells why. RestartState at once if it has.
@@ -525,7 +525,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Nothing is lost.
     pub async fn closed(&self) -> ExitReason {
-        self.slot.closed().await
+        self.cell.closed().await
     }
 
     /// Waits until the worker's current run is over and its state dropped, and returns how it ended. RestartState at once if the
@@ -566,7 +566,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     pub async fn run_ended(&self) -> ExitReason {
-        match self.slot.monitor() {
+        match self.cell.monitor() {
             // Whoever ends a run tells its monitors first.
             Ok(end) => end.await.unwrap_or(ExitReason::Killed),
             Err(reason) => cooperate(reason).await,
@@ -595,13 +595,13 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     pub fn state(&self) -> WorkerState {
-        self.slot.state()
+        self.cell.state()
     }
 
     /// Which run of this worker is the current one, counted from 1. With [`id`](Self::id) it tells where an
     /// [`Event`](crate::Event) belongs.
     pub fn incarnation(&self) -> u64 {
-        self.slot.incarnation()
+        self.cell.incarnation()
     }
 
     /// Asks this worker to end, and waits until it has.
@@ -624,7 +624,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Dropped after its first poll, the worker ends all the same.
     pub async fn stop(&self) -> Result<ExitReason, StopError> {
-        self.stop_with(self.slot.link.config.stop_mode).await
+        self.stop_with(self.cell.shared.config.stop_mode).await
     }
 
     /// Like [`stop`](Self::stop), with a mode of its own and not that of [`Builder::stop_mode`](crate::Builder::stop_mode):
@@ -764,19 +764,19 @@ impl<W: Worker> WorkerHandle<W> {
         &self,
         notice: impl FnOnce(Option<EntryId>, StopReply) -> Notice<W>,
     ) -> Result<ExitReason, StopError> {
-        let link = &self.slot.link;
-        if is_current(self.id()) || is_worker_above_caller(self.id(), link.registry_id) {
+        let shared = &self.cell.shared;
+        if is_current(self.id()) || is_worker_above_caller(self.id(), shared.registry_id) {
             return cooperate(Err(StopError::WouldDeadlock)).await;
         }
         let (reply, ended) = oneshot::channel();
-        let outcome = link.notify(notice(current_of(link.registry_id), StopReply(reply)));
+        let outcome = shared.notify(notice(current_of(shared.registry_id), StopReply(reply)));
         match recv_then_yield(ended, outcome).await {
             Some(Ok(reason)) => Ok(reason),
             Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),
             Some(Err(StopFailure::WouldDeadlock)) => Err(StopError::WouldDeadlock),
             Some(Err(StopFailure::Stuck)) => Err(StopError::Stuck),
             // The owner is gone, after a shutdown or with its runtime: only what is stuck has not ended.
-            None if self.slot.exit().is_none() => Err(StopError::Stuck),
+            None if self.cell.exit().is_none() => Err(StopError::Stuck),
             None => Err(StopError::NotFound),
         }
     }
@@ -784,7 +784,7 @@ impl<W: Worker> WorkerHandle<W> {
 
 /// A send that may have to wait for room, and whose caller may lose patience.
 struct InLine<'s, W: Worker> {
-    slot: &'s Slot<W>,
+    cell: &'s WorkerCell<W>,
     sending: Sending<'s, W::Message>,
 }
 
@@ -798,7 +798,7 @@ impl<W: Worker> InLine<'_, W> {
 impl<W: Worker> Drop for InLine<'_, W> {
     fn drop(&mut self) {
         if self.sending.is_in_line() {
-            self.slot.link.hot.count(HotCounter::Undelivered(Undelivered::Full));
+            self.cell.shared.hot.count(HotCounter::Undelivered(Undelivered::Full));
         }
     }
 }
@@ -848,7 +848,7 @@ impl<W: Worker> Cast<'_, W> {
         // First, before anything is called: what was put here a moment ago is still in registers then.
         let Stage::Offered(offered) = &mut self.stage else { return self.poll_in_line(cx) };
         let message = offered.take().expect("polled after it was ready");
-        let (handle, queue) = (self.handle, &self.handle.slot.queue);
+        let (handle, queue) = (self.handle, &self.handle.cell.queue);
         // Nobody waits for room in a mailbox of its own.
         let Poll::Ready(budget) = poll_budget(cx, || queue.is_full() && !is_current(handle.id())) else {
             *offered = Some(message);
@@ -921,7 +921,7 @@ pub(crate) async fn before<F: Future>(limit: Option<Instant>, future: F) -> Opti
 
 impl<W: Worker> Clone for WorkerHandle<W> {
     fn clone(&self) -> Self {
-        Self::new(Arc::clone(&self.slot))
+        Self::new(Arc::clone(&self.cell))
     }
 }
 

@@ -26,7 +26,7 @@ impl<W: Worker> Permit<W> {
     /// [`SendError::Closed`], with the message: the worker has begun to end since.
     pub fn send(mut self, message: W::Message) -> Result<(), SendError<W>> {
         self.is_used = true;
-        match self.handle.slot.queue.send_reserved(message, Kind::Cast) {
+        match self.handle.cell.queue.send_reserved(message, Kind::Cast) {
             Ok(_) => Ok(()),
             Err(message) => Err(self.handle.unsent(Unsent::Closed(message))),
         }
@@ -41,7 +41,7 @@ impl<W: Worker> Permit<W> {
 impl<W: Worker> Drop for Permit<W> {
     fn drop(&mut self) {
         if !self.is_used {
-            self.handle.slot.queue.release();
+            self.handle.cell.queue.release();
         }
     }
 }

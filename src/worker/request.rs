@@ -11,7 +11,7 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{Answer, Exit, StartFailure, StopFailure, StopWaiter, Types, Verb};
 use crate::mailbox::reply::Answering;
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::restart::CrashRecord;
 
@@ -35,14 +35,14 @@ pub(crate) enum Notice<W: Worker> {
     /// Its turn has come, and its first `init` begins.
     Begun(EntryId),
     /// Its first `init` returned `Ok`.
-    Ready(Arc<Slot<W>>),
+    Ready(Arc<WorkerCell<W>>),
     /// It closed its own gate.
     Closing(EntryId),
     /// This run is over, and the worker comes back.
-    RunEnded(Arc<Slot<W>>, u64, ExitReason),
+    RunEnded(Arc<WorkerCell<W>>, u64, ExitReason),
     /// It has come back: this run begins.
-    Restarted(Arc<Slot<W>>, u64),
-    Exited(Arc<Slot<W>>, Exit, Option<Box<CrashRecord>>),
+    Restarted(Arc<WorkerCell<W>>, u64),
+    Exited(Arc<WorkerCell<W>>, Exit, Option<Box<CrashRecord>>),
     /// This worker is wanted gone: a caller that goes away after its first poll has still said so.
     Stop {
         entry: EntryId,
@@ -104,7 +104,7 @@ impl<T> InTransit<T> {
 pub(crate) struct StartSpec<W: Worker> {
     /// Made by the caller, who has a thread of its own for that: the owner serves everyone. It lies beside its key, which
     /// the caller has made a moment ago; a lookup reads both.
-    pub(crate) slot: Arc<Slot<W>>,
+    pub(crate) cell: Arc<WorkerCell<W>>,
     pub(crate) args: InTransit<W::Args>,
     /// The owner has found nothing of its hash in the table.
     pub(crate) is_first: bool,
@@ -114,7 +114,7 @@ pub(crate) struct StartSpec<W: Worker> {
 /// not in the owner. (G4)
 pub(crate) struct StartAnswer<W: Worker> {
     pub(crate) outcome: Started<W>,
-    /// Boxed: it is rare. `Any`, a `W::Args`: the slot has the reply to a start, and through it each handle would be searched for what
+    /// Boxed: it is rare. `Any`, a `W::Args`: the cell has the reply to a start, and through it each handle would be searched for what
     /// the arguments are made of (see [`Opaque`](crate::util::sync::Opaque)).
     pub(crate) unused: Option<Box<dyn Any + Send>>,
 }

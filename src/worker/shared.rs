@@ -1,4 +1,4 @@
-//! What all workers of a registry share: [`Link`].
+//! What all workers of a registry share: [`Shared`].
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use crate::util::coop::Outcome;
 use crate::util::panics::CatchDropPanic;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex, Opaque};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan, WriteKey};
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::Announcer;
@@ -50,7 +50,7 @@ pub(crate) struct Numbers {
 
 /// What the workers of one registry share with each other, with their handles and with the owner. What refers to the types of
 /// workers in other ways than by `fn` and `dyn` is [`Opaque`] here.
-pub(crate) struct Link<W: Worker> {
+pub(crate) struct Shared<W: Worker> {
     pub(crate) registry_id: RegistryId,
     pub(crate) name: Box<str>,
     pub(crate) config: Config,
@@ -70,7 +70,7 @@ pub(crate) struct Link<W: Worker> {
     #[cfg(feature = "tracing")]
     pub(crate) write_key: Option<WriteKey<W>>,
     /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
-    pub(crate) stuck: Opaque<Mutex<Vec<Weak<Slot<W>>>>>,
+    pub(crate) stuck: Opaque<Mutex<Vec<Weak<WorkerCell<W>>>>>,
     pub(crate) number_keys: CachePadded<Numbers>,
     /// Where the owner is reached.
     pub(crate) combiner: Opaque<Combiner<Request<W>, DeferredAction<W>>>,
@@ -81,7 +81,7 @@ pub(crate) struct Link<W: Worker> {
     pub(crate) registry: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
-impl<W: Worker> Link<W> {
+impl<W: Worker> Shared<W> {
     /// The time by the registry's clock, for those number_keys that only a reporter tells. Nobody looks at the clock for them
     /// else.
     pub(crate) fn now_if_reported(&self) -> u64 {

@@ -23,7 +23,7 @@ use crate::mailbox::queue::Gate;
 use crate::util::panics::catch_panic;
 use crate::util::sync::{get_mut, lock};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::events::Event;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{StartAnswer, StartReply, Started};
@@ -98,7 +98,7 @@ impl Generations {
     }
 }
 
-impl<W: Worker> Slot<W> {
+impl<W: Worker> WorkerCell<W> {
     /// Leaves the worker alone with its start. Nobody else has the slot yet.
     pub(crate) fn delegate(&mut self, reply: StartReply<W>, generation: Generation) {
         self.set_generation(generation);
@@ -144,9 +144,9 @@ impl<W: Worker> Slot<W> {
             };
             *ending = Ending::Awaited(audience);
             // First: it never counts as one that starts and one that runs.
-            self.link.number_keys.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
+            self.shared.number_keys.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
             // Under this lock: an owner that finds the reply gone finds the gate open. (G2, G3)
-            self.queue.open(&self.link.number_keys.live);
+            self.queue.open(&self.shared.number_keys.live);
             (reply, ending.take_opening())
         };
         notify_opened(opening);
@@ -154,7 +154,7 @@ impl<W: Worker> Slot<W> {
         // before the caller may end it. Its end is told by the owner, when this task is over.
         self.set_reported();
         let handle = WorkerHandle::new(Arc::clone(self));
-        self.link.events.flush_notices(|| Event::Started { worker: handle.clone(), incarnation: 1 });
+        self.shared.events.flush_notices(|| Event::Started { worker: handle.clone(), incarnation: 1 });
         // The caller may have gone away. Its waker may be foreign code.
         catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(handle), unused: None })));
         true

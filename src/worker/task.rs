@@ -38,7 +38,7 @@ use crate::util::coop::yield_to_queue;
 use crate::util::panics;
 use crate::util::panics::catch_panic;
 use crate::util::sync::{apart, boxed};
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::children;
 use crate::worker::children::{Children, Ending};
 use crate::worker::config::MIN_ABORT_GRACE;
@@ -48,7 +48,7 @@ use crate::worker::current;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{InTransit, Notice};
 use crate::worker::restart::{Backoff, CrashRecord, History};
-use crate::worker::shared::Link;
+use crate::worker::shared::Shared;
 use crate::worker::trace;
 use crate::worker::trace::Trace;
 use crate::worker::{DEFAULT_RUN, Worker};
@@ -104,32 +104,37 @@ impl<W: Worker> RestartState<W> {
 /// Ends a worker for everyone else when it is dropped.
 pub(crate) struct ExitGuard<W: Worker> {
     /// Taken when the end was told.
-    slot: Option<Arc<Slot<W>>>,
+    cell: Option<Arc<WorkerCell<W>>>,
 }
 
 impl<W: Worker> ExitGuard<W> {
-    pub(crate) fn new(slot: Arc<Slot<W>>) -> Self {
-        Self { slot: Some(slot) }
+    pub(crate) fn new(cell: Arc<WorkerCell<W>>) -> Self {
+        Self { cell: Some(cell) }
     }
 
-    fn slot(&self) -> &Arc<Slot<W>> {
-        self.slot.as_ref().expect("the end is told once, at the end")
+    fn slot(&self) -> &Arc<WorkerCell<W>> {
+        self.cell.as_ref().expect("the end is told once, at the end")
     }
 
     /// Tells how the worker ended, and what is to be remembered of it, in this way.
-    fn finish(&mut self, exit: Exit, crash_record: Option<Box<CrashRecord>>, notify: impl FnOnce(&Link<W>, Notice<W>)) {
-        let Some(slot) = self.slot.take() else { return };
-        slot.undeliver(lost_by(&exit));
-        slot.queue.forget_task();
-        slot.end_restart();
+    fn finish(
+        &mut self,
+        exit: Exit,
+        crash_record: Option<Box<CrashRecord>>,
+        notify: impl FnOnce(&Shared<W>, Notice<W>),
+    ) {
+        let Some(cell) = self.cell.take() else { return };
+        cell.undeliver(lost_by(&exit));
+        cell.queue.forget_task();
+        cell.end_restart();
         // Before anybody is told: who has waited for the end finds nothing of it in a directory.
-        slot.leave_directories();
+        cell.leave_directories();
         let reason = exit.reason();
         // From here on the owner may start the key's next worker: nothing of this one is left. (G1)
-        notify(&slot.link, Notice::Exited(Arc::clone(&slot), exit, crash_record));
+        notify(&cell.shared, Notice::Exited(Arc::clone(&cell), exit, crash_record));
         // After the notice: what a caller asks of the owner when `closed` has returned comes behind it. The owner says the same
         // before it tells anybody, so that who has stopped the worker finds it exited.
-        slot.set_exit(reason);
+        cell.set_exit(reason);
     }
 }
 
@@ -139,7 +144,7 @@ impl<W: Worker> Drop for ExitGuard<W> {
         // Left, not served here. The keeper is dropped as well if the runtime is, and the owner with it, who reports what was cut
         // off (G10) and starts nobody who waits for the key. Unless others come to the owner meanwhile, for whom this is an end
         // among others: they are told of starts that came to nothing.
-        self.finish(Exit::Ended(ExitReason::Killed), None, Link::enqueue);
+        self.finish(Exit::Ended(ExitReason::Killed), None, Shared::enqueue);
     }
 }
 
@@ -154,10 +159,10 @@ pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.slot())));
         let trace = Trace::new(launch.guard.slot());
         let exit = loop {
-            let slot = launch.guard.slot();
+            let cell = launch.guard.slot();
             // CachePadded from the code that runs, of which a panic leaves nothing: it is decided first whether the worker
             // comes back, and then its state is dropped.
-            let mut run = Run { slot, run_args: &mut launch.run_args, ctx: &mut ctx, state: None };
+            let mut run = Run { cell, run_args: &mut launch.run_args, ctx: &mut ctx, state: None };
             let after = {
                 let exit = {
                     // Pinned where it is made: every move of a future through another one makes the task that much
@@ -167,7 +172,7 @@ pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output
                     let trace = &trace;
                     poll_fn(move |cx| {
                         let _entered = trace.enter();
-                        let polled = poll_contained(slot, code.as_mut(), &mut is_watched, cx);
+                        let polled = poll_contained(cell, code.as_mut(), &mut is_watched, cx);
                         if polled.is_pending() {
                             // As there: nothing is copied.
                             return Poll::Pending;
@@ -192,9 +197,9 @@ pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output
         };
         let crash_record = crash_record(launch.guard.slot(), &mut launch.run_args, &exit);
         drop(ctx);
-        launch.guard.finish(exit, crash_record, |link, notice| {
+        launch.guard.finish(exit, crash_record, |shared, notice| {
             // This task is over in a moment: whoever goes on at the desk is not kept waiting.
-            let _ = link.notify(notice);
+            let _ = shared.notify(notice);
         });
     }
 }
@@ -205,27 +210,27 @@ fn end_run<'r, 's, W: Worker>(
     run: &'r mut Run<'s, W>,
     exit: Exit,
 ) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, 's, W>>>, Exit> {
-    let will_restart = will_restart(run.slot, &exit, &mut run.run_args.restart_state);
+    let will_restart = will_restart(run.cell, &exit, &mut run.run_args.restart_state);
     let after = run.run_args.restart_state.as_ref().and_then(|restart_state| restart_state.after);
-    trace::ended(run.slot, &exit, after.filter(|_| will_restart));
+    trace::ended(run.cell, &exit, after.filter(|_| will_restart));
     if !will_restart {
         // No lookup may find the worker while its state's `Drop` runs. (G3)
-        run.slot.close_by_worker();
+        run.cell.close_by_worker();
         // The state's `Drop` comes next.
-        flush_lifo_slot(run.slot.flush_notices());
-        run.slot.undeliver(lost_by(&exit));
+        flush_lifo_slot(run.cell.flush_notices());
+        run.cell.undeliver(lost_by(&exit));
     }
     // In its place: it is not moved.
     catch_panic(|| run.state = None);
     match run.ctx.take_children() {
-        None if !will_restart && !run.slot.has_tasks() => Err(exit),
+        None if !will_restart && !run.cell.has_tasks() => Err(exit),
         children => Ok(Box::pin(join_children(run, children, exit, will_restart))),
     }
 }
 
 /// One run of a worker.
 struct Run<'r, W: Worker> {
-    slot: &'r Arc<Slot<W>>,
+    cell: &'r Arc<WorkerCell<W>>,
     run_args: &'r mut RunArgs<W>,
     ctx: &'r mut Context<W>,
     state: Option<W>,
@@ -235,7 +240,7 @@ impl<W: Worker> Drop for Run<'_, W> {
     /// Nobody finds a worker whose state is dropped with the runtime. (G3)
     fn drop(&mut self) {
         if self.state.is_some() {
-            self.slot.close_by_worker();
+            self.cell.close_by_worker();
             catch_panic(|| self.state = None);
         }
     }
@@ -245,11 +250,11 @@ impl<W: Worker> Drop for Run<'_, W> {
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
 fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
     async move {
-        if !run.slot.is_ready() {
-            let made = match &run.slot.link.pace {
+        if !run.cell.is_ready() {
+            let made = match &run.cell.shared.pace {
                 Some(pace) => boxed(|| init_in_turn(run, pace)).await,
                 None => {
-                    let mut init = pin!(apart(|| W::init(run.run_args.take_args(run.slot), run.ctx)));
+                    let mut init = pin!(apart(|| W::init(run.run_args.take_args(run.cell), run.ctx)));
                     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
                 }
             };
@@ -262,18 +267,18 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
             }
             // The wait between the runs has parked the receiver. Before it counts as running: nobody is to take it for one that
             // waits for its next message. (G7)
-            run.slot.queue.unpark();
+            run.cell.queue.unpark();
         }
         if let Some(restart_state) = &mut run.run_args.restart_state {
-            restart_state.set_ready(run.slot.link.config.backoff);
+            restart_state.set_ready(run.cell.shared.config.backoff);
         }
-        run.slot.set_ready();
+        run.cell.set_ready();
         // Whoever waits for the start is told first: the first poll of `run` may take its time, and may look for its own worker.
-        if !(runs_by_default::<W>() && run.slot.park().await) {
+        if !(runs_by_default::<W>() && run.cell.park().await) {
             yield_now().await;
         }
         let reason = {
-            let mut mailbox = Mailbox::new(Arc::clone(run.slot) as Arc<dyn Inbox<W::Message>>);
+            let mut mailbox = Mailbox::new(Arc::clone(run.cell) as Arc<dyn Inbox<W::Message>>);
             let state = run.state.as_mut().expect("`init` has just made it");
             match apart(|| state.run(&mut mailbox, run.ctx)).await {
                 Ok(()) => mailbox.end_reason().into(),
@@ -289,21 +294,21 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
 fn finish<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = Exit> + Send {
     async move {
         let Exit::Ended(reason) = &exit else { return exit };
-        if plan_restart(run.slot, reason, &mut run.run_args.restart_state) {
-            run.slot.begin_restart();
-            let grace = run.slot.link.config.stop_timeout;
+        if plan_restart(run.cell, reason, &mut run.run_args.restart_state) {
+            run.cell.begin_restart();
+            let grace = run.cell.shared.config.stop_timeout;
             // Boxed for the room of its timer. It is dropped when its time is up: nobody's stop would do it.
             let parts = boxed(|| timeout(grace, terminate(run, reason)));
             // In time or not, its state is dropped with it.
             let _ = parts.await;
             return exit;
         }
-        if run.slot.close_by_worker() {
+        if run.cell.close_by_worker() {
             // Return to the scheduler, so that the owner is told before whatever `terminate` does.
             yield_now().await;
         }
         // Before `terminate`, which may take its time: the callers are waiting.
-        run.slot.undeliver(lost_by(&exit));
+        run.cell.undeliver(lost_by(&exit));
         terminate(run, reason).await;
         exit
     }
@@ -327,13 +332,13 @@ async fn join_children<W: Worker>(
     mut exit: Exit,
     will_restart: bool,
 ) -> Result<(), Exit> {
-    if children.is_some() || run.slot.has_tasks() {
+    if children.is_some() || run.cell.has_tasks() {
         let graceful = matches!(&exit, Exit::Ended(reason) if is_graceful(reason));
         // Before a restart nobody else's deadline runs.
-        let grace = will_restart.then_some(run.slot.link.config.stop_timeout);
-        let ended = children::end(children, run.slot, graceful, grace).await;
+        let grace = will_restart.then_some(run.cell.shared.config.stop_timeout);
+        let ended = children::end(children, run.cell, graceful, grace).await;
         if ended == Ending::Killed && graceful {
-            if run.slot.is_crashed() && !run.slot.is_killed() {
+            if run.cell.is_crashed() && !run.cell.is_killed() {
                 exit = Exit::Ended(ExitReason::Crashed);
             } else if !will_restart {
                 exit = Exit::Ended(ExitReason::Killed);
@@ -341,15 +346,15 @@ async fn join_children<W: Worker>(
         }
     }
     match &mut run.run_args.restart_state {
-        Some(restart_state) if will_restart => wait_backoff(run.slot, restart_state, exit).await,
+        Some(restart_state) if will_restart => wait_backoff(run.cell, restart_state, exit).await,
         _ => Err(exit),
     }
 }
 
 impl<W: Worker> RunArgs<W> {
     /// Gives the arguments of one run, by the user's own `Clone` if there may be another one.
-    fn take_args(&mut self, slot: &Slot<W>) -> W::Args {
-        let (Some(restart_state), Some(plan)) = (&mut self.restart_state, &slot.link.restart) else {
+    fn take_args(&mut self, cell: &WorkerCell<W>) -> W::Args {
+        let (Some(restart_state), Some(plan)) = (&mut self.restart_state, &cell.shared.restart) else {
             return self.args.take().expect("a worker that does not come back runs once").into_inner();
         };
         match self.args.take() {
@@ -363,10 +368,10 @@ impl<W: Worker> RunArgs<W> {
     }
 }
 
-/// A permit to run an `init`. The slot has it, so that it can be taken back from an `init` that blocks its thread, whose future
+/// A permit to run an `init`. The cell has it, so that it can be taken back from an `init` that blocks its thread, whose future
 /// is not dropped in any time that can be said.
 struct Turn<'s, W: Worker> {
-    slot: &'s Slot<W>,
+    cell: &'s WorkerCell<W>,
     /// Takes it back when it is time, where the owner does not.
     limit: Option<AbortHandle>,
 }
@@ -376,17 +381,17 @@ impl<W: Worker> Drop for Turn<'_, W> {
         if let Some(limit) = &self.limit {
             limit.abort();
         }
-        self.slot.return_turn();
+        self.cell.return_turn();
     }
 }
 
 /// Waits for a permit to run an `init`, in the order in which starts asked for one.
-async fn acquire_permit<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option<Turn<'s, W>> {
+async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, pace: &Pace) -> Option<Turn<'s, W>> {
     let permit = {
         let _counted = pace.wait();
         let mut permit = pin!(pace.permits.acquire());
         poll_fn(|cx| {
-            if slot.skips_permit() {
+            if cell.skips_permit() {
                 return Poll::Ready(None);
             }
             // The semaphore is never closed.
@@ -395,9 +400,9 @@ async fn acquire_permit<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option
         .await
     };
     permit?.forget();
-    slot.take_turn();
-    let turn = Turn { slot, limit: None };
-    if slot.is_killed() {
+    cell.take_turn();
+    let turn = Turn { cell, limit: None };
+    if cell.is_killed() {
         // In this very poll, and it may have been given up since: nobody would take the permit back from it a second time. The kill
         // has woken this task, whose next poll drops this.
         drop(turn);
@@ -408,12 +413,12 @@ async fn acquire_permit<'s, W: Worker>(slot: &'s Slot<W>, pace: &Pace) -> Option
 
 /// Makes a worker's first state when its turn has come, of which the owner is told. The owner gives it up if it is stuck.
 async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<(), W::Error> {
-    let _turn = acquire_permit(run.slot, pace).await;
+    let _turn = acquire_permit(run.cell, pace).await;
     // `init` comes next, and may block its thread: whoever the notice has woken (the keeper, who is to look at the clock for
     // just this `init`) goes first. (G4)
-    let _ = run.slot.link.notify(Notice::Begun(run.slot.entry));
+    let _ = run.cell.shared.notify(Notice::Begun(run.cell.entry));
     yield_to_queue().await;
-    let mut init = pin!(W::init(run.run_args.take_args(run.slot), run.ctx));
+    let mut init = pin!(W::init(run.run_args.take_args(run.cell), run.ctx));
     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
 }
 
@@ -435,37 +440,37 @@ fn poll_init<W: Worker>(
 
 /// Waits for the turn of a worker that comes back. The owner has no deadline for its `init`: a task takes the permit back when it
 /// takes as long as a start may until it counts as stuck.
-async fn turn_again<'s, W: Worker>(slot: &'s Arc<Slot<W>>, pace: &Pace) -> Option<Turn<'s, W>> {
-    let mut turn = acquire_permit(slot, pace).await?;
-    let config = &slot.link.config;
+async fn turn_again<'s, W: Worker>(cell: &'s Arc<WorkerCell<W>>, pace: &Pace) -> Option<Turn<'s, W>> {
+    let mut turn = acquire_permit(cell, pace).await?;
+    let config = &cell.shared.config;
     let limit = config.init_timeout.saturating_add(config.stop_timeout.max(MIN_ABORT_GRACE));
-    let (weak, run) = (Arc::downgrade(slot), slot.incarnation());
+    let (weak, run) = (Arc::downgrade(cell), cell.incarnation());
     let limit = tokio::spawn(async move {
         sleep(limit).await;
-        if let Some(slot) = weak.upgrade().filter(|slot| slot.incarnation() == run) {
-            slot.return_turn();
+        if let Some(cell) = weak.upgrade().filter(|cell| cell.incarnation() == run) {
+            cell.return_turn();
         }
     });
     turn.limit = Some(limit.abort_handle());
-    // It is in this thread's next-task slot, and `init`, which comes next, may block the thread: it is to have its timer first.
+    // It is in this thread's next-task cell, and `init`, which comes next, may block the thread: it is to have its timer first.
     yield_to_queue().await;
     Some(turn)
 }
 
 /// Makes the next state of a worker that comes back, unless somebody ends it meanwhile.
 async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Exit> {
-    let slot = run.slot;
-    let within = slot.link.config.init_timeout;
+    let cell = run.cell;
+    let within = cell.shared.config.init_timeout;
     let mut made = pin!(async {
-        let _turn = match &slot.link.pace {
-            Some(pace) => turn_again(slot, pace).await,
+        let _turn = match &cell.shared.pace {
+            Some(pace) => turn_again(cell, pace).await,
             None => None,
         };
-        let mut init = pin!(W::init(run.run_args.take_args(slot), run.ctx));
+        let mut init = pin!(W::init(run.run_args.take_args(cell), run.ctx));
         timeout(within, poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx))).await
     });
     let made = poll_fn(|cx| {
-        if slot.queue.poll_closed(cx).is_ready() {
+        if cell.queue.poll_closed(cx).is_ready() {
             return Poll::Ready(None);
         }
         made.as_mut().poll(cx).map(Some)
@@ -475,39 +480,39 @@ async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Exit> {
         Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(Exit::Ended(ExitReason::Failed(share(error)))),
         Some(Err(_)) => Err(Exit::Ended(ExitReason::Failed(share(RestartTimedOut)))),
-        None => Err(not_restarted(slot)),
+        None => Err(not_restarted(cell)),
     }
 }
 
 /// Tells of the run that is over, and waits for as long as the next one is to be put off.
 async fn wait_backoff<W: Worker>(
-    slot: &Arc<Slot<W>>,
+    cell: &Arc<WorkerCell<W>>,
     restart_state: &mut RestartState<W>,
     exit: Exit,
 ) -> Result<(), Exit> {
     let Exit::Ended(reason) = exit else { return Err(exit) };
     // An error's `Drop` is user code, and this may be the last of it. (G5)
     let reason = panics::CatchDropPanic::new(reason);
-    slot.begin_restart();
-    slot.end_incarnation();
+    cell.begin_restart();
+    cell.end_incarnation();
     // Whoever goes on at the desk does so after the return to the scheduler below.
-    let _ = slot.link.notify(Notice::RunEnded(Arc::clone(slot), slot.incarnation(), (*reason).clone()));
-    slot.notify_monitors(&reason);
+    let _ = cell.shared.notify(Notice::RunEnded(Arc::clone(cell), cell.incarnation(), (*reason).clone()));
+    cell.notify_monitors(&reason);
     // Everyone else first: a worker that crashes at once each time is not to have this thread for itself.
     yield_now().await;
     let after = restart_state.after.take().unwrap_or_default();
-    let closed = poll_fn(|cx| slot.queue.poll_closed(cx));
+    let closed = poll_fn(|cx| cell.queue.poll_closed(cx));
     if timeout(after, closed).await.is_ok() {
-        return Err(not_restarted(slot));
+        return Err(not_restarted(cell));
     }
-    slot.begin_incarnation();
+    cell.begin_incarnation();
     Ok(())
 }
 
 /// A worker that was to come back was ended meanwhile, by whoever closed its gate.
-fn not_restarted<W: Worker>(slot: &Slot<W>) -> Exit {
-    let reason = match slot.queue.close_reason() {
-        Some(reason) if !slot.is_killed() => reason.into(),
+fn not_restarted<W: Worker>(cell: &WorkerCell<W>) -> Exit {
+    let reason = match cell.queue.close_reason() {
+        Some(reason) if !cell.is_killed() => reason.into(),
         _ => ExitReason::Killed,
     };
     Exit::NotRestarted(reason)
@@ -515,7 +520,7 @@ fn not_restarted<W: Worker>(slot: &Slot<W>) -> Exit {
 
 /// Whether a worker comes back after a run that ended like this, and when. It is decided once for each run.
 fn plan_restart<W: Worker>(
-    slot: &Slot<W>,
+    cell: &WorkerCell<W>,
     reason: &ExitReason,
     restart_state: &mut Option<Box<RestartState<W>>>,
 ) -> bool {
@@ -523,33 +528,37 @@ fn plan_restart<W: Worker>(
     if restart_state.after.is_some() {
         return true;
     }
-    if !slot.restart_applies(reason) {
+    if !cell.restart_applies(reason) {
         return false;
     }
-    let (config, now) = (&slot.link.config, Instant::now());
+    let (config, now) = (&cell.shared.config, Instant::now());
     restart_state.end_run(config, now);
     match restart_state.history.spend(config.intensity, now) {
-        Some(nth) => restart_state.after = Some(config.backoff.delay(nth, slot.entry.id)),
-        None => slot.give_up(),
+        Some(nth) => restart_state.after = Some(config.backoff.delay(nth, cell.entry.id)),
+        None => cell.give_up(),
     }
     restart_state.after.is_some()
 }
 
 /// Decides what [`run_once`] had no chance to: after a panic, or an `init` that failed in a restart.
-fn will_restart<W: Worker>(slot: &Slot<W>, exit: &Exit, restart_state: &mut Option<Box<RestartState<W>>>) -> bool {
+fn will_restart<W: Worker>(
+    cell: &WorkerCell<W>,
+    exit: &Exit,
+    restart_state: &mut Option<Box<RestartState<W>>>,
+) -> bool {
     match exit {
         Exit::Ended(ExitReason::Killed) | Exit::NotStarted(_) | Exit::NotRestarted(_) => false,
-        Exit::Ended(reason) => plan_restart(slot, reason, restart_state),
+        Exit::Ended(reason) => plan_restart(cell, reason, restart_state),
     }
 }
 
 /// Drops what a worker brought, and says what is to be remembered of it: its crash, and what it has spent.
-fn crash_record<W: Worker>(slot: &Slot<W>, run_args: &mut RunArgs<W>, exit: &Exit) -> Option<Box<CrashRecord>> {
+fn crash_record<W: Worker>(cell: &WorkerCell<W>, run_args: &mut RunArgs<W>, exit: &Exit) -> Option<Box<CrashRecord>> {
     // ManualOwner there if it was killed before it ran.
     catch_panic(|| drop(run_args.args.take()));
     let mut history = History::default();
     if let Some(mut restart_state) = run_args.restart_state.take() {
-        let (config, now) = (&slot.link.config, Instant::now());
+        let (config, now) = (&cell.shared.config, Instant::now());
         restart_state.end_run(config, now);
         let RestartState { args, history: spent, after: _, ready_at: _ } = *restart_state;
         catch_panic(|| drop(args));
@@ -560,7 +569,7 @@ fn crash_record<W: Worker>(slot: &Slot<W>, run_args: &mut RunArgs<W>, exit: &Exi
         Exit::Ended(reason) if reason.is_crash() => Cause::of(reason),
         _ => None,
     };
-    let gave_up = slot.has_spent_restarts();
+    let gave_up = cell.has_spent_restarts();
     let is_remembered = crash.is_some() || gave_up || !history.is_empty();
     is_remembered.then(|| Box::new(CrashRecord { history, crash, gave_up }))
 }
@@ -586,7 +595,7 @@ fn is_graceful(reason: &ExitReason) -> bool {
 /// Polls user code as the worker's own task: panics are caught, a kill ends it, and a wait for itself is recognised.
 /// What is left of it is for the caller to drop.
 fn poll_contained<W: Worker>(
-    slot: &Arc<Slot<W>>,
+    cell: &Arc<WorkerCell<W>>,
     code: Pin<&mut Option<impl Future<Output = Exit>>>,
     is_watched: &mut bool,
     cx: &mut task::Context<'_>,
@@ -594,25 +603,25 @@ fn poll_contained<W: Worker>(
     if !*is_watched {
         // Once is enough: a tokio task has one waker for life. Before the look at the gate, so that a kill in between
         // finds somebody to wake.
-        slot.queue.watch_for_kill(cx.waker());
+        cell.queue.watch_for_kill(cx.waker());
         *is_watched = true;
     }
-    if slot.is_killed() {
+    if cell.is_killed() {
         return Poll::Ready(Exit::Ended(ExitReason::Killed));
     }
     // After the kill, which is for good. A run that is over by itself before this is looked at has ended by itself.
-    if slot.is_requested() {
-        if slot.is_crashed() {
-            return Poll::Ready(crashed(slot));
+    if cell.is_requested() {
+        if cell.is_crashed() {
+            return Poll::Ready(crashed(cell));
         }
-        slot.drop_payload();
+        cell.drop_payload();
     }
     let Some(code) = code.as_pin_mut() else { return Poll::Pending };
     let polled = {
-        let _current = current::enter(slot.current());
+        let _current = current::enter(cell.current());
         catch_unwind(AssertUnwindSafe(|| code.poll(cx)))
     };
-    let outcome = slot.flush_notices();
+    let outcome = cell.flush_notices();
     if matches!(polled, Ok(Poll::Pending)) {
         // Said anew: nothing is copied, most of which the code has not written.
         return Poll::Pending;
@@ -623,7 +632,7 @@ fn poll_contained<W: Worker>(
         Ok(polled) => polled,
         Err(payload) => {
             let message = panics::message(payload);
-            Poll::Ready(if slot.is_ready() {
+            Poll::Ready(if cell.is_ready() {
                 Exit::Ended(ExitReason::Panicked(message))
             } else {
                 Exit::NotStarted(StartFailure::Panicked(message))
@@ -634,8 +643,8 @@ fn poll_contained<W: Worker>(
 
 /// How a run ends that was crashed from outside.
 #[cold]
-fn crashed<W: Worker>(slot: &Slot<W>) -> Exit {
-    if slot.is_ready() {
+fn crashed<W: Worker>(cell: &WorkerCell<W>) -> Exit {
+    if cell.is_ready() {
         Exit::Ended(ExitReason::Crashed)
     } else {
         // The owner cancels a start that is crashed: this is one that it has not seen begin.

@@ -26,7 +26,7 @@ use crate::util::panics;
 use crate::util::panics::{catch_panic, drop_payload};
 use crate::util::sync::{Mutex, lock};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::error::TaskError;
 use crate::worker::guard::BusyGuard;
 use crate::worker::trace;
@@ -80,7 +80,7 @@ pub(crate) trait Work: Send + Sync {
 
 /// Keeps the worker's run from being over, until it is dropped.
 struct Entry<W: Worker> {
-    slot: Arc<Slot<W>>,
+    cell: Arc<WorkerCell<W>>,
     id: Id,
 }
 
@@ -96,15 +96,15 @@ impl<W: Worker> Entry<W> {
     fn report(&self, payload: Box<dyn Any + Send>) -> TaskError {
         let reason = panics::message(payload);
         // First: who hears of it finds it counted.
-        self.slot.link.number_keys.counters.task_panicked();
-        trace::task_panicked(&self.slot, &reason);
+        self.cell.shared.number_keys.counters.task_panicked();
+        trace::task_panicked(&self.cell, &reason);
         TaskError::Panicked(reason)
     }
 }
 
 impl<W: Worker> Drop for Entry<W> {
     fn drop(&mut self) {
-        self.slot.remove_task(self.id);
+        self.cell.remove_task(self.id);
     }
 }
 
@@ -167,7 +167,7 @@ impl Work for Spawned {
 
 /// Spawns a task of a worker. `done` is given what the code came to; it is dropped if the code is aborted.
 fn spawn<W: Worker, F>(
-    slot: &Arc<Slot<W>>,
+    cell: &Arc<WorkerCell<W>>,
     is_timer: bool,
     code: F,
     done: impl FnOnce(Result<F::Output, TaskError>) + Send + 'static,
@@ -178,14 +178,14 @@ where
 {
     let spawned = Arc::new(Spawned { is_timer, stage: Mutex::new(Stage::New) });
     let id = Id::fresh();
-    slot.insert_task(id, Arc::clone(&spawned) as Arc<dyn Work>);
+    cell.insert_task(id, Arc::clone(&spawned) as Arc<dyn Work>);
     // From here on its drop removes the entry: also if there is no runtime any more, and the task is dropped at once.
     let task = Task {
         code: Some(Box::pin(code)),
         done: Some(done),
         span: Trace::current(),
         spawned: Arc::clone(&spawned),
-        entry: Entry { slot: Arc::clone(slot), id },
+        entry: Entry { cell: Arc::clone(cell), id },
     };
     spawned.set_running(task::spawn(task).abort_handle());
     spawned
@@ -193,15 +193,15 @@ where
 
 /// Spawns the task of a timer or a monitor.
 pub(crate) fn spawn_timer<W: Worker>(
-    slot: &Arc<Slot<W>>,
+    cell: &Arc<WorkerCell<W>>,
     code: impl Future<Output = ()> + Send + 'static,
 ) -> Arc<Spawned> {
-    spawn(slot, true, code, |_| {})
+    spawn(cell, true, code, |_| {})
 }
 
 /// Spawns what `ctx.spawn` is given. `hold` is let go of before its result is there.
 pub(crate) fn spawn_task<W: Worker, F>(
-    slot: &Arc<Slot<W>>,
+    cell: &Arc<WorkerCell<W>>,
     code: F,
     hold: BusyGuard<W>,
 ) -> (Arc<Spawned>, oneshot::Receiver<Result<F::Output, TaskError>>)
@@ -210,7 +210,7 @@ where
     F::Output: Send + 'static,
 {
     let (sender, outcome) = oneshot::channel();
-    let spawned = spawn(slot, false, code, move |ended| {
+    let spawned = spawn(cell, false, code, move |ended| {
         drop(hold);
         deliver(sender, ended);
     });
@@ -365,16 +365,16 @@ impl Drop for Turn {
 
 /// Hands blocking code to tokio's pool. `hold` is let go of before its result is there.
 pub(crate) fn spawn_blocking<W: Worker, T: Send + 'static>(
-    slot: &Arc<Slot<W>>,
+    cell: &Arc<WorkerCell<W>>,
     work: impl FnOnce() -> T + Send + 'static,
     hold: BusyGuard<W>,
 ) -> (Arc<Job>, oneshot::Receiver<Result<T, TaskError>>) {
     let (sender, outcome) = oneshot::channel();
     let id = Id::fresh();
-    let entry = Entry { slot: Arc::clone(slot), id };
+    let entry = Entry { cell: Arc::clone(cell), id };
     let queued = QueuedWork { work, hold, sender, span: Trace::current(), entry };
     let job = Arc::new(Job(Mutex::new(Some(Box::new(queued)))));
-    slot.insert_task(id, Arc::clone(&job) as Arc<dyn Work>);
+    cell.insert_task(id, Arc::clone(&job) as Arc<dyn Work>);
     let turn = Turn(Arc::clone(&job));
     // Detached: tokio's own handle could not take it out of the pool's queue.
     drop(task::spawn_blocking(move || turn.run()));

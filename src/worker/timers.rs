@@ -14,7 +14,7 @@ use crate::mailbox::Inbox;
 use crate::mailbox::queue::{Kind, Sequence};
 use crate::util::panics::{catch_panic, unwind_safe};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::context::Context;
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
@@ -58,14 +58,14 @@ impl Monitor {
     }
 }
 
-fn send<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
-    accepted(slot.queue.force_send(message, Kind::Cast))
+fn send<W: Worker>(cell: &WorkerCell<W>, message: W::Message) -> Option<Sequence> {
+    accepted(cell.queue.force_send(message, Kind::Cast))
 }
 
 /// Sends a tick, which is no activity of the worker.
-fn send_tick<W: Worker>(slot: &Slot<W>, message: W::Message) -> Option<Sequence> {
-    let is_asked = slot.tracks_activity() || slot.activity.idle_timeout().is_some();
-    accepted(if is_asked { slot.queue.send_tick(message) } else { slot.queue.force_send(message, Kind::Cast) })
+fn send_tick<W: Worker>(cell: &WorkerCell<W>, message: W::Message) -> Option<Sequence> {
+    let is_asked = cell.tracks_activity() || cell.activity.idle_timeout().is_some();
+    accepted(if is_asked { cell.queue.send_tick(message) } else { cell.queue.force_send(message, Kind::Cast) })
 }
 
 fn accepted<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
@@ -113,11 +113,11 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn send_after(&mut self, delay: Duration, message: W::Message) -> Timer {
-        let slot = self.handle().slot.clone();
-        let hold = BusyGuard::new(&slot);
-        Timer(tasks::spawn_timer(&self.handle().slot, async move {
+        let cell = self.handle().cell.clone();
+        let hold = BusyGuard::new(&cell);
+        Timer(tasks::spawn_timer(&self.handle().cell, async move {
             sleep(delay).await;
-            send(&slot, message);
+            send(&cell, message);
             // After it is in the mailbox, which keeps the worker from then on.
             drop(hold);
         }))
@@ -174,20 +174,20 @@ impl<W: Worker> Context<W> {
         period: Duration,
         mut message: impl FnMut() -> W::Message + Send + 'static,
     ) -> Timer {
-        let slot = self.handle().slot.clone();
-        slot.activity.set_has_interval();
+        let cell = self.handle().cell.clone();
+        cell.activity.set_has_interval();
         let period = period.max(Duration::from_millis(1));
-        Timer(tasks::spawn_timer(&self.handle().slot, async move {
+        Timer(tasks::spawn_timer(&self.handle().cell, async move {
             let Some(first) = Instant::now().checked_add(period) else { return std::future::pending().await };
             let mut ticks = interval_at(first, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
             let mut last: Option<Sequence> = None;
             loop {
                 ticks.tick().await;
-                if slot.activity.withholds_ticks() || last.is_some_and(|last| !slot.queue.has_begun(last)) {
+                if cell.activity.withholds_ticks() || last.is_some_and(|last| !cell.queue.has_begun(last)) {
                     continue;
                 }
-                last = send_tick(&slot, message());
+                last = send_tick(&cell, message());
                 if last.is_none() {
                     return;
                 }
@@ -258,10 +258,10 @@ impl<W: Worker> Context<W> {
         other: &WorkerHandle<V>,
         message: impl FnOnce(ExitReason) -> W::Message + Send + 'static,
     ) -> Monitor {
-        let slot = self.handle().slot.clone();
+        let cell = self.handle().cell.clone();
         // Before this returns: what happens to the other one from here on is not missed.
-        let watched = other.slot.monitor();
-        Monitor(tasks::spawn_timer(&self.handle().slot, async move {
+        let watched = other.cell.monitor();
+        Monitor(tasks::spawn_timer(&self.handle().cell, async move {
             let reason = match watched {
                 Ok(end) => match end.await {
                     Ok(reason) => reason,
@@ -270,15 +270,15 @@ impl<W: Worker> Context<W> {
                 },
                 Err(ended) => ended,
             };
-            send(&slot, message(reason));
+            send(&cell, message(reason));
         }))
     }
 
     /// Says that this worker is active, for work that came from elsewhere than its mailbox: a socket, say. It may rest
     /// for a whole idle time-out from now on.
     pub fn touch(&self) {
-        let slot = &self.handle().slot;
-        slot.activity.stamp(slot.link.clock.now(), 1);
+        let cell = &self.handle().cell;
+        cell.activity.stamp(cell.shared.clock.now(), 1);
     }
 
     /// Sets how long this worker may have nothing to do before it is passivated, in the place of the registry's
@@ -310,7 +310,7 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn set_idle_timeout(&self, after: Option<Duration>) {
-        self.handle().slot.activity.set_idle_timeout_nanos(after);
+        self.handle().cell.activity.set_idle_timeout_nanos(after);
     }
 }
 

@@ -24,13 +24,13 @@ mod on {
     use crate::lifecycle::{Exit, StartFailure};
     use crate::util::panics::{catch_panic, drop_payload};
     use crate::worker::Worker;
-    use crate::worker::cell::Slot;
+    use crate::worker::cell::WorkerCell;
 
     /// A worker's span. Boxed, and only where somebody listens: there is one for each worker, for as long as it lives.
     pub(crate) struct Trace(Option<Box<Span>>);
 
     impl Trace {
-        pub(crate) fn new<W: Worker>(slot: &Slot<W>) -> Self {
+        pub(crate) fn new<W: Worker>(cell: &WorkerCell<W>) -> Self {
             // A subscriber, or a key's `Debug`, that panics costs its span only. (G5)
             Self::of(|| {
                 if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
@@ -38,10 +38,10 @@ mod on {
                 }
                 let span = tracing::info_span!(
                     target: "gen_registry", parent: None, "worker",
-                    registry = &*slot.link.name, id = slot.entry.id.0, key = Empty,
+                    registry = &*cell.shared.name, id = cell.entry.id.0, key = Empty,
                 );
-                if let (Some(write), false) = (slot.link.write_key, span.is_disabled()) {
-                    span.record("key", write(&slot.key).as_str());
+                if let (Some(write), false) = (cell.shared.write_key, span.is_disabled()) {
+                    span.record("key", write(&cell.key).as_str());
                 }
                 span
             })
@@ -88,15 +88,15 @@ mod on {
     }
 
     /// Tells of a panic in one of the worker's own tasks.
-    pub(crate) fn task_panicked<W: Worker>(slot: &Slot<W>, reason: &str) {
-        let (registry, id) = (&*slot.link.name, slot.entry.id.0);
+    pub(crate) fn task_panicked<W: Worker>(cell: &WorkerCell<W>, reason: &str) {
+        let (registry, id) = (&*cell.shared.name, cell.entry.id.0);
         catch_panic(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
     }
 
     /// Tells how a run ended, if that is something that an operator wants to know, and when the next one begins.
-    pub(crate) fn ended<W: Worker>(slot: &Slot<W>, exit: &Exit, next_after: Option<Duration>) {
-        let (registry, id) = (&*slot.link.name, slot.entry.id.0);
-        let incarnation = slot.incarnation();
+    pub(crate) fn ended<W: Worker>(cell: &WorkerCell<W>, exit: &Exit, next_after: Option<Duration>) {
+        let (registry, id) = (&*cell.shared.name, cell.entry.id.0);
+        let incarnation = cell.incarnation();
         catch_panic(|| match exit {
             Exit::Ended(reason) => {
                 if reason.is_crash() {
@@ -104,7 +104,7 @@ mod on {
                 }
                 if let Some(after) = next_after {
                     warn!(target: "gen_registry", registry, id, incarnation, ?after, "the worker is restarted");
-                } else if slot.has_spent_restarts() {
+                } else if cell.has_spent_restarts() {
                     warn!(target: "gen_registry", registry, id, incarnation, "the worker has spent its restarts");
                 }
             }
@@ -125,12 +125,12 @@ mod off {
 
     use crate::lifecycle::Exit;
     use crate::worker::Worker;
-    use crate::worker::cell::Slot;
+    use crate::worker::cell::WorkerCell;
 
     pub(crate) struct Trace;
 
     impl Trace {
-        pub(crate) fn new<W: Worker>(_: &Slot<W>) -> Self {
+        pub(crate) fn new<W: Worker>(_: &WorkerCell<W>) -> Self {
             Self
         }
 
@@ -143,7 +143,7 @@ mod off {
         }
     }
 
-    pub(crate) fn task_panicked<W: Worker>(_: &Slot<W>, _: &str) {}
+    pub(crate) fn task_panicked<W: Worker>(_: &WorkerCell<W>, _: &str) {}
 
-    pub(crate) fn ended<W: Worker>(_: &Slot<W>, _: &Exit, _: Option<Duration>) {}
+    pub(crate) fn ended<W: Worker>(_: &WorkerCell<W>, _: &Exit, _: Option<Duration>) {}
 }

@@ -23,7 +23,7 @@ use crate::util::id_list::{Id, IdList};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::sync::{cooperate, lock};
 use crate::worker::Worker;
-use crate::worker::cell::Slot;
+use crate::worker::cell::WorkerCell;
 use crate::worker::request::StartReply;
 use crate::worker::tasks::{Tasks, Work};
 
@@ -117,7 +117,7 @@ pub(crate) trait WaitedFor {
     fn leave<T>(&self, list: List<T>, id: Id);
 }
 
-impl<W: Worker, S: Deref<Target = Slot<W>>> WaitedFor for S {
+impl<W: Worker, S: Deref<Target = WorkerCell<W>>> WaitedFor for S {
     fn leave<T>(&self, list: List<T>, id: Id) {
         let left = lock(&self.ending).take(|audience| list(audience).remove(id));
         drop(left);
@@ -133,7 +133,7 @@ pub(crate) struct Waiter<S: WaitedFor, T> {
     id: Id,
 }
 
-impl<W: Worker, S: Deref<Target = Slot<W>>, T> Waiter<S, T> {
+impl<W: Worker, S: Deref<Target = WorkerCell<W>>, T> Waiter<S, T> {
     /// Adds one who waits. The lock is held.
     fn subscribe(audience: &mut Option<Box<Watchers>>, of: S, list: List<T>) -> Self {
         let (sender, receiver) = oneshot::channel();
@@ -188,7 +188,7 @@ fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
     tasks.into_iter().for_each(|work| work.abort());
 }
 
-impl<W: Worker> Slot<W> {
+impl<W: Worker> WorkerCell<W> {
     pub(crate) fn exit(&self) -> Option<ExitReason> {
         lock(&self.ending).watchers_mut().err().cloned()
     }
@@ -403,13 +403,13 @@ mod tests {
         for _ in 0..3 {
             {
                 let mut run = pin!(worker.run_ended());
-                let mut stopping = pin!(worker.slot.stopping().expect("nothing has asked it to end"));
+                let mut stopping = pin!(worker.cell.stopping().expect("nothing has asked it to end"));
                 assert!(run.as_mut().poll(&mut cx).is_pending() && stopping.as_mut().poll(&mut cx).is_pending());
-                assert!(lock(&worker.slot.ending).watchers().is_some());
+                assert!(lock(&worker.cell.ending).watchers().is_some());
             }
-            assert!(lock(&worker.slot.ending).watchers().is_none());
+            assert!(lock(&worker.cell.ending).watchers().is_none());
         }
         worker.stop().await.expect("it ends");
-        assert!(worker.slot.stopping().is_none());
+        assert!(worker.cell.stopping().is_none());
     }
 }

@@ -17,47 +17,47 @@ use crate::registry::builder::Builder;
 use crate::worker::test_worker::Idle;
 
 /// A worker that is alone with its start, what its caller holds, and its owner's keeper, while the owner is to be there.
-fn alone() -> (Arc<Slot<Idle>>, Answer<StartAnswer<Idle>>, Driver<Idle>) {
+fn alone() -> (Arc<WorkerCell<Idle>>, Answer<StartAnswer<Idle>>, Driver<Idle>) {
     // Nothing runs there: it is what a registry is built on.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
     let (registry, driver) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
-    let mut slot = Slot::new(1, EntryId::unassigned(1), Arc::clone(registry.link()));
+    let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
     let (reply, mut answer) = reply::call_in(&Context::from_waker(Waker::noop()));
     answer.poll_as_sent();
-    slot.delegate(StartReply(reply), Generation::First);
-    (Arc::new(slot), answer, driver)
+    cell.delegate(StartReply(reply), Generation::First);
+    (Arc::new(cell), answer, driver)
 }
 
 #[test]
 fn g2_start_is_either_reclaimed_or_open() {
     loom::model(|| {
-        let (slot, _answer, _keeper) = alone();
+        let (cell, _answer, _keeper) = alone();
         let worker = thread::spawn({
-            let slot = Arc::clone(&slot);
-            move || slot.complete_delegated()
+            let cell = Arc::clone(&cell);
+            move || cell.complete_delegated()
         });
-        let attended = slot.reclaim();
-        let gate = slot.queue.gate();
+        let attended = cell.reclaim();
+        let gate = cell.queue.gate();
         assert!(attended.is_some() || gate == Gate::Open, "a start that nobody answers for: its gate is {gate:?}");
         let has_begun = worker.join().expect("it does not panic");
         assert_ne!(has_begun, attended.is_some());
-        assert_eq!(slot.queue.gate(), if has_begun { Gate::Open } else { Gate::Starting });
-        assert!(slot.reclaim().is_none(), "twice");
+        assert_eq!(cell.queue.gate(), if has_begun { Gate::Open } else { Gate::Starting });
+        assert!(cell.reclaim().is_none(), "twice");
     });
 }
 
 #[test]
 fn g5_failed_start_can_always_be_reclaimed() {
     loom::model(|| {
-        let (slot, answer, _keeper) = alone();
+        let (cell, answer, _keeper) = alone();
         let worker = thread::spawn({
-            let slot = Arc::clone(&slot);
-            move || slot.set_exit(ExitReason::Killed)
+            let cell = Arc::clone(&cell);
+            move || cell.set_exit(ExitReason::Killed)
         });
-        let Some(Delegated { reply, .. }) = slot.reclaim() else { panic!("its caller is never told") };
+        let Some(Delegated { reply, .. }) = cell.reclaim() else { panic!("its caller is never told") };
         worker.join().expect("it does not panic");
-        assert!(slot.exit().is_some());
+        assert!(cell.exit().is_some());
         assert!(!reply.0.is_closed());
         drop(answer);
         assert!(reply.0.is_closed());
@@ -67,13 +67,13 @@ fn g5_failed_start_can_always_be_reclaimed() {
 #[test]
 fn g3_waiter_sees_a_delegated_start_open() {
     loom::model(|| {
-        let (slot, _answer, _keeper) = alone();
+        let (cell, _answer, _keeper) = alone();
         let worker = thread::spawn({
-            let slot = Arc::clone(&slot);
-            move || slot.complete_delegated()
+            let cell = Arc::clone(&cell);
+            move || cell.complete_delegated()
         });
-        loom::future::block_on(slot.started());
-        assert_eq!(slot.queue.gate(), Gate::Open);
+        loom::future::block_on(cell.started());
+        assert_eq!(cell.queue.gate(), Gate::Open);
         assert!(worker.join().expect("it does not panic"));
     });
 }
@@ -81,13 +81,13 @@ fn g3_waiter_sees_a_delegated_start_open() {
 #[test]
 fn subscriber_sees_open_gate_or_gets_event() {
     loom::model(|| {
-        let (slot, _answer, _keeper) = alone();
+        let (cell, _answer, _keeper) = alone();
         let worker = thread::spawn({
-            let slot = Arc::clone(&slot);
-            move || slot.complete_delegated()
+            let cell = Arc::clone(&cell);
+            move || cell.complete_delegated()
         });
-        let mut events = slot.link.events.subscribe();
-        let is_seen = slot.queue.is_open();
+        let mut events = cell.shared.events.subscribe();
+        let is_seen = cell.queue.is_open();
         assert!(worker.join().expect("it does not panic"));
         assert!(is_seen || events.try_recv().is_some(), "a worker that is neither listed nor told of");
     });
