@@ -119,9 +119,9 @@ fn all(sizes: &[usize], runs: impl Fn(&str, usize) -> Option<usize>) -> anyhow::
                     Err(error) => return Err(error),
                 };
                 for (n, (what, _, unit)) in runs[0].iter().enumerate() {
-                    let mut number_keys: Vec<f64> = runs.iter().map(|run| run[n].1).collect();
-                    number_keys.sort_by(f64::total_cmp);
-                    let number = number_keys[number_keys.len() / 2];
+                    let mut numbers: Vec<f64> = runs.iter().map(|run| run[n].1).collect();
+                    numbers.sort_by(f64::total_cmp);
+                    let number = numbers[numbers.len() / 2];
                     let name = variant.name;
                     println!("figure\tmemory/{} workers, {what}\t{name}\t{number:.3}\t{unit}", thousands(workers));
                 }

@@ -1,5 +1,5 @@
 //! What do metrics cost: a lookup, a start and a call of a registry that has no name, one that has a name and no recorder to
-//! tell its number_keys to, one that tells them to the Prometheus exporter, and one that has each message measured besides.
+//! tell its numbers to, one that tells them to the Prometheus exporter, and one that has each message measured besides.
 
 mod common;
 

@@ -124,7 +124,7 @@
 //!
 //! # Guarantees
 //!
-//! The number_keys are cited in the source where each is upheld, and in the tests' names. Intervals are per key of one
+//! The numbers are cited in the source where each is upheld, and in the tests' names. Intervals are per key of one
 //! registry in one process.
 //!
 //! - **G1, exclusion.** From the first poll of `init` to the drop of the worker's state no second worker of the key runs,

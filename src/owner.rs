@@ -177,14 +177,14 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// Lets others see the number_keys that only the state machine knows. Before the effects: who is answered by one of them
+    /// Lets others see the numbers that only the state machine knows. Before the effects: who is answered by one of them
     /// finds them right.
     fn publish(&self) {
-        let (tally, workers, number_keys) =
-            (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.number_keys);
-        number_keys.workers.store(workers, Ordering::Relaxed);
-        number_keys.starting.store(tally.starting, Ordering::Relaxed);
-        number_keys.held.store(tally.held, Ordering::Relaxed);
+        let (tally, workers, numbers) =
+            (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
+        numbers.workers.store(workers, Ordering::Relaxed);
+        numbers.starting.store(tally.starting, Ordering::Relaxed);
+        numbers.held.store(tally.held, Ordering::Relaxed);
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
@@ -356,7 +356,7 @@ impl<W: Worker> Owner<W> {
             self.is_maintenance_armed = true;
             self.arm(Due::Maintain);
         }
-        self.shared.number_keys.remembered.store(self.memory.len(), Ordering::Relaxed);
+        self.shared.numbers.remembered.store(self.memory.len(), Ordering::Relaxed);
     }
 
     /// Performs what there is to do, one by one: code of others that panics in one of them (the `Drop` of a key) does not keep
@@ -591,7 +591,7 @@ impl<W: Worker> Drop for Owner<W> {
     /// After a shutdown this lets go of what is stuck. When the runtime was dropped in the middle, it ends everything.
     fn drop(&mut self) {
         // Whoever asked is told: by a reply, or by the drop of one. What is dropped here is user code, one by one.
-        for input in self.shared.combiner.queue().drain(&self.shared.number_keys.live) {
+        for input in self.shared.combiner.queue().drain(&self.shared.numbers.live) {
             catch_panic(|| drop(input));
         }
         for request in std::mem::take(&mut self.retries) {

@@ -420,7 +420,7 @@ impl<W: Worker> Registry<W> {
 
     /// How many workers there are: those that a lookup would find. One atomic read.
     pub fn count(&self) -> usize {
-        self.starter.shared.number_keys.live.load(Ordering::Relaxed)
+        self.starter.shared.numbers.live.load(Ordering::Relaxed)
     }
 
     /// Folds over the workers.
@@ -523,7 +523,7 @@ impl<W: Worker> Registry<W> {
         self.starter.shared.events.subscribe()
     }
 
-    /// Gives the registry's own number_keys: how many workers are in which state, and what has happened so far.
+    /// Gives the registry's own numbers: how many workers are in which state, and what has happened so far.
     ///
     /// Looks into 1,024 mailboxes at most; never waits for the owner. The totals add up exactly at rest.
     ///
@@ -552,7 +552,7 @@ impl<W: Worker> Registry<W> {
     /// ```
     pub fn stats(&self) -> Stats {
         let shared = &self.starter.shared;
-        shared.stats(self.starter.table.backlog(shared.number_keys.workers.load(Ordering::Relaxed)))
+        shared.stats(self.starter.table.backlog(shared.numbers.workers.load(Ordering::Relaxed)))
     }
 
     #[cfg(test)]

@@ -228,16 +228,16 @@ impl<K: Key> Probes<K> {
     }
 
     fn mixed(first: usize, count: usize) -> Self {
-        let mut number_keys: Vec<usize> = (first..first + count).collect();
+        let mut numbers: Vec<usize> = (first..first + count).collect();
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;
         for n in (1..count).rev() {
             // xorshift64
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
-            number_keys.swap(n, (state % (n as u64 + 1)) as usize);
+            numbers.swap(n, (state % (n as u64 + 1)) as usize);
         }
-        Self { keys: number_keys.into_iter().map(K::nth).collect(), at: 0 }
+        Self { keys: numbers.into_iter().map(K::nth).collect(), at: 0 }
     }
 
     /// The same keys for another caller, begun elsewhere.

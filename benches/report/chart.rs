@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use crate::figures::{Figure, quantity};
 
 const WIDTH: f64 = 760.0;
-/// What the names and the number_keys take.
+/// What the names and the numbers take.
 const LEFT: f64 = 200.0;
 const RIGHT: f64 = 100.0;
 const ROW: f64 = 22.0;
@@ -42,9 +42,9 @@ pub(crate) fn bars(title: &str, parts: &[(&str, Option<&[Figure]>)]) -> Option<S
     let mut y = 44.0;
     for (name, figures) in parts {
         let Some(figures) = figures.filter(|figures| !figures.is_empty()) else { continue };
-        let number_keys = || figures.iter().map(|figure| figure.number);
-        let most = number_keys().fold(f64::MIN_POSITIVE, f64::max);
-        let least = number_keys().fold(f64::INFINITY, f64::min).max(f64::MIN_POSITIVE);
+        let numbers = || figures.iter().map(|figure| figure.number);
+        let most = numbers().fold(f64::MIN_POSITIVE, f64::max);
+        let least = numbers().fold(f64::INFINITY, f64::min).max(f64::MIN_POSITIVE);
         let is_linear = most / least <= LINEAR;
         y += 14.0;
         let scale = if is_linear { "" } else { " · logarithmic scale" };

@@ -85,7 +85,7 @@ impl Figures {
                 }
                 ["turns", group, way, rounds] => {
                     let rounds: Result<Vec<f64>, _> = rounds.split(' ').map(str::parse).collect();
-                    let rounds = rounds.with_context(|| format!("not number_keys: {line:?}"))?;
+                    let rounds = rounds.with_context(|| format!("not numbers: {line:?}"))?;
                     // Each process has a line of its own.
                     match self.all.iter_mut().find(|figure| figure.group == group && figure.way == way) {
                         Some(figure) => figure.rounds.extend(rounds),
@@ -125,16 +125,16 @@ impl Figures {
     }
 }
 
-/// The median, and between which two number_keys that of the whole lies (95 %), whatever its distribution.
-fn median(mut number_keys: Vec<f64>) -> (f64, (f64, f64)) {
-    number_keys.sort_by(f64::total_cmp);
-    let count = number_keys.len();
-    let median = f64::midpoint(number_keys[(count - 1) / 2], number_keys[count / 2]);
+/// The median, and between which two numbers that of the whole lies (95 %), whatever its distribution.
+fn median(mut numbers: Vec<f64>) -> (f64, (f64, f64)) {
+    numbers.sort_by(f64::total_cmp);
+    let count = numbers.len();
+    let median = f64::midpoint(numbers[(count - 1) / 2], numbers[count / 2]);
     // So many of the ranks in the middle.
     let half = 0.98 * (count as f64).sqrt();
     let least = (count as f64 / 2.0 - half).floor().max(0.0) as usize;
     let most = ((count as f64 / 2.0 + half).ceil() as usize).min(count - 1);
-    (median, (number_keys[least], number_keys[most]))
+    (median, (numbers[least], numbers[most]))
 }
 
 impl Figure {
@@ -208,7 +208,7 @@ fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
     })
 }
 
-/// In the order of the questions, and then by words and by number_keys.
+/// In the order of the questions, and then by words and by numbers.
 fn by_group(one: &str, other: &str) -> Ordering {
     const OPERATIONS: [&str; 20] = [
         "lookup",
@@ -239,7 +239,7 @@ fn by_group(one: &str, other: &str) -> Ordering {
     place(one).cmp(&place(other)).then_with(|| words(one).cmp(&words(other)))
 }
 
-/// The number_keys in a name as such: 8 comes before 64.
+/// The numbers in a name as such: 8 comes before 64.
 fn words(name: &str) -> Vec<(String, u64)> {
     let name = name.replace(',', "");
     let parts = name.split_inclusive(|c: char| !c.is_ascii_digit());

@@ -171,7 +171,7 @@ fn table(page: &mut String, group: &[Figure]) {
     let ours = group.iter().find(|figure| figure.way == "gen-registry");
     let ours = ours.or_else(|| group.iter().find(|figure| figure.way.starts_with("gen-registry, Via")));
     let _ = write!(page, "\n### {}\n\n", group[0].group);
-    // What grows has one way, and number_keys of workers.
+    // What grows has one way, and numbers of workers.
     let is_growth = group[0].group.starts_with("growth/");
     let has_interval = group.iter().any(|figure| figure.interval.0 < figure.interval.1);
     let columns = match (is_growth, has_interval) {

@@ -90,7 +90,7 @@ fn join(name: &str, text: &str) -> String {
 }
 
 /// Numbers that must each be at most so much.
-fn number_keys(figures: &Figures, what: &'static str, target: &'static str, limits: &[(&str, &str, &str, f64)]) -> Row {
+fn numbers(figures: &Figures, what: &'static str, target: &'static str, limits: &[(&str, &str, &str, f64)]) -> Row {
     let mut verdict = Verdict::Met;
     let mut measured = Vec::new();
     for &(name, group, way, limit) in limits {
@@ -200,7 +200,7 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
                 ("cast", via_apart(figures, "via/cast, current-thread")),
             ],
         ),
-        number_keys(
+        numbers(
             figures,
             "bytes per idle worker, all in, string key, default options",
             "≤ 700",
@@ -211,7 +211,7 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
         ),
         with_options(figures),
     ];
-    rows.push(number_keys(
+    rows.push(numbers(
         figures,
         "a million workers",
         "start ≤ 6 s, shut down ≤ 3 s, ≤ 1 GiB RSS",

@@ -11,7 +11,7 @@ use loom::thread;
 
 use super::*;
 
-/// Keeps what it served, and is over after so many things. Its number_keys are not loom's: they are of one place at a time, if the
+/// Keeps what it served, and is over after so many things. Its numbers are not loom's: they are of one place at a time, if the
 /// desk is right.
 struct Recorder {
     combiner: Weak<Combiner<Arc<u32>, Op>>,
@@ -48,12 +48,12 @@ impl Seen {
         self.served.lock().unwrap().clone()
     }
 
-    /// What was served, in the order of its number_keys: of all of it the errands were run, once.
+    /// What was served, in the order of its numbers: of all of it the errands were run, once.
     fn sorted(&self) -> Vec<u32> {
         let sorted = |of: &std::sync::Mutex<Vec<u32>>| {
-            let mut number_keys = of.lock().unwrap().clone();
-            number_keys.sort_unstable();
-            number_keys
+            let mut numbers = of.lock().unwrap().clone();
+            numbers.sort_unstable();
+            numbers
         };
         assert_eq!(sorted(&self.ran), sorted(&self.served), "deferred that were run, and what was served");
         sorted(&self.served)

@@ -218,7 +218,7 @@ pub(crate) enum Effect<P: Types> {
     Report(ShutdownReport),
 }
 
-/// What a shutdown came to, in number_keys of workers.
+/// What a shutdown came to, in numbers of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[must_use = "it says whether workers were aborted, or are stuck"]

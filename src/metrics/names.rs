@@ -1,5 +1,5 @@
 //! [`NameLease`]: the names of registries that live, so that no two that report to one recorder share one: each would write over
-//! the other's number_keys.
+//! the other's numbers.
 //!
 //! When a registry ends, its name is free again; what it counted stays here, and the next one of that name goes on from it.
 //! A counter that began again at 0 would be taken for the old one: recorders keep the higher value.

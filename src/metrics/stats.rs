@@ -9,7 +9,7 @@ use crate::lifecycle::exit::Cause;
 use crate::lifecycle::exit::ExitReason;
 use crate::metrics::counters::{HotCounter, StripedCounters, Undelivered as Why};
 
-/// A registry's number_keys at one moment, by [`Registry::stats`](crate::Registry::stats).
+/// A registry's numbers at one moment, by [`Registry::stats`](crate::Registry::stats).
 ///
 /// The totals count from the making of the registry. They are read one after the other while the registry runs: only at
 /// rest do they add up exactly.

@@ -20,7 +20,7 @@ impl<W: Worker> Owner<W> {
     /// Leaves a worker alone with its start, which is to be put into the table.
     pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply<W>) {
         let generation = self.generations.add();
-        self.shared.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
+        self.shared.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
         cell.delegate(reply, generation);
         self.arm(Due::DelegatedInit(entry, generation));
     }
@@ -29,7 +29,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<Delegated<W>>) {
         if let Some(Delegated { reply, generation }) = delegated {
             self.generations.remove(generation);
-            self.shared.number_keys.delegated.store(self.generations.alone(), Ordering::Relaxed);
+            self.shared.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
             self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);
         }
     }
@@ -51,7 +51,7 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn arm(&mut self, due: Due) {
         let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
-        let live = LiveEntries { lifecycle, table: table.read(), generations, number_keys: &shared.number_keys };
+        let live = LiveEntries { lifecycle, table: table.read(), generations, numbers: &shared.numbers };
         if deadlines.arm(due, &live) {
             generations.advance();
         }
@@ -63,7 +63,7 @@ impl<W: Worker> Owner<W> {
             lifecycle,
             table: table.read(),
             generations,
-            number_keys: &shared.number_keys,
+            numbers: &shared.numbers,
         })
     }
 }
@@ -73,7 +73,7 @@ struct LiveEntries<'o, W: Worker> {
     lifecycle: &'o Lifecycle<LiveTypes<W>>,
     table: &'o TableReader<W>,
     generations: &'o Generations,
-    number_keys: &'o Numbers,
+    numbers: &'o Numbers,
 }
 
 impl<W: Worker> Liveness for LiveEntries<'_, W> {
@@ -84,7 +84,7 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
             Due::DelegatedInit(entry, generation) => {
                 self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
                     // One that is ready is through with its start in this poll of its task, whoever attends to it.
-                    !self.generations.is_over(generation, &self.number_keys.completed_delegated)
+                    !self.generations.is_over(generation, &self.numbers.completed_delegated)
                         && self.table.with_entry(entry, |handle| handle.cell.is_ready()) == Some(false)
                 })
             }

@@ -84,7 +84,7 @@ impl<W: Worker> EvictionPool<W> {
                 }
             }
         }
-        // Each is read once: the workers write these number_keys meanwhile, and a sort must not see an order that changes.
+        // Each is read once: the workers write these numbers meanwhile, and a sort must not see an order that changes.
         match self.eviction {
             Eviction::LeastFrequentlyActive => {
                 sample.sort_by_cached_key(|cell| (cell.activity.uses_at(now), cell.activity.at()));

@@ -19,7 +19,7 @@ use crate::worker::events::Event as PublicEvent;
 use crate::worker::handle::WorkerHandle;
 
 impl<W: Worker> Owner<W> {
-    /// Copies the number_keys to the recorder, now and again later.
+    /// Copies the numbers to the recorder, now and again later.
     pub(super) fn report_metrics(&mut self) {
         if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
             let stats = self.shared.stats(self.table.read().backlog(self.lifecycle.workers()));
@@ -28,7 +28,7 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// Copies the number_keys for the last time, and gives the name free.
+    /// Copies the numbers for the last time, and gives the name free.
     pub(super) fn report_final(&mut self) {
         if let Some(reporter) = self.reporter.take() {
             // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
@@ -55,7 +55,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
         self.record_lifetime(entry);
         if let Some(cause) = Cause::of(reason) {
-            self.shared.number_keys.counters.restarted(cause);
+            self.shared.numbers.counters.restarted(cause);
         }
         self.emit_exited(entry, incarnation, reason);
     }
@@ -64,7 +64,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn emit_started(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> PublicEvent<W>) {
         self.with_handle(entry, |worker| {
             worker.cell.set_reported();
-            self.shared.events.flush_notices(|| told(worker.clone()));
+            self.shared.events.emit(|| told(worker.clone()));
         });
     }
 
@@ -74,7 +74,7 @@ impl<W: Worker> Owner<W> {
             let was_running = worker.cell.take_reported();
             if was_running {
                 let (worker, reason) = (worker.clone(), reason.clone());
-                self.shared.events.flush_notices(|| PublicEvent::Exited { worker, incarnation, reason });
+                self.shared.events.emit(|| PublicEvent::Exited { worker, incarnation, reason });
             }
             was_running
         });
@@ -89,7 +89,7 @@ impl<W: Worker> Owner<W> {
             cell.set_started_at(now);
             cell.open();
         });
-        self.shared.number_keys.counters.started();
+        self.shared.numbers.counters.started();
         let took = Duration::from_nanos(now.saturating_sub(asked_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
             self.deadlines.pass_now(Due::FlushMetrics);
@@ -98,7 +98,7 @@ impl<W: Worker> Owner<W> {
             // What it has spent is in its worker's own hands from now on.
             self.memory.forget(entry.hash);
             if let Some(cause) = crash {
-                self.shared.number_keys.counters.restarted_by_caller(cause);
+                self.shared.numbers.counters.restarted_by_caller(cause);
             }
         }
         // After the gate is open: whoever hears of it finds it by lookup.
@@ -107,7 +107,7 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
         self.prior_by_entry.remove(&entry);
-        self.shared.number_keys.counters.not_started(&failure);
+        self.shared.numbers.counters.not_started(&failure);
         if !self.memory.remembers_failures() {
             return;
         }
@@ -121,17 +121,17 @@ impl<W: Worker> Owner<W> {
     }
 
     pub(super) fn ended(&mut self, entry: EntryId, reason: ExitReason) {
-        self.shared.number_keys.counters.exited(&reason);
+        self.shared.numbers.counters.exited(&reason);
         self.record_lifetime(entry);
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
         let was_running = self.emit_exited(entry, incarnation, &reason);
         if worker.cell.has_spent_restarts() {
-            self.shared.number_keys.counters.gave_up();
-            self.shared.events.flush_notices(|| PublicEvent::GaveUp { worker, incarnation, reason });
+            self.shared.numbers.counters.gave_up();
+            self.shared.events.emit(|| PublicEvent::GaveUp { worker, incarnation, reason });
         } else if !was_running {
             // Its last run was told to be over, and who knows of the worker waits for the next one.
-            self.shared.events.flush_notices(|| PublicEvent::NotRestarted { worker, incarnation, reason });
+            self.shared.events.emit(|| PublicEvent::NotRestarted { worker, incarnation, reason });
         }
     }
 }

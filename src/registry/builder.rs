@@ -752,7 +752,7 @@ impl<W: Worker> Builder<W> {
             #[cfg(feature = "tracing")]
             write_key: self.write_key,
             stuck: opaque(Mutex::new(Vec::new())),
-            number_keys: CachePadded::default(),
+            numbers: CachePadded::default(),
             combiner: Box::new(CachePadded(Combiner::new(REQUESTS))),
             report: reported,
             is_cut_off: AtomicBool::new(false),
@@ -790,7 +790,7 @@ pub enum BuildError {
     /// caught; the process's panic hook sees it.
     #[error("the tokio runtime has no timer; build it with `enable_time` or `enable_all`")]
     NoTimer,
-    /// Another registry of this name is alive, and reports to the same recorder: each would write over the other's number_keys.
+    /// Another registry of this name is alive, and reports to the same recorder: each would write over the other's numbers.
     /// A name is free again when the shutdown of its registry is over.
     #[error("a registry named `{name}` is alive; give this one another name, or shut that one down first")]
     NameTaken {

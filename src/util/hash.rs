@@ -15,7 +15,7 @@ type SipKey = (u64, u64);
 impl SipBuilder {
     /// With another secret each time.
     pub(crate) fn new() -> Self {
-        // The system's randomness by way of the standard library: what a keyed function makes of two number_keys tells nothing of
+        // The system's randomness by way of the standard library: what a keyed function makes of two numbers tells nothing of
         // its key.
         let random = RandomState::new();
         Self { key: (random.hash_one(0_u8), random.hash_one(1_u8)) }
@@ -194,15 +194,15 @@ mod tests {
     #[test]
     fn different_keys_hash_differently() {
         let texts = ["", "a", "ab", "abcdefg", "abcdefgh", "abcdefgh\0", "a\u{ff}"];
-        let number_keys = [0, 1, 0xff, 0xffff, u64::MAX];
+        let numbers = [0, 1, 0xff, 0xffff, u64::MAX];
         let pairs = || texts.iter().flat_map(|first| texts.iter().map(move |second| (*first, *second)));
         assert_all_differ(texts);
         assert_all_differ(pairs());
         assert_all_differ(pairs().map(|(first, second)| (first, second, 7_u8)));
         assert_all_differ(pairs().map(|(first, second)| (7_u16, first, second)));
         assert_all_differ(pairs().map(|(first, second)| vec![first, second, first]));
-        assert_all_differ(texts.iter().flat_map(|text| number_keys.map(|number| (*text, number))));
-        assert_all_differ(texts.iter().flat_map(|text| number_keys.map(|number| (number, *text))));
+        assert_all_differ(texts.iter().flat_map(|text| numbers.map(|number| (*text, number))));
+        assert_all_differ(texts.iter().flat_map(|text| numbers.map(|number| (number, *text))));
         assert_all_differ(texts.iter().flat_map(|text| (0..=u8::MAX).map(move |number| (*text, number))));
         assert_all_differ(texts.iter().flat_map(|text| (0..=u8::MAX).map(move |number| (*text, number, 0xff_u8))));
         assert_all_differ((0..=u8::MAX).map(|first| [first, 0xff, 0xff]));

@@ -109,12 +109,12 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     pub(crate) fn open(&self) {
-        self.queue.open(&self.shared.number_keys.live);
+        self.queue.open(&self.shared.numbers.live);
         self.notify_opened();
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        let closed = self.queue.close(reason, &self.shared.number_keys.live);
+        let closed = self.queue.close(reason, &self.shared.numbers.live);
         if closed {
             self.end_restart();
             self.tell_stopping();
@@ -125,7 +125,7 @@ impl<W: Worker> WorkerCell<W> {
     /// Closes the gate of a worker that is stopped. If what is queued is to be discarded, that begins at once, also where the
     /// gate was closed before.
     pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode) {
-        if self.queue.stop(reason, mode, &self.shared.number_keys.live) {
+        if self.queue.stop(reason, mode, &self.shared.numbers.live) {
             self.end_restart();
             self.tell_stopping();
         }
@@ -154,7 +154,7 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     pub(crate) fn kill(&self) {
-        self.queue.kill(&self.shared.number_keys.live);
+        self.queue.kill(&self.shared.numbers.live);
         self.end_restart();
         self.tell_stopping();
     }
@@ -195,7 +195,7 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
         let closed = !self.is_restarting()
             && !self.activity.is_held()
-            && self.queue.close_if_idle(reason, &self.shared.number_keys.live);
+            && self.queue.close_if_idle(reason, &self.shared.numbers.live);
         if closed {
             // It may have crashed since the look above.
             self.end_restart();
@@ -234,7 +234,7 @@ impl<W: Worker> WorkerCell<W> {
         // AcqRel pairs with that in `end_restart`: either whoever closed the gate finds this mark, or the gate that it
         // closed is seen here.
         if !self.is_restarting.swap(true, Ordering::AcqRel) {
-            self.shared.number_keys.restarting.fetch_add(1, Ordering::Relaxed);
+            self.shared.numbers.restarting.fetch_add(1, Ordering::Relaxed);
         }
         // After the count: who closes the gate later than this look takes it back.
         if self.queue.is_closed() {
@@ -288,7 +288,7 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn end_restart(&self) {
         // AcqRel pairs with that in `begin_restart`.
         if self.is_restarting.swap(false, Ordering::AcqRel) {
-            self.shared.number_keys.restarting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.numbers.restarting.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
@@ -425,7 +425,7 @@ impl<W: Worker> WorkerCell<W> {
             Gate::Killed => Undelivered::Killed,
             _ => why,
         };
-        let lost = self.queue.drain(&self.shared.number_keys.live);
+        let lost = self.queue.drain(&self.shared.numbers.live);
         // First: who hears of it finds it counted.
         self.shared.hot.add(HotCounter::Undelivered(why), lost.len() as u64);
         for envelope in lost {

@@ -166,7 +166,7 @@ impl<W: Worker> Announcer<W> {
         if let State::Unheard = &*state {
             *state = State::Heard(Arc::new(opaque(broadcast::channel(BACKLOG).0)));
             self.is_heard.store(true, Ordering::Relaxed);
-            // Pairs with the fence in `flush_notices`: see there.
+            // Pairs with the fence in `emit`: see there.
             fence(Ordering::SeqCst);
         }
         Events(match &*state {
@@ -176,7 +176,7 @@ impl<W: Worker> Announcer<W> {
     }
 
     /// Tells everyone who has subscribed. Never waits.
-    pub(crate) fn flush_notices(&self, event: impl FnOnce() -> Event<W>) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> Event<W>) {
         // Pairs with the fence in `subscribe`. What is told was done before: a gate was opened, or closed. Of
         // the two fences one comes first: either this sees the subscriber, or the subscriber, who lists the workers after it has
         // subscribed, sees what was done. Nobody misses both.

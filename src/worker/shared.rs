@@ -71,7 +71,7 @@ pub(crate) struct Shared<W: Worker> {
     pub(crate) write_key: Option<WriteKey<W>>,
     /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
     pub(crate) stuck: Opaque<Mutex<Vec<Weak<WorkerCell<W>>>>>,
-    pub(crate) number_keys: CachePadded<Numbers>,
+    pub(crate) numbers: CachePadded<Numbers>,
     /// Where the owner is reached.
     pub(crate) combiner: Opaque<Combiner<Request<W>, DeferredAction<W>>>,
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
@@ -82,7 +82,7 @@ pub(crate) struct Shared<W: Worker> {
 }
 
 impl<W: Worker> Shared<W> {
-    /// The time by the registry's clock, for those number_keys that only a reporter tells. Nobody looks at the clock for them
+    /// The time by the registry's clock, for those numbers that only a reporter tells. Nobody looks at the clock for them
     /// else.
     pub(crate) fn now_if_reported(&self) -> u64 {
         if self.is_reported { self.clock.now() } else { 0 }
@@ -110,29 +110,29 @@ impl<W: Worker> Shared<W> {
         self.enqueue(Notice::Shutdown { at_once });
     }
 
-    /// The registry's number_keys at this moment. What waits in the mailboxes the table knows.
+    /// The registry's numbers at this moment. What waits in the mailboxes the table knows.
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
-        let number_keys = &self.number_keys;
+        let numbers = &self.numbers;
         // First: every worker that has begun alone was left alone before.
-        let begun: u64 = number_keys.completed_delegated.iter().map(|begun| begun.load(Ordering::Relaxed)).sum();
+        let begun: u64 = numbers.completed_delegated.iter().map(|begun| begun.load(Ordering::Relaxed)).sum();
         let delegated =
-            usize::try_from(number_keys.delegated.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
+            usize::try_from(numbers.delegated.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
         let (workers, starting, live) =
-            (load(&number_keys.workers), load(&number_keys.starting) + delegated, load(&number_keys.live));
-        let restarting = load(&number_keys.restarting).min(live);
-        let mut counted = number_keys.counters.read(&self.hot);
+            (load(&numbers.workers), load(&numbers.starting) + delegated, load(&numbers.live));
+        let restarting = load(&numbers.restarting).min(live);
+        let mut counted = numbers.counters.read(&self.hot);
         counted.starts.ok += begun;
         Stats {
             starting,
             waiting_for_turn: self.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
-            waiting_for_room: load(&number_keys.held),
+            waiting_for_room: load(&numbers.held),
             running: live - restarting,
             restarting,
             // Those that were told to end, and those that the owner is yet to hear of.
             stopping: workers.saturating_sub(starting + live),
             limit: self.config.max_workers,
-            remembered: number_keys.remembered.load(Ordering::Relaxed),
+            remembered: numbers.remembered.load(Ordering::Relaxed),
             queued,
             fullest_mailbox: fullest,
             owner_queue: self.combiner.queue().len(),

@@ -60,7 +60,7 @@ impl Generation {
 /// The starts that were left to their workers, in two rounds that take turns. For the owner.
 ///
 /// Each has a deadline, and almost all are over long before. To find this out one by one takes a look into the table for each;
-/// that all of a round are over is seen by comparing two number_keys, and of a round that was before the present one they almost
+/// that all of a round are over is seen by comparing two numbers, and of a round that was before the present one they almost
 /// always are. While one of them hangs they are asked one by one.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
@@ -144,9 +144,9 @@ impl<W: Worker> WorkerCell<W> {
             };
             *ending = Ending::Awaited(audience);
             // First: it never counts as one that starts and one that runs.
-            self.shared.number_keys.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
+            self.shared.numbers.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
             // Under this lock: an owner that finds the reply gone finds the gate open. (G2, G3)
-            self.queue.open(&self.shared.number_keys.live);
+            self.queue.open(&self.shared.numbers.live);
             (reply, ending.take_opening())
         };
         notify_opened(opening);
@@ -154,7 +154,7 @@ impl<W: Worker> WorkerCell<W> {
         // before the caller may end it. Its end is told by the owner, when this task is over.
         self.set_reported();
         let handle = WorkerHandle::new(Arc::clone(self));
-        self.shared.events.flush_notices(|| Event::Started { worker: handle.clone(), incarnation: 1 });
+        self.shared.events.emit(|| Event::Started { worker: handle.clone(), incarnation: 1 });
         // The caller may have gone away. Its waker may be foreign code.
         catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(handle), unused: None })));
         true

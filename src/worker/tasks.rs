@@ -96,7 +96,7 @@ impl<W: Worker> Entry<W> {
     fn report(&self, payload: Box<dyn Any + Send>) -> TaskError {
         let reason = panics::message(payload);
         // First: who hears of it finds it counted.
-        self.cell.shared.number_keys.counters.task_panicked();
+        self.cell.shared.numbers.counters.task_panicked();
         trace::task_panicked(&self.cell, &reason);
         TaskError::Panicked(reason)
     }

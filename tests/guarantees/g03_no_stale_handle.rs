@@ -7,7 +7,7 @@ use gen_registry::{ExitReason, WorkerId};
 
 use crate::rig::{Act, Book, Message, Plan, gate, job, registry, settle, within};
 
-/// Ids grow, and print as number_keys.
+/// Ids grow, and print as numbers.
 fn number(id: WorkerId) -> u64 {
     id.to_string().parse().expect("an id prints as a number")
 }

@@ -296,7 +296,7 @@ impl Scene {
     async fn rest(&self) {
         let is_at_rest = || {
             let stats = self.registry.stats();
-            // An end is counted a moment after its worker is counted no more: the number_keys are exact at rest only.
+            // An end is counted a moment after its worker is counted no more: the numbers are exact at rest only.
             stats.starting + stats.stopping == 0 && stats.starts.ok == stats.exits.total() + stats.running as u64
         };
         until(is_at_rest, "the rest after all starts and ends").await;

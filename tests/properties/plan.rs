@@ -237,7 +237,7 @@ pub(crate) enum Told {
     GaveUp(u64, Reason),
 }
 
-/// Picks by weight. The strategies are number_keys that are looked up here: those of proptest are trees, and to build them
+/// Picks by weight. The strategies are numbers that are looked up here: those of proptest are trees, and to build them
 /// took longer than all the rest. What comes first is the simplest, for a number shrinks towards 0.
 fn pick<T: Copy>(roll: u16, weighted: &[(u16, T)]) -> T {
     let all: u16 = weighted.iter().map(|(weight, _)| weight).sum();

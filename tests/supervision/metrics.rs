@@ -64,7 +64,7 @@ impl Scrape {
     }
 }
 
-/// Long enough for a registry to tell its number_keys.
+/// Long enough for a registry to tell its numbers.
 async fn a_few_seconds() {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }

@@ -221,15 +221,15 @@ async fn stuck_restart_counts_as_stopping() {
     let mut stop = Box::pin(worker.stop());
     assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
     test_support::many_turns().await;
-    let number_keys = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
-    assert_eq!(number_keys(registry.stats()), (1, 0, 1), "it drains, and does not come back");
+    let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
+    assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
     // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
     for _ in 0..2 {
         tokio::time::advance(Duration::from_secs(6)).await;
         test_support::many_turns().await;
     }
     assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
-    assert_eq!((number_keys(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
+    assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
     drop(release);
     within(worker.closed(), "its end, once its code returned").await;
     assert_eq!(registry.lookup("healthy"), Some(healthy));

@@ -110,9 +110,9 @@ fn idle_worker_takes_at_most_700_bytes() {
     const WORKERS: usize = 1_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let registry = runtime.block_on(async { Registry::<Counter>::new() });
-    let start = |number_keys: std::ops::Range<usize>| {
+    let start = |numbers: std::ops::Range<usize>| {
         runtime.block_on(async {
-            for n in number_keys {
+            for n in numbers {
                 let key = format!("+1555{n:07}");
                 within(registry.start(&key, 1), "a start").await.expect("it starts");
             }

@@ -93,7 +93,7 @@ async fn chat_name_is_unique_until_stopped() {
     assert!(rooms.lookup("room1").is_none());
 }
 
-/// A bucket of things and their number_keys.
+/// A bucket of things and their numbers.
 #[derive(Default)]
 struct Bucket(HashMap<String, u64>);
 

@@ -246,7 +246,7 @@ async fn workers(
         };
         format!("/v1/workers?limit={limit}&after={registry}:{}", last.name.number.digits())
     });
-    let (denylist, reputation) = service.number_keys();
+    let (denylist, reputation) = service.numbers();
     let registries = Registries { denylist, reputation };
     Ok(Json(Page { denylists, reputations, registries, drills: service.drills(), workers, next }))
 }

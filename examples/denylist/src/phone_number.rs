@@ -11,7 +11,7 @@ use thiserror::Error;
 const SHORTEST: usize = 7;
 /// Longer texts are no phone number, however they are punctuated.
 const LONGEST: usize = 40;
-/// The national number_keys that the North American plan can express: ten digits, of which the first is 2 to 9.
+/// The national numbers that the North American plan can express: ten digits, of which the first is 2 to 9.
 const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_999;
 
 /// A phone number in E.164: the same number, however it was written, is the same key.

@@ -21,7 +21,7 @@ use crate::fault::Fault;
 use crate::phone_number::PhoneNumber;
 use crate::say::say;
 
-/// Area codes in use, each with the hundred number_keys 555-0100 to 555-0199 that are reserved for fiction.
+/// Area codes in use, each with the hundred numbers 555-0100 to 555-0199 that are reserved for fiction.
 const AREA_CODES: [u64; 20] =
     [201, 202, 206, 212, 303, 305, 312, 404, 415, 503, 512, 602, 615, 617, 702, 713, 801, 808, 901, 907];
 const RECIPIENTS: u64 = AREA_CODES.len() as u64 * 100;
@@ -44,7 +44,7 @@ pub(crate) struct ReplayArgs {
     /// Calls per second; as many as it can without. With it, a call's time counts from when it was due
     #[arg(long)]
     rate: Option<NonZeroU64>,
-    /// How many phones are called; their number_keys are of the range that is reserved for fiction
+    /// How many phones are called; their numbers are of the range that is reserved for fiction
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=RECIPIENTS))]
     recipients: u64,
     /// Give each of these phones the rule complaints:N first, so that there is something to reject

@@ -79,7 +79,7 @@ pub(crate) struct Listed {
     run: u64,
 }
 
-/// The number_keys of one registry.
+/// The numbers of one registry.
 #[derive(Debug, Serialize)]
 pub(crate) struct Numbers {
     starting: usize,
@@ -187,7 +187,7 @@ impl Service {
     }
 
     /// What the registries say of themselves: the denylists and the reputations.
-    pub(crate) fn number_keys(&self) -> (Numbers, Numbers) {
+    pub(crate) fn numbers(&self) -> (Numbers, Numbers) {
         (self.denylists.stats().into(), self.backend.reputations.stats().into())
     }
 

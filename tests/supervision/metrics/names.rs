@@ -1,4 +1,4 @@
-//! Whose number_keys are whose.
+//! Whose numbers are whose.
 
 use std::collections::BTreeSet;
 

@@ -141,7 +141,7 @@ async fn shutdown_zeroes_gauges_and_keeps_counts() {
 
     let report = within(registry.shutdown(), "the shutdown").await;
     assert_eq!(report.aborted, 2);
-    // At once: whoever has the report finds the number_keys told.
+    // At once: whoever has the report finds the numbers told.
     let after = scrape.now();
     for metric in ALL.iter().filter(|metric| metric.kind == Kind::Gauge) {
         let expected = match metric.name {

@@ -148,7 +148,7 @@ fn dashboard_matches_the_live_service() {
     let unbegun = || of("gen_registry_messages_undelivered_total{registry=\"denylist\", reason=\"crashed\"}");
     let restarts =
         || value(&prometheus, "sum(gen_registry_worker_restarts_total{registry=\"denylist\", by=\"registry\"})");
-    eventually("Prometheus has the number_keys that the service has", || {
+    eventually("Prometheus has the numbers that the service has", || {
         [seen("denylist"), seen("reputation")] == expected && restarts() + given_up() + unbegun() == crashes
     });
     let up = value(&prometheus, "up{job=\"denylist\"}");

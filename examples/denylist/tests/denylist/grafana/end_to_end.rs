@@ -15,7 +15,7 @@ use crate::grafana::rules::Rules;
 /// How far back a panel looks. Longer than it takes until rates are there.
 const SHOWN: u64 = 30;
 
-/// Every query of the dashboard gives number_keys, which are printed, but for those that read what is `absent` from the target:
+/// Every query of the dashboard gives numbers, which are printed, but for those that read what is `absent` from the target:
 /// they give nothing. Every rule is computed without an error.
 #[track_caller]
 pub(crate) fn every_panel_has_data_and_every_rule_is_computed(prometheus: &Prometheus, absent: &[Metric]) {

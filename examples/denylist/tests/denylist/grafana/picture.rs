@@ -1,4 +1,4 @@
-//! [`picture`]: the dashboard with the data of a Prometheus, drawn as an SVG. Not what Grafana would draw, but the same number_keys
+//! [`picture`]: the dashboard with the data of a Prometheus, drawn as an SVG. Not what Grafana would draw, but the same numbers
 //! at the same places: enough to see whether each panel answers its question.
 
 use std::collections::BTreeMap;
