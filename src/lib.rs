@@ -1,12 +1,24 @@
-//! One live worker per key: a registry of lazily started tokio workers that anyone reads without passing a message.
+//! One live worker per key, for tokio: a registry of stateful tasks that start on first use, and that any thread looks up
+//! without passing a message.
 //!
 //! A service that keeps one stateful task per key (a user, a phone number, a room, a device) asks the registry for the
-//! key's worker, and the registry starts it if there is none. It is a port of Discord's GenRegistry for Elixir that
-//! closes what the original leaves open.
+//! worker of a key. The registry starts the worker if there is none. The crate is a port of Discord's GenRegistry from
+//! Elixir, with stronger guarantees.
 //!
-//! # Use
+//! - [Example](#example)
+//! - [Which verb](#which-verb)
+//! - [Lifecycle of a key](#lifecycle-of-a-key), [supervision](#supervision) and [residency](#residency)
+//! - [Guarantees](#guarantees)
+//! - [Use of a registry by its own workers](#use-of-a-registry-by-its-own-workers)
+//! - [Consistency](#consistency)
+//! - [Discovery](#discovery)
+//! - [Metrics](#metrics) and [tracing](#tracing)
+//! - [Shutdown](#shutdown)
+//! - [Features](#features)
 //!
-//! Write a [`Worker`]; build a [`Registry`] of it; get workers by key, and send to them.
+//! # Example
+//!
+//! Implement [`Worker`], build a [`Registry`] of it, get workers by key, and send to them.
 //!
 //! ```
 //! use std::collections::HashSet;
@@ -22,13 +34,13 @@
 //! }
 //!
 //! impl Worker for Denylist {
-//!     type Key = String; // the phone that is rung
+//!     type Key = String; // the phone that is called
 //!     type Args = HashSet<String>;
 //!     type Message = Command;
 //!     type Error = Infallible;
 //!
 //!     async fn init(blocked: HashSet<String>, _ctx: &mut Context<Self>) -> Result<Self, Infallible> {
-//!         Ok(Denylist(blocked)) // load it from a database here: no other key waits
+//!         Ok(Denylist(blocked)) // may load from a database: no other key waits
 //!     }
 //!
 //!     async fn handle(&mut self, command: Command, _ctx: &mut Context<Self>) -> Result<(), Infallible> {
@@ -44,11 +56,11 @@
 //! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 //! let denylists = Registry::<Denylist>::builder().name("denylist").build()?;
 //!
-//! // The handle: this worker, no lookup per message.
+//! // A handle names one worker, and needs no lookup per message.
 //! let denylist = denylists.lookup_or_start("+12025550123", HashSet::new()).await?;
 //! denylist.cast(Command::Block("+12025550199".into())).await?;
 //!
-//! // The address: whoever has the key, started when needed.
+//! // An address names a key, and starts a worker for it if needed.
 //! let denylist = denylists.via_or_start("+12025550123", HashSet::new());
 //! let sender = "+12025550199".to_string();
 //! assert!(!denylist.call(|reply| Command::Allows { sender, reply }).await?);
@@ -59,134 +71,141 @@
 //! # }
 //! ```
 //!
-//! | you want | use |
+//! # Which verb
+//!
+//! | to | use |
 //! |---|---|
-//! | the key's worker, started if needed | [`Registry::lookup_or_start`], [`lookup_or_start_with`](Registry::lookup_or_start_with) |
-//! | to be the one who starts it | [`Registry::start`]: else the error carries the handle |
-//! | the worker if there is one | [`Registry::lookup`] |
-//! | to send by key, across stops and starts | [`Registry::via`], [`Registry::via_or_start`] |
-//! | to send and not wait for an answer | [`WorkerHandle::cast`], [`cast_timeout`](WorkerHandle::cast_timeout), [`try_cast`](WorkerHandle::try_cast) |
-//! | room first, then the message | [`WorkerHandle::reserve`] |
-//! | an answer | [`WorkerHandle::call`], [`call_timeout`](WorkerHandle::call_timeout), [`try_call`](WorkerHandle::try_call) with a [`Reply`] |
-//! | a call again when it never began | [`Via::call_with_retry`] with a [`Retry`] |
-//! | all workers | [`Registry::reduce`], [`count`](Registry::count), [`to_list`](Registry::to_list), [`sample`](Registry::sample) |
-//! | to end one | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
-//! | to end one soon, and in good order | [`Registry::stop_with`], [`Builder::stop_mode`] |
-//! | to end one run, and let the policy decide | [`Registry::crash`] |
-//! | to know of an end | [`WorkerHandle::closed`], of a run [`run_ended`](WorkerHandle::run_ended); as a message, [`Context::monitor`] |
-//! | to end a long handler when the worker is stopped | [`Context::stopping`] |
-//! | to know what becomes of all of them | [`Registry::subscribe`], [`Registry::stats`] |
-//! | workers that come back after a crash | [`Builder::restart`], [`restart_intensity`](Builder::restart_intensity), [`restart_backoff`](Builder::restart_backoff) |
-//! | workers that go when they have nothing to do | [`Builder::idle_timeout`], [`Context::set_idle_timeout`], [`touch`](Context::touch), [`keep_active`](Context::keep_active) |
-//! | no more workers than there is room for | [`Builder::max_workers`], [`eviction`](Builder::eviction) |
-//! | no more starts at once than what they load from bears | [`Builder::max_concurrent_starts`], [`remember_failed_starts`](Builder::remember_failed_starts) |
-//! | a message later, or again and again | [`Context::send_after`], [`Context::send_interval`] |
-//! | workers of workers | [`Context::own`] |
-//! | to end all | [`Registry::shutdown`] |
-//! | to find workers by other names, or by what they share | [`Aliases`], [`Groups`] |
-//! | a worker outside any registry | [`spawn`](fn@spawn) |
-//! | a state that is not `Send` | a thread of its own: [`Worker`](Worker#workers-that-are-not-send) |
-//! | work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
+//! | get the worker of a key, and start it if needed | [`Registry::lookup_or_start`], [`lookup_or_start_with`](Registry::lookup_or_start_with) |
+//! | start a worker, and fail if the key has one | [`Registry::start`]: the error carries the handle |
+//! | get the worker of a key if there is one | [`Registry::lookup`] |
+//! | send by key, across stops and starts | [`Registry::via`], [`via_or_start`](Registry::via_or_start) |
+//! | send without waiting for a reply | [`WorkerHandle::cast`], [`cast_timeout`](WorkerHandle::cast_timeout), [`try_cast`](WorkerHandle::try_cast) |
+//! | reserve room in a mailbox before making the message | [`WorkerHandle::reserve`] |
+//! | send and wait for the reply | [`WorkerHandle::call`], [`call_timeout`](WorkerHandle::call_timeout) with a [`Reply`] |
+//! | send now and wait for the reply later | [`WorkerHandle::try_call`] |
+//! | repeat a call that was not delivered | [`Via::call_with_retry`] with a [`Retry`] |
+//! | visit all workers | [`Registry::reduce`], [`count`](Registry::count), [`to_list`](Registry::to_list), [`sample`](Registry::sample) |
+//! | stop a worker | [`Registry::stop`], [`kill`](Registry::kill); from inside, [`Context::stop`] |
+//! | choose whether a stop handles or discards queued messages | [`Registry::stop_with`], [`Builder::stop_mode`] |
+//! | end one run, and let the restart policy decide | [`Registry::crash`] |
+//! | wait for the end of a worker | [`WorkerHandle::closed`], for one run [`run_ended`](WorkerHandle::run_ended); as a message, [`Context::monitor`] |
+//! | return early from a long handler when the worker is stopped | [`Context::stopping`] |
+//! | observe all workers | [`Registry::subscribe`], [`Registry::stats`] |
+//! | restart workers that crash | [`Builder::restart`], [`restart_intensity`](Builder::restart_intensity), [`restart_backoff`](Builder::restart_backoff) |
+//! | end workers that are idle | [`Builder::idle_timeout`], [`Context::set_idle_timeout`] |
+//! | keep an idle worker running | [`Context::touch`], [`keep_active`](Context::keep_active) |
+//! | limit the number of workers | [`Builder::max_workers`], [`eviction`](Builder::eviction) |
+//! | limit concurrent starts to what the backing store can take | [`Builder::max_concurrent_starts`], [`remember_failed_starts`](Builder::remember_failed_starts) |
+//! | send a message later, or periodically | [`Context::send_after`], [`Context::send_interval`] |
+//! | run work that ends with the worker | [`Context::spawn`], [`Context::spawn_blocking`] |
+//! | own the workers of another registry | [`Context::own`] |
+//! | end all workers | [`Registry::shutdown`] |
+//! | find workers by other names, or by a shared property | [`Aliases`], [`Groups`] |
+//! | run a worker outside any registry | [`spawn`](fn@spawn) |
+//! | run a worker whose state is not `Send` | a thread of its own: see [`Worker`](Worker#workers-that-are-not-send) |
 //!
 //! # Lifecycle of a key
 //!
 //! ```text
 //!                                        ┌─ restarting ◀─┐
-//!                                        ▼               │ crash, and its policy says so
+//!                                        ▼               │ crash, if the policy restarts it
 //! vacant ──start──▶ starting ──init is Ok──▶ running ─────┴─ stop, crash, idle, evicted, ctx.stop() ──▶ stopping ──▶ vacant
 //!                       └──────────── init fails, panics, times out, is stopped ─────────────────────────────────▶ vacant
 //! ```
 //!
-//! Everything a worker does runs in one tokio task of its own: `init`, then `run`, which gives `handle` one message
-//! after the other, then `terminate`. A worker begins to stop when its *gate* closes: from then on no lookup finds it,
-//! it is not counted and takes no messages. Those it has accepted are handled first when it is stopped, stops itself or
-//! is shut down. The key is free when the state is dropped, and the work from [`Context::spawn`] and the registries from
-//! [`Context::own`] have ended.
+//! A worker is one tokio task. It runs `init`, then `run`, which passes each message to `handle`, then `terminate`. A worker
+//! begins to stop when its *gate* closes: from then on lookups do not find it, it is not counted, and it accepts no
+//! messages. If it is stopped, stops itself or is shut down, it handles the messages that it has accepted first
+//! ([`Builder::stop_mode`] can change that). The key is free when the state is dropped and the work from
+//! [`Context::spawn`] and the registries from [`Context::own`] have ended.
 //!
 //! # Supervision
 //!
-//! A registry restarts its own workers, by the policy of [`Builder::restart`] ([`Restart`], as in OTP). A restart is a new
-//! state behind the same handle: its mailbox is kept, lookups find it, senders notice nothing but the time it takes. The
-//! message that it crashed on is not run again, and its caller is told so. Budgets are per key
-//! ([`Builder::restart_intensity`]): a key that spends its own is given up, and refused for a while
-//! ([`StartError::RestartLimit`]), whatever its neighbours do. The memory of keys that are gone is bounded, and forgets
-//! under a flood.
+//! A registry restarts its own workers, by the policy of [`Builder::restart`] ([`Restart`], as in OTP). A restart makes a new
+//! state behind the same handle: the mailbox is kept, lookups find the worker, and senders notice only the delay. The
+//! message being handled at the crash is not handled again, and its caller gets an error. Budgets are per key
+//! ([`Builder::restart_intensity`]): a worker that spends the budget of its key is not restarted, and starts of the key are
+//! refused for a while ([`StartError::RestartLimit`]). Other keys are not affected. The crash history of keys without a
+//! worker is bounded: under a flood of crashing keys the oldest is forgotten.
 //!
 //! Two workers form a tree when one of them owns the registry of the other: [`Context::own`]. A registry of
 //! [`Restart::Permanent`] workers with fixed keys is what OTP calls a one-for-one supervisor.
 //!
 //! # Residency
 //!
-//! Nobody goes by default. With an idle time-out a worker that has had nothing to do for so long passivates itself; with a
-//! limit and an [`Eviction`] one that has nothing to do goes for a newcomer. Both lose nothing (G7): the gate closes only
-//! on an empty mailbox, and a sender that comes a moment later is refused and, through a [`Via`], reaches the successor.
-//! What a worker must keep it writes down in `terminate`, or before it answers.
+//! By default a worker stays until it is stopped. With [`Builder::idle_timeout`] an idle worker ends itself. With
+//! [`Builder::max_workers`] and an [`Eviction`] an idle worker makes room for a new one. Neither loses a message (G7): the gate
+//! closes only on an empty mailbox, and a later send is refused or, through a [`Via`], reaches the successor. Write state
+//! that must survive in `terminate`, or before the reply.
 //!
 //! # Guarantees
 //!
-//! The numbers are cited in the source where each is upheld, and in the tests' names. Intervals are per key of one
+//! The source cites each number where it is upheld, and at least one test is named after it. Intervals are per key of one
 //! registry in one process.
 //!
 //! - **G1, exclusion.** From the first poll of `init` to the drop of the worker's state no second worker of the key runs,
 //!   across stop, kill, panic, restart and eviction. Work started with [`Context::spawn`] and [`Context::spawn_blocking`] counts too.
-//! - **G2, coalescing.** Any number of concurrent starts of a vacant key run one `init` and share its result; at most one
-//!   [`start`](Registry::start) returns `Ok`. A caller that goes away cancels nothing for the others.
+//! - **G2, coalescing.** Concurrent starts of a vacant key run one `init` and share its result; at most one
+//!   [`start`](Registry::start) returns `Ok`. A caller that drops its future cancels nothing for the others.
 //! - **G3, no stale handle.** A lookup that begins after a worker's gate closed does not return it. A stop that returned
 //!   `Ok` means: state dropped, key free.
-//! - **G4, isolation.** No user code runs in the registry's owner or under a lock, but for a key's own `Eq`, `Clone` and
-//!   `Drop` and an error's `Drop` (and [`reduce`](Registry::reduce)'s closure, which runs in its caller). A hung `init` delays its own key only.
-//!   A key, and the error a worker failed with, are dropped by whoever is the last to use the worker's memory, which may
-//!   be the owner or a stranger's lookup: their `Drop` should not block. A panic in it is contained.
-//! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and everyone
-//!   who waited for it is told. A panic in `handle` or `terminate` ends that worker only.
+//! - **G4, isolation.** No user code runs in the registry's owner or under a lock, except a key's own `Eq`, `Clone` and
+//!   `Drop` and an error's `Drop` (the closure of [`reduce`](Registry::reduce) runs in its caller). A hung `init` delays its
+//!   own key only. A key, and the error that a worker failed with, are dropped by the last user of the worker's memory,
+//!   which may be the owner or another task's lookup: their `Drop` should not block. A panic in it is contained.
+//! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and each waiting
+//!   caller gets the error. A panic in `handle` or `terminate` ends that worker only.
 //! - **G6, no silent loss.** A send that returned `Ok` is in the mailbox. Either its handler begins, or it is
-//!   *undelivered*: a call is told that it never began and is safe to repeat ([`CallError::NotDelivered`]), a cast is
-//!   given to [`Builder::on_undelivered`].
-//! - **G7, passivation loses nothing.** A worker that idles or is evicted closes its gate only if nothing is queued or in
-//!   hand; later sends through a key address reach the successor.
+//!   *undelivered*: a call fails with [`CallError::NotDelivered`], which says that the message never began and that the call
+//!   is safe to repeat, and a cast is passed to [`Builder::on_undelivered`].
+//! - **G7, passivation loses nothing.** A worker that idles or is evicted closes its gate only if no message is queued or
+//!   being handled; later sends through a [`Via`] reach the successor.
 //! - **G8, order.** Of two sends of one sender to one key, where the first returned before the second began, the first is
 //!   handled first, across passivation and restart too.
-//! - **G9, accounting.** At rest the table, [`count`](Registry::count), the workers that live, and the starts less the
-//!   exits of [`stats`](Registry::stats) agree.
-//! - **G10, shutdown.** [`shutdown`](Registry::shutdown) cancels what starts, drains, aborts at the deadline, and tells
-//!   every caller the same. Nothing runs afterwards but what it reports as stuck.
+//! - **G9, accounting.** At rest the table, [`count`](Registry::count), the live workers, and the starts less the exits of
+//!   [`stats`](Registry::stats) agree.
+//! - **G10, shutdown.** [`shutdown`](Registry::shutdown) cancels what is starting, drains, aborts at the deadline, and
+//!   returns one report to every caller. Afterwards nothing runs except what it reports as stuck.
 //! - **G11, limits.** Starting, running, restarting and stopping workers are never more than
-//!   [`max_workers`](Builder::max_workers). Restart budgets are per key. What is remembered of keys that are gone is bounded.
+//!   [`max_workers`](Builder::max_workers). Restart budgets are per key. What is remembered of keys without a worker is bounded.
 //!
 //! Not promised: exactly-once handling; order between senders; that a handle's worker is alive a moment later; the end
-//! of code that never yields (its key stays taken, and `stop` returns [`StopError::Stuck`]); the end of work that was
-//! spawned past the context; a `Drop` that panics while it unwinds; freedom from workers that call each other in a
-//! circle; anything under `panic = "abort"`.
+//! of code that never yields (its key stays taken, and `stop` returns [`StopError::Stuck`]); the end of work that was not
+//! spawned through the context; a `Drop` that panics while it unwinds; freedom from call cycles between workers; anything under
+//! `panic = "abort"`.
 //!
-//! # Workers that use their own registry
+//! # Use of a registry by its own workers
 //!
-//! `init`, `handle` and `terminate` may use it ([`Context::registry`]), for other keys and for their own. What cannot
-//! work is refused when it is asked for, with `WouldDeadlock`: a worker that waits for its own stop, its own start, its
-//! own answer, or for room in its own full mailbox; and a wait that would close a circle of workers that wait for each
-//! other's start or end. What hides behind a subtask or another registry ends at the time-outs. A registry that is kept
-//! in one of its own workers is never dropped: keep [`WeakRegistry`].
+//! `init`, `handle` and `terminate` may use the worker's own registry ([`Context::registry`]), for other keys and for their
+//! own. An operation that cannot complete fails at once with `WouldDeadlock`: a worker that waits for its own stop, its own
+//! start, its own reply, or room in its own full mailbox; and a wait that would close a cycle of workers that wait for each
+//! other's start or end. A cycle that passes through a subtask or through another registry is not detected, and ends at the
+//! timeouts; only a wait for the end of a worker that [owns](Context::own) the caller's registry is refused there too. A [`Registry`] that is stored in one of its own workers is never dropped: store a [`WeakRegistry`].
 //!
 //! # Consistency
 //!
-//! The table is read without a lock, and changed by the registry's owner alone, whose turns are taken one at a time: in the
-//! task of the caller or worker that has news for it, if nobody is at it, or else by who is. `lookup` is linearizable with the opening and
-//! closing of a worker's gate. [`reduce`](Registry::reduce), [`to_list`](Registry::to_list) and
-//! [`sample`](Registry::sample) see every worker that is there for all of the time once; what comes or goes meanwhile
-//! they may see or not. They, and [`stats`](Registry::stats), may have to help to move the table to a larger one first.
+//! Reads of the table take no lock. Only the registry's owner changes the table, one operation at a time. An operation runs in
+//! the task that submits it if the owner is free; otherwise the task that currently runs the owner executes it, or the
+//! registry's background task (flat combining).
+//!
+//! [`lookup`](Registry::lookup) is linearizable with the opening and closing of a worker's gate.
+//! [`reduce`](Registry::reduce) and [`to_list`](Registry::to_list) see each worker that is present throughout exactly
+//! once. They may miss a worker that starts or stops meanwhile. If the table is being resized, these verbs,
+//! [`sample`](Registry::sample) and [`stats`](Registry::stats) may have to help to complete that first.
 //!
 //! # Discovery
 //!
-//! [`Aliases`] find a worker by other names than its key, one worker per name; [`Groups`] hold the workers that share a
-//! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, of any
-//! number of which they hold workers. A worker leaves them when its gate closes, and G3 holds for them: no read returns
-//! a worker that had begun to end. What they kept of it is removed before [`WorkerHandle::closed`] returns. Besides what
-//! G4 names, a name's own `Eq` runs under a lock, that of its directory's changes.
+//! [`Aliases`] find a worker by names other than its key, one worker per name. [`Groups`] hold the workers that share a
+//! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, and hold
+//! workers of any number of registries. A worker leaves them when its gate closes, and G3 holds for them: a read never returns
+//! a worker that had begun to stop. The entries of a worker are removed before [`WorkerHandle::closed`] returns. In addition
+//! to what G4 names, a name's own `Eq` runs under a lock: the one that guards changes of the directory.
 //!
 //! # Metrics
 //!
-//! A registry counts what happens to it, exactly, whether anybody listens or not: [`Registry::stats`]. One that has a name
-//! ([`Builder::name`]) also tells a recorder of the `metrics` facade, every two seconds and when it ends; the
-//! [catalogue](metrics) has every name, label and bucket. A dashboard and alerts are in the repository, under `grafana/`.
+//! [`Registry::stats`] returns exact counters, with or without a recorder. A registry with a name ([`Builder::name`]) also
+//! reports to a recorder of the `metrics` facade, every two seconds and when it ends. The [catalogue](metrics) lists every
+//! metric with its labels and buckets. A dashboard and alerts are in the repository, under `grafana/`.
 //!
 //! ```
 //! # #[cfg(feature = "prometheus")]
@@ -200,7 +219,7 @@
 //! #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
 //! #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
 //! # }
-//! // With the feature `prometheus`. It may come after the registries: they tell totals.
+//! // With the feature `prometheus`. Registries report totals, so the recorder may be installed after they are built.
 //! let scrape = gen_registry::metrics::prometheus::install()?;
 //! let rooms = Registry::<Room>::builder().name("rooms").build()?;
 //! rooms.start(&7, ()).await?;
@@ -213,29 +232,34 @@
 //! # fn main() {}
 //! ```
 //!
-//! - Two live registries that tell one recorder may not have one name ([`BuildError::NameTaken`]). When a shutdown is over,
-//!   the name is free, all gauges but the two settings (`workers_limit`, `mailbox_capacity`) are 0, and the next registry of
-//!   the name goes on from the counters of the last.
-//! - No key is ever a label: the number of series depends on the number of registries only.
-//! - A tick takes some tens of microseconds and looks into 1,024 mailboxes at most. It runs in a task of the
-//!   registry's own, and the recorder's code with it: a recorder that blocks holds up starts and stops, one that panics does no
+//! - Two live registries that report to the same recorder cannot share a name ([`BuildError::NameTaken`]). When a shutdown is
+//!   over, the name is free and all gauges are 0, except the two settings (`workers_limit`, `mailbox_capacity`). The next
+//!   registry of that name continues the counters.
+//! - A key is never a label: the number of series depends only on the number of registries.
+//! - A report takes some tens of microseconds and inspects at most 1,024 mailboxes. It runs in the registry's background
+//!   task, and so does the recorder's code. A recorder that blocks delays starts and stops; a recorder that panics does no
 //!   harm.
-//! - `Builder::recorder` is for a recorder of one's own, `Builder::measure_handling` for the time that each message takes.
+//! - `Builder::recorder` sets a recorder for one registry. `Builder::measure_handling` measures how long each message takes.
 //!
-//! Through `tracing` each worker has a span round its code, `worker` with `registry` and `id`, and with the key only after
-//! `Builder::trace_keys`. A crash is an error with its reason; restarts, giving up and starts that fail are warnings. The
-//! rest is silence.
+//! # Tracing
 //!
-//! | feature | default | |
-//! |---|---|---|
-//! | `metrics` | yes | named registries tell the facade's recorder; without one installed that is next to nothing |
-//! | `tracing` | yes | spans and events; without a subscriber that is one look for each worker |
-//! | `prometheus` | no | [`metrics`](mod@metrics)`::prometheus` installs the exporter; brings an HTTP server with it |
+//! With the feature `tracing`, a worker's code runs in a span `worker`, with the fields `registry` and `id`. The span has the
+//! field `key` only if `Builder::trace_keys` is set. A crash, and a panic in `init` or in a worker's own task, is an error
+//! event with its reason. Restarts, spent restart budgets and failed starts are warnings. Nothing else is logged.
 //!
 //! # Shutdown
 //!
-//! Dropping the last [`Registry`] only signals the shutdown; [`Registry::shutdown`] waits for it. When the runtime goes
-//! away first, every wait of a caller on another runtime ends with an error.
+//! [`Registry::shutdown`] ends all workers and waits until they have ended. Dropping the last [`Registry`] begins the same
+//! shutdown and does not wait. If the runtime is shut down first, callers on other runtimes do not wait forever: their
+//! operations return an error.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `metrics` | yes | named registries report to the recorder of the facade; costs next to nothing while none is installed |
+//! | `tracing` | yes | spans and events; costs one check per worker without a subscriber |
+//! | `prometheus` | no | [`metrics`](mod@metrics)`::prometheus` installs the exporter; depends on an HTTP server |
 
 mod combiner;
 mod directory;
@@ -275,7 +299,7 @@ pub use crate::worker::restart::Restart;
 pub use crate::worker::timers::{Monitor, Timer};
 pub use equivalent::Equivalent;
 
-/// The README's examples, run as tests.
+/// Runs the examples of the README as doctests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
