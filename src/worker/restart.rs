@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a_backoff_outlasts_an_intensity_whose_budget_it_never_lets_be_spent() {
+    fn backoff_that_never_spends_the_budget_is_refused() {
         let seconds = Duration::from_secs;
         let backoff = |first, most, reset| Backoff { first: seconds(first), most: seconds(most), reset_after: reset };
         let intensity = |max, period| Intensity { max, period: seconds(period) };

@@ -423,7 +423,7 @@ async fn init_in_turn<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<()
 }
 
 /// Polls an `init`, and puts the state that it makes into its place: moved from await to await, without optimisation, it would be
-/// on the stack ten times. (`a_state_as_large_as_by_hand_runs`)
+/// on the stack ten times. (`large_state_needs_no_more_stack`)
 fn poll_init<W: Worker>(
     init: Pin<&mut impl Future<Output = Result<W, W::Error>>>,
     state: &mut Option<W>,

@@ -1,5 +1,6 @@
-//! One module per guarantee, as they are numbered in the crate's documentation, and storms of starts.
+//! One module for each guarantee, numbered as in the documentation of the crate, and storms of starts.
 
+mod blocking;
 mod cancellation;
 mod g01_exclusion;
 mod g02_coalescing;

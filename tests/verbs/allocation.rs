@@ -191,7 +191,7 @@ fn paused() -> tokio::runtime::Runtime {
 }
 
 #[test]
-fn tasks_that_have_ended_keep_no_memory_while_their_worker_rests() {
+fn finished_tasks_keep_no_memory() {
     const MANY: usize = 20_000;
     for (name, begin) in BEGINS {
         let runtime = paused();
@@ -210,7 +210,7 @@ fn tasks_that_have_ended_keep_no_memory_while_their_worker_rests() {
 }
 
 #[test]
-fn a_worker_that_has_had_tasks_weighs_what_it_did_before() {
+fn worker_size_is_restored_after_tasks() {
     const WORKERS: usize = 100;
     let runtime = paused();
     let registry = runtime.block_on(async { Registry::<Player>::new() });
@@ -267,7 +267,7 @@ fn the_handles_of_ended_timers_keep_little() {
 }
 
 #[test]
-fn waits_for_an_end_that_were_given_up_keep_no_memory() {
+fn cancelled_waits_keep_no_memory() {
     let runtime = paused();
     let registry = runtime.block_on(async { Registry::<Player>::new() });
     let worker =
@@ -291,7 +291,7 @@ fn waits_for_an_end_that_were_given_up_keep_no_memory() {
 }
 
 #[test]
-fn owned_registries_that_were_shut_down_do_not_pile_up() {
+fn shut_down_children_keep_no_memory() {
     let runtime = paused();
     let registry = runtime.block_on(async { Registry::<Player>::new() });
     let worker =

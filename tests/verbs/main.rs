@@ -1,11 +1,14 @@
-//! What each verb does: of a registry, of a worker's handle, of its context.
+//! What each verb of a registry, a handle, an address and a context does.
 
+mod addresses;
 mod allocation;
 mod builder;
 mod call;
 mod context;
+mod coop_budget;
 mod count;
 mod deadlock;
+mod error_types;
 mod errors;
 mod exit;
 mod keys;
@@ -13,12 +16,20 @@ mod kill;
 mod lookup;
 mod lookup_or_start;
 mod original_sessions;
+mod panicking_drops;
 mod reduce;
+mod reply_closed;
+mod retry;
+mod rooms;
 mod run;
 mod sample;
 mod shutdown;
 mod spawn;
+mod stack_size;
 mod start;
 mod stop;
+mod stop_modes;
 mod to_list;
+mod traits;
+mod type_depth;
 mod via;

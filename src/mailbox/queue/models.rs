@@ -123,7 +123,7 @@ fn dropped_sender_passes_its_permit_on() {
 
 /// Whoever reserved the only place sends into it, or gives it back; another sender waits in line meanwhile.
 #[test]
-fn a_reserved_place_is_used_once_or_passed_on_to_the_next_in_line() {
+fn permit_is_used_once_or_passed_to_next_sender() {
     for sends in [true, false] {
         loom::model(move || {
             let model = model(1);
@@ -147,7 +147,7 @@ fn a_reserved_place_is_used_once_or_passed_on_to_the_next_in_line() {
 }
 
 #[test]
-fn a_wait_for_a_place_gets_it_or_passes_it_on_as_that_of_a_sender() {
+fn dropped_reserve_passes_its_permit_on() {
     for stays in [true, false] {
         loom::model(move || {
             let model = model(1);
@@ -174,7 +174,7 @@ fn a_wait_for_a_place_gets_it_or_passes_it_on_as_that_of_a_sender() {
 }
 
 #[test]
-fn g6_a_reserved_place_that_races_a_close_is_used_or_refused() {
+fn g6_permit_racing_a_close_is_used_or_refused() {
     for sends in [true, false] {
         loom::model(move || {
             let model = model(2);

@@ -67,7 +67,7 @@ async fn watched(mut reply: Reply<u32>, polls: usize) -> Reply<u32> {
 }
 
 #[test]
-fn an_answer_to_a_call_that_was_watched_comes_to_its_caller() {
+fn watched_call_still_delivers_its_reply() {
     for watches in 1..3 {
         model(move |reply| block_on(watched(reply, watches)).send(7), Some(7));
         model(move |reply| drop(block_on(watched(reply, watches))), None);
@@ -75,7 +75,7 @@ fn an_answer_to_a_call_that_was_watched_comes_to_its_caller() {
 }
 
 #[test]
-fn a_worker_that_watches_learns_that_the_caller_has_gone_away() {
+fn watching_worker_sees_its_caller_leave() {
     loom::model(|| {
         let (reply, answer) = block_on(call::<u32>());
         let worker = thread::spawn(move || {

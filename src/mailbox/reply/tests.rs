@@ -78,7 +78,7 @@ fn poll_closed<T>(reply: &mut Reply<T>, count: &Arc<Count>) -> Poll<()> {
 }
 
 #[test]
-fn a_worker_that_watches_is_woken_once_when_the_caller_goes_away() {
+fn watching_worker_is_woken_once_when_caller_leaves() {
     let (caller, first, second) = (Arc::<Count>::default(), Arc::<Count>::default(), Arc::<Count>::default());
     let (mut reply, mut answer) = made::<u32>(&caller);
     assert!(poll_closed(&mut reply, &first).is_pending());

@@ -7,8 +7,7 @@
 use std::convert::Infallible;
 
 use gen_registry::{Context, Registry, Reply, StartError, StopError, Via, Worker, WorkerHandle};
-
-use crate::common::within;
+use test_support::within;
 
 const KEY: u32 = 1;
 const VACANT: u32 = 2;
@@ -152,7 +151,7 @@ level!(l02 above l03);
 level!(l01 above l02);
 
 #[tokio::test]
-async fn a_tree_of_sixteen_worker_types_compiles_and_runs() {
+async fn sixteen_nested_worker_types_compile() {
     let registry = Registry::<l01::Level>::new();
     let via = registry.via_or_start(&KEY, l01::Args::new());
     assert_eq!(within(via.call(l01::Message::Depth), "the call").await.expect("it answers"), 16);

@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Monitor, Registry, Restart, WorkerHandle};
+use test_support::{Part, Player, Scripted, cue, play, until_idle, within};
 use tokio::time::sleep;
-
-use crate::common::{Part, Player, Scripted, cue, play, until_idle, within};
 
 type Heard = Arc<Mutex<Vec<String>>>;
 
@@ -32,7 +31,7 @@ async fn watch(watcher: &WorkerHandle<Player>, watched: &WorkerHandle<Player>, h
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_monitor_sends_nothing() {
+async fn cancelled_monitor_sends_nothing() {
     let (registry, heard) = (Registry::new(), Heard::default());
     let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
     let cancelled = watch(&watcher, &watched, &heard).await;
@@ -51,7 +50,7 @@ async fn a_cancelled_monitor_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_that_replaces_another_is_the_only_one() {
+async fn replacing_monitor_is_the_only_one() {
     let (registry, heard) = (Registry::new(), Heard::default());
     let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
     let mut current: Option<Monitor> = None;
@@ -66,7 +65,7 @@ async fn a_monitor_that_replaces_another_is_the_only_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_monitor_is_finished_when_its_worker_or_its_run_is_over() {
+async fn monitor_finishes_with_its_worker_or_run() {
     let (registry, heard) = (Registry::new(), Heard::default());
     let players = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
     let (watcher, watched) = (started(&players, "watcher").await, started(&registry, "watched").await);
@@ -84,7 +83,7 @@ async fn a_monitor_is_finished_when_its_worker_or_its_run_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cancelled_monitor_races_the_end_and_never_sends_twice() {
+async fn monitor_cancel_racing_exit_sends_at_most_once() {
     let (registry, watchers) = (Registry::new(), Registry::new());
     let watcher = started(&watchers, "watcher").await;
     for round in 0..200_u32 {

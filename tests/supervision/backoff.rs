@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use gen_registry::{BuildError, Builder, Registry, Restart, StartError, WorkerHandle};
+use test_support::{Ask, Part, Plan, Player, Probe, Scripted, Step, cue, play, value_of, within};
 use tokio::time::{Instant, sleep};
-
-use crate::common::{Ask, Part, Plan, Player, Probe, Scripted, Step, cue, play, value_of, within};
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -38,7 +37,7 @@ async fn crash(worker: &WorkerHandle<Probe>, full: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_grow_over_crashes_whatever_the_intensitys_period() {
+async fn delays_grow_past_the_intensity_period() {
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_intensity(3, seconds(5))
@@ -59,7 +58,7 @@ async fn delays_grow_over_crashes_whatever_the_intensitys_period() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_begin_anew_after_a_healthy_run_of_the_length_that_is_set() {
+async fn healthy_run_resets_delays() {
     for (reset, healthy_after) in [(Some(30), 30), (Some(3), 3), (None, 10)] {
         let mut builder = builder();
         if let Some(reset) = reset {
@@ -78,7 +77,7 @@ async fn delays_begin_anew_after_a_healthy_run_of_the_length_that_is_set() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn neither_a_delay_nor_an_init_is_a_healthy_run() {
+async fn delay_and_init_do_not_count_as_healthy() {
     let registry = Registry::<Player>::builder()
         .restart(Restart::Transient)
         .restart_intensity(usize::MAX, seconds(5))
@@ -102,7 +101,7 @@ async fn neither_a_delay_nor_an_init_is_a_healthy_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_init_that_fails_in_a_restart_makes_the_next_delay_longer() {
+async fn failed_restart_lengthens_next_delay() {
     let registry = builder().build().unwrap();
     let plan = Plan::script([Step::Succeed, Step::Fail, Step::Panic, Step::Succeed]);
     let worker = within(registry.start("a", plan), "a start").await.unwrap();
@@ -115,7 +114,7 @@ async fn an_init_that_fails_in_a_restart_makes_the_next_delay_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn delays_go_on_where_a_stopped_worker_left_them() {
+async fn delays_continue_across_a_stop() {
     let registry = builder().restart_intensity(usize::MAX, seconds(600)).build().unwrap();
     for is_healthy in [false, true] {
         let key = if is_healthy { "healthy" } else { "not" };
@@ -137,7 +136,7 @@ async fn delays_go_on_where_a_stopped_worker_left_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_budget_is_spent_as_before() {
+async fn delays_do_not_change_the_budget() {
     let registry = builder().restart_intensity(3, seconds(60)).build().unwrap();
     let worker = started(&registry, "a").await;
     for full in [1, 2, 4] {
@@ -150,7 +149,7 @@ async fn a_budget_is_spent_as_before() {
 }
 
 #[tokio::test]
-async fn options_that_cannot_work_together_are_refused() {
+async fn conflicting_options_are_refused() {
     type Refused = fn(Builder<Probe>) -> Builder<Probe>;
     let refused: [(&str, Refused); 7] = [
         ("restart_intensity", |it| it.restart_intensity(10, seconds(60)).restart_backoff(seconds(1), seconds(30))),

@@ -9,10 +9,9 @@ use std::pin::Pin;
 use std::process::Command;
 
 use gen_registry::{Context, Registry, Reply, Restart, Worker};
+use test_support::within;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
-
-use crate::common::within;
 
 const STACK: usize = 2 << 20;
 const KIB: usize = 1024;
@@ -145,7 +144,7 @@ fn run(code: impl FnOnce() + Send + 'static) {
 
 /// Does nothing unless it is told what to run.
 #[test]
-fn a_case_in_a_child_process() {
+fn case_in_child_process() {
     let Ok(told) = std::env::var(VARIABLE) else { return };
     let [flavour, way, what] = told.split('/').collect::<Vec<_>>()[..] else { panic!("{told}") };
     let future = case(what, way);
@@ -163,7 +162,7 @@ fn a_case_in_a_child_process() {
 
 fn runs(case: &str) -> bool {
     let mut child = Command::new(std::env::current_exe().expect("this binary"));
-    child.args(["--exact", "stack::a_case_in_a_child_process"]).env(VARIABLE, case);
+    child.args(["--exact", "stack_size::case_in_child_process"]).env(VARIABLE, case);
     let output = child.output().expect("a child process");
     let printed = String::from_utf8_lossy(&output.stdout);
     assert!(!output.status.success() || printed.contains("1 passed"), "{case:?} was not run: {printed}");
@@ -179,18 +178,18 @@ fn all_run(what: &str, ways: &[&str]) {
 }
 
 #[test]
-fn a_state_as_large_as_by_hand_runs() {
+fn large_state_needs_no_more_stack() {
     all_run("a state of 256 KiB", &["hand", "start", "address", "again"]);
 }
 
 /// By hand it is more: there no caller gets arguments back, as it does in `StartError::AlreadyStarted`.
 #[test]
-fn large_arguments_run() {
+fn large_arguments_fit_on_the_stack() {
     all_run("arguments of 96 KiB", &["hand", "start", "address"]);
 }
 
 #[test]
-fn a_message_as_large_as_by_hand_runs() {
+fn large_message_needs_no_more_stack() {
     all_run("a message of 32 KiB", &["hand", "start", "address", "again"]);
     all_run("a message of 48 KiB", &["hand", "start"]);
 }

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gen_registry::{Aliases, CallError, Registry, Reply, Restart, Retry, StartError};
+use test_support::{Actor, Ask, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within};
 use tokio::time::Instant;
-
-use crate::common::{Actor, Ask, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -31,7 +30,7 @@ impl Attempts {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_never_began_is_repeated_at_the_next_worker() {
+async fn unsent_call_is_retried_at_next_worker() {
     let (registry, attempts) = (Registry::<Probe>::new(), Attempts::default());
     let via = registry.via_or_start("a", Plan::default());
     for kills in 1..3 {
@@ -56,7 +55,7 @@ async fn a_call_that_never_began_is_repeated_at_the_next_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_may_have_run_is_repeated_only_if_that_is_safe() {
+async fn maybe_handled_call_is_retried_if_idempotent() {
     let (registry, attempts) = (Registry::<Probe>::new(), Attempts::default());
     let via = registry.via_or_start("a", Plan::default());
     let safe = Retry::new().even_if_it_may_have_run();
@@ -81,10 +80,10 @@ async fn a_call_that_may_have_run_is_repeated_only_if_that_is_safe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_was_not_sent_in_time_is_repeated() {
+async fn call_timed_out_before_send_is_retried() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
     let (via, attempts) = (registry.via_or_start("a", Plan::default()), Attempts::default());
-    let gate = crate::common::Gate::new();
+    let gate = test_support::Gate::new();
     via.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
     within(gate.reached(), "the worker").await;
     via.cast(Ask::Note(1)).await.unwrap();
@@ -98,7 +97,7 @@ async fn a_call_that_was_not_sent_in_time_is_repeated() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_error_is_told_when_all_attempts_were_in_vain() {
+async fn exhausted_retries_return_the_last_error() {
     let (registry, record) = (Registry::<Probe>::builder().max_workers(1).build().unwrap(), Record::default());
     within(registry.start("other", Plan::default()), "the start").await.unwrap();
     let via = registry.via_or_start("a", Plan::default().recorded(&record));
@@ -118,7 +117,7 @@ async fn the_last_error_is_told_when_all_attempts_were_in_vain() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failed_init_is_repeated_only_if_that_was_asked_for() {
+async fn failed_init_is_retried_on_request_only() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let plan = Plan::script([Step::Fail, Step::Panic, Step::Fail]).recorded(&record);
     let via = registry.via_or_start("a", plan);
@@ -130,7 +129,7 @@ async fn a_failed_init_is_repeated_only_if_that_was_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_key_that_was_given_up_is_tried_when_it_may_start_again() {
+async fn retry_waits_until_the_key_may_start() {
     let (registry, record) = (
         Registry::<Probe>::builder()
             .restart(Restart::Transient)
@@ -153,7 +152,7 @@ async fn a_key_that_was_given_up_is_tried_when_it_may_start_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_that_no_repetition_cures_are_told_at_once() {
+async fn permanent_errors_return_at_once() {
     let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
     let (began, attempts) = (Instant::now(), Attempts::default());
     let retry = Retry::new().even_if_it_may_have_run().even_if_init_failed();
@@ -185,7 +184,7 @@ async fn errors_that_no_repetition_cures_are_told_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_by_name_is_repeated_at_who_has_the_name_next() {
+async fn call_by_name_retries_at_next_holder() {
     let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
     let first = within(registry.start("a", Plan::value(1)), "the start").await.unwrap();
     let second = within(registry.start("b", Plan::value(2)), "the start").await.unwrap();
@@ -201,7 +200,7 @@ async fn a_call_by_name_is_repeated_at_who_has_the_name_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pauses_double_up_to_the_longest_and_differ_among_callers() {
+async fn pauses_double_to_a_limit_with_jitter() {
     let registry = Registry::<Probe>::builder().max_workers(1).build().unwrap();
     within(registry.start("other", Plan::default()), "the start").await.unwrap();
     let via = registry.via_or_start("a", Plan::default());

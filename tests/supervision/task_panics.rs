@@ -7,9 +7,8 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use gen_registry::{Registry, Reply, Task, TaskError, Timer};
+use test_support::{Cue, Gate, Part, Player, cue, play, until_idle, within};
 use tokio::time::sleep;
-
-use crate::common::{Cue, Gate, Part, Player, cue, play, until_idle, within};
 
 fn nothing() -> Cue {
     cue(|_| Box::pin(async { Ok(()) }))
@@ -25,7 +24,7 @@ impl Drop for Bomb {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_panic_of_a_task_is_counted_once() {
+async fn task_panics_are_counted_once() {
     let registry = Registry::<Player>::new();
     let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
     let counted = || registry.stats().task_panics;
@@ -70,7 +69,7 @@ async fn every_panic_of_a_task_is_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_is_counted_before_the_task_resolves() {
+async fn panic_is_counted_before_task_resolves() {
     let registry = Registry::<Player>::new();
     let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
     let count = registry.clone();
@@ -98,7 +97,7 @@ impl Wake for Hostile {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waker_that_panics_is_no_panic_of_the_task() {
+async fn panicking_waker_is_not_a_task_panic() {
     let registry = Registry::<Player>::new();
     let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
     let tasks: Vec<Task<()>> = play(&worker, |ctx| {
@@ -122,7 +121,7 @@ async fn a_waker_that_panics_is_no_panic_of_the_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_a_waker_that_panics_does_not_end_the_worker_that_answers() {
+async fn g5_panicking_caller_waker_spares_the_worker() {
     let registry = Registry::<Player>::new();
     let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
@@ -135,7 +134,7 @@ async fn g5_a_waker_that_panics_does_not_end_the_worker_that_answers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g10_a_waker_that_panics_keeps_the_report_from_no_other() {
+async fn g10_panicking_waker_spares_other_reports() {
     let (registry, gate) = (Registry::<Player>::new(), Gate::new());
     let pass = gate.clone();
     let part = Part::terminate(move |_| {
@@ -163,7 +162,7 @@ async fn g10_a_waker_that_panics_keeps_the_report_from_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_a_waker_that_panics_keeps_an_event_from_no_other() {
+async fn g5_panicking_waker_spares_other_subscribers() {
     let registry = Registry::<Player>::new();
     let waker = Waker::from(Arc::new(Hostile));
     let mut subscribers: Vec<_> = (0..8).map(|_| registry.subscribe()).collect();
@@ -182,7 +181,7 @@ async fn g5_a_waker_that_panics_keeps_an_event_from_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_that_panicked_may_be_made_anew() {
+async fn interval_can_be_replaced_after_a_panic() {
     let registry = Registry::<Player>::new();
     let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
     let ticks = Arc::new(Mutex::new(0));
@@ -218,7 +217,7 @@ mod traced {
     use tracing::Level;
 
     use super::*;
-    use crate::log::Log;
+    use crate::subscriber::Log;
 
     /// On a runtime whose blocking threads have the log too.
     fn with_log(test: impl AsyncFnOnce(Log)) {
@@ -239,11 +238,11 @@ mod traced {
     }
 
     fn say(word: &str) {
-        tracing::info!(target: "faults", "{word}");
+        tracing::info!(target: "user_code", "{word}");
     }
 
     #[test]
-    fn the_own_tasks_of_a_worker_are_in_its_span() {
+    fn worker_tasks_are_in_its_span() {
         with_log(async |log| {
             let registry = Registry::<Player>::builder().name("spans").build().unwrap();
             let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
@@ -299,7 +298,7 @@ mod traced {
     }
 
     #[test]
-    fn every_panic_of_a_task_is_an_error_event() {
+    fn task_panics_are_error_events() {
         with_log(async |log| {
             let registry = Registry::<Player>::builder().name("panics").build().unwrap();
             let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();

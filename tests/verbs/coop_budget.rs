@@ -17,12 +17,11 @@ use gen_registry::{
     Aliases, CallError, Context, Events, ExitReason, Groups, Mailbox, Registry, Reply, ReserveError, Retry, SendError,
     StartError, StopError, StopMode, TaskError, Worker, WorkerHandle, spawn,
 };
+use test_support::{BoxFuture, Other, poll_once, until_idle, within};
 use tokio::runtime::Builder;
 use tokio::sync::Mutex;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 use tokio::time::timeout;
-
-use crate::common::{BoxFuture, Other, poll_once, until_idle, within};
 
 /// What its `init` does.
 #[derive(Clone, Copy)]
@@ -674,7 +673,7 @@ async fn inside(scene: &Scene, code: impl for<'a> FnOnce(&'a mut Inside<'_>) -> 
 }
 
 #[test]
-fn a_loop_of_any_public_future_lets_others_run() {
+fn loop_of_any_public_future_yields() {
     let mut selfish = Vec::new();
     for case in cases() {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
@@ -708,7 +707,7 @@ fn a_loop_of_any_public_future_lets_others_run() {
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_loop_of_any_public_future_can_be_aborted() {
+async fn loop_of_any_public_future_is_abortable() {
     let mut beyond_reach = Vec::new();
     for case in cases().into_iter().filter(|case| !case.is_inside) {
         let looped = Loop::new(case, &Arc::new(Scene::set().await));
@@ -726,7 +725,7 @@ async fn a_loop_of_any_public_future_can_be_aborted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_worker_in_a_loop_of_any_public_future_can_be_killed() {
+async fn loop_of_any_public_future_is_killable() {
     let mut beyond_reach = Vec::new();
     for case in cases() {
         let looped = Loop::new(case, &Arc::new(Scene::set().await));
@@ -751,7 +750,7 @@ async fn spend_all() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_verb_polled_once_without_budget_has_begun() {
+async fn first_poll_without_budget_starts_the_verb() {
     let registry = small();
     for key in 0..3 {
         spend_all().await;
@@ -774,7 +773,7 @@ async fn a_verb_polled_once_without_budget_has_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hit_that_waits_for_budget_is_one_hit() {
+async fn hit_waiting_for_budget_counts_once() {
     let registry = small();
     let worker = registry.start(&IDLE, Plan::Serve).await.unwrap();
     let before = registry.stats().lookups.hit;

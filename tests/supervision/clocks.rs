@@ -10,11 +10,10 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, StartError};
+use test_support::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, many_turns, poll_once};
 use tokio::runtime;
 use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 use tokio::time::advance;
-
-use crate::common::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, many_turns, poll_once};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -116,7 +115,7 @@ fn takes(gate: &Gate, work: Duration) -> Part {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_in_time_is_not_timed_out_by_its_callers_clock() {
+async fn start_ignores_the_callers_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
         let registry = Registry::<Player>::builder().init_timeout(seconds(30)).build().unwrap();
@@ -131,7 +130,7 @@ async fn a_start_in_time_is_not_timed_out_by_its_callers_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hung_start_is_timed_out_by_its_registrys_clock() {
+async fn hung_start_times_out_by_registry_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
         let registry = Registry::<Player>::builder().init_timeout(seconds(30)).build().unwrap();
@@ -154,7 +153,7 @@ async fn a_hung_start_is_timed_out_by_its_registrys_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_has_the_time_of_its_registrys_clock() {
+async fn stop_timeout_is_by_registry_clock() {
     advance(HOUR).await;
     for (takes, is_in_time) in [(3, true), (3_600, false)] {
         for caller in CALLERS {
@@ -189,7 +188,7 @@ async fn a_stop_has_the_time_of_its_registrys_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failed_starts_are_remembered_by_their_registrys_clock() {
+async fn failed_starts_expire_by_registry_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
         let registry = Registry::<Probe>::builder().remember_failed_starts(seconds(10)).build().unwrap();
@@ -209,7 +208,7 @@ async fn failed_starts_are_remembered_by_their_registrys_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spent_restart_budget_is_remembered_by_its_registrys_clock() {
+async fn spent_budget_expires_by_registry_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
         let builder = Registry::<Probe>::builder().restart(Restart::Transient);
@@ -228,7 +227,7 @@ async fn a_spent_restart_budget_is_remembered_by_its_registrys_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shutdown_has_the_time_of_its_registrys_clock() {
+async fn shutdown_timeout_is_by_registry_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
         let registry = Registry::<Probe>::builder().stop_timeout(seconds(5)).build().unwrap();
@@ -250,7 +249,7 @@ async fn a_shutdown_has_the_time_of_its_registrys_clock() {
 }
 
 #[test]
-fn workers_run_on_their_registrys_runtime_whoever_starts_them() {
+fn workers_run_on_their_registrys_runtime() {
     let runtime = || runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (own, other) = (runtime(), runtime());
     let expected = own.handle().id();

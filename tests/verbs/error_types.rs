@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::error::Error;
 
 use gen_registry::{CallError, Context, Registry, ReserveError, SendError, StartError, Worker};
-
-use crate::common::{Ask, Plan, Probe, Scripted, Step, within};
+use test_support::{Ask, Plan, Probe, Scripted, Step, within};
 
 /// Its arguments are much larger than its messages.
 struct Laden;
@@ -28,7 +27,7 @@ impl Worker for Laden {
 }
 
 #[test]
-fn no_error_of_a_send_is_as_large_as_the_arguments() {
+fn send_errors_are_smaller_than_arguments() {
     const WORD: usize = size_of::<usize>();
     assert!(size_of::<SendError<Laden>>() <= size_of::<u64>() + 4 * WORD, "{}", size_of::<SendError<Laden>>());
     assert!(size_of::<CallError<Laden>>() <= 2 * WORD, "{}", size_of::<CallError<Laden>>());
@@ -36,7 +35,7 @@ fn no_error_of_a_send_is_as_large_as_the_arguments() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_source_of_a_send_that_started_no_worker_is_the_start_error() {
+async fn failed_start_is_source_of_send_error() {
     let registry = Registry::<Probe>::new();
     let via = registry.via_or_start("a", Plan::init(Step::Fail));
     let cast = within(via.cast(Ask::Note(1)), "the failure").await.unwrap_err();

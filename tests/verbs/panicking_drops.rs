@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures_util::FutureExt;
 use gen_registry::{CallError, Context, Groups, Registry, Reply, SendError, Worker};
-
-use crate::common::{Gate, within};
+use test_support::{Gate, within};
 
 /// Panics when it is dropped.
 #[derive(Debug)]
@@ -96,7 +95,7 @@ async fn assert_no_leak(registry: Registry<Subject>, key: Key) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn unused_args_whose_drop_panics_leak_no_handle() {
+async fn panicking_args_drop_leaks_no_handle() {
     let (key, gate) = (Key(1, Arc::default()), Gate::new());
     let registry = Registry::<Subject>::new();
     let first = tokio::spawn({
@@ -118,7 +117,7 @@ async fn unused_args_whose_drop_panics_leak_no_handle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_closure_whose_drop_panics_leaks_no_result() {
+async fn panicking_closure_drop_leaks_no_result() {
     let key = Key(1, Arc::default());
     let registry = Registry::<Subject>::builder().mailbox_capacity(1).build().unwrap();
     let groups = Groups::<u32, Subject>::new();
@@ -168,7 +167,7 @@ async fn a_closure_whose_drop_panics_leaks_no_result() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_whose_drop_panics_leaks_no_message() {
+async fn panicking_error_drop_leaks_no_message() {
     let registry = Registry::<Subject>::new();
     let (key, message) = (Key(1, Arc::default()), Arc::new(()));
     let source = registry.start(&key, Plan::Fail).await.unwrap_err();
@@ -210,7 +209,7 @@ impl Worker for Counted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_message_whose_drop_panics_leaks_no_error() {
+async fn panicking_message_drop_leaks_no_error() {
     let (registry, count) = (Registry::<Counted>::new(), Arc::new(()));
     let via = registry.via_or_start(&1, Arc::clone(&count));
     let called = AssertUnwindSafe(via.call(|reply| (Bomb, reply))).catch_unwind().await;
@@ -233,7 +232,7 @@ impl Drop for Mine {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_hook_captures_may_panic_in_its_drop() {
+async fn panicking_hook_drop_is_contained() {
     let dropped = Arc::<AtomicU32>::default();
     let mine = Mine(Arc::clone(&dropped));
     let registry = Registry::<Subject>::builder()

@@ -8,13 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, StopMode, WorkerHandle, WorkerState};
-use tokio::sync::oneshot;
-use tokio::time::Instant;
-
-use crate::common::{
+use test_support::{
     Actor, Ask, Part, Plan, Player, Probe, Record, Role, Scripted, Step, act, assert_at_rest, cue, inside, play,
     poll_once, until_idle, within,
 };
+use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 const KEY: &str = "k";
 
@@ -27,7 +26,7 @@ fn restarted(policy: Restart) -> Registry<Probe> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_run_that_ends_is_told_with_its_reason() {
+async fn each_run_end_is_reported_with_its_reason() {
     let (registry, record) = (restarted(Restart::Permanent), Record::default());
     let worker =
         within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("nothing is in its way");
@@ -63,7 +62,7 @@ async fn each_run_that_ends_is_told_with_its_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn between_two_runs_the_next_one_is_meant() {
+async fn between_runs_the_next_run_is_awaited() {
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_backoff(Duration::from_secs(1), Duration::from_secs(1))
@@ -89,10 +88,10 @@ async fn between_two_runs_the_next_one_is_meant() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_fails_is_the_end_of_its_run() {
+async fn failed_start_ends_its_run() {
     let registry = Registry::<Actor>::new();
     let (sender, handle) = oneshot::channel::<WorkerHandle<Actor>>();
-    let init = crate::common::Gate::new();
+    let init = test_support::Gate::new();
     let passed = init.clone();
     let role = Role {
         fail_init: true,
@@ -113,7 +112,7 @@ async fn a_start_that_fails_is_the_end_of_its_run() {
 
 /// A wait that begins while a run ends is for that run or the next one: with some end after it, none waits for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_wait_for_a_run_is_lost_when_runs_end_meanwhile() {
+async fn runs_ending_meanwhile_wake_every_wait() {
     for _ in 0..100 {
         let registry = restarted(Restart::Permanent);
         let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
@@ -162,7 +161,7 @@ enum Asked {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_long_handler_knows_that_it_is_to_end() {
+async fn stopping_resolves_in_a_long_handler() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         for asked in [Asked::Stop, Asked::Discard, Asked::Shutdown, Asked::Drop, Asked::Itself] {
             let registry = Registry::<Player>::builder()
@@ -221,7 +220,7 @@ async fn a_long_handler_knows_that_it_is_to_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_that_outlives_its_run_is_over_with_it() {
+async fn stopping_resolves_when_its_run_ends() {
     let registry = Registry::<Player>::builder().restart(Restart::Transient).build().expect("valid options");
     let worker = within(registry.start(KEY, Part::default()), "a start").await.expect("nothing is in its way");
     let stopping = play(&worker, |ctx| {
@@ -247,7 +246,7 @@ async fn a_wait_that_outlives_its_run_is_over_with_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn waits_that_are_given_up_take_nothing_from_the_others() {
+async fn cancelled_waits_do_not_affect_others() {
     let registry = Registry::<Actor>::new();
     let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
     let run = worker.clone();
@@ -273,7 +272,7 @@ async fn waits_that_are_given_up_take_nothing_from_the_others() {
 
 /// A stop that comes while a handler begins to wait is not lost: it is seen, or told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn no_request_to_end_is_lost_when_waits_begin_meanwhile() {
+async fn stop_racing_stopping_wakes_every_wait() {
     for round in 0..300 {
         let registry =
             Registry::<Actor>::builder().stop_timeout(Duration::from_secs(60)).build().expect("valid options");

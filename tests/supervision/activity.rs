@@ -4,9 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{Builder, Context, Eviction, ExitReason, Registry, Reply, Restart, WorkerHandle};
+use test_support::{Cue, Part, Player, Record, Scripted, assert_at_rest, cue, play, until_idle, within};
 use tokio::time::{Instant, sleep, sleep_until};
-
-use crate::common::{Cue, Part, Player, Record, Scripted, assert_at_rest, cue, play, until_idle, within};
 
 const IDLE: Duration = Duration::from_secs(100);
 
@@ -59,7 +58,7 @@ fn assert_rested(at: u64, since: u64, case: &str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_do_not_keep_their_worker_from_idling() {
+async fn ticks_do_not_prevent_idling() {
     let cases: [&[u64]; 6] = [&[5], &[99], &[100], &[150], &[5, 7, 30], &[1, 5, 150, 1_000]];
     for periods in cases {
         let registry = builder().build().unwrap();
@@ -72,7 +71,7 @@ async fn ticks_do_not_keep_their_worker_from_idling() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_whose_handling_takes_time_do_not_keep_their_worker() {
+async fn slow_ticks_do_not_prevent_idling() {
     // Ticks are missed, but there is time to rest between those that come.
     let registry = builder().build().unwrap();
     let began = Instant::now();
@@ -88,7 +87,7 @@ async fn ticks_whose_handling_takes_time_do_not_keep_their_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn messages_between_ticks_keep_their_worker_and_are_not_lost() {
+async fn messages_between_ticks_delay_idling() {
     for handling in [0, 4, 30] {
         let record = Record::default();
         let registry = builder().build().unwrap();
@@ -115,7 +114,7 @@ async fn messages_between_ticks_keep_their_worker_and_are_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_burst_of_messages_among_ticks_is_told_apart() {
+async fn batched_messages_and_ticks_are_distinguished() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[1, 1, 1], Duration::ZERO)), "a start").await.unwrap();
@@ -130,7 +129,7 @@ async fn a_burst_of_messages_among_ticks_is_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g7_what_comes_while_a_tick_is_in_hand_is_handled() {
+async fn g7_message_during_a_tick_is_handled() {
     for is_sent in [false, true] {
         let registry = builder().build().unwrap();
         let began = Instant::now();
@@ -157,7 +156,7 @@ async fn g7_what_comes_while_a_tick_is_in_hand_is_handled() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_touch_in_a_tick_keeps_its_worker() {
+async fn touch_in_a_tick_delays_idling() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
     let part = Part::init(|ctx| {
@@ -178,7 +177,7 @@ async fn a_touch_in_a_tick_keeps_its_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_interval_of_each_run_lets_its_worker_idle() {
+async fn interval_started_in_init_permits_idling() {
     let registry = builder().restart(Restart::Transient).build().unwrap();
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[5], Duration::ZERO)), "a start").await.unwrap();
@@ -189,7 +188,7 @@ async fn an_interval_of_each_run_lets_its_worker_idle() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_sets_its_own_time_idles_between_ticks() {
+async fn own_idle_timeout_ignores_ticks() {
     let registry = Registry::<Player>::new();
     let worker = started(&registry, "p").await;
     play(&worker, |ctx| {
@@ -206,7 +205,7 @@ async fn a_worker_that_sets_its_own_time_idles_between_ticks() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_do_not_keep_their_worker_from_being_evicted() {
+async fn ticks_do_not_prevent_eviction() {
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
         let registry = Registry::<Player>::builder().max_workers(2).eviction(eviction).build().unwrap();
         within(registry.start("ticks", with_intervals(&[1], Duration::ZERO)), "a start").await.unwrap();
@@ -223,7 +222,7 @@ async fn ticks_do_not_keep_their_worker_from_being_evicted() {
 type Row = (&'static str, bool);
 
 #[tokio::test(start_paused = true)]
-async fn each_row_of_the_table_of_activity_is_so() {
+async fn documented_activity_table_holds() {
     const ROWS: [Row; 17] = [
         ("nothing", false),
         ("cast", true),
@@ -333,7 +332,7 @@ async fn each_row_of_the_table_of_activity_is_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_task_of_its_own_keeps_a_worker_while_it_runs() {
+async fn running_task_prevents_idling() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
     let worker = started(&registry, "p").await;

@@ -8,13 +8,12 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use gen_registry::Registry;
+use test_support::{Part, Player, play, within};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_core::span::Current;
-
-use crate::common::{Part, Player, play, within};
 
 pub(crate) type Fields = BTreeMap<&'static str, String>;
 
@@ -107,7 +106,7 @@ impl Subscriber for Log {
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         // Tokio has spans of its own.
-        let is_ours = metadata.target().starts_with("gen_registry") || metadata.target().starts_with("faults");
+        let is_ours = metadata.target().starts_with("gen_registry") || metadata.target().starts_with("user_code");
         if is_ours {
             self.called("enabled");
         }

@@ -4,11 +4,10 @@
 
 use std::time::Duration;
 
+use crate::subscriber::Log;
 use gen_registry::{ExitReason, Registry, Restart};
+use test_support::{Part, Player, Record, Scripted, cue, play, within};
 use tokio::time::sleep;
-
-use crate::common::{Part, Player, Record, Scripted, cue, play, within};
-use crate::log::Log;
 
 /// All that are called.
 const METHODS: [&str; 10] =
@@ -70,14 +69,14 @@ async fn live_with(method: &'static str) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_no_method_of_a_subscriber_ends_a_worker_by_its_panic() {
+async fn g5_panicking_subscriber_ends_no_worker() {
     for method in METHODS {
         live_with(method).await;
     }
 }
 
 #[test]
-fn g5_a_span_that_panics_when_its_runtime_ends_is_contained() {
+fn g5_span_panic_at_runtime_end_is_contained() {
     for method in ["enter", "exit", "try_close"] {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (log, _guard) = runtime.block_on(Log::set());

@@ -15,9 +15,8 @@ use gen_registry::{
     PendingReply, Permit, RegisterError, Registry, Reply, ReserveError, Returned, SendError, StartError, StopError,
     Task, TaskError, Timer, ToKey, Via, WeakRegistry, Worker, WorkerHandle,
 };
+use test_support::{Scripted, within};
 use tokio::runtime::Builder;
-
-use crate::common::{Scripted, within};
 
 /// Neither its arguments nor its messages are unwind-safe, nor its arguments `Sync`.
 struct Plain<K, E>(PhantomData<(K, E)>);
@@ -44,7 +43,7 @@ where
 type Simple = Plain<u32, Scripted>;
 
 #[test]
-fn what_callers_hold_may_cross_a_catch_of_panics() {
+fn caller_types_are_unwind_safe() {
     fn crosses<T: UnwindSafe + RefUnwindSafe>() {}
     type Message = Box<dyn FnMut() + Send>;
     crosses::<Registry<Simple>>();
@@ -77,7 +76,7 @@ fn exit_reasons_and_build_errors_compare() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_error_is_cloned_with_its_args() {
+async fn start_error_clones_with_its_args() {
     let registry = Registry::<Simple>::new();
     let failed = within(registry.start(&1, true), "a start").await.unwrap_err();
     assert!(failed.clone().init_error::<Scripted>().is_some());
@@ -103,7 +102,7 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_are_made_from_their_borrowed_forms() {
+async fn keys_are_made_from_borrowed_forms() {
     let name = OsStr::new("a file");
     starts_by::<OsString, _>(name, name.to_owned()).await;
     starts_by::<Box<OsStr>, _>(name, name.into()).await;
@@ -121,7 +120,7 @@ async fn keys_are_made_from_their_borrowed_forms() {
 
 /// Of a worker that fails with `anyhow::Error`, and one that unwraps it.
 #[tokio::test(start_paused = true)]
-async fn an_init_error_in_anyhow_is_found_when_unwrapped() {
+async fn anyhow_init_error_is_found_by_downcast() {
     let registry = Registry::<Plain<u32, anyhow::Error>>::new();
     let error = within(registry.start(&1, true), "a start").await.unwrap_err();
     assert!(error.init_error::<Scripted>().is_none(), "the docs say that it is not found");
@@ -148,7 +147,7 @@ async fn an_init_error_in_anyhow_is_found_when_unwrapped() {
 
 /// As two `#[tokio::test]`s that share a `static` do.
 #[test]
-fn a_start_after_the_runtimes_shutdown_names_it() {
+fn start_after_runtime_shutdown_names_it() {
     static SHARED: LazyLock<Registry<Simple>> = LazyLock::new(Registry::new);
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     runtime().block_on(async { within(SHARED.start(&1, false), "a start").await.unwrap() });
@@ -169,7 +168,7 @@ fn a_start_after_the_runtimes_shutdown_names_it() {
 
 /// Shut down first, by its user: then that is the reason.
 #[test]
-fn a_start_after_a_shutdown_does_not_blame_the_runtime() {
+fn start_after_shutdown_does_not_blame_runtime() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let registry = runtime.block_on(async {
         let registry = Registry::<Simple>::new();

@@ -8,9 +8,8 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, Task, TaskError, WorkerHandle};
+use test_support::{Part, Player, Record, Scripted, cue, many_turns, play, poll_once, within};
 use tokio::runtime::{Builder, Runtime};
-
-use crate::common::{Part, Player, Record, Scripted, cue, many_turns, play, poll_once, within};
 
 /// Counts what it is captured by, for as long as that is there.
 struct Counted(Arc<AtomicUsize>);
@@ -97,7 +96,7 @@ async fn started(registry: &Registry<Player>) -> WorkerHandle<Player> {
 }
 
 #[test]
-fn g4_blocking_work_not_begun_does_not_hold_a_kill() {
+fn g4_queued_blocking_work_does_not_delay_kill() {
     with_the_pool_taken(async |flavour, queued| {
         let registry = Registry::<Player>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
         let worker = started(&registry).await;
@@ -112,7 +111,7 @@ fn g4_blocking_work_not_begun_does_not_hold_a_kill() {
 }
 
 #[test]
-fn g4_blocking_work_not_begun_is_dropped_when_aborted() {
+fn g4_queued_blocking_work_drops_on_abort() {
     with_the_pool_taken(async |flavour, queued| {
         let registry = Registry::<Player>::new();
         let worker = started(&registry).await;
@@ -134,7 +133,7 @@ fn g4_blocking_work_not_begun_is_dropped_when_aborted() {
 }
 
 #[test]
-fn g4_blocking_work_not_begun_does_not_hold_a_restart() {
+fn g4_queued_blocking_work_permits_restart() {
     with_the_pool_taken(async |flavour, queued| {
         let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
         let worker = started(&registry).await;
@@ -158,7 +157,7 @@ fn g4_blocking_work_not_begun_does_not_hold_a_restart() {
 }
 
 #[test]
-fn g4_blocking_work_not_begun_does_not_hold_an_owner() {
+fn g4_queued_blocking_work_permits_owner_exit() {
     with_the_pool_taken(async |flavour, queued| {
         let homes = Registry::<Player>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
         let home = started(&homes).await;
@@ -179,7 +178,7 @@ fn g4_blocking_work_not_begun_does_not_hold_an_owner() {
 }
 
 #[test]
-fn g10_blocking_work_not_begun_is_dropped_at_the_deadline() {
+fn g10_queued_blocking_work_drops_at_deadline() {
     with_the_pool_taken(async |flavour, queued| {
         for end in ["stop", "shutdown"] {
             let registry = Registry::<Player>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap();
@@ -198,7 +197,7 @@ fn g10_blocking_work_not_begun_is_dropped_at_the_deadline() {
 }
 
 #[test]
-fn blocking_work_not_begun_may_still_run_in_a_stop() {
+fn queued_blocking_work_may_run_during_stop() {
     for (flavour, runtime) in runtimes() {
         runtime.block_on(async {
             let release = take_the_pool().await;
@@ -219,7 +218,7 @@ fn blocking_work_not_begun_may_still_run_in_a_stop() {
 }
 
 #[test]
-fn g1_blocking_work_that_has_begun_is_waited_for() {
+fn g1_running_blocking_work_is_awaited() {
     for (flavour, runtime) in runtimes() {
         runtime.block_on(async {
             let registry = Registry::<Player>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
@@ -250,7 +249,7 @@ fn g1_blocking_work_that_has_begun_is_waited_for() {
 }
 
 #[test]
-fn blocking_work_not_begun_is_dropped_with_its_runtime() {
+fn queued_blocking_work_drops_with_runtime() {
     for (flavour, runtime) in runtimes() {
         let queued = Queued::default();
         let (release, task) = runtime.block_on(async {
@@ -270,7 +269,7 @@ fn blocking_work_not_begun_is_dropped_with_its_runtime() {
 }
 
 #[test]
-fn g5_a_panic_of_work_that_is_dropped_is_contained() {
+fn g5_panicking_drop_of_queued_work_is_caught() {
     struct Bomb(#[allow(dead_code, reason = "it is there to be dropped")] Counted);
     impl Drop for Bomb {
         fn drop(&mut self) {
@@ -295,7 +294,7 @@ fn g5_a_panic_of_work_that_is_dropped_is_contained() {
 }
 
 #[test]
-fn g1_a_task_is_waited_for_until_its_drop_is_over() {
+fn g1_exit_waits_for_a_task_to_drop() {
     /// Waits in its drop.
     struct Slow(tokio::sync::oneshot::Sender<()>, mpsc::Receiver<()>);
     impl Slow {
@@ -428,11 +427,11 @@ fn on_threads(code: impl Future<Output = ()>) {
 }
 
 #[test]
-fn g1_no_task_outlives_its_run_in_a_storm() {
+fn g1_storm_no_task_outlives_its_run() {
     on_threads(storm(300, false));
 }
 
 #[test]
-fn g1_no_blocking_work_outlives_its_run_in_a_storm() {
+fn g1_storm_no_blocking_work_outlives_run() {
     on_threads(storm(300, true));
 }

@@ -8,12 +8,11 @@ use std::time::Duration;
 use gen_registry::{
     Aliases, CallError, Permit, Registry, ReserveError, Restart, SendError, StartError, Via, WorkerHandle,
 };
-use tokio::sync::mpsc;
-use tokio::time::Instant;
-
-use crate::common::{
+use test_support::{
     Actor, Ask, Gate, Other, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within,
 };
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -90,7 +89,7 @@ impl Ways {
 type Doing<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 #[tokio::test(start_paused = true)]
-async fn cast_timeout_gives_the_message_back_when_there_is_no_room() {
+async fn cast_timeout_on_full_returns_message() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
     let gate = fill(&worker).await;
@@ -125,7 +124,7 @@ async fn cast_timeout_gives_the_message_back_when_there_is_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cast_timeout_includes_the_start_and_every_worker_it_meets() {
+async fn cast_timeout_covers_starts_and_retries() {
     let registry = narrow();
     let via = registry.via_or_start("hangs", Plan::init(Step::Hang));
     let began = Instant::now();
@@ -150,7 +149,7 @@ async fn cast_timeout_includes_the_start_and_every_worker_it_meets() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_timed_out_before_it_was_sent_says_not_sent() {
+async fn call_timeout_before_send_is_not_sent() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
     let gate = fill(&worker).await;
@@ -183,7 +182,7 @@ async fn a_call_timed_out_before_it_was_sent_says_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn stopped_holders_count_by_name_as_little_as_by_key() {
+async fn stopped_holders_are_not_attempts() {
     let (registry, names) = (narrow(), Names::new());
     let mut holder = started(&registry, "0").await;
     names.register("it", &holder).unwrap();
@@ -207,7 +206,7 @@ async fn stopped_holders_count_by_name_as_little_as_by_key() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_send_that_met_too_many_ends_is_counted_by_key_and_by_name() {
+async fn exhausted_sends_count_by_key_and_name() {
     for by_name in [true, false] {
         let (registry, names) = (narrow(), Names::new());
         let via = registry.via("it");
@@ -241,7 +240,7 @@ async fn a_send_that_met_too_many_ends_is_counted_by_key_and_by_name() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_keeps_its_place_and_waits_in_the_line_of_senders() {
+async fn reserve_is_fair_with_waiting_senders() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
     let ways = Ways::new(&registry, &worker);
@@ -278,7 +277,7 @@ async fn a_permit_keeps_its_place_and_waits_in_the_line_of_senders() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_a_place_that_is_dropped_leaves_no_gap() {
+async fn dropped_reserve_leaves_no_gap() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
     for is_granted in [false, true] {
@@ -300,7 +299,7 @@ async fn a_wait_for_a_place_that_is_dropped_leaves_no_gap() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permit_gives_the_message_back_if_the_worker_ended() {
+async fn permit_returns_message_if_worker_exited() {
     for kills in [true, false] {
         let registry = narrow();
         let worker = started(&registry, "a").await;
@@ -326,7 +325,7 @@ async fn a_permit_gives_the_message_back_if_the_worker_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reservation_by_address_starts_a_worker_or_goes_to_the_next() {
+async fn reserve_by_address_starts_or_tries_next() {
     let (registry, record) = (narrow(), Record::default());
     let via = registry.via_or_start("a", Plan::default().recorded(&record));
     within(via.reserve(), "a place").await.unwrap().send(Ask::Note(1)).unwrap();
@@ -346,7 +345,7 @@ async fn a_reservation_by_address_starts_a_worker_or_goes_to_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_reserves_in_its_own_full_mailbox_is_refused() {
+async fn reserve_in_own_full_mailbox_is_refused() {
     let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
     let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
     let via = registry.via("a");
@@ -363,7 +362,7 @@ async fn a_worker_that_reserves_in_its_own_full_mailbox_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g7_a_worker_is_not_passivated_while_a_permit_is_held() {
+async fn g7_held_permit_prevents_passivation() {
     let registry = Registry::<Probe>::builder().idle_timeout(SECOND).build().unwrap();
     let worker = started(&registry, "a").await;
     let permit = within(worker.reserve(), "a place").await.unwrap();
@@ -377,7 +376,7 @@ async fn g7_a_worker_is_not_passivated_while_a_permit_is_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g8_a_permit_outlives_a_restart_of_its_worker() {
+async fn g8_permit_survives_a_restart() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(2).restart(Restart::Transient).build().unwrap();
     let worker = started(&registry, "a").await;
     let permit = within(worker.reserve(), "a place").await.unwrap();
@@ -390,7 +389,7 @@ async fn g8_a_permit_outlives_a_restart_of_its_worker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn try_cast_by_address_sends_now_or_gives_the_message_back() {
+async fn try_cast_by_address_sends_or_returns_message() {
     let (registry, record) = (narrow(), Record::default());
     let via = registry.via_or_start("a", Plan::default().recorded(&record));
     let error = via.try_cast(Ask::Note(7)).unwrap_err();
@@ -419,7 +418,7 @@ async fn try_cast_by_address_sends_now_or_gives_the_message_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn try_call_sends_at_once_and_its_answer_is_awaited_later() {
+async fn try_call_sends_now_and_awaits_later() {
     let registry = Registry::<Probe>::new();
     let worker = within(registry.start("a", Plan::value(4)), "the start").await.unwrap();
     let ways = Ways::new(&registry, &worker);
@@ -453,7 +452,7 @@ async fn try_call_sends_at_once_and_its_answer_is_awaited_later() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_tries_to_call_itself_is_refused() {
+async fn try_call_to_oneself_is_refused() {
     let registry = Registry::<Actor>::new();
     let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
     let via = registry.via("a");
@@ -468,7 +467,7 @@ async fn a_worker_that_tries_to_call_itself_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_undelivered_message_is_passed_on_to_the_successor() {
+async fn undelivered_message_can_go_to_successor() {
     let (names, record) = (Names::new(), Record::default());
     let (later, mut left) = mpsc::unbounded_channel();
     let (standby, own) = (Registry::<Probe>::new(), Arc::new(OnceLock::<Registry<Probe>>::new()));
@@ -529,7 +528,7 @@ async fn an_undelivered_message_is_passed_on_to_the_successor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn via_or_start_with_makes_arguments_for_each_start_and_no_hit() {
+async fn via_or_start_with_builds_args_per_start() {
     let (registry, made) = (Registry::<Probe>::new(), Arc::new(Mutex::new(0)));
     let via = registry.via_or_start_with("a", {
         let made = Arc::clone(&made);
@@ -553,7 +552,7 @@ async fn via_or_start_with_makes_arguments_for_each_start_and_no_hit() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_that_are_there_already_let_others_run() {
+async fn ready_replies_still_yield() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(1_000).build().unwrap();
     let worker = started(&registry, "a").await;
     worker.cast(Ask::Do(Step::Hang)).await.unwrap();
@@ -571,7 +570,7 @@ async fn answers_that_are_there_already_let_others_run() {
 
 /// Within another future, too, where the compiler has forgotten the lifetime of the name.
 #[test]
-fn every_send_by_a_static_name_is_send() {
+fn sends_by_static_name_are_send() {
     fn is_send<F: Future + Send>(_: F) {}
     let (names, retry) = (Names::new(), gen_registry::Retry::new());
     let names = &names;

@@ -6,9 +6,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{CallError, Eviction, ExitReason, Registry, Reply, Restart, StartError, StopError, WorkerHandle};
+use test_support::{Cue, Gate, Part, Player, Scripted, assert_at_rest, cue, play, poll_once, until_idle, within};
 use tokio::time::Instant;
-
-use crate::common::{Cue, Gate, Part, Player, Scripted, assert_at_rest, cue, play, poll_once, until_idle, within};
 
 const STOP: u64 = 5;
 
@@ -44,7 +43,7 @@ async fn chain(length: usize) -> Vec<Registry<Player>> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_own_that_would_close_a_circle_panics_at_any_length() {
+async fn own_panics_on_a_cycle_of_any_length() {
     for length in 2..6 {
         let chain = chain(length).await;
         let last = chain[length - 1].lookup("p").unwrap();
@@ -62,7 +61,7 @@ async fn an_own_that_would_close_a_circle_panics_at_any_length() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn inits_that_own_one_another_leave_nothing() {
+async fn mutually_owning_inits_leave_nothing() {
     let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
     let (of_a, of_b) = (b.clone(), a.clone());
     let second = Part::init(move |ctx| {
@@ -92,7 +91,7 @@ async fn inits_that_own_one_another_leave_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_ownership_ends_with_its_run_however_it_ends() {
+async fn ownership_ends_with_its_run() {
     for end in ["stop", "kill", "crash", "init", "restart"] {
         let policy = if end == "restart" { Restart::Transient } else { Restart::Temporary };
         let a = Registry::<Player>::builder().restart(policy).build().unwrap();
@@ -132,7 +131,7 @@ async fn an_ownership_ends_with_its_run_however_it_ends() {
 }
 
 #[test]
-fn an_ownership_ends_with_its_runtime() {
+fn ownership_ends_with_its_runtime() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let (one, two) = (runtime(), runtime());
     let b = two.block_on(async { Registry::<Player>::new() });
@@ -176,7 +175,7 @@ async fn asked(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_the_end_of_an_owner_is_refused_to_what_it_owns() {
+async fn child_may_not_wait_for_owner_exit() {
     let chain = chain(4).await;
     let last = chain[3].lookup("p").unwrap();
     let began = Instant::now();
@@ -201,7 +200,7 @@ async fn a_wait_for_the_end_of_an_owner_is_refused_to_what_it_owns() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_that_would_wait_for_a_stopping_owner_is_refused() {
+async fn start_waiting_for_stopping_owner_is_refused() {
     let chain = chain(2).await;
     let (owner, below) = (chain[0].lookup("p").unwrap(), chain[1].lookup("p").unwrap());
     let gate = Gate::new();
@@ -230,7 +229,7 @@ async fn a_start_that_would_wait_for_a_stopping_owner_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_start_from_below_never_waits_for_the_place_of_an_owner() {
+async fn child_start_never_waits_for_owner_capacity() {
     let top = Registry::<Player>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
     let bottom = Registry::<Player>::new();
     let (owner, below) = (started(&top, "p").await, started(&bottom, "p").await);
@@ -248,7 +247,7 @@ async fn a_start_from_below_never_waits_for_the_place_of_an_owner() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_for_an_owner_out_of_sight_ends_at_the_stop_timeout() {
+async fn undetected_owner_wait_ends_at_stop_timeout() {
     for wait in ["closed", "subtask", "blocked call"] {
         let chain = chain(2).await;
         let (owner, below) = (chain[0].lookup("p").unwrap(), chain[1].lookup("p").unwrap());
@@ -292,7 +291,7 @@ async fn what_waits_for_an_owner_out_of_sight_ends_at_the_stop_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_to_an_owner_between_its_runs_ends_at_the_stop_timeout() {
+async fn call_to_restarting_owner_ends_at_stop_timeout() {
     let top = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
     let bottom = Registry::<Player>::new();
     let (owner, below) = (started(&top, "p").await, started(&bottom, "p").await);
@@ -320,7 +319,7 @@ async fn a_call_to_an_owner_between_its_runs_ends_at_the_stop_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn shutdowns_that_wait_for_one_another_end_at_the_stop_timeout() {
+async fn mutual_shutdowns_end_at_stop_timeout() {
     let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
     let (of_a, of_b, gate) = (started(&a, "p").await, started(&b, "p").await, Gate::new());
     for (worker, other) in [(&of_a, &b), (&of_b, &a)] {
@@ -348,7 +347,7 @@ async fn shutdowns_that_wait_for_one_another_end_at_the_stop_timeout() {
 
 /// Waits, in `init` or `terminate`, for a worker of the other registry whose `init` waits for this one.
 #[tokio::test(start_paused = true)]
-async fn vias_in_inits_that_wait_for_one_another_end_at_the_init_timeout() {
+async fn mutual_via_inits_end_at_init_timeout() {
     for is_owned in [false, true] {
         let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
         let back = a.clone();
@@ -381,7 +380,7 @@ async fn vias_in_inits_that_wait_for_one_another_end_at_the_init_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_via_in_terminate_to_a_stopping_owner_ends_at_once() {
+async fn via_in_terminate_to_stopping_owner_fails() {
     let (top, bottom) = (Registry::<Player>::new(), Registry::<Player>::new());
     let owner = started(&top, "p").await;
     let back = top.clone();
@@ -405,7 +404,7 @@ async fn a_via_in_terminate_to_a_stopping_owner_ends_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_that_monitor_their_owner_do_not_keep_it() {
+async fn monitoring_children_do_not_keep_their_owner() {
     let chain = chain(3).await;
     for (watcher, watched) in [(2, 0), (1, 0), (2, 1), (0, 2)] {
         let watched = chain[watched].lookup("p").unwrap();

@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use gen_registry::{ActiveGuard, Eviction, ExitReason, Registry, Restart, StartError, WorkerHandle};
+use test_support::{Part, Player, assert_at_rest, play, until_idle, within};
 use tokio::time::Instant;
-
-use crate::common::{Part, Player, assert_at_rest, play, until_idle, within};
 
 const KEY: &str = "k";
 const IDLE: Duration = Duration::from_secs(60);
@@ -27,7 +26,7 @@ async fn guard(worker: &WorkerHandle<Player>) -> ActiveGuard {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_with_a_guard_does_not_idle_until_the_last_is_dropped() {
+async fn guards_prevent_idling_until_the_last_drops() {
     let registry = idling();
     let worker = start(&registry, KEY).await.expect("nothing is in its way");
     let (first, second) = (guard(&worker).await, guard(&worker).await);
@@ -51,7 +50,7 @@ async fn a_worker_with_a_guard_does_not_idle_until_the_last_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_with_a_guard_is_not_evicted() {
+async fn guard_prevents_eviction() {
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
         let registry = Registry::<Player>::builder().max_workers(2).eviction(eviction).build().expect("valid options");
         let first = start(&registry, "first").await.expect("there is room");
@@ -74,7 +73,7 @@ async fn a_worker_with_a_guard_is_not_evicted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guard_that_outlives_its_run_keeps_no_other() {
+async fn guard_does_not_keep_the_next_run() {
     let registry = idling();
     let worker = start(&registry, KEY).await.expect("nothing is in its way");
     let old = (guard(&worker).await, guard(&worker).await);
@@ -95,7 +94,7 @@ async fn a_guard_that_outlives_its_run_keeps_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guard_keeps_nothing_from_stopping_the_worker() {
+async fn guard_does_not_prevent_a_stop() {
     let registry = idling();
     let worker = start(&registry, KEY).await.expect("nothing is in its way");
     let kept = guard(&worker).await;
@@ -110,7 +109,7 @@ async fn a_guard_keeps_nothing_from_stopping_the_worker() {
 
 /// A guard that is dropped on another thread while its run ends takes nothing from the next run's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn guards_dropped_while_runs_end_leave_the_next_ones_alone() {
+async fn late_guard_drops_do_not_affect_next_run() {
     let registry = Registry::<Player>::builder()
         .restart(Restart::Transient)
         .restart_intensity(usize::MAX, Duration::from_secs(5))

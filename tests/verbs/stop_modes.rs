@@ -9,9 +9,8 @@ use gen_registry::{
     Builder, CallError, Context, ExitReason, Mailbox, Registry, Reply, Restart, StopMode, Worker, WorkerHandle,
     WorkerState,
 };
+use test_support::{Ask, Gate, Plan, Player, Probe, Record, Step, assert_at_rest, play, until_idle, within};
 use tokio::time::Instant;
-
-use crate::common::{Ask, Gate, Plan, Player, Probe, Record, Step, assert_at_rest, play, until_idle, within};
 
 const KEY: &str = "k";
 
@@ -58,7 +57,7 @@ impl Worker for Slow {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_mailbox_does_not_eat_the_time_of_terminate() {
+async fn full_mailbox_leaves_time_for_terminate() {
     for mode in [StopMode::Discard, StopMode::Drain] {
         for by_shutdown in [false, true] {
             let registry = Registry::<Slow>::builder()
@@ -99,7 +98,7 @@ async fn a_full_mailbox_does_not_eat_the_time_of_terminate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_what_is_discarded_is_told_while_the_message_in_hand_goes_on() {
+async fn g6_discarded_messages_are_reported_at_once() {
     for by_key in [false, true] {
         let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
         let registry = keeping(&lost).mailbox_capacity(2).build().expect("valid options");
@@ -147,7 +146,7 @@ fn call(worker: &WorkerHandle<Probe>) -> tokio::task::JoinHandle<Result<u32, Cal
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stop_that_discards_shortens_one_that_drains() {
+async fn discard_shortens_a_draining_stop() {
     // Whatever has closed the gate: a stop, a shutdown, the worker itself.
     for closed_by in ["stop", "shutdown", "itself"] {
         let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
@@ -192,7 +191,7 @@ async fn a_stop_that_discards_shortens_one_that_drains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_stops_itself_handles_the_rest_in_any_mode() {
+async fn ctx_stop_handles_the_queue_in_any_mode() {
     let (lost, record) = (Lost::default(), Record::default());
     let registry = keeping(&lost).stop_mode(StopMode::Discard).build().expect("valid options");
     let plan = Plan::value(7).recorded(&record);
@@ -210,7 +209,7 @@ async fn a_worker_that_stops_itself_handles_the_rest_in_any_mode() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owned_registry_ends_by_its_own_mode() {
+async fn owned_registry_stops_by_its_own_mode() {
     let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
     let children = keeping(&lost).stop_mode(StopMode::Discard).build().expect("valid options");
     let parents = Registry::<Player>::new();
@@ -230,7 +229,7 @@ async fn an_owned_registry_ends_by_its_own_mode() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_discarding_stop_of_a_worker_that_is_restarted_ends_it() {
+async fn discard_during_restart_ends_the_worker() {
     let (lost, record) = (Lost::default(), Record::default());
     let registry = keeping(&lost)
         .restart(Restart::Permanent)
@@ -283,7 +282,7 @@ impl Worker for Own {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_run_of_its_own_nothing_is_received_after_a_discard() {
+async fn custom_run_receives_none_after_discard() {
     // Few, and so many that the receiver takes them out together.
     for messages in [3, 40] {
         let (registry, gate, seen) = (Registry::<Own>::new(), Gate::new(), Arc::default());
@@ -330,7 +329,7 @@ impl Worker for Count {
 
 /// G6 under a storm: what was accepted is handled or given back, once, and each caller is told which.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn g6_nothing_is_lost_or_handled_twice_when_stops_meet_senders() {
+async fn g6_stops_racing_sends_lose_no_message() {
     for round in 0..200 {
         let lost = Arc::new(AtomicU64::new(0));
         let sink = Arc::clone(&lost);
@@ -416,7 +415,7 @@ impl Worker for Blocks {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_behind_the_message_in_hand_does_not_begin() {
+async fn queued_messages_do_not_start_after_discard() {
     // One by one, and so many that the receiver has taken them out together.
     for messages in [2, 30] {
         let (registry, handled) = (Registry::<Blocks>::new(), Arc::new(AtomicU64::new(0)));
@@ -432,7 +431,7 @@ async fn what_is_behind_the_message_in_hand_does_not_begin() {
         }
         within(is_reached, "the message").await.expect("it is handled");
         let mut stop = std::pin::pin!(worker.stop_with(StopMode::Discard));
-        assert!(crate::common::poll_once(stop.as_mut()).await.is_pending());
+        assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
         go_on.send(()).expect("it waits for it");
         assert!(matches!(within(stop, "the stop").await, Ok(ExitReason::Stopped)));
         assert_eq!(handled.load(Ordering::Relaxed), messages + 1);

@@ -6,9 +6,8 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use gen_registry::{Aliases, CallError, Context, Registry, Reply, Worker};
+use test_support::{poll_once, until_idle, within};
 use tokio::sync::{mpsc, oneshot};
-
-use crate::common::{poll_once, until_idle, within};
 
 /// Waits for the end of each caller, and reports it.
 struct Watcher(mpsc::UnboundedSender<u32>);
@@ -35,7 +34,7 @@ impl Worker for Watcher {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_learns_that_its_caller_went_away_in_any_call() {
+async fn closed_resolves_when_the_caller_leaves() {
     let registry = Registry::<Watcher>::new();
     let (ended, mut ends) = mpsc::unbounded_channel();
     let worker = within(registry.start(&1, ended.clone()), "the start").await.unwrap();
@@ -72,7 +71,7 @@ async fn a_worker_learns_that_its_caller_went_away_in_any_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wait_for_the_callers_end_can_be_dropped_and_answered() {
+async fn closed_can_be_dropped_before_replying() {
     let registry = Registry::<Watcher>::new();
     let (ended, _ends) = mpsc::unbounded_channel();
     let worker = within(registry.start(&1, ended), "the start").await.unwrap();

@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use gen_registry::{Builder, Context, Registry, Restart, StartError, StopError, Worker};
+use test_support::{assert_at_rest, within};
 use tokio::sync::{oneshot, watch};
 use tokio::task::yield_now;
-
-use crate::common::{assert_at_rest, within};
 
 /// What an `init` does.
 enum Init {
@@ -128,7 +127,7 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn g4_a_stuck_start_gives_its_turn_on() {
+async fn g4_stuck_start_releases_its_permit() {
     let registry = builder().build().unwrap();
     let (release, block) = blocked();
     let stuck = Inits::new([block]);
@@ -146,7 +145,7 @@ async fn g4_a_stuck_start_gives_its_turn_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn g4_a_stuck_start_that_is_stopped_gives_its_turn_on() {
+async fn g4_stopped_stuck_start_releases_its_permit() {
     let registry = builder().init_timeout(Duration::MAX).build().unwrap();
     let (release, block) = blocked();
     let stuck = Inits::new([block]);
@@ -170,7 +169,7 @@ async fn g4_a_stuck_start_that_is_stopped_gives_its_turn_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn g4_a_stuck_restart_gives_its_turn_on() {
+async fn g4_stuck_restart_releases_its_permit() {
     for is_stopped in [false, true] {
         let registry = builder().restart(Restart::Transient).build().unwrap();
         let (release, block) = blocked();
@@ -196,7 +195,7 @@ async fn g4_a_stuck_restart_gives_its_turn_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
-async fn a_shutdown_ends_starts_that_wait_behind_a_stuck_one() {
+async fn shutdown_ends_starts_behind_a_stuck_one() {
     let registry = builder().init_timeout(Duration::MAX).build().unwrap();
     let (release, block) = blocked();
     let stuck = Inits::new([block]);

@@ -7,11 +7,10 @@ use std::time::Duration;
 use gen_registry::{
     CallError, Event, Eviction, ExitReason, Registry, Restart, StartError, StopError, WorkerState, spawn,
 };
-use tokio::time::Instant;
-
-use crate::common::{
+use test_support::{
     Actor, Ask, Gate, Plan, Player, Probe, Record, Role, Script, Step, assert_at_rest, inside, play, until_idle, within,
 };
+use tokio::time::Instant;
 
 const KEY: &str = "k";
 
@@ -20,7 +19,7 @@ fn registry(policy: Restart) -> Registry<Probe> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_policy_decides_what_comes_after_a_crash() {
+async fn policy_decides_after_a_crash() {
     for policy in [Restart::Temporary, Restart::Transient, Restart::Permanent] {
         let (registry, record) = (registry(policy), Record::default());
         let mut events = registry.subscribe();
@@ -55,7 +54,7 @@ async fn the_policy_decides_what_comes_after_a_crash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g6_a_crash_loses_what_is_in_hand_and_keeps_the_queue() {
+async fn g6_crash_keeps_the_queued_messages() {
     for policy in [Restart::Transient, Restart::Temporary] {
         let lost = Arc::new(Mutex::new(Vec::new()));
         let (sink, record) = (Arc::clone(&lost), Record::default());
@@ -95,7 +94,7 @@ async fn g6_a_crash_loses_what_is_in_hand_and_keeps_the_queue() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g5_a_crash_in_init_cancels_the_start() {
+async fn g5_crash_in_init_cancels_the_start() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         for starts in [None, Some(1)] {
             let mut builder = Registry::<Probe>::builder().restart(policy);
@@ -125,7 +124,7 @@ async fn g5_a_crash_in_init_cancels_the_start() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g11_a_crash_of_a_start_that_waits_for_room_ends_it_at_once() {
+async fn g11_crash_ends_a_start_awaiting_room() {
     let registry = Registry::<Probe>::builder()
         .max_workers(1)
         .eviction(Eviction::LeastRecentlyActive)
@@ -147,7 +146,7 @@ async fn g11_a_crash_of_a_start_that_waits_for_room_ends_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn between_two_runs_there_is_nothing_to_crash() {
+async fn crash_between_runs_finds_nothing() {
     let record = Record::default();
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
@@ -170,7 +169,7 @@ async fn between_two_runs_there_is_nothing_to_crash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_in_the_init_of_a_restart_is_one_more_crash() {
+async fn crash_in_restart_init_counts_as_a_crash() {
     let record = Record::default();
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
@@ -194,7 +193,7 @@ async fn a_crash_in_the_init_of_a_restart_is_one_more_crash() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_in_terminate_drops_it_and_the_worker_is_restarted() {
+async fn crash_in_terminate_still_restarts() {
     let (registry, record) = (registry(Restart::Permanent), Record::default());
     let plan = Plan { terminate: Step::Hang, ..Plan::value(7).recorded(&record) };
     let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
@@ -210,7 +209,7 @@ async fn a_crash_in_terminate_drops_it_and_the_worker_is_restarted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_of_a_stopping_worker_ends_it_and_restarts_nothing() {
+async fn crash_of_stopping_worker_does_not_restart() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         let (registry, record) = (registry(policy), Record::default());
         let worker = within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
@@ -232,7 +231,7 @@ async fn a_crash_of_a_stopping_worker_ends_it_and_restarts_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g10_a_shutdown_reports_a_crash_on_the_way_out() {
+async fn g10_shutdown_reports_a_crash() {
     let registry = registry(Restart::Permanent);
     let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
     worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
@@ -247,7 +246,7 @@ async fn g10_a_shutdown_reports_a_crash_on_the_way_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_that_crashes_itself_would_wait_for_itself() {
+async fn crashing_oneself_would_deadlock() {
     let registry = Registry::<Actor>::new();
     let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
     let by_handle = inside(&worker, |ctx| Box::pin(async move { ctx.handle().crash().await }));
@@ -265,12 +264,12 @@ async fn a_worker_that_crashes_itself_would_wait_for_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn workers_that_wait_for_each_other_can_be_crashed() {
+async fn mutually_waiting_workers_can_be_crashed() {
     let registry = Registry::<Actor>::new();
     let a = within(registry.start("a", Role::default()), "a start").await.expect("nothing is in its way");
     let b = within(registry.start("b", Role::default()), "a start").await.expect("nothing is in its way");
     let stopped = a.clone();
-    b.cast(crate::common::act(move |_| Box::pin(async move { drop(stopped.stop().await) }))).await.expect("it lives");
+    b.cast(test_support::act(move |_| Box::pin(async move { drop(stopped.stop().await) }))).await.expect("it lives");
     let crashed = b.clone();
     // It is being stopped by the one that it crashes, and whose wait is dropped by that.
     let ended = inside(&a, move |_| Box::pin(async move { crashed.crash().await })).await;
@@ -280,12 +279,12 @@ async fn workers_that_wait_for_each_other_can_be_crashed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn g1_what_a_run_owns_ends_with_it_at_once() {
+async fn g1_crash_ends_what_its_run_owns() {
     let parents =
         Registry::<Player>::builder().restart(Restart::Transient).stop_timeout(Duration::MAX).build().expect("valid");
     let children = Registry::<Probe>::builder().stop_timeout(Duration::MAX).build().expect("valid options");
     let parent =
-        within(parents.start(KEY, crate::common::Part::default()), "a start").await.expect("nothing is in its way");
+        within(parents.start(KEY, test_support::Part::default()), "a start").await.expect("nothing is in its way");
     let (owned, record) = (children.clone(), Record::default());
     let task = record.enter("task");
     play(&parent, move |ctx| {
@@ -307,7 +306,7 @@ async fn g1_what_a_run_owns_ends_with_it_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_hurries_the_tasks_that_a_run_waits_for() {
+async fn crash_aborts_tasks_the_run_waits_for() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         let registry = Registry::<Player>::builder()
             .restart(policy)
@@ -336,21 +335,21 @@ async fn a_crash_hurries_the_tasks_that_a_run_waits_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_outside_a_registry_ends_by_a_crash() {
+async fn crash_ends_worker_outside_a_registry() {
     let worker = within(spawn::<Probe>(KEY.into(), Plan::default()), "a start").await.expect("nothing is in its way");
     assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)));
     assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crash_whose_caller_goes_away_ends_the_run_all_the_same() {
+async fn cancelled_crash_still_ends_the_run() {
     let registry = registry(Restart::Transient);
     let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
     worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
     until_idle().await;
     {
         let mut crash = std::pin::pin!(worker.crash());
-        assert!(crate::common::poll_once(crash.as_mut()).await.is_pending());
+        assert!(test_support::poll_once(crash.as_mut()).await.is_pending());
     }
     until_idle().await;
     assert_eq!((worker.incarnation(), registry.stats().restarts.crashed), (2, 1));
@@ -358,7 +357,7 @@ async fn a_crash_whose_caller_goes_away_ends_the_run_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kill_after_a_crash_keeps_the_worker_from_its_restart() {
+async fn kill_after_crash_prevents_the_restart() {
     let (registry, record) = (registry(Restart::Transient), Record::default());
     let worker =
         within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("nothing is in its way");
@@ -372,7 +371,7 @@ async fn a_kill_after_a_crash_keeps_the_worker_from_its_restart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_run_that_never_yields_is_stuck_and_ends_when_it_does() {
+async fn crash_of_blocking_run_waits_for_a_yield() {
     // At its least, a tenth of a second: code that blocks stands outside of any clock that a test could pause.
     let registry = Registry::<Player>::builder()
         .restart(Restart::Transient)
@@ -382,7 +381,7 @@ async fn a_run_that_never_yields_is_stuck_and_ends_when_it_does() {
     let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
     let (go_on, waits) = mpsc::channel::<()>();
     let (began, has_begun) = tokio::sync::oneshot::channel();
-    let blocks = crate::common::cue(move |_| {
+    let blocks = test_support::cue(move |_| {
         Box::pin(async move {
             began.send(()).expect("the test waits for it");
             tokio::task::block_in_place(|| waits.recv()).expect("the test lets it go on");
@@ -410,7 +409,7 @@ async fn a_run_that_never_yields_is_stuck_and_ends_when_it_does() {
 
 /// Each crash ends one run at most: there are never more runs that ended by one than calls that asked for one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_crash_ends_the_run_it_was_meant_for_and_no_later_one() {
+async fn crash_ends_its_own_run_only() {
     for round in 0..60 {
         let registry = Registry::<Probe>::builder()
             .restart(Restart::Permanent)
@@ -439,7 +438,7 @@ async fn a_crash_ends_the_run_it_was_meant_for_and_no_later_one() {
                         (_, 3) => {
                             calls.fetch_add(1, Ordering::Relaxed);
                             let mut crash = std::pin::pin!(worker.crash());
-                            drop(crate::common::poll_once(crash.as_mut()).await);
+                            drop(test_support::poll_once(crash.as_mut()).await);
                         }
                         _ => {
                             let before = worker.incarnation();
