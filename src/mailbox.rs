@@ -1,6 +1,7 @@
 //! [`Mailbox`]: the receiving end of a worker's queue.
 
 pub(crate) mod activity;
+pub(crate) mod oneshot;
 pub(crate) mod queue;
 pub(crate) mod reply;
 

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
+use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::{Kind, Refusal, Sequence, whole};
 use crate::mailbox::reply;
-use crate::mailbox::reply::{Answer, Reply};
+use crate::mailbox::reply::Reply;
 use crate::metrics::counters::Undelivered;
 use crate::registry::via::Via;
 use crate::util::coop::yield_to_queue;
@@ -259,7 +260,7 @@ pub(crate) fn try_call<W: Worker, T>(
     address: &impl Address<W>,
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<PendingReply<W, T>, SendError<W>> {
-    let (reply, answer) = reply::call_later();
+    let (reply, answer) = reply::channel_unregistered();
     let (handle, sequence) = try_deliver(address, message(reply), Kind::Call)?;
     Ok(PendingReply::new(handle, sequence, answer))
 }
@@ -268,7 +269,7 @@ pub(crate) fn try_call<W: Worker, T>(
 async fn begin_call<W: Worker, T>(
     address: &impl Address<W>,
     message: W::Message,
-    answer: &mut Answer<T>,
+    answer: &mut Receiver<T>,
     limit: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
     // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and boxed.
@@ -284,7 +285,7 @@ async fn begin_call<W: Worker, T>(
         },
         None => message,
     };
-    answer.poll_as_sent();
+    answer.check_on_next_poll();
     boxed(|| deliver_call(address, message, limit)).await
 }
 
@@ -308,7 +309,7 @@ pub(crate) async fn call<W: Worker, T>(
     address: &impl Address<W>,
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
-    let (reply, mut answer) = reply::call().await;
+    let (reply, mut answer) = reply::channel().await;
     let (handle, sequence) = begin_call(address, message(reply), &mut answer, None).await?;
     handle.answer(sequence, answer).await
 }
@@ -319,7 +320,7 @@ pub(crate) async fn call_timeout<W: Worker, T>(
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
     let limit = limit(within);
-    let (reply, mut answer) = reply::call().await;
+    let (reply, mut answer) = reply::channel().await;
     let (handle, sequence) = begin_call(address, message(reply), &mut answer, limit).await?;
     handle.answer_before(limit, sequence, answer).await
 }

@@ -13,9 +13,9 @@ use tokio::task::coop::poll_proceed;
 use crate::combiner::{Closed, Full};
 use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{StartFailure, Verb};
+use crate::mailbox::oneshot;
+use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::{Kind, Sequence};
-use crate::mailbox::reply;
-use crate::mailbox::reply::Answer;
 use crate::metrics::counters::HotCounter;
 use crate::registry::key::ToKey;
 use crate::table::TableReader;
@@ -188,11 +188,11 @@ impl<W: Worker> Starter<W> {
         cell.set_started_at(self.shared.now_if_reported());
         let seed = StartSpec { cell, args: InTransit::new(make(args)), is_first: false };
         let holds = self.hold_above_caller();
-        let (reply, mut answer) = reply::call_in(cx);
+        let (reply, mut answer) = oneshot::channel(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
         // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
         self.start_by(match self.shared.combiner.try_submit(Request::Start(request)) {
-            Ok(outcome) => match answer.try_settle() {
+            Ok(outcome) => match answer.try_recv() {
                 // Whomever the visit has woken comes after the return to the scheduler. (G4)
                 Err(answer) if holds.is_empty() => Stage::Waits(answer),
                 Err(answer) => Stage::Seldom(Box::pin(async move {
@@ -209,7 +209,7 @@ impl<W: Worker> Starter<W> {
                 let _holds = holds;
                 // It spends budget, so that an answer which is there by then needs none.
                 let brought = self.shared.combiner.submit_queued(input).await;
-                answer.poll_as_sent();
+                answer.check_on_next_poll();
                 match brought {
                     Ok(_) => answer.await,
                     Err(Closed) => None,
@@ -308,7 +308,7 @@ enum Stage<'s, W: Worker> {
     /// The owner was not asked, or answers no more.
     Refused(StartFailure),
     /// In the poll in which it is made it is `Pending`: see `cooperate`.
-    Waits(Answer<StartAnswer<W>>),
+    Waits(Receiver<StartAnswer<W>>),
     /// Boxed: there are others in line, or the answer came at once.
     Seldom(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
 }

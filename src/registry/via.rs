@@ -218,7 +218,7 @@ impl<W: Worker> Via<W> {
     ///
     /// As for [`WorkerHandle::call`]. A start that it caused goes on.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
-        let (reply, mut answer) = reply::call().await;
+        let (reply, mut answer) = reply::channel().await;
         let message = message(reply);
         // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and
         // boxed.
@@ -234,7 +234,7 @@ impl<W: Worker> Via<W> {
             },
             None => message,
         };
-        answer.poll_as_sent();
+        answer.check_on_next_poll();
         let (handle, sequence) = Box::pin(address::deliver_call(self, message, None)).await?;
         handle.answer(sequence, answer).await
     }

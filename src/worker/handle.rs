@@ -19,9 +19,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::lifecycle::exit::{ExitReason, StopMode, WorkerState};
 use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::lifecycle::{Ending, StopFailure, StopWaiter};
+use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::{Kind, Refusal, Sending, Sequence, whole};
 use crate::mailbox::reply;
-use crate::mailbox::reply::{Answer, Reply};
+use crate::mailbox::reply::Reply;
 use crate::metrics::counters::{HotCounter, Undelivered};
 use crate::util::coop::recv_then_yield;
 use crate::util::coop::{Budget, poll_budget};
@@ -281,12 +282,12 @@ impl<W: Worker> WorkerHandle<W> {
             consume_budget().await;
             return Err(CallError::WouldDeadlock);
         }
-        let (reply, mut answer) = reply::call().await;
+        let (reply, mut answer) = reply::channel().await;
         // Almost always there is room: what comes with waiting for it is not begun before that is known, and boxed.
         let accepted = match self.cell.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => Some(sequence),
             Err(refused) => {
-                answer.poll_as_sent();
+                answer.check_on_next_poll();
                 boxed(|| self.call_in_line(refused, None)).await.ok()
             }
         };
@@ -343,11 +344,11 @@ impl<W: Worker> WorkerHandle<W> {
             consume_budget().await;
             return Err(CallError::WouldDeadlock);
         }
-        let (reply, mut answer) = reply::call().await;
+        let (reply, mut answer) = reply::channel().await;
         let sequence = match self.cell.queue.try_send(message(reply), Kind::Call) {
             Ok(sequence) => sequence,
             Err(refused) => {
-                answer.poll_as_sent();
+                answer.check_on_next_poll();
                 boxed(|| self.call_in_line(refused, limit)).await?
             }
         };
@@ -397,7 +398,7 @@ impl<W: Worker> WorkerHandle<W> {
         &self,
         message: impl FnOnce(Reply<T>) -> W::Message,
     ) -> Result<PendingReply<W, T>, SendError<W>> {
-        let (reply, answer) = reply::call_later();
+        let (reply, answer) = reply::channel_unregistered();
         let message = message(reply);
         if is_current(self.id()) {
             return Err(SendError::WouldDeadlock(Returned::new(message)));
@@ -493,7 +494,7 @@ impl<W: Worker> WorkerHandle<W> {
 
     /// Waits for the answer to an accepted call.
     #[inline]
-    pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: Answer<T>) -> Result<T, CallError<W>> {
+    pub(crate) async fn answer<T>(&self, sequence: Sequence, answer: Receiver<T>) -> Result<T, CallError<W>> {
         answer.await.ok_or_else(|| self.unanswered(sequence))
     }
 
@@ -502,7 +503,7 @@ impl<W: Worker> WorkerHandle<W> {
         &self,
         limit: Option<Instant>,
         sequence: Sequence,
-        answer: Answer<T>,
+        answer: Receiver<T>,
     ) -> Result<T, CallError<W>> {
         match before(limit, answer).await {
             Some(answer) => answer.ok_or_else(|| self.unanswered(sequence)),

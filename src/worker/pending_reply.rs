@@ -6,8 +6,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::Sequence;
-use crate::mailbox::reply::Answer;
 use crate::util::coop::poll_budget;
 use crate::worker::Worker;
 use crate::worker::error::CallError;
@@ -29,11 +29,11 @@ use crate::worker::handle::WorkerHandle;
 pub struct PendingReply<W: Worker, T> {
     worker: WorkerHandle<W>,
     sequence: Sequence,
-    answer: Answer<T>,
+    answer: Receiver<T>,
 }
 
 impl<W: Worker, T> PendingReply<W, T> {
-    pub(crate) fn new(worker: WorkerHandle<W>, sequence: Sequence, answer: Answer<T>) -> Self {
+    pub(crate) fn new(worker: WorkerHandle<W>, sequence: Sequence, answer: Receiver<T>) -> Self {
         Self { worker, sequence, answer }
     }
 
@@ -51,7 +51,7 @@ impl<W: Worker, T> Future for PendingReply<W, T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         // Unlike the answer of `call`, it may be ready at its first poll, again and again.
-        let budget = ready!(poll_budget(cx, || !self.answer.is_settled()));
+        let budget = ready!(poll_budget(cx, || !self.answer.is_ready()));
         let answer = ready!(Pin::new(&mut self.answer).poll(cx));
         budget.spend();
         Poll::Ready(answer.ok_or_else(|| self.worker.unanswered(self.sequence)))

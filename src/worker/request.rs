@@ -4,12 +4,10 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{Answer, Exit, StartFailure, StopFailure, StopWaiter, Types, Verb};
-use crate::mailbox::reply::Answering;
+use crate::mailbox::oneshot;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
@@ -126,9 +124,9 @@ pub(crate) enum Started<W: Worker> {
     Failed(StartFailure),
 }
 
-pub(crate) struct StartReply<W: Worker>(pub(crate) Answering<StartAnswer<W>>);
+pub(crate) struct StartReply<W: Worker>(pub(crate) oneshot::Sender<StartAnswer<W>>);
 
-pub(crate) struct StopReply(pub(crate) oneshot::Sender<Result<ExitReason, StopFailure>>);
+pub(crate) struct StopReply(pub(crate) tokio::sync::oneshot::Sender<Result<ExitReason, StopFailure>>);
 
 impl<W: Worker> Answer for StartReply<W> {
     fn is_abandoned(&self) -> bool {

@@ -1,15 +1,22 @@
+//! Models of the oneshot channel that loom runs through every interleaving:
+//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release reply`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
 use loom::future::block_on;
 use loom::thread;
 
 use super::*;
 
-/// Awaits it by one poll more than it takes, at any moment.
-async fn restless(mut answer: Answer<u32>, polls: usize) -> Option<u32> {
+/// Awaits the receiver, and polls it up to `polls` times more than it is woken, at any moment.
+async fn poll_spuriously(mut receiver: Receiver<u32>, polls: usize) -> Option<u32> {
     let mut polls = polls;
     poll_fn(|cx| {
         loop {
-            if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
-                return Poll::Ready(answer);
+            if let Poll::Ready(received) = Pin::new(&mut receiver).poll(cx) {
+                return Poll::Ready(received);
             }
             if polls == 0 {
                 return Poll::Pending;
@@ -24,13 +31,13 @@ fn model(answer: impl Fn(Reply<u32>) + Copy + Send + Sync + 'static, expected: O
     for polls in 0..3 {
         loom::model(move || {
             let got = block_on(async move {
-                let (reply, mut waiting) = call().await;
+                let (reply, mut receiver) = channel().await;
                 if polls == 2 {
-                    waiting.poll_as_sent();
+                    receiver.check_on_next_poll();
                 }
                 let worker = thread::spawn(move || answer(reply));
-                // If its wake-up is lost it waits for ever, which loom reports.
-                let got = restless(waiting, polls).await;
+                // A lost wake-up is a deadlock, which loom reports.
+                let got = poll_spuriously(receiver, polls).await;
                 worker.join().unwrap();
                 got
             });
@@ -49,14 +56,14 @@ fn drop_is_seen_at_any_poll_order() {
     model(drop, None);
 }
 
-/// Watches the call, `polls` times in vain, and then gives the reply back.
+/// Polls `closed` up to `polls` times, and returns the reply.
 async fn watched(mut reply: Reply<u32>, polls: usize) -> Reply<u32> {
     let mut polls = polls;
     poll_fn(|cx| {
-        let To::Call(call) = &mut reply.to else { unreachable!("it is a call") };
+        let Target::Caller(sender) = &mut reply.target else { unreachable!("it is a call") };
         while polls > 0 {
             polls -= 1;
-            if call.poll_closed(cx).is_ready() {
+            if sender.poll_closed(cx).is_ready() {
                 break;
             }
         }
@@ -77,15 +84,15 @@ fn watched_call_still_delivers_its_reply() {
 #[test]
 fn watching_worker_sees_its_caller_leave() {
     loom::model(|| {
-        let (reply, answer) = block_on(call::<u32>());
+        let (reply, receiver) = block_on(channel::<u32>());
         let worker = thread::spawn(move || {
             let mut reply = reply;
-            // If its wake-up is lost it waits for ever, which loom reports.
+            // A lost wake-up is a deadlock, which loom reports.
             block_on(reply.closed());
             assert!(reply.is_closed());
             assert_eq!(reply.try_send(7), Err(7));
         });
-        drop(answer);
+        drop(receiver);
         worker.join().unwrap();
     });
 }
@@ -97,12 +104,12 @@ fn caller_dropped_during_send_leaks_nothing() {
         block_on({
             let value = Arc::clone(&value);
             async move {
-                let (reply, answer) = call().await;
+                let (reply, receiver) = channel().await;
                 let worker = thread::spawn(move || drop(reply.try_send(value)));
-                drop(answer);
+                drop(receiver);
                 worker.join().unwrap();
             }
         });
-        assert_eq!(Arc::strong_count(&value), 1, "it is dropped, or given back");
+        assert_eq!(Arc::strong_count(&value), 1, "the value is neither dropped nor returned");
     });
 }

@@ -2,7 +2,6 @@
 //! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
 
 use std::sync::OnceLock;
-use std::task::{Context, Waker};
 
 use loom::thread;
 use tokio::runtime::{self, Runtime};
@@ -10,21 +9,20 @@ use tokio::runtime::{self, Runtime};
 use super::*;
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
-use crate::mailbox::reply;
-use crate::mailbox::reply::Answer;
+use crate::mailbox::oneshot;
+use crate::mailbox::oneshot::Receiver;
 use crate::owner::Driver;
 use crate::registry::builder::Builder;
 use crate::worker::test_worker::Idle;
 
 /// A worker that is alone with its start, what its caller holds, and its owner's keeper, while the owner is to be there.
-fn alone() -> (Arc<WorkerCell<Idle>>, Answer<StartAnswer<Idle>>, Driver<Idle>) {
+fn alone() -> (Arc<WorkerCell<Idle>>, Receiver<StartAnswer<Idle>>, Driver<Idle>) {
     // Nothing runs there: it is what a registry is built on.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
     let (registry, driver) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
     let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
-    let (reply, mut answer) = reply::call_in(&Context::from_waker(Waker::noop()));
-    answer.poll_as_sent();
+    let (reply, answer) = oneshot::channel_unregistered();
     cell.delegate(StartReply(reply), Generation::First);
     (Arc::new(cell), answer, driver)
 }
