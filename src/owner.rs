@@ -180,8 +180,7 @@ impl<W: Worker> Owner<W> {
     /// Lets others see the numbers that only the state machine knows. Before the effects: who is answered by one of them
     /// finds them right.
     fn publish(&self) {
-        let (tally, workers, numbers) =
-            (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
+        let (tally, workers, numbers) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
         numbers.workers.store(workers, Ordering::Relaxed);
         numbers.starting.store(tally.starting, Ordering::Relaxed);
         numbers.held.store(tally.held, Ordering::Relaxed);

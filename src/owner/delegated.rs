@@ -59,12 +59,7 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
         let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
-        deadlines.pop_passed(&LiveEntries {
-            lifecycle,
-            table: table.read(),
-            generations,
-            numbers: &shared.numbers,
-        })
+        deadlines.pop_passed(&LiveEntries { lifecycle, table: table.read(), generations, numbers: &shared.numbers })
     }
 }
 

@@ -15,7 +15,7 @@ use std::task::{self, Poll};
 use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode, WorkerState};
 use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::mailbox::activity::Activity;
-use crate::mailbox::queue::{BatchRef, Gate, Kind, Queue};
+use crate::mailbox::queue::{BatchRef, Gate, Kind, Queue, TransitionToClosed};
 use crate::mailbox::{Inbox, Received};
 use crate::metrics::counters::{HotCounter, Undelivered};
 use crate::metrics::reporter::Stopwatch;
@@ -114,7 +114,7 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        let closed = self.queue.close(reason, &self.shared.numbers.live);
+        let closed = self.queue.close(reason, &self.shared.numbers.live) == TransitionToClosed::Closed;
         if closed {
             self.end_restart();
             self.tell_stopping();
@@ -125,7 +125,7 @@ impl<W: Worker> WorkerCell<W> {
     /// Closes the gate of a worker that is stopped. If what is queued is to be discarded, that begins at once, also where the
     /// gate was closed before.
     pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode) {
-        if self.queue.stop(reason, mode, &self.shared.numbers.live) {
+        if self.queue.stop(reason, mode, &self.shared.numbers.live) == TransitionToClosed::Closed {
             self.end_restart();
             self.tell_stopping();
         }
@@ -145,7 +145,7 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     /// Discards what is queued, if that was asked for.
-    pub(crate) fn drop_payload(&self) {
+    pub(crate) fn discard_queued(&self) {
         if self.has_flag(DISCARDS) {
             self.flags.fetch_and(!DISCARDS, Ordering::Relaxed);
             // As what is sent now: the worker is on its way out, and nothing went wrong.
@@ -195,7 +195,7 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
         let closed = !self.is_restarting()
             && !self.activity.is_held()
-            && self.queue.close_if_idle(reason, &self.shared.numbers.live);
+            && self.queue.close_if_idle(reason, &self.shared.numbers.live) == TransitionToClosed::Closed;
         if closed {
             // It may have crashed since the look above.
             self.end_restart();

@@ -225,7 +225,7 @@ impl<W: Worker> WorkerHandle<W> {
         let mut reserving = self.cell.queue.reserve();
         let reserved = poll_fn(|cx| match Pin::new(&mut reserving).poll(cx) {
             // Nobody but the caller would ever make room. Not asked before: others may take the last place meanwhile.
-            Poll::Pending if reserving.is_in_line() && is_current(self.id()) => Poll::Ready(None),
+            Poll::Pending if reserving.is_waiting() && is_current(self.id()) => Poll::Ready(None),
             polled => polled.map(Some),
         });
         match reserved.await {
@@ -798,7 +798,7 @@ impl<W: Worker> InLine<'_, W> {
 
 impl<W: Worker> Drop for InLine<'_, W> {
     fn drop(&mut self) {
-        if self.sending.is_in_line() {
+        if self.sending.is_waiting() {
             self.cell.shared.hot.count(HotCounter::Undelivered(Undelivered::Full));
         }
     }

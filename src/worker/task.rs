@@ -614,7 +614,7 @@ fn poll_contained<W: Worker>(
         if cell.is_crashed() {
             return Poll::Ready(crashed(cell));
         }
-        cell.drop_payload();
+        cell.discard_queued();
     }
     let Some(code) = code.as_pin_mut() else { return Poll::Pending };
     let polled = {

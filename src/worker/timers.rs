@@ -184,7 +184,7 @@ impl<W: Worker> Context<W> {
             let mut last: Option<Sequence> = None;
             loop {
                 ticks.tick().await;
-                if cell.activity.withholds_ticks() || last.is_some_and(|last| !cell.queue.has_begun(last)) {
+                if cell.activity.withholds_ticks() || last.is_some_and(|last| !cell.queue.was_delivered(last)) {
                     continue;
                 }
                 last = send_tick(&cell, message());

@@ -1,27 +1,26 @@
-//! [`Batch`]: what the receiver has taken out of the queue together, to give it out one by one. Where messages come faster than
-//! they are handled, the queue's lock is the senders' then, and its memory stays with their threads.
+//! [`Batch`]: messages that the receiver has taken out of the queue together, to give them out one by one. (Rule 7 of
+//! [`queue`](super))
 //!
-//! The queue knows of the burst, and everything in it still counts as queued: it holds room, a drain takes it back, a kill keeps
-//! it from beginning. So it has a lock of its own, which is the receiver's but for that; it is taken after the queue's, or
-//! alone.
+//! Where messages arrive faster than they are handled, this leaves the queue's lock to the senders, and the queue's memory in the
+//! caches of their threads.
 
 use std::collections::VecDeque;
 
 use crate::mailbox::queue::Envelope;
 use crate::util::sync::{Mutex, MutexGuard, lock};
 
-/// From this many on it is worth it: the memory for a burst is given back when the receiver rests.
+/// A queue of this length or more is taken out as a batch. A shorter one is not worth the memory of a batch, which is freed
+/// when the receiver is idle.
 pub(super) const BATCH: usize = if cfg!(gen_registry_loom) { 2 } else { 8 };
 
-/// See the [module's documentation](self).
+/// See the [module's documentation](self). Only the receiver takes this lock often.
 #[derive(Debug)]
 pub(crate) struct Batch<M>(Mutex<BatchState<M>>);
 
 #[derive(Debug)]
 pub(super) struct BatchState<M> {
     pub(super) messages: VecDeque<Envelope<M>>,
-    /// The queue is to be asked before the next message begins: somebody waits for its room, it is the last of its run, or
-    /// nothing begins any more.
+    /// The receiver must ask the queue before the next delivery.
     pub(super) is_revoked: bool,
 }
 
@@ -36,7 +35,7 @@ impl<M> Batch<M> {
         lock(&self.0)
     }
 
-    /// Gives out the next message. `None`: ask the queue.
+    /// Gives out the next message. `None` means: ask the queue.
     #[inline]
     pub(super) fn next(&self) -> Option<M> {
         let mut held = self.lock();

@@ -1,4 +1,4 @@
-//! Models of the mailbox that loom runs through every order of its threads' steps:
+//! Models of the queue and its gate that loom runs through every interleaving:
 //! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release queue`.
 
 use std::future::poll_fn;
@@ -9,8 +9,9 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::*;
+use crate::util::sync::Ordering;
 
-/// A queue and the count it keeps.
+/// A queue with the count of open gates.
 struct Model {
     queue: Queue<u32>,
     live: AtomicUsize,
@@ -55,13 +56,13 @@ fn g6_send_racing_close_is_received_or_refused() {
             }
             received
         });
-        assert!(closer.join().unwrap());
+        assert_eq!(closer.join().unwrap(), TransitionToClosed::Closed);
         assert_eq!(sender.join().unwrap(), received == 1);
     });
 }
 
 #[test]
-fn g6_drained_messages_are_marked_never_begun() {
+fn g6_drained_messages_are_marked_undelivered() {
     loom::model(|| {
         let model = model(2);
         let sender = thread::spawn({
@@ -87,7 +88,7 @@ fn recv_or_close_wakes_waiting_sender() {
                 let model = Arc::clone(&model);
                 move || {
                     if closes {
-                        model.queue.close(CloseReason::Stopped, &model.live);
+                        let _ = model.queue.close(CloseReason::Stopped, &model.live);
                     } else {
                         assert_eq!(block_on(model.recv()), Some(0));
                     }
@@ -117,31 +118,31 @@ fn dropped_sender_passes_its_permit_on() {
         });
         drop(leaver);
         assert_eq!(receiver.join().unwrap(), Some(0));
-        assert!(stayer.join().unwrap(), "its room went away with another");
+        assert!(stayer.join().unwrap(), "the capacity was lost with the dropped sender");
     });
 }
 
-/// Whoever reserved the only place sends into it, or gives it back; another sender waits in line meanwhile.
+/// The holder of the only permit sends or releases it, while another sender waits.
 #[test]
 fn permit_is_used_once_or_passed_to_next_sender() {
     for sends in [true, false] {
         loom::model(move || {
             let model = model(1);
             assert!(block_on(model.queue.reserve()));
-            assert!(!model.try_send(0), "the place is taken");
+            assert!(!model.try_send(0), "the capacity is reserved");
             let waits = thread::spawn({
                 let model = Arc::clone(&model);
                 move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
             });
             if sends {
                 assert!(model.queue.send_reserved(1, Kind::Cast).is_ok());
-                assert_eq!(block_on(model.recv()), Some(1), "the other sender overtook the permit");
+                assert_eq!(block_on(model.recv()), Some(1), "the sender overtook the permit");
             } else {
                 model.queue.release();
             }
-            assert_eq!(block_on(model.recv()), Some(2), "its room went away with the permit");
+            assert_eq!(block_on(model.recv()), Some(2), "the capacity was lost with the permit");
             assert!(waits.join().unwrap());
-            assert!(model.try_send(3), "a place is reserved for nobody");
+            assert!(model.try_send(3), "capacity stays reserved without a holder");
         });
     }
 }
@@ -168,7 +169,7 @@ fn dropped_reserve_passes_its_permit_on() {
             }
             drop(reserving);
             assert_eq!(receiver.join().unwrap(), Some(0));
-            assert!(sender.join().unwrap(), "its room went away with another");
+            assert!(sender.join().unwrap(), "the capacity was lost with the dropped future");
         });
     }
 }
@@ -182,7 +183,7 @@ fn g6_permit_racing_a_close_is_used_or_refused() {
             let closer = thread::spawn({
                 let model = Arc::clone(&model);
                 move || {
-                    model.queue.close(CloseReason::Stopped, &model.live);
+                    let _ = model.queue.close(CloseReason::Stopped, &model.live);
                     model.queue.drain(&model.live).len()
                 }
             });
@@ -210,10 +211,14 @@ fn kill_wakes_the_watcher_and_stops_delivery() {
             move || {
                 model.queue.kill(&model.live);
                 let mut cx = Context::from_waker(Waker::noop());
-                assert_eq!(model.queue.poll_recv(&mut None, &mut cx), Poll::Pending, "a message began after the kill");
+                assert_eq!(
+                    model.queue.poll_recv(&mut None, &mut cx),
+                    Poll::Pending,
+                    "a message was delivered after the kill"
+                );
             }
         });
-        // What `catch_panic` does: watch, then look.
+        // What the worker's task does: watch, then read the gate.
         let mut is_watched = false;
         block_on(poll_fn(|cx| {
             if !is_watched {
@@ -242,7 +247,7 @@ fn g9_closed_worker_is_never_counted() {
             assert_eq!(model.live.load(Ordering::Relaxed), 0);
         }
         opener.join().unwrap();
-        closer.join().unwrap();
+        let _ = closer.join().unwrap();
         assert_eq!(model.live.load(Ordering::Relaxed), 0);
     });
 }
@@ -268,7 +273,7 @@ fn recv_racing_send_misses_no_wake() {
 }
 
 #[test]
-fn g6_batched_message_begins_or_never_began() {
+fn g6_batched_message_is_delivered_or_dropped() {
     loom::model(|| {
         let model = model(4);
         for message in [1, 2, 3] {
@@ -287,10 +292,10 @@ fn g6_batched_message_begins_or_never_began() {
             }
         });
         model.queue.kill(&model.live);
-        let never_began: Vec<_> = (1..=3).map(|sequence| model.queue.was_dropped_unhandled(sequence)).collect();
+        let undelivered: Vec<_> = (1..=3).map(|sequence| model.queue.was_dropped_unhandled(sequence)).collect();
         let received = receiver.join().unwrap();
-        for (sequence, never_began) in (1..=3).zip(never_began) {
-            assert_eq!(never_began, received < sequence, "{sequence} of {received}");
+        for (sequence, undelivered) in (1..=3).zip(undelivered) {
+            assert_eq!(undelivered, received < sequence, "{sequence} of {received}");
         }
         assert_eq!(model.queue.drain(&model.live).len() as u64, 3 - received);
     });
@@ -337,7 +342,7 @@ fn g8_ended_run_leaves_its_batch_to_the_next() {
                     assert_eq!(message, next, "out of order");
                     next += 1;
                     if message == 2 {
-                        // This run ends by an error of its own.
+                        // This run ends with an error.
                         return;
                     }
                 }
@@ -347,7 +352,7 @@ fn g8_ended_run_leaves_its_batch_to_the_next() {
         run();
         assert!(ender.join().unwrap());
         model.queue.begin_next_run();
-        model.queue.close(CloseReason::Stopped, &model.live);
+        let _ = model.queue.close(CloseReason::Stopped, &model.live);
         run();
         assert_eq!(next, 5);
     });

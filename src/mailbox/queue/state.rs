@@ -1,4 +1,4 @@
-//! What a queue keeps under its lock.
+//! [`State`]: what a queue keeps under its lock. Rules are those of [`queue`](super).
 
 use std::collections::VecDeque;
 use std::mem;
@@ -9,62 +9,61 @@ use crate::lifecycle::exit::CloseReason;
 use crate::mailbox::queue::batch::{BATCH, Batch};
 use crate::mailbox::queue::{BatchRef, Envelope, Kind, Sequence};
 
-/// What every message writes comes first, beside the lock, to be of as few cache lines as can be: sender and worker pass them
-/// to and fro.
+/// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and worker pass
+/// these lines back and forth.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct State<M> {
-    /// What is queued, but for what is in the receiver's hand.
+    /// The queued messages that are not in the receiver's batch.
     messages: VecDeque<Envelope<M>>,
-    /// How many were accepted: the sequence number of the newest. After a drain, how many of them had begun: nothing is
-    /// accepted any more.
+    /// The number of accepted messages, which is the sequence number of the newest. After a drain, the number of those that were
+    /// delivered: nothing is accepted any more.
     accepted: Sequence,
-    /// Whoever awaits `recv`.
+    /// The task that awaits `recv`.
     pub(super) receiver: Option<Waker>,
-    /// Boxed on first use: most mailboxes are never full, and most workers never come back.
+    /// Boxed on first use: most mailboxes are never full, and most workers are never restarted.
     cold: Option<Box<Cold<M>>>,
-    /// The worker's task, to be woken by a kill wherever it waits.
+    /// The worker's task, which a kill wakes whatever it awaits.
     pub(super) task: Option<Waker>,
-    /// Room that belongs to senders that were woken and have not come back yet, and to permits.
+    /// Capacity that is reserved for permits, and for senders that were woken and not yet polled.
     pub(super) reserved: u32,
-    /// Nothing begins any more.
-    pub(super) finished: bool,
-    /// `recv` said in this run that there is no more: what ends the run after that was asked for.
+    /// Nothing is delivered any more. (Rule 3)
+    pub(super) delivery_ended: bool,
+    /// `recv` has returned `None` in this run, so that the worker knows why it ends.
     pub(super) end_observed: bool,
     pub(super) close_reason: Option<CloseReason>,
 }
 
 #[derive(Debug)]
 struct Cold<M> {
-    /// What the receiver has taken out together.
     batch: BatchRef<M>,
-    /// So much was in it when somebody looked last; it has not become more since.
-    batched: usize,
-    /// It was filled since the receiver rested last.
-    is_in_use: bool,
-    /// The last message of this run: see [`Queue::end_run_after_accepted`](super::Queue::end_run_after_accepted).
+    /// The length of the batch when it was last read. The batch has only become shorter since.
+    batch_len: usize,
+    /// The batch was filled since the receiver was last idle.
+    batch_was_used: bool,
+    /// The last message of this run. (Rule 6)
     run_boundary: Option<Sequence>,
     ticks: Ticks,
     next_ticket: u64,
-    /// Senders that wait for room, by ticket, oldest first.
+    /// Senders that wait for capacity, by ticket, oldest first.
     senders: VecDeque<(u64, Waker)>,
 }
 
 /// Which of the messages are ticks of intervals.
 #[derive(Debug, Default)]
 struct Ticks {
-    /// How many have begun since somebody asked.
-    begun: u32,
-    /// Those that had not when somebody looked last, oldest first: no more than the worker has intervals.
+    /// How many were delivered since they were last taken.
+    delivered: u32,
+    /// Those that had not been delivered at the last [`advance`](Self::advance), oldest first: at most one for each interval.
     queued: VecDeque<Sequence>,
 }
 
 impl Ticks {
-    /// Counts those that have begun. `begun`: the last message that has.
-    fn settle(&mut self, begun: Sequence) {
-        while self.queued.front().is_some_and(|&tick| tick <= begun) {
+    /// Counts the ticks up to the sequence number of the last delivered message.
+    fn advance(&mut self, delivered: Sequence) {
+        while self.queued.front().is_some_and(|&tick| tick <= delivered) {
             self.queued.pop_front();
-            self.begun = self.begun.saturating_add(1);
+            self.delivered = self.delivered.saturating_add(1);
         }
     }
 }
@@ -73,8 +72,8 @@ impl<M> Default for Cold<M> {
     fn default() -> Self {
         Self {
             batch: None,
-            batched: 0,
-            is_in_use: false,
+            batch_len: 0,
+            batch_was_used: false,
             run_boundary: None,
             ticks: Ticks::default(),
             next_ticket: 0,
@@ -92,7 +91,7 @@ impl<M> Default for State<M> {
             cold: None,
             task: None,
             reserved: 0,
-            finished: false,
+            delivery_ended: false,
             end_observed: false,
             close_reason: None,
         }
@@ -100,26 +99,27 @@ impl<M> Default for State<M> {
 }
 
 impl<M> State<M> {
+    /// Accepts a message, and returns the receiver if it must be woken.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn accept(&mut self, message: M, kind: Kind) -> (Sequence, Option<Waker>) {
+    pub(super) fn push(&mut self, message: M, kind: Kind) -> (Sequence, Option<Waker>) {
         self.messages.push_back(Envelope { message, kind });
         self.accepted += 1;
         (self.accepted, self.receiver.take())
     }
 
-    /// Takes the oldest message out to be handled, and gives its room to the sender that waited longest.
+    /// Delivers the oldest message, and reserves its capacity for the sender that has waited longest.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn begin(&mut self, capacity: u32, batch_ref: &mut BatchRef<M>) -> Option<(M, Option<Waker>)> {
+    pub(super) fn pop(&mut self, capacity: u32, batch_ref: &mut BatchRef<M>) -> Option<(M, Option<Waker>)> {
         let envelope = match &self.cold {
             None if self.messages.len() < BATCH => self.messages.pop_front()?,
             _ => self.pop_batched(batch_ref)?,
         };
-        // Almost nobody waits for room.
+        // Without `cold` no sender waits, which is almost always so.
         let sender = if self.cold.is_none() { None } else { self.release_permit(capacity) };
         Some((envelope.message, sender))
     }
 
-    /// Takes the oldest message out of the burst, which is made, or filled again, if that is worth it.
+    /// Delivers the oldest message from the batch. Creates or refills the batch if enough messages are queued.
     fn pop_batched(&mut self, batch_ref: &mut BatchRef<M>) -> Option<Envelope<M>> {
         let cold = self.cold.get_or_insert_default();
         let batch = match &cold.batch {
@@ -129,20 +129,20 @@ impl<M> State<M> {
         let mut held = batch.lock();
         if held.messages.is_empty() {
             mem::swap(&mut held.messages, &mut self.messages);
-            cold.is_in_use = true;
+            cold.batch_was_used = true;
         }
         let first = held.messages.pop_front();
         held.is_revoked = cold.run_boundary.is_some() || !cold.senders.is_empty();
-        cold.batched = held.messages.len();
+        cold.batch_len = held.messages.len();
         drop(held);
-        // A receiver of the next run has none yet.
+        // The receiver of a new run has no reference to the batch yet.
         if batch_ref.is_none() {
             *batch_ref = Some(Arc::clone(batch));
         }
         first
     }
 
-    /// Takes everything out that has not begun, for ever.
+    /// Takes out all messages that were not delivered. None is accepted after this.
     pub(super) fn take_all(&mut self) -> VecDeque<Envelope<M>> {
         let mut all = match self.batch() {
             Some(batch) => {
@@ -158,8 +158,9 @@ impl<M> State<M> {
         all
     }
 
-    /// The receiver rests: gives back what an empty mailbox does not keep, and begins with what it keeps at its beginning again:
-    /// a message at a time then always lies in the same cache line.
+    /// Called when the receiver finds the queue empty. Frees the memory that an idle queue does not keep.
+    ///
+    /// It also resets the queue to the start of its memory, so that single messages always use the same cache line.
     #[inline]
     pub(super) fn shrink(&mut self, idle_capacity: u16, batch_ref: &mut BatchRef<M>) {
         self.messages.clear();
@@ -174,8 +175,8 @@ impl<M> State<M> {
     #[inline(never)]
     fn shrink_cold(&mut self, idle_capacity: u16, batch_ref: &mut BatchRef<M>) {
         let Some(cold) = &mut self.cold else { return };
-        if let (true, Some(batch)) = (mem::take(&mut cold.is_in_use), &cold.batch) {
-            // There may be more to come: it is put away when the receiver rests again.
+        if let (true, Some(batch)) = (mem::take(&mut cold.batch_was_used), &cold.batch) {
+            // Keep a batch that was just used, since more may come. It is dropped if it stays unused until the next time.
             let mut held = batch.lock();
             if held.messages.capacity() > idle_capacity.into() {
                 held.messages.shrink_to(idle_capacity.into());
@@ -184,9 +185,9 @@ impl<M> State<M> {
         }
         *batch_ref = None;
         cold.batch = None;
-        cold.batched = 0;
-        // Who has a ticket is among the senders, or has room reserved: nobody's is given out twice.
-        let has_ticks = cold.ticks.begun > 0 || !cold.ticks.queued.is_empty();
+        cold.batch_len = 0;
+        // A sender with a ticket waits or has a reservation. Without either no ticket is in use, and numbering may start anew.
+        let has_ticks = cold.ticks.delivered > 0 || !cold.ticks.queued.is_empty();
         if cold.run_boundary.is_none() && cold.senders.is_empty() && self.reserved == 0 && !has_ticks {
             self.cold = None;
         }
@@ -196,17 +197,17 @@ impl<M> State<M> {
         self.cold.as_ref()?.batch.as_deref()
     }
 
-    /// How many wait to begin.
+    /// The number of queued messages.
     pub(super) fn queued(&self) -> usize {
         self.messages.len() + self.batch().map_or(0, |batch| batch.lock().messages.len())
     }
 
-    /// How many `recv` gave out: they leave in order, so this is the sequence number of the last that began.
-    pub(super) fn begun(&self) -> Sequence {
+    /// The number of delivered messages. They leave in order, so this is the sequence number of the last one.
+    pub(super) fn delivered(&self) -> Sequence {
         self.accepted - self.queued() as u64
     }
 
-    /// Nothing in the receiver's hand begins after this, unless the queue allows it.
+    /// Makes the receiver ask the queue before its next delivery. (Rule 7)
     pub(super) fn revoke(&self) {
         if let Some(batch) = self.batch() {
             batch.revoke();
@@ -219,8 +220,8 @@ impl<M> State<M> {
         self.revoke();
     }
 
-    /// Nothing of what is queued begins any more. The gate is closed.
-    pub(super) fn drop_payload(&mut self) {
+    /// Delivers none of the queued messages any more. The gate is closed. (Rule 6)
+    pub(super) fn discard_queued(&mut self) {
         self.cold.get_or_insert_default().run_boundary = Some(0);
         self.revoke();
     }
@@ -232,17 +233,17 @@ impl<M> State<M> {
         self.end_observed = false;
     }
 
-    /// Whether this run is to end, if only after what was accepted before that was asked for.
-    pub(super) fn has_recess(&self) -> bool {
+    /// Whether this run ends, now or after the messages that were accepted before its boundary.
+    pub(super) fn has_run_boundary(&self) -> bool {
         self.cold.as_ref().is_some_and(|cold| cold.run_boundary.is_some())
     }
 
     #[inline]
     pub(super) fn is_at_run_boundary(&self) -> bool {
-        self.cold.as_ref().and_then(|cold| cold.run_boundary).is_some_and(|last| self.begun() >= last)
+        self.cold.as_ref().and_then(|cold| cold.run_boundary).is_some_and(|last| self.delivered() >= last)
     }
 
-    /// The receiver is parked (a message takes its waker), and there is nothing for it to do.
+    /// Whether the receiver is parked (a message takes its waker) and there is nothing for it to do.
     pub(super) fn is_idle(&self) -> bool {
         self.receiver.is_some()
             && self.queued() == 0
@@ -250,45 +251,45 @@ impl<M> State<M> {
             && self.cold.as_ref().is_none_or(|cold| cold.senders.is_empty())
     }
 
-    /// Notes that a message which was just accepted is a tick.
-    pub(super) fn note_tick(&mut self, sequence: Sequence) {
-        let begun = self.begun();
+    /// Records that the message that was just accepted is a tick.
+    pub(super) fn record_tick(&mut self, sequence: Sequence) {
+        let delivered = self.delivered();
         let ticks = &mut self.cold.get_or_insert_default().ticks;
-        ticks.settle(begun);
+        ticks.advance(delivered);
         ticks.queued.push_back(sequence);
     }
 
-    /// How many ticks have begun since this was asked last.
+    /// How many ticks were delivered since the last call.
     pub(super) fn take_ticks(&mut self) -> u32 {
-        let begun = self.begun();
+        let delivered = self.delivered();
         let Some(cold) = &mut self.cold else { return 0 };
-        cold.ticks.settle(begun);
-        mem::take(&mut cold.ticks.begun)
+        cold.ticks.advance(delivered);
+        mem::take(&mut cold.ticks.delivered)
     }
 
-    /// Parks the receiver.
     #[inline]
-    pub(super) fn receive(&mut self, waker: &Waker) {
+    pub(super) fn park_receiver(&mut self, waker: &Waker) {
         match &mut self.receiver {
             Some(parked) if parked.will_wake(waker) => {}
             receiver => *receiver = Some(waker.clone()),
         }
     }
 
-    /// Whether there is room for one more. If not, the receiver asks the queue before it takes the next from its hand: whoever
-    /// gets in line now is seen.
+    /// Whether there is capacity for one more message. If not, the batch is revoked, so that its next delivery finds the sender
+    /// that is about to wait. (Rule 7)
     #[inline]
-    pub(super) fn has_room(&mut self, capacity: u32) -> bool {
+    pub(super) fn has_capacity(&mut self, capacity: u32) -> bool {
         let taken = self.messages.len() + (self.reserved as usize);
         match &mut self.cold {
             None => taken < capacity as usize,
-            Some(cold) => cold.has_room(taken, capacity as usize),
+            Some(cold) => cold.has_capacity(taken, capacity as usize),
         }
     }
 
+    /// Reserves free capacity for the sender that has waited longest, and returns its waker. (Rule 4)
     pub(super) fn release_permit(&mut self, capacity: u32) -> Option<Waker> {
-        if self.cold.as_ref()?.senders.is_empty() || !self.has_room(capacity) {
-            // Or still over, by what was put in past it.
+        // There may be no free capacity, because of `force_send`.
+        if self.cold.as_ref()?.senders.is_empty() || !self.has_capacity(capacity) {
             return None;
         }
         let (_, waker) = self.cold.as_mut()?.senders.pop_front()?;
@@ -296,7 +297,7 @@ impl<M> State<M> {
         Some(waker)
     }
 
-    /// Joins those who wait for room, and gives the ticket.
+    /// Adds a sender that waits for capacity, and returns its ticket.
     pub(super) fn enqueue_waiter(&mut self, waker: &Waker) -> u64 {
         let cold = self.cold.get_or_insert_default();
         let ticket = cold.next_ticket;
@@ -305,23 +306,23 @@ impl<M> State<M> {
         ticket
     }
 
-    /// Where the waker of a sender is that still waits for room.
+    /// The waker of a sender that still waits. `None`: capacity was reserved for it.
     pub(super) fn waiter_mut(&mut self, ticket: u64) -> Option<&mut Waker> {
         let cold = self.cold.as_mut()?;
         let place = cold.position(ticket)?;
         Some(&mut cold.senders[place].1)
     }
 
-    /// Leaves the line. `None`: it was in it no more, for room was reserved for it.
+    /// Removes a sender that waits. `None`: it no longer waits, because capacity was reserved for it.
     pub(super) fn remove_waiter(&mut self, ticket: u64) -> Option<()> {
         let cold = self.cold.as_mut()?;
         let place = cold.position(ticket)?;
         cold.senders.remove(place).map(drop)
     }
 
-    /// Lets go of everyone who waits for room: they will find the gate closed. With them goes a recess: there is no next run
-    /// for which the rest would be kept.
-    pub(super) fn refuse_waiting(&mut self) -> VecDeque<(u64, Waker)> {
+    /// Releases all reservations and all senders that wait: they will find the gate closed. Removes the run boundary, since no
+    /// run follows for which later messages would be kept.
+    pub(super) fn release_waiters(&mut self) -> VecDeque<(u64, Waker)> {
         self.reserved = 0;
         let Some(cold) = &mut self.cold else { return VecDeque::new() };
         cold.run_boundary = None;
@@ -334,16 +335,16 @@ impl<M> Cold<M> {
         self.senders.binary_search_by_key(&ticket, |&(ticket, _)| ticket).ok()
     }
 
-    fn has_room(&mut self, taken: usize, capacity: usize) -> bool {
-        if taken + self.batched < capacity {
+    fn has_capacity(&mut self, taken: usize, capacity: usize) -> bool {
+        if taken + self.batch_len < capacity {
             return true;
         }
         let Some(batch) = &self.batch else { return false };
         let mut held = batch.lock();
-        self.batched = held.messages.len();
-        let has_room = taken + self.batched < capacity;
-        // Under the burst's lock: what begins after the look above, the receiver asks for.
-        held.is_revoked |= !has_room;
-        has_room
+        self.batch_len = held.messages.len();
+        let has_capacity = taken + self.batch_len < capacity;
+        // Under the batch's lock: the receiver has not delivered anything since its length was read.
+        held.is_revoked |= !has_capacity;
+        has_capacity
     }
 }

@@ -1,4 +1,5 @@
-//! [`Sending`]: a send that waits its turn for room; and [`Reserving`], which waits likewise and keeps the room.
+//! Futures that wait for capacity: [`Sending`] uses it for a message, [`Reserving`] keeps it. Rules are those of
+//! [`queue`](super).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,20 +10,20 @@ use crate::mailbox::queue::{Gate, Kind, Queue, Sequence, wake};
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::sync::MutexGuard;
 
-/// A place in the line for room.
+/// Acquires capacity for one message, in order. (Rule 4)
 #[derive(Debug)]
-struct Turn<'a, M> {
+struct Acquire<'a, M> {
     queue: &'a Queue<M>,
-    /// The place among the waiting senders. It is no longer among them once room was reserved for it.
+    /// Names this sender while it waits, and while the capacity that was reserved for it is not yet used.
     ticket: Option<u64>,
 }
 
-/// What a turn comes to: under the lock, room that is not yet taken. `None`: the gate is closed.
-type Room<'a, M> = Option<MutexGuard<'a, State<M>>>;
+/// Free capacity, together with the lock under which it is to be used. `None`: the gate is closed.
+type Acquired<'a, M> = Option<MutexGuard<'a, State<M>>>;
 
-impl<'a, M> Turn<'a, M> {
+impl<'a, M> Acquire<'a, M> {
     #[inline]
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Room<'a, M>, Budget)> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<(Acquired<'a, M>, Budget)> {
         let queue = self.queue;
         let budget = ready!(poll_budget(cx, || queue.is_full()));
         let mut locked = queue.lock();
@@ -32,7 +33,7 @@ impl<'a, M> Turn<'a, M> {
             return Poll::Ready((None, budget));
         }
         match self.ticket {
-            None if state.has_room(queue.capacity) => {}
+            None if state.has_capacity(queue.capacity) => {}
             None => {
                 self.ticket = Some(state.enqueue_waiter(cx.waker()));
                 return Poll::Pending;
@@ -52,30 +53,30 @@ impl<'a, M> Turn<'a, M> {
     }
 }
 
-impl<M> Drop for Turn<'_, M> {
+impl<M> Drop for Acquire<'_, M> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
         let mut state = self.queue.lock();
         if self.queue.gate() >= Gate::Closed {
             return;
         }
-        let passed_on = match state.remove_waiter(ticket) {
+        let next = match state.remove_waiter(ticket) {
             Some(()) => None,
-            // Room was reserved for this sender, which goes away: the next in line gets it.
+            // Capacity was reserved for this sender. Pass it on, or it would be lost.
             None => {
                 state.reserved -= 1;
                 state.release_permit(self.queue.capacity)
             }
         };
         drop(state);
-        wake(passed_on);
+        wake(next);
     }
 }
 
-/// A send that waits for room.
+/// A send that waits for capacity.
 #[derive(Debug)]
 pub(crate) struct Sending<'a, M> {
-    turn: Turn<'a, M>,
+    acquire: Acquire<'a, M>,
     message: Option<M>,
     kind: Kind,
 }
@@ -85,15 +86,15 @@ impl<M> Unpin for Sending<'_, M> {}
 
 impl<'a, M> Sending<'a, M> {
     pub(super) fn new(queue: &'a Queue<M>, message: M, kind: Kind) -> Self {
-        Self { turn: Turn { queue, ticket: None }, message: Some(message), kind }
+        Self { acquire: Acquire { queue, ticket: None }, message: Some(message), kind }
     }
 
-    /// Whether it has found the mailbox full and got no room since.
-    pub(crate) fn is_in_line(&self) -> bool {
-        self.turn.ticket.is_some()
+    /// Whether it has found the queue full, and has acquired no capacity since.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.acquire.ticket.is_some()
     }
 
-    /// Takes the message back from a send that is not waited for any more. `None`: it was sent, or given back.
+    /// Takes the message out of a send that is given up. `None`: it was sent or returned.
     pub(crate) fn take_message(&mut self) -> Option<M> {
         self.message.take()
     }
@@ -104,11 +105,11 @@ impl<M> Future for Sending<'_, M> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        let (room, budget) = ready!(this.turn.poll(cx));
+        let (acquired, budget) = ready!(this.acquire.poll(cx));
         let message = this.message.take().expect("polled after it was ready");
-        let sent = match room {
+        let sent = match acquired {
             Some(mut state) => {
-                let (sequence, receiver) = state.accept(message, this.kind);
+                let (sequence, receiver) = state.push(message, this.kind);
                 drop(state);
                 wake(receiver);
                 Ok(sequence)
@@ -120,18 +121,18 @@ impl<M> Future for Sending<'_, M> {
     }
 }
 
-/// Waits for room as a send does, and keeps it: what is ready and `true` is to be given to [`Queue::send_reserved`] or to
-/// [`Queue::release`], once. `false`: the gate is closed.
+/// Waits for capacity like a send, and reserves it. `true`: the caller must use the reservation once, in
+/// [`Queue::send_reserved`] or [`Queue::release`]. `false`: the gate is closed.
 #[derive(Debug)]
-pub(crate) struct Reserving<'a, M>(Turn<'a, M>);
+pub(crate) struct Reserving<'a, M>(Acquire<'a, M>);
 
 impl<'a, M> Reserving<'a, M> {
     pub(super) fn new(queue: &'a Queue<M>) -> Self {
-        Self(Turn { queue, ticket: None })
+        Self(Acquire { queue, ticket: None })
     }
 
-    /// Whether it has found the mailbox full and got no room since.
-    pub(crate) fn is_in_line(&self) -> bool {
+    /// Whether it has found the queue full, and has acquired no capacity since.
+    pub(crate) fn is_waiting(&self) -> bool {
         self.0.ticket.is_some()
     }
 }
@@ -140,9 +141,9 @@ impl<M> Future for Reserving<'_, M> {
     type Output = bool;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<bool> {
-        let (room, budget) = ready!(self.0.poll(cx));
-        // Under the lock of the look: as room that was granted to a waiting sender is counted.
-        let is_reserved = room.map(|mut state| state.reserved += 1).is_some();
+        let (acquired, budget) = ready!(self.0.poll(cx));
+        // Under the same lock, so that the capacity is counted as reserved before another sender can take it.
+        let is_reserved = acquired.map(|mut state| state.reserved += 1).is_some();
         budget.spend();
         Poll::Ready(is_reserved)
     }
