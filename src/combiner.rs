@@ -1,441 +1,361 @@
-//! [`Combiner`]: a queue that has no consumer of its own. Whoever brings something and finds nobody at the desk sits down, and
-//! serves what it has brought and whatever else has come meanwhile; whoever finds somebody there leaves it and goes on.
+//! [`Combiner`]: runs a sequential object, the owner of a registry, in the task that needs it.
 //!
-//! This is how the owner of a registry is reached. As a task that is sent to, it would cost each start and each end two
-//! switches of tasks: there, and from there to whoever is to hear of it (1.6 times a start by hand, with an owner that does
-//! nothing else). So the owner lies on a desk, and its turns are taken in the task that has news for it. It is one owner
-//! all the same: nobody sits there beside somebody else, and what it does is what it would do in a task of its own.
+//! The owner does one operation at a time. As a task of its own it would cost each start and each stop two task switches: to the
+//! owner, and from the owner to the task that waits for the result. With an owner that does nothing else, those alone make a
+//! start take 1.6 times as long as a hand-written one. Instead, a task that submits an operation takes the owner's lock and runs
+//! the operation itself.
 //!
-//! Invariants:
+//! The technique is flat combining (Hendler, Incze, Shavit and Tzafrir, "Flat Combining and the Synchronization-Parallelism
+//! Tradeoff", SPAA 2010): the task that holds the lock, the *combiner*, also runs the operations that other tasks have queued
+//! in the meantime, so that those tasks need not wait for the lock.
 //!
-//! 1. At most one is at the desk, and for no longer than it takes to serve: what needs not be done there, such as to spawn a
-//!    worker or to wake a caller, is an [`Deferred`], run by who has left. So whoever finds somebody there looks again for the
-//!    time of a short visit, and then leaves what it brings. Nobody waits longer, not even the code of users that runs at the
-//!    desk (a key's `Eq`) and comes back here. DeferredQueue find the desk free: their code of users (a waker) may come back.
-//! 2. What was brought is served: by who brought it, or by who was there, who does not go before having looked again. `PENDING`
-//!    and `LOCKED` are bits of one word for this: whoever leaves something sets `PENDING` after the something, and whoever goes
-//!    clears `LOCKED` only in a word that has nothing else, or calls the keeper.
-//! 3. What one task brings is served in its order: a desk that is free and without `PENDING` has served all that was left before.
-//! 4. Nobody is kept for long: after [`COMBINE_LIMIT`] it is the turn of the [`keeper`](Combiner::poll_driver), a task that waits for that,
-//!    for what was left by those who had no time, and for the clock. What follows from the clock is done by it alone.
-//! 5. The clerk is dropped at the desk, when it is over or when it is [`abandon`](Combiner::abandon)ed, and once. Its drop closes
-//!    the queue, which from then on refuses.
+//! A background task, the *driver*, runs what is left over, and waits for the owner's deadlines.
 //!
-//! # Whose context the owner's turns have
+//! # State
 //!
-//! A turn is taken in the task that has news, or in no task at all: a plain thread, another runtime, another executor. Of what such
-//! a task has around it, this is what the owner could meet:
+//! One byte of flags, [`State`]:
 //!
-//! - **The clock** is that of the runtime whose context the thread is in: the owner reads that of its registry's runtime
-//!   ([`Clock`](crate::util::clock::Clock)), once in a visit that sets a deadline. Its timer is the keeper's, whose task runs there.
-//! - **The runtime** on which a task is spawned: workers, and whatever else the owner spawns, go to the registry's, which is the
-//!   *place* of the errands.
-//! - **The cooperative budget**: the owner awaits nothing and takes nothing of it. The verb that has brought the news spends its
-//!   own when it has its answer ([`yield_after`]), where a task has one.
-//! - **The tracing span and dispatcher**: the owner emits nothing. A worker's span is a root, made in its own task.
-//! - **Task-locals** and other thread-locals: nothing of the owner reads any. The code of users that runs here (a key's `Eq` and
-//!   `Drop`, an error's `Drop`, the waker of a caller on another executor) sees those of whoever is served with it.
-//! - **The current worker** ([`current`](crate::worker::current)): a worker that brings news is still the current one. Only what a caller
-//!   asks for reads it, before it comes here; so does code of users (see above) that asks for something here.
-//! - **The next-task slot** of a thread of the multi-thread runtime: what was woken or spawned last lies there, where no other thread
-//!   takes it. Every visit says so ([`Outcome`]), and whoever runs code of users next returns to the scheduler before.
-//! - **A thread that panics**: what is told in a `Drop` is left for the keeper ([`Combiner::enqueue`]). Locks ignore poison, since
-//!   nothing that can panic leaves what they guard half changed.
-//! - **The recorder** of metrics is called by the keeper alone.
+//! - `LOCKED`: a task runs the owner.
+//! - `PENDING`: operations were queued since a combiner last looked.
+//! - `TIMER`: a deadline has passed. Only the driver acts on it.
+//! - `ORPHANED`: the driver was dropped. The next combiner drops the owner.
+//!
+//! Beside it are the [`Core`] (the owner, and the deadline that the driver waits for), the queue of operations, and the
+//! [`DriverState`] (the driver's waker and its next deadline).
+//!
+//! # Rules
+//!
+//! 1. **One combiner.** Only the task that set `LOCKED` touches the core. The core's mutex is therefore never contended; it
+//!    exists because this crate has no `unsafe` code.
+//! 2. **No operation is left behind.** A task queues its operation first and sets `PENDING` afterwards. A combiner clears
+//!    `PENDING` before it reads the queue, and clears `LOCKED` by a compare-and-swap that fails if a flag was set since. A
+//!    combiner that stops before the queue is empty sets `PENDING` again and wakes the driver.
+//! 3. **Submission order per task.** A task runs its own operation at once only if no flag is set: everything that was queued
+//!    before has run then. Otherwise it queues the operation behind the others.
+//! 4. **Short critical sections.** What need not happen under the lock, such as spawning a worker or waking a caller, is
+//!    [`Deferred`] and runs after the lock is released. User code in it, such as a waker, may submit operations again. A
+//!    submitter that finds the lock taken spins for a short time (`SPIN_LIMIT`) and then queues its operation: nothing waits
+//!    for the lock, not even user code that runs under it (a key's `Eq`) and submits an operation.
+//! 5. **Bounded work.** A combiner runs at most `COMBINE_LIMIT` operations besides its own. It hands the rest to the driver.
+//! 6. **The owner is dropped once**, while `LOCKED` is set: when it is done, when a panic escapes from it, or when the driver
+//!    is dropped. Its `Drop` closes the queue. From then on operations are dropped.
+//!
+//! # Proof
+//!
+//! Every operation runs exactly once while the owner exists. It runs at most once because the queue hands it out once. It runs
+//! at least once because of rule 2. A submitter that sets `PENDING` either finds `LOCKED` clear or set. If it is clear, the
+//! submitter becomes the combiner, or wakes the driver, which does ([`Combiner::enqueue`]). If it is set, the present combiner
+//! fails to clear it and reads the queue again.
+//!
+//! The driver misses no wake-up. It stores its waker before it reads the flags, and a combiner sets the flags before it takes
+//! the waker. Both happen around one lock, so either the driver reads the flags or the combiner finds the waker. If the driver
+//! reads them while there is a combiner, that combiner acts on them or wakes the driver.
+//!
+//! Rule 5 bounds how long a caller runs on behalf of others. Rule 6 leaves no caller waiting: dropping an operation drops its
+//! reply, which its receiver sees.
+//!
+//! # Execution context
+//!
+//! An operation runs in the task that submits it, or on a plain thread, on another runtime, or on another executor. These parts
+//! of that context could reach the owner:
+//!
+//! - **The clock** belongs to the runtime that the thread has entered. The owner reads the clock of its registry's runtime
+//!   ([`Clock`](crate::util::clock::Clock)), once per pass that arms a deadline. The timer belongs to the driver, whose task
+//!   runs on that runtime.
+//! - **The runtime** that tasks are spawned on. Workers, and whatever else the owner spawns, go to the registry's runtime,
+//!   which is the [`Place`](Deferred::Place) of the deferred actions.
+//! - **The cooperative budget.** The owner awaits nothing and consumes none. The verb that submitted the operation consumes
+//!   budget when it has its result ([`yield_after`](crate::util::coop::yield_after)), if it runs in a task.
+//! - **The tracing span and dispatcher.** The owner emits nothing. A worker's span is a root and is created in the worker's task.
+//! - **Task-locals** and other thread-locals. The owner reads none. User code that runs here (a key's `Eq` and `Drop`, an
+//!   error's `Drop`, the waker of a caller on another executor) sees those of the task that happens to be the combiner.
+//! - **The current worker**. A worker that submits an operation stays the current one. Only a caller's request reads it, before
+//!   it gets here, and so does user code (see above) that makes a request from here.
+//! - **The LIFO slot** of a thread of the multi-thread runtime holds the task that was woken or spawned last, and no other thread
+//!   can steal it. [`Outcome`] says whether that may have happened; the caller returns to the scheduler before it runs user code.
+//! - **A panicking thread.** A `Drop` leaves its operation to the driver ([`Combiner::enqueue`]). Locks ignore poison, since no
+//!   panic can leave what they guard half changed.
+//! - **The recorder** of metrics is called by the driver only.
 
-use crate::util::coop::Outcome;
-
+mod core;
 mod deferred;
 #[cfg(all(test, gen_registry_loom))]
 mod models;
+mod state;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::task::Waker;
 
 use tokio::time::Instant;
 
+pub(crate) use crate::combiner::core::Sequential;
+use crate::combiner::core::{Core, Pass, Turn};
 pub(crate) use crate::combiner::deferred::{Deferred, DeferredQueue};
-use crate::mailbox::queue::{BatchRef, Kind, Queue, Refusal};
-use crate::util::panics::{catch_panic, drop_payload};
-use crate::util::sync::{AtomicU8, Mutex, Ordering, lock, spin_loop};
+use crate::combiner::state::{Lock, ORPHANED, PENDING, State, TIMER, TransitionToUnlocked};
+use crate::mailbox::queue::{Kind, Queue, Refusal};
+use crate::util::coop::Outcome;
+use crate::util::panics::catch_panic;
+use crate::util::sync::{Mutex, MutexGuard, lock};
 
-/// Serves at a desk.
-pub(crate) trait Sequential<I, E>: Send {
-    /// Does what follows from one thing.
-    fn apply(&mut self, item: I);
-
-    /// Does what follows from one deadline that has passed, and says whether there was one. In the keeper's task.
-    fn on_timer(&mut self) -> bool;
-
-    /// Nothing is left, or somebody else goes on. Gives what is to be done away from the desk, and says when the next deadline
-    /// passes.
-    fn flush(&mut self, deferred: &mut DeferredQueue<E>) -> Option<Instant>;
-
-    /// Everything is done, for ever.
-    fn is_done(&self) -> bool;
-}
-
-/// Somebody is at the desk.
-const LOCKED: u8 = 1;
-/// Something was left there.
-const PENDING: u8 = 2;
-/// A deadline has passed: for the keeper.
-const TIMER: u8 = 4;
-/// There is no keeper any more: whoever is there drops the clerk.
-const ORPHANED: u8 = 8;
-
-/// Whoever finds somebody at the desk looks so often whether they have left. On two threads the one that went on without what
-/// it had brought was thrown out of its stride: it was answered on the other's thread, and moved there, task by task. The time
-/// of two or three visits; shorter was seen to be too short, and longer to be of no more use.
-const SPIN_LIMIT: usize = if cfg!(gen_registry_loom) { 1 } else { 40 };
-
-/// So many things are served in one visit.
-const COMBINE_LIMIT: usize = if cfg!(gen_registry_loom) { 2 } else { 64 };
-
-/// See the [module's documentation](self). In this order in memory: what every visit needs is of one cache line.
+/// See the [module's documentation](self). `repr(C)` keeps what every operation needs in one cache line.
 #[repr(C)]
 pub(crate) struct Combiner<I, E: Deferred> {
-    state: AtomicU8,
-    /// Locked by who is at the desk alone, and so never waited for.
+    state: State,
+    /// Locked by the combiner only. (rule 1)
     core: Mutex<Core<I, E>>,
     queue: Queue<I>,
     driver_state: Mutex<DriverState>,
-    /// Where errands are run. Set with the clerk.
+    /// Where deferred actions run. Set together with the sequential object.
     place: OnceLock<E::Place>,
 }
 
-struct Core<I, E> {
-    sequential: Option<Box<dyn Sequential<I, E>>>,
-    /// When the keeper is to look at the clock, as it was told.
-    driver_deadline: Option<Instant>,
-    /// What was taken out of the queue together, and is served next.
-    batch: BatchRef<I>,
-}
-
-/// What the keeper is told.
+/// What the combiner and the driver exchange.
 #[derive(Default)]
 struct DriverState {
-    /// When it is to look at the clock.
-    at: Option<Instant>,
-    driver: Option<Waker>,
-    /// There is nothing left to keep.
-    is_over: bool,
+    /// When the driver must set `TIMER`.
+    deadline: Option<Instant>,
+    waker: Option<Waker>,
+    /// The owner was dropped.
+    is_done: bool,
 }
 
-/// Role is at the desk.
+/// Which task is the combiner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Caller,
     Driver,
 }
 
-/// The desk is closed: its clerk is gone.
+/// The owner was dropped.
 #[derive(Debug)]
 pub(crate) struct Closed;
 
-/// Too much lies on the desk.
+/// The queue has no room for this operation.
 #[derive(Debug)]
 pub(crate) struct Full<I>(pub(crate) I);
 
-/// What the keeper is to do.
+/// What the driver does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DriverPoll {
-    /// Wait until it is woken, or [`tick`](Combiner::tick) then.
+    /// Wait until it is woken. At the deadline, call [`tick`](Combiner::tick).
     WaitUntil(Option<Instant>),
-    /// Come again after the others.
+    /// Yield, then poll again.
     Yield,
     Done,
 }
 
 impl<I, E: Deferred> Combiner<I, E> {
-    /// A desk with room for so many things that came [`in line`](Self::submit_queued).
+    /// Creates a combiner whose queue has room for `capacity` operations of callers that [wait](Self::submit_queued).
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            state: AtomicU8::new(0),
+            state: State::new(),
             queue: Queue::for_owner(capacity),
-            core: Mutex::new(Core { sequential: None, driver_deadline: None, batch: None }),
+            core: Mutex::new(Core::empty()),
             driver_state: Mutex::new(DriverState::default()),
             place: OnceLock::new(),
         }
     }
 
-    /// Sets the clerk to work, once, whose errands are run in this place.
+    /// Sets the sequential object and the place where its deferred actions run. Must be called once, before anything else.
     pub(crate) fn set(&self, sequential: Box<dyn Sequential<I, E>>, place: E::Place) {
-        // Once: there is none yet.
+        // This is the only call, so the cell is empty.
         let _ = self.place.set(place);
         lock(&self.core).sequential = Some(sequential);
-        // Whoever comes first asks the clerk when the keeper is to look at the clock. Relaxed: nobody else is here yet.
-        self.state.fetch_or(PENDING, Ordering::Relaxed);
+        // The first combiner asks for the first deadline.
+        let _ = self.state.set_pending();
     }
 
-    /// What lies on the desk.
     pub(crate) fn queue(&self) -> &Queue<I> {
         &self.queue
     }
 
-    /// Brings something, and never waits. If the desk is closed, it is dropped.
-    pub(crate) fn submit(&self, item: I) -> Outcome {
-        if self.try_lock() {
-            return self.run_locked(Some(item), Role::Caller);
+    /// Submits an operation without waiting. Drops it if the owner was dropped.
+    pub(crate) fn submit(&self, operation: I) -> Outcome {
+        if self.state.try_lock() {
+            return self.run_locked(Some(operation), Role::Caller);
         }
-        if self.queue.force_send(item, Kind::Cast).is_err() {
+        if self.queue.force_send(operation, Kind::Cast).is_err() {
             return Outcome::Quiet;
         }
         self.run_pending()
     }
 
-    /// Brings something, unless somebody is there and too much lies there already: then it is to [wait](Self::submit_queued). If
-    /// the desk is closed, it is dropped.
-    pub(crate) fn try_submit(&self, item: I) -> Result<Outcome, Full<I>> {
-        if self.try_lock() {
-            return Ok(self.run_locked(Some(item), Role::Caller));
+    /// Submits an operation, unless the lock is taken and the queue is full: such a caller must [wait](Self::submit_queued).
+    /// Drops the operation if the owner was dropped.
+    pub(crate) fn try_submit(&self, operation: I) -> Result<Outcome, Full<I>> {
+        if self.state.try_lock() {
+            return Ok(self.run_locked(Some(operation), Role::Caller));
         }
-        match self.queue.try_send(item, Kind::Call) {
+        match self.queue.try_send(operation, Kind::Call) {
             Ok(_) => Ok(self.run_pending()),
-            Err((Refusal::Full, item)) => Err(Full(item)),
+            Err((Refusal::Full, operation)) => Err(Full(operation)),
             Err((Refusal::Closed, _)) => Ok(Outcome::Quiet),
         }
     }
 
-    /// Brings something when there is room for it, in order.
+    /// Submits an operation as soon as the queue has room for it, in the order of the callers.
     ///
-    /// Dropped while it waits, the thing was not brought.
-    pub(crate) async fn submit_queued(&self, item: I) -> Result<Outcome, Closed> {
-        self.queue.send(item, Kind::Call).await.map_err(|_| Closed)?;
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it completes, the operation was not submitted.
+    pub(crate) async fn submit_queued(&self, operation: I) -> Result<Outcome, Closed> {
+        self.queue.send(operation, Kind::Call).await.map_err(|_| Closed)?;
         Ok(self.run_pending())
     }
 
-    /// Leaves something for the keeper, or for who comes before it: for who has no time, such as a `Drop`.
-    pub(crate) fn enqueue(&self, item: I) {
-        if self.queue.force_send(item, Kind::Cast).is_err() {
+    /// Queues an operation for the driver or an earlier combiner, and never runs the owner. For callers that must not run it,
+    /// such as a `Drop`.
+    pub(crate) fn enqueue(&self, operation: I) {
+        if self.queue.force_send(operation, Kind::Cast).is_err() {
             return;
         }
-        // Release: see `run_pending`.
-        if self.state.fetch_or(PENDING, Ordering::Release) & LOCKED == 0 {
+        if self.state.set_pending() == Lock::Free {
             self.wake_driver();
         }
     }
 
-    /// Serves what lies there, unless somebody is there who will see it.
+    /// Runs the queued operations, unless there is a combiner, which will.
     pub(crate) fn run_pending(&self) -> Outcome {
         self.signal(PENDING, Role::Caller)
     }
 
-    /// A deadline has passed. For the keeper.
+    /// Handles the deadlines that have passed. Called by the driver.
     pub(crate) fn tick(&self) -> Outcome {
-        // First: the next one is told with the serving of this one.
-        lock(&self.driver_state).at = None;
+        // Before the flag is set: the combiner that acts on it stores the next deadline.
+        lock(&self.driver_state).deadline = None;
         self.signal(TIMER, Role::Driver)
     }
 
-    /// There is no keeper any more. The clerk is dropped, here or by who is there.
-    pub(crate) fn close_driver(&self) {
-        // No clerk is left to be handed over.
+    /// Drops the owner because its driver is dropped. If there is a combiner, that drops it. (rule 6)
+    pub(crate) fn orphan(&self) {
+        // No owner is left that a wake-up could be for.
         let _ = self.signal(ORPHANED, Role::Driver);
     }
 
-    fn signal(&self, what: u8, who: Role) -> Outcome {
-        // The Release pairs with the Acquire in `serve`, of who is there and takes the news: it finds in the queue what was
-        // put there before. The Acquire pairs with the Release in `serve`, of who was there before.
-        if self.state.fetch_or(LOCKED | what, Ordering::AcqRel) & LOCKED != 0 {
-            Outcome::Quiet
-        } else {
-            self.run_locked(None, who)
+    /// Sets flags, and becomes the combiner if there is none.
+    fn signal(&self, flags: u8, role: Role) -> Outcome {
+        match self.state.lock_or_set(flags) {
+            Lock::Free => self.run_locked(None, role),
+            Lock::Taken => Outcome::Quiet,
         }
     }
 
-    /// Sits down if nothing lies there that came before (invariant 3), and the desk is free or will be in a moment.
-    #[inline]
-    fn try_lock(&self) -> bool {
-        let mut looks = 0;
-        loop {
-            // Acquire pairs with the Release in `serve`, of who was there before.
-            let Err(mut state) = self.state.compare_exchange(0, LOCKED, Ordering::Acquire, Ordering::Relaxed) else {
-                return true;
-            };
-            while state != 0 {
-                // Where others have left something, there is more to do than one visit takes: this comes behind it.
-                if looks == SPIN_LIMIT || state != LOCKED {
-                    return false;
-                }
-                looks += 1;
-                spin_loop();
-                state = self.state.load(Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Serves, being there, and goes; then runs the errands.
-    fn run_locked(&self, first: Option<I>, who: Role) -> Outcome {
+    /// Runs the owner with the lock held, releases the lock, and then runs the deferred actions.
+    fn run_locked(&self, own: Option<I>, role: Role) -> Outcome {
         let mut deferred = DeferredQueue::new();
-        let outcome = self.combine(first, who, &mut deferred);
-        self.run(&mut deferred);
+        let outcome = self.combine(own, role, &mut deferred);
+        self.run_deferred(&mut deferred);
         outcome
     }
 
     #[inline]
-    fn run(&self, deferred: &mut DeferredQueue<E>) {
-        // Without a clerk nothing has arisen.
+    fn run_deferred(&self, deferred: &mut DeferredQueue<E>) {
+        // Without a sequential object there are no actions.
         if let Some(place) = self.place.get() {
             deferred.run(place);
         }
     }
 
-    /// Gathers the errands of those served. A worker that waits there to be spawned is for everyone else one whose task was not
-    /// polled yet: it can be killed, and its entry stays until it is gone. (G1)
-    fn combine(&self, mut first: Option<I>, who: Role, deferred: &mut DeferredQueue<E>) -> Outcome {
-        let mut turns = COMBINE_LIMIT;
-        let mut outcome = Outcome::Quiet;
-        // What is taken note of here; the rest is left for the keeper.
-        let mine = if who == Role::Driver { PENDING | TIMER } else { PENDING };
+    /// Runs operations until no flag is set or the budget is used up, and releases the lock.
+    ///
+    /// A worker whose spawn is among the deferred actions looks to every other task like one that was not polled yet: it can be
+    /// killed, and its entry stays until it has exited. (G1)
+    fn combine(&self, own: Option<I>, role: Role, deferred: &mut DeferredQueue<E>) -> Outcome {
+        let mine = if role == Role::Driver { PENDING | TIMER } else { PENDING };
+        let mut turn = Turn::new(own);
         loop {
-            let mut pending = 0;
-            if first.is_none() {
-                // Before the queue is looked into: who leaves something later sets it again, and it is seen below. (invariant 2)
-                pending = self.state.fetch_and(!mine, Ordering::AcqRel) & (mine | ORPHANED);
+            if turn.own.is_none() {
+                // Before the queue is read: a flag that is set later makes `unlock` fail. (rule 2)
+                turn.pending = self.state.take(mine);
             }
             let mut core = lock(&self.core);
-            let Core { sequential: Some(sequential), driver_deadline, batch } = &mut *core else {
-                drop(core);
-                return self.close(first);
-            };
-            // What is served contains the code of users by itself. What comes through is a mistake of this crate, after
-            // which nothing is served any more.
-            let worked = catch_unwind(AssertUnwindSafe(|| {
-                if pending & ORPHANED != 0 {
-                    return false;
+            match core.run(&self.queue, &mut turn, deferred) {
+                Pass::Flushed(None) => {}
+                Pass::Flushed(deadline) => {
+                    lock(&self.driver_state).deadline = deadline;
+                    self.wake_driver();
+                    turn.outcome = Outcome::Woke;
                 }
-                if let Some(item) = first.take() {
-                    sequential.apply(item);
-                }
-                // The queue before the clock: who was in time has kept the deadline, though both are looked at late.
-                while pending & PENDING != 0 && turns > 0 && !sequential.is_done() {
-                    match self.queue.try_recv(batch) {
-                        Some(item) => {
-                            outcome = Outcome::Woke;
-                            sequential.apply(item);
-                        }
-                        None => pending &= !PENDING,
-                    }
-                    turns -= 1;
-                }
-                while pending & (PENDING | TIMER) == TIMER && turns > 0 && !sequential.is_done() {
-                    if !sequential.on_timer() {
-                        pending &= !TIMER;
-                        // Whatever the keeper was told, that has passed.
-                        *driver_deadline = None;
-                    }
-                    turns -= 1;
-                }
-                !sequential.is_done()
-            }));
-            let goes_on = worked.unwrap_or_else(|payload| {
-                drop_payload(payload);
-                false
-            });
-            if !goes_on {
-                let sequential = core.sequential.take();
-                drop(core);
-                catch_panic(|| drop(sequential));
-                return self.close(first);
-            }
-            let next = sequential.flush(deferred);
-            if next != *driver_deadline
-                && next.is_some_and(|next| driver_deadline.is_none_or(|driver_deadline| next < driver_deadline))
-            {
-                *driver_deadline = next;
-                lock(&self.driver_state).at = next;
-                self.wake_driver();
-                outcome = Outcome::Woke;
+                Pass::Done => return self.close(core, turn.own),
             }
             drop(core);
-            if pending & (PENDING | TIMER) != 0 {
-                // Out of turns. What was taken note of here is noted again for who goes on.
-                self.state.fetch_or(pending & (PENDING | TIMER), Ordering::Relaxed);
-                // Release pairs with the Acquire of who comes next.
-                if self.state.fetch_and(!LOCKED, Ordering::Release) & ORPHANED != 0 {
-                    return self.run_pending();
+            match self.state.unlock(mine, turn.pending) {
+                TransitionToUnlocked::Idle => return turn.outcome,
+                TransitionToUnlocked::TimerLeft => {
+                    self.wake_driver();
+                    return Outcome::Woke;
                 }
-                self.wake_driver();
-                return Outcome::HandedOff;
-            }
-            // Release pairs with the Acquire of who comes next.
-            match self.state.compare_exchange(LOCKED, 0, Ordering::Release, Ordering::Relaxed) {
-                Ok(_) => return outcome,
-                Err(state) if state & mine == 0 && state & ORPHANED == 0 => {
-                    if self.state.compare_exchange(state, state & !LOCKED, Ordering::Release, Ordering::Relaxed).is_ok()
-                    {
-                        // It came for its tick while somebody was here.
-                        self.wake_driver();
-                        return Outcome::Woke;
-                    }
+                TransitionToUnlocked::HandedOff => {
+                    self.wake_driver();
+                    return Outcome::HandedOff;
                 }
-                Err(_) => {}
+                TransitionToUnlocked::Orphaned => return self.run_pending(),
+                TransitionToUnlocked::StillLocked => {}
             }
         }
     }
 
-    /// Goes, the clerk being gone.
-    fn close(&self, first: Option<I>) -> Outcome {
-        // Nobody will serve it. Its `Drop` may be code of users.
-        catch_panic(|| drop(first));
-        lock(&self.driver_state).is_over = true;
+    /// Drops the owner, if it was not dropped before, and releases the lock. (rule 6)
+    fn close(&self, mut core: MutexGuard<'_, Core<I, E>>, own: Option<I>) -> Outcome {
+        let sequential = core.sequential.take();
+        drop(core);
+        catch_panic(|| drop(sequential));
+        // An operation that was too late. Its `Drop` may be user code.
+        catch_panic(|| drop(own));
+        lock(&self.driver_state).is_done = true;
         self.wake_driver();
-        // The queue is closed: whatever else was noted, there is nothing in it. Release as in `serve`.
-        self.state.fetch_and(ORPHANED, Ordering::Release);
+        self.state.close();
         Outcome::Woke
     }
 
     fn wake_driver(&self) {
-        let driver = lock(&self.driver_state).driver.take();
-        if let Some(driver) = driver {
-            catch_panic(|| driver.wake());
+        let waker = lock(&self.driver_state).waker.take();
+        if let Some(waker) = waker {
+            catch_panic(|| waker.wake());
         }
     }
 
-    /// What the keeper does whenever it is woken: goes on where somebody had to stop, and then waits.
-    pub(crate) fn poll_driver(&self, driver: &Waker) -> DriverPoll {
+    /// Runs what a combiner has left to the driver. Called whenever the driver is polled.
+    pub(crate) fn poll_driver(&self, waker: &Waker) -> DriverPoll {
         {
-            // First: who rings later wakes it, and what was left before is seen below.
+            // Before the flags are read: a combiner that sets a flag later finds this waker.
             let mut driver_state = lock(&self.driver_state);
-            if driver_state.is_over {
+            if driver_state.is_done {
                 return DriverPoll::Done;
             }
-            driver_state.driver = Some(driver.clone());
+            driver_state.waker = Some(waker.clone());
         }
-        // Relaxed: what was set before the bell was rung came with its lock.
-        let state = self.state.load(Ordering::Relaxed);
-        if state & (PENDING | TIMER) != 0 && self.signal(0, Role::Driver) == Outcome::HandedOff {
+        if self.state.has_work() && self.signal(0, Role::Driver) == Outcome::HandedOff {
             return DriverPoll::Yield;
         }
         let driver_state = lock(&self.driver_state);
-        if driver_state.is_over { DriverPoll::Done } else { DriverPoll::WaitUntil(driver_state.at) }
+        if driver_state.is_done { DriverPoll::Done } else { DriverPoll::WaitUntil(driver_state.deadline) }
     }
 
-    /// Sits down and serves nothing but what [`combine_one`](Self::combine_one) asks for, until [`unlock_for_test`](Self::unlock_for_test).
+    /// Takes the lock. Until [`unlock_for_test`](Self::unlock_for_test), only [`combine_one`](Self::combine_one) runs operations.
     #[cfg(test)]
     pub(crate) fn lock_for_test(&self) {
-        assert_eq!(self.state.fetch_or(LOCKED, Ordering::AcqRel) & LOCKED, 0, "nobody is there");
+        assert_eq!(self.state.lock_or_set(0), Lock::Free, "there is no combiner");
     }
 
+    /// Runs one operation, or handles one deadline. Returns whether there was one.
     #[cfg(test)]
     pub(crate) fn combine_one(&self) -> bool {
         let mut core = lock(&self.core);
         let Core { sequential, batch, .. } = &mut *core;
-        let sequential = sequential.as_mut().expect("the sequential is there");
+        let sequential = sequential.as_mut().expect("the owner was not dropped");
         let mut deferred = DeferredQueue::new();
-        let served = match self.queue.try_recv(batch) {
-            Some(item) => {
-                sequential.apply(item);
+        let ran = match self.queue.try_recv(batch) {
+            Some(operation) => {
+                sequential.apply(operation);
                 true
             }
             None => sequential.on_timer(),
         };
         let _ = sequential.flush(&mut deferred);
         drop(core);
-        self.run(&mut deferred);
-        served
+        self.run_deferred(&mut deferred);
+        ran
     }
 
     #[cfg(test)]

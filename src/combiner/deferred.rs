@@ -1,16 +1,16 @@
-//! [`DeferredQueue`]: what is done when whoever served has left the desk.
+//! [`Deferred`] actions, which run after the combiner has released the lock.
 
 use crate::util::panics::catch_panic;
 
-/// What need not be done at the desk, since it changes nothing there. Whoever serves there next may do so before it is run.
+/// An action that changes nothing in the sequential object, so that it needs no lock. The next combiner may run before it does.
 pub(crate) trait Deferred {
-    /// Where it is run, as the desk was told.
+    /// Where actions run. Given to [`Combiner::set`](crate::combiner::Combiner::set).
     type Place;
 
     fn run(self, place: &Self::Place);
 }
 
-/// DeferredQueue in the order in which they arose. Almost always one: it takes no allocation.
+/// Actions in the order in which they were pushed. One action, the usual number, needs no allocation.
 pub(crate) struct DeferredQueue<E> {
     first: Option<E>,
     more: Vec<E>,
@@ -22,15 +22,15 @@ impl<E> DeferredQueue<E> {
     }
 
     #[inline]
-    pub(crate) fn push(&mut self, errand: E) {
+    pub(crate) fn push(&mut self, action: E) {
         if self.first.is_none() {
-            self.first = Some(errand);
+            self.first = Some(action);
         } else {
-            self.more.push(errand);
+            self.more.push(action);
         }
     }
 
-    /// Takes those of others behind its own.
+    /// Moves the actions of `others` to the end.
     #[inline]
     pub(crate) fn append(&mut self, others: &mut Self) {
         if let Some(first) = others.first.take() {
@@ -43,15 +43,15 @@ impl<E> DeferredQueue<E> {
 }
 
 impl<E: Deferred> DeferredQueue<E> {
-    /// Runs them one by one: code of others that panics in one of them (the waker of a caller on another executor) does not
-    /// keep the next from being run. (G5)
+    /// Runs the actions one by one. A panic of user code in one of them (the waker of a caller on another executor) does not
+    /// keep the next from running. (G5)
     #[inline]
     pub(crate) fn run(&mut self, place: &E::Place) {
         if let Some(first) = self.first.take() {
             catch_panic(|| first.run(place));
             if !self.more.is_empty() {
-                for errand in self.more.drain(..) {
-                    catch_panic(|| errand.run(place));
+                for action in self.more.drain(..) {
+                    catch_panic(|| action.run(place));
                 }
             }
         }
@@ -88,10 +88,10 @@ mod tests {
         mine.append(&mut others);
         mine.push(note(4));
         others.run(&());
-        assert!(ran.lock().unwrap().is_empty(), "they were taken");
+        assert!(ran.lock().unwrap().is_empty(), "the actions were moved");
         mine.run(&());
         assert_eq!(*ran.lock().unwrap(), [1, 2, 3, 4]);
         mine.run(&());
-        assert_eq!(ran.lock().unwrap().len(), 4, "once");
+        assert_eq!(ran.lock().unwrap().len(), 4, "each action runs once");
     }
 }

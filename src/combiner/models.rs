@@ -1,5 +1,6 @@
-//! Models of the desk that loom runs through every order of its threads' steps:
-//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`. A visit has two turns in them.
+//! Loom models of the combiner. Its `COMBINE_LIMIT` is 2 in them.
+//!
+//! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
@@ -11,16 +12,16 @@ use loom::thread;
 
 use super::*;
 
-/// Keeps what it served, and is over after so many things. Its numbers are not loom's: they are of one place at a time, if the
-/// desk is right.
+/// Records the operations that it applies, and is done after `limit` of them. What it records is not tracked by loom: if the
+/// combiner is correct, one thread at a time writes it.
 struct Recorder {
     combiner: Weak<Combiner<Arc<u32>, Op>>,
     seen: Arc<Seen>,
-    most: usize,
+    limit: usize,
     deferred: DeferredQueue<Op>,
 }
 
-/// Each thing that is served makes one errand.
+/// The deferred action of each operation.
 struct Op(u32, Arc<Seen>);
 
 impl Deferred for Op {
@@ -33,58 +34,58 @@ impl Deferred for Op {
 
 #[derive(Default)]
 struct Seen {
-    served: std::sync::Mutex<Vec<u32>>,
+    applied: std::sync::Mutex<Vec<u32>>,
     ran: std::sync::Mutex<Vec<u32>>,
-    is_there: AtomicBool,
+    is_running: AtomicBool,
     ticks: AtomicUsize,
-    ends_by_tick: AtomicBool,
+    is_done_after_tick: AtomicBool,
     drops: AtomicUsize,
-    /// What must never be is noted here: a panic would be contained.
+    /// How often two threads ran the recorder at once. A panic would be contained and so go unseen.
     faults: AtomicUsize,
 }
 
 impl Seen {
-    fn served(&self) -> Vec<u32> {
-        self.served.lock().unwrap().clone()
+    fn applied(&self) -> Vec<u32> {
+        self.applied.lock().unwrap().clone()
     }
 
-    /// What was served, in the order of its numbers: of all of it the errands were run, once.
+    /// The operations that were applied, sorted. Asserts that the deferred action of each ran once.
     fn sorted(&self) -> Vec<u32> {
         let sorted = |of: &std::sync::Mutex<Vec<u32>>| {
             let mut numbers = of.lock().unwrap().clone();
             numbers.sort_unstable();
             numbers
         };
-        assert_eq!(sorted(&self.ran), sorted(&self.served), "deferred that were run, and what was served");
-        sorted(&self.served)
+        assert_eq!(sorted(&self.ran), sorted(&self.applied), "the actions that ran, and the operations applied");
+        sorted(&self.applied)
     }
 
     fn number(&self, of: &AtomicUsize) -> usize {
-        assert_eq!(self.faults.load(Ordering::SeqCst), 0, "two were at the combiner");
+        assert_eq!(self.faults.load(Ordering::SeqCst), 0, "two threads ran the recorder at once");
         of.load(Ordering::SeqCst)
     }
 }
 
 impl Recorder {
-    /// Being there takes a while: others have their turns in the middle of it.
-    fn alone(&self, act: impl FnOnce()) {
-        if self.seen.is_there.swap(true, Ordering::SeqCst) {
+    /// Runs `act`, and yields first so that other threads run meanwhile.
+    fn exclusive(&self, act: impl FnOnce()) {
+        if self.seen.is_running.swap(true, Ordering::SeqCst) {
             self.seen.faults.fetch_add(1, Ordering::SeqCst);
         }
         thread::yield_now();
         act();
-        self.seen.is_there.store(false, Ordering::SeqCst);
+        self.seen.is_running.store(false, Ordering::SeqCst);
     }
 }
 
 impl Sequential<Arc<u32>, Op> for Recorder {
-    fn apply(&mut self, item: Arc<u32>) {
-        self.alone(|| self.seen.served.lock().unwrap().push(*item));
-        self.deferred.push(Op(*item, Arc::clone(&self.seen)));
+    fn apply(&mut self, operation: Arc<u32>) {
+        self.exclusive(|| self.seen.applied.lock().unwrap().push(*operation));
+        self.deferred.push(Op(*operation, Arc::clone(&self.seen)));
     }
 
     fn on_timer(&mut self) -> bool {
-        self.alone(|| {
+        self.exclusive(|| {
             self.seen.ticks.fetch_add(1, Ordering::SeqCst);
         });
         false
@@ -96,8 +97,8 @@ impl Sequential<Arc<u32>, Op> for Recorder {
     }
 
     fn is_done(&self) -> bool {
-        let ticked = self.seen.ends_by_tick.load(Ordering::SeqCst) && self.seen.ticks.load(Ordering::SeqCst) > 0;
-        ticked || self.seen.served.lock().unwrap().len() >= self.most
+        let ticked = self.seen.is_done_after_tick.load(Ordering::SeqCst) && self.seen.ticks.load(Ordering::SeqCst) > 0;
+        ticked || self.seen.applied.lock().unwrap().len() >= self.limit
     }
 }
 
@@ -111,13 +112,13 @@ impl Drop for Recorder {
     }
 }
 
-fn desk(most: usize) -> (Arc<Combiner<Arc<u32>, Op>>, Arc<Seen>) {
+fn combiner(limit: usize) -> (Arc<Combiner<Arc<u32>, Op>>, Arc<Seen>) {
     let (combiner, seen) = (Arc::new(Combiner::new(8)), Arc::<Seen>::default());
     combiner.set(
         Box::new(Recorder {
             combiner: Arc::downgrade(&combiner),
             seen: Arc::clone(&seen),
-            most,
+            limit,
             deferred: DeferredQueue::new(),
         }),
         (),
@@ -125,8 +126,8 @@ fn desk(most: usize) -> (Arc<Combiner<Arc<u32>, Op>>, Arc<Seen>) {
     (combiner, seen)
 }
 
-/// Whoever hands over has a keeper: this is one.
-async fn keep(combiner: &Combiner<Arc<u32>, Op>) {
+/// A driver without a timer.
+async fn drive(combiner: &Combiner<Arc<u32>, Op>) {
     poll_fn(|cx| match combiner.poll_driver(cx.waker()) {
         DriverPoll::Done => Poll::Ready(()),
         DriverPoll::WaitUntil(_) => Poll::Pending,
@@ -139,30 +140,30 @@ async fn keep(combiner: &Combiner<Arc<u32>, Op>) {
 }
 
 #[test]
-fn concurrent_items_are_each_served_once() {
+fn concurrent_operations_each_run_once() {
     loom::model(|| {
-        let (combiner, seen) = desk(usize::MAX);
+        let (combiner, seen) = combiner(usize::MAX);
         let other = thread::spawn({
             let combiner = Arc::clone(&combiner);
             move || combiner.submit(Arc::new(1))
         });
-        let visits = [combiner.submit(Arc::new(2)), other.join().unwrap()];
-        if visits.contains(&Outcome::HandedOff) {
+        let outcomes = [combiner.submit(Arc::new(2)), other.join().unwrap()];
+        if outcomes.contains(&Outcome::HandedOff) {
             let _ = combiner.run_pending();
         }
         assert_eq!((seen.sorted(), seen.number(&seen.drops)), (vec![1, 2], 0));
-        combiner.close_driver();
+        combiner.orphan();
         assert_eq!(seen.number(&seen.drops), 1);
     });
 }
 
 #[test]
-fn driver_serves_queued_items_in_sender_order() {
-    // Of three threads loom cannot try every order in any time that one would wait.
+fn driver_runs_operations_in_submission_order() {
+    // Without a bound, three threads take loom too long.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
-        let (combiner, seen) = desk(4);
+        let (combiner, seen) = combiner(4);
         let other = thread::spawn({
             let combiner = Arc::clone(&combiner);
             move || {
@@ -172,16 +173,17 @@ fn driver_serves_queued_items_in_sender_order() {
         });
         let driver = thread::spawn({
             let combiner = Arc::clone(&combiner);
-            move || block_on(keep(&combiner))
+            move || block_on(drive(&combiner))
         });
         let _ = combiner.submit(Arc::new(11));
         let _ = combiner.submit(Arc::new(12));
         other.join().unwrap();
-        // It is over when all four are served: a lost one would leave it waiting for ever, which loom reports.
+        // The recorder is done after four operations. A lost one would leave the driver waiting forever, which loom reports.
         driver.join().unwrap();
-        let served = seen.served();
-        let of =
-            |first: u32, second: u32| served.iter().copied().filter(|&n| n == first || n == second).collect::<Vec<_>>();
+        let applied = seen.applied();
+        let of = |first: u32, second: u32| {
+            applied.iter().copied().filter(|&n| n == first || n == second).collect::<Vec<_>>()
+        };
         assert_eq!((of(1, 2), of(11, 12)), (vec![1, 2], vec![11, 12]));
         assert_eq!(seen.sorted(), [1, 2, 11, 12]);
         assert_eq!(seen.number(&seen.drops), 1);
@@ -189,39 +191,39 @@ fn driver_serves_queued_items_in_sender_order() {
 }
 
 #[test]
-fn abandon_drops_the_state_once_and_leaks_no_item() {
+fn orphan_drops_the_owner_once_and_leaks_nothing() {
     loom::model(|| {
-        let (combiner, seen) = desk(usize::MAX);
-        let item = Arc::new(1);
+        let (combiner, seen) = combiner(usize::MAX);
+        let operation = Arc::new(1);
         let driver = thread::spawn({
             let combiner = Arc::clone(&combiner);
-            move || combiner.close_driver()
+            move || combiner.orphan()
         });
         let other = thread::spawn({
-            let (combiner, item) = (Arc::clone(&combiner), Arc::clone(&item));
-            move || combiner.enqueue(item)
+            let (combiner, operation) = (Arc::clone(&combiner), Arc::clone(&operation));
+            move || combiner.enqueue(operation)
         });
-        let _ = combiner.submit(Arc::clone(&item));
+        let _ = combiner.submit(Arc::clone(&operation));
         driver.join().unwrap();
         other.join().unwrap();
         assert_eq!(seen.number(&seen.drops), 1);
-        assert_eq!(Arc::strong_count(&item), 1, "served or dropped");
+        assert_eq!(Arc::strong_count(&operation), 1, "each was applied or dropped");
         let _ = seen.sorted();
     });
 }
 
 #[test]
-fn contended_tick_is_served_by_the_driver() {
+fn driver_handles_a_tick_that_found_the_lock_taken() {
     loom::model(|| {
-        // Over when the tick is served: if it is lost, the keeper waits for ever, which loom reports.
-        let (combiner, seen) = desk(usize::MAX);
-        seen.ends_by_tick.store(true, Ordering::SeqCst);
+        // The recorder is done after the tick. A lost one would leave the driver waiting forever, which loom reports.
+        let (combiner, seen) = combiner(usize::MAX);
+        seen.is_done_after_tick.store(true, Ordering::SeqCst);
         let other = thread::spawn({
             let combiner = Arc::clone(&combiner);
             move || combiner.submit(Arc::new(1))
         });
         let _ = combiner.tick();
-        block_on(keep(&combiner));
+        block_on(drive(&combiner));
         let _ = other.join().unwrap();
         assert_eq!((seen.number(&seen.ticks), seen.number(&seen.drops)), (1, 1));
     });

@@ -61,6 +61,6 @@ impl<W: Worker> Drop for Driver<W> {
         if self.shared.report.borrow().is_none() {
             self.shared.is_cut_off.store(true, Ordering::Relaxed);
         }
-        self.shared.combiner.close_driver();
+        self.shared.combiner.orphan();
     }
 }
