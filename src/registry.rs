@@ -9,7 +9,6 @@ pub(crate) mod spawn;
 pub(crate) mod start;
 pub(crate) mod via;
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
@@ -30,7 +29,9 @@ pub(crate) use crate::registry::start::Starter;
 use crate::registry::start::take;
 use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
-use crate::util::sync::{cooperate, lock, with_contained_waker};
+use crate::util::coop::cooperate;
+use crate::util::panics::{unwind_safe, with_contained_waker};
+use crate::util::sync::lock;
 use crate::worker::Worker;
 use crate::worker::current::current_of;
 use crate::worker::error::{Returned, StartError, StopError};

@@ -2,8 +2,10 @@
 
 pub(crate) mod clock;
 pub(crate) mod coop;
+pub(crate) mod future;
 pub(crate) mod hash;
 pub(crate) mod id_list;
+pub(crate) mod opaque;
 pub(crate) mod panics;
 pub(crate) mod prehashed;
 pub(crate) mod sync;

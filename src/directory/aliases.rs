@@ -16,7 +16,7 @@ use crate::directory::error::{NotRegistered, RegisterError};
 use crate::directory::index::Index;
 use crate::directory::waiting::Waiting;
 use crate::lifecycle::id::WorkerId;
-use crate::util::sync::cooperate;
+use crate::util::coop::cooperate;
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;

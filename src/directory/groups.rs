@@ -12,7 +12,7 @@ use crate::directory::broadcast::{Broadcast, broadcast, try_broadcast};
 use crate::directory::error::JoinError;
 use crate::directory::index::{Change, Index};
 use crate::lifecycle::id::WorkerId;
-use crate::util::sync::cooperate;
+use crate::util::coop::cooperate;
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;

@@ -11,7 +11,7 @@ use crate::registry::address;
 use crate::registry::address::{Address, deliver_cast};
 use crate::registry::retry;
 use crate::registry::retry::Retry;
-use crate::util::sync::apart;
+use crate::util::future::boxed_in_debug;
 use crate::worker::Worker;
 use crate::worker::error::{CallError, ReserveError, SendError};
 use crate::worker::handle::WorkerHandle;
@@ -65,7 +65,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         Q: ?Sized + Hash + Equivalent<N>,
     {
         let address = self.at(name);
-        apart(|| deliver_cast(&address, message, None)).await
+        boxed_in_debug(|| deliver_cast(&address, message, None)).await
     }
 
     /// Like [`cast`](Self::cast), and gives up after `within`.

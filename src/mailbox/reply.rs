@@ -8,8 +8,8 @@ use std::task::Poll;
 
 use crate::mailbox::oneshot;
 use crate::mailbox::oneshot::Receiver;
+use crate::util::opaque::Carries;
 use crate::util::panics::{drop_payload, unwind_safe};
-use crate::util::sync::Carries;
 
 /// The sending end of a call: a worker sends its answer here.
 ///

@@ -12,8 +12,8 @@ use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::Undelivered;
 use crate::registry::via::Via;
-use crate::util::coop::yield_to_queue;
-use crate::util::sync::{apart, boxed, cooperate};
+use crate::util::coop::{cooperate, yield_to_queue};
+use crate::util::future::{boxed, boxed_in_debug};
 use crate::worker::Worker;
 use crate::worker::current::is_current;
 use crate::worker::error::{CallError, ReserveError, Returned, SendError, StartError};
@@ -165,7 +165,7 @@ async fn deliver<W: Worker>(
             break Why::WouldDeadlock;
         }
         let accepted = match limit {
-            None => apart(|| handle.accept(take(&mut message), kind)).await,
+            None => boxed_in_debug(|| handle.accept(take(&mut message), kind)).await,
             Some(_) => boxed(|| handle.accept_before(limit, take(&mut message), kind)).await,
         };
         match put_back(accepted, &mut message) {
@@ -206,7 +206,7 @@ pub(crate) async fn deliver_cast<W: Worker>(
     message: W::Message,
     limit: Option<Instant>,
 ) -> Result<(), SendError<W>> {
-    match apart(|| deliver(address, message, Kind::Cast, limit)).await {
+    match boxed_in_debug(|| deliver(address, message, Kind::Cast, limit)).await {
         Ok(_) => Ok(()),
         Err((message, why)) => Err(why.into_send_error(message)),
     }
@@ -217,7 +217,7 @@ pub(crate) async fn cast_timeout<W: Worker>(
     within: Duration,
     message: W::Message,
 ) -> Result<(), SendError<W>> {
-    apart(|| deliver_cast(address, message, limit(within))).await
+    boxed_in_debug(|| deliver_cast(address, message, limit(within))).await
 }
 
 /// Gives the message to the worker that is found now, if it has room.
@@ -295,7 +295,7 @@ pub(crate) async fn deliver_call<W: Worker>(
     message: W::Message,
     limit: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
-    match apart(|| deliver(address, message, Kind::Call, limit)).await {
+    match boxed_in_debug(|| deliver(address, message, Kind::Call, limit)).await {
         Ok(accepted) => Ok(cooperate(accepted).await),
         Err((message, why)) => {
             // Before the error is returned: a panic here would leak a value that is already returned.

@@ -23,8 +23,9 @@ use crate::owner::{Driver, Owner};
 use crate::registry::Registry;
 use crate::table::table;
 use crate::util::clock::Clock;
+use crate::util::opaque::opaque;
 use crate::util::panics::{CatchDropPanic, drop_payload};
-use crate::util::sync::{AtomicUsize, CachePadded, Mutex, opaque};
+use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
 use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]

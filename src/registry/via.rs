@@ -14,7 +14,7 @@ use crate::registry::address;
 use crate::registry::address::{Address, Why, deliver_cast};
 use crate::registry::retry;
 use crate::registry::retry::Retry;
-use crate::util::sync::apart;
+use crate::util::future::boxed_in_debug;
 use crate::worker::Worker;
 use crate::worker::current::is_current;
 use crate::worker::error::{CallError, ReserveError, SendError};
@@ -65,7 +65,7 @@ pub struct Via<W: Worker> {
 }
 
 /// Makes the arguments of the workers that an address starts. A `dyn`, so that the search for what an address is made of does not go
-/// on to the arguments, which may have the address of another worker type: see [`Opaque`](crate::util::sync::Opaque).
+/// on to the arguments, which may have the address of another worker type: see [`Opaque`](crate::util::opaque::Opaque).
 pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> A + Send + Sync>;
 
 /// Makes clones of these arguments.
@@ -106,7 +106,7 @@ impl<W: Worker> Via<W> {
             Ok(_) => return Ok(()),
             Err(message) => message,
         };
-        apart(|| deliver_cast(self, message, None)).await
+        boxed_in_debug(|| deliver_cast(self, message, None)).await
     }
 
     /// Like [`cast`](Self::cast), and gives up after `within`, the start of the worker included.

@@ -1,18 +1,21 @@
-//! What becomes of a panic in code that is not ours.
+//! Containment of panics in foreign code: a user's closures and `Drop`s, and the wakers of other executors.
 
 use std::any::Any;
+use std::future::{Future, poll_fn};
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
 
-/// Runs code whose panic is to reach nobody.
+/// Runs code, and drops its panic.
 pub(crate) fn catch_panic(code: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
         drop_payload(payload);
     }
 }
 
-/// What a panic said.
+/// The message of a panic.
 pub(crate) fn message(payload: Box<dyn Any + Send>) -> Arc<str> {
     let message = match payload.downcast_ref::<&'static str>() {
         Some(message) => Arc::from(*message),
@@ -25,15 +28,15 @@ pub(crate) fn message(payload: Box<dyn Any + Send>) -> Arc<str> {
     message
 }
 
-/// Drops a panic's payload, whose own `Drop` may panic.
+/// Drops the payload of a panic, whose own `Drop` may panic.
 pub(crate) fn drop_payload(payload: Box<dyn Any + Send>) {
     if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Whoever panics while dropping the payload of a panic is not asked a third time.
+        // Leak the second payload, since its `Drop` may panic again.
         std::mem::forget(again);
     }
 }
 
-/// A value whose panic in `Drop` is contained: it is dropped wherever the last user of a worker's memory happens to be.
+/// A value whose panic in `Drop` is contained: the last user of a worker's memory drops it, and that may be any task.
 #[derive(Debug)]
 pub(crate) struct CatchDropPanic<T>(Option<T>);
 
@@ -47,7 +50,7 @@ impl<T> Deref for CatchDropPanic<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.0.as_ref().expect("it is taken out only when it is dropped")
+        self.0.as_ref().expect("only `drop` takes it out")
     }
 }
 
@@ -58,10 +61,29 @@ impl<T> Drop for CatchDropPanic<T> {
     }
 }
 
+/// Polls a future with a waker whose panic is contained. For waits that tokio wakes one after another: a foreign waker that
+/// panics would keep the rest from being woken.
+pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
+    let mut future = pin!(future);
+    poll_fn(|cx| {
+        let waker = Waker::from(Arc::new(ContainedWaker(cx.waker().clone())));
+        future.as_mut().poll(&mut Context::from_waker(&waker))
+    })
+    .await
+}
+
+struct ContainedWaker(Waker);
+
+impl Wake for ContainedWaker {
+    fn wake(self: Arc<Self>) {
+        catch_panic(|| self.0.wake_by_ref());
+    }
+}
+
 /// Declares that types may cross `catch_unwind`.
 ///
-/// A panic leaves none of the types that callers hold half changed: user code runs outside the locks of the crate, its panics are
-/// contained, and other tasks change what a handle leads to at any time, so that no caller relies on what it read before.
+/// No panic leaves a type that callers hold half changed. User code runs outside the crate's locks and its panics are contained.
+/// Other tasks change what a handle refers to at any time, so that no caller relies on an earlier read.
 macro_rules! unwind_safe {
     ($([$($parameters:tt)*] $type:ty;)+) => {
         $(

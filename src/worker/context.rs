@@ -9,7 +9,7 @@ use std::task::{self, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use crate::util::sync::cooperate;
+use crate::util::coop::cooperate;
 use crate::worker::Worker;
 use crate::worker::children::Children;
 use crate::worker::error::TaskError;

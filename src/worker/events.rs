@@ -7,10 +7,10 @@ use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::lifecycle::exit::ExitReason;
-use crate::util::panics::{catch_panic, unwind_safe};
-use crate::util::sync::{
-    AtomicBool, Mutex, MutexGuard, Opaque, Ordering, cooperate, fence, lock, opaque, with_contained_waker,
-};
+use crate::util::coop::cooperate;
+use crate::util::opaque::{Opaque, opaque};
+use crate::util::panics::{catch_panic, unwind_safe, with_contained_waker};
+use crate::util::sync::{AtomicBool, Mutex, MutexGuard, Ordering, fence, lock};
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 

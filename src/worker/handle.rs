@@ -24,9 +24,9 @@ use crate::mailbox::queue::{Kind, Refusal, Sending, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::{HotCounter, Undelivered};
-use crate::util::coop::recv_then_yield;
-use crate::util::coop::{Budget, poll_budget};
-use crate::util::sync::{Carries, apart, boxed, cooperate};
+use crate::util::coop::{Budget, cooperate, poll_budget, recv_then_yield};
+use crate::util::future::{boxed, boxed_in_debug};
+use crate::util::opaque::Carries;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::current::{current_of, is_current};
@@ -425,7 +425,7 @@ impl<W: Worker> WorkerHandle<W> {
         // not begun before that is known.
         match self.cell.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => apart(|| self.get_in_line(refused, kind, None)).await,
+            Err(refused) => boxed_in_debug(|| self.get_in_line(refused, kind, None)).await,
         }
     }
 
@@ -447,7 +447,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         match self.cell.queue.try_send(message, kind) {
             Ok(sequence) => Ok(sequence),
-            Err(refused) => apart(|| self.get_in_line(refused, kind, limit)).await,
+            Err(refused) => boxed_in_debug(|| self.get_in_line(refused, kind, limit)).await,
         }
     }
 

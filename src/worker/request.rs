@@ -113,7 +113,7 @@ pub(crate) struct StartSpec<W: Worker> {
 pub(crate) struct StartAnswer<W: Worker> {
     pub(crate) outcome: Started<W>,
     /// Boxed: it is rare. `Any`, a `W::Args`: the cell has the reply to a start, and through it each handle would be searched for what
-    /// the arguments are made of (see [`Opaque`](crate::util::sync::Opaque)).
+    /// the arguments are made of (see [`Opaque`](crate::util::opaque::Opaque)).
     pub(crate) unused: Option<Box<dyn Any + Send>>,
 }
 

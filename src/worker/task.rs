@@ -33,11 +33,10 @@ use crate::lifecycle::exit::{ExitReason, share};
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
 use crate::metrics::counters::Undelivered;
-use crate::util::coop::flush_lifo_slot;
-use crate::util::coop::yield_to_queue;
+use crate::util::coop::{flush_lifo_slot, yield_to_queue};
+use crate::util::future::{boxed, boxed_in_debug};
 use crate::util::panics;
 use crate::util::panics::catch_panic;
-use crate::util::sync::{apart, boxed};
 use crate::worker::cell::WorkerCell;
 use crate::worker::children;
 use crate::worker::children::{Children, Ending};
@@ -167,7 +166,7 @@ pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output
                 let exit = {
                     // Pinned where it is made: every move of a future through another one makes the task that much
                     // larger.
-                    let mut code = pin!(Some(apart(|| run_once(&mut run))));
+                    let mut code = pin!(Some(boxed_in_debug(|| run_once(&mut run))));
                     let mut is_watched = false;
                     let trace = &trace;
                     poll_fn(move |cx| {
@@ -254,7 +253,7 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
             let made = match &run.cell.shared.pace {
                 Some(pace) => boxed(|| init_in_turn(run, pace)).await,
                 None => {
-                    let mut init = pin!(apart(|| W::init(run.run_args.take_args(run.cell), run.ctx)));
+                    let mut init = pin!(boxed_in_debug(|| W::init(run.run_args.take_args(run.cell), run.ctx)));
                     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
                 }
             };
@@ -280,12 +279,12 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
         let reason = {
             let mut mailbox = Mailbox::new(Arc::clone(run.cell) as Arc<dyn Inbox<W::Message>>);
             let state = run.state.as_mut().expect("`init` has just made it");
-            match apart(|| state.run(&mut mailbox, run.ctx)).await {
+            match boxed_in_debug(|| state.run(&mut mailbox, run.ctx)).await {
                 Ok(()) => mailbox.end_reason().into(),
                 Err(error) => ExitReason::Failed(share(error)),
             }
         };
-        apart(|| finish(run, Exit::Ended(reason))).await
+        boxed_in_debug(|| finish(run, Exit::Ended(reason))).await
     }
 }
 
@@ -319,7 +318,7 @@ fn finish<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = E
 fn terminate<W: Worker>(run: &mut Run<'_, W>, reason: &ExitReason) -> impl Future<Output = ()> + Send {
     async move {
         if run.state.is_some() {
-            apart(|| run.state.take().expect("it is there").terminate(reason, run.ctx)).await;
+            boxed_in_debug(|| run.state.take().expect("it is there").terminate(reason, run.ctx)).await;
         }
     }
 }
