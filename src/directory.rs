@@ -1,29 +1,29 @@
-//! Finding workers by something else than their key: [`Aliases`], one worker per name, and [`Groups`], many workers
-//! per property.
+//! Directories find workers by something other than their key: [`Aliases`] by unique names, [`Groups`] by shared properties.
 //!
-//! Both are built alike. An [`Index`](index::Index) of names is read side by side and changed under one lock. A second
-//! index, worker → its entries, is kept under that lock. Each worker's slot has a weak reference to every directory the
-//! worker is in, by which its end removes what is there of it.
+//! Both consist of an [`Index`](index::Index): entries by name, read concurrently and changed under one lock, and a reverse
+//! index from workers to their entries under the same lock. A worker's cell has a weak reference to every directory that the
+//! worker is in. When the worker exits, it calls [`Membership::forget`] on each, which removes the worker's entries.
 //!
-//! # Races, and how they end
+//! # Races
 //!
-//! 1. *A register against the end of its worker.* The gate closes first, then the directories are told, which takes the
-//!    lock that the register holds. So either the register came first, and its entry is there to be removed; or it came
-//!    second, and sees the gate closed. That the directory is told at all is settled the same way, under the lock of the
-//!    cell's list: see `WorkerCell::add_membership`.
-//! 2. *A read against the end.* The entry may be there still when the gate is closed. Readers look at the gate after
-//!    they found the entry, and before they return it: what they return was open at that moment. (G3)
-//! 3. *An unregister against the end.* Both remove under the lock, by the number of the entry, and no number is given
-//!    twice: the second finds nothing.
-//! 4. *A successor registers the name while its old holder is being forgotten.* A register treats a holder whose gate is
-//!    closed as none, and removes that entry. Forgetting removes the entries of one worker, by number, and never one
-//!    by its name: the successor's has another number, and is noted under another worker.
-//! 5. *Two registers of one name.* The lock orders them: the second finds the first, and is refused unless that one's
-//!    gate is closed.
-//! 6. *The directory is dropped while its workers live.* They refer to it weakly: their end finds nobody to tell. An
-//!    entry refers to its worker strongly, the worker to the directory weakly: neither keeps the other in a circle.
-//! 7. *A wait for a name against its registration.* The waiter notes its waker, then looks. The register inserts, then
-//!    takes the wakers. Both notes are under one lock: if the waiter's comes second, it sees what was inserted before.
+//! 1. *Register against exit.* An exiting worker closes its gate, and then calls `forget`, which takes the lock that a register
+//!    holds. If the register came first, `forget` finds its entry. If it came second, it sees the closed gate and fails. The
+//!    list of directories in the worker's cell is settled in the same way: see `WorkerCell::add_membership`.
+//! 2. *Read against exit.* The entry of a worker may outlive its open gate. A read checks the gate after it has found the entry
+//!    and before it returns the worker, so the gate was open at that moment. (G3)
+//! 3. *Unregister against exit.* Both remove entries under the lock and by number, and no number is used twice. The second one
+//!    finds nothing.
+//! 4. *Register by a successor against the exit of the holder.* A register treats a holder with a closed gate as absent and
+//!    removes its entry. `forget` removes the entries of one worker by number, never by name, so it leaves the successor's
+//!    entry, which has another number.
+//! 5. *Two registers of one name.* The lock orders them. The second fails unless the gate of the first worker is closed.
+//! 6. *Drop of the directory while its workers live.* A worker refers to the directory weakly, so its exit finds nothing to call.
+//!    An entry refers to its worker strongly. The two form no cycle.
+//! 7. *Wait for a name against its registration.* The waiter stores its waker, and then looks the name up. A register inserts the
+//!    entry, and then takes the wakers. Both access the wakers under one lock: if the register takes them before the waiter stores
+//!    its own, the waiter's lookup finds the entry.
+//!
+//! [`Membership::forget`]: crate::worker::watchers::Membership::forget
 
 mod aliases;
 mod broadcast;

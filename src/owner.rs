@@ -206,7 +206,7 @@ impl<W: Worker> Owner<W> {
                         self.reclaimed(occupant.entry, delegated);
                         Some(occupant)
                     }
-                    Found::Others | Found::Nothing => None,
+                    Found::Hash | Found::Nothing => None,
                 };
                 let fresh = EntryId { id: self.ids.fresh(), hash };
                 let starter = StartWaiter { verb, waits_in, seed: Some(seed), reply };

@@ -1,26 +1,56 @@
-//! The ETS of this crate: which worker has which key. Any thread reads it without a lock and without a message; only
-//! the owner, who holds the one [`TableWriter`], changes it.
+//! The concurrent map from keys to workers. Any thread reads it without a lock and without a message. Only the owner, which
+//! holds the one [`TableWriter`], changes it.
 //!
-//! A worker stands in the table from before its `init` until after its state was dropped, so that the owner finds a
-//! key that is starting or stopping too. Whether a reader may see it is said by its gate.
+//! A worker is in the table from before its `init` until after its state is dropped, so that the owner also finds keys that
+//! are starting or stopping. The worker's gate says whether a reader may return it.
 //!
-//! The set holds entries by the hash of the key alone, which its own hasher passes through: the key's `Hash` runs once, in
-//! the caller, never while the set grows, and its `Eq` in the look-up only. Keys of one hash share an entry.
+//! # States of an entry
 //!
-//! One notion of equality serves everything that is done with the set, and this is what papaya needs: while it moves a set
-//! to larger memory, bit by bit, whoever finds an entry that has moved already looks for it in the new memory alone. With
-//! entries told apart by worker and looked up by key, a key's former worker, found there, hid the present one that had been
-//! put in behind it, and the key was started twice (G1).
+//! The map is a [`papaya::HashSet`] of entries, one per hash.
+//!
+//! - *Absent*: the set has no element with this hash.
+//! - *Occupied*: the entry holds the workers whose keys have this hash. Almost always there is one.
+//! - *Empty*: the entry holds no worker. It keeps its slot in the set for the next worker with this hash.
+//!
+//! [`insert_first`](TableWriter::insert_first) turns an absent entry into an occupied one, and [`insert`](TableWriter::insert)
+//! adds a worker to an entry that exists. [`remove`](TableWriter::remove) leaves an empty entry behind the last worker; a
+//! bounded number of those is kept.
+//!
+//! # Rules
+//!
+//! 1. **One entry per hash.** An element of the set is hashed and compared by the stored hash alone. The key's `Hash` runs
+//!    once, in the caller, and never while the set grows. The key's `Eq` runs in lookups only, within one entry.
+//! 2. **One notion of equality.** Inserts, removals and lookups all find the entry by its hash and then compare keys or
+//!    worker ids inside it. papaya requires this: while it moves the set to a larger table, a reader that finds a moved
+//!    element continues in the new table alone. If the set held one element per worker and lookups compared keys, the
+//!    moved element of a key's former worker would hide the current worker, whose element has not moved yet.
+//! 3. **Removal is by [`EntryId`]**, never by key alone. An exit that arrives late does not remove the successor.
+//! 4. **An empty entry is kept for a while.** papaya does not reuse the slot of a removed element until it moves the whole
+//!    set, so a key that starts and stops repeatedly would lengthen its own probe sequence. Reusing the slot of an equal
+//!    element keeps a start at 4 to 6 µs. Without it, a start takes 150 µs after 15,000 starts of one key among 100,000.
+//! 5. **A changed entry replaces the old one as a whole.** A reader sees the workers of a hash as they were before or after
+//!    the change. It may hold the old entry until it drops its guard.
+//!
+//! # Why this is sound
+//!
+//! *One worker per key (G1).* There is one writer, so changes are sequential. The owner looks the key up before it inserts. By
+//! rules 1 and 2 that lookup reads the one entry that can hold the key, so it finds the current worker, and no second worker is
+//! started. By rule 3 nothing but its own removal takes that worker out.
+//!
+//! *No stale handle (G3).* A reader checks the gate after it has found the worker. A worker found in an old entry (rule 5), or
+//! found before its removal, has a closed gate if it began to stop before the lookup.
+//!
+//! *A fold visits each worker that is present throughout exactly once.* papaya's iterator first completes a move in progress and
+//! visits each slot once. A worker's entry stays in its slot, and by rule 5 each version of the entry holds the worker. Workers
+//! that come or go during the fold may be visited or not.
 
-use crate::metrics::stats::Backlog;
-
+mod fold;
 #[cfg(test)]
 mod tests;
+mod writer;
 
-use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use equivalent::Equivalent;
@@ -28,12 +58,13 @@ use papaya::HashSet;
 use seize::Collector;
 
 use crate::lifecycle::id::EntryId;
+pub(crate) use crate::table::writer::TableWriter;
 use crate::util::hash::SipBuilder;
 use crate::util::prehashed::PassHash;
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 
-/// The workers whose keys have one hash: almost always one. None: they are gone, and the place is kept for the next.
+/// The workers whose keys have one hash: almost always one. An empty entry has none. (rule 4)
 struct Entry<W: Worker> {
     hash: u64,
     first: Option<WorkerHandle<W>>,
@@ -68,7 +99,7 @@ impl<W: Worker> Hash for Entry<W> {
     }
 }
 
-/// A hash, to look up.
+/// Finds the entry with this hash.
 struct Probe(u64);
 
 impl Hash for Probe {
@@ -89,64 +120,72 @@ struct Table<W: Worker> {
     entries: HashSet<Entry<W>, PassHash>,
 }
 
-/// So many mailboxes are looked into.
-const MAILBOXES: usize = 1_024;
-
-/// So many workers are folded over together.
-const BATCH: usize = 128;
-
-/// What a table has of a key.
+/// The result of [`TableReader::find`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found<T> {
     Worker(T),
-    /// An entry of its hash, in which it is not.
-    Others,
+    /// An entry has the key's hash. It is empty, or holds the workers of other keys.
+    Hash,
     Nothing,
 }
 
 /// The read half.
 pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 
-/// The write half. There is one per table, and the owner holds it.
-///
-/// papaya never uses the place of a removed element again before it moves the whole table: a key that comes and goes would
-/// lengthen the way to its own hash each time (150 µs a start after 15,000 in a table of 100,000, and ever more). So a
-/// place that became free is kept for a while, and who comes with the same hash takes it.
-pub(crate) struct TableWriter<W: Worker> {
-    table: TableReader<W>,
-    /// Hashes whose places are free, and how many had become so before.
-    free: HashMap<u64, u64, PassHash>,
-    /// The same, the one that became free first at the front; some of them were taken again since.
-    freed: VecDeque<(u64, u64)>,
-    count: u64,
-    /// Nobody comes any more: no place is kept.
-    is_closing: bool,
-}
-
-/// So many free places are kept.
-const FREE_PLACES: usize = 512;
-
-/// So many entries that were taken out wait, for each thread, until they are freed together. Before that papaya asks every
-/// thread, by a system call that interrupts them all: at 32, papaya's own choice, it was a seventh of the time of starts and
-/// stops on two threads.
-const RETIRED: usize = 128;
+/// How many removed entries a thread collects before it reclaims them. A reclamation issues a `membarrier` system call, which
+/// interrupts every thread of the process. With 32, the least that seize chooses itself, the calls are a seventh of the time of
+/// starts and stops on two threads.
+const RECLAIM_BATCH: usize = 128;
 
 /// Makes both halves of an empty table.
 pub(crate) fn table<W: Worker>() -> (TableWriter<W>, TableReader<W>) {
     let reader = TableReader(Arc::new(Table {
         hasher: SipBuilder::new(),
-        entries: HashSet::builder().hasher(PassHash).collector(Collector::new().batch_size(RETIRED)).build(),
+        entries: HashSet::builder().hasher(PassHash).collector(Collector::new().batch_size(RECLAIM_BATCH)).build(),
     }));
-    (
-        TableWriter {
-            table: reader.clone(),
-            free: HashMap::default(),
-            freed: VecDeque::new(),
-            count: 0,
-            is_closing: false,
-        },
-        reader,
-    )
+    (TableWriter::new(reader.clone()), reader)
+}
+
+impl<W: Worker> TableReader<W> {
+    pub(crate) fn hash<Q: ?Sized + Hash>(&self, key: &Q) -> u64 {
+        self.0.hasher.hash_one(key)
+    }
+
+    /// Calls `f` with the worker that has the key, whatever the state of its gate. `f` runs under a reclamation guard: keep it
+    /// short.
+    #[inline]
+    pub(crate) fn with<Q, T>(&self, key: &Q, hash: u64, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        let entries = self.0.entries.pin();
+        let entry = entries.get(&Probe(hash))?;
+        // Not `Entry::workers`: every lookup comes through here, and almost all of them match the first worker.
+        match &entry.first {
+            Some(worker) if key.equivalent(worker.key()) => Some(f(worker)),
+            _ => entry.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(f),
+        }
+    }
+
+    /// As [`with`](Self::with), and distinguishes whether the hash has an entry. The writer inserts accordingly.
+    pub(crate) fn find<Q, T>(&self, key: &Q, hash: u64, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Found<T>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        match self.0.entries.pin().get(&Probe(hash)) {
+            Some(entry) => match entry.workers().find(|worker| key.equivalent(worker.key())) {
+                Some(worker) => Found::Worker(f(worker)),
+                None => Found::Hash,
+            },
+            None => Found::Nothing,
+        }
+    }
+
+    /// Calls `f` with the worker that has this id, whatever the state of its gate.
+    pub(crate) fn with_entry<T>(&self, entry: EntryId, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
+        let entries = self.0.entries.pin();
+        entries.get(&Probe(entry.hash))?.workers().find(|worker| worker.entry_id() == entry).map(f)
+    }
 }
 
 impl<W: Worker> Clone for TableReader<W> {
@@ -157,189 +196,6 @@ impl<W: Worker> Clone for TableReader<W> {
 
 impl<W: Worker> fmt::Debug for TableReader<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Table").field("places", &self.0.entries.len()).finish_non_exhaustive()
-    }
-}
-
-impl<W: Worker> TableReader<W> {
-    pub(crate) fn hash<Q: ?Sized + Hash>(&self, key: &Q) -> u64 {
-        self.0.hasher.hash_one(key)
-    }
-
-    /// Shows the worker that has the key, whatever its gate says. `seen` runs under a reclamation guard: keep it short.
-    #[inline]
-    pub(crate) fn with<Q, T>(&self, key: &Q, hash: u64, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
-    where
-        Q: ?Sized + Equivalent<W::Key>,
-    {
-        let entries = self.0.entries.pin();
-        let entry = entries.get(&Probe(hash))?;
-        // Without the iterator: this is the way of every lookup.
-        match &entry.first {
-            Some(worker) if key.equivalent(worker.key()) => Some(seen(worker)),
-            _ => entry.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(seen),
-        }
-    }
-
-    /// The same, and says whether there is anything else of this hash.
-    pub(crate) fn find<Q, T>(&self, key: &Q, hash: u64, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Found<T>
-    where
-        Q: ?Sized + Equivalent<W::Key>,
-    {
-        match self.0.entries.pin().get(&Probe(hash)) {
-            Some(entry) => match entry.workers().find(|worker| key.equivalent(worker.key())) {
-                Some(worker) => Found::Worker(seen(worker)),
-                None => Found::Others,
-            },
-            None => Found::Nothing,
-        }
-    }
-
-    /// Shows the worker of an entry, whatever its gate says.
-    pub(crate) fn with_entry<T>(&self, entry: EntryId, seen: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        let entries = self.0.entries.pin();
-        entries.get(&Probe(entry.hash))?.workers().find(|worker| worker.entry_id() == entry).map(seen)
-    }
-
-    /// Folds over every worker, whatever its gate says, until `seen` breaks off: for who breaks off soon. For the others, see
-    /// [`fold`](Self::fold).
-    pub(crate) fn try_fold<A, B>(
-        &self,
-        init: A,
-        seen: impl FnMut(A, &WorkerHandle<W>) -> ControlFlow<B, A>,
-    ) -> ControlFlow<B, A> {
-        self.0.entries.pin().iter().flat_map(Entry::workers).try_fold(init, seen)
-    }
-
-    /// Folds over the workers of whom `look` gives something, at that moment: whoever has begun to end by then is not shown, be it
-    /// by the fold's own doing. (G3)
-    ///
-    /// By batches, each in short loops: where the entries lie, where their workers lie, a first look at them, and then the fold. An
-    /// entry and its worker are two reads, one after the other, of memory that is seldom in a cache. The processor looks ahead
-    /// by so many instructions, and waits for all the reads among them together: the shorter the loop, the more these are. The
-    /// second look, in the fold, finds the memory there.
-    pub(crate) fn fold<A, T>(
-        &self,
-        init: A,
-        look: impl Fn(&WorkerHandle<W>) -> Option<T>,
-        mut f: impl FnMut(A, &WorkerHandle<W>, T) -> A,
-    ) -> A {
-        let pinned = self.0.entries.pin();
-        let mut entries = pinned.iter();
-        let mut batch: [Option<&Entry<W>>; BATCH] = [None; BATCH];
-        let mut firsts: [Option<&WorkerHandle<W>>; BATCH] = [None; BATCH];
-        let mut folded = init;
-        loop {
-            let mut len = 0;
-            for (place, entry) in batch.iter_mut().zip(&mut entries) {
-                *place = Some(entry);
-                len += 1;
-            }
-            let (batch, firsts) = (&batch[..len], &mut firsts[..len]);
-            for (first, entry) in firsts.iter_mut().zip(batch) {
-                *first = entry.and_then(|entry| entry.first.as_ref());
-            }
-            for first in firsts.iter_mut() {
-                *first = first.filter(|worker| look(worker).is_some());
-            }
-            let mut fold = |folded, worker| match look(worker) {
-                Some(seen) => f(folded, worker, seen),
-                None => folded,
-            };
-            folded = firsts.iter().copied().flatten().fold(folded, &mut fold);
-            let others = batch.iter().flatten().filter_map(|entry| entry.others.as_ref());
-            folded = others.flat_map(|others| others.iter()).fold(folded, &mut fold);
-            if len < BATCH {
-                return folded;
-            }
-        }
-    }
-
-    /// Looks into the mailboxes: into all, or into a sample of bounded size. It is the first entries in the order of the
-    /// table, which is that of their hashes and so says nothing about the keys.
-    pub(crate) fn backlog(&self, workers: usize) -> Backlog {
-        let (mut looked_at, mut queued, mut fullest) = (0, 0, 0);
-        let _: ControlFlow<()> = self.try_fold((), |(), handle| {
-            let waiting = handle.cell.queue.len();
-            looked_at += 1;
-            queued += waiting;
-            fullest = fullest.max(waiting);
-            if looked_at < MAILBOXES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-        });
-        // They come and go meanwhile.
-        let all = workers.max(looked_at);
-        let queued =
-            if looked_at < MAILBOXES { queued } else { (queued as f64 * all as f64 / looked_at as f64) as usize };
-        Backlog { queued, fullest }
-    }
-}
-
-impl<W: Worker> TableWriter<W> {
-    pub(crate) fn read(&self) -> &TableReader<W> {
-        &self.table
-    }
-
-    fn entries(&self) -> &HashSet<Entry<W>, PassHash> {
-        &self.table.0.entries
-    }
-
-    /// Puts a worker in of whose hash there is nothing.
-    pub(crate) fn insert_first(&mut self, worker: WorkerHandle<W>) {
-        let hash = worker.entry_id().hash;
-        let is_new = self.entries().pin().insert(Entry { hash, first: Some(worker), others: None });
-        debug_assert!(is_new, "somebody's entry was replaced");
-    }
-
-    /// Puts a worker in. No other one has its key.
-    pub(crate) fn insert(&mut self, worker: WorkerHandle<W>) {
-        let hash = worker.entry_id().hash;
-        self.free.remove(&hash);
-        let entries = self.entries().pin();
-        let there = entries.get(&Probe(hash));
-        let others = there.into_iter().flat_map(Entry::workers).cloned();
-        // papaya puts a new element into the place of an equal one.
-        entries.insert(Entry::new(hash, others.chain([worker])));
-    }
-
-    /// Takes one worker out, never another one of the same key. Its place is kept for a while.
-    pub(crate) fn remove(&mut self, entry: EntryId) {
-        let hash = entry.hash;
-        let entries = self.table.0.entries.pin();
-        let Some(there) = entries.get(&Probe(hash)) else { return };
-        if !there.workers().any(|worker| worker.entry_id() == entry) {
-            return;
-        }
-        let others = Entry::new(hash, there.workers().filter(|worker| worker.entry_id() != entry).cloned());
-        let is_free = others.first.is_none();
-        if is_free && self.is_closing {
-            entries.remove(&Probe(hash));
-            return;
-        }
-        entries.insert(others);
-        if is_free {
-            self.count += 1;
-            self.free.insert(hash, self.count);
-            self.freed.push_back((hash, self.count));
-        }
-        while self.freed.len() > FREE_PLACES {
-            let Some((hash, count)) = self.freed.pop_front() else { return };
-            // Free ever since, and not again.
-            if self.free.get(&hash) == Some(&count) {
-                self.free.remove(&hash);
-                entries.remove(&Probe(hash));
-            }
-        }
-    }
-
-    /// Nobody comes any more.
-    pub(crate) fn begin_closing(&mut self) {
-        self.is_closing = true;
-    }
-
-    /// Removes everyone, and keeps nothing.
-    pub(crate) fn clear(&mut self) {
-        self.free.clear();
-        self.freed.clear();
-        self.entries().pin().clear();
+        f.debug_struct("Table").field("entries", &self.0.entries.len()).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! [`Aliases`]: workers by unique names.
+//! [`Aliases`]: a directory of workers by unique names.
 
 use crate::util::panics::unwind_safe;
 use std::fmt;
@@ -22,21 +22,20 @@ use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::watchers::Membership;
 
-/// Workers by names: one worker per name; a worker may have many.
+/// A directory of workers by name. A name belongs to one worker; a worker may have many names.
 ///
-/// A value, and a clone is another handle to the same names. Names are any hashable type, and the workers may be of any
-/// number of registries, or of none ([`spawn`](fn@crate::registry::spawn)). A worker that ends loses all its names at once: from the
-/// moment at which its gate closes nobody finds it by them, and others may take them. Before
-/// [`closed`](WorkerHandle::closed) or a [`stop`](WorkerHandle::stop) of it returns, they have been removed. Dropping
-/// the last handle to the names touches no worker.
+/// A clone is another handle to the same names. A name is any hashable type. The workers may belong to any number of
+/// registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker loses all its names when its gate closes: from that moment
+/// no read finds it, and other workers may take the names. They are removed before [`closed`](WorkerHandle::closed) or
+/// [`stop`](WorkerHandle::stop) returns. Dropping the last handle to the names does not affect the workers.
 ///
-/// A worker may register itself in its `init`. It has the name from then on, and is found by it once `init` has
-/// returned `Ok`; if `init` fails, the name is free again.
+/// A worker may register itself in its `init`. It has the name from then on, and reads find it once `init` has returned `Ok`.
+/// If `init` fails, the name is free again.
 ///
-/// Reads pass no message and share a lock with other reads, under which nothing of a name runs. Changes take one lock
-/// for all names, for a moment, and a name's `Eq` runs under it: it should not block, and must not change the directory.
-/// One that panics does so in the caller, and harms nobody else. A name is dropped by whoever is the last to use it, which
-/// may be the task of a worker that ends, or a stranger's read; a panic in its `Drop` is contained.
+/// A read passes no message. It takes a lock that it shares with other reads, and runs none of the name's code under it. A change
+/// briefly takes one lock for all names, and the name's `Eq` runs under it: it should not block, and must not change the directory.
+/// A panic in `Eq` reaches the caller and leaves the directory as it was. A name is dropped by its last user, which may be the
+/// task of an exiting worker or an unrelated read. A panic in its `Drop` is contained.
 ///
 /// # Examples
 ///
@@ -106,7 +105,7 @@ struct Names<N, W: Worker> {
 
 impl<N: Send + Sync, W: Worker> Membership for Names<N, W> {
     fn forget(&self, worker: WorkerId) {
-        // By number, not by name: a successor may have the name by now. (race 4)
+        // By number and not by name: a successor may have the name by now. (race 4)
         self.index.change(|change| {
             for tag in change.take_refs(worker) {
                 change.remove(tag);
@@ -116,32 +115,33 @@ impl<N: Send + Sync, W: Worker> Membership for Names<N, W> {
 }
 
 impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
-    /// Makes an empty directory.
+    /// Creates an empty directory.
     pub fn new() -> Self {
         Self(Arc::new(Names { index: Index::new(), waiting: Waiting::default() }))
     }
 
-    /// Gives a worker a name that no other worker has. It keeps it until it ends, or until somebody
-    /// [unregisters](Self::unregister) it.
+    /// Registers a worker under a name that no other worker has. The worker keeps the name until it exits or the name is
+    /// [unregistered](Self::unregister).
     ///
-    /// A worker that has the name already keeps it. A name whose holder has begun to end is free.
+    /// Registering a worker under a name that it has changes nothing. A name whose holder is stopping is free.
     ///
     /// # Errors
     ///
-    /// Each gives the name back.
+    /// Each returns the name.
     ///
-    /// - [`RegisterError::Taken`]: another worker has the name; its handle is in the error.
-    /// - [`RegisterError::Closed`]: the worker has begun to end.
+    /// - [`RegisterError::Taken`]: another worker has the name. The error contains its handle.
+    /// - [`RegisterError::Closed`]: the worker has exited or is stopping.
     ///
     /// # Panics
     ///
-    /// Only if the name's own `Hash` or `Eq` does; nothing is changed then.
+    /// Only if the name's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn register(&self, name: N, worker: &WorkerHandle<W>) -> Result<(), RegisterError<N, W>> {
         let hash = self.0.index.hash(&name);
-        // Taken out when it is put in: otherwise it is given back, or dropped by a panic, when the lock is let go of.
+        // Outside the closure, which takes it only to insert it: a refused name is returned, and a panic drops it, after the lock
+        // is released.
         let mut name = Some(name);
         let registered = self.0.index.change(|change| {
-            let wanted = name.as_ref().expect("it is taken out below");
+            let wanted = name.as_ref().expect("the name is taken below");
             let found = change.find(wanted, hash);
             if let Some(entry) = &found {
                 let holder = &*entry.value;
@@ -149,9 +149,9 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                     return Err(Refused::Taken(holder.clone()));
                 }
             }
-            // Under the lock: an end that comes later finds the entry. (race 1)
-            let is_told = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
-            if !is_told || worker.is_ending() {
+            // Under the lock: an exit that comes later finds the entry. (race 1)
+            let is_tracked = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
+            if !is_tracked || worker.is_ending() {
                 return Err(Refused::Closed);
             }
             if let Some(entry) = found {
@@ -161,13 +161,13 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                 change.remove(entry.tag);
                 change.remove_ref(entry.value.id(), entry.tag);
             }
-            let tag = change.insert(name.take().expect("it was there above"), hash, worker.clone());
+            let tag = change.insert(name.take().expect("the name is taken once"), hash, worker.clone());
             change.add_ref(worker.id(), tag);
             Ok(())
         });
         match (registered, name) {
             (Ok(()), _) => {
-                // After the entry is there to be found. (race 7)
+                // After the entry was inserted. (race 7)
                 self.0.waiting.wake(hash);
                 Ok(())
             }
@@ -175,17 +175,17 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                 Err(RegisterError::Taken { name: Returned::new(name), holder })
             }
             (Err(Refused::Closed), Some(name)) => Err(RegisterError::Closed(Returned::new(name))),
-            (Err(_), None) => unreachable!("a name that was refused was not put in"),
+            (Err(_), None) => unreachable!("a refused name was not inserted"),
         }
     }
 
-    /// Takes a name from whoever has it, and returns that worker.
+    /// Removes a name, and returns the worker that had it.
     ///
-    /// `None` if nobody has it, or if its holder has begun to end.
+    /// Returns `None` if no worker had it, or if its holder is stopping.
     ///
     /// # Panics
     ///
-    /// Only if the name's own `Hash` or `Eq` does; nothing is changed then.
+    /// Only if the name's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn unregister<Q>(&self, name: &Q) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -202,12 +202,12 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Finds the worker that has the name.
     ///
-    /// `None` also while it starts or ends: a read that begins after a worker began to end never returns it (G3).
-    /// One table read, which costs about twice a [`lookup`](crate::Registry::lookup); never allocates or passes a message.
+    /// Returns `None` also while the worker is starting or stopping: a read that begins after a worker's gate closed never returns
+    /// it (G3). Costs about twice a [`lookup`](crate::Registry::lookup). Never allocates or passes a message.
     ///
     /// # Panics
     ///
-    /// Only if the name's own `Hash` or `Eq` does.
+    /// Only if the name's `Hash` or `Eq` panics.
     pub fn whereis<Q>(&self, name: &Q) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -216,22 +216,22 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         self.0.index.find(name, hash).filter(|entry| entry.value.is_open()).map(|entry| (*entry.value).clone())
     }
 
-    /// Waits until a worker is found by the name, and returns it: at once if one is.
+    /// Waits until a worker has the name and is ready, and returns it. Returns at once if there is one.
     ///
-    /// A worker that registered itself in its `init` is found once that has returned `Ok`. A time-out beyond what the
-    /// clock can count to is none; zero looks once. A worker that waits in its own task for its own name waits in vain.
+    /// A worker that registers itself in its `init` is found once `init` has returned `Ok`. With a time-out of zero this looks once.
+    /// A time-out beyond the range of the clock is none. A worker whose own task waits for its own name waits until the time-out.
     ///
     /// # Errors
     ///
-    /// [`NotRegistered`]: the time was over first.
+    /// [`NotRegistered`]: the time-out expired first.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost, and nothing is left of a wait that was dropped.
+    /// Cancel safe. A dropped wait leaves nothing behind.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, or in one without a timer; or if the name's own `Hash` or `Eq` does.
+    /// Outside a tokio runtime, or in one without a timer, or if the name's `Hash` or `Eq` panics.
     ///
     /// # Examples
     ///
@@ -267,7 +267,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         let waiter = self.0.waiting.wait(hash);
         let mut starting = None;
         let registered = poll_fn(|cx| {
-            // Before the look. (race 7)
+            // Before the lookup. (race 7)
             waiter.register(cx.waker());
             self.poll_registered(name, hash, &mut starting, cx)
         });
@@ -289,7 +289,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         Q: ?Sized + Equivalent<N>,
     {
         loop {
-            // One whose gate is closed is as good as nobody: the next holder is told of by its registration.
+            // A stopping holder does not count: the registration of the next holder wakes this task.
             let found = self.0.index.find(name, hash).map(|entry| (*entry.value).clone());
             let found = found.filter(|holder| !holder.is_ending());
             let Some(holder) = found else {
@@ -299,7 +299,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             if holder.is_open() {
                 return Poll::Ready(holder);
             }
-            // It has the name and is not to be found yet: wait for its gate as well as for another holder.
+            // The holder is still starting: wait for its gate to open, as well as for another holder.
             let id = holder.id();
             if starting.as_ref().is_none_or(|starting| starting.worker != id) {
                 let started = Box::pin(async move { holder.cell.started().await });
@@ -309,18 +309,18 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             if waited_for.started.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            // A future that is ready is not polled again.
+            // Drop the completed future: it must not be polled again.
             *starting = None;
         }
     }
 
-    /// The names of a worker, in the order in which it got them. Empty once it has begun to end.
+    /// The names of a worker, in the order of their registration. Empty once the worker is stopping.
     ///
-    /// A worker whose `init` still runs has the names that it registered. Names are cloned under no lock.
+    /// Includes the names that a worker has registered in its running `init`. Names are cloned under no lock.
     ///
     /// # Panics
     ///
-    /// Only if the name's own `Clone` does.
+    /// Only if the name's `Clone` panics.
     pub fn names_of(&self, worker: &WorkerHandle<W>) -> Vec<N>
     where
         N: Clone,
@@ -332,25 +332,25 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         refs.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
     }
 
-    /// Folds over the names by which a worker is found.
+    /// Folds over the names whose workers are found by them.
     ///
-    /// Each that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not. The
-    /// closure runs here, under no lock.
+    /// A name that is registered throughout is visited once. A name that is registered or removed meanwhile may be visited or not.
+    /// The closure runs in this call, under no lock.
     ///
     /// # Panics
     ///
-    /// If the closure does; the directory is not harmed.
+    /// If the closure panics. The directory is not affected.
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &N, &WorkerHandle<W>) -> A) -> A {
         let fold = |folded, name: &N, holder: &WorkerHandle<W>| {
             if holder.is_open() { f(folded, name, holder) } else { folded }
         };
         let folded = self.0.index.fold(init, fold);
-        // Before the result is returned: see `Registry::reduce`.
+        // Dropped before the result is returned: see `Registry::reduce`.
         drop(f);
         folded
     }
 
-    /// All names by which a worker is found, with their workers. As consistent as [`reduce`](Self::reduce).
+    /// All names whose workers are found by them, with the workers. As consistent as [`reduce`](Self::reduce).
     pub fn to_list(&self) -> Vec<(N, WorkerHandle<W>)>
     where
         N: Clone,
@@ -361,12 +361,12 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         })
     }
 
-    /// How many names there are: those by which a worker is found. Walks over all of them.
+    /// How many names find a worker. Visits all names.
     pub fn len(&self) -> usize {
         self.0.index.count(WorkerHandle::is_open)
     }
 
-    /// Whether no worker is found by any name. Walks over all of them.
+    /// Whether no name finds a worker. Visits all names.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -381,21 +381,21 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         self.0.index.capacity()
     }
 
-    /// How many entries there are, how many are noted under a worker, and how many wait.
+    /// How many entries there are, how many references from workers, and how many waiters.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
-        let (entries, noted) = self.0.index.sizes();
-        (entries, noted, self.0.waiting.len())
+        let (entries, refs) = self.0.index.sizes();
+        (entries, refs, self.0.waiting.len())
     }
 }
 
-/// Why a worker did not get a name.
+/// Why a worker was not registered.
 enum Refused<W: Worker> {
     Taken(WorkerHandle<W>),
     Closed,
 }
 
-/// The wait for the gate of a worker that has the name.
+/// A wait for the gate of the worker that has the name.
 struct Starting {
     worker: WorkerId,
     started: Pin<Box<dyn Future<Output = ()> + Send>>,

@@ -1,4 +1,4 @@
-//! [`Broadcast`]: what became of one message each to many workers; and how those wait whose mailboxes are full.
+//! [`Broadcast`]: the result of sending a message to each of many workers; and the concurrent wait for full mailboxes.
 
 use crate::util::panics::unwind_safe;
 use std::fmt;
@@ -14,12 +14,12 @@ use crate::worker::current::is_current;
 use crate::worker::error::{Returned, SendError};
 use crate::worker::handle::WorkerHandle;
 
-/// What became of a broadcast: each member either took its message, or is in `refused` with it.
+/// The result of a broadcast. Each member either accepted its message, or is in `refused` with it.
 #[non_exhaustive]
 pub struct Broadcast<W: Worker> {
-    /// How many mailboxes took the message.
+    /// How many mailboxes accepted the message.
     pub taken: usize,
-    /// Who did not, why, and the message. In no order.
+    /// The members that did not accept it, with the reason and the message. In no order.
     pub refused: Vec<(WorkerHandle<W>, SendError<W>)>,
 }
 
@@ -38,7 +38,7 @@ impl<W: Worker> Broadcast<W> {
 /// A member whose mailbox is full, and its message.
 type Full<W> = (WorkerHandle<W>, <W as Worker>::Message);
 
-/// Gives each member that has room its message. The others come back with theirs.
+/// Sends to the members that have room. Returns the others with their messages.
 fn offer<W: Worker>(
     members: Vec<WorkerHandle<W>>,
     mut message: impl FnMut(&WorkerHandle<W>) -> W::Message,
@@ -52,12 +52,12 @@ fn offer<W: Worker>(
             Err((Refusal::Closed, message)) => broadcast.refuse(member, SendError::Closed, message),
         }
     }
-    // Before the messages are returned: a panic in what it captured would leak values that are already returned.
+    // Dropped before the messages are returned: a panic in a drop that runs after leaks the returned values.
     drop(message);
     (broadcast, full)
 }
 
-/// Sends to those that have room, and to no others.
+/// Sends to the members that have room, and refuses the others.
 pub(super) fn try_broadcast<W: Worker>(
     members: Vec<WorkerHandle<W>>,
     message: impl FnMut(&WorkerHandle<W>) -> W::Message,
@@ -69,7 +69,7 @@ pub(super) fn try_broadcast<W: Worker>(
     broadcast
 }
 
-/// Sends to those that have room, then waits in every other mailbox's line at the same time.
+/// Sends to the members that have room, and then waits for room in all the other mailboxes concurrently.
 pub(super) async fn broadcast<W: Worker>(
     members: Vec<WorkerHandle<W>>,
     message: impl FnMut(&WorkerHandle<W>) -> W::Message,
@@ -78,7 +78,7 @@ pub(super) async fn broadcast<W: Worker>(
     let (mut waiting, mut messages) = (Vec::new(), Vec::new());
     for (member, message) in full {
         if is_current(member.id()) {
-            // Nobody but the caller would ever make room.
+            // Only this task would make room in that mailbox.
             broadcast.refuse(member, SendError::WouldDeadlock, message);
         } else {
             waiting.push(member);
@@ -99,7 +99,7 @@ pub(super) async fn broadcast<W: Worker>(
     broadcast
 }
 
-/// Waits for all futures at once. Each has a waker of its own, so that one that moves on does not have all polled.
+/// Awaits all futures concurrently. Each has its own waker, so that a wake-up polls one future and not all.
 async fn all<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
     let woken = Arc::new(Woken::default());
     woken.lock().places = (0..futures.len()).collect();
@@ -110,7 +110,7 @@ async fn all<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
     poll_fn(|cx| {
         for place in woken.take(cx.waker()) {
             let (future, waker) = &mut pending[place];
-            // A place may be woken again after it was ready.
+            // A future may be woken again after it has completed.
             if outputs[place].is_none() {
                 if let Poll::Ready(output) = Pin::new(future).poll(&mut Context::from_waker(waker)) {
                     outputs[place] = Some(output);
@@ -124,7 +124,7 @@ async fn all<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
     outputs.into_iter().flatten().collect()
 }
 
-/// Which futures to poll, and the task that does.
+/// The indices of the futures to poll, and the waker of the task that polls them.
 #[derive(Default)]
 struct Woken(Mutex<Places>);
 
@@ -136,11 +136,11 @@ struct Places {
 
 impl Woken {
     fn lock(&self) -> MutexGuard<'_, Places> {
-        // Nothing that can panic runs under it.
+        // Nothing under this lock can panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes the task, and takes the places in one step: a place that is woken after this wakes the task.
+    /// Takes the woken indices and stores the task's waker, under one lock: a later wake-up wakes the task.
     fn take(&self, task: &Waker) -> Vec<usize> {
         let task = task.clone();
         let mut places = self.lock();

@@ -1,4 +1,4 @@
-//! What goes wrong in directories.
+//! The errors of directories.
 
 use crate::util::panics::unwind_safe;
 use std::fmt;
@@ -9,32 +9,32 @@ use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
 
-/// Why a worker did not get a name in an [`Aliases`](crate::Aliases).
+/// Why [`Aliases::register`](crate::Aliases::register) failed.
 #[derive(Error)]
 #[non_exhaustive]
 pub enum RegisterError<N, W: Worker> {
     /// Another worker has the name. Use that one, or [`unregister`](crate::Aliases::unregister) it first.
     #[error("another worker has the name; use that one, or unregister it first")]
     Taken {
-        /// The name, unused.
+        /// The name that was not registered.
         name: Returned<N>,
-        /// The worker that has it. Its `init` may still run: then it is not found by the name yet.
+        /// The worker that has the name. While its `init` runs, lookups do not find it.
         holder: WorkerHandle<W>,
     },
-    /// The worker has begun to end. Register its successor.
-    #[error("the worker has ended or is ending; register its successor")]
+    /// The worker has exited or is stopping. Register its successor.
+    #[error("the worker has exited or is stopping; register its successor")]
     Closed(Returned<N>),
 }
 
 impl<N, W: Worker> RegisterError<N, W> {
-    /// Gives the name back.
+    /// Returns the name.
     pub fn into_name(self) -> N {
         match self {
             Self::Taken { name, .. } | Self::Closed(name) => name.into_inner(),
         }
     }
 
-    /// The worker that has the name, if that is why.
+    /// The worker that has the name, if the error is [`Taken`](Self::Taken).
     pub fn holder(&self) -> Option<&WorkerHandle<W>> {
         match self {
             Self::Taken { holder, .. } => Some(holder),
@@ -52,17 +52,17 @@ impl<N, W: Worker> fmt::Debug for RegisterError<N, W> {
     }
 }
 
-/// Why a worker did not join a group of a [`Groups`](crate::Groups).
+/// Why [`Groups::join`](crate::Groups::join) failed.
 #[derive(Error)]
 #[non_exhaustive]
 pub enum JoinError<P> {
-    /// The worker has begun to end. Let its successor join.
-    #[error("the worker has ended or is ending; let its successor join")]
+    /// The worker has exited or is stopping. Let its successor join.
+    #[error("the worker has exited or is stopping; let its successor join")]
     Closed(Returned<P>),
 }
 
 impl<P> JoinError<P> {
-    /// Gives the property back.
+    /// Returns the property.
     pub fn into_property(self) -> P {
         match self {
             Self::Closed(property) => property.into_inner(),
@@ -78,9 +78,9 @@ impl<P> fmt::Debug for JoinError<P> {
     }
 }
 
-/// No worker was found by a name in the time given, by [`Aliases::await_registration`](crate::Aliases::await_registration).
+/// The error of [`Aliases::await_registration`](crate::Aliases::await_registration): no worker had the name in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("no worker was registered by this name in time; wait longer, or start one and register it")]
+#[error("no worker was registered under this name in time; wait longer, or start one and register it")]
 pub struct NotRegistered;
 
 unwind_safe! {

@@ -1,4 +1,4 @@
-//! [`Groups`]: workers by properties that many share.
+//! [`Groups`]: a directory of workers by shared properties.
 
 use crate::util::panics::unwind_safe;
 use std::collections::BTreeMap;
@@ -18,18 +18,18 @@ use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::watchers::Membership;
 
-/// Workers by properties: many workers per property, and many properties per worker.
+/// A directory of workers by property. Many workers may share a property, and a worker may have many.
 ///
-/// A value, and a clone is another handle to the same groups. Properties are any hashable type, and the workers may be
-/// of any number of registries, or of none ([`spawn`](fn@crate::registry::spawn)). A worker that ends leaves all its groups at once:
-/// from the moment at which its gate closes it is in no list of members. A group is there as long as it has members.
-/// Dropping the last handle to the groups touches no worker.
+/// A clone is another handle to the same groups. A property is any hashable type. The workers may belong to any number of
+/// registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker leaves all its groups when its gate closes: from that
+/// moment no list of members contains it. A group exists while it has members. Dropping the last handle to the groups does not
+/// affect the workers.
 ///
-/// A worker may join in its `init`; it is among the members once that has returned `Ok`.
+/// A worker may join in its `init`. It is among the members once `init` has returned `Ok`.
 ///
-/// Reads pass no message and share locks with other reads, that of the group while the members' handles are cloned.
-/// Changes take one lock for all groups, for a moment. A property's `Eq` and `Drop` run as an [alias's](crate::Aliases)
-/// do, and the same is asked of them.
+/// A read passes no message. It takes locks that it shares with other reads, and holds the group's lock while it clones the
+/// members' handles. A change briefly takes one lock for all groups. A property's `Eq` and `Drop` run where those of a name in
+/// [`Aliases`](crate::Aliases) run, with the same requirements.
 ///
 /// # Examples
 ///
@@ -60,7 +60,7 @@ use crate::worker::watchers::Membership;
 /// # }
 /// ```
 ///
-/// To call all members, with a bound on how many at once, gather their answers as they come:
+/// To call all members with bounded concurrency, collect the answers as they arrive:
 ///
 /// ```
 /// # use std::convert::Infallible;
@@ -97,12 +97,12 @@ struct Properties<P, W: Worker> {
     index: Index<P, Members<W>>,
 }
 
-/// The members of one group, by id. Changed only under the index's lock, so that a group without members is removed
-/// before anyone can join it.
+/// The members of one group, by id. Changed only under the index's lock, so that an empty group is removed before another
+/// worker can join it.
 struct Members<W: Worker>(RwLock<BTreeMap<WorkerId, WorkerHandle<W>>>);
 
 impl<W: Worker> Members<W> {
-    // No code of others runs under these locks: handles are cloned and compared, and dropped outside.
+    // No user code runs under these locks: handles are cloned and compared there, and dropped outside.
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<WorkerId, WorkerHandle<W>>> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,12 +122,12 @@ impl<P: Send + Sync, W: Worker> Membership for Properties<P, W> {
             let refs = change.take_refs(worker);
             refs.into_iter().filter_map(|tag| remove_member(change, tag, worker)).collect()
         });
-        // Under no lock.
+        // Under no lock: this may drop the last reference to a key.
         drop(left);
     }
 }
 
-/// Takes a worker out of a group, and the group out of the index if nobody is left in it.
+/// Removes a worker from a group, and the group from the index if it is empty then.
 fn remove_member<P, W: Worker>(
     change: &mut Change<'_, P, Members<W>>,
     tag: super::index::EntryRef,
@@ -145,32 +145,32 @@ fn remove_member<P, W: Worker>(
 }
 
 impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
-    /// Makes a directory without groups.
+    /// Creates an empty directory.
     pub fn new() -> Self {
         Self(Arc::new(Properties { index: Index::new() }))
     }
 
-    /// Makes a worker a member of the property's group. It is one until it ends or [leaves](Self::leave).
+    /// Adds a worker to the property's group. It is a member until it exits or [leaves](Self::leave).
     ///
     /// Joining again changes nothing: one [`leave`](Self::leave) undoes any number of joins.
     ///
     /// # Errors
     ///
-    /// [`JoinError::Closed`] gives the property back: the worker has begun to end.
+    /// [`JoinError::Closed`], with the property: the worker has exited or is stopping.
     ///
     /// # Panics
     ///
-    /// Only if the property's own `Hash` or `Eq` does; nothing is changed then.
+    /// Only if the property's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn join(&self, property: P, worker: &WorkerHandle<W>) -> Result<(), JoinError<P>> {
         let hash = self.0.index.hash(&property);
-        // Taken out if it is put in: otherwise it is given back, or dropped, when the lock is let go of.
+        // Outside the closure, which takes it only to insert it: otherwise it is returned or dropped after the lock is released.
         let mut property = Some(property);
         let has_joined = self.0.index.change(|change| {
-            let wanted = property.as_ref().expect("it is taken out below");
+            let wanted = property.as_ref().expect("the property is taken below");
             let found = change.find(wanted, hash);
-            // Under the lock: an end that comes later finds the member. (race 1)
-            let is_told = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
-            if !is_told || worker.is_ending() {
+            // Under the lock: an exit that comes later finds the member. (race 1)
+            let is_tracked = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
+            if !is_tracked || worker.is_ending() {
                 return false;
             }
             let tag = match found {
@@ -180,7 +180,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
                 }
                 None => {
                     let members = Members(RwLock::new(BTreeMap::from([(worker.id(), worker.clone())])));
-                    change.insert(property.take().expect("it was there above"), hash, members)
+                    change.insert(property.take().expect("the property is taken once"), hash, members)
                 }
             };
             change.add_ref(worker.id(), tag);
@@ -192,11 +192,11 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         }
     }
 
-    /// Takes a worker out of the property's group, and tells whether it was in there and has not begun to end.
+    /// Removes a worker from the property's group. Returns whether it was a member and is not stopping.
     ///
     /// # Panics
     ///
-    /// Only if the property's own `Hash` or `Eq` does; nothing is changed then.
+    /// Only if the property's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn leave<Q>(&self, property: &Q, worker: &WorkerHandle<W>) -> bool
     where
         Q: ?Sized + Hash + Equivalent<P>,
@@ -212,12 +212,12 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// The members of the property's group, the oldest workers first.
     ///
-    /// A read that begins after a worker began to end never returns it (G3). Never waits for another task; costs a
-    /// clone of each handle.
+    /// A read that begins after a worker's gate closed never returns it (G3). Never waits for another task. Clones each member's
+    /// handle.
     ///
     /// # Panics
     ///
-    /// Only if the property's own `Hash` or `Eq` does.
+    /// Only if the property's `Hash` or `Eq` panics.
     pub fn members<Q>(&self, property: &Q) -> Vec<WorkerHandle<W>>
     where
         Q: ?Sized + Hash + Equivalent<P>,
@@ -228,27 +228,27 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// Sends a message to each member of the property's group, and waits for room in those mailboxes that are full.
     ///
-    /// The message goes, once each, to the workers that [`members`](Self::members) returns at the first poll; who joins
-    /// later gets none, who leaves later gets its own all the same. `message` makes them all at the first poll. Mailboxes
-    /// that have room take theirs at once. In the others' lines it waits at the same time, so that a member that is
-    /// stuck holds up the return but nobody else's message: put a time-out round it, or use
-    /// [`try_broadcast`](Self::try_broadcast). What is taken is handled, or undelivered, as for
-    /// [`WorkerHandle::cast`]. Two broadcasts of one sender, of which the first returned before the second began, are
-    /// handled in that order (G8).
+    /// The recipients are the workers that [`members`](Self::members) returns at the first poll. Workers that join later get no
+    /// message, and workers that leave later still get theirs. `message` builds all messages at the first poll. Mailboxes with room
+    /// accept theirs at once, and the broadcast waits in the queues of the others concurrently. A stuck member thus delays the
+    /// return but no other member's message: wrap the broadcast in a time-out, or use [`try_broadcast`](Self::try_broadcast). An
+    /// accepted message is handled or undelivered as for [`WorkerHandle::cast`]. Two broadcasts of one sender, of which the first
+    /// returned before the second began, are handled in that order (G8).
     ///
-    /// [`Broadcast::refused`] hands back those that had begun to end before they took it ([`SendError::Closed`]), and the
-    /// worker that broadcasts itself, if its own mailbox is full ([`SendError::WouldDeadlock`]).
+    /// [`Broadcast::refused`] contains the members that began to stop before they accepted the message ([`SendError::Closed`]),
+    /// and the broadcasting worker itself if its own mailbox is full ([`SendError::WouldDeadlock`]).
     ///
     /// [`SendError::Closed`]: crate::SendError::Closed
     /// [`SendError::WouldDeadlock`]: crate::SendError::WouldDeadlock
     ///
     /// # Cancel safety
     ///
-    /// Dropped after its first poll, those that had room have their message; of the others none gets it any more.
+    /// If the future is dropped after its first poll, the members that had accepted their message keep it, and no other member
+    /// gets one.
     ///
     /// # Panics
     ///
-    /// If the closure does, or the property's own `Hash` or `Eq`. Members for whom a message was made before have it.
+    /// If the closure panics, or the property's `Hash` or `Eq`. Members whose message was built before may have it.
     pub async fn broadcast<Q>(&self, property: &Q, message: impl FnMut(&WorkerHandle<W>) -> W::Message) -> Broadcast<W>
     where
         Q: ?Sized + Hash + Equivalent<P>,
@@ -258,8 +258,8 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// Sends a message to each member of the property's group that has room for it now.
     ///
-    /// Like [`broadcast`](Self::broadcast), but the members whose mailboxes are full are handed back
-    /// ([`SendError::Full`](crate::SendError::Full)), with their messages.
+    /// Like [`broadcast`](Self::broadcast), but members whose mailboxes are full are refused
+    /// ([`SendError::Full`](crate::SendError::Full)).
     ///
     /// # Panics
     ///
@@ -283,7 +283,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// groups.join("all", &sinks.start(&1, ()).await?)?;
     /// assert_eq!(groups.try_broadcast(&"all", |_| 6).taken, 1);
     ///
-    /// // The worker had no turn to take the first one out.
+    /// // The worker has not run since, so its mailbox is full.
     /// let sent = groups.try_broadcast(&"all", |sink| u64::from(*sink.key()) + 6);
     /// assert_eq!(sent.taken, 0);
     /// for (_slow, error) in sent.refused {
@@ -300,13 +300,13 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         try_broadcast(self.members(property), message)
     }
 
-    /// The properties in whose groups a worker is. Empty once it has begun to end.
+    /// The properties whose groups contain the worker. Empty once the worker is stopping.
     ///
-    /// A worker whose `init` still runs is in the groups that it joined. Properties are cloned under no lock.
+    /// Includes the groups that a worker has joined in its running `init`. Properties are cloned under no lock.
     ///
     /// # Panics
     ///
-    /// Only if the property's own `Clone` does.
+    /// Only if the property's `Clone` panics.
     pub fn groups_of(&self, worker: &WorkerHandle<W>) -> Vec<P>
     where
         P: Clone,
@@ -320,28 +320,28 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// Folds over the groups that have members, each with its property and [`members`](Self::members).
     ///
-    /// Each group that is there for all of the time is seen once; one that comes or goes meanwhile may be seen or not.
-    /// The closure runs here, under no lock.
+    /// A group that exists throughout is visited once. A group that is created or removed meanwhile may be visited or not. The
+    /// closure runs in this call, under no lock.
     ///
     /// # Panics
     ///
-    /// If the closure does; the directory is not harmed.
+    /// If the closure panics. The directory is not affected.
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &P, Vec<WorkerHandle<W>>) -> A) -> A {
         let folded = self.0.index.fold(init, |folded, property, members| match members.open() {
-            none if none.is_empty() => folded,
+            members if members.is_empty() => folded,
             members => f(folded, property, members),
         });
-        // Before the result is returned: see `Registry::reduce`.
+        // Dropped before the result is returned: see `Registry::reduce`.
         drop(f);
         folded
     }
 
-    /// How many groups have members. Walks over all of them.
+    /// How many groups have members. Visits all groups.
     pub fn len(&self) -> usize {
         self.0.index.count(|members| members.read().values().any(WorkerHandle::is_open))
     }
 
-    /// Whether no group has members. Walks over all of them.
+    /// Whether no group has members. Visits all groups.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -351,7 +351,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         weak
     }
 
-    /// How many groups there are, and how many memberships are noted under a worker.
+    /// How many groups there are, and how many references from workers.
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize) {
         self.0.index.sizes()

@@ -1,13 +1,13 @@
-//! [`Index`]: names and what stands under them, read side by side; and which worker has which of them.
+//! [`Index`]: a concurrent map from names to values, with a reverse index from workers to their names.
 //!
-//! A name's `Hash` runs once, in the caller, before anything else. The entries are found by that hash, and shared out of
-//! the shard that holds them, so that a name's `Eq` runs in readers under no lock. In changes it runs under the lock of
-//! the changes, before anything is changed, so that a panic in it leaves everything as it was. Names are dropped under
-//! no lock, contained, by whoever is the last to use them: the one who removed them, or a reader who just found them.
+//! A name's `Hash` runs once, in the caller, first of all. A read finds the entries of that hash, clones their `Arc`s out of the
+//! shard, and runs the name's `Eq` under no lock. In a change, `Eq` runs under the lock for changes, before anything is
+//! changed, so a panic leaves the index as it was. Names are dropped under no lock, with panics contained, by the last user:
+//! the task that removed the entry, or a reader that still held it.
 //!
-//! Not a papaya map, as the registry's table is: there a removed entry leaves its place used up, and a name that comes
-//! and goes has the whole map moved again and again: at 10,000 names 26 µs for a register and an unregister. A read costs
-//! a shard's lock more, shared by readers, and held for a look.
+//! Not a papaya map, as in [`table`](crate::table): papaya does not reuse the slot of a removed element, so names that come and
+//! go would move the whole map repeatedly (26 µs for a register and an unregister at 10,000 names). The table, whose reads must
+//! take no lock, keeps empty entries instead. A read here takes a shard's lock, shared with other reads, for one lookup.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::hash::{BuildHasher, Hash};
@@ -22,13 +22,13 @@ use crate::util::hash::SipBuilder;
 use crate::util::panics::CatchDropPanic;
 use crate::util::prehashed::PassHash;
 
-/// So many readers and changes of different names rarely meet at a lock.
+/// Enough that reads and changes of different names rarely contend for a lock.
 const SHARDS: usize = 16;
 
-/// A shard keeps room for this many entries.
+/// A shard does not shrink below this capacity.
 const IDLE_CAPACITY: usize = 32;
 
-/// Names one entry: no other entry of the index ever has the number.
+/// Identifies one entry. An index never uses a number twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryRef {
     number: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Entry<N, V> {
     pub(crate) value: CatchDropPanic<V>,
 }
 
-/// The entries of one hash: one, but once in 2^64.
+/// The entries of one hash. Two names share a hash once in 2^64, or by a bad `Hash`.
 struct Bucket<N, V> {
     first: Arc<Entry<N, V>>,
     rest: Vec<Arc<Entry<N, V>>>,
@@ -59,20 +59,20 @@ impl<N, V> Clone for Bucket<N, V> {
     }
 }
 
-/// By hash, which is made before. No code of others runs under a shard's lock.
+/// Entries by the hash of their name. No user code runs under a shard's lock.
 type Shard<N, V> = HashMap<u64, Bucket<N, V>, PassHash>;
 
 pub(crate) struct Index<N, V> {
-    /// Names come from users: seeded per directory, and resists flooding (SipHash).
+    /// Names come from users: the hasher is seeded per directory and resists flooding (SipHash).
     hasher: SipBuilder,
     shards: [RwLock<Shard<N, V>>; SHARDS],
     reverse: Mutex<ReverseIndex>,
 }
 
-/// Which worker has which entries: the index the other way round.
+/// The entries of each worker.
 struct ReverseIndex {
     next_number: u64,
-    /// By worker and number: the hash. One tree for all, whose memory shrinks with it.
+    /// The hash, by worker and entry number. One tree for all workers, because its memory shrinks when entries are removed.
     refs: BTreeMap<(WorkerId, u64), u64>,
 }
 
@@ -97,7 +97,7 @@ impl<N, V> Index<N, V> {
     }
 
     fn shard(&self, hash: u64) -> &RwLock<Shard<N, V>> {
-        // Bits that the map inside does not begin with.
+        // Other bits than those that the map inside starts from.
         &self.shards[(hash >> 32) as usize % SHARDS]
     }
 
@@ -109,26 +109,26 @@ impl<N, V> Index<N, V> {
         shard.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Finds what stands under a name. Runs the name's `Eq`, which may panic.
+    /// Finds the entry of a name. Runs the name's `Eq`, which may panic.
     pub(crate) fn find<Q: ?Sized + Equivalent<N>>(&self, name: &Q, hash: u64) -> Option<Arc<Entry<N, V>>> {
         let Bucket { first, rest } = Self::read(self.shard(hash)).get(&hash).cloned()?;
         iter::once(first).chain(rest).find(|entry| name.equivalent(&entry.name))
     }
 
-    /// Finds one entry, if it is still there.
+    /// Finds an entry by its reference, if it was not removed.
     pub(crate) fn get(&self, tag: EntryRef) -> Option<Arc<Entry<N, V>>> {
         Self::read(self.shard(tag.hash)).get(&tag.hash)?.iter().find(|entry| entry.tag == tag).cloned()
     }
 
     /// Folds over every entry, under no lock.
-    pub(crate) fn fold<A>(&self, init: A, mut seen: impl FnMut(A, &N, &V) -> A) -> A {
+    pub(crate) fn fold<A>(&self, init: A, mut f: impl FnMut(A, &N, &V) -> A) -> A {
         self.shards.iter().fold(init, |folded, shard| {
             let entries: Vec<_> = Self::read(shard).values().flat_map(Bucket::iter).cloned().collect();
-            entries.iter().fold(folded, |folded, entry| seen(folded, &entry.name, &entry.value))
+            entries.iter().fold(folded, |folded, entry| f(folded, &entry.name, &entry.value))
         })
     }
 
-    /// Counts entries. `is_counted` runs under a lock, and is none of the user's code.
+    /// Counts entries. `is_counted` runs under a lock and must not call user code.
     pub(crate) fn count(&self, is_counted: impl Fn(&V) -> bool) -> usize {
         let counted =
             |shard| Self::read(shard).values().flat_map(Bucket::iter).filter(|entry| is_counted(&entry.value)).count();
@@ -140,39 +140,39 @@ impl<N, V> Index<N, V> {
         self.lock().of(worker).collect()
     }
 
-    /// Changes the index, alone.
+    /// Changes the index under its lock.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Change<'_, N, V>) -> T) -> T {
         change(&mut Change { index: self, reverse: self.lock(), removed: Vec::new() })
     }
 
     fn lock(&self) -> MutexGuard<'_, ReverseIndex> {
-        // Of what runs under it only a name's `Eq` panics, and it runs before anything is changed.
+        // Only a name's `Eq` can panic under this lock, and it runs before anything is changed.
         self.reverse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many entries there are, and how many are noted under a worker.
+    /// How many entries there are, and how many references.
     #[cfg(test)]
     pub(crate) fn sizes(&self) -> (usize, usize) {
         (self.count(|_| true), self.lock().refs.len())
     }
 
-    /// Room for how many entries there is.
+    /// How many entries fit without an allocation.
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
         self.shards.iter().map(|shard| Self::read(shard).capacity()).sum()
     }
 }
 
-/// The index, locked against other changes.
+/// A change in progress. It holds the lock.
 pub(crate) struct Change<'c, N, V> {
     index: &'c Index<N, V>,
     reverse: MutexGuard<'c, ReverseIndex>,
-    /// Declared after the lock, and so dropped after it: no name is dropped under the lock.
+    /// Declared after `reverse`, and so dropped after the lock is released: a name's `Drop` is user code.
     removed: Vec<Arc<Entry<N, V>>>,
 }
 
 impl<N, V> Change<'_, N, V> {
-    /// Finds what stands under a name. Runs the name's `Eq`, which may panic: first of all that is done in a change.
+    /// Finds the entry of a name. Runs the name's `Eq`, which may panic, so it must come before every mutation.
     pub(crate) fn find<Q: ?Sized + Equivalent<N>>(&self, name: &Q, hash: u64) -> Option<Arc<Entry<N, V>>> {
         self.index.find(name, hash)
     }
@@ -181,22 +181,22 @@ impl<N, V> Change<'_, N, V> {
         self.index.get(tag)
     }
 
-    /// Whether any entry is noted under the worker: then the worker's slot knows of the directory.
+    /// Whether the worker has an entry here. If so, its cell has a reference to this directory already.
     pub(crate) fn has_refs(&self, worker: WorkerId) -> bool {
         self.reverse.of(worker).next().is_some()
     }
 
-    /// Notes that the worker has the entry.
+    /// Adds the entry to the worker's references.
     pub(crate) fn add_ref(&mut self, worker: WorkerId, tag: EntryRef) {
         self.reverse.refs.insert((worker, tag.number), tag.hash);
     }
 
-    /// Notes that the worker has the entry no longer.
+    /// Removes the entry from the worker's references.
     pub(crate) fn remove_ref(&mut self, worker: WorkerId, tag: EntryRef) {
         self.reverse.refs.remove(&(worker, tag.number));
     }
 
-    /// Strikes everything that was noted under the worker.
+    /// Removes and returns all references of the worker.
     pub(crate) fn take_refs(&mut self, worker: WorkerId) -> Vec<EntryRef> {
         let refs: Vec<_> = self.reverse.of(worker).collect();
         for &tag in &refs {
@@ -205,7 +205,7 @@ impl<N, V> Change<'_, N, V> {
         refs
     }
 
-    /// Adds an entry. Nothing may stand under the name.
+    /// Inserts an entry. The name must not have one.
     pub(crate) fn insert(&mut self, name: N, hash: u64, value: V) -> EntryRef {
         let tag = EntryRef { number: self.reverse.next_number, hash };
         self.reverse.next_number += 1;
@@ -220,7 +220,7 @@ impl<N, V> Change<'_, N, V> {
         tag
     }
 
-    /// Removes one entry, never another one of the same name.
+    /// Removes this entry, and never a later one of the same name.
     pub(crate) fn remove(&mut self, tag: EntryRef) {
         let mut shard = Index::write(self.index.shard(tag.hash));
         let hash_map::Entry::Occupied(mut bucket) = shard.entry(tag.hash) else { return };
@@ -234,7 +234,7 @@ impl<N, V> Change<'_, N, V> {
         };
         self.removed.push(removed);
         if shard.capacity() > IDLE_CAPACITY && shard.len() < shard.capacity() / 4 {
-            // To half: the work is shared by as many changes.
+            // To half and not to fit, so that as many removals share the cost of each move.
             let room = shard.capacity() / 2;
             shard.shrink_to(room);
         }

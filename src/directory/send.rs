@@ -1,4 +1,4 @@
-//! Sends by name: the verbs of [`Aliases`] that send.
+//! Sends by name: the methods of [`Aliases`] that send.
 
 use std::hash::Hash;
 use std::time::Duration;
@@ -46,20 +46,20 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Sends a message to the worker that has the name, and waits for room if its mailbox is full.
     ///
-    /// A worker that is ending gives the message back unseen, and it goes to whoever has the name next. `Ok` is that of
-    /// [`WorkerHandle::cast`]. It starts nobody.
+    /// A send that finds a stopping worker goes on to the next worker that has the name, as the message was not handled. `Ok` means
+    /// what it means for [`WorkerHandle::cast`]. This starts no worker.
     ///
     /// # Errors
     ///
-    /// Each gives the message back.
+    /// Each returns the message.
     ///
     /// - [`SendError::NotFound`]: no worker has the name.
     /// - [`SendError::WouldDeadlock`]: the worker sends to itself and its mailbox is full.
-    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    /// - [`SendError::Closed`]: many workers in a row exited by themselves before they accepted the message.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, the message was not sent, and is dropped.
+    /// If the future is dropped before it completes, the message is dropped and was not sent.
     pub async fn cast<Q>(&self, name: &Q, message: W::Message) -> Result<(), SendError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -68,11 +68,11 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         boxed_in_debug(|| deliver_cast(&address, message, None)).await
     }
 
-    /// Like [`cast`](Self::cast), and gives up after `within`.
+    /// Like [`cast`](Self::cast), with a time-out.
     ///
     /// # Errors
     ///
-    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: there was no room in time. Each gives the message back.
+    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: there was no room in time. Each returns the message.
     ///
     /// # Cancel safety
     ///
@@ -80,7 +80,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, or in one without a timer; or if the name's own `Hash` or `Eq` does.
+    /// Outside a tokio runtime, or in one without a timer, or if the name's `Hash` or `Eq` panics.
     pub async fn cast_timeout<Q>(&self, name: &Q, within: Duration, message: W::Message) -> Result<(), SendError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -88,21 +88,21 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::cast_timeout(&self.at(name), within, message).await
     }
 
-    /// Sends a message to the worker that has the name now, if there is one and it has room.
+    /// Sends a message to the worker that has the name now, if its mailbox has room.
     ///
-    /// It serves where nothing can be awaited, such as in [`on_undelivered`](crate::Builder::on_undelivered).
+    /// Use it where nothing can be awaited, such as in [`on_undelivered`](crate::Builder::on_undelivered).
     ///
     /// # Errors
     ///
-    /// Each gives the message back.
+    /// Each returns the message.
     ///
     /// - [`SendError::NotFound`]: no worker has the name.
-    /// - [`SendError::Full`]: its mailbox has no room.
-    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    /// - [`SendError::Full`]: the mailbox has no room.
+    /// - [`SendError::Closed`]: many workers in a row began to stop before they accepted the message.
     ///
     /// # Panics
     ///
-    /// Only if the name's own `Hash` or `Eq` does.
+    /// Only if the name's `Hash` or `Eq` panics.
     pub fn try_cast<Q>(&self, name: &Q, message: W::Message) -> Result<(), SendError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -110,17 +110,17 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::try_cast(&self.at(name), message)
     }
 
-    /// Sends a message that carries a [`Reply`] to the worker that has the name now, if there is one and it has room, and returns
-    /// a future for the answer.
+    /// Sends a message that carries a [`Reply`] to the worker that has the name now, if its mailbox has room, and returns a
+    /// future for the answer.
     ///
     /// # Errors
     ///
-    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls itself. Each gives the message
-    /// back, with a reply that is closed.
+    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls itself. Each returns the message,
+    /// with a closed reply.
     ///
     /// # Panics
     ///
-    /// If the closure that builds the message does, or the name's own `Hash` or `Eq`.
+    /// If the closure that builds the message panics, or the name's `Hash` or `Eq`.
     pub fn try_call<Q, T>(
         &self,
         name: &Q,
@@ -134,21 +134,21 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Waits for a place in the mailbox of the worker that has the name, and reserves it: see [`WorkerHandle::reserve`].
     ///
-    /// The place is that worker's, whoever has the name later.
+    /// The place belongs to that worker, even if another one has the name later.
     ///
     /// # Errors
     ///
     /// - [`ReserveError::NotFound`]: no worker has the name.
-    /// - [`ReserveError::WouldDeadlock`]: the worker's own mailbox is full.
-    /// - [`ReserveError::Closed`]: every worker that it met ended before there was room, many times over.
+    /// - [`ReserveError::WouldDeadlock`]: the worker reserves in its own mailbox, which is full.
+    /// - [`ReserveError::Closed`]: many workers in a row exited by themselves before they had room.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing is reserved.
+    /// If the future is dropped before it completes, nothing is reserved.
     ///
     /// # Panics
     ///
-    /// Only if the name's own `Hash` or `Eq` does.
+    /// Only if the name's `Hash` or `Eq` panics.
     pub async fn reserve<Q>(&self, name: &Q) -> Result<Permit<W>, ReserveError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -158,14 +158,14 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Sends a message that carries a [`Reply`] to the worker that has the name, and waits for the answer.
     ///
-    /// A message that a worker has taken is not sent to another one: whether it may have run is in the error.
+    /// A message that a worker has accepted is not sent to another one. The error says whether its handler may have run.
     ///
     /// # Errors
     ///
     /// - [`CallError::NotFound`]: no worker has the name.
-    /// - [`CallError::NotDelivered`]: it never began; build it again and repeat the call.
+    /// - [`CallError::NotDelivered`]: the handler never began. Build the message again and repeat the call.
     /// - [`CallError::WouldDeadlock`]: the worker calls itself.
-    /// - [`CallError::NoReply`]: it gave no answer; it may have run.
+    /// - [`CallError::NoReply`]: the worker gave no answer. The handler may have run.
     ///
     /// # Cancel safety
     ///
@@ -173,7 +173,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     ///
     /// # Panics
     ///
-    /// If the closure that builds the message does, or the name's own `Hash` or `Eq`.
+    /// If the closure that builds the message panics, or the name's `Hash` or `Eq`.
     pub async fn call<Q, T>(&self, name: &Q, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
@@ -181,18 +181,18 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::call(&self.at(name), message).await
     }
 
-    /// Like [`call`](Self::call), and gives up after `within`.
+    /// Like [`call`](Self::call), with a time-out.
     ///
     /// # Errors
     ///
     /// Those of [`call`](Self::call), and
     ///
-    /// - [`CallError::NotSent`]: there was no room in time. It was not sent.
-    /// - [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
+    /// - [`CallError::NotSent`]: there was no room in time. The message was not sent.
+    /// - [`CallError::TimedOut`]: no answer arrived in time. The handler may have run, or may run later.
     ///
     /// # Panics
     ///
-    /// As for [`call`](Self::call); and outside a tokio runtime, or in one without a timer.
+    /// As for [`call`](Self::call), and outside a tokio runtime, or in one without a timer.
     pub async fn call_timeout<Q, T>(
         &self,
         name: &Q,
@@ -205,17 +205,18 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::call_timeout(&self.at(name), within, message).await
     }
 
-    /// Like [`call`](Self::call), and repeats the call as the [`Retry`] says: see [`Via::call_with_retry`](crate::Via::call_with_retry).
+    /// Like [`call`](Self::call), and repeats the call according to the [`Retry`] policy: see
+    /// [`Via::call_with_retry`](crate::Via::call_with_retry).
     ///
-    /// A name that no worker has is not waited for: that is [`await_registration`](Self::await_registration).
+    /// It does not wait for a name to be registered. Use [`await_registration`](Self::await_registration) for that.
     ///
     /// # Errors
     ///
-    /// That of the last attempt.
+    /// The error of the last attempt.
     ///
     /// # Cancel safety
     ///
-    /// As for [`call`](Self::call), in each attempt. Between two attempts nothing is under way.
+    /// As for [`call`](Self::call), in each attempt. Between two attempts nothing is in progress.
     ///
     /// # Panics
     ///

@@ -1,4 +1,4 @@
-//! What directories keep, and let go of. What they do is tested from outside, in `tests/`.
+//! What directories keep in memory and release. Their behaviour is tested in `tests/`.
 
 use std::mem::size_of;
 use std::pin::pin;
@@ -18,7 +18,7 @@ async fn started(registry: &Registry<Idle>, key: u32) -> WorkerHandle<Idle> {
     registry.start(&key, ()).await.expect("nothing is in the way of this start")
 }
 
-/// A name that takes part in the count of those that are there, and hashes like all others.
+/// A name that counts its live instances. All these names have one hash.
 #[derive(Debug)]
 struct Counted(u32, Arc<AtomicUsize>);
 
@@ -90,7 +90,7 @@ async fn repeated_joins_keep_one_entry_per_directory() {
     for _ in 0..1_000 {
         Aliases::new().register(1, &worker).unwrap();
     }
-    assert_eq!(worker.cell.memberships(), 3, "the last of the short-lived ones, and the two that live");
+    assert_eq!(worker.cell.memberships(), 3, "the last short-lived directory, and the two that live");
     worker.stop().await.unwrap();
     assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
 }
@@ -142,7 +142,7 @@ async fn finished_waits_leave_nothing_behind() {
         assert_eq!(names.sizes().2, 1);
         names.register(name, &worker).unwrap();
         assert_eq!(waits.await.unwrap().as_ref(), Ok(&worker));
-        // One that does not have to wait.
+        // This wait returns at once.
         assert!(names.await_registration(&name, second).await.is_ok());
     }
     assert_eq!(names.sizes(), (100, 100, 0));
@@ -159,7 +159,7 @@ async fn colliding_names_stay_distinct() {
     tokio::task::yield_now().await;
     names.register(Counted::new(1, &there), &a).unwrap();
     tokio::task::yield_now().await;
-    assert_eq!(names.sizes(), (1, 1, 1), "it waits on, woken or not");
+    assert_eq!(names.sizes(), (1, 1, 1), "the waiter keeps waiting, woken or not");
     names.register(Counted::new(2, &there), &b).unwrap();
     assert_eq!(waits.await.unwrap().as_ref(), Ok(&b));
     assert_eq!(names.whereis(&Counted::new(1, &there)), Some(a));
@@ -216,7 +216,7 @@ fn panicking_waker_does_not_block_others() {
     assert_eq!((count.0.load(Ordering::SeqCst), waiting.len()), (5, 0));
 }
 
-/// Registers from another thread while a waiter goes through its steps: whatever the order, it is found or woken.
+/// Registers in another thread while a waiter polls. In every order the waiter finds the worker or is woken.
 #[test]
 fn waiter_never_misses_a_registration() {
     struct Unpark(std::thread::Thread);
@@ -237,11 +237,11 @@ fn waiter_never_misses_a_registration() {
                 while begun.load(Ordering::SeqCst) < round {
                     std::thread::yield_now();
                 }
-                // Now one is earlier, now the other.
+                // Delays of both threads vary, so that either may be first.
                 for _ in 0..round % 97 {
                     std::hint::spin_loop();
                 }
-                names.register(round, &worker).expect("nobody else has it");
+                names.register(round, &worker).expect("the name is free");
             }
         }
     });
@@ -255,7 +255,7 @@ fn waiter_never_misses_a_registration() {
             std::hint::spin_loop();
         }
         while waits.as_mut().poll(&mut cx).is_pending() {
-            // A wake-up that came before the park ends it at once.
+            // If the wake-up came before, the park returns at once.
             let began = Instant::now();
             std::thread::park_timeout(Duration::from_secs(60));
             assert!(began.elapsed() < Duration::from_secs(50), "a registration was missed, in round {round}");
@@ -264,7 +264,7 @@ fn waiter_never_misses_a_registration() {
     registers.join().expect("it registers");
 }
 
-/// The order of race 7, without luck: the registration happens in the middle of the look.
+/// Race 7 in a fixed order: the registration happens during the lookup.
 #[tokio::test(start_paused = true)]
 async fn registration_during_lookup_wakes_waiter() {
     struct Meddling<'a>(u32, &'a dyn Fn());
@@ -289,7 +289,7 @@ async fn registration_during_lookup_wakes_waiter() {
     let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
     names.register(7, &old).unwrap();
     old.cell.close_by_worker();
-    // The look has found the old holder, which is of no use, when the new one takes the name.
+    // The new holder registers when the lookup has already found the old one, which is stopping.
     let register = || names.register(7, &new).unwrap();
     let name = Meddling(7, &register);
     let is_woken = Arc::new(IsWoken(AtomicUsize::new(0)));
@@ -310,10 +310,10 @@ async fn concurrent_register_and_exit_leak_nothing() {
             let (registry, names, groups) = (registry.clone(), names.clone(), groups.clone());
             tokio::spawn(async move {
                 for n in 0..500_u32 {
-                    // Two tasks share each worker: one ends it while the other registers it.
+                    // Two tasks share each worker: one kills it while the other registers it.
                     let Ok(worker) = registry.lookup_or_start(&(task / 2), ()).await else { continue };
                     for name in 0..8 {
-                        // Refused when it is taken, or when the worker ends.
+                        // Fails if the name is taken or the worker is stopping.
                         drop(names.register((n * 7 + name) % 16, &worker));
                         drop(groups.join(name % 3, &worker));
                     }
@@ -327,7 +327,7 @@ async fn concurrent_register_and_exit_leak_nothing() {
         })
         .collect();
     for churn in churns {
-        churn.await.expect("nobody panics");
+        churn.await.expect("no task panics");
     }
     assert_eq!(registry.shutdown().await.stuck, 0);
     assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));

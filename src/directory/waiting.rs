@@ -1,7 +1,7 @@
-//! [`Waiting`]: who waits for a name, by its hash.
+//! [`Waiting`]: the tasks that wait for a name to be registered, by the hash of the name.
 //!
-//! A waiter notes its waker, then looks; see race 7 of [the directory](super). Two names of one hash wake each other's
-//! waiters, who look and wait on. No code of a name runs here.
+//! A waiter stores its waker, and then looks the name up: see race 7 of [the directory](super). Names with one hash wake each
+//! other's waiters, which look again and keep waiting. No user code of a name runs here.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,12 +17,12 @@ pub(crate) struct Waiting {
 #[derive(Default)]
 struct Wakers {
     next_ticket: u64,
-    /// By hash and ticket. One tree for all, whose memory shrinks with it.
+    /// By hash and ticket. One tree for all names, because its memory shrinks when wakers are removed.
     wakers: BTreeMap<(u64, u64), Waker>,
 }
 
 impl Waiting {
-    /// Makes a waiter, which is not woken before it has noted its waker.
+    /// Makes a waiter. It is not woken before it has registered its waker.
     pub(crate) fn wait(&self, hash: u64) -> Waiter<'_> {
         let mut wakers = self.lock();
         let ticket = wakers.next_ticket;
@@ -30,20 +30,20 @@ impl Waiting {
         Waiter { waiting: self, place: (hash, ticket) }
     }
 
-    /// Wakes everyone who waits for the hash.
+    /// Wakes every waiter for the hash.
     pub(crate) fn wake(&self, hash: u64) {
         let mut wakers = self.lock();
         let places: Vec<_> = wakers.wakers.range((hash, 0)..=(hash, u64::MAX)).map(|(&place, _)| place).collect();
         let woken: Vec<_> = places.iter().filter_map(|place| wakers.wakers.remove(place)).collect();
         drop(wakers);
         for waker in woken {
-            // Another executor's waker is foreign code: its panic keeps nobody else from being woken.
+            // A waker of another executor is foreign code: if it panics, the other waiters are woken all the same.
             catch_panic(|| waker.wake());
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Wakers> {
-        // Nothing that can panic runs under it: wakers are cloned, woken and dropped outside.
+        // Nothing under this lock can panic: wakers are cloned, woken and dropped outside.
         self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -53,18 +53,18 @@ impl Waiting {
     }
 }
 
-/// One who waits. Its place is given up when it is dropped.
+/// A waiter. Dropping it removes its waker.
 pub(crate) struct Waiter<'w> {
     waiting: &'w Waiting,
     place: (u64, u64),
 }
 
 impl Waiter<'_> {
-    /// Notes whom to wake. To be done before each look.
+    /// Stores the waker. The caller does this before each lookup.
     pub(crate) fn register(&self, waker: &Waker) {
         let waker = waker.clone();
         let replaced = self.waiting.lock().wakers.insert(self.place, waker);
-        // Foreign code too, and so not under the lock.
+        // Outside the lock: the drop of a waker is foreign code too.
         drop(replaced);
     }
 }

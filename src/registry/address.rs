@@ -1,5 +1,7 @@
-//! Sends by address: by key ([`Via`]) or by name ([`Aliases`](crate::Aliases)). A message goes to the worker that is
-//! found there at that moment, and to the next one if that worker ends before it takes it.
+//! Sends by address: by key ([`Via`]) or by name ([`Aliases`](crate::Aliases)).
+//!
+//! A send goes to the worker that the address finds at that moment. If the worker closes its gate before it accepts the message,
+//! the mailbox returns the message and the send resolves the address again.
 
 use std::time::Duration;
 
@@ -21,34 +23,34 @@ use crate::worker::handle::{Unsent, WorkerHandle, before, limit};
 use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
 
-/// How many workers one send may meet that end by themselves before they take it. A worker that ends itself as soon as it has
-/// started would otherwise be started for ever. Those that somebody stops do not count: whoever stops one and whoever sends to
-/// it are told in the same moment, and may meet at its successors any number of times.
-const MOST_WORKERS: u32 = 16;
+/// How many workers that exit by themselves one send tries. Without a limit, a worker that exits as soon as it has started would
+/// be started forever. Workers that were stopped do not count: one exit wakes both a task that stops the key in a loop and a
+/// waiting send, and they may race at any number of successors.
+const MAX_ATTEMPTS: u32 = 16;
 
 /// Where a message is sent to: a key or a name.
 pub(crate) trait Address<W: Worker> {
-    /// The worker that is found now. It is not counted as a lookup before [`count_hit`](Self::count_hit).
+    /// Finds the current worker. Does not count the lookup: see [`count_hit`](Self::count_hit).
     fn find(&self) -> Option<WorkerHandle<W>>;
 
-    /// A worker was found by [`find`](Self::find), and took the message.
+    /// Counts a hit: a worker from [`find`](Self::find) accepted the message.
     fn count_hit(&self) {}
 
-    /// The worker that is found now. It is counted as a lookup.
+    /// Finds the current worker, and counts the lookup.
     fn lookup(&self) -> Option<WorkerHandle<W>>;
 
-    /// The address that starts a worker if none is found.
+    /// The address that starts a worker if there is none.
     ///
-    /// Not a future of this trait: the compiler, which forgets lifetimes in a future, could not find the implementation again for a
-    /// name with a `'static` bound, and the future of a send would not be `Send` inside another one.
+    /// Not an async method of this trait: the compiler erases lifetimes in futures, and then cannot find the implementation for a
+    /// name with a `'static` bound again. The future of a send would not be `Send` inside another one.
     fn starts(&self) -> Option<&Via<W>> {
         None
     }
 }
 
-/// Why no worker took a message.
-pub(crate) enum Why<W: Worker> {
-    /// The start was cancelled by a stop: there may be another one.
+/// Why no worker accepted a message.
+pub(crate) enum DeliverError<W: Worker> {
+    /// A stop cancelled the start. Another start may succeed.
     Cancelled,
     Closed,
     WouldDeadlock,
@@ -57,7 +59,7 @@ pub(crate) enum Why<W: Worker> {
     TimedOut,
 }
 
-impl<W: Worker> Why<W> {
+impl<W: Worker> DeliverError<W> {
     pub(crate) fn into_send_error(self, message: W::Message) -> SendError<W> {
         let message = Returned::new(message);
         match self {
@@ -84,13 +86,13 @@ impl<W: Worker> Why<W> {
             Self::NotFound => ReserveError::NotFound,
             Self::NotStarted(error) => ReserveError::NotStarted(error),
             Self::WouldDeadlock => ReserveError::WouldDeadlock,
-            // There is no time-out of a reservation.
+            // A reservation has no time-out.
             Self::Cancelled | Self::Closed | Self::TimedOut => ReserveError::Closed,
         }
     }
 }
 
-impl<W: Worker> From<StartError<W>> for Why<W> {
+impl<W: Worker> From<StartError<W>> for DeliverError<W> {
     fn from(error: StartError<W>) -> Self {
         match error {
             StartError::Cancelled => Self::Cancelled,
@@ -100,60 +102,63 @@ impl<W: Worker> From<StartError<W>> for Why<W> {
     }
 }
 
-/// The workers that one send meets.
+/// The workers that one send tries.
 struct Search<'a, A> {
     address: &'a A,
     limit: Option<Instant>,
-    /// How many of them have ended by themselves.
-    ended: u32,
+    /// How many of them have exited by themselves.
+    exited: u32,
 }
 
 impl<'a, A> Search<'a, A> {
     fn new(address: &'a A, limit: Option<Instant>) -> Self {
-        Self { address, limit, ended: 0 }
+        Self { address, limit, exited: 0 }
     }
 
-    async fn next<W: Worker>(&mut self) -> Result<WorkerHandle<W>, Why<W>>
+    /// Finds or starts the worker to try.
+    async fn next<W: Worker>(&mut self) -> Result<WorkerHandle<W>, DeliverError<W>>
     where
         A: Address<W>,
     {
         loop {
-            let Some(via) = self.address.starts() else { return self.address.lookup().ok_or(Why::NotFound) };
+            let Some(via) = self.address.starts() else { return self.address.lookup().ok_or(DeliverError::NotFound) };
             let started = match self.limit {
                 None => via.lookup_or_start().await,
-                // Boxed, as whatever has a timer in it: few sends have one, and it is as large as all the rest.
-                Some(_) => Box::pin(before(self.limit, via.lookup_or_start())).await.unwrap_or(Err(Why::TimedOut)),
+                // Boxed: a timer doubles the size of the future, and few sends have one.
+                Some(_) => {
+                    Box::pin(before(self.limit, via.lookup_or_start())).await.unwrap_or(Err(DeliverError::TimedOut))
+                }
             };
             match started {
-                // A stop met the start: it was not this send that it meant. Nothing of the message has begun.
-                Err(Why::Cancelled) => yield_to_queue().await,
+                // The stop was not aimed at this send, whose message has not begun: start again.
+                Err(DeliverError::Cancelled) => yield_to_queue().await,
                 started => return started,
             }
         }
     }
 
-    /// A worker has ended before it took the message: is there to be another one?
-    async fn pass_over<W: Worker>(&mut self, handle: &WorkerHandle<W>) -> Result<(), Why<W>> {
+    /// The worker closed its gate before it accepted the message. `Ok`: try the next one.
+    async fn pass_over<W: Worker>(&mut self, handle: &WorkerHandle<W>) -> Result<(), DeliverError<W>> {
         if handle.was_stopped() {
             yield_to_queue().await;
             return Ok(());
         }
-        self.ended += 1;
-        if self.ended == MOST_WORKERS {
+        self.exited += 1;
+        if self.exited == MAX_ATTEMPTS {
             handle.refuse(Undelivered::Closed);
-            return Err(Why::Closed);
+            return Err(DeliverError::Closed);
         }
         Ok(())
     }
 }
 
-/// Finds a worker that takes the message, until the time is over. One that is ending gives it back, unseen, for the next.
+/// Sends the message to the first worker that accepts it, until the limit passes. On an error the message is returned.
 async fn deliver<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
     kind: Kind,
     limit: Option<Instant>,
-) -> Result<(WorkerHandle<W>, Sequence), (W::Message, Why<W>)> {
+) -> Result<(WorkerHandle<W>, Sequence), (W::Message, DeliverError<W>)> {
     let mut message = Some(message);
     let mut search = Search::new(address, limit);
     let why = loop {
@@ -162,7 +167,7 @@ async fn deliver<W: Worker>(
             Err(why) => break why,
         };
         if kind == Kind::Call && is_current(handle.id()) {
-            break Why::WouldDeadlock;
+            break DeliverError::WouldDeadlock;
         }
         let accepted = match limit {
             None => boxed_in_debug(|| handle.accept(take(&mut message), kind)).await,
@@ -170,15 +175,15 @@ async fn deliver<W: Worker>(
         };
         match put_back(accepted, &mut message) {
             Ok(sequence) => return Ok((handle, sequence)),
-            Err(Unsent::WouldDeadlock(())) => break Why::WouldDeadlock,
-            Err(Unsent::TimedOut(())) => break Why::TimedOut,
+            Err(Unsent::WouldDeadlock(())) => break DeliverError::WouldDeadlock,
+            Err(Unsent::TimedOut(())) => break DeliverError::TimedOut,
             Err(Unsent::Closed(())) => {}
         }
         if let Err(why) = search.pass_over(&handle).await {
             break why;
         }
     };
-    // Who sends again and again lets others run, and can be killed.
+    // A loop of failing sends yields to other tasks and can be cancelled.
     consume_budget().await;
     Err((take(&mut message), why))
 }
@@ -187,7 +192,7 @@ fn take<M>(message: &mut Option<M>) -> M {
     message.take().expect("it was put back")
 }
 
-/// Puts back what was not sent. A function of its own: without optimisation it has copies of the message on the stack.
+/// Puts an unsent message back. A separate function, because in a debug build it has several copies of the message on the stack.
 #[inline(never)]
 fn put_back<M>(accepted: Result<Sequence, Unsent<M>>, message: &mut Option<M>) -> Result<Sequence, Unsent<()>> {
     let (unsent, returned) = match accepted {
@@ -220,17 +225,17 @@ pub(crate) async fn cast_timeout<W: Worker>(
     boxed_in_debug(|| deliver_cast(address, message, limit(within))).await
 }
 
-/// Gives the message to the worker that is found now, if it has room.
+/// Sends the message to the current worker, if it has room.
 fn try_deliver<W: Worker>(
     address: &impl Address<W>,
     mut message: W::Message,
     kind: Kind,
 ) -> Result<(WorkerHandle<W>, Sequence), SendError<W>> {
-    let mut ended = 0;
+    let mut attempts = 0;
     loop {
-        let Some(handle) = address.find() else { return Err(Why::NotFound.into_send_error(message)) };
+        let Some(handle) = address.find() else { return Err(DeliverError::NotFound.into_send_error(message)) };
         if kind == Kind::Call && is_current(handle.id()) {
-            return Err(Why::WouldDeadlock.into_send_error(message));
+            return Err(DeliverError::WouldDeadlock.into_send_error(message));
         }
         match handle.cell.queue.try_send(message, kind) {
             Ok(sequence) => {
@@ -241,11 +246,11 @@ fn try_deliver<W: Worker>(
                 handle.refuse(Undelivered::Full);
                 return Err(SendError::Full(Returned::new(message)));
             }
-            // It has begun to end since it was found: it is not found again.
+            // Its gate closed after the lookup, so the next lookup does not return it.
             Err((Refusal::Closed, returned)) => message = whole(returned),
         }
-        ended += 1;
-        if ended == MOST_WORKERS {
+        attempts += 1;
+        if attempts == MAX_ATTEMPTS {
             handle.refuse(Undelivered::Closed);
             return Err(SendError::Closed(Returned::new(message)));
         }
@@ -265,16 +270,16 @@ pub(crate) fn try_call<W: Worker, T>(
     Ok(PendingReply::new(handle, sequence, answer))
 }
 
-/// Sends a call. The answer is awaited in the poll in which this is ready.
+/// Sends a call. The caller must await the answer in the poll in which this completes.
 async fn begin_call<W: Worker, T>(
     address: &impl Address<W>,
     message: W::Message,
     answer: &mut Receiver<T>,
     limit: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
-    // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and boxed.
+    // Almost always there is a worker with room. The future that waits for them is boxed and made only if it is needed.
     let message = match address.find() {
-        // It is told so below.
+        // `deliver` reports the deadlock.
         Some(handle) if is_current(handle.id()) => message,
         Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
             Ok(sequence) => {
@@ -289,7 +294,7 @@ async fn begin_call<W: Worker, T>(
     boxed(|| deliver_call(address, message, limit)).await
 }
 
-/// As [`deliver`], for a call whose answer may be there already when this is ready.
+/// As [`deliver`], for a call whose answer may be ready when this completes.
 pub(crate) async fn deliver_call<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
@@ -298,7 +303,7 @@ pub(crate) async fn deliver_call<W: Worker>(
     match boxed_in_debug(|| deliver(address, message, Kind::Call, limit)).await {
         Ok(accepted) => Ok(cooperate(accepted).await),
         Err((message, why)) => {
-            // Before the error is returned: a panic here would leak a value that is already returned.
+            // Dropped before the error is returned: a panic in a drop that runs after leaks the returned value.
             drop(message);
             Err(why.into_call_error())
         }
@@ -325,7 +330,7 @@ pub(crate) async fn call_timeout<W: Worker, T>(
     handle.answer_before(limit, sequence, answer).await
 }
 
-/// Reserves room at a worker, as a send would find it.
+/// Reserves a place in the mailbox of the first worker that has or gets one.
 pub(crate) async fn reserve<W: Worker>(address: &impl Address<W>) -> Result<Permit<W>, ReserveError<W>> {
     let mut search = Search::new(address, None);
     let why = loop {
@@ -335,8 +340,8 @@ pub(crate) async fn reserve<W: Worker>(address: &impl Address<W>) -> Result<Perm
         };
         match handle.reserve().await {
             Ok(permit) => return Ok(permit),
-            Err(ReserveError::WouldDeadlock) => break Why::WouldDeadlock,
-            // It says nothing else.
+            Err(ReserveError::WouldDeadlock) => break DeliverError::WouldDeadlock,
+            // The gate is closed: a handle reports no other error.
             Err(_) => {}
         }
         if let Err(why) = search.pass_over(&handle).await {

@@ -1,4 +1,4 @@
-//! [`Retry`]: when a call through an address is repeated.
+//! [`Retry`]: the retry policy of a call through an address.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
@@ -9,23 +9,23 @@ use crate::registry::address::Address;
 use crate::worker::Worker;
 use crate::worker::error::{CallError, StartError};
 
-/// When a call is repeated, how often, and after which pauses: for [`Via::call_with_retry`](crate::Via::call_with_retry) and
-/// [`Aliases::call_with_retry`](crate::Aliases::call_with_retry).
+/// A retry policy for [`Via::call_with_retry`](crate::Via::call_with_retry) and
+/// [`Aliases::call_with_retry`](crate::Aliases::call_with_retry): which calls are repeated, how often, and after which pauses.
 ///
-/// A call is repeated if its message was never handled and another attempt may do better:
+/// A call is repeated if its message was never handled and another attempt may succeed:
 ///
 /// | error | repeated |
 /// |---|---|
 /// | [`NotDelivered`](CallError::NotDelivered), [`NotSent`](CallError::NotSent) | yes |
 /// | [`NotStarted`](CallError::NotStarted): [`TimedOut`](StartError::TimedOut), [`AtCapacity`](StartError::AtCapacity), [`Cancelled`](StartError::Cancelled) | yes |
-/// | `NotStarted`: [`RestartLimit`](StartError::RestartLimit) | yes, after its `retry_after`, unless that is longer than the longest pause |
-/// | `NotStarted`: [`Init`](StartError::Init), [`Panicked`](StartError::Panicked), [`RecentlyFailed`](StartError::RecentlyFailed) | after [`even_if_init_failed`](Self::even_if_init_failed): only the worker's author knows whether another `init` may succeed |
-/// | [`NoReply`](CallError::NoReply), [`TimedOut`](CallError::TimedOut) | after [`even_if_it_may_have_run`](Self::even_if_it_may_have_run) |
-/// | [`NotFound`](CallError::NotFound) | no: such an address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
-/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: it would be in vain |
+/// | `NotStarted`: [`RestartLimit`](StartError::RestartLimit) | yes, after its `retry_after`, unless that exceeds the longest pause |
+/// | `NotStarted`: [`Init`](StartError::Init), [`Panicked`](StartError::Panicked), [`RecentlyFailed`](StartError::RecentlyFailed) | with [`even_if_init_failed`](Self::even_if_init_failed): only the author of the worker knows whether another `init` may succeed |
+/// | [`NoReply`](CallError::NoReply), [`TimedOut`](CallError::TimedOut) | with [`even_if_it_may_have_run`](Self::even_if_it_may_have_run) |
+/// | [`NotFound`](CallError::NotFound) | no: the address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
+/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: every attempt fails the same way |
 ///
-/// Handles have no such verb. The worker of a handle that says `NotDelivered` has ended for good, so that an address is what can
-/// reach the next one. A worker that is restarted keeps its mailbox: what is queued is not lost, and needs no repetition.
+/// Handles have no retries. The worker of a handle that returns `NotDelivered` has exited for good, and only an address can reach
+/// the key's next worker. A worker that is restarted keeps its mailbox, so queued messages need no repetition.
 ///
 /// # Examples
 ///
@@ -44,7 +44,7 @@ use crate::worker::error::{CallError, StartError};
 ///     .attempts(5)
 ///     .backoff(Duration::from_millis(20), Duration::from_secs(1))
 ///     .attempt_timeout(Duration::from_secs(2))
-///     .even_if_it_may_have_run(); // to ask for a price twice does no harm
+///     .even_if_it_may_have_run(); // asking for a price twice does no harm
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
@@ -66,7 +66,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Three attempts, pauses from 10 ms to 1 s, no time-out.
+    /// Three attempts, pauses from 10 ms to 1 s, no attempt time-out.
     pub const fn new() -> Self {
         Self {
             attempts: 3,
@@ -78,45 +78,45 @@ impl Retry {
         }
     }
 
-    /// Sets how many attempts there are at most, the first included. Zero counts as one.
+    /// Sets the maximum number of attempts, including the first. Zero counts as one.
     pub const fn attempts(mut self, most: u32) -> Self {
         self.attempts = most;
         self
     }
 
-    /// Sets the pause after the first attempt, and the longest. The pause doubles with each attempt. Up to half of it, at random,
-    /// is left out, so that callers that failed together do not come again together.
+    /// Sets the pause after the first attempt, and the longest pause. The pause doubles with each attempt. Each pause is shortened
+    /// at random by up to half, so that callers that failed together do not retry together.
     pub const fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first = first;
         self.longest = longest;
         self
     }
 
-    /// Sets a time-out for each attempt, as that of [`call_timeout`](crate::Via::call_timeout). The pauses are not in it.
+    /// Sets a time-out for each attempt, as in [`call_timeout`](crate::Via::call_timeout). It does not include the pauses.
     pub const fn attempt_timeout(mut self, within: Duration) -> Self {
         self.attempt_timeout = Some(within);
         self
     }
 
-    /// Repeats the call also after [`CallError::NoReply`] and [`CallError::TimedOut`]: its message may be handled more than once.
+    /// Also repeats the call after [`CallError::NoReply`] and [`CallError::TimedOut`]. Its message may be handled more than once.
     pub const fn even_if_it_may_have_run(mut self) -> Self {
         self.even_if_it_may_have_run = true;
         self
     }
 
-    /// Repeats the call also if `init` failed or panicked. Each attempt may run `init` once more.
+    /// Also repeats the call if `init` failed or panicked. Each attempt may run `init` once more.
     pub const fn even_if_init_failed(mut self) -> Self {
         self.even_if_init_failed = true;
         self
     }
 
-    /// How long to wait before the attempt that follows this many, after this error. `None`: there is none.
+    /// How long to wait after this many attempts, of which the last failed with this error. `None`: do not retry.
     fn pause<W: Worker>(&self, attempts: u32, error: &CallError<W>) -> Option<Duration> {
         if attempts >= self.attempts {
             return None;
         }
         let mut least = Duration::ZERO;
-        let is_worth_it = match error {
+        let may_succeed = match error {
             CallError::NotDelivered | CallError::NotSent => true,
             CallError::NoReply | CallError::TimedOut => self.even_if_it_may_have_run,
             CallError::NotFound | CallError::WouldDeadlock => false,
@@ -129,21 +129,21 @@ impl Retry {
                 StartError::Init(_) | StartError::Panicked(_) | StartError::RecentlyFailed(_) => {
                     self.even_if_init_failed
                 }
-                // The first does not come of a send.
+                // A send never returns `AlreadyStarted`.
                 StartError::AlreadyStarted { .. }
                 | StartError::WouldDeadlock
                 | StartError::Shutdown
                 | StartError::RuntimeShutdown => false,
             },
         };
-        is_worth_it.then(|| self.delay(attempts).max(least))
+        may_succeed.then(|| self.delay(attempts).max(least))
     }
 
-    /// The pause after this many attempts.
+    /// The pause after this many attempts, with jitter.
     fn delay(&self, attempts: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
         let full = self.first.saturating_mul(factor).min(self.longest);
-        // Each has other keys than the one before.
+        // Each `RandomState` of a thread has other keys than the one before.
         let random = RandomState::new().hash_one(attempts);
         let share = u32::try_from(random >> 48).unwrap_or(0);
         full - (full / 2 / (1 << 16)).saturating_mul(share)
@@ -170,11 +170,11 @@ pub(crate) async fn call<W: Worker, T>(
         let Err(error) = called else { break called };
         attempts += 1;
         let Some(pause) = retry.pause(attempts, &error) else { break Err(error) };
-        // It may have a handle in it, which is not to be kept for so long.
+        // It may contain a handle, which should not be kept during the pause.
         drop(error);
         tokio::time::sleep(pause).await;
     };
-    // Before the result is returned: a panic in what the closure captured would leak a value that is already returned.
+    // Dropped before the result is returned: a panic in a drop that runs after leaks the returned value.
     drop(message);
     called
 }

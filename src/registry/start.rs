@@ -1,4 +1,4 @@
-//! What a registry shares with its addresses: the table, the way to the owner, and how to ask for a worker.
+//! [`Starter`]: lookups and starts. A [`Registry`](crate::Registry) and its addresses ([`Via`](crate::Via)) use it alike.
 
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
@@ -32,20 +32,19 @@ use crate::worker::ownership::{is_worker_above_caller, workers_above_caller};
 use crate::worker::request::{InTransit, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
 use crate::worker::shared::Shared;
 
-/// Out of the way of a hit, whose code this is kept out of.
+/// Polls the start. Not inlined, so that the code of a hit stays small.
 #[cold]
 #[inline(never)]
-fn poll<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
+fn poll_cold<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
     Pin::new(future).poll(cx)
 }
 
-/// What a start was asked for with. It is passed on by reference as far as it goes: without optimisation each move is a copy on the
-/// stack.
+/// Takes the arguments of a start. They are passed by reference up to here: in a debug build each move is a copy on the stack.
 pub(super) fn take<A>(args: &mut Option<A>) -> A {
-    args.take().expect("it is taken once")
+    args.take().expect("the arguments are taken once")
 }
 
-/// What the verbs work on, without a claim to keep the registry going.
+/// The table and the way to the owner. It does not keep the registry alive.
 pub(crate) struct Starter<W: Worker> {
     _messages: Carries<W::Message>,
     pub(crate) table: TableReader<W>,
@@ -63,15 +62,16 @@ impl<W: Worker> Starter<W> {
         Self { _messages: PhantomData, table, shared }
     }
 
+    /// Finds the worker that has the key and whose gate is open, and counts the lookup.
     #[inline]
     pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        self.hit(key, self.table.hash(key))
+        self.find_counted(key, self.table.hash(key))
     }
 
-    /// A lookup that is not counted.
+    /// As [`lookup`](Self::lookup), with the hash, and does not count.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
     where
@@ -81,7 +81,7 @@ impl<W: Worker> Starter<W> {
     }
 
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn hit<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
+    fn find_counted<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
@@ -90,8 +90,8 @@ impl<W: Worker> Starter<W> {
         found
     }
 
-    /// Looks the worker up and casts to it, in one: no handle is made, and its count of references, which the worker's own thread
-    /// may be at, is left alone. Gives the message back if there is none, or no room, or if it ends.
+    /// Looks the worker up and casts to it in one step, without a handle. This leaves the reference count alone, whose cache line
+    /// the worker's thread may be writing. The future returns the message if there is no worker, no room, or a closed gate.
     #[inline]
     pub(crate) fn offer<'s>(&'s self, key: &'s W::Key, message: W::Message) -> Offer<'s, W> {
         Offer { starter: self, key, hash: self.table.hash(key), message: Some(message) }
@@ -113,18 +113,17 @@ impl<W: Worker> Starter<W> {
             args,
             |args| take(args)(),
             |handle, args| {
-                // Before the handle is returned: a panic here would leak a value that is already returned.
+                // Dropped before the handle is returned: a panic in a drop that runs after leaks the returned value.
                 drop(args.take());
                 Ok(handle)
             },
         )
     }
 
-    /// What the verbs have in common that start a worker unless there is one: `args` makes its arguments, or is used up by the
-    /// hit.
+    /// Returns the worker that has the key, or starts one. On a miss, `make` builds the arguments from `args`; on a hit, `hit`
+    /// disposes of `args` and decides the result.
     ///
-    /// Not an `async fn`: that writes its state, and has room for the start, before it knows whether there is a hit, which took a
-    /// fifth more than a lookup then.
+    /// Not an `async fn`: that would initialize a state with room for the start before the lookup, which makes a hit 20 % slower.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn poll_start<Q, A>(
         &self,
@@ -145,25 +144,26 @@ impl<W: Worker> Starter<W> {
                 none => {
                     let hash = self.table.hash(key);
                     if let Some(handle) = self.find(key, hash) {
-                        // Without budget the handle is dropped, and looked up again: the worker may have ended by then. (G3)
+                        // Without budget, drop the handle and look it up again in the next poll: the worker may have closed its
+                        // gate by then. (G3)
                         ready!(poll_hit_budget(cx));
                         self.shared.hot.count(HotCounter::Hit);
                         return Poll::Ready(hit(handle, &mut args));
                     }
                     self.shared.hot.count(HotCounter::Miss);
-                    // In this poll, whatever the budget: a start that was polled once has been asked for.
-                    none.insert(self.begin_start(cx, verb, key, &mut args, make, hash))
+                    // In this poll, whatever the budget: the first poll of a start submits it.
+                    none.insert(self.submit_start(cx, verb, key, &mut args, make, hash))
                 }
             };
-            poll(start, cx)
+            poll_cold(start, cx)
         })
     }
 
-    /// Asks the owner for a worker: the key was no hit, so it is vacant, or its worker starts or ends. What this gives is to be
-    /// polled in the same poll.
+    /// Submits a start to the owner. The lookup missed, so the key is vacant, or its worker is starting or stopping. The caller
+    /// must poll the returned future in the same poll.
     #[cold]
     #[inline(never)]
-    pub(super) fn begin_start<Q, A>(
+    fn submit_start<Q, A>(
         &self,
         cx: &Context<'_>,
         verb: Verb,
@@ -175,41 +175,42 @@ impl<W: Worker> Starter<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
+        let start = |stage| Start { stage, shared: &self.shared };
         let waits_in = current_of(self.shared.registry_id);
         if waits_in.is_some() && self.table.with(key, hash, |handle| is_current(handle.id())) == Some(true) {
-            // It is the worker in whose task the caller runs: to wait for it is to wait for oneself.
-            return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
+            // The caller runs in the task of the key's own worker and would wait for itself.
+            return start(Stage::Refused(StartFailure::WouldDeadlock));
         }
-        if self.ends_after_caller(key, hash) {
-            return self.start_by(Stage::Refused(StartFailure::WouldDeadlock));
+        if self.exits_after_caller(key, hash) {
+            return start(Stage::Refused(StartFailure::WouldDeadlock));
         }
         let cell = Arc::new(WorkerCell::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.shared)));
         cell.set_started_at(self.shared.now_if_reported());
         let seed = StartSpec { cell, args: InTransit::new(make(args)), is_first: false };
-        let holds = self.hold_above_caller();
+        let guards = self.guard_workers_above_caller();
         let (reply, mut answer) = oneshot::channel(cx);
         let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
-        // An owner that goes away closes its desk and drops what is there, replies and all: whoever got in is told.
-        self.start_by(match self.shared.combiner.try_submit(Request::Start(request)) {
+        // Each submitted request is answered: an owner that shuts down drops the queued requests with their replies.
+        start(match self.shared.combiner.try_submit(Request::Start(request)) {
             Ok(outcome) => match answer.try_recv() {
-                // Whomever the visit has woken comes after the return to the scheduler. (G4)
-                Err(answer) if holds.is_empty() => Stage::Waits(answer),
-                Err(answer) => Stage::Seldom(Box::pin(async move {
-                    let _holds = holds;
+                // `outcome` needs no yield: the answer is pending, so this task returns to the scheduler. (G4)
+                Err(answer) if guards.is_empty() => Stage::Waiting(answer),
+                Err(answer) => Stage::Boxed(Box::pin(async move {
+                    let _guards = guards;
                     answer.await
                 })),
                 Ok(None) => Stage::Refused(self.shared.refusal()),
-                Ok(Some(answer)) => Stage::Seldom(Box::pin(async move {
+                Ok(Some(answer)) => Stage::Boxed(Box::pin(async move {
                     yield_after(outcome).await;
                     Some(answer)
                 })),
             },
-            Err(Full(input)) => Stage::Seldom(Box::pin(async move {
-                let _holds = holds;
-                // It spends budget, so that an answer which is there by then needs none.
-                let brought = self.shared.combiner.submit_queued(input).await;
+            Err(Full(request)) => Stage::Boxed(Box::pin(async move {
+                let _guards = guards;
+                // This spends budget, so an answer that is ready by then needs none.
+                let submitted = self.shared.combiner.submit_queued(request).await;
                 answer.check_on_next_poll();
-                match brought {
+                match submitted {
                     Ok(_) => answer.await,
                     Err(Closed) => None,
                 }
@@ -217,16 +218,10 @@ impl<W: Worker> Starter<W> {
         })
     }
 
-    fn start_by<'s>(&'s self, stage: Stage<'s, W>) -> Start<'s, W> {
-        Start { stage, shared: &self.shared }
-    }
-}
-
-impl<W: Worker> Starter<W> {
-    /// Whether the key has a worker on its way out which waits for the end of the one in whose task the caller runs, since it owns
-    /// the caller's registry, or one above it. One that closes its gate after this look ends when its stop time-out has passed,
-    /// and the caller before it.
-    fn ends_after_caller<Q>(&self, key: &Q, hash: u64) -> bool
+    /// Whether the key's worker is stopping and exits only after the worker in whose task the caller runs, because it owns the
+    /// caller's registry or one above it. Waiting for that exit would deadlock. If the worker closes its gate after this check,
+    /// the start waits until the stop time-out ends the caller and then the worker.
+    fn exits_after_caller<Q>(&self, key: &Q, hash: u64) -> bool
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
@@ -238,20 +233,21 @@ impl<W: Worker> Starter<W> {
         ending.is_some_and(|worker| is_worker_above_caller(worker, registry))
     }
 
-    /// Keeps the workers that end only after the one in whose task the caller runs from being evicted, until the caller has its
-    /// answer: it would wait for the place of a worker that waits for the caller's end. Where nothing is evicted, none.
-    fn hold_above_caller(&self) -> Vec<BusyGuard<W>> {
+    /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only after the
+    /// worker in whose task the caller runs, so a start that waits for its place would wait for the caller. Returns no guards if
+    /// the registry evicts nothing.
+    fn guard_workers_above_caller(&self) -> Vec<BusyGuard<W>> {
         let (config, registry) = (&self.shared.config, self.shared.registry_id);
         let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
         if !evicts || current().is_none_or(|caller| caller.registry == registry) {
             return Vec::new();
         }
-        let hold = |entry| self.table.with_entry(entry, |handle| BusyGuard::new(&handle.cell));
-        workers_above_caller(registry).into_iter().filter_map(hold).collect()
+        let guard = |entry| self.table.with_entry(entry, |handle| BusyGuard::new(&handle.cell));
+        workers_above_caller(registry).into_iter().filter_map(guard).collect()
     }
 }
 
-/// A cast to whoever has a key.
+/// The future of [`Starter::offer`]: a cast to the worker that has a key.
 pub(crate) struct Offer<'s, W: Worker> {
     starter: &'s Starter<W>,
     key: &'s W::Key,
@@ -265,11 +261,11 @@ impl<W: Worker> Unpin for Offer<'_, W> {}
 impl<W: Worker> Future for Offer<'_, W> {
     type Output = Result<Sequence, W::Message>;
 
-    // Always: the message is to go into the mailbox from where it is, and not by way of this.
+    // Inlined always, so that the message moves straight into the mailbox.
     #[cfg_attr(not(debug_assertions), inline(always))]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { starter, key, hash, message } = self.get_mut();
-        // First, as in a cast through a handle.
+        // Before any other call: the message may still be in registers. A cast through a handle does the same.
         let mut offered = message.take();
         let is_full = || starter.table.with(*key, *hash, |handle| handle.cell.queue.is_full()) == Some(true);
         let Poll::Ready(budget) = poll_budget(cx, is_full) else {
@@ -277,8 +273,8 @@ impl<W: Worker> Future for Offer<'_, W> {
             return Poll::Pending;
         };
         let sent = starter.table.with(*key, *hash, |handle| {
-            // Nothing of the message is dropped here, under the guard; whoever is woken is tokio's task, or contained.
-            let message = offered.take().expect("polled after it was ready");
+            // No user code runs under the guard: the message is not dropped here, and the queue contains a waker's panic.
+            let message = offered.take().expect("`Offer` polled after completion");
             if !handle.is_open() {
                 return Err(message);
             }
@@ -290,26 +286,26 @@ impl<W: Worker> Future for Offer<'_, W> {
                 starter.shared.hot.count(HotCounter::Hit);
                 Ok(sequence)
             }
-            // Whoever goes on with it spends what that takes.
+            // The caller's slow path spends the budget.
             Some(Err(refused)) => Err(refused),
-            None => Err(offered.take().expect("it was not offered")),
+            None => Err(offered.take().expect("no mailbox has taken it")),
         })
     }
 }
 
-/// A start that was asked for.
+/// A submitted start.
 pub(super) struct Start<'s, W: Worker> {
     stage: Stage<'s, W>,
     shared: &'s Shared<W>,
 }
 
 enum Stage<'s, W: Worker> {
-    /// The owner was not asked, or answers no more.
+    /// The start was not submitted, or the owner has shut down.
     Refused(StartFailure),
-    /// In the poll in which it is made it is `Pending`: see `cooperate`.
-    Waits(Receiver<StartAnswer<W>>),
-    /// Boxed: there are others in line, or the answer came at once.
-    Seldom(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
+    /// Pending in the poll that makes it, and so exempt from the budget: see [`cooperate`](crate::util::coop::cooperate).
+    Waiting(Receiver<StartAnswer<W>>),
+    /// The rare cases: the owner's queue was full, the answer was immediate, or guards are held.
+    Boxed(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
 }
 
 impl<W: Worker> Future for Start<'_, W> {
@@ -321,8 +317,8 @@ impl<W: Worker> Future for Start<'_, W> {
                 ready!(poll_proceed(cx)).made_progress();
                 return Poll::Ready(Err(failure.clone().into()));
             }
-            Stage::Waits(answer) => Pin::new(answer).poll(cx),
-            Stage::Seldom(answer) => answer.as_mut().poll(cx),
+            Stage::Waiting(answer) => Pin::new(answer).poll(cx),
+            Stage::Boxed(answer) => answer.as_mut().poll(cx),
         };
         answer.map(|answer| answer.map_or_else(|| Err(self.shared.refusal().into()), outcome))
     }
@@ -335,11 +331,11 @@ fn outcome<W: Worker>(answer: StartAnswer<W>) -> Result<WorkerHandle<W>, StartEr
             Err(StartError::AlreadyStarted { handle, args: Returned::new(*args) })
         }
         (outcome, unused) => {
-            // Before the handle is returned: its `Drop` is the caller's code, and a panic there would leak a value that is
-            // already returned, and with it the memory of the worker.
+            // Before the handle is returned. The drop of the arguments is user code, and a panic in a drop that runs after leaks
+            // the returned value, here the worker's memory.
             drop(unused);
             match outcome {
-                // Taken: its arguments made this worker, so this call started it.
+                // `Taken` without unused arguments: they made this worker, so this call has started it.
                 Started::Worker(handle) | Started::Taken(handle) => Ok(handle),
                 Started::Failed(failure) => Err(failure.into()),
             }

@@ -1,4 +1,4 @@
-//! [`Via`]: the address of a key, whoever has it.
+//! [`Via`]: the address of a key.
 
 use crate::util::panics::unwind_safe;
 use std::fmt;
@@ -11,7 +11,7 @@ use crate::mailbox::reply::Reply;
 use crate::metrics::counters::HotCounter;
 use crate::registry::Starter;
 use crate::registry::address;
-use crate::registry::address::{Address, Why, deliver_cast};
+use crate::registry::address::{Address, DeliverError, deliver_cast};
 use crate::registry::retry;
 use crate::registry::retry::Retry;
 use crate::util::future::boxed_in_debug;
@@ -22,14 +22,15 @@ use crate::worker::handle::WorkerHandle;
 use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
 
-/// The address of a key: each send goes to the worker that has the key at that moment, and, made by
-/// [`via_or_start`](crate::Registry::via_or_start), starts one if there is none.
+/// The address of a key. Each send goes to the worker that has the key at that moment. An address made by
+/// [`via_or_start`](crate::Registry::via_or_start) starts a worker if there is none.
 ///
-/// A send that meets a worker which is ending gets its message back unseen and goes to the next one, and so does one
-/// whose start was cancelled by somebody's stop: an address outlives the workers behind
-/// it. It is as weak as a handle: it keeps no registry alive. Each send costs a lookup more than one through a
-/// [`WorkerHandle`]. When it starts a worker, `Args::clone` runs under a lock that the address shares with its clones, so that a
-/// slow one delays other starts through them. A clone of the address does not clone the arguments.
+/// An address outlives the workers behind it. A send that finds a stopping worker goes on to the key's next worker, as the
+/// message was not handled. A send whose start is cancelled by a stop starts the worker again. Like a handle, an address does not
+/// keep the registry alive. Each send costs one lookup more than a send through a [`WorkerHandle`].
+///
+/// When the address starts a worker, `Args::clone` runs under a lock that the address shares with its clones: a slow `clone`
+/// delays their starts. Cloning the address does not clone the arguments.
 ///
 /// # Examples
 ///
@@ -64,15 +65,15 @@ pub struct Via<W: Worker> {
     args: Option<MakeArgs<W::Args>>,
 }
 
-/// Makes the arguments of the workers that an address starts. A `dyn`, so that the search for what an address is made of does not go
-/// on to the arguments, which may have the address of another worker type: see [`Opaque`](crate::util::opaque::Opaque).
+/// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the arguments
+/// may contain the address of another worker type (see [`Opaque`](crate::util::opaque::Opaque)).
 pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> A + Send + Sync>;
 
-/// Makes clones of these arguments.
+/// A [`MakeArgs`] that clones these arguments.
 pub(crate) fn clones_of<A: Clone + Send + 'static>(args: A) -> MakeArgs<A> {
-    // The mutex is for the `Sync` it gives to arguments that are only `Send`.
+    // The mutex makes arguments that are only `Send` also `Sync`.
     let args = Mutex::new(args);
-    // A `Clone` that panicked has changed nothing in what it cloned.
+    // A `clone` that panicked has not changed the original, which it borrows shared.
     Arc::new(move || args.lock().unwrap_or_else(PoisonError::into_inner).clone())
 }
 
@@ -81,7 +82,7 @@ impl<W: Worker> Via<W> {
         Self { starter, key, args }
     }
 
-    /// The key this is the address of.
+    /// The key that this address sends to.
     pub fn key(&self) -> &W::Key {
         &self.key
     }
@@ -90,18 +91,18 @@ impl<W: Worker> Via<W> {
     ///
     /// # Errors
     ///
-    /// Each gives the message back.
+    /// Each returns the message.
     ///
     /// - [`SendError::NotFound`]: no worker has the key, and this address starts none.
-    /// - [`SendError::NotStarted`]: it could not be started.
-    /// - [`SendError::WouldDeadlock`]: the worker sends to its own key, and its mailbox is full, or it is not ready.
-    /// - [`SendError::Closed`]: every worker that it met ended by itself before it took the message, many times over.
+    /// - [`SendError::NotStarted`]: the worker could not be started.
+    /// - [`SendError::WouldDeadlock`]: the worker sends to its own key while its mailbox is full or its `init` runs.
+    /// - [`SendError::Closed`]: many workers in a row exited by themselves before they accepted the message.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, the message was not sent, and is dropped. A start that it caused goes on.
+    /// If the future is dropped before it completes, the message is dropped and was not sent. A start that it caused continues.
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
-        // Almost always there is a worker and room: then it takes the message where the table shows it, without a handle.
+        // Almost always there is a worker with room. It accepts the message without a handle.
         let message = match self.starter.offer(&self.key, message).await {
             Ok(_) => return Ok(()),
             Err(message) => message,
@@ -109,12 +110,12 @@ impl<W: Worker> Via<W> {
         boxed_in_debug(|| deliver_cast(self, message, None)).await
     }
 
-    /// Like [`cast`](Self::cast), and gives up after `within`, the start of the worker included.
+    /// Like [`cast`](Self::cast), with a time-out that includes the start of the worker.
     ///
     /// # Errors
     ///
-    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: no worker took the message in time. Each gives the message
-    /// back.
+    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: no worker accepted the message in time. Each returns the
+    /// message.
     ///
     /// # Cancel safety
     ///
@@ -127,19 +128,19 @@ impl<W: Worker> Via<W> {
         address::cast_timeout(self, within, message).await
     }
 
-    /// Sends a message to the worker that has the key now, if there is one and it has room.
+    /// Sends a message to the worker that has the key now, if its mailbox has room.
     ///
-    /// It starts no worker, also if this address was made by [`via_or_start`](crate::Registry::via_or_start): a start is waited
-    /// for, which this cannot do. So it serves where nothing can be awaited, such as in
+    /// This starts no worker, not even through an address made by [`via_or_start`](crate::Registry::via_or_start), because a
+    /// start must be awaited. Use it where nothing can be awaited, such as in
     /// [`on_undelivered`](crate::Builder::on_undelivered).
     ///
     /// # Errors
     ///
-    /// Each gives the message back.
+    /// Each returns the message.
     ///
-    /// - [`SendError::NotFound`]: no worker has the key, or it starts or ends.
-    /// - [`SendError::Full`]: its mailbox has no room.
-    /// - [`SendError::Closed`]: every worker that it met ended before it took the message, many times over.
+    /// - [`SendError::NotFound`]: no worker has the key, or the worker is starting or stopping.
+    /// - [`SendError::Full`]: the mailbox has no room.
+    /// - [`SendError::Closed`]: many workers in a row began to stop before they accepted the message.
     ///
     /// # Examples
     ///
@@ -166,17 +167,17 @@ impl<W: Worker> Via<W> {
         address::try_cast(self, message)
     }
 
-    /// Sends a message that carries a [`Reply`] to the worker that has the key now, if there is one and it has room, and returns
-    /// a future for the answer. It starts no worker: see [`try_cast`](Self::try_cast).
+    /// Sends a message that carries a [`Reply`] to the worker that has the key now, if its mailbox has room, and returns a
+    /// future for the answer. This starts no worker: see [`try_cast`](Self::try_cast).
     ///
     /// # Errors
     ///
-    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls its own key. Each gives the
-    /// message back, with a reply that is closed.
+    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls its own key. Each returns the
+    /// message, with a closed reply.
     ///
     /// # Panics
     ///
-    /// If the closure that builds the message does.
+    /// If the closure that builds the message panics.
     pub fn try_call<T>(
         &self,
         message: impl FnOnce(Reply<T>) -> W::Message,
@@ -186,44 +187,44 @@ impl<W: Worker> Via<W> {
 
     /// Waits for a place in the mailbox of the worker that has the key, and reserves it: see [`WorkerHandle::reserve`].
     ///
-    /// The place is that worker's. If it ends before the message is sent, [`Permit::send`] gives the message back.
+    /// The place belongs to that worker. If the worker begins to stop before the message is sent, [`Permit::send`] returns the
+    /// message.
     ///
     /// # Errors
     ///
     /// - [`ReserveError::NotFound`]: no worker has the key, and this address starts none.
-    /// - [`ReserveError::NotStarted`]: it could not be started.
-    /// - [`ReserveError::WouldDeadlock`]: the worker's own mailbox is full, or it is not ready.
-    /// - [`ReserveError::Closed`]: every worker that it met ended by itself before there was room, many times over.
+    /// - [`ReserveError::NotStarted`]: the worker could not be started.
+    /// - [`ReserveError::WouldDeadlock`]: the worker reserves in its own mailbox, which is full, or its `init` runs.
+    /// - [`ReserveError::Closed`]: many workers in a row exited by themselves before they had room.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing is reserved. A start that it caused goes on.
+    /// If the future is dropped before it completes, nothing is reserved. A start that it caused continues.
     pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
         address::reserve(self).await
     }
 
     /// Sends a message that carries a [`Reply`] to the worker that has the key, and waits for the answer.
     ///
-    /// A message that a worker has taken is not sent to another one: whether it may have run is in the error.
+    /// A message that a worker has accepted is not sent to another one. The error says whether its handler may have run.
     ///
     /// # Errors
     ///
-    /// - [`CallError::NotDelivered`]: it never began; build it again and repeat the call.
+    /// - [`CallError::NotDelivered`]: the handler never began. Build the message again and repeat the call.
     /// - [`CallError::NotFound`]: no worker has the key, and this address starts none.
-    /// - [`CallError::NotStarted`]: it could not be started.
+    /// - [`CallError::NotStarted`]: the worker could not be started.
     /// - [`CallError::WouldDeadlock`]: the worker calls its own key.
-    /// - [`CallError::NoReply`]: it gave no answer; it may have run.
+    /// - [`CallError::NoReply`]: the worker gave no answer. The handler may have run.
     ///
     /// # Cancel safety
     ///
-    /// As for [`WorkerHandle::call`]. A start that it caused goes on.
+    /// As for [`WorkerHandle::call`]. A start that it caused continues.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         let (reply, mut answer) = reply::channel().await;
         let message = message(reply);
-        // Almost always there is a worker and room: what comes with waiting for them is not begun before that is known, and
-        // boxed.
+        // Almost always there is a worker with room. The future that waits for them is boxed and made only if it is needed.
         let message = match self.starter.find(&self.key, self.starter.table.hash(&self.key)) {
-            // It is told so below.
+            // `deliver_call` reports the deadlock.
             Some(handle) if is_current(handle.id()) => message,
             Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
                 Ok(sequence) => {
@@ -239,15 +240,15 @@ impl<W: Worker> Via<W> {
         handle.answer(sequence, answer).await
     }
 
-    /// Like [`call`](Self::call), and gives up after `within`, the start of the worker included, by the clock of the runtime that
-    /// the caller is in.
+    /// Like [`call`](Self::call), with a time-out that includes the start of the worker. It is measured by the clock of the
+    /// caller's runtime.
     ///
     /// # Errors
     ///
     /// Those of [`call`](Self::call), and
     ///
-    /// - [`CallError::NotSent`]: no worker took the message in time, as it was not started or had no room. It was not sent.
-    /// - [`CallError::TimedOut`]: no answer came in time. It may have run, or may yet.
+    /// - [`CallError::NotSent`]: the worker did not start in time or had no room. The message was not sent.
+    /// - [`CallError::TimedOut`]: no answer arrived in time. The handler may have run, or may run later.
     ///
     /// # Cancel safety
     ///
@@ -255,7 +256,7 @@ impl<W: Worker> Via<W> {
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message does.
+    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message panics.
     pub async fn call_timeout<T>(
         &self,
         within: Duration,
@@ -264,20 +265,21 @@ impl<W: Worker> Via<W> {
         address::call_timeout(self, within, message).await
     }
 
-    /// Like [`call`](Self::call), and repeats the call as the [`Retry`] says. The closure builds a message for each attempt.
+    /// Like [`call`](Self::call), and repeats the call according to the [`Retry`] policy. The closure builds a message for each
+    /// attempt.
     ///
     /// # Errors
     ///
-    /// That of the last attempt. Look at [`may_have_run`](CallError::may_have_run) of it only if the policy does not repeat calls
-    /// that may have run: an earlier attempt may have run as well then.
+    /// The error of the last attempt. If the policy repeats calls that may have run, its
+    /// [`may_have_run`](CallError::may_have_run) does not cover the earlier attempts.
     ///
     /// # Cancel safety
     ///
-    /// As for [`call`](Self::call), in each attempt. Between two attempts nothing is under way.
+    /// As for [`call`](Self::call), in each attempt. Between two attempts nothing is in progress.
     ///
     /// # Panics
     ///
-    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message does.
+    /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message panics.
     pub async fn call_with_retry<T>(
         &self,
         retry: Retry,
@@ -288,8 +290,8 @@ impl<W: Worker> Via<W> {
 }
 
 impl<W: Worker> Via<W> {
-    pub(crate) async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, Why<W>> {
-        let Some(args) = &self.args else { return self.starter.lookup(&self.key).ok_or(Why::NotFound) };
+    pub(crate) async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, DeliverError<W>> {
+        let Some(args) = &self.args else { return self.starter.lookup(&self.key).ok_or(DeliverError::NotFound) };
         Ok(self.starter.lookup_or_start_with(&self.key, || args()).await?)
     }
 }

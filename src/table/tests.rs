@@ -1,13 +1,15 @@
 use std::collections::{HashMap, HashSet as Keys};
 use std::ops::ControlFlow;
 
+use super::fold::BATCH;
+use super::writer::MAX_FREE_SLOTS;
 use super::*;
 use crate::registry::builder::Builder;
 use crate::worker::cell::WorkerCell;
 use crate::worker::shared::Shared;
 use crate::worker::test_worker::Idle;
 
-/// A table, and the means to make workers for it.
+/// A table, and what is needed to make workers for it.
 struct Rig {
     writer: TableWriter<Idle>,
     shared: Arc<Shared<Idle>>,
@@ -15,7 +17,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let (registry, _keeper) = Builder::new().assemble(None, tokio::runtime::Handle::current());
+        let (registry, _driver) = Builder::new().assemble(None, tokio::runtime::Handle::current());
         let shared = Arc::clone(registry.shared());
         Self { writer: table().0, shared }
     }
@@ -24,8 +26,8 @@ impl Rig {
         let entry = EntryId::fresh(hash);
         let worker = WorkerHandle::new(Arc::new(WorkerCell::new(key, entry, Arc::clone(&self.shared))));
         match self.writer.read().find(&key, hash, WorkerHandle::entry_id) {
-            Found::Worker(_) => panic!("somebody has the key"),
-            Found::Others => self.writer.insert(worker),
+            Found::Worker(_) => panic!("the key has a worker"),
+            Found::Hash => self.writer.insert(worker),
             Found::Nothing => self.writer.insert_first(worker),
         }
         entry
@@ -38,23 +40,23 @@ impl Rig {
     fn keys(&self) -> Keys<u32> {
         let ControlFlow::Continue(keys) =
             self.writer.read().try_fold(Keys::new(), |mut keys, worker| -> ControlFlow<(), _> {
-                assert!(keys.insert(*worker.key()), "a worker is seen twice");
+                assert!(keys.insert(*worker.key()), "a worker was visited twice");
                 ControlFlow::Continue(keys)
             })
         else {
-            unreachable!("it never breaks off")
+            unreachable!("the fold never breaks")
         };
         let key = |worker: &WorkerHandle<Idle>| Some(*worker.key());
         let folded = self.writer.read().fold(Keys::new(), key, |mut keys, worker, key| {
-            assert_eq!(*worker.key(), key, "a look at somebody else");
-            assert!(keys.insert(key), "a worker is seen twice");
+            assert_eq!(*worker.key(), key, "`look` saw another worker");
+            assert!(keys.insert(key), "a worker was visited twice");
             keys
         });
-        assert_eq!(folded, keys, "both folds see everyone");
+        assert_eq!(folded, keys, "both folds visit the same workers");
         keys
     }
 
-    fn places(&self) -> usize {
+    fn entries(&self) -> usize {
         self.writer.entries().len()
     }
 }
@@ -65,13 +67,13 @@ async fn returning_key_reuses_its_slot() {
     for _ in 0..10_000 {
         let entry = rig.insert(1, 7);
         assert_eq!(rig.holder(1, 7), Some(entry));
-        assert_eq!(rig.places(), 1);
+        assert_eq!(rig.entries(), 1);
         rig.writer.remove(entry);
         assert_eq!(rig.holder(1, 7), None);
         assert!(rig.writer.read().with_entry(entry, |_| ()).is_none());
         assert!(rig.keys().is_empty());
     }
-    assert!(rig.writer.freed.len() <= FREE_PLACES);
+    assert!(rig.writer.free_slots.sizes().1 <= MAX_FREE_SLOTS);
 }
 
 #[tokio::test]
@@ -81,7 +83,7 @@ async fn colliding_keys_are_removed_separately() {
     rig.writer.remove(two);
     assert_eq!((rig.holder(1, 7), rig.holder(2, 7), rig.holder(3, 7)), (Some(one), None, Some(three)));
     rig.writer.remove(one);
-    // A stale removal finds nobody, also if somebody else has the place by now.
+    // A late removal does nothing, even if another worker has the slot by now.
     let four = rig.insert(4, 7);
     rig.writer.remove(two);
     rig.writer.remove(one);
@@ -93,7 +95,7 @@ async fn colliding_keys_are_removed_separately() {
 async fn many_keys_may_share_one_hash() {
     let mut rig = Rig::new();
     let entries: Vec<EntryId> = (0..1_000).map(|key| rig.insert(key, 7)).collect();
-    assert_eq!((rig.places(), rig.keys().len()), (1, 1_000));
+    assert_eq!((rig.entries(), rig.keys().len()), (1, 1_000));
     for (key, entry) in (0..).zip(entries) {
         assert_eq!(rig.holder(key, 7), Some(entry));
         rig.writer.remove(entry);
@@ -106,7 +108,7 @@ async fn fold_visits_each_selected_worker_once() {
     let mut rig = Rig::new();
     for key in 0..3 * BATCH as u32 + 2 {
         assert_eq!(rig.keys().len(), key as usize);
-        // Every seventh beside another one.
+        // Every seventh key shares the hash of the key before it.
         rig.insert(key, u64::from(key - u32::from(key % 7 == 1)));
     }
     let even = |worker: &WorkerHandle<Idle>| (worker.key() % 2 == 0).then_some(());
@@ -120,47 +122,47 @@ async fn fold_visits_each_selected_worker_once() {
 #[tokio::test]
 async fn free_slots_are_bounded_oldest_first() {
     let mut rig = Rig::new();
-    let many = 3 * FREE_PLACES as u32;
+    let many = 3 * MAX_FREE_SLOTS as u32;
     let entries: Vec<EntryId> = (0..many).map(|key| rig.insert(key, u64::from(key))).collect();
     for entry in entries {
         rig.writer.remove(entry);
     }
     assert!(rig.keys().is_empty());
-    assert!(rig.places() <= FREE_PLACES, "{} places are kept", rig.places());
-    // One of the last to go takes its place again.
-    let places = rig.places();
+    assert!(rig.entries() <= MAX_FREE_SLOTS, "{} empty entries are kept", rig.entries());
+    // The slot of the worker removed last is reused.
+    let entries = rig.entries();
     rig.insert(many - 1, u64::from(many - 1));
-    assert_eq!(rig.places(), places);
+    assert_eq!(rig.entries(), entries);
     rig.writer.clear();
-    assert_eq!((rig.places(), rig.writer.free.len(), rig.writer.freed.len()), (0, 0, 0));
+    assert_eq!((rig.entries(), rig.writer.free_slots.sizes()), (0, (0, 0)));
 }
 
 #[tokio::test]
 async fn entry_is_found_from_insert_to_remove() {
     for seed in 1..40_u64 {
         let mut rig = Rig::new();
-        let mut dice = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut roll = |sides: u64| {
-            dice ^= dice << 13;
-            dice ^= dice >> 7;
-            dice ^= dice << 17;
-            dice % sides
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let mut rand_below = |bound: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % bound
         };
-        let hashes: Vec<u64> = (0..300).map(|_| roll(u64::MAX)).collect();
-        let mut there: HashMap<u32, EntryId> = HashMap::new();
+        let hashes: Vec<u64> = (0..300).map(|_| rand_below(u64::MAX)).collect();
+        let mut present: HashMap<u32, EntryId> = HashMap::new();
         for _ in 0..4_000 {
-            // A few keys come and go often, the others seldom.
-            let key = if roll(2) == 0 { roll(4) } else { roll(300) } as u32;
+            // Four keys start and stop often, the others rarely.
+            let key = if rand_below(2) == 0 { rand_below(4) } else { rand_below(300) } as u32;
             let hash = hashes[key as usize];
-            match there.remove(&key) {
+            match present.remove(&key) {
                 Some(entry) => rig.writer.remove(entry),
-                None => drop(there.insert(key, rig.insert(key, hash))),
+                None => drop(present.insert(key, rig.insert(key, hash))),
             }
-            assert_eq!(rig.holder(key, hash), there.get(&key).copied(), "seed {seed}");
-            if let Some(&entry) = there.get(&key) {
+            assert_eq!(rig.holder(key, hash), present.get(&key).copied(), "seed {seed}");
+            if let Some(&entry) = present.get(&key) {
                 assert!(rig.writer.read().with_entry(entry, |_| ()).is_some(), "seed {seed}");
             }
         }
-        assert_eq!(rig.keys(), there.keys().copied().collect(), "seed {seed}");
+        assert_eq!(rig.keys(), present.keys().copied().collect(), "seed {seed}");
     }
 }
