@@ -41,11 +41,11 @@ use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::EntryMap;
 use crate::lifecycle::id::{EntryId, Ids};
 use crate::lifecycle::{
-    Admission, Answer, Deadline, Effect, Event, Lifecycle, Limits, Occupant, ShutdownReport, StartFailure,
+    Admission, Deadline, Effect, Event, Lifecycle, Limits, Occupant, ReplySender, ShutdownReport, StartFailure,
     StartOutcome, StartWaiter,
 };
 use crate::mailbox::queue::Gate;
-use crate::metrics::counters::Undelivered;
+use crate::metrics::counters::UndeliveredReason;
 use crate::metrics::reporter::Reporter;
 use crate::owner::deadlines::{Deadlines, Due};
 pub(crate) use crate::owner::driver::Driver;
@@ -183,7 +183,7 @@ impl<W: Worker> Owner<W> {
         let (tally, workers, numbers) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
         numbers.workers.store(workers, Ordering::Relaxed);
         numbers.starting.store(tally.starting, Ordering::Relaxed);
-        numbers.held.store(tally.held, Ordering::Relaxed);
+        numbers.held.store(tally.queued, Ordering::Relaxed);
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
@@ -209,7 +209,7 @@ impl<W: Worker> Owner<W> {
                     Found::Hash | Found::Nothing => None,
                 };
                 let fresh = EntryId { id: self.ids.fresh(), hash };
-                let starter = StartWaiter { verb, waits_in, seed: Some(seed), reply };
+                let starter = StartWaiter { verb, waits_in, spec: Some(seed), reply };
                 // CatchDropPanic too, though it runs nobody's code: what would be lost is every key. (G5)
                 let admitted = catch_unwind(AssertUnwindSafe(|| match occupant {
                     Some(_) => Admission::Granted,
@@ -244,7 +244,7 @@ impl<W: Worker> Owner<W> {
                 self.reclaimed(entry, delegated);
                 Event::Crash { entry, exists, run, reply }
             }
-            Notice::Begun(entry) => Event::Begun(entry),
+            Notice::Begun(entry) => Event::InitBegun(entry),
             Notice::Ready(cell) => Event::Ready(self.set_current(cell)),
             Notice::Closing(entry) => Event::Closing(entry),
             Notice::RunEnded(cell, incarnation, reason) => {
@@ -285,14 +285,14 @@ impl<W: Worker> Owner<W> {
 
     fn passed_event(&mut self, due: Due) -> Option<Event<LiveTypes<W>>> {
         Some(match due {
-            Due::Entry(entry, deadline) => Event::Passed(entry, deadline),
+            Due::Entry(entry, deadline) => Event::DeadlineExpired(entry, deadline),
             Due::DelegatedInit(entry, _) => {
                 self.reclaimed(entry, self.table.read().with_entry(entry, |handle| handle.cell.reclaim()).flatten());
-                Event::Passed(entry, Deadline::Init)
+                Event::DeadlineExpired(entry, Deadline::Init)
             }
-            Due::Crash(entry, run) => Event::CrashPassed { entry, run },
-            Due::Shutdown => Event::ShutdownPassed { aborting: false },
-            Due::ShutdownAbort => Event::ShutdownPassed { aborting: true },
+            Due::Crash(entry, run) => Event::CrashDeadlineExpired { entry, run },
+            Due::Shutdown => Event::ShutdownDeadlineExpired { aborting: false },
+            Due::ShutdownAbort => Event::ShutdownDeadlineExpired { aborting: true },
             Due::Maintain => {
                 self.is_maintenance_armed = false;
                 self.update_history(|_| {});
@@ -394,11 +394,11 @@ impl<W: Worker> Owner<W> {
             }
             Effect::SkipPermit(entry) => self.with_slot(entry, |cell| cell.skip_permit()),
             Effect::Open(entry) => self.open(entry),
-            Effect::NotStarted(entry, failure) => self.not_started(entry, failure),
-            Effect::Ended(entry, reason) => self.ended(entry, reason),
-            Effect::Retry(StartWaiter { verb, waits_in, seed, reply }) => {
+            Effect::ReportFailedStart(entry, failure) => self.not_started(entry, failure),
+            Effect::ReportExit(entry, reason) => self.ended(entry, reason),
+            Effect::Retry(StartWaiter { verb, waits_in, spec, reply }) => {
                 // One that was launched is gone, and nobody else's seed is ever taken.
-                if let Some(seed) = seed {
+                if let Some(seed) = spec {
                     self.retries.push_back(StartRequest { verb, seed, waits_in, reply });
                 }
             }
@@ -412,7 +412,7 @@ impl<W: Worker> Owner<W> {
                 cell.return_turn();
                 let cell = Arc::clone(cell);
                 // Messages are user code when they are dropped. (G4)
-                self.runtime.spawn(async move { cell.undeliver(Undelivered::Killed) });
+                self.runtime.spawn(async move { cell.undeliver(UndeliveredReason::Killed) });
             }),
             Effect::Remove(entry) => {
                 self.residents.remove(entry);
@@ -607,7 +607,7 @@ impl<W: Worker> Drop for Owner<W> {
         for cell in self.to_list() {
             cell.kill();
             // Its own task does the same, unless it never yields: nobody is to wait behind what is stuck. (G6)
-            cell.undeliver(Undelivered::Killed);
+            cell.undeliver(UndeliveredReason::Killed);
         }
         self.publish_stuck();
         // Not yet, if the runtime went first.

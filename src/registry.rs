@@ -20,7 +20,7 @@ use equivalent::Equivalent;
 
 use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
 use crate::lifecycle::id::RegistryId;
-use crate::lifecycle::{Ending, ShutdownReport, Verb};
+use crate::lifecycle::{ShutdownReport, StopKind, Verb};
 use crate::mailbox::queue::Gate;
 use crate::metrics::stats::Stats;
 use crate::registry::builder::Builder;
@@ -343,7 +343,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        self.end(key, Ending::Stop(mode)).await
+        self.end(key, StopKind::Stop(mode)).await
     }
 
     /// Aborts the worker that has the key, and waits until it is gone: [`WorkerHandle::kill`] for whoever it is.
@@ -359,7 +359,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
-        self.end(key, Ending::Kill).await
+        self.end(key, StopKind::Kill).await
     }
 
     /// Ends the current run of the worker that has the key as a crash ends it, and waits until that run is over:
@@ -407,14 +407,14 @@ impl<W: Worker> Registry<W> {
         }
     }
 
-    async fn end<Q>(&self, key: &Q, ending: Ending) -> Result<ExitReason, StopError>
+    async fn end<Q>(&self, key: &Q, kind: StopKind) -> Result<ExitReason, StopError>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
         // Whoever has the key now, in whatever state, is the one that is meant.
         let hash = self.starter.table.hash(key);
         match self.starter.table.with(key, hash, WorkerHandle::clone) {
-            Some(holder) => holder.end(ending).await,
+            Some(holder) => holder.end(kind).await,
             None => cooperate(Err(StopError::NotFound)).await,
         }
     }

@@ -1,12 +1,13 @@
-//! Those who wait for a run to end as by a crash, until it has, the worker is gone, or the run has had its time.
+//! The callers of [`WorkerHandle::crash`](crate::WorkerHandle::crash). Each waits until the run it means has ended, the worker has
+//! exited, or the deadline of the crash expires.
 //!
-//! The run is asked to end before the machine hears of it, so that the answer names the run that was meant: one that begins
-//! later is not ended, and its end is not waited for.
+//! The owner requests the run to end before it sends [`Event::Crash`](crate::lifecycle::Event::Crash), which therefore names the
+//! run that ends. A later run is neither ended nor waited for.
 
-use crate::lifecycle::event::{Effect, Ending, Exit, StartFailure, StopFailure, StopWaiter, Types};
+use crate::lifecycle::event::{Effect, Exit, StartFailure, StopFailure, StopKind, StopWaiter, Types};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::phase::{Phase, Stage};
+use crate::lifecycle::phase::{Phase, StopStage};
 use crate::lifecycle::{Effects, Lifecycle};
 
 impl<P: Types> Lifecycle<P> {
@@ -32,15 +33,15 @@ impl<P: Types> Lifecycle<P> {
             return effects.push(Effect::ReplyStop(reply, Err(StopFailure::NotFound)));
         }
         match self.phases.get(&entry) {
-            // A process that is killed in `init` has not started, and its supervisor does not restart it.
-            Some(Phase::Held { .. } | Phase::Starting { .. }) => {
+            // As in OTP: a process that is killed in `init` has not started, and its supervisor does not restart it.
+            Some(Phase::Queued { .. } | Phase::Starting { .. }) => {
                 self.cancel(entry, StartFailure::Cancelled, effects);
                 if let Some(Phase::Stopping { stoppers, .. }) = self.phases.get_mut(&entry) {
-                    // Nobody waits in a circle for what is dropped at its next await.
-                    stoppers.push(StopWaiter { ending: Ending::Kill, waits_in: None, reply });
+                    // No cycle to check: the start is killed, and drops what it waits for at its next await.
+                    stoppers.push(StopWaiter { kind: StopKind::Kill, waits_in: None, reply });
                 }
             }
-            Some(Phase::Stopping { stage: Stage::Stuck, .. }) => {
+            Some(Phase::Stopping { stage: StopStage::Stuck, .. }) => {
                 effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));
             }
             Some(Phase::Stopping { .. }) | None => {
@@ -55,24 +56,24 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// A run is over, and the worker is restarted.
+    /// A run has ended, and the worker restarts.
     pub(super) fn run_ended(&mut self, entry: EntryId, run: u32, reason: &ExitReason, effects: &mut Effects<P>) {
         self.answer_crashes(entry, |of| of <= run, &Ok(reason.clone()), effects);
     }
 
-    /// A worker is gone, and its key is free.
+    /// The worker has exited, and its key is free.
     pub(super) fn last_run_ended(&mut self, entry: EntryId, exit: &Exit, effects: &mut Effects<P>) {
         if self.has_crashes(entry) {
             self.answer_crashes(entry, |_| true, &Ok(exit.reason()), effects);
         }
     }
 
-    /// The run does not yield. It ends as by a crash when it does, and until then the worker goes on.
-    pub(super) fn crash_passed(&mut self, entry: EntryId, run: u32, effects: &mut Effects<P>) {
+    /// The run does not yield. It crashes as soon as it does; until then the worker continues.
+    pub(super) fn crash_deadline_expired(&mut self, entry: EntryId, run: u32, effects: &mut Effects<P>) {
         self.answer_crashes(entry, |of| of == run, &Err(StopFailure::Stuck), effects);
     }
 
-    /// The shutdown is over, and what has not ended is stuck.
+    /// The second deadline of the shutdown has expired: what has not exited is stuck.
     pub(super) fn fail_all_crashes(&mut self, effects: &mut Effects<P>) {
         for (_, reply) in self.crashes.drain().flat_map(|(_, crashes)| crashes) {
             effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));

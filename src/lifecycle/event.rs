@@ -1,64 +1,63 @@
-//! What the state machine is told, and what it says to do.
+//! The inputs and outputs of the state machine: [`Event`] and [`Effect`], and what they carry.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::lifecycle::exit::SharedError;
-use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
+use crate::lifecycle::exit::{CloseReason, ExitReason, SharedError, StopMode};
 use crate::lifecycle::id::EntryId;
 
-/// What the machine passes through and never looks into.
+/// The types that the machine passes through and does not inspect.
 pub(crate) trait Types {
-    /// What a worker is launched from: key and arguments.
+    /// What a worker is launched from: its key and its arguments.
     type StartSpec;
-    /// Where the outcome of a start goes.
-    type StartReply: Answer;
-    /// Where the outcome of a stop goes.
-    type StopReply: Answer;
+    /// Takes the outcome of a start.
+    type StartReply: ReplySender;
+    /// Takes the outcome of a stop.
+    type StopReply: ReplySender;
 }
 
-/// A place for an answer that may no longer be wanted.
-pub(crate) trait Answer {
-    /// Whoever asked has gone away.
+/// The sending half of a reply.
+pub(crate) trait ReplySender {
+    /// Whether the caller has dropped the receiving half.
     fn is_abandoned(&self) -> bool;
 }
 
-/// What a caller asked for. They differ in what a running worker means: a hit, or an error.
+/// The verb of a start. For `LookupOrStart` a running worker is a hit, for `Start` an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verb {
     LookupOrStart,
     Start,
 }
 
-/// How to end a worker.
+/// How a stop ends a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum StopKind {
     Stop(StopMode),
     Kill,
 }
 
-/// A caller that wants a worker.
+/// A caller that waits for a worker to start.
 pub(crate) struct StartWaiter<P: Types> {
     pub(crate) verb: Verb,
-    /// The worker of this registry in whose task the caller waits.
+    /// The worker of this registry in whose task the caller waits, if it is one.
     pub(crate) waits_in: Option<EntryId>,
-    /// Taken by the launch; handed back to everyone whose own was not used.
-    pub(crate) seed: Option<P::StartSpec>,
+    /// Taken by the launch. A caller whose spec is not taken gets it back. (Rule 4)
+    pub(crate) spec: Option<P::StartSpec>,
     pub(crate) reply: P::StartReply,
 }
 
-/// A caller that wants a worker gone.
+/// A caller that waits for a worker to exit.
 pub(crate) struct StopWaiter<P: Types> {
-    pub(crate) ending: Ending,
+    pub(crate) kind: StopKind,
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: P::StopReply,
 }
 
-/// Who has a key, as the table says.
+/// The entry of a key, as the owner reads it from the table.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Occupant {
     pub(crate) entry: EntryId,
-    /// Whether its gate is closed, although the machine may not have been told yet.
+    /// Whether its gate is closed. The event that says so may not have arrived yet.
     pub(crate) is_closed: bool,
 }
 
@@ -68,12 +67,12 @@ pub(crate) enum Exit {
     /// Before it was ready.
     NotStarted(StartFailure),
     Ended(ExitReason),
-    /// Between two runs, for this reason: it was to come back, and did not.
+    /// Between two runs: the worker was due to restart, and was ended for this reason instead.
     NotRestarted(ExitReason),
 }
 
 impl Exit {
-    /// What those are told who wait for the worker's end.
+    /// The exit reason that callers and monitors get.
     pub(crate) fn reason(&self) -> ExitReason {
         match self {
             Self::Ended(reason) | Self::NotRestarted(reason) => reason.clone(),
@@ -84,7 +83,7 @@ impl Exit {
     }
 }
 
-/// Why a start did not come to a worker.
+/// Why a start failed.
 #[derive(Debug, Clone)]
 pub(crate) enum StartFailure {
     Init(SharedError),
@@ -99,28 +98,28 @@ pub(crate) enum StartFailure {
     RuntimeShutdown,
 }
 
-/// What a caller of a start is told.
+/// The reply to the caller of a start.
 #[derive(Debug)]
 pub(crate) enum StartOutcome {
-    /// This worker is yours to use: it ran already, or was started.
+    /// This worker: it was running already, or this start has started it.
     Worker(EntryId),
     AlreadyStarted(EntryId),
     Failed(StartFailure),
 }
 
-/// Whether there is room for one more worker, and whether its key may have one.
+/// Whether a vacant key may have a worker. The owner decides this before it sends [`Event::Start`].
 #[derive(Debug, Clone)]
 pub(crate) enum Admission {
-    /// And the worker may go through its start alone.
+    /// Yes, and its start may be delegated to its task.
     Granted,
-    /// But the owner has to do with the end of the start.
+    /// Yes, but the owner must learn how the start ends.
     Tracked,
     Refused(StartFailure),
-    /// In the place of this worker, whose gate was closed for it.
+    /// Yes, when this victim has exited. The owner has closed its gate.
     InPlaceOf(EntryId),
 }
 
-/// Why a stop has no exit reason to tell.
+/// Why a stop returns no exit reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StopFailure {
     NotFound,
@@ -128,112 +127,112 @@ pub(crate) enum StopFailure {
     Stuck,
 }
 
-/// What is waited for, and not for ever.
+/// A deadline of one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Deadline {
-    /// `init` is to return.
+    /// `init` must have returned.
     Init,
-    /// A stopping worker is to drain and terminate.
+    /// A stopping worker must have drained and terminated.
     Drain,
-    /// An aborted worker is to be gone.
+    /// A killed worker must have exited.
     Abort,
 }
 
-/// What happened.
+/// An input of the machine.
 pub(crate) enum Event<P: Types> {
-    /// A caller wants a worker. `fresh` is the entry to launch if it comes to that, and `admission` says whether it may.
+    /// A caller requests a worker. `occupant`: the entry of its key, if there is one. Otherwise `fresh` is the id of the entry to make,
+    /// and `admission` says whether it may be made.
     Start { starter: StartWaiter<P>, occupant: Option<Occupant>, fresh: EntryId, admission: Admission },
-    /// A caller wants the worker of an entry gone. `exists`: the table has it.
+    /// A caller stops or kills a worker. `exists`: the table has the entry.
     Stop { entry: EntryId, exists: bool, stopper: StopWaiter<P> },
-    /// The current run of a worker was asked to end as by a crash, and a caller waits for that. `exists`: the table has the
-    /// worker. `run`: which run that is, or `None` between two runs.
+    /// The owner has requested the current run of a worker to crash, and a caller waits for that. `exists`: the table has the
+    /// entry. `run`: the number of that run, or `None` between two runs.
     Crash { entry: EntryId, exists: bool, run: Option<u32>, reply: P::StopReply },
-    /// A run of a worker is over, and the worker is restarted. Only of workers that [`has_crashes`](super::Lifecycle::has_crashes).
+    /// A run has ended, and the worker restarts. Sent only if [`has_crashes`](super::Lifecycle::has_crashes).
     RunEnded { entry: EntryId, run: u32, reason: ExitReason },
-    /// A start that was left to its worker is attended to from now on, with its caller: something is to come of it, or has come
-    /// of it, that the worker cannot do alone. Comes before whatever that is.
+    /// The owner has reclaimed a delegated start, with the reply to its caller. Precedes any other event about the entry. (Rule 9)
     Reclaimed(EntryId, P::StartReply),
-    /// A worker's first `init` begins, after it waited for its turn.
-    Begun(EntryId),
-    /// A worker's first `init` returned `Ok`.
+    /// A worker has its permit, and its first `init` begins. Sent only if starts are paced.
+    InitBegun(EntryId),
+    /// A worker's first `init` has returned `Ok`.
     Ready(EntryId),
-    /// A worker closed its own gate.
+    /// A worker has closed its own gate.
     Closing(EntryId),
-    /// A worker's task is over, its state dropped.
+    /// A worker's task has ended, and its state is dropped.
     Exited(EntryId, Exit),
-    /// A deadline that was armed has passed.
-    Passed(EntryId, Deadline),
-    /// A run that was asked to end as by a crash has not ended within its deadline.
-    CrashPassed { entry: EntryId, run: u32 },
-    /// Everything is to end: in good order, or at once.
+    /// A deadline of [`Effect::Arm`] has expired.
+    DeadlineExpired(EntryId, Deadline),
+    /// A deadline of [`Effect::ArmCrash`] has expired: the run has not crashed in time.
+    CrashDeadlineExpired { entry: EntryId, run: u32 },
+    /// The registry shuts down: gracefully, or by killing all workers.
     Shutdown { at_once: bool },
-    /// The deadline of the shutdown has passed: the first, or (`aborting`) the second.
-    ShutdownPassed { aborting: bool },
+    /// The deadline of the shutdown has expired: the first one, or (`aborting`) the second one.
+    ShutdownDeadlineExpired { aborting: bool },
 }
 
-/// What to do about it, in this order.
+/// An output of the machine. The owner performs the effects of one step in their order.
 pub(crate) enum Effect<P: Types> {
-    /// Put the entry into the table and spawn its worker. With a reply it is left alone with its start: when its `init` is
-    /// through it opens its own gate and answers, unless it is attended to by then, at the latest when [`Deadline::Init`] has passed.
+    /// Insert the entry into the table and spawn its worker. With a reply the start is delegated: after `init` the worker opens
+    /// its own gate and replies, unless the owner reclaims the start before, at the latest when [`Deadline::Init`] expires.
     Launch(EntryId, P::StartSpec, Option<P::StartReply>),
-    /// Put the entry into the table, and keep its worker until there is room for it.
+    /// Insert the entry into the table, and keep its worker unspawned until there is room for it.
     Queue(EntryId, P::StartSpec),
-    /// Spawn the worker that was held.
+    /// Spawn a queued worker.
     LaunchQueued(EntryId),
-    /// Drop the worker that was held, unrun. Its end is told like any other.
+    /// Drop a queued worker. Its exit is reported by [`Event::Exited`] like any other.
     DropQueued(EntryId),
-    /// Let the start go on without a permit: a worker waits for it.
+    /// Let the start proceed without a permit: a worker waits for it, which may hold one itself.
     SkipPermit(EntryId),
-    /// A start came to nothing.
-    NotStarted(EntryId, StartFailure),
-    /// A worker that was open is gone.
-    Ended(EntryId, ExitReason),
-    /// Take this start for a new one: the worker that it waited for is gone.
+    /// Count a failed start, and remember the failure.
+    ReportFailedStart(EntryId, StartFailure),
+    /// Count and publish the exit of a worker that was open.
+    ReportExit(EntryId, ExitReason),
+    /// Process this start anew: the worker whose exit it waited for has exited.
     Retry(StartWaiter<P>),
     /// Open the gate after `init`.
     Open(EntryId),
-    /// Close the gate; the worker drains, or discards what is queued, and ends. If the gate is closed already, what is queued
-    /// may still be discarded.
+    /// Close the gate. The worker drains or discards its mailbox, and exits. If the gate is closed already, the mailbox may
+    /// still be discarded.
     Close(EntryId, CloseReason, StopMode),
-    /// Drop what the worker runs at its next await.
+    /// Drop the future that the worker runs, at its next await.
     Kill(EntryId),
-    /// Tell the callers in the mailbox of a worker that never yields.
+    /// Undeliver the messages in the mailbox of a worker that never yields.
     AbandonMailbox(EntryId),
-    /// Take the entry out of the table.
+    /// Remove the entry from the table.
     Remove(EntryId),
-    /// Send `Passed` when this deadline has passed.
+    /// Send [`Event::DeadlineExpired`] when this deadline expires.
     Arm(EntryId, Deadline),
-    /// Send `CrashPassed` when this run has had its time to end.
+    /// Send [`Event::CrashDeadlineExpired`] when this run has had its time to end.
     ArmCrash {
         entry: EntryId,
         run: u32,
     },
     ReplyStart(P::StartReply, Option<P::StartSpec>, StartOutcome),
     ReplyStop(P::StopReply, Result<ExitReason, StopFailure>),
-    /// Close every gate, and send `ShutdownPassed` when the stop time-out has passed.
+    /// Close every gate, and send [`Event::ShutdownDeadlineExpired`] after the stop time-out.
     CloseAll,
-    /// Kill every worker, and send `ShutdownPassed` when the stop time-out has passed once more.
+    /// Kill every worker, and send [`Event::ShutdownDeadlineExpired`] after the stop time-out once more.
     KillAll,
-    /// It is over.
+    /// The shutdown is complete: publish the report.
     Report(ShutdownReport),
 }
 
-/// What a shutdown came to, in numbers of workers.
+/// The outcome of a shutdown, in numbers of workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 #[must_use = "it says whether workers were aborted, or are stuck"]
 pub struct ShutdownReport {
-    /// Workers that handled what was in their mailbox and ended by themselves.
+    /// Workers that exited by themselves within the stop time-out, after they handled (or discarded) what was in their mailbox.
     pub drained: usize,
-    /// Workers that panicked, returned an error or were [crashed](crate::WorkerHandle::crash) on their way out.
+    /// Workers that panicked, returned an error or were [crashed](crate::WorkerHandle::crash) while they stopped.
     pub crashed: usize,
-    /// Workers that did not end within the stop time-out, and were aborted.
+    /// Workers that were aborted, because they did not exit within the stop time-out.
     pub aborted: usize,
     /// Starts that were cancelled.
     pub cancelled: usize,
-    /// Workers that run code which never yields: they could not be ended, and still run.
+    /// Workers that run code which never yields. They could not be ended, and still run.
     pub stuck: usize,
-    /// The caller was a worker of this registry, or of one that ends with a worker of this registry, and would have waited for
-    /// its own end. Nothing was shut down.
+    /// The caller was a worker of this registry, or of a registry that ends with a worker of this one, and would have waited for
+    /// its own exit. Nothing was shut down.
     pub would_deadlock: bool,
 }

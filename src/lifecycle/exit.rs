@@ -1,12 +1,13 @@
-//! How a worker ends: the words that every room shares.
+//! How a worker ends, and how it is asked to: [`ExitReason`], [`CloseReason`], [`StopMode`], [`WorkerState`].
 
-use crate::util::panics::unwind_safe;
 use std::error::Error;
 use std::hash::Hash;
 use std::sync::Arc;
 use std::{fmt, mem};
 
-/// What a restart comes after.
+use crate::util::panics::unwind_safe;
+
+/// What ended the run before a restart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     Failed,
@@ -16,7 +17,7 @@ pub(crate) enum Cause {
 }
 
 impl Cause {
-    /// `None`: an end that nobody comes back from.
+    /// `None` for an exit that no policy restarts.
     pub(crate) fn of(reason: &ExitReason) -> Option<Self> {
         match reason {
             ExitReason::Failed(_) => Some(Self::Failed),
@@ -28,27 +29,27 @@ impl Cause {
     }
 }
 
-/// Why a worker ended.
+/// Why a worker exited.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum ExitReason {
-    /// It ended by itself: `ctx.stop()`, or `run` returned `Ok` unasked.
+    /// The worker ended by itself: it called `ctx.stop()`, or its `run` returned `Ok` without being asked to.
     Normal,
-    /// Someone stopped it.
+    /// A caller stopped it.
     Stopped,
-    /// It had nothing to do for longer than its idle time-out.
+    /// It was idle for longer than its idle time-out.
     Idle,
-    /// It had nothing to do, and the registry had no room left for another key.
+    /// It was idle, and the registry was at its limit of workers and needed room for another key.
     Evicted,
     /// Its registry was shut down, or the last handle to the registry was dropped.
     Shutdown,
-    /// It was killed: by `kill`, because it did not end within the stop time-out, or with its runtime.
+    /// It was killed: by `kill`, because it did not exit within the stop time-out, or with its runtime.
     Killed,
     /// `handle` or `run` returned this error.
     Failed(Arc<dyn Error + Send + Sync>),
     /// `handle`, `run` or `terminate` panicked with this message.
     Panicked(Arc<str>),
-    /// Its run was ended from outside as a crash ends it, by [`crash`](crate::WorkerHandle::crash).
+    /// A caller ended its run the way a crash does, by [`crash`](crate::WorkerHandle::crash).
     Crashed,
 }
 
@@ -66,7 +67,7 @@ impl ExitReason {
     }
 }
 
-/// By kind: the error of a [`Failed`](Self::Failed) and the message of a [`Panicked`](Self::Panicked) are not compared.
+/// Compares the variants only, not the error of a [`Failed`](Self::Failed) or the message of a [`Panicked`](Self::Panicked).
 ///
 /// ```
 /// use gen_registry::ExitReason;
@@ -114,36 +115,36 @@ impl fmt::Display for ExitReason {
     }
 }
 
-/// What a stop does with the messages that the mailbox has accepted and that have not begun.
+/// What a stop does with the messages that the mailbox has accepted and whose handling has not begun.
 ///
 /// Set it for a registry with [`Builder::stop_mode`](crate::Builder::stop_mode), or for one stop with
-/// [`WorkerHandle::stop_with`](crate::WorkerHandle::stop_with). Either way the message in hand ends, then
-/// [`terminate`](Worker::terminate) runs, and `stop_timeout` bounds it all.
+/// [`WorkerHandle::stop_with`](crate::WorkerHandle::stop_with). In either mode the handling of the current
+/// message completes, then [`terminate`](crate::Worker::terminate) runs, and `stop_timeout` bounds all of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum StopMode {
-    /// They are handled first.
+    /// Handles them first.
     #[default]
     Drain,
-    /// None of them begins. They are undelivered (G6): a call gets
+    /// Handles none of them. They are undelivered (G6): a call gets
     /// [`CallError::NotDelivered`](crate::CallError::NotDelivered), a cast goes to
     /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
     Discard,
 }
 
-/// Where a worker stands in its life, by [`WorkerHandle::state`](crate::WorkerHandle::state).
+/// The state of a worker, by [`WorkerHandle::state`](crate::WorkerHandle::state).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WorkerState {
     /// Its first `init` has not returned.
     Starting,
-    /// It takes messages and handles them.
+    /// It accepts messages and handles them.
     Running,
-    /// It takes messages, and handles them when its next `init` has returned `Ok`.
+    /// It accepts messages, and handles them when its next `init` has returned `Ok`.
     Restarting,
-    /// Its gate is closed: it may still handle what it has accepted.
+    /// It accepts no more messages, and may still handle those it has accepted.
     Stopping,
-    /// It is gone, its state dropped.
+    /// It has exited, and its state is dropped.
     Exited,
 }
 
@@ -159,7 +160,7 @@ impl fmt::Display for WorkerState {
     }
 }
 
-/// Who asked a worker to end: the reason of a `run` that ends because of it.
+/// Why a gate was closed, which becomes the exit reason of a worker that ends because of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CloseReason {
     /// The worker itself.
@@ -182,12 +183,12 @@ impl From<CloseReason> for ExitReason {
     }
 }
 
-/// Boxes what user code returned as its error.
+/// Boxes an error that user code returned.
 pub(crate) fn share<E: Into<Box<dyn Error + Send + Sync>>>(error: E) -> SharedError {
     SharedError::from(error.into())
 }
 
-/// The boxed form in which the registry keeps an error that user code returned.
+/// An error that user code returned, as the registry keeps it.
 pub(crate) type SharedError = Arc<dyn Error + Send + Sync>;
 
 unwind_safe! {

@@ -1,4 +1,4 @@
-//! Names of workers, entries and registries.
+//! The ids of registries, workers and entries.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::util::prehashed::PassHash;
 
-/// Tells registries apart.
+/// The id of a registry, unique in the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RegistryId(pub(crate) u64);
 
-/// What is kept by entry.
+/// A map by entry, which uses the hash of the key that the entry has already.
 pub(crate) type EntryMap<V> = HashMap<EntryId, V, PassHash>;
 
+/// A set of entries, as [`EntryMap`].
 pub(crate) type EntrySet = HashSet<EntryId, PassHash>;
 
-/// Names one entry of a registry, for as long as the program runs: no other worker of any registry ever has it. A
-/// handle compares by it. Of two workers of one registry the one that was started later has the greater.
+/// The id of a worker, unique in the process: no other worker of any registry ever has it.
+///
+/// Handles compare by it. Of two workers of one registry the one that was started later has the greater id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub(crate) u64);
 
@@ -28,8 +30,8 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Ids that no worker had before, for one owner: in growing order. All owners share where they come from, and each takes many at
-/// once.
+/// Allocates [`WorkerId`]s for one owner, in ascending order. All owners share one counter, from which each takes a block at a
+/// time.
 #[derive(Debug, Default)]
 pub(crate) struct Ids(Range<u64>);
 
@@ -39,7 +41,7 @@ impl Ids {
     pub(crate) fn fresh(&mut self) -> WorkerId {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = self.0.next().unwrap_or_else(|| {
-            // Only uniqueness is asked for; what one owner takes grows by itself.
+            // Relaxed: only uniqueness is needed. The blocks that one owner takes ascend by themselves.
             let first = NEXT.fetch_add(Self::TAKEN_AT_ONCE, Ordering::Relaxed);
             self.0 = first + 1..first + Self::TAKEN_AT_ONCE;
             first
@@ -48,7 +50,7 @@ impl Ids {
     }
 }
 
-/// Finds one entry: its id, and the hash of its key, by which the table finds it without the key.
+/// Identifies one entry of a table: the id of its worker, and the hash of its key, which finds it without the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct EntryId {
     pub(crate) id: WorkerId,
@@ -56,12 +58,12 @@ pub(crate) struct EntryId {
 }
 
 impl EntryId {
-    /// What a worker has that is asked for: the owner gives it an id when it comes to life.
+    /// The entry of a worker that is requested. The owner assigns the id when it launches the worker.
     pub(crate) fn unassigned(hash: u64) -> Self {
         Self { id: WorkerId(0), hash }
     }
 
-    /// An entry that was not there before.
+    /// An entry with a new id.
     #[cfg(test)]
     pub(crate) fn fresh(hash: u64) -> Self {
         Self { id: Ids::default().fresh(), hash }

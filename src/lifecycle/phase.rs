@@ -1,45 +1,48 @@
-//! The states of keys that are neither vacant nor running, and those who wait there.
+//! The states of keys that are neither vacant nor running, with the callers that wait in them.
 
-use crate::lifecycle::event::{Answer, Effect, StartFailure, StartOutcome, StartWaiter, StopWaiter, Types, Verb};
-use crate::lifecycle::id::EntryId;
-use crate::lifecycle::id::EntryMap;
+use crate::lifecycle::event::{Effect, ReplySender, StartFailure, StartOutcome, StartWaiter, StopWaiter, Types, Verb};
+use crate::lifecycle::id::{EntryId, EntryMap};
 
-/// How far a stop has come.
+/// The progress of a stop. It only moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stage {
+pub(super) enum StopStage {
+    /// The worker handles what its mailbox has accepted, and terminates.
     Draining,
+    /// The worker is killed, and exits at its next await.
     Aborting,
+    /// The worker has not yielded since it was killed. Nothing waits for it any more.
     Stuck,
 }
 
 /// A key that is neither vacant nor running.
 pub(super) enum Phase<P: Types> {
-    /// There is no room for it before this worker is gone.
-    Held { victim: EntryId, waiting: Vec<StartWaiter<P>> },
+    /// The entry waits for the exit of `victim`, in whose place its worker is launched.
+    Queued { victim: EntryId, waiting: Vec<StartWaiter<P>> },
     Starting {
         waiting: Vec<StartWaiter<P>>,
-        /// Came after the gate closed: the worker was ready and is gone, only its notices have not come in yet.
+        /// Callers that came after the gate was closed: the worker was ready and has closed it again, and its notices have not
+        /// arrived yet.
         next: Vec<StartWaiter<P>>,
     },
     Stopping {
-        stage: Stage,
-        /// The start that is being cancelled by this stop: why, and who waited for it.
+        stage: StopStage,
+        /// The start that this stop cancels: the failure, and the callers that waited for it.
         cancelled: Option<(StartFailure, Vec<StartWaiter<P>>)>,
         stoppers: Vec<StopWaiter<P>>,
-        /// Share one new start when this worker is gone.
+        /// Callers that share one new start when this worker has exited. (Rule 3)
         next: Vec<StartWaiter<P>>,
     },
 }
 
 impl<P: Types> Phase<P> {
     pub(super) fn draining() -> Self {
-        Self::Stopping { stage: Stage::Draining, cancelled: None, stoppers: Vec::new(), next: Vec::new() }
+        Self::Stopping { stage: StopStage::Draining, cancelled: None, stoppers: Vec::new(), next: Vec::new() }
     }
 
-    /// The workers whose tasks wait for this key. Whoever went away no longer waits.
+    /// The workers whose tasks wait for this key. A caller that has cancelled does not wait.
     pub(super) fn waiting_workers(&self) -> impl Iterator<Item = EntryId> {
         let (starters, cancelled, stoppers, next) = match self {
-            Self::Held { waiting, .. } => (waiting.as_slice(), None, [].as_slice(), &[][..]),
+            Self::Queued { waiting, .. } => (waiting.as_slice(), None, [].as_slice(), &[][..]),
             Self::Starting { waiting, next } => (waiting.as_slice(), None, [].as_slice(), next.as_slice()),
             Self::Stopping { cancelled, stoppers, next, .. } => {
                 ([].as_slice(), cancelled.as_ref(), stoppers.as_slice(), next.as_slice())
@@ -53,14 +56,14 @@ impl<P: Types> Phase<P> {
     }
 }
 
-/// How many keys are in a state that nobody can tell from outside.
+/// The number of keys in the states that cannot be derived from the table.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Tally {
-    pub(crate) held: usize,
+    pub(crate) queued: usize,
     pub(crate) starting: usize,
 }
 
-/// The states by entry, counted as they come and go.
+/// The states by entry, with a running count of two of them.
 pub(super) struct Phases<P: Types> {
     by_entry: EntryMap<Phase<P>>,
     tally: Tally,
@@ -77,7 +80,7 @@ impl<P: Types> Phases<P> {
 
     fn counter(&mut self, phase: &Phase<P>) -> Option<&mut usize> {
         match phase {
-            Phase::Held { .. } => Some(&mut self.tally.held),
+            Phase::Queued { .. } => Some(&mut self.tally.queued),
             Phase::Starting { .. } => Some(&mut self.tally.starting),
             Phase::Stopping { .. } => None,
         }
@@ -106,7 +109,7 @@ impl<P: Types> Phases<P> {
         self.by_entry.get(entry)
     }
 
-    /// To change what is in a state: never to put another state in its place, which is not counted.
+    /// For changes within a state only. Replacing the state through this reference would not be counted.
     pub(super) fn get_mut(&mut self, entry: &EntryId) -> Option<&mut Phase<P>> {
         self.by_entry.get_mut(entry)
     }
@@ -129,12 +132,12 @@ impl<P: Types> Phases<P> {
     }
 }
 
-/// From this many on, those who have gone away are sorted out before a list of callers grows: a hung `init` and callers
-/// who retry with time-outs would otherwise pile up. Callers who still wait are never turned away.
+/// From this length on a list of callers is compacted before it grows: callers that retry with time-outs would otherwise pile up
+/// behind a hung `init`. Only callers that have cancelled are removed.
 pub(super) const COMPACT_AT: usize = 1_024;
 
-fn needs_compaction<T>(line: &[T], capacity: usize) -> bool {
-    line.len() >= COMPACT_AT && line.len() == capacity
+fn needs_compaction<T>(callers: &[T], capacity: usize) -> bool {
+    callers.len() >= COMPACT_AT && callers.len() == capacity
 }
 
 pub(super) fn join<P: Types>(
@@ -143,10 +146,10 @@ pub(super) fn join<P: Types>(
     effects: &mut Vec<Effect<P>>,
 ) {
     if needs_compaction(starters, starters.capacity()) {
-        // The first is the one that was launched, and keeps its place: its lack of a seed says so.
+        // The first caller has given its spec to the launch. It stays first, since a missing spec marks it. (Rule 4)
         let rest = starters.split_off(1);
-        let (gone, waiting) = rest.into_iter().partition(|starter| starter.reply.is_abandoned());
-        fail_all(gone, &StartFailure::Cancelled, effects);
+        let (cancelled, waiting) = rest.into_iter().partition(|starter| starter.reply.is_abandoned());
+        fail_all(cancelled, &StartFailure::Cancelled, effects);
         starters.extend::<Vec<_>>(waiting);
     }
     starters.push(starter);
@@ -159,16 +162,16 @@ pub(super) fn join_stop<P: Types>(stoppers: &mut Vec<StopWaiter<P>>, stopper: St
     stoppers.push(stopper);
 }
 
-pub(super) fn answer<P: Types>(starter: StartWaiter<P>, entry: EntryId, effects: &mut Vec<Effect<P>>) {
+pub(super) fn reply_with<P: Types>(starter: StartWaiter<P>, entry: EntryId, effects: &mut Vec<Effect<P>>) {
     let outcome = match starter.verb {
         Verb::LookupOrStart => StartOutcome::Worker(entry),
         Verb::Start => StartOutcome::AlreadyStarted(entry),
     };
-    effects.push(Effect::ReplyStart(starter.reply, starter.seed, outcome));
+    effects.push(Effect::ReplyStart(starter.reply, starter.spec, outcome));
 }
 
 pub(super) fn fail<P: Types>(starter: StartWaiter<P>, failure: StartFailure, effects: &mut Vec<Effect<P>>) {
-    effects.push(Effect::ReplyStart(starter.reply, starter.seed, StartOutcome::Failed(failure)));
+    effects.push(Effect::ReplyStart(starter.reply, starter.spec, StartOutcome::Failed(failure)));
 }
 
 pub(super) fn fail_all<P: Types>(starters: Vec<StartWaiter<P>>, failure: &StartFailure, effects: &mut Vec<Effect<P>>) {

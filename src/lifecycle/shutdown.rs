@@ -1,4 +1,4 @@
-//! How all keys end: in good order, at once, or because the owner goes away.
+//! The end of all keys: gracefully, at once, or because the owner is dropped. (Rule 10)
 
 use std::mem;
 
@@ -15,7 +15,7 @@ impl<P: Types> Lifecycle<P> {
             let mut starting = Vec::new();
             for (&entry, phase) in self.phases.iter_mut() {
                 match phase {
-                    Phase::Held { .. } => starting.push(entry),
+                    Phase::Queued { .. } => starting.push(entry),
                     Phase::Starting { next, .. } => {
                         starting.push(entry);
                         fail_all(mem::take(next), &StartFailure::Shutdown, effects);
@@ -35,14 +35,14 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    pub(super) fn shutdown_passed(&mut self, aborting: bool, effects: &mut Effects<P>) {
+    pub(super) fn shutdown_deadline_expired(&mut self, aborting: bool, effects: &mut Effects<P>) {
         let Mode::ShuttingDown { report, is_aborting } = &mut self.mode else { return };
         if !*is_aborting {
             *is_aborting = true;
             return effects.push(Effect::KillAll);
         }
         if !aborting {
-            // The first deadline, of a shutdown that was hurried since: the second one is running.
+            // The first deadline of a shutdown that has begun to abort since. The second one is armed.
             return;
         }
         let mut report = *report;
@@ -50,7 +50,7 @@ impl<P: Types> Lifecycle<P> {
         self.mode = Mode::Over;
         let stuck: Vec<EntryId> = self.phases.keys().copied().collect();
         for entry in stuck {
-            self.give_up(entry, effects);
+            self.mark_stuck(entry, effects);
         }
         self.fail_all_crashes(effects);
         effects.push(Effect::Report(report));
@@ -64,15 +64,17 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// Answers everyone who waits: the owner goes away before its time, with its runtime.
+    /// Fails every start that waits: the owner is dropped with its runtime, before the registry was shut down.
     pub(crate) fn abort_all(&mut self, failure: &StartFailure, effects: &mut Effects<P>) {
         self.mode = Mode::Over;
         for (_, phase) in self.phases.drain() {
             let (starters, next) = match phase {
-                Phase::Held { waiting, .. } => (waiting, Vec::new()),
+                Phase::Queued { waiting, .. } => (waiting, Vec::new()),
                 Phase::Starting { waiting, next } => (waiting, next),
-                // Who waits for an end is told by the drop of its reply.
-                Phase::Stopping { cancelled, next, .. } => (cancelled.map_or_else(Vec::new, |(_, line)| line), next),
+                // The drop of their replies notifies the stoppers.
+                Phase::Stopping { cancelled, next, .. } => {
+                    (cancelled.map_or_else(Vec::new, |(_, waiting)| waiting), next)
+                }
             };
             fail_all(starters, failure, effects);
             fail_all(next, failure, effects);

@@ -18,7 +18,22 @@ pub(crate) enum HotCounter {
     Hit,
     Miss,
     Handled,
-    Undelivered(Undelivered),
+    Undelivered(UndeliveredReason),
+}
+
+/// Why the handling of a message never began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UndeliveredReason {
+    /// The worker was gone, or on its way out.
+    Closed,
+    /// Its mailbox was full.
+    Full,
+    /// It was killed.
+    Killed,
+    /// It crashed, and did not come back.
+    Crashed,
+    /// Its stop took too long.
+    Deadline,
 }
 
 const KINDS: usize = 8;
@@ -155,12 +170,12 @@ mod tests {
                     for _ in 0..1_000 {
                         stripes.count(HotCounter::Hit);
                     }
-                    stripes.add(HotCounter::Undelivered(Undelivered::Deadline), 3);
+                    stripes.add(HotCounter::Undelivered(UndeliveredReason::Deadline), 3);
                 });
             }
         });
         assert_eq!(stripes.total(HotCounter::Hit), 1_000 * threads as u64);
-        assert_eq!(stripes.total(HotCounter::Undelivered(Undelivered::Deadline)), 3 * threads as u64);
+        assert_eq!(stripes.total(HotCounter::Undelivered(UndeliveredReason::Deadline)), 3 * threads as u64);
         assert_eq!(stripes.total(HotCounter::Miss), 0);
     }
 
@@ -207,19 +222,4 @@ mod tests {
         }
         assert_eq!(stripes.total(HotCounter::Handled), 5);
     }
-}
-
-/// Why the handling of a message never began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Undelivered {
-    /// The worker was gone, or on its way out.
-    Closed,
-    /// Its mailbox was full.
-    Full,
-    /// It was killed.
-    Killed,
-    /// It crashed, and did not come back.
-    Crashed,
-    /// Its stop took too long.
-    Deadline,
 }

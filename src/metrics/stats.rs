@@ -5,9 +5,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::lifecycle::StartFailure;
-use crate::lifecycle::exit::Cause;
-use crate::lifecycle::exit::ExitReason;
-use crate::metrics::counters::{HotCounter, StripedCounters, Undelivered as Why};
+use crate::lifecycle::exit::{Cause, ExitReason};
+use crate::metrics::counters::{HotCounter, StripedCounters, UndeliveredReason};
 
 /// A registry's numbers at one moment, by [`Registry::stats`](crate::Registry::stats).
 ///
@@ -275,16 +274,16 @@ impl Counters {
 
     /// The totals, with nothing of the present state.
     pub(crate) fn read(&self, hot: &StripedCounters) -> Stats {
-        let undelivered = |why| hot.total(HotCounter::Undelivered(why));
+        let undelivered = |reason| hot.total(HotCounter::Undelivered(reason));
         Stats {
             lookups: Lookups { hit: hot.total(HotCounter::Hit), miss: hot.total(HotCounter::Miss) },
             handled: hot.total(HotCounter::Handled),
             undelivered: Undelivered {
-                closed: undelivered(Why::Closed),
-                full: undelivered(Why::Full),
-                killed: undelivered(Why::Killed),
-                crashed: undelivered(Why::Crashed),
-                deadline: undelivered(Why::Deadline),
+                closed: undelivered(UndeliveredReason::Closed),
+                full: undelivered(UndeliveredReason::Full),
+                killed: undelivered(UndeliveredReason::Killed),
+                crashed: undelivered(UndeliveredReason::Crashed),
+                deadline: undelivered(UndeliveredReason::Deadline),
             },
             starts: self.starts.read(),
             exits: self.exits.read(),

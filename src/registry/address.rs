@@ -12,7 +12,7 @@ use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::{Kind, Refusal, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
-use crate::metrics::counters::Undelivered;
+use crate::metrics::counters::UndeliveredReason;
 use crate::registry::via::Via;
 use crate::util::coop::{cooperate, yield_to_queue};
 use crate::util::future::{boxed, boxed_in_debug};
@@ -145,7 +145,7 @@ impl<'a, A> Search<'a, A> {
         }
         self.exited += 1;
         if self.exited == MAX_ATTEMPTS {
-            handle.refuse(Undelivered::Closed);
+            handle.refuse(UndeliveredReason::Closed);
             return Err(DeliverError::Closed);
         }
         Ok(())
@@ -243,7 +243,7 @@ fn try_deliver<W: Worker>(
                 return Ok((handle, sequence));
             }
             Err((Refusal::Full, message)) => {
-                handle.refuse(Undelivered::Full);
+                handle.refuse(UndeliveredReason::Full);
                 return Err(SendError::Full(Returned::new(message)));
             }
             // Its gate closed after the lookup, so the next lookup does not return it.
@@ -251,7 +251,7 @@ fn try_deliver<W: Worker>(
         }
         attempts += 1;
         if attempts == MAX_ATTEMPTS {
-            handle.refuse(Undelivered::Closed);
+            handle.refuse(UndeliveredReason::Closed);
             return Err(SendError::Closed(Returned::new(message)));
         }
     }

@@ -17,7 +17,7 @@ use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::mailbox::activity::Activity;
 use crate::mailbox::queue::{BatchRef, Gate, Kind, Queue, TransitionToClosed};
 use crate::mailbox::{Inbox, Received};
-use crate::metrics::counters::{HotCounter, Undelivered};
+use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
 use crate::util::coop::Outcome;
@@ -149,7 +149,7 @@ impl<W: Worker> WorkerCell<W> {
         if self.has_flag(DISCARDS) {
             self.flags.fetch_and(!DISCARDS, Ordering::Relaxed);
             // As what is sent now: the worker is on its way out, and nothing went wrong.
-            self.undeliver(Undelivered::Closed);
+            self.undeliver(UndeliveredReason::Closed);
         }
     }
 
@@ -417,17 +417,17 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     /// Takes what was accepted and will not begin out of the mailbox. Calls learn it by the drop of their reply, casts
-    /// go to `on_undelivered` (G6). What panics on the way is contained message by message (G5). `why` is the reason unless the
+    /// go to `on_undelivered` (G6). What panics on the way is contained message by message (G5). `reason` holds unless the
     /// worker was killed.
-    pub(crate) fn undeliver(&self, why: Undelivered) {
-        let why = match self.queue.gate() {
-            Gate::Killed if self.has_flag(KILLED_AT_DEADLINE) => Undelivered::Deadline,
-            Gate::Killed => Undelivered::Killed,
-            _ => why,
+    pub(crate) fn undeliver(&self, reason: UndeliveredReason) {
+        let reason = match self.queue.gate() {
+            Gate::Killed if self.has_flag(KILLED_AT_DEADLINE) => UndeliveredReason::Deadline,
+            Gate::Killed => UndeliveredReason::Killed,
+            _ => reason,
         };
         let lost = self.queue.drain(&self.shared.numbers.live);
         // First: who hears of it finds it counted.
-        self.shared.hot.add(HotCounter::Undelivered(why), lost.len() as u64);
+        self.shared.hot.add(HotCounter::Undelivered(reason), lost.len() as u64);
         for envelope in lost {
             catch_panic(|| match &self.shared.on_undelivered {
                 Some(hook) if envelope.kind == Kind::Cast => hook(&self.key, envelope.message),

@@ -18,12 +18,12 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::lifecycle::exit::{ExitReason, StopMode, WorkerState};
 use crate::lifecycle::id::{EntryId, WorkerId};
-use crate::lifecycle::{Ending, StopFailure, StopWaiter};
+use crate::lifecycle::{StopFailure, StopKind, StopWaiter};
 use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::{Kind, Refusal, Sending, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
-use crate::metrics::counters::{HotCounter, Undelivered};
+use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::coop::{Budget, cooperate, poll_budget, recv_then_yield};
 use crate::util::future::{boxed, boxed_in_debug};
 use crate::util::opaque::Carries;
@@ -124,11 +124,11 @@ impl<W: Worker> WorkerHandle<W> {
         match self.cell.queue.try_send(message, Kind::Cast) {
             Ok(_) => Ok(()),
             Err((Refusal::Full, message)) => {
-                self.refuse(Undelivered::Full);
+                self.refuse(UndeliveredReason::Full);
                 Err(SendError::Full(Returned::new(message)))
             }
             Err((Refusal::Closed, message)) => {
-                self.refuse(Undelivered::Closed);
+                self.refuse(UndeliveredReason::Closed);
                 Err(SendError::Closed(Returned::new(message)))
             }
         }
@@ -244,7 +244,7 @@ impl<W: Worker> WorkerHandle<W> {
     pub(super) fn unsent(&self, unsent: Unsent<W::Message>) -> SendError<W> {
         match unsent {
             Unsent::Closed(message) => {
-                self.refuse(Undelivered::Closed);
+                self.refuse(UndeliveredReason::Closed);
                 SendError::Closed(Returned::new(message))
             }
             Unsent::WouldDeadlock(message) => SendError::WouldDeadlock(Returned::new(message)),
@@ -252,8 +252,8 @@ impl<W: Worker> WorkerHandle<W> {
         }
     }
 
-    pub(crate) fn refuse(&self, why: Undelivered) {
-        self.cell.shared.hot.count(HotCounter::Undelivered(why));
+    pub(crate) fn refuse(&self, reason: UndeliveredReason) {
+        self.cell.shared.hot.count(HotCounter::Undelivered(reason));
     }
 
     /// Sends a message that carries a [`Reply`], and waits for the answer.
@@ -304,7 +304,7 @@ impl<W: Worker> WorkerHandle<W> {
             Ok(sequence) => return Ok(sequence),
             Err(Unsent::Closed(message)) => {
                 // First: it is counted if the drop panics, too.
-                self.refuse(Undelivered::Closed);
+                self.refuse(UndeliveredReason::Closed);
                 (message, CallError::NotDelivered)
             }
             Err(Unsent::WouldDeadlock(message)) => (message, CallError::WouldDeadlock),
@@ -406,7 +406,7 @@ impl<W: Worker> WorkerHandle<W> {
         match self.cell.queue.try_send(message, Kind::Call) {
             Ok(sequence) => Ok(PendingReply::new(self.clone(), sequence, answer)),
             Err((Refusal::Full, message)) => {
-                self.refuse(Undelivered::Full);
+                self.refuse(UndeliveredReason::Full);
                 Err(SendError::Full(Returned::new(message)))
             }
             Err((Refusal::Closed, message)) => Err(self.unsent(Unsent::Closed(message))),
@@ -482,7 +482,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         if is_current(self.id()) {
             // Nobody but the caller would ever make room.
-            self.refuse(Undelivered::Full);
+            self.refuse(UndeliveredReason::Full);
             return Err(Unsent::WouldDeadlock);
         }
         Ok(())
@@ -673,7 +673,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     pub async fn stop_with(&self, mode: StopMode) -> Result<ExitReason, StopError> {
-        self.end(Ending::Stop(mode)).await
+        self.end(StopKind::Stop(mode)).await
     }
 
     /// Aborts this worker at its next await, and waits until its state is dropped.
@@ -689,7 +689,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Dropped after its first poll, the worker ends all the same.
     pub async fn kill(&self) -> Result<ExitReason, StopError> {
-        self.end(Ending::Kill).await
+        self.end(StopKind::Kill).await
     }
 
     /// Ends the worker's current run as a crash ends it, and waits until that run is over: OTP's `exit(Pid, kill)`.
@@ -752,9 +752,9 @@ impl<W: Worker> WorkerHandle<W> {
         self.until_ended(|_, reply| Notice::Crash { entry: self.entry_id(), reply }).await
     }
 
-    pub(crate) async fn end(&self, ending: Ending) -> Result<ExitReason, StopError> {
+    pub(crate) async fn end(&self, kind: StopKind) -> Result<ExitReason, StopError> {
         self.until_ended(|waits_in, reply| {
-            let stopper = StopWaiter { ending, waits_in, reply };
+            let stopper = StopWaiter { kind, waits_in, reply };
             Notice::Stop { entry: self.entry_id(), stopper }
         })
         .await
@@ -799,7 +799,7 @@ impl<W: Worker> InLine<'_, W> {
 impl<W: Worker> Drop for InLine<'_, W> {
     fn drop(&mut self) {
         if self.sending.is_waiting() {
-            self.cell.shared.hot.count(HotCounter::Undelivered(Undelivered::Full));
+            self.cell.shared.hot.count(HotCounter::Undelivered(UndeliveredReason::Full));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::{Answer, Exit, StartFailure, StopFailure, StopWaiter, Types, Verb};
+use crate::lifecycle::{Exit, ReplySender, StartFailure, StopFailure, StopWaiter, Types, Verb};
 use crate::mailbox::oneshot;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
@@ -128,13 +128,13 @@ pub(crate) struct StartReply<W: Worker>(pub(crate) oneshot::Sender<StartAnswer<W
 
 pub(crate) struct StopReply(pub(crate) tokio::sync::oneshot::Sender<Result<ExitReason, StopFailure>>);
 
-impl<W: Worker> Answer for StartReply<W> {
+impl<W: Worker> ReplySender for StartReply<W> {
     fn is_abandoned(&self) -> bool {
         self.0.is_closed()
     }
 }
 
-impl Answer for StopReply {
+impl ReplySender for StopReply {
     fn is_abandoned(&self) -> bool {
         self.0.is_closed()
     }

@@ -32,7 +32,7 @@ use crate::lifecycle::exit::Cause;
 use crate::lifecycle::exit::{ExitReason, share};
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::{Inbox, Mailbox};
-use crate::metrics::counters::Undelivered;
+use crate::metrics::counters::UndeliveredReason;
 use crate::util::coop::{flush_lifo_slot, yield_to_queue};
 use crate::util::future::{boxed, boxed_in_debug};
 use crate::util::panics;
@@ -574,16 +574,16 @@ fn crash_record<W: Worker>(cell: &WorkerCell<W>, run_args: &mut RunArgs<W>, exit
 }
 
 /// Why the messages that are left begin nowhere, unless the worker was killed.
-fn lost_by(exit: &Exit) -> Undelivered {
+fn lost_by(exit: &Exit) -> UndeliveredReason {
     match exit {
-        Exit::Ended(ExitReason::Killed) | Exit::NotRestarted(ExitReason::Killed) => Undelivered::Killed,
-        Exit::Ended(reason) if reason.is_crash() => Undelivered::Crashed,
-        Exit::NotStarted(StartFailure::Init(_) | StartFailure::Panicked(_)) => Undelivered::Crashed,
-        Exit::NotStarted(_) => Undelivered::Killed,
+        Exit::Ended(ExitReason::Killed) | Exit::NotRestarted(ExitReason::Killed) => UndeliveredReason::Killed,
+        Exit::Ended(reason) if reason.is_crash() => UndeliveredReason::Crashed,
+        Exit::NotStarted(StartFailure::Init(_) | StartFailure::Panicked(_)) => UndeliveredReason::Crashed,
+        Exit::NotStarted(_) => UndeliveredReason::Killed,
         // It crashed, and was ended before it came back.
-        Exit::NotRestarted(_) => Undelivered::Crashed,
+        Exit::NotRestarted(_) => UndeliveredReason::Crashed,
         // Its `run` returned before the mailbox was empty.
-        Exit::Ended(_) => Undelivered::Closed,
+        Exit::Ended(_) => UndeliveredReason::Closed,
     }
 }
 

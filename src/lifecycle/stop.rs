@@ -1,0 +1,196 @@
+//! Stops and exits: from a running worker to a vacant key.
+
+use std::mem;
+
+use crate::lifecycle::event::{
+    Deadline, Effect, Exit, ShutdownReport, StartFailure, StartWaiter, StopFailure, StopKind, StopWaiter, Types,
+};
+use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::phase::{Phase, StopStage, fail_all, join_stop};
+use crate::lifecycle::{Effects, Lifecycle, Mode};
+
+impl<P: Types> Lifecycle<P> {
+    pub(super) fn stop(&mut self, entry: EntryId, exists: bool, stopper: StopWaiter<P>, effects: &mut Effects<P>) {
+        if !exists {
+            return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::NotFound)));
+        }
+        if self.would_deadlock(stopper.waits_in, entry) {
+            return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::WouldDeadlock)));
+        }
+        let kind = stopper.kind;
+        match self.phases.get_mut(&entry) {
+            None => {
+                let mut phase = Phase::draining();
+                if let Phase::Stopping { stoppers, .. } = &mut phase {
+                    stoppers.push(stopper);
+                }
+                self.phases.insert(entry, phase);
+                match kind {
+                    // Without `Close` before it: a worker that sees its gate closed first would drain and run `terminate`.
+                    StopKind::Kill => self.abort(entry, effects),
+                    StopKind::Stop(mode) => {
+                        effects.push(Effect::Close(entry, CloseReason::Stopped, mode));
+                        // During a shutdown the shutdown's own deadline applies to every worker.
+                        if self.is_serving() {
+                            effects.push(Effect::Arm(entry, Deadline::Drain));
+                        }
+                    }
+                }
+            }
+            Some(Phase::Queued { .. } | Phase::Starting { .. }) => {
+                self.cancel(entry, StartFailure::Cancelled, effects);
+                if let Some(Phase::Stopping { stoppers, .. }) = self.phases.get_mut(&entry) {
+                    stoppers.push(stopper);
+                }
+            }
+            Some(Phase::Stopping { stage: StopStage::Stuck, .. }) => {
+                effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::Stuck)));
+            }
+            Some(Phase::Stopping { stage, stoppers, .. }) => {
+                join_stop(stoppers, stopper);
+                match kind {
+                    StopKind::Kill if *stage == StopStage::Draining => self.abort(entry, effects),
+                    StopKind::Stop(StopMode::Discard) if *stage == StopStage::Draining => {
+                        effects.push(Effect::Close(entry, CloseReason::Stopped, StopMode::Discard));
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    /// Kills a stopping worker: its time to drain is over.
+    pub(super) fn abort(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        if let Some(Phase::Stopping { stage, .. }) = self.phases.get_mut(&entry) {
+            *stage = StopStage::Aborting;
+            effects.push(Effect::Kill(entry));
+            effects.push(Effect::Arm(entry, Deadline::Abort));
+        }
+    }
+
+    pub(super) fn closing(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        // An entry with a phase is on its way out already, by a decision of the owner.
+        if self.is_serving() && !self.phases.contains_key(&entry) {
+            self.phases.insert(entry, Phase::draining());
+            effects.push(Effect::Arm(entry, Deadline::Drain));
+        }
+    }
+
+    pub(super) fn exited(&mut self, entry: EntryId, exit: Exit, effects: &mut Effects<P>) {
+        self.entries -= 1;
+        self.unlaunched.remove(&entry);
+        let phase = self.phases.remove(&entry);
+        let was_starting = matches!(
+            phase,
+            Some(Phase::Queued { .. } | Phase::Starting { .. } | Phase::Stopping { cancelled: Some(_), .. })
+        );
+        if let (Exit::Ended(reason) | Exit::NotRestarted(reason), false) = (&exit, was_starting) {
+            effects.push(Effect::ReportExit(entry, reason.clone()));
+        }
+        // Remove before replying: a caller that is told of the exit must find the key free. (Rule 2)
+        effects.push(Effect::Remove(entry));
+        self.last_run_ended(entry, &exit, effects);
+        let next = phase.map_or_else(Vec::new, |phase| self.reply_to_all(entry, phase, &exit, was_starting, effects));
+        if let Mode::ShuttingDown { report, .. } = &mut self.mode {
+            report.add(&exit, was_starting);
+            fail_all(next, &StartFailure::Shutdown, effects);
+            return self.report_if_over(effects);
+        }
+        // The successor first: the place is promised to it. The callers that want this key again find out whether there is
+        // room for one more. (Rule 7)
+        self.launch_successor(entry, effects);
+        effects.extend(next.into_iter().map(Effect::Retry));
+    }
+
+    /// Replies to the callers of an entry that is removed, and returns those that wait for the next worker of the key.
+    fn reply_to_all(
+        &mut self,
+        entry: EntryId,
+        phase: Phase<P>,
+        exit: &Exit,
+        was_starting: bool,
+        effects: &mut Effects<P>,
+    ) -> Vec<StartWaiter<P>> {
+        match phase {
+            Phase::Queued { victim, waiting } => {
+                // Only the end of the runtime drops a queued worker that was not cancelled.
+                self.successors.remove(&victim);
+                fail_all(waiting, &StartFailure::RuntimeShutdown, effects);
+                Vec::new()
+            }
+            Phase::Starting { waiting, next } => {
+                let failure = match exit {
+                    Exit::NotStarted(failure) => failure.clone(),
+                    // The runtime has dropped the worker's task.
+                    Exit::Ended(_) | Exit::NotRestarted(_) => StartFailure::RuntimeShutdown,
+                };
+                effects.push(Effect::ReportFailedStart(entry, failure.clone()));
+                fail_all(waiting, &failure, effects);
+                next
+            }
+            Phase::Stopping { stage: _, cancelled, stoppers, next } => {
+                if let Some((failure, waiting)) = cancelled {
+                    fail_all(waiting, &failure, effects);
+                }
+                let is_killed = stoppers.iter().any(|stopper| stopper.kind == StopKind::Kill);
+                let reason = match exit {
+                    Exit::Ended(reason) | Exit::NotRestarted(reason) if !was_starting => reason.clone(),
+                    // Only a start was stopped and no worker: it ended as its stoppers requested.
+                    _ if is_killed => ExitReason::Killed,
+                    _ => ExitReason::Stopped,
+                };
+                for stopper in stoppers {
+                    effects.push(Effect::ReplyStop(stopper.reply, Ok(reason.clone())));
+                }
+                next
+            }
+        }
+    }
+
+    pub(super) fn deadline_expired(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {
+        if self.awaits(entry, deadline) != Some(true) {
+            return;
+        }
+        match deadline {
+            Deadline::Init => self.cancel(entry, StartFailure::TimedOut, effects),
+            Deadline::Drain => self.abort(entry, effects),
+            Deadline::Abort => self.mark_stuck(entry, effects),
+        }
+    }
+
+    /// Replies to all callers that wait for a worker that never yields. Its key stays taken. (G1)
+    pub(super) fn mark_stuck(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        if let Some(Phase::Stopping { stage, cancelled, stoppers, next }) = self.phases.get_mut(&entry) {
+            *stage = StopStage::Stuck;
+            effects.push(Effect::AbandonMailbox(entry));
+            for (_, reply) in self.crashes.remove(&entry).unwrap_or_default() {
+                effects.push(Effect::ReplyStop(reply, Err(StopFailure::Stuck)));
+            }
+            // `cancelled` stays `Some`, without callers: the exit must still count as that of a cancelled start.
+            if let Some((failure, waiting)) = cancelled {
+                fail_all(mem::take(waiting), failure, effects);
+            }
+            fail_all(mem::take(next), &StartFailure::TimedOut, effects);
+            for stopper in mem::take(stoppers) {
+                effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::Stuck)));
+            }
+        }
+        // The place of a stuck worker may never become free.
+        if let Some(&successor) = self.successors.get(&entry) {
+            self.cancel(successor, StartFailure::AtCapacity, effects);
+        }
+    }
+}
+
+impl ShutdownReport {
+    fn add(&mut self, exit: &Exit, was_starting: bool) {
+        match exit {
+            Exit::NotRestarted(_) => self.cancelled += 1,
+            _ if was_starting => self.cancelled += 1,
+            Exit::Ended(ExitReason::Killed) => self.aborted += 1,
+            Exit::Ended(reason) if reason.is_crash() => self.crashed += 1,
+            _ => self.drained += 1,
+        }
+    }
+}

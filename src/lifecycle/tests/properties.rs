@@ -1,0 +1,84 @@
+//! Generated sequences of [`Op`]s, each continued until every caller must have its reply.
+
+use proptest::prelude::*;
+
+use crate::lifecycle::Limits;
+use crate::lifecycle::tests::op::{Op, op};
+use crate::lifecycle::tests::world::{Gate, World};
+
+impl World {
+    /// Workers do what they are asked to and no deadline expires: each worker that does not wait makes progress.
+    fn settle(&mut self) {
+        for _ in 0..100 {
+            for nth in 0..self.workers.len() {
+                self.apply(&Op::InitSucceeds(nth));
+                if self.workers.values().nth(nth).is_some_and(|worker| worker.gate >= Gate::Closed) {
+                    self.apply(&Op::Exits(nth));
+                } else if self.workers.values().nth(nth).is_some_and(|worker| worker.is_crashed) {
+                    self.apply(&Op::Restarts(nth));
+                }
+            }
+            self.deliver_all();
+        }
+    }
+
+    /// No worker makes progress any more, and every deadline expires.
+    fn expire_all_deadlines(&mut self) {
+        loop {
+            // A start has no deadline before it has a permit, so each one gets its permit.
+            for _ in 0..4 {
+                for nth in 0..self.workers.len() {
+                    self.apply(&Op::InitBegins(nth));
+                }
+                self.deliver_all();
+            }
+            let is_armed = !self.armed.is_empty() || !self.crashes_armed.is_empty();
+            if self.report.is_some() || (!is_armed && self.shutdown_armed.is_none()) {
+                return;
+            }
+            self.apply(&Op::CrashDeadlineExpires);
+            self.apply(&Op::DeadlineExpires(0));
+            self.apply(&Op::ShutdownDeadlineExpires);
+        }
+    }
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let max_workers = prop_oneof![Just(None), Just(Some(1)), Just(Some(2))];
+    (max_workers, any::<bool>()).prop_map(|(max_workers, is_paced)| Limits { max_workers, is_paced })
+}
+
+fn cases() -> ProptestConfig {
+    ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    // Without deadlines a cycle of waiting workers would wait forever.
+    #[test]
+    fn all_callers_answered_if_workers_comply(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::new(limits);
+        for op in &ops {
+            world.apply(op);
+        }
+        world.settle();
+        prop_assert_eq!(world.unanswered(), Vec::<usize>::new(), "callers wait in a cycle, or were lost");
+        if world.is_shut_down {
+            prop_assert!(world.report.is_some());
+        }
+    }
+
+    #[test]
+    fn all_callers_answered_if_workers_hang(limits in limits(), ops in prop::collection::vec(op(), 1..60)) {
+        let mut world = World::new(limits);
+        for op in &ops {
+            world.apply(op);
+        }
+        world.expire_all_deadlines();
+        prop_assert_eq!(world.unanswered(), Vec::<usize>::new(), "callers wait forever for a stuck worker");
+        if world.is_shut_down {
+            prop_assert!(world.report.is_some());
+        }
+    }
+}
