@@ -409,7 +409,7 @@ impl<W: Worker> Owner<W> {
             }
             Effect::AbandonMailbox(entry) => self.with_slot(entry, |cell| {
                 // Its `init` may never be over, and others wait for their turn. (G4)
-                cell.return_turn();
+                cell.return_permit();
                 let cell = Arc::clone(cell);
                 // Messages are user code when they are dropped. (G4)
                 self.runtime.spawn(async move { cell.undeliver(UndeliveredReason::Killed) });

@@ -5,6 +5,7 @@ pub(crate) mod children;
 pub(crate) mod config;
 pub(crate) mod context;
 pub(crate) mod current;
+mod default_run;
 pub(crate) mod deferred;
 pub(crate) mod error;
 pub(crate) mod events;
@@ -25,12 +26,11 @@ pub(crate) mod timers;
 pub(crate) mod trace;
 pub(crate) mod watchers;
 
-use crate::lifecycle::exit::ExitReason;
-
 use std::error::Error;
 use std::future::Future;
 use std::hash::Hash;
 
+use crate::lifecycle::exit::ExitReason;
 use crate::mailbox::Mailbox;
 use crate::worker::context::Context;
 
@@ -197,7 +197,7 @@ pub trait Worker: Sized + Send + 'static {
         mailbox: &mut Mailbox<Self::Message>,
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send {
-        handle_each(self, mailbox, ctx)
+        default_run::handle_each(self, mailbox, ctx)
     }
 
     /// Takes the state apart at the end: flush, say goodbye. Does nothing by default.
@@ -212,21 +212,3 @@ pub trait Worker: Sized + Send + 'static {
         async move { drop(self) }
     }
 }
-
-/// The default of [`Worker::run`], which is known by this name: see `run_worker`.
-#[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its arguments twice")]
-fn handle_each<W: Worker>(
-    worker: &mut W,
-    mailbox: &mut Mailbox<W::Message>,
-    ctx: &mut Context<W>,
-) -> impl Future<Output = Result<(), W::Error>> + Send {
-    async move {
-        while let Some(message) = mailbox.recv().await {
-            worker.handle(message, ctx).await?;
-        }
-        Ok(())
-    }
-}
-
-/// The name of the future of a worker whose `run` is the default begins with this.
-pub(crate) const DEFAULT_RUN: &str = concat!(module_path!(), "::handle_each<");

@@ -11,10 +11,10 @@ use equivalent::Equivalent;
 
 use crate::directory::waiting::Waiting;
 use crate::directory::{Aliases, Groups, NotRegistered};
-use crate::worker::test_worker::Idle;
+use crate::worker::test_worker::TestWorker;
 use crate::{Registry, WorkerHandle};
 
-async fn started(registry: &Registry<Idle>, key: u32) -> WorkerHandle<Idle> {
+async fn started(registry: &Registry<TestWorker>, key: u32) -> WorkerHandle<TestWorker> {
     registry.start(&key, ()).await.expect("nothing is in the way of this start")
 }
 
@@ -98,7 +98,7 @@ async fn repeated_joins_keep_one_entry_per_directory() {
 #[tokio::test(start_paused = true)]
 async fn closing_worker_is_not_registered() {
     let registry = Registry::new();
-    let (worker, names) = (started(&registry, 1).await, Aliases::<u32, Idle>::new());
+    let (worker, names) = (started(&registry, 1).await, Aliases::<u32, TestWorker>::new());
     worker.cell.close_by_worker();
     assert!(names.register(1, &worker).is_err());
     assert_eq!((worker.cell.memberships(), names.sizes()), (0, (0, 0, 0)));
@@ -107,7 +107,8 @@ async fn closing_worker_is_not_registered() {
 #[tokio::test(start_paused = true)]
 async fn name_taken_by_successor_survives_old_exit() {
     let registry = Registry::new();
-    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
+    let (old, new, names) =
+        (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, TestWorker>::new());
     names.register(1, &old).unwrap();
     names.register(2, &old).unwrap();
     old.cell.close_by_worker();
@@ -128,7 +129,7 @@ async fn unlisted_worker_costs_two_words() {
 
 #[tokio::test(start_paused = true)]
 async fn finished_waits_leave_nothing_behind() {
-    let (registry, names) = (Registry::new(), Aliases::<u32, Idle>::new());
+    let (registry, names) = (Registry::new(), Aliases::<u32, TestWorker>::new());
     let worker = started(&registry, 1).await;
     let second = Duration::from_secs(1);
     for name in 0..100 {
@@ -227,8 +228,9 @@ fn waiter_never_misses_a_registration() {
     }
     const ROUNDS: usize = 5_000;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let worker = runtime.block_on(async { crate::registry::spawn::spawn::<Idle>(1, ()).await.expect("it starts") });
-    let names = Aliases::<usize, Idle>::new();
+    let worker =
+        runtime.block_on(async { crate::registry::spawn::spawn::<TestWorker>(1, ()).await.expect("it starts") });
+    let names = Aliases::<usize, TestWorker>::new();
     let begun = Arc::<AtomicUsize>::default();
     let registers = std::thread::spawn({
         let (names, begun) = (names.clone(), Arc::clone(&begun));
@@ -286,7 +288,8 @@ async fn registration_during_lookup_wakes_waiter() {
         }
     }
     let registry = Registry::new();
-    let (old, new, names) = (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, Idle>::new());
+    let (old, new, names) =
+        (started(&registry, 1).await, started(&registry, 2).await, Aliases::<u32, TestWorker>::new());
     names.register(7, &old).unwrap();
     old.cell.close_by_worker();
     // The new holder registers when the lookup has already found the old one, which is stopping.
@@ -303,7 +306,7 @@ async fn registration_during_lookup_wakes_waiter() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_register_and_exit_leak_nothing() {
-    let (names, groups) = (Aliases::<u32, Idle>::new(), Groups::<u32, Idle>::new());
+    let (names, groups) = (Aliases::<u32, TestWorker>::new(), Groups::<u32, TestWorker>::new());
     let registry = Registry::new();
     let churns: Vec<_> = (0..4_u32)
         .map(|task| {

@@ -20,7 +20,7 @@ impl<W: Worker> Owner<W> {
     /// Leaves a worker alone with its start, which is to be put into the table.
     pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply<W>) {
         let generation = self.generations.add();
-        self.shared.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
+        self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
         cell.delegate(reply, generation);
         self.arm(Due::DelegatedInit(entry, generation));
     }
@@ -29,7 +29,7 @@ impl<W: Worker> Owner<W> {
     pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<Delegated<W>>) {
         if let Some(Delegated { reply, generation }) = delegated {
             self.generations.remove(generation);
-            self.shared.numbers.delegated.store(self.generations.alone(), Ordering::Relaxed);
+            self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
             self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);
         }
     }
@@ -79,7 +79,7 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
             Due::DelegatedInit(entry, generation) => {
                 self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
                     // One that is ready is through with its start in this poll of its task, whoever attends to it.
-                    !self.generations.is_over(generation, &self.numbers.completed_delegated)
+                    !self.generations.is_complete(generation, &self.numbers.completed_delegated)
                         && self.table.with_entry(entry, |handle| handle.cell.is_ready()) == Some(false)
                 })
             }
@@ -91,6 +91,6 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
     }
 
     fn is_recent(&self, due: Due) -> bool {
-        matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.now())
+        matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.current())
     }
 }

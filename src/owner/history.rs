@@ -123,7 +123,7 @@ impl CrashHistory {
                 return Some(Verdict::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
             }
         }
-        trace.history.forget_gone(self.intensity, now);
+        trace.history.forget_exited(self.intensity, now);
         let crash = trace.crash.filter(|&(at, _)| left(at, self.intensity.period).is_some()).map(|(_, cause)| cause);
         Some(Verdict::Known { history: trace.history, crash })
     }

@@ -126,7 +126,7 @@ impl<W: Worker> Owner<W> {
         let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
         let was_running = self.emit_exited(entry, incarnation, &reason);
-        if worker.cell.has_spent_restarts() {
+        if worker.cell.has_reached_restart_limit() {
             self.shared.numbers.counters.gave_up();
             self.shared.events.emit(|| PublicEvent::GaveUp { worker, incarnation, reason });
         } else if !was_running {

@@ -7,12 +7,12 @@ use super::*;
 use crate::registry::builder::Builder;
 use crate::worker::cell::WorkerCell;
 use crate::worker::shared::Shared;
-use crate::worker::test_worker::Idle;
+use crate::worker::test_worker::TestWorker;
 
 /// A table, and what is needed to make workers for it.
 struct Rig {
-    writer: TableWriter<Idle>,
-    shared: Arc<Shared<Idle>>,
+    writer: TableWriter<TestWorker>,
+    shared: Arc<Shared<TestWorker>>,
 }
 
 impl Rig {
@@ -46,7 +46,7 @@ impl Rig {
         else {
             unreachable!("the fold never breaks")
         };
-        let key = |worker: &WorkerHandle<Idle>| Some(*worker.key());
+        let key = |worker: &WorkerHandle<TestWorker>| Some(*worker.key());
         let folded = self.writer.read().fold(Keys::new(), key, |mut keys, worker, key| {
             assert_eq!(*worker.key(), key, "`look` saw another worker");
             assert!(keys.insert(key), "a worker was visited twice");
@@ -111,7 +111,7 @@ async fn fold_visits_each_selected_worker_once() {
         // Every seventh key shares the hash of the key before it.
         rig.insert(key, u64::from(key - u32::from(key % 7 == 1)));
     }
-    let even = |worker: &WorkerHandle<Idle>| (worker.key() % 2 == 0).then_some(());
+    let even = |worker: &WorkerHandle<TestWorker>| (worker.key() % 2 == 0).then_some(());
     let evens = rig.writer.read().fold(0, even, |evens, worker, ()| {
         assert_eq!(worker.key() % 2, 0);
         evens + 1

@@ -24,11 +24,11 @@ pub(crate) struct Children {
 
 /// How a worker's belongings ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum ChildrenExit {
     /// By themselves.
     Done,
     /// The worker was killed, crashed or out of patience: they were aborted.
-    Killed,
+    Aborted,
 }
 
 impl Children {
@@ -52,7 +52,7 @@ pub(crate) async fn end<W: Worker>(
     cell: &WorkerCell<W>,
     graceful: bool,
     grace: Option<Duration>,
-) -> Ending {
+) -> ChildrenExit {
     let owned = children.map_or_else(Vec::new, |children| children.owned);
     cell.abort_tasks(true);
     let mut at_once = false;
@@ -77,7 +77,11 @@ pub(crate) async fn end<W: Worker>(
             }
             is_over &= waited.is_none();
         }
-        if is_over { Poll::Ready(if at_once { Ending::Killed } else { Ending::Done }) } else { Poll::Pending }
+        if is_over {
+            Poll::Ready(if at_once { ChildrenExit::Aborted } else { ChildrenExit::Done })
+        } else {
+            Poll::Pending
+        }
     })
     .await
 }

@@ -1,4 +1,4 @@
-//! [`Events`]: what becomes of a registry's workers, as it happens.
+//! [`Events`]: the starts, restarts and exits of a registry's workers, as a stream.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,59 +14,59 @@ use crate::util::sync::{AtomicBool, Mutex, MutexGuard, Ordering, fence, lock};
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 
-/// Something that became of a worker.
+/// A start, a restart or an exit of a worker.
 ///
 /// Each run of a worker has one event that begins it ([`Started`](Self::Started) for the first, then
 /// [`Restarted`](Self::Restarted)) and one that ends it ([`Exited`](Self::Exited)), in this order. A start that fails has
-/// none. A worker that has exited and was to be restarted may still end for good: that is told by
+/// none. If a run has exited and the worker does not restart although its policy says so, another event follows:
 /// [`NotRestarted`](Self::NotRestarted) or [`GaveUp`](Self::GaveUp). A worker that is stuck has not exited.
 #[non_exhaustive]
 pub enum Event<W: Worker> {
-    /// A worker is there: its first `init` returned `Ok`.
+    /// A worker has started: its first `init` returned `Ok`.
     Started {
         /// The worker.
         worker: WorkerHandle<W>,
-        /// Its run: 1.
+        /// The run that begins: 1.
         incarnation: u64,
     },
-    /// A worker is back after a restart, with its handle and its mailbox.
+    /// A worker has restarted, with the same handle and mailbox.
     Restarted {
         /// The worker.
         worker: WorkerHandle<W>,
-        /// Its run: greater than that of the run before, by more than one if an `init` failed in between.
+        /// The run that begins. It is the number of the run before plus one, or more if an `init` failed in between.
         incarnation: u64,
     },
-    /// A run of a worker is over, its state dropped.
+    /// A run of a worker has ended, and its state is dropped.
     Exited {
-        /// The worker, which may come back.
+        /// The worker. It may restart.
         worker: WorkerHandle<W>,
-        /// The run that is over.
+        /// The run that has ended.
         incarnation: u64,
-        /// Why.
+        /// Why it ended.
         reason: ExitReason,
     },
-    /// A worker that was to come back after a run does not: it was stopped, killed or shut down before it had.
+    /// A worker does not restart after its last run: it was stopped, killed or shut down before the next one was ready.
     NotRestarted {
-        /// The worker that was.
+        /// The worker. It has exited.
         worker: WorkerHandle<W>,
-        /// Its last run, or attempt at one.
+        /// Its last run, or the last one that was attempted.
         incarnation: u64,
-        /// How it ended.
+        /// Why the worker ended.
         reason: ExitReason,
     },
-    /// A worker spent its restarts, and does not come back.
+    /// A worker does not restart, because it has reached the limit of its restarts.
     GaveUp {
-        /// The worker that was.
+        /// The worker. It has exited.
         worker: WorkerHandle<W>,
-        /// Its last run, or attempt at one.
+        /// Its last run, or the last one that was attempted.
         incarnation: u64,
-        /// How it ended.
+        /// Why the worker ended.
         reason: ExitReason,
     },
 }
 
 impl<W: Worker> Event<W> {
-    /// The worker that this is about.
+    /// The worker of this event.
     pub fn worker(&self) -> &WorkerHandle<W> {
         match self {
             Self::Started { worker, .. }
@@ -77,7 +77,7 @@ impl<W: Worker> Event<W> {
         }
     }
 
-    /// The run of the worker that this is about.
+    /// The run of this event.
     pub fn incarnation(&self) -> u64 {
         match self {
             Self::Started { incarnation, .. }
@@ -129,87 +129,87 @@ impl<W: Worker> fmt::Debug for Event<W> {
     }
 }
 
-/// A subscriber was too slow: so many events were dropped. List the workers again to know where things stand.
+/// A subscriber was too slow: this number of events were dropped. List the workers again to know their present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("{0} events were lost; list the workers again")]
 pub struct Lagged(pub u64);
 
-/// So many events wait for a slow subscriber before it loses the oldest.
+/// How many events are kept for a slow subscriber before it loses the oldest.
 const BACKLOG: usize = 1_024;
 
-/// Where is said what happens: by the owner, and of its own start by a worker that is alone with it.
+/// Where events are emitted: by the owner, and for a delegated start by the worker's task.
 pub(crate) struct Announcer<W: Worker> {
-    state: Mutex<State<W>>,
-    /// Somebody has subscribed, once. Almost nobody does: whoever has something to tell takes no lock then.
-    is_heard: AtomicBool,
+    channel: Mutex<Channel<W>>,
+    /// A subscriber has existed. Most registries have none, and then no event takes the lock.
+    has_channel: AtomicBool,
 }
 
-enum State<W: Worker> {
-    /// Nobody has ever subscribed: nothing is made, nothing is sent.
-    Unheard,
-    /// Opaque: it is in what every handle shares.
-    Heard(Arc<Opaque<broadcast::Sender<Event<W>>>>),
-    Over,
+enum Channel<W: Worker> {
+    /// No subscriber has ever existed: no event is made.
+    Unused,
+    /// [`Opaque`]: it is part of what every handle refers to.
+    Open(Arc<Opaque<broadcast::Sender<Event<W>>>>),
+    Closed,
 }
 
 impl<W: Worker> Announcer<W> {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::Unheard), is_heard: AtomicBool::new(false) }
+        Self { channel: Mutex::new(Channel::Unused), has_channel: AtomicBool::new(false) }
     }
 
-    fn state(&self) -> MutexGuard<'_, State<W>> {
-        lock(&self.state)
+    fn channel(&self) -> MutexGuard<'_, Channel<W>> {
+        lock(&self.channel)
     }
 
     pub(crate) fn subscribe(&self) -> Events<W> {
-        let mut state = self.state();
-        if let State::Unheard = &*state {
-            *state = State::Heard(Arc::new(opaque(broadcast::channel(BACKLOG).0)));
-            self.is_heard.store(true, Ordering::Relaxed);
-            // Pairs with the fence in `emit`: see there.
+        let mut channel = self.channel();
+        if let Channel::Unused = &*channel {
+            *channel = Channel::Open(Arc::new(opaque(broadcast::channel(BACKLOG).0)));
+            self.has_channel.store(true, Ordering::Relaxed);
+            // Pairs with the fence in `emit`, which has the reason.
             fence(Ordering::SeqCst);
         }
-        Events(match &*state {
-            State::Heard(sender) => Some(sender.subscribe()),
+        Events(match &*channel {
+            Channel::Open(sender) => Some(sender.subscribe()),
             _ => None,
         })
     }
 
-    /// Tells everyone who has subscribed. Never waits.
+    /// Sends an event to all subscribers. Never waits.
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event<W>) {
-        // Pairs with the fence in `subscribe`. What is told was done before: a gate was opened, or closed. Of
-        // the two fences one comes first: either this sees the subscriber, or the subscriber, who lists the workers after it has
-        // subscribed, sees what was done. Nobody misses both.
+        // Pairs with the fence in `subscribe`. The caller has opened or closed a gate before this. One of the two fences comes first.
+        // Either this sees the subscriber; or the subscriber, which lists the workers after it has subscribed, sees the gate. So a
+        // subscriber never misses both.
         fence(Ordering::SeqCst);
-        if !self.is_heard.load(Ordering::Relaxed) {
+        if !self.has_channel.load(Ordering::Relaxed) {
             return;
         }
-        let sender = match &*self.state() {
-            // With nobody left to hear it the event would only be made to be dropped.
-            State::Heard(sender) if sender.receiver_count() > 0 => Arc::clone(sender),
+        let sender = match &*self.channel() {
+            // Without a receiver the event would be made only to be dropped.
+            Channel::Open(sender) if sender.receiver_count() > 0 => Arc::clone(sender),
             _ => return,
         };
-        // Outside the lock, which others take: the waker of a subscriber may be foreign code. That the last one has gone
-        // away meanwhile is its right.
+        // Outside the lock, which other tasks take: the waker of a subscriber may be foreign code. The last receiver may be dropped
+        // in between, and the event with it.
         catch_panic(|| drop(sender.send(event())));
     }
 
-    /// Nothing more will happen.
+    /// Closes the channel: no event follows.
     pub(crate) fn end(&self) {
-        let sender = std::mem::replace(&mut *self.state(), State::Over);
-        catch_panic(|| drop(sender));
+        let channel = std::mem::replace(&mut *self.channel(), Channel::Closed);
+        catch_panic(|| drop(channel));
     }
 }
 
-/// What becomes of a registry's workers from the moment of [`Registry::subscribe`](crate::Registry::subscribe) on.
+/// The events of a registry's workers, from the call of [`Registry::subscribe`](crate::Registry::subscribe) on.
 ///
-/// The owner tells it in the order in which it learns it, and never waits for a subscriber: 1,024 events are kept for a slow
-/// one, then it loses the oldest and is told how many.
+/// Events arrive in the order in which the owner learns of them. The owner never waits for a subscriber: it keeps 1,024 events for
+/// a slow one. A subscriber that falls behind further loses the oldest events, and is notified of their number.
 ///
-/// To know at every moment who is there: subscribe, then list the workers, then let the events change the list. A worker
-/// may be in the list and in an event that is still to come, so go by [`id`](WorkerHandle::id) and incarnation: forget it at
-/// an `Exited` of the incarnation that you know, or a later one, and at a `NotRestarted` and a `GaveUp` whatever you know.
-/// After [`Lagged`], list again.
+/// To keep a list of the workers that run: subscribe, then list the workers, then apply the events to the list. A worker
+/// may be in the list and in an event that follows, so compare [`id`](WorkerHandle::id) and incarnation. Remove a worker at
+/// an `Exited` of the listed incarnation or a later one, and at every `NotRestarted` and `GaveUp`. After [`Lagged`], list the
+/// workers again.
 ///
 /// # Examples
 ///
@@ -242,18 +242,18 @@ impl<W: Worker> Announcer<W> {
 pub struct Events<W: Worker>(Option<broadcast::Receiver<Event<W>>>);
 
 impl<W: Worker> Events<W> {
-    /// Waits for the next event. `None`: the registry is shut down, and nothing more will happen.
+    /// Waits for the next event. `None`: the registry is shut down, and no event follows.
     ///
     /// # Errors
     ///
-    /// [`Lagged`]: this subscriber was too slow, and so many events are lost. The next one comes after them.
+    /// [`Lagged`]: this subscriber was too slow and has lost events. The next event is the one that follows them.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, nothing is lost.
+    /// Dropped before it is ready, no event is lost.
     pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
         let Some(receiver) = &mut self.0 else { return cooperate(None).await };
-        // It spends budget, and takes nothing out before it has some.
+        // Tokio's `recv` spends budget, and takes no event before it has some.
         match with_contained_waker(receiver.recv()).await {
             Ok(event) => Some(Ok(event)),
             Err(RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
@@ -264,7 +264,7 @@ impl<W: Worker> Events<W> {
         }
     }
 
-    /// Takes the next event if there is one.
+    /// Returns the next event if there is one.
     ///
     /// # Errors
     ///

@@ -160,7 +160,7 @@ impl History {
     }
 
     /// The same for a key whose worker is gone: nothing is known of it longer than of its budget.
-    pub(crate) fn forget_gone(&mut self, intensity: Intensity, now: Instant) {
+    pub(crate) fn forget_exited(&mut self, intensity: Intensity, now: Instant) {
         self.forget(intensity, now);
         if self.within_period.is_empty() {
             self.begin_row();

@@ -1,13 +1,13 @@
-//! A worker for unit tests that need one, and nothing of it.
+//! A worker that does nothing, for unit tests.
 
 use std::convert::Infallible;
 
 use crate::worker::Worker;
 use crate::worker::context::Context;
 
-pub(crate) struct Idle;
+pub(crate) struct TestWorker;
 
-impl Worker for Idle {
+impl Worker for TestWorker {
     type Key = u32;
     type Args = ();
     type Message = ();

@@ -104,7 +104,7 @@ mod on {
                 }
                 if let Some(after) = next_after {
                     warn!(target: "gen_registry", registry, id, incarnation, ?after, "the worker is restarted");
-                } else if cell.has_spent_restarts() {
+                } else if cell.has_reached_restart_limit() {
                     warn!(target: "gen_registry", registry, id, incarnation, "the worker has spent its restarts");
                 }
             }

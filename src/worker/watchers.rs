@@ -1,20 +1,58 @@
-//! How a worker ended, and until then who is to be told of it: those who wait in `closed`, the monitors of its run, and the
-//! directories that have names for it.
+//! How a worker ended, and the parties to notify until then: callers of `closed`, monitors of a run, waiters for the gate, and the
+//! directories that hold names for the worker. The worker's own [tasks](crate::worker::tasks) are listed here too, until they end.
 //!
-//! The worker's own [tasks](crate::worker::tasks) are listed there too, for as long as they have not ended.
+//! # States
 //!
-//! All are under one lock with the end itself, so that nobody joins unheard: whoever came before the end is told by it,
-//! and who comes after it is told at once.
+//! [`ExitState`] is one value under one lock, in the worker's cell:
+//!
+//! - *Delegated*: the worker completes its own start, and the reply to its caller lies here. See [`start`](crate::worker::start).
+//! - *Running*: the worker has not exited. This includes a start that the owner tracks.
+//! - *Exited*: the exit reason is set. There are no watchers any more.
+//! - *FailedDelegated*: the same, and the owner has yet to reply to the caller of the delegated start.
+//!
+//! The first two have a list of watchers, which is there only while it is not empty.
+//!
+//! # The end of a worker
+//!
+//! The worker's [task](crate::worker::task) takes these steps, in this order:
+//!
+//! 1. The gate closes. No lookup and no directory returns the worker from here on (G3).
+//! 2. The messages that were accepted and will not begin are undelivered (G6).
+//! 3. `terminate` runs, unless the run panicked, was crashed from outside or was killed. The state is dropped.
+//! 4. The worker's own tasks and the registries that it owns have ended (G1).
+//! 5. The worker leaves its directories.
+//! 6. The owner is notified. It frees the key and replies to the callers of a stop.
+//! 7. The exit is set, and all watchers are notified.
+//!
+//! A restart takes steps 3 and 4 only, with the gate open, and notifies the owner and the monitors of the run.
+//!
+//! Steps 5 to 7 are those of the exit guard (`task/exit_guard.rs`). It exists before the task is spawned and is dropped after
+//! everything else in it. So they also happen when the task is dropped from outside: before its first poll, or with its runtime.
+//! Then the guard takes steps 1 and 2 as well, if the task has not.
+//!
+//! # Rules
+//!
+//! 1. **One lock** guards the exit and the lists of watchers. A watcher that is added before the exit is set is notified by it; one
+//!    that comes later gets the exit at once. None is missed.
+//! 2. **A waiter for the gate, or for a stop, checks the queue under the lock.** The change of the queue is followed by taking the list
+//!    under the same lock. Either the waiter sees the change, or the list has the waiter.
+//! 3. **A directory is added only while the gate is open**, checked under the lock. Step 5 takes the list of directories after
+//!    step 1. Either the directory sees the closed gate, or the end sees the directory.
+//! 4. **Nothing is notified or dropped under the lock.** Wakers may be foreign code, and error values may have a user's `Drop`.
+//! 5. **Directories before the owner.** The key's next worker starts after step 6. Nothing of this one is found after that (G1).
+//! 6. **The owner before the exit.** A request that follows a return of `closed` reaches the owner behind the notice of step 6, and
+//!    finds the key free.
+//! 7. **The first party sets the exit.** The owner sets it when it handles the notice: a caller whose stop has returned must find the
+//!    worker exited. The guard sets it right after the notice, so that `closed` needs no owner: it may be busy, or be dropped
+//!    with the notice in its queue. The second call changes nothing.
 
-use std::future::Future;
-use std::ops::Deref;
-use std::pin::Pin;
+mod waiter;
+
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 use std::{mem, ptr};
 
 use tokio::sync::oneshot;
-use tokio::sync::oneshot::error::RecvError;
 
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::WorkerId;
@@ -27,49 +65,50 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::request::StartReply;
 use crate::worker::tasks::{Tasks, Work};
+use crate::worker::watchers::waiter::Waiter;
 
-pub(crate) enum Ending<W: Worker> {
-    /// The worker goes through its start alone, and answers this caller: see [`starting`](crate::worker::start).
+/// How a worker ended, or the parties to notify when it does. See the [module's documentation](self#states).
+pub(crate) enum ExitState<W: Worker> {
     Delegated(StartReply<W>, Option<Box<Watchers>>),
-    /// Boxed: most workers have nobody.
-    Awaited(Option<Box<Watchers>>),
-    Over(CatchDropPanic<ExitReason>),
-    /// Its start has come to nothing, and the owner is yet to say so to the caller. Boxed: it is rare, and there are many slots.
+    /// Boxed: most workers have no watchers.
+    Running(Option<Box<Watchers>>),
+    Exited(CatchDropPanic<ExitReason>),
+    /// Boxed: this is rare, and a registry has many cells.
     FailedDelegated(Box<(CatchDropPanic<ExitReason>, StartReply<W>)>),
 }
 
-impl<W: Worker> Default for Ending<W> {
+impl<W: Worker> Default for ExitState<W> {
     fn default() -> Self {
-        Self::Awaited(None)
+        Self::Running(None)
     }
 }
 
-impl<W: Worker> Ending<W> {
-    /// Those who wait for something, or how the worker ended.
+impl<W: Worker> ExitState<W> {
+    /// The list of watchers, or how the worker ended.
     fn watchers_mut(&mut self) -> Result<&mut Option<Box<Watchers>>, &ExitReason> {
         match self {
-            Self::Delegated(_, audience) | Self::Awaited(audience) => Ok(audience),
-            Self::Over(reason) => Err(reason),
-            Self::FailedDelegated(over) => Err(&over.0),
+            Self::Delegated(_, watchers) | Self::Running(watchers) => Ok(watchers),
+            Self::Exited(reason) => Err(reason),
+            Self::FailedDelegated(failed) => Err(&failed.0),
         }
     }
 
-    /// The same, if there are any.
+    /// The watchers, if there are any.
     fn watchers(&mut self) -> Option<&mut Watchers> {
         self.watchers_mut().ok()?.as_deref_mut()
     }
 
-    /// Those who wait for the gate to open.
+    /// Takes the waiters for the gate.
     pub(crate) fn take_opening(&mut self) -> Waiters<()> {
-        self.take(|audience| mem::take(&mut audience.opening))
+        self.take(|watchers| mem::take(&mut watchers.on_open))
     }
 
-    /// Takes something out, and gives back the memory of what is empty then.
+    /// Takes something out of the watchers, and frees their memory if nothing is left.
     fn take<T: Default>(&mut self, take: impl FnOnce(&mut Watchers) -> T) -> T {
         let Ok(place) = self.watchers_mut() else { return T::default() };
-        let Some(audience) = place else { return T::default() };
-        let taken = take(audience);
-        if audience.is_empty() {
+        let Some(watchers) = place else { return T::default() };
+        let taken = take(watchers);
+        if watchers.is_empty() {
             *place = None;
         }
         taken
@@ -78,111 +117,58 @@ impl<W: Worker> Ending<W> {
 
 type Waiters<T> = IdList<oneshot::Sender<T>>;
 
-/// Who waits for something of a worker, and what the worker waits for at its end. It is there only while it is not empty.
+/// The parties that wait for something of a worker, and what the worker waits for at its end.
 #[derive(Default)]
 pub(crate) struct Watchers {
-    /// For its gate to open.
-    opening: Waiters<()>,
-    /// For the end of this run.
-    run: Waiters<ExitReason>,
-    /// For this run to be asked to end.
-    stopping: Waiters<()>,
-    /// For the end of the worker.
-    worker: Waiters<ExitReason>,
-    /// What belongs to the worker's run, and has not ended.
+    /// Notified when the gate opens, or the worker exits without that.
+    on_open: Waiters<()>,
+    /// Notified of the end of the current run.
+    on_run_end: Waiters<ExitReason>,
+    /// Notified when the current run is asked to end, or is over.
+    on_stopping: Waiters<()>,
+    /// Notified of the exit of the worker.
+    on_exit: Waiters<ExitReason>,
+    /// The tasks of the current run that have not ended.
     tasks: Option<Box<Tasks>>,
-    /// One for each directory that the worker is in, or was in, by whatever many names.
+    /// One for each directory that the worker is in, or was in, under any number of names.
     memberships: Vec<Weak<dyn Membership>>,
-}
-
-/// What has entries for workers, and loses them when they end.
-pub(crate) trait Membership: Send + Sync {
-    /// Removes whatever is there of this worker, whose gate is closed, and of no other.
-    fn forget(&self, worker: WorkerId);
 }
 
 impl Watchers {
     fn is_empty(&self) -> bool {
-        let Self { opening, run, stopping, worker, tasks, memberships } = self;
-        let (begins, ends) = (opening.is_empty(), run.is_empty() && stopping.is_empty() && worker.is_empty());
-        begins && ends && tasks.is_none() && memberships.is_empty()
+        let Self { on_open, on_run_end, on_stopping, on_exit, tasks, memberships } = self;
+        let has_no_waiters =
+            on_open.is_empty() && on_run_end.is_empty() && on_stopping.is_empty() && on_exit.is_empty();
+        has_no_waiters && tasks.is_none() && memberships.is_empty()
     }
 }
 
-/// One of the lists of an [`Watchers`].
-type List<T> = fn(&mut Watchers) -> &mut Waiters<T>;
-
-/// A worker that is waited for, and remembers by whom.
-pub(crate) trait WaitedFor {
-    /// Forgets one who waits.
-    fn leave<T>(&self, list: List<T>, id: Id);
+/// A directory: it has entries for workers, and drops them when the workers end.
+pub(crate) trait Membership: Send + Sync {
+    /// Removes all entries of this worker, whose gate is closed, and of no other.
+    fn forget(&self, worker: WorkerId);
 }
 
-impl<W: Worker, S: Deref<Target = WorkerCell<W>>> WaitedFor for S {
-    fn leave<T>(&self, list: List<T>, id: Id) {
-        let left = lock(&self.ending).take(|audience| list(audience).remove(id));
-        drop(left);
-    }
-}
-
-/// One who waits, in a list of the worker. Dropped before it is ready, it leaves the list, which keeps nothing of it.
-pub(crate) struct Waiter<S: WaitedFor, T> {
-    receiver: oneshot::Receiver<T>,
-    /// While it may be in the list.
-    of: Option<S>,
-    list: List<T>,
-    id: Id,
-}
-
-impl<W: Worker, S: Deref<Target = WorkerCell<W>>, T> Waiter<S, T> {
-    /// Adds one who waits. The lock is held.
-    fn subscribe(audience: &mut Option<Box<Watchers>>, of: S, list: List<T>) -> Self {
-        let (sender, receiver) = oneshot::channel();
-        let id = Id::fresh();
-        list(audience.get_or_insert_default()).insert(id, sender);
-        Self { receiver, of: Some(of), list, id }
-    }
-}
-
-// Nothing is pinned.
-impl<S: WaitedFor, T> Unpin for Waiter<S, T> {}
-
-impl<S: WaitedFor, T> Future for Waiter<S, T> {
-    type Output = Result<T, RecvError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let told = Pin::new(&mut self.receiver).poll(cx);
-        if told.is_ready() {
-            // Who tells has taken it out of the list.
-            self.of = None;
-        }
-        told
-    }
-}
-
-impl<S: WaitedFor, T> Drop for Waiter<S, T> {
-    fn drop(&mut self) {
-        if let Some(of) = self.of.take() {
-            of.leave(self.list, self.id);
-        }
-    }
-}
-
-/// Tells those who waited for the gate, which is open, or for the end of a run to be asked for, which it was.
-pub(crate) fn notify_opened(opening: Waiters<()>) {
-    for member in opening {
+/// Notifies waiters for the gate, which is open, or for a stop, which was requested.
+pub(crate) fn send_all(waiters: Waiters<()>) {
+    for waiter in waiters {
         catch_panic(|| {
-            // It may have gone away. Its waker may be foreign code.
-            let _ = member.send(());
+            // The receiver may be dropped already. Its waker may be foreign code.
+            let _ = waiter.send(());
         });
     }
 }
 
-fn notify(part: Waiters<ExitReason>, reason: &ExitReason) {
-    for member in part {
-        // It may have gone away. Its waker may be foreign code.
-        catch_panic(|| drop(member.send(reason.clone())));
+fn send_exit(waiters: Waiters<ExitReason>, reason: &ExitReason) {
+    for waiter in waiters {
+        // The receiver may be dropped already. Its waker may be foreign code.
+        catch_panic(|| drop(waiter.send(reason.clone())));
     }
+}
+
+/// Notifies waiters by the drop of their senders: what they wait for does not happen any more.
+fn drop_all(waiters: Waiters<()>) {
+    waiters.into_iter().for_each(|waiter| catch_panic(|| drop(waiter)));
 }
 
 fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
@@ -191,120 +177,115 @@ fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
 
 impl<W: Worker> WorkerCell<W> {
     pub(crate) fn exit(&self) -> Option<ExitReason> {
-        lock(&self.ending).watchers_mut().err().cloned()
+        lock(&self.exit_state).watchers_mut().err().cloned()
     }
 
-    /// Ends every wait, at the end: the owner does, or the worker, whoever comes first.
+    /// Sets the exit and notifies all watchers, unless the exit is set already. (rule 7)
     pub(crate) fn set_exit(&self, reason: ExitReason) {
-        let over = CatchDropPanic::new(reason.clone());
-        let (audience, _unused) = {
-            let mut ending = lock(&self.ending);
-            match mem::take(&mut *ending) {
-                Ending::Awaited(audience) => {
-                    *ending = Ending::Over(over);
-                    (audience, None)
+        let exited = CatchDropPanic::new(reason.clone());
+        let (watchers, _unused) = {
+            let mut exit_state = lock(&self.exit_state);
+            match mem::take(&mut *exit_state) {
+                ExitState::Running(watchers) => {
+                    *exit_state = ExitState::Exited(exited);
+                    (watchers, None)
                 }
-                Ending::Delegated(reply, audience) => {
-                    *ending = Ending::FailedDelegated(Box::new((over, reply)));
-                    (audience, None)
+                ExitState::Delegated(reply, watchers) => {
+                    *exit_state = ExitState::FailedDelegated(Box::new((exited, reply)));
+                    (watchers, None)
                 }
-                // What is not used is dropped outside the lock: an error's `Drop` is user code.
-                told => {
-                    *ending = told;
-                    (None, Some(over))
+                // The unused reason is dropped after the lock is released. (rule 4)
+                already_set => {
+                    *exit_state = already_set;
+                    (None, Some(exited))
                 }
             }
         };
-        if let Some(audience) = audience {
-            let Watchers { opening, run, stopping, worker, tasks, memberships: _ } = *audience;
-            // There are none, unless the worker's own task was dropped from outside, with its runtime: then nothing waits for them.
+        if let Some(watchers) = watchers {
+            let Watchers { on_open, on_run_end, on_stopping, on_exit, tasks, memberships: _ } = *watchers;
+            // Only a task that was dropped from outside leaves tasks here. Nothing waits for them any more.
             abort_all(tasks.iter().flat_map(|tasks| tasks.to_list(false)));
-            notify(worker, &reason);
-            notify(run, &reason);
-            // By their drop: the run is over.
-            stopping.into_iter().for_each(|member| catch_panic(|| drop(member)));
-            // By their drop: it will not open any more.
-            opening.into_iter().for_each(|member| catch_panic(|| drop(member)));
+            send_exit(on_exit, &reason);
+            send_exit(on_run_end, &reason);
+            drop_all(on_stopping);
+            drop_all(on_open);
         }
     }
 
     pub(crate) async fn closed(&self) -> ExitReason {
-        let joined = match lock(&self.ending).watchers_mut() {
+        let joined = match lock(&self.exit_state).watchers_mut() {
             Err(reason) => Err(reason.clone()),
-            Ok(audience) => Ok(Waiter::subscribe(audience, self, |audience| &mut audience.worker)),
+            Ok(watchers) => Ok(Waiter::subscribe(watchers, self, |watchers| &mut watchers.on_exit)),
         };
         match joined {
-            // Nobody drops the audience unheard while this slot is borrowed here.
-            Ok(end) => end.await.unwrap_or(ExitReason::Killed),
+            // The sender is not dropped unused while the cell is borrowed here.
+            Ok(exit) => exit.await.unwrap_or(ExitReason::Killed),
             Err(reason) => cooperate(reason).await,
         }
     }
 
-    /// Waits for how this run ends, or gives how the worker ended.
+    /// Waits for the end of the current run, or returns how the worker ended.
     pub(crate) fn monitor(self: &Arc<Self>) -> Result<Waiter<Arc<Self>, ExitReason>, ExitReason> {
-        match lock(&self.ending).watchers_mut() {
+        match lock(&self.exit_state).watchers_mut() {
             Err(reason) => Err(reason.clone()),
-            Ok(audience) => Ok(Waiter::subscribe(audience, Arc::clone(self), |audience| &mut audience.run)),
+            Ok(watchers) => Ok(Waiter::subscribe(watchers, Arc::clone(self), |watchers| &mut watchers.on_run_end)),
         }
     }
 
-    /// Tells the monitors how this run ended, and those who wait for it to be asked to end.
+    /// Notifies the monitors of how the current run ended, and the waiters for its stop.
     pub(crate) fn notify_monitors(&self, reason: &ExitReason) {
-        let (run, stopping) =
-            lock(&self.ending).take(|audience| (mem::take(&mut audience.run), mem::take(&mut audience.stopping)));
-        notify_opened(stopping);
-        notify(run, reason);
+        let (on_run_end, on_stopping) = lock(&self.exit_state)
+            .take(|watchers| (mem::take(&mut watchers.on_run_end), mem::take(&mut watchers.on_stopping)));
+        send_all(on_stopping);
+        send_exit(on_run_end, reason);
     }
 
-    /// Waits until this run is asked to end, or is over. `None`: it is.
+    /// Waits until the current run is asked to end, or is over. `None`: it is.
     pub(crate) fn stopping(self: &Arc<Self>) -> Option<Waiter<Arc<Self>, ()>> {
-        match lock(&self.ending).watchers_mut() {
-            // Looked at under the lock that `tell_stopping` takes after the gate was closed, or the recess begun: either this
-            // sees it, or it is told.
-            Ok(audience) if !self.queue.is_ending() => {
-                Some(Waiter::subscribe(audience, Arc::clone(self), |audience| &mut audience.stopping))
+        match lock(&self.exit_state).watchers_mut() {
+            // Checked under the lock. (rule 2)
+            Ok(watchers) if !self.queue.is_ending() => {
+                Some(Waiter::subscribe(watchers, Arc::clone(self), |watchers| &mut watchers.on_stopping))
             }
             _ => None,
         }
     }
 
-    /// Tells those who wait for this run to be asked to end, which it is.
-    pub(crate) fn tell_stopping(&self) {
-        let stopping = lock(&self.ending).take(|audience| mem::take(&mut audience.stopping));
-        notify_opened(stopping);
+    /// Notifies the waiters for a stop of the current run, which was requested.
+    pub(crate) fn notify_stopping(&self) {
+        let on_stopping = lock(&self.exit_state).take(|watchers| mem::take(&mut watchers.on_stopping));
+        send_all(on_stopping);
     }
 
     /// Waits until the gate has opened, or the worker has ended without that.
     pub(crate) async fn started(&self) {
-        let opened = match lock(&self.ending).watchers_mut() {
-            // Looked at under the lock that is taken for the list of these after the gate was opened: either this sees it open,
-            // or it is told.
-            Ok(audience) if self.queue.gate() == Gate::Starting => {
-                Waiter::subscribe(audience, self, |audience| &mut audience.opening)
+        let opened = match lock(&self.exit_state).watchers_mut() {
+            // Checked under the lock. (rule 2)
+            Ok(watchers) if self.queue.gate() == Gate::Starting => {
+                Waiter::subscribe(watchers, self, |watchers| &mut watchers.on_open)
             }
             _ => return,
         };
-        // An error is the end.
+        // An error means that the worker has exited.
         let _ = opened.await;
     }
 
-    /// Tells those who wait for the gate, which is open.
+    /// Notifies the waiters for the gate, which is open.
     pub(crate) fn notify_opened(&self) {
-        let opening = lock(&self.ending).take_opening();
-        notify_opened(opening);
+        let on_open = lock(&self.exit_state).take_opening();
+        send_all(on_open);
     }
 
-    /// Has a directory told of the worker's end. `false`: the worker has begun to end, and nobody will tell.
+    /// Makes the end of the worker notify a directory. Returns `false` if the end has begun: it will not notify the directory.
     pub(crate) fn add_membership(&self, membership: Weak<dyn Membership>) -> bool {
-        let mut ending = lock(&self.ending);
-        // Looked at under the lock that `leave_directories` takes after the gate was closed: either this sees it closed, or the
-        // membership is in there before it is taken out.
-        let Ok(audience) = ending.watchers_mut() else { return false };
+        let mut exit_state = lock(&self.exit_state);
+        let Ok(watchers) = exit_state.watchers_mut() else { return false };
+        // Checked under the lock. (rule 3)
         if self.queue.gate() >= Gate::Closed {
             return false;
         }
-        let memberships = &mut audience.get_or_insert_default().memberships;
-        // Directories that are gone leave here, so that short-lived ones do not pile up in a worker that lives long.
+        let memberships = &mut watchers.get_or_insert_default().memberships;
+        // Drop the directories that no longer exist: short-lived directories must not pile up in a long-lived worker.
         memberships.retain(|known| known.strong_count() > 0);
         if !memberships.iter().any(|known| ptr::addr_eq(known.as_ptr(), membership.as_ptr())) {
             memberships.push(membership);
@@ -312,11 +293,11 @@ impl<W: Worker> WorkerCell<W> {
         true
     }
 
-    /// Has every directory forget this worker. For its end, when its gate is closed.
+    /// Removes this worker from every directory. The gate is closed. (step 5)
     pub(crate) fn leave_directories(&self) {
-        let memberships = lock(&self.ending).take(|audience| mem::take(&mut audience.memberships));
+        let memberships = lock(&self.exit_state).take(|watchers| mem::take(&mut watchers.memberships));
         for membership in memberships {
-            // Names are user code when they are dropped: a panic in one does not keep the worker in the next directory.
+            // The `Drop` of a name is user code: a panic in one directory does not keep the worker in the next.
             catch_panic(|| {
                 if let Some(directory) = membership.upgrade() {
                     directory.forget(self.entry.id);
@@ -325,43 +306,43 @@ impl<W: Worker> WorkerCell<W> {
         }
     }
 
-    /// Has the worker's run wait for a task of its own, from before that is spawned.
+    /// Makes the current run wait for a task of the worker. Called before the task is spawned.
     pub(crate) fn insert_task(&self, id: Id, work: Arc<dyn Work>) {
-        let mut ending = lock(&self.ending);
-        // Once the end is told nothing waits any more.
-        if let Ok(audience) = ending.watchers_mut() {
-            audience.get_or_insert_default().tasks.get_or_insert_default().insert(id, work);
+        let mut exit_state = lock(&self.exit_state);
+        // After the exit nothing waits for tasks.
+        if let Ok(watchers) = exit_state.watchers_mut() {
+            watchers.get_or_insert_default().tasks.get_or_insert_default().insert(id, work);
         }
     }
 
-    /// Forgets a task of the worker's own: nothing is left of its code. The last one wakes the worker, if that waits.
+    /// Removes a task whose code has been dropped. The last one wakes the worker's task, if that waits.
     pub(crate) fn remove_task(&self, id: Id) {
-        let (removed, waiter) = lock(&self.ending).take(|audience| {
-            let Some(tasks) = &mut audience.tasks else { return (None, None) };
+        let (removed, waiter) = lock(&self.exit_state).take(|watchers| {
+            let Some(tasks) = &mut watchers.tasks else { return (None, None) };
             let removed = tasks.remove(id);
             if !tasks.is_empty() {
                 return (removed, None);
             }
             let waiter = tasks.take_waiter();
-            audience.tasks = None;
+            watchers.tasks = None;
             (removed, waiter)
         });
         drop(removed);
-        // The worker's own: tokio's.
+        // The waker of the worker's own task: tokio's, which does not panic.
         if let Some(waiter) = waiter {
             waiter.wake();
         }
     }
 
-    /// Whether the worker's run has tasks that have not ended.
+    /// Whether the current run has tasks that have not ended.
     pub(crate) fn has_tasks(&self) -> bool {
-        lock(&self.ending).watchers().is_some_and(|audience| audience.tasks.is_some())
+        lock(&self.exit_state).watchers().is_some_and(|watchers| watchers.tasks.is_some())
     }
 
-    /// Waits until no task of this run is left, of whose code nothing is left then. (G1)
+    /// Waits until all tasks of the current run have ended, with their code dropped. (G1)
     pub(crate) fn poll_tasks(&self, cx: &Context<'_>) -> Poll<()> {
-        match lock(&self.ending).watchers().and_then(|audience| audience.tasks.as_mut()) {
-            // Under the lock under which the last one is removed: either this finds none, or is woken.
+        match lock(&self.exit_state).watchers().and_then(|watchers| watchers.tasks.as_mut()) {
+            // Under the lock under which the last task is removed: this sees no task, or is woken.
             Some(tasks) => {
                 tasks.wait(cx.waker());
                 Poll::Pending
@@ -370,45 +351,46 @@ impl<W: Worker> WorkerCell<W> {
         }
     }
 
-    /// Aborts the tasks of this run: all of them, or its timers and monitors alone.
+    /// Aborts the tasks of the current run: all of them, or only its timers and monitors.
     pub(crate) fn abort_tasks(&self, timers_only: bool) {
-        let tasks = match lock(&self.ending).watchers().and_then(|audience| audience.tasks.as_ref()) {
+        let tasks = match lock(&self.exit_state).watchers().and_then(|watchers| watchers.tasks.as_ref()) {
             Some(tasks) => tasks.to_list(timers_only),
             None => return,
         };
-        // Not under the lock: blocking code that has not begun is dropped here.
+        // Not under the lock: this drops blocking code that has not begun. (rule 4)
         abort_all(tasks);
     }
 
-    /// How many directories are to be told of the worker's end.
+    /// How many directories the end of the worker would notify.
     #[cfg(test)]
     pub(crate) fn memberships(&self) -> usize {
-        lock(&self.ending).watchers().map_or(0, |audience| audience.memberships.len())
+        lock(&self.exit_state).watchers().map_or(0, |watchers| watchers.memberships.len())
     }
 }
 
 #[cfg(all(test, not(gen_registry_loom)))]
 mod tests {
+    use std::future::Future;
     use std::pin::pin;
     use std::task::Waker;
 
     use super::*;
     use crate::registry::Registry;
-    use crate::worker::test_worker::Idle;
+    use crate::worker::test_worker::TestWorker;
 
     #[tokio::test]
-    async fn a_wait_that_is_given_up_leaves_nothing_in_the_worker() {
-        let registry = Registry::<Idle>::new();
+    async fn dropped_wait_leaves_nothing_in_the_worker() {
+        let registry = Registry::<TestWorker>::new();
         let worker = registry.start(&1, ()).await.expect("nothing is in its way");
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..3 {
             {
-                let mut run = pin!(worker.run_ended());
+                let mut run_ended = pin!(worker.run_ended());
                 let mut stopping = pin!(worker.cell.stopping().expect("nothing has asked it to end"));
-                assert!(run.as_mut().poll(&mut cx).is_pending() && stopping.as_mut().poll(&mut cx).is_pending());
-                assert!(lock(&worker.cell.ending).watchers().is_some());
+                assert!(run_ended.as_mut().poll(&mut cx).is_pending() && stopping.as_mut().poll(&mut cx).is_pending());
+                assert!(lock(&worker.cell.exit_state).watchers().is_some());
             }
-            assert!(lock(&worker.cell.ending).watchers().is_none());
+            assert!(lock(&worker.cell.exit_state).watchers().is_none());
         }
         worker.stop().await.expect("it ends");
         assert!(worker.cell.stopping().is_none());

@@ -1,4 +1,4 @@
-//! Models of a start that was left to its worker, which loom runs through every order of the steps of worker and owner:
+//! Loom models of a delegated start. They run every interleaving of the steps of worker and owner:
 //! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
 
 use std::sync::OnceLock;
@@ -13,14 +13,14 @@ use crate::mailbox::oneshot;
 use crate::mailbox::oneshot::Receiver;
 use crate::owner::Driver;
 use crate::registry::builder::Builder;
-use crate::worker::test_worker::Idle;
+use crate::worker::test_worker::TestWorker;
 
-/// A worker that is alone with its start, what its caller holds, and its owner's keeper, while the owner is to be there.
-fn alone() -> (Arc<WorkerCell<Idle>>, Receiver<StartAnswer<Idle>>, Driver<Idle>) {
-    // Nothing runs there: it is what a registry is built on.
+/// A worker whose start is delegated, its caller's end of the reply, and the driver of its owner, which keeps the owner alive.
+fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer<TestWorker>>, Driver<TestWorker>) {
+    // A registry needs a runtime. Nothing runs on this one.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
-    let (registry, driver) = Builder::<Idle>::new().assemble(None, runtime.handle().clone());
+    let (registry, driver) = Builder::<TestWorker>::new().assemble(None, runtime.handle().clone());
     let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
     let (reply, answer) = oneshot::channel_unregistered();
     cell.delegate(StartReply(reply), Generation::First);
@@ -30,31 +30,31 @@ fn alone() -> (Arc<WorkerCell<Idle>>, Receiver<StartAnswer<Idle>>, Driver<Idle>)
 #[test]
 fn g2_start_is_either_reclaimed_or_open() {
     loom::model(|| {
-        let (cell, _answer, _keeper) = alone();
+        let (cell, _answer, _driver) = delegated();
         let worker = thread::spawn({
             let cell = Arc::clone(&cell);
             move || cell.complete_delegated()
         });
-        let attended = cell.reclaim();
+        let reclaimed = cell.reclaim();
         let gate = cell.queue.gate();
-        assert!(attended.is_some() || gate == Gate::Open, "a start that nobody answers for: its gate is {gate:?}");
-        let has_begun = worker.join().expect("it does not panic");
-        assert_ne!(has_begun, attended.is_some());
-        assert_eq!(cell.queue.gate(), if has_begun { Gate::Open } else { Gate::Starting });
-        assert!(cell.reclaim().is_none(), "twice");
+        assert!(reclaimed.is_some() || gate == Gate::Open, "the start has no decider: its gate is {gate:?}");
+        let is_complete = worker.join().expect("the worker does not panic") == Completion::Completed;
+        assert_ne!(is_complete, reclaimed.is_some());
+        assert_eq!(cell.queue.gate(), if is_complete { Gate::Open } else { Gate::Starting });
+        assert!(cell.reclaim().is_none(), "the start was reclaimed twice");
     });
 }
 
 #[test]
 fn g5_failed_start_can_always_be_reclaimed() {
     loom::model(|| {
-        let (cell, answer, _keeper) = alone();
+        let (cell, answer, _driver) = delegated();
         let worker = thread::spawn({
             let cell = Arc::clone(&cell);
             move || cell.set_exit(ExitReason::Killed)
         });
-        let Some(Delegated { reply, .. }) = cell.reclaim() else { panic!("its caller is never told") };
-        worker.join().expect("it does not panic");
+        let Some(Delegated { reply, .. }) = cell.reclaim() else { panic!("the caller gets no reply") };
+        worker.join().expect("the worker does not panic");
         assert!(cell.exit().is_some());
         assert!(!reply.0.is_closed());
         drop(answer);
@@ -65,28 +65,28 @@ fn g5_failed_start_can_always_be_reclaimed() {
 #[test]
 fn g3_waiter_sees_a_delegated_start_open() {
     loom::model(|| {
-        let (cell, _answer, _keeper) = alone();
+        let (cell, _answer, _driver) = delegated();
         let worker = thread::spawn({
             let cell = Arc::clone(&cell);
             move || cell.complete_delegated()
         });
         loom::future::block_on(cell.started());
         assert_eq!(cell.queue.gate(), Gate::Open);
-        assert!(worker.join().expect("it does not panic"));
+        assert_eq!(worker.join().expect("the worker does not panic"), Completion::Completed);
     });
 }
 
 #[test]
 fn subscriber_sees_open_gate_or_gets_event() {
     loom::model(|| {
-        let (cell, _answer, _keeper) = alone();
+        let (cell, _answer, _driver) = delegated();
         let worker = thread::spawn({
             let cell = Arc::clone(&cell);
             move || cell.complete_delegated()
         });
         let mut events = cell.shared.events.subscribe();
-        let is_seen = cell.queue.is_open();
-        assert!(worker.join().expect("it does not panic"));
-        assert!(is_seen || events.try_recv().is_some(), "a worker that is neither listed nor told of");
+        let is_open = cell.queue.is_open();
+        assert_eq!(worker.join().expect("the worker does not panic"), Completion::Completed);
+        assert!(is_open || events.try_recv().is_some(), "the subscriber neither sees the gate open nor gets the event");
     });
 }
