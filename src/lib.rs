@@ -288,7 +288,7 @@ pub use crate::registry::via::Via;
 pub use crate::registry::{Registry, WeakRegistry};
 pub use crate::worker::Worker;
 pub use crate::worker::config::Eviction;
-pub use crate::worker::context::{Context, Task};
+pub use crate::worker::context::Context;
 pub use crate::worker::error::{CallError, ReserveError, Returned, SendError, StartError, StopError, TaskError};
 pub use crate::worker::events::{Event, Events, Lagged};
 pub use crate::worker::guard::ActiveGuard;
@@ -296,6 +296,7 @@ pub use crate::worker::handle::WorkerHandle;
 pub use crate::worker::pending_reply::PendingReply;
 pub use crate::worker::permit::Permit;
 pub use crate::worker::restart::Restart;
+pub use crate::worker::tasks::Task;
 pub use crate::worker::timers::{Monitor, Timer};
 pub use equivalent::Equivalent;
 

@@ -183,7 +183,7 @@ impl<W: Worker> Owner<W> {
         let (tally, workers, numbers) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
         numbers.workers.store(workers, Ordering::Relaxed);
         numbers.starting.store(tally.starting, Ordering::Relaxed);
-        numbers.held.store(tally.queued, Ordering::Relaxed);
+        numbers.waiting_for_room.store(tally.queued, Ordering::Relaxed);
     }
 
     /// Looks up what the state machine has to know of the table. `None`: the caller is answered already.
@@ -600,7 +600,7 @@ impl<W: Worker> Drop for Owner<W> {
             drop_payload(launch);
         }
         self.reclaim_all();
-        self.lifecycle.abort_all(&self.shared.refusal(), &mut self.effects);
+        self.lifecycle.abort_all(&self.shared.start_refusal(), &mut self.effects);
         self.perform_all();
         // Nobody else runs them any more: whoever waited beside a shutdown is told how it ended. (G10)
         self.deferred.run(&self.runtime);

@@ -47,7 +47,7 @@ pub(crate) struct Alive<W: Worker> {
 
 impl<W: Worker> Drop for Alive<W> {
     fn drop(&mut self) {
-        self.starter.shared.end_all(false);
+        self.starter.shared.begin_shutdown(false);
     }
 }
 
@@ -506,7 +506,7 @@ impl<W: Worker> Registry<W> {
         if current_of(shared.registry_id).is_some() || is_registry_above_caller(shared.registry_id) {
             return cooperate(ShutdownReport { would_deadlock: true, ..ShutdownReport::default() }).await;
         }
-        self.end_all(false);
+        self.begin_shutdown(false);
         let mut report = shared.report.clone();
         // It spends budget, also for a report that is there already.
         match with_contained_waker(report.wait_for(Option::is_some)).await {
@@ -566,12 +566,12 @@ impl<W: Worker> Registry<W> {
     }
 
     /// Begins a shutdown, or hurries one.
-    pub(crate) fn end_all(&self, at_once: bool) {
-        self.starter.shared.end_all(at_once);
+    pub(crate) fn begin_shutdown(&self, at_once: bool) {
+        self.starter.shared.begin_shutdown(at_once);
     }
 
     /// Whether a shutdown is over and nothing runs any more, not even what it reported as stuck.
-    pub(crate) fn is_gone(&self) -> bool {
+    pub(crate) fn is_finished(&self) -> bool {
         let shared = &self.starter.shared;
         // In this order: see below.
         let is_over = shared.report.borrow().is_some();
@@ -579,7 +579,7 @@ impl<W: Worker> Registry<W> {
     }
 
     /// Waits until a shutdown is over and nothing runs any more, not even what it reported as stuck.
-    pub(crate) async fn all_gone(&self) {
+    pub(crate) async fn finished(&self) {
         let shared = &self.starter.shared;
         let mut report = shared.report.clone();
         // An error says that the owner is gone; it sets the report before it goes.

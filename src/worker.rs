@@ -1,5 +1,6 @@
 //! What a user writes: the [`Worker`] trait; and how a worker ends: [`ExitReason`].
 
+pub(crate) mod call;
 pub(crate) mod cell;
 pub(crate) mod children;
 pub(crate) mod config;
@@ -16,8 +17,10 @@ pub(crate) mod pending_reply;
 pub(crate) mod permit;
 pub(crate) mod request;
 pub(crate) mod restart;
+pub(crate) mod send;
 pub(crate) mod shared;
 pub(crate) mod start;
+pub(crate) mod stop;
 pub(crate) mod task;
 pub(crate) mod tasks;
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl<W: Worker> Drop for Driver<W> {
     /// When the runtime was dropped in the middle, the owner goes too.
     fn drop(&mut self) {
         if self.shared.report.borrow().is_none() {
-            self.shared.is_cut_off.store(true, Ordering::Relaxed);
+            self.shared.is_runtime_shut_down.store(true, Ordering::Relaxed);
         }
         self.shared.combiner.orphan();
     }

@@ -19,9 +19,10 @@ use crate::util::future::{boxed, boxed_in_debug};
 use crate::worker::Worker;
 use crate::worker::current::is_current;
 use crate::worker::error::{CallError, ReserveError, Returned, SendError, StartError};
-use crate::worker::handle::{Unsent, WorkerHandle, before, limit};
+use crate::worker::handle::WorkerHandle;
 use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
+use crate::worker::send::{Unsent, deadline_after, with_deadline};
 
 /// How many workers that exit by themselves one send tries. Without a limit, a worker that exits as soon as it has started would
 /// be started forever. Workers that were stopped do not count: one exit wakes both a task that stops the key in a loop and a
@@ -125,9 +126,9 @@ impl<'a, A> Search<'a, A> {
             let started = match self.limit {
                 None => via.lookup_or_start().await,
                 // Boxed: a timer doubles the size of the future, and few sends have one.
-                Some(_) => {
-                    Box::pin(before(self.limit, via.lookup_or_start())).await.unwrap_or(Err(DeliverError::TimedOut))
-                }
+                Some(_) => Box::pin(with_deadline(self.limit, via.lookup_or_start()))
+                    .await
+                    .unwrap_or(Err(DeliverError::TimedOut)),
             };
             match started {
                 // The stop was not aimed at this send, whose message has not begun: start again.
@@ -145,7 +146,7 @@ impl<'a, A> Search<'a, A> {
         }
         self.exited += 1;
         if self.exited == MAX_ATTEMPTS {
-            handle.refuse(UndeliveredReason::Closed);
+            handle.count_undelivered(UndeliveredReason::Closed);
             return Err(DeliverError::Closed);
         }
         Ok(())
@@ -170,8 +171,8 @@ async fn deliver<W: Worker>(
             break DeliverError::WouldDeadlock;
         }
         let accepted = match limit {
-            None => boxed_in_debug(|| handle.accept(take(&mut message), kind)).await,
-            Some(_) => boxed(|| handle.accept_before(limit, take(&mut message), kind)).await,
+            None => boxed_in_debug(|| handle.send(take(&mut message), kind)).await,
+            Some(_) => boxed(|| handle.send_before(limit, take(&mut message), kind)).await,
         };
         match put_back(accepted, &mut message) {
             Ok(sequence) => return Ok((handle, sequence)),
@@ -222,7 +223,7 @@ pub(crate) async fn cast_timeout<W: Worker>(
     within: Duration,
     message: W::Message,
 ) -> Result<(), SendError<W>> {
-    boxed_in_debug(|| deliver_cast(address, message, limit(within))).await
+    boxed_in_debug(|| deliver_cast(address, message, deadline_after(within))).await
 }
 
 /// Sends the message to the current worker, if it has room.
@@ -243,7 +244,7 @@ fn try_deliver<W: Worker>(
                 return Ok((handle, sequence));
             }
             Err((Refusal::Full, message)) => {
-                handle.refuse(UndeliveredReason::Full);
+                handle.count_undelivered(UndeliveredReason::Full);
                 return Err(SendError::Full(Returned::new(message)));
             }
             // Its gate closed after the lookup, so the next lookup does not return it.
@@ -251,7 +252,7 @@ fn try_deliver<W: Worker>(
         }
         attempts += 1;
         if attempts == MAX_ATTEMPTS {
-            handle.refuse(UndeliveredReason::Closed);
+            handle.count_undelivered(UndeliveredReason::Closed);
             return Err(SendError::Closed(Returned::new(message)));
         }
     }
@@ -316,7 +317,7 @@ pub(crate) async fn call<W: Worker, T>(
 ) -> Result<T, CallError<W>> {
     let (reply, mut answer) = reply::channel().await;
     let (handle, sequence) = begin_call(address, message(reply), &mut answer, None).await?;
-    handle.answer(sequence, answer).await
+    handle.recv_reply(sequence, answer).await
 }
 
 pub(crate) async fn call_timeout<W: Worker, T>(
@@ -324,10 +325,10 @@ pub(crate) async fn call_timeout<W: Worker, T>(
     within: Duration,
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
-    let limit = limit(within);
+    let limit = deadline_after(within);
     let (reply, mut answer) = reply::channel().await;
     let (handle, sequence) = begin_call(address, message(reply), &mut answer, limit).await?;
-    handle.answer_before(limit, sequence, answer).await
+    handle.recv_reply_before(limit, sequence, answer).await
 }
 
 /// Reserves a place in the mailbox of the first worker that has or gets one.

@@ -29,7 +29,7 @@ use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
 use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
-use crate::worker::config::WriteKey;
+use crate::worker::config::FormatKey;
 use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan};
 use crate::worker::events::Announcer;
 use crate::worker::restart::{Backoff, Intensity, Restart};
@@ -96,7 +96,7 @@ pub struct Builder<W: Worker> {
     sets_intensity: bool,
     sets_backoff: bool,
     #[cfg(feature = "tracing")]
-    write_key: Option<WriteKey<W>>,
+    format_key: Option<FormatKey<W>>,
     #[cfg(feature = "metrics")]
     recorder: Option<SharedRecorder>,
     #[cfg(feature = "metrics")]
@@ -125,7 +125,7 @@ impl<W: Worker> Builder<W> {
             sets_intensity: false,
             sets_backoff: false,
             #[cfg(feature = "tracing")]
-            write_key: None,
+            format_key: None,
             #[cfg(feature = "metrics")]
             recorder: None,
             #[cfg(feature = "metrics")]
@@ -568,7 +568,7 @@ impl<W: Worker> Builder<W> {
     where
         W::Key: fmt::Debug,
     {
-        self.write_key = Some(|key| format!("{key:?}"));
+        self.format_key = Some(|key| format!("{key:?}"));
         self
     }
 
@@ -746,17 +746,17 @@ impl<W: Worker> Builder<W> {
             restart: self.restart,
             pace,
             clock: Clock::new(runtime.clone()),
-            is_reported: reporter.is_some(),
+            records_lifetimes: reporter.is_some(),
             events: Announcer::new(),
             hot: StripedCounters::new(),
             stopwatch,
             #[cfg(feature = "tracing")]
-            write_key: self.write_key,
+            format_key: self.format_key,
             stuck: opaque(Mutex::new(Vec::new())),
             numbers: CachePadded::default(),
             combiner: Box::new(CachePadded(Combiner::new(REQUESTS))),
             report: reported,
-            is_cut_off: AtomicBool::new(false),
+            is_runtime_shut_down: AtomicBool::new(false),
             registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&shared));

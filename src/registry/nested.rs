@@ -88,16 +88,16 @@ impl<C: Worker> NestedRegistry for Registry<C> {
         Registry::id(self)
     }
 
-    fn end(&self, at_once: bool) {
-        self.end_all(at_once);
+    fn begin_shutdown(&self, at_once: bool) {
+        Registry::begin_shutdown(self, at_once);
     }
 
-    fn is_gone(&self) -> bool {
-        Registry::is_gone(self)
+    fn is_finished(&self) -> bool {
+        Registry::is_finished(self)
     }
 
-    fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    fn finished(&self) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let registry = self.clone();
-        Box::pin(async move { registry.all_gone().await })
+        Box::pin(async move { registry.finished().await })
     }
 }

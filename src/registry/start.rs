@@ -199,7 +199,7 @@ impl<W: Worker> Starter<W> {
                     let _guards = guards;
                     answer.await
                 })),
-                Ok(None) => Stage::Refused(self.shared.refusal()),
+                Ok(None) => Stage::Refused(self.shared.start_refusal()),
                 Ok(Some(answer)) => Stage::Boxed(Box::pin(async move {
                     yield_after(outcome).await;
                     Some(answer)
@@ -320,7 +320,7 @@ impl<W: Worker> Future for Start<'_, W> {
             Stage::Waiting(answer) => Pin::new(answer).poll(cx),
             Stage::Boxed(answer) => answer.as_mut().poll(cx),
         };
-        answer.map(|answer| answer.map_or_else(|| Err(self.shared.refusal().into()), outcome))
+        answer.map(|answer| answer.map_or_else(|| Err(self.shared.start_refusal().into()), outcome))
     }
 }
 

@@ -229,7 +229,7 @@ impl<W: Worker> Via<W> {
             Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
                 Ok(sequence) => {
                     self.starter.shared.hot.count(HotCounter::Hit);
-                    return handle.answer(sequence, answer).await;
+                    return handle.recv_reply(sequence, answer).await;
                 }
                 Err((_, message)) => message,
             },
@@ -237,7 +237,7 @@ impl<W: Worker> Via<W> {
         };
         answer.check_on_next_poll();
         let (handle, sequence) = Box::pin(address::deliver_call(self, message, None)).await?;
-        handle.answer(sequence, answer).await
+        handle.recv_reply(sequence, answer).await
     }
 
     /// Like [`call`](Self::call), with a time-out that includes the start of the worker. It is measured by the clock of the

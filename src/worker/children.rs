@@ -1,5 +1,5 @@
-//! What ends with a worker, before its key is free (G1): the tasks it spawned, its timers and monitors, and the
-//! registries it owns.
+//! What must end before a worker's run is over (G1): the tasks that it spawned, its timers and monitors, and the
+//! registries that it owns.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -15,30 +15,32 @@ use crate::worker::current::Current;
 use crate::worker::guard::RunGuards;
 use crate::worker::ownership::{Circle, Ownership};
 
-/// The registries that a worker owns, and what keeps it from idling. Boxed on first use: most workers have none.
+/// The registries that a worker owns, and its [`ActiveGuard`](crate::ActiveGuard)s. Boxed on first use, since most
+/// workers have neither. The tasks are listed in the worker's cell: see [`tasks`](crate::worker::tasks).
 #[derive(Default)]
 pub(crate) struct Children {
     pub(crate) guards: RunGuards,
     owned: Vec<(Box<dyn NestedRegistry>, Ownership)>,
 }
 
-/// How a worker's belongings ended.
+/// How a worker's children ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ChildrenExit {
-    /// By themselves.
+    /// All ended by themselves.
     Done,
-    /// The worker was killed, crashed or out of patience: they were aborted.
+    /// They were aborted, because the worker was killed, crashed or reached its deadline.
     Aborted,
 }
 
 impl Children {
-    /// Refuses what would close a circle of owners.
+    /// Adds a registry that ends with this worker. Refuses one that would close a circle of owners.
     pub(crate) fn own(&mut self, owner: Current, child: Box<dyn NestedRegistry>) -> Result<(), Circle> {
         if !self.owned.iter().any(|(owned, _)| owned.id() == child.id()) {
             let ownership = Ownership::new(owner, child.id())?;
             if self.owned.len() == self.owned.capacity() {
-                // Those that were shut down leave before the list grows: a worker may make one after the other.
-                self.owned.retain(|(owned, _)| !owned.is_gone());
+                // Drop registries that are shut down before the list grows: a worker may make and shut down one after
+                // another.
+                self.owned.retain(|(owned, _)| !owned.is_finished());
             }
             self.owned.push((child, ownership));
         }
@@ -46,7 +48,10 @@ impl Children {
     }
 }
 
-/// Ends everything and waits for it: in good order until the worker is killed, crashed or `patience` is over, at once otherwise.
+/// Ends a worker's children and waits until they have ended.
+///
+/// Without `graceful` they are aborted at once. With it they may finish, until the worker is killed or crashes, or
+/// until `grace` is over.
 pub(crate) async fn end<W: Worker>(
     children: Option<Box<Children>>,
     cell: &WorkerCell<W>,
@@ -54,45 +59,43 @@ pub(crate) async fn end<W: Worker>(
     grace: Option<Duration>,
 ) -> ChildrenExit {
     let owned = children.map_or_else(Vec::new, |children| children.owned);
+    // Timers and monitors end with the run, whether it is graceful or not.
     cell.abort_tasks(true);
-    let mut at_once = false;
-    let mut gone: Vec<_> = owned.iter().map(|(owned, _)| Some(owned.gone())).collect();
-    owned.iter().for_each(|(owned, _)| owned.end(!graceful));
-    let mut alarm: Option<Pin<Box<Sleep>>> = grace.map(|grace| Box::pin(sleep(grace)));
+    let mut is_aborted = false;
+    let mut pending: Vec<_> = owned.iter().map(|(owned, _)| Some(owned.finished())).collect();
+    owned.iter().for_each(|(owned, _)| owned.begin_shutdown(!graceful));
+    let mut deadline: Option<Pin<Box<Sleep>>> = grace.map(|grace| Box::pin(sleep(grace)));
     poll_fn(|cx| {
-        let is_late = alarm.as_mut().is_some_and(|alarm| alarm.as_mut().poll(cx).is_ready());
+        let is_late = deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(cx).is_ready());
         if is_late {
-            alarm = None;
+            deadline = None;
         }
-        if !at_once && (!graceful || is_late || cell.is_killed() || cell.is_crashed()) {
-            at_once = true;
+        if !is_aborted && (!graceful || is_late || cell.is_killed() || cell.is_crashed()) {
+            is_aborted = true;
             cell.abort_tasks(false);
-            owned.iter().for_each(|(owned, _)| owned.end(true));
+            owned.iter().for_each(|(owned, _)| owned.begin_shutdown(true));
         }
-        // Each of them is polled, so that each wakes this task.
-        let mut is_over = cell.poll_tasks(cx).is_ready();
-        for waited in &mut gone {
-            if waited.as_mut().is_some_and(|gone| gone.as_mut().poll(cx).is_ready()) {
-                *waited = None;
+        // Every future is polled, without a short circuit, so that each can wake this task.
+        let mut is_done = cell.poll_tasks(cx).is_ready();
+        for finished in &mut pending {
+            if finished.as_mut().is_some_and(|finished| finished.as_mut().poll(cx).is_ready()) {
+                *finished = None;
             }
-            is_over &= waited.is_none();
+            is_done &= finished.is_none();
         }
-        if is_over {
-            Poll::Ready(if at_once { ChildrenExit::Aborted } else { ChildrenExit::Done })
-        } else {
-            Poll::Pending
-        }
+        let exit = if is_aborted { ChildrenExit::Aborted } else { ChildrenExit::Done };
+        if is_done { Poll::Ready(exit) } else { Poll::Pending }
     })
     .await
 }
 
-/// A registry that ends with a worker of another one.
+/// A registry that ends with a worker of another registry.
 pub(crate) trait NestedRegistry: Send + Sync {
     fn id(&self) -> RegistryId;
-    /// Begins to end all its workers, in good order or at once, or hurries that.
-    fn end(&self, at_once: bool);
-    /// Whether none is left, not even one that is stuck.
-    fn is_gone(&self) -> bool;
-    /// Ready when that is so.
-    fn gone(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+    /// Begins to shut down the registry, gracefully or at once. If a shutdown is in progress, `at_once` shortens it.
+    fn begin_shutdown(&self, at_once: bool);
+    /// Whether the shutdown is complete and no worker is left, not even a stuck one.
+    fn is_finished(&self) -> bool;
+    /// Completes when [`is_finished`](Self::is_finished) is true.
+    fn finished(&self) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 }

@@ -1,4 +1,4 @@
-//! The options of a registry, as its workers read them.
+//! The options of a registry, as its workers and its owner read them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::util::sync::AtomicUsize;
 use crate::worker::Worker;
 use crate::worker::restart::{Backoff, Intensity, Restart};
 
-/// What the builder was told.
+/// The options that were set with the [`Builder`](crate::Builder).
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) mailbox_capacity: usize,
@@ -27,62 +27,64 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Whether anything asks when workers were last active. A registry that sets no limit does not look at the clock.
+    /// Whether an option needs to know when workers were last active. If none does, messages do not read the clock.
     pub(crate) fn tracks_activity(&self) -> bool {
         self.idle_timeout.is_some() || (self.max_workers.is_some() && self.eviction != Eviction::Reject)
     }
 }
 
-/// The policy, and how to make the arguments of one more run.
+/// The restart policy, and how to make the arguments of the next run.
 pub(crate) struct RestartPlan<W: Worker> {
     pub(crate) policy: Restart,
     pub(crate) clone_args: fn(&W::Args) -> W::Args,
 }
 
-/// Paces starts: how many `init`s may run at once, and how many wait for their turn.
+/// Limits how many `init`s run at once ([`Builder::max_concurrent_starts`](crate::Builder::max_concurrent_starts)).
 pub(crate) struct Pace {
     pub(crate) permits: Semaphore,
+    /// How many starts wait for a permit.
     pub(crate) waiting: AtomicUsize,
 }
 
 impl Pace {
-    /// Counts one start that waits, until it is dropped.
+    /// Counts one start as waiting until the guard is dropped.
     pub(crate) fn wait(&self) -> impl Drop {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waits(&self.waiting)
+        WaitingGuard(&self.waiting)
     }
 }
 
-struct Waits<'p>(&'p AtomicUsize);
+struct WaitingGuard<'p>(&'p AtomicUsize);
 
-impl Drop for Waits<'_> {
+impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What is handed a cast that was accepted and never began.
+/// The hook that receives casts which were accepted and never handled.
 pub(crate) type OnUndelivered<W> = Box<dyn Fn(&<W as Worker>::Key, <W as Worker>::Message) + Send + Sync>;
 
-/// Writes a key for those who read the traces.
+/// Formats a key for the `tracing` span of its worker.
 #[cfg(feature = "tracing")]
-pub(crate) type WriteKey<W> = fn(&<W as Worker>::Key) -> String;
+pub(crate) type FormatKey<W> = fn(&<W as Worker>::Key) -> String;
 
-/// What a registry that is full does for a start of one more key. Set it with
-/// [`Builder::eviction`](crate::Builder::eviction).
+/// What a registry at capacity does when a worker of one more key is to start.
+///
+/// Set it with [`Builder::eviction`](crate::Builder::eviction).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Eviction {
-    /// Refuses it with [`StartError::AtCapacity`](crate::StartError::AtCapacity).
+    /// Refuses the start with [`StartError::AtCapacity`](crate::StartError::AtCapacity).
     #[default]
     Reject,
-    /// Passivates the worker that has rested longest, of 16 that have nothing to do.
+    /// Passivates the least recently active worker of a sample of 16 idle ones.
     LeastRecentlyActive,
-    /// Passivates the worker that handled the fewest messages lately, of 16 that have nothing to do. What was handled
-    /// counts half after a minute, a quarter after two.
+    /// Passivates the worker that recently handled the fewest messages, of a sample of 16 idle ones. The weight of a
+    /// handled message halves each minute.
     LeastFrequentlyActive,
 }
 
-/// An aborted worker has at least so long to be gone before it counts as stuck: with a stop time-out of zero it must
-/// still get a turn to drop its state.
+/// An aborted worker counts as stuck after `stop_timeout`, and never before this time: even with a stop timeout of zero
+/// it must be polled once to drop its state.
 pub(crate) const MIN_ABORT_GRACE: Duration = Duration::from_millis(100);

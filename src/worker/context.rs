@@ -1,24 +1,21 @@
-//! [`Context`]: what a worker knows of itself and may ask for.
+//! [`Context`]: a worker's view of itself.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, Poll, ready};
-
-use tokio::sync::oneshot;
 
 use crate::util::coop::cooperate;
 use crate::worker::Worker;
 use crate::worker::children::Children;
-use crate::worker::error::TaskError;
 use crate::worker::guard::{ActiveGuard, BusyGuard};
 use crate::worker::handle::WorkerHandle;
 use crate::worker::tasks;
-use crate::worker::tasks::Work;
+use crate::worker::tasks::Task;
 
-/// A worker's view of itself, given to each of its methods.
+/// A worker's view of itself, which each method of [`Worker`] gets.
+///
+/// It has the worker's key and handle, and starts what ends with the worker: tasks, timers, monitors and [owned
+/// registries](Self::own).
 pub struct Context<W: Worker> {
     handle: WorkerHandle<W>,
     children: Option<Box<Children>>,
@@ -29,29 +26,31 @@ impl<W: Worker> Context<W> {
         Self { handle, children: None }
     }
 
-    /// The key this worker has.
+    /// Returns the key of this worker.
     pub fn key(&self) -> &W::Key {
         self.handle.key()
     }
 
-    /// This worker's own handle: to clone it for others, or to `try_cast` to oneself.
+    /// Returns this worker's own handle, to clone it for other tasks or to send to itself with
+    /// [`try_cast`](WorkerHandle::try_cast).
     ///
-    /// During `init` it takes messages already; they are handled once `init` has returned `Ok`.
+    /// The worker accepts messages during `init` already, and handles them after `init` has returned `Ok`.
     pub fn handle(&self) -> &WorkerHandle<W> {
         &self.handle
     }
 
-    /// Which run of this worker this is, counted from 1. An `init` that failed in a restart was a run too.
+    /// Returns the number of this run, counted from 1. An `init` that failed in a restart counts as a run.
     pub fn incarnation(&self) -> u64 {
         self.handle.cell.incarnation()
     }
 
-    /// Ends this worker once it has handled what its mailbox has accepted, with
-    /// [`ExitReason::Normal`](crate::ExitReason::Normal).
+    /// Ends this worker with [`ExitReason::Normal`](crate::ExitReason::Normal), after it has handled what its mailbox
+    /// has accepted.
     ///
-    /// Its gate closes before this returns: no lookup finds it, no send reaches it (G3). But a worker under
-    /// [`Restart::Permanent`](crate::Restart::Permanent) comes back, as in OTP: its gate stays open, this run handles what was
-    /// accepted so far, and the next one what comes later.
+    /// Its gate closes before this returns: lookups do not find it and it refuses sends (G3).
+    ///
+    /// A worker with [`Restart::Permanent`](crate::Restart::Permanent) is restarted, as in OTP. Its gate stays open:
+    /// this run handles what was accepted so far, and the next run handles what is accepted later.
     ///
     /// # Examples
     ///
@@ -81,18 +80,20 @@ impl<W: Worker> Context<W> {
         self.handle.cell.end_run();
     }
 
-    /// RestartState a future that is ready when this run is asked to end, for handlers and tasks that take long: a stop, a shutdown
-    /// of the registry, or [`ctx.stop()`](Self::stop).
+    /// Returns a future that completes when this run is asked to end: by a stop, a shutdown of the registry, or
+    /// [`ctx.stop()`](Self::stop).
     ///
-    /// A handler that selects over it can return early, and leaves the stop time-out to
-    /// [`terminate`](Worker::terminate). The future borrows nothing: move it into a task of
-    /// [`spawn`](Self::spawn), which otherwise runs on until the stop time-out aborts it. It is ready at once if the run has been
-    /// asked to end, and in any case when the run is over. A kill and a [`crash`](WorkerHandle::crash) drop what the worker awaits
-    /// and need no such signal. A worker does not idle, and is not evicted, in a handler.
+    /// It is for handlers and tasks that take long. A handler that selects over it can return early, which leaves the
+    /// stop timeout to [`terminate`](Worker::terminate). The future borrows nothing, so it can move into a task of
+    /// [`spawn`](Self::spawn), which otherwise runs until the stop timeout aborts it.
+    ///
+    /// The future completes at once if the run has been asked to end before, and at the latest when the run ends. A
+    /// kill and a [`crash`](WorkerHandle::crash) need no such signal, since they drop what the worker awaits. Neither
+    /// idling nor eviction interrupts a handler.
     ///
     /// # Cancel safety
     ///
-    /// Nothing is lost, and nothing of the wait is left in the worker.
+    /// The future is cancel safe: dropping it loses nothing, and removes the wait from the worker.
     ///
     /// # Examples
     ///
@@ -125,27 +126,27 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static + use<W> {
-        let asked = self.handle.cell.stopping();
+        let stopping = self.handle.cell.stopping();
         async move {
-            match asked {
-                Some(asked) => {
-                    // An error is the end of the run, too.
-                    let _ = asked.await;
+            match stopping {
+                Some(stopping) => {
+                    // An error also means that the run has ended.
+                    let _ = stopping.await;
                 }
                 None => cooperate(()).await,
             }
         }
     }
 
-    /// Keeps this worker from idling, and from being evicted, until the result is dropped: while it serves a socket, say, or holds
-    /// a lock for others.
+    /// Keeps this worker from idling and from being evicted until the returned guard is dropped, for example while it
+    /// serves a socket or holds a lock for other tasks.
     ///
-    /// The guard may be kept in the state, or moved to wherever the reason for it ends. While there is one the worker has something
-    /// to do, as while a task of [`spawn`](Self::spawn) runs; when the last is dropped it rests from then on. It keeps nothing from
-    /// stopping the worker, and ends with its run at the latest: a guard that outlives the run keeps neither the next run nor
-    /// another worker. To say once that the worker was active, use [`touch`](Self::touch).
+    /// The guard can be stored in the state, or moved to the task that has the reason for it. While there is a guard,
+    /// the worker is busy, as it is while a task of [`spawn`](Self::spawn) runs. When the last guard is dropped, the
+    /// idle time begins. A guard does not keep the worker from stopping, and has no effect after its run. To record one
+    /// moment of activity, use [`touch`](Self::touch).
     ///
-    /// The first of a run allocates; each other one is a count under a lock.
+    /// The first guard of a run allocates. Each further one takes a short lock.
     ///
     /// # Examples
     ///
@@ -188,16 +189,16 @@ impl<W: Worker> Context<W> {
 
     /// Spawns a task that belongs to this worker.
     ///
-    /// The key is not free before the task has ended (G1). When the worker ends in good order, the task may finish,
-    /// until the stop time-out aborts it; when the worker crashes or is killed, the task is aborted at once. So a task
-    /// that loops for ever wants to be aborted in [`terminate`](Worker::terminate), with [`Task::abort`].
+    /// The worker's key is not free until the task has ended (G1). When the worker ends gracefully, the task may finish
+    /// until the stop timeout aborts it. When the worker crashes or is killed, the task is aborted at once. A task that
+    /// loops forever should be aborted in [`terminate`](Worker::terminate), with [`Task::abort`].
     ///
-    /// It runs in the `tracing` span in which this is called: that of the worker, or a child of it.
+    /// The task runs in the `tracing` span that is current in this call: the worker's span, or a child of it.
     ///
     /// # Panics
     ///
-    /// In the task: contained there, and the result of the [`Task`]. It is an error event, and counted by
-    /// [`Stats::task_panics`](crate::Stats::task_panics). The worker goes on.
+    /// A panic in the task is contained and becomes the result of the [`Task`]. It is logged as an error event, and
+    /// counted in [`Stats::task_panics`](crate::Stats::task_panics). The worker continues.
     ///
     /// # Examples
     ///
@@ -210,7 +211,7 @@ impl<W: Worker> Context<W> {
     /// #   async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Slow) }
     ///     // ..
     ///     async fn handle(&mut self, reply: Reply<u32>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
-    ///         // The mailbox is served while the answer is worked out.
+    ///         // The worker handles messages while the task computes the reply.
     ///         ctx.spawn(async move { reply.send(6 * 7) });
     ///         Ok(())
     ///     }
@@ -229,21 +230,23 @@ impl<W: Worker> Context<W> {
     {
         let cell = &self.handle.cell;
         let (work, outcome) = tasks::spawn_task(cell, future, BusyGuard::new(cell));
-        Task { outcome, work }
+        Task::new(work, outcome)
     }
 
-    /// Runs blocking code on tokio's blocking threads, as work that belongs to this worker: database writes, say.
+    /// Runs blocking code, such as a database write, on tokio's blocking threads, as a task that belongs to this
+    /// worker.
     ///
-    /// The key is not free before it has ended (G1): it cannot be aborted once it runs, only waited for. Code that has not begun,
-    /// since the threads of the pool are busy, is not waited for when it is aborted: [`Task::abort`], a kill, a crash or the end
-    /// of the stop time-out drops it at once. When the worker ends in good order, it may still begin until then.
+    /// The worker's key is not free until the code has ended (G1). Code that is running cannot be aborted, only waited
+    /// for. Code that has not started, because all threads of the pool are busy, is dropped at once by an abort:
+    /// [`Task::abort`], a kill, a crash, or the end of the stop timeout. When the worker ends gracefully, it may still
+    /// start until then.
     ///
-    /// It runs in the `tracing` span in which this is called: that of the worker, or a child of it.
+    /// The code runs in the `tracing` span that is current in this call: the worker's span, or a child of it.
     ///
     /// # Panics
     ///
-    /// In the code: contained there, and the result of the [`Task`]. It is an error event, and counted by
-    /// [`Stats::task_panics`](crate::Stats::task_panics). The worker goes on.
+    /// A panic in the code is contained and becomes the result of the [`Task`]. It is logged as an error event, and
+    /// counted in [`Stats::task_panics`](crate::Stats::task_panics). The worker continues.
     ///
     /// # Examples
     ///
@@ -270,14 +273,14 @@ impl<W: Worker> Context<W> {
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         let cell = &self.handle.cell;
         let (work, outcome) = tasks::spawn_blocking(cell, work, BusyGuard::new(cell));
-        Task { outcome, work }
+        Task::new(work, outcome)
     }
 
     pub(crate) fn children(&mut self) -> &mut Children {
         self.children.get_or_insert_default()
     }
 
-    /// What ends with this run, to be waited for before the next one, or before the key is free.
+    /// Takes what must end with this run, before the next run or before the key is free.
     pub(crate) fn take_children(&mut self) -> Option<Box<Children>> {
         self.children.take()
     }
@@ -287,42 +290,4 @@ impl<W: Worker> fmt::Debug for Context<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Context").field("handle", &self.handle).finish_non_exhaustive()
     }
-}
-
-/// The result of work that belongs to a worker. Await it, or drop it: the work goes on either way.
-///
-/// # Cancel safety
-///
-/// Dropped before it is ready, the work goes on and its result is lost.
-pub struct Task<T> {
-    outcome: oneshot::Receiver<Result<T, TaskError>>,
-    work: Arc<dyn Work>,
-}
-
-impl<T> Task<T> {
-    /// Aborts the work at its next await.
-    ///
-    /// Blocking code that has not begun, since the threads of the pool are busy, is dropped before this returns, and the task
-    /// resolves with [`TaskError::Aborted`]. Blocking code that runs already goes on.
-    pub fn abort(&self) {
-        self.work.abort();
-    }
-}
-
-impl<T> fmt::Debug for Task<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Task").finish_non_exhaustive()
-    }
-}
-
-impl<T> Future for Task<T> {
-    type Output = Result<T, TaskError>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
-        Poll::Ready(ready!(Pin::new(&mut self.outcome).poll(cx)).unwrap_or(Err(TaskError::Aborted)))
-    }
-}
-
-unwind_safe! {
-    [T] Task<T>;
 }

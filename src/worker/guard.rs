@@ -1,4 +1,5 @@
-//! What keeps a worker from idling and from eviction: [`ActiveGuard`], and `BusyGuard` inside the crate.
+//! Guards that keep a worker active, so that it neither idles nor is evicted: [`ActiveGuard`] for users, [`BusyGuard`]
+//! for the worker's own timers and tasks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -25,31 +26,33 @@ impl<W: Worker> Drop for BusyGuard<W> {
     }
 }
 
-/// Keeps a worker from idling and from being evicted, until it is dropped or the worker's run is over.
+/// A guard that keeps a worker from idling and from being evicted, until it is dropped or the worker's run ends.
 ///
-/// From [`Context::keep_active`](crate::Context::keep_active).
-#[must_use = "the worker may idle and be evicted when it is dropped"]
+/// [`Context::keep_active`](crate::Context::keep_active) returns it.
+#[must_use = "the worker may idle and be evicted once the guard is dropped"]
 pub struct ActiveGuard(Arc<Mutex<Guards>>);
 
-/// The [`ActiveGuard`]s of one run. Dropped with the run, it makes those void that outlive it.
+/// The [`ActiveGuard`]s of one run. When it is dropped with the run, guards that outlive the run have no effect.
 #[derive(Default)]
 pub(crate) struct RunGuards(Option<Arc<Mutex<Guards>>>);
 
 #[derive(Default)]
 struct Guards {
-    number: usize,
-    /// While there are any, and the run is not over. Of which worker is not said: a guard has no type parameter.
-    hold: Option<Box<dyn Send>>,
+    count: usize,
+    /// Present while there are guards and the run has not ended. It is a [`BusyGuard`] without its type, so that an
+    /// [`ActiveGuard`] needs no type parameter.
+    busy: Option<Box<dyn Send>>,
     is_over: bool,
 }
 
 impl RunGuards {
-    pub(crate) fn guard<W: Worker>(&mut self, hold: impl FnOnce() -> BusyGuard<W>) -> ActiveGuard {
+    /// Makes one more guard. `busy` is called if it is the only one.
+    pub(crate) fn guard<W: Worker>(&mut self, busy: impl FnOnce() -> BusyGuard<W>) -> ActiveGuard {
         let guards = self.0.get_or_insert_default();
         {
             let mut guards = lock(guards);
-            guards.number += 1;
-            guards.hold.get_or_insert_with(|| Box::new(hold()));
+            guards.count += 1;
+            guards.busy.get_or_insert_with(|| Box::new(busy()));
         }
         ActiveGuard(Arc::clone(guards))
     }
@@ -58,25 +61,26 @@ impl RunGuards {
 impl Drop for RunGuards {
     fn drop(&mut self) {
         let Some(guards) = self.0.take() else { return };
-        let hold = {
+        let busy = {
             let mut guards = lock(&guards);
             guards.is_over = true;
-            guards.hold.take()
+            guards.busy.take()
         };
-        // Not under the lock: it may be the last reference to the worker's memory, with its key.
-        drop(hold);
+        // Dropped outside the lock: it may have the last reference to the worker's cell, and so drop the key, which is
+        // user code.
+        drop(busy);
     }
 }
 
 impl Drop for ActiveGuard {
     fn drop(&mut self) {
-        let hold = {
+        let busy = {
             let mut guards = lock(&self.0);
-            guards.number -= 1;
-            if guards.number == 0 { guards.hold.take() } else { None }
+            guards.count -= 1;
+            if guards.count == 0 { guards.busy.take() } else { None }
         };
-        // As above.
-        drop(hold);
+        // Dropped outside the lock, as above.
+        drop(busy);
     }
 }
 

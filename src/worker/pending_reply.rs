@@ -1,6 +1,5 @@
 //! [`PendingReply`]: the reply to a call that was sent without waiting.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,52 +8,58 @@ use std::task::{Context, Poll, ready};
 use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::Sequence;
 use crate::util::coop::poll_budget;
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::CallError;
 use crate::worker::handle::WorkerHandle;
 
-/// The answer to a call that a mailbox has taken: made by [`WorkerHandle::try_call`](crate::WorkerHandle::try_call) and its
-/// siblings.
+/// A future of the reply to a call that a mailbox has accepted.
+///
+/// [`WorkerHandle::try_call`], [`Via::try_call`](crate::Via::try_call) and
+/// [`Aliases::try_call`](crate::Aliases::try_call) return it.
 ///
 /// # Errors
 ///
-/// - [`CallError::NotDelivered`]: the worker ended before it came to the message, which never began.
-/// - [`CallError::NoReply`]: the handler dropped the reply, or the worker ended in the handler. It may have run.
+/// - [`CallError::NotDelivered`]: the worker exited before it began the message. It is safe to repeat the call.
+/// - [`CallError::NoReply`]: the handler dropped the reply, or the worker ended during the handler. The handler may
+///   have run.
 ///
 /// # Cancel safety
 ///
-/// Dropped, the message is handled all the same, and its answer is lost. The handler can tell by [`Reply::closed`]. A time-out round
-/// it says that the message may have run.
-#[must_use = "the answer comes by awaiting it"]
+/// If the future is dropped, the message is handled and its reply is lost. The handler can check
+/// [`Reply::is_closed`](crate::Reply::is_closed). After a timeout around this future, the message may have been
+/// handled.
+#[must_use = "the reply arrives by awaiting this"]
 pub struct PendingReply<W: Worker, T> {
     worker: WorkerHandle<W>,
     sequence: Sequence,
-    answer: Receiver<T>,
+    receiver: Receiver<T>,
 }
 
 impl<W: Worker, T> PendingReply<W, T> {
-    pub(crate) fn new(worker: WorkerHandle<W>, sequence: Sequence, answer: Receiver<T>) -> Self {
-        Self { worker, sequence, answer }
+    pub(crate) fn new(worker: WorkerHandle<W>, sequence: Sequence, receiver: Receiver<T>) -> Self {
+        Self { worker, sequence, receiver }
     }
 
-    /// The worker that has taken the message.
+    /// Returns the worker that accepted the message.
     pub fn worker(&self) -> &WorkerHandle<W> {
         &self.worker
     }
 }
 
-// Nothing is pinned.
+// No field is pinned.
 impl<W: Worker, T> Unpin for PendingReply<W, T> {}
 
 impl<W: Worker, T> Future for PendingReply<W, T> {
     type Output = Result<T, CallError<W>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        // Unlike the answer of `call`, it may be ready at its first poll, again and again.
-        let budget = ready!(poll_budget(cx, || !self.answer.is_ready()));
-        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        // Unlike the reply of `call`, this one may be ready at its first poll. A loop of them needs budget in order to
+        // yield.
+        let budget = ready!(poll_budget(cx, || !self.receiver.is_ready()));
+        let reply = ready!(Pin::new(&mut self.receiver).poll(cx));
         budget.spend();
-        Poll::Ready(answer.ok_or_else(|| self.worker.unanswered(self.sequence)))
+        Poll::Ready(reply.ok_or_else(|| self.worker.no_reply(self.sequence)))
     }
 }
 

@@ -1,38 +1,47 @@
-//! [`Permit`]: room for one message in a mailbox.
+//! [`Permit`]: a reserved place for one message in a mailbox.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 
 use crate::mailbox::queue::Kind;
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::SendError;
-use crate::worker::handle::{Unsent, WorkerHandle};
+use crate::worker::handle::WorkerHandle;
+use crate::worker::send::Unsent;
 
 /// A place in a worker's mailbox, reserved for one message.
 ///
-/// Made by [`WorkerHandle::reserve`], [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve).
-/// Dropped unused, it gives its place to the sender that has waited longest.
+/// [`WorkerHandle::reserve`], [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve)
+/// return it. A permit that is dropped unused gives its place to the sender that has waited longest.
 #[must_use = "the place is taken until the permit is used or dropped"]
 pub struct Permit<W: Worker> {
-    pub(super) handle: WorkerHandle<W>,
-    pub(super) is_used: bool,
+    handle: WorkerHandle<W>,
+    is_used: bool,
 }
 
 impl<W: Worker> Permit<W> {
-    /// Sends a message into the reserved place. It takes its place in the order now, and not that of the reservation (G8).
+    /// The permit of a place that was reserved in the handle's mailbox.
+    pub(super) fn new(handle: WorkerHandle<W>) -> Self {
+        Self { handle, is_used: false }
+    }
+
+    /// Sends a message into the reserved place, without waiting.
+    ///
+    /// The message is ordered by the time of this call, not by the time of the reservation (G8).
     ///
     /// # Errors
     ///
-    /// [`SendError::Closed`], with the message: the worker has begun to end since.
+    /// [`SendError::Closed`], with the message, if the worker has begun to stop or has exited since the reservation.
+    /// Look its key up again.
     pub fn send(mut self, message: W::Message) -> Result<(), SendError<W>> {
         self.is_used = true;
         match self.handle.cell.queue.send_reserved(message, Kind::Cast) {
             Ok(_) => Ok(()),
-            Err(message) => Err(self.handle.unsent(Unsent::Closed(message))),
+            Err(message) => Err(self.handle.send_error(Unsent::Closed(message))),
         }
     }
 
-    /// The worker in whose mailbox the place is.
+    /// Returns the worker whose mailbox has the place.
     pub fn worker(&self) -> &WorkerHandle<W> {
         &self.handle
     }

@@ -1,4 +1,4 @@
-//! What all workers of a registry share: [`Shared`].
+//! What all workers of a registry share with each other, with their handles and with the owner: [`Shared`].
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,118 +19,131 @@ use crate::util::panics::CatchDropPanic;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
-use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan, WriteKey};
+#[cfg(feature = "tracing")]
+use crate::worker::config::FormatKey;
+use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan};
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::Announcer;
 use crate::worker::request::{Notice, Request};
 
-/// What changes with each start and end.
+/// Counts that change with each start and exit.
 ///
-/// In this order in memory: what every start changes is of one cache line.
+/// The fields that every start changes are first, in one cache line.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct Numbers {
-    /// How many workers there are in whatever state, how many of them are starting, and how many entries wait for room: as
-    /// the owner knew it last.
+    /// Workers in any state, as the owner stored it last.
     pub(crate) workers: AtomicUsize,
+    /// Workers that are starting, without those in `delegated`.
     pub(crate) starting: AtomicUsize,
-    pub(crate) held: AtomicUsize,
-    /// How many workers were left alone with their start, but for those that the owner has attended to since. Those that have
-    /// begun are counted by themselves.
+    /// Starts that wait for room.
+    pub(crate) waiting_for_room: AtomicUsize,
+    /// Starts that the owner has delegated to their workers and not reclaimed, including completed ones.
     pub(crate) delegated: AtomicU64,
-    /// How many of these have begun, by round: their workers count them.
+    /// How many of `delegated` are complete, by generation. Counted by the workers.
     pub(crate) completed_delegated: [AtomicU64; 2],
-    /// How many gates are open.
+    /// Open gates.
     pub(crate) live: AtomicUsize,
-    /// How many keys that are gone are remembered.
+    /// Keys without a worker whose crash history or failed start is remembered.
     pub(crate) remembered: AtomicU64,
-    /// How many workers are between two runs.
+    /// Workers between two runs.
     pub(crate) restarting: AtomicUsize,
     pub(crate) counters: Counters,
 }
 
-/// What the workers of one registry share with each other, with their handles and with the owner. What refers to the types of
-/// workers in other ways than by `fn` and `dyn` is [`Opaque`] here.
+/// What the workers of one registry share with each other, with their handles and with the owner.
+///
+/// A field that contains worker types, other than behind `fn` or `dyn`, is [`Opaque`].
 pub(crate) struct Shared<W: Worker> {
     pub(crate) registry_id: RegistryId,
     pub(crate) name: Box<str>,
     pub(crate) config: Config,
-    /// CatchDropPanic: what it captured is user code when it is dropped, by the last reference to the registry's memory.
+    /// The hook is user code when it is dropped, by the last reference to this, so its panic is contained.
     pub(crate) on_undelivered: Option<CatchDropPanic<OnUndelivered<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
+    /// Present if starts are limited.
     pub(crate) pace: Option<Pace>,
     pub(crate) clock: Clock,
-    /// Somebody wants to know how long starts and runs take.
-    pub(crate) is_reported: bool,
+    /// Whether a reporter records how long starts and runs take.
+    pub(crate) records_lifetimes: bool,
     pub(crate) events: Announcer<W>,
-    /// What is counted on every thread.
+    /// Counters that every thread writes, striped by thread.
     pub(crate) hot: StripedCounters,
-    /// Measures how long messages take, if that was asked for.
+    /// Measures how long messages take. Present if the builder asked for it.
     pub(crate) stopwatch: Option<Stopwatch>,
-    /// How a key is written into the span of its worker, if that was asked for.
+    /// Formats the key for its worker's span. Present if the builder asked for it.
     #[cfg(feature = "tracing")]
-    pub(crate) write_key: Option<WriteKey<W>>,
-    /// What still ran when the owner had given it up and left: whoever owns this registry waits for it.
+    pub(crate) format_key: Option<FormatKey<W>>,
+    /// Workers that were still running when the owner abandoned them as stuck and exited. A worker that owns this
+    /// registry waits for them.
     pub(crate) stuck: Opaque<Mutex<Vec<Weak<WorkerCell<W>>>>>,
     pub(crate) numbers: CachePadded<Numbers>,
-    /// Where the owner is reached.
+    /// Runs the owner.
     pub(crate) combiner: Opaque<Combiner<Request<W>, DeferredAction<W>>>,
+    /// The report of the shutdown, once it is complete.
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
-    /// The runtime was shut down before the registry. Set before the owner refuses anything for it.
-    pub(crate) is_cut_off: AtomicBool,
-    /// The `WeakRegistry` of these workers, a type of the room above. The builder sets it once.
+    /// Whether the runtime was shut down before the registry. Set before the owner refuses a start for that reason.
+    pub(crate) is_runtime_shut_down: AtomicBool,
+    /// The `WeakRegistry` of these workers, which is a type of a room above. Set once, by the builder.
     pub(crate) registry: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 impl<W: Worker> Shared<W> {
-    /// The time by the registry's clock, for those numbers that only a reporter tells. Nobody looks at the clock for them
-    /// else.
+    /// The time by the registry's clock, for lifetimes that only a reporter records. Without a reporter the clock is
+    /// not read.
     pub(crate) fn now_if_reported(&self) -> u64 {
-        if self.is_reported { self.clock.now() } else { 0 }
+        if self.records_lifetimes { self.clock.now() } else { 0 }
     }
 
-    /// Tells the owner. When it is gone nobody is left who would act on it, and the notice is dropped.
+    /// Submits a notice to the owner. It is dropped if the owner has exited, since nothing is left to act on it.
     pub(crate) fn notify(&self, notice: Notice<W>) -> Outcome {
         self.combiner.submit(Request::Notice(notice))
     }
 
-    /// Leaves it for the owner's keeper to tell, or for who comes to the owner before it.
+    /// Queues a notice for the owner without running the owner here. The owner's driver, or the next task that submits
+    /// something, executes it.
     pub(crate) fn enqueue(&self, notice: Notice<W>) {
         self.combiner.enqueue(Request::Notice(notice));
     }
 
-    /// Why nothing starts any more. For whom the owner has refused, or no longer answers.
-    pub(crate) fn refusal(&self) -> StartFailure {
-        // Relaxed: the lock of the reply, or of the closed queue, came between the store and this load.
-        if self.is_cut_off.load(Ordering::Relaxed) { StartFailure::RuntimeShutdown } else { StartFailure::Shutdown }
+    /// The failure of a start that the owner refused or did not reply to.
+    pub(crate) fn start_refusal(&self) -> StartFailure {
+        // Relaxed: a lock orders this load after the store, that of the reply or of the closed request queue.
+        if self.is_runtime_shut_down.load(Ordering::Relaxed) {
+            StartFailure::RuntimeShutdown
+        } else {
+            StartFailure::Shutdown
+        }
     }
 
-    /// Begins a shutdown, or hurries one. Not here, for there may be a million workers to close, and this may be a `Drop`: the
-    /// keeper does it, or who comes to the owner before it, and is served after it.
-    pub(crate) fn end_all(&self, at_once: bool) {
+    /// Begins a shutdown, gracefully or at once. If one is in progress, `at_once` shortens it.
+    ///
+    /// The notice is queued, since there may be a million workers to close and this may run in a `Drop`.
+    pub(crate) fn begin_shutdown(&self, at_once: bool) {
         self.enqueue(Notice::Shutdown { at_once });
     }
 
-    /// The registry's numbers at this moment. What waits in the mailboxes the table knows.
+    /// The registry's current statistics. The caller samples the mailboxes, which the table knows.
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
         let numbers = &self.numbers;
-        // First: every worker that has begun alone was left alone before.
-        let begun: u64 = numbers.completed_delegated.iter().map(|begun| begun.load(Ordering::Relaxed)).sum();
-        let delegated =
-            usize::try_from(numbers.delegated.load(Ordering::Relaxed).saturating_sub(begun)).unwrap_or(usize::MAX);
+        // Completions are read before delegations: each completed start was delegated before, so the difference is no
+        // less than zero as a rule.
+        let completed: u64 = numbers.completed_delegated.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let delegated = numbers.delegated.load(Ordering::Relaxed).saturating_sub(completed);
+        let delegated = usize::try_from(delegated).unwrap_or(usize::MAX);
         let (workers, starting, live) =
             (load(&numbers.workers), load(&numbers.starting) + delegated, load(&numbers.live));
         let restarting = load(&numbers.restarting).min(live);
         let mut counted = numbers.counters.read(&self.hot);
-        counted.starts.ok += begun;
+        counted.starts.ok += completed;
         Stats {
             starting,
             waiting_for_turn: self.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
-            waiting_for_room: load(&numbers.held),
+            waiting_for_room: load(&numbers.waiting_for_room),
             running: live - restarting,
             restarting,
-            // Those that were told to end, and those that the owner is yet to hear of.
+            // Includes workers whose exit the owner has not processed yet.
             stopping: workers.saturating_sub(starting + live),
             limit: self.config.max_workers,
             remembered: numbers.remembered.load(Ordering::Relaxed),

@@ -1,14 +1,17 @@
-//! A worker's own tasks: what it began with [`Context::spawn`](crate::Context::spawn) and
+//! A worker's own tasks: those of [`Context::spawn`](crate::Context::spawn) and
 //! [`spawn_blocking`](crate::Context::spawn_blocking), its timers and its monitors.
 //!
-//! Each has an entry in the worker's slot, from before it is spawned until its code was dropped. The worker's run is over when
-//! no entry is left (G1). A task removes its own entry, so that nothing is kept of it while the worker rests.
+//! Each has an entry in the worker's cell, which is added before the task is spawned and removed after its code is
+//! dropped. The worker's run is not over while an entry is left (G1). A task removes its own entry, so that an idle
+//! worker keeps nothing of it.
 //!
-//! 1. An entry is removed by the drop of its [`Entry`], which comes after everything of the user's in the task: the code, its
-//!    output and what it captured.
-//! 2. Code that was handed to the pool of blocking threads and has not begun is ended by whoever takes it first: a thread of
-//!    the pool, which runs it, or an abort, which drops it. So no wait for a free thread is taken for a wait for the code. (G4)
-//! 3. All code of the user's is contained here, its destructors included. A panic of it is counted and is an error event.
+//! Rules:
+//!
+//! 1. An entry is removed by the drop of its [`TaskEntry`], after all user code of the task is dropped: the code, its
+//!    output and its captures.
+//! 2. Blocking code that is queued in tokio's pool is taken either by a thread of the pool, which runs it, or by an
+//!    abort, which drops it. A worker that ends therefore waits for code that runs, and never for a free thread. (G4)
+//! 3. All user code here is contained, including its destructors. Its panic is counted and logged as an error event.
 
 use std::any::Any;
 use std::fmt;
@@ -16,14 +19,14 @@ use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::sync::oneshot;
 use tokio::task::{self, AbortHandle};
 
 use crate::util::id_list::{Id, IdList};
 use crate::util::panics;
-use crate::util::panics::{catch_panic, drop_payload};
+use crate::util::panics::{catch_panic, drop_payload, unwind_safe};
 use crate::util::sync::{Mutex, lock};
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
@@ -32,11 +35,57 @@ use crate::worker::guard::BusyGuard;
 use crate::worker::trace;
 use crate::worker::trace::Trace;
 
-/// What a worker's run has yet to wait for. Boxed, and there only while there is something.
+/// A handle to a task that belongs to a worker, and the future of its result.
+///
+/// [`Context::spawn`](crate::Context::spawn) and [`Context::spawn_blocking`](crate::Context::spawn_blocking) return it.
+/// Dropping it does not abort the task.
+///
+/// # Errors
+///
+/// - [`TaskError::Panicked`]: the task panicked.
+/// - [`TaskError::Aborted`]: the task was aborted before it completed.
+///
+/// # Cancel safety
+///
+/// If the handle is dropped, the task continues and its result is lost.
+pub struct Task<T> {
+    result: oneshot::Receiver<Result<T, TaskError>>,
+    work: Arc<dyn Work>,
+}
+
+impl<T> Task<T> {
+    pub(crate) fn new(work: Arc<dyn Work>, result: oneshot::Receiver<Result<T, TaskError>>) -> Self {
+        Self { result, work }
+    }
+
+    /// Aborts the task at its next await.
+    ///
+    /// Blocking code that has not started, because all threads of the pool are busy, is dropped before this returns,
+    /// and the result is [`TaskError::Aborted`]. Blocking code that is running is not interrupted.
+    pub fn abort(&self) {
+        self.work.abort();
+    }
+}
+
+impl<T> fmt::Debug for Task<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Task").finish_non_exhaustive()
+    }
+}
+
+impl<T> Future for Task<T> {
+    type Output = Result<T, TaskError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(ready!(Pin::new(&mut self.result).poll(cx)).unwrap_or(Err(TaskError::Aborted)))
+    }
+}
+
+/// The tasks of a worker's run. Boxed, and present only while there is one.
 #[derive(Default)]
 pub(crate) struct Tasks {
     entries: IdList<Arc<dyn Work>>,
-    /// The worker's own task, which waits for the last of them.
+    /// The worker's task, if it waits for the last of them.
     waiter: Option<Waker>,
 }
 
@@ -53,7 +102,7 @@ impl Tasks {
         self.entries.is_empty()
     }
 
-    /// Those that are to be aborted: all, or the timers and monitors alone.
+    /// Lists all of them, or only the timers and monitors.
     pub(crate) fn to_list(&self, timers_only: bool) -> Vec<Arc<dyn Work>> {
         self.entries.iter().filter(|work| work.is_timer() || !timers_only).map(Arc::clone).collect()
     }
@@ -69,94 +118,95 @@ impl Tasks {
     }
 }
 
-/// Work that a worker waits for at the end of its run.
+/// A task that a worker waits for at the end of its run.
 pub(crate) trait Work: Send + Sync {
-    /// Ends it at its next await, or at once if it has not begun.
+    /// Aborts it at its next await, or at once if it has not started.
     fn abort(&self);
 
-    /// Whether it ends with the run, in good order too: a timer or a monitor.
+    /// Whether it is a timer or a monitor, which a graceful end of the run aborts too.
     fn is_timer(&self) -> bool;
 }
 
-/// Keeps the worker's run from being over, until it is dropped.
-struct Entry<W: Worker> {
+/// The entry of a task in its worker's cell, which is removed when this is dropped. (1)
+struct TaskEntry<W: Worker> {
     cell: Arc<WorkerCell<W>>,
     id: Id,
 }
 
-impl<W: Worker> Entry<W> {
-    /// Runs code of the user's that belongs to the task, and reports its panic.
+impl<W: Worker> TaskEntry<W> {
+    /// Runs user code of the task, and reports its panic. (3)
     fn catch_panic(&self, code: impl FnOnce()) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(code)) {
             self.report(payload);
         }
     }
 
-    /// Counts a panic and tells `tracing` of it. Gives what it said.
+    /// Counts a panic, logs it, and returns it as an error.
     fn report(&self, payload: Box<dyn Any + Send>) -> TaskError {
         let reason = panics::message(payload);
-        // First: who hears of it finds it counted.
+        // Counted before it is logged: the subscriber, which is user code, finds it counted.
         self.cell.shared.numbers.counters.task_panicked();
         trace::task_panicked(&self.cell, &reason);
         TaskError::Panicked(reason)
     }
 }
 
-impl<W: Worker> Drop for Entry<W> {
+impl<W: Worker> Drop for TaskEntry<W> {
     fn drop(&mut self) {
         self.cell.remove_task(self.id);
     }
 }
 
-/// The task of a timer, a monitor or `ctx.spawn`, as those see it who may end it.
+/// The part of a spawned task that its handles and its worker share, to abort it.
 #[derive(Debug)]
 pub(crate) struct Spawned {
     is_timer: bool,
-    stage: Mutex<Stage>,
+    state: Mutex<SpawnedState>,
 }
 
 #[derive(Debug)]
-enum Stage {
-    /// It is being spawned, and nobody has it yet.
+enum SpawnedState {
+    /// It is being spawned. It has no handle yet.
     New,
     Running(AbortHandle),
-    /// Its code was dropped. Tokio's handle would keep the task's memory for as long as somebody has a [`Timer`](crate::Timer).
-    Over,
+    /// Its code is dropped. The abort handle is released: it would keep the task's memory while a
+    /// [`Timer`](crate::Timer) exists.
+    Finished,
 }
 
 impl Spawned {
-    /// Whether its code was dropped.
+    /// Whether its code is dropped.
     pub(crate) fn is_finished(&self) -> bool {
-        matches!(*lock(&self.stage), Stage::Over)
+        matches!(*lock(&self.state), SpawnedState::Finished)
     }
 
     fn set_running(&self, handle: AbortHandle) {
-        let mut stage = lock(&self.stage);
-        // It may be over by now, on another thread.
-        let unused = match *stage {
-            Stage::New => {
-                *stage = Stage::Running(handle);
+        let mut state = lock(&self.state);
+        // The task may have finished already, on another thread.
+        let unused = match *state {
+            SpawnedState::New => {
+                *state = SpawnedState::Running(handle);
                 None
             }
             _ => Some(handle),
         };
-        drop(stage);
+        drop(state);
         drop(unused);
     }
 
-    fn set_over(&self) {
-        let former = std::mem::replace(&mut *lock(&self.stage), Stage::Over);
+    fn set_finished(&self) {
+        let former = std::mem::replace(&mut *lock(&self.state), SpawnedState::Finished);
         drop(former);
     }
 }
 
 impl Work for Spawned {
     fn abort(&self) {
-        let handle = match &*lock(&self.stage) {
-            Stage::Running(handle) => handle.clone(),
-            Stage::New | Stage::Over => return,
+        let handle = match &*lock(&self.state) {
+            SpawnedState::Running(handle) => handle.clone(),
+            SpawnedState::New | SpawnedState::Finished => return,
         };
-        // Not under the lock: a runtime that shuts down drops the task here, and that takes the lock.
+        // Aborted outside the lock: if the runtime is shutting down, this drops the task, which takes the lock.
         handle.abort();
     }
 
@@ -165,7 +215,7 @@ impl Work for Spawned {
     }
 }
 
-/// Spawns a task of a worker. `done` is given what the code came to; it is dropped if the code is aborted.
+/// Spawns a task of a worker. `done` gets the output of the code, or its panic. It is dropped if the code is aborted.
 fn spawn<W: Worker, F>(
     cell: &Arc<WorkerCell<W>>,
     is_timer: bool,
@@ -176,16 +226,17 @@ where
     F: Future + Send + 'static,
     F::Output: Send,
 {
-    let spawned = Arc::new(Spawned { is_timer, stage: Mutex::new(Stage::New) });
+    let spawned = Arc::new(Spawned { is_timer, state: Mutex::new(SpawnedState::New) });
     let id = Id::fresh();
     cell.insert_task(id, Arc::clone(&spawned) as Arc<dyn Work>);
-    // From here on its drop removes the entry: also if there is no runtime any more, and the task is dropped at once.
-    let task = Task {
+    // From here on the drop of the task removes the entry, even if the runtime has shut down and drops the task at
+    // once.
+    let task = TaskFuture {
         code: Some(Box::pin(code)),
         done: Some(done),
         span: Trace::current(),
         spawned: Arc::clone(&spawned),
-        entry: Entry { cell: Arc::clone(cell), id },
+        entry: TaskEntry { cell: Arc::clone(cell), id },
     };
     spawned.set_running(task::spawn(task).abort_handle());
     spawned
@@ -199,11 +250,11 @@ pub(crate) fn spawn_timer<W: Worker>(
     spawn(cell, true, code, |_| {})
 }
 
-/// Spawns what `ctx.spawn` is given. `hold` is let go of before its result is there.
+/// Spawns the task of `ctx.spawn`. `busy` is dropped before the result is available.
 pub(crate) fn spawn_task<W: Worker, F>(
     cell: &Arc<WorkerCell<W>>,
     code: F,
-    hold: BusyGuard<W>,
+    busy: BusyGuard<W>,
 ) -> (Arc<Spawned>, oneshot::Receiver<Result<F::Output, TaskError>>)
 where
     F: Future + Send + 'static,
@@ -211,15 +262,16 @@ where
 {
     let (sender, outcome) = oneshot::channel();
     let spawned = spawn(cell, false, code, move |ended| {
-        drop(hold);
+        drop(busy);
         deliver(sender, ended);
     });
     (spawned, outcome)
 }
 
-/// Hands a result over, or drops it if nobody wants it: that may panic, and is the task's own panic.
+/// Sends a result to the task's handle. If the handle was dropped, this drops the result: a panic of that is the task's
+/// own.
 fn deliver<T>(sender: oneshot::Sender<Result<T, TaskError>>, ended: Result<T, TaskError>) {
-    // Another executor's waker is foreign code: its panic is not that of the task.
+    // The waker may be foreign code, of another executor. Its panic is not the task's.
     match catch_unwind(AssertUnwindSafe(|| sender.send(ended))) {
         Ok(Ok(())) => {}
         Ok(Err(unused)) => drop(unused),
@@ -227,19 +279,19 @@ fn deliver<T>(sender: oneshot::Sender<Result<T, TaskError>>, ended: Result<T, Ta
     }
 }
 
-/// A spawned task. In the order in which its parts are dropped.
-struct Task<W: Worker, F, D> {
+/// The future of a spawned task. Its fields are dropped in this order.
+struct TaskFuture<W: Worker, F, D> {
     code: Option<Pin<Box<F>>>,
     done: Option<D>,
     span: Trace,
     spawned: Arc<Spawned>,
-    entry: Entry<W>,
+    entry: TaskEntry<W>,
 }
 
-// The code is pinned in its box, and nothing else is pinned.
-impl<W: Worker, F, D> Unpin for Task<W, F, D> {}
+// The code is pinned in its box. No other field is pinned.
+impl<W: Worker, F, D> Unpin for TaskFuture<W, F, D> {}
 
-impl<W: Worker, F: Future, D: FnOnce(Result<F::Output, TaskError>)> Future for Task<W, F, D> {
+impl<W: Worker, F: Future, D: FnOnce(Result<F::Output, TaskError>)> Future for TaskFuture<W, F, D> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -251,7 +303,7 @@ impl<W: Worker, F: Future, D: FnOnce(Result<F::Output, TaskError>)> Future for T
             Ok(Poll::Ready(output)) => Ok(output),
             Err(payload) => Err(entry.report(payload)),
         };
-        // Before the result is there: who has it finds nothing left of the code.
+        // The code is dropped before the result is available: the receiver of the result finds nothing left of it.
         entry.catch_panic(|| drop(code.take()));
         if let Some(done) = done.take() {
             entry.catch_panic(|| done(ended));
@@ -260,36 +312,36 @@ impl<W: Worker, F: Future, D: FnOnce(Result<F::Output, TaskError>)> Future for T
     }
 }
 
-impl<W: Worker, F, D> Drop for Task<W, F, D> {
+impl<W: Worker, F, D> Drop for TaskFuture<W, F, D> {
     fn drop(&mut self) {
         let Self { code, done, span, entry, .. } = self;
         if code.is_some() {
-            // It was aborted, or its runtime shuts down.
+            // The task was aborted, or its runtime is shutting down.
             let _entered = span.enter();
             entry.catch_panic(|| drop(code.take()));
-            // It wakes whoever awaits the result.
+            // This wakes the task that awaits the result. Its waker may be foreign code.
             catch_panic(|| drop(done.take()));
         }
-        self.spawned.set_over();
-        // The entry goes last, with the fields.
+        self.spawned.set_finished();
+        // The entry is dropped after this, as the last field. (1)
     }
 }
 
-/// Blocking code that was handed to tokio's pool.
-pub(crate) struct Job(Mutex<Option<Box<dyn Queued>>>);
+/// A job of `ctx.spawn_blocking`, until its code is taken. (2)
+pub(crate) struct BlockingJob(Mutex<Option<Box<dyn QueuedCode>>>);
 
-impl Job {
-    /// Takes the code, unless somebody has taken it.
-    fn take(&self) -> Option<Box<dyn Queued>> {
+impl BlockingJob {
+    /// Takes the code, unless it was taken before.
+    fn take(&self) -> Option<Box<dyn QueuedCode>> {
         lock(&self.0).take()
     }
 }
 
-impl Work for Job {
+impl Work for BlockingJob {
     fn abort(&self) {
-        // What runs already is not here any more. (2)
+        // Code that runs was taken, and is not aborted. (2)
         if let Some(queued) = self.take() {
-            queued.drop_payload();
+            queued.discard();
         }
     }
 
@@ -298,58 +350,59 @@ impl Work for Job {
     }
 }
 
-impl fmt::Debug for Job {
+impl fmt::Debug for BlockingJob {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Job").field("is_queued", &lock(&self.0).is_some()).finish()
+        f.debug_struct("BlockingJob").field("is_queued", &lock(&self.0).is_some()).finish()
     }
 }
 
-/// Blocking code that has not begun.
-trait Queued: Send {
+/// Blocking code that has not started.
+trait QueuedCode: Send {
     fn run(self: Box<Self>);
-    fn drop_payload(self: Box<Self>);
+    /// Drops the code without running it.
+    fn discard(self: Box<Self>);
 }
 
 struct QueuedWork<W: Worker, F, T> {
     work: F,
-    hold: BusyGuard<W>,
+    busy: BusyGuard<W>,
     sender: oneshot::Sender<Result<T, TaskError>>,
     span: Trace,
-    entry: Entry<W>,
+    entry: TaskEntry<W>,
 }
 
-impl<W: Worker, T: Send, F: FnOnce() -> T + Send> Queued for QueuedWork<W, F, T> {
+impl<W: Worker, T: Send, F: FnOnce() -> T + Send> QueuedCode for QueuedWork<W, F, T> {
     fn run(self: Box<Self>) {
-        let Self { work, hold, sender, span, entry } = *self;
+        let Self { work, busy, sender, span, entry } = *self;
         {
-            // Dropped at the end of this block, and so before the entry.
+            // The span is dropped at the end of this block, before the entry. (1)
             let inside = span;
             let _entered = inside.enter();
             let ended = catch_unwind(AssertUnwindSafe(work)).map_err(|payload| entry.report(payload));
-            drop(hold);
+            drop(busy);
             entry.catch_panic(|| deliver(sender, ended));
         }
         drop(entry);
     }
 
-    fn drop_payload(self: Box<Self>) {
-        let Self { work, hold, sender, span, entry } = *self;
+    fn discard(self: Box<Self>) {
+        let Self { work, busy, sender, span, entry } = *self;
         {
             let inside = span;
             let _entered = inside.enter();
             entry.catch_panic(|| drop(work));
-            drop(hold);
-            // It wakes whoever awaits the result.
+            drop(busy);
+            // This wakes the task that awaits the result. Its waker may be foreign code.
             catch_panic(|| drop(sender));
         }
         drop(entry);
     }
 }
 
-/// What the pool has of a job: it runs it, or lets go of it when the runtime shuts down.
-struct Turn(Arc<Job>);
+/// The part of a job that the pool has. The pool runs it, or drops it when the runtime shuts down.
+struct PooledJob(Arc<BlockingJob>);
 
-impl Turn {
+impl PooledJob {
     fn run(self) {
         if let Some(queued) = self.0.take() {
             queued.run();
@@ -357,26 +410,30 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for PooledJob {
     fn drop(&mut self) {
         self.0.abort();
     }
 }
 
-/// Hands blocking code to tokio's pool. `hold` is let go of before its result is there.
+/// Queues blocking code in tokio's pool. `busy` is dropped before the result is available.
 pub(crate) fn spawn_blocking<W: Worker, T: Send + 'static>(
     cell: &Arc<WorkerCell<W>>,
     work: impl FnOnce() -> T + Send + 'static,
-    hold: BusyGuard<W>,
-) -> (Arc<Job>, oneshot::Receiver<Result<T, TaskError>>) {
+    busy: BusyGuard<W>,
+) -> (Arc<BlockingJob>, oneshot::Receiver<Result<T, TaskError>>) {
     let (sender, outcome) = oneshot::channel();
     let id = Id::fresh();
-    let entry = Entry { cell: Arc::clone(cell), id };
-    let queued = QueuedWork { work, hold, sender, span: Trace::current(), entry };
-    let job = Arc::new(Job(Mutex::new(Some(Box::new(queued)))));
+    let entry = TaskEntry { cell: Arc::clone(cell), id };
+    let queued = QueuedWork { work, busy, sender, span: Trace::current(), entry };
+    let job = Arc::new(BlockingJob(Mutex::new(Some(Box::new(queued)))));
     cell.insert_task(id, Arc::clone(&job) as Arc<dyn Work>);
-    let turn = Turn(Arc::clone(&job));
-    // Detached: tokio's own handle could not take it out of the pool's queue.
-    drop(task::spawn_blocking(move || turn.run()));
+    let pooled = PooledJob(Arc::clone(&job));
+    // Detached, because tokio's handle could not remove the code from the pool's queue.
+    drop(task::spawn_blocking(move || pooled.run()));
     (job, outcome)
+}
+
+unwind_safe! {
+    [T] Task<T>;
 }

@@ -40,7 +40,7 @@ mod on {
                     target: "gen_registry", parent: None, "worker",
                     registry = &*cell.shared.name, id = cell.entry.id.0, key = Empty,
                 );
-                if let (Some(write), false) = (cell.shared.write_key, span.is_disabled()) {
+                if let (Some(write), false) = (cell.shared.format_key, span.is_disabled()) {
                     span.record("key", write(&cell.key).as_str());
                 }
                 span
