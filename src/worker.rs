@@ -1,4 +1,10 @@
-//! What a user writes: the [`Worker`] trait; and how a worker ends: [`ExitReason`].
+//! One worker: what a user writes ([`Worker`]), and what runs it.
+//!
+//! - [`task`] runs a worker from its launch to its end; [`restart`] decides whether and when it has another run.
+//! - [`cell`] is what the task, the handles and the owner share. [`start`] and [`watchers`] are the protocols of its start and its end.
+//! - [`handle`] has the verbs for other tasks, [`context`] those for the worker itself; [`error`] has their errors.
+//! - [`children`], [`tasks`] and [`timers`] belong to a worker and end with it.
+//! - [`shared`] and [`config`] are the same for all workers of a registry. [`request`] is what callers and workers submit to the owner.
 
 pub(crate) mod call;
 pub(crate) mod cell;
@@ -37,35 +43,34 @@ use crate::lifecycle::exit::ExitReason;
 use crate::mailbox::Mailbox;
 use crate::worker::context::Context;
 
-/// A stateful task of which a registry runs at most one per key.
+/// A stateful task. A registry runs at most one per key.
 ///
-/// The registry starts it when its key is first wanted: [`init`](Self::init) makes the state, then every message is
-/// given to [`handle`](Self::handle), one at a time, in the order in which the mailbox took them; at the end
-/// [`terminate`](Self::terminate) takes the state apart. All of it runs in one tokio task of its own, so that a slow
-/// or failing worker disturbs no other key (G4, G5).
+/// The registry starts a worker when its key is first requested. [`init`](Self::init) makes the state. Then every message is
+/// passed to [`handle`](Self::handle), one at a time, in the order in which the mailbox accepted them. At the end
+/// [`terminate`](Self::terminate) consumes the state. All of this runs in one tokio task per worker, so that a slow or failing
+/// worker does not affect other keys (G4, G5).
 ///
-/// The methods are written as plain `async fn`.
+/// Write the methods as plain `async fn`.
 ///
 /// # Blocking code
 ///
-/// Give it to [`Context::spawn_blocking`]. As with any tokio task, code that keeps its thread for long keeps what the thread
-/// was about to do: other tasks, and at times the wait for all of the runtime's timers, which nobody takes over until another of
-/// its threads is woken. Time-outs, of every key, are late by as much.
+/// Pass it to [`Context::spawn_blocking`]. Code that blocks a runtime thread delays the tasks queued on that thread. It may also delay
+/// the runtime's timer driver, and with it every timeout in the process, of all keys.
 ///
 /// # Workers that are not `Send`
 ///
-/// A worker's task may move between the threads of its runtime, and any task may take a turn of the registry's owner, so state and
-/// futures are `Send`. There is no variant for a `LocalSet`: it would be a second set of everything, for tasks that only one
-/// thread can run. Give the worker a thread instead, on which the rest lives, and talk to it by a channel. The thread ends with the
-/// worker, for the worker's state has the sender, and the key is not free before it has ended, since it is from
-/// [`Context::spawn_blocking`] (G1). While it runs the worker has something to do: it does not idle, and is not evicted.
+/// A worker's task may move between the threads of its runtime, and any task may run the registry's owner. So state and futures are
+/// `Send`. There is no variant for a `LocalSet`: it would need a second version of every type, for tasks that only one thread can
+/// run. Instead, start a thread for the worker with [`Context::spawn_blocking`], keep what is not `Send` there, and send to it through a
+/// channel. The thread ends with the worker, because the worker's state holds the sender. The key is not free before the thread has ended
+/// (G1). While the thread runs, the worker is active: it does not idle, and is not evicted.
 ///
 /// ```
 /// use std::{cell::Cell, io, rc::Rc};
 /// use gen_registry::{Context, Registry, Reply, Worker};
 /// use tokio::{runtime::Builder, sync::mpsc, task::{LocalSet, spawn_local}};
 ///
-/// /// On the worker's own thread, where nothing need be `Send`.
+/// /// Runs on the worker's own thread, where nothing need be `Send`.
 /// async fn serve(mut messages: mpsc::Receiver<Reply<u32>>) {
 ///     let count = Rc::new(Cell::new(0));
 ///     while let Some(reply) = messages.recv().await {
@@ -93,7 +98,7 @@ use crate::worker::context::Context;
 ///     }
 ///
 ///     async fn handle(&mut self, reply: Reply<u32>, _: &mut Context<Self>) -> io::Result<()> {
-///         // The thread has ended only if it has panicked: then so does the worker, and its policy decides.
+///         // The send fails only if the thread has panicked. Then the worker fails too, and its restart policy applies.
 ///         self.0.send(reply).await.map_err(|_| io::Error::other("the worker's thread has panicked"))
 ///     }
 /// }
@@ -104,7 +109,7 @@ use crate::worker::context::Context;
 /// let worker = registry.start(&1, ()).await?;
 /// assert_eq!(worker.call(|reply| reply).await?, 1);
 /// assert_eq!(worker.call(|reply| reply).await?, 2);
-/// worker.kill().await?; // and its thread has ended
+/// worker.kill().await?; // its thread has ended too
 /// # Ok(())
 /// # }
 /// ```
@@ -157,28 +162,29 @@ use crate::worker::context::Context;
     note = "`Registry`, `WorkerHandle` and `Via` take this type as their parameter, not its key or its message"
 )]
 pub trait Worker: Sized + Send + 'static {
-    /// What names a worker: any hashable type. Its `Hash` and `Eq` must agree, as for a `HashMap`.
+    /// Names a worker: any hashable type. `Hash` and `Eq` must agree, as for a `HashMap`.
     type Key: Clone + Eq + Hash + Send + Sync + 'static;
-    /// What `init` is given: moved into it.
+    /// The argument of `init`.
     type Args: Send + 'static;
-    /// What `handle` is given. Put a [`Reply`](crate::Reply) into the messages that are answered.
+    /// The argument of `handle`. Put a [`Reply`](crate::Reply) into each message that has an answer.
     type Message: Send + 'static;
-    /// What ends a worker when `init` or `handle` returns it. `Infallible`, a std error, `anyhow::Error`, `String`.
+    /// The error that ends a worker when `init`, `handle` or `run` returns it: `Infallible`, a std error, `anyhow::Error`, `String`.
     type Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static;
 
     /// Makes the worker's state.
     ///
-    /// It runs in the worker's own task, however long it takes: no other key waits for it. The worker is found by
-    /// `lookup` once it has returned `Ok`. An error, a panic, or `init_timeout` passing leaves nothing behind and is
-    /// told to everyone who waits for this start (G5).
+    /// It runs in the worker's own task and may take long: no other key waits for it. `lookup` finds the worker once this has
+    /// returned `Ok`. After an error, a panic or a timeout (`init_timeout`) nothing is left of the worker, and every caller that waits
+    /// for this start gets the error (G5).
     ///
     /// # Cancel safety
     ///
-    /// A stop of the key, a shutdown or the time-out drops this future at an await.
+    /// A stop of the key, a shutdown or the timeout drops this future at an await.
     fn init(args: Self::Args, ctx: &mut Context<Self>) -> impl Future<Output = Result<Self, Self::Error>> + Send;
 
-    /// Handles one message. An `Err` ends the worker with [`ExitReason::Failed`]: what is an error for the caller
-    /// only goes into the message's reply.
+    /// Handles one message.
+    ///
+    /// An `Err` ends the worker with [`ExitReason::Failed`]. An error that concerns only the caller belongs in the message's reply.
     ///
     /// # Cancel safety
     ///
@@ -189,12 +195,12 @@ pub trait Worker: Sized + Send + 'static {
         ctx: &mut Context<Self>,
     ) -> impl Future<Output = Result<(), Self::Error>> + Send;
 
-    /// Receives messages until there are no more. The default gives each to [`handle`](Self::handle).
+    /// Receives messages until there are no more. The default passes each to [`handle`](Self::handle).
     ///
-    /// Override it for a worker that also waits for something else, such as a socket, or
-    /// [urgent messages](Mailbox#urgent-messages): select over that and `mailbox.recv()`, which is cancel-safe. When `recv` gives `None`, the worker is asked to end and the mailbox is
-    /// empty: return. An `Ok` before that ends the worker too ([`ExitReason::Normal`]); messages that are still queued
-    /// are then undelivered (G6).
+    /// Override it for a worker that also waits for something else, such as a socket or
+    /// [urgent messages](Mailbox#urgent-messages): select over that and `mailbox.recv()`, which is cancel-safe. When `recv` returns
+    /// `None`, the worker is asked to end and the mailbox is empty: return. An `Ok` before that ends the worker too
+    /// ([`ExitReason::Normal`]), and the messages that are still queued are undelivered (G6).
     fn run(
         &mut self,
         mailbox: &mut Mailbox<Self::Message>,
@@ -203,9 +209,9 @@ pub trait Worker: Sized + Send + 'static {
         default_run::handle_each(self, mailbox, ctx)
     }
 
-    /// Takes the state apart at the end: flush, say goodbye. Does nothing by default.
+    /// Consumes the state at the end of a run, for example to flush it. Does nothing by default.
     ///
-    /// It runs after every end but a panic, a crash from outside and a kill, and before the key is free (G1).
+    /// It does not run after a panic, a crash from outside or a kill. In all other cases it runs before the key is free (G1).
     ///
     /// # Cancel safety
     ///

@@ -13,7 +13,7 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::current::Current;
 use crate::worker::guard::RunGuards;
-use crate::worker::ownership::{Circle, Ownership};
+use crate::worker::ownership::{OwnerCycle, Ownership};
 
 /// The registries that a worker owns, and its [`ActiveGuard`](crate::ActiveGuard)s. Boxed on first use, since most
 /// workers have neither. The tasks are listed in the worker's cell: see [`tasks`](crate::worker::tasks).
@@ -34,7 +34,7 @@ pub(crate) enum ChildrenExit {
 
 impl Children {
     /// Adds a registry that ends with this worker. Refuses one that would close a circle of owners.
-    pub(crate) fn own(&mut self, owner: Current, child: Box<dyn NestedRegistry>) -> Result<(), Circle> {
+    pub(crate) fn own(&mut self, owner: Current, child: Box<dyn NestedRegistry>) -> Result<(), OwnerCycle> {
         if !self.owned.iter().any(|(owned, _)| owned.id() == child.id()) {
             let ownership = Ownership::new(owner, child.id())?;
             if self.owned.len() == self.owned.capacity() {

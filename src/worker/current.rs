@@ -1,16 +1,14 @@
-//! Which worker's task is being polled on this thread: how a wait for oneself is found before it begins.
-
-use crate::lifecycle::id::RegistryId;
+//! Which worker's task is being polled on this thread. A verb uses this to refuse a wait of a worker for itself.
 
 use std::cell::Cell;
 
-use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::lifecycle::id::{EntryId, RegistryId, WorkerId};
 
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
 }
 
-/// A worker, and the registry it belongs to.
+/// A worker and its registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Current {
     pub(crate) entry: EntryId,
@@ -32,7 +30,7 @@ pub(crate) fn is_current(worker: WorkerId) -> bool {
     current().is_some_and(|current| current.entry.id == worker)
 }
 
-/// Makes a worker the current one until the guard is dropped, also by a panic.
+/// Makes a worker the current one until the guard is dropped. A panic drops it too.
 #[inline]
 pub(crate) fn enter(current: Current) -> impl Drop {
     Restore(CURRENT.replace(Some(current)))

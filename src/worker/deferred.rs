@@ -1,4 +1,4 @@
-//! [`DeferredAction`]: what the owner leaves to be done away from its desk, by whoever has served there.
+//! [`DeferredAction`]: what the owner defers until the combiner's lock is released. The task that held the lock runs it.
 
 use tokio::runtime::Handle;
 
@@ -17,7 +17,7 @@ pub(crate) enum DeferredAction<W: Worker> {
 }
 
 impl<W: Worker> Deferred for DeferredAction<W> {
-    /// The registry's runtime, whatever runtime the task belongs to that runs this.
+    /// The registry's runtime. The task that runs this may belong to another one.
     type Place = Handle;
 
     fn run(self, runtime: &Handle) {
@@ -27,11 +27,11 @@ impl<W: Worker> Deferred for DeferredAction<W> {
             }
             Self::AnswerStart(reply, answer) => {
                 let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
-                // The caller went away: the arguments' `Drop`, which is user code, runs elsewhere. (G4)
+                // The caller's future was dropped. The `Drop` of the arguments is user code, and runs in a task of its own. (G4)
                 runtime.spawn(async move { catch_panic(|| drop(args)) });
             }
             Self::AnswerStop(reply, outcome) => {
-                // The caller may have gone away.
+                // The caller's future may be dropped: the send fails, and there is nothing to do.
                 let _ = reply.0.send(outcome);
             }
         }

@@ -1,48 +1,47 @@
-//! Which worker owns which registry, in the whole process: [`Context::own`](crate::Context::own) is refused where it would close
-//! a circle, and so is a wait of a worker for something above it, which ends only after that worker.
+//! Which worker owns which registry, in the whole process. [`Context::own`](crate::Context::own) uses this to refuse a cycle of owners, and
+//! a wait uses it to refuse a wait of a worker for something above it, which ends only after that worker.
 //!
-//! A worker that owns a registry ends after all workers of it. So a worker has *above* it the owners of its registry, the owners of
-//! theirs, and so on. Registries are of different types and know nothing of each other: the edges are kept here, by the ids of
-//! registries and workers, which are never used twice.
+//! A worker that owns a registry ends after all workers of that registry. So *above* a worker are the owners of its registry, the owners
+//! of their registries, and so on. Registries are of different types and do not know each other. The edges are kept here, by the ids of
+//! registries and workers, which are never reused.
 //!
-//! One lock serves the process. It is taken by `own`, at the end of an owner, and when a worker stops or shuts down something of
-//! another registry; never by a lookup, a send, or a start that finds no worker on its way out.
+//! The process has one lock for this. `own` takes it, the end of an owner, and a worker that stops or shuts down something of another
+//! registry. A lookup or a send never takes it, nor does a start that does not meet a stopping worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::lifecycle::id::RegistryId;
-use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::lifecycle::id::{EntryId, RegistryId, WorkerId};
 use crate::worker::current::{Current, current};
 
-/// By a registry that is owned, its owners: one as a rule.
+/// The owners of each owned registry. Most have one.
 type Owners = BTreeMap<RegistryId, Vec<Current>>;
 
 static OWNERS: Mutex<Owners> = Mutex::new(BTreeMap::new());
 
 fn owners() -> MutexGuard<'static, Owners> {
-    // Nothing that can panic leaves it half changed.
+    // Poison is ignored: no panic leaves the map half changed.
     OWNERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// That a worker owns a registry, until it is dropped: when the worker has waited for the end of that registry, or waits for
-/// nothing any more, since its runtime was dropped.
+/// An edge: this worker owns this registry. Dropped when the worker has waited for the end of the registry, or when the worker's runtime is
+/// dropped.
 #[derive(Debug)]
 pub(crate) struct Ownership {
     owner: Current,
     child: RegistryId,
 }
 
-/// The registry is the worker's own, or above it.
+/// The registry is the worker's own, or above it: to own it would close a cycle.
 #[derive(Debug)]
-pub(crate) struct Circle;
+pub(crate) struct OwnerCycle;
 
 impl Ownership {
-    pub(crate) fn new(owner: Current, child: RegistryId) -> Result<Self, Circle> {
+    pub(crate) fn new(owner: Current, child: RegistryId) -> Result<Self, OwnerCycle> {
         let mut owners = owners();
-        // Under the lock that the edge is added under: of two threads that would close a circle together, one comes second.
+        // Checked under the lock under which the edge is added: of two threads that would close a cycle together, the second fails.
         if owner.registry == child || is_above(&owners, owner.registry, |above| above.registry == child) {
-            return Err(Circle);
+            return Err(OwnerCycle);
         }
         owners.entry(child).or_default().push(owner);
         Ok(Self { owner, child })
@@ -62,13 +61,13 @@ impl Drop for Ownership {
     }
 }
 
-/// Whether one of those above a registry is the one that is looked for. There are no circles, but two ways up may meet.
-fn is_above(owners: &Owners, registry: RegistryId, mut is_it: impl FnMut(&Current) -> bool) -> bool {
+/// Whether one of the workers above a registry matches. There are no cycles, but two paths up may meet.
+fn is_above(owners: &Owners, registry: RegistryId, mut matches: impl FnMut(&Current) -> bool) -> bool {
     let mut seen = BTreeSet::new();
     let mut unvisited = vec![registry];
     while let Some(registry) = unvisited.pop() {
         for above in owners.get(&registry).into_iter().flatten() {
-            if is_it(above) {
+            if matches(above) {
                 return true;
             }
             if seen.insert(above.registry) {
@@ -79,17 +78,17 @@ fn is_above(owners: &Owners, registry: RegistryId, mut is_it: impl FnMut(&Curren
     false
 }
 
-/// Whether this worker is above the one in whose task this code runs, and so ends only after it.
+/// Whether this worker is above the worker in whose task this code runs, and so ends only after it.
 pub(crate) fn is_worker_above_caller(worker: WorkerId, registry: RegistryId) -> bool {
     is_above_caller(registry, |above| above.registry == registry && above.entry.id == worker)
 }
 
-/// Whether this registry has a worker above the one in whose task this code runs, so that its shutdown ends only after that.
+/// Whether this registry has a worker above the worker in whose task this code runs, so that its shutdown ends only after that worker.
 pub(crate) fn is_registry_above_caller(registry: RegistryId) -> bool {
     is_above_caller(registry, |above| above.registry == registry)
 }
 
-/// The workers of this registry that are above the one in whose task this code runs.
+/// The workers of this registry that are above the worker in whose task this code runs.
 pub(crate) fn workers_above_caller(registry: RegistryId) -> Vec<EntryId> {
     let mut above_caller = Vec::new();
     is_above_caller(registry, |above| {
@@ -101,10 +100,10 @@ pub(crate) fn workers_above_caller(registry: RegistryId) -> Vec<EntryId> {
     above_caller
 }
 
-fn is_above_caller(registry: RegistryId, is_it: impl FnMut(&Current) -> bool) -> bool {
-    // A worker of the registry itself cannot be below it: that would be a circle.
+fn is_above_caller(registry: RegistryId, matches: impl FnMut(&Current) -> bool) -> bool {
+    // A worker of the registry itself cannot be below it: that would be a cycle.
     match current() {
-        Some(caller) if caller.registry != registry => is_above(&owners(), caller.registry, is_it),
+        Some(caller) if caller.registry != registry => is_above(&owners(), caller.registry, matches),
         _ => false,
     }
 }
@@ -116,7 +115,7 @@ mod tests {
 
     use super::*;
 
-    /// Ids that no registry of this process has.
+    /// Ids that no registry of this process uses.
     fn registry(n: u64) -> RegistryId {
         RegistryId(u64::MAX - n)
     }
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ownership_vanishes_when_it_is_dropped() {
+    fn dropped_ownership_removes_its_edge() {
         let down = Ownership::new(worker(1), registry(2)).expect("nothing is owned");
         assert!(Ownership::new(worker(2), registry(1)).is_err());
         drop(down);
@@ -135,9 +134,9 @@ mod tests {
     }
 
     #[test]
-    fn of_two_threads_that_would_close_a_circle_one_is_refused() {
-        for round in 0..200 {
-            let (one, two) = (100 + 2 * round, 101 + 2 * round);
+    fn one_of_two_racing_owners_in_a_cycle_fails() {
+        for attempt in 0..200 {
+            let (one, two) = (100 + 2 * attempt, 101 + 2 * attempt);
             let barrier = Barrier::new(2);
             let own = |owner, child| {
                 barrier.wait();

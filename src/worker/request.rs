@@ -1,4 +1,5 @@
-//! What callers and workers tell the owner: the contract between `Registry` and `Owner`, which never see each other.
+//! What callers and workers submit to the owner, and its replies: the interface between `Registry` and `Owner`, which do not refer to each
+//! other.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -13,55 +14,48 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::restart::CrashRecord;
 
-/// What is brought to the owner's desk.
+/// What the [combiner](crate::combiner) passes to the owner.
 pub(crate) enum Request<W: Worker> {
     Start(StartRequest<W>),
     Notice(Notice<W>),
 }
 
-/// A worker for this key is wanted. From a caller, who waits if there is no room for it.
+/// A caller needs a worker for this key. The caller waits while the combiner's queue is full.
 pub(crate) struct StartRequest<W: Worker> {
     pub(crate) verb: Verb,
     pub(crate) seed: StartSpec<W>,
+    /// The worker of this registry in whose task the caller waits.
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: StartReply<W>,
 }
 
-/// From a worker's task, or from a caller that need not wait: there is always room, since a `Drop` cannot wait. A constant
-/// number for each worker, and one for each stop that somebody waits for.
+/// From a worker's task, or from a caller. There is always room for a notice, because a `Drop` cannot wait. Their number is bounded: a
+/// constant for each worker, and one for each caller that waits for a stop.
 pub(crate) enum Notice<W: Worker> {
-    /// Its turn has come, and its first `init` begins.
+    /// The worker has a permit, and its first `init` begins.
     Begun(EntryId),
-    /// Its first `init` returned `Ok`.
+    /// The first `init` has returned `Ok`.
     Ready(Arc<WorkerCell<W>>),
-    /// It closed its own gate.
+    /// The worker has closed its own gate.
     Closing(EntryId),
-    /// This run is over, and the worker comes back.
+    /// This run is over, and the worker will restart.
     RunEnded(Arc<WorkerCell<W>>, u64, ExitReason),
-    /// It has come back: this run begins.
+    /// The worker has restarted: the `init` of this run has returned `Ok`.
     Restarted(Arc<WorkerCell<W>>, u64),
+    /// The worker has exited: nothing of it is left.
     Exited(Arc<WorkerCell<W>>, Exit, Option<Box<CrashRecord>>),
-    /// This worker is wanted gone: a caller that goes away after its first poll has still said so.
-    Stop {
-        entry: EntryId,
-        stopper: StopWaiter<LiveTypes<W>>,
-    },
-    /// The current run of this worker is to end as by a crash: from a caller, as above.
-    Crash {
-        entry: EntryId,
-        reply: StopReply,
-    },
-    /// Everyone is wanted gone.
-    Shutdown {
-        at_once: bool,
-    },
+    /// A caller stops or kills this worker. The request stands even if the caller's future is dropped after its first poll.
+    Stop { entry: EntryId, stopper: StopWaiter<LiveTypes<W>> },
+    /// A caller crashes the current run of this worker. The request stands, as for a stop.
+    Crash { entry: EntryId, reply: StopReply },
+    /// The registry shuts down.
+    Shutdown { at_once: bool },
 }
 
 /// Arguments on their way from a caller to the task of the worker.
 ///
-/// Without optimisation every function on that way has copies of what it passes on in its frame, and there are forty: arguments of
-/// 32 KiB overflowed a stack of 2 MiB. So a debug build boxes them. Optimised, most of the copies do not exist, and a box would be an
-/// allocation for each start.
+/// In an unoptimized build each of the forty functions on that way has copies of the arguments in its stack frame: arguments of 32 KiB
+/// overflow a stack of 2 MiB. So a debug build boxes them. An optimized build has few of these copies, and saves the allocation.
 #[cfg(debug_assertions)]
 pub(crate) struct InTransit<T>(Box<T>);
 
@@ -98,28 +92,28 @@ impl<T> InTransit<T> {
     }
 }
 
-/// What a worker is launched from.
+/// What a worker is launched with.
 pub(crate) struct StartSpec<W: Worker> {
-    /// Made by the caller, who has a thread of its own for that: the owner serves everyone. It lies beside its key, which
-    /// the caller has made a moment ago; a lookup reads both.
+    /// Made by the caller, because the owner's time is shared by all callers. The allocator places it near the key, which the caller has
+    /// made just before: a lookup reads both.
     pub(crate) cell: Arc<WorkerCell<W>>,
     pub(crate) args: InTransit<W::Args>,
-    /// The owner has found nothing of its hash in the table.
+    /// The table has no entry with this hash. Set by the owner.
     pub(crate) is_first: bool,
 }
 
-/// What a caller of a start is told, with its arguments if they were not used: they are dropped where they came from,
-/// not in the owner. (G4)
+/// The reply to the caller of a start, with its arguments if they were not used. The caller drops them, and not the owner: their `Drop` is
+/// user code. (G4)
 pub(crate) struct StartAnswer<W: Worker> {
     pub(crate) outcome: Started<W>,
-    /// Boxed: it is rare. `Any`, a `W::Args`: the cell has the reply to a start, and through it each handle would be searched for what
-    /// the arguments are made of (see [`Opaque`](crate::util::opaque::Opaque)).
+    /// A `W::Args`, boxed because it is rare. `Any` hides the type: the cell holds the reply to a start, and the search for auto traits
+    /// of each handle would go through the arguments' types (see [`Opaque`](crate::util::opaque::Opaque)).
     pub(crate) unused: Option<Box<dyn Any + Send>>,
 }
 
 pub(crate) enum Started<W: Worker> {
     Worker(WorkerHandle<W>),
-    /// The key had this worker already.
+    /// The key has this worker already.
     Taken(WorkerHandle<W>),
     Failed(StartFailure),
 }
@@ -140,7 +134,7 @@ impl ReplySender for StopReply {
     }
 }
 
-/// The state machine's port to real callers.
+/// The types of real callers, for the lifecycle.
 pub(crate) struct LiveTypes<W>(PhantomData<fn() -> W>);
 
 impl<W: Worker> Types for LiveTypes<W> {

@@ -1,9 +1,7 @@
-//! Which ends of a worker it comes back from ([`Restart`]), how often ([`Intensity`]), and how soon ([`Backoff`]).
+//! Restart policy ([`Restart`]), restart intensity ([`Intensity`]) and backoff ([`Backoff`]).
 //!
-//! A restart is the worker's own: its task makes the state anew behind the same mailbox, handle and place in the table,
-//! and tells the owner of it. So a key that crashes in a loop costs nobody else anything.
-
-use crate::lifecycle::exit::Cause;
+//! The worker's own task restarts it: it makes a new state, with the same mailbox, handle and entry in the table, and notifies the
+//! owner. So a key that crashes in a loop does not slow down other keys. The task's half is `task/next_run.rs`.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -11,27 +9,27 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::lifecycle::exit::ExitReason;
+use crate::lifecycle::exit::{Cause, ExitReason};
 use crate::lifecycle::id::WorkerId;
 
-/// When a worker is run again after it ended, as OTP has it.
+/// When a worker restarts after a run has ended. The policies are those of OTP.
 ///
 /// A stop, a kill, a shutdown, idling and eviction end a worker under every policy. Set it with
 /// [`Builder::restart`](crate::Builder::restart).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Restart {
-    /// Never: whoever wants it next starts it.
+    /// Never. The next caller that needs the worker starts it.
     #[default]
     Temporary,
     /// After a crash: an error, a panic, or a [`crash`](crate::WorkerHandle::crash) from outside.
     Transient,
-    /// After a crash, and when it ended by itself.
+    /// After a crash, and after a run that ended by itself.
     Permanent,
 }
 
 impl Restart {
-    /// Whether a worker that ended like this is run again.
+    /// Whether a worker restarts after such an exit.
     ///
     /// ```
     /// use gen_registry::{ExitReason, Restart};
@@ -50,19 +48,19 @@ impl Restart {
     }
 }
 
-/// How many restarts a key may have within a period.
+/// The number of restarts that a key may have within a period.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Intensity {
     pub(crate) max: usize,
     pub(crate) period: Duration,
 }
 
-/// How long a restart waits: longer after each run that was not healthy.
+/// How long a restart waits. The delay grows with each run that was not healthy.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Backoff {
     pub(crate) first: Duration,
     pub(crate) most: Duration,
-    /// A run of this length is healthy. `None`: the period of the intensity.
+    /// How long a healthy run takes at least. `None`: the period of the intensity.
     pub(crate) reset_after: Option<Duration>,
 }
 
@@ -74,22 +72,22 @@ impl Backoff {
         !self.most.is_zero()
     }
 
-    /// Of what length a run is healthy.
+    /// How long a healthy run takes at least.
     pub(crate) fn healthy_after(self, intensity: Intensity) -> Duration {
         self.reset_after.unwrap_or(intensity.period)
     }
 
-    /// Whether no budget of this intensity is ever spent with this backoff, even if each worker crashes at once and each delay is
-    /// as short as it may be: the first restart of the budget is a period ago before the last one.
+    /// Whether this backoff is so long that the intensity is never exceeded, even if each run crashes at once and each delay is the
+    /// shortest possible. Then the first restart of the budget is out of the period before the last one.
     pub(crate) fn outlasts(self, intensity: Intensity) -> bool {
         let Intensity { max, period } = intensity;
         let shortest = |delay: Duration| delay / 2;
         if max == 0 || max == usize::MAX || !self.is_on() {
-            // None is allowed, or as many as one likes: that is meant.
+            // No restart is allowed, or any number is, or restarts do not wait: all of these are intended.
             return false;
         }
         if self.healthy_after(intensity) < period {
-            // The delays may begin anew within a period.
+            // The delays may start over within a period.
             let restarts = u32::try_from(max).unwrap_or(u32::MAX);
             return shortest(self.first).saturating_mul(restarts) >= period;
         }
@@ -108,62 +106,64 @@ impl Backoff {
         false
     }
 
-    /// How long the `nth` restart in a row waits, counted from 1: twice as long as the one before up to `most`, and
-    /// of that between half and all, so that workers that crashed together do not come back together.
+    /// The delay of the `nth` restart in a row, counted from 1. The full delay doubles from restart to restart, up to `most`. The result is
+    /// between half of it and all of it, so that workers that crashed together do not restart together.
     pub(crate) fn delay(self, nth: usize, worker: WorkerId) -> Duration {
         let doublings = u32::try_from(nth.saturating_sub(1)).unwrap_or(u32::MAX);
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let delay = self.first.saturating_mul(factor).min(self.most);
-        // The standard library's only source of chance.
+        // The only source of randomness in the standard library.
         let chance = std::hash::RandomState::new().hash_one((worker, nth));
         let share = 0.5 + 0.5 * (chance >> 11) as f64 / (1_u64 << 53) as f64;
-        // A `Duration::MAX` times nearly one may round up past what a duration holds.
+        // `Duration::MAX` times a share just below one may round up to more than a `Duration` can hold.
         Duration::try_from_secs_f64(delay.as_secs_f64() * share).unwrap_or(delay)
     }
 }
 
-/// The restarts of one key: within the period, oldest first, which is its budget, exact for as long as the key is known; and how many
-/// there were in a row, without a healthy run between, by which the next one waits.
+/// The restarts of one key.
+///
+/// The restarts within the period are the budget: oldest first, and exact as long as the key is remembered. The number of restarts in a row,
+/// without a healthy run in between, decides how long the next one waits.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     within_period: VecDeque<Instant>,
-    in_a_row: usize,
+    consecutive: usize,
 }
 
 impl History {
-    /// Takes one restart out of the budget, and says how many there were in a row. `None`: it is spent.
+    /// Takes one restart out of the budget. Returns the number of restarts in a row, or `None` if the budget is spent.
     pub(crate) fn spend(&mut self, intensity: Intensity, now: Instant) -> Option<usize> {
         self.forget(intensity, now);
         if self.within_period.len() >= intensity.max {
             return None;
         }
         self.within_period.push_back(now);
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        Some(self.in_a_row)
+        self.consecutive = self.consecutive.saturating_add(1);
+        Some(self.consecutive)
     }
 
-    /// Lets go of what is longer ago than the period.
+    /// Removes the restarts that are out of the period.
     pub(crate) fn forget(&mut self, intensity: Intensity, now: Instant) {
         while self.within_period.front().is_some_and(|&at| now.saturating_duration_since(at) >= intensity.period) {
             self.within_period.pop_front();
         }
     }
 
-    /// There was a healthy run.
-    pub(crate) fn begin_row(&mut self) {
-        self.in_a_row = 0;
+    /// Records a healthy run.
+    pub(crate) fn reset_consecutive(&mut self) {
+        self.consecutive = 0;
     }
 
-    /// Whether the next restart waits longer than the first one.
-    pub(crate) fn is_in_a_row(&self) -> bool {
-        self.in_a_row > 0
+    /// Whether the next restart waits longer than a first one.
+    pub(crate) fn has_consecutive(&self) -> bool {
+        self.consecutive > 0
     }
 
-    /// The same for a key whose worker is gone: nothing is known of it longer than of its budget.
+    /// Like [`forget`](Self::forget), for a key whose worker has exited: nothing is remembered for longer than its budget.
     pub(crate) fn forget_exited(&mut self, intensity: Intensity, now: Instant) {
         self.forget(intensity, now);
         if self.within_period.is_empty() {
-            self.begin_row();
+            self.reset_consecutive();
         }
     }
 
@@ -172,13 +172,13 @@ impl History {
     }
 }
 
-/// What a key that is gone leaves behind in the memory of the registry.
+/// What the owner's crash history records of a worker that has exited.
 #[derive(Debug)]
 pub(crate) struct CrashRecord {
     pub(crate) history: History,
-    /// How its last run crashed, if it did.
+    /// How the last run crashed, if it did.
     pub(crate) crash: Option<Cause>,
-    /// It spent its budget.
+    /// The worker has reached the limit of its restarts.
     pub(crate) gave_up: bool,
 }
 
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(
             history.spend(intensity, Instant::now()),
             Some(3),
-            "the first is a period ago, and still in the row"
+            "the first is out of the period, and still in the row"
         );
         assert_eq!(history.spend(intensity, Instant::now()), None);
     }
@@ -230,12 +230,12 @@ mod tests {
         let seconds = Duration::from_secs;
         let backoff = |first, most, reset| Backoff { first: seconds(first), most: seconds(most), reset_after: reset };
         let intensity = |max, period| Intensity { max, period: seconds(period) };
-        // At the shortest, three restarts take 1 s, 2 s and 4 s.
+        // The shortest delays of three restarts are 1 s, 2 s and 4 s.
         assert!(backoff(2, 60, None).outlasts(intensity(3, 7)));
         assert!(!backoff(2, 60, None).outlasts(intensity(3, 8)));
         assert!(backoff(2, 2, None).outlasts(intensity(1_000, 1_000)));
         assert!(!backoff(2, 2, None).outlasts(intensity(1_000, 1_001)));
-        // Begun anew, each takes 1 s.
+        // Started over, each takes 1 s.
         assert!(!backoff(2, 60, Some(seconds(1))).outlasts(intensity(3, 7)));
         assert!(backoff(2, 60, Some(seconds(1))).outlasts(intensity(3, 3)));
         assert!(backoff(2, 60, Some(seconds(7))).outlasts(intensity(3, 7)));

@@ -1,10 +1,10 @@
-//! What a worker tells `tracing`: a span round all of its code, and an event when it crashes. Quiet otherwise.
+//! What a worker emits to `tracing`: a span around all of its code, and an event when a run crashes, a start fails or a restart follows.
 //!
-//! The span has the registry's name and the worker's id. The key is in it only if
-//! `Builder::trace_keys` asked for it, for a key may be a secret. All of it is made in the
-//! worker's own task: a subscriber is code of others (G4). A panic of it is contained, whichever of its methods panics (G5).
+//! The span has the registry's name and the worker's id. It has the key only with `Builder::trace_keys`, because a key may be a
+//! secret. All calls are made in the worker's own task: a subscriber is foreign code (G4). A panic in any of the subscriber's methods is
+//! contained (G5).
 //!
-//! The worker's own tasks (`ctx.spawn`, timers, ...) run in the span in which they were made: the worker's, or a child of it.
+//! The worker's own tasks (`ctx.spawn`, timers, ...) run in the span in which they were made: the span of the worker, or a child.
 
 #[cfg(feature = "tracing")]
 pub(crate) use on::{Trace, ended, task_panicked};
@@ -26,12 +26,12 @@ mod on {
     use crate::worker::Worker;
     use crate::worker::cell::WorkerCell;
 
-    /// A worker's span. Boxed, and only where somebody listens: there is one for each worker, for as long as it lives.
+    /// A worker's span, if a subscriber is interested in it. Boxed: each worker has one of these for its whole life.
     pub(crate) struct Trace(Option<Box<Span>>);
 
     impl Trace {
         pub(crate) fn new<W: Worker>(cell: &WorkerCell<W>) -> Self {
-            // A subscriber, or a key's `Debug`, that panics costs its span only. (G5)
+            // If the subscriber or the key's `Debug` panics, the worker has no span, and starts all the same. (G5)
             Self::of(|| {
                 if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
                     return Span::none();
@@ -47,7 +47,7 @@ mod on {
             })
         }
 
-        /// The span in which this code runs: in the worker's own code, that of the worker or one in it.
+        /// The current span: in the worker's own code, the worker's span or a child.
         pub(crate) fn current() -> Self {
             Self::of(Span::current)
         }
@@ -68,7 +68,7 @@ mod on {
     }
 
     impl Drop for Trace {
-        /// The subscriber is asked to close the span, and may panic.
+        /// Closes the span. The subscriber may panic.
         fn drop(&mut self) {
             if let Some(span) = self.0.take() {
                 catch_panic(|| drop(span));
@@ -76,24 +76,24 @@ mod on {
         }
     }
 
-    /// A span that was entered.
+    /// A span that is entered.
     pub(crate) struct Inside<'s>(Option<Entered<'s>>);
 
     impl Drop for Inside<'_> {
-        /// The subscriber is told of the exit, and may panic: also while another panic unwinds.
+        /// Exits the span. The subscriber may panic, also while another panic unwinds.
         fn drop(&mut self) {
             let entered = self.0.take();
             catch_panic(|| drop(entered));
         }
     }
 
-    /// Tells of a panic in one of the worker's own tasks.
+    /// Emits an event for a panic in one of the worker's own tasks.
     pub(crate) fn task_panicked<W: Worker>(cell: &WorkerCell<W>, reason: &str) {
         let (registry, id) = (&*cell.shared.name, cell.entry.id.0);
         catch_panic(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
     }
 
-    /// Tells how a run ended, if that is something that an operator wants to know, and when the next one begins.
+    /// Emits an event for the end of a run that an operator should know of, and for the restart that follows.
     pub(crate) fn ended<W: Worker>(cell: &WorkerCell<W>, exit: &Exit, next_after: Option<Duration>) {
         let (registry, id) = (&*cell.shared.name, cell.entry.id.0);
         let incarnation = cell.incarnation();

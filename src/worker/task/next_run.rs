@@ -61,7 +61,7 @@ impl<W: Worker> RestartState<W> {
 
     /// Records that `init` has returned `Ok`. Reads the clock only for a worker that was restarted.
     pub(super) fn set_ready(&mut self, backoff: Backoff) {
-        if backoff.is_on() && self.history.is_in_a_row() {
+        if backoff.is_on() && self.history.has_consecutive() {
             self.ready_at = Some(Instant::now());
         }
     }
@@ -71,7 +71,7 @@ impl<W: Worker> RestartState<W> {
         let ready_at = self.ready_at.take();
         let healthy_after = config.backoff.healthy_after(config.intensity);
         if ready_at.is_some_and(|at| now.saturating_duration_since(at) >= healthy_after) {
-            self.history.begin_row();
+            self.history.reset_consecutive();
         }
     }
 }
