@@ -1,14 +1,14 @@
-//! What a registry measures: every metric's name, labels, unit, help text and buckets.
+//! The metrics of a registry: the name, labels, unit, help text and buckets of each.
 //!
-//! This is the one list that the dashboard, the alerts, their tests and this page are held against. Use it to set up a
-//! recorder, or to check rules of your own:
+//! Tests hold the dashboard, the alerts and this page against this catalogue. Use it to set up a recorder, or to check your
+//! own rules:
 //!
 //! ```
 //! use gen_registry::metrics::{ALL, Kind, WORKER_RESTARTS};
 //!
 //! assert_eq!(WORKER_RESTARTS.name, "gen_registry_worker_restarts_total");
 //!
-//! // Without its buckets a histogram is exported as a summary, which no quantile can be computed from.
+//! // Without its buckets a histogram is exported as a summary, from which no quantile can be computed.
 //! for metric in ALL {
 //!     if let Kind::Histogram { buckets } = metric.kind {
 //!         assert!(!buckets.is_empty());
@@ -16,32 +16,34 @@
 //! }
 //! ```
 //!
-//! With the feature `prometheus` the module of that name does this, and installs the exporter.
+//! With the feature `prometheus`, the module of that name sets the buckets and installs the exporter.
 //!
-//! # When they are told
+//! # When values are recorded
 //!
-//! A named registry tells its recorder everything when it begins, every two seconds, and when it ends, by handles that it
-//! asks for anew each time: a recorder that comes late is told all totals, and a series that the exporter dropped for being
-//! idle comes back. Values of histograms are kept for up to two seconds (1,024 of them at most) and are lost if nobody listens
-//! then. After the end of a registry all its gauges but the two settings, `workers_limit` and `mailbox_capacity`, are 0.
+//! A named registry records all its metrics when it is built, every two seconds, and when it ends. It registers its handles anew
+//! each time: a recorder that is installed later gets all totals, and a series that the exporter has dropped as idle
+//! reappears. Values of histograms are buffered for up to two seconds, at most 1,024 per histogram, and are lost if no recorder
+//! is installed when they are flushed. After the end of a registry all its gauges are 0, except for the two settings
+//! `workers_limit` and `mailbox_capacity`.
 //!
 //! # The catalogue
 //!
-//! `registry` is the registry's name. All other labels have the values that are listed and no others, so that the number
-//! of series depends on the number of registries, never on the number of keys. What is not marked otherwise is there
-//! from the start, with 0.
+//! `registry` is the registry's name. All other labels have the listed values and no others, so the number of series depends on
+//! the number of registries and never on the number of keys. Unless marked otherwise, each series is present from the start,
+//! with the value 0.
 //!
 #![doc = include_str!("metrics/METRICS.md")]
 //!
-//! # Sums that hold
+//! # Invariants
 //!
-//! When nothing is starting, restarting or stopping, for each registry:
+//! While no worker is starting, restarting or stopping, the following holds for each registry:
 //!
-//! - `worker_starts_total{outcome="ok"}` less all `worker_exits_total` is the number of workers.
-//! - Every end of a run is counted once: as an exit, or as a restart `by="registry"`. Crashes are therefore the exits with
-//!   the reasons `failed`, `panicked` and `crashed` (from outside), and these restarts with the same reasons. `worker_lifetime_seconds` has one
-//!   observation for each end of a run; a worker that was ended before it came back has one more, of 0, for its exit.
-//! - A restart `by="caller"` is a start too, and the crash before it an exit.
+//! - `worker_starts_total{outcome="ok"}` minus all `worker_exits_total` is the number of workers.
+//! - Each end of a run is counted once: as an exit, or as a restart `by="registry"`. The crashes are therefore the exits and
+//!   the restarts `by="registry"` with the reasons `failed`, `panicked` and `crashed` (from outside).
+//! - `worker_lifetime_seconds` has one observation for each end of a run. A worker that was ended before it had restarted has one
+//!   more, of 0, for its exit.
+//! - A restart `by="caller"` is also a start, and the crash before it is also an exit.
 
 mod catalogue;
 pub(crate) mod counters;

@@ -1,43 +1,43 @@
-//! [`Metric`]: the names, as data. Nothing here records anything.
+//! [`Metric`]: the catalogue, as data.
 
-/// What every name begins with.
+/// The prefix of every name.
 pub const PREFIX: &str = "gen_registry_";
 
 /// One family of time series.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub struct Metric {
-    /// The whole name, with the suffixes that Prometheus asks for.
+    /// The full name, with the suffixes that Prometheus prescribes.
     pub name: &'static str,
-    /// How it is counted.
+    /// Its type.
     pub kind: Kind,
-    /// What tells its series apart.
+    /// The labels of its series.
     pub labels: &'static [Label],
-    /// What is counted.
+    /// The unit of its values.
     pub unit: Unit,
-    /// Whether every registry has it.
+    /// Which registries export it.
     pub presence: Presence,
-    /// What it means, in one line: the text after `# HELP`.
+    /// Its meaning, in one line: the text after `# HELP`.
     pub help: &'static str,
 }
 
-/// How a metric is counted.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Kind {
-    /// Only grows, until the process ends.
+    /// A total that only increases until the process ends.
     Counter,
-    /// Goes up and down.
+    /// A value that goes up and down.
     Gauge,
-    /// Counts observations by size.
+    /// Counts of observations, by buckets.
     Histogram {
-        /// Upper bounds, ascending; the last one, infinity, is left out.
+        /// The upper bounds in ascending order, without the last one, infinity.
         buckets: &'static [f64],
     },
 }
 
 impl Kind {
-    /// RestartState the word that stands after `# TYPE`.
+    /// Returns the word after `# TYPE`.
     pub const fn name(self) -> &'static str {
         match self {
             Kind::Counter => "counter",
@@ -47,38 +47,38 @@ impl Kind {
     }
 }
 
-/// One dimension of a metric.
+/// A label of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Label {
     /// Its name.
     pub name: &'static str,
-    /// What it may say.
+    /// Its possible values.
     pub values: LabelValues,
 }
 
-/// The values that a label may have. There is no open set: a key is never a label.
+/// The values that a label may have. The set is always bounded: a key is never a label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LabelValues {
-    /// The name that the registry was built with. Two live registries never share one.
+    /// The name that the registry was built with. No two live registries of one recorder share a name.
     RegistryName,
     /// These, and no others.
     OneOf(&'static [&'static str]),
 }
 
-/// What is counted.
+/// The unit of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unit {
-    /// Things: workers, messages, events.
+    /// A number of workers, messages or events.
     Count,
     /// Time, in seconds.
     Seconds,
 }
 
 impl Unit {
-    /// RestartState the word that the table has for it.
+    /// Returns the word that the table in the [module documentation](super) uses.
     pub const fn name(self) -> &'static str {
         match self {
             Unit::Count => "count",
@@ -87,15 +87,15 @@ impl Unit {
     }
 }
 
-/// Whether every named registry exports a metric.
+/// Which named registries export a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Presence {
-    /// From the start, every series, with 0.
+    /// All of them, from the start, every series with 0.
     Always,
-    /// Only where `max_workers` is set: a limit of 0 would say something else.
+    /// Those with `max_workers`. Without a limit the metric is absent, since a limit of 0 would mean something else.
     WithLimit,
-    /// Only where it was asked for, since it costs something for each message.
+    /// Those that request it, since it adds a cost to each message.
     OptIn,
 }
 
@@ -105,21 +105,21 @@ const fn one_of(name: &'static str, values: &'static [&'static str]) -> Label {
 
 const REGISTRY: Label = Label { name: "registry", values: LabelValues::RegistryName };
 
-/// From a worker that has nothing to load, to the default `init_timeout`.
+/// From a worker with nothing to load to the default `init_timeout`.
 pub const WORKER_START_DURATION_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// From a crash in the first message to a worker that is never idle. Fine where crash loops are (the default restart
-/// intensity counts within 5 s) and where idle time-outs are.
+/// From a crash in the first message to a worker that is never idle. The buckets are narrow around crash loops (the default
+/// restart intensity counts within 5 s) and around idle time-outs.
 pub const WORKER_LIFETIME_BUCKETS: &[f64] =
     &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
 
-/// From a look into memory to a call to another service.
+/// From a read of memory to a call of another service.
 pub const HANDLE_DURATION_BUCKETS: &[f64] = &[
     0.00001, 0.000025, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0,
 ];
 
-/// The registry's size.
+/// The registry's size, by state.
 pub const WORKERS: Metric = Metric {
     name: "gen_registry_workers",
     kind: Kind::Gauge,
@@ -129,17 +129,17 @@ pub const WORKERS: Metric = Metric {
     help: "Workers by state; the sum over the states is the registry's size.",
 };
 
-/// What the size may not exceed.
+/// The limit of the size.
 pub const WORKERS_LIMIT: Metric = Metric {
     name: "gen_registry_workers_limit",
     kind: Kind::Gauge,
     labels: &[REGISTRY],
     unit: Unit::Count,
     presence: Presence::WithLimit,
-    help: "The most workers the registry takes, in all states together.",
+    help: "The most workers that the registry holds, in all states together.",
 };
 
-/// Starts that came to an end, good or bad.
+/// Completed starts, by outcome.
 pub const WORKER_STARTS: Metric = Metric {
     name: "gen_registry_worker_starts_total",
     kind: Kind::Counter,
@@ -149,7 +149,7 @@ pub const WORKER_STARTS: Metric = Metric {
     help: "Starts by outcome: init was ok, failed, panicked, took too long or was stopped; rejected means it never ran.",
 };
 
-/// Starts that wait for their turn.
+/// Starts that wait for a permit.
 pub const WORKER_STARTS_WAITING: Metric = Metric {
     name: "gen_registry_worker_starts_waiting",
     kind: Kind::Gauge,
@@ -159,7 +159,7 @@ pub const WORKER_STARTS_WAITING: Metric = Metric {
     help: "Starts that wait for one of the max_concurrent_starts permits; 0 if there is no such limit.",
 };
 
-/// Workers that ended for good.
+/// Workers that exited for good.
 pub const WORKER_EXITS: Metric = Metric {
     name: "gen_registry_worker_exits_total",
     kind: Kind::Counter,
@@ -172,10 +172,10 @@ pub const WORKER_EXITS: Metric = Metric {
     ],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Workers that ended for good, by reason; an end that was followed by a restart is a restart and no exit.",
+    help: "Workers that exited for good, by reason; the end of a run before a restart counts as a restart, not an exit.",
 };
 
-/// Workers that came back after a crash.
+/// Restarts, by reason and by what caused them.
 pub const WORKER_RESTARTS: Metric = Metric {
     name: "gen_registry_worker_restarts_total",
     kind: Kind::Counter,
@@ -186,21 +186,21 @@ pub const WORKER_RESTARTS: Metric = Metric {
     ],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Restarts by what ended the run before, and by who restarted: the registry's policy, or a caller who started \
-           a key that is remembered as crashed.",
+    help: "Restarts by what ended the run before, and by what restarted it: the registry's policy, or a caller that \
+           started a key that is remembered as crashed.",
 };
 
-/// Keys that crashed too often.
+/// Keys that spent their restart budget.
 pub const RESTART_LIMIT_REACHED: Metric = Metric {
     name: "gen_registry_restart_limit_reached_total",
     kind: Kind::Counter,
     labels: &[REGISTRY],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Times a key had spent its restart budget and was not restarted.",
+    help: "Times that a key had spent its restart budget and was not restarted.",
 };
 
-/// Panics beside the workers' methods.
+/// Panics outside the workers' methods.
 pub const WORKER_TASK_PANICS: Metric = Metric {
     name: "gen_registry_worker_task_panics_total",
     kind: Kind::Counter,
@@ -210,7 +210,7 @@ pub const WORKER_TASK_PANICS: Metric = Metric {
     help: "Panics in tasks of workers: spawned and blocking work, and the closures of intervals and monitors.",
 };
 
-/// Looks into the table.
+/// Lookups of keys.
 pub const LOOKUPS: Metric = Metric {
     name: "gen_registry_lookups_total",
     kind: Kind::Counter,
@@ -220,7 +220,7 @@ pub const LOOKUPS: Metric = Metric {
     help: "Lookups of a key, by whether a running worker was found.",
 };
 
-/// Messages that reached their handler.
+/// Messages whose handling began.
 pub const MESSAGES_HANDLED: Metric = Metric {
     name: "gen_registry_messages_handled_total",
     kind: Kind::Counter,
@@ -230,18 +230,18 @@ pub const MESSAGES_HANDLED: Metric = Metric {
     help: "Messages whose handling began.",
 };
 
-/// Messages that did not.
+/// Messages whose handling never began.
 pub const MESSAGES_UNDELIVERED: Metric = Metric {
     name: "gen_registry_messages_undelivered_total",
     kind: Kind::Counter,
     labels: &[REGISTRY, one_of("reason", &["closed", "full", "killed", "crashed", "deadline"])],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Messages whose handling never began, by reason: the worker was gone, its mailbox was full, it was killed, \
-           it crashed, or its stop took too long.",
+    help: "Messages whose handling never began, by reason: the worker was stopping or had exited, its mailbox was full, \
+           it was killed, it crashed, or its stop took too long.",
 };
 
-/// The whole backlog of the workers.
+/// The backlog of all workers.
 pub const MAILBOX_MESSAGES: Metric = Metric {
     name: "gen_registry_mailbox_messages",
     kind: Kind::Gauge,
@@ -251,7 +251,7 @@ pub const MAILBOX_MESSAGES: Metric = Metric {
     help: "Messages queued in all mailboxes; above 1,024 workers estimated from a sample.",
 };
 
-/// The backlog of the worker that is furthest behind.
+/// The longest backlog of one worker.
 pub const MAILBOX_DEPTH_MAX: Metric = Metric {
     name: "gen_registry_mailbox_depth_max",
     kind: Kind::Gauge,
@@ -261,7 +261,7 @@ pub const MAILBOX_DEPTH_MAX: Metric = Metric {
     help: "Messages queued in the fullest mailbox; above 1,024 workers the fullest of a sample.",
 };
 
-/// What the depth may not exceed.
+/// The limit of one backlog.
 pub const MAILBOX_CAPACITY: Metric = Metric {
     name: "gen_registry_mailbox_capacity",
     kind: Kind::Gauge,
@@ -281,7 +281,7 @@ pub const OWNER_QUEUE_MESSAGES: Metric = Metric {
     help: "Requests of callers and notices of workers that wait for the registry's owner.",
 };
 
-/// How long callers wait for a worker that was not there.
+/// How long callers wait for a worker to start.
 pub const WORKER_START_DURATION: Metric = Metric {
     name: "gen_registry_worker_start_duration_seconds",
     kind: Kind::Histogram { buckets: WORKER_START_DURATION_BUCKETS },
@@ -291,7 +291,7 @@ pub const WORKER_START_DURATION: Metric = Metric {
     help: "Time from the request for a worker until it was ready.",
 };
 
-/// How old workers get.
+/// How long runs last.
 pub const WORKER_LIFETIME: Metric = Metric {
     name: "gen_registry_worker_lifetime_seconds",
     kind: Kind::Histogram { buckets: WORKER_LIFETIME_BUCKETS },
@@ -301,7 +301,7 @@ pub const WORKER_LIFETIME: Metric = Metric {
     help: "Age of a run when it ended, whether or not a restart followed.",
 };
 
-/// How long messages take.
+/// How long the handling of messages takes.
 pub const HANDLE_DURATION: Metric = Metric {
     name: "gen_registry_handle_duration_seconds",
     kind: Kind::Histogram { buckets: HANDLE_DURATION_BUCKETS },
@@ -311,7 +311,7 @@ pub const HANDLE_DURATION: Metric = Metric {
     help: "Time that the handling of one message took.",
 };
 
-/// Which release runs.
+/// The release of gen-registry.
 pub const BUILD_INFO: Metric = Metric {
     name: "gen_registry_build_info",
     kind: Kind::Gauge,
@@ -321,7 +321,7 @@ pub const BUILD_INFO: Metric = Metric {
     help: "Always 1; the label says which release of gen-registry the process was built with.",
 };
 
-/// Every metric, in the order of the table.
+/// All metrics, in the order of the table.
 pub const ALL: &[Metric] = &[
     WORKERS,
     WORKERS_LIMIT,

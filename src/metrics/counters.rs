@@ -1,18 +1,19 @@
-//! [`StripedCounters`]: counters of what happens often and on many threads at once.
+//! [`StripedCounters`]: counters for events that are frequent on many threads at once, similar to Java's `LongAdder`.
 //!
-//! Each thread has a stripe for itself, and adds to it by a plain load and store: no locked instruction, no cache line that
-//! other threads write to. (A shared `fetch_add` would cost a lookup a quarter of its time.) A sum over the stripes is exact
-//! for whoever knows that what is counted is over: no thread's count is ever lost.
+//! Each thread owns a stripe and adds to it by a plain load and store: without a locked instruction, and on a cache line that
+//! no other thread writes. A shared `fetch_add` would cost a quarter of a lookup. The sum over the stripes is exact once the
+//! counted events have happened before the read: no count of any thread is lost.
 //!
-//! A thread's place is its own in the whole process, from when it first counts something until it ends; then the next
-//! thread takes it over. Threads that come when all places are taken share a stripe, and pay for it.
+//! A thread gets its slot, the index of its stripe in every registry of the process, when it first counts something. When the
+//! thread ends, the slot is free for another one. Threads without a slot below the number of stripes share one more stripe, by
+//! `fetch_add`.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-/// What is counted here.
+/// The events that are counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HotCounter {
     Hit,
@@ -24,13 +25,13 @@ pub(crate) enum HotCounter {
 /// Why the handling of a message never began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UndeliveredReason {
-    /// The worker was gone, or on its way out.
+    /// The worker had exited, or was stopping.
     Closed,
     /// Its mailbox was full.
     Full,
     /// It was killed.
     Killed,
-    /// It crashed, and did not come back.
+    /// It crashed, and was not restarted.
     Crashed,
     /// Its stop took too long.
     Deadline,
@@ -49,7 +50,7 @@ impl HotCounter {
     }
 }
 
-/// One thread's counters, in a cache line of their own.
+/// The counters of one thread, on a cache line of their own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Stripe([AtomicU64; KINDS]);
@@ -57,16 +58,16 @@ struct Stripe([AtomicU64; KINDS]);
 /// The counters of one registry.
 #[derive(Debug)]
 pub(crate) struct StripedCounters {
-    /// By the place of a thread, which alone writes there.
+    /// By slot. Only the thread that holds the slot writes to the stripe.
     own: Box<[Stripe]>,
-    /// Of all other threads.
+    /// For all threads without a stripe of their own.
     shared: Stripe,
 }
 
 impl StripedCounters {
     pub(crate) fn new() -> Self {
         static STRIPES: OnceLock<usize> = OnceLock::new();
-        // Runtimes have a thread per CPU as a rule, and others come and go.
+        // A runtime usually has one thread per CPU; blocking threads come in addition.
         let stripes = *STRIPES.get_or_init(|| std::thread::available_parallelism().map_or(8, |cpus| 2 * cpus.get()));
         Self { own: (0..stripes.clamp(8, 256)).map(|_| Stripe::default()).collect(), shared: Stripe::default() }
     }
@@ -82,8 +83,8 @@ impl StripedCounters {
         match self.own.get(slot()) {
             Some(stripe) => {
                 let counter = &stripe.0[what.slot()];
-                // Nobody else writes here. A thread that takes this place over later took the lock of `FREE` after the one
-                // that gave it back, and so reads what that has written.
+                // Relaxed: only this thread writes here. The slot passes from one thread to the next under the lock of `FREE`, so
+                // the next thread reads what this one has written.
                 counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
             }
             None => {
@@ -92,20 +93,20 @@ impl StripedCounters {
         }
     }
 
-    /// All that was counted, on all threads.
+    /// The sum over all threads.
     pub(crate) fn total(&self, what: HotCounter) -> u64 {
         let stripes = self.own.iter().chain([&self.shared]);
         stripes.map(|stripe| stripe.0[what.slot()].load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
     }
 }
 
-/// This thread has not counted anything yet.
+/// This thread has not counted anything yet, and has no slot.
 const UNASSIGNED: usize = usize::MAX - 1;
-/// This thread is on its way out, and has no place any more.
+/// This thread ends, and has returned its slot.
 const NO_SLOT: usize = usize::MAX;
 
 thread_local! {
-    /// A copy of what is in [`THREAD_SLOT`]: it has no destructor, so that it is read in no time and until the very end.
+    /// A copy of [`THREAD_SLOT`] without a destructor: it is read without a check, and until the thread has ended.
     static SLOT: Cell<usize> = const { Cell::new(UNASSIGNED) };
     static THREAD_SLOT: ThreadSlot = ThreadSlot::take();
 }
@@ -114,33 +115,33 @@ thread_local! {
 fn slot() -> usize {
     match SLOT.get() {
         UNASSIGNED => assign_slot(),
-        place => place,
+        slot => slot,
     }
 }
 
 #[cold]
 fn assign_slot() -> usize {
-    let place = THREAD_SLOT.try_with(|lease| lease.0).unwrap_or(NO_SLOT);
-    SLOT.set(place);
-    place
+    let slot = THREAD_SLOT.try_with(|held| held.0).unwrap_or(NO_SLOT);
+    SLOT.set(slot);
+    slot
 }
 
-/// The places that nobody has.
+/// The slots that no thread holds.
 struct Free {
-    given_back: BTreeSet<usize>,
-    /// From here on all are free.
+    returned: BTreeSet<usize>,
+    /// The first slot that was never held.
     next: usize,
 }
 
-static FREE: Mutex<Free> = Mutex::new(Free { given_back: BTreeSet::new(), next: 0 });
+static FREE: Mutex<Free> = Mutex::new(Free { returned: BTreeSet::new(), next: 0 });
 
-/// A thread's place, for as long as it lives.
+/// The slot of a thread, which is returned when the thread ends.
 struct ThreadSlot(usize);
 
 impl ThreadSlot {
     fn take() -> Self {
         let mut free = FREE.lock().unwrap_or_else(PoisonError::into_inner);
-        Self(free.given_back.pop_first().unwrap_or_else(|| {
+        Self(free.returned.pop_first().unwrap_or_else(|| {
             free.next += 1;
             free.next - 1
         }))
@@ -149,9 +150,9 @@ impl ThreadSlot {
 
 impl Drop for ThreadSlot {
     fn drop(&mut self) {
-        // First: what this thread counts from here on, in the destructors of others, goes elsewhere.
+        // Before the slot is free: later thread-local destructors may still count, and must use the shared stripe.
         SLOT.set(NO_SLOT);
-        FREE.lock().unwrap_or_else(PoisonError::into_inner).given_back.insert(self.0);
+        FREE.lock().unwrap_or_else(PoisonError::into_inner).returned.insert(self.0);
     }
 }
 
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn counts_of_many_threads_are_exact() {
         let stripes = StripedCounters::new();
-        // More than there are stripes, one after the other and at once.
+        // More threads than stripes, so that some share one and some take over a slot.
         let threads = 3 * stripes.own.len();
         std::thread::scope(|scope| {
             for _ in 0..threads {
@@ -182,7 +183,7 @@ mod tests {
     #[test]
     fn live_threads_have_distinct_slots() {
         let all_here = std::sync::Barrier::new(64);
-        let places: BTreeSet<usize> = std::thread::scope(|scope| {
+        let slots: BTreeSet<usize> = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..64)
                 .map(|_| {
                     scope.spawn(|| {
@@ -194,7 +195,7 @@ mod tests {
                 .collect();
             threads.into_iter().map(|thread| thread.join().expect("it does not panic")).collect()
         });
-        assert_eq!(places.len(), 64);
+        assert_eq!(slots.len(), 64);
     }
 
     #[test]
@@ -206,16 +207,16 @@ mod tests {
             }
         }
         thread_local! {
-            static KILLED_AT_DEADLINE: Cell<Option<Late>> = const { Cell::new(None) };
+            static LATE: Cell<Option<Late>> = const { Cell::new(None) };
         }
-        // For ever, for a thread's last words have no scope.
+        // Leaked: thread-local destructors may run after the end of any scope.
         let stripes: &'static StripedCounters = Box::leak(Box::new(StripedCounters::new()));
         for count_first in [true, false] {
             let ended = std::thread::spawn(move || {
                 if count_first {
                     stripes.count(HotCounter::Handled);
                 }
-                KILLED_AT_DEADLINE.set(Some(Late(stripes)));
+                LATE.set(Some(Late(stripes)));
                 stripes.count(HotCounter::Handled);
             });
             ended.join().expect("it does not panic");

@@ -1,23 +1,23 @@
-//! [`NameLease`]: the names of registries that live, so that no two that report to one recorder share one: each would write over
-//! the other's numbers.
+//! [`NameLease`]: the names of live registries. No two registries of one recorder may share a name, since each would overwrite the
+//! other's values.
 //!
-//! When a registry ends, its name is free again; what it counted stays here, and the next one of that name goes on from it.
-//! A counter that began again at 0 would be taken for the old one: recorders keep the higher value.
+//! When a registry ends its name becomes free, and its totals are stored here. The next registry of that name continues from
+//! them: recorders keep the higher value of a counter, so one that restarted at 0 would stay at the old total.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
-/// Tells recorders apart: 0 is the one that is installed for the process, whichever that is.
+/// The identity of a recorder. 0 stands for the recorder that is installed for the process, whichever that is.
 pub(crate) type RecorderId = usize;
 
-/// Whether a recorder is gone, so that another one may come to have its id.
+/// Whether a recorder was dropped, so that its id may be reused for another one.
 pub(crate) type IsDropped = Box<dyn Fn() -> bool + Send>;
 
 struct Entry {
     is_taken: bool,
-    /// Where the next registry of the name goes on.
+    /// The totals from which the next registry of the name continues.
     totals: Vec<u64>,
-    is_gone: Option<IsDropped>,
+    is_dropped: Option<IsDropped>,
 }
 
 type Names = HashMap<(RecorderId, Box<str>), Entry>;
@@ -28,7 +28,7 @@ fn names() -> MutexGuard<'static, Names> {
     NAMES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A name in use. It is free again when this is dropped.
+/// A name in use. The drop frees it.
 #[derive(Debug)]
 pub(crate) struct NameLease {
     recorder: RecorderId,
@@ -37,25 +37,25 @@ pub(crate) struct NameLease {
 }
 
 impl NameLease {
-    /// Takes a name, unless a registry that lives has it.
-    pub(crate) fn new(recorder: RecorderId, name: &str, is_gone: Option<IsDropped>) -> Option<Self> {
+    /// Takes a name, or returns `None` if a live registry has it.
+    pub(crate) fn new(recorder: RecorderId, name: &str, is_dropped: Option<IsDropped>) -> Option<Self> {
         let mut names = names();
-        names.retain(|_, entry| !entry.is_gone.as_ref().is_some_and(|is_gone| is_gone()));
+        names.retain(|_, entry| !entry.is_dropped.as_ref().is_some_and(|is_dropped| is_dropped()));
         let key = (recorder, Box::from(name));
-        let entry = names.entry(key).or_insert_with(|| Entry { is_taken: false, totals: Vec::new(), is_gone });
+        let entry = names.entry(key).or_insert_with(|| Entry { is_taken: false, totals: Vec::new(), is_dropped });
         if std::mem::replace(&mut entry.is_taken, true) {
             return None;
         }
         Some(Self { recorder, name: name.into(), totals: entry.totals.clone() })
     }
 
-    /// What registries of this name have counted before, in the order in which they left it.
+    /// The totals of the former registries of this name, in the order in which they were stored.
     #[cfg(feature = "metrics")]
     pub(crate) fn totals(&self) -> &[u64] {
         &self.totals
     }
 
-    /// Leaves what was counted, the former totals included, to the next registry of this name.
+    /// Stores the totals, including the former ones, for the next registry of this name.
     #[cfg(feature = "metrics")]
     pub(crate) fn store_totals(&mut self, totals: Vec<u64>) {
         self.totals = totals;
@@ -81,13 +81,13 @@ mod tests {
 
     #[test]
     fn name_is_unique_per_recorder() {
-        let name = "a_name_is_one_registrys";
+        let name = "unique_per_recorder";
         let first = NameLease::new(0, name, None).expect("it is free");
         assert!(NameLease::new(0, name, None).is_none());
         let elsewhere = NameLease::new(1, name, Some(Box::new(|| false))).expect("another recorder");
         drop(first);
         assert!(NameLease::new(0, name, None).is_some());
         drop(elsewhere);
-        assert!(!names().contains_key(&(0, Box::from(name))), "it counted nothing, and nothing is kept");
+        assert!(!names().contains_key(&(0, Box::from(name))), "an entry without totals is kept");
     }
 }

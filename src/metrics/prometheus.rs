@@ -1,11 +1,11 @@
 //! Installs the Prometheus exporter with the buckets of the [catalogue](super).
 //!
-//! It is that of the crate `metrics-exporter-prometheus`, made the process's recorder: whatever else the program tells the
-//! `metrics` facade is exported too.
+//! The exporter is that of the crate `metrics-exporter-prometheus`, installed as the recorder of the process: everything else
+//! that the program records through the `metrics` facade is exported too.
 //!
-//! - A program without an HTTP server: [`listen`].
-//! - A program with one: [`install`], and a route that gives out [`Scrape::render`].
-//! - A program with settings of its own for the exporter: [`builder`], and take care of its upkeep.
+//! - A program without an HTTP server calls [`listen`].
+//! - A program with an HTTP server calls [`install`], and serves [`Scrape::render`] on a route.
+//! - A program with its own settings for the exporter uses [`builder`], and takes care of the upkeep.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,23 +17,23 @@ use tokio::runtime::Handle;
 
 use crate::metrics::{ALL, Kind};
 
-/// The content type of what [`Scrape::render`] gives.
+/// The content type of [`Scrape::render`].
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The recorder keeps every value of a histogram until it is told to put them into the buckets.
+/// How often the recorder moves buffered histogram values into their buckets. It keeps every value until then.
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// Why the exporter was not installed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// Called outside a tokio runtime, so there is nowhere to run its upkeep and its listener.
+    /// Called outside a tokio runtime, which must run the upkeep and the listener.
     #[error("no tokio runtime is running here; install the exporter inside one")]
     NoRuntime,
-    /// The process has a recorder already. There is one for all of its life.
+    /// The process has a recorder already. It cannot be replaced.
     #[error("the process has a metrics recorder already; install only one, or use `Builder::recorder`")]
     AlreadyInstalled,
-    /// The address is not to be had.
+    /// The listen address could not be bound.
     #[error("the exporter cannot listen")]
     Listen(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
@@ -47,10 +47,10 @@ impl InstallError {
     }
 }
 
-/// The exporter's own builder, with the buckets of the catalogue set.
+/// Returns the exporter's own builder, with the buckets of the catalogue set.
 ///
-/// Its `install` has upkeep. Whoever takes its `install_recorder` or `build_recorder` is to call `run_upkeep` on the handle
-/// every few seconds: until then each value of a histogram is kept.
+/// Its `install` runs the upkeep. With `install_recorder` or `build_recorder`, call `run_upkeep` on the handle every few seconds:
+/// the recorder keeps each value of a histogram until then.
 pub fn builder() -> PrometheusBuilder {
     ALL.iter().fold(PrometheusBuilder::new(), |builder, metric| match metric.kind {
         Kind::Histogram { buckets } => builder
@@ -60,10 +60,10 @@ pub fn builder() -> PrometheusBuilder {
     })
 }
 
-/// Installs the exporter with an HTTP listener of its own, which answers to every path. It listens, and does its upkeep, on
-/// the current runtime, for as long as that runs.
+/// Installs the exporter with its own HTTP listener, which serves the metrics on every path. The listener and the upkeep run
+/// on the current runtime until it shuts down.
 ///
-/// There is no access control: listen on the loopback address (`127.0.0.1:9000`), or on one that only Prometheus reaches.
+/// There is no access control: listen on the loopback address (`127.0.0.1:9000`), or on one that only Prometheus can reach.
 ///
 /// # Errors
 ///
@@ -83,8 +83,8 @@ pub fn listen(address: impl Into<SocketAddr>) -> Result<(), InstallError> {
     builder().with_http_listener(address).upkeep_timeout(UPKEEP).install().map_err(InstallError::new)
 }
 
-/// Installs the exporter for a program that has an HTTP server: it is to give out what [`Scrape::render`] returns. Its upkeep
-/// runs on the current runtime until the last clone of the [`Scrape`] is dropped.
+/// Installs the exporter for a program with an HTTP server, which serves [`Scrape::render`]. The upkeep runs on the current
+/// runtime until the last clone of the [`Scrape`] is dropped.
 ///
 /// # Errors
 ///
@@ -105,11 +105,11 @@ pub fn listen(address: impl Into<SocketAddr>) -> Result<(), InstallError> {
 pub fn install() -> Result<Scrape, InstallError> {
     let runtime = Handle::try_current().map_err(|_| InstallError::NoRuntime)?;
     let handle = Arc::new(builder().install_recorder().map_err(InstallError::new)?);
-    let kept = Arc::downgrade(&handle);
+    let weak = Arc::downgrade(&handle);
     runtime.spawn(async move {
         loop {
             tokio::time::sleep(UPKEEP).await;
-            match kept.upgrade() {
+            match weak.upgrade() {
                 Some(handle) => handle.run_upkeep(),
                 None => return,
             }
@@ -118,12 +118,12 @@ pub fn install() -> Result<Scrape, InstallError> {
     Ok(Scrape(handle))
 }
 
-/// Gives what Prometheus asks for. A cheap clone.
+/// Renders the metrics for a scrape. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Scrape(Arc<PrometheusHandle>);
 
 impl Scrape {
-    /// Everything that was recorded so far, in Prometheus' text format.
+    /// Returns everything that was recorded so far, in Prometheus' text format.
     pub fn render(&self) -> String {
         self.0.render()
     }

@@ -1,12 +1,12 @@
-//! [`Reporter`]: copies what a registry has counted to a recorder of the `metrics` facade, every few seconds and at the end.
+//! [`Reporter`]: copies the counters of a registry to a recorder of the `metrics` facade, every two seconds and at the end.
 //!
-//! The counters in [`Stats`](crate::Stats) are the truth; the recorder is told totals, not steps. Handles are resolved anew
-//! each time: one that was made before the process had a recorder would stay deaf for ever, and so would one whose series
-//! the exporter has dropped for being idle. What goes into histograms is kept until the next time, or until there are 1,024
-//! values of one.
+//! The counters in [`Stats`](crate::Stats) are the source; the recorder gets totals, not increments. Handles are registered anew
+//! each time: a handle that was registered before the process had a recorder would record nothing forever, and so would one
+//! whose series the exporter has dropped as idle. Values of histograms are buffered until the next report, or until a
+//! histogram has 1,024 of them.
 //!
-//! All calls of the recorder are contained: it is code of others. They are made in the task of the owner's keeper, never in one
-//! that happens to have news for the owner. One that blocks holds up starts and stops.
+//! The recorder is user code, so its panics are contained. It is called in the task of the owner's driver only, never in a task
+//! that submits an operation to the owner. A recorder that blocks delays starts and stops.
 
 #[cfg(feature = "metrics")]
 mod on;
@@ -20,15 +20,15 @@ mod off {
     use crate::metrics::names::NameLease;
     use crate::metrics::stats::Stats;
 
-    /// Keeps the name taken, and reports to nobody.
+    /// Holds the name, and reports nothing.
     #[derive(Debug)]
     pub(crate) struct Reporter {
-        _claim: NameLease,
+        _lease: NameLease,
     }
 
     impl Reporter {
         pub(crate) fn new(lease: NameLease) -> Self {
-            Self { _claim: lease }
+            Self { _lease: lease }
         }
 
         pub(crate) const IS_ON: bool = false;
@@ -48,7 +48,7 @@ mod off {
         pub(crate) fn finish(self, _: &Stats, _: usize) {}
     }
 
-    /// There is none.
+    /// Never constructed without the feature.
     pub(crate) enum Stopwatch {}
 
     impl Stopwatch {

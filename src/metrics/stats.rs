@@ -1,6 +1,7 @@
-//! [`Stats`]: what a registry has counted, exact, without any recorder.
+//! [`Stats`]: the exact counts of a registry, independent of any recorder.
 //!
-//! What happens rarely is counted by the owner alone; what happens often, and on many threads, in [`StripedCounters`].
+//! The owner counts rare events in [`Counters`]. Frequent events, which happen on many threads, are counted in
+//! [`StripedCounters`].
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -8,59 +9,60 @@ use crate::lifecycle::StartFailure;
 use crate::lifecycle::exit::{Cause, ExitReason};
 use crate::metrics::counters::{HotCounter, StripedCounters, UndeliveredReason};
 
-/// A registry's numbers at one moment, by [`Registry::stats`](crate::Registry::stats).
+/// The state and the totals of a registry, by [`Registry::stats`](crate::Registry::stats).
 ///
-/// The totals count from the making of the registry. They are read one after the other while the registry runs: only at
-/// rest do they add up exactly.
+/// The totals count from the creation of the registry. They are read one after the other while the registry runs, so they add up
+/// exactly only while it is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Workers whose `init` runs or waits for its turn.
+    /// Workers whose first `init` runs, or waits for a permit.
     pub starting: usize,
-    /// Of these, and of those that are being restarted: how many wait for their turn (`max_concurrent_starts`).
+    /// Workers that wait for a permit (`max_concurrent_starts`), among those that start and those that restart.
     pub waiting_for_turn: usize,
-    /// Starts that wait for the end of an evicted worker. They are no workers yet.
+    /// Starts that wait for the exit of an evicted worker. They do not count as workers.
     pub waiting_for_room: usize,
-    /// Workers that may be looked up and are not being restarted.
+    /// Workers that a lookup finds and that are not restarting.
     pub running: usize,
-    /// Workers between two runs: they may be looked up, and their messages wait.
+    /// Workers between two runs: a lookup finds them, and their messages wait.
     pub restarting: usize,
-    /// Workers whose gate is closed, and which have not exited.
+    /// Workers that accept no more messages and have not exited.
     pub stopping: usize,
-    /// How many of all these there may be: `max_workers`.
+    /// The limit of workers in all states: `max_workers`.
     pub limit: Option<usize>,
-    /// Keys that are gone and remembered: their crashes, and failed starts.
+    /// Keys without a worker whose crash history or failed start is remembered.
     pub remembered: u64,
-    /// Starts by what they came to.
+    /// Completed starts, by outcome.
     pub starts: Starts,
-    /// Ends of workers, by reason.
+    /// Exits of workers, by reason.
     pub exits: Exits,
-    /// Restarts by policy, by what they came after.
+    /// Restarts by the policy, by what ended the run before.
     pub restarts: Restarts,
-    /// Starts by a caller, of a key whose last worker had crashed within the period of `restart_intensity`.
+    /// Starts by a caller of a key whose last worker had crashed within the period of `restart_intensity`, by what ended the run
+    /// before.
     pub restarts_by_caller: Restarts,
-    /// Workers that spent their restarts and were given up.
+    /// Workers that were not restarted because they had spent their restart budget.
     pub gave_up: u64,
-    /// Panics in tasks of workers: what [`Context::spawn`](crate::Context::spawn) and
-    /// [`spawn_blocking`](crate::Context::spawn_blocking) were given, and the closures of intervals and monitors. Their
-    /// destructors count too. Each is an error event as well, and the worker goes on.
+    /// Panics in tasks of workers: in futures and closures of [`Context::spawn`](crate::Context::spawn) and
+    /// [`spawn_blocking`](crate::Context::spawn_blocking), in closures of intervals and monitors, and in the destructors of all
+    /// these. Each also emits an error event, and the worker continues.
     pub task_panics: u64,
-    /// Looks for a key, by what they found.
+    /// Lookups of a key, by result.
     pub lookups: Lookups,
     /// Messages whose handling began.
     pub handled: u64,
     /// Messages whose handling never began, by reason.
     pub undelivered: Undelivered,
-    /// Messages in all mailboxes at this moment; above 1,024 workers an estimate, from 1,024 of them.
+    /// Messages in all mailboxes. Above 1,024 workers an estimate from a sample of 1,024.
     pub queued: usize,
-    /// Messages in the fullest mailbox; above 1,024 workers the fullest of the same 1,024.
+    /// Messages in the fullest mailbox. Above 1,024 workers the fullest of the same sample.
     pub fullest_mailbox: usize,
-    /// What the owner has yet to take notice of: requests of callers, and notices of workers.
+    /// Requests of callers and notices of workers that the owner has not processed yet.
     pub owner_queue: usize,
 }
 
 impl Stats {
-    /// Workers in whatever state: what `max_workers` limits.
+    /// Workers in all states: the number that `max_workers` limits.
     pub fn workers(&self) -> usize {
         self.starting + self.running + self.restarting + self.stopping
     }
@@ -76,12 +78,12 @@ macro_rules! public_totals {
         }
 
         impl $public {
-            /// All of them.
+            /// The sum of all fields.
             pub fn total(&self) -> u64 {
                 0 $(+ self.$field)+
             }
 
-            /// Each with its name, which is the value of a label.
+            /// Each field with its name, which is the value of a label.
             #[cfg(feature = "metrics")]
             pub(crate) fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($field), self.$field)),+].into_iter()
@@ -108,7 +110,8 @@ macro_rules! totals {
 }
 
 totals! {
-    /// Starts by what they came to. Callers who share a start count once; one that met a running worker is none.
+    /// Completed starts, by outcome. A start that several callers share counts once. A call that finds a running worker does not
+    /// count.
     Starts, StartCounters {
         /// `init` returned `Ok`, and the worker ran.
         ok,
@@ -118,23 +121,24 @@ totals! {
         panic,
         /// `init` took too long.
         timeout,
-        /// It was stopped, or the registry shut down, before it was ready.
+        /// The worker was stopped, or the registry shut down, before the worker was ready.
         cancelled,
-        /// It was refused without running `init`: no room, a spent budget, a failure remembered.
+        /// The start was refused without running `init`: the registry was at its limit, the restart budget was spent, or a recent
+        /// failure is remembered.
         rejected,
     }
 }
 
 totals! {
-    /// Ends of workers by [`ExitReason`]. A run that is followed by another one is none.
+    /// Exits of workers, by [`ExitReason`]. The end of a run before a restart does not count.
     Exits, ExitCounters {
-        /// It ended by itself.
+        /// The worker ended by itself.
         normal,
         /// It was stopped.
         stopped,
-        /// It had nothing to do for too long.
+        /// It was idle for longer than its idle time-out.
         idle,
-        /// It had to make room.
+        /// It was evicted to make room.
         evicted,
         /// The registry was shut down.
         shutdown,
@@ -144,61 +148,63 @@ totals! {
         failed,
         /// It panicked.
         panicked,
-        /// It was crashed from outside.
+        /// A caller crashed it.
         crashed,
     }
 }
 
 totals! {
-    /// Restarts by what they came after.
+    /// Restarts, by what ended the run before.
     Restarts, RestartCounters {
         /// An error.
         failed,
         /// A panic.
         panicked,
-        /// A crash from outside: [`crash`](crate::WorkerHandle::crash).
+        /// A crash by a caller: [`crash`](crate::WorkerHandle::crash).
         crashed,
-        /// An end by itself, under [`Restart::Permanent`](crate::Restart::Permanent).
+        /// A normal end, under [`Restart::Permanent`](crate::Restart::Permanent).
         normal,
     }
 }
 
 public_totals! {
-    /// Looks for a key, by what they found: those of [`Registry::lookup`](crate::Registry::lookup), and of every verb and
-    /// address that needs the key's worker. A stop is none.
+    /// Lookups of a key, by result: those of [`Registry::lookup`](crate::Registry::lookup), and those of every verb and address that
+    /// needs the worker of the key. Stops do not count.
     Lookups {
-        /// A running worker.
+        /// A running worker was found.
         hit,
-        /// None, or one that starts or ends.
+        /// No worker was found, or one that was starting or stopping.
         miss,
     }
 }
 
 public_totals! {
-    /// Messages whose handling never began, by reason. `full` and, but for what a `run` left and a stop discarded, `closed` are
-    /// sends that were refused, and their senders know; so do the senders of all calls. Casts that were accepted are given to
+    /// Messages whose handling never began, by reason.
+    ///
+    /// `full` and `closed` are refused sends, whose senders get an error; `closed` also counts accepted messages that a `run` left
+    /// or a stop discarded. The senders of calls always get an error. Accepted casts go to
     /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
     ///
-    /// A send through a [`Via`](crate::Via) that finds no worker is a lookup that missed, and is not counted here; one that
-    /// meets a worker which ends, and then reaches its successor, is delivered. Nor is what a worker's own timers and
-    /// monitors have for it after it began to end.
+    /// Not counted: a send through a [`Via`](crate::Via) that finds no worker (it is a lookup that missed); a send that meets a
+    /// stopping worker and then reaches its successor (it is delivered); messages of a worker's own timers and monitors after
+    /// the worker began to stop.
     Undelivered {
-        /// The worker was gone, or on its way out; or its `run` returned with messages left; or a stop discarded what was
-        /// queued ([`StopMode::Discard`](crate::StopMode::Discard)).
+        /// The worker had exited or was stopping; or its `run` returned with messages left; or a stop discarded its mailbox
+        /// ([`StopMode::Discard`](crate::StopMode::Discard)).
         closed,
-        /// Its mailbox was full; or the sender gave up waiting for room in it.
+        /// Its mailbox was full, or the sender gave up waiting for room in it.
         full,
-        /// It was killed, or went with its runtime.
+        /// It was killed, or ended with its runtime.
         killed,
-        /// It crashed, and did not come back.
+        /// It crashed, and was not restarted.
         crashed,
         /// Its stop took longer than `stop_timeout`.
         deadline,
     }
 }
 
-/// The registry's own counters. The owner is the only one who writes them, but for one. Starts that came up without it are counted beside
-/// these: [`Numbers`](crate::worker::shared::Numbers).
+/// The counters of rare events. Only the owner writes them, except for `task_panics`. Delegated starts that succeed are counted
+/// in [`Numbers`](crate::worker::shared::Numbers) instead.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     starts: StartCounters,
@@ -206,11 +212,11 @@ pub(crate) struct Counters {
     restarts: RestartCounters,
     restarts_by_caller: RestartCounters,
     gave_up: AtomicU64,
-    /// The one that not the owner counts, but the tasks.
+    /// Counted by the workers' tasks.
     task_panics: AtomicU64,
 }
 
-/// Adds one where nobody else writes: no locked instruction.
+/// Adds one to a counter that only the owner writes, without a locked instruction.
 fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
 }
@@ -272,7 +278,7 @@ impl Counters {
         self.task_panics.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The totals, with nothing of the present state.
+    /// The totals only. The caller adds the present state.
     pub(crate) fn read(&self, hot: &StripedCounters) -> Stats {
         let undelivered = |reason| hot.total(HotCounter::Undelivered(reason));
         Stats {
@@ -296,7 +302,7 @@ impl Counters {
     }
 }
 
-/// What waits in the mailboxes.
+/// The messages that wait in mailboxes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Backlog {
     pub(crate) queued: usize,

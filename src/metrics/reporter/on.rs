@@ -1,4 +1,4 @@
-//! With the feature `metrics`.
+//! The [`Reporter`] with the feature `metrics`.
 
 use std::fmt;
 use std::sync::{Arc, RwLock};
@@ -12,28 +12,28 @@ use crate::metrics::stats::{Restarts, Stats};
 use crate::metrics::{Kind, Metric, Presence, Unit};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 
-/// A recorder of one's own.
+/// A recorder that a registry is built with, instead of the one of the process.
 pub(crate) type SharedRecorder = Arc<dyn Recorder + Send + Sync>;
 
-/// What tells one recorder from another, for as long as it lives.
+/// The identity of a recorder while it lives.
 pub(crate) fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
     recorder.map_or(0, |recorder| Arc::as_ptr(recorder).cast::<()>() as usize)
 }
 
 const METADATA: Metadata<'static> = Metadata::new("gen_registry", Level::INFO, Some("gen_registry"));
-/// When so many values of a histogram are kept they are recorded before their time.
+/// At this number of buffered values a histogram is flushed before the next report.
 const FLUSH_AT: usize = 1_024;
-/// More are not kept: the runtime does not let the keeper run that would record them.
+/// Values beyond this number are dropped: the runtime does not run the driver that would flush them.
 const MAX_BUFFERED: usize = 64 * FLUSH_AT;
 
-/// Whether a gauge is told as it is or, at the end, as 0.
+/// Whether gauges have their present value, or 0 after the end of the registry.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Moment {
-    Now,
-    End,
+enum ReportKind {
+    Live,
+    Final,
 }
 
-/// Reports for one registry that has a name. Held by its owner.
+/// Reports the metrics of one named registry. The registry's owner holds it.
 pub(crate) struct Reporter {
     lease: NameLease,
     recorder: Option<SharedRecorder>,
@@ -54,9 +54,9 @@ impl Reporter {
         let mut counters = Vec::new();
         each_counter(&Stats::default(), |metric, labels, _| counters.push(key(metric, &registry, labels)));
         let mut gauges = Vec::new();
-        // With a limit, so that there is a key for it; whether it is set is asked each time.
+        // With a limit, so that its gauge gets a key. Each report decides whether the gauge is set.
         let limited = Stats { limit: Some(0), ..Stats::default() };
-        each_gauge(&limited, 0, Moment::Now, |metric, labels, _| gauges.push(key(metric, &registry, labels)));
+        each_gauge(&limited, 0, ReportKind::Live, |metric, labels, _| gauges.push(key(metric, &registry, labels)));
         Self {
             lease,
             recorder,
@@ -68,18 +68,18 @@ impl Reporter {
         }
     }
 
-    /// A worker is ready, so long after it was asked for. Says whether that is to be told soon: here it is not, for the
-    /// recorder is code of others.
+    /// Buffers how long a start took. Returns whether the caller must arrange a flush. It is not done here, since the recorder is
+    /// user code.
     pub(crate) fn started(&mut self, took: Duration) -> bool {
         self.start_duration.buffer(took)
     }
 
-    /// A run has ended at this age. Says whether that is to be told soon.
+    /// Buffers how long a run lasted. Returns whether the caller must arrange a flush.
     pub(crate) fn ended(&mut self, age: Duration) -> bool {
         self.lifetime.buffer(age)
     }
 
-    /// Tells what was kept.
+    /// Records the buffered values.
     pub(crate) fn flush(&mut self) {
         self.with_recorder(|this, recorder| {
             this.start_duration.record(recorder);
@@ -87,14 +87,14 @@ impl Reporter {
         });
     }
 
-    /// Tells everything.
+    /// Records all metrics.
     pub(crate) fn report(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>) {
-        self.record(stats, mailbox_capacity, stopwatch, Moment::Now);
+        self.record(stats, mailbox_capacity, stopwatch, ReportKind::Live);
     }
 
-    /// Tells everything for the last time: nothing is there any more. The name is free when this returns.
+    /// Records all metrics for the last time, with gauges of 0. The name is free when this returns.
     pub(crate) fn finish(mut self, stats: &Stats, mailbox_capacity: usize) {
-        self.record(stats, mailbox_capacity, None, Moment::End);
+        self.record(stats, mailbox_capacity, None, ReportKind::Final);
         let mut totals = Vec::with_capacity(self.counters.len());
         each_counter(stats, |_, _, value| totals.push(value));
         let former = self.lease.totals().iter().chain(std::iter::repeat(&0));
@@ -102,7 +102,7 @@ impl Reporter {
         self.lease.store_totals(totals);
     }
 
-    fn record(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>, moment: Moment) {
+    fn record(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>, kind: ReportKind) {
         self.with_recorder(|this, recorder| {
             describe(recorder, stats.limit.is_some(), stopwatch.is_some());
             let former = this.lease.totals().iter().chain(std::iter::repeat(&0));
@@ -113,7 +113,7 @@ impl Reporter {
                 }
             });
             let mut keys = this.gauges.iter();
-            each_gauge(stats, mailbox_capacity, moment, |_, _, value| {
+            each_gauge(stats, mailbox_capacity, kind, |_, _, value| {
                 if let (Some(key), Some(value)) = (keys.next(), value) {
                     recorder.register_gauge(key, &METADATA).set(value);
                 }
@@ -126,7 +126,7 @@ impl Reporter {
         });
     }
 
-    /// Runs code with the recorder of this registry, and contains what it does.
+    /// Runs `act` with the recorder of this registry, and contains panics.
     fn with_recorder(&mut self, act: impl FnOnce(&mut Self, &dyn Recorder)) {
         let own = self.recorder.clone();
         catch_panic(|| match own {
@@ -142,7 +142,7 @@ impl fmt::Debug for Reporter {
     }
 }
 
-/// Values that a histogram is yet to be told.
+/// The buffered values of a histogram.
 struct Observations {
     key: Key,
     seconds: Vec<f64>,
@@ -153,7 +153,7 @@ impl Observations {
         Self { key, seconds: Vec::new() }
     }
 
-    /// Says that there are many, when there are.
+    /// Returns `true` when the buffer has reached [`FLUSH_AT`].
     fn buffer(&mut self, duration: Duration) -> bool {
         if self.seconds.len() < MAX_BUFFERED {
             self.seconds.push(duration.as_secs_f64());
@@ -162,16 +162,16 @@ impl Observations {
     }
 
     fn record(&mut self, recorder: &dyn Recorder) {
-        // Taken out first: a recorder that panics is not told the same again.
+        // Taken out first: a recorder that panics does not get the same values again.
         let seconds = std::mem::take(&mut self.seconds);
         let histogram = recorder.register_histogram(&self.key, &METADATA);
-        // None at all is a sign of life: an exporter drops what it takes for idle.
+        // Recording zero values touches the series: an exporter drops series that it considers idle.
         histogram.record_many(0.0, 0);
         seconds.iter().for_each(|seconds| histogram.record(*seconds));
     }
 }
 
-/// Measures how long messages take, in the workers' own tasks.
+/// Records how long the handling of messages takes, in the workers' tasks.
 pub(crate) struct Stopwatch(RwLock<CatchDropPanic<Histogram>>);
 
 impl Stopwatch {
@@ -185,7 +185,7 @@ impl Stopwatch {
             let mut current = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
             std::mem::replace(&mut *current, CatchDropPanic::new(histogram))
         };
-        // The recorder's code, and not under the lock.
+        // Dropped outside the lock, since it is user code.
         drop(former);
     }
 
@@ -193,7 +193,7 @@ impl Stopwatch {
         catch_panic(|| {
             let histogram = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
             histogram.record(took.as_secs_f64());
-            // It may be the last of its kind, and is dropped here: a panic of it is not the worker's either.
+            // The clone may be the last reference. Its drop is user code too, so it happens inside `catch_panic`.
         });
     }
 }
@@ -208,15 +208,15 @@ fn key(metric: &Metric, registry: &Arc<str>, labels: &[(&'static str, &'static s
     Key::from_parts(metric.name, all)
 }
 
-/// Tells the help texts. A recorder that knows them takes no notice.
+/// Registers the units and help texts. A recorder that has them ignores this.
 fn describe(recorder: &dyn Recorder, has_limit: bool, is_handling_measured: bool) {
     for metric in catalogue::ALL {
-        let is_there = match metric.presence {
+        let is_exported = match metric.presence {
             Presence::Always => true,
             Presence::WithLimit => has_limit,
             Presence::OptIn => is_handling_measured,
         };
-        if !is_there {
+        if !is_exported {
             continue;
         }
         let unit = match metric.unit {
@@ -255,15 +255,15 @@ fn each_counter(stats: &Stats, mut visit: impl FnMut(&Metric, Labels<'_>, u64)) 
     visit(&catalogue::MESSAGES_HANDLED, &[], stats.handled);
 }
 
-/// Visits every series of every gauge, always in the same order. At the end everything that is counted is 0; the two
-/// settings stay what they are, for a capacity of 0 would be one that is always full. `None` is a series that is not there.
+/// Visits every series of every gauge, always in the same order. In the final report every gauge is 0 except the two settings,
+/// since a capacity of 0 would mean that mailboxes are always full. `None` is an absent series.
 fn each_gauge(
     stats: &Stats,
     mailbox_capacity: usize,
-    moment: Moment,
+    kind: ReportKind,
     mut visit: impl FnMut(&Metric, Labels<'_>, Option<f64>),
 ) {
-    let now = |number: usize| Some(if moment == Moment::Now { number as f64 } else { 0.0 });
+    let now = |number: usize| Some(if kind == ReportKind::Live { number as f64 } else { 0.0 });
     let states = [
         ("starting", stats.starting),
         ("running", stats.running),
