@@ -59,30 +59,16 @@ use seize::Collector;
 
 use crate::lifecycle::id::EntryId;
 pub(crate) use crate::table::writer::TableWriter;
+use crate::util::bucket::Bucket;
 use crate::util::hash::SipBuilder;
 use crate::util::prehashed::PassHash;
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 
-/// The workers whose keys have one hash: almost always one. An empty entry has none. (rule 4)
 struct Entry<W: Worker> {
     hash: u64,
-    first: Option<WorkerHandle<W>>,
-    /// Boxed: two keys share a hash once in 2^64, or by a bad `Hash`.
-    #[allow(clippy::box_collection, reason = "a word in every entry instead of three")]
-    others: Option<Box<Vec<WorkerHandle<W>>>>,
-}
-
-impl<W: Worker> Entry<W> {
-    fn new(hash: u64, mut workers: impl Iterator<Item = WorkerHandle<W>>) -> Self {
-        let first = workers.next();
-        let others: Vec<_> = workers.collect();
-        Self { hash, first, others: (!others.is_empty()).then(|| Box::new(others)) }
-    }
-
-    fn workers(&self) -> impl Iterator<Item = &WorkerHandle<W>> {
-        self.first.iter().chain(self.others.iter().flat_map(|others| others.iter()))
-    }
+    /// The workers whose keys have the hash. None in an empty entry. (rule 4)
+    workers: Bucket<WorkerHandle<W>>,
 }
 
 impl<W: Worker> PartialEq for Entry<W> {
@@ -160,10 +146,10 @@ impl<W: Worker> TableReader<W> {
     {
         let entries = self.0.entries.pin();
         let entry = entries.get(&Probe(hash))?;
-        // Not `Entry::workers`: every lookup comes through here, and almost all of them match the first worker.
-        match &entry.first {
+        // Not `Bucket::iter`: every lookup comes through here, and almost all of them match the first worker.
+        match &entry.workers.first {
             Some(worker) if key.equivalent(worker.key()) => Some(f(worker)),
-            _ => entry.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(f),
+            _ => entry.workers.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(f),
         }
     }
 
@@ -173,7 +159,7 @@ impl<W: Worker> TableReader<W> {
         Q: ?Sized + Equivalent<W::Key>,
     {
         match self.0.entries.pin().get(&Probe(hash)) {
-            Some(entry) => match entry.workers().find(|worker| key.equivalent(worker.key())) {
+            Some(entry) => match entry.workers.iter().find(|worker| key.equivalent(worker.key())) {
                 Some(worker) => Found::Worker(f(worker)),
                 None => Found::Hash,
             },
@@ -184,7 +170,7 @@ impl<W: Worker> TableReader<W> {
     /// Calls `f` with the worker that has this id, whatever the state of its gate.
     pub(crate) fn with_entry<T>(&self, entry: EntryId, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
         let entries = self.0.entries.pin();
-        entries.get(&Probe(entry.hash))?.workers().find(|worker| worker.entry_id() == entry).map(f)
+        entries.get(&Probe(entry.hash))?.workers.iter().find(|worker| worker.entry_id() == entry).map(f)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Nothing about workers.
 
+pub(crate) mod bucket;
 pub(crate) mod clock;
 pub(crate) mod coop;
 pub(crate) mod future;

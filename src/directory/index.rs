@@ -11,13 +11,13 @@
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::hash::{BuildHasher, Hash};
-use std::iter;
-use std::mem;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use equivalent::Equivalent;
 
 use crate::lifecycle::id::WorkerId;
+use crate::util::bucket::Bucket;
 use crate::util::hash::SipBuilder;
 use crate::util::panics::CatchDropPanic;
 use crate::util::prehashed::PassHash;
@@ -41,26 +41,8 @@ pub(crate) struct Entry<N, V> {
     pub(crate) value: CatchDropPanic<V>,
 }
 
-/// The entries of one hash. Two names share a hash once in 2^64, or by a bad `Hash`.
-struct Bucket<N, V> {
-    first: Arc<Entry<N, V>>,
-    rest: Vec<Arc<Entry<N, V>>>,
-}
-
-impl<N, V> Bucket<N, V> {
-    fn iter(&self) -> impl Iterator<Item = &Arc<Entry<N, V>>> {
-        iter::once(&self.first).chain(&self.rest)
-    }
-}
-
-impl<N, V> Clone for Bucket<N, V> {
-    fn clone(&self) -> Self {
-        Self { first: Arc::clone(&self.first), rest: self.rest.clone() }
-    }
-}
-
 /// Entries by the hash of their name. No user code runs under a shard's lock.
-type Shard<N, V> = HashMap<u64, Bucket<N, V>, PassHash>;
+type Shard<N, V> = HashMap<u64, Bucket<Arc<Entry<N, V>>>, PassHash>;
 
 pub(crate) struct Index<N, V> {
     /// Names come from users: the hasher is seeded per directory and resists flooding (SipHash).
@@ -111,8 +93,8 @@ impl<N, V> Index<N, V> {
 
     /// Finds the entry of a name. Runs the name's `Eq`, which may panic.
     pub(crate) fn find<Q: ?Sized + Equivalent<N>>(&self, name: &Q, hash: u64) -> Option<Arc<Entry<N, V>>> {
-        let Bucket { first, rest } = Self::read(self.shard(hash)).get(&hash).cloned()?;
-        iter::once(first).chain(rest).find(|entry| name.equivalent(&entry.name))
+        let bucket = Self::read(self.shard(hash)).get(&hash).cloned()?;
+        bucket.into_iter().find(|entry| name.equivalent(&entry.name))
     }
 
     /// Finds an entry by its reference, if it was not removed.
@@ -212,9 +194,9 @@ impl<N, V> Change<'_, N, V> {
         let entry = Arc::new(Entry { tag, name: CatchDropPanic::new(name), value: CatchDropPanic::new(value) });
         let mut shard = Index::write(self.index.shard(hash));
         match shard.entry(hash) {
-            hash_map::Entry::Occupied(bucket) => bucket.into_mut().rest.push(entry),
+            hash_map::Entry::Occupied(bucket) => bucket.into_mut().push(entry),
             hash_map::Entry::Vacant(vacant) => {
-                vacant.insert(Bucket { first: entry, rest: Vec::new() });
+                vacant.insert(Bucket::of(entry));
             }
         }
         tag
@@ -224,15 +206,10 @@ impl<N, V> Change<'_, N, V> {
     pub(crate) fn remove(&mut self, tag: EntryRef) {
         let mut shard = Index::write(self.index.shard(tag.hash));
         let hash_map::Entry::Occupied(mut bucket) = shard.entry(tag.hash) else { return };
-        let removed = match bucket.get().rest.iter().position(|entry| entry.tag == tag) {
-            Some(place) => bucket.get_mut().rest.swap_remove(place),
-            None if bucket.get().first.tag != tag => return,
-            None => match bucket.get_mut().rest.pop() {
-                Some(next) => mem::replace(&mut bucket.get_mut().first, next),
-                None => bucket.remove().first,
-            },
-        };
-        self.removed.push(removed);
+        self.removed.extend(bucket.get_mut().remove(|entry| entry.tag == tag));
+        if bucket.get().is_empty() {
+            bucket.remove();
+        }
         if shard.capacity() > IDLE_CAPACITY && shard.len() < shard.capacity() / 4 {
             // To half and not to fit, so that as many removals share the cost of each move.
             let room = shard.capacity() / 2;

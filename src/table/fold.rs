@@ -21,7 +21,7 @@ impl<W: Worker> TableReader<W> {
         init: A,
         f: impl FnMut(A, &WorkerHandle<W>) -> ControlFlow<B, A>,
     ) -> ControlFlow<B, A> {
-        self.0.entries.pin().iter().flat_map(Entry::workers).try_fold(init, f)
+        self.0.entries.pin().iter().flat_map(|entry| entry.workers.iter()).try_fold(init, f)
     }
 
     /// Folds over the workers for which `look` returns `Some`. `look` is evaluated again right before `f`, so a worker that
@@ -50,7 +50,7 @@ impl<W: Worker> TableReader<W> {
             }
             let (batch, firsts) = (&batch[..len], &mut firsts[..len]);
             for (first, entry) in firsts.iter_mut().zip(batch) {
-                *first = entry.and_then(|entry| entry.first.as_ref());
+                *first = entry.and_then(|entry| entry.workers.first.as_ref());
             }
             for first in firsts.iter_mut() {
                 *first = first.filter(|worker| look(worker).is_some());
@@ -60,7 +60,7 @@ impl<W: Worker> TableReader<W> {
                 None => folded,
             };
             folded = firsts.iter().copied().flatten().fold(folded, &mut fold);
-            let others = batch.iter().flatten().filter_map(|entry| entry.others.as_ref());
+            let others = batch.iter().flatten().filter_map(|entry| entry.workers.others.as_ref());
             folded = others.flat_map(|others| others.iter()).fold(folded, &mut fold);
             if len < BATCH {
                 return folded;

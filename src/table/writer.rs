@@ -6,6 +6,7 @@ use papaya::HashSet;
 
 use crate::lifecycle::id::EntryId;
 use crate::table::{Entry, Probe, TableReader};
+use crate::util::bucket::Bucket;
 use crate::util::prehashed::PassHash;
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
@@ -34,7 +35,7 @@ impl<W: Worker> TableWriter<W> {
     /// Inserts a worker whose hash has no entry.
     pub(crate) fn insert_first(&mut self, worker: WorkerHandle<W>) {
         let hash = worker.entry_id().hash;
-        let is_new = self.entries().pin().insert(Entry { hash, first: Some(worker), others: None });
+        let is_new = self.entries().pin().insert(Entry { hash, workers: Bucket::of(worker) });
         debug_assert!(is_new, "the hash had an entry");
     }
 
@@ -44,9 +45,9 @@ impl<W: Worker> TableWriter<W> {
         self.free_slots.remove(hash);
         let entries = self.entries().pin();
         let former = entries.get(&Probe(hash));
-        let others = former.into_iter().flat_map(Entry::workers).cloned();
+        let others = former.into_iter().flat_map(|entry| entry.workers.iter()).cloned();
         // papaya puts the new element into the slot of the equal one. (rule 4)
-        entries.insert(Entry::new(hash, others.chain([worker])));
+        entries.insert(Entry { hash, workers: others.chain([worker]).collect() });
     }
 
     /// Removes the worker with this id, if it is in the table. (rule 3)
@@ -54,16 +55,16 @@ impl<W: Worker> TableWriter<W> {
         let hash = entry.hash;
         let entries = self.table.0.entries.pin();
         let Some(former) = entries.get(&Probe(hash)) else { return };
-        if !former.workers().any(|worker| worker.entry_id() == entry) {
+        if !former.workers.iter().any(|worker| worker.entry_id() == entry) {
             return;
         }
-        let others = Entry::new(hash, former.workers().filter(|worker| worker.entry_id() != entry).cloned());
-        let is_empty = others.first.is_none();
+        let workers: Bucket<_> = former.workers.iter().filter(|worker| worker.entry_id() != entry).cloned().collect();
+        let is_empty = workers.is_empty();
         if is_empty && self.is_closing {
             entries.remove(&Probe(hash));
             return;
         }
-        entries.insert(others);
+        entries.insert(Entry { hash, workers });
         if is_empty {
             self.free_slots.add(hash);
             while let Some(hash) = self.free_slots.pop_excess() {
