@@ -5,12 +5,11 @@ use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
 use std::pin::Pin;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::task::{self, Poll};
 use std::time::Duration;
 
 use equivalent::Equivalent;
-use tokio::time::{Instant, timeout_at};
 
 use crate::directory::error::{NotRegistered, RegisterError};
 use crate::directory::index::Index;
@@ -20,6 +19,7 @@ use crate::util::coop::cooperate;
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::send::{deadline_after, with_deadline};
 use crate::worker::watchers::Membership;
 
 /// A directory of workers by name. A name belongs to one worker; a worker may have many names.
@@ -149,9 +149,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                     return Err(Refused::Taken(holder.clone()));
                 }
             }
-            // Under the lock: an exit that comes later finds the entry. (race 1)
-            let is_tracked = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
-            if !is_tracked || worker.is_ending() {
+            if !change.track(worker, &self.0) {
                 return Err(Refused::Closed);
             }
             if let Some(entry) = found {
@@ -218,12 +216,12 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Waits until a worker has the name and is ready, and returns it. Returns at once if there is one.
     ///
-    /// A worker that registers itself in its `init` is found once `init` has returned `Ok`. With a time-out of zero this looks once.
-    /// A time-out beyond the range of the clock is none. A worker whose own task waits for its own name waits until the time-out.
+    /// A worker that registers itself in its `init` is found once `init` has returned `Ok`. With a timeout of zero this looks once.
+    /// A timeout beyond the range of the clock is none. A worker whose own task waits for its own name waits until the timeout.
     ///
     /// # Errors
     ///
-    /// [`NotRegistered`]: the time-out expired first.
+    /// [`NotRegistered`]: the timeout expired first.
     ///
     /// # Cancel safety
     ///
@@ -271,11 +269,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             waiter.register(cx.waker());
             self.poll_registered(name, hash, &mut starting, cx)
         });
-        let registered = match Instant::now().checked_add(within) {
-            Some(deadline) => timeout_at(deadline, registered).await.map_err(|_| NotRegistered),
-            None => Ok(registered.await),
-        };
-        cooperate(registered).await
+        let registered = with_deadline(deadline_after(within), registered).await;
+        cooperate(registered.ok_or(NotRegistered)).await
     }
 
     fn poll_registered<Q>(
@@ -325,11 +320,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     where
         N: Clone,
     {
-        if worker.is_ending() {
-            return Vec::new();
-        }
-        let refs = self.0.index.refs_of(worker.id());
-        refs.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
+        self.0.index.names_of(worker)
     }
 
     /// Folds over the names whose workers are found by them.
@@ -369,11 +360,6 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// Whether no name finds a worker. Visits all names.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    fn as_membership(&self) -> Weak<dyn Membership> {
-        let weak: Weak<Names<N, W>> = Arc::downgrade(&self.0);
-        weak
     }
 
     #[cfg(test)]

@@ -4,7 +4,7 @@ use crate::util::panics::unwind_safe;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use equivalent::Equivalent;
 
@@ -168,9 +168,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         let has_joined = self.0.index.change(|change| {
             let wanted = property.as_ref().expect("the property is taken below");
             let found = change.find(wanted, hash);
-            // Under the lock: an exit that comes later finds the member. (race 1)
-            let is_tracked = change.has_refs(worker.id()) || worker.cell.add_membership(self.as_membership());
-            if !is_tracked || worker.is_ending() {
+            if !change.track(worker, &self.0) {
                 return false;
             }
             let tag = match found {
@@ -231,7 +229,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// The recipients are the workers that [`members`](Self::members) returns at the first poll. Workers that join later get no
     /// message, and workers that leave later still get theirs. `message` builds all messages at the first poll. Mailboxes with room
     /// accept theirs at once, and the broadcast waits in the queues of the others concurrently. A stuck member thus delays the
-    /// return but no other member's message: wrap the broadcast in a time-out, or use [`try_broadcast`](Self::try_broadcast). An
+    /// return but no other member's message: wrap the broadcast in a timeout, or use [`try_broadcast`](Self::try_broadcast). An
     /// accepted message is handled or undelivered as for [`WorkerHandle::cast`]. Two broadcasts of one sender, of which the first
     /// returned before the second began, are handled in that order (G8).
     ///
@@ -311,11 +309,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     where
         P: Clone,
     {
-        if worker.is_ending() {
-            return Vec::new();
-        }
-        let refs = self.0.index.refs_of(worker.id());
-        refs.into_iter().filter_map(|tag| self.0.index.get(tag)).map(|entry| (*entry.name).clone()).collect()
+        self.0.index.names_of(worker)
     }
 
     /// Folds over the groups that have members, each with its property and [`members`](Self::members).
@@ -344,11 +338,6 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// Whether no group has members. Visits all groups.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    fn as_membership(&self) -> Weak<dyn Membership> {
-        let weak: Weak<Properties<P, W>> = Arc::downgrade(&self.0);
-        weak
     }
 
     /// How many groups there are, and how many references from workers.

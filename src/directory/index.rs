@@ -12,7 +12,7 @@
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::hash::{BuildHasher, Hash};
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use equivalent::Equivalent;
 
@@ -21,6 +21,9 @@ use crate::util::bucket::Bucket;
 use crate::util::hash::SipBuilder;
 use crate::util::panics::CatchDropPanic;
 use crate::util::prehashed::PassHash;
+use crate::worker::Worker;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::watchers::Membership;
 
 /// Enough that reads and changes of different names rarely contend for a lock.
 const SHARDS: usize = 16;
@@ -117,9 +120,16 @@ impl<N, V> Index<N, V> {
         self.shards.iter().map(counted).sum()
     }
 
-    /// The entries of one worker, oldest first.
-    pub(crate) fn refs_of(&self, worker: WorkerId) -> Vec<EntryRef> {
-        self.lock().of(worker).collect()
+    /// The names of one worker, in the order of their insertion. They are cloned under no lock. Empty if the worker is stopping.
+    pub(crate) fn names_of<W: Worker>(&self, worker: &WorkerHandle<W>) -> Vec<N>
+    where
+        N: Clone,
+    {
+        if worker.is_ending() {
+            return Vec::new();
+        }
+        let refs: Vec<_> = self.lock().of(worker.id()).collect();
+        refs.into_iter().filter_map(|tag| self.get(tag)).map(|entry| (*entry.name).clone()).collect()
     }
 
     /// Changes the index under its lock.
@@ -163,9 +173,20 @@ impl<N, V> Change<'_, N, V> {
         self.index.get(tag)
     }
 
-    /// Whether the worker has an entry here. If so, its cell has a reference to this directory already.
-    pub(crate) fn has_refs(&self, worker: WorkerId) -> bool {
-        self.reverse.of(worker).next().is_some()
+    /// Makes sure that the worker's exit calls [`Membership::forget`], which needs the lock that this change holds, and so finds
+    /// the entry that is inserted next. `false`: the worker is stopping, and nothing may be inserted for it. (race 1)
+    #[must_use = "a stopping worker must not get an entry"]
+    pub(crate) fn track<W: Worker, D: Membership + 'static>(
+        &self,
+        worker: &WorkerHandle<W>,
+        directory: &Arc<D>,
+    ) -> bool {
+        // A worker that has an entry has a reference to this directory already.
+        let is_tracked = self.reverse.of(worker.id()).next().is_some() || {
+            let membership: Weak<D> = Arc::downgrade(directory);
+            worker.cell.add_membership(membership)
+        };
+        is_tracked && !worker.is_ending()
     }
 
     /// Adds the entry to the worker's references.

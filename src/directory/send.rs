@@ -68,7 +68,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         boxed_in_debug(|| deliver_cast(&address, message, None)).await
     }
 
-    /// Like [`cast`](Self::cast), with a time-out.
+    /// Like [`cast`](Self::cast), with a timeout.
     ///
     /// # Errors
     ///
@@ -181,7 +181,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::call(&self.at(name), message).await
     }
 
-    /// Like [`call`](Self::call), with a time-out.
+    /// Like [`call`](Self::call), with a timeout.
     ///
     /// # Errors
     ///

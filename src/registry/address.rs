@@ -8,7 +8,6 @@ use std::time::Duration;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::{Kind, Refusal, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
@@ -87,7 +86,7 @@ impl<W: Worker> DeliverError<W> {
             Self::NotFound => ReserveError::NotFound,
             Self::NotStarted(error) => ReserveError::NotStarted(error),
             Self::WouldDeadlock => ReserveError::WouldDeadlock,
-            // A reservation has no time-out.
+            // A reservation has no timeout.
             Self::Cancelled | Self::Closed | Self::TimedOut => ReserveError::Closed,
         }
     }
@@ -106,14 +105,14 @@ impl<W: Worker> From<StartError<W>> for DeliverError<W> {
 /// The workers that one send tries.
 struct Search<'a, A> {
     address: &'a A,
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
     /// How many of them have exited by themselves.
     exited: u32,
 }
 
 impl<'a, A> Search<'a, A> {
-    fn new(address: &'a A, limit: Option<Instant>) -> Self {
-        Self { address, limit, exited: 0 }
+    fn new(address: &'a A, deadline: Option<Instant>) -> Self {
+        Self { address, deadline, exited: 0 }
     }
 
     /// Finds or starts the worker to try.
@@ -123,10 +122,10 @@ impl<'a, A> Search<'a, A> {
     {
         loop {
             let Some(via) = self.address.starts() else { return self.address.lookup().ok_or(DeliverError::NotFound) };
-            let started = match self.limit {
+            let started = match self.deadline {
                 None => via.lookup_or_start().await,
                 // Boxed: a timer doubles the size of the future, and few sends have one.
-                Some(_) => Box::pin(with_deadline(self.limit, via.lookup_or_start()))
+                Some(_) => Box::pin(with_deadline(self.deadline, via.lookup_or_start()))
                     .await
                     .unwrap_or(Err(DeliverError::TimedOut)),
             };
@@ -153,15 +152,15 @@ impl<'a, A> Search<'a, A> {
     }
 }
 
-/// Sends the message to the first worker that accepts it, until the limit passes. On an error the message is returned.
+/// Sends the message to the first worker that accepts it, until the deadline passes. On an error the message is returned.
 async fn deliver<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
     kind: Kind,
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, DeliverError<W>)> {
     let mut message = Some(message);
-    let mut search = Search::new(address, limit);
+    let mut search = Search::new(address, deadline);
     let why = loop {
         let handle = match search.next().await {
             Ok(handle) => handle,
@@ -170,9 +169,9 @@ async fn deliver<W: Worker>(
         if kind == Kind::Call && is_current(handle.id()) {
             break DeliverError::WouldDeadlock;
         }
-        let accepted = match limit {
+        let accepted = match deadline {
             None => boxed_in_debug(|| handle.send(take(&mut message), kind)).await,
-            Some(_) => boxed(|| handle.send_before(limit, take(&mut message), kind)).await,
+            Some(_) => boxed(|| handle.send_before(deadline, take(&mut message), kind)).await,
         };
         match put_back(accepted, &mut message) {
             Ok(sequence) => return Ok((handle, sequence)),
@@ -210,9 +209,9 @@ fn put_back<M>(accepted: Result<Sequence, Unsent<M>>, message: &mut Option<M>) -
 pub(crate) async fn deliver_cast<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
 ) -> Result<(), SendError<W>> {
-    match boxed_in_debug(|| deliver(address, message, Kind::Cast, limit)).await {
+    match boxed_in_debug(|| deliver(address, message, Kind::Cast, deadline)).await {
         Ok(_) => Ok(()),
         Err((message, why)) => Err(why.into_send_error(message)),
     }
@@ -271,37 +270,33 @@ pub(crate) fn try_call<W: Worker, T>(
     Ok(PendingReply::new(handle, sequence, answer))
 }
 
-/// Sends a call. The caller must await the answer in the poll in which this completes.
-async fn begin_call<W: Worker, T>(
+/// Sends a call if there is a worker with room, as there almost always is.
+#[inline]
+fn send_call_now<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
-    answer: &mut Receiver<T>,
-    limit: Option<Instant>,
-) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
-    // Almost always there is a worker with room. The future that waits for them is boxed and made only if it is needed.
-    let message = match address.find() {
+) -> Result<(WorkerHandle<W>, Sequence), W::Message> {
+    match address.find() {
         // `deliver` reports the deadlock.
-        Some(handle) if is_current(handle.id()) => message,
+        Some(handle) if is_current(handle.id()) => Err(message),
         Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
             Ok(sequence) => {
                 address.count_hit();
-                return Ok((handle, sequence));
+                Ok((handle, sequence))
             }
-            Err((_, message)) => message,
+            Err((_, message)) => Err(message),
         },
-        None => message,
-    };
-    answer.check_on_next_poll();
-    boxed(|| deliver_call(address, message, limit)).await
+        None => Err(message),
+    }
 }
 
 /// As [`deliver`], for a call whose answer may be ready when this completes.
-pub(crate) async fn deliver_call<W: Worker>(
+async fn deliver_call<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
-    limit: Option<Instant>,
+    deadline: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
-    match boxed_in_debug(|| deliver(address, message, Kind::Call, limit)).await {
+    match boxed_in_debug(|| deliver(address, message, Kind::Call, deadline)).await {
         Ok(accepted) => Ok(cooperate(accepted).await),
         Err((message, why)) => {
             // Dropped before the error is returned: a panic in a drop that runs after leaks the returned value.
@@ -316,7 +311,14 @@ pub(crate) async fn call<W: Worker, T>(
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
     let (reply, mut answer) = reply::channel().await;
-    let (handle, sequence) = begin_call(address, message(reply), &mut answer, None).await?;
+    let (handle, sequence) = match send_call_now(address, message(reply)) {
+        Ok(sent) => sent,
+        Err(message) => {
+            answer.check_on_next_poll();
+            // Boxed, and so made only if it is needed: it is much larger than the rest.
+            boxed(|| deliver_call(address, message, None)).await?
+        }
+    };
     handle.recv_reply(sequence, answer).await
 }
 
@@ -325,10 +327,16 @@ pub(crate) async fn call_timeout<W: Worker, T>(
     within: Duration,
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
-    let limit = deadline_after(within);
+    let deadline = deadline_after(within);
     let (reply, mut answer) = reply::channel().await;
-    let (handle, sequence) = begin_call(address, message(reply), &mut answer, limit).await?;
-    handle.recv_reply_before(limit, sequence, answer).await
+    let (handle, sequence) = match send_call_now(address, message(reply)) {
+        Ok(sent) => sent,
+        Err(message) => {
+            answer.check_on_next_poll();
+            boxed(|| deliver_call(address, message, deadline)).await?
+        }
+    };
+    handle.recv_reply_before(deadline, sequence, answer).await
 }
 
 /// Reserves a place in the mailbox of the first worker that has or gets one.

@@ -66,7 +66,7 @@ pub struct Retry {
 }
 
 impl Retry {
-    /// Three attempts, pauses from 10 ms to 1 s, no attempt time-out.
+    /// Three attempts, pauses from 10 ms to 1 s, no attempt timeout.
     pub const fn new() -> Self {
         Self {
             attempts: 3,
@@ -92,7 +92,7 @@ impl Retry {
         self
     }
 
-    /// Sets a time-out for each attempt, as in [`call_timeout`](crate::Via::call_timeout). It does not include the pauses.
+    /// Sets a timeout for each attempt, as in [`call_timeout`](crate::Via::call_timeout). It does not include the pauses.
     pub const fn attempt_timeout(mut self, within: Duration) -> Self {
         self.attempt_timeout = Some(within);
         self

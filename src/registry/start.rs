@@ -220,7 +220,7 @@ impl<W: Worker> Starter<W> {
 
     /// Whether the key's worker is stopping and exits only after the worker in whose task the caller runs, because it owns the
     /// caller's registry or one above it. Waiting for that exit would deadlock. If the worker closes its gate after this check,
-    /// the start waits until the stop time-out ends the caller and then the worker.
+    /// the start waits until the stop timeout ends the caller and then the worker.
     fn exits_after_caller<Q>(&self, key: &Q, hash: u64) -> bool
     where
         Q: ?Sized + Equivalent<W::Key>,

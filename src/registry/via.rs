@@ -5,8 +5,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::mailbox::queue::Kind;
-use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::HotCounter;
 use crate::registry::Starter;
@@ -16,7 +14,6 @@ use crate::registry::retry;
 use crate::registry::retry::Retry;
 use crate::util::future::boxed_in_debug;
 use crate::worker::Worker;
-use crate::worker::current::is_current;
 use crate::worker::error::{CallError, ReserveError, SendError};
 use crate::worker::handle::WorkerHandle;
 use crate::worker::pending_reply::PendingReply;
@@ -110,7 +107,7 @@ impl<W: Worker> Via<W> {
         boxed_in_debug(|| deliver_cast(self, message, None)).await
     }
 
-    /// Like [`cast`](Self::cast), with a time-out that includes the start of the worker.
+    /// Like [`cast`](Self::cast), with a timeout that includes the start of the worker.
     ///
     /// # Errors
     ///
@@ -220,27 +217,10 @@ impl<W: Worker> Via<W> {
     ///
     /// As for [`WorkerHandle::call`]. A start that it caused continues.
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
-        let (reply, mut answer) = reply::channel().await;
-        let message = message(reply);
-        // Almost always there is a worker with room. The future that waits for them is boxed and made only if it is needed.
-        let message = match self.starter.find(&self.key, self.starter.table.hash(&self.key)) {
-            // `deliver_call` reports the deadlock.
-            Some(handle) if is_current(handle.id()) => message,
-            Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
-                Ok(sequence) => {
-                    self.starter.shared.hot.count(HotCounter::Hit);
-                    return handle.recv_reply(sequence, answer).await;
-                }
-                Err((_, message)) => message,
-            },
-            None => message,
-        };
-        answer.check_on_next_poll();
-        let (handle, sequence) = Box::pin(address::deliver_call(self, message, None)).await?;
-        handle.recv_reply(sequence, answer).await
+        address::call(self, message).await
     }
 
-    /// Like [`call`](Self::call), with a time-out that includes the start of the worker. It is measured by the clock of the
+    /// Like [`call`](Self::call), with a timeout that includes the start of the worker. It is measured by the clock of the
     /// caller's runtime.
     ///
     /// # Errors
