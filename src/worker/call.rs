@@ -133,7 +133,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// Each error returns the message. Its reply is closed.
     ///
     /// - [`SendError::Full`]: the mailbox is full. Wait for room with [`call`](Self::call), or shed the message.
-    /// - [`SendError::Closed`]: the worker is stopping or has exited. Look its key up again.
+    /// - [`SendError::Closed`]: the worker has exited or is stopping. Look its key up again.
     /// - [`SendError::WouldDeadlock`]: the worker calls itself. Handle the message directly.
     ///
     /// # Panics

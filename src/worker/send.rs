@@ -37,7 +37,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Each error returns the message.
     ///
-    /// - [`SendError::Closed`]: the worker is stopping or has exited. Look its key up again, or use a
+    /// - [`SendError::Closed`]: the worker has exited or is stopping. Look its key up again, or use a
     ///   [`Via`](crate::Via).
     /// - [`SendError::WouldDeadlock`]: the worker sends to itself and its mailbox is full. Use
     ///   [`try_cast`](Self::try_cast).
@@ -82,7 +82,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// Each error returns the message.
     ///
     /// - [`SendError::Full`]: the mailbox is full. Wait for room with [`cast`](Self::cast), or shed the message.
-    /// - [`SendError::Closed`]: the worker is stopping or has exited. Look its key up again.
+    /// - [`SendError::Closed`]: the worker has exited or is stopping. Look its key up again.
     pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         match self.cell.queue.try_send(message, Kind::Cast) {
             Ok(_) => Ok(()),
@@ -155,7 +155,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// # Errors
     ///
-    /// - [`ReserveError::Closed`]: the worker is stopping or has exited. Look its key up again.
+    /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
     /// - [`ReserveError::WouldDeadlock`]: the worker reserves in its own mailbox, which is full.
     ///
     /// # Cancel safety

@@ -1,8 +1,11 @@
-//! What sends a message to a worker of its own accord: [`Context::send_after`], [`Context::send_interval`],
-//! [`Context::monitor`]. Each is a task that belongs to the worker's run and ends with it.
+//! Messages that a worker gets by itself: [`Context::send_after`], [`Context::send_interval`], [`Context::monitor`].
+//! Each is a task that belongs to the worker's run and ends with it.
 //!
-//! Their messages go past a full mailbox: a worker has as many as it asked for, and nobody could wait for room in its
-//! name.
+//! These messages are accepted even if the mailbox is full: no caller could wait for room, and their number is bounded
+//! by the timers and monitors that the worker has made.
+//!
+//! [`Context::touch`] and [`Context::set_idle_timeout`] are here too, since they control the timer that passivates the
+//! worker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,58 +24,63 @@ use crate::worker::handle::WorkerHandle;
 use crate::worker::tasks;
 use crate::worker::tasks::{Spawned, Work};
 
-/// A timer of a worker. Dropping it does not stop the timer: [`cancel`](Self::cancel) does, and so does the end of the
-/// worker or of its run.
+/// A handle to a timer of a worker.
+///
+/// [`Context::send_after`] and [`Context::send_interval`] return it. Dropping it does not stop the timer.
+/// [`cancel`](Self::cancel) stops it, and so does the end of the worker's run.
 #[derive(Debug, Clone)]
 pub struct Timer(Arc<Spawned>);
 
 impl Timer {
-    /// Stops the timer. A message that it has sent already is handled all the same.
+    /// Stops the timer. A message that it has already sent is still handled.
     pub fn cancel(&self) {
         self.0.abort();
     }
 
-    /// Whether it will send nothing more: it has sent its message, was cancelled, its closure panicked, or its worker has
-    /// ended.
+    /// Returns whether the timer will send nothing more: it has sent its message, was cancelled, its closure panicked,
+    /// or its worker's run has ended.
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 }
 
-/// A monitor of another worker, by [`Context::monitor`]. Dropping it does not stop the monitor: [`cancel`](Self::cancel) does,
-/// and so does the end of the worker that has it or of its run.
+/// A handle to a monitor of another worker.
+///
+/// [`Context::monitor`] returns it. Dropping it does not stop the monitor. [`cancel`](Self::cancel) stops it, and so
+/// does the end of the monitoring worker's run.
 #[derive(Debug, Clone)]
 pub struct Monitor(Arc<Spawned>);
 
 impl Monitor {
-    /// Stops the monitor. A message that it has sent already is handled all the same. Neither of the two workers keeps anything
-    /// of it.
+    /// Stops the monitor, and removes it from both workers. A message that it has already sent is still handled.
     pub fn cancel(&self) {
         self.0.abort();
     }
 
-    /// Whether it will send nothing more: it has sent its message, was cancelled, its closure panicked, or the worker that has
-    /// it has ended.
+    /// Returns whether the monitor will send nothing more: it has sent its message, was cancelled, its closure
+    /// panicked, or the monitoring worker's run has ended.
     pub fn is_finished(&self) -> bool {
         self.0.is_finished()
     }
 }
 
+/// Sends a message past the mailbox's capacity. `None`: the worker has closed its gate.
 fn send<W: Worker>(cell: &WorkerCell<W>, message: W::Message) -> Option<Sequence> {
-    accepted(cell.queue.force_send(message, Kind::Cast))
+    sequence_or_drop(cell.queue.force_send(message, Kind::Cast))
 }
 
-/// Sends a tick, which is no activity of the worker.
+/// Sends a tick, which does not count as activity of the worker.
 fn send_tick<W: Worker>(cell: &WorkerCell<W>, message: W::Message) -> Option<Sequence> {
-    let is_asked = cell.tracks_activity() || cell.activity.idle_timeout().is_some();
-    accepted(if is_asked { cell.queue.send_tick(message) } else { cell.queue.force_send(message, Kind::Cast) })
+    let needs_activity = cell.tracks_activity() || cell.activity.idle_timeout().is_some();
+    let sent = if needs_activity { cell.queue.send_tick(message) } else { cell.queue.force_send(message, Kind::Cast) };
+    sequence_or_drop(sent)
 }
 
-fn accepted<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
+fn sequence_or_drop<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
     match sent {
         Ok(sequence) => Some(sequence),
         Err(message) => {
-            // The worker is on its way out, and this with it.
+            // The worker is stopping and this timer with it, so the message is dropped without a report.
             catch_panic(|| drop(message));
             None
         }
@@ -80,10 +88,10 @@ fn accepted<M>(sent: Result<Sequence, M>) -> Option<Sequence> {
 }
 
 impl<W: Worker> Context<W> {
-    /// Sends this worker a message after a delay, past a full mailbox.
+    /// Sends this worker a message after a delay, even if the mailbox is full.
     ///
-    /// It keeps the worker from idling and from being evicted until then. It ends with this run of the worker: a restart
-    /// does not wait for what the run before wanted. `Duration::MAX` is never.
+    /// A pending message keeps the worker from idling and from being evicted. The timer ends with this run of the
+    /// worker, so a restarted run does not get its message. A delay of `Duration::MAX` never elapses.
     ///
     /// # Examples
     ///
@@ -114,28 +122,29 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn send_after(&mut self, delay: Duration, message: W::Message) -> Timer {
         let cell = self.handle().cell.clone();
-        let hold = BusyGuard::new(&cell);
+        let busy = BusyGuard::new(&cell);
         Timer(tasks::spawn_timer(&self.handle().cell, async move {
             sleep(delay).await;
             send(&cell, message);
-            // After it is in the mailbox, which keeps the worker from then on.
-            drop(hold);
+            // Dropped after the send: from then on the queued message keeps the worker from idling.
+            drop(busy);
         }))
     }
 
-    /// Sends this worker a message again and again, the first after one period, past a full mailbox.
+    /// Sends this worker a message once per period, even if the mailbox is full. The first is sent after one period.
     ///
-    /// Ticks do not pile up: while the last message is still queued none is made, and a worker that was busy for ten
-    /// periods finds one. A tick and its handling are no activity: they keep the worker neither from idling nor, by when and how
-    /// often it was active, from being evicted, whatever the period. If a tick found something to do, say so with
-    /// [`touch`](Self::touch); a worker that is to stay as long as it has intervals says so with
-    /// [`set_idle_timeout(None)`](Self::set_idle_timeout). A period of less than a
-    /// millisecond is one millisecond.
+    /// Ticks do not accumulate. None is sent while the previous one is queued, so a worker that was busy for ten
+    /// periods finds one. A period of less than a millisecond is one millisecond.
+    ///
+    /// Ticks are not activity: neither they nor their handling keep the worker from idling, and they do not count for
+    /// eviction. If a tick finds work, call [`touch`](Self::touch). A worker that should run as long as it has
+    /// intervals calls [`set_idle_timeout(None)`](Self::set_idle_timeout).
     ///
     /// # Panics
     ///
-    /// In `message`: contained, and the interval ends, as [`Timer::is_finished`] says. It is an error event, and counted by
-    /// [`Stats::task_panics`](crate::Stats::task_panics). The worker goes on: make the interval anew if it is to have one.
+    /// A panic in `message` is contained and ends the interval, which [`Timer::is_finished`] then reports. It is logged
+    /// as an error event, and counted in [`Stats::task_panics`](crate::Stats::task_panics). The worker continues,
+    /// without the interval.
     ///
     /// # Examples
     ///
@@ -184,6 +193,8 @@ impl<W: Worker> Context<W> {
             let mut last: Option<Sequence> = None;
             loop {
                 ticks.tick().await;
+                // Ticks are withheld from a worker that handles nothing else, so that it idles and can be passivated.
+                // (G7)
                 if cell.activity.withholds_ticks() || last.is_some_and(|last| !cell.queue.was_delivered(last)) {
                     continue;
                 }
@@ -195,20 +206,22 @@ impl<W: Worker> Context<W> {
         }))
     }
 
-    /// Sends this worker a message when the current run of another worker ends, past a full mailbox.
+    /// Sends this worker a message when the current run of another worker ends, even if the mailbox is full.
     ///
-    /// `message` is given how it ended. Of a worker that comes back, this is the end of one run: monitor it again. If it
-    /// has ended already, the message comes at once; if it is being restarted, with the end of its next run. It
-    /// ends with this run of this worker, and keeps neither of the two from idling. The other worker may be of any registry.
+    /// `message` gets the reason for which the run ended. If the other worker is restarted, only one run has ended:
+    /// monitor it again to see the next. If it has exited already, the message is sent at once. If it waits for its
+    /// restart, the message is sent when its next run ends. The other worker may belong to any registry.
     ///
-    /// Each call is a monitor of its own, with a task and a message of its own: a worker that monitors another one 1,000 times
-    /// gets 1,000 messages, as in OTP. To monitor the same one for many reasons, keep the [`Monitor`] beside these reasons and
-    /// call this only if there is none, or [`is_finished`](Monitor::is_finished) says so. To begin anew, [`cancel`](Monitor::cancel)
-    /// the former one.
+    /// The monitor ends with this run of this worker. It keeps neither of the two workers from idling.
+    ///
+    /// Each call makes one monitor, with its own task and message: a worker that monitors another one 1,000 times gets
+    /// 1,000 messages, as in OTP. To monitor a worker once for several reasons, store the [`Monitor`] beside them, and
+    /// call this only if there is none or it [`is_finished`](Monitor::is_finished). To start over,
+    /// [`cancel`](Monitor::cancel) the previous one.
     ///
     /// # Panics
     ///
-    /// In `message`: contained, and no message comes. It is an error event, and counted by
+    /// A panic in `message` is contained, and no message is sent. It is logged as an error event, and counted in
     /// [`Stats::task_panics`](crate::Stats::task_panics).
     ///
     /// # Examples
@@ -259,13 +272,14 @@ impl<W: Worker> Context<W> {
         message: impl FnOnce(ExitReason) -> W::Message + Send + 'static,
     ) -> Monitor {
         let cell = self.handle().cell.clone();
-        // Before this returns: what happens to the other one from here on is not missed.
+        // Subscribed before this returns, so that an end which follows the call is not missed.
         let watched = other.cell.monitor();
         Monitor(tasks::spawn_timer(&self.handle().cell, async move {
             let reason = match watched {
                 Ok(end) => match end.await {
                     Ok(reason) => reason,
-                    // Whoever ends a run tells its monitors first.
+                    // The end of a run notifies its monitors before it drops their channels, so there is nothing to
+                    // send.
                     Err(_) => return,
                 },
                 Err(ended) => ended,
@@ -274,16 +288,19 @@ impl<W: Worker> Context<W> {
         }))
     }
 
-    /// Says that this worker is active, for work that came from elsewhere than its mailbox: a socket, say. It may rest
-    /// for a whole idle time-out from now on.
+    /// Records that this worker is active now, for work that does not arrive through its mailbox, such as that of a
+    /// socket.
+    ///
+    /// Its idle time starts anew.
     pub fn touch(&self) {
         let cell = &self.handle().cell;
         cell.activity.stamp(cell.shared.clock.now(), 1);
     }
 
-    /// Sets how long this worker may have nothing to do before it is passivated, in the place of the registry's
-    /// [`idle_timeout`](crate::Builder::idle_timeout). `None` is for ever. It lasts for the worker's life, restarts included.
+    /// Sets how long this worker may be idle before it is passivated, instead of the registry's
+    /// [`idle_timeout`](crate::Builder::idle_timeout).
     ///
+    /// With `None` it is never passivated for idling. The setting lasts for the worker's lifetime, including restarts.
     /// Less than a millisecond is one millisecond.
     ///
     /// # Examples
@@ -291,19 +308,19 @@ impl<W: Worker> Context<W> {
     /// ```
     /// # use std::{convert::Infallible, time::Duration};
     /// # use gen_registry::{Context, ExitReason, Registry, Worker};
-    /// # struct ThreadSlot;
-    /// impl Worker for ThreadSlot {
+    /// # struct Lease;
+    /// impl Worker for Lease {
     /// #   type Key = u32; type Args = (); type Message = (); type Error = Infallible;
     ///     // ..
     ///     async fn init(_: (), ctx: &mut Context<Self>) -> Result<Self, Infallible> {
     ///         ctx.set_idle_timeout(Some(Duration::from_secs(30)));
-    ///         Ok(ThreadSlot)
+    ///         Ok(Lease)
     ///     }
     /// #   async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
     /// }
     /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
     /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    /// # let registry = Registry::<ThreadSlot>::new();
+    /// # let registry = Registry::<Lease>::new();
     /// let lease = registry.start(&1, ()).await?;
     /// assert!(matches!(lease.closed().await, ExitReason::Idle));
     /// # Ok(())
