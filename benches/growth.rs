@@ -158,7 +158,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
             stop = stop.min(each(begun.elapsed(), churn));
             let begun = Instant::now();
             for key in &keys {
-                drop(registry.start(key, Begin::AtOnce).await.expect("it is vacant"));
+                drop(registry.start(key, Begin::AtOnce).await.expect("the key is vacant"));
             }
             start = start.min(each(begun.elapsed(), churn));
             let begun = Instant::now();
@@ -167,7 +167,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
             }
             kill = kill.min(each(begun.elapsed(), churn));
             for key in &keys {
-                drop(registry.start(key, Begin::AtOnce).await.expect("it is vacant"));
+                drop(registry.start(key, Begin::AtOnce).await.expect("the key is vacant"));
             }
         });
     }

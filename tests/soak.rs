@@ -60,7 +60,7 @@ impl Ledger {
     }
 
     fn fault(&self, what: String) {
-        self.faults.lock().expect("no code panics with it locked").push(what);
+        self.faults.lock().expect("no code panics while holding the lock").push(what);
     }
 
     fn turn(&self, number: usize, from: u8, to: u8) {
@@ -409,7 +409,7 @@ async fn every_message_is_accounted_for() {
     }
     println!("{report:?}");
 
-    let faults = ledger.faults.lock().expect("no code panics with it locked");
+    let faults = ledger.faults.lock().expect("no code panics while holding the lock");
     assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(10)]);
     assert!(ledger.most_alive.load(SeqCst) <= room, "G11: more states than there is room for");
     assert_eq!(begun, 0, "G6: messages that began and whose end nobody saw");

@@ -151,7 +151,7 @@ impl<K: Key> Way<K> for Guarded<K> {
     async fn end(self) {
         // Each keeps its own sender.
         for worker in self.0.iter() {
-            worker.sender.try_send(Mail::Stop).expect("it has room");
+            worker.sender.try_send(Mail::Stop).expect("the mailbox has room");
         }
     }
 }

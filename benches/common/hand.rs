@@ -74,11 +74,11 @@ impl Counts for Sender {
     async fn call(&self) -> u64 {
         let (reply, answer) = oneshot::channel();
         self.send(Mail::Get(reply)).await.expect("it runs");
-        answer.await.expect("it answers")
+        answer.await.expect("the worker replies")
     }
 
     fn note(&self) {
-        self.try_send(Mail::Note).expect("it has room");
+        self.try_send(Mail::Note).expect("the mailbox has room");
     }
 }
 
@@ -459,7 +459,7 @@ impl<K: Key> Way<K> for Moka<K> {
     async fn end(self) {
         // Not by dropping the cache: moka frees what was in it some time later, maybe never.
         for (_, sender) in &self.0 {
-            sender.try_send(Mail::Stop).expect("it has room");
+            sender.try_send(Mail::Stop).expect("the mailbox has room");
         }
     }
 }

@@ -481,11 +481,11 @@ impl<K: Key> Counts for WorkerHandle<Counter<K>> {
     }
 
     async fn call(&self) -> u64 {
-        WorkerHandle::call(self, Message::Get).await.expect("it answers")
+        WorkerHandle::call(self, Message::Get).await.expect("the worker replies")
     }
 
     fn note(&self) {
-        self.try_cast(Message::Note).expect("it has room");
+        self.try_cast(Message::Note).expect("the mailbox has room");
     }
 }
 
@@ -495,7 +495,7 @@ impl<K: Key> Counts for Via<Counter<K>> {
     }
 
     async fn call(&self) -> u64 {
-        Via::call(self, Message::Get).await.expect("it answers")
+        Via::call(self, Message::Get).await.expect("the worker replies")
     }
 
     fn note(&self) {

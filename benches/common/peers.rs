@@ -59,11 +59,11 @@ impl Counts for KameoRef {
     }
 
     async fn call(&self) -> u64 {
-        self.ask(Get).await.expect("it answers")
+        self.ask(Get).await.expect("the worker replies")
     }
 
     fn note(&self) {
-        self.tell(Note).try_send().expect("it has room");
+        self.tell(Note).try_send().expect("the mailbox has room");
     }
 }
 
@@ -146,7 +146,7 @@ impl Counts for RactorRef {
     }
 
     async fn call(&self) -> u64 {
-        ractor::ActorRef::call(self, RactorMessage::Get, None).await.expect("it runs").expect("it answers")
+        ractor::ActorRef::call(self, RactorMessage::Get, None).await.expect("it runs").expect("the worker replies")
     }
 
     fn note(&self) {
@@ -236,11 +236,11 @@ impl Counts for xtra::Address<XtraCounter> {
     }
 
     async fn call(&self) -> u64 {
-        self.send(Get).await.expect("it answers")
+        self.send(Get).await.expect("the worker replies")
     }
 
     fn note(&self) {
-        let sent = self.send(Note).detach().now_or_never().expect("it has room");
+        let sent = self.send(Note).detach().now_or_never().expect("the mailbox has room");
         // As for a cast.
         drop(sent.expect("it runs"));
     }

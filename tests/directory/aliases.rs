@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use gen_registry::{Aliases, CallError, Equivalent, RegisterError, Registry, SendError, WorkerHandle, spawn};
 use test_support::{
-    Actor, Ask, Gate, Other, Plan, Probe, Record, Role, Step, inside, poll_once, populated, until_idle, value_of,
-    within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, PollCounter, Probe, Record, Step, poll_once, populated, run_in,
+    until_idle, value_of, within,
 };
 
 async fn probe(value: u32) -> WorkerHandle<Probe> {
-    within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("nothing is in the way of this start")
+    within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("the start succeeds")
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,10 +181,10 @@ async fn send_by_name_delivers_or_returns_message() {
     assert!(matches!(aliases.call("name", Ask::Value).await, Err(CallError::NotFound)));
     aliases.register("name".into(), &a).unwrap();
     aliases.cast("name", Ask::Note(5)).await.unwrap();
-    assert_eq!(within(aliases.call("name", Ask::Value), "the answer").await.unwrap(), 4);
+    assert_eq!(within(aliases.call("name", Ask::Value), "the reply").await.unwrap(), 4);
     assert_eq!(within(aliases.call("name", Ask::Notes), "the notes").await.unwrap(), [5]);
     let hangs = aliases.call_timeout("name", Duration::from_secs(2), |reply| Ask::DoThenReply(Step::Hang, reply));
-    assert!(matches!(within(hangs, "the time-out").await, Err(CallError::TimedOut)));
+    assert!(matches!(within(hangs, "the timeout").await, Err(CallError::TimedOut)));
     within(a.kill(), "the kill").await.unwrap();
     assert!(matches!(aliases.cast("name", Ask::Note(3)).await, Err(SendError::NotFound(_))));
 }
@@ -227,20 +227,20 @@ async fn accepted_call_is_not_retried() {
     within(first.kill(), "the kill").await.unwrap();
     let second = within(spawn::<Probe>("a".into(), plan), "the start").await.unwrap();
     aliases.register(1, &second).unwrap();
-    assert!(matches!(within(in_hand, "the answer").await, Err(CallError::NoReply)));
-    assert!(matches!(within(queued, "the answer").await, Err(CallError::NotDelivered)));
+    assert!(matches!(within(in_hand, "the reply").await, Err(CallError::NoReply)));
+    assert!(matches!(within(queued, "the reply").await, Err(CallError::NotDelivered)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn calling_own_name_would_deadlock() {
-    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
-    let aliases = Aliases::<u32, Actor>::new();
-    let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
+    let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(1).build().unwrap();
+    let aliases = Aliases::<u32, ClosureWorker>::new();
+    let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
     aliases.register(1, &worker).unwrap();
     let names = aliases.clone();
-    let told = inside(&worker, move |_| {
+    let told = run_in(&worker, move |_| {
         Box::pin(async move {
-            let nothing = || test_support::act(|_| Box::pin(async {}));
+            let nothing = || test_support::job(|_| Box::pin(async {}));
             let called = names.call(&1, |_reply: gen_registry::Reply<()>| nothing()).await;
             names.cast(&1, nothing()).await.unwrap();
             let cast = names.cast(&1, nothing()).await;
@@ -256,9 +256,9 @@ async fn sends_by_name_yield_to_other_tasks() {
     let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
     let aliases = Aliases::<u32, Probe>::new();
     aliases.register(1, &worker).unwrap();
-    let other = Other::new();
+    let other = PollCounter::new();
     for way in ["a cast", "a cast to nobody", "a call to nobody"] {
-        let before = other.turns();
+        let before = other.polls();
         for _ in 0..1_000 {
             let is_as_expected = match way {
                 "a cast" => within(aliases.cast(&1, Ask::Note(0)), way).await.is_ok(),
@@ -267,7 +267,7 @@ async fn sends_by_name_yield_to_other_tasks() {
             };
             assert!(is_as_expected, "{way}");
         }
-        let had = other.turns() - before;
+        let had = other.polls() - before;
         assert!(had >= 5, "{way}: the other had {had} turns in 1,000 sends");
     }
 }

@@ -4,18 +4,19 @@ use std::pin::pin;
 use std::time::Duration;
 
 use gen_registry::{Aliases, NotRegistered, RegisterError, Registry, StartError, WorkerHandle, spawn};
-use test_support::{Actor, Ask, Gate, Plan, Probe, Role, Step, poll_once, until_idle, within};
+use test_support::{Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Step, poll_once, until_idle, within};
 use tokio::time::Instant;
 
 async fn probe(value: u32) -> WorkerHandle<Probe> {
-    within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("nothing is in the way of this start")
+    within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("the start succeeds")
 }
 
 #[tokio::test(start_paused = true)]
 async fn name_from_init_is_reserved_then_found() {
-    let (registry, aliases, gate) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new(), Gate::new());
+    let (registry, aliases, gate) =
+        (Registry::<ClosureWorker>::new(), Aliases::<u32, ClosureWorker>::new(), Gate::new());
     let (inner, names) = (gate.clone(), aliases.clone());
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             names.register(1, ctx.handle()).unwrap();
             assert_eq!(names.names_of(ctx.handle()), [1]);
@@ -24,8 +25,9 @@ async fn name_from_init_is_reserved_then_found() {
     });
     let mut start = pin!(registry.start("a", role));
     // In tasks of their own, which nothing but a wake-up polls again.
-    let wait =
-        |aliases: Aliases<u32, Actor>| tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await });
+    let wait = |aliases: Aliases<u32, ClosureWorker>| {
+        tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await })
+    };
     let early = wait(aliases.clone());
     until_idle().await;
     assert!(poll_once(start.as_mut()).await.is_pending());
@@ -33,7 +35,7 @@ async fn name_from_init_is_reserved_then_found() {
     assert_eq!((aliases.whereis(&1), aliases.len(), aliases.to_list().len()), (None, 0, 0));
     until_idle().await;
     assert!(!early.is_finished());
-    let other = within(registry.start("b", Role::default()), "the other").await.unwrap();
+    let other = within(registry.start("b", ClosureArgs::default()), "the other").await.unwrap();
     match aliases.register(1, &other) {
         Err(RegisterError::Taken { holder, .. }) => assert_eq!(holder.key(), "a"),
         other => panic!("{other:?}"),
@@ -50,41 +52,42 @@ async fn name_from_init_is_reserved_then_found() {
 
 #[tokio::test(start_paused = true)]
 async fn failed_init_frees_its_name() {
-    let (registry, aliases) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new());
+    let (registry, aliases) = (Registry::<ClosureWorker>::new(), Aliases::<u32, ClosureWorker>::new());
     let waits = tokio::spawn({
         let aliases = aliases.clone();
         async move { aliases.await_registration(&1, Duration::MAX).await }
     });
     for ending in ["fail", "panic", "stop", "time-out"] {
         let names = aliases.clone();
-        let role = Role::init(move |ctx| {
+        let role = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 names.register(1, ctx.handle()).unwrap();
                 match ending {
                     "fail" => {}
-                    "panic" => panic!("as told"),
+                    "panic" => panic!("scripted"),
                     "stop" => ctx.stop(),
                     _ => std::future::pending().await,
                 }
             })
         });
-        let start = registry.start("a", Role { fail_init: true, ..role });
+        let start = registry.start("a", ClosureArgs { fail_init: true, ..role });
         let failed = within(start, ending).await;
         assert!(!matches!(failed, Ok(_) | Err(StartError::AlreadyStarted { .. })), "{ending}");
         until_idle().await;
         assert!(aliases.is_empty(), "{ending}");
         assert!(!waits.is_finished(), "{ending}");
     }
-    let worker = within(registry.start("b", Role::default()), "the start").await.unwrap();
+    let worker = within(registry.start("b", ClosureArgs::default()), "the start").await.unwrap();
     aliases.register(1, &worker).unwrap();
     assert_eq!(within(waits, "the wait").await.unwrap().as_ref(), Ok(&worker));
 }
 
 #[tokio::test(start_paused = true)]
 async fn waiter_follows_name_to_another_worker() {
-    let (registry, aliases, gate) = (Registry::<Actor>::new(), Aliases::<u32, Actor>::new(), Gate::new());
+    let (registry, aliases, gate) =
+        (Registry::<ClosureWorker>::new(), Aliases::<u32, ClosureWorker>::new(), Gate::new());
     let (inner, names) = (gate.clone(), aliases.clone());
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             names.register(1, ctx.handle()).unwrap();
             inner.pass().await;
@@ -99,7 +102,7 @@ async fn waiter_follows_name_to_another_worker() {
     });
     until_idle().await;
     assert!(aliases.unregister(&1).is_some_and(|holder| holder.key() == "a"));
-    let other = within(registry.start("b", Role::default()), "the other").await.unwrap();
+    let other = within(registry.start("b", ClosureArgs::default()), "the other").await.unwrap();
     aliases.register(1, &other).unwrap();
     assert_eq!(within(wait, "the wait").await.unwrap().as_ref(), Ok(&other));
     gate.open();

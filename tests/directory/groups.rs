@@ -9,7 +9,8 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use gen_registry::{Groups, JoinError, Registry, Reply, SendError, WorkerHandle, spawn};
 use test_support::{
-    Act, Actor, Ask, Gate, Plan, Probe, Role, Step, act, inside, poll_once, populated, until_idle, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Job, Plan, Probe, Step, job, poll_once, populated, run_in, until_idle,
+    within,
 };
 
 /// Workers `0`, `1`, `2` and so on, the oldest first.
@@ -18,7 +19,7 @@ async fn probes(registry: &Registry<Probe>, count: u32) -> Vec<WorkerHandle<Prob
     for n in 0..count {
         let key = n.to_string();
         let start = registry.start(&key, Plan::value(n));
-        workers.push(within(start, "a start").await.expect("nothing is in the way of this start"));
+        workers.push(within(start, "a start").await.expect("the start succeeds"));
     }
     workers
 }
@@ -137,9 +138,9 @@ async fn any_exit_leaves_all_groups() {
 
 #[tokio::test(start_paused = true)]
 async fn join_in_init_counts_once_init_returns() {
-    let (registry, groups, gate) = (Registry::<Actor>::new(), Groups::<u32, Actor>::new(), Gate::new());
+    let (registry, groups, gate) = (Registry::<ClosureWorker>::new(), Groups::<u32, ClosureWorker>::new(), Gate::new());
     let (inner, joined) = (gate.clone(), groups.clone());
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             joined.join(1, ctx.handle()).unwrap();
             inner.pass().await;
@@ -153,8 +154,8 @@ async fn join_in_init_counts_once_init_returns() {
     let worker = within(start, "the start").await.unwrap();
     assert_eq!(groups.members(&1), [worker]);
     let joined = groups.clone();
-    let role = Role::init(move |ctx| Box::pin(async move { joined.join(2, ctx.handle()).unwrap() }));
-    assert!(within(registry.start("b", Role { fail_init: true, ..role }), "the failure").await.is_err());
+    let role = ClosureArgs::init(move |ctx| Box::pin(async move { joined.join(2, ctx.handle()).unwrap() }));
+    assert!(within(registry.start("b", ClosureArgs { fail_init: true, ..role }), "the failure").await.is_err());
     until_idle().await;
     assert!(groups.members(&2).is_empty());
 }
@@ -298,16 +299,16 @@ async fn dropped_broadcast_reaches_only_ready_members() {
 
 #[tokio::test(start_paused = true)]
 async fn full_member_broadcasting_does_not_deadlock() {
-    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
-    let groups = Groups::<u32, Actor>::new();
-    let a = within(registry.start("a", Role::default()), "the start").await.unwrap();
-    let b = within(registry.start("b", Role::default()), "the start").await.unwrap();
+    let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(1).build().unwrap();
+    let groups = Groups::<u32, ClosureWorker>::new();
+    let a = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
+    let b = within(registry.start("b", ClosureArgs::default()), "the start").await.unwrap();
     groups.join(1, &a).unwrap();
     groups.join(1, &b).unwrap();
     let inner = groups.clone();
-    let told = inside(&a, move |ctx| {
+    let told = run_in(&a, move |ctx| {
         Box::pin(async move {
-            let nothing = |_: &WorkerHandle<Actor>| -> Act { act(|_| Box::pin(async {})) };
+            let nothing = |_: &WorkerHandle<ClosureWorker>| -> Job { job(|_| Box::pin(async {})) };
             ctx.handle().try_cast(nothing(ctx.handle())).unwrap();
             let mut sent = inner.broadcast(&1, nothing).await;
             (
@@ -321,17 +322,17 @@ async fn full_member_broadcasting_does_not_deadlock() {
 
 #[tokio::test(start_paused = true)]
 async fn members_can_be_called_with_bounded_concurrency() {
-    let (registry, groups) = (Registry::<Actor>::new(), Groups::<u32, Actor>::new());
+    let (registry, groups) = (Registry::<ClosureWorker>::new(), Groups::<u32, ClosureWorker>::new());
     for n in 0..40 {
-        let worker = within(registry.start(&n.to_string(), Role::default()), "a start").await.unwrap();
+        let worker = within(registry.start(&n.to_string(), ClosureArgs::default()), "a start").await.unwrap();
         groups.join(1, &worker).unwrap();
     }
     let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let calls = groups.members(&1).into_iter().map(|worker| {
         let (now, most) = (Arc::clone(&now), Arc::clone(&most));
         async move {
-            let busy = move |reply: Reply<()>| -> Act {
-                act(move |_| {
+            let busy = move |reply: Reply<()>| -> Job {
+                job(move |_| {
                     Box::pin(async move {
                         most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -363,7 +364,7 @@ async fn panicking_closure_affects_no_member() {
         })
     };
     assert!(catch_unwind(AssertUnwindSafe(sends)).is_err());
-    assert!(catch_unwind(AssertUnwindSafe(|| groups.reduce((), |(), _, _| panic!("as told")))).is_err());
+    assert!(catch_unwind(AssertUnwindSafe(|| groups.reduce((), |(), _, _| panic!("scripted")))).is_err());
     assert_eq!(groups.try_broadcast(&1, |_| Ask::Note(2)).taken, 3);
     assert_eq!((notes(&workers[0]).await, notes(&workers[1]).await), (vec![1, 2], vec![2]));
     assert!(groups.leave(&1, &workers[0]));

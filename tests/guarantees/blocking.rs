@@ -1,6 +1,6 @@
 //! Blocking work that never began.
 
-#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+#![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,7 +8,10 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, Task, TaskError, WorkerHandle};
-use test_support::{Part, Player, Record, Scripted, cue, many_turns, play, poll_once, within};
+use test_support::{
+    Record, RestartableArgs, RestartableWorker, Scripted, fallible_job, poll_once, run_in_restartable, within,
+    yield_many,
+};
 use tokio::runtime::{Builder, Runtime};
 
 /// Counts what it is captured by, for as long as that is there.
@@ -57,9 +60,9 @@ struct Queued {
 }
 
 impl Queued {
-    async fn spawn(&self, worker: &WorkerHandle<Player>) -> Task<()> {
+    async fn spawn(&self, worker: &WorkerHandle<RestartableWorker>) -> Task<()> {
         let (there, ran) = (Counted::new(&self.there), Arc::clone(&self.ran));
-        let spawned = play(worker, |ctx| {
+        let spawned = run_in_restartable(worker, |ctx| {
             Box::pin(async move {
                 ctx.spawn_blocking(move || {
                     ran.fetch_add(1, Ordering::SeqCst);
@@ -67,7 +70,7 @@ impl Queued {
                 })
             })
         });
-        spawned.await.expect("the worker lives")
+        spawned.await.expect("the worker is running")
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -91,20 +94,21 @@ fn with_the_pool_taken(test: impl AsyncFn(&'static str, &Queued)) {
     }
 }
 
-async fn started(registry: &Registry<Player>) -> WorkerHandle<Player> {
-    within(registry.start("k", Part::default()), "a start").await.expect("nothing is in its way")
+async fn started(registry: &Registry<RestartableWorker>) -> WorkerHandle<RestartableWorker> {
+    within(registry.start("k", RestartableArgs::default()), "a start").await.expect("the start succeeds")
 }
 
 #[test]
 fn g4_queued_blocking_work_does_not_delay_kill() {
     with_the_pool_taken(async |flavour, queued| {
-        let registry = Registry::<Player>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
+        let registry =
+            Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
         let worker = started(&registry).await;
         let task = queued.spawn(&worker).await;
         let killed = within(worker.kill(), "a kill").await;
         assert!(matches!(killed, Ok(ExitReason::Killed)), "{flavour}: {killed:?}");
         assert_eq!(queued.counts(), (0, 0), "{flavour}");
-        assert_eq!(within(task, "its task").await, Err(TaskError::Aborted), "{flavour}");
+        assert_eq!(within(task, "the task").await, Err(TaskError::Aborted), "{flavour}");
         started(&registry).await;
         assert_eq!(within(registry.shutdown(), "the shutdown").await.stuck, 0);
     });
@@ -113,14 +117,14 @@ fn g4_queued_blocking_work_does_not_delay_kill() {
 #[test]
 fn g4_queued_blocking_work_drops_on_abort() {
     with_the_pool_taken(async |flavour, queued| {
-        let registry = Registry::<Player>::new();
+        let registry = Registry::<RestartableWorker>::new();
         let worker = started(&registry).await;
         let (one, other) = (queued.spawn(&worker).await, queued.spawn(&worker).await);
         one.abort();
         assert_eq!(queued.counts(), (1, 0), "{flavour}: before `abort` returns");
-        assert_eq!(within(one, "its task").await, Err(TaskError::Aborted), "{flavour}");
+        assert_eq!(within(one, "the task").await, Err(TaskError::Aborted), "{flavour}");
         // In the worker itself, which awaits it.
-        let aborted = play(&worker, |_| {
+        let aborted = run_in_restartable(&worker, |_| {
             Box::pin(async move {
                 other.abort();
                 other.await
@@ -135,22 +139,22 @@ fn g4_queued_blocking_work_drops_on_abort() {
 #[test]
 fn g4_queued_blocking_work_permits_restart() {
     with_the_pool_taken(async |flavour, queued| {
-        let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+        let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
         let worker = started(&registry).await;
         let tasks = [queued.spawn(&worker).await, queued.spawn(&worker).await];
         for run in [1, 2] {
             worker
-                .cast(cue(move |_| {
+                .cast(fallible_job(move |_| {
                     Box::pin(async move { if run == 1 { Err(Scripted) } else { panic!("a scripted panic") } })
                 }))
                 .await
                 .unwrap();
-            play(&worker, |_| Box::pin(async {})).await.unwrap();
+            run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
             assert_eq!((worker.incarnation(), queued.counts()), (run + 1, (0, 0)), "{flavour}");
             drop(queued.spawn(&worker).await);
         }
         for task in tasks {
-            assert_eq!(within(task, "its task").await, Err(TaskError::Aborted), "{flavour}");
+            assert_eq!(within(task, "the task").await, Err(TaskError::Aborted), "{flavour}");
         }
         within(worker.kill(), "a kill").await.unwrap();
     });
@@ -159,11 +163,12 @@ fn g4_queued_blocking_work_permits_restart() {
 #[test]
 fn g4_queued_blocking_work_permits_owner_exit() {
     with_the_pool_taken(async |flavour, queued| {
-        let homes = Registry::<Player>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
+        let homes = Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
         let home = started(&homes).await;
-        let child = play(&home, |ctx| {
+        let child = run_in_restartable(&home, |ctx| {
             Box::pin(async move {
-                let child = Registry::<Player>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
+                let child =
+                    Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
                 ctx.own(&child);
                 child
             })
@@ -173,7 +178,7 @@ fn g4_queued_blocking_work_permits_owner_exit() {
         drop(queued.spawn(&worker).await);
         let killed = within(home.kill(), "a kill").await;
         assert!(matches!(killed, Ok(ExitReason::Killed)), "{flavour}: {killed:?}");
-        assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Killed), "{flavour}");
+        assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{flavour}");
     });
 }
 
@@ -181,7 +186,8 @@ fn g4_queued_blocking_work_permits_owner_exit() {
 fn g10_queued_blocking_work_drops_at_deadline() {
     with_the_pool_taken(async |flavour, queued| {
         for end in ["stop", "shutdown"] {
-            let registry = Registry::<Player>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap();
+            let registry =
+                Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap();
             let worker = started(&registry).await;
             let task = queued.spawn(&worker).await;
             if end == "stop" {
@@ -191,7 +197,7 @@ fn g10_queued_blocking_work_drops_at_deadline() {
                 let report = within(registry.shutdown(), "the shutdown").await;
                 assert_eq!((report.aborted, report.stuck), (1, 0), "{flavour}");
             }
-            assert_eq!(within(task, "its task").await, Err(TaskError::Aborted), "{flavour}");
+            assert_eq!(within(task, "the task").await, Err(TaskError::Aborted), "{flavour}");
         }
     });
 }
@@ -201,18 +207,19 @@ fn queued_blocking_work_may_run_during_stop() {
     for (flavour, runtime) in runtimes() {
         runtime.block_on(async {
             let release = take_the_pool().await;
-            let registry = Registry::<Player>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
+            let registry =
+                Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
             let worker = started(&registry).await;
             let queued = Queued::default();
             let task = queued.spawn(&worker).await;
             let mut stop = Box::pin(worker.stop());
             assert!(poll_once(stop.as_mut()).await.is_pending(), "{flavour}");
-            many_turns().await;
+            yield_many().await;
             assert!(poll_once(stop.as_mut()).await.is_pending(), "{flavour}: it did not wait");
             drop(release);
             let stopped = within(stop, "the stop").await;
             assert!(matches!(stopped, Ok(ExitReason::Stopped)), "{flavour}: {stopped:?}");
-            assert_eq!((within(task, "its task").await, queued.counts()), (Ok(()), (0, 1)), "{flavour}");
+            assert_eq!((within(task, "the task").await, queued.counts()), (Ok(()), (0, 1)), "{flavour}");
         });
     }
 }
@@ -221,11 +228,12 @@ fn queued_blocking_work_may_run_during_stop() {
 fn g1_running_blocking_work_is_awaited() {
     for (flavour, runtime) in runtimes() {
         runtime.block_on(async {
-            let registry = Registry::<Player>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
+            let registry =
+                Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
             let worker = started(&registry).await;
             let (release, held) = mpsc::channel::<()>();
             let (begun, has_begun) = tokio::sync::oneshot::channel();
-            let spawned = play(&worker, |ctx| {
+            let spawned = run_in_restartable(&worker, |ctx| {
                 Box::pin(async move {
                     ctx.spawn_blocking(move || {
                         let _ = begun.send(());
@@ -239,11 +247,11 @@ fn g1_running_blocking_work_is_awaited() {
             task.abort();
             let mut kill = Box::pin(worker.kill());
             assert!(poll_once(kill.as_mut()).await.is_pending(), "{flavour}");
-            many_turns().await;
+            yield_many().await;
             assert!(poll_once(kill.as_mut()).await.is_pending(), "{flavour}: it did not wait");
             drop(release);
             assert!(matches!(within(kill, "the kill").await, Ok(ExitReason::Killed)), "{flavour}");
-            assert_eq!(within(task, "its task").await, Ok(7), "{flavour}: it had begun");
+            assert_eq!(within(task, "the task").await, Ok(7), "{flavour}: it had begun");
         });
     }
 }
@@ -254,12 +262,12 @@ fn queued_blocking_work_drops_with_runtime() {
         let queued = Queued::default();
         let (release, task) = runtime.block_on(async {
             let release = take_the_pool().await;
-            let registry = Registry::<Player>::new();
+            let registry = Registry::<RestartableWorker>::new();
             (release, queued.spawn(&started(&registry).await).await)
         });
         runtime.shutdown_background();
         let other = Builder::new_current_thread().enable_all().build().unwrap();
-        match other.block_on(within(task, "its task")) {
+        match other.block_on(within(task, "the task")) {
             Err(TaskError::Aborted) => assert_eq!(queued.counts(), (0, 0), "{flavour}"),
             // A thread of the scheduler that is over is one of the pool's, and may come to the queue before it is closed.
             outcome => assert_eq!((flavour, outcome, queued.counts()), ("multi-thread", Ok(()), (0, 1))),
@@ -270,24 +278,26 @@ fn queued_blocking_work_drops_with_runtime() {
 
 #[test]
 fn g5_panicking_drop_of_queued_work_is_caught() {
-    struct Bomb(#[allow(dead_code, reason = "it is there to be dropped")] Counted);
+    struct Bomb(#[allow(dead_code, reason = "only its drop matters")] Counted);
     impl Drop for Bomb {
         fn drop(&mut self) {
             panic!("a scripted panic in a drop");
         }
     }
     with_the_pool_taken(async |flavour, queued| {
-        let registry = Registry::<Player>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
+        let registry =
+            Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
         let worker = started(&registry).await;
         let bombs = [Bomb(Counted::new(&queued.there)), Bomb(Counted::new(&queued.there))];
-        let spawned =
-            play(&worker, |ctx| Box::pin(async move { bombs.map(|bomb| ctx.spawn_blocking(move || drop(bomb))) }));
+        let spawned = run_in_restartable(&worker, |ctx| {
+            Box::pin(async move { bombs.map(|bomb| ctx.spawn_blocking(move || drop(bomb))) })
+        });
         let [one, other] = spawned.await.unwrap();
         one.abort();
         let killed = within(worker.kill(), "a kill").await;
         assert!(matches!(killed, Ok(ExitReason::Killed)), "{flavour}: {killed:?}");
         for task in [one, other] {
-            assert_eq!(within(task, "its task").await, Err(TaskError::Aborted), "{flavour}");
+            assert_eq!(within(task, "the task").await, Err(TaskError::Aborted), "{flavour}");
         }
         assert_eq!(registry.stats().task_panics, 2, "{flavour}");
     });
@@ -313,14 +323,15 @@ fn g1_exit_waits_for_a_task_to_drop() {
     for kind in ["task", "interval", "monitor"] {
         let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(async {
-            let registry = Registry::<Player>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
+            let registry =
+                Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_secs(60)).build().unwrap();
             let worker = started(&registry).await;
             let (release, held) = mpsc::channel::<()>();
             let (begun, has_begun) = tokio::sync::oneshot::channel();
             let late = Late(Some(Slow(begun, held)));
-            let spawned = play(&worker, move |ctx| {
+            let spawned = run_in_restartable(&worker, move |ctx| {
                 Box::pin(async move {
-                    let nothing = || cue(|_| Box::pin(async { Ok(()) }));
+                    let nothing = || fallible_job(|_| Box::pin(async { Ok(()) }));
                     match kind {
                         "task" => drop(ctx.spawn(async move {
                             std::future::pending::<()>().await;
@@ -346,7 +357,7 @@ fn g1_exit_waits_for_a_task_to_drop() {
             let mut kill = Box::pin(worker.kill());
             assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}");
             within(has_begun, "its drop").await.unwrap();
-            many_turns().await;
+            yield_many().await;
             assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}: it did not wait");
             drop(release);
             assert!(matches!(within(kill, "the kill").await, Ok(ExitReason::Killed)), "{kind}");
@@ -357,18 +368,18 @@ fn g1_exit_waits_for_a_task_to_drop() {
 /// A worker's tasks of all kinds, in every state, while it is stopped, killed, crashed or restarted.
 async fn storm(rounds: usize, blocking: bool) {
     let record = Record::default();
-    let registry = Registry::<Player>::builder()
+    let registry = Registry::<RestartableWorker>::builder()
         .restart(Restart::Transient)
         .restart_intensity(usize::MAX, Duration::from_secs(1))
         .restart_backoff(Duration::ZERO, Duration::ZERO)
         .build()
         .unwrap();
-    let part = Part::default().recorded(&record);
+    let part = RestartableArgs::default().recorded(&record);
     for round in 0..rounds {
         let worker = within(registry.lookup_or_start("k", part.clone()), "a start").await.unwrap();
         let there = Arc::new(AtomicUsize::new(0));
         let (run, counted) = (worker.incarnation(), Arc::clone(&there));
-        let spawned = play(&worker, move |ctx| {
+        let spawned = run_in_restartable(&worker, move |ctx| {
             Box::pin(async move {
                 let mut tasks = Vec::new();
                 for n in 0..32_u64 {
@@ -389,7 +400,7 @@ async fn storm(rounds: usize, blocking: bool) {
                             let mut counted = Some(counted);
                             ctx.send_interval(hours, move || {
                                 drop(counted.take());
-                                cue(|_| Box::pin(async { Ok(()) }))
+                                fallible_job(|_| Box::pin(async { Ok(()) }))
                             });
                             ctx.spawn(async {})
                         }
@@ -403,13 +414,13 @@ async fn storm(rounds: usize, blocking: bool) {
         match round % 3 {
             0 => drop(within(worker.kill(), "a kill").await),
             1 => {
-                worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-                play(&worker, |_| Box::pin(async {})).await.unwrap();
+                worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+                run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
                 assert_eq!(worker.incarnation(), run + 1, "round {round}");
             }
             _ => {
-                worker.cast(cue(|_| Box::pin(async { panic!("a scripted panic") }))).await.unwrap();
-                play(&worker, |_| Box::pin(async {})).await.unwrap();
+                worker.cast(fallible_job(|_| Box::pin(async { panic!("a scripted panic") }))).await.unwrap();
+                run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
                 assert_eq!(worker.incarnation(), run + 1, "round {round}");
             }
         }

@@ -166,7 +166,7 @@ async fn worker_is_hidden_during_state_drop() {
             "stop" => drop(worker.stop().await.unwrap()),
             _ => assert_eq!(registry.shutdown().await.drained, 1),
         }
-        within(worker.closed(), "the end of a worker").await;
+        within(worker.closed(), "a worker's exit").await;
         assert_eq!(*seen.lock().unwrap(), [(false, 0)], "{ending}: it was found while its state was dropped");
     }
 }

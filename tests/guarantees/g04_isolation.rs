@@ -154,7 +154,7 @@ async fn blocking_after_ctx_stop_delays_no_key() {
         within(begun, "code that never yields").await.unwrap();
         within(registry.start(&2, Plan::new(&book)), "a start beside it: the owner sits behind it").await.unwrap();
         released.store(true, Ordering::SeqCst);
-        within(worker.closed(), "its end").await;
+        within(worker.closed(), "its exit").await;
     }
 }
 

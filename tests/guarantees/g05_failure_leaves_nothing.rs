@@ -24,7 +24,7 @@ async fn failed_init_leaves_no_trace() {
                     (Act::Fail, error @ StartError::Init(_)) => {
                         assert_eq!(error.init_error::<Refused>(), Some(&Refused));
                     }
-                    (Act::Panic, StartError::Panicked(message)) => assert_eq!(&*message, "as told"),
+                    (Act::Panic, StartError::Panicked(message)) => assert_eq!(&*message, "scripted"),
                     (Act::Hang, StartError::TimedOut) => {}
                     (_, other) => panic!("{other:?}"),
                 }
@@ -109,7 +109,7 @@ async fn panic_ends_only_its_worker() {
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     worker.cast(Message::Do(Act::Panic)).await.unwrap();
     let reason = within(worker.closed(), "the end of a worker that panicked").await;
-    assert!(matches!(&reason, ExitReason::Panicked(message) if &**message == "as told"), "{reason:?}");
+    assert!(matches!(&reason, ExitReason::Panicked(message) if &**message == "scripted"), "{reason:?}");
     assert_eq!(book.of(1).terminated, 0);
 
     registry.lookup_or_start(&1, Plan::new(&book).terminate(Act::Panic)).await.unwrap();

@@ -139,7 +139,7 @@ async fn drop_or_shutdown_ends_starts_in_flight() {
             within(start, "a start during a shutdown").await.unwrap();
         }
         for worker in workers {
-            within(worker.closed(), "the end of a worker").await;
+            within(worker.closed(), "a worker's exit").await;
         }
         within(
             async {

@@ -40,7 +40,7 @@ pub(crate) async fn block(worker: &WorkerHandle<Probe>, released: &Arc<AtomicBoo
         })
     });
     worker.cast(blocks).await.expect("the worker runs");
-    within(begun, "code that never yields").await.expect("it is handled");
+    within(begun, "code that never yields").await.expect("the message is handled");
 }
 
 /// Releases code that blocks when the test is over, however it ends: its runtime could not be dropped before.
@@ -57,7 +57,7 @@ impl Act {
         match self {
             Self::Go => {}
             Self::Fail => return Err(Refused),
-            Self::Panic => panic!("as told"),
+            Self::Panic => panic!("scripted"),
             Self::Wait(gate) => gate.acquire().await.expect("the gate is never closed").forget(),
             Self::Sleep(time) => tokio::time::sleep(*time).await,
             Self::Hang => pending().await,

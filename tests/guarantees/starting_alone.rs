@@ -8,22 +8,24 @@ use std::thread;
 use std::time::Duration;
 
 use gen_registry::{Builder, Registry, StartError, WorkerHandle};
-use test_support::{Actor, Role, within};
+use test_support::{ClosureArgs, ClosureWorker, within};
 use tokio::time::{Instant, sleep};
 
-fn twins(with: impl Fn(Builder<Actor>) -> Builder<Actor>) -> [(&'static str, Registry<Actor>); 2] {
+fn twins(
+    with: impl Fn(Builder<ClosureWorker>) -> Builder<ClosureWorker>,
+) -> [(&'static str, Registry<ClosureWorker>); 2] {
     let attended = with(Registry::builder()).max_concurrent_starts(1_000).build().unwrap();
     [("attended", attended), ("alone", with(Registry::builder()).build().unwrap())]
 }
 
-fn text(started: Result<WorkerHandle<Actor>, StartError<Actor>>) -> String {
+fn text(started: Result<WorkerHandle<ClosureWorker>, StartError<ClosureWorker>>) -> String {
     started.map_or_else(|error| format!("{error:?}"), |_| "Ok".to_owned())
 }
 
 #[tokio::test(start_paused = true)]
 async fn slow_init_after_ctx_stop_has_init_timeout() {
     for (twin, registry) in twins(|builder| builder) {
-        let slow = Role::init(|ctx| {
+        let slow = ClosureArgs::init(|ctx| {
             Box::pin(async move {
                 ctx.stop();
                 sleep(Duration::from_secs(10)).await;
@@ -40,7 +42,7 @@ async fn hung_init_after_ctx_stop_times_out() {
     for (twin, registry) in
         twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::from_secs(3)))
     {
-        let hung = Role::init(|ctx| {
+        let hung = ClosureArgs::init(|ctx| {
             Box::pin(async move {
                 ctx.stop();
                 pending().await
@@ -55,7 +57,7 @@ async fn hung_init_after_ctx_stop_times_out() {
 #[tokio::test(start_paused = true)]
 async fn hung_init_times_out_without_stop_timeout() {
     for (twin, registry) in twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::MAX)) {
-        let hung = Role::init(|ctx| {
+        let hung = ClosureArgs::init(|ctx| {
             Box::pin(async move {
                 ctx.stop();
                 pending().await
@@ -72,7 +74,7 @@ async fn failed_init_with_blocking_work_times_out() {
     let short = Duration::from_millis(50);
     for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();
-        let mut blocks = Role::init(move |ctx| {
+        let mut blocks = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 let (began, begun) = tokio::sync::oneshot::channel();
                 drop(ctx.spawn_blocking(move || {
@@ -114,7 +116,7 @@ async fn blocking_init_after_ctx_stop_times_out() {
     let short = Duration::from_millis(50);
     for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();
-        let stuck = Role::init(move |ctx| {
+        let stuck = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 ctx.stop();
                 tokio::task::yield_now().await;

@@ -147,7 +147,7 @@ struct Refused;
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("as told")
+        f.write_str("scripted")
     }
 }
 
@@ -206,7 +206,7 @@ impl Worker for Starter {
                     return Err(Refused);
                 }
                 // Nothing is written to the terminal by this one.
-                resume_unwind(Box::new("as told"));
+                resume_unwind(Box::new("scripted"));
             }
             End::Hang => std::future::pending().await,
             _ => {}
@@ -380,7 +380,7 @@ impl Ledger {
     /// Who was answered by the start of a worker has been told of it. For the one who asked for it.
     fn has_heard_of(&mut self, worker: &WorkerHandle<Starter>) -> bool {
         while let Some(event) = self.events.try_recv() {
-            self.note(&event.expect("nobody is slow here"));
+            self.note(&event.expect("the subscriber does not lag"));
         }
         self.told.contains_key(&worker.id())
     }
@@ -389,13 +389,13 @@ impl Ledger {
     async fn exit_of(&mut self, worker: &WorkerHandle<Starter>) {
         while self.told.get(&worker.id()) != Some(&Told::Exited) {
             let event = within(self.events.recv(), "the events of a worker").await;
-            self.note(&event.expect("it is not over").expect("nobody is slow here"));
+            self.note(&event.expect("it is not over").expect("the subscriber does not lag"));
         }
     }
 
     async fn hear_all(&mut self) {
         while let Some(event) = within(self.events.recv(), "the end of the events").await {
-            self.note(&event.expect("nobody is slow here"));
+            self.note(&event.expect("the subscriber does not lag"));
         }
     }
 

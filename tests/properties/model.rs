@@ -445,7 +445,7 @@ impl Model {
 
     /// A worker that was ready is gone.
     fn exit(&mut self, key: usize, reason: Reason, is_returning: bool) {
-        let entry = self.keys[key].entry.take().expect("it ends");
+        let entry = self.keys[key].entry.take().expect("the worker exits");
         let (now, slot) = (self.now, &mut self.keys[key]);
         self.totals.exits[reason as usize] += 1;
         if entry.is_told {

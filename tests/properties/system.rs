@@ -214,13 +214,13 @@ impl System {
             }
             Todo::OpenGate { key } => self.book.open_gate(key),
             Todo::Leave { which } => {
-                let outcomes = self.outcomes.lock().expect("no code panics with it locked");
+                let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
                 let waiting: Vec<usize> = (0..outcomes.len()).filter(|&op| outcomes[op].is_empty()).collect();
                 drop(outcomes);
                 if !waiting.is_empty() {
                     let op = waiting[which % waiting.len()];
                     self.callers[op].take().expect("it waits").abort();
-                    self.outcomes.lock().expect("as above")[op].push(Outcome::Left);
+                    self.outcomes.lock().expect("no code panics while holding the lock")[op].push(Outcome::Left);
                 }
             }
             Todo::Shutdown { polls } => {
@@ -239,10 +239,10 @@ impl System {
     fn call(&mut self, polls: Option<u8>, code: impl Future<Output = Outcome> + std::marker::Send + 'static) {
         let outcomes = Arc::clone(&self.outcomes);
         let op = self.callers.len();
-        outcomes.lock().expect("no code panics with it locked").push(Vec::new());
+        outcomes.lock().expect("no code panics while holding the lock").push(Vec::new());
         let caller = self.runtime.spawn(async move {
             let outcome = polled(code, polls).await;
-            outcomes.lock().expect("as above")[op].push(outcome);
+            outcomes.lock().expect("no code panics while holding the lock")[op].push(outcome);
         });
         self.callers.push(Some(caller.abort_handle()));
     }
@@ -282,7 +282,7 @@ impl System {
 
     /// What the model says.
     pub(crate) fn check(&mut self, model: &Model) {
-        let outcomes = self.outcomes.lock().expect("no code panics with it locked");
+        let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
         for (op, (told, known)) in outcomes.iter().zip(&model.ops).enumerate() {
             let expected: Vec<Outcome> = known.outcome.into_iter().collect();
             assert_eq!(*told, expected, "what the caller of op {op} was told: {known:?}");
@@ -340,7 +340,7 @@ impl System {
 
     /// After the end of a shutdown.
     pub(crate) fn check_end(&self) {
-        let outcomes = self.outcomes.lock().expect("no code panics with it locked");
+        let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
         assert!(outcomes.iter().all(|told| told.len() == 1), "everyone is told once: {outcomes:?}");
         assert!(self.book.pages().alive.iter().all(|&alive| alive == 0), "G10: no state is left");
         assert_eq!((self.registry.count(), self.registry.stats().workers()), (0, 0), "G10: no worker is left");

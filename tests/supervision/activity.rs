@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{Builder, Context, Eviction, ExitReason, Registry, Reply, Restart, WorkerHandle};
-use test_support::{Cue, Part, Player, Record, Scripted, assert_at_rest, cue, play, until_idle, within};
+use test_support::{
+    FallibleJob, Record, RestartableArgs, RestartableWorker, Scripted, assert_at_rest, fallible_job,
+    run_in_restartable, until_idle, within,
+};
 use tokio::time::{Instant, sleep, sleep_until};
 
 const IDLE: Duration = Duration::from_secs(100);
@@ -13,16 +16,16 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-fn builder() -> Builder<Player> {
+fn builder() -> Builder<RestartableWorker> {
     Registry::builder().idle_timeout(IDLE)
 }
 
-fn nothing() -> Cue {
-    cue(|_| Box::pin(async { Ok(()) }))
+fn nothing() -> FallibleJob {
+    fallible_job(|_| Box::pin(async { Ok(()) }))
 }
 
-fn takes(time: Duration) -> Cue {
-    cue(move |_| {
+fn takes(time: Duration) -> FallibleJob {
+    fallible_job(move |_| {
         Box::pin(async move {
             sleep(time).await;
             Ok(())
@@ -30,13 +33,13 @@ fn takes(time: Duration) -> Cue {
     })
 }
 
-async fn started(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
-    within(registry.start(key, Part::default()), "a start").await.unwrap()
+async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
+    within(registry.start(key, RestartableArgs::default()), "a start").await.unwrap()
 }
 
 /// A part that begins with these intervals, whose handling takes so long.
-fn with_intervals(periods: &'static [u64], handling: Duration) -> Part {
-    Part::init(move |ctx| {
+fn with_intervals(periods: &'static [u64], handling: Duration) -> RestartableArgs {
+    RestartableArgs::init(move |ctx| {
         for &period in periods {
             ctx.send_interval(seconds(period), move || takes(handling));
         }
@@ -45,7 +48,7 @@ fn with_intervals(periods: &'static [u64], handling: Duration) -> Part {
 }
 
 /// When the worker idled, in seconds since then.
-async fn idles(worker: &WorkerHandle<Player>, since: Instant) -> u64 {
+async fn idles(worker: &WorkerHandle<RestartableWorker>, since: Instant) -> u64 {
     let reason = tokio::time::timeout(seconds(100_000), worker.closed()).await.expect("it never idles");
     assert!(matches!(reason, ExitReason::Idle), "{reason}");
     since.elapsed().as_secs()
@@ -97,7 +100,7 @@ async fn messages_between_ticks_delay_idling() {
         for _ in 0..40 {
             sleep(seconds(60)).await;
             let handled = Arc::clone(&handled);
-            let count = cue(move |_| {
+            let count = fallible_job(move |_| {
                 Box::pin(async move {
                     *handled.lock().unwrap() += 1;
                     Ok(())
@@ -139,7 +142,7 @@ async fn g7_message_during_a_tick_is_handled() {
             sleep_until(began + seconds(120)).await;
             worker
                 .call(|reply: Reply<()>| {
-                    cue(move |_| {
+                    fallible_job(move |_| {
                         Box::pin(async move {
                             reply.send(());
                             Ok(())
@@ -159,11 +162,11 @@ async fn g7_message_during_a_tick_is_handled() {
 async fn touch_in_a_tick_delays_idling() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
-    let part = Part::init(|ctx| {
+    let part = RestartableArgs::init(|ctx| {
         let mut left = 100;
         ctx.send_interval(seconds(50), move || {
             left -= 1;
-            cue(move |ctx| {
+            fallible_job(move |ctx| {
                 if left > 0 {
                     ctx.touch();
                 }
@@ -182,16 +185,16 @@ async fn interval_started_in_init_permits_idling() {
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[5], Duration::ZERO)), "a start").await.unwrap();
     sleep(seconds(60)).await;
-    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
     assert_rested(idles(&worker, began).await, 60, "a restart");
     assert_eq!(worker.incarnation(), 2);
 }
 
 #[tokio::test(start_paused = true)]
 async fn own_idle_timeout_ignores_ticks() {
-    let registry = Registry::<Player>::new();
+    let registry = Registry::<RestartableWorker>::new();
     let worker = started(&registry, "p").await;
-    play(&worker, |ctx| {
+    run_in_restartable(&worker, |ctx| {
         Box::pin(async move {
             ctx.send_interval(seconds(5), nothing);
         })
@@ -200,14 +203,14 @@ async fn own_idle_timeout_ignores_ticks() {
     .unwrap();
     sleep(seconds(10_000)).await;
     let began = Instant::now();
-    play(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
+    run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
     assert_rested(idles(&worker, began).await, 0, "its own");
 }
 
 #[tokio::test(start_paused = true)]
 async fn ticks_do_not_prevent_eviction() {
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
-        let registry = Registry::<Player>::builder().max_workers(2).eviction(eviction).build().unwrap();
+        let registry = Registry::<RestartableWorker>::builder().max_workers(2).eviction(eviction).build().unwrap();
         within(registry.start("ticks", with_intervals(&[1], Duration::ZERO)), "a start").await.unwrap();
         started(&registry, "used").await.cast(nothing()).await.unwrap();
         // It has had a hundred ticks since the other one was used.
@@ -244,7 +247,7 @@ async fn documented_activity_table_holds() {
     ];
     for (row, is_activity) in ROWS {
         let registry = builder().build().unwrap();
-        let others = Registry::<Player>::new();
+        let others = Registry::<RestartableWorker>::new();
         let other = started(&others, "other").await;
         let began = Instant::now();
         let worker = started(&registry, "p").await;
@@ -253,20 +256,20 @@ async fn documented_activity_table_holds() {
         let kept = Arc::new(Mutex::new(None));
         let keep = Arc::clone(&kept);
         // What it needs beforehand.
-        play(&worker, move |ctx: &mut Context<Player>| {
+        run_in_restartable(&worker, move |ctx: &mut Context<RestartableWorker>| {
             Box::pin(async move {
                 match row {
                     "send_after" => drop(ctx.send_after(seconds(60), nothing())),
                     "a monitor's message" | "a pending monitor" => drop(ctx.monitor(&watched, |_| nothing())),
                     "a tick" => drop(ctx.send_interval(seconds(60), nothing)),
                     "touch" => drop(ctx.send_interval(seconds(60), || {
-                        cue(|ctx| {
+                        fallible_job(|ctx| {
                             ctx.touch();
                             Box::pin(async { Ok(()) })
                         })
                     })),
                     "its own cast" => drop(ctx.send_interval(seconds(60), || {
-                        cue(|ctx| {
+                        fallible_job(|ctx| {
                             ctx.handle().try_cast(nothing()).expect("there is room");
                             Box::pin(async { Ok(()) })
                         })
@@ -282,7 +285,7 @@ async fn documented_activity_table_holds() {
             let call = worker.clone();
             tokio::spawn(async move {
                 let answer = call.call(move |reply: Reply<()>| {
-                    cue(move |_| {
+                    fallible_job(move |_| {
                         *keep.lock().unwrap() = Some(reply);
                         Box::pin(async { Ok(()) })
                     })
@@ -296,11 +299,11 @@ async fn documented_activity_table_holds() {
         match row {
             "cast" => worker.cast(nothing()).await.unwrap(),
             "try_cast" => worker.try_cast(nothing()).unwrap(),
-            "call" => play(&worker, |_| Box::pin(async {})).await.unwrap(),
+            "call" => run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap(),
             "via cast" => via.cast(nothing()).await.unwrap(),
             "via call" => via
                 .call(|reply| {
-                    cue(move |_| {
+                    fallible_job(move |_| {
                         Box::pin(async move {
                             reply.send(());
                             Ok(())
@@ -316,7 +319,7 @@ async fn documented_activity_table_holds() {
             "a monitor's message" => drop(other.stop().await.unwrap()),
             "an owned registry" => other.cast(nothing()).await.unwrap(),
             "lookup" => assert!(registry.lookup("p").is_some()),
-            "lookup_or_start" => drop(registry.lookup_or_start("p", Part::default()).await.unwrap()),
+            "lookup_or_start" => drop(registry.lookup_or_start("p", RestartableArgs::default()).await.unwrap()),
             _ => {}
         }
         if matches!(row, "touch" | "its own cast") {
@@ -336,7 +339,7 @@ async fn running_task_prevents_idling() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
     let worker = started(&registry, "p").await;
-    play(&worker, |ctx| Box::pin(async move { drop(ctx.spawn(sleep(seconds(150)))) })).await.unwrap();
+    run_in_restartable(&worker, |ctx| Box::pin(async move { drop(ctx.spawn(sleep(seconds(150)))) })).await.unwrap();
     let at = idles(&worker, began).await;
     assert!(at >= 150, "{at}");
 }

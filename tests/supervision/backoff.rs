@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use gen_registry::{BuildError, Builder, Registry, Restart, StartError, WorkerHandle};
-use test_support::{Ask, Part, Plan, Player, Probe, Scripted, Step, cue, play, value_of, within};
+use test_support::{
+    Ask, Plan, Probe, RestartableArgs, RestartableWorker, Scripted, Step, fallible_job, run_in_restartable, value_of,
+    within,
+};
 use tokio::time::{Instant, sleep};
 
 fn seconds(seconds: u64) -> Duration {
@@ -19,13 +22,13 @@ fn builder() -> Builder<Probe> {
 }
 
 async fn started(registry: &Registry<Probe>, key: &str) -> WorkerHandle<Probe> {
-    within(registry.start(key, Plan::value(1)), "a start").await.expect("nothing is in its way")
+    within(registry.start(key, Plan::value(1)), "a start").await.expect("the start succeeds")
 }
 
 /// Crashes the worker, and says by which share of `full` it was put off.
 async fn crash(worker: &WorkerHandle<Probe>, full: u64) {
     let began = Instant::now();
-    worker.cast(Ask::Do(Step::Fail)).await.expect("it lives");
+    worker.cast(Ask::Do(Step::Fail)).await.expect("the worker is running");
     value_of(worker).await;
     let waited = began.elapsed().as_secs_f64();
     let full = full as f64;
@@ -78,13 +81,13 @@ async fn healthy_run_resets_delays() {
 
 #[tokio::test(start_paused = true)]
 async fn delay_and_init_do_not_count_as_healthy() {
-    let registry = Registry::<Player>::builder()
+    let registry = Registry::<RestartableWorker>::builder()
         .restart(Restart::Transient)
         .restart_intensity(usize::MAX, seconds(5))
         .restart_backoff(seconds(8), seconds(64))
         .build()
         .unwrap();
-    let slow = Part::init(|_| {
+    let slow = RestartableArgs::init(|_| {
         Box::pin(async {
             sleep(seconds(10)).await;
             Ok(())
@@ -93,8 +96,8 @@ async fn delay_and_init_do_not_count_as_healthy() {
     let worker = within(registry.start("a", slow), "a start").await.unwrap();
     for full in [8, 16, 32, 64, 64] {
         let began = Instant::now();
-        worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-        play(&worker, |_| Box::pin(async {})).await.unwrap();
+        worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+        run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
         let waited = began.elapsed().as_secs_f64() - 10.0;
         assert!((f64::from(full) / 2.0..f64::from(full) + 0.005).contains(&waited), "{waited} s of {full}");
     }
@@ -143,7 +146,7 @@ async fn delays_do_not_change_the_budget() {
         crash(&worker, full).await;
     }
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
-    within(worker.closed(), "its end").await;
+    within(worker.closed(), "its exit").await;
     let refused = within(registry.start("a", Plan::default()), "a start").await;
     assert!(matches!(refused, Err(StartError::RestartLimit { .. })), "{refused:?}");
 }

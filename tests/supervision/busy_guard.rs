@@ -3,32 +3,35 @@
 use std::time::Duration;
 
 use gen_registry::{ActiveGuard, Eviction, ExitReason, Registry, Restart, StartError, WorkerHandle};
-use test_support::{Part, Player, assert_at_rest, play, until_idle, within};
+use test_support::{RestartableArgs, RestartableWorker, assert_at_rest, run_in_restartable, until_idle, within};
 use tokio::time::Instant;
 
 const KEY: &str = "k";
 const IDLE: Duration = Duration::from_secs(60);
 
-fn idling() -> Registry<Player> {
+fn idling() -> Registry<RestartableWorker> {
     Registry::builder().restart(Restart::Transient).idle_timeout(IDLE).build().expect("valid options")
 }
 
-async fn start(registry: &Registry<Player>, key: &str) -> Result<WorkerHandle<Player>, StartError<Player>> {
-    within(registry.start(key, Part::default()), "a start").await
+async fn start(
+    registry: &Registry<RestartableWorker>,
+    key: &str,
+) -> Result<WorkerHandle<RestartableWorker>, StartError<RestartableWorker>> {
+    within(registry.start(key, RestartableArgs::default()), "a start").await
 }
 
-async fn guard(worker: &WorkerHandle<Player>) -> ActiveGuard {
-    let guard = play(worker, |ctx| {
+async fn guard(worker: &WorkerHandle<RestartableWorker>) -> ActiveGuard {
+    let guard = run_in_restartable(worker, |ctx| {
         let guard = ctx.keep_active();
         Box::pin(async move { guard })
     });
-    guard.await.expect("it lives")
+    guard.await.expect("the worker is running")
 }
 
 #[tokio::test(start_paused = true)]
 async fn guards_prevent_idling_until_the_last_drops() {
     let registry = idling();
-    let worker = start(&registry, KEY).await.expect("nothing is in its way");
+    let worker = start(&registry, KEY).await.expect("the start succeeds");
     let (first, second) = (guard(&worker).await, guard(&worker).await);
     tokio::time::sleep(10 * IDLE).await;
     drop(first);
@@ -36,23 +39,24 @@ async fn guards_prevent_idling_until_the_last_drops() {
     assert_eq!(registry.lookup(KEY), Some(worker.clone()));
     drop(second);
     let dropped_at = Instant::now();
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle));
     assert!(dropped_at.elapsed() <= 2 * IDLE);
     // One after the other, too: the first of each time counts.
-    let worker = start(&registry, KEY).await.expect("its key is free");
+    let worker = start(&registry, KEY).await.expect("the key is vacant");
     for _ in 0..3 {
         let guard = guard(&worker).await;
         tokio::time::sleep(3 * IDLE).await;
         drop(guard);
     }
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle));
     assert_at_rest(&registry);
 }
 
 #[tokio::test(start_paused = true)]
 async fn guard_prevents_eviction() {
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
-        let registry = Registry::<Player>::builder().max_workers(2).eviction(eviction).build().expect("valid options");
+        let registry =
+            Registry::<RestartableWorker>::builder().max_workers(2).eviction(eviction).build().expect("valid options");
         let first = start(&registry, "first").await.expect("there is room");
         let guards = (guard(&first).await, guard(&first).await);
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -60,13 +64,13 @@ async fn guard_prevents_eviction() {
         let second = start(&registry, "second").await.expect("there is room");
         until_idle().await;
         let third = start(&registry, "third").await.expect("there is a victim");
-        assert!(matches!(within(second.closed(), "its end").await, ExitReason::Evicted));
+        assert!(matches!(within(second.closed(), "its exit").await, ExitReason::Evicted));
         let third_guard = guard(&third).await;
         until_idle().await;
         assert!(matches!(start(&registry, "fourth").await, Err(StartError::AtCapacity)), "{eviction:?}");
         drop(guards);
         start(&registry, "fourth").await.expect("there is a victim again");
-        assert!(matches!(within(first.closed(), "its end").await, ExitReason::Evicted));
+        assert!(matches!(within(first.closed(), "its exit").await, ExitReason::Evicted));
         drop(third_guard);
         assert_at_rest(&registry);
     }
@@ -75,9 +79,9 @@ async fn guard_prevents_eviction() {
 #[tokio::test(start_paused = true)]
 async fn guard_does_not_keep_the_next_run() {
     let registry = idling();
-    let worker = start(&registry, KEY).await.expect("nothing is in its way");
+    let worker = start(&registry, KEY).await.expect("the start succeeds");
     let old = (guard(&worker).await, guard(&worker).await);
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     let own = guard(&worker).await;
     assert_eq!(worker.incarnation(), 2);
     // What the old ones let go of is not what the new one holds.
@@ -85,10 +89,10 @@ async fn guard_does_not_keep_the_next_run() {
     tokio::time::sleep(10 * IDLE).await;
     assert_eq!(registry.lookup(KEY), Some(worker.clone()), "its own guard keeps it");
     drop(own);
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle), "the old one keeps nothing");
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle), "the old one keeps nothing");
     // Nor the next worker of the key.
-    let next = start(&registry, KEY).await.expect("its key is free");
-    assert!(matches!(within(next.closed(), "its end").await, ExitReason::Idle));
+    let next = start(&registry, KEY).await.expect("the key is vacant");
+    assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Idle));
     drop(old.1);
     assert_at_rest(&registry);
 }
@@ -96,11 +100,11 @@ async fn guard_does_not_keep_the_next_run() {
 #[tokio::test(start_paused = true)]
 async fn guard_does_not_prevent_a_stop() {
     let registry = idling();
-    let worker = start(&registry, KEY).await.expect("nothing is in its way");
+    let worker = start(&registry, KEY).await.expect("the start succeeds");
     let kept = guard(&worker).await;
     assert!(matches!(within(registry.stop(KEY), "a stop").await, Ok(ExitReason::Stopped)));
     drop(kept);
-    let worker = start(&registry, KEY).await.expect("its key is free");
+    let worker = start(&registry, KEY).await.expect("the key is vacant");
     let kept = guard(&worker).await;
     assert_eq!(within(registry.shutdown(), "a shutdown").await.drained, 1);
     assert!(format!("{kept:?}").contains("is_over: true"), "{kept:?}");
@@ -110,7 +114,7 @@ async fn guard_does_not_prevent_a_stop() {
 /// A guard that is dropped on another thread while its run ends takes nothing from the next run's.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn late_guard_drops_do_not_affect_next_run() {
-    let registry = Registry::<Player>::builder()
+    let registry = Registry::<RestartableWorker>::builder()
         .restart(Restart::Transient)
         .restart_intensity(usize::MAX, Duration::from_secs(5))
         .max_workers(1)
@@ -121,7 +125,7 @@ async fn late_guard_drops_do_not_affect_next_run() {
     for round in 0..300 {
         let old = guard(&worker).await;
         let dropped = tokio::spawn(async move { drop(old) });
-        within(worker.crash(), "a crash").await.expect("it has a run");
+        within(worker.crash(), "a crash").await.expect("a run is in progress");
         let kept = guard(&worker).await;
         within(dropped, "the drop").await.expect("it does not panic");
         tokio::task::yield_now().await;
@@ -135,5 +139,5 @@ async fn late_guard_drops_do_not_affect_next_run() {
         }
     };
     within(went, "room for the other").await;
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Evicted));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Evicted));
 }

@@ -6,8 +6,8 @@ use gen_registry::{
     Builder, CallError, Context, Eviction, ExitReason, Mailbox, Registry, Restart, StartError, Worker, WorkerHandle,
 };
 use test_support::{
-    Actor, Ask, Gate, Plan, Probe, Record, Role, Step, assert_at_rest, many_turns, own_registry, poll_once, until_idle,
-    value_of, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, Step, assert_at_rest, own_registry, poll_once,
+    until_idle, value_of, within, yield_many,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -22,7 +22,7 @@ fn evicting(most: usize) -> Builder<Probe> {
 
 /// Starts a worker, and lets it come to rest.
 async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
-    let worker = within(registry.start(key, plan), "a start").await.expect("nothing is in the way of this start");
+    let worker = within(registry.start(key, plan), "a start").await.expect("the start succeeds");
     sleep(Duration::from_secs(1)).await;
     worker
 }
@@ -105,7 +105,7 @@ async fn evicts_least_recently_active() {
     let victim = registry.lookup("b").unwrap();
     started(&registry, "d", Plan::default()).await;
     assert_eq!(keys(&registry), ["a", "c", "d"]);
-    assert!(matches!(within(victim.closed(), "its end").await, ExitReason::Evicted));
+    assert!(matches!(within(victim.closed(), "its exit").await, ExitReason::Evicted));
     assert_eq!(record.terminated("b"), ["evicted"]);
     started(&registry, "e", Plan::default()).await;
     assert_eq!((keys(&registry), registry.stats().exits.evicted), (vec!["a".into(), "d".into(), "e".into()], 2));
@@ -242,20 +242,20 @@ async fn start_waits_for_victim_up_to_stop_timeout() {
     let gate = Gate::new();
     let (registry, victim, start, _) = held(Step::Wait(gate.clone())).await;
     gate.open();
-    assert_eq!(value_of(&within(start, "the newcomer").await.unwrap().unwrap()).await, 7);
-    assert!(matches!(within(victim.closed(), "its end").await, ExitReason::Evicted));
+    assert_eq!(value_of(&within(start, "the new worker").await.unwrap().unwrap()).await, 7);
+    assert!(matches!(within(victim.closed(), "its exit").await, ExitReason::Evicted));
     assert_at_rest(&registry);
 
     let began = Instant::now();
     let (registry, victim, start, _) = held(Step::Hang).await;
-    within(start, "the newcomer").await.unwrap().unwrap();
+    within(start, "the new worker").await.unwrap().unwrap();
     assert!((5..=7).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
-    assert!(matches!(within(victim.closed(), "its end").await, ExitReason::Killed));
+    assert!(matches!(within(victim.closed(), "its exit").await, ExitReason::Killed));
     assert_at_rest(&registry);
 
     let (registry, victim, start, _) = held(Step::Wait(Gate::new())).await;
     within(victim.kill(), "a kill").await.unwrap();
-    within(start, "the newcomer").await.unwrap().unwrap();
+    within(start, "the new worker").await.unwrap().unwrap();
     assert_at_rest(&registry);
 }
 
@@ -335,13 +335,14 @@ async fn waiting_start_ends_with_its_last_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn stuck_victim_fails_only_the_waiting_start() {
-    let registry = Registry::<Actor>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
+    let registry =
+        Registry::<ClosureWorker>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
     let (release, blocked) = std::sync::mpsc::channel::<()>();
     let (began, begun) = tokio::sync::oneshot::channel();
-    let role = Role::terminate(move |ctx| {
+    let role = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
             ctx.spawn_blocking(move || {
-                began.send(()).expect("the test waits for it");
+                began.send(()).expect("the test holds the receiver");
                 blocked.recv().expect_err("it is released by a drop");
             });
         })
@@ -349,43 +350,48 @@ async fn stuck_victim_fails_only_the_waiting_start() {
     let victim = within(registry.start("victim", role), "a start").await.unwrap();
     until_idle().await;
     let other = registry.clone();
-    let start = tokio::spawn(async move { other.start("held", Role::default()).await });
+    let start = tokio::spawn(async move { other.start("held", ClosureArgs::default()).await });
     within(begun, "blocking code that runs").await.unwrap();
     for _ in 0..12 {
         tokio::time::advance(Duration::from_secs(1)).await;
-        many_turns().await;
+        yield_many().await;
     }
     assert!(matches!(within(start, "the start").await.unwrap(), Err(StartError::AtCapacity)));
-    let refused = within(registry.start("held", Role::default()), "a refusal").await;
+    let refused = within(registry.start("held", ClosureArgs::default()), "a refusal").await;
     assert!(matches!(refused, Err(StartError::AtCapacity)), "it counts while it is stuck (G11): {refused:?}");
     drop(release);
-    within(victim.closed(), "its end").await;
-    within(registry.start("held", Role::default()), "a start").await.expect("there is room");
+    within(victim.closed(), "its exit").await;
+    within(registry.start("held", ClosureArgs::default()), "a start").await.expect("there is room");
 }
 
 #[tokio::test(start_paused = true)]
 async fn victim_may_start_keys_without_deadlock() {
-    let registry = Registry::<Actor>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
+    let registry =
+        Registry::<ClosureWorker>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
     let (outcome, told) = tokio::sync::oneshot::channel();
-    let role = Role::terminate(move |ctx| {
+    let role = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
             let registry = own_registry(ctx);
-            let fresh = registry.start("fresh", Role::default()).await.map(drop).map_err(|error| error.to_string());
+            let fresh =
+                registry.start("fresh", ClosureArgs::default()).await.map(drop).map_err(|error| error.to_string());
             // The very one that waits for this worker's place, and this worker's own.
-            let held =
-                registry.lookup_or_start("held", Role::default()).await.map(drop).map_err(|error| error.to_string());
-            let own = registry.lookup_or_start("victim", Role::default()).await;
+            let held = registry
+                .lookup_or_start("held", ClosureArgs::default())
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string());
+            let own = registry.lookup_or_start("victim", ClosureArgs::default()).await;
             assert!(matches!(own, Err(StartError::WouldDeadlock)));
-            outcome.send([fresh, held]).expect("the test waits for it");
+            outcome.send([fresh, held]).expect("the test holds the receiver");
         })
     });
     within(registry.start("victim", role), "a start").await.unwrap();
     until_idle().await;
     let began = Instant::now();
-    let newcomer = within(registry.start("held", Role::default()), "the newcomer").await.unwrap();
+    let newcomer = within(registry.start("held", ClosureArgs::default()), "the new worker").await.unwrap();
     assert_eq!(began.elapsed().as_secs(), 0, "somebody waited for a deadline");
     for outcome in within(told, "what became of its starts").await.unwrap() {
-        assert_eq!(outcome, Err(StartError::<Actor>::AtCapacity.to_string()));
+        assert_eq!(outcome, Err(StartError::<ClosureWorker>::AtCapacity.to_string()));
     }
     assert_eq!(registry.lookup("held"), Some(newcomer));
     assert_at_rest(&registry);
@@ -399,7 +405,7 @@ async fn send_to_victim_key_waits_for_its_exit() {
     let mut call = Box::pin(via.call(Ask::Value));
     assert!(poll_once(call.as_mut()).await.is_pending());
     gate.open();
-    within(start, "the newcomer").await.unwrap().unwrap();
+    within(start, "the new worker").await.unwrap().unwrap();
     match within(call, "the call").await {
         // The newcomer may be starting, and so be no victim, when it is the caller's turn.
         Ok(2) => {}

@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, StartError};
-use test_support::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, many_turns, poll_once};
+use test_support::{Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Step, poll_once, yield_many};
 use tokio::runtime;
 use tokio::task::{JoinHandle, spawn_blocking, yield_now};
 use tokio::time::advance;
@@ -87,7 +87,7 @@ async fn outcome<T>(call: JoinHandle<T>) -> T {
 async fn pass(seconds: u64) {
     for _ in 0..seconds {
         advance(Duration::from_secs(1)).await;
-        many_turns().await;
+        yield_many().await;
     }
 }
 
@@ -101,9 +101,9 @@ async fn reached(gate: &Gate) {
 }
 
 /// Arrives at a gate, and then takes a second for each that it was told.
-fn takes(gate: &Gate, work: Duration) -> Part {
+fn takes(gate: &Gate, work: Duration) -> RestartableArgs {
     let gate = gate.clone();
-    Part::init(move |_| {
+    RestartableArgs::init(move |_| {
         let gate = gate.clone();
         Box::pin(async move {
             gate.open();
@@ -118,7 +118,7 @@ fn takes(gate: &Gate, work: Duration) -> Part {
 async fn start_ignores_the_callers_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
-        let registry = Registry::<Player>::builder().init_timeout(seconds(30)).build().unwrap();
+        let registry = Registry::<RestartableWorker>::builder().init_timeout(seconds(30)).build().unwrap();
         let gate = Gate::new();
         let (starts, part) = (registry.clone(), takes(&gate, seconds(1)));
         let start = caller.call(async move { starts.start("p", part).await.map(drop) });
@@ -133,7 +133,7 @@ async fn start_ignores_the_callers_clock() {
 async fn hung_start_times_out_by_registry_clock() {
     advance(HOUR).await;
     for caller in CALLERS {
-        let registry = Registry::<Player>::builder().init_timeout(seconds(30)).build().unwrap();
+        let registry = Registry::<RestartableWorker>::builder().init_timeout(seconds(30)).build().unwrap();
         let (gate, behind) = (Gate::new(), Gate::new());
         let (starts, part) = (registry.clone(), takes(&gate, HOUR));
         let start = caller.call(async move { starts.start("p", part).await.map(drop) });
@@ -171,7 +171,7 @@ async fn stop_timeout_is_by_registry_clock() {
             }
             // Comes to the owner after the stop, which by then has set its deadline.
             registry.start("behind it", Plan::default()).await.unwrap();
-            many_turns().await;
+            yield_many().await;
             assert!(!stop.is_finished(), "{caller:?}: killed at once");
             pass(takes.min(4)).await;
             if is_in_time {
@@ -215,7 +215,7 @@ async fn spent_budget_expires_by_registry_clock() {
         let registry = builder.restart_intensity(0, seconds(10)).build().unwrap();
         let worker = registry.start("p", Plan::default()).await.unwrap();
         worker.cast(Ask::Do(Step::Fail)).await.unwrap();
-        many_turns().await;
+        yield_many().await;
         pass(4).await;
         let starts = registry.clone();
         let start = caller.call(async move { starts.start("p", Plan::default()).await.map(drop) });
@@ -233,7 +233,7 @@ async fn shutdown_timeout_is_by_registry_clock() {
         let registry = Registry::<Probe>::builder().stop_timeout(seconds(5)).build().unwrap();
         let worker = registry.start("p", Plan::default()).await.unwrap();
         worker.cast(Ask::Do(Step::Hang)).await.unwrap();
-        many_turns().await;
+        yield_many().await;
         let shuts = registry.clone();
         let shutdown = caller.call(async move { shuts.shutdown().await });
         let began = std::time::Instant::now();
@@ -253,8 +253,8 @@ fn workers_run_on_their_registrys_runtime() {
     let runtime = || runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (own, other) = (runtime(), runtime());
     let expected = own.handle().id();
-    let registry = own.block_on(async { Registry::<Player>::new() });
-    let part = Part::init(move |_| {
+    let registry = own.block_on(async { Registry::<RestartableWorker>::new() });
+    let part = RestartableArgs::init(move |_| {
         Box::pin(async move {
             assert_eq!(runtime::Handle::current().id(), expected);
             Ok(())

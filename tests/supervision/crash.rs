@@ -8,7 +8,8 @@ use gen_registry::{
     CallError, Event, Eviction, ExitReason, Registry, Restart, StartError, StopError, WorkerState, spawn,
 };
 use test_support::{
-    Actor, Ask, Gate, Plan, Player, Probe, Record, Role, Script, Step, assert_at_rest, inside, play, until_idle, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, RestartableWorker, Script, Step, assert_at_rest,
+    run_in, run_in_restartable, until_idle, within,
 };
 use tokio::time::Instant;
 
@@ -24,7 +25,7 @@ async fn policy_decides_after_a_crash() {
         let (registry, record) = (registry(policy), Record::default());
         let mut events = registry.subscribe();
         let plan = Plan::value(7).recorded(&record);
-        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
         let reason = within(registry.crash(KEY), "a crash").await;
         assert!(matches!(reason, Ok(ExitReason::Crashed)), "{policy:?}: {reason:?}");
         // A caller that was answered finds it counted, and a key that is not taken again free.
@@ -32,13 +33,13 @@ async fn policy_decides_after_a_crash() {
         assert_eq!(stats.restarts.crashed, u64::from(is_restarted), "{policy:?}");
         assert_eq!(stats.exits.crashed, u64::from(!is_restarted), "{policy:?}");
         if is_restarted {
-            assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("it is restarted"), 7);
+            assert_eq!(within(worker.call(Ask::Value), "a reply").await.expect("the worker is restarted"), 7);
             assert_eq!((worker.incarnation(), record.inits(KEY)), (2, 2), "{policy:?}");
             assert_eq!(registry.lookup(KEY), Some(worker), "{policy:?}");
         } else {
             assert_eq!(worker.state(), WorkerState::Exited);
-            assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
-            within(registry.start(KEY, Plan::default()), "a start").await.expect("its key is free");
+            assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Crashed));
+            within(registry.start(KEY, Plan::default()), "a start").await.expect("the key is vacant");
             assert_eq!(registry.stats().restarts_by_caller.crashed, 1);
         }
         assert!(record.terminated(KEY).is_empty(), "{policy:?}: `terminate` ran after a crash");
@@ -62,24 +63,24 @@ async fn g6_crash_keeps_the_queued_messages() {
             .restart(policy)
             .on_undelivered(move |_, ask| {
                 if let Ask::Note(note) = ask {
-                    sink.lock().expect("no code panics with the lock held").push(note);
+                    sink.lock().expect("no code panics while holding the lock").push(note);
                 }
             })
             .build()
             .expect("valid options");
         let plan = Plan::value(7).recorded(&record);
-        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
         let caller = worker.clone();
         let in_hand = tokio::spawn(async move { caller.call(|reply| Ask::DoThenReply(Step::Hang, reply)).await });
         until_idle().await;
-        worker.cast(Ask::Note(1)).await.expect("it lives");
+        worker.cast(Ask::Note(1)).await.expect("the worker is running");
         let caller = worker.clone();
         let queued = tokio::spawn(async move { caller.call(Ask::Value).await });
         until_idle().await;
-        within(worker.crash(), "a crash").await.expect("it has a run");
+        within(worker.crash(), "a crash").await.expect("a run is in progress");
         assert!(matches!(within(in_hand, "the call in hand").await.unwrap(), Err(CallError::NoReply)));
         let queued = within(queued, "the queued call").await.unwrap();
-        let lost = lost.lock().expect("as above").clone();
+        let lost = lost.lock().expect("no code panics while holding the lock").clone();
         if policy == Restart::Transient {
             assert_eq!(queued.expect("the next run answers"), 7);
             assert_eq!((record.noted(KEY), lost), (vec![1], vec![]));
@@ -117,7 +118,7 @@ async fn g5_crash_in_init_cancels_the_start() {
             }
             assert_eq!((record.alive(KEY), record.inits(KEY)), (0, 1));
             assert_eq!(registry.stats().starts.cancelled, 1);
-            within(registry.start(KEY, Plan::default()), "a start").await.expect("its key is free");
+            within(registry.start(KEY, Plan::default()), "a start").await.expect("the key is vacant");
             assert_at_rest(&registry);
         }
     }
@@ -154,14 +155,14 @@ async fn crash_between_runs_finds_nothing() {
         .build()
         .expect("valid options");
     let plan = Plan::value(7).recorded(&record);
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     assert_eq!(worker.state(), WorkerState::Restarting);
     let began = Instant::now();
     assert_eq!(within(worker.crash(), "a crash").await.unwrap_err(), StopError::NotFound);
     assert_eq!(within(registry.crash(KEY), "a crash").await.unwrap_err(), StopError::NotFound);
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("it is restarted"), 7);
+    assert_eq!(within(worker.call(Ask::Value), "a reply").await.expect("the worker is restarted"), 7);
     tokio::time::sleep(Duration::from_secs(100)).await;
     // What came between the runs has ended none.
     assert_eq!((worker.incarnation(), record.inits(KEY)), (2, 2));
@@ -177,15 +178,15 @@ async fn crash_in_restart_init_counts_as_a_crash() {
         .build()
         .expect("valid options");
     let plan = Plan { script: Script::new([Step::Succeed, Step::Hang]), ..Plan::value(7).recorded(&record) };
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     until_idle().await;
     assert_eq!((worker.state(), worker.incarnation()), (WorkerState::Restarting, 2));
     assert!(matches!(within(worker.crash(), "a crash in `init`").await, Ok(ExitReason::Crashed)));
-    assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("the third `init` succeeds"), 7);
+    assert_eq!(within(worker.call(Ask::Value), "a reply").await.expect("the third `init` succeeds"), 7);
     assert_eq!((worker.incarnation(), registry.stats().restarts.crashed), (3, 2));
     // The budget is the key's, as after a panic.
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     let refused = within(registry.start(KEY, Plan::default()), "a start").await;
     assert!(matches!(refused, Err(StartError::RestartLimit { .. })), "{refused:?}");
     assert_eq!((registry.stats().gave_up, registry.stats().exits.crashed), (1, 1));
@@ -196,14 +197,14 @@ async fn crash_in_restart_init_counts_as_a_crash() {
 async fn crash_in_terminate_still_restarts() {
     let (registry, record) = (registry(Restart::Permanent), Record::default());
     let plan = Plan { terminate: Step::Hang, ..Plan::value(7).recorded(&record) };
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
-    worker.cast(Ask::Stop).await.expect("it lives");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
+    worker.cast(Ask::Stop).await.expect("the worker is running");
     until_idle().await;
     assert_eq!(record.terminated(KEY), ["normal"]);
     let began = Instant::now();
     assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)));
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!(within(worker.call(Ask::Value), "an answer").await.expect("it is restarted"), 7);
+    assert_eq!(within(worker.call(Ask::Value), "a reply").await.expect("the worker is restarted"), 7);
     assert_eq!((registry.stats().restarts.crashed, registry.stats().restarts.normal), (1, 0));
     assert_eq!(record.most_at_once(KEY), 1);
 }
@@ -213,8 +214,8 @@ async fn crash_of_stopping_worker_does_not_restart() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         let (registry, record) = (registry(policy), Record::default());
         let worker = within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
-        worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
-        worker.cast(Ask::Note(1)).await.expect("it lives");
+        worker.cast(Ask::Do(Step::Hang)).await.expect("the worker is running");
+        worker.cast(Ask::Note(1)).await.expect("the worker is running");
         let stopper = registry.clone();
         let stop = tokio::spawn(async move { stopper.stop(KEY).await });
         until_idle().await;
@@ -233,8 +234,8 @@ async fn crash_of_stopping_worker_does_not_restart() {
 #[tokio::test(start_paused = true)]
 async fn g10_shutdown_reports_a_crash() {
     let registry = registry(Restart::Permanent);
-    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
-    worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the start succeeds");
+    worker.cast(Ask::Do(Step::Hang)).await.expect("the worker is running");
     let ending = registry.clone();
     let shutdown = tokio::spawn(async move { ending.shutdown().await });
     until_idle().await;
@@ -247,47 +248,53 @@ async fn g10_shutdown_reports_a_crash() {
 
 #[tokio::test(start_paused = true)]
 async fn crashing_oneself_would_deadlock() {
-    let registry = Registry::<Actor>::new();
-    let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
-    let by_handle = inside(&worker, |ctx| Box::pin(async move { ctx.handle().crash().await }));
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = within(registry.start(KEY, ClosureArgs::default()), "a start").await.expect("the start succeeds");
+    let by_handle = run_in(&worker, |ctx| Box::pin(async move { ctx.handle().crash().await }));
     assert!(matches!(by_handle.await, Ok(Err(StopError::WouldDeadlock))));
-    let by_key = inside(&worker, |ctx| {
+    let by_key = run_in(&worker, |ctx| {
         Box::pin(async move { ctx.registry().upgrade().expect("the test holds it").crash(KEY).await })
     });
     assert!(matches!(by_key.await, Ok(Err(StopError::WouldDeadlock))));
     // A task of its own may: it is dropped with the run.
     let handle = worker.clone();
-    inside(&worker, move |ctx| Box::pin(async move { drop(ctx.spawn(async move { handle.crash().await })) }))
+    run_in(&worker, move |ctx| Box::pin(async move { drop(ctx.spawn(async move { handle.crash().await })) }))
         .await
-        .expect("it lives");
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
+        .expect("the worker is running");
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Crashed));
 }
 
 #[tokio::test(start_paused = true)]
 async fn mutually_waiting_workers_can_be_crashed() {
-    let registry = Registry::<Actor>::new();
-    let a = within(registry.start("a", Role::default()), "a start").await.expect("nothing is in its way");
-    let b = within(registry.start("b", Role::default()), "a start").await.expect("nothing is in its way");
+    let registry = Registry::<ClosureWorker>::new();
+    let a = within(registry.start("a", ClosureArgs::default()), "a start").await.expect("the start succeeds");
+    let b = within(registry.start("b", ClosureArgs::default()), "a start").await.expect("the start succeeds");
     let stopped = a.clone();
-    b.cast(test_support::act(move |_| Box::pin(async move { drop(stopped.stop().await) }))).await.expect("it lives");
+    b.cast(test_support::job(move |_| Box::pin(async move { drop(stopped.stop().await) })))
+        .await
+        .expect("the worker is running");
     let crashed = b.clone();
     // It is being stopped by the one that it crashes, and whose wait is dropped by that.
-    let ended = inside(&a, move |_| Box::pin(async move { crashed.crash().await })).await;
+    let ended = run_in(&a, move |_| Box::pin(async move { crashed.crash().await })).await;
     assert!(matches!(ended, Ok(Ok(ExitReason::Crashed))), "{ended:?}");
-    assert!(matches!(within(a.closed(), "its end").await, ExitReason::Stopped));
+    assert!(matches!(within(a.closed(), "its exit").await, ExitReason::Stopped));
     assert_at_rest(&registry);
 }
 
 #[tokio::test(start_paused = true)]
 async fn g1_crash_ends_what_its_run_owns() {
-    let parents =
-        Registry::<Player>::builder().restart(Restart::Transient).stop_timeout(Duration::MAX).build().expect("valid");
+    let parents = Registry::<RestartableWorker>::builder()
+        .restart(Restart::Transient)
+        .stop_timeout(Duration::MAX)
+        .build()
+        .expect("valid");
     let children = Registry::<Probe>::builder().stop_timeout(Duration::MAX).build().expect("valid options");
-    let parent =
-        within(parents.start(KEY, test_support::Part::default()), "a start").await.expect("nothing is in its way");
+    let parent = within(parents.start(KEY, test_support::RestartableArgs::default()), "a start")
+        .await
+        .expect("the start succeeds");
     let (owned, record) = (children.clone(), Record::default());
     let task = record.enter("task");
-    play(&parent, move |ctx| {
+    run_in_restartable(&parent, move |ctx| {
         Box::pin(async move {
             ctx.own(&owned);
             drop(ctx.spawn(async move {
@@ -297,38 +304,38 @@ async fn g1_crash_ends_what_its_run_owns() {
         })
     })
     .await
-    .expect("it lives");
+    .expect("the worker is running");
     let child = within(children.start(KEY, Plan::terminate(Step::Hang).recorded(&record)), "a start").await;
-    let child = child.expect("nothing is in its way");
+    let child = child.expect("the start succeeds");
     assert!(matches!(within(parent.crash(), "a crash").await, Ok(ExitReason::Crashed)));
     assert_eq!((record.alive("task"), record.alive(KEY)), (0, 0), "the run is over before what it owned");
-    assert!(matches!(within(child.closed(), "its end").await, ExitReason::Killed));
+    assert!(matches!(within(child.closed(), "its exit").await, ExitReason::Killed));
 }
 
 #[tokio::test(start_paused = true)]
 async fn crash_aborts_tasks_the_run_waits_for() {
     for policy in [Restart::Temporary, Restart::Permanent] {
-        let registry = Registry::<Player>::builder()
+        let registry = Registry::<RestartableWorker>::builder()
             .restart(policy)
             .restart_intensity(100, Duration::from_secs(5))
             .stop_timeout(Duration::from_secs(3600))
             .build()
             .expect("valid options");
-        let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
-        play(&worker, |ctx| {
+        let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("the start succeeds");
+        run_in_restartable(&worker, |ctx| {
             Box::pin(async move {
                 drop(ctx.spawn(std::future::pending::<()>()));
                 ctx.stop();
             })
         })
         .await
-        .expect("it lives");
+        .expect("the worker is running");
         until_idle().await;
         let began = Instant::now();
         assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)), "{policy:?}");
         assert_eq!(began.elapsed(), Duration::ZERO, "{policy:?}");
         if policy == Restart::Permanent {
-            play(&worker, |_| Box::pin(async {})).await.expect("it is restarted");
+            run_in_restartable(&worker, |_| Box::pin(async {})).await.expect("the worker is restarted");
         }
         assert_at_rest(&registry);
     }
@@ -336,16 +343,16 @@ async fn crash_aborts_tasks_the_run_waits_for() {
 
 #[tokio::test(start_paused = true)]
 async fn crash_ends_worker_outside_a_registry() {
-    let worker = within(spawn::<Probe>(KEY.into(), Plan::default()), "a start").await.expect("nothing is in its way");
+    let worker = within(spawn::<Probe>(KEY.into(), Plan::default()), "a start").await.expect("the start succeeds");
     assert!(matches!(within(worker.crash(), "a crash").await, Ok(ExitReason::Crashed)));
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Crashed));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Crashed));
 }
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_crash_still_ends_the_run() {
     let registry = registry(Restart::Transient);
-    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
-    worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the start succeeds");
+    worker.cast(Ask::Do(Step::Hang)).await.expect("the worker is running");
     until_idle().await;
     {
         let mut crash = std::pin::pin!(worker.crash());
@@ -360,8 +367,8 @@ async fn cancelled_crash_still_ends_the_run() {
 async fn kill_after_crash_prevents_the_restart() {
     let (registry, record) = (registry(Restart::Transient), Record::default());
     let worker =
-        within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("nothing is in its way");
-    worker.cast(Ask::Do(Step::Hang)).await.expect("it lives");
+        within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("the start succeeds");
+    worker.cast(Ask::Do(Step::Hang)).await.expect("the worker is running");
     until_idle().await;
     let (crash, kill) = tokio::join!(worker.crash(), worker.kill());
     assert!(crash.is_ok() && kill.is_ok(), "{crash:?}, {kill:?}");
@@ -373,24 +380,24 @@ async fn kill_after_crash_prevents_the_restart() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_of_blocking_run_waits_for_a_yield() {
     // At its least, a tenth of a second: code that blocks stands outside of any clock that a test could pause.
-    let registry = Registry::<Player>::builder()
+    let registry = Registry::<RestartableWorker>::builder()
         .restart(Restart::Transient)
         .stop_timeout(Duration::ZERO)
         .build()
         .expect("valid options");
-    let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
+    let worker = within(registry.start(KEY, Default::default()), "a start").await.expect("the start succeeds");
     let (go_on, waits) = mpsc::channel::<()>();
     let (began, has_begun) = tokio::sync::oneshot::channel();
-    let blocks = test_support::cue(move |_| {
+    let blocks = test_support::fallible_job(move |_| {
         Box::pin(async move {
-            began.send(()).expect("the test waits for it");
+            began.send(()).expect("the test holds the receiver");
             tokio::task::block_in_place(|| waits.recv()).expect("the test lets it go on");
             tokio::task::yield_now().await;
             Ok(())
         })
     });
-    worker.cast(blocks).await.expect("it lives");
-    within(has_begun, "the message").await.expect("it is handled");
+    worker.cast(blocks).await.expect("the worker is running");
+    within(has_begun, "the message").await.expect("the message is handled");
     // From a runtime without a timer: the grace time is the registry's.
     let handle = worker.clone();
     let elsewhere = std::thread::spawn(move || {
@@ -401,9 +408,10 @@ async fn crash_of_blocking_run_waits_for_a_yield() {
     assert_eq!(ended.unwrap_err(), StopError::Stuck);
     assert_eq!((registry.lookup(KEY), worker.incarnation()), (Some(worker.clone()), 1), "its key is not ended for it");
     let run = worker.clone();
-    let next = tokio::spawn(async move { play(&run, |ctx| Box::pin(async move { ctx.incarnation() })).await });
+    let next =
+        tokio::spawn(async move { run_in_restartable(&run, |ctx| Box::pin(async move { ctx.incarnation() })).await });
     go_on.send(()).expect("it waits for it");
-    assert_eq!(within(next, "the next run").await.unwrap().expect("it is restarted"), 2);
+    assert_eq!(within(next, "the next run").await.unwrap().expect("the worker is restarted"), 2);
     assert_eq!(registry.stats().restarts.crashed, 1);
 }
 
@@ -418,7 +426,7 @@ async fn crash_ends_its_own_run_only() {
             .expect("valid options");
         let (calls, is_over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let record = Record::default();
-        within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("nothing is in its way");
+        within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("the start succeeds");
         let mut tasks = Vec::new();
         for task in 0..4 {
             let (registry, calls, is_over) = (registry.clone(), Arc::clone(&calls), Arc::clone(&is_over));
@@ -459,10 +467,10 @@ async fn crash_ends_its_own_run_only() {
             }));
         }
         for task in tasks {
-            within(task, "a task of the storm").await.expect("none panics");
+            within(task, "a task of the storm").await.expect("no task panics");
         }
         let worker = within(registry.lookup_or_start(KEY, Plan::value(7)), "a start").await.expect("it may start");
-        assert_eq!(within(worker.call(Ask::Value), "an answer").await.ok(), Some(7), "round {round}: it lives");
+        assert_eq!(within(worker.call(Ask::Value), "a reply").await.ok(), Some(7), "round {round}: it lives");
         let stats = registry.stats();
         let crashed = stats.exits.crashed + stats.restarts.crashed;
         let calls = calls.load(Ordering::Relaxed);

@@ -27,13 +27,13 @@ async fn told(events: &mut Events<Probe>) -> Vec<String> {
     until_idle().await;
     let mut told = Vec::new();
     while let Some(event) = events.try_recv() {
-        told.push(text(&event.expect("nobody is slow here")));
+        told.push(text(&event.expect("the subscriber does not lag")));
     }
     told
 }
 
 async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
-    within(registry.start(key, plan), "a start").await.expect("nothing is in the way of this start")
+    within(registry.start(key, plan), "a start").await.expect("the start succeeds")
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,7 +76,7 @@ async fn every_exit_has_one_start_and_exit_event() {
         } else {
             drop(registry);
         }
-        within(worker.closed(), "its end").await;
+        within(worker.closed(), "its exit").await;
         let expected = [format!("{KEY}1 started"), format!("{KEY}1 exited: {reason}")];
         assert_eq!(told(&mut events).await[..2], expected, "{end}");
         assert!(!told(&mut events).await.iter().any(|event| event.starts_with(KEY)), "{end}: something came later");
@@ -320,7 +320,7 @@ async fn reconcile_in_a_storm(registry: Registry<Probe>, churn: fn(usize) -> Opt
             for worker in registry.to_list() {
                 is_quiet &= worker.call(Ask::Value).await.is_ok();
             }
-            registry.start("the last", Plan::default()).await.expect("nothing is in its way");
+            registry.start("the last", Plan::default()).await.expect("the start succeeds");
             registry.stop("the last").await.expect("it was started");
             let stats = registry.stats();
             if is_quiet && (stats.restarting, stats.stopping, stats.starting) == (0, 0, 0) {

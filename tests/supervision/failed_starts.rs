@@ -106,7 +106,7 @@ async fn concurrent_callers_all_get_the_error() {
     let plan = Plan { init: Step::Fail, ..failing }.recorded(&record);
     // Its only `init` waits and then succeeds; the second one fails, for three callers.
     start_in_background(&registry, plan.clone(), &gate).await;
-    registry.stop(KEY).await.expect("it ends");
+    registry.stop(KEY).await.expect("the worker exits");
     let callers: Vec<_> = (0..3)
         .map(|_| {
             let (registry, plan) = (registry.clone(), plan.clone());

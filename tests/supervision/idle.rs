@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use gen_registry::{Builder, Context, ExitReason, Mailbox, Registry, Restart, Worker, WorkerHandle};
 use test_support::{
-    Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, value_of, within,
+    Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Step, assert_at_rest, fallible_job,
+    run_in_restartable, until_idle, value_of, within,
 };
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
@@ -23,7 +24,7 @@ fn builder<W: Worker>() -> Builder<W> {
 }
 
 async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> {
-    within(registry.start(KEY, plan), "a start").await.expect("nothing is in the way of this start")
+    within(registry.start(KEY, plan), "a start").await.expect("the start succeeds")
 }
 
 /// Waits for a worker to idle, and tells how long that took.
@@ -88,12 +89,12 @@ async fn busy_handler_or_full_mailbox_is_active() {
 
 #[tokio::test(start_paused = true)]
 async fn running_task_counts_as_activity() {
-    let registry = builder::<Player>().build().unwrap();
+    let registry = builder::<RestartableWorker>().build().unwrap();
     for is_aborted in [false, true] {
-        let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+        let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
         let gate = Gate::new();
         let pass = gate.clone();
-        let task = play(&worker, move |ctx| {
+        let task = run_in_restartable(&worker, move |ctx| {
             Box::pin(async move {
                 let task = ctx.spawn(async move { pass.pass().await });
                 Some(task)
@@ -114,17 +115,17 @@ async fn running_task_counts_as_activity() {
 
 #[tokio::test(start_paused = true)]
 async fn worker_may_set_its_own_timeout() {
-    let registry = builder::<Player>().build().unwrap();
-    let set = async |worker: &WorkerHandle<Player>, after: Option<Duration>| {
-        play(worker, move |ctx| Box::pin(async move { ctx.set_idle_timeout(after) })).await.unwrap();
+    let registry = builder::<RestartableWorker>().build().unwrap();
+    let set = async |worker: &WorkerHandle<RestartableWorker>, after: Option<Duration>| {
+        run_in_restartable(worker, move |ctx| Box::pin(async move { ctx.set_idle_timeout(after) })).await.unwrap();
         Instant::now()
     };
     for after in [IDLE * 10, IDLE / 10, Duration::from_millis(1)] {
-        let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+        let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
         let since = set(&worker, Some(after)).await;
         assert_about(idles(&worker, since).await, after);
     }
-    let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+    let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
     set(&worker, None).await;
     sleep(IDLE * 10_000).await;
     // Back again, and nothing is as good as a millisecond.
@@ -134,11 +135,11 @@ async fn worker_may_set_its_own_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn own_timeout_survives_restart() {
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
-    let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
-    play(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
+    let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
+    run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(IDLE)) })).await.unwrap();
     sleep(IDLE / 2).await;
-    worker.cast(cue(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
+    worker.cast(fallible_job(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
     let since = Instant::now();
     assert_about(idles(&worker, since).await, IDLE);
     assert_eq!(worker.incarnation(), 2);

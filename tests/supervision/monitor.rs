@@ -5,20 +5,21 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, WorkerHandle};
 use test_support::{
-    Ask, Cue, Gate, Part, Plan, Player, Probe, Scripted, Step, cue, play, poll_once, until_idle, value_of, within,
+    Ask, FallibleJob, Gate, Plan, Probe, RestartableArgs, RestartableWorker, Scripted, Step, fallible_job, poll_once,
+    run_in_restartable, until_idle, value_of, within,
 };
 use tokio::time::sleep;
 
 type Heard = Arc<Mutex<Vec<String>>>;
 
 /// A worker that notes what its monitors tell it.
-async fn watcher(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
-    within(registry.start(key, Part::default()), "a watcher").await.expect("nothing is in its way")
+async fn watcher(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
+    within(registry.start(key, RestartableArgs::default()), "a watcher").await.expect("the start succeeds")
 }
 
-fn note(heard: &Heard, reason: &ExitReason) -> Cue {
+fn note(heard: &Heard, reason: &ExitReason) -> FallibleJob {
     let (heard, reason) = (Arc::clone(heard), reason.to_string());
-    cue(move |_| {
+    fallible_job(move |_| {
         Box::pin(async move {
             heard.lock().unwrap().push(reason);
             Ok(())
@@ -26,11 +27,13 @@ fn note(heard: &Heard, reason: &ExitReason) -> Cue {
     })
 }
 
-async fn watch(watcher: &WorkerHandle<Player>, watched: &WorkerHandle<Probe>, heard: &Heard) {
+async fn watch(watcher: &WorkerHandle<RestartableWorker>, watched: &WorkerHandle<Probe>, heard: &Heard) {
     let (watched, heard) = (watched.clone(), Arc::clone(heard));
-    play(watcher, move |ctx| Box::pin(async move { ctx.monitor(&watched, move |reason| note(&heard, &reason)) }))
-        .await
-        .expect("the watcher lives");
+    run_in_restartable(watcher, move |ctx| {
+        Box::pin(async move { ctx.monitor(&watched, move |reason| note(&heard, &reason)) })
+    })
+    .await
+    .expect("the watcher lives");
 }
 
 async fn heard(heard: &Heard) -> Vec<String> {
@@ -39,7 +42,7 @@ async fn heard(heard: &Heard) -> Vec<String> {
 }
 
 async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> {
-    within(registry.start("k", plan), "a start").await.expect("nothing is in the way of this start")
+    within(registry.start("k", plan), "a start").await.expect("the start succeeds")
 }
 
 #[tokio::test(start_paused = true)]
@@ -68,7 +71,7 @@ async fn reports_every_exit_reason_once() {
             "idle" => sleep(Duration::from_secs(120)).await,
             _ => drop(within(registry.shutdown(), "a shutdown").await),
         }
-        assert_eq!(within(worker.closed(), "its end").await.to_string(), reason);
+        assert_eq!(within(worker.closed(), "its exit").await.to_string(), reason);
         assert_eq!(heard(&told).await, [reason]);
         sleep(Duration::from_secs(60)).await;
         assert_eq!(heard(&told).await.len(), 1, "{end}: told twice");
@@ -130,12 +133,12 @@ async fn reports_stop_during_backoff() {
 #[tokio::test(start_paused = true)]
 async fn report_bypasses_a_full_mailbox_in_order() {
     let (told, registry) = (Heard::default(), Registry::<Probe>::new());
-    let watchers = Registry::<Player>::builder().mailbox_capacity(1).build().unwrap();
+    let watchers = Registry::<RestartableWorker>::builder().mailbox_capacity(1).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     watch(&watcher, &worker, &told).await;
     let gate = Gate::new();
     let pass = gate.clone();
-    let busy = cue(move |_| {
+    let busy = fallible_job(move |_| {
         Box::pin(async move {
             pass.pass().await;
             Ok(())
@@ -144,17 +147,17 @@ async fn report_bypasses_a_full_mailbox_in_order() {
     watcher.cast(busy).await.unwrap();
     gate.reached().await;
     let first = Arc::clone(&told);
-    let queued = cue(move |_| {
+    let queued = fallible_job(move |_| {
         Box::pin(async move {
             first.lock().unwrap().push("queued before".into());
             Ok(())
         })
     });
     watcher.try_cast(queued).unwrap();
-    assert!(watcher.try_cast(cue(|_| Box::pin(async { Ok(()) }))).is_err(), "the mailbox is full");
+    assert!(watcher.try_cast(fallible_job(|_| Box::pin(async { Ok(()) }))).is_err(), "the mailbox is full");
     within(worker.kill(), "a kill").await.unwrap();
     until_idle().await;
-    assert!(watcher.try_cast(cue(|_| Box::pin(async { Ok(()) }))).is_err());
+    assert!(watcher.try_cast(fallible_job(|_| Box::pin(async { Ok(()) }))).is_err());
     gate.open();
     assert_eq!(heard(&told).await, ["queued before", "killed"]);
 }
@@ -163,11 +166,11 @@ async fn report_bypasses_a_full_mailbox_in_order() {
 async fn monitor_ends_with_the_run_that_made_it() {
     let told = Heard::default();
     let registry = Registry::<Probe>::new();
-    let watchers = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let watchers = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     watch(&watcher, &worker, &told).await;
-    watcher.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-    play(&watcher, |_| Box::pin(async {})).await.unwrap();
+    watcher.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
     assert_eq!(watcher.incarnation(), 2);
     within(worker.kill(), "a kill").await.unwrap();
     assert!(heard(&told).await.is_empty(), "the first run's monitor told the second run");
@@ -175,14 +178,16 @@ async fn monitor_ends_with_the_run_that_made_it() {
 
 #[tokio::test(start_paused = true)]
 async fn mutual_monitors_do_not_prevent_passivation() {
-    let registry = Registry::<Player>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap();
+    let registry = Registry::<RestartableWorker>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap();
     let told = Heard::default();
     let (one, two) = (watcher(&registry, "one").await, watcher(&registry, "two").await);
     for (watcher, watched) in [(&one, &two), (&two, &one)] {
         let (watched, told) = (watched.clone(), Arc::clone(&told));
-        play(watcher, move |ctx| Box::pin(async move { ctx.monitor(&watched, move |reason| note(&told, &reason)) }))
-            .await
-            .unwrap();
+        run_in_restartable(watcher, move |ctx| {
+            Box::pin(async move { ctx.monitor(&watched, move |reason| note(&told, &reason)) })
+        })
+        .await
+        .unwrap();
     }
     sleep(Duration::from_secs(1_000)).await;
     assert_eq!(registry.count(), 0);
@@ -195,7 +200,7 @@ async fn self_and_panicking_monitors_are_harmless() {
     let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     let watched = worker.clone();
-    play(&watcher, move |ctx| {
+    run_in_restartable(&watcher, move |ctx| {
         Box::pin(async move {
             let me = ctx.handle().clone();
             ctx.monitor(&me, |_| panic!("nobody is there to be told"));
@@ -213,7 +218,7 @@ async fn self_and_panicking_monitors_are_harmless() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_monitor_reports_exactly_once() {
     let told = Heard::default();
-    let watchers = Registry::<Player>::builder().mailbox_capacity(2).build().unwrap();
+    let watchers = Registry::<RestartableWorker>::builder().mailbox_capacity(2).build().unwrap();
     let registry = Registry::<Probe>::new();
     let mut all = Vec::new();
     for n in 0..8 {
@@ -244,7 +249,7 @@ async fn each_monitor_reports_exactly_once() {
     };
     within(all_told, "what a monitor was to be told").await;
     for watcher in &all {
-        play(watcher, |_| Box::pin(async {})).await.unwrap();
+        run_in_restartable(watcher, |_| Box::pin(async {})).await.unwrap();
     }
     assert_eq!(told.lock().unwrap().len(), made, "told twice");
 }

@@ -4,21 +4,27 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Monitor, Registry, Restart, WorkerHandle};
-use test_support::{Part, Player, Scripted, cue, play, until_idle, within};
+use test_support::{
+    RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, until_idle, within,
+};
 use tokio::time::sleep;
 
 type Heard = Arc<Mutex<Vec<String>>>;
 
-async fn started(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
-    within(registry.start(key, Part::default()), "a start").await.expect("nothing is in its way")
+async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
+    within(registry.start(key, RestartableArgs::default()), "a start").await.expect("the start succeeds")
 }
 
-async fn watch(watcher: &WorkerHandle<Player>, watched: &WorkerHandle<Player>, heard: &Heard) -> Monitor {
+async fn watch(
+    watcher: &WorkerHandle<RestartableWorker>,
+    watched: &WorkerHandle<RestartableWorker>,
+    heard: &Heard,
+) -> Monitor {
     let (watched, heard) = (watched.clone(), Arc::clone(heard));
-    let watching = play(watcher, move |ctx| {
+    let watching = run_in_restartable(watcher, move |ctx| {
         Box::pin(async move {
             ctx.monitor(&watched, move |reason: ExitReason| {
-                cue(move |_| {
+                fallible_job(move |_| {
                     Box::pin(async move {
                         heard.lock().unwrap().push(reason.to_string());
                         Ok(())
@@ -67,11 +73,11 @@ async fn replacing_monitor_is_the_only_one() {
 #[tokio::test(start_paused = true)]
 async fn monitor_finishes_with_its_worker_or_run() {
     let (registry, heard) = (Registry::new(), Heard::default());
-    let players = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let players = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let (watcher, watched) = (started(&players, "watcher").await, started(&registry, "watched").await);
     let of_the_first_run = watch(&watcher, &watched, &heard).await;
-    watcher.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-    play(&watcher, |_| Box::pin(async {})).await.unwrap();
+    watcher.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
     // At once, and not a moment later: a restart waits for the tasks of the run. (G1)
     assert!(of_the_first_run.is_finished());
     let of_the_second = watch(&watcher, &watched, &heard).await;
@@ -103,7 +109,7 @@ async fn monitor_cancel_racing_exit_sends_at_most_once() {
             }
         };
         within(both, "the monitors").await;
-        play(&watcher, |_| Box::pin(async {})).await.unwrap();
+        run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
         let told = heard.lock().unwrap().len();
         assert!((2..=4).contains(&told), "{told} messages in round {round}");
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gen_registry::{Context, ExitReason, Registry, Restart, StartError, StopError};
 use test_support::{
-    Ask, BoxFuture, Gate, Part, Plan, Player, Probe, Record, Scripted, Step, cue, many_turns, play, poll_once,
-    until_idle, value_of, within,
+    Ask, BoxFuture, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Scripted, Step, fallible_job,
+    poll_once, run_in_restartable, until_idle, value_of, within, yield_many,
 };
 use tokio::time::{Instant, advance};
 
@@ -14,12 +14,16 @@ use tokio::time::{Instant, advance};
 type Shelf = Arc<Mutex<Vec<Registry<Probe>>>>;
 
 /// An `init` that owns a new registry with a child "c", which is recorded.
-fn parent(record: &Record, shelf: &Shelf, child: Plan) -> Part {
+fn parent(record: &Record, shelf: &Shelf, child: Plan) -> RestartableArgs {
     let (shelf, child) = (Arc::clone(shelf), child.recorded(record));
-    Part::init(move |ctx| own_one(ctx, &shelf, &child))
+    RestartableArgs::init(move |ctx| own_one(ctx, &shelf, &child))
 }
 
-fn own_one<'a>(ctx: &'a mut Context<Player>, shelf: &Shelf, child: &Plan) -> BoxFuture<'a, Result<(), Scripted>> {
+fn own_one<'a>(
+    ctx: &'a mut Context<RestartableWorker>,
+    shelf: &Shelf,
+    child: &Plan,
+) -> BoxFuture<'a, Result<(), Scripted>> {
     let (shelf, child) = (Arc::clone(shelf), child.clone());
     Box::pin(async move {
         let children = Registry::<Probe>::new();
@@ -38,7 +42,7 @@ fn last(shelf: &Shelf) -> Registry<Probe> {
 async fn key_is_free_only_after_children_end() {
     for end in ["stop", "kill", "crash", "ctx.stop", "shutdown", "panic"] {
         let (record, shelf) = (Record::default(), Shelf::default());
-        let registry = Registry::<Player>::new();
+        let registry = Registry::<RestartableWorker>::new();
         let endless = Plan::terminate(Step::Hang);
         let worker = within(registry.start("p", parent(&record, &shelf, endless)), "a start").await.unwrap();
         let child = last(&shelf).lookup("c").expect("it was started");
@@ -47,10 +51,10 @@ async fn key_is_free_only_after_children_end() {
             "stop" => drop(within(registry.stop("p"), "a stop").await.unwrap()),
             "kill" => drop(within(registry.kill("p"), "a kill").await.unwrap()),
             "shutdown" => drop(within(registry.shutdown(), "a shutdown").await),
-            "crash" => worker.try_cast(cue(|_| Box::pin(async { Err(Scripted) }))).unwrap(),
-            "panic" => worker.try_cast(cue(|_| panic!("a scripted panic"))).unwrap(),
+            "crash" => worker.try_cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).unwrap(),
+            "panic" => worker.try_cast(fallible_job(|_| panic!("a scripted panic"))).unwrap(),
             _ => worker
-                .try_cast(cue(|ctx| {
+                .try_cast(fallible_job(|ctx| {
                     Box::pin(async move {
                         ctx.stop();
                         Ok(())
@@ -74,7 +78,7 @@ async fn key_is_free_only_after_children_end() {
 async fn children_drain_on_stop_but_not_on_kill() {
     for is_kill in [false, true] {
         let (record, shelf) = (Record::default(), Shelf::default());
-        let registry = Registry::<Player>::new();
+        let registry = Registry::<RestartableWorker>::new();
         let worker = within(registry.start("p", parent(&record, &shelf, Plan::default())), "a start").await.unwrap();
         let (child, gate) = (last(&shelf).lookup("c").unwrap(), Gate::new());
         child.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -98,9 +102,9 @@ async fn children_drain_on_stop_but_not_on_kill() {
 async fn failed_init_ends_its_children_first() {
     for is_panic in [false, true] {
         let (record, shelf) = (Record::default(), Shelf::default());
-        let registry = Registry::<Player>::new();
+        let registry = Registry::<RestartableWorker>::new();
         let (shelf_of, child) = (Arc::clone(&shelf), Plan::default().recorded(&record));
-        let part = Part::init(move |ctx| {
+        let part = RestartableArgs::init(move |ctx| {
             let (shelf, child) = (Arc::clone(&shelf_of), child.clone());
             Box::pin(async move {
                 own_one(ctx, &shelf, &child).await?;
@@ -117,11 +121,11 @@ async fn failed_init_ends_its_children_first() {
 #[tokio::test(start_paused = true)]
 async fn restart_replaces_the_children() {
     let (record, shelf) = (Record::default(), Shelf::default());
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let worker = within(registry.start("p", parent(&record, &shelf, Plan::value(4))), "a start").await.unwrap();
     let old = last(&shelf).lookup("c").unwrap();
-    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-    play(&worker, |_| Box::pin(async {})).await.unwrap();
+    worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
     within(old.closed(), "the old child").await;
     let new = last(&shelf).lookup("c").expect("it was made anew");
     assert_eq!((value_of(&new).await, shelf.lock().unwrap().len()), (4, 2));
@@ -132,14 +136,14 @@ async fn restart_replaces_the_children() {
 }
 
 /// A child that runs code which nobody can end, until it is told to.
-async fn stuck_child(children: &Registry<Player>) -> mpsc::Sender<()> {
-    let worker = within(children.start("stuck", Part::default()), "a start").await.unwrap();
+async fn stuck_child(children: &Registry<RestartableWorker>) -> mpsc::Sender<()> {
+    let worker = within(children.start("stuck", RestartableArgs::default()), "a start").await.unwrap();
     let (release, held) = mpsc::channel::<()>();
     let (began, begun) = tokio::sync::oneshot::channel();
-    play(&worker, move |ctx| {
+    run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
             ctx.spawn_blocking(move || {
-                began.send(()).expect("the test waits for it");
+                began.send(()).expect("the test holds the receiver");
                 held.recv().expect_err("it is released by a drop");
             });
         })
@@ -154,19 +158,23 @@ async fn stuck_child(children: &Registry<Player>) -> mpsc::Sender<()> {
 async fn pass(seconds: u64) {
     for _ in 0..seconds {
         advance(Duration::from_secs(1)).await;
-        many_turns().await;
+        yield_many().await;
     }
 }
 
-async fn owner_of(registry: &Registry<Player>, key: &str, children: &Registry<Player>) {
-    let worker = within(registry.start(key, Part::default()), "a start").await.unwrap();
+async fn owner_of(registry: &Registry<RestartableWorker>, key: &str, children: &Registry<RestartableWorker>) {
+    let worker = within(registry.start(key, RestartableArgs::default()), "a start").await.unwrap();
     let children = children.clone();
-    play(&worker, move |ctx| Box::pin(async move { ctx.own(&children) })).await.unwrap();
+    run_in_restartable(&worker, move |ctx| Box::pin(async move { ctx.own(&children) })).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn stuck_grandchild_blocks_its_ancestors() {
-    let (top, middle, bottom) = (Registry::<Player>::new(), Registry::<Player>::new(), Registry::<Player>::new());
+    let (top, middle, bottom) = (
+        Registry::<RestartableWorker>::new(),
+        Registry::<RestartableWorker>::new(),
+        Registry::<RestartableWorker>::new(),
+    );
     owner_of(&top, "p", &middle).await;
     owner_of(&middle, "p", &bottom).await;
     let release = stuck_child(&bottom).await;
@@ -176,18 +184,21 @@ async fn stuck_grandchild_blocks_its_ancestors() {
     pass(12).await;
     assert!(matches!(within(kill, "the kill").await, Err(StopError::Stuck)));
     assert!(matches!(within(top.stop("p"), "a stop").await, Err(StopError::Stuck)));
-    assert!(matches!(within(top.start("p", Part::default()), "a start").await, Err(StartError::TimedOut)), "G1");
+    assert!(
+        matches!(within(top.start("p", RestartableArgs::default()), "a start").await, Err(StartError::TimedOut)),
+        "G1"
+    );
     assert_eq!(top.stats().stopping, 1);
     pass(60).await;
     assert!(poll_once(Box::pin(parent.closed()).as_mut()).await.is_pending());
     drop(release);
-    assert!(matches!(within(parent.closed(), "its end").await, ExitReason::Killed));
-    within(top.start("p", Part::default()), "a start").await.expect("the key is free");
+    assert!(matches!(within(parent.closed(), "its exit").await, ExitReason::Killed));
+    within(top.start("p", RestartableArgs::default()), "a start").await.expect("the key is free");
 }
 
 #[tokio::test(start_paused = true)]
 async fn shared_stuck_child_blocks_every_owner() {
-    let (top, children) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let (top, children) = (Registry::<RestartableWorker>::new(), Registry::<RestartableWorker>::new());
     owner_of(&top, "one", &children).await;
     owner_of(&top, "two", &children).await;
     let release = stuck_child(&children).await;
@@ -222,7 +233,7 @@ async fn all_three_levels_end_on_stop() {
                 self.1.lock().unwrap().push(self.0);
             }
         }
-        Part::init(move |ctx| {
+        RestartableArgs::init(move |ctx| {
             let says = Says(name, Arc::clone(&order));
             Box::pin(async move {
                 ctx.spawn(async move {
@@ -233,13 +244,17 @@ async fn all_three_levels_end_on_stop() {
             })
         })
     };
-    let (top, middle, bottom) = (Registry::<Player>::new(), Registry::<Player>::new(), Registry::<Player>::new());
+    let (top, middle, bottom) = (
+        Registry::<RestartableWorker>::new(),
+        Registry::<RestartableWorker>::new(),
+        Registry::<RestartableWorker>::new(),
+    );
     for (registry, name, owns) in
         [(&top, "top", Some(&middle)), (&middle, "middle", Some(&bottom)), (&bottom, "bottom", None)]
     {
         let worker = within(registry.start("p", level(name)), "a start").await.unwrap();
         if let Some(owns) = owns.cloned() {
-            play(&worker, move |ctx| Box::pin(async move { ctx.own(&owns) })).await.unwrap();
+            run_in_restartable(&worker, move |ctx| Box::pin(async move { ctx.own(&owns) })).await.unwrap();
         }
     }
     let handles: Vec<_> = [&top, &middle, &bottom].map(|registry| registry.lookup("p").unwrap()).into();
@@ -255,9 +270,9 @@ async fn all_three_levels_end_on_stop() {
 async fn owned_registry_is_a_one_for_one_supervisor() {
     let record = Record::default();
     let shelf = Shelf::default();
-    let top = Registry::<Player>::builder().restart(Restart::Permanent).build().unwrap();
+    let top = Registry::<RestartableWorker>::builder().restart(Restart::Permanent).build().unwrap();
     let (seen, plan) = (Arc::clone(&shelf), Plan::default().recorded(&record));
-    let supervisor = Part::init(move |ctx| {
+    let supervisor = RestartableArgs::init(move |ctx| {
         let (seen, plan) = (Arc::clone(&seen), plan.clone());
         Box::pin(async move {
             let children = Registry::<Probe>::builder().restart(Restart::Permanent).build().map_err(|_| Scripted)?;
@@ -272,7 +287,7 @@ async fn owned_registry_is_a_one_for_one_supervisor() {
                 let mut events = gave_up;
                 while let Some(event) = events.recv().await {
                     if let Ok(gen_registry::Event::GaveUp { .. }) = event {
-                        drop(me.try_cast(cue(|_| Box::pin(async { Err(Scripted) }))));
+                        drop(me.try_cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))));
                     }
                 }
             });
@@ -305,8 +320,8 @@ async fn owned_registry_is_a_one_for_one_supervisor() {
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "a worker cannot own the registry it belongs to")]
 async fn owning_its_own_registry_panics() {
-    let registry = Registry::<Player>::new();
-    let part = Part::init(|ctx| {
+    let registry = Registry::<RestartableWorker>::new();
+    let part = RestartableArgs::init(|ctx| {
         Box::pin(async move {
             let own = ctx.registry().upgrade().expect("the test holds it");
             ctx.own(&own);
@@ -325,7 +340,7 @@ fn runtime_drop_ends_the_whole_tree() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (top, child) = runtime.block_on(async {
         let shelf = Shelf::default();
-        let top = Registry::<Player>::new();
+        let top = Registry::<RestartableWorker>::new();
         top.start("p", parent(&record, &shelf, Plan::default())).await.unwrap();
         (top, last(&shelf).lookup("c").unwrap())
     });
@@ -334,6 +349,6 @@ fn runtime_drop_ends_the_whole_tree() {
     let observer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     observer.block_on(async {
         within(child.closed(), "the child's end").await;
-        assert!(matches!(top.start("p", Part::default()).await, Err(StartError::RuntimeShutdown)));
+        assert!(matches!(top.start("p", RestartableArgs::default()).await, Err(StartError::RuntimeShutdown)));
     });
 }

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{CallError, Eviction, ExitReason, Registry, Reply, Restart, StartError, StopError, WorkerHandle};
-use test_support::{Cue, Gate, Part, Player, Scripted, assert_at_rest, cue, play, poll_once, until_idle, within};
+use test_support::{
+    FallibleJob, Gate, RestartableArgs, RestartableWorker, Scripted, assert_at_rest, fallible_job, poll_once,
+    run_in_restartable, until_idle, within,
+};
 use tokio::time::Instant;
 
 const STOP: u64 = 5;
 
-async fn started(registry: &Registry<Player>, key: &str) -> WorkerHandle<Player> {
-    within(registry.start(key, Part::default()), "a start").await.unwrap()
+async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
+    within(registry.start(key, RestartableArgs::default()), "a start").await.unwrap()
 }
 
 /// A message that is answered when it is handled.
-fn answering(reply: Reply<()>) -> Cue {
-    cue(move |_| {
+fn answering(reply: Reply<()>) -> FallibleJob {
+    fallible_job(move |_| {
         Box::pin(async move {
             reply.send(());
             Ok(())
@@ -25,14 +28,17 @@ fn answering(reply: Reply<()>) -> Cue {
     })
 }
 
-async fn own(owner: &WorkerHandle<Player>, child: &Registry<Player>) -> Result<(), CallError<Player>> {
+async fn own(
+    owner: &WorkerHandle<RestartableWorker>,
+    child: &Registry<RestartableWorker>,
+) -> Result<(), CallError<RestartableWorker>> {
     let child = child.clone();
-    play(owner, move |ctx| Box::pin(async move { ctx.own(&child) })).await
+    run_in_restartable(owner, move |ctx| Box::pin(async move { ctx.own(&child) })).await
 }
 
 /// Registries of which each is owned by the worker "p" of the one before.
-async fn chain(length: usize) -> Vec<Registry<Player>> {
-    let chain: Vec<_> = (0..length).map(|_| Registry::<Player>::new()).collect();
+async fn chain(length: usize) -> Vec<Registry<RestartableWorker>> {
+    let chain: Vec<_> = (0..length).map(|_| Registry::<RestartableWorker>::new()).collect();
     for registry in &chain {
         started(registry, "p").await;
     }
@@ -49,7 +55,7 @@ async fn own_panics_on_a_cycle_of_any_length() {
         let last = chain[length - 1].lookup("p").unwrap();
         let began = Instant::now();
         assert!(own(&last, &chain[0]).await.is_err(), "{length}: it closed a circle");
-        match within(last.closed(), "its end").await {
+        match within(last.closed(), "its exit").await {
             ExitReason::Panicked(message) => assert!(message.contains("above its own"), "{message}"),
             other => panic!("{length}: {other:?}"),
         }
@@ -62,16 +68,16 @@ async fn own_panics_on_a_cycle_of_any_length() {
 
 #[tokio::test(start_paused = true)]
 async fn mutually_owning_inits_leave_nothing() {
-    let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let (a, b) = (Registry::<RestartableWorker>::new(), Registry::<RestartableWorker>::new());
     let (of_a, of_b) = (b.clone(), a.clone());
-    let second = Part::init(move |ctx| {
+    let second = RestartableArgs::init(move |ctx| {
         let of_b = of_b.clone();
         Box::pin(async move {
             ctx.own(&of_b);
             Ok(())
         })
     });
-    let first = Part::init(move |ctx| {
+    let first = RestartableArgs::init(move |ctx| {
         let (of_a, second) = (of_a.clone(), second.clone());
         Box::pin(async move {
             ctx.own(&of_a);
@@ -94,11 +100,11 @@ async fn mutually_owning_inits_leave_nothing() {
 async fn ownership_ends_with_its_run() {
     for end in ["stop", "kill", "crash", "init", "restart"] {
         let policy = if end == "restart" { Restart::Transient } else { Restart::Temporary };
-        let a = Registry::<Player>::builder().restart(policy).build().unwrap();
-        let b = Registry::<Player>::new();
+        let a = Registry::<RestartableWorker>::builder().restart(policy).build().unwrap();
+        let b = Registry::<RestartableWorker>::new();
         if end == "init" {
             let of_a = b.clone();
-            let part = Part::init(move |ctx| {
+            let part = RestartableArgs::init(move |ctx| {
                 let of_a = of_a.clone();
                 Box::pin(async move {
                     ctx.own(&of_a);
@@ -113,17 +119,17 @@ async fn ownership_ends_with_its_run() {
                 "stop" => drop(within(worker.stop(), "a stop").await.unwrap()),
                 "kill" => drop(within(worker.kill(), "a kill").await.unwrap()),
                 "crash" => {
-                    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-                    within(worker.closed(), "its end").await;
+                    worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+                    within(worker.closed(), "its exit").await;
                 }
                 _ => {
-                    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
-                    play(&worker, |_| Box::pin(async {})).await.unwrap();
+                    worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+                    run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
                 }
             }
         }
         // `b` is over. What owns it owned it, and the other way round is free.
-        let c = Registry::<Player>::new();
+        let c = Registry::<RestartableWorker>::new();
         let worker = started(&c, "1").await;
         own(&worker, &a).await.unwrap_or_else(|error| panic!("{end}: {error:?}"));
         within(worker.stop(), "a stop").await.unwrap();
@@ -134,9 +140,9 @@ async fn ownership_ends_with_its_run() {
 fn ownership_ends_with_its_runtime() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let (one, two) = (runtime(), runtime());
-    let b = two.block_on(async { Registry::<Player>::new() });
+    let b = two.block_on(async { Registry::<RestartableWorker>::new() });
     let worker = one.block_on(async {
-        let a = Registry::<Player>::new();
+        let a = Registry::<RestartableWorker>::new();
         let worker = started(&a, "1").await;
         own(&worker, &b).await.unwrap();
         (a, worker)
@@ -151,13 +157,13 @@ fn ownership_ends_with_its_runtime() {
 
 /// What a worker asks of one above it.
 async fn asked(
-    worker: &WorkerHandle<Player>,
+    worker: &WorkerHandle<RestartableWorker>,
     verb: &'static str,
-    above: &Registry<Player>,
+    above: &Registry<RestartableWorker>,
     key: &'static str,
 ) -> String {
     let above = above.clone();
-    play(worker, move |_| {
+    run_in_restartable(worker, move |_| {
         Box::pin(async move {
             let handle = above.lookup(key);
             match (verb, handle) {
@@ -171,7 +177,7 @@ async fn asked(
         })
     })
     .await
-    .expect("it answers")
+    .expect("the worker replies")
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +193,7 @@ async fn child_may_not_wait_for_owner_exit() {
         assert!(above.lookup("p").is_some(), "nothing was stopped");
         started(above, "beside").await;
         for verb in ["stop", "handle kill"] {
-            drop(within(above.lookup_or_start("beside", Part::default()), "a start").await.unwrap());
+            drop(within(above.lookup_or_start("beside", RestartableArgs::default()), "a start").await.unwrap());
             let ended = asked(&last, verb, above, "beside").await;
             assert!(ended.starts_with("Ok"), "what is not above it ends: {ended}");
         }
@@ -208,10 +214,10 @@ async fn start_waiting_for_stopping_owner_is_refused() {
     let asked = Arc::new(Mutex::new(None));
     let told = Arc::clone(&asked);
     below
-        .cast(cue(move |_| {
+        .cast(fallible_job(move |_| {
             Box::pin(async move {
                 passed.pass().await;
-                *told.lock().unwrap() = Some(above.lookup_or_start("p", Part::default()).await.map(drop));
+                *told.lock().unwrap() = Some(above.lookup_or_start("p", RestartableArgs::default()).await.map(drop));
                 Ok(())
             })
         }))
@@ -230,20 +236,25 @@ async fn start_waiting_for_stopping_owner_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn child_start_never_waits_for_owner_capacity() {
-    let top = Registry::<Player>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
-    let bottom = Registry::<Player>::new();
+    let top = Registry::<RestartableWorker>::builder()
+        .max_workers(1)
+        .eviction(Eviction::LeastRecentlyActive)
+        .build()
+        .unwrap();
+    let bottom = Registry::<RestartableWorker>::new();
     let (owner, below) = (started(&top, "p").await, started(&bottom, "p").await);
     own(&owner, &bottom).await.unwrap();
     until_idle().await;
     let began = Instant::now();
     let above = top.clone();
-    let answer =
-        play(&below, move |_| Box::pin(async move { format!("{:?}", above.start("new", Part::default()).await) }));
+    let answer = run_in_restartable(&below, move |_| {
+        Box::pin(async move { format!("{:?}", above.start("new", RestartableArgs::default()).await) })
+    });
     assert_eq!(answer.await.unwrap(), "Err(AtCapacity)");
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert!(top.lookup("p").is_some());
     // Nothing is held for ever.
-    within(top.start("new", Part::default()), "a start in the owner's place").await.unwrap();
+    within(top.start("new", RestartableArgs::default()), "a start in the owner's place").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -253,7 +264,7 @@ async fn undetected_owner_wait_ends_at_stop_timeout() {
         let (owner, below) = (chain[0].lookup("p").unwrap(), chain[1].lookup("p").unwrap());
         let waited = owner.clone();
         below
-            .cast(cue(move |ctx| {
+            .cast(fallible_job(move |ctx| {
                 Box::pin(async move {
                     match wait {
                         "closed" => drop(waited.closed().await),
@@ -262,7 +273,7 @@ async fn undetected_owner_wait_ends_at_stop_timeout() {
                         _ => drop(
                             waited
                                 .call(|reply| {
-                                    cue(move |_| {
+                                    fallible_job(move |_| {
                                         Box::pin(async move {
                                             std::future::pending::<()>().await;
                                             reply.send(());
@@ -292,14 +303,14 @@ async fn undetected_owner_wait_ends_at_stop_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn call_to_restarting_owner_ends_at_stop_timeout() {
-    let top = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
-    let bottom = Registry::<Player>::new();
+    let top = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
+    let bottom = Registry::<RestartableWorker>::new();
     let (owner, below) = (started(&top, "p").await, started(&bottom, "p").await);
     own(&owner, &bottom).await.unwrap();
     let (gate, called) = (Gate::new(), owner.clone());
     let passed = gate.clone();
     below
-        .cast(cue(move |_| {
+        .cast(fallible_job(move |_| {
             Box::pin(async move {
                 passed.pass().await;
                 // The next run would answer, and waits for the end of this worker.
@@ -310,22 +321,22 @@ async fn call_to_restarting_owner_ends_at_stop_timeout() {
         .await
         .unwrap();
     gate.reached().await;
-    owner.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    owner.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
     gate.open();
     let began = Instant::now();
-    play(&owner, |_| Box::pin(async {})).await.expect("the next run");
+    run_in_restartable(&owner, |_| Box::pin(async {})).await.expect("the next run");
     assert!(began.elapsed().as_secs() <= STOP);
     assert_at_rest(&bottom);
 }
 
 #[tokio::test(start_paused = true)]
 async fn mutual_shutdowns_end_at_stop_timeout() {
-    let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let (a, b) = (Registry::<RestartableWorker>::new(), Registry::<RestartableWorker>::new());
     let (of_a, of_b, gate) = (started(&a, "p").await, started(&b, "p").await, Gate::new());
     for (worker, other) in [(&of_a, &b), (&of_b, &a)] {
         let (other, passed) = (other.clone(), gate.clone());
         worker
-            .cast(cue(move |_| {
+            .cast(fallible_job(move |_| {
                 Box::pin(async move {
                     passed.pass().await;
                     let _ = other.shutdown().await;
@@ -349,17 +360,17 @@ async fn mutual_shutdowns_end_at_stop_timeout() {
 #[tokio::test(start_paused = true)]
 async fn mutual_via_inits_end_at_init_timeout() {
     for is_owned in [false, true] {
-        let (a, b) = (Registry::<Player>::new(), Registry::<Player>::new());
+        let (a, b) = (Registry::<RestartableWorker>::new(), Registry::<RestartableWorker>::new());
         let back = a.clone();
-        let second = Part::init(move |_| {
+        let second = RestartableArgs::init(move |_| {
             let back = back.clone();
             Box::pin(async move {
-                let via = back.via_or_start("1", Part::default());
+                let via = back.via_or_start("1", RestartableArgs::default());
                 via.call(|reply| answering(reply)).await.map_err(|_| Scripted)
             })
         });
         let there = b.clone();
-        let first = Part::init(move |ctx| {
+        let first = RestartableArgs::init(move |ctx| {
             let (there, second) = (there.clone(), second.clone());
             Box::pin(async move {
                 if is_owned {
@@ -381,15 +392,15 @@ async fn mutual_via_inits_end_at_init_timeout() {
 
 #[tokio::test(start_paused = true)]
 async fn via_in_terminate_to_stopping_owner_fails() {
-    let (top, bottom) = (Registry::<Player>::new(), Registry::<Player>::new());
+    let (top, bottom) = (Registry::<RestartableWorker>::new(), Registry::<RestartableWorker>::new());
     let owner = started(&top, "p").await;
     let back = top.clone();
     let told = Arc::new(Mutex::new(String::new()));
     let tell = Arc::clone(&told);
-    let part = Part::terminate(move |_| {
+    let part = RestartableArgs::terminate(move |_| {
         let (back, tell) = (back.clone(), Arc::clone(&tell));
         Box::pin(async move {
-            let via = back.via_or_start("p", Part::default());
+            let via = back.via_or_start("p", RestartableArgs::default());
             let called = via.call(|reply| answering(reply)).await;
             *tell.lock().unwrap() = format!("{called:?}");
             Ok(())
@@ -408,8 +419,8 @@ async fn monitoring_children_do_not_keep_their_owner() {
     let chain = chain(3).await;
     for (watcher, watched) in [(2, 0), (1, 0), (2, 1), (0, 2)] {
         let watched = chain[watched].lookup("p").unwrap();
-        play(&chain[watcher].lookup("p").unwrap(), move |ctx| {
-            Box::pin(async move { ctx.monitor(&watched, |_| cue(|_| Box::pin(async { Ok(()) }))) })
+        run_in_restartable(&chain[watcher].lookup("p").unwrap(), move |ctx| {
+            Box::pin(async move { ctx.monitor(&watched, |_| fallible_job(|_| Box::pin(async { Ok(()) }))) })
         })
         .await
         .unwrap();

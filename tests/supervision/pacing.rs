@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StartError};
 use test_support::{
-    Actor, Ask, Gate, Part, Plan, Player, Probe, Record, Role, Scripted, Step, act, assert_at_rest, cue, own_registry,
-    poll_once, until_idle, value_of, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Scripted, Step,
+    assert_at_rest, fallible_job, job, own_registry, poll_once, until_idle, value_of, within,
 };
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -35,9 +35,9 @@ struct Turnstile {
 }
 
 impl Turnstile {
-    fn part(&self, takes: Duration) -> Part {
+    fn part(&self, takes: Duration) -> RestartableArgs {
         let turnstile = self.clone();
-        Part::init(move |ctx| {
+        RestartableArgs::init(move |ctx| {
             let turnstile = turnstile.clone();
             Box::pin(async move {
                 turnstile.order.lock().unwrap().push(ctx.key().clone());
@@ -54,7 +54,7 @@ impl Turnstile {
 #[tokio::test(start_paused = true)]
 async fn starts_run_in_order_up_to_the_limit() {
     for starts in [1, 3] {
-        let registry = Registry::<Player>::builder().max_concurrent_starts(starts).build().unwrap();
+        let registry = Registry::<RestartableWorker>::builder().max_concurrent_starts(starts).build().unwrap();
         let turnstile = Turnstile::default();
         let began = Instant::now();
         let mut starting = Vec::new();
@@ -161,15 +161,15 @@ async fn aborted_init_releases_its_permit() {
 
 #[tokio::test(start_paused = true)]
 async fn nested_start_needs_no_permit() {
-    let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
+    let registry = Registry::<ClosureWorker>::builder().max_concurrent_starts(1).build().unwrap();
     // Three levels deep: each holds the only turn, or none, and waits for the next.
-    let role = Role::init(|ctx| {
+    let role = ClosureArgs::init(|ctx| {
         Box::pin(async move {
             let registry = own_registry(ctx);
-            let second = Role::init(|ctx| {
+            let second = ClosureArgs::init(|ctx| {
                 Box::pin(async move {
                     let registry = own_registry(ctx);
-                    registry.lookup_or_start("third", Role::default()).await.expect("the third");
+                    registry.lookup_or_start("third", ClosureArgs::default()).await.expect("the third");
                 })
             });
             registry.start("second", second).await.expect("the second");
@@ -183,21 +183,21 @@ async fn nested_start_needs_no_permit() {
 
 #[tokio::test(start_paused = true)]
 async fn worker_joining_a_waiting_start_unblocks_it() {
-    let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
+    let registry = Registry::<ClosureWorker>::builder().max_concurrent_starts(1).build().unwrap();
     let gate = Gate::new();
     let pass = gate.clone();
-    let holder = Role::init(move |ctx| {
+    let holder = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             pass.pass().await;
             let registry = own_registry(ctx);
-            registry.lookup_or_start("waits", Role::default()).await.expect("it is let through");
+            registry.lookup_or_start("waits", ClosureArgs::default()).await.expect("it is let through");
         })
     });
     let other = registry.clone();
     let holder = tokio::spawn(async move { other.start("holder", holder).await });
     gate.reached().await;
     let other = registry.clone();
-    let waits = tokio::spawn(async move { other.start("waits", Role::default()).await });
+    let waits = tokio::spawn(async move { other.start("waits", ClosureArgs::default()).await });
     until_idle().await;
     assert_eq!(registry.stats().waiting_for_turn, 1);
     gate.open();
@@ -209,7 +209,10 @@ async fn worker_joining_a_waiting_start_unblocks_it() {
     let gates: Vec<Gate> = (0..2).map(|_| Gate::new()).collect();
     for (n, gate) in gates.iter().enumerate() {
         let (registry, gate) = (registry.clone(), gate.clone());
-        let role = Role { init: Some(act(move |_| Box::pin(async move { gate.pass().await }))), ..Role::default() };
+        let role = ClosureArgs {
+            init: Some(job(move |_| Box::pin(async move { gate.pass().await }))),
+            ..ClosureArgs::default()
+        };
         tokio::spawn(async move { drop(registry.start(&n.to_string(), role).await) });
     }
     until_idle().await;
@@ -219,19 +222,19 @@ async fn worker_joining_a_waiting_start_unblocks_it() {
 
 #[tokio::test(start_paused = true)]
 async fn worker_behind_a_stop_bypasses_the_queue() {
-    let registry = Registry::<Actor>::builder().max_concurrent_starts(1).build().unwrap();
+    let registry = Registry::<ClosureWorker>::builder().max_concurrent_starts(1).build().unwrap();
     let (end, turn) = (Gate::new(), Gate::new());
     let pass = end.clone();
-    let role = Role::terminate(move |_| Box::pin(async move { pass.pass().await }));
+    let role = ClosureArgs::terminate(move |_| Box::pin(async move { pass.pass().await }));
     within(registry.start("k", role), "a start").await.unwrap();
     let other = registry.clone();
     let stop = tokio::spawn(async move { other.stop("k").await });
     end.reached().await;
     let pass = turn.clone();
-    let holder = Role::init(move |ctx| {
+    let holder = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             pass.pass().await;
-            own_registry(ctx).lookup_or_start("k", Role::default()).await.expect("the next of its key");
+            own_registry(ctx).lookup_or_start("k", ClosureArgs::default()).await.expect("the next of its key");
         })
     });
     let other = registry.clone();
@@ -239,7 +242,7 @@ async fn worker_behind_a_stop_bypasses_the_queue() {
     turn.reached().await;
     // One who has no turn to lose asks first.
     let other = registry.clone();
-    let outsider = tokio::spawn(async move { other.lookup_or_start("k", Role::default()).await });
+    let outsider = tokio::spawn(async move { other.lookup_or_start("k", ClosureArgs::default()).await });
     until_idle().await;
     turn.open();
     until_idle().await;
@@ -253,7 +256,8 @@ async fn worker_behind_a_stop_bypasses_the_queue() {
 
 #[tokio::test(start_paused = true)]
 async fn restarts_are_paced_like_starts() {
-    let registry = Registry::<Player>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
+    let registry =
+        Registry::<RestartableWorker>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
     let turnstile = Turnstile::default();
     let mut workers = Vec::new();
     for n in 0..10 {
@@ -262,13 +266,14 @@ async fn restarts_are_paced_like_starts() {
     }
     let began = Instant::now();
     for worker in &workers {
-        worker.try_cast(cue(|_| Box::pin(async { Err(Scripted) }))).unwrap();
+        worker.try_cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).unwrap();
     }
     until_idle().await;
     let stats = registry.stats();
     assert_eq!((stats.restarting, stats.waiting_for_turn, stats.starting), (10, 8, 0), "it can be observed");
     for worker in &workers {
-        let incarnation = test_support::play(worker, |ctx| Box::pin(async move { ctx.incarnation() })).await.unwrap();
+        let incarnation =
+            test_support::run_in_restartable(worker, |ctx| Box::pin(async move { ctx.incarnation() })).await.unwrap();
         assert_eq!(incarnation, 2);
     }
     assert_eq!((turnstile.most.load(Ordering::SeqCst), began.elapsed().as_secs()), (2, 5));
@@ -303,7 +308,7 @@ async fn waiting_restart_ends_by_stop_not_timeout() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limit_holds_under_load() {
     const MOST: usize = 3;
-    let registry = Registry::<Player>::builder()
+    let registry = Registry::<RestartableWorker>::builder()
         .max_concurrent_starts(MOST)
         .restart(Restart::Transient)
         .restart_intensity(1_000_000, Duration::from_secs(1))
@@ -311,7 +316,7 @@ async fn limit_holds_under_load() {
         .unwrap();
     let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (count, highest) = (Arc::clone(&now), Arc::clone(&most));
-    let part = Part::init(move |_| {
+    let part = RestartableArgs::init(move |_| {
         let (count, highest) = (Arc::clone(&count), Arc::clone(&highest));
         Box::pin(async move {
             /// Also when the `init` is dropped.
@@ -339,7 +344,7 @@ async fn limit_holds_under_load() {
                         0 => drop(registry.stop(&key).await),
                         1 => {
                             if let Some(worker) = registry.lookup(&key) {
-                                drop(worker.try_cast(cue(|_| Box::pin(async { Err(Scripted) }))));
+                                drop(worker.try_cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))));
                             }
                         }
                         2 => drop(tokio::time::timeout(Duration::ZERO, registry.start(&key, part.clone())).await),

@@ -18,7 +18,7 @@ fn is_whole(text: &str) {
     let exposition = Exposition::parse(text);
     let expected = ALL.iter().filter(|metric| metric.presence == Presence::Always);
     assert_eq!(exposition.0.len(), expected.clone().count(), "{:?}", exposition.0.keys());
-    expected.for_each(|metric| exposition.has_whole(metric, "rooms"));
+    expected.for_each(|metric| exposition.assert_complete(metric, "rooms"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,7 +100,7 @@ fn get(address: SocketAddr) -> String {
     let mut stream = TcpStream::connect(address).expect("it listens");
     write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("it reads");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("it answers");
+    stream.read_to_string(&mut answer).expect("the worker replies");
     answer.split_once("\r\n\r\n").expect("a head and a body").1.to_owned()
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use gen_registry::{CallError, Context, ExitReason, Registry, Restart, Worker, WorkerHandle};
 use test_support::{
-    Ask, Gate, Part, Plan, Player, Probe, Record, Scripted, Step, assert_at_rest, cue, play, poll_once, until_idle,
-    value_of, within,
+    Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Scripted, Step, assert_at_rest, fallible_job,
+    poll_once, run_in_restartable, until_idle, value_of, within,
 };
 use tokio::time::Instant;
 
@@ -18,17 +18,17 @@ fn registry(policy: Restart) -> Registry<Probe> {
 }
 
 async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> {
-    within(registry.start(KEY, plan), "a start").await.expect("nothing is in the way of this start")
+    within(registry.start(KEY, plan), "a start").await.expect("the start succeeds")
 }
 
 /// Sends it something to crash of, and waits until its next run is there.
 async fn crash(worker: &WorkerHandle<Probe>, step: Step) {
-    within(worker.cast(Ask::Do(step)), "room for a crash").await.expect("it lives");
+    within(worker.cast(Ask::Do(step)), "room for a crash").await.expect("the worker is running");
     until_idle().await;
 }
 
 async fn notes(worker: &WorkerHandle<Probe>) -> Vec<u32> {
-    within(worker.call(Ask::Notes), "the notes of this run").await.expect("it lives")
+    within(worker.call(Ask::Notes), "the notes of this run").await.expect("the worker is running")
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +37,7 @@ async fn temporary_worker_is_not_restarted() {
     let registry = registry(Restart::Temporary);
     let worker = started(&registry, Plan::default().recorded(&record)).await;
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Failed(_)));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Failed(_)));
     assert_eq!(record.inits(KEY), 1);
     assert!(registry.lookup(KEY).is_none());
 }
@@ -55,7 +55,7 @@ async fn transient_worker_restarts_only_after_crash() {
     let restarts = registry.stats().restarts;
     assert_eq!((restarts.failed, restarts.panicked, restarts.normal), (1, 1, 0));
     worker.cast(Ask::Stop).await.unwrap();
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Normal));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Normal));
     until_idle().await;
     assert_eq!((record.inits(KEY), record.most_at_once(KEY), record.alive(KEY)), (3, 1, 0));
     assert_at_rest(&registry);
@@ -133,7 +133,7 @@ async fn run_returning_ok_restarts_only_permanent() {
         assert_eq!(begun.load(Ordering::Relaxed), runs, "{policy:?}");
         assert_eq!(registry.lookup(&1).is_some(), runs == 2);
         if runs == 1 {
-            assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Normal));
+            assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Normal));
         }
     }
 }
@@ -333,17 +333,17 @@ async fn failed_terminate_does_not_prevent_restart() {
 #[tokio::test(start_paused = true)]
 async fn tasks_and_timers_end_before_next_run() {
     let (record, owned) = (Record::default(), Record::default());
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
-    let part = Part::default().recorded(&record);
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
+    let part = RestartableArgs::default().recorded(&record);
     let worker = within(registry.start(KEY, part), "a start").await.unwrap();
     let (task, late) = (owned.clone(), record.clone());
-    play(&worker, move |ctx| {
+    run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
             ctx.spawn(async move {
                 let _alive = task.enter("task");
                 std::future::pending::<()>().await;
             });
-            let message = cue(move |_| {
+            let message = fallible_job(move |_| {
                 Box::pin(async move {
                     drop(late.enter("late"));
                     Ok(())
@@ -356,9 +356,9 @@ async fn tasks_and_timers_end_before_next_run() {
     .unwrap();
     until_idle().await;
     assert_eq!(owned.alive("task"), 1);
-    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
+    worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
     let seen = owned.clone();
-    let alive = play(&worker, move |_| Box::pin(async move { seen.alive("task") })).await.unwrap();
+    let alive = run_in_restartable(&worker, move |_| Box::pin(async move { seen.alive("task") })).await.unwrap();
     assert_eq!((alive, worker.incarnation()), (0, 2));
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(record.inits("late"), 0, "a timer of the first run fired in the second");

@@ -5,7 +5,10 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StopError, WorkerHandle};
-use test_support::{Ask, Gate, Part, Plan, Player, Probe, Record, Step, assert_at_rest, cue, play, until_idle, within};
+use test_support::{
+    Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Step, assert_at_rest, fallible_job,
+    run_in_restartable, until_idle, within,
+};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -50,13 +53,13 @@ async fn at(place: Place) -> Scene {
         Place::Init => plan.script = test_support::Script::new([Step::Succeed, Step::Hang]),
     }
     let registry = builder.build().expect("valid options");
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
     let holds = (place == Place::Turn).then(|| {
         let other = registry.clone();
         tokio::spawn(async move { drop(other.start("holds the turn", Plan::init(Step::Hang)).await) })
     });
     until_idle().await;
-    worker.cast(Ask::Do(Step::Fail)).await.expect("it lives");
+    worker.cast(Ask::Do(Step::Fail)).await.expect("the worker is running");
     until_idle().await;
     let caller = worker.clone();
     let queued = tokio::spawn(async move { caller.call(Ask::Value).await });
@@ -72,7 +75,7 @@ async fn stop_ends_a_restart_at_any_stage() {
         let Scene { registry, worker, record, queued, .. } = at(place).await;
         let inits = record.inits(KEY);
         let began = Instant::now();
-        let reason = within(registry.stop(KEY), "a stop").await.expect("it ends");
+        let reason = within(registry.stop(KEY), "a stop").await.expect("the worker exits");
         // Its run has ended by its own error already; in `terminate` that is what the stop meets, and waits for.
         let waited = if place == Place::Terminate { 5 } else { 0 };
         assert_eq!(began.elapsed().as_secs_f64().round() as u64, waited, "{place:?}");
@@ -82,7 +85,7 @@ async fn stop_ends_a_restart_at_any_stage() {
         tokio::time::sleep(Duration::from_secs(1000)).await;
         assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
         if place != Place::Turn {
-            within(registry.start(KEY, Plan::value(2)), "a start").await.expect("its key is free");
+            within(registry.start(KEY, Plan::value(2)), "a start").await.expect("the key is vacant");
         }
         assert_eq!(registry.stats().restarting, 0, "{place:?}");
     }
@@ -95,7 +98,7 @@ async fn kill_ends_a_restart_at_any_stage() {
         let (inits, began) = (record.inits(KEY), Instant::now());
         assert!(matches!(within(worker.kill(), "a kill").await, Ok(ExitReason::Killed)), "{place:?}");
         assert_eq!(began.elapsed().as_secs(), 0, "{place:?}");
-        assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Killed), "{place:?}");
+        assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{place:?}");
         assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
         tokio::time::sleep(Duration::from_secs(1000)).await;
         assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
@@ -117,7 +120,7 @@ async fn shutdown_ends_a_restart_at_any_stage() {
             "{place:?}"
         );
         assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
-        let reason = within(worker.closed(), "its end").await;
+        let reason = within(worker.closed(), "its exit").await;
         assert!(matches!(reason, ExitReason::Shutdown | ExitReason::Killed), "{place:?}: {reason:?}");
         tokio::time::sleep(Duration::from_secs(1000)).await;
         assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
@@ -138,7 +141,7 @@ fn runtime_drop_during_restart_hangs_no_caller() {
         drop(runtime);
         observer.block_on(async {
             assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)), "{place:?}");
-            assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Killed), "{place:?}");
+            assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{place:?}");
             assert_eq!(record.alive(KEY), 0, "{place:?}");
             assert!(registry.lookup(KEY).is_none(), "{place:?}");
             assert!(matches!(within(worker.stop(), "a stop").await, Err(StopError::NotFound)), "{place:?}");
@@ -198,16 +201,16 @@ async fn start_behind_stopped_restart_gets_successor() {
 
 #[tokio::test(start_paused = true)]
 async fn stuck_restart_counts_as_stopping() {
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
-    let healthy = within(registry.start("healthy", Part::default()), "a start").await.unwrap();
-    let worker = within(registry.start(KEY, Part::default()), "a start").await.unwrap();
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
+    let healthy = within(registry.start("healthy", RestartableArgs::default()), "a start").await.unwrap();
+    let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
     let (release, held) = mpsc::channel::<()>();
     let (began, begun) = tokio::sync::oneshot::channel();
-    play(&worker, move |ctx| {
+    run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
             // Blocking code, which nobody can end.
             ctx.spawn_blocking(move || {
-                began.send(()).expect("the test waits for it");
+                began.send(()).expect("the test holds the receiver");
                 held.recv().expect_err("it is released by a drop");
             });
         })
@@ -215,18 +218,18 @@ async fn stuck_restart_counts_as_stopping() {
     .await
     .unwrap();
     within(begun, "blocking code that runs").await.unwrap();
-    worker.cast(cue(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
-    test_support::many_turns().await;
+    worker.cast(fallible_job(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
+    test_support::yield_many().await;
     assert_eq!(registry.stats().restarting, 1);
     let mut stop = Box::pin(worker.stop());
     assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
-    test_support::many_turns().await;
+    test_support::yield_many().await;
     let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
     assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
     // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
     for _ in 0..2 {
         tokio::time::advance(Duration::from_secs(6)).await;
-        test_support::many_turns().await;
+        test_support::yield_many().await;
     }
     assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
     assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");

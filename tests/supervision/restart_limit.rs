@@ -20,12 +20,12 @@ fn builder(max: usize) -> Builder<Probe> {
 }
 
 async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
-    within(registry.start(key, plan), "a start").await.expect("nothing is in the way of this start")
+    within(registry.start(key, plan), "a start").await.expect("the start succeeds")
 }
 
 /// A crash, and whatever comes of it at once.
 async fn crash(worker: &WorkerHandle<Probe>) {
-    worker.cast(Ask::Do(Step::Panic)).await.expect("it lives");
+    worker.cast(Ask::Do(Step::Panic)).await.expect("the worker is running");
     until_idle().await;
 }
 
@@ -48,7 +48,7 @@ async fn each_key_has_exactly_its_budget() {
             assert_eq!(worker.incarnation(), nth as u64 + 1, "within its budget of {max}");
         }
         crash(&worker).await;
-        assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Panicked(_)));
+        assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Panicked(_)));
         assert_eq!(record.inits(KEY), max + 1);
         assert!(registry.lookup(KEY).is_none());
         // The other one has its whole budget still.
@@ -73,7 +73,7 @@ async fn budget_refills_one_by_one() {
     crash(&worker).await;
     assert_eq!(worker.incarnation(), 4, "the first crash is a period ago");
     crash(&worker).await;
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Panicked(_)), "the second is not");
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Panicked(_)), "the second is not");
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,13 +100,13 @@ async fn giving_up_returns_the_queue_and_is_reported() {
     gate.open();
     assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)));
     assert!(matches!(within(waiting, "the cast that waits for room").await, Err(SendError::Closed(_))));
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Failed(_)));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Failed(_)));
     until_idle().await;
     assert_eq!(*lost.lock().unwrap(), [(KEY.to_owned(), 1), (KEY.to_owned(), 2)]);
     assert_eq!(registry.stats().gave_up, 1);
     let mut told = Vec::new();
     while let Some(event) = events.try_recv() {
-        told.push(match event.expect("nobody is slow here") {
+        told.push(match event.expect("the subscriber does not lag") {
             Event::Started { incarnation, .. } => format!("started {incarnation}"),
             Event::Exited { incarnation, reason, .. } => format!("exited {incarnation}: {reason}"),
             Event::GaveUp { incarnation, reason, worker: of } => {
@@ -127,7 +127,7 @@ async fn exhausted_key_is_refused_for_a_period() {
     crash(&worker).await;
     sleep(Duration::from_secs(10)).await;
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
-    within(worker.closed(), "its end").await;
+    within(worker.closed(), "its exit").await;
     let given_up = Instant::now();
     let plan = || Plan::value(9).recorded(&record);
     assert_eq!(retry_after(within(registry.start(KEY, plan()), "a refusal").await), PERIOD);
@@ -147,7 +147,7 @@ async fn exhausted_key_is_refused_for_a_period() {
     crash(&next).await;
     assert_eq!((value_of(&next).await, next.incarnation()), (9, 2), "it has its whole budget again");
     crash(&next).await;
-    assert!(matches!(within(next.closed(), "its end").await, ExitReason::Panicked(_)), "and no more than that");
+    assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Panicked(_)), "and no more than that");
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,11 +173,11 @@ async fn spent_budget_survives_stop_and_kill() {
         crash(&worker).await;
         crash(&worker).await;
         let ended = if is_kill { worker.kill().await } else { worker.stop().await };
-        ended.expect("it ends");
+        ended.expect("the worker exits");
         let next = started(&registry, KEY, Plan::default()).await;
         assert_eq!(next.incarnation(), 1);
         crash(&next).await;
-        assert!(matches!(within(next.closed(), "its end").await, ExitReason::Panicked(_)), "its budget was spent");
+        assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Panicked(_)), "its budget was spent");
         retry_after(within(registry.start(KEY, Plan::default()), "a refusal").await);
     }
 }
@@ -194,7 +194,7 @@ async fn failed_start_does_not_touch_budget() {
     }
     let next = started(&registry, KEY, Plan::default()).await;
     crash(&next).await;
-    assert!(matches!(within(next.closed(), "its end").await, ExitReason::Panicked(_)));
+    assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Panicked(_)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +203,7 @@ async fn start_after_crash_counts_as_caller_restart() {
     for (step, wait) in [(Step::Fail, Duration::ZERO), (Step::Panic, Duration::ZERO), (Step::Panic, PERIOD)] {
         let worker = started(&registry, KEY, Plan::default()).await;
         worker.cast(Ask::Do(step)).await.unwrap();
-        within(worker.closed(), "its end").await;
+        within(worker.closed(), "its exit").await;
         sleep(wait).await;
     }
     started(&registry, KEY, Plan::default()).await;
@@ -280,7 +280,7 @@ async fn flood(keys: u32) -> (u64, i64) {
     let run = async |from: u32, to: u32| {
         for key in from..to {
             let worker = registry.start(&key, ()).await.expect("no key comes twice");
-            worker.cast(()).await.expect("it lives");
+            worker.cast(()).await.expect("the worker is running");
             worker.closed().await;
         }
     };

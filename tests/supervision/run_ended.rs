@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, Restart, StopMode, WorkerHandle, WorkerState};
 use test_support::{
-    Actor, Ask, Part, Plan, Player, Probe, Record, Role, Scripted, Step, act, assert_at_rest, cue, inside, play,
-    poll_once, until_idle, within,
+    Ask, ClosureArgs, ClosureWorker, Plan, Probe, Record, RestartableArgs, RestartableWorker, Scripted, Step,
+    assert_at_rest, fallible_job, job, poll_once, run_in, run_in_restartable, until_idle, within,
 };
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -29,7 +29,7 @@ fn restarted(policy: Restart) -> Registry<Probe> {
 async fn each_run_end_is_reported_with_its_reason() {
     let (registry, record) = (restarted(Restart::Permanent), Record::default());
     let worker =
-        within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("nothing is in its way");
+        within(registry.start(KEY, Plan::default().recorded(&record)), "a start").await.expect("the start succeeds");
     for (ask, expected) in [
         (Ask::Do(Step::Fail), "failed: a scripted failure"),
         (Ask::Do(Step::Panic), "panicked: a scripted panic"),
@@ -42,7 +42,7 @@ async fn each_run_end_is_reported_with_its_reason() {
             (reason.to_string(), states.alive(KEY), run.state())
         });
         until_idle().await;
-        worker.cast(ask).await.expect("it lives");
+        worker.cast(ask).await.expect("the worker is running");
         let (reason, alive, state) = within(ended, "the end of the run").await.unwrap();
         assert_eq!(reason, expected);
         assert!(alive == 0 || worker.incarnation() > before, "its state is dropped");
@@ -54,7 +54,7 @@ async fn each_run_end_is_reported_with_its_reason() {
     let worker_end = tokio::spawn(async move { worker_end.closed().await });
     until_idle().await;
     assert!(!run.is_finished() && !worker_end.is_finished(), "this run is not over");
-    within(registry.stop(KEY), "a stop").await.expect("it ends");
+    within(registry.stop(KEY), "a stop").await.expect("the worker exits");
     assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Stopped)));
     assert!(matches!(within(worker_end, "the end").await, Ok(ExitReason::Stopped)));
     // And after the end at once.
@@ -68,35 +68,35 @@ async fn between_runs_the_next_run_is_awaited() {
         .restart_backoff(Duration::from_secs(1), Duration::from_secs(1))
         .build()
         .expect("valid options");
-    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the start succeeds");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     assert_eq!(worker.state(), WorkerState::Restarting);
     let run = worker.clone();
     let ended = tokio::spawn(async move { run.run_ended().await });
     tokio::time::sleep(Duration::from_secs(10)).await;
     assert!(!ended.is_finished(), "the next run goes on");
-    within(registry.kill(KEY), "a kill").await.expect("it ends");
+    within(registry.kill(KEY), "a kill").await.expect("the worker exits");
     assert!(matches!(within(ended, "the end of the run").await, Ok(ExitReason::Killed)));
     // If there is no next run, it is the worker's end.
-    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("its key is free");
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the key is vacant");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     let run = worker.clone();
     let ended = tokio::spawn(async move { run.run_ended().await });
     until_idle().await;
-    within(registry.stop(KEY), "a stop").await.expect("it ends");
+    within(registry.stop(KEY), "a stop").await.expect("the worker exits");
     assert!(matches!(within(ended, "the end").await, Ok(ExitReason::Stopped)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_start_ends_its_run() {
-    let registry = Registry::<Actor>::new();
-    let (sender, handle) = oneshot::channel::<WorkerHandle<Actor>>();
+    let registry = Registry::<ClosureWorker>::new();
+    let (sender, handle) = oneshot::channel::<WorkerHandle<ClosureWorker>>();
     let init = test_support::Gate::new();
     let passed = init.clone();
-    let role = Role {
+    let role = ClosureArgs {
         fail_init: true,
-        ..Role::init(move |ctx| {
-            assert!(sender.send(ctx.handle().clone()).is_ok(), "the test waits for it");
+        ..ClosureArgs::init(move |ctx| {
+            assert!(sender.send(ctx.handle().clone()).is_ok(), "the test holds the receiver");
             Box::pin(async move { passed.pass().await })
         })
     };
@@ -115,7 +115,7 @@ async fn failed_start_ends_its_run() {
 async fn runs_ending_meanwhile_wake_every_wait() {
     for _ in 0..100 {
         let registry = restarted(Restart::Permanent);
-        let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("nothing is in its way");
+        let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the start succeeds");
         let told = Arc::new(AtomicU64::new(0));
         let mut waits = Vec::new();
         for _ in 0..4 {
@@ -138,12 +138,12 @@ async fn runs_ending_meanwhile_wake_every_wait() {
                 // Between two runs there is nothing to crash.
                 drop(worker.crash().await);
             } else {
-                worker.cast(Ask::Stop).await.expect("it is restarted");
+                worker.cast(Ask::Stop).await.expect("the worker is restarted");
             }
         }
-        within(worker.stop(), "a stop").await.expect("it ends");
+        within(worker.stop(), "a stop").await.expect("the worker exits");
         for wait in waits {
-            within(wait, "the end of a run").await.expect("none panics");
+            within(wait, "the end of a run").await.expect("no task panics");
         }
         assert!(told.load(Ordering::Relaxed) >= 4);
         assert_at_rest(&registry);
@@ -164,16 +164,16 @@ enum Asked {
 async fn stopping_resolves_in_a_long_handler() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         for asked in [Asked::Stop, Asked::Discard, Asked::Shutdown, Asked::Drop, Asked::Itself] {
-            let registry = Registry::<Player>::builder()
+            let registry = Registry::<RestartableWorker>::builder()
                 .restart(policy)
                 .stop_timeout(Duration::from_secs(60))
                 .build()
                 .expect("valid options");
             let record = Record::default();
-            let part = Part::terminate(|_| Box::pin(async { Ok::<(), Scripted>(()) })).recorded(&record);
-            let worker = within(registry.start(KEY, part), "a start").await.expect("nothing is in its way");
+            let part = RestartableArgs::terminate(|_| Box::pin(async { Ok::<(), Scripted>(()) })).recorded(&record);
+            let worker = within(registry.start(KEY, part), "a start").await.expect("the start succeeds");
             let (sender, told) = oneshot::channel();
-            let long = cue(move |ctx| {
+            let long = fallible_job(move |ctx| {
                 Box::pin(async move {
                     let task = ctx.stopping();
                     // It borrows nothing: a task of its own may wait for it too, and then ends in time.
@@ -187,11 +187,11 @@ async fn stopping_resolves_in_a_long_handler() {
                     // And from then on at once.
                     ctx.stopping().await;
                     task.await.expect("it is told, too");
-                    sender.send(()).expect("the test waits for it");
+                    sender.send(()).expect("the test holds the receiver");
                     Ok(())
                 })
             });
-            worker.cast(long).await.expect("it lives");
+            worker.cast(long).await.expect("the worker is running");
             let began = Instant::now();
             if !matches!(asked, Asked::Itself) {
                 tokio::time::sleep(Duration::from_secs(100)).await;
@@ -200,9 +200,9 @@ async fn stopping_resolves_in_a_long_handler() {
             let run = tokio::spawn(async move { run.run_ended().await });
             let mut registry = Some(registry);
             match (asked, &registry) {
-                (Asked::Stop, _) => drop(within(worker.stop(), "a stop").await.expect("it ends")),
+                (Asked::Stop, _) => drop(within(worker.stop(), "a stop").await.expect("the worker exits")),
                 (Asked::Discard, _) => {
-                    drop(within(worker.stop_with(StopMode::Discard), "a stop").await.expect("it ends"));
+                    drop(within(worker.stop_with(StopMode::Discard), "a stop").await.expect("the worker exits"));
                 }
                 (Asked::Shutdown, Some(registry)) => {
                     assert_eq!(within(registry.shutdown(), "a shutdown").await.aborted, 0);
@@ -221,40 +221,41 @@ async fn stopping_resolves_in_a_long_handler() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_resolves_when_its_run_ends() {
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().expect("valid options");
-    let worker = within(registry.start(KEY, Part::default()), "a start").await.expect("nothing is in its way");
-    let stopping = play(&worker, |ctx| {
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().expect("valid options");
+    let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.expect("the start succeeds");
+    let stopping = run_in_restartable(&worker, |ctx| {
         let stopping = ctx.stopping();
         Box::pin(async move { stopping })
     });
-    let outside = tokio::spawn(stopping.await.expect("it lives"));
+    let outside = tokio::spawn(stopping.await.expect("the worker is running"));
     until_idle().await;
     assert!(!outside.is_finished(), "nobody has asked the run to end");
-    within(worker.crash(), "a crash").await.expect("it has a run");
+    within(worker.crash(), "a crash").await.expect("a run is in progress");
     within(outside, "the end of the run").await.expect("it does not panic");
     // The next run is asked for nothing.
-    let next = play(&worker, |ctx| Box::pin(async move { poll_once(pin!(ctx.stopping())).await.is_pending() }));
-    assert!(next.await.expect("it is restarted"));
+    let next =
+        run_in_restartable(&worker, |ctx| Box::pin(async move { poll_once(pin!(ctx.stopping())).await.is_pending() }));
+    assert!(next.await.expect("the worker is restarted"));
     // One that a kill, and one that the end of the idle time has met.
-    let stopping = play(&worker, |ctx| {
+    let stopping = run_in_restartable(&worker, |ctx| {
         let stopping = ctx.stopping();
         ctx.set_idle_timeout(Some(Duration::from_secs(1)));
         Box::pin(async move { stopping })
     });
-    within(stopping.await.expect("it lives"), "the end of the idle time").await;
+    within(stopping.await.expect("the worker is running"), "the end of the idle time").await;
     assert_eq!(worker.state(), WorkerState::Exited);
 }
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_waits_do_not_affect_others() {
-    let registry = Registry::<Actor>::new();
-    let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = within(registry.start(KEY, ClosureArgs::default()), "a start").await.expect("the start succeeds");
     let run = worker.clone();
     let run = tokio::spawn(async move { run.run_ended().await });
     for _ in 0..1_000 {
         assert!(poll_once(pin!(worker.run_ended())).await.is_pending());
     }
-    let in_vain = inside(&worker, |ctx| {
+    let in_vain = run_in(&worker, |ctx| {
         Box::pin(async move {
             let mut waits_on = pin!(ctx.stopping());
             for _ in 0..1_000 {
@@ -266,7 +267,7 @@ async fn cancelled_waits_do_not_affect_others() {
             waits_on.await;
         })
     });
-    in_vain.await.expect("it lives");
+    in_vain.await.expect("the worker is running");
     assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Normal)));
 }
 
@@ -275,26 +276,26 @@ async fn cancelled_waits_do_not_affect_others() {
 async fn stop_racing_stopping_wakes_every_wait() {
     for round in 0..300 {
         let registry =
-            Registry::<Actor>::builder().stop_timeout(Duration::from_secs(60)).build().expect("valid options");
-        let worker = within(registry.start(KEY, Role::default()), "a start").await.expect("nothing is in its way");
+            Registry::<ClosureWorker>::builder().stop_timeout(Duration::from_secs(60)).build().expect("valid options");
+        let worker = within(registry.start(KEY, ClosureArgs::default()), "a start").await.expect("the start succeeds");
         let (sender, begun) = oneshot::channel();
-        let long = act(move |ctx| {
+        let long = job(move |ctx| {
             Box::pin(async move {
-                sender.send(()).expect("the test waits for it");
+                sender.send(()).expect("the test holds the receiver");
                 for _ in 0..round % 5 {
                     drop(ctx.stopping());
                 }
                 ctx.stopping().await;
             })
         });
-        worker.cast(long).await.expect("it lives");
-        within(begun, "the handler").await.expect("it is handled");
+        worker.cast(long).await.expect("the worker is running");
+        within(begun, "the handler").await.expect("the message is handled");
         let reason = match round % 3 {
-            0 => within(worker.stop(), "a stop").await.expect("it ends"),
-            1 => within(worker.stop_with(StopMode::Discard), "a stop").await.expect("it ends"),
+            0 => within(worker.stop(), "a stop").await.expect("the worker exits"),
+            1 => within(worker.stop_with(StopMode::Discard), "a stop").await.expect("the worker exits"),
             _ => {
                 assert_eq!(within(registry.shutdown(), "a shutdown").await.aborted, 0, "round {round}");
-                within(worker.closed(), "its end").await
+                within(worker.closed(), "its exit").await
             }
         };
         assert!(matches!(reason, ExitReason::Stopped | ExitReason::Shutdown), "round {round}: {reason:?}");

@@ -186,7 +186,7 @@ async fn g4_stuck_restart_releases_its_permit() {
         assert_one_at_a_time(&registry).await;
         drop(release);
         if is_stopped {
-            within(worker.closed(), "its end").await;
+            within(worker.closed(), "its exit").await;
         }
         until("rest", || registry.stats().restarting + registry.stats().stopping == 0).await;
         assert_one_at_a_time(&registry).await;

@@ -1,6 +1,6 @@
 //! A subscriber of `tracing` that keeps what it is told, and panics where it is asked to.
 
-#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+#![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 
 use gen_registry::Registry;
-use test_support::{Part, Player, play, within};
+use test_support::{RestartableArgs, RestartableWorker, run_in_restartable, within};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Interest;
@@ -50,10 +50,12 @@ impl Log {
     pub(crate) async fn set() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let guard = tracing::subscriber::set_default(log.clone());
-        let registry = Registry::<Player>::new();
-        let worker = within(registry.start("k", Part::default()), "a start").await.expect("nothing is in its way");
-        let panics = play(&worker, |ctx| Box::pin(async move { ctx.spawn(async { panic!("a scripted panic") }) }));
-        let panicked: Result<(), _> = within(panics.await.expect("the worker lives"), "the task").await;
+        let registry = Registry::<RestartableWorker>::new();
+        let worker =
+            within(registry.start("k", RestartableArgs::default()), "a start").await.expect("the start succeeds");
+        let panics =
+            run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.spawn(async { panic!("a scripted panic") }) }));
+        let panicked: Result<(), _> = within(panics.await.expect("the worker is running"), "the task").await;
         assert!(panicked.is_err());
         assert_eq!(within(registry.shutdown(), "the shutdown").await.stuck, 0);
         tracing::callsite::rebuild_interest_cache();
@@ -62,7 +64,7 @@ impl Log {
     }
 
     fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
-        look(&mut self.0.lock().expect("no code panics with the lock held"))
+        look(&mut self.0.lock().expect("no code panics while holding the lock"))
     }
 
     /// Has one of its methods panic from now on, or none.

@@ -1,17 +1,19 @@
 //! Panics in the own tasks of a worker.
 
-#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+#![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use gen_registry::{Registry, Reply, Task, TaskError, Timer};
-use test_support::{Cue, Gate, Part, Player, cue, play, until_idle, within};
+use test_support::{
+    FallibleJob, Gate, RestartableArgs, RestartableWorker, fallible_job, run_in_restartable, until_idle, within,
+};
 use tokio::time::sleep;
 
-fn nothing() -> Cue {
-    cue(|_| Box::pin(async { Ok(()) }))
+fn nothing() -> FallibleJob {
+    fallible_job(|_| Box::pin(async { Ok(()) }))
 }
 
 /// Panics when it is dropped.
@@ -25,13 +27,13 @@ impl Drop for Bomb {
 
 #[tokio::test(start_paused = true)]
 async fn task_panics_are_counted_once() {
-    let registry = Registry::<Player>::new();
-    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let registry = Registry::<RestartableWorker>::new();
+    let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
     let counted = || registry.stats().task_panics;
-    let watched = within(registry.start("watched", Part::default()), "a start").await.unwrap();
+    let watched = within(registry.start("watched", RestartableArgs::default()), "a start").await.unwrap();
     let other = watched.clone();
     type Made = Vec<(&'static str, Box<dyn Fn() -> bool + Send>)>;
-    let made: Made = play(&worker, move |ctx| {
+    let made: Made = run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
             let is_over = |timer: Timer| Box::new(move || timer.is_finished()) as Box<dyn Fn() -> bool + Send>;
             drop(ctx.spawn(async { panic!("spawn") }));
@@ -62,7 +64,7 @@ async fn task_panics_are_counted_once() {
         assert!(is_finished(), "{name} goes on after its panic");
     }
     // The worker and its next tasks go on.
-    let again = play(&worker, |ctx| Box::pin(async move { ctx.spawn(async { 1 }) })).await.unwrap();
+    let again = run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.spawn(async { 1 }) })).await.unwrap();
     assert_eq!(within(again, "a task").await, Ok(1));
     within(worker.stop(), "a stop").await.unwrap();
     assert_eq!((counted(), registry.stats().exits.panicked), (7, 0));
@@ -70,10 +72,10 @@ async fn task_panics_are_counted_once() {
 
 #[tokio::test(start_paused = true)]
 async fn panic_is_counted_before_task_resolves() {
-    let registry = Registry::<Player>::new();
-    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let registry = Registry::<RestartableWorker>::new();
+    let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
     let count = registry.clone();
-    let (spawned, blocking) = play(&worker, move |ctx| {
+    let (spawned, blocking) = run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
             let spawned = ctx.spawn(async { panic!("one") }).await;
             let first = count.stats().task_panics;
@@ -98,9 +100,9 @@ impl Wake for Hostile {
 
 #[tokio::test(start_paused = true)]
 async fn panicking_waker_is_not_a_task_panic() {
-    let registry = Registry::<Player>::new();
-    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
-    let tasks: Vec<Task<()>> = play(&worker, |ctx| {
+    let registry = Registry::<RestartableWorker>::new();
+    let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
+    let tasks: Vec<Task<()>> = run_in_restartable(&worker, |ctx| {
         Box::pin(async move {
             let aborted = ctx.spawn(std::future::pending());
             vec![ctx.spawn(sleep(Duration::from_secs(1))), ctx.spawn_blocking(|| ()), aborted]
@@ -122,22 +124,22 @@ async fn panicking_waker_is_not_a_task_panic() {
 
 #[tokio::test(start_paused = true)]
 async fn g5_panicking_caller_waker_spares_the_worker() {
-    let registry = Registry::<Player>::new();
-    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let registry = Registry::<RestartableWorker>::new();
+    let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
     let waker = Waker::from(Arc::new(Hostile));
     assert!(std::pin::Pin::new(&mut receiver).poll(&mut Context::from_waker(&waker)).is_pending());
-    let sent = play(&worker, |_| Box::pin(async move { Reply::from(sender).try_send(7) }));
+    let sent = run_in_restartable(&worker, |_| Box::pin(async move { Reply::from(sender).try_send(7) }));
     assert_eq!(sent.await.unwrap(), Ok(()));
-    assert_eq!(within(receiver, "the answer").await, Ok(7));
+    assert_eq!(within(receiver, "the reply").await, Ok(7));
     within(worker.stop(), "a stop").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn g10_panicking_waker_spares_other_reports() {
-    let (registry, gate) = (Registry::<Player>::new(), Gate::new());
+    let (registry, gate) = (Registry::<RestartableWorker>::new(), Gate::new());
     let pass = gate.clone();
-    let part = Part::terminate(move |_| {
+    let part = RestartableArgs::terminate(move |_| {
         let pass = pass.clone();
         Box::pin(async move {
             pass.pass().await;
@@ -163,7 +165,7 @@ async fn g10_panicking_waker_spares_other_reports() {
 
 #[tokio::test(start_paused = true)]
 async fn g5_panicking_waker_spares_other_subscribers() {
-    let registry = Registry::<Player>::new();
+    let registry = Registry::<RestartableWorker>::new();
     let waker = Waker::from(Arc::new(Hostile));
     let mut subscribers: Vec<_> = (0..8).map(|_| registry.subscribe()).collect();
     let mut hostile: Vec<_> = subscribers.iter_mut().map(|events| Box::pin(events.recv())).collect();
@@ -174,7 +176,7 @@ async fn g5_panicking_waker_spares_other_subscribers() {
         others.push(tokio::spawn(async move { events.recv().await.is_some() }));
         tokio::task::yield_now().await;
     }
-    within(registry.start("k", Part::default()), "a start").await.unwrap();
+    within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
     for other in others {
         assert!(within(other, "the event").await.unwrap());
     }
@@ -182,18 +184,18 @@ async fn g5_panicking_waker_spares_other_subscribers() {
 
 #[tokio::test(start_paused = true)]
 async fn interval_can_be_replaced_after_a_panic() {
-    let registry = Registry::<Player>::new();
-    let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
+    let registry = Registry::<RestartableWorker>::new();
+    let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
     let ticks = Arc::new(Mutex::new(0));
     let counted = Arc::clone(&ticks);
-    let interval = play(&worker, |ctx| {
+    let interval = run_in_restartable(&worker, |ctx| {
         Box::pin(async move {
             let mut tick = 0;
             ctx.send_interval(Duration::from_secs(1), move || {
                 tick += 1;
                 assert!(tick < 3, "the third tick");
                 let ticks = Arc::clone(&counted);
-                cue(move |_| {
+                fallible_job(move |_| {
                     Box::pin(async move {
                         *ticks.lock().unwrap() += 1;
                         Ok(())
@@ -207,7 +209,9 @@ async fn interval_can_be_replaced_after_a_panic() {
     sleep(Duration::from_secs(10)).await;
     assert_eq!((*ticks.lock().unwrap(), interval.is_finished(), registry.stats().task_panics), (2, true, 1));
     let again =
-        play(&worker, |ctx| Box::pin(async move { ctx.send_interval(Duration::from_secs(1), nothing) })).await.unwrap();
+        run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.send_interval(Duration::from_secs(1), nothing) }))
+            .await
+            .unwrap();
     sleep(Duration::from_secs(10)).await;
     assert!(!again.is_finished());
 }
@@ -244,11 +248,11 @@ mod traced {
     #[test]
     fn worker_tasks_are_in_its_span() {
         with_log(async |log| {
-            let registry = Registry::<Player>::builder().name("spans").build().unwrap();
-            let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
-            let watched = within(registry.start("watched", Part::default()), "a start").await.unwrap();
+            let registry = Registry::<RestartableWorker>::builder().name("spans").build().unwrap();
+            let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
+            let watched = within(registry.start("watched", RestartableArgs::default()), "a start").await.unwrap();
             let other = watched.clone();
-            let task = play(&worker, move |ctx| {
+            let task = run_in_restartable(&worker, move |ctx| {
                 Box::pin(async move {
                     ctx.monitor(&other, |_| {
                         say("monitor");
@@ -300,11 +304,11 @@ mod traced {
     #[test]
     fn task_panics_are_error_events() {
         with_log(async |log| {
-            let registry = Registry::<Player>::builder().name("panics").build().unwrap();
-            let worker = within(registry.start("k", Part::default()), "a start").await.unwrap();
-            let watched = within(registry.start("watched", Part::default()), "a start").await.unwrap();
+            let registry = Registry::<RestartableWorker>::builder().name("panics").build().unwrap();
+            let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
+            let watched = within(registry.start("watched", RestartableArgs::default()), "a start").await.unwrap();
             let other = watched.clone();
-            play(&worker, move |ctx| {
+            run_in_restartable(&worker, move |ctx| {
                 Box::pin(async move {
                     drop(ctx.spawn(async { panic!("spawn") }));
                     drop(ctx.spawn_blocking(|| panic!("spawn_blocking")));

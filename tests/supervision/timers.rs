@@ -4,7 +4,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{Eviction, ExitReason, Registry, Restart, StartError, Timer, WorkerHandle};
-use test_support::{Cue, Gate, Part, Player, Scripted, cue, play, until_idle, within};
+use test_support::{
+    FallibleJob, Gate, RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, until_idle,
+    within,
+};
 use tokio::time::{Instant, sleep};
 
 const KEY: &str = "k";
@@ -18,9 +21,9 @@ impl Ticks {
         Self(Instant::now(), Arc::default())
     }
 
-    fn tick(&self) -> Cue {
+    fn tick(&self) -> FallibleJob {
         let ticks = self.clone();
-        cue(move |_| {
+        fallible_job(move |_| {
             Box::pin(async move {
                 ticks.1.lock().unwrap().push(u64::try_from(ticks.0.elapsed().as_millis()).expect("not for ever"));
                 Ok(())
@@ -34,29 +37,31 @@ impl Ticks {
     }
 }
 
-async fn started(registry: &Registry<Player>) -> WorkerHandle<Player> {
-    within(registry.start(KEY, Part::default()), "a start").await.expect("nothing is in the way of this start")
+async fn started(registry: &Registry<RestartableWorker>) -> WorkerHandle<RestartableWorker> {
+    within(registry.start(KEY, RestartableArgs::default()), "a start").await.expect("the start succeeds")
 }
 
-async fn after(worker: &WorkerHandle<Player>, seconds: u64, ticks: &Ticks) -> Timer {
+async fn after(worker: &WorkerHandle<RestartableWorker>, seconds: u64, ticks: &Ticks) -> Timer {
     let ticks = ticks.clone();
-    play(worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::from_secs(seconds), ticks.tick()) }))
-        .await
-        .expect("the worker lives")
+    run_in_restartable(worker, move |ctx| {
+        Box::pin(async move { ctx.send_after(Duration::from_secs(seconds), ticks.tick()) })
+    })
+    .await
+    .expect("the worker is running")
 }
 
-async fn every(worker: &WorkerHandle<Player>, period: Duration, ticks: &Ticks) -> Timer {
+async fn every(worker: &WorkerHandle<RestartableWorker>, period: Duration, ticks: &Ticks) -> Timer {
     let ticks = ticks.clone();
-    play(worker, move |ctx| Box::pin(async move { ctx.send_interval(period, move || ticks.tick()) }))
+    run_in_restartable(worker, move |ctx| Box::pin(async move { ctx.send_interval(period, move || ticks.tick()) }))
         .await
-        .expect("the worker lives")
+        .expect("the worker is running")
 }
 
 /// Makes the worker busy until the gate opens.
-async fn block(worker: &WorkerHandle<Player>) -> Gate {
+async fn block(worker: &WorkerHandle<RestartableWorker>) -> Gate {
     let gate = Gate::new();
     let pass = gate.clone();
-    let wait = cue(move |_| {
+    let wait = fallible_job(move |_| {
         Box::pin(async move {
             pass.pass().await;
             Ok(())
@@ -67,12 +72,12 @@ async fn block(worker: &WorkerHandle<Player>) -> Gate {
     gate
 }
 
-fn nothing() -> Cue {
-    cue(|_| Box::pin(async { Ok(()) }))
+fn nothing() -> FallibleJob {
+    fallible_job(|_| Box::pin(async { Ok(()) }))
 }
 
-fn fail() -> Cue {
-    cue(|_| Box::pin(async { Err(Scripted) }))
+fn fail() -> FallibleJob {
+    fallible_job(|_| Box::pin(async { Err(Scripted) }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -89,7 +94,7 @@ async fn send_after_delivers_once_after_delay() {
 
 #[tokio::test(start_paused = true)]
 async fn timer_exceeds_capacity_only_temporarily() {
-    let registry = Registry::<Player>::builder().mailbox_capacity(1).build().unwrap();
+    let registry = Registry::<RestartableWorker>::builder().mailbox_capacity(1).build().unwrap();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let _timers = [after(&worker, 1, &ticks).await, after(&worker, 1, &ticks).await, after(&worker, 2, &ticks).await];
     let gate = block(&worker).await;
@@ -148,7 +153,7 @@ async fn timers_end_with_their_worker() {
             "kill" => drop(within(worker.kill(), "a kill").await.unwrap()),
             _ => worker.cast(fail()).await.unwrap(),
         }
-        within(worker.closed(), "its end").await;
+        within(worker.closed(), "its exit").await;
         assert_eq!(began.elapsed().as_secs(), 0, "{end}: nobody waits for a timer");
         assert!(once.is_finished() && often.is_finished(), "{end}");
         let next = started(&registry).await;
@@ -160,11 +165,11 @@ async fn timers_end_with_their_worker() {
 
 #[tokio::test(start_paused = true)]
 async fn timers_end_with_their_run() {
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).build().unwrap();
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let (once, often) = (after(&worker, 5, &ticks).await, every(&worker, Duration::from_secs(5), &ticks).await);
     worker.cast(fail()).await.unwrap();
-    play(&worker, |_| Box::pin(async {})).await.unwrap();
+    run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
     assert_eq!(worker.incarnation(), 2);
     assert!(once.is_finished() && often.is_finished());
     sleep(Duration::from_secs(60)).await;
@@ -201,7 +206,9 @@ async fn zero_period_is_1ms_and_max_never_fires() {
     let never = every(&worker, Duration::MAX, &ticks).await;
     let ever = ticks.clone();
     let once =
-        play(&worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::MAX, ever.tick()) })).await.unwrap();
+        run_in_restartable(&worker, move |ctx| Box::pin(async move { ctx.send_after(Duration::MAX, ever.tick()) }))
+            .await
+            .unwrap();
     sleep(Duration::from_secs(1_000_000)).await;
     assert_eq!(ticks.seconds().len(), came);
     assert!(!never.is_finished() && !once.is_finished());
@@ -212,7 +219,7 @@ async fn zero_period_is_1ms_and_max_never_fires() {
 async fn panicking_interval_ends_only_itself() {
     let registry = Registry::new();
     let worker = started(&registry).await;
-    let timer = play(&worker, |ctx| {
+    let timer = run_in_restartable(&worker, |ctx| {
         Box::pin(async move { ctx.send_interval(Duration::from_secs(1), || panic!("a scripted panic")) })
     })
     .await
@@ -224,7 +231,7 @@ async fn panicking_interval_ends_only_itself() {
 
 #[tokio::test(start_paused = true)]
 async fn only_send_after_prevents_idle_and_eviction() {
-    let registry = Registry::<Player>::builder()
+    let registry = Registry::<RestartableWorker>::builder()
         .idle_timeout(Duration::from_secs(10))
         .max_workers(1)
         .eviction(Eviction::LeastRecentlyActive)
@@ -234,11 +241,11 @@ async fn only_send_after_prevents_idle_and_eviction() {
     let _timer = after(&worker, 100, &ticks).await;
     sleep(Duration::from_secs(99)).await;
     assert_eq!(registry.lookup(KEY), Some(worker.clone()), "it waits for its message");
-    let refused = within(registry.start("other", Part::default()), "a refusal").await;
+    let refused = within(registry.start("other", RestartableArgs::default()), "a refusal").await;
     assert!(matches!(refused, Err(StartError::AtCapacity)), "{refused:?}");
     sleep(Duration::from_secs(6)).await;
     assert!(registry.lookup(KEY).is_some(), "its message was a moment ago");
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle));
     assert_eq!(ticks.seconds(), [100]);
     assert!((110..112).contains(&ticks.0.elapsed().as_secs()), "{:?}", ticks.0.elapsed());
 
@@ -247,7 +254,7 @@ async fn only_send_after_prevents_idle_and_eviction() {
     let _interval = every(&worker, Duration::from_secs(3_600), &ticks).await;
     let began = Instant::now();
     cancelled.cancel();
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Idle));
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle));
     assert!(began.elapsed().as_secs() <= 21, "a cancelled timer and an interval keep nobody: {:?}", began.elapsed());
 }
 
@@ -269,7 +276,7 @@ async fn cancel_racing_fire_sends_at_most_once() {
             }
         };
         within(over, "the end of the timers").await;
-        play(&worker, |_| Box::pin(async {})).await.unwrap();
+        run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
         let came = ticks.seconds().len();
         assert!((4..=8).contains(&came), "{came} of eight came, four of which were not cancelled");
         assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));

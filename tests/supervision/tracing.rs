@@ -10,7 +10,9 @@ use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use test_support::{Actor, Ask, Plan, Probe, Role, Step, in_own_process, inside, until_idle, value_of, within};
+use test_support::{
+    Ask, ClosureArgs, ClosureWorker, Plan, Probe, Step, in_own_process, run_in, until_idle, value_of, within,
+};
 
 type Fields = BTreeMap<&'static str, String>;
 
@@ -137,9 +139,9 @@ async fn worker_events_are_in_its_span() {
     }
     let log = Log::default();
     let _guard = tracing::subscriber::set_default(log.clone());
-    let registry = Registry::<Actor>::builder().name("speaking").build().unwrap();
+    let registry = Registry::<ClosureWorker>::builder().name("speaking").build().unwrap();
     let say = |word: &'static str| {
-        Role::init(move |_| {
+        ClosureArgs::init(move |_| {
             Box::pin(async move {
                 tokio::task::yield_now().await;
                 tracing::info!(target: "gen_registry::test", "{word}");
@@ -148,7 +150,7 @@ async fn worker_events_are_in_its_span() {
     };
     let (one, other) = tokio::join!(registry.start("a", say("one")), registry.start("b", say("other")));
     let (one, other) = (one.unwrap(), other.unwrap());
-    inside(&one, |_| Box::pin(async { tracing::info!(target: "gen_registry::test", "again") })).await.unwrap();
+    run_in(&one, |_| Box::pin(async { tracing::info!(target: "gen_registry::test", "again") })).await.unwrap();
     tracing::info!(target: "gen_registry::test", "outside");
     let of = |message: &str| {
         let events = log.events();
@@ -170,7 +172,7 @@ async fn crash_is_an_error_with_its_reason() {
     {
         let worker = within(registry.start(key, Plan::default()), "a start").await.unwrap();
         within(worker.cast(Ask::Do(step)), "a send").await.unwrap();
-        within(worker.closed(), "its end").await;
+        within(worker.closed(), "its exit").await;
         let (level, fields) = log.events().pop().expect("it crashed");
         assert_eq!((level, &*fields["reason"]), (Level::ERROR, reason));
         assert_eq!((&*fields["registry"], &fields["id"]), ("crashes", &worker.id().to_string()));
@@ -192,7 +194,7 @@ async fn restarts_and_giving_up_are_warnings() {
         within(worker.cast(Ask::Do(Step::Fail)), "a send").await.unwrap();
         until_idle().await;
     }
-    within(worker.closed(), "its end").await;
+    within(worker.closed(), "its exit").await;
     let expected = [
         (Level::ERROR, "the worker crashed"),
         (Level::WARN, "the worker is restarted"),
@@ -227,7 +229,7 @@ async fn expected_exits_are_not_logged() {
     within(registry.stop("stopped"), "a stop").await.unwrap();
     within(registry.kill("killed"), "a kill").await.unwrap();
     let idle = registry.lookup("idle").unwrap();
-    within(idle.closed(), "its end").await;
+    within(idle.closed(), "its exit").await;
     let _ = within(registry.shutdown(), "the shutdown").await;
     assert_eq!((log.messages(), log.spans().len()), (vec![], 4));
 }

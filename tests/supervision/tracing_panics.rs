@@ -1,12 +1,12 @@
 //! A subscriber of `tracing` that panics.
 
-#![allow(clippy::async_yields_async, reason = "a task is handed out of the worker that began it")]
+#![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
 use std::time::Duration;
 
 use crate::subscriber::Log;
 use gen_registry::{ExitReason, Registry, Restart};
-use test_support::{Part, Player, Record, Scripted, cue, play, within};
+use test_support::{Record, RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, within};
 use tokio::time::sleep;
 
 /// All that are called.
@@ -18,10 +18,10 @@ async fn live_with(method: &'static str) {
     let (log, _guard) = Log::set().await;
     log.set_hostile(Some(method));
     let record = Record::default();
-    let registry = Registry::<Player>::builder().restart(Restart::Transient).trace_keys().build().unwrap();
-    let part = Part::terminate(|_| Box::pin(async { Ok(()) })).recorded(&record);
+    let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).trace_keys().build().unwrap();
+    let part = RestartableArgs::terminate(|_| Box::pin(async { Ok(()) })).recorded(&record);
     let worker = within(registry.start("k", part), "a start").await.expect(method);
-    let made = play(&worker, |ctx| {
+    let made = run_in_restartable(&worker, |ctx| {
         Box::pin(async move {
             let task = ctx.spawn(async {
                 tokio::task::yield_now().await;
@@ -30,10 +30,10 @@ async fn live_with(method: &'static str) {
             let blocking = ctx.spawn_blocking(|| 2);
             let panics = ctx.spawn(async { panic!("a scripted panic") });
             let aborted = ctx.spawn(std::future::pending::<()>());
-            let timer = ctx.send_after(Duration::from_secs(1), cue(|_| Box::pin(async { Ok(()) })));
-            let interval = ctx.send_interval(Duration::from_secs(1), || cue(|_| Box::pin(async { Ok(()) })));
+            let timer = ctx.send_after(Duration::from_secs(1), fallible_job(|_| Box::pin(async { Ok(()) })));
+            let interval = ctx.send_interval(Duration::from_secs(1), || fallible_job(|_| Box::pin(async { Ok(()) })));
             let me = ctx.handle().clone();
-            let monitor = ctx.monitor(&me, |_| cue(|_| Box::pin(async { Ok(()) })));
+            let monitor = ctx.monitor(&me, |_| fallible_job(|_| Box::pin(async { Ok(()) })));
             aborted.abort();
             (task, blocking, panics, aborted, timer, interval, monitor)
         })
@@ -49,12 +49,12 @@ async fn live_with(method: &'static str) {
     assert!(timer.is_finished() && !interval.is_finished() && !monitor.is_finished(), "{method}");
     assert_eq!((worker.incarnation(), registry.stats().task_panics), (1, 1), "{method}");
     // The end of a run, and a restart.
-    worker.cast(cue(|_| Box::pin(async { Err(Scripted) }))).await.expect(method);
-    play(&worker, |_| Box::pin(async {})).await.expect(method);
+    worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.expect(method);
+    run_in_restartable(&worker, |_| Box::pin(async {})).await.expect(method);
     assert_eq!((worker.incarnation(), registry.stats().restarts.total()), (2, 1), "{method}");
     // A panic unwinds through the span.
-    worker.cast(cue(|_| Box::pin(async { panic!("a scripted panic") }))).await.expect(method);
-    play(&worker, |_| Box::pin(async {})).await.expect(method);
+    worker.cast(fallible_job(|_| Box::pin(async { panic!("a scripted panic") }))).await.expect(method);
+    run_in_restartable(&worker, |_| Box::pin(async {})).await.expect(method);
     assert_eq!((worker.incarnation(), registry.stats().restarts.total()), (3, 2), "{method}");
     assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)), "{method}");
     assert_eq!((record.alive("k"), record.inits("k")), (0, 3), "{method}");
@@ -64,8 +64,8 @@ async fn live_with(method: &'static str) {
     }
     // Nothing is left of it for the next worker.
     log.set_hostile(None);
-    let next = within(registry.start("k", Part::default()), "the next start").await.expect(method);
-    play(&next, |_| Box::pin(async {})).await.expect(method);
+    let next = within(registry.start("k", RestartableArgs::default()), "the next start").await.expect(method);
+    run_in_restartable(&next, |_| Box::pin(async {})).await.expect(method);
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,15 +81,17 @@ fn g5_span_panic_at_runtime_end_is_contained() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (log, _guard) = runtime.block_on(Log::set());
         let worker = runtime.block_on(async {
-            let registry = Registry::<Player>::new();
-            let worker = within(registry.start("k", Part::default()), "a start").await.expect(method);
-            let task = play(&worker, |ctx| Box::pin(async move { ctx.spawn(std::future::pending::<()>()) })).await;
+            let registry = Registry::<RestartableWorker>::new();
+            let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.expect(method);
+            let task =
+                run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.spawn(std::future::pending::<()>()) }))
+                    .await;
             drop(task.expect(method));
             worker
         });
         log.set_hostile(Some(method));
         drop(runtime);
         let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert!(matches!(other.block_on(within(worker.closed(), "its end")), ExitReason::Killed), "{method}");
+        assert!(matches!(other.block_on(within(worker.closed(), "its exit")), ExitReason::Killed), "{method}");
     }
 }

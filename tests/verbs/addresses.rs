@@ -1,4 +1,4 @@
-//! Verbs of sending, through handles, keys and names: what each gives back, and which worker it reaches.
+//! The sending verbs of handles, keys and names: what each returns, and which worker it reaches.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -9,7 +9,8 @@ use gen_registry::{
     Aliases, CallError, Permit, Registry, ReserveError, Restart, SendError, StartError, Via, WorkerHandle,
 };
 use test_support::{
-    Actor, Ask, Gate, Other, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, PollCounter, Probe, Record, Step, job, poll_once, run_in, until_idle,
+    within,
 };
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -18,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 
 type Names = Aliases<&'static str, Probe>;
 
-/// A registry whose mailboxes have one place.
+/// A registry whose mailboxes hold one message.
 fn narrow() -> Registry<Probe> {
     Registry::builder().mailbox_capacity(1).build().unwrap()
 }
@@ -27,7 +28,7 @@ async fn started(registry: &Registry<Probe>, key: &str) -> WorkerHandle<Probe> {
     within(registry.start(key, Plan::default()), "the start").await.unwrap()
 }
 
-/// Fills the only place of a worker that handles a message until the gate opens.
+/// Fills the mailbox of a worker that handles a message until the gate opens.
 async fn fill(worker: &WorkerHandle<Probe>) -> Gate {
     let gate = Gate::new();
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
@@ -47,21 +48,21 @@ fn note_of(error: SendError<Probe>) -> u32 {
     }
 }
 
-/// The same worker behind a handle, a key and a name.
-struct Ways {
+/// One worker, reachable by handle, by key and by name.
+struct Addresses {
     handle: WorkerHandle<Probe>,
     via: Via<Probe>,
     names: Names,
 }
 
-impl Ways {
+impl Addresses {
     fn new(registry: &Registry<Probe>, handle: &WorkerHandle<Probe>) -> Self {
         let names = Names::new();
         names.register("it", handle).unwrap();
         Self { handle: handle.clone(), via: registry.via_or_start(handle.key(), Plan::default()), names }
     }
 
-    fn casts<'a>(&'a self, time: Duration, note: u32) -> [Doing<'a, (), SendError<Probe>>; 3] {
+    fn casts<'a>(&'a self, time: Duration, note: u32) -> [Sending<'a, (), SendError<Probe>>; 3] {
         [
             Box::pin(self.handle.cast_timeout(time, Ask::Note(note))),
             Box::pin(self.via.cast_timeout(time, Ask::Note(note))),
@@ -69,7 +70,7 @@ impl Ways {
         ]
     }
 
-    fn calls(&self, time: Duration) -> [Doing<'_, u32, CallError<Probe>>; 3] {
+    fn calls(&self, time: Duration) -> [Sending<'_, u32, CallError<Probe>>; 3] {
         [
             Box::pin(self.handle.call_timeout(time, Ask::Value)),
             Box::pin(self.via.call_timeout(time, Ask::Value)),
@@ -77,7 +78,7 @@ impl Ways {
         ]
     }
 
-    fn reservations(&self) -> [Doing<'_, Permit<Probe>, ReserveError<Probe>>; 3] {
+    fn reservations(&self) -> [Sending<'_, Permit<Probe>, ReserveError<Probe>>; 3] {
         [
             Box::pin(self.handle.reserve()),
             Box::pin(self.via.reserve()),
@@ -86,23 +87,23 @@ impl Ways {
     }
 }
 
-type Doing<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+type Sending<'a, T, E> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
 
 #[tokio::test(start_paused = true)]
 async fn cast_timeout_on_full_returns_message() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
     let gate = fill(&worker).await;
-    let ways = Ways::new(&registry, &worker);
-    for (refused, cast) in (1..).zip(ways.casts(SECOND, 7)) {
+    let addresses = Addresses::new(&registry, &worker);
+    for (refused, cast) in (1..).zip(addresses.casts(SECOND, 7)) {
         let began = Instant::now();
-        let error = within(cast, "the time-out").await.unwrap_err();
+        let error = within(cast, "the timeout").await.unwrap_err();
         assert!(matches!(error, SendError::TimedOut(_)), "{error:?}");
         assert_eq!((note_of(error), began.elapsed()), (7, SECOND));
         assert_eq!(registry.stats().undelivered.full, refused);
     }
-    // None of them is in the way of one that has room in time.
-    let mut waits = ways.casts(SECOND, 8);
+    // A cast that gets a permit in time is not disturbed by those that timed out.
+    let mut waits = addresses.casts(SECOND, 8);
     for cast in &mut waits {
         assert!(poll_once(cast.as_mut()).await.is_pending());
     }
@@ -111,14 +112,14 @@ async fn cast_timeout_on_full_returns_message() {
         within(cast, "room").await.unwrap();
     }
     assert_eq!(notes(&worker).await, [1, 8, 8, 8]);
-    for cast in ways.casts(Duration::ZERO, 9) {
+    for cast in addresses.casts(Duration::ZERO, 9) {
         within(cast, "a cast with room").await.unwrap();
         until_idle().await;
     }
     within(worker.stop(), "the stop").await.unwrap();
     let gone = worker.cast_timeout(SECOND, Ask::Note(3)).await.unwrap_err();
     assert!(matches!(gone, SendError::Closed(_)));
-    let gone = ways.names.cast_timeout("it", SECOND, Ask::Note(3)).await.unwrap_err();
+    let gone = addresses.names.cast_timeout("it", SECOND, Ask::Note(3)).await.unwrap_err();
     assert!(matches!(gone, SendError::NotFound(_)));
     assert_eq!(registry.stats().undelivered.full, 3);
 }
@@ -128,11 +129,11 @@ async fn cast_timeout_covers_starts_and_retries() {
     let registry = narrow();
     let via = registry.via_or_start("hangs", Plan::init(Step::Hang));
     let began = Instant::now();
-    let error = within(via.cast_timeout(SECOND, Ask::Note(7)), "the time-out").await.unwrap_err();
+    let error = within(via.cast_timeout(SECOND, Ask::Note(7)), "the timeout").await.unwrap_err();
     assert!(matches!(error, SendError::TimedOut(_)), "{error:?}");
     assert_eq!((note_of(error), began.elapsed()), (7, SECOND));
 
-    // Half of the time at one worker, and the rest at the next.
+    // Half of the timeout passes at the first worker, and the rest at the next.
     let (first, names) = (started(&registry, "a").await, Names::new());
     let _gate = fill(&first).await;
     names.register("it", &first).unwrap();
@@ -144,7 +145,7 @@ async fn cast_timeout_covers_starts_and_retries() {
     let second = started(&registry, "b").await;
     let _other = fill(&second).await;
     names.register("it", &second).unwrap();
-    let error = within(cast, "the time-out").await.unwrap_err();
+    let error = within(cast, "the timeout").await.unwrap_err();
     assert_eq!((note_of(error), began.elapsed().as_millis()), (8, SECOND.as_millis()));
 }
 
@@ -153,31 +154,31 @@ async fn call_timeout_before_send_is_not_sent() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
     let gate = fill(&worker).await;
-    let ways = Ways::new(&registry, &worker);
-    for call in ways.calls(SECOND) {
+    let addresses = Addresses::new(&registry, &worker);
+    for call in addresses.calls(SECOND) {
         let began = Instant::now();
-        let error = within(call, "the time-out").await.unwrap_err();
+        let error = within(call, "the timeout").await.unwrap_err();
         assert!(matches!(error, CallError::NotSent) && !error.may_have_run(), "{error:?}");
         assert_eq!(began.elapsed(), SECOND);
     }
     let hangs = registry.via_or_start("hangs", Plan::init(Step::Hang));
-    let error = within(hangs.call_timeout(SECOND, Ask::Value), "the time-out").await.unwrap_err();
+    let error = within(hangs.call_timeout(SECOND, Ask::Value), "the timeout").await.unwrap_err();
     assert!(matches!(error, CallError::NotSent) && !error.may_have_run(), "{error:?}");
 
     gate.open();
     assert_eq!(notes(&worker).await, [1]);
-    // What was taken may have run, though it waits in the mailbox.
-    for call in ways.calls(SECOND) {
+    // An accepted call may have run, even if it is still queued.
+    for call in addresses.calls(SECOND) {
         let gate = Gate::new();
         worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
         within(gate.reached(), "the worker").await;
-        let error = within(call, "the time-out").await.unwrap_err();
+        let error = within(call, "the timeout").await.unwrap_err();
         assert!(matches!(error, CallError::TimedOut) && error.may_have_run(), "{error:?}");
         gate.open();
         until_idle().await;
     }
-    for call in ways.calls(Duration::MAX) {
-        assert_eq!(within(call, "the answer").await.unwrap(), 0);
+    for call in addresses.calls(Duration::MAX) {
+        assert_eq!(within(call, "the reply").await.unwrap(), 0);
     }
 }
 
@@ -195,7 +196,7 @@ async fn stopped_holders_are_not_attempts() {
         within(holder.kill(), "the kill").await.unwrap();
         names.register("it", &successor).unwrap();
         holder = successor;
-        // It steps back once, and then waits at the next one.
+        // The cast yields once, then waits at the next holder.
         assert!(poll_once(cast.as_mut()).await.is_pending());
     }
     within(holder.kill(), "the kill").await.unwrap();
@@ -210,7 +211,7 @@ async fn exhausted_sends_count_by_key_and_name() {
     for by_name in [true, false] {
         let (registry, names) = (narrow(), Names::new());
         let via = registry.via("it");
-        // Full, and it ends by itself as soon as its gate opens.
+        // A full worker that stops as soon as its gate opens.
         let next = async || {
             let (worker, gate) = (started(&registry, "it").await, Gate::new());
             names.register("it", &worker).unwrap();
@@ -220,7 +221,7 @@ async fn exhausted_sends_count_by_key_and_name() {
             (worker, gate)
         };
         let (mut worker, mut gate) = next().await;
-        let mut cast: Doing<'_, (), SendError<Probe>> =
+        let mut cast: Sending<'_, (), SendError<Probe>> =
             if by_name { Box::pin(names.cast("it", Ask::Note(7))) } else { Box::pin(via.cast(Ask::Note(7))) };
         let mut met = 1;
         let error = loop {
@@ -243,9 +244,9 @@ async fn exhausted_sends_count_by_key_and_name() {
 async fn reserve_is_fair_with_waiting_senders() {
     let registry = narrow();
     let worker = started(&registry, "a").await;
-    let ways = Ways::new(&registry, &worker);
-    for reservation in ways.reservations() {
-        let permit = within(reservation, "a place").await.unwrap();
+    let addresses = Addresses::new(&registry, &worker);
+    for reservation in addresses.reservations() {
+        let permit = within(reservation, "a permit").await.unwrap();
         assert_eq!(permit.worker(), &worker);
         assert!(matches!(worker.try_cast(Ask::Note(9)), Err(SendError::Full(_))));
         let mut waits = pin!(worker.cast(Ask::Note(2)));
@@ -256,7 +257,7 @@ async fn reserve_is_fair_with_waiting_senders() {
     }
     assert_eq!(notes(&worker).await, [1, 2, 1, 2, 1, 2]);
 
-    for reservation in ways.reservations() {
+    for reservation in addresses.reservations() {
         let gate = fill(&worker).await;
         let mut reservation = reservation;
         let mut before = pin!(worker.cast(Ask::Note(3)));
@@ -266,11 +267,11 @@ async fn reserve_is_fair_with_waiting_senders() {
         assert!(poll_once(after.as_mut()).await.is_pending());
         gate.open();
         within(before, "room for the first").await.unwrap();
-        let permit = within(reservation, "a place").await.unwrap();
+        let permit = within(reservation, "a permit").await.unwrap();
         until_idle().await;
-        assert!(poll_once(after.as_mut()).await.is_pending(), "it overtook the permit");
+        assert!(poll_once(after.as_mut()).await.is_pending(), "the sender overtook the permit");
         drop(permit);
-        within(after, "the room that was given back").await.unwrap();
+        within(after, "the released permit").await.unwrap();
         until_idle().await;
     }
     assert_eq!(notes(&worker).await, [1, 2, 1, 2, 1, 2, 1, 3, 5, 1, 3, 5, 1, 3, 5]);
@@ -292,7 +293,7 @@ async fn dropped_reserve_leaves_no_gap() {
         }
         drop(reservation);
         gate.open();
-        within(behind, "the room of who left").await.unwrap();
+        within(behind, "the released permit").await.unwrap();
         until_idle().await;
     }
     assert_eq!(notes(&worker).await, [1, 2, 1, 2]);
@@ -303,10 +304,10 @@ async fn permit_returns_message_if_worker_exited() {
     for kills in [true, false] {
         let registry = narrow();
         let worker = started(&registry, "a").await;
-        let permit = within(worker.reserve(), "a place").await.unwrap();
+        let permit = within(worker.reserve(), "a permit").await.unwrap();
         let unused = {
             let other = started(&registry, "b").await;
-            within(other.reserve(), "a place").await.unwrap()
+            within(other.reserve(), "a permit").await.unwrap()
         };
         if kills {
             within(worker.kill(), "the kill").await.unwrap();
@@ -328,14 +329,14 @@ async fn permit_returns_message_if_worker_exited() {
 async fn reserve_by_address_starts_or_tries_next() {
     let (registry, record) = (narrow(), Record::default());
     let via = registry.via_or_start("a", Plan::default().recorded(&record));
-    within(via.reserve(), "a place").await.unwrap().send(Ask::Note(1)).unwrap();
+    within(via.reserve(), "a permit").await.unwrap().send(Ask::Note(1)).unwrap();
     let first = registry.lookup("a").unwrap();
     until_idle().await;
     let _gate = fill(&first).await;
     let mut waits = pin!(via.reserve());
     assert!(poll_once(waits.as_mut()).await.is_pending());
     within(first.kill(), "the kill").await.unwrap();
-    let permit = within(waits, "a place at the next").await.unwrap();
+    let permit = within(waits, "a permit of the next worker").await.unwrap();
     assert_ne!(permit.worker(), &first);
     assert_eq!(record.inits("a"), 2);
 
@@ -346,15 +347,15 @@ async fn reserve_by_address_starts_or_tries_next() {
 
 #[tokio::test(start_paused = true)]
 async fn reserve_in_own_full_mailbox_is_refused() {
-    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
-    let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
+    let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(1).build().unwrap();
+    let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
     let via = registry.via("a");
-    let told = inside(&worker, move |ctx| {
+    let told = run_in(&worker, move |ctx| {
         Box::pin(async move {
             let permit = ctx.handle().reserve().await.unwrap();
             let full = ctx.handle().reserve().await;
             let by_key = via.reserve().await;
-            permit.send(act(|_| Box::pin(async {}))).unwrap();
+            permit.send(job(|_| Box::pin(async {}))).unwrap();
             (matches!(full, Err(ReserveError::WouldDeadlock)), matches!(by_key, Err(ReserveError::WouldDeadlock)))
         })
     });
@@ -365,21 +366,21 @@ async fn reserve_in_own_full_mailbox_is_refused() {
 async fn g7_held_permit_prevents_passivation() {
     let registry = Registry::<Probe>::builder().idle_timeout(SECOND).build().unwrap();
     let worker = started(&registry, "a").await;
-    let permit = within(worker.reserve(), "a place").await.unwrap();
+    let permit = within(worker.reserve(), "a permit").await.unwrap();
     tokio::time::sleep(10 * SECOND).await;
     permit.send(Ask::Note(1)).unwrap();
     assert_eq!(notes(&worker).await, [1]);
-    let unused = within(worker.reserve(), "a place").await.unwrap();
+    let unused = within(worker.reserve(), "a permit").await.unwrap();
     tokio::time::sleep(10 * SECOND).await;
     drop(unused);
-    within(worker.closed(), "the end of a worker that has nothing to do").await;
+    within(worker.closed(), "the exit of an idle worker").await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn g8_permit_survives_a_restart() {
     let registry = Registry::<Probe>::builder().mailbox_capacity(2).restart(Restart::Transient).build().unwrap();
     let worker = started(&registry, "a").await;
-    let permit = within(worker.reserve(), "a place").await.unwrap();
+    let permit = within(worker.reserve(), "a permit").await.unwrap();
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
     until_idle().await;
     tokio::time::sleep(SECOND).await;
@@ -396,16 +397,16 @@ async fn try_cast_by_address_sends_or_returns_message() {
     assert!(matches!(error, SendError::NotFound(_)));
     assert_eq!((note_of(error), record.inits("a")), (7, 0), "it starts no worker");
     let worker = started(&registry, "a").await;
-    let ways = Ways::new(&registry, &worker);
+    let addresses = Addresses::new(&registry, &worker);
     let hits = registry.stats().lookups.hit;
-    ways.via.try_cast(Ask::Note(1)).unwrap();
+    addresses.via.try_cast(Ask::Note(1)).unwrap();
     assert_eq!(registry.stats().lookups.hit, hits + 1);
     until_idle().await;
-    ways.names.try_cast("it", Ask::Note(2)).unwrap();
+    addresses.names.try_cast("it", Ask::Note(2)).unwrap();
     assert_eq!(notes(&worker).await, [1, 2]);
     let _gate = fill(&worker).await;
     for (refused, error) in
-        [ways.via.try_cast(Ask::Note(7)), ways.names.try_cast("it", Ask::Note(7))].into_iter().enumerate()
+        [addresses.via.try_cast(Ask::Note(7)), addresses.names.try_cast("it", Ask::Note(7))].into_iter().enumerate()
     {
         let error = error.unwrap_err();
         assert!(matches!(error, SendError::Full(_)), "{refused}");
@@ -413,52 +414,52 @@ async fn try_cast_by_address_sends_or_returns_message() {
     }
     assert_eq!(registry.stats().undelivered.full, 2);
     within(worker.kill(), "the kill").await.unwrap();
-    assert!(matches!(ways.via.try_cast(Ask::Note(7)), Err(SendError::NotFound(_))));
-    assert!(matches!(ways.names.try_cast("it", Ask::Note(7)), Err(SendError::NotFound(_))));
+    assert!(matches!(addresses.via.try_cast(Ask::Note(7)), Err(SendError::NotFound(_))));
+    assert!(matches!(addresses.names.try_cast("it", Ask::Note(7)), Err(SendError::NotFound(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn try_call_sends_now_and_awaits_later() {
     let registry = Registry::<Probe>::new();
     let worker = within(registry.start("a", Plan::value(4)), "the start").await.unwrap();
-    let ways = Ways::new(&registry, &worker);
+    let addresses = Addresses::new(&registry, &worker);
     let pending = [
-        ways.handle.try_call(Ask::Value).unwrap(),
-        ways.via.try_call(Ask::Value).unwrap(),
-        ways.names.try_call("it", Ask::Value).unwrap(),
+        addresses.handle.try_call(Ask::Value).unwrap(),
+        addresses.via.try_call(Ask::Value).unwrap(),
+        addresses.names.try_call("it", Ask::Value).unwrap(),
     ];
     until_idle().await;
     for reply in pending {
         assert_eq!(reply.worker(), &worker);
-        assert_eq!(within(reply, "the answer").await.unwrap(), 4);
+        assert_eq!(within(reply, "the reply").await.unwrap(), 4);
     }
     let mut awaited = pin!(worker.try_call(Ask::Value).unwrap());
     assert!(poll_once(awaited.as_mut()).await.is_pending());
-    assert_eq!(within(awaited, "the answer").await.unwrap(), 4);
+    assert_eq!(within(awaited, "the reply").await.unwrap(), 4);
 
     let in_hand = worker.try_call(|reply| Ask::DoThenReply(Step::Hang, reply)).unwrap();
     until_idle().await;
-    let queued = ways.via.try_call(Ask::Value).unwrap();
+    let queued = addresses.via.try_call(Ask::Value).unwrap();
     within(worker.kill(), "the kill").await.unwrap();
-    assert!(matches!(within(in_hand, "its end").await, Err(CallError::NoReply)));
-    assert!(matches!(within(queued, "its end").await, Err(CallError::NotDelivered)));
+    assert!(matches!(within(in_hand, "the result").await, Err(CallError::NoReply)));
+    assert!(matches!(within(queued, "the result").await, Err(CallError::NotDelivered)));
     match worker.try_call(Ask::Value) {
         Err(SendError::Closed(message)) => {
             assert!(matches!(message.into_inner(), Ask::Value(reply) if reply.is_closed()));
         }
         other => panic!("{other:?}"),
     }
-    assert!(matches!(ways.via.try_call(Ask::Value), Err(SendError::NotFound(_))));
+    assert!(matches!(addresses.via.try_call(Ask::Value), Err(SendError::NotFound(_))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn try_call_to_oneself_is_refused() {
-    let registry = Registry::<Actor>::new();
-    let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
     let via = registry.via("a");
-    let told = inside(&worker, move |ctx| {
+    let told = run_in(&worker, move |ctx| {
         Box::pin(async move {
-            let code = |_: gen_registry::Reply<()>| act(|_| Box::pin(async {}));
+            let code = |_: gen_registry::Reply<()>| job(|_| Box::pin(async {}));
             let (by_handle, by_key) = (ctx.handle().try_call(code).err(), via.try_call(code).err());
             [by_handle, by_key].map(|error| matches!(error, Some(SendError::WouldDeadlock(_))))
         })
@@ -475,14 +476,15 @@ async fn undelivered_message_can_go_to_successor() {
     let hook = {
         let (names, standby, own, seen) = (names.clone(), standby.clone(), Arc::clone(&own), Arc::clone(&seen));
         move |key: &String, message: Ask| {
-            // Who has the name now; who has the key in another registry; and, later, who has it in this one.
-            let own = own.get().expect("it was set").via(key);
+            // Try the present holder of the name, then the key in another registry. What is left is sent to the key's
+            // next worker later.
+            let own = own.get().expect("the registry is set").via(key);
             let unsent = names.try_cast("it", message);
             let unsent = unsent.or_else(|error| standby.via(key).try_cast(error.into_message()));
             let unsent = unsent.or_else(|error| own.try_cast(error.into_message()));
             seen.lock().unwrap().push(unsent.is_ok());
             if let Err(error) = unsent {
-                later.send((key.clone(), error.into_message())).expect("the test listens");
+                later.send((key.clone(), error.into_message())).expect("the test holds the receiver");
             }
         }
     };
@@ -506,7 +508,7 @@ async fn undelivered_message_can_go_to_successor() {
             _ => drop(within(standby.stop("a"), "the stop").await.unwrap()),
         }
         let mut kill = pin!(worker.kill());
-        // Its gate is closed, and it has lost its names.
+        // The gate is closed, and the worker has lost its names.
         assert!(poll_once(kill.as_mut()).await.is_pending());
         if by == "name" {
             names.register("it", &second).unwrap();
@@ -517,7 +519,7 @@ async fn undelivered_message_can_go_to_successor() {
             "other registry" => assert_eq!(notes(&standby.lookup("a").unwrap()).await, [1, 2]),
             _ => {
                 for _ in 0..2 {
-                    let (key, message) = within(left.recv(), "what was left").await.unwrap();
+                    let (key, message) = within(left.recv(), "an unsent message").await.unwrap();
                     within(registry.via_or_start(&key, Plan::default()).cast(message), "a cast").await.unwrap();
                 }
                 assert_eq!(notes(&registry.lookup("a").unwrap()).await, [1, 2]);
@@ -540,12 +542,12 @@ async fn via_or_start_with_builds_args_per_start() {
     });
     for start in 1..4 {
         for _ in 0..3 {
-            assert_eq!(within(via.clone().call(Ask::Value), "the answer").await.unwrap(), start);
+            assert_eq!(within(via.clone().call(Ask::Value), "the reply").await.unwrap(), start);
         }
         within(registry.stop("a"), "the stop").await.unwrap();
     }
     assert_eq!(*made.lock().unwrap(), 3);
-    // A panic is the caller's, and the next send makes them anew.
+    // A panic of the closure reaches the caller, and the next send calls it again.
     let panics = registry.via_or_start_with("b", || panic!("no arguments"));
     assert!(within(tokio::spawn(async move { panics.cast(Ask::Note(1)).await }), "the panic").await.is_err());
     assert_eq!((registry.count(), registry.stats().starting), (0, 0));
@@ -561,14 +563,14 @@ async fn ready_replies_still_yield() {
         Ask::Note(1)
     };
     let pending: Vec<_> = (0..900).map(|_| worker.try_call(answered).unwrap()).collect();
-    let other = Other::new();
+    let other = PollCounter::new();
     for reply in pending {
         assert_eq!(reply.await.unwrap(), 7);
     }
-    assert!(other.turns() > 4, "{}", other.turns());
+    assert!(other.polls() > 4, "{}", other.polls());
 }
 
-/// Within another future, too, where the compiler has forgotten the lifetime of the name.
+/// Also within another future, where the compiler has erased the lifetime of the name.
 #[test]
 fn sends_by_static_name_are_send() {
     fn is_send<F: Future + Send>(_: F) {}

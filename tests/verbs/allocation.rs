@@ -1,4 +1,5 @@
-//! What a hit costs: no allocation; and what a worker weighs. This binary has an allocator that counts, for each thread.
+//! Lookups that hit do not allocate, and the memory that a worker takes. The allocator of this binary counts per
+//! thread.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -7,20 +8,22 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use gen_registry::{Aliases, Context as Ctx, ExitReason, Registry, Reply, StartError, Worker, WorkerHandle};
-use test_support::{Cue, Part, Plan, Player, Probe, cue, play, within};
+use test_support::{
+    FallibleJob, Plan, Probe, RestartableArgs, RestartableWorker, fallible_job, run_in_restartable, within,
+};
 
-/// The answer of a future that needs to wait for nobody.
+/// Polls a future that must be ready at once.
 fn ready<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("a hit had to wait"),
+        Poll::Pending => panic!("a hit was pending"),
     }
 }
 
 async fn with_one_worker() -> Registry<Probe> {
     let registry = Registry::<Probe>::new();
     within(registry.start("a", Plan::default()), "the start").await.unwrap();
-    // A thread's first read makes room for its guard in the table.
+    // A thread's first read allocates its guard of the table.
     assert!(registry.lookup("a").is_some());
     registry
 }
@@ -78,7 +81,7 @@ async fn whereis_allocates_nothing() {
     assert_eq!(measure(reads).count_total, 0);
 }
 
-/// What the benches weigh: a worker with a number in it, and messages with a reply.
+/// The worker that the benches weigh: its state is a number, and its messages carry a reply.
 struct Counter(u64);
 
 enum Message {
@@ -118,48 +121,54 @@ fn idle_worker_takes_at_most_700_bytes() {
             }
         });
     };
-    // The table makes room for many together: for these, and those that come.
+    // The table allocates for many workers at once. The first ones pay for those that follow.
     start(0..WORKERS);
     let grown = measure(|| start(WORKERS..WORKERS + WORKERS / 4));
     let each = grown.bytes_current / (WORKERS as i64 / 4);
     assert!(each <= 700, "{each} bytes a worker");
-    assert!(each > 300, "{each} bytes a worker: not all of it was counted");
+    assert!(each > 300, "{each} bytes a worker: some allocations were not counted");
     runtime.block_on(async {
         let last = registry.lookup("+15550001249").expect("it was started");
         within(last.cast(Message::Add(1)), "the cast").await.expect("it runs");
-        assert_eq!(within(last.call(Message::Get), "the call").await.expect("it answers"), 2);
+        assert_eq!(within(last.call(Message::Get), "the call").await.expect("the worker replies"), 2);
         assert_eq!(within(registry.shutdown(), "the shutdown").await.aborted, 0);
     });
 }
 
-fn nothing() -> Cue {
-    cue(|_| Box::pin(async { Ok(()) }))
+fn nothing() -> FallibleJob {
+    fallible_job(|_| Box::pin(async { Ok(()) }))
 }
 
-/// What a worker begins, and what ends it: all of it by itself, or when it is dropped.
-type Begin = fn(&mut Ctx<Player>, &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send>;
+/// Starts something that ends by itself, or when the returned closure runs.
+type Begin = fn(&mut Ctx<RestartableWorker>, &WorkerHandle<RestartableWorker>) -> Box<dyn FnOnce() + Send>;
 
-fn tasks(ctx: &mut Ctx<Player>, _: &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send> {
+fn tasks(ctx: &mut Ctx<RestartableWorker>, _: &WorkerHandle<RestartableWorker>) -> Box<dyn FnOnce() + Send> {
     drop(ctx.spawn(async {}));
     Box::new(|| {})
 }
 
-fn aborted_tasks(ctx: &mut Ctx<Player>, _: &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send> {
+fn aborted_tasks(ctx: &mut Ctx<RestartableWorker>, _: &WorkerHandle<RestartableWorker>) -> Box<dyn FnOnce() + Send> {
     let task = ctx.spawn(std::future::pending::<()>());
     Box::new(move || task.abort())
 }
 
-fn timers(ctx: &mut Ctx<Player>, _: &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send> {
+fn timers(ctx: &mut Ctx<RestartableWorker>, _: &WorkerHandle<RestartableWorker>) -> Box<dyn FnOnce() + Send> {
     drop(ctx.send_after(Duration::from_millis(1), nothing()));
     Box::new(|| {})
 }
 
-fn cancelled_intervals(ctx: &mut Ctx<Player>, _: &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send> {
+fn cancelled_intervals(
+    ctx: &mut Ctx<RestartableWorker>,
+    _: &WorkerHandle<RestartableWorker>,
+) -> Box<dyn FnOnce() + Send> {
     let timer = ctx.send_interval(Duration::from_secs(60), nothing);
     Box::new(move || timer.cancel())
 }
 
-fn cancelled_monitors(ctx: &mut Ctx<Player>, watched: &WorkerHandle<Player>) -> Box<dyn FnOnce() + Send> {
+fn cancelled_monitors(
+    ctx: &mut Ctx<RestartableWorker>,
+    watched: &WorkerHandle<RestartableWorker>,
+) -> Box<dyn FnOnce() + Send> {
     let monitor = ctx.monitor(watched, |_| nothing());
     Box::new(move || monitor.cancel())
 }
@@ -172,17 +181,22 @@ const BEGINS: [(&str, Begin); 5] = [
     ("cancelled monitors", cancelled_monitors),
 ];
 
-/// Lets a worker begin many, and rest when all of them have ended.
-async fn begin_and_rest(worker: &WorkerHandle<Player>, watched: &WorkerHandle<Player>, begin: Begin, many: usize) {
+/// Starts `MANY` of something in a worker and waits until all of them have ended.
+async fn begin_and_rest(
+    worker: &WorkerHandle<RestartableWorker>,
+    watched: &WorkerHandle<RestartableWorker>,
+    begin: Begin,
+    many: usize,
+) {
     let watched = watched.clone();
-    let begun = play(worker, move |ctx| {
+    let begun = run_in_restartable(worker, move |ctx| {
         Box::pin(async move {
             let ends: Vec<_> = (0..many).map(|_| begin(ctx, &watched)).collect();
             ends.into_iter().for_each(|end| end());
         })
     });
-    begun.await.expect("the worker lives");
-    // The clock is paused: everything else has come to its end before this.
+    begun.await.expect("the worker is running");
+    // The clock is paused, so all other tasks run to their end before this sleep ends.
     tokio::time::sleep(Duration::from_secs(1)).await;
 }
 
@@ -195,17 +209,18 @@ fn finished_tasks_keep_no_memory() {
     const MANY: usize = 20_000;
     for (name, begin) in BEGINS {
         let runtime = paused();
-        let registry = runtime.block_on(async { Registry::<Player>::new() });
+        let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
         let start = |key: &'static str| {
-            runtime
-                .block_on(async { within(registry.start(key, Part::default()), "a start").await.expect("it starts") })
+            runtime.block_on(async {
+                within(registry.start(key, RestartableArgs::default()), "a start").await.expect("it starts")
+            })
         };
         let (worker, watched) = (start("worker"), start("watched"));
-        // The runtime's queues grow, and stay so.
+        // The queues of the runtime grow and keep their capacity.
         runtime.block_on(begin_and_rest(&start("another"), &watched, begin, MANY));
         runtime.block_on(begin_and_rest(&worker, &watched, begin, 1));
         let kept = measure(|| runtime.block_on(begin_and_rest(&worker, &watched, begin, MANY))).bytes_current;
-        assert!(kept.abs() <= 512, "{kept} bytes are kept of {MANY} {name}");
+        assert!(kept.abs() <= 512, "{MANY} {name} left {kept} bytes");
     }
 }
 
@@ -213,17 +228,19 @@ fn finished_tasks_keep_no_memory() {
 fn worker_size_is_restored_after_tasks() {
     const WORKERS: usize = 100;
     let runtime = paused();
-    let registry = runtime.block_on(async { Registry::<Player>::new() });
+    let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
     for (name, begin) in BEGINS {
-        // None of them has had a task.
+        // None of these workers has had a task.
         let mut workers = Vec::new();
         runtime.block_on(async {
             for n in 0..=WORKERS {
                 let key = format!("{name} {n}");
-                workers.push(within(registry.start(&key, Part::default()), "a start").await.expect("it starts"));
+                workers.push(
+                    within(registry.start(&key, RestartableArgs::default()), "a start").await.expect("it starts"),
+                );
             }
             for worker in &workers {
-                // Its mailbox has room from now on.
+                // Allocate the mailbox before the measurement.
                 (0..8).for_each(|_| drop(worker.try_cast(nothing())));
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -236,42 +253,45 @@ fn worker_size_is_restored_after_tasks() {
                 }
             });
         });
-        // Of the 684 bytes that an idle worker weighs: 5 %.
+        // 5 % of the 684 bytes that an idle worker takes.
         let kept = kept.bytes_current / WORKERS as i64;
-        assert!(kept.abs() <= 34, "{kept} bytes a worker are kept of its {name}");
+        assert!(kept.abs() <= 34, "its {name} left {kept} bytes per worker");
     }
 }
 
 #[test]
 fn the_handles_of_ended_timers_keep_little() {
     let runtime = paused();
-    let registry = runtime.block_on(async { Registry::<Player>::new() });
+    let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
     let begin = || {
         runtime.block_on(async {
             let worker = registry.lookup("k").expect("it runs");
-            let timers = play(&worker, |ctx| {
+            let timers = run_in_restartable(&worker, |ctx| {
                 let timers: Vec<_> = (0..1_000).map(|_| ctx.send_after(Duration::from_millis(1), nothing())).collect();
                 Box::pin(async move { timers })
             });
-            let timers = timers.await.expect("the worker lives");
+            let timers = timers.await.expect("the worker is running");
             tokio::time::sleep(Duration::from_secs(1)).await;
             assert!(timers.iter().all(gen_registry::Timer::is_finished));
             timers
         })
     };
-    runtime.block_on(async { within(registry.start("k", Part::default()), "a start").await.expect("it starts") });
+    runtime.block_on(async {
+        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("it starts")
+    });
     drop(begin());
     let mut timers = Vec::new();
     let kept = measure(|| timers = begin()).bytes_current / 1_000;
-    assert!(kept <= 64, "{kept} bytes are kept for the handle of a timer that has ended");
+    assert!(kept <= 64, "the handle of an ended timer keeps {kept} bytes");
 }
 
 #[test]
 fn cancelled_waits_keep_no_memory() {
     let runtime = paused();
-    let registry = runtime.block_on(async { Registry::<Player>::new() });
-    let worker =
-        runtime.block_on(async { within(registry.start("k", Part::default()), "a start").await.expect("it starts") });
+    let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
+    let worker = runtime.block_on(async {
+        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("it starts")
+    });
     let give_up = |many: usize| {
         let mut waits: Vec<_> = (0..many).map(|_| Box::pin(worker.closed())).collect();
         for wait in &mut waits {
@@ -280,34 +300,35 @@ fn cancelled_waits_keep_no_memory() {
     };
     give_up(1);
     assert_eq!(measure(|| give_up(1_000)).bytes_current, 0);
-    // Those who stay are told.
+    // The waits that remain are still notified.
     let mut closed = Box::pin(worker.closed());
     assert!(closed.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     give_up(1_000);
     runtime.block_on(async {
-        within(worker.kill(), "a kill").await.expect("it ends");
-        assert!(matches!(within(closed, "its end").await, ExitReason::Killed));
+        within(worker.kill(), "a kill").await.expect("the worker exits");
+        assert!(matches!(within(closed, "its exit").await, ExitReason::Killed));
     });
 }
 
 #[test]
 fn shut_down_children_keep_no_memory() {
     let runtime = paused();
-    let registry = runtime.block_on(async { Registry::<Player>::new() });
-    let worker =
-        runtime.block_on(async { within(registry.start("k", Part::default()), "a start").await.expect("it starts") });
+    let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
+    let worker = runtime.block_on(async {
+        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("it starts")
+    });
     let own = |many: usize| {
         runtime.block_on(async {
             for _ in 0..many {
-                let owned = play(&worker, |ctx| {
+                let owned = run_in_restartable(&worker, |ctx| {
                     Box::pin(async move {
-                        let child = Registry::<Player>::new();
+                        let child = Registry::<RestartableWorker>::new();
                         ctx.own(&child);
                         child
                     })
                 });
-                let child = owned.await.expect("the worker lives");
-                within(child.start("c", Part::default()), "a start").await.expect("it starts");
+                let child = owned.await.expect("the worker is running");
+                within(child.start("c", RestartableArgs::default()), "a start").await.expect("it starts");
                 assert_eq!(within(child.shutdown(), "the shutdown").await.stuck, 0);
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -316,5 +337,5 @@ fn shut_down_children_keep_no_memory() {
     own(16);
     let kept = measure(|| own(200)).bytes_current;
     let one = measure(|| own(1)).bytes_total as i64;
-    assert!(kept <= 8 * one, "{kept} bytes are kept of 200 registries, each of {one}");
+    assert!(kept <= 8 * one, "200 registries of {one} bytes each left {kept} bytes");
 }

@@ -1,4 +1,4 @@
-//! `Builder`: what it accepts, and that names keep registries apart.
+//! `Builder`: which options it accepts, and that registries with different names are separate.
 
 use std::time::Duration;
 
@@ -37,14 +37,14 @@ async fn named_and_unnamed_share_no_keys() {
     within(named.start("a", Plan::default()), "the start of the same key elsewhere").await.unwrap();
 }
 
-/// "modern specs: invalid spec, no arguments": what a registry cannot do without is a runtime.
+/// "modern specs: invalid spec, no arguments": here the one requirement is a runtime.
 #[test]
 fn build_outside_runtime_fails() {
     assert!(matches!(Registry::<Probe>::builder().build(), Err(BuildError::NoRuntime)));
 }
 
-/// "modern specs: invalid spec, no :worker_module argument": that the type system sees to; what can be forgotten here is
-/// the runtime's timer.
+/// "modern specs: invalid spec, no :worker_module argument": the type system checks that. What a user can forget here
+/// is the runtime's timer.
 #[test]
 fn build_without_timer_fails() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -68,8 +68,7 @@ async fn all_options_work() {
     within(registry.stop("a"), "the stop").await.unwrap();
 }
 
-/// "modern specs: can customize the name and run multiple registries for the same module": what ends one leaves the
-/// other alone.
+/// "modern specs: can customize the name and run multiple registries for the same module"
 #[tokio::test(start_paused = true)]
 async fn shutdown_leaves_other_registries_running() {
     let read = Registry::<Probe>::builder().name("read").build().unwrap();

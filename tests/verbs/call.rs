@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{CallError, Registry, Reply, SendError, WorkerHandle};
-use test_support::{Ask, Gate, Other, Plan, Probe, Step, poll_once, populated, until_idle, within};
+use test_support::{Ask, Gate, Plan, PollCounter, Probe, Step, poll_once, populated, until_idle, within};
 use tokio::time::Instant;
 
-/// A worker whose mailbox holds one message, and who stands at the gate.
+/// A worker that waits at the gate and whose mailbox holds one message.
 async fn busy() -> (Registry<Probe>, WorkerHandle<Probe>, Gate) {
     let registry = Registry::<Probe>::builder().mailbox_capacity(1).build().unwrap();
     let worker = within(registry.start("a", Plan::default()), "the start").await.unwrap();
@@ -50,30 +50,30 @@ async fn repeated_sends_yield_to_other_tasks() {
     let open = within(registry.start("open", Plan::default()), "the start").await.unwrap();
     let ended = within(registry.start("ended", Plan::default()), "the start").await.unwrap();
     within(ended.stop(), "the stop").await.unwrap();
-    let other = Other::new();
-    let (address, of_nobody) = (registry.via("open"), registry.via("ended"));
+    let other = PollCounter::new();
+    let (address, vacant) = (registry.via("open"), registry.via("ended"));
     let send = async |to| match to {
         "a worker" => open.cast(Ask::Note(0)).await.is_ok(),
         "an address" => address.cast(Ask::Note(0)).await.is_ok(),
-        "a worker that has ended" => ended.cast(Ask::Note(0)).await.is_err(),
-        "an address of nobody" => of_nobody.cast(Ask::Note(0)).await.is_err(),
-        "a worker that has ended, a call" => ended.call(Ask::Notes).await.is_err(),
-        _ => of_nobody.call(Ask::Notes).await.is_err(),
+        "an exited worker" => ended.cast(Ask::Note(0)).await.is_err(),
+        "a vacant address" => vacant.cast(Ask::Note(0)).await.is_err(),
+        "an exited worker, a call" => ended.call(Ask::Notes).await.is_err(),
+        _ => vacant.call(Ask::Notes).await.is_err(),
     };
     for to in [
         "a worker",
         "an address",
-        "a worker that has ended",
-        "an address of nobody",
-        "a worker that has ended, a call",
-        "an address of nobody, a call",
+        "an exited worker",
+        "a vacant address",
+        "an exited worker, a call",
+        "a vacant address, a call",
     ] {
-        let before = other.turns();
+        let before = other.polls();
         for _ in 0..1_000 {
             assert!(within(send(to), "the send").await, "{to}");
         }
-        let had = other.turns() - before;
-        assert!(had >= 5, "{to}: the other had {had} turns in 1,000 sends");
+        let had = other.polls() - before;
+        assert!(had >= 5, "{to}: another task was polled {had} times in 1,000 sends");
     }
 }
 
@@ -105,7 +105,7 @@ async fn dropped_waiting_cast_is_not_sent() {
     assert!(poll_once(next.as_mut()).await.is_pending());
     drop(given_up);
     gate.open();
-    within(next, "the sender behind the one that gave up").await.unwrap();
+    within(next, "the next sender in line").await.unwrap();
     assert_eq!(notes(&worker).await, [1, 3]);
 }
 
@@ -143,7 +143,7 @@ async fn drop_failure_or_panic_yields_no_reply() {
     let registry = populated(&["a", "b"]).await;
     for (key, step) in [("a", Step::Fail), ("b", Step::Panic)] {
         let worker = registry.lookup(key).unwrap();
-        let error = within(worker.call(step_then_reply(step)), "the answer").await.unwrap_err();
+        let error = within(worker.call(step_then_reply(step)), "the reply").await.unwrap_err();
         assert!(matches!(error, CallError::NoReply) && error.may_have_run());
     }
     let registry = populated(&["a"]).await;
@@ -153,7 +153,7 @@ async fn drop_failure_or_panic_yields_no_reply() {
             drop(reply);
             Ask::Note(1)
         }),
-        "the answer",
+        "the reply",
     )
     .await
     .unwrap_err();
@@ -169,7 +169,7 @@ async fn g6_call_queued_behind_panic_never_began() {
     let mut behind = pin!(worker.call(Ask::Value));
     assert!(poll_once(behind.as_mut()).await.is_pending());
     gate.open();
-    let error = within(behind, "the answer").await.unwrap_err();
+    let error = within(behind, "the reply").await.unwrap_err();
     assert!(matches!(error, CallError::NotDelivered) && !error.may_have_run());
 }
 
@@ -193,7 +193,7 @@ async fn g6_hook_gets_undelivered_casts_in_order() {
     assert!(poll_once(call.as_mut()).await.is_pending());
     worker.cast(Ask::Note(2)).await.unwrap();
     within(worker.kill(), "the kill").await.unwrap();
-    assert!(matches!(within(call, "the answer").await, Err(CallError::NotDelivered)));
+    assert!(matches!(within(call, "the reply").await, Err(CallError::NotDelivered)));
     assert_eq!(*lost.lock().unwrap(), [("a".to_owned(), 1), ("a".to_owned(), 2)]);
 }
 
@@ -212,9 +212,9 @@ async fn g6_hook_gets_no_waiting_call() {
     assert!(poll_once(call.as_mut()).await.is_pending(), "there is no room");
     gate.open();
     until_idle().await;
-    assert!(poll_once(call.as_mut()).await.is_pending(), "it takes the room of the one that hangs");
+    assert!(poll_once(call.as_mut()).await.is_pending(), "the hanging message took the permit");
     within(worker.kill(), "the kill").await.unwrap();
-    assert!(matches!(within(call, "the answer").await, Err(CallError::NotDelivered)));
+    assert!(matches!(within(call, "the reply").await, Err(CallError::NotDelivered)));
     assert_eq!(*lost.lock().unwrap(), 0);
 }
 
@@ -249,10 +249,10 @@ async fn timed_out_call_may_still_run() {
         drop(reply);
         Ask::Note(1)
     });
-    // The reply is gone, but it is not known yet whether the message will have run.
-    let error = within(given_up, "the time-out").await.unwrap_err();
+    // The caller has given up, but the message is still queued, so whether it will run is unknown.
+    let error = within(given_up, "the timeout").await.unwrap_err();
     assert!(error.may_have_run(), "{error:?}");
-    let error = within(worker.call_timeout(Duration::from_secs(3), Ask::Value), "the time-out").await.unwrap_err();
+    let error = within(worker.call_timeout(Duration::from_secs(3), Ask::Value), "the timeout").await.unwrap_err();
     assert!(matches!(error, CallError::TimedOut) && error.may_have_run());
     assert_eq!(begin.elapsed().as_secs(), 3);
     gate.open();
@@ -278,10 +278,10 @@ async fn reply_knows_if_caller_dropped() {
 
     let mut waits = pin!(worker.call(keep));
     assert!(poll_once(waits.as_mut()).await.is_pending());
-    // Answered by another task than the worker's, and later than its handler.
+    // A task other than the worker replies, after the handler has returned.
     until_idle().await;
     received.recv().await.unwrap().try_send(6).unwrap();
-    assert_eq!(within(waits, "the answer").await.unwrap(), 6);
+    assert_eq!(within(waits, "the reply").await.unwrap(), 6);
 }
 
 #[tokio::test(start_paused = true)]

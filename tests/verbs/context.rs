@@ -1,4 +1,4 @@
-//! `Context`: what a worker knows of itself, and the tasks that belong to it.
+//! `Context`: what it exposes, and the tasks that belong to a worker.
 
 use std::pin::pin;
 use std::sync::mpsc::{Sender, channel};
@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, StartError, TaskError, WorkerHandle};
 use test_support::{
-    Act, Actor, Gate, Record, Role, act, inside, many_turns, own_registry, poll_once, until_idle, within,
+    ClosureArgs, ClosureWorker, Gate, Job, Record, job, own_registry, poll_once, run_in, until_idle, within, yield_many,
 };
 use tokio::time::Instant;
 
-async fn started(registry: &Registry<Actor>, role: Role) -> WorkerHandle<Actor> {
+async fn started(registry: &Registry<ClosureWorker>, role: ClosureArgs) -> WorkerHandle<ClosureWorker> {
     within(registry.start("a", role), "the start").await.unwrap()
 }
 
-/// A task that lives, in the record, until the gate is open or it is aborted.
-fn spawn_child(record: &Record, gate: &Gate) -> Act {
+/// A task that the record counts as alive until the gate opens or the task is aborted.
+fn spawn_child(record: &Record, gate: &Gate) -> Job {
     let (record, gate) = (record.clone(), gate.clone());
-    act(move |ctx| {
+    job(move |ctx| {
         Box::pin(async move {
             ctx.spawn(async move {
                 let _life = record.enter("child");
@@ -27,34 +27,34 @@ fn spawn_child(record: &Record, gate: &Gate) -> Act {
     })
 }
 
-/// Blocking work that lives, in the record, until the sender is dropped. The code that spawns it waits until it runs:
-/// work that has not begun can still be aborted.
-fn spawn_blocking_child(record: &Record) -> (Act, Sender<()>) {
+/// Blocking work that the record counts as alive until the sender is dropped. The spawning code waits until the work
+/// runs, because work that has not begun can still be aborted.
+fn spawn_blocking_child(record: &Record) -> (Job, Sender<()>) {
     let (record, (release, released)) = (record.clone(), channel::<()>());
-    let act = act(move |ctx| {
+    let job = job(move |ctx| {
         Box::pin(async move {
             let (running, runs) = tokio::sync::oneshot::channel();
             ctx.spawn_blocking(move || {
                 let _life = record.enter("child");
-                running.send(()).expect("the code that spawned it waits");
-                // It ends by the drop of the sender, which is an error here.
+                running.send(()).expect("the spawning code waits");
+                // Dropping the sender ends the work. It is reported as an error here.
                 let _ = released.recv_timeout(Duration::from_secs(60));
             });
             runs.await.expect("the work was not aborted");
         })
     });
-    (act, release)
+    (job, release)
 }
 
-fn fail_now() -> Act {
-    act(|_| Box::pin(async { panic!("a scripted panic") }))
+fn fail_now() -> Job {
+    job(|_| Box::pin(async { panic!("a scripted panic") }))
 }
 
 #[tokio::test(start_paused = true)]
 async fn exposes_key_handle_registry_incarnation() {
-    let registry = Registry::<Actor>::builder().name("actors").build().unwrap();
-    let worker = started(&registry, Role::default()).await;
-    let known = inside(&worker, |ctx| {
+    let registry = Registry::<ClosureWorker>::builder().name("actors").build().unwrap();
+    let worker = started(&registry, ClosureArgs::default()).await;
+    let known = run_in(&worker, |ctx| {
         Box::pin(async {
             (ctx.key().clone(), ctx.handle().clone(), own_registry(ctx).name().to_owned(), ctx.incarnation())
         })
@@ -64,9 +64,9 @@ async fn exposes_key_handle_registry_incarnation() {
 
 #[tokio::test(start_paused = true)]
 async fn ctx_stop_drains_and_exits_normal() {
-    let registry = Registry::<Actor>::new();
-    let (worker, gate) = (started(&registry, Role::default()).await, Gate::new());
-    let stop = act({
+    let registry = Registry::<ClosureWorker>::new();
+    let (worker, gate) = (started(&registry, ClosureArgs::default()).await, Gate::new());
+    let stop = job({
         let gate = gate.clone();
         move |ctx| {
             Box::pin(async move {
@@ -78,7 +78,7 @@ async fn ctx_stop_drains_and_exits_normal() {
     });
     worker.cast(stop).await.unwrap();
     gate.reached().await;
-    let mut behind = pin!(inside(&worker, |_| Box::pin(async { 42 })));
+    let mut behind = pin!(run_in(&worker, |_| Box::pin(async { 42 })));
     assert!(poll_once(behind.as_mut()).await.is_pending());
     gate.open();
     assert_eq!(within(behind, "what was accepted").await.unwrap(), 42);
@@ -87,17 +87,17 @@ async fn ctx_stop_drains_and_exits_normal() {
 
 #[tokio::test(start_paused = true)]
 async fn ctx_stop_in_init_exits_normal() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::init(|ctx| Box::pin(async { ctx.stop() }))).await;
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::init(|ctx| Box::pin(async { ctx.stop() }))).await;
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
     assert_eq!(registry.count(), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn task_yields_its_result_or_panic() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::default()).await;
-    let results = inside(&worker, |ctx| {
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
+    let results = run_in(&worker, |ctx| {
         Box::pin(async {
             let fine = ctx.spawn(async { 6 * 7 }).await;
             let panicked = ctx.spawn(async { panic!("a scripted panic") }).await;
@@ -110,14 +110,14 @@ async fn task_yields_its_result_or_panic() {
     let (fine, told, blocking, told_blocking) = results.await.unwrap();
     assert_eq!((fine, blocking), (Ok(42), Ok("blocking")));
     assert_eq!((told, told_blocking), (panicked("a scripted panic"), panicked("a formatted panic")));
-    assert_eq!(registry.lookup("a"), Some(worker), "the worker goes on");
+    assert_eq!(registry.lookup("a"), Some(worker), "the worker is still running");
 }
 
 #[tokio::test(start_paused = true)]
 async fn aborted_task_drops_its_future() {
-    let registry = Registry::<Actor>::new();
-    let (worker, record) = (started(&registry, Role::default()).await, Record::default());
-    let result = inside(&worker, {
+    let registry = Registry::<ClosureWorker>::new();
+    let (worker, record) = (started(&registry, ClosureArgs::default()).await, Record::default());
+    let result = run_in(&worker, {
         let life = record.enter("child");
         move |ctx| {
             Box::pin(async move {
@@ -137,9 +137,9 @@ async fn aborted_task_drops_its_future() {
 
 #[tokio::test(start_paused = true)]
 async fn abort_ignores_running_blocking_work() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::default()).await;
-    let result = inside(&worker, |ctx| {
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
+    let result = run_in(&worker, |ctx| {
         Box::pin(async {
             let (running, runs) = tokio::sync::oneshot::channel();
             let (release, released) = channel::<()>();
@@ -158,12 +158,12 @@ async fn abort_ignores_running_blocking_work() {
 
 #[tokio::test(start_paused = true)]
 async fn dropping_task_handle_detaches_it() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::default()).await;
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
     let (record, gate) = (Record::default(), Gate::new());
     worker.cast(spawn_child(&record, &gate)).await.unwrap();
     gate.reached().await;
-    inside(&worker, |_| Box::pin(async {})).await.unwrap();
+    run_in(&worker, |_| Box::pin(async {})).await.unwrap();
     assert_eq!(record.alive("child"), 1);
     gate.open();
     until_idle().await;
@@ -172,15 +172,15 @@ async fn dropping_task_handle_detaches_it() {
 
 #[tokio::test(start_paused = true)]
 async fn g1_stop_waits_for_tasks() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::default()).await;
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
     let (record, gate) = (Record::default(), Gate::new());
     worker.cast(spawn_child(&record, &gate)).await.unwrap();
     gate.reached().await;
     let mut stop = pin!(registry.stop("a"));
     assert!(poll_once(stop.as_mut()).await.is_pending());
     until_idle().await;
-    let mut next = pin!(registry.start("a", Role::default().recorded(&record)));
+    let mut next = pin!(registry.start("a", ClosureArgs::default().recorded(&record)));
     assert!(poll_once(next.as_mut()).await.is_pending());
     until_idle().await;
     assert!(poll_once(stop.as_mut()).await.is_pending());
@@ -191,11 +191,10 @@ async fn g1_stop_waits_for_tasks() {
     assert_eq!((record.alive("child"), record.inits("a")), (0, 1));
 }
 
-// kill at the stop time-out wakes nobody, and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn g1_stop_timeout_aborts_tasks() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::default()).await;
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
     let (record, gate, begin) = (Record::default(), Gate::new(), Instant::now());
     worker.cast(spawn_child(&record, &gate)).await.unwrap();
     gate.reached().await;
@@ -206,16 +205,16 @@ async fn g1_stop_timeout_aborts_tasks() {
 
 #[tokio::test(start_paused = true)]
 async fn g1_kill_panic_failed_init_abort_tasks() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (record, gate, begin) = (Record::default(), Gate::new(), Instant::now());
 
-    let worker = started(&registry, Role::default()).await;
+    let worker = started(&registry, ClosureArgs::default()).await;
     worker.cast(spawn_child(&record, &gate)).await.unwrap();
     gate.reached().await;
     assert!(matches!(within(registry.kill("a"), "the kill").await, Ok(ExitReason::Killed)));
     assert_eq!((record.inits("child"), record.alive("child")), (1, 0), "after a kill");
 
-    let worker = started(&registry, Role::default()).await;
+    let worker = started(&registry, ClosureArgs::default()).await;
     worker.cast(spawn_child(&record, &gate)).await.unwrap();
     gate.reached().await;
     worker.cast(fail_now()).await.unwrap();
@@ -224,13 +223,13 @@ async fn g1_kill_panic_failed_init_abort_tasks() {
 
     let child = spawn_child(&record, &gate);
     let reached = gate.clone();
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             child(ctx).await;
             reached.reached().await;
         })
     });
-    let failed = within(registry.start("a", Role { fail_init: true, ..role }), "the failed start").await;
+    let failed = within(registry.start("a", ClosureArgs { fail_init: true, ..role }), "the failed start").await;
     assert!(matches!(failed, Err(StartError::Init(_))), "{failed:?}");
     assert_eq!((record.inits("child"), record.alive("child")), (3, 0), "after a failed init");
     assert_eq!(begin.elapsed(), Duration::ZERO);
@@ -239,20 +238,20 @@ async fn g1_kill_panic_failed_init_abort_tasks() {
 #[tokio::test(start_paused = true)]
 async fn g1_stop_and_kill_await_blocking_work() {
     for is_kill in [false, true] {
-        let registry = Registry::<Actor>::new();
-        let (worker, record) = (started(&registry, Role::default()).await, Record::default());
+        let registry = Registry::<ClosureWorker>::new();
+        let (worker, record) = (started(&registry, ClosureArgs::default()).await, Record::default());
         let (child, release) = spawn_blocking_child(&record);
-        inside(&worker, child).await.unwrap();
+        run_in(&worker, child).await.unwrap();
         assert_eq!(record.alive("child"), 1);
         let end = tokio::spawn({
             let registry = registry.clone();
             async move { if is_kill { registry.kill("a").await } else { registry.stop("a").await } }
         });
-        many_turns().await;
+        yield_many().await;
         assert!(!end.is_finished() && registry.lookup("a").is_none());
         assert_eq!(record.alive("child"), 1);
         drop(release);
-        let reason = within(end, "the end of the worker").await.unwrap().unwrap();
+        let reason = within(end, "the worker's exit").await.unwrap().unwrap();
         assert_eq!(matches!(reason, ExitReason::Killed), is_kill, "{reason:?}");
         assert_eq!(record.alive("child"), 0);
     }
@@ -260,14 +259,14 @@ async fn g1_stop_and_kill_await_blocking_work() {
 
 #[tokio::test(start_paused = true)]
 async fn g1_panic_and_failed_init_await_blocking_work() {
-    let registry = Registry::<Actor>::new();
-    let (worker, record) = (started(&registry, Role::default()).await, Record::default());
+    let registry = Registry::<ClosureWorker>::new();
+    let (worker, record) = (started(&registry, ClosureArgs::default()).await, Record::default());
     let (child, release) = spawn_blocking_child(&record);
-    inside(&worker, child).await.unwrap();
+    run_in(&worker, child).await.unwrap();
     assert_eq!(record.alive("child"), 1);
     worker.cast(fail_now()).await.unwrap();
     let mut closed = pin!(worker.closed());
-    many_turns().await;
+    yield_many().await;
     assert!(poll_once(closed.as_mut()).await.is_pending());
     drop(release);
     assert!(matches!(within(closed, "the end").await, ExitReason::Panicked(_)));
@@ -275,16 +274,16 @@ async fn g1_panic_and_failed_init_await_blocking_work() {
 
     let (child, release) = spawn_blocking_child(&record);
     let (spawned, is_spawned) = tokio::sync::oneshot::channel();
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             child(ctx).await;
             spawned.send(()).expect("the test waits");
         })
     });
-    let mut start = pin!(registry.start("a", Role { fail_init: true, ..role }));
+    let mut start = pin!(registry.start("a", ClosureArgs { fail_init: true, ..role }));
     assert!(poll_once(start.as_mut()).await.is_pending());
     within(is_spawned, "the blocking work").await.unwrap();
-    many_turns().await;
+    yield_many().await;
     assert_eq!(record.alive("child"), 1);
     assert!(poll_once(start.as_mut()).await.is_pending());
     drop(release);
@@ -295,12 +294,12 @@ async fn g1_panic_and_failed_init_await_blocking_work() {
 
 #[tokio::test(start_paused = true)]
 async fn g1_state_drops_before_tasks_are_joined() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (record, gate) = (Record::default(), Gate::new());
-    let worker = started(&registry, Role::default().recorded(&record)).await;
+    let worker = started(&registry, ClosureArgs::default().recorded(&record)).await;
     worker.cast(spawn_child(&record, &gate)).await.unwrap();
     gate.reached().await;
-    worker.cast(act(|ctx| Box::pin(async { ctx.stop() }))).await.unwrap();
+    worker.cast(job(|ctx| Box::pin(async { ctx.stop() }))).await.unwrap();
     let mut closed = pin!(worker.closed());
     until_idle().await;
     assert!(poll_once(closed.as_mut()).await.is_pending());
@@ -311,16 +310,16 @@ async fn g1_state_drops_before_tasks_are_joined() {
 
 #[tokio::test(start_paused = true)]
 async fn task_may_call_and_stop_its_worker() {
-    let registry = Registry::<Actor>::new();
-    let worker = started(&registry, Role::default()).await;
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
     let (answers, mut received) = tokio::sync::mpsc::unbounded_channel();
-    let spawning = act(move |ctx| {
+    let spawning = job(move |ctx| {
         Box::pin(async move {
             let own = ctx.handle().clone();
             ctx.spawn(async move {
                 // Not the worker's own task: it may call, for the mailbox is served meanwhile.
-                answers.send(inside(&own, |ctx| Box::pin(async { ctx.key().clone() })).await.unwrap()).unwrap();
-                own.cast(act(|ctx| Box::pin(async { ctx.stop() }))).await.unwrap();
+                answers.send(run_in(&own, |ctx| Box::pin(async { ctx.key().clone() })).await.unwrap()).unwrap();
+                own.cast(job(|ctx| Box::pin(async { ctx.stop() }))).await.unwrap();
             });
         })
     });

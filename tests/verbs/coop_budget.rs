@@ -1,7 +1,8 @@
-//! Every public future takes part in the cooperative budget, on every one of its ways out: a loop of it alone lets other tasks
-//! run, can be aborted, and can be killed.
+//! Every public future takes part in the cooperative budget, whichever way it completes: a loop of it yields to other
+//! tasks, can be aborted, and can be killed.
 //!
-//! [`cases`] has one case for each way out. That no public future is missing is checked against the source.
+//! [`cases`] has a case for each way in which a future completes. A test compares the list with the public futures in
+//! `src`.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -17,18 +18,18 @@ use gen_registry::{
     Aliases, CallError, Context, Events, ExitReason, Groups, Mailbox, Registry, Reply, ReserveError, Retry, SendError,
     StartError, StopError, StopMode, TaskError, Worker, WorkerHandle, spawn,
 };
-use test_support::{BoxFuture, Other, poll_once, until_idle, within};
+use test_support::{BoxFuture, PollCounter, poll_once, until_idle, within};
 use tokio::runtime::Builder;
 use tokio::sync::Mutex;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
 use tokio::time::timeout;
 
-/// What its `init` does.
+/// What `init` does.
 #[derive(Clone, Copy)]
 enum Plan {
     Serve,
     Fail,
-    /// It ends as soon as it has started.
+    /// Exits right after its start.
     End,
 }
 
@@ -36,14 +37,14 @@ enum Ask {
     Answer(Reply<u32>),
     DropReply(Reply<u32>),
     Nothing,
-    /// Its mailbox fills up meanwhile.
+    /// Hangs, so that the mailbox fills up.
     Hang,
     Run(Code),
 }
 
 type Code = Box<dyn for<'a> FnOnce(&'a mut Inside<'_>) -> BoxFuture<'a, ()> + Send>;
 
-/// What code has at hand that runs in a worker's own task.
+/// What a closure can use that runs in a worker's own task.
 struct Inside<'r> {
     ctx: &'r mut Context<Subject>,
     mailbox: &'r mut Mailbox<Ask>,
@@ -89,41 +90,41 @@ const IDLE: u32 = 1;
 const FULL: u32 = 2;
 const VACANT: u32 = 3;
 
-/// What the verbs are tried on.
-struct Scene {
-    /// Has the workers `SELF`, `IDLE` and `FULL`, whose mailbox is.
+/// The registries and workers that the cases use.
+struct Fixture {
+    /// Has the workers `SELF`, `IDLE` and `FULL`. The mailbox of `FULL` is full.
     registry: Registry<Subject>,
-    /// In which the cases of a worker's own task run.
+    /// Runs the cases that need a worker's own task.
     own: WorkerHandle<Subject>,
     idle: WorkerHandle<Subject>,
     full: WorkerHandle<Subject>,
     ended: WorkerHandle<Subject>,
-    /// Has as many workers as it may.
+    /// Has `max_workers` workers.
     crowded: Registry<Subject>,
     forgiving: Registry<Subject>,
     shut: Registry<Subject>,
-    /// Its runtime is shut down.
+    /// The runtime of this registry has been shut down.
     cut_off: Registry<Subject>,
     cut_off_worker: WorkerHandle<Subject>,
     aliases: Aliases<&'static str, Subject>,
     groups: Groups<&'static str, Subject>,
-    /// Of `shut`, from before.
+    /// Events of `shut`, subscribed before its shutdown.
     events: Mutex<Events<Subject>>,
     fresh: AtomicU32,
 }
 
 fn small() -> Registry<Subject> {
-    Registry::builder().mailbox_capacity(1).build().expect("it runs on a runtime")
+    Registry::builder().mailbox_capacity(1).build().expect("the test has a runtime")
 }
 
-impl Scene {
-    async fn set() -> Self {
+impl Fixture {
+    async fn new() -> Self {
         let registry = small();
         let own = registry.start(&SELF, Plan::Serve).await.unwrap();
         let idle = registry.start(&IDLE, Plan::Serve).await.unwrap();
         let full = registry.start(&FULL, Plan::Serve).await.unwrap();
         full.cast(Ask::Hang).await.unwrap();
-        // There is room for it when the worker has the first one in hand.
+        // Gets its permit when the worker takes the first message.
         full.cast(Ask::Nothing).await.unwrap();
         let ended = registry.start(&VACANT, Plan::Serve).await.unwrap();
         ended.stop().await.unwrap();
@@ -169,40 +170,40 @@ impl Scene {
         }
     }
 
-    /// A key that no worker has had.
+    /// A key that has never had a worker.
     fn fresh(&self) -> u32 {
         self.fresh.fetch_add(1, Ordering::Relaxed)
     }
 }
 
-type Attempt = for<'a> fn(&'a Scene, Option<&'a mut Inside<'_>>) -> BoxFuture<'a, ()>;
+type Attempt = for<'a> fn(&'a Fixture, Option<&'a mut Inside<'_>>) -> BoxFuture<'a, ()>;
 
 struct Case {
     verb: &'static str,
-    way_out: &'static str,
+    completion: &'static str,
     attempt: Attempt,
-    /// It is a way out in a worker's own task alone.
+    /// Completes this way only in a worker's own task.
     is_inside: bool,
 }
 
-/// A case of a plain task, and of a worker's own task as well.
+/// A case that runs both in a plain task and in a worker's own task, or only in the latter.
 macro_rules! case {
-    ($verb:literal, $way_out:literal, |$scene:ident| $attempt:expr) => {
+    ($verb:literal, $completion:literal, |$fixture:ident| $attempt:expr) => {
         Case {
             verb: $verb,
-            way_out: $way_out,
-            attempt: |$scene, _| Box::pin(async move { $attempt }),
+            completion: $completion,
+            attempt: |$fixture, _| Box::pin(async move { $attempt }),
             is_inside: false,
         }
     };
-    ($verb:literal, $way_out:literal, |$scene:ident, $inside:ident| $attempt:expr) => {
+    ($verb:literal, $completion:literal, |$fixture:ident, $inside:ident| $attempt:expr) => {
         Case {
             verb: $verb,
-            way_out: $way_out,
-            attempt: |$scene, inside| {
+            completion: $completion,
+            attempt: |$fixture, inside| {
                 let $inside = inside.expect("it runs in the worker `SELF`");
                 Box::pin(async move {
-                    let _ = $scene;
+                    let _ = $fixture;
                     $attempt
                 })
             },
@@ -558,7 +559,7 @@ fn calls() -> Vec<Case> {
         }),
         case!("Reply::closed", "of a dropped call", |s, inside| {
             let own = s.own.clone();
-            // A task of its own may call the worker.
+            // A spawned task may call the worker.
             tokio::spawn(async move { drop(own.try_call(Ask::Answer)) }).await.unwrap();
             if let Some(Ask::Answer(mut reply)) = inside.mailbox.recv().await {
                 reply.closed().await;
@@ -618,131 +619,134 @@ fn others() -> Vec<Case> {
     ]
 }
 
-/// A loop of one case, until it is to end.
+/// Repeats one case until `is_over` is set.
 struct Loop {
     case: Case,
-    scene: Arc<Scene>,
-    turns: AtomicU32,
+    fixture: Arc<Fixture>,
+    iterations: AtomicU32,
     is_over: AtomicBool,
 }
 
-/// More than enough for a loop that takes part in the budget to let others run some times.
-const MOST_TURNS: u32 = 3_000;
+/// Many more iterations than a loop needs to exhaust the budget several times.
+const MAX_ITERATIONS: u32 = 3_000;
 
 impl Loop {
-    fn new(case: Case, scene: &Arc<Scene>) -> Arc<Self> {
-        let (turns, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
-        Arc::new(Self { case, scene: Arc::clone(scene), turns, is_over })
+    fn new(case: Case, fixture: &Arc<Fixture>) -> Arc<Self> {
+        let (iterations, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
+        Arc::new(Self { case, fixture: Arc::clone(fixture), iterations, is_over })
     }
 
     async fn run(&self, mut inside: Option<&mut Inside<'_>>) {
         while !self.is_over.load(Ordering::Relaxed) {
-            self.turn(&mut inside).await;
+            self.iterate(&mut inside).await;
         }
     }
 
-    async fn turn(&self, inside: &mut Option<&mut Inside<'_>>) {
-        self.turns.fetch_add(1, Ordering::Relaxed);
-        (self.case.attempt)(&self.scene, inside.as_deref_mut()).await;
+    async fn iterate(&self, inside: &mut Option<&mut Inside<'_>>) {
+        self.iterations.fetch_add(1, Ordering::Relaxed);
+        (self.case.attempt)(&self.fixture, inside.as_deref_mut()).await;
     }
 
-    /// Runs it until it has let others run some times.
-    async fn run_beside(&self, other: &Other, mut inside: Option<&mut Inside<'_>>) {
-        while other.turns() < 5 && self.turns.load(Ordering::Relaxed) < MOST_TURNS {
-            self.turn(&mut inside).await;
+    /// Repeats the case until another task has been polled several times.
+    async fn run_beside(&self, other: &PollCounter, mut inside: Option<&mut Inside<'_>>) {
+        while other.polls() < 5 && self.iterations.load(Ordering::Relaxed) < MAX_ITERATIONS {
+            self.iterate(&mut inside).await;
         }
     }
 
     fn name(&self) -> String {
-        format!("{}, {}", self.case.verb, self.case.way_out)
+        format!("{}, {}", self.case.verb, self.case.completion)
     }
 
     async fn begun(&self) {
         let begun = async {
-            while self.turns.load(Ordering::Relaxed) < 2 {
+            while self.iterations.load(Ordering::Relaxed) < 2 {
                 tokio::task::yield_now().await;
             }
         };
-        within(begun, &format!("the begin of {}", self.name())).await;
+        within(begun, &format!("the start of {}", self.name())).await;
     }
 }
 
-/// Runs code in the own task of the worker `SELF`.
-async fn inside(scene: &Scene, code: impl for<'a> FnOnce(&'a mut Inside<'_>) -> BoxFuture<'a, ()> + Send + 'static) {
-    scene.own.cast(Ask::Run(Box::new(code))).await.unwrap();
+/// Runs a closure in the task of the worker `SELF`.
+async fn inside(
+    fixture: &Fixture,
+    code: impl for<'a> FnOnce(&'a mut Inside<'_>) -> BoxFuture<'a, ()> + Send + 'static,
+) {
+    fixture.own.cast(Ask::Run(Box::new(code))).await.unwrap();
 }
 
 #[test]
 fn loop_of_any_public_future_yields() {
-    let mut selfish = Vec::new();
+    let mut not_yielding = Vec::new();
     for case in cases() {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let looped = Loop::new(case, &Arc::new(Scene::set().await));
-            let other = Arc::new(Other::new());
+            let looped = Loop::new(case, &Arc::new(Fixture::new().await));
+            let other = Arc::new(PollCounter::new());
             if looped.case.is_inside {
                 let (sender, over) = tokio::sync::oneshot::channel::<()>();
                 let (running, beside) = (Arc::clone(&looped), Arc::clone(&other));
-                inside(&looped.scene, move |inside| {
+                inside(&looped.fixture, move |inside| {
                     Box::pin(async move {
                         running.run_beside(&beside, Some(inside)).await;
                         drop(sender);
                     })
                 })
                 .await;
-                // The channel is closed by the end of the loop.
+                // The end of the loop closes the channel.
                 let _ = over.await;
             } else {
                 looped.run_beside(&other, None).await;
             }
-            if other.turns() < 5 {
-                selfish.push(looped.name());
+            if other.polls() < 5 {
+                not_yielding.push(looped.name());
             }
         });
     }
-    assert!(selfish.is_empty(), "these let nobody else run: {selfish:#?}");
+    assert!(not_yielding.is_empty(), "these do not yield: {not_yielding:#?}");
 }
 
-/// For what has to happen soon. A loop that is beyond reach would never end.
+/// Bounds an abort. A loop that cannot be aborted never ends.
 const SOON: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn loop_of_any_public_future_is_abortable() {
-    let mut beyond_reach = Vec::new();
+    let mut failed = Vec::new();
     for case in cases().into_iter().filter(|case| !case.is_inside) {
-        let looped = Loop::new(case, &Arc::new(Scene::set().await));
+        let looped = Loop::new(case, &Arc::new(Fixture::new().await));
         let running = Arc::clone(&looped);
         let mut task = tokio::spawn(async move { running.run(None).await });
         looped.begun().await;
         task.abort();
         match timeout(SOON, &mut task).await {
             Ok(ended) => assert!(ended.unwrap_err().is_cancelled(), "{}", looped.name()),
-            Err(_) => beyond_reach.push(looped.name()),
+            Err(_) => failed.push(looped.name()),
         }
         looped.is_over.store(true, Ordering::Relaxed);
     }
-    assert!(beyond_reach.is_empty(), "these cannot be aborted: {beyond_reach:#?}");
+    assert!(failed.is_empty(), "these cannot be aborted: {failed:#?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn loop_of_any_public_future_is_killable() {
-    let mut beyond_reach = Vec::new();
+    let mut failed = Vec::new();
     for case in cases() {
-        let looped = Loop::new(case, &Arc::new(Scene::set().await));
+        let looped = Loop::new(case, &Arc::new(Fixture::new().await));
         let running = Arc::clone(&looped);
-        inside(&looped.scene, move |inside| Box::pin(async move { running.run(Some(inside)).await })).await;
+        inside(&looped.fixture, move |inside| Box::pin(async move { running.run(Some(inside)).await })).await;
         looped.begun().await;
-        match within(looped.scene.own.kill(), "a kill, which has a deadline").await {
-            // An attempt that sees the worker's own gate closed meanwhile has another result, and says so by a panic.
+        match within(looped.fixture.own.kill(), "a kill, which has a deadline").await {
+            // An attempt that finds the worker's own gate closed has another result and panics.
             Ok(ExitReason::Killed | ExitReason::Panicked(_)) => {}
-            other => beyond_reach.push((looped.name(), other)),
+            other => failed.push((looped.name(), other)),
         }
         looped.is_over.store(true, Ordering::Relaxed);
     }
-    assert!(beyond_reach.is_empty(), "these cannot be killed: {beyond_reach:#?}");
+    assert!(failed.is_empty(), "these cannot be killed: {failed:#?}");
 }
 
-/// Spends what the task has left of its budget.
+/// Consumes the rest of the task's budget.
 async fn spend_all() {
     while has_budget_remaining() {
         consume_budget().await;
@@ -762,7 +766,7 @@ async fn first_poll_without_budget_starts_the_verb() {
         assert!(poll_once(start.as_mut()).await.is_pending());
         drop(start);
         until_idle().await;
-        assert!(registry.lookup(&key).is_some(), "the start of {key} was not asked for");
+        assert!(registry.lookup(&key).is_some(), "the start of {key} was not requested");
     }
     spend_all().await;
     let mut shutdown = Box::pin(registry.shutdown());
@@ -789,7 +793,7 @@ async fn hit_waiting_for_budget_counts_once() {
         };
         assert_eq!(found.unwrap(), worker);
     }
-    assert!(pending > hits / 50, "{pending} of {hits} hits had to wait");
+    assert!(pending > hits / 50, "{pending} of {hits} hits were pending");
     assert_eq!(registry.stats().lookups.hit, before + hits);
 }
 
@@ -798,7 +802,7 @@ fn every_public_future_has_a_case() {
     let mut found = Found::default();
     found.read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
     let public = found.futures();
-    assert!(public.len() > 20, "the source is written in a way that is not understood here: {public:#?}");
+    assert!(public.len() > 20, "the source was not parsed: {public:#?}");
     let tried: BTreeSet<String> = cases().into_iter().map(|case| case.verb.to_owned()).collect();
     let (missing, unknown): (Vec<_>, Vec<_>) =
         (public.difference(&tried).collect(), tried.difference(&public).collect());
@@ -806,11 +810,11 @@ fn every_public_future_has_a_case() {
     assert!(unknown.is_empty(), "these are no public futures: {unknown:#?}");
 }
 
-/// What the source has, as far as it matters here. It is formatted by rustfmt, and what is public stands in no macro.
+/// The public items found in the source. The parser relies on rustfmt's layout and on public items not being in macros.
 #[derive(Default)]
 struct Found {
     public_types: BTreeSet<String>,
-    /// By their type, if they have one.
+    /// Function names, with the type that they belong to.
     functions: BTreeSet<(Option<String>, String)>,
     future_types: BTreeSet<String>,
 }
@@ -819,10 +823,10 @@ impl Found {
     fn read(&mut self, path: &Path) {
         if path.is_dir() {
             for entry in fs::read_dir(path).expect("the source is there") {
-                self.read(&entry.expect("it can be read").path());
+                self.read(&entry.expect("the entry is readable").path());
             }
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            self.read_source(&fs::read_to_string(path).expect("it is a text"));
+            self.read_source(&fs::read_to_string(path).expect("a source file is UTF-8"));
         }
     }
 
@@ -831,7 +835,7 @@ impl Found {
         let mut lines = source.lines().filter(|line| !line.trim_start().starts_with("//")).peekable();
         while let Some(line) = lines.next() {
             let mut item = line.to_owned();
-            // A head of several lines is one item.
+            // Join the lines of a multi-line item head.
             let is_head = |start: &str| line.trim_start().starts_with(start);
             if ["impl", "pub fn", "pub async fn", "pub struct", "pub enum"].into_iter().any(is_head) {
                 while !item.ends_with(['{', ';', '}']) && !item.ends_with("where") {
@@ -884,7 +888,7 @@ fn identifier(text: &str) -> String {
     text.chars().take_while(|&char| char.is_alphanumeric() || char == '_').collect()
 }
 
-/// The type in the head of an `impl`, behind the parameters of it that may come first.
+/// The type that an `impl` head names, after its generic parameters.
 fn type_name(head: &str, has_parameters: bool) -> String {
     let mut depth = 0;
     let is_in_parameters = |char: char| {

@@ -1,4 +1,4 @@
-//! `count`: those that a lookup would find.
+//! `count`: the number of workers that a lookup would find.
 
 use gen_registry::Registry;
 use test_support::{Ask, Gate, Plan, Probe, Step, populated, within};
@@ -37,7 +37,7 @@ async fn decreases_when_a_worker_exits() {
     for (left, (key, end)) in [3, 2, 1].into_iter().zip(ends) {
         let worker = registry.lookup(key).unwrap();
         worker.cast(end).await.unwrap();
-        within(worker.closed(), "the end of a worker").await;
+        within(worker.closed(), "a worker's exit").await;
         assert_eq!(registry.count(), left);
     }
 }

@@ -1,32 +1,32 @@
-//! Workers that use their own registry: what works, and that waiting for oneself is refused at once.
+//! Workers that use their own registry: what works, and which waits for themselves are refused.
 //!
-//! The clock is paused: "at once" means that it has not moved, so that no time-out was needed to end the wait.
+//! The clock is paused. "At once" means that the clock has not moved: no timeout ended the wait.
 
 use std::time::Duration;
 
 use gen_registry::{CallError, ExitReason, Registry, SendError, StartError, StopError, WorkerHandle};
-use test_support::{Act, Actor, Gate, Other, Role, act, inside, own_registry, until_idle, within};
+use test_support::{ClosureArgs, ClosureWorker, Gate, Job, PollCounter, job, own_registry, run_in, until_idle, within};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-async fn started(registry: &Registry<Actor>, key: &str) -> WorkerHandle<Actor> {
-    within(registry.start(key, Role::default()), "a start").await.unwrap()
+async fn started(registry: &Registry<ClosureWorker>, key: &str) -> WorkerHandle<ClosureWorker> {
+    within(registry.start(key, ClosureArgs::default()), "a start").await.unwrap()
 }
 
 #[tokio::test(start_paused = true)]
 async fn handler_may_use_other_keys() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (worker, _other) = (started(&registry, "a").await, started(&registry, "b").await);
-    let done = inside(&worker, |ctx| {
+    let done = run_in(&worker, |ctx| {
         Box::pin(async {
             let registry = own_registry(ctx);
             let other = registry.lookup("b").unwrap();
-            assert_eq!(inside(&other, |ctx| Box::pin(async { ctx.key().clone() })).await.unwrap(), "b");
-            other.cast(act(|_| Box::pin(async {}))).await.unwrap();
+            assert_eq!(run_in(&other, |ctx| Box::pin(async { ctx.key().clone() })).await.unwrap(), "b");
+            other.cast(job(|_| Box::pin(async {}))).await.unwrap();
             assert!(matches!(registry.stop("b").await, Ok(ExitReason::Stopped)));
-            registry.start("b", Role::default()).await.unwrap();
+            registry.start("b", ClosureArgs::default()).await.unwrap();
             assert!(matches!(registry.kill("b").await, Ok(ExitReason::Killed)));
-            registry.lookup_or_start("c", Role::default()).await.unwrap();
+            registry.lookup_or_start("c", ClosureArgs::default()).await.unwrap();
             registry.count()
         })
     });
@@ -35,22 +35,22 @@ async fn handler_may_use_other_keys() {
 
 #[tokio::test(start_paused = true)]
 async fn init_and_terminate_may_use_other_keys() {
-    let registry = Registry::<Actor>::new();
-    let role = Role {
-        init: Some(act(|ctx| {
+    let registry = Registry::<ClosureWorker>::new();
+    let role = ClosureArgs {
+        init: Some(job(|ctx| {
             Box::pin(async {
                 let registry = own_registry(ctx);
-                registry.lookup_or_start("from init", Role::default()).await.unwrap();
+                registry.lookup_or_start("from init", ClosureArgs::default()).await.unwrap();
             })
         })),
-        terminate: Some(act(|ctx| {
+        terminate: Some(job(|ctx| {
             Box::pin(async {
                 let registry = own_registry(ctx);
-                registry.lookup_or_start("from terminate", Role::default()).await.unwrap();
+                registry.lookup_or_start("from terminate", ClosureArgs::default()).await.unwrap();
                 registry.stop("from init").await.unwrap();
             })
         })),
-        ..Role::default()
+        ..ClosureArgs::default()
     };
     within(registry.start("a", role), "the start").await.unwrap();
     assert_eq!(registry.count(), 2);
@@ -60,22 +60,22 @@ async fn init_and_terminate_may_use_other_keys() {
 
 #[tokio::test(start_paused = true)]
 async fn handler_finds_itself_under_its_key() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let worker = started(&registry, "a").await;
-    let found = inside(&worker, |ctx| {
+    let found = run_in(&worker, |ctx| {
         Box::pin(async {
             let registry = own_registry(ctx);
-            let found = registry.lookup_or_start("a", Role::default()).await.unwrap();
-            let error = registry.start("a", Role::default()).await.unwrap_err();
+            let found = registry.lookup_or_start("a", ClosureArgs::default()).await.unwrap();
+            let error = registry.start("a", ClosureArgs::default()).await.unwrap_err();
             (found, error.already_started().cloned())
         })
     });
     assert_eq!(found.await.unwrap(), (worker.clone(), Some(worker)));
 }
 
-/// Asks for everything that would make the worker wait for itself, and sends the refusals.
-fn wait_for_oneself(refusals: mpsc::UnboundedSender<&'static str>) -> Act {
-    act(move |ctx| {
+/// Tries every verb that would make the worker wait for itself, and sends the refusals.
+fn wait_for_oneself(refusals: mpsc::UnboundedSender<&'static str>) -> Job {
+    job(move |ctx| {
         Box::pin(async move {
             let (registry, own) = (own_registry(ctx), ctx.handle().clone());
             let key = ctx.key().clone();
@@ -94,8 +94,8 @@ fn wait_for_oneself(refusals: mpsc::UnboundedSender<&'static str>) -> Act {
     })
 }
 
-fn nothing(reply: gen_registry::Reply<()>) -> Act {
-    act(move |_| Box::pin(async move { reply.send(()) }))
+fn nothing(reply: gen_registry::Reply<()>) -> Job {
+    job(move |_| Box::pin(async move { reply.send(()) }))
 }
 
 async fn all(mut received: mpsc::UnboundedReceiver<&'static str>) -> Vec<&'static str> {
@@ -108,13 +108,13 @@ async fn all(mut received: mpsc::UnboundedReceiver<&'static str>) -> Vec<&'stati
 
 #[tokio::test(start_paused = true)]
 async fn self_wait_is_refused_in_every_callback() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let begin = Instant::now();
     let (refusals, received) = mpsc::unbounded_channel();
-    let role = Role {
+    let role = ClosureArgs {
         init: Some(wait_for_oneself(refusals.clone())),
         terminate: Some(wait_for_oneself(refusals.clone())),
-        ..Role::default()
+        ..ClosureArgs::default()
     };
     let worker = within(registry.start("a", role), "the start").await.unwrap();
     worker.cast(wait_for_oneself(refusals)).await.unwrap();
@@ -125,14 +125,14 @@ async fn self_wait_is_refused_in_every_callback() {
 
 #[tokio::test(start_paused = true)]
 async fn init_starting_its_own_key_is_refused() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let begin = Instant::now();
     let (results, mut received) = mpsc::unbounded_channel();
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             let registry = own_registry(ctx);
-            results.send(registry.lookup_or_start("a", Role::default()).await).unwrap();
-            results.send(registry.start("a", Role::default()).await).unwrap();
+            results.send(registry.lookup_or_start("a", ClosureArgs::default()).await).unwrap();
+            results.send(registry.start("a", ClosureArgs::default()).await).unwrap();
         })
     });
     within(registry.start("a", role), "the start").await.unwrap();
@@ -144,20 +144,20 @@ async fn init_starting_its_own_key_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn stopping_worker_cannot_start_its_key() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let begin = Instant::now();
     let (results, mut received) = mpsc::unbounded_channel();
     let in_terminate = results.clone();
-    let role = Role::terminate(move |ctx| {
+    let role = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
-            in_terminate.send(own_registry(ctx).lookup_or_start("a", Role::default()).await).unwrap();
+            in_terminate.send(own_registry(ctx).lookup_or_start("a", ClosureArgs::default()).await).unwrap();
         })
     });
     let worker = within(registry.start("a", role), "the start").await.unwrap();
-    let in_handle = act(move |ctx| {
+    let in_handle = job(move |ctx| {
         Box::pin(async move {
             ctx.stop();
-            results.send(own_registry(ctx).lookup_or_start("a", Role::default()).await).unwrap();
+            results.send(own_registry(ctx).lookup_or_start("a", ClosureArgs::default()).await).unwrap();
         })
     });
     worker.cast(in_handle).await.unwrap();
@@ -170,16 +170,16 @@ async fn stopping_worker_cannot_start_its_key() {
 
 #[tokio::test(start_paused = true)]
 async fn self_cast_is_refused_when_full() {
-    let registry = Registry::<Actor>::builder().mailbox_capacity(2).build().unwrap();
+    let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(2).build().unwrap();
     let worker = started(&registry, "a").await;
     let begin = Instant::now();
     let (handled, mut received) = mpsc::unbounded_channel();
-    let casts = inside(&worker, move |ctx| {
+    let casts = run_in(&worker, move |ctx| {
         Box::pin(async move {
             let (own, via) = (ctx.handle().clone(), own_registry(ctx).via("a"));
             let message = || {
                 let handled = handled.clone();
-                act(move |_| Box::pin(async move { handled.send(()).unwrap() }))
+                job(move |_| Box::pin(async move { handled.send(()).unwrap() }))
             };
             let taken = (own.cast(message()).await.is_ok(), via.cast(message()).await.is_ok());
             let by_handle = matches!(own.cast(message()).await, Err(SendError::WouldDeadlock(_)));
@@ -196,17 +196,17 @@ async fn self_cast_is_refused_when_full() {
 
 #[tokio::test(start_paused = true)]
 async fn g4_self_sends_yield_to_other_tasks() {
-    let registry = Registry::<Actor>::builder().mailbox_capacity(1).build().unwrap();
+    let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(1).build().unwrap();
     let worker = started(&registry, "a").await;
-    let turns = inside(&worker, |ctx| {
+    let turns = run_in(&worker, |ctx| {
         Box::pin(async move {
             let (own, via) = (ctx.handle().clone(), own_registry(ctx).via("a"));
-            let message = || act(|_| Box::pin(async {}));
+            let message = || job(|_| Box::pin(async {}));
             own.cast(message()).await.unwrap();
-            let other = Other::new();
+            let other = PollCounter::new();
             let mut turns = Vec::new();
             for way in ["cast", "cast by address", "call", "call by address"] {
-                let before = other.turns();
+                let before = other.polls();
                 for _ in 0..1_000 {
                     let is_refused = match way {
                         "cast" => matches!(own.cast(message()).await, Err(SendError::WouldDeadlock(_))),
@@ -216,23 +216,23 @@ async fn g4_self_sends_yield_to_other_tasks() {
                     };
                     assert!(is_refused, "{way}");
                 }
-                turns.push((way, other.turns() - before));
+                turns.push((way, other.polls() - before));
             }
             turns
         })
     });
     for (way, turns) in turns.await.unwrap() {
-        assert!(turns >= 5, "{way}: the other had {turns} turns in 1,000 sends");
+        assert!(turns >= 5, "{way}: another task was polled {turns} times in 1,000 sends");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn self_cast_in_init_is_handled_later() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (handled, mut received) = mpsc::unbounded_channel();
-    let role = Role::init(move |ctx| {
+    let role = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
-            let later = act(move |ctx| Box::pin(async move { handled.send(ctx.key().clone()).unwrap() }));
+            let later = job(move |ctx| Box::pin(async move { handled.send(ctx.key().clone()).unwrap() }));
             ctx.handle().cast(later).await.unwrap();
         })
     });
@@ -240,9 +240,13 @@ async fn self_cast_in_init_is_handled_later() {
     assert_eq!(within(received.recv(), "the cast of init").await.as_deref(), Some("a"));
 }
 
-/// A role whose `init` starts the next key of a circle, whose `init` starts the one after it, and so on round.
-fn link_of_circle(keys: &'static [&'static str], place: usize, refused: mpsc::UnboundedSender<&'static str>) -> Role {
-    Role::init(move |ctx| {
+/// Arguments whose `init` starts the next key of the cycle, and so on.
+fn link_of_circle(
+    keys: &'static [&'static str],
+    place: usize,
+    refused: mpsc::UnboundedSender<&'static str>,
+) -> ClosureArgs {
+    ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             let next = (place + 1) % keys.len();
             let role = link_of_circle(keys, next, refused.clone());
@@ -258,7 +262,7 @@ fn link_of_circle(keys: &'static [&'static str], place: usize, refused: mpsc::Un
 #[tokio::test(start_paused = true)]
 async fn init_cycle_is_broken_and_all_start() {
     for keys in [&["a", "b"] as &'static [&'static str], &["a", "b", "c"], &["a", "b", "c", "d", "e"]] {
-        let registry = Registry::<Actor>::new();
+        let registry = Registry::<ClosureWorker>::new();
         let (begin, (refused, received)) = (Instant::now(), mpsc::unbounded_channel());
         within(registry.start(keys[0], link_of_circle(keys, 0, refused)), "the start").await.unwrap();
         assert_eq!(registry.count(), keys.len());
@@ -270,17 +274,17 @@ async fn init_cycle_is_broken_and_all_start() {
 #[tokio::test(start_paused = true)]
 async fn external_init_cycle_is_refused_once() {
     const KEYS: &[&str] = &["a", "b", "c"];
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (begin, gate, (refused, received)) = (Instant::now(), Gate::new(), mpsc::unbounded_channel());
     let starts: Vec<_> = (0..KEYS.len())
         .map(|place| {
             let (registry, gate, refused) = (registry.clone(), gate.clone(), refused.clone());
-            let role = Role::init(move |ctx| {
+            let role = ClosureArgs::init(move |ctx| {
                 Box::pin(async move {
                     gate.pass().await;
                     let next = KEYS[(place + 1) % KEYS.len()];
                     if let Err(StartError::WouldDeadlock) =
-                        own_registry(ctx).lookup_or_start(next, Role::default()).await
+                        own_registry(ctx).lookup_or_start(next, ClosureArgs::default()).await
                     {
                         refused.send(KEYS[place]).unwrap();
                     }
@@ -295,7 +299,7 @@ async fn external_init_cycle_is_refused_once() {
     }
     gate.open();
     for start in starts {
-        within(start, "a start of the circle").await.unwrap().unwrap();
+        within(start, "a start of the cycle").await.unwrap().unwrap();
     }
     assert_eq!(all(received).await.len(), 1);
     assert_eq!((registry.count(), begin.elapsed()), (3, Duration::ZERO));
@@ -303,13 +307,13 @@ async fn external_init_cycle_is_refused_once() {
 
 #[tokio::test(start_paused = true)]
 async fn shared_third_key_is_no_cycle() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (begin, gate) = (Instant::now(), Gate::new());
     let starts = ["a", "b"].map(|key| {
         let (registry, gate) = (registry.clone(), gate.clone());
-        let role = Role::init(move |ctx| {
+        let role = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
-                let third = Role::init(move |_| Box::pin(async move { gate.pass().await }));
+                let third = ClosureArgs::init(move |_| Box::pin(async move { gate.pass().await }));
                 own_registry(ctx).lookup_or_start("c", third).await.unwrap();
             })
         });
@@ -325,17 +329,17 @@ async fn shared_third_key_is_no_cycle() {
 
 #[tokio::test(start_paused = true)]
 async fn timed_out_wait_breaks_the_cycle() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let gate = Gate::new();
-    // a waits for b, but only for a while; then b may wait for a.
-    let role = Role::init({
+    // a waits for b with a timeout. After the timeout, b may wait for a.
+    let role = ClosureArgs::init({
         let gate = gate.clone();
         move |ctx| {
             Box::pin(async move {
-                let slow = Role::init(move |ctx| {
+                let slow = ClosureArgs::init(move |ctx| {
                     Box::pin(async move {
                         gate.pass().await;
-                        own_registry(ctx).lookup_or_start("a", Role::default()).await.unwrap();
+                        own_registry(ctx).lookup_or_start("a", ClosureArgs::default()).await.unwrap();
                     })
                 });
                 let registry = own_registry(ctx);
@@ -360,16 +364,16 @@ async fn timed_out_wait_breaks_the_cycle() {
 
 #[tokio::test(start_paused = true)]
 async fn mutual_stop_refuses_the_second() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (begin, (refusals, mut received)) = (Instant::now(), mpsc::unbounded_channel());
     let a = started(&registry, "a").await;
-    let role = Role::terminate(move |ctx| {
+    let role = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
             refusals.send(own_registry(ctx).stop("a").await).unwrap();
         })
     });
     within(registry.start("b", role), "the start").await.unwrap();
-    let stopped = inside(&a, |ctx| Box::pin(async { own_registry(ctx).stop("b").await })).await.unwrap();
+    let stopped = run_in(&a, |ctx| Box::pin(async { own_registry(ctx).stop("b").await })).await.unwrap();
     assert!(matches!(stopped, Ok(ExitReason::Stopped)), "{stopped:?}");
     assert!(matches!(received.recv().await, Some(Err(StopError::WouldDeadlock))));
     assert_eq!((registry.count(), begin.elapsed()), (1, Duration::ZERO));
@@ -378,13 +382,13 @@ async fn mutual_stop_refuses_the_second() {
 
 #[tokio::test(start_paused = true)]
 async fn concurrent_mutual_stop_refuses_one() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let (begin, gate) = (Instant::now(), Gate::new());
     let mut stops = Vec::new();
     for (own, other) in [("a", "b"), ("b", "a")] {
         let (worker, gate) = (started(&registry, own).await, gate.clone());
         let (results, received) = tokio::sync::oneshot::channel();
-        let stop = act(move |ctx| {
+        let stop = job(move |ctx| {
             Box::pin(async move {
                 gate.pass().await;
                 let handle = own_registry(ctx);
@@ -400,7 +404,7 @@ async fn concurrent_mutual_stop_refuses_one() {
     gate.open();
     let mut results = Vec::new();
     for stop in stops {
-        results.push(within(stop, "the answer to a stop").await.unwrap());
+        results.push(within(stop, "the result of a stop").await.unwrap());
     }
     assert_eq!(results.iter().filter(|stop| matches!(stop, Err(StopError::WouldDeadlock))).count(), 1, "{results:?}");
     assert_eq!(begin.elapsed(), Duration::ZERO);
@@ -408,13 +412,13 @@ async fn concurrent_mutual_stop_refuses_one() {
 
 #[tokio::test(start_paused = true)]
 async fn init_cannot_stop_its_waiting_starter() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let begin = Instant::now();
     let a = started(&registry, "a").await;
-    let started = inside(&a, |ctx| {
+    let started = run_in(&a, |ctx| {
         Box::pin(async {
             let (results, received) = tokio::sync::oneshot::channel();
-            let role = Role::init(move |ctx| {
+            let role = ClosureArgs::init(move |ctx| {
                 Box::pin(async move { results.send(own_registry(ctx).stop("a").await).unwrap() })
             });
             own_registry(ctx).start("b", role).await.unwrap();
@@ -425,23 +429,23 @@ async fn init_cannot_stop_its_waiting_starter() {
     assert_eq!((registry.count(), begin.elapsed()), (2, Duration::ZERO));
 }
 
-/// What another registry hides from the search for circles ends by the stop time-out.
+/// The search for cycles does not look into other registries. The stop timeout ends such a cycle.
 #[tokio::test(start_paused = true)]
 async fn cross_registry_cycle_ends_at_stop_timeout() {
-    let (ones, others) = (Registry::<Actor>::new(), Registry::<Actor>::new());
+    let (ones, others) = (Registry::<ClosureWorker>::new(), Registry::<ClosureWorker>::new());
     let one = started(&ones, "one").await;
-    let role = Role::terminate({
+    let role = ClosureArgs::terminate({
         let ones = ones.clone();
         move |_| {
             Box::pin(async move {
-                // Whether it was seen to end or cut short, it does not wait for ever.
+                // The call must return, whatever its result.
                 let _ = ones.stop("one").await;
             })
         }
     });
     let other = within(others.start("other", role), "the start").await.unwrap();
     let begin = Instant::now();
-    let stop = act({
+    let stop = job({
         let others = others.clone();
         move |_| {
             Box::pin(async move {
@@ -454,21 +458,20 @@ async fn cross_registry_cycle_ends_at_stop_timeout() {
     assert_eq!(begin.elapsed().as_secs(), 5);
 }
 
-/// What a subtask hides from the search for circles ends by the stop time-out.
-// kill at the stop time-out wakes nobody, and the worker counts as stuck.
+/// The search for cycles does not look into spawned tasks. The stop timeout ends such a cycle.
 #[tokio::test(start_paused = true)]
 async fn subtask_stopping_its_worker_is_aborted() {
-    let registry = Registry::<Actor>::new();
+    let registry = Registry::<ClosureWorker>::new();
     let worker = started(&registry, "a").await;
     let begin = Instant::now();
-    let hidden = act(|ctx| {
+    let hidden = job(|ctx| {
         Box::pin(async {
             let own = ctx.handle().clone();
             ctx.spawn(async move { own.stop().await });
         })
     });
     worker.cast(hidden).await.unwrap();
-    let reason = within(worker.closed(), "the end of the worker").await;
+    let reason = within(worker.closed(), "the worker's exit").await;
     assert!(matches!(reason, ExitReason::Killed), "{reason:?}");
     assert_eq!(begin.elapsed().as_secs(), 5);
 }

@@ -1,4 +1,4 @@
-//! What errors weigh and say.
+//! The size and the source of errors.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -6,12 +6,12 @@ use std::error::Error;
 use gen_registry::{CallError, Context, Registry, ReserveError, SendError, StartError, Worker};
 use test_support::{Ask, Plan, Probe, Scripted, Step, within};
 
-/// Its arguments are much larger than its messages.
-struct Laden;
+/// A worker whose arguments are much larger than its messages.
+struct LargeArgs;
 
 type Load = [u8; 160];
 
-impl Worker for Laden {
+impl Worker for LargeArgs {
     type Key = u32;
     type Args = Load;
     type Message = u64;
@@ -29,9 +29,9 @@ impl Worker for Laden {
 #[test]
 fn send_errors_are_smaller_than_arguments() {
     const WORD: usize = size_of::<usize>();
-    assert!(size_of::<SendError<Laden>>() <= size_of::<u64>() + 4 * WORD, "{}", size_of::<SendError<Laden>>());
-    assert!(size_of::<CallError<Laden>>() <= 2 * WORD, "{}", size_of::<CallError<Laden>>());
-    assert!(size_of::<ReserveError<Laden>>() <= 2 * WORD, "{}", size_of::<ReserveError<Laden>>());
+    assert!(size_of::<SendError<LargeArgs>>() <= size_of::<u64>() + 4 * WORD, "{}", size_of::<SendError<LargeArgs>>());
+    assert!(size_of::<CallError<LargeArgs>>() <= 2 * WORD, "{}", size_of::<CallError<LargeArgs>>());
+    assert!(size_of::<ReserveError<LargeArgs>>() <= 2 * WORD, "{}", size_of::<ReserveError<LargeArgs>>());
 }
 
 #[tokio::test(start_paused = true)]
@@ -47,7 +47,7 @@ async fn failed_start_is_source_of_send_error() {
         assert!(matches!(start_error, Some(StartError::Init(_))), "{start_error:?}");
     }
     for error in [&cast as &dyn Error, &call, &reserve] {
-        let source = error.source().expect("it has one");
+        let source = error.source().expect("the error has a source");
         assert!(source.downcast_ref::<StartError<Probe>>().is_some(), "a box downcasts to nothing: {source:?}");
         assert!(source.source().is_some_and(|source| source.is::<Scripted>()));
     }

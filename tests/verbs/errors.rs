@@ -1,4 +1,4 @@
-//! Errors: they convert with `?`, say what to do, and give back what was not used.
+//! Errors: they convert with `?`, their messages are readable, and they return what was not used.
 
 use std::cell::Cell;
 use std::error::Error;
@@ -10,9 +10,9 @@ use gen_registry::{
 };
 use test_support::within;
 
-/// A worker of which as little is asked as the trait asks: its key is not `Debug`, its arguments and messages are
+/// A worker with the weakest types that the trait permits: its key is not `Debug`, and its arguments and messages are
 /// neither `Sync` nor `Debug` nor `Clone`.
-struct Spartan;
+struct Minimal;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PlainKey(u32);
@@ -24,7 +24,7 @@ enum Order {
     Ask(Reply<OnlySend>),
 }
 
-impl Worker for Spartan {
+impl Worker for Minimal {
     type Key = PlainKey;
     type Args = OnlySend;
     type Message = Order;
@@ -48,39 +48,39 @@ fn only_send(value: u32) -> OnlySend {
     OnlySend(Cell::new(value))
 }
 
-/// One of each error that a verb may return, as text.
+/// The text of each error that a verb may return.
 async fn every_error() -> Vec<Box<dyn Error + Send + Sync>> {
     let returned = || Returned::new(Order::Value(only_send(1)));
-    let registry = Registry::<Spartan>::new();
+    let registry = Registry::<Minimal>::new();
     let handle = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
     let args = Returned::new(only_send(1));
     vec![
         Box::new(BuildError::NoRuntime),
         Box::new(BuildError::NoTimer),
-        Box::new(Registry::<Spartan>::builder().mailbox_capacity(0).build().unwrap_err()),
+        Box::new(Registry::<Minimal>::builder().mailbox_capacity(0).build().unwrap_err()),
         Box::new(StartError::AlreadyStarted { handle, args }),
-        Box::new(StartError::<Spartan>::Panicked("text".into())),
-        Box::new(StartError::<Spartan>::TimedOut),
-        Box::new(StartError::<Spartan>::Cancelled),
-        Box::new(StartError::<Spartan>::WouldDeadlock),
-        Box::new(StartError::<Spartan>::Shutdown),
-        Box::new(SendError::<Spartan>::Closed(returned())),
-        Box::new(SendError::<Spartan>::Full(returned())),
-        Box::new(SendError::<Spartan>::WouldDeadlock(returned())),
-        Box::new(SendError::<Spartan>::NotFound(returned())),
-        Box::new(SendError::<Spartan>::NotStarted { message: returned(), source: Box::new(StartError::TimedOut) }),
-        Box::new(SendError::<Spartan>::TimedOut(returned())),
-        Box::new(CallError::<Spartan>::NotDelivered),
-        Box::new(CallError::<Spartan>::NotFound),
-        Box::new(CallError::<Spartan>::NotStarted(Box::new(StartError::TimedOut))),
-        Box::new(CallError::<Spartan>::NotSent),
-        Box::new(CallError::<Spartan>::WouldDeadlock),
-        Box::new(CallError::<Spartan>::NoReply),
-        Box::new(CallError::<Spartan>::TimedOut),
-        Box::new(ReserveError::<Spartan>::Closed),
-        Box::new(ReserveError::<Spartan>::WouldDeadlock),
-        Box::new(ReserveError::<Spartan>::NotFound),
-        Box::new(ReserveError::<Spartan>::NotStarted(Box::new(StartError::TimedOut))),
+        Box::new(StartError::<Minimal>::Panicked("text".into())),
+        Box::new(StartError::<Minimal>::TimedOut),
+        Box::new(StartError::<Minimal>::Cancelled),
+        Box::new(StartError::<Minimal>::WouldDeadlock),
+        Box::new(StartError::<Minimal>::Shutdown),
+        Box::new(SendError::<Minimal>::Closed(returned())),
+        Box::new(SendError::<Minimal>::Full(returned())),
+        Box::new(SendError::<Minimal>::WouldDeadlock(returned())),
+        Box::new(SendError::<Minimal>::NotFound(returned())),
+        Box::new(SendError::<Minimal>::NotStarted { message: returned(), source: Box::new(StartError::TimedOut) }),
+        Box::new(SendError::<Minimal>::TimedOut(returned())),
+        Box::new(CallError::<Minimal>::NotDelivered),
+        Box::new(CallError::<Minimal>::NotFound),
+        Box::new(CallError::<Minimal>::NotStarted(Box::new(StartError::TimedOut))),
+        Box::new(CallError::<Minimal>::NotSent),
+        Box::new(CallError::<Minimal>::WouldDeadlock),
+        Box::new(CallError::<Minimal>::NoReply),
+        Box::new(CallError::<Minimal>::TimedOut),
+        Box::new(ReserveError::<Minimal>::Closed),
+        Box::new(ReserveError::<Minimal>::WouldDeadlock),
+        Box::new(ReserveError::<Minimal>::NotFound),
+        Box::new(ReserveError::<Minimal>::NotStarted(Box::new(StartError::TimedOut))),
         Box::new(StopError::NotFound),
         Box::new(StopError::WouldDeadlock),
         Box::new(StopError::Stuck),
@@ -97,8 +97,8 @@ async fn messages_are_lowercase_without_period() {
         assert!(text.starts_with(char::is_lowercase), "{text}");
         assert!(!text.ends_with(['.', '!', '\n']) && !text.contains('\n'), "{text}");
     }
-    let failed = Registry::<Spartan>::new().start(&PlainKey(1), only_send(0)).await.unwrap_err();
-    // The chain says each thing once.
+    let failed = Registry::<Minimal>::new().start(&PlainKey(1), only_send(0)).await.unwrap_err();
+    // Each text occurs once in the chain.
     assert_eq!(failed.to_string(), "the worker's init returned an error");
     assert_eq!(format!("{:#}", anyhow::Error::from(failed)), "the worker's init returned an error: zero is no value");
 }
@@ -111,10 +111,10 @@ async fn debug_hides_keys_args_and_messages() {
     }
 }
 
-/// Every verb, with `?`, into either kind of boxed error.
+/// Uses `?` on every verb, for each kind of boxed error.
 macro_rules! every_verb {
     () => {{
-        let registry = Registry::<Spartan>::builder().build()?;
+        let registry = Registry::<Minimal>::builder().build()?;
         let worker = registry.start(&PlainKey(1), only_send(1)).await?;
         registry.lookup_or_start(&PlainKey(1), only_send(1)).await?;
         worker.cast(Order::Value(only_send(1))).await?;
@@ -138,21 +138,21 @@ async fn through_anyhow() -> anyhow::Result<()> {
 #[tokio::test(start_paused = true)]
 async fn all_errors_convert_with_question_mark() {
     let error = within(boxed(), "the error").await.unwrap_err();
-    let error = error.downcast::<StartError<Spartan>>().unwrap();
+    let error = error.downcast::<StartError<Minimal>>().unwrap();
     assert_eq!(error.init_error::<io::Error>().unwrap().kind(), io::ErrorKind::Other);
 
     let error = within(through_anyhow(), "the error").await.unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(StartError::<Spartan>::Init(_))), "{error:?}");
+    assert!(matches!(error.downcast_ref(), Some(StartError::<Minimal>::Init(_))), "{error:?}");
     assert_eq!(error.root_cause().to_string(), "zero is no value");
 }
 
-/// The future of a verb can be spawned, whatever the worker's types are.
+/// The futures of the verbs are `Send`, whatever the worker's types are.
 #[tokio::test(start_paused = true)]
 async fn futures_are_send_for_non_sync_values() {
     fn is_send<T: Send>(value: T) -> T {
         value
     }
-    let registry = Registry::<Spartan>::new();
+    let registry = Registry::<Minimal>::new();
     let key = PlainKey(1);
     let worker = within(is_send(registry.start(&key, only_send(1))), "the start").await.unwrap();
     within(is_send(registry.lookup_or_start(&key, only_send(1))), "the hit").await.unwrap();
@@ -165,7 +165,7 @@ async fn futures_are_send_for_non_sync_values() {
 
 #[tokio::test(start_paused = true)]
 async fn refusals_return_non_sync_values() {
-    let registry = Registry::<Spartan>::new();
+    let registry = Registry::<Minimal>::new();
     let worker = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
     match within(registry.start(&PlainKey(1), only_send(9)), "the refusal").await {
         Err(StartError::AlreadyStarted { args, .. }) => assert_eq!(args.into_inner().0.get(), 9),
@@ -180,15 +180,15 @@ async fn refusals_return_non_sync_values() {
 
 #[tokio::test(start_paused = true)]
 async fn init_error_downcasts_only_init_errors() {
-    let registry = Registry::<Spartan>::new();
+    let registry = Registry::<Minimal>::new();
     let failed = within(registry.start(&PlainKey(1), only_send(0)), "the failure").await.unwrap_err();
     assert!(failed.init_error::<io::Error>().is_some());
     assert!(failed.init_error::<std::fmt::Error>().is_none());
     assert!(failed.already_started().is_none());
-    assert!(StartError::<Spartan>::TimedOut.init_error::<io::Error>().is_none());
+    assert!(StartError::<Minimal>::TimedOut.init_error::<io::Error>().is_none());
 }
 
-/// A worker that fails with whatever it is given.
+/// A worker that fails with the value that it receives.
 macro_rules! failing_worker {
     ($name:ident, $error:ty) => {
         struct $name;
@@ -237,7 +237,7 @@ async fn worker_error_may_be_string_anyhow_or_box() {
 
 #[tokio::test(start_paused = true)]
 async fn handle_error_is_in_the_exit_reason() {
-    let registry = Registry::<Spartan>::new();
+    let registry = Registry::<Minimal>::new();
     let worker = within(registry.start(&PlainKey(1), only_send(1)), "the start").await.unwrap();
     worker.cast(Order::Value(only_send(0))).await.unwrap();
     match within(worker.closed(), "the end").await {

@@ -1,9 +1,9 @@
-//! What a worker's exit does to its registry, whatever ended it.
+//! The effect of a worker's exit on its registry, for each kind of exit.
 
 use gen_registry::{ExitReason, Registry};
 use test_support::{Ask, Plan, Probe, Record, Scripted, Step, populated, within};
 
-/// Every way in which a worker ends by itself, with the reason that it is known by.
+/// Every way in which a worker exits by itself, with its exit reason.
 fn ends() -> [(Ask, &'static str); 3] {
     [
         (Ask::Stop, "normal"),
@@ -19,7 +19,7 @@ async fn count_decreases() {
         let registry = populated(&["a", "b"]).await;
         let worker = registry.lookup("a").unwrap();
         worker.cast(end).await.unwrap();
-        assert_eq!(within(worker.closed(), "the end of the worker").await.to_string(), reason);
+        assert_eq!(within(worker.closed(), "the worker's exit").await.to_string(), reason);
         assert_eq!(registry.count(), 1);
     }
 }
@@ -31,7 +31,7 @@ async fn key_is_removed() {
         let registry = populated(&["a", "b"]).await;
         let worker = registry.lookup("a").unwrap();
         worker.cast(end).await.unwrap();
-        within(worker.closed(), "the end of the worker").await;
+        within(worker.closed(), "the worker's exit").await;
         assert!(registry.lookup("a").is_none(), "{reason}");
         assert_eq!(registry.to_list(), [registry.lookup("b").unwrap()]);
         within(registry.start("a", Plan::default()), "the next start").await.unwrap();
@@ -43,7 +43,7 @@ async fn reason_carries_the_workers_error() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
-    match within(worker.closed(), "the end of the worker").await {
+    match within(worker.closed(), "the worker's exit").await {
         ExitReason::Failed(error) => assert_eq!(error.downcast_ref::<Scripted>(), Some(&Scripted)),
         other => panic!("{other:?}"),
     }
@@ -56,7 +56,7 @@ async fn terminate_runs_except_after_panic() {
         let (registry, record) = (Registry::<Probe>::new(), Record::default());
         let worker = within(registry.start("a", Plan::default().recorded(&record)), "the start").await.unwrap();
         worker.cast(end).await.unwrap();
-        within(worker.closed(), "the end of the worker").await;
+        within(worker.closed(), "the worker's exit").await;
         assert_eq!(record.terminated("a"), expected);
         assert_eq!(record.alive("a"), 0);
     }
@@ -76,5 +76,5 @@ async fn closed_resolves_for_late_waiters_too() {
     for waiter in waiters {
         assert!(matches!(within(waiter, "one waiter").await.unwrap(), ExitReason::Stopped));
     }
-    assert!(matches!(within(worker.closed(), "the late one").await, ExitReason::Stopped));
+    assert!(matches!(within(worker.closed(), "the late waiter").await, ExitReason::Stopped));
 }

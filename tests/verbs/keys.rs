@@ -1,4 +1,4 @@
-//! Keys of any type, and their borrowed forms.
+//! Key types and their borrowed forms.
 
 use std::convert::Infallible;
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use gen_registry::{Context, Equivalent, Registry, Reply, ToKey, Worker};
 use test_support::within;
 
-/// A worker that tells its key.
+/// A worker that replies with its key.
 struct Named<K>(PhantomData<K>);
 
 impl<K: Clone + Eq + Hash + Send + Sync + 'static> Worker for Named<K> {
@@ -29,7 +29,7 @@ impl<K: Clone + Eq + Hash + Send + Sync + 'static> Worker for Named<K> {
     }
 }
 
-/// Starts, finds, counts and stops by `one`, which makes and equals `key`; and nothing of that by `other`.
+/// Starts, finds, counts and stops the worker with `one`, which equals `key`. Nothing is found under `other`.
 async fn names_its_worker<K, Q>(one: &Q, key: K, other: &Q)
 where
     K: Clone + Eq + Hash + Debug + Send + Sync + 'static,
@@ -187,7 +187,7 @@ async fn g5_panicking_eq_affects_no_other_key() {
         let registry = registry.clone();
         async move { registry.lookup(&Touchy(true)) }
     });
-    assert!(within(looking, "the panic").await.unwrap_err().is_panic(), "in its caller");
+    assert!(within(looking, "the panic").await.unwrap_err().is_panic(), "the caller panics");
     assert_eq!(registry.lookup(&Touchy(false)), Some(worker));
     within(registry.stop(&Touchy(false)), "the stop").await.unwrap();
     within(registry.start(&Touchy(false), ()), "the next start").await.unwrap();

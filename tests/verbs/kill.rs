@@ -1,4 +1,4 @@
-//! `kill`: no drain, no `terminate`; the same promise about the key.
+//! `kill`: no drain and no `terminate`, with the same guarantee for the key.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 #[tokio::test(start_paused = true)]
 async fn unknown_key_is_not_found() {
     let registry = Registry::<Probe>::new();
-    assert_eq!(within(registry.kill("a"), "the answer").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(within(registry.kill("a"), "the reply").await.unwrap_err(), StopError::NotFound);
 }
 
 #[tokio::test(start_paused = true)]
@@ -55,7 +55,6 @@ async fn cuts_a_draining_stop_short() {
     assert_eq!(record.alive("a"), 0);
 }
 
-// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn cuts_a_terminate_short() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
@@ -80,7 +79,7 @@ async fn drops_the_init_of_a_starting_key() {
     until_idle().await;
     assert!(matches!(within(registry.kill("a"), "the kill").await, Ok(ExitReason::Killed)));
     assert_eq!(record.alive("a"), 0);
-    within(start, "the cancelled start's answer").await.unwrap_err();
+    within(start, "the result of the cancelled start").await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,11 +1,12 @@
-//! `lookup`: what it finds, and when.
+//! `lookup`: which workers it finds.
 
 use std::pin::pin;
 use std::task::Poll;
 
 use gen_registry::Registry;
 use test_support::{
-    Actor, Ask, Gate, Plan, Probe, Role, Step, inside, own_registry, poll_once, populated, until_idle, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Step, own_registry, poll_once, populated, run_in, until_idle,
+    within,
 };
 
 /// "lookup/2: unknown id"
@@ -37,7 +38,7 @@ async fn exited_worker_is_not_found() {
     let registry = populated(&["a"]).await;
     let worker = registry.lookup("a").unwrap();
     worker.cast(Ask::Stop).await.unwrap();
-    within(worker.closed(), "the end of the worker").await;
+    within(worker.closed(), "the worker's exit").await;
     assert!(registry.lookup("a").is_none());
 }
 
@@ -71,9 +72,9 @@ async fn g3_draining_worker_is_not_found() {
 
 #[tokio::test(start_paused = true)]
 async fn g3_ctx_stop_hides_worker_at_once() {
-    let registry = Registry::<Actor>::new();
-    let worker = within(registry.start("a", Role::default()), "the start").await.unwrap();
-    let seen = inside(&worker, |ctx| {
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
+    let seen = run_in(&worker, |ctx| {
         Box::pin(async {
             let registry = own_registry(ctx);
             let look = || (registry.lookup("a").is_some(), registry.count(), registry.to_list().len());
@@ -106,19 +107,19 @@ async fn start_polled_once_is_not_found_yet() {
     assert!(registry.lookup("a").is_some());
 }
 
-/// A set that grows keeps the places of entries that have moved. A key's former worker at such a place must not hide the
-/// present one.
+/// While the table grows, moved entries leave their old places behind. A former worker at such a place must not hide
+/// the key's present one.
 #[tokio::test(start_paused = true)]
 async fn reused_key_is_found_as_the_table_grows() {
     let registry = Registry::<Probe>::new();
     let mut dice = 1_u64;
     for n in 0..4_000_u64 {
         let fresh = n.to_string();
-        within(registry.start(&fresh, Plan::default()), "a start").await.expect("it is the first of its key");
+        within(registry.start(&fresh, Plan::default()), "a start").await.expect("the key is new");
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let again = ((dice >> 33) % (n + 1)).to_string();
         within(registry.stop(&again), "a stop").await.expect("it runs");
-        let worker = within(registry.start(&again, Plan::default()), "a start").await.expect("its key is free");
+        let worker = within(registry.start(&again, Plan::default()), "a start").await.expect("the key is vacant");
         assert_eq!(registry.lookup(&again), Some(worker), "key {again} of {n}");
     }
     assert_eq!(registry.count(), 4_000);

@@ -1,4 +1,4 @@
-//! `lookup_or_start` and `lookup_or_start_with`: one worker per key, started when it is first wanted.
+//! `lookup_or_start` and `lookup_or_start_with`: one worker per key, started on the first use.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -73,14 +73,14 @@ async fn key_can_be_reused_after_exit() {
     assert_eq!(value_of(&second).await, 2);
 }
 
-/// "lookup_or_start/4: when given a local name will perform a client-side lookup": the owner, another task of this
-/// thread, gets no turn before the answer is there.
+/// "lookup_or_start/4: when given a local name will perform a client-side lookup": the owner does not run before the
+/// result is ready.
 #[tokio::test(start_paused = true)]
 async fn hit_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let running = registry.lookup("a").unwrap();
     let Poll::Ready(found) = poll_once(pin!(registry.lookup_or_start("a", Plan::default()))).await else {
-        panic!("a hit had to wait");
+        panic!("a hit was pending");
     };
     assert_eq!(found.unwrap(), running);
 }
@@ -96,15 +96,16 @@ async fn miss_is_answered_by_the_owner() {
     assert_eq!(registry.lookup("b"), Some(started));
 }
 
-/// "lookup_or_start/4: when given a pid will perform a server-side lookup and start if id is running": the registry's
-/// address here is what a worker has of it, a weak one. It reads the same table, so that a hit needs no owner either.
+/// "lookup_or_start/4: when given a pid will perform a server-side lookup and start if id is running": the counterpart
+/// of the pid is the weak registry that a worker holds. It reads the same table, so a hit does not need the owner
+/// either.
 #[tokio::test(start_paused = true)]
 async fn upgraded_hit_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let running = registry.lookup("a").unwrap();
     let upgraded = registry.downgrade().upgrade().unwrap();
     let Poll::Ready(found) = poll_once(pin!(upgraded.lookup_or_start("a", Plan::default()))).await else {
-        panic!("a hit had to wait");
+        panic!("a hit was pending");
     };
     assert_eq!(found.unwrap(), running);
 }
@@ -149,11 +150,11 @@ async fn g2_concurrent_callers_share_one_init() {
     gate.open();
     let mut workers = Vec::new();
     for caller in callers {
-        workers.push(within(caller, "one caller's answer").await.unwrap().unwrap());
+        workers.push(within(caller, "one caller's reply").await.unwrap().unwrap());
     }
     assert!(workers.iter().all(|worker| *worker == workers[0]));
     assert_eq!((registry.count(), record.inits("a")), (1, 1));
-    assert_eq!(value_of(&workers[0]).await, 0, "the first caller's arguments are the ones");
+    assert_eq!(value_of(&workers[0]).await, 0, "the first caller's arguments are used");
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,7 +168,7 @@ async fn g2_concurrent_callers_share_a_failure() {
             })
             .collect();
         for caller in callers {
-            let error = within(caller, "one caller's answer").await.unwrap().unwrap_err();
+            let error = within(caller, "one caller's reply").await.unwrap().unwrap_err();
             assert!(format!("{error:?}").starts_with(expected), "{error:?} is not {expected}");
         }
         assert_eq!((record.inits("a"), record.alive("a"), registry.count()), (1, 0, 0));
@@ -185,7 +186,7 @@ async fn g2_dropped_first_caller_cancels_nothing() {
     gate.reached().await;
     drop(first);
     gate.open();
-    within(second, "the second caller's answer").await.unwrap();
+    within(second, "the second caller's result").await.unwrap();
     assert_eq!(record.inits("a"), 1);
 }
 
@@ -211,7 +212,7 @@ async fn g4_hung_init_delays_only_its_key() {
         within(registry.lookup_or_start(key, Plan::default()), "another key's start").await.unwrap();
     }
     assert_eq!(begin.elapsed(), Duration::ZERO);
-    let error = within(hung, "the hung start's time-out").await.unwrap_err();
+    let error = within(hung, "the timeout of the hung start").await.unwrap_err();
     assert!(matches!(error, StartError::TimedOut));
     assert!(begin.elapsed() >= Duration::from_secs(30));
     assert_eq!(registry.count(), 3);
@@ -253,7 +254,7 @@ async fn stop_cancels_start_for_all_waiters() {
     until_idle().await;
     within(registry.stop("a"), "the stop").await.unwrap();
     for caller in callers {
-        let error = within(caller, "one caller's answer").await.unwrap().unwrap_err();
+        let error = within(caller, "one caller's reply").await.unwrap().unwrap_err();
         assert!(matches!(error, StartError::Cancelled), "{error:?}");
     }
     assert_eq!(record.alive("a"), 0);

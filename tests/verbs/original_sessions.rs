@@ -1,5 +1,5 @@
-//! The sessions of the documents from which this crate comes, held on it: chat rooms, key-value buckets, to-do lists
-//! and a phone number's denylist.
+//! The sample sessions of the documentation that this crate is based on: chat rooms, key-value buckets, to-do lists and
+//! denylists of phone numbers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -15,7 +15,7 @@ struct Room(Vec<String>);
 enum Chat {
     Add(String),
     Get(Reply<Vec<String>>),
-    /// Something that it cannot cope with.
+    /// Input that makes the room panic.
     Garbage,
 }
 
@@ -33,7 +33,7 @@ impl Worker for Room {
         match chat {
             Chat::Add(message) => self.0.insert(0, message),
             Chat::Get(reply) => reply.send(self.0.clone()),
-            Chat::Garbage => panic!("nobody taught the room this"),
+            Chat::Garbage => panic!("unexpected input"),
         }
         Ok(())
     }
@@ -93,7 +93,7 @@ async fn chat_name_is_unique_until_stopped() {
     assert!(rooms.lookup("room1").is_none());
 }
 
-/// A bucket of things and their numbers.
+/// A bucket of items with their quantities.
 #[derive(Default)]
 struct Bucket(HashMap<String, u64>);
 
@@ -127,12 +127,12 @@ async fn bucket_stores_values() {
     assert!(buckets.lookup("shopping").is_none());
     let shopping = within(buckets.lookup_or_start("shopping", ()), "the bucket").await.unwrap();
     let get = |name: &'static str| shopping.call(move |reply| Item::Get(name.to_owned(), reply));
-    assert_eq!(within(get("milk"), "the answer").await.unwrap(), None);
+    assert_eq!(within(get("milk"), "the reply").await.unwrap(), None);
     shopping.cast(Item::Put("milk".to_owned(), 1)).await.unwrap();
-    assert_eq!(within(get("milk"), "the answer").await.unwrap(), Some(1));
+    assert_eq!(within(get("milk"), "the reply").await.unwrap(), Some(1));
 }
 
-/// The names come from users: any text is one, and those that are gone leave nothing behind.
+/// Names come from users: any string is a valid key, and a stopped bucket leaves nothing behind.
 #[tokio::test(start_paused = true)]
 async fn bucket_names_may_be_any_text() {
     let buckets = Registry::<Bucket>::new();
@@ -145,7 +145,7 @@ async fn bucket_names_may_be_any_text() {
     assert_eq!(buckets.count(), 0);
 }
 
-/// Where to-do lists outlive their servers.
+/// Stores to-do lists across restarts of their workers.
 type Database = Arc<Mutex<HashMap<String, Vec<Entry>>>>;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -215,7 +215,7 @@ async fn killed_todo_list_is_reloaded() {
     let date = (2016, 9, 22);
     let entries = || within(list.call(|reply| Todo::Entries { date, reply }), "the entries");
     list.cast(Todo::Add { date, title: "Elixir meetup".to_owned() }).await.unwrap();
-    // The answer comes after the entry was stored: the mailbox keeps the order, and there is nothing to sleep for.
+    // The mailbox keeps the order, so the reply arrives after the entry was stored, and no sleep is needed.
     let before = entries().await.unwrap();
     let first = lists.lookup("bob's list").unwrap();
     within(first.kill(), "the kill").await.unwrap();
@@ -248,7 +248,7 @@ async fn hundred_thousand_todo_lists_run() {
     assert_eq!((report.drained, report.aborted, report.stuck, lists.count()), (LISTS, 0, 0, 0));
 }
 
-/// Whom a phone number does not want to hear from.
+/// The numbers that a phone number rejects.
 struct Denylist(BTreeSet<String>);
 
 enum Deny {
@@ -291,11 +291,11 @@ async fn call_is_placed_unless_denied() {
     denylists.via("+1 555 0199").cast(Deny::Block("+1 555 0100".to_owned())).await.unwrap();
     assert!(!placed("+1 555 0100", "+1 555 0199").await.unwrap());
     assert!(placed("+1 555 0101", "+1 555 0199").await.unwrap());
-    assert!(placed("+1 555 0100", "+1 555 0198").await.unwrap(), "another number denies nobody");
+    assert!(placed("+1 555 0100", "+1 555 0198").await.unwrap(), "the other number rejects no caller");
     assert_eq!(denylists.count(), 2);
 }
 
-/// The handles are gathered by the fold, and asked after it: nothing is awaited inside.
+/// The fold collects the handles, and the calls come after it: a fold cannot await.
 #[tokio::test(start_paused = true)]
 async fn reduce_finds_the_longest_denylist() {
     let denylists = Registry::<Denylist>::new();

@@ -1,4 +1,4 @@
-//! Values whose `Drop` panics: no value that was to be returned is leaked, and the panic reaches no one but its caller.
+//! Values whose `Drop` panics: nothing that a verb returns is leaked, and the panic reaches only the caller.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,28 +9,28 @@ use futures_util::FutureExt;
 use gen_registry::{CallError, Context, Groups, Registry, Reply, SendError, Worker};
 use test_support::{Gate, within};
 
-/// Panics when it is dropped.
+/// Panics when dropped.
 #[derive(Debug)]
-struct Bomb;
+struct PanicsOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            // Like `panic!`, without a line in the log.
+            // Like `panic!`, but prints nothing.
             resume_unwind(Box::new("a scripted panic in a drop"));
         }
     }
 }
 
-impl std::fmt::Display for Bomb {
+impl std::fmt::Display for PanicsOnDrop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a bomb")
     }
 }
 
-impl std::error::Error for Bomb {}
+impl std::error::Error for PanicsOnDrop {}
 
-/// Counts the references to the worker's memory, of which it is a part.
+/// A key that counts the references to the worker's memory.
 #[derive(Clone)]
 struct Key(u32, Arc<()>);
 
@@ -52,16 +52,16 @@ enum Plan {
     Serve,
     Wait(Gate),
     Fail,
-    /// Never used.
-    #[allow(dead_code, reason = "it is there to be dropped")]
-    Bomb(Bomb),
+    /// Never read.
+    #[allow(dead_code, reason = "only its drop matters")]
+    PanicsOnDrop(PanicsOnDrop),
 }
 
 enum Ask {
-    #[allow(dead_code, reason = "it is there to be dropped")]
+    #[allow(dead_code, reason = "only its drop matters")]
     Hold(Arc<()>),
-    #[allow(dead_code, reason = "it is there to be dropped")]
-    Bomb(Bomb, Reply<()>),
+    #[allow(dead_code, reason = "only its drop matters")]
+    PanicsOnDrop(PanicsOnDrop, Reply<()>),
 }
 
 struct Subject;
@@ -70,23 +70,23 @@ impl Worker for Subject {
     type Key = Key;
     type Args = Plan;
     type Message = Ask;
-    type Error = Bomb;
+    type Error = PanicsOnDrop;
 
-    async fn init(plan: Plan, _: &mut Context<Self>) -> Result<Self, Bomb> {
+    async fn init(plan: Plan, _: &mut Context<Self>) -> Result<Self, PanicsOnDrop> {
         match plan {
             Plan::Wait(gate) => gate.pass().await,
-            Plan::Fail => return Err(Bomb),
-            Plan::Serve | Plan::Bomb(_) => {}
+            Plan::Fail => return Err(PanicsOnDrop),
+            Plan::Serve | Plan::PanicsOnDrop(_) => {}
         }
         Ok(Self)
     }
 
-    async fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Result<(), Bomb> {
+    async fn handle(&mut self, _: Ask, _: &mut Context<Self>) -> Result<(), PanicsOnDrop> {
         std::future::pending().await
     }
 }
 
-/// Ends everything, and asserts that nothing is left of the worker.
+/// Ends the worker and asserts that its memory is freed.
 async fn assert_no_leak(registry: Registry<Subject>, key: Key) {
     assert_eq!(within(registry.shutdown(), "a shutdown").await.stuck, 0);
     drop(registry);
@@ -103,15 +103,15 @@ async fn panicking_args_drop_leaks_no_handle() {
         async move { registry.lookup_or_start(&key, Plan::Wait(gate)).await.map(drop) }
     });
     gate.reached().await;
-    let joined = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::Bomb(Bomb)));
+    let joined = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::PanicsOnDrop(PanicsOnDrop)));
     let joined = async { joined.catch_unwind().await.map(drop) };
     let (joined, ()) = tokio::join!(joined, async { gate.open() });
     assert!(joined.is_err(), "the panic is the caller's own");
     within(first, "the start").await.unwrap().unwrap();
-    let hit = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::Bomb(Bomb))).catch_unwind().await;
+    let hit = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::PanicsOnDrop(PanicsOnDrop))).catch_unwind().await;
     assert!(hit.is_err());
-    let bomb = Bomb;
-    let make = move || Plan::Bomb(bomb);
+    let bomb = PanicsOnDrop;
+    let make = move || Plan::PanicsOnDrop(bomb);
     assert!(AssertUnwindSafe(registry.lookup_or_start_with(&key, make)).catch_unwind().await.is_err());
     assert_no_leak(registry, key).await;
 }
@@ -127,14 +127,14 @@ async fn panicking_closure_drop_leaks_no_result() {
     aliases.register(1, &worker).unwrap();
     let message = Arc::new(());
     while worker.try_cast(Ask::Hold(Arc::default())).is_ok() {}
-    let bomb = Bomb;
+    let bomb = PanicsOnDrop;
     let sent = catch_unwind(AssertUnwindSafe(|| {
         groups.try_broadcast(&1, |_| {
             let _captured = &bomb;
             Ask::Hold(Arc::clone(&message))
         })
     }));
-    assert_eq!(sent.unwrap().refused.len(), 1, "what it borrows is not dropped");
+    assert_eq!(sent.unwrap().refused.len(), 1, "dropping the borrow leaves the value");
     let sent = catch_unwind(AssertUnwindSafe(|| {
         groups.try_broadcast(&1, {
             let (bomb, message) = (bomb, &message);
@@ -148,7 +148,7 @@ async fn panicking_closure_drop_leaks_no_result() {
     assert_eq!(Arc::strong_count(&message), 1, "a message was leaked");
     macro_rules! fold {
         ($of:expr) => {
-            let bomb = Bomb;
+            let bomb = PanicsOnDrop;
             let folded = catch_unwind(AssertUnwindSafe(|| {
                 $of.reduce(Vec::new(), move |mut all, _, found| {
                     let _captured = &bomb;
@@ -171,7 +171,7 @@ async fn panicking_error_drop_leaks_no_message() {
     let registry = Registry::<Subject>::new();
     let (key, message) = (Key(1, Arc::default()), Arc::new(()));
     let source = registry.start(&key, Plan::Fail).await.unwrap_err();
-    // Otherwise the registry's memory has another reference to the error, and this one's drop is not the last.
+    // Drop the registry first. Its record of the failure holds another reference to the error.
     assert_no_leak(registry, key).await;
     let error: SendError<Subject> =
         SendError::NotStarted { message: Ask::Hold(Arc::clone(&message)).into(), source: source.into() };
@@ -179,11 +179,11 @@ async fn panicking_error_drop_leaks_no_message() {
     assert_eq!(Arc::strong_count(&message), 1, "the message was leaked");
 }
 
-/// Its error and its message can be counted.
+/// A worker whose error and message are reference-counted.
 struct Counted;
 
 #[derive(Debug)]
-struct CountedError(#[allow(dead_code, reason = "it is counted")] Arc<()>);
+struct CountedError(#[allow(dead_code, reason = "only its count matters")] Arc<()>);
 
 impl std::fmt::Display for CountedError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -196,7 +196,7 @@ impl std::error::Error for CountedError {}
 impl Worker for Counted {
     type Key = u32;
     type Args = Arc<()>;
-    type Message = (Bomb, Reply<()>);
+    type Message = (PanicsOnDrop, Reply<()>);
     type Error = CountedError;
 
     async fn init(count: Arc<()>, _: &mut Context<Self>) -> Result<Self, CountedError> {
@@ -212,7 +212,7 @@ impl Worker for Counted {
 async fn panicking_message_drop_leaks_no_error() {
     let (registry, count) = (Registry::<Counted>::new(), Arc::new(()));
     let via = registry.via_or_start(&1, Arc::clone(&count));
-    let called = AssertUnwindSafe(via.call(|reply| (Bomb, reply))).catch_unwind().await;
+    let called = AssertUnwindSafe(via.call(|reply| (PanicsOnDrop, reply))).catch_unwind().await;
     assert!(called.map(|called: Result<(), CallError<Counted>>| called.is_err()).is_err());
     drop(via);
     assert_eq!(within(registry.shutdown(), "a shutdown").await.stuck, 0);
@@ -221,10 +221,10 @@ async fn panicking_message_drop_leaks_no_error() {
     assert_eq!(Arc::strong_count(&count), 1, "the error was leaked");
 }
 
-/// Panics when it is dropped, and counts that.
-struct Mine(Arc<AtomicU32>);
+/// Panics when dropped and counts its drops.
+struct CountedPanic(Arc<AtomicU32>);
 
-impl Drop for Mine {
+impl Drop for CountedPanic {
     fn drop(&mut self) {
         self.0.fetch_add(1, Ordering::Relaxed);
         resume_unwind(Box::new("a scripted panic in a drop"));
@@ -234,10 +234,10 @@ impl Drop for Mine {
 #[tokio::test(start_paused = true)]
 async fn panicking_hook_drop_is_contained() {
     let dropped = Arc::<AtomicU32>::default();
-    let mine = Mine(Arc::clone(&dropped));
+    let captured = CountedPanic(Arc::clone(&dropped));
     let registry = Registry::<Subject>::builder()
         .on_undelivered(move |_, _| {
-            let _captured = &mine;
+            let _ = &captured;
         })
         .build()
         .unwrap();
@@ -245,9 +245,9 @@ async fn panicking_hook_drop_is_contained() {
     let worker = registry.start(&key, Plan::Serve).await.unwrap();
     assert_eq!(within(registry.shutdown(), "a shutdown").await.stuck, 0);
     drop(registry);
-    assert_eq!(dropped.load(Ordering::Relaxed), 0, "the handle keeps it");
+    assert_eq!(dropped.load(Ordering::Relaxed), 0, "the handle keeps the hook");
     tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    // The last reference, and not of the one who built it.
+    // The handle holds the last reference to the hook.
     drop(worker);
     assert_eq!(dropped.load(Ordering::Relaxed), 1);
 }

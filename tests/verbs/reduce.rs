@@ -25,7 +25,7 @@ async fn empty_registry_keeps_empty_accumulator() {
 async fn empty_registry_returns_the_accumulator() {
     let registry = Registry::<Probe>::new();
     let accumulator = vec!["kept".to_owned()];
-    let folded = registry.reduce(accumulator.clone(), |_, key, _| panic!("there is no worker, but one of {key}"));
+    let folded = registry.reduce(accumulator.clone(), |_, key, _| panic!("unexpected worker {key}"));
     assert_eq!(folded, accumulator);
 }
 
@@ -71,17 +71,17 @@ async fn g3_skips_workers_killed_by_the_closure() {
     let registry = populated(&["a", "b", "c", "d"]).await;
     let mut kills = Vec::new();
     let shown = registry.reduce(Vec::new(), |mut shown, _, worker| {
-        assert!(registry.lookup(worker.key()).is_some(), "a worker is shown that no lookup finds");
+        assert!(registry.lookup(worker.key()).is_some(), "the fold shows a worker that no lookup finds");
         for other in registry.to_list().into_iter().filter(|other| other != worker) {
             let mut kill = Box::pin(async move { other.kill().await });
-            // Its first poll says so to the owner, who closes the gate.
-            assert!(kill.as_mut().now_or_never().is_none(), "the worker cannot be gone yet");
+            // The first poll submits the request to the owner, which closes the gate.
+            assert!(kill.as_mut().now_or_never().is_none(), "the worker cannot have exited yet");
             kills.push(kill);
         }
         shown.push(worker.clone());
         shown
     });
-    assert_eq!(registry.to_list(), shown, "one alone is left");
+    assert_eq!(registry.to_list(), shown, "one worker is left");
     for kill in kills {
         within(kill, "a kill").await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! `Reply::closed`: a worker learns that its caller has gone away, whatever kind of call it was.
+//! `Reply::closed`: a worker notices that its caller has dropped the call, for each kind of call.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,7 +9,7 @@ use gen_registry::{Aliases, CallError, Context, Registry, Reply, Worker};
 use test_support::{poll_once, until_idle, within};
 use tokio::sync::{mpsc, oneshot};
 
-/// Waits for the end of each caller, and reports it.
+/// Waits until each caller drops its call, and reports it.
 struct Watcher(mpsc::UnboundedSender<u32>);
 
 type Watched = (u32, Reply<u32>);
@@ -28,7 +28,7 @@ impl Worker for Watcher {
         reply.closed().await;
         assert!(reply.is_closed());
         assert_eq!(reply.try_send(call), Err(call));
-        self.0.send(call).expect("the test listens");
+        self.0.send(call).expect("the test holds the receiver");
         Ok(())
     }
 }
@@ -54,20 +54,20 @@ async fn closed_resolves_when_the_caller_leaves() {
     for (number, mut call) in (0..).zip(calls) {
         assert!(poll_once(call.as_mut()).await.is_pending());
         until_idle().await;
-        assert!(ends.try_recv().is_err(), "call {number} goes on");
+        assert!(ends.try_recv().is_err(), "call {number} is still pending");
         if number < 3 {
             drop(call);
         } else {
-            assert!(matches!(within(call, "the time-out").await, Err(CallError::TimedOut)));
+            assert!(matches!(within(call, "the timeout").await, Err(CallError::TimedOut)));
         }
-        assert_eq!(within(ends.recv(), "the end of a caller").await, Some(number));
+        assert_eq!(within(ends.recv(), "the drop of a call").await, Some(number));
     }
     let (reply, mut answer) = oneshot::channel();
     worker.cast((6, Reply::from(reply))).await.unwrap();
     until_idle().await;
     assert!(ends.try_recv().is_err(), "the receiver is there");
     answer.close();
-    assert_eq!(within(ends.recv(), "the end of a receiver").await, Some(6));
+    assert_eq!(within(ends.recv(), "the drop of a receiver").await, Some(6));
 }
 
 #[tokio::test(start_paused = true)]
@@ -76,17 +76,17 @@ async fn closed_can_be_dropped_before_replying() {
     let (ended, _ends) = mpsc::unbounded_channel();
     let worker = within(registry.start(&1, ended), "the start").await.unwrap();
     let (sender, mut receiver) = mpsc::unbounded_channel();
-    // The reply leaves the message before it is sent.
+    // Take the reply out of the message before it is sent.
     let call = worker.call(move |reply: Reply<u32>| {
-        sender.send(reply).unwrap_or_else(|_| panic!("the test listens"));
+        sender.send(reply).unwrap_or_else(|_| panic!("the test holds the receiver"));
         (0, Reply::from(oneshot::channel().0))
     });
     let mut call = pin!(call);
     assert!(poll_once(call.as_mut()).await.is_pending());
-    let mut reply = receiver.recv().await.expect("it was sent");
+    let mut reply = receiver.recv().await.expect("the reply was sent");
     for _ in 0..3 {
         assert!(poll_once(pin!(reply.closed())).await.is_pending());
     }
     reply.send(9);
-    assert_eq!(within(call, "the answer").await.unwrap(), 9);
+    assert_eq!(within(call, "the reply").await.unwrap(), 9);
 }

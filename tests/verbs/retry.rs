@@ -1,17 +1,19 @@
-//! Calls that are repeated by policy.
+//! Calls with a retry policy.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use gen_registry::{Aliases, CallError, Registry, Reply, Restart, Retry, StartError};
-use test_support::{Actor, Ask, Plan, Probe, Record, Role, Step, act, inside, poll_once, until_idle, within};
+use test_support::{
+    Ask, ClosureArgs, ClosureWorker, Plan, Probe, Record, Step, job, poll_once, run_in, until_idle, within,
+};
 use tokio::time::Instant;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Attempts, and messages made for them.
+/// Counts the messages built, one per attempt.
 #[derive(Default)]
 struct Attempts(AtomicU32);
 
@@ -20,7 +22,7 @@ impl Attempts {
         self.0.swap(0, Ordering::Relaxed)
     }
 
-    /// A message that does one step after the other, attempt by attempt, and the last for ever.
+    /// Builds messages that perform one step per attempt, repeating the last step.
     fn steps(&self, steps: &[Step]) -> impl Fn(Reply<()>) -> Ask {
         move |reply| {
             let attempt = self.0.fetch_add(1, Ordering::Relaxed) as usize;
@@ -39,17 +41,17 @@ async fn unsent_call_is_retried_at_next_worker() {
             let worker = within(registry.lookup_or_start("a", Plan::default()), "the worker").await.unwrap();
             worker.cast(Ask::Do(Step::Hang)).await.unwrap();
             until_idle().await;
-            // Queued behind what hangs, at the first poll or after the pause.
+            // Queue the call behind the hanging message, at the first poll or after the pause.
             while worker.try_cast(Ask::Note(0)).is_ok() && attempts.0.load(Ordering::Relaxed) == 0 {
                 assert!(poll_once(call.as_mut()).await.is_pending());
             }
             tokio::time::sleep(SECOND).await;
             assert!(poll_once(call.as_mut()).await.is_pending());
             within(worker.kill(), "the kill").await.unwrap();
-            // It learns of it, and begins its pause.
+            // The call observes the failure and starts its pause.
             assert!(poll_once(call.as_mut()).await.is_pending());
         }
-        within(call, "the answer of the next one").await.unwrap();
+        within(call, "the next worker's reply").await.unwrap();
         assert_eq!(attempts.made(), kills + 1);
     }
 }
@@ -60,21 +62,22 @@ async fn maybe_handled_call_is_retried_if_idempotent() {
     let via = registry.via_or_start("a", Plan::default());
     let safe = Retry::new().even_if_it_may_have_run();
     let steps = [Step::Panic, Step::Fail, Step::Succeed];
-    let called = within(via.call_with_retry(Retry::new(), attempts.steps(&steps)), "its end").await;
+    let called = within(via.call_with_retry(Retry::new(), attempts.steps(&steps)), "the result").await;
     assert!(matches!(called, Err(CallError::NoReply)), "{called:?}");
     assert_eq!(attempts.made(), 1);
-    within(via.call_with_retry(safe, attempts.steps(&steps)), "the answer").await.unwrap();
+    within(via.call_with_retry(safe, attempts.steps(&steps)), "the reply").await.unwrap();
     assert_eq!(attempts.made(), 3);
 
     let timed = Retry::new().attempt_timeout(SECOND);
     let steps = [Step::Hang, Step::Succeed];
-    let called = within(via.call_with_retry(timed, attempts.steps(&steps)), "its end").await;
+    let called = within(via.call_with_retry(timed, attempts.steps(&steps)), "the result").await;
     assert!(matches!(called, Err(CallError::TimedOut)), "{called:?}");
     within(registry.kill("a"), "the kill").await.unwrap();
     assert_eq!(attempts.made(), 1);
-    // The worker hangs on for ever: the next attempt is queued behind it, and times out as well.
+    // The worker hangs: the next attempt is queued behind it and times out as well.
     let began = Instant::now();
-    let called = within(via.call_with_retry(timed.even_if_it_may_have_run(), attempts.steps(&steps)), "its end").await;
+    let called =
+        within(via.call_with_retry(timed.even_if_it_may_have_run(), attempts.steps(&steps)), "the result").await;
     assert!(matches!(called, Err(CallError::TimedOut)), "{called:?}");
     assert_eq!((attempts.made(), began.elapsed().as_secs()), (3, 3));
 }
@@ -92,7 +95,7 @@ async fn call_timed_out_before_send_is_retried() {
     let impatient = tokio::time::timeout(5 * SECOND, call.as_mut());
     assert!(impatient.await.is_err());
     gate.open();
-    within(call, "the answer").await.unwrap();
+    within(call, "the reply").await.unwrap();
     assert!((3..=6).contains(&attempts.made()));
 }
 
@@ -104,15 +107,15 @@ async fn exhausted_retries_return_the_last_error() {
     for (policy, expected) in [(0, 1), (1, 1), (4, 4)] {
         let attempts = Attempts::default();
         let retry = Retry::new().attempts(policy);
-        let called = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "its end").await;
+        let called = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
         assert!(matches!(called.unwrap_err().start_error(), Some(StartError::AtCapacity)));
         assert_eq!(attempts.made(), expected);
     }
-    // Room comes while it pauses.
+    // Capacity becomes available during the pause.
     let mut call = pin!(via.call_with_retry(Retry::new(), Ask::Value));
     assert!(poll_once(call.as_mut()).await.is_pending());
     within(registry.stop("other"), "the stop").await.unwrap();
-    within(call, "the answer").await.unwrap();
+    within(call, "the reply").await.unwrap();
     assert_eq!(record.inits("a"), 1);
 }
 
@@ -121,10 +124,10 @@ async fn failed_init_is_retried_on_request_only() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
     let plan = Plan::script([Step::Fail, Step::Panic, Step::Fail]).recorded(&record);
     let via = registry.via_or_start("a", plan);
-    let called = within(via.call_with_retry(Retry::new(), Ask::Value), "its end").await;
+    let called = within(via.call_with_retry(Retry::new(), Ask::Value), "the result").await;
     assert!(matches!(called.unwrap_err().start_error(), Some(StartError::Init(_))));
     assert_eq!(record.inits("a"), 1);
-    within(via.call_with_retry(Retry::new().even_if_init_failed(), Ask::Value), "the answer").await.unwrap();
+    within(via.call_with_retry(Retry::new().even_if_init_failed(), Ask::Value), "the reply").await.unwrap();
     assert_eq!(record.inits("a"), 4);
 }
 
@@ -143,11 +146,11 @@ async fn retry_waits_until_the_key_may_start() {
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
     within(worker.closed(), "the crash").await;
     let began = Instant::now();
-    let called = within(via.call_with_retry(Retry::new(), Ask::Value), "its end").await;
+    let called = within(via.call_with_retry(Retry::new(), Ask::Value), "the result").await;
     assert!(matches!(called.unwrap_err().start_error(), Some(StartError::RestartLimit { .. })));
-    assert_eq!(began.elapsed(), Duration::ZERO, "it is longer than the longest pause");
+    assert_eq!(began.elapsed(), Duration::ZERO, "the remaining time exceeds the longest pause");
     let patient = Retry::new().backoff(MILLI, Duration::from_secs(20));
-    within(via.call_with_retry(patient, Ask::Value), "the answer").await.unwrap();
+    within(via.call_with_retry(patient, Ask::Value), "the reply").await.unwrap();
     assert_eq!((began.elapsed().as_secs(), record.inits("a")), (10, 1));
 }
 
@@ -156,25 +159,25 @@ async fn permanent_errors_return_at_once() {
     let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
     let (began, attempts) = (Instant::now(), Attempts::default());
     let retry = Retry::new().even_if_it_may_have_run().even_if_init_failed();
-    let told = within(registry.via("a").call_with_retry(retry, attempts.steps(&[Step::Succeed])), "its end").await;
+    let told = within(registry.via("a").call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
     assert!(matches!(told, Err(CallError::NotFound)));
-    let told = within(names.call_with_retry(&1, retry, attempts.steps(&[Step::Succeed])), "its end").await;
+    let told = within(names.call_with_retry(&1, retry, attempts.steps(&[Step::Succeed])), "the result").await;
     assert!(matches!(told, Err(CallError::NotFound)));
     let via = registry.via_or_start("a", Plan::default());
     let _ = within(registry.shutdown(), "the shutdown").await;
-    let told = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "its end").await;
+    let told = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
     assert!(matches!(told.unwrap_err().start_error(), Some(StartError::Shutdown)));
     assert_eq!((attempts.made(), began.elapsed()), (3, Duration::ZERO));
 
-    let actors = Registry::<Actor>::new();
-    let worker = within(actors.start("a", Role::default()), "the start").await.unwrap();
+    let actors = Registry::<ClosureWorker>::new();
+    let worker = within(actors.start("a", ClosureArgs::default()), "the start").await.unwrap();
     let via = actors.via("a");
-    let told = inside(&worker, move |_| {
+    let told = run_in(&worker, move |_| {
         Box::pin(async move {
             let made = AtomicU32::new(0);
             let nothing = |_: Reply<()>| {
                 made.fetch_add(1, Ordering::Relaxed);
-                act(|_| Box::pin(async {}))
+                job(|_| Box::pin(async {}))
             };
             let told = poll_once(pin!(via.call_with_retry(retry, nothing))).await;
             matches!(told, std::task::Poll::Ready(Err(CallError::WouldDeadlock))) && made.load(Ordering::Relaxed) == 1
@@ -194,9 +197,9 @@ async fn call_by_name_retries_at_next_holder() {
     let mut call = pin!(names.call_with_retry(&7, Retry::new(), Ask::Value));
     assert!(poll_once(call.as_mut()).await.is_pending());
     within(first.kill(), "the kill").await.unwrap();
-    assert!(poll_once(call.as_mut()).await.is_pending(), "it pauses");
+    assert!(poll_once(call.as_mut()).await.is_pending(), "the call pauses");
     names.register(7, &second).unwrap();
-    assert_eq!(within(call, "the answer").await.unwrap(), 2);
+    assert_eq!(within(call, "the reply").await.unwrap(), 2);
 }
 
 #[tokio::test(start_paused = true)]
@@ -204,19 +207,19 @@ async fn pauses_double_to_a_limit_with_jitter() {
     let registry = Registry::<Probe>::builder().max_workers(1).build().unwrap();
     within(registry.start("other", Plan::default()), "the start").await.unwrap();
     let via = registry.via_or_start("a", Plan::default());
-    // Without jitter: 100 + 200 + 400 + 500 + 500.
+    // The pauses without jitter: 100 + 200 + 400 + 500 + 500.
     let retry = Retry::new().attempts(6).backoff(100 * MILLI, 500 * MILLI);
     let mut took = Vec::new();
     for _ in 0..16 {
         let began = Instant::now();
-        assert!(within(via.call_with_retry(retry, Ask::Value), "its end").await.is_err());
+        assert!(within(via.call_with_retry(retry, Ask::Value), "the result").await.is_err());
         took.push(began.elapsed());
     }
     assert!(took.iter().all(|took| (850 * MILLI..1_706 * MILLI).contains(took)), "{took:?}");
     assert!(took.iter().any(|other| other != &took[0]), "there is no jitter: {took:?}");
-    // No pause at all, and none beyond what the clock can count to.
+    // Pauses of zero, and pauses that exceed what the clock can represent.
     let retry = Retry::new().attempts(100).backoff(Duration::ZERO, Duration::ZERO);
-    assert!(within(via.call_with_retry(retry, Ask::Value), "its end").await.is_err());
+    assert!(within(via.call_with_retry(retry, Ask::Value), "the result").await.is_err());
     let endless = Retry::new().attempts(2).backoff(Duration::MAX, Duration::MAX);
     let mut call = pin!(via.call_with_retry(endless, Ask::Value));
     assert!(poll_once(call.as_mut()).await.is_pending());

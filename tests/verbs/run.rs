@@ -1,6 +1,6 @@
-//! `Worker::run` of one's own: a worker that also reads a socket, and one that takes its messages in batches.
+//! Overridden `Worker::run`: a worker that also reads a socket, and one that receives its messages in batches.
 //!
-//! The sockets are real ones, on loopback, so the clock is not paused here.
+//! The sockets are real, on loopback, so the clock is not paused.
 
 use std::convert::Infallible;
 use std::io;
@@ -15,11 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 
-/// One connection: lines come from the peer, commands from the mailbox, and both go into one log.
+/// One connection: lines arrive from the peer, commands from the mailbox, and both are logged in one list.
 struct Session {
     lines: Lines<BufReader<TcpStream>>,
     log: Vec<String>,
-    /// Who waits until the log has so many entries.
+    /// Replies to send once the log has this many entries.
     waiting: Vec<(usize, Reply<Vec<String>>)>,
     last_words: oneshot::Sender<(Vec<String>, String)>,
 }
@@ -74,7 +74,7 @@ impl Worker for Session {
     }
 
     async fn terminate(self, reason: &ExitReason, _: &mut Context<Self>) {
-        // The test may not want to know.
+        // The test may have dropped the receiver.
         let _ = self.last_words.send((self.log, reason.to_string()));
     }
 }
@@ -100,7 +100,7 @@ async fn socket_and_mailbox_share_one_state() {
     assert_eq!(log_of(2).await.unwrap(), ["line one", "line two"]);
     worker.cast(Command::Say("three".to_owned())).await.unwrap();
     assert_eq!(log_of(3).await.unwrap()[2], "command three");
-    // A line in two parts, and a message between them, which cancels the read of the first.
+    // A line in two parts. The message between them cancels the first read.
     peer.write_all(b"fo").await.unwrap();
     worker.cast(Command::Say("between".to_owned())).await.unwrap();
     assert_eq!(log_of(4).await.unwrap()[3], "command between");
@@ -167,7 +167,7 @@ async fn returning_an_error_exits_failed() {
     assert!(within(heard, "the last words").await.unwrap().1.starts_with("failed: "));
 }
 
-/// Takes all that waits at once, and says how much it was.
+/// Receives all queued messages at once and reports each batch.
 struct Batches {
     sizes: mpsc::UnboundedSender<Vec<u32>>,
     hold: Option<oneshot::Receiver<()>>,
@@ -184,21 +184,21 @@ impl Worker for Batches {
     }
 
     async fn handle(&mut self, _: u32, _: &mut Context<Self>) -> Result<(), Infallible> {
-        unreachable!("`run` handles everything itself");
+        unreachable!("`run` handles every message");
     }
 
     async fn run(&mut self, mailbox: &mut Mailbox<u32>, _: &mut Context<Self>) -> Result<(), Infallible> {
         while let Some(first) = mailbox.recv().await {
             if let Some(hold) = self.hold.take() {
-                hold.await.expect("the test opens it");
+                hold.await.expect("the test holds the sender");
             }
             let mut batch = vec![first];
             while let Some(next) = mailbox.try_recv() {
                 batch.push(next);
             }
-            self.sizes.send(batch).expect("the test listens");
+            self.sizes.send(batch).expect("the test holds the receiver");
         }
-        assert!(mailbox.recv().await.is_none() && mailbox.try_recv().is_none(), "the end stays the end");
+        assert!(mailbox.recv().await.is_none() && mailbox.try_recv().is_none(), "`recv` returns `None` from now on");
         Ok(())
     }
 }
@@ -245,7 +245,7 @@ async fn early_return_leaves_mailbox_undelivered() {
         }
     }
     let (lost, mut received) = mpsc::unbounded_channel();
-    let hook = move |&key: &u32, message| lost.send((key, message)).expect("the test listens");
+    let hook = move |&key: &u32, message| lost.send((key, message)).expect("the test holds the receiver");
     let registry = Registry::<TakesOne>::builder().on_undelivered(hook).build().unwrap();
     let worker = within(registry.start(&7, ()), "the start").await.unwrap();
     for n in 0..3 {
@@ -256,7 +256,7 @@ async fn early_return_leaves_mailbox_undelivered() {
     assert!(received.try_recv().is_err());
 }
 
-/// Looks for itself when it begins to run, and then holds its thread for as long as it is told.
+/// Looks itself up when `run` begins, then blocks its thread until the test drops the sender.
 struct Blocks(Option<(oneshot::Sender<bool>, std::sync::mpsc::Receiver<()>)>);
 
 impl Worker for Blocks {
@@ -276,9 +276,9 @@ impl Worker for Blocks {
     async fn run(&mut self, mailbox: &mut Mailbox<()>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
         if let Some((found, hold)) = self.0.take() {
             let registry = ctx.registry().upgrade().expect("the test holds the registry");
-            // The test may not want to know.
+            // The test may have dropped the receiver.
             let _ = found.send(registry.lookup(ctx.key()).is_some());
-            // An error says that the test has let go of it.
+            // An error means that the test has dropped the sender.
             let _ = hold.recv_timeout(Duration::from_secs(120));
         }
         while mailbox.recv().await.is_some() {}
@@ -290,10 +290,10 @@ impl Worker for Blocks {
 async fn blocking_run_does_not_delay_start() {
     let registry = Registry::<Blocks>::builder().init_timeout(Duration::from_secs(20)).build().unwrap();
     for key in 0..50 {
-        let ((found, _), (let_go, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
+        let ((found, _), (release, hold)) = (oneshot::channel(), std::sync::mpsc::channel());
         let started = within(registry.start(&key, (found, hold)), "a start whose run blocks").await;
-        // Only now.
-        drop(let_go);
+        // `run` blocks until here.
+        drop(release);
         assert!(started.is_ok(), "{started:?}");
     }
 }
@@ -306,17 +306,17 @@ async fn worker_is_registered_before_run() {
     assert_eq!(within(was_found, "what the worker found").await, Ok(true));
 }
 
-/// Does not take no for an answer.
-struct Deaf(Arc<AtomicBool>);
+/// Ignores the end of its mailbox.
+struct IgnoresEnd(Arc<AtomicBool>);
 
-impl Worker for Deaf {
+impl Worker for IgnoresEnd {
     type Key = u32;
     type Args = Arc<AtomicBool>;
     type Message = ();
     type Error = Infallible;
 
-    async fn init(was_alone: Arc<AtomicBool>, _: &mut Context<Self>) -> Result<Self, Infallible> {
-        Ok(Self(was_alone))
+    async fn init(did_not_yield: Arc<AtomicBool>, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(did_not_yield))
     }
 
     async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
@@ -327,7 +327,7 @@ impl Worker for Deaf {
         for _ in 0..1_000_000 {
             mailbox.recv().await;
         }
-        // Nobody has killed it meanwhile.
+        // The loop was not killed.
         self.0.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -335,14 +335,14 @@ impl Worker for Deaf {
 
 #[tokio::test]
 async fn recv_loop_after_close_yields_and_is_killable() {
-    let was_alone = Arc::new(AtomicBool::new(false));
-    let registry = Registry::<Deaf>::new();
-    let worker = within(registry.start(&1, Arc::clone(&was_alone)), "the start").await.unwrap();
+    let did_not_yield = Arc::new(AtomicBool::new(false));
+    let registry = Registry::<IgnoresEnd>::new();
+    let worker = within(registry.start(&1, Arc::clone(&did_not_yield)), "the start").await.unwrap();
     let stopping = tokio::spawn({
         let worker = worker.clone();
         async move { worker.stop().await }
     });
-    // Until its gate is closed, from when on it is told of the end.
+    // Wait until the gate closes. From then on `recv` returns `None`.
     within(
         async {
             while registry.lookup(&1).is_some() {
@@ -353,7 +353,7 @@ async fn recv_loop_after_close_yields_and_is_killable() {
     )
     .await;
     let killed = within(worker.kill(), "the kill").await.unwrap();
-    assert!(!was_alone.load(Ordering::Relaxed), "it had the thread for itself");
+    assert!(!did_not_yield.load(Ordering::Relaxed), "the loop did not yield");
     assert!(matches!(killed, ExitReason::Killed), "{killed}");
     within(stopping, "the stop").await.unwrap().unwrap();
 }

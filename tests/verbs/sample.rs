@@ -1,4 +1,4 @@
-//! `sample`: one of the workers.
+//! `sample`: a randomly chosen worker.
 
 use gen_registry::Registry;
 use test_support::{Ask, Probe, populated, value_of, within};
@@ -23,10 +23,10 @@ async fn never_returns_an_exited_worker() {
     let registry = populated(&["a", "b", "c"]).await;
     let mut left = vec!["a", "b", "c"];
     while let Some(sample) = registry.sample() {
-        let place = left.iter().position(|key| key == sample.key()).expect("a sample that still runs");
+        let place = left.iter().position(|key| key == sample.key()).expect("the sample is a running worker");
         left.remove(place);
         sample.cast(Ask::Stop).await.unwrap();
-        within(sample.closed(), "the end of the sample").await;
+        within(sample.closed(), "the exit of the sample").await;
     }
     assert!(left.is_empty());
 }

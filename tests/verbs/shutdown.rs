@@ -1,4 +1,4 @@
-//! `shutdown`, and what dropping the last registry does.
+//! `shutdown`, and the drop of the last registry.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn g10_exits_all_workers() {
     let report = within(registry.shutdown(), "the shutdown").await;
     assert_eq!((report.drained, report.aborted, report.cancelled, report.stuck), (3, 0, 0, 0));
     for worker in workers {
-        assert!(matches!(within(worker.closed(), "the end of a worker").await, ExitReason::Shutdown));
+        assert!(matches!(within(worker.closed(), "a worker's exit").await, ExitReason::Shutdown));
         assert_eq!(record.terminated(worker.key()), ["shutdown"]);
         assert_eq!(record.alive(worker.key()), 0);
     }
@@ -40,7 +40,6 @@ async fn g10_drains_accepted_messages() {
     assert_eq!(within(shutdown, "the shutdown").await.drained, 1);
 }
 
-// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn g10_cancels_and_aborts_with_one_report() {
     let (registry, record) = (Registry::<Probe>::new(), Record::default());
@@ -57,8 +56,8 @@ async fn g10_cancels_and_aborts_with_one_report() {
     let later = within(registry.shutdown(), "the later caller").await;
     assert_eq!((first.drained, first.aborted, first.cancelled, first.stuck), (1, 2, 1, 0));
     assert_eq!((second, later), (first, first));
-    assert_eq!(begin.elapsed().as_secs(), 5, "the stop time-out");
-    assert!(matches!(within(start, "the start's answer").await, Err(StartError::Shutdown)));
+    assert_eq!(begin.elapsed().as_secs(), 5, "the stop timeout");
+    assert!(matches!(within(start, "the start's result").await, Err(StartError::Shutdown)));
     for key in ["drains", "hangs in handle", "hangs in terminate", "starts"] {
         assert_eq!(record.alive(key), 0, "{key}");
     }

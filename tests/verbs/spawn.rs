@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gen_registry::{Aliases, ExitReason, Groups, Registry, StartError, StopError, spawn};
 use test_support::{
-    Actor, Ask, Gate, Plan, Probe, Record, Role, Scripted, Step, inside, poll_once, until_idle, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, Scripted, Step, poll_once, run_in, until_idle, within,
 };
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ async fn behaves_like_a_registered_worker() {
     let record = Record::default();
     let worker = within(spawn::<Probe>("a".into(), Plan::value(4).recorded(&record)), "the start").await.unwrap();
     assert_eq!(worker.key(), "a");
-    assert_eq!(within(worker.call(Ask::Value), "the answer").await.unwrap(), 4);
+    assert_eq!(within(worker.call(Ask::Value), "the reply").await.unwrap(), 4);
     worker.cast(Ask::Note(1)).await.unwrap();
     assert!(matches!(within(worker.stop(), "the stop").await, Ok(ExitReason::Stopped)));
     assert_eq!((record.alive("a"), record.noted("a")), (0, vec![1]));
@@ -33,7 +33,7 @@ async fn lives_without_a_handle() {
     drop(worker);
     tokio::time::sleep(Duration::from_secs(3_600)).await;
     assert_eq!(record.alive("a"), 1);
-    within(aliases.call(&1, Ask::Value), "the answer").await.unwrap();
+    within(aliases.call(&1, Ask::Value), "the reply").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -60,7 +60,7 @@ async fn failed_init_is_returned_without_trace() {
     let panicked = within(spawn::<Probe>("a".into(), plan(Step::Panic)), "the panic").await;
     assert!(matches!(panicked, Err(StartError::Panicked(_))));
     let begin = Instant::now();
-    let hung = within(spawn::<Probe>("a".into(), plan(Step::Hang)), "the time-out").await;
+    let hung = within(spawn::<Probe>("a".into(), plan(Step::Hang)), "the timeout").await;
     assert!(matches!(hung, Err(StartError::TimedOut)));
     assert_eq!(begin.elapsed().as_secs(), 30);
     until_idle().await;
@@ -97,11 +97,11 @@ async fn joins_and_leaves_directories() {
 #[tokio::test(start_paused = true)]
 async fn private_registry_ends_with_it() {
     let record = Record::default();
-    let worker = within(spawn::<Actor>("a".into(), Role::default()), "the start").await.unwrap();
-    let role = Role::default().recorded(&record);
-    let (weak, child) = inside(&worker, move |ctx| {
+    let worker = within(spawn::<ClosureWorker>("a".into(), ClosureArgs::default()), "the start").await.unwrap();
+    let role = ClosureArgs::default().recorded(&record);
+    let (weak, child) = run_in(&worker, move |ctx| {
         Box::pin(async move {
-            let registry = ctx.registry().upgrade().expect("it is kept while the worker lives");
+            let registry = ctx.registry().upgrade().expect("the worker keeps its registry");
             (registry.downgrade(), registry.start("child", role).await.unwrap())
         })
     })
@@ -110,7 +110,7 @@ async fn private_registry_ends_with_it() {
     until_idle().await;
     assert_eq!((record.alive("child"), weak.upgrade().map(|registry| registry.count())), (1, Some(2)));
     within(worker.stop(), "the stop").await.unwrap();
-    assert!(matches!(within(child.closed(), "the end of the child").await, ExitReason::Shutdown));
+    assert!(matches!(within(child.closed(), "the child's exit").await, ExitReason::Shutdown));
     until_idle().await;
     assert!(weak.upgrade().is_none());
 }
@@ -125,7 +125,7 @@ fn ends_with_its_runtime() {
     drop(runtime);
     assert_eq!((record.alive("a"), aliases.whereis(&1)), (0, None));
     let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let exit = other.block_on(async { within(worker.closed(), "the end of the worker").await });
+    let exit = other.block_on(async { within(worker.closed(), "the worker's exit").await });
     assert!(matches!(exit, ExitReason::Killed));
 }
 
@@ -134,6 +134,6 @@ fn first_poll_outside_a_runtime_panics() {
     let mut start = pin!(spawn::<Probe>("a".into(), Plan::default()));
     let mut cx = TaskContext::from_waker(Waker::noop());
     let polled = catch_unwind(AssertUnwindSafe(|| start.as_mut().poll(&mut cx).is_ready()));
-    let said = *polled.unwrap_err().downcast::<String>().expect("a text");
+    let said = *polled.unwrap_err().downcast::<String>().expect("a string payload");
     assert!(said.contains("no tokio runtime"), "{said}");
 }

@@ -1,4 +1,4 @@
-//! `start`: for callers that want to be the one who started it.
+//! `start`: for callers that must be the one that starts the worker.
 
 use std::pin::pin;
 use std::task::Poll;
@@ -77,8 +77,8 @@ async fn key_can_be_reused_after_exit() {
     assert_eq!(value_of(&second).await, 2);
 }
 
-/// "start/4: when given a local name will perform a client-side lookup": the owner, another task of this thread, gets
-/// no turn before the answer is there.
+/// "start/4: when given a local name will perform a client-side lookup": the owner does not run before the result is
+/// ready.
 #[tokio::test(start_paused = true)]
 async fn refusal_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
@@ -99,8 +99,8 @@ async fn owner_starts_a_vacant_key() {
     assert_eq!(registry.lookup("b"), Some(started));
 }
 
-/// "start/4: when given a pid will perform a server-side start if id is running": the other address of a registry is a
-/// clone, on any thread. It reads the same table, so that the refusal needs no owner either.
+/// "start/4: when given a pid will perform a server-side start if id is running": the counterpart of the pid is a clone
+/// of the registry, on any thread. It reads the same table, so the refusal does not need the owner either.
 #[tokio::test(start_paused = true)]
 async fn clones_refusal_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
@@ -136,10 +136,10 @@ async fn g2_exactly_one_concurrent_start_wins() {
     gate.open();
     let (mut own, mut others) = (Vec::new(), Vec::new());
     for (value, caller) in callers.into_iter().enumerate() {
-        match within(caller, "one caller's answer").await.unwrap() {
+        match within(caller, "one caller's reply").await.unwrap() {
             Ok(worker) => own.push(worker),
             Err(StartError::AlreadyStarted { handle, args }) => {
-                assert_eq!(args.into_inner().value as usize, value, "everyone gets their own arguments back");
+                assert_eq!(args.into_inner().value as usize, value, "each caller gets its own arguments back");
                 others.push(handle);
             }
             Err(other) => panic!("{other:?}"),
@@ -159,8 +159,8 @@ async fn joining_lookup_or_start_is_already_started() {
     assert!(poll_once(second.as_mut()).await.is_pending());
     gate.reached().await;
     gate.open();
-    let worker = within(first, "the first answer").await.unwrap();
-    let error = within(second, "the second answer").await.unwrap_err();
+    let worker = within(first, "the first result").await.unwrap();
+    let error = within(second, "the second result").await.unwrap_err();
     assert_eq!(error.already_started(), Some(&worker));
 }
 
@@ -193,7 +193,7 @@ async fn g1_racing_starts_never_overlap() {
                     let plan = Plan::default().recorded(&record);
                     let worker = registry.lookup_or_start("a", plan).await;
                     match (worker, (racer + round) % 4) {
-                        // Each may meet a worker that another racer ends: that is the race.
+                        // Another racer may stop the worker first.
                         (Ok(worker), 0) => drop(worker.stop().await),
                         (Ok(worker), 1) => drop(worker.kill().await),
                         (Ok(worker), 2) => drop(worker.try_cast(Ask::Do(Step::Fail))),

@@ -1,4 +1,4 @@
-//! `stop`: drains, terminates, and answers when the key is free.
+//! `stop`: it drains, terminates, and returns when the key is vacant.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[tokio::test(start_paused = true)]
 async fn unknown_key_is_not_found() {
     let registry = populated(&["a"]).await;
-    assert_eq!(within(registry.stop("b"), "the answer").await.unwrap_err(), StopError::NotFound);
+    assert_eq!(within(registry.stop("b"), "the reply").await.unwrap_err(), StopError::NotFound);
     assert_eq!(registry.count(), 1);
 }
 
@@ -88,7 +88,7 @@ async fn drops_the_init_of_a_starting_key() {
     let reason = within(registry.stop("a"), "the stop").await.unwrap();
     assert!(matches!(reason, ExitReason::Stopped), "{reason:?}");
     assert_eq!(record.alive("a"), 0);
-    within(start, "the cancelled start's answer").await.unwrap_err();
+    within(start, "the result of the cancelled start").await.unwrap_err();
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,7 +105,6 @@ async fn timeout_aborts_hung_handler() {
     assert!(record.terminated("a").is_empty());
 }
 
-// mailbox with it, so that a later kill wakes nobody and the worker counts as stuck.
 #[tokio::test(start_paused = true)]
 async fn timeout_aborts_hung_terminate() {
     let registry = Registry::<Probe>::builder().stop_timeout(Duration::from_secs(2)).build().unwrap();

@@ -1,4 +1,4 @@
-//! A stop that ends the message in hand, gives the queue back and runs `terminate`.
+//! `StopMode::Discard`: the worker finishes the current message, the queue is returned, and `terminate` runs.
 
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,9 @@ use gen_registry::{
     Builder, CallError, Context, ExitReason, Mailbox, Registry, Reply, Restart, StopMode, Worker, WorkerHandle,
     WorkerState,
 };
-use test_support::{Ask, Gate, Plan, Player, Probe, Record, Step, assert_at_rest, play, until_idle, within};
+use test_support::{
+    Ask, Gate, Plan, Probe, Record, RestartableWorker, Step, assert_at_rest, run_in_restartable, until_idle, within,
+};
 use tokio::time::Instant;
 
 const KEY: &str = "k";
@@ -20,16 +22,16 @@ fn keeping(lost: &Lost) -> Builder<Probe> {
     let sink = Arc::clone(lost);
     Registry::builder().on_undelivered(move |_, ask| {
         if let Ask::Note(note) = ask {
-            sink.lock().expect("no code panics with the lock held").push(note);
+            sink.lock().expect("no code panics while holding the lock").push(note);
         }
     })
 }
 
 fn taken(lost: &Lost) -> Vec<u32> {
-    lost.lock().expect("no code panics with the lock held").clone()
+    lost.lock().expect("no code panics while holding the lock").clone()
 }
 
-/// A worker that handles each message for 5 ms.
+/// A worker that takes 5 ms for each message.
 struct Slow {
     terminated: Arc<AtomicU64>,
     handled: Arc<AtomicU64>,
@@ -68,7 +70,7 @@ async fn full_mailbox_leaves_time_for_terminate() {
                 .expect("valid options");
             let (terminated, handled) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
             let args = (Arc::clone(&terminated), Arc::clone(&handled));
-            let worker = within(registry.start(&1, args), "a start").await.expect("nothing is in its way");
+            let worker = within(registry.start(&1, args), "a start").await.expect("the start succeeds");
             for _ in 0..500 {
                 worker.try_cast(()).expect("there is room");
             }
@@ -77,9 +79,9 @@ async fn full_mailbox_leaves_time_for_terminate() {
             let reason = if by_shutdown {
                 let report = within(registry.shutdown(), "the shutdown").await;
                 assert_eq!(report.drained, usize::from(mode == StopMode::Discard), "{mode:?}");
-                within(worker.closed(), "its end").await
+                within(worker.closed(), "its exit").await
             } else {
-                within(registry.stop(&1), "the stop").await.expect("it ends")
+                within(registry.stop(&1), "the stop").await.expect("the worker exits")
             };
             let (handled, undelivered) = (handled.load(Ordering::Relaxed), registry.stats().undelivered);
             let ran = terminated.load(Ordering::Relaxed);
@@ -88,9 +90,9 @@ async fn full_mailbox_leaves_time_for_terminate() {
                 assert_eq!((ran, handled, undelivered.closed, undelivered.total()), (1, 1, 499, 499));
                 assert!(began.elapsed() < Duration::from_millis(10));
             } else {
-                // What the default does: the queue has eaten the time.
+                // The default mode: draining the queue takes the whole timeout.
                 assert!(matches!(reason, ExitReason::Killed), "{reason:?}");
-                assert_eq!((ran, undelivered.deadline + handled), (0, 499), "one was in hand");
+                assert_eq!((ran, undelivered.deadline + handled), (0, 499), "one was being handled");
             }
             assert_at_rest(&registry);
         }
@@ -103,14 +105,14 @@ async fn g6_discarded_messages_are_reported_at_once() {
         let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
         let registry = keeping(&lost).mailbox_capacity(2).build().expect("valid options");
         let plan = Plan::value(7).recorded(&record);
-        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
         let (caller, step) = (worker.clone(), Step::Wait(gate.clone()));
         let in_hand = tokio::spawn(async move { caller.call(|reply| Ask::DoThenReply(step, reply)).await });
         gate.reached().await;
         worker.cast(Ask::Note(1)).await.expect("there is room");
         let queued = call(&worker);
         until_idle().await;
-        // For these there is no room.
+        // The mailbox is full, so these wait.
         let in_line = call(&worker);
         let caster = worker.clone();
         let cast_in_line = tokio::spawn(async move { caster.cast(Ask::Note(2)).await.is_ok() });
@@ -123,7 +125,7 @@ async fn g6_discarded_messages_are_reported_at_once() {
                 stopper.1.stop_with(StopMode::Discard).await
             }
         });
-        // Before the message in hand has ended.
+        // The senders are notified before the current message is finished.
         for called in [queued, in_line] {
             let called = within(called, "the call").await.unwrap();
             assert!(matches!(called, Err(CallError::NotDelivered)), "{called:?}");
@@ -133,7 +135,7 @@ async fn g6_discarded_messages_are_reported_at_once() {
         assert_eq!((worker.state(), in_hand.is_finished()), (WorkerState::Stopping, false));
         assert_eq!(registry.stats().undelivered.closed, 4, "two accepted, two refused");
         gate.open();
-        within(in_hand, "the call in hand").await.unwrap().expect("it is handled to its end");
+        within(in_hand, "the current call").await.unwrap().expect("the current message is finished");
         assert!(matches!(within(stop, "the stop").await.unwrap(), Ok(ExitReason::Stopped)));
         assert_eq!((record.terminated(KEY), record.noted(KEY)), (vec!["stopped".to_owned()], vec![]));
         assert_at_rest(&registry);
@@ -147,18 +149,18 @@ fn call(worker: &WorkerHandle<Probe>) -> tokio::task::JoinHandle<Result<u32, Cal
 
 #[tokio::test(start_paused = true)]
 async fn discard_shortens_a_draining_stop() {
-    // Whatever has closed the gate: a stop, a shutdown, the worker itself.
+    // The gate may be closed by a stop, by a shutdown, or by the worker itself.
     for closed_by in ["stop", "shutdown", "itself"] {
         let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
         let registry = keeping(&lost).build().expect("valid options");
         let plan = Plan::value(7).recorded(&record);
-        let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
+        let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
         if closed_by == "itself" {
-            worker.cast(Ask::Stop).await.expect("it lives");
+            worker.cast(Ask::Stop).await.expect("the worker is running");
         }
-        worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it lives");
+        worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("the worker is running");
         for note in 0..20 {
-            worker.cast(Ask::Note(note)).await.expect("it lives");
+            worker.cast(Ask::Note(note)).await.expect("the worker is running");
         }
         gate.reached().await;
         let first = registry.clone();
@@ -177,14 +179,14 @@ async fn discard_shortens_a_draining_stop() {
         until_idle().await;
         assert_eq!(taken(&lost), (0..20).collect::<Vec<_>>(), "{closed_by}");
         gate.open();
-        let reason = within(second, "the second stop").await.unwrap().expect("it ends").to_string();
+        let reason = within(second, "the second stop").await.unwrap().expect("the worker exits").to_string();
         let expected = match closed_by {
             "stop" => "stopped",
             "shutdown" => "shutdown",
             _ => "normal",
         };
         assert_eq!((reason.as_str(), record.terminated(KEY)), (expected, vec![expected.to_owned()]));
-        within(first, "the first stop").await.expect("it does not panic");
+        within(first, "the first stop").await.expect("the first stop succeeds");
         assert!(record.noted(KEY).is_empty());
         assert_at_rest(&registry);
     }
@@ -195,16 +197,16 @@ async fn ctx_stop_handles_the_queue_in_any_mode() {
     let (lost, record) = (Lost::default(), Record::default());
     let registry = keeping(&lost).stop_mode(StopMode::Discard).build().expect("valid options");
     let plan = Plan::value(7).recorded(&record);
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
-    worker.cast(Ask::Stop).await.expect("it lives");
-    worker.cast(Ask::Note(1)).await.expect("it lives");
-    assert!(matches!(within(worker.closed(), "its end").await, ExitReason::Normal));
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
+    worker.cast(Ask::Stop).await.expect("the worker is running");
+    worker.cast(Ask::Note(1)).await.expect("the worker is running");
+    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Normal));
     assert_eq!((record.noted(KEY), taken(&lost)), (vec![1], vec![]));
-    // And one stop may drain where the default is to discard.
+    // A single stop may drain where the default mode is to discard.
     let plan = Plan::value(7).recorded(&record);
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("its key is free");
-    worker.cast(Ask::Note(2)).await.expect("it lives");
-    within(registry.stop_with(KEY, StopMode::Drain), "the stop").await.expect("it ends");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the key is vacant");
+    worker.cast(Ask::Note(2)).await.expect("the worker is running");
+    within(registry.stop_with(KEY, StopMode::Drain), "the stop").await.expect("the worker exits");
     assert_eq!((record.noted(KEY), taken(&lost)), (vec![1, 2], vec![]));
 }
 
@@ -212,19 +214,21 @@ async fn ctx_stop_handles_the_queue_in_any_mode() {
 async fn owned_registry_stops_by_its_own_mode() {
     let (lost, record, gate) = (Lost::default(), Record::default(), Gate::new());
     let children = keeping(&lost).stop_mode(StopMode::Discard).build().expect("valid options");
-    let parents = Registry::<Player>::new();
-    let parent = within(parents.start(KEY, Default::default()), "a start").await.expect("nothing is in its way");
+    let parents = Registry::<RestartableWorker>::new();
+    let parent = within(parents.start(KEY, Default::default()), "a start").await.expect("the start succeeds");
     let owned = children.clone();
-    play(&parent, move |ctx| Box::pin(async move { ctx.own(&owned) })).await.expect("it lives");
+    run_in_restartable(&parent, move |ctx| Box::pin(async move { ctx.own(&owned) }))
+        .await
+        .expect("the worker is running");
     let child = within(children.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
-    child.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it lives");
-    child.cast(Ask::Note(1)).await.expect("it lives");
+    child.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("the worker is running");
+    child.cast(Ask::Note(1)).await.expect("the worker is running");
     gate.reached().await;
     let stop = tokio::spawn(async move { parents.stop(KEY).await });
     until_idle().await;
     assert_eq!(taken(&lost), [1]);
     gate.open();
-    within(stop, "the stop").await.unwrap().expect("it ends");
+    within(stop, "the stop").await.unwrap().expect("the worker exits");
     assert_eq!(record.terminated(KEY), ["shutdown"]);
 }
 
@@ -237,10 +241,10 @@ async fn discard_during_restart_ends_the_worker() {
         .build()
         .expect("valid options");
     let plan = Plan::value(7).recorded(&record);
-    let worker = within(registry.start(KEY, plan), "a start").await.expect("nothing is in its way");
-    worker.cast(Ask::Do(Step::Fail)).await.expect("it lives");
+    let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
+    worker.cast(Ask::Do(Step::Fail)).await.expect("the worker is running");
     until_idle().await;
-    worker.cast(Ask::Note(1)).await.expect("it is restarted");
+    worker.cast(Ask::Note(1)).await.expect("the worker is restarted");
     let began = Instant::now();
     let reason = within(registry.stop_with(KEY, StopMode::Discard), "the stop").await;
     assert!(matches!(reason, Ok(ExitReason::Stopped)), "{reason:?}");
@@ -248,10 +252,10 @@ async fn discard_during_restart_ends_the_worker() {
     assert_at_rest(&registry);
 }
 
-/// A worker with a loop of its own, which goes on asking.
-struct Own(Arc<Mutex<Vec<(bool, bool)>>>);
+/// A worker whose own loop keeps receiving after the end.
+struct CustomRun(Arc<Mutex<Vec<(bool, bool)>>>);
 
-impl Worker for Own {
+impl Worker for CustomRun {
     type Key = u32;
     type Args = Arc<Mutex<Vec<(bool, bool)>>>;
     type Message = Option<Gate>;
@@ -275,7 +279,7 @@ impl Worker for Own {
         for _ in 0..3 {
             let tried = mailbox.try_recv().is_some();
             let received = mailbox.recv().await.is_some();
-            self.0.lock().expect("no code panics with the lock held").push((tried, received));
+            self.0.lock().expect("no code panics while holding the lock").push((tried, received));
         }
         Ok(())
     }
@@ -283,16 +287,16 @@ impl Worker for Own {
 
 #[tokio::test(start_paused = true)]
 async fn custom_run_receives_none_after_discard() {
-    // Few, and so many that the receiver takes them out together.
+    // Once with few messages, and once with a full batch.
     for messages in [3, 40] {
-        let (registry, gate, seen) = (Registry::<Own>::new(), Gate::new(), Arc::default());
-        let worker = within(registry.start(&1, Arc::clone(&seen)), "a start").await.expect("nothing is in its way");
+        let (registry, gate, seen) = (Registry::<CustomRun>::new(), Gate::new(), Arc::default());
+        let worker = within(registry.start(&1, Arc::clone(&seen)), "a start").await.expect("the start succeeds");
         for _ in 0..4 {
-            worker.cast(None).await.expect("it lives");
+            worker.cast(None).await.expect("the worker is running");
         }
-        worker.cast(Some(gate.clone())).await.expect("it lives");
+        worker.cast(Some(gate.clone())).await.expect("the worker is running");
         for _ in 0..messages {
-            worker.cast(None).await.expect("it lives");
+            worker.cast(None).await.expect("the worker is running");
         }
         gate.reached().await;
         let stopper = worker.clone();
@@ -300,12 +304,12 @@ async fn custom_run_receives_none_after_discard() {
         until_idle().await;
         gate.open();
         assert!(matches!(within(stop, "the stop").await.unwrap(), Ok(ExitReason::Stopped)));
-        assert_eq!(*seen.lock().expect("as above"), [(false, false); 3]);
+        assert_eq!(*seen.lock().expect("no code panics while holding the lock"), [(false, false); 3]);
         assert_eq!(registry.stats().undelivered.closed, messages);
     }
 }
 
-/// A worker that counts what it is sent. A call is `Some`.
+/// A worker that counts its messages. `Some` is a call.
 struct Count(Arc<AtomicU64>);
 
 impl Worker for Count {
@@ -327,7 +331,7 @@ impl Worker for Count {
     }
 }
 
-/// G6 under a storm: what was accepted is handled or given back, once, and each caller is told which.
+/// G6 under load: each accepted message is either handled or returned, exactly once, and each caller learns which.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn g6_stops_racing_sends_lose_no_message() {
     for round in 0..200 {
@@ -348,14 +352,14 @@ async fn g6_stops_racing_sends_lose_no_message() {
             senders.push(tokio::spawn(async move {
                 let (mut accepted, mut answered) = (0, 0);
                 for turn in 0..60 {
-                    // A stop may cancel the start.
+                    // A stop may cancel this start.
                     let started = registry.lookup_or_start(&1, Arc::clone(&handled)).await;
                     let Ok(worker) = started else { continue };
                     if turn % 3 == 0 {
                         match worker.call(Some).await {
                             Ok(()) => answered += 1,
                             Err(CallError::NotDelivered) => {}
-                            Err(error) => panic!("a call that was handled has an answer: {error:?}"),
+                            Err(error) => panic!("a handled call has a reply: {error:?}"),
                         }
                     } else if worker.cast(None).await.is_ok() {
                         accepted += 1;
@@ -375,11 +379,11 @@ async fn g6_stops_racing_sends_lose_no_message() {
         });
         let (mut accepted, mut answered) = (0, 0);
         for sender in senders {
-            let (casts, calls) = within(sender, "a sender").await.expect("none panics");
+            let (casts, calls) = within(sender, "a sender").await.expect("no task panics");
             accepted += casts;
             answered += calls;
         }
-        within(stops, "the stops").await.expect("none panics");
+        within(stops, "the stops").await.expect("no task panics");
         let report = within(registry.shutdown(), "the shutdown").await;
         assert_eq!((report.aborted, report.crashed, report.stuck), (0, 0, 0), "round {round}");
         let (handled, lost) = (handled.load(Ordering::Relaxed), lost.load(Ordering::Relaxed));
@@ -389,7 +393,7 @@ async fn g6_stops_racing_sends_lose_no_message() {
     }
 }
 
-/// A worker that blocks its thread, and then goes on in the same poll of its task.
+/// A worker that blocks its thread and then continues in the same poll of its task.
 struct Blocks(Arc<AtomicU64>);
 
 type Wait = (tokio::sync::oneshot::Sender<()>, std::sync::mpsc::Receiver<()>);
@@ -407,8 +411,8 @@ impl Worker for Blocks {
     async fn handle(&mut self, wait: Option<Wait>, _: &mut Context<Self>) -> Result<(), Infallible> {
         self.0.fetch_add(1, Ordering::Relaxed);
         if let Some((reached, go_on)) = wait {
-            reached.send(()).expect("the test waits for it");
-            tokio::task::block_in_place(|| go_on.recv()).expect("the test lets it go on");
+            reached.send(()).expect("the test holds the receiver");
+            tokio::task::block_in_place(|| go_on.recv()).expect("the test holds the sender");
         }
         Ok(())
     }
@@ -416,7 +420,7 @@ impl Worker for Blocks {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queued_messages_do_not_start_after_discard() {
-    // One by one, and so many that the receiver has taken them out together.
+    // Once with few messages, and once with a full batch.
     for messages in [2, 30] {
         let (registry, handled) = (Registry::<Blocks>::new(), Arc::new(AtomicU64::new(0)));
         let worker = within(registry.start(&1, Arc::clone(&handled)), "a start").await.expect("it starts");
@@ -429,10 +433,10 @@ async fn queued_messages_do_not_start_after_discard() {
         for _ in 0..messages {
             worker.try_cast(None).expect("there is room");
         }
-        within(is_reached, "the message").await.expect("it is handled");
+        within(is_reached, "the message").await.expect("the message is handled");
         let mut stop = std::pin::pin!(worker.stop_with(StopMode::Discard));
         assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
-        go_on.send(()).expect("it waits for it");
+        go_on.send(()).expect("the worker waits");
         assert!(matches!(within(stop, "the stop").await, Ok(ExitReason::Stopped)));
         assert_eq!(handled.load(Ordering::Relaxed), messages + 1);
         assert_eq!(registry.stats().undelivered.closed, messages);

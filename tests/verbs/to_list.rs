@@ -1,4 +1,4 @@
-//! `to_list`: all workers.
+//! `to_list`: all running workers.
 
 use gen_registry::Registry;
 use test_support::{Probe, populated, within};
@@ -9,7 +9,7 @@ async fn empty_registry_lists_nothing() {
     assert!(Registry::<Probe>::new().to_list().is_empty());
 }
 
-/// "to_list/1: populated registry returns list of {id, pid} tuple_keys": a handle is both, it has its key.
+/// "to_list/1: populated registry returns list of {id, pid} tuples": a handle has its key.
 #[tokio::test(start_paused = true)]
 async fn lists_every_worker_with_its_key() {
     let registry = populated(&["a", "b", "c"]).await;
@@ -26,7 +26,7 @@ async fn list_outlives_its_workers() {
     let _ = within(registry.shutdown(), "the shutdown").await;
     assert_eq!(list.len(), 2);
     for worker in list {
-        within(worker.closed(), "the end of a listed worker").await;
+        within(worker.closed(), "the exit of a listed worker").await;
     }
     assert!(registry.to_list().is_empty());
 }

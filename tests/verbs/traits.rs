@@ -1,4 +1,4 @@
-//! The traits that users look for on the public types, and what the errors say.
+//! The traits that public types implement, and the texts of errors.
 
 use std::borrow::Cow;
 use std::convert::Infallible;
@@ -18,7 +18,7 @@ use gen_registry::{
 use test_support::{Scripted, within};
 use tokio::runtime::Builder;
 
-/// Neither its arguments nor its messages are unwind-safe, nor its arguments `Sync`.
+/// A worker whose arguments and messages are not unwind-safe, and whose arguments are not `Sync`.
 struct Plain<K, E>(PhantomData<(K, E)>);
 
 impl<K, E> Worker for Plain<K, E>
@@ -71,7 +71,7 @@ fn exit_reasons_and_build_errors_compare() {
     assert_eq!(ExitReason::Failed(Arc::new(Scripted)), ExitReason::Failed(Arc::new(std::fmt::Error)), "by kind");
     assert_ne!(ExitReason::Failed(Arc::new(Scripted)), ExitReason::Panicked("it".into()));
     assert_ne!(ExitReason::Stopped, ExitReason::Shutdown);
-    // Outside a runtime.
+    // There is no runtime here.
     assert_eq!(Registry::<Simple>::builder().build().unwrap_err().clone(), BuildError::NoRuntime);
 }
 
@@ -88,7 +88,7 @@ async fn start_error_clones_with_its_args() {
     }
 }
 
-/// Starts by `one`, and finds by it and by `key`.
+/// Starts with `one`, and looks up with `one` and with `key`.
 async fn starts_by<K, Q>(one: &Q, key: K)
 where
     K: Clone + Eq + Hash + Debug + Send + Sync + 'static,
@@ -112,18 +112,18 @@ async fn keys_are_made_from_borrowed_forms() {
     starts_by::<Cow<'static, Path>, _>(Path::new("/a"), Cow::Borrowed(Path::new("/a"))).await;
     starts_by::<Cow<'static, [u8]>, _>(&[1, 2][..], Cow::Borrowed(&[1, 2])).await;
     starts_by::<&'static str, _>(&"a text", "a text").await;
-    // A lookup makes no key, and takes a text of any lifetime.
+    // A lookup builds no key, and accepts a string slice of any lifetime.
     let registry = Registry::<Plain<&'static str, Scripted>>::new();
     within(registry.start(&"a text", false), "a start").await.unwrap();
     assert!(registry.lookup(String::from("a text").as_str()).is_some());
 }
 
-/// Of a worker that fails with `anyhow::Error`, and one that unwraps it.
+/// One worker fails with `anyhow::Error`. Another one unwraps it first.
 #[tokio::test(start_paused = true)]
 async fn anyhow_init_error_is_found_by_downcast() {
     let registry = Registry::<Plain<u32, anyhow::Error>>::new();
     let error = within(registry.start(&1, true), "a start").await.unwrap_err();
-    assert!(error.init_error::<Scripted>().is_none(), "the docs say that it is not found");
+    assert!(error.init_error::<Scripted>().is_none(), "an error inside `anyhow::Error` is not found, as documented");
 
     struct Unwraps;
     impl Worker for Unwraps {
@@ -145,7 +145,7 @@ async fn anyhow_init_error_is_found_by_downcast() {
     assert!(error.init_error::<Scripted>().is_some());
 }
 
-/// As two `#[tokio::test]`s that share a `static` do.
+/// Like two `#[tokio::test]`s that share a `static`.
 #[test]
 fn start_after_runtime_shutdown_names_it() {
     static SHARED: LazyLock<Registry<Simple>> = LazyLock::new(Registry::new);
@@ -160,13 +160,13 @@ fn start_after_runtime_shutdown_names_it() {
         let sent = within(SHARED.via_or_start(&1, false).cast(Box::new(|| ())), "a cast").await.unwrap_err();
         assert!(matches!(sent, SendError::NotStarted { .. }), "{sent:?}");
         assert_eq!(within(SHARED.stop(&1), "a stop").await, Err(StopError::NotFound));
-        assert!(within(SHARED.subscribe().recv(), "the end of the events").await.is_none());
+        assert!(within(SHARED.subscribe().recv(), "the last event").await.is_none());
         let report = within(SHARED.shutdown(), "a shutdown").await;
         assert_eq!((report.aborted + report.drained, report.stuck), (1, 0), "{report:?}");
     });
 }
 
-/// Shut down first, by its user: then that is the reason.
+/// The user shut the registry down before the runtime, so that is the reason reported.
 #[test]
 fn start_after_shutdown_does_not_blame_runtime() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();

@@ -1,8 +1,8 @@
-//! A tree of worker types, each with addresses, handles and registries of the next in its arguments, its state and its messages. The
-//! compiler searches all of it for `Send`, and gives up 128 types deep, unless a crate raises its `recursion_limit`. This one must
-//! not.
+//! A tree of worker types, each with addresses, handles and registries of the next type in its arguments, its state and
+//! its messages. Checking `Send` traverses the whole tree, and the compiler gives up at a depth of 128 types unless a
+//! crate raises its `recursion_limit`. This crate must not need to.
 
-#![allow(dead_code, reason = "much of it is there to be searched only")]
+#![allow(dead_code, reason = "most fields exist only for the check of `Send`")]
 
 use std::convert::Infallible;
 
@@ -12,7 +12,7 @@ use test_support::within;
 const KEY: u32 = 1;
 const VACANT: u32 = 2;
 
-/// Makes a module for a level above another one.
+/// Defines the module of a level above another one.
 macro_rules! level {
     ($level:ident above $below:ident) => {
         mod $level {
@@ -58,21 +58,22 @@ macro_rules! level {
                     let Args { registry, via, below, .. } = &args;
                     ctx.own(registry);
                     let handle = registry.lookup_or_start(&KEY, below.clone()).await.expect("it starts");
-                    let depth = via.call($below::Message::Depth).await.expect("it answers");
-                    assert_eq!(handle.call($below::Message::Depth).await.expect("it answers"), depth);
+                    let depth = via.call($below::Message::Depth).await.expect("the worker replies");
+                    assert_eq!(handle.call($below::Message::Depth).await.expect("the worker replies"), depth);
                     let (reply, answer) = tokio::sync::oneshot::channel();
-                    via.cast($below::Message::Depth(reply.into())).await.expect("it takes it");
+                    via.cast($below::Message::Depth(reply.into())).await.expect("the worker accepts the message");
                     assert_eq!(answer.await, Ok(depth));
                     let (reply, answer) = tokio::sync::oneshot::channel();
-                    handle.cast($below::Message::Depth(reply.into())).await.expect("it takes it");
+                    handle.cast($below::Message::Depth(reply.into())).await.expect("the worker accepts the message");
                     assert_eq!(answer.await, Ok(depth));
                     let refused = registry.start(&KEY, below.clone()).await;
                     assert!(matches!(refused, Err(StartError::AlreadyStarted { .. })));
                     let hit = registry.lookup_or_start_with(&KEY, || below.clone()).await.expect("a hit");
-                    assert_eq!(registry.stop(&VACANT).await.expect_err("it is vacant"), StopError::NotFound);
-                    assert_eq!(registry.kill(&VACANT).await.expect_err("it is vacant"), StopError::NotFound);
+                    assert_eq!(registry.stop(&VACANT).await.expect_err("the key is vacant"), StopError::NotFound);
+                    assert_eq!(registry.kill(&VACANT).await.expect_err("the key is vacant"), StopError::NotFound);
                     let via = via.clone();
-                    let subtask = ctx.spawn(async move { via.call($below::Message::Depth).await.expect("it answers") });
+                    let subtask =
+                        ctx.spawn(async move { via.call($below::Message::Depth).await.expect("the worker replies") });
                     assert_eq!(subtask.await, Ok(depth));
                     let (kept, via) = (handle.clone(), args.via.clone());
                     ctx.monitor(&handle, |_| Message::Keep(vec![kept], via));
@@ -82,7 +83,7 @@ macro_rules! level {
                 async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Infallible> {
                     match message {
                         Message::Depth(reply) => {
-                            let below = self.args.via.call($below::Message::Depth).await.expect("it answers");
+                            let below = self.args.via.call($below::Message::Depth).await.expect("the worker replies");
                             reply.send(below + 1);
                         }
                         Message::Below(reply) => reply.send(self.handle.clone()),
@@ -154,11 +155,11 @@ level!(l01 above l02);
 async fn sixteen_nested_worker_types_compile() {
     let registry = Registry::<l01::Level>::new();
     let via = registry.via_or_start(&KEY, l01::Args::new());
-    assert_eq!(within(via.call(l01::Message::Depth), "the call").await.expect("it answers"), 16);
-    let top = registry.lookup(&KEY).expect("it runs");
-    let second = within(top.call(l01::Message::Below), "the call").await.expect("it answers");
-    let third = within(second.call(l02::Message::Below), "the call").await.expect("it answers");
-    assert_eq!(within(third.call(l03::Message::Depth), "the call").await.expect("it answers"), 14);
+    assert_eq!(within(via.call(l01::Message::Depth), "the call").await.expect("the worker replies"), 16);
+    let top = registry.lookup(&KEY).expect("the worker is running");
+    let second = within(top.call(l01::Message::Below), "the call").await.expect("the worker replies");
+    let third = within(second.call(l02::Message::Below), "the call").await.expect("the worker replies");
+    assert_eq!(within(third.call(l03::Message::Depth), "the call").await.expect("the worker replies"), 14);
     assert_eq!(within(registry.shutdown(), "the shutdown").await.aborted, 0);
-    assert_eq!(third.state(), gen_registry::WorkerState::Exited, "its owners ended it");
+    assert_eq!(third.state(), gen_registry::WorkerState::Exited, "its owner ended it");
 }

@@ -1,4 +1,4 @@
-//! `via` and `via_or_start`: the address of a key, whoever has it.
+//! `via` and `via_or_start`: the address of a key.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -16,7 +16,7 @@ async fn reaches_the_running_worker() {
     within(registry.start("a", Plan::value(4)), "the start").await.unwrap();
     let via = registry.via("a");
     assert_eq!(via.key(), "a");
-    assert_eq!(within(via.call(Ask::Value), "the answer").await.unwrap(), 4);
+    assert_eq!(within(via.call(Ask::Value), "the reply").await.unwrap(), 4);
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,14 +53,14 @@ async fn starts_once_and_again_after_exit() {
     let via = registry.via_or_start("a", Plan::value(4).recorded(&record));
     assert_eq!((record.inits("a"), registry.count()), (0, 0), "nothing starts before the first send");
     for _ in 0..3 {
-        assert_eq!(within(via.clone().call(Ask::Value), "the answer").await.unwrap(), 4);
+        assert_eq!(within(via.clone().call(Ask::Value), "the reply").await.unwrap(), 4);
     }
     assert_eq!(record.inits("a"), 1);
     for end in [Ask::Stop, Ask::Do(Step::Fail), Ask::Do(Step::Panic)] {
         let worker = registry.lookup("a").unwrap();
         worker.cast(end).await.unwrap();
-        within(worker.closed(), "the end of a worker").await;
-        assert_eq!(within(via.call(Ask::Value), "the answer of the next one").await.unwrap(), 4);
+        within(worker.closed(), "a worker's exit").await;
+        assert_eq!(within(via.call(Ask::Value), "the next worker's reply").await.unwrap(), 4);
     }
     assert_eq!((record.inits("a"), record.most_at_once("a")), (4, 1));
 }
@@ -103,7 +103,7 @@ async fn send_during_stop_reaches_successor() {
     until_idle().await;
     assert_eq!(record.inits("a"), 1);
     gate.open();
-    assert_eq!(within(call, "the answer of the next one").await.unwrap(), 2);
+    assert_eq!(within(call, "the next worker's reply").await.unwrap(), 2);
     assert_eq!(record.most_at_once("a"), 1);
 }
 
@@ -129,7 +129,7 @@ async fn g8_casts_are_handled_once_in_order_across_exits() {
         if note % 10 == 9 {
             via.cast(Ask::Stop).await.unwrap();
         }
-        // Sometimes the worker is running, sometimes stopping, sometimes gone.
+        // The worker may be running, stopping or exited by then.
         for _ in 0..note % 7 {
             tokio::task::yield_now().await;
         }
@@ -161,7 +161,7 @@ async fn short_lived_worker_is_not_retried_forever() {
     }
     let (registry, lives) = (Registry::<Mayfly>::new(), Arc::new(AtomicUsize::new(0)));
     let via = registry.via_or_start("a", Arc::clone(&lives));
-    match within(via.cast(7), "the end of the attempts").await {
+    match within(via.cast(7), "the last attempt").await {
         Err(SendError::Closed(message)) => assert_eq!(message.into_inner(), 7),
         other => panic!("{other:?}"),
     }
@@ -173,7 +173,7 @@ async fn call_timeout_includes_the_start() {
     let registry = Registry::<Probe>::new();
     let via = registry.via_or_start("a", Plan::init(Step::Hang));
     let begin = Instant::now();
-    let called = within(via.call_timeout(Duration::from_secs(2), Ask::Value), "the time-out").await;
+    let called = within(via.call_timeout(Duration::from_secs(2), Ask::Value), "the timeout").await;
     assert!(matches!(called, Err(CallError::NotSent)));
     assert_eq!(begin.elapsed().as_secs(), 2);
 }
@@ -184,7 +184,7 @@ async fn does_not_keep_the_registry_alive() {
     let via = registry.via_or_start("a", Plan::default());
     let worker = registry.lookup("a").unwrap();
     drop(registry);
-    within(worker.closed(), "the end of the worker").await;
+    within(worker.closed(), "the worker's exit").await;
     let called = within(via.call(Ask::Value), "the refusal").await;
     assert!(
         matches!(&called, Err(CallError::NotStarted(error)) if matches!(**error, StartError::Shutdown)),

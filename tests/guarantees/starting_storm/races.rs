@@ -113,7 +113,7 @@ async fn g2_late_caller_drop_cancels_nothing() {
             dice.linger();
         }
         drop(start);
-        let next = scene.ask(dice.verb(), key, scene.args(Plan::UP)).await.expect("nothing is in its way");
+        let next = scene.ask(dice.verb(), key, scene.args(Plan::UP)).await.expect("the start succeeds");
         assert!(!next.is_started, "round {round}: {plan:?}, and it was begun anew");
         assert_eq!(scene.book.inits() - before, 1, "round {round}: {plan:?}");
         scene.end(round % 2 == 0, key).await.expect("it runs");
@@ -300,7 +300,7 @@ async fn storm(scene: Scene, mut dice: Dice, is_over: Arc<AtomicBool>) -> Vec<Le
             n => match scene.ask(verb, key, scene.args(if n < 11 { asking } else { plan })).await {
                 Ok(_) | Err(StartError::Init(_) | StartError::Cancelled) => {}
                 // As told, and nothing else: a claim inside of an `init` says something else.
-                Err(StartError::Panicked(message)) => assert_eq!(&*message, "as told"),
+                Err(StartError::Panicked(message)) => assert_eq!(&*message, "scripted"),
                 Err(StartError::Shutdown) => assert!(is_over.load(Ordering::SeqCst), "nobody has shut it down"),
                 Err(error) => panic!("{error}"),
             },

@@ -421,7 +421,7 @@ impl Model {
             Doing::Parting(_) => self.pause(key, Reason::Crashed),
             Doing::Again => self.not_back(key, Reason::Crashed),
             Doing::Leaving => self.exit(key, Reason::Crashed, false),
-            Doing::Held | Doing::Init | Doing::Pausing => unreachable!("it has a run"),
+            Doing::Held | Doing::Init | Doing::Pausing => unreachable!("a run is in progress"),
         }
         self.complete(op, Outcome::Ended(Reason::Crashed));
     }

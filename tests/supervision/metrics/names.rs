@@ -6,7 +6,7 @@ use gen_registry::metrics::{ALL, LabelValues, WORKER_STARTS, WORKERS};
 use gen_registry::{BuildError, Registry};
 
 use super::Scrape;
-use test_support::{Actor, Plan, Probe, Role, until_idle, within};
+use test_support::{ClosureArgs, ClosureWorker, Plan, Probe, until_idle, within};
 
 #[tokio::test(start_paused = true)]
 async fn registry_label_separates_registries() {
@@ -36,7 +36,7 @@ async fn duplicate_name_is_refused() {
     let refused = scrape.builder("rooms").build().unwrap_err();
     assert!(matches!(&refused, BuildError::NameTaken { name } if name == "rooms"), "{refused:?}");
     // Whatever its workers are.
-    let other = Registry::<Actor>::builder().name("rooms").recorder(scrape.recorder.clone()).build();
+    let other = Registry::<ClosureWorker>::builder().name("rooms").recorder(scrape.recorder.clone()).build();
     assert!(matches!(other, Err(BuildError::NameTaken { .. })));
     within(first.start("a", Plan::default()), "the first one goes on").await.unwrap();
     assert_eq!(scrape.next().await.value(WORKERS.name, &[("state", "running")]), 1.0);
@@ -83,8 +83,9 @@ async fn shutdown_frees_name_and_counters_continue() {
 #[tokio::test(start_paused = true)]
 async fn dropping_registry_frees_its_name() {
     let scrape = Scrape::new();
-    let registry = Registry::<Actor>::builder().name("rooms").recorder(scrape.recorder.clone()).build().unwrap();
-    let worker = within(registry.start("a", Role::default()), "a start").await.unwrap();
+    let registry =
+        Registry::<ClosureWorker>::builder().name("rooms").recorder(scrape.recorder.clone()).build().unwrap();
+    let worker = within(registry.start("a", ClosureArgs::default()), "a start").await.unwrap();
     drop(registry);
     within(worker.closed(), "the end of its worker").await;
     until_idle().await;

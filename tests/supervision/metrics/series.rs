@@ -14,7 +14,7 @@ async fn all_series_start_at_zero() {
     let now = scrape.now();
     for metric in ALL {
         if metric.presence == Presence::Always {
-            now.has_whole(metric, "rooms");
+            now.assert_complete(metric, "rooms");
         } else {
             assert!(!now.0.contains_key(metric.name), "{} was not asked for", metric.name);
         }
@@ -36,8 +36,8 @@ async fn optional_series_appear_when_enabled() {
     let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
     // The recorder is told of what is measured from the first report on.
     let before = scrape.next().await;
-    before.has_whole(&WORKERS_LIMIT, "rooms");
-    before.has_whole(&HANDLE_DURATION, "rooms");
+    before.assert_complete(&WORKERS_LIMIT, "rooms");
+    before.assert_complete(&HANDLE_DURATION, "rooms");
     assert_eq!(before.value(WORKERS_LIMIT.name, &[]), 7.0);
     within(worker.cast(Ask::Note(1)), "a send").await.unwrap();
     within(worker.call(|reply| Ask::DoThenReply(Step::Succeed, reply)), "a call").await.unwrap();
@@ -100,7 +100,7 @@ async fn export_agrees_with_stats() {
     within(registry.kill("b"), "a kill").await.unwrap();
     let worker = registry.lookup("c").unwrap();
     within(worker.cast(Ask::Do(Step::Panic)), "a send").await.unwrap();
-    within(worker.closed(), "its end").await;
+    within(worker.closed(), "its exit").await;
     assert!(registry.lookup("nobody").is_none());
     let (stats, now) = (registry.stats(), scrape.next().await);
     let value = |name: &str, label: &str, value: &str| now.value(name, &[("registry", "rooms"), (label, value)]) as u64;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use gen_registry::{CallError, Registry, Restart, SendError};
 
 use super::Scrape;
-use test_support::{Actor, Ask, Gate, Plan, Probe, Role, Step, inside, populated, until_idle, value_of, within};
+use test_support::{
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Step, populated, run_in, until_idle, value_of, within,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn concurrent_counts_are_exact() {
@@ -145,11 +147,11 @@ async fn refused_send_is_counted_once() {
 #[tokio::test(start_paused = true)]
 async fn panics_of_tasks_are_exported() {
     let scrape = Scrape::new();
-    let registry = scrape.builder_of::<Actor>("tasks").build().unwrap();
-    let worker = within(registry.start("a", Role::default()), "a start").await.unwrap();
+    let registry = scrape.builder_of::<ClosureWorker>("tasks").build().unwrap();
+    let worker = within(registry.start("a", ClosureArgs::default()), "a start").await.unwrap();
     let total = "gen_registry_worker_task_panics_total";
     assert_eq!(scrape.next().await.value(total, &[("registry", "tasks")]), 0.0);
-    let begun = inside(&worker, |ctx| {
+    let begun = run_in(&worker, |ctx| {
         Box::pin(async move {
             drop(ctx.spawn(async { panic!("a scripted panic") }));
             ctx.send_interval(Duration::from_millis(1), || panic!("a scripted panic"));

@@ -1,4 +1,4 @@
-//! [`Exposition`]: what Prometheus' text format says, read strictly.
+//! [`Exposition`]: a strict parser of the Prometheus text format.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +23,7 @@ pub struct Sample {
 }
 
 impl Exposition {
-    /// Reads the text, in which each family comes once, with its type before its samples, and no series comes twice.
+    /// Parses the text. Each family must occur once, with its type before its samples, and each series once.
     #[track_caller]
     pub fn parse(text: &str) -> Self {
         let mut families = BTreeMap::<String, Family>::new();
@@ -32,23 +32,21 @@ impl Exposition {
         let mut seen = BTreeSet::new();
         for line in text.lines().filter(|line| !line.is_empty()) {
             if let Some(rest) = line.strip_prefix("# HELP ") {
-                let (name, help) = rest.split_once(' ').unwrap_or_else(|| panic!("a help without a text: {line}"));
-                assert!(helps.insert(name.to_owned(), help.to_owned()).is_none(), "two helps: {line}");
+                let (name, help) = rest.split_once(' ').unwrap_or_else(|| panic!("HELP without text: {line}"));
+                assert!(helps.insert(name.to_owned(), help.to_owned()).is_none(), "duplicate HELP: {line}");
             } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-                let (name, kind) = rest.split_once(' ').unwrap_or_else(|| panic!("a type without a word: {line}"));
+                let (name, kind) = rest.split_once(' ').unwrap_or_else(|| panic!("TYPE without a name: {line}"));
                 let kinds = ["counter", "gauge", "histogram", "summary"];
                 assert!(kinds.contains(&kind), "{line}");
                 let family = Family { help: helps.get(name).cloned(), kind: kind.to_owned(), samples: Vec::new() };
-                assert!(families.insert(name.to_owned(), family).is_none(), "two types: {line}");
+                assert!(families.insert(name.to_owned(), family).is_none(), "duplicate TYPE: {line}");
                 name.clone_into(&mut current);
             } else {
                 let sample = Sample::parse(line);
-                assert!(
-                    seen.insert((sample.name.clone(), sample.labels.clone())),
-                    "a series that is there twice: {line}"
-                );
-                let family = families.get_mut(&current).unwrap_or_else(|| panic!("a sample before its type: {line}"));
-                let suffix = sample.name.strip_prefix(&*current).unwrap_or_else(|| panic!("not of {current}: {line}"));
+                assert!(seen.insert((sample.name.clone(), sample.labels.clone())), "duplicate series: {line}");
+                let family = families.get_mut(&current).unwrap_or_else(|| panic!("sample before its TYPE: {line}"));
+                let suffix =
+                    sample.name.strip_prefix(&*current).unwrap_or_else(|| panic!("not a sample of {current}: {line}"));
                 let suffixes: &[&str] = match &*family.kind {
                     "histogram" => &["_bucket", "_sum", "_count"],
                     "summary" => &["", "_sum", "_count"],
@@ -61,7 +59,7 @@ impl Exposition {
         Self(families)
     }
 
-    /// The value of a series that has these labels, of which there is to be one.
+    /// The value of the only series with these labels.
     #[track_caller]
     pub fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let found = self.find(name, labels);
@@ -82,9 +80,9 @@ impl Exposition {
         self.0.values().map(|family| family.samples.len()).sum()
     }
 
-    /// A metric of the catalogue is there with its help, its type, and every value of its labels, for this registry.
+    /// Asserts that a metric of the catalogue has its help, its type, and every value of its labels for this registry.
     #[track_caller]
-    pub fn has_whole(&self, metric: &Metric, registry: &str) {
+    pub fn assert_complete(&self, metric: &Metric, registry: &str) {
         let family = self.0.get(metric.name).unwrap_or_else(|| panic!("{} is missing", metric.name));
         assert_eq!(family.help.as_deref(), Some(metric.help), "{}", metric.name);
         assert_eq!(family.kind, metric.kind.name(), "{}", metric.name);
@@ -93,7 +91,7 @@ impl Exposition {
             let values = match label.values {
                 LabelValues::RegistryName => vec![registry],
                 LabelValues::OneOf(values) => values.to_vec(),
-                other => panic!("what are the values of {other:?}?"),
+                other => panic!("unknown label {other:?}"),
             };
             let with = |labels: &BTreeMap<String, String>| {
                 let labels = labels.clone();
@@ -128,9 +126,11 @@ impl Sample {
     #[track_caller]
     fn parse(line: &str) -> Self {
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
-        let value = value.parse().unwrap_or_else(|_| panic!("not a number: {line}"));
+        let value = value.parse().unwrap_or_else(|_| panic!("invalid value: {line}"));
         let (name, mut rest) = match series.split_once('{') {
-            Some((name, rest)) => (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("no end of labels: {line}"))),
+            Some((name, rest)) => {
+                (name, rest.strip_suffix('}').unwrap_or_else(|| panic!("unterminated labels: {line}")))
+            }
             None => (series, ""),
         };
         let mut labels = BTreeMap::new();
@@ -147,10 +147,10 @@ impl Sample {
                     }),
                     Some((end, '"')) => break end,
                     Some((_, character)) => value.push(character),
-                    None => panic!("no end of a label: {line}"),
+                    None => panic!("unterminated label: {line}"),
                 }
             };
-            assert!(labels.insert(label.to_owned(), value).is_none(), "a label that is there twice: {line}");
+            assert!(labels.insert(label.to_owned(), value).is_none(), "duplicate label: {line}");
             rest = &after[end + 1..];
             rest = rest.strip_prefix(',').unwrap_or(rest);
         }

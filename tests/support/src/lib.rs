@@ -1,8 +1,9 @@
-//! The workers, gates and bounded waits that the tests of several packages share.
+//! Test workers, gates and bounded waits that the tests of several packages share.
 //!
-//! - [`Probe`] does what its [`Plan`] says in `init` and `terminate`, and what a message says in `handle`.
-//! - [`Actor`] runs code that a test gives it, with its context at hand. [`Player`] does so too, and may come back.
-//! - A [`Record`] knows how many states of a key live at this moment, and how many ever did at once.
+//! - [`Probe`] follows its [`Plan`] in `init` and `terminate`, and its messages in `handle`.
+//! - [`ClosureWorker`] runs closures of the test with its context. [`RestartableWorker`] does so too and can be
+//!   restarted.
+//! - [`Record`] counts the live states of each key and how many lived at the same time.
 
 #![allow(
     missing_docs,
@@ -26,19 +27,19 @@ use gen_registry::{CallError, Context, ExitReason, Registry, Reply, Worker, Work
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// Waits for something that has to come, and says what was lost if it does not.
+/// Waits for a future that must complete, and panics with what was lost if it does not.
 pub async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
     match tokio::time::timeout(Duration::from_secs(120), awaited).await {
         Ok(output) => output,
-        Err(_) => panic!("waited in vain, lost: {lost}"),
+        Err(_) => panic!("timed out, lost: {lost}"),
     }
 }
 
-/// Runs the test in a process of its own, where it may install a recorder, have subscribers or measure the memory in use
-/// without others that run at the same time.
+/// Runs the test in its own process, where it may install a recorder or a subscriber, or measure the memory in use,
+/// undisturbed by other tests.
 ///
-/// The test calls this first, with its `module_path!()` and its name. In its own process the result is true, and the test
-/// continues. Otherwise the result is false: the test has passed in that process, and returns.
+/// The test calls this first, with its `module_path!()` and its name. In its own process the result is true, and the
+/// test continues. Otherwise the result is false: the test has passed in that process and must return.
 #[track_caller]
 pub fn in_own_process(module: &str, test: &str) -> bool {
     const MARK: &str = "GEN_REGISTRY_TEST_IN_OWN_PROCESS";
@@ -47,7 +48,7 @@ pub fn in_own_process(module: &str, test: &str) -> bool {
     }
     let (_, module) = module.split_once("::").expect("the test is in a module of its binary");
     let name = format!("{module}::{test}");
-    let binary = std::env::current_exe().expect("a test knows its own path");
+    let binary = std::env::current_exe().expect("the path of the test binary is known");
     let arguments = [&*name, "--exact", "--include-ignored", "--nocapture"];
     let ran = Command::new(binary).args(arguments).env(MARK, "1").output().expect("it starts");
     let printed = String::from_utf8_lossy(&ran.stdout);
@@ -56,55 +57,56 @@ pub fn in_own_process(module: &str, test: &str) -> bool {
     false
 }
 
-/// Polls once, and lets nobody else run: on a current-thread runtime what is ready then needed no other task.
+/// Polls once without yielding. On a current-thread runtime, a future that is ready then needed no other task.
 pub async fn poll_once<F: Future + ?Sized>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
-/// Lets every other task go as far as it can. For a paused clock, which moves only when nothing else can; not while
-/// blocking work is under way, which holds the clock.
+/// Lets every other task run until it waits. Needs a paused clock, which advances only when all tasks wait. Running
+/// blocking work holds the clock.
 pub async fn until_idle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }
 
-/// Gives other tasks many turns, where the clock is held by blocking work.
-pub async fn many_turns() {
+/// Yields to other tasks many times, for tests in which blocking work holds the clock.
+pub async fn yield_many() {
     for _ in 0..256 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Another task, which counts its turns: those who share a thread with it have let it run so often.
-pub struct Other {
-    turns: Arc<AtomicU32>,
+/// A task that counts its polls: how often tasks on the same thread have yielded.
+pub struct PollCounter {
+    polls: Arc<AtomicU32>,
     task: JoinHandle<()>,
 }
 
-impl Other {
+impl PollCounter {
     pub fn new() -> Self {
-        let turns = Arc::new(AtomicU32::new(0));
-        let counted = Arc::clone(&turns);
-        // At the end of the scheduler's queue at once: `yield_now` would wait until that is empty.
+        let polls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&polls);
+        // Wake before returning: the task goes to the end of the run queue. `yield_now` would wait until the queue is
+        // empty.
         let task = tokio::spawn(poll_fn(move |cx| {
             counted.fetch_add(1, Ordering::Relaxed);
             cx.waker().wake_by_ref();
             Poll::Pending
         }));
-        Self { turns, task }
+        Self { polls, task }
     }
 
-    pub fn turns(&self) -> u32 {
-        self.turns.load(Ordering::Relaxed)
+    pub fn polls(&self) -> u32 {
+        self.polls.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Other {
+impl Drop for PollCounter {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-/// Something to stop at. It opens once, for everyone.
+/// A point at which tasks wait. It opens once, for all of them.
 #[derive(Clone)]
 pub struct Gate {
     arrivals: Arc<Semaphore>,
@@ -116,16 +118,16 @@ impl Gate {
         Self { arrivals: Arc::new(Semaphore::new(0)), open: Arc::new(Semaphore::new(0)) }
     }
 
-    /// Stops here until the gate is open.
+    /// Waits until the gate is open.
     pub async fn pass(&self) {
         self.arrivals.add_permits(1);
-        // It never has permits: that it was closed is the sign that the gate is open.
+        // The semaphore never has permits. Closing it opens the gate.
         let _ = self.open.acquire().await;
     }
 
-    /// Waits until one more has come to the gate.
+    /// Waits until one more task has arrived at the gate.
     pub async fn reached(&self) {
-        within(self.arrivals.acquire(), "somebody at the gate").await.expect("this one is never closed").forget();
+        within(self.arrivals.acquire(), "an arrival at the gate").await.expect("`arrivals` is never closed").forget();
     }
 
     pub fn open(&self) {
@@ -133,7 +135,7 @@ impl Gate {
     }
 }
 
-/// What one of a worker's methods is to do.
+/// What one of a worker's methods does.
 #[derive(Clone, Default)]
 pub enum Step {
     #[default]
@@ -160,7 +162,7 @@ impl Step {
     }
 }
 
-/// What the `init`s of a key do, one after another.
+/// What the successive `init`s of a key do.
 #[derive(Clone, Default)]
 pub struct Script(Arc<Mutex<VecDeque<Step>>>);
 
@@ -170,11 +172,11 @@ impl Script {
     }
 
     fn next(&self) -> Option<Step> {
-        self.0.lock().expect("no code panics with the lock held").pop_front()
+        self.0.lock().expect("no code panics while holding the lock").pop_front()
     }
 }
 
-/// The error of a step that was told to fail.
+/// The error of [`Step::Fail`].
 #[derive(Debug, PartialEq, Eq)]
 pub struct Scripted;
 
@@ -186,44 +188,44 @@ impl std::fmt::Display for Scripted {
 
 impl std::error::Error for Scripted {}
 
-/// What became of the workers that share it.
+/// What happened to the workers that share this record.
 #[derive(Clone, Default)]
 pub struct Record(Arc<Mutex<HashMap<String, Lives>>>);
 
 #[derive(Default)]
 struct Lives {
     now: usize,
-    most: usize,
+    most_at_once: usize,
     begun: usize,
-    /// The reasons that `terminate` was given.
+    /// The reasons passed to `terminate`.
     terminated: Vec<String>,
-    /// What was handled, by all workers of the key one after another.
+    /// The notes that the workers of the key handled, in order.
     noted: Vec<u32>,
 }
 
 impl Record {
-    fn with<T>(&self, key: &str, look: impl FnOnce(&mut Lives) -> T) -> T {
-        look(self.0.lock().expect("no code panics with the lock held").entry(key.to_owned()).or_default())
+    fn with<T>(&self, key: &str, f: impl FnOnce(&mut Lives) -> T) -> T {
+        f(self.0.lock().expect("no code panics while holding the lock").entry(key.to_owned()).or_default())
     }
 
-    /// Counts a state as alive, until the result is dropped.
-    pub fn enter(&self, key: &str) -> Life {
+    /// Counts a state as alive until the guard is dropped.
+    pub fn enter(&self, key: &str) -> LiveGuard {
         self.with(key, |lives| {
             lives.begun += 1;
             lives.now += 1;
-            lives.most = lives.most.max(lives.now);
+            lives.most_at_once = lives.most_at_once.max(lives.now);
         });
-        Life { record: self.clone(), key: key.to_owned() }
+        LiveGuard { record: self.clone(), key: key.to_owned() }
     }
 
-    /// How many states of a key live now, those in `init` included.
+    /// How many states of a key are alive, including those in `init`.
     pub fn alive(&self, key: &str) -> usize {
         self.with(key, |lives| lives.now)
     }
 
-    /// How many states of a key ever lived at the same time.
+    /// How many states of a key were ever alive at the same time.
     pub fn most_at_once(&self, key: &str) -> usize {
-        self.with(key, |lives| lives.most)
+        self.with(key, |lives| lives.most_at_once)
     }
 
     /// How many times `init` began for a key.
@@ -242,25 +244,25 @@ impl Record {
     }
 }
 
-/// One state of one key.
-pub struct Life {
+/// Counts one state of one key as alive.
+pub struct LiveGuard {
     record: Record,
     key: String,
 }
 
-impl Drop for Life {
+impl Drop for LiveGuard {
     fn drop(&mut self) {
         self.record.with(&self.key, |lives| lives.now -= 1);
     }
 }
 
-/// What a [`Probe`] does in its life.
+/// What a [`Probe`] does.
 #[derive(Clone, Default)]
 pub struct Plan {
-    /// What [`Ask::Value`] is answered with.
+    /// The reply to [`Ask::Value`].
     pub value: u32,
     pub record: Record,
-    /// Before `init` is looked at.
+    /// Takes precedence over `init` while it has steps.
     pub script: Script,
     pub init: Step,
     pub terminate: Step,
@@ -288,23 +290,23 @@ impl Plan {
     }
 }
 
-/// A worker that does as it is told.
+/// A worker that follows its [`Plan`] and its messages.
 pub struct Probe {
     plan: Plan,
     notes: Vec<u32>,
-    _life: Life,
+    _life: LiveGuard,
 }
 
 pub enum Ask {
-    /// What the plan said.
+    /// Replies with the value of the plan.
     Value(Reply<u32>),
     Note(u32),
-    /// Everything that was noted, in the order in which it came.
+    /// Replies with all notes, in the order of arrival.
     Notes(Reply<Vec<u32>>),
     Do(Step),
-    /// A step, and then an answer.
+    /// Runs the step, then replies.
     DoThenReply(Step, Reply<()>),
-    /// `ctx.stop()`.
+    /// Calls `ctx.stop()`.
     Stop,
 }
 
@@ -340,51 +342,55 @@ impl Worker for Probe {
 
     async fn terminate(self, reason: &ExitReason, ctx: &mut Context<Self>) {
         self.plan.record.with(ctx.key(), |lives| lives.terminated.push(reason.to_string()));
-        // There is nobody to tell an error of `terminate`.
+        // `terminate` cannot return an error.
         let _ = self.plan.terminate.run().await;
     }
 }
 
-/// A registry with workers of these keys.
+/// A registry with a running worker for each key.
 pub async fn populated(keys: &[&str]) -> Registry<Probe> {
     let registry = Registry::new();
     for key in keys {
-        within(registry.start(*key, Plan::default()), "a start").await.expect("nothing is in the way of this start");
+        within(registry.start(*key, Plan::default()), "a start").await.expect("the start succeeds");
     }
     registry
 }
 
-/// What a worker was given as its value.
+/// The value in the worker's plan.
 pub async fn value_of(worker: &WorkerHandle<Probe>) -> u32 {
-    within(worker.call(Ask::Value), "the worker's value").await.expect("the worker lives")
+    within(worker.call(Ask::Value), "the worker's value").await.expect("the worker is running")
 }
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// Code that runs as a worker.
-pub type Act = Box<dyn for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send>;
+/// A closure that runs in a [`ClosureWorker`].
+pub type Job = Box<dyn for<'a> FnOnce(&'a mut Context<ClosureWorker>) -> BoxFuture<'a, ()> + Send>;
 
-pub fn act(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Act {
+pub fn job(code: impl for<'a> FnOnce(&'a mut Context<ClosureWorker>) -> BoxFuture<'a, ()> + Send + 'static) -> Job {
     Box::new(code)
 }
 
-/// What an [`Actor`] does in its life, apart from its messages.
+/// What a [`ClosureWorker`] does apart from its messages.
 #[derive(Default)]
-pub struct Role {
-    pub init: Option<Act>,
-    /// After the code of `init`.
+pub struct ClosureArgs {
+    pub init: Option<Job>,
+    /// Takes effect after the closure of `init`.
     pub fail_init: bool,
-    pub terminate: Option<Act>,
+    pub terminate: Option<Job>,
     pub record: Record,
 }
 
-impl Role {
-    pub fn init(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Self {
-        Self { init: Some(act(code)), ..Self::default() }
+impl ClosureArgs {
+    pub fn init(
+        code: impl for<'a> FnOnce(&'a mut Context<ClosureWorker>) -> BoxFuture<'a, ()> + Send + 'static,
+    ) -> Self {
+        Self { init: Some(job(code)), ..Self::default() }
     }
 
-    pub fn terminate(code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, ()> + Send + 'static) -> Self {
-        Self { terminate: Some(act(code)), ..Self::default() }
+    pub fn terminate(
+        code: impl for<'a> FnOnce(&'a mut Context<ClosureWorker>) -> BoxFuture<'a, ()> + Send + 'static,
+    ) -> Self {
+        Self { terminate: Some(job(code)), ..Self::default() }
     }
 
     pub fn recorded(self, record: &Record) -> Self {
@@ -392,27 +398,27 @@ impl Role {
     }
 }
 
-/// A worker that runs the code it is sent.
-pub struct Actor {
-    terminate: Option<Act>,
-    _life: Life,
+/// A worker that runs the closures it receives.
+pub struct ClosureWorker {
+    terminate: Option<Job>,
+    _life: LiveGuard,
 }
 
-impl Worker for Actor {
+impl Worker for ClosureWorker {
     type Key = String;
-    type Args = Role;
-    type Message = Act;
+    type Args = ClosureArgs;
+    type Message = Job;
     type Error = Scripted;
 
-    async fn init(role: Role, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
-        let _life = role.record.enter(ctx.key());
-        if let Some(code) = role.init {
+    async fn init(args: ClosureArgs, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
+        let _life = args.record.enter(ctx.key());
+        if let Some(code) = args.init {
             code(ctx).await;
         }
-        if role.fail_init { Err(Scripted) } else { Ok(Self { terminate: role.terminate, _life }) }
+        if args.fail_init { Err(Scripted) } else { Ok(Self { terminate: args.terminate, _life }) }
     }
 
-    async fn handle(&mut self, code: Act, ctx: &mut Context<Self>) -> Result<(), Scripted> {
+    async fn handle(&mut self, code: Job, ctx: &mut Context<Self>) -> Result<(), Scripted> {
         code(ctx).await;
         Ok(())
     }
@@ -424,44 +430,52 @@ impl Worker for Actor {
     }
 }
 
-/// Runs code in a worker's `handle`, and tells what it came to.
-pub async fn inside<T: Send + 'static>(
-    worker: &WorkerHandle<Actor>,
-    code: impl for<'a> FnOnce(&'a mut Context<Actor>) -> BoxFuture<'a, T> + Send + 'static,
-) -> Result<T, CallError<Actor>> {
-    let answer = worker.call(|reply| act(move |ctx| Box::pin(async move { reply.send(code(ctx).await) })));
-    within(answer, "the answer from inside the worker").await
+/// Runs a closure in a worker's `handle` and returns its result.
+pub async fn run_in<T: Send + 'static>(
+    worker: &WorkerHandle<ClosureWorker>,
+    code: impl for<'a> FnOnce(&'a mut Context<ClosureWorker>) -> BoxFuture<'a, T> + Send + 'static,
+) -> Result<T, CallError<ClosureWorker>> {
+    let answer = worker.call(|reply| job(move |ctx| Box::pin(async move { reply.send(code(ctx).await) })));
+    within(answer, "the result from the worker").await
 }
 
-/// What one of a [`Player`]'s methods does, each time anew.
-pub type Scene = Arc<dyn for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync>;
+/// A closure that one of a [`RestartableWorker`]'s methods runs each time.
+pub type ReusableJob =
+    Arc<dyn for<'a> Fn(&'a mut Context<RestartableWorker>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync>;
 
-/// What a [`Player`] does once.
-pub type Cue = Box<dyn for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send>;
+/// A closure that a [`RestartableWorker`] runs once.
+pub type FallibleJob =
+    Box<dyn for<'a> FnOnce(&'a mut Context<RestartableWorker>) -> BoxFuture<'a, Result<(), Scripted>> + Send>;
 
-pub fn cue(
-    code: impl for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + 'static,
-) -> Cue {
+pub fn fallible_job(
+    code: impl for<'a> FnOnce(&'a mut Context<RestartableWorker>) -> BoxFuture<'a, Result<(), Scripted>> + Send + 'static,
+) -> FallibleJob {
     Box::new(code)
 }
 
-/// What a [`Player`] does in its runs, apart from its messages.
+/// What a [`RestartableWorker`] does apart from its messages.
 #[derive(Clone, Default)]
-pub struct Part {
-    pub init: Option<Scene>,
-    pub terminate: Option<Scene>,
+pub struct RestartableArgs {
+    pub init: Option<ReusableJob>,
+    pub terminate: Option<ReusableJob>,
     pub record: Record,
 }
 
-impl Part {
+impl RestartableArgs {
     pub fn init(
-        code: impl for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync + 'static,
+        code: impl for<'a> Fn(&'a mut Context<RestartableWorker>) -> BoxFuture<'a, Result<(), Scripted>>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         Self { init: Some(Arc::new(code)), ..Self::default() }
     }
 
     pub fn terminate(
-        code: impl for<'a> Fn(&'a mut Context<Player>) -> BoxFuture<'a, Result<(), Scripted>> + Send + Sync + 'static,
+        code: impl for<'a> Fn(&'a mut Context<RestartableWorker>) -> BoxFuture<'a, Result<(), Scripted>>
+        + Send
+        + Sync
+        + 'static,
     ) -> Self {
         Self { terminate: Some(Arc::new(code)), ..Self::default() }
     }
@@ -471,73 +485,73 @@ impl Part {
     }
 }
 
-/// A worker that runs the code it is given, and may be restarted.
-pub struct Player {
-    terminate: Option<Scene>,
-    _life: Life,
+/// A worker that runs the closures it receives and can be restarted.
+pub struct RestartableWorker {
+    terminate: Option<ReusableJob>,
+    _life: LiveGuard,
 }
 
-impl Worker for Player {
+impl Worker for RestartableWorker {
     type Key = String;
-    type Args = Part;
-    type Message = Cue;
+    type Args = RestartableArgs;
+    type Message = FallibleJob;
     type Error = Scripted;
 
-    async fn init(part: Part, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
-        let _life = part.record.enter(ctx.key());
-        if let Some(scene) = &part.init {
-            scene(ctx).await?;
+    async fn init(args: RestartableArgs, ctx: &mut Context<Self>) -> Result<Self, Scripted> {
+        let _life = args.record.enter(ctx.key());
+        if let Some(job) = &args.init {
+            job(ctx).await?;
         }
-        Ok(Self { terminate: part.terminate, _life })
+        Ok(Self { terminate: args.terminate, _life })
     }
 
-    async fn handle(&mut self, cue: Cue, ctx: &mut Context<Self>) -> Result<(), Scripted> {
-        cue(ctx).await
+    async fn handle(&mut self, job: FallibleJob, ctx: &mut Context<Self>) -> Result<(), Scripted> {
+        job(ctx).await
     }
 
     async fn terminate(self, _: &ExitReason, ctx: &mut Context<Self>) {
-        if let Some(scene) = &self.terminate {
-            // There is nobody to tell an error of `terminate`.
-            let _ = scene(ctx).await;
+        if let Some(job) = &self.terminate {
+            // `terminate` cannot return an error.
+            let _ = job(ctx).await;
         }
     }
 }
 
-/// Runs code in a [`Player`]'s `handle`, and tells what it came to.
-pub async fn play<T: Send + 'static>(
-    worker: &WorkerHandle<Player>,
-    code: impl for<'a> FnOnce(&'a mut Context<Player>) -> BoxFuture<'a, T> + Send + 'static,
-) -> Result<T, CallError<Player>> {
+/// Runs a closure in a [`RestartableWorker`]'s `handle` and returns its result.
+pub async fn run_in_restartable<T: Send + 'static>(
+    worker: &WorkerHandle<RestartableWorker>,
+    code: impl for<'a> FnOnce(&'a mut Context<RestartableWorker>) -> BoxFuture<'a, T> + Send + 'static,
+) -> Result<T, CallError<RestartableWorker>> {
     let answer = worker.call(|reply| {
-        cue(move |ctx| {
+        fallible_job(move |ctx| {
             Box::pin(async move {
                 reply.send(code(ctx).await);
                 Ok(())
             })
         })
     });
-    within(answer, "the answer from inside the player").await
+    within(answer, "the result from the worker").await
 }
 
-/// G9: nothing starts, restarts or stops, and every number agrees with every other.
+/// G9: no worker is starting, restarting or stopping, and all counts agree.
 pub fn assert_at_rest<W: Worker>(registry: &Registry<W>) {
     let stats = registry.stats();
     let listed = registry.to_list().len();
     assert_eq!((stats.starting, stats.restarting, stats.stopping), (0, 0, 0), "not at rest: {stats:?}");
-    assert_eq!((stats.waiting_for_turn, stats.waiting_for_room), (0, 0), "somebody waits: {stats:?}");
+    assert_eq!((stats.waiting_for_turn, stats.waiting_for_room), (0, 0), "starts are waiting: {stats:?}");
     assert_eq!((stats.running, registry.count()), (listed, listed), "{stats:?}");
     assert_eq!(stats.starts.ok - stats.exits.total(), listed as u64, "{stats:?}");
 }
 
-/// The registry that a worker belongs to, as it sees it itself.
-pub fn own_registry(ctx: &Context<Actor>) -> Registry<Actor> {
+/// The registry that a worker belongs to, from its context.
+pub fn own_registry(ctx: &Context<ClosureWorker>) -> Registry<ClosureWorker> {
     ctx.registry().upgrade().expect("the test holds the registry")
 }
 
-/// Bytes of memory that this process has in use.
+/// Resident memory of this process in bytes.
 #[cfg(target_os = "linux")]
 pub fn resident() -> i64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux has its own count");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("it is among them");
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs is mounted");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("the status has VmRSS");
     line.split_whitespace().nth(1).and_then(|kilobytes| kilobytes.parse::<i64>().ok()).expect("a number") * 1024
 }

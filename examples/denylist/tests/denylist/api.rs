@@ -25,7 +25,7 @@ fn wrong_method_is_405_with_allow() {
         ("DELETE", "/metrics", &["GET"]),
         ("MADEUP", "/v1/workers", &["GET"]),
     ] {
-        let response = request(service.address, method, path, None).expect("an answer");
+        let response = request(service.address, method, path, None).expect("a reply");
         let allow = response.header("allow").expect("Allow").to_owned();
         for method in allowed {
             assert!(allow.contains(method), "{path}: {allow}");
@@ -73,9 +73,9 @@ fn oversized_body_is_413() {
 fn wrong_content_type_is_415() {
     let service = Place::new().serve();
     let call = r#"{"to":"+12025550100"}"#;
-    request(service.address, "POST", "/v1/calls", Some(("text/plain", call))).expect("an answer").problem(415);
-    request(service.address, "POST", "/v1/calls", None).expect("an answer").problem(415);
-    request(service.address, "PUT", "/v1/denylists/+12025550100", None).expect("an answer").problem(415);
+    request(service.address, "POST", "/v1/calls", Some(("text/plain", call))).expect("a reply").problem(415);
+    request(service.address, "POST", "/v1/calls", None).expect("a reply").problem(415);
+    request(service.address, "PUT", "/v1/denylists/+12025550100", None).expect("a reply").problem(415);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn missing_body_times_out_with_408() {
     let head = "POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
     stream.write_all(head.as_bytes()).expect("it listens");
     let mut answer = [0; 512];
-    let read = stream.read(&mut answer).expect("an answer");
+    let read = stream.read(&mut answer).expect("a reply");
     let answer = String::from_utf8_lossy(&answer[..read]);
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(answer.contains("application/problem+json"), "{answer}");

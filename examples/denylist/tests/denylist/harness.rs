@@ -216,22 +216,22 @@ impl Service {
 
     #[track_caller]
     pub(crate) fn get(&self, path: &str) -> Response {
-        request(self.address, "GET", path, None).expect("an answer")
+        request(self.address, "GET", path, None).expect("a reply")
     }
 
     #[track_caller]
     pub(crate) fn put(&self, path: &str) -> Response {
-        request(self.address, "PUT", path, None).expect("an answer")
+        request(self.address, "PUT", path, None).expect("a reply")
     }
 
     #[track_caller]
     pub(crate) fn delete(&self, path: &str) -> Response {
-        request(self.address, "DELETE", path, None).expect("an answer")
+        request(self.address, "DELETE", path, None).expect("a reply")
     }
 
     #[track_caller]
     pub(crate) fn send(&self, method: &str, path: &str, json: &str) -> Response {
-        request(self.address, method, path, Some(("application/json", json))).expect("an answer")
+        request(self.address, method, path, Some(("application/json", json))).expect("a reply")
     }
 
     /// Asks for a call: the rule that rejected it, or `None` if it is placed.

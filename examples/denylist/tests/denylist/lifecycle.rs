@@ -58,7 +58,7 @@ fn idle_connection_does_not_delay_exit() {
     stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("it listens");
     let mut answer = [0; 256];
-    assert!(stream.read(&mut answer).expect("an answer") > 0);
+    assert!(stream.read(&mut answer).expect("a reply") > 0);
     let log = service.terminate();
     assert_eq!(log.last().map(String::as_str), Some("closed the database"), "{log:?}");
 }

@@ -117,7 +117,7 @@ fn all_library_metrics_are_served() {
     let exposition = Exposition::parse(&metrics.body);
     for metric in ALL {
         for registry in ["denylist", "reputation"] {
-            exposition.has_whole(metric, registry);
+            exposition.assert_complete(metric, registry);
         }
     }
     assert!(exposition.0.values().all(|family| family.help.is_some()), "a family without a help text: {exposition:?}");

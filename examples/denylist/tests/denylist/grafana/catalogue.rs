@@ -27,7 +27,7 @@ fn table() -> String {
         let labels: Vec<_> = labels.collect();
         let (kind, unit) = (metric.kind.name(), metric.unit.name());
         writeln!(table, "| `{}` | {kind} | {} | {unit} | {}{presence} |", metric.name, labels.join("; "), metric.help)
-            .expect("a string takes everything");
+            .expect("writing to a string cannot fail");
     }
     table
 }

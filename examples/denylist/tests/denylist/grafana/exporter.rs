@@ -41,8 +41,8 @@ impl Exporter {
 pub(crate) fn text(age: Duration, absent: &[Metric]) -> String {
     let mut text = String::new();
     for metric in ALL.iter().filter(|metric| !absent.contains(metric)) {
-        writeln!(text, "# HELP {} {}", metric.name, metric.help).expect("a string takes everything");
-        writeln!(text, "# TYPE {} {}", metric.name, metric.kind.name()).expect("a string takes everything");
+        writeln!(text, "# HELP {} {}", metric.name, metric.help).expect("writing to a string cannot fail");
+        writeln!(text, "# TYPE {} {}", metric.name, metric.kind.name()).expect("writing to a string cannot fail");
         for (series, labels) in series(metric).into_iter().enumerate() {
             family(&mut text, metric, &labels, series, age);
         }
@@ -75,7 +75,7 @@ fn family(text: &mut String, metric: &Metric, labels: &str, series: usize, age: 
     let grown = (age.as_secs_f64() * speed * 4.0).floor();
     let swing = (age.as_secs_f64() + series as f64).sin();
     let mut line = |suffix: &str, labels: &str, value: f64| {
-        writeln!(text, "{name}{suffix}{{{labels}}} {value}").expect("a string takes everything");
+        writeln!(text, "{name}{suffix}{{{labels}}} {value}").expect("writing to a string cannot fail");
     };
     match metric.kind {
         Kind::Counter => line("", labels, grown),

@@ -76,7 +76,7 @@ pub(crate) fn picture(dashboard: &Dashboard, prometheus: &Prometheus, seconds: u
 }
 
 fn put(svg: &mut String, what: std::fmt::Arguments<'_>) {
-    svg.write_fmt(what).expect("a string takes everything");
+    svg.write_fmt(what).expect("writing to a string cannot fail");
     svg.push('\n');
 }
 
@@ -172,7 +172,8 @@ fn chart(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line]) {
             }
             let x = frame.x + left + width * (first + at) as f64 / (longest - 1) as f64;
             let y = frame.y + height * (1.0 - value / top);
-            write!(path, "{}{x:.1} {y:.1} ", if pen_is_up { 'M' } else { 'L' }).expect("a string takes everything");
+            write!(path, "{}{x:.1} {y:.1} ", if pen_is_up { 'M' } else { 'L' })
+                .expect("writing to a string cannot fail");
             pen_is_up = false;
         }
         let colour = COLOURS[n % COLOURS.len()];

@@ -208,7 +208,7 @@ fn encoded(text: &str) -> String {
         if byte.is_ascii_alphanumeric() {
             encoded.push(char::from(byte));
         } else {
-            write!(encoded, "%{byte:02X}").expect("a string takes everything");
+            write!(encoded, "%{byte:02X}").expect("writing to a string cannot fail");
         }
         encoded
     })
