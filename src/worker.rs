@@ -1,10 +1,13 @@
 //! One worker: what a user writes ([`Worker`]), and what runs it.
 //!
 //! - [`task`] runs a worker from its launch to its end; [`restart`] decides whether and when it has another run.
-//! - [`cell`] is what the task, the handles and the owner share. [`start`] and [`watchers`] are the protocols of its start and its end.
-//! - [`handle`] has the verbs for other tasks, [`context`] those for the worker itself; [`error`] has their errors.
+//! - [`cell`] is what the task, the handles and the owner share. [`start`] and [`watchers`] are the protocols of its
+//!   start and its end.
+//! - [`handle`] is the public reference to a worker. Its verbs are in [`send`], [`call`] and [`stop`], and their errors in
+//!   [`error`]. [`context`] has the verbs for the worker itself.
 //! - [`children`], [`tasks`] and [`timers`] belong to a worker and end with it.
-//! - [`shared`] and [`config`] are the same for all workers of a registry. [`request`] is what callers and workers submit to the owner.
+//! - [`shared`] and [`config`] are the same for all workers of a registry. [`request`] is what callers and workers
+//!   submit to the owner.
 
 pub(crate) mod call;
 pub(crate) mod cell;
@@ -45,25 +48,26 @@ use crate::worker::context::Context;
 
 /// A stateful task. A registry runs at most one per key.
 ///
-/// The registry starts a worker when its key is first requested. [`init`](Self::init) makes the state. Then every message is
-/// passed to [`handle`](Self::handle), one at a time, in the order in which the mailbox accepted them. At the end
-/// [`terminate`](Self::terminate) consumes the state. All of this runs in one tokio task per worker, so that a slow or failing
-/// worker does not affect other keys (G4, G5).
+/// The registry starts a worker when its key is first requested. [`init`](Self::init) makes the state. Then every
+/// message is passed to [`handle`](Self::handle), one at a time, in the order in which the mailbox accepted them. At
+/// the end [`terminate`](Self::terminate) consumes the state. All of this runs in one tokio task per worker, so that
+/// a slow or failing worker does not affect other keys (G4, G5).
 ///
 /// Write the methods as plain `async fn`.
 ///
 /// # Blocking code
 ///
-/// Pass it to [`Context::spawn_blocking`]. Code that blocks a runtime thread delays the tasks queued on that thread. It may also delay
-/// the runtime's timer driver, and with it every timeout in the process, of all keys.
+/// Pass it to [`Context::spawn_blocking`]. Code that blocks a runtime thread delays the tasks queued on that thread.
+/// It may also delay the runtime's timer driver, and with it every timeout in the process, of all keys.
 ///
 /// # Workers that are not `Send`
 ///
-/// A worker's task may move between the threads of its runtime, and any task may run the registry's owner. So state and futures are
-/// `Send`. There is no variant for a `LocalSet`: it would need a second version of every type, for tasks that only one thread can
-/// run. Instead, start a thread for the worker with [`Context::spawn_blocking`], keep what is not `Send` there, and send to it through a
-/// channel. The thread ends with the worker, because the worker's state holds the sender. The key is not free before the thread has ended
-/// (G1). While the thread runs, the worker is active: it does not idle, and is not evicted.
+/// A worker's task may move between the threads of its runtime, and any task may run the registry's owner. So state
+/// and futures are `Send`. There is no variant for a `LocalSet`: it would need a second version of every type, for
+/// tasks that only one thread can run. Instead, start a thread for the worker with [`Context::spawn_blocking`], keep
+/// what is not `Send` there, and send to it through a channel. The thread ends with the worker, because the worker's
+/// state holds the sender. The key is not free before the thread has ended (G1). While the thread runs, the worker is
+/// active: it does not idle, and is not evicted.
 ///
 /// ```
 /// use std::{cell::Cell, io, rc::Rc};
@@ -168,14 +172,15 @@ pub trait Worker: Sized + Send + 'static {
     type Args: Send + 'static;
     /// The argument of `handle`. Put a [`Reply`](crate::Reply) into each message that has an answer.
     type Message: Send + 'static;
-    /// The error that ends a worker when `init`, `handle` or `run` returns it: `Infallible`, a std error, `anyhow::Error`, `String`.
+    /// The error that ends a worker when `init`, `handle` or `run` returns it: `Infallible`, a std error,
+    /// `anyhow::Error`, `String`.
     type Error: Into<Box<dyn Error + Send + Sync>> + Send + 'static;
 
     /// Makes the worker's state.
     ///
-    /// It runs in the worker's own task and may take long: no other key waits for it. `lookup` finds the worker once this has
-    /// returned `Ok`. After an error, a panic or a timeout (`init_timeout`) nothing is left of the worker, and every caller that waits
-    /// for this start gets the error (G5).
+    /// It runs in the worker's own task and may take long: no other key waits for it. `lookup` finds the worker once
+    /// this has returned `Ok`. After an error, a panic or a timeout (`init_timeout`) nothing is left of the worker,
+    /// and every caller that waits for this start gets the error (G5).
     ///
     /// # Cancel safety
     ///
@@ -184,7 +189,8 @@ pub trait Worker: Sized + Send + 'static {
 
     /// Handles one message.
     ///
-    /// An `Err` ends the worker with [`ExitReason::Failed`]. An error that concerns only the caller belongs in the message's reply.
+    /// An `Err` ends the worker with [`ExitReason::Failed`]. An error that concerns only the caller belongs in the
+    /// message's reply.
     ///
     /// # Cancel safety
     ///
@@ -198,9 +204,9 @@ pub trait Worker: Sized + Send + 'static {
     /// Receives messages until there are no more. The default passes each to [`handle`](Self::handle).
     ///
     /// Override it for a worker that also waits for something else, such as a socket or
-    /// [urgent messages](Mailbox#urgent-messages): select over that and `mailbox.recv()`, which is cancel-safe. When `recv` returns
-    /// `None`, the worker is asked to end and the mailbox is empty: return. An `Ok` before that ends the worker too
-    /// ([`ExitReason::Normal`]), and the messages that are still queued are undelivered (G6).
+    /// [urgent messages](Mailbox#urgent-messages): select over that and `mailbox.recv()`, which is cancel-safe. When
+    /// `recv` returns `None`, the worker is asked to end and the mailbox is empty: return. An `Ok` before that ends
+    /// the worker too ([`ExitReason::Normal`]), and the messages that are still queued are undelivered (G6).
     fn run(
         &mut self,
         mailbox: &mut Mailbox<Self::Message>,
@@ -211,7 +217,8 @@ pub trait Worker: Sized + Send + 'static {
 
     /// Consumes the state at the end of a run, for example to flush it. Does nothing by default.
     ///
-    /// It does not run after a panic, a crash from outside or a kill. In all other cases it runs before the key is free (G1).
+    /// It does not run after a panic, a crash from outside or a kill. After any other end of a run it runs before the
+    /// key is free (G1).
     ///
     /// # Cancel safety
     ///

@@ -14,7 +14,7 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{LiveTypes, StartReply};
 use crate::worker::shared::Numbers;
-use crate::worker::start::{Delegated, Generations};
+use crate::worker::start::{Generations, ReclaimedStart};
 
 impl<W: Worker> Owner<W> {
     /// Leaves a worker alone with its start, which is to be put into the table.
@@ -26,8 +26,8 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Takes a start over that was left to its worker, if it was.
-    pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<Delegated<W>>) {
-        if let Some(Delegated { reply, generation }) = delegated {
+    pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<ReclaimedStart<W>>) {
+        if let Some(ReclaimedStart { reply, generation }) = delegated {
             self.generations.remove(generation);
             self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
             self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);

@@ -5,7 +5,8 @@
 //! - the *gate* of the [queue](crate::mailbox::queue) decides whether the worker is found and accepts messages;
 //! - [`runs`] counts the runs of the worker, and marks the time between two of them;
 //! - [`flags`] are single facts that are seldom read;
-//! - [`ExitState`] is the end of the worker, with the parties to notify until then: see [`watchers`](crate::worker::watchers).
+//! - [`ExitState`] is the end of the worker, with the parties to notify until then: see
+//!   [`watchers`](crate::worker::watchers).
 //!
 //! # Invariant
 //!
@@ -15,9 +16,9 @@
 //!
 //! # No reference to the table
 //!
-//! A cell refers to [`Shared`], and `Shared` never refers to the table. Otherwise an entry that the table has retired and not
-//! yet freed would keep the table alive, and the table the entry. `Shared` does reach the owner, which has the table, through the
-//! combiner: until the owner is done, or is dropped with its runtime.
+//! A cell refers to [`Shared`], and `Shared` never refers to the table. Otherwise an entry that the table has retired
+//! and not yet freed would keep the table alive, and the table the entry. `Shared` does reach the owner, which has
+//! the table, through the combiner: until the owner is done, or is dropped with its runtime.
 
 mod flags;
 mod inbox;
@@ -42,8 +43,8 @@ use crate::worker::watchers::ExitState;
 
 /// One worker, from before its `init` until after its state was dropped. Handles may keep the cell for longer.
 ///
-/// The order of the fields is their order in memory. A lookup counts the reference in front of the cell, reads the key, and
-/// reads the gate at the beginning of the queue: all three share a cache line.
+/// The order of the fields is their order in memory. A lookup counts the reference in front of the cell, reads the
+/// key, and reads the gate at the beginning of the queue: all three share a cache line.
 #[repr(C)]
 pub(crate) struct WorkerCell<W: Worker> {
     pub(crate) key: CatchDropPanic<W::Key>,
@@ -61,8 +62,8 @@ pub(crate) struct WorkerCell<W: Worker> {
     pending_notices: AtomicU8,
     /// Bits of [`flags`], in one byte: a registry has many cells.
     flags: AtomicU8,
-    /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's clock.
-    /// Written by the owner only, once the cell is shared.
+    /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's
+    /// clock. Written by the owner only, once the cell is shared.
     started_at: AtomicU64,
     pub(crate) exit_state: Mutex<ExitState<W>>,
 }
@@ -110,8 +111,8 @@ impl<W: Worker> WorkerCell<W> {
         self.after_close(self.queue.close(reason, &self.shared.numbers.live))
     }
 
-    /// Closes the gate of a worker that is stopped. With [`StopMode::Discard`] the queued messages are discarded, even if the
-    /// gate was closed before.
+    /// Closes the gate of a worker that is stopped. With [`StopMode::Discard`] the queued messages are discarded,
+    /// even if the gate was closed before.
     pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode) {
         self.after_close(self.queue.stop(reason, mode, &self.shared.numbers.live));
         if mode == StopMode::Discard {
@@ -128,7 +129,8 @@ impl<W: Worker> WorkerCell<W> {
 
     /// Kills a worker whose stop took too long.
     pub(crate) fn kill_at_deadline(&self) {
-        // Before the kill: the worker's task takes the queue's lock, which the kill takes too, before it reads the flag.
+        // Before the kill: the worker's task takes the queue's lock, which the kill takes too, before it reads the
+        // flag.
         self.set_killed_at_deadline();
         self.kill();
     }
@@ -136,8 +138,9 @@ impl<W: Worker> WorkerCell<W> {
     /// Closes the gate from the worker's own task. [`flush_notices`](Self::flush_notices) then notifies the owner.
     pub(crate) fn close_by_worker(&self) -> bool {
         let closed = self.close(CloseReason::Normal);
-        // Not while the worker starts. The owner does not track a delegated start: it would take the worker for a running one
-        // and grant it the time of a stop. `set_ready` queues this notice later, or the exit makes it needless.
+        // Not while the worker starts. The owner does not track a delegated start: it would take the worker for a
+        // running one and grant it the time of a stop. `set_ready` queues this notice later, or the exit makes it
+        // needless.
         if closed && self.is_ready() {
             self.queue_notice(notices::CLOSING);
         }
@@ -171,9 +174,9 @@ impl<W: Worker> WorkerCell<W> {
         self.queue.gate() == Gate::Killed
     }
 
-    /// Takes the messages out of the mailbox that were accepted and will not begin. A call learns of it by the drop of its reply, a
-    /// cast goes to `on_undelivered` (G6). A panic on the way costs one message only (G5). `reason` applies unless the worker was
-    /// killed.
+    /// Takes the messages out of the mailbox that were accepted and will not begin. A call learns of it by the drop
+    /// of its reply, a cast goes to `on_undelivered` (G6). A panic on the way costs one message only (G5). `reason`
+    /// applies unless the worker was killed.
     pub(crate) fn undeliver(&self, reason: UndeliveredReason) {
         let reason = match self.queue.gate() {
             Gate::Killed if self.was_killed_at_deadline() => UndeliveredReason::Deadline,

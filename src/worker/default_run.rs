@@ -1,11 +1,12 @@
 //! The default of [`Worker::run`], and how the worker's task recognizes it.
 //!
-//! The default does nothing before its first message. So the task may begin with the wait for that message, and a start takes one
-//! poll of the task instead of two. Saves 6 % of a start with 64 callers on two threads: a second poll often runs on another thread,
-//! and the worker's memory moves there.
+//! The default does nothing before its first message. So the task may begin with the wait for that message, and a
+//! start takes one poll of the task instead of two. Saves 6 % of a start with 64 callers on two threads: a second
+//! poll often runs on another thread, and the worker's memory moves there.
 //!
-//! The only way to recognize the default is the type name of its future, which the language does not guarantee. If the name changes,
-//! `run` begins at once, as it does for a worker with its own `run`. The test below shows when that happens.
+//! The only way to recognize the default is the type name of its future, which the language does not guarantee. If
+//! the name changes, `run` begins at once, as it does for a worker with its own `run`. The test below shows when that
+//! happens.
 
 use std::any::type_name;
 use std::future::Future;

@@ -1,4 +1,5 @@
-//! [`DeferredAction`]: what the owner defers until the combiner's lock is released. The task that held the lock runs it.
+//! [`DeferredAction`]: what the owner defers until the combiner's lock is released. The task that held the lock runs
+//! it.
 
 use tokio::runtime::Handle;
 
@@ -27,7 +28,8 @@ impl<W: Worker> Deferred for DeferredAction<W> {
             }
             Self::AnswerStart(reply, answer) => {
                 let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
-                // The caller's future was dropped. The `Drop` of the arguments is user code, and runs in a task of its own. (G4)
+                // The caller's future was dropped. The `Drop` of the arguments is user code, and runs in a task of
+                // its own. (G4)
                 runtime.spawn(async move { catch_panic(|| drop(args)) });
             }
             Self::AnswerStop(reply, outcome) => {

@@ -17,8 +17,8 @@ use crate::worker::handle::WorkerHandle;
 /// A start, a restart or an exit of a worker.
 ///
 /// Each run of a worker has one event that begins it ([`Started`](Self::Started) for the first, then
-/// [`Restarted`](Self::Restarted)) and one that ends it ([`Exited`](Self::Exited)), in this order. A start that fails has
-/// none. If a run has exited and the worker does not restart although its policy says so, another event follows:
+/// [`Restarted`](Self::Restarted)) and one that ends it ([`Exited`](Self::Exited)), in this order. A start that fails
+/// has none. If a run has exited and the worker does not restart although its policy says so, another event follows:
 /// [`NotRestarted`](Self::NotRestarted) or [`GaveUp`](Self::GaveUp). A worker that is stuck has not exited.
 #[non_exhaustive]
 pub enum Event<W: Worker> {
@@ -177,9 +177,9 @@ impl<W: Worker> Announcer<W> {
 
     /// Sends an event to all subscribers. Never waits.
     pub(crate) fn emit(&self, event: impl FnOnce() -> Event<W>) {
-        // Pairs with the fence in `subscribe`. The caller has opened or closed a gate before this. One of the two fences comes first.
-        // Either this sees the subscriber; or the subscriber, which lists the workers after it has subscribed, sees the gate. So a
-        // subscriber never misses both.
+        // Pairs with the fence in `subscribe`. The caller has opened or closed a gate before this. One of the two
+        // fences comes first. Either this sees the subscriber; or the subscriber, which lists the workers after it
+        // has subscribed, sees the gate. So a subscriber never misses both.
         fence(Ordering::SeqCst);
         if !self.has_channel.load(Ordering::Relaxed) {
             return;
@@ -189,8 +189,8 @@ impl<W: Worker> Announcer<W> {
             Channel::Open(sender) if sender.receiver_count() > 0 => Arc::clone(sender),
             _ => return,
         };
-        // Outside the lock, which other tasks take: the waker of a subscriber may be foreign code. The last receiver may be dropped
-        // in between, and the event with it.
+        // Outside the lock, which other tasks take: the waker of a subscriber may be foreign code. The last receiver
+        // may be dropped in between, and the event with it.
         catch_panic(|| drop(sender.send(event())));
     }
 
@@ -203,13 +203,14 @@ impl<W: Worker> Announcer<W> {
 
 /// The events of a registry's workers, from the call of [`Registry::subscribe`](crate::Registry::subscribe) on.
 ///
-/// Events arrive in the order in which the owner learns of them. The owner never waits for a subscriber: it keeps 1,024 events for
-/// a slow one. A subscriber that falls behind further loses the oldest events, and is notified of their number.
+/// Events arrive in the order in which the owner learns of them. The owner never waits for a subscriber: it keeps
+/// 1,024 events for a slow one. A subscriber that falls behind further loses the oldest events, and is notified of
+/// their number.
 ///
-/// To keep a list of the workers that run: subscribe, then list the workers, then apply the events to the list. A worker
-/// may be in the list and in an event that follows, so compare [`id`](WorkerHandle::id) and incarnation. Remove a worker at
-/// an `Exited` of the listed incarnation or a later one, and at every `NotRestarted` and `GaveUp`. After [`Lagged`], list the
-/// workers again.
+/// To keep a list of the workers that run: subscribe, then list the workers, then apply the events to the list. A
+/// worker may be in the list and in an event that follows, so compare [`id`](WorkerHandle::id) and incarnation.
+/// Remove a worker at an `Exited` of the listed incarnation or a later one, and at every `NotRestarted` and `GaveUp`.
+/// After [`Lagged`], list the workers again.
 ///
 /// # Examples
 ///

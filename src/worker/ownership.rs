@@ -1,12 +1,14 @@
-//! Which worker owns which registry, in the whole process. [`Context::own`](crate::Context::own) uses this to refuse a cycle of owners, and
-//! a wait uses it to refuse a wait of a worker for something above it, which ends only after that worker.
+//! Which worker owns which registry, in the whole process. [`Context::own`](crate::Context::own) uses this to refuse
+//! a cycle of owners, and a wait uses it to refuse a wait of a worker for something above it, which ends only after
+//! that worker.
 //!
-//! A worker that owns a registry ends after all workers of that registry. So *above* a worker are the owners of its registry, the owners
-//! of their registries, and so on. Registries are of different types and do not know each other. The edges are kept here, by the ids of
-//! registries and workers, which are never reused.
+//! A worker that owns a registry ends after all workers of that registry. So *above* a worker are the owners of its
+//! registry, the owners of their registries, and so on. Registries are of different types and do not know each other.
+//! The edges are kept here, by the ids of registries and workers, which are never reused.
 //!
-//! The process has one lock for this. `own` takes it, the end of an owner, and a worker that stops or shuts down something of another
-//! registry. A lookup or a send never takes it, nor does a start that does not meet a stopping worker.
+//! The process has one lock for this. `own` takes it, the end of an owner, and a worker that stops or shuts down
+//! something of another registry. A lookup or a send never takes it, nor does a start that does not meet a stopping
+//! worker.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -24,8 +26,8 @@ fn owners() -> MutexGuard<'static, Owners> {
     OWNERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An edge: this worker owns this registry. Dropped when the worker has waited for the end of the registry, or when the worker's runtime is
-/// dropped.
+/// An edge: this worker owns this registry. Dropped when the worker has waited for the end of the registry, or when
+/// the worker's runtime is dropped.
 #[derive(Debug)]
 pub(crate) struct Ownership {
     owner: Current,
@@ -39,7 +41,8 @@ pub(crate) struct OwnerCycle;
 impl Ownership {
     pub(crate) fn new(owner: Current, child: RegistryId) -> Result<Self, OwnerCycle> {
         let mut owners = owners();
-        // Checked under the lock under which the edge is added: of two threads that would close a cycle together, the second fails.
+        // Checked under the lock under which the edge is added: of two threads that would close a cycle together, the
+        // second fails.
         if owner.registry == child || is_above(&owners, owner.registry, |above| above.registry == child) {
             return Err(OwnerCycle);
         }
@@ -83,7 +86,8 @@ pub(crate) fn is_worker_above_caller(worker: WorkerId, registry: RegistryId) -> 
     is_above_caller(registry, |above| above.registry == registry && above.entry.id == worker)
 }
 
-/// Whether this registry has a worker above the worker in whose task this code runs, so that its shutdown ends only after that worker.
+/// Whether this registry has a worker above the worker in whose task this code runs, so that its shutdown ends only
+/// after that worker.
 pub(crate) fn is_registry_above_caller(registry: RegistryId) -> bool {
     is_above_caller(registry, |above| above.registry == registry)
 }

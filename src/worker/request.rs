@@ -1,5 +1,5 @@
-//! What callers and workers submit to the owner, and its replies: the interface between `Registry` and `Owner`, which do not refer to each
-//! other.
+//! What callers and workers submit to the owner, and its replies: the interface between `Registry` and `Owner`, which
+//! do not refer to each other.
 
 use std::any::Any;
 use std::marker::PhantomData;
@@ -29,8 +29,8 @@ pub(crate) struct StartRequest<W: Worker> {
     pub(crate) reply: StartReply<W>,
 }
 
-/// From a worker's task, or from a caller. There is always room for a notice, because a `Drop` cannot wait. Their number is bounded: a
-/// constant for each worker, and one for each caller that waits for a stop.
+/// From a worker's task, or from a caller. There is always room for a notice, because a `Drop` cannot wait. Their
+/// number is bounded: a constant for each worker, and one for each caller that waits for a stop.
 pub(crate) enum Notice<W: Worker> {
     /// The worker has a permit, and its first `init` begins.
     Begun(EntryId),
@@ -44,7 +44,8 @@ pub(crate) enum Notice<W: Worker> {
     Restarted(Arc<WorkerCell<W>>, u64),
     /// The worker has exited: nothing of it is left.
     Exited(Arc<WorkerCell<W>>, Exit, Option<Box<CrashRecord>>),
-    /// A caller stops or kills this worker. The request stands even if the caller's future is dropped after its first poll.
+    /// A caller stops or kills this worker. The request stands even if the caller's future is dropped after its first
+    /// poll.
     Stop { entry: EntryId, stopper: StopWaiter<LiveTypes<W>> },
     /// A caller crashes the current run of this worker. The request stands, as for a stop.
     Crash { entry: EntryId, reply: StopReply },
@@ -54,8 +55,9 @@ pub(crate) enum Notice<W: Worker> {
 
 /// Arguments on their way from a caller to the task of the worker.
 ///
-/// In an unoptimized build each of the forty functions on that way has copies of the arguments in its stack frame: arguments of 32 KiB
-/// overflow a stack of 2 MiB. So a debug build boxes them. An optimized build has few of these copies, and saves the allocation.
+/// In an unoptimized build each of the forty functions on that way has copies of the arguments in its stack frame:
+/// arguments of 32 KiB overflow a stack of 2 MiB. So a debug build boxes them. An optimized build has few of these
+/// copies, and saves the allocation.
 #[cfg(debug_assertions)]
 pub(crate) struct InTransit<T>(Box<T>);
 
@@ -94,20 +96,21 @@ impl<T> InTransit<T> {
 
 /// What a worker is launched with.
 pub(crate) struct StartSpec<W: Worker> {
-    /// Made by the caller, because the owner's time is shared by all callers. The allocator places it near the key, which the caller has
-    /// made just before: a lookup reads both.
+    /// Made by the caller, because the owner's time is shared by all callers. The allocator places it near the key,
+    /// which the caller has made just before: a lookup reads both.
     pub(crate) cell: Arc<WorkerCell<W>>,
     pub(crate) args: InTransit<W::Args>,
     /// The table has no entry with this hash. Set by the owner.
     pub(crate) is_first: bool,
 }
 
-/// The reply to the caller of a start, with its arguments if they were not used. The caller drops them, and not the owner: their `Drop` is
-/// user code. (G4)
+/// The reply to the caller of a start, with its arguments if they were not used. The caller drops them, and not the
+/// owner: their `Drop` is user code. (G4)
 pub(crate) struct StartAnswer<W: Worker> {
     pub(crate) outcome: Started<W>,
-    /// A `W::Args`, boxed because it is rare. `Any` hides the type: the cell holds the reply to a start, and the search for auto traits
-    /// of each handle would go through the arguments' types (see [`Opaque`](crate::util::opaque::Opaque)).
+    /// A `W::Args`, boxed because it is rare. `Any` hides the type: the cell holds the reply to a start, and the
+    /// search for auto traits of each handle would go through the arguments' types (see
+    /// [`Opaque`](crate::util::opaque::Opaque)).
     pub(crate) unused: Option<Box<dyn Any + Send>>,
 }
 

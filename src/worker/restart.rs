@@ -1,7 +1,8 @@
 //! Restart policy ([`Restart`]), restart intensity ([`Intensity`]) and backoff ([`Backoff`]).
 //!
-//! The worker's own task restarts it: it makes a new state, with the same mailbox, handle and entry in the table, and notifies the
-//! owner. So a key that crashes in a loop does not slow down other keys. The task's half is `task/next_run.rs`.
+//! The worker's own task restarts it: it makes a new state, with the same mailbox, handle and entry in the table, and
+//! notifies the owner. So a key that crashes in a loop does not slow down other keys. The task's half is
+//! `task/next_run.rs`.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -77,8 +78,8 @@ impl Backoff {
         self.reset_after.unwrap_or(intensity.period)
     }
 
-    /// Whether this backoff is so long that the intensity is never exceeded, even if each run crashes at once and each delay is the
-    /// shortest possible. Then the first restart of the budget is out of the period before the last one.
+    /// Whether the delays of this backoff make it impossible to exceed this intensity, even if each run crashes at once
+    /// and each delay is the shortest possible: the first restart of the budget is out of the period before the last.
     pub(crate) fn outlasts(self, intensity: Intensity) -> bool {
         let Intensity { max, period } = intensity;
         let shortest = |delay: Duration| delay / 2;
@@ -106,8 +107,9 @@ impl Backoff {
         false
     }
 
-    /// The delay of the `nth` restart in a row, counted from 1. The full delay doubles from restart to restart, up to `most`. The result is
-    /// between half of it and all of it, so that workers that crashed together do not restart together.
+    /// The delay of the `nth` restart in a row, counted from 1. The full delay doubles from restart to restart, up to
+    /// `most`. The result is between half of it and all of it, so that workers that crashed together do not restart
+    /// together.
     pub(crate) fn delay(self, nth: usize, worker: WorkerId) -> Duration {
         let doublings = u32::try_from(nth.saturating_sub(1)).unwrap_or(u32::MAX);
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
@@ -122,8 +124,8 @@ impl Backoff {
 
 /// The restarts of one key.
 ///
-/// The restarts within the period are the budget: oldest first, and exact as long as the key is remembered. The number of restarts in a row,
-/// without a healthy run in between, decides how long the next one waits.
+/// The restarts within the period are the budget: oldest first, and exact as long as the key is remembered. The
+/// number of restarts in a row, without a healthy run in between, decides how long the next one waits.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     within_period: VecDeque<Instant>,
@@ -159,7 +161,8 @@ impl History {
         self.consecutive > 0
     }
 
-    /// Like [`forget`](Self::forget), for a key whose worker has exited: nothing is remembered for longer than its budget.
+    /// Like [`forget`](Self::forget), for a key whose worker has exited: nothing is remembered for longer than its
+    /// budget.
     pub(crate) fn forget_exited(&mut self, intensity: Intensity, now: Instant) {
         self.forget(intensity, now);
         if self.within_period.is_empty() {

@@ -1,44 +1,46 @@
 //! A start that the owner delegates to the worker's task.
 //!
-//! Most starts have one caller and succeed. The owner *delegates* the completion of such a start: after `init` has returned
-//! `Ok`, the worker opens its own gate and replies to the caller, without another trip to the owner. Saves 25 % of a start with
-//! 64 callers on two threads.
+//! Most starts have one caller and succeed. The owner *delegates* the completion of such a start: after `init` has
+//! returned `Ok`, the worker opens its own gate and replies to the caller, without another trip to the owner. Saves
+//! 25 % of a start with 64 callers on two threads.
 //!
-//! The caller's reply lies in the worker's cell until the start is complete. It is the token: the party that takes it out
-//! decides what the start comes to.
+//! The caller's reply lies in the worker's cell until the start is complete. It is the token: the party that takes it
+//! out decides what the start comes to.
 //!
 //! # States of a delegated start
 //!
 //! - *Delegated* ([`ExitState::Delegated`]): the reply is in the cell, and the gate has not opened.
 //! - *Complete*: the worker has taken the reply. Its gate is open, or was closed since.
-//! - *Reclaimed*: the owner has taken the reply. The start is a phase of the [lifecycle](crate::lifecycle) like any other, and the
-//!   worker reports readiness to the owner.
-//! - *Failed* ([`ExitState::FailedDelegated`]): the worker's task has ended before completion. The reply is in the cell beside the
-//!   exit reason, until the owner takes it.
+//! - *Reclaimed*: the owner has taken the reply. The start is a phase of the [lifecycle](crate::lifecycle) like any
+//!   other, and the worker reports readiness to the owner.
+//! - *Failed* ([`ExitState::FailedDelegated`]): the worker's task has ended before completion. The reply is in the
+//!   cell beside the exit reason, until the owner takes it.
 //!
 //! # Rules
 //!
-//! 1. **The owner reclaims before it decides.** Whatever is not the worker's alone to decide goes through the owner, which takes the
-//!    reply out first: a second caller, a stop, a crash from outside, the deadline, a failed `init`, a shutdown.
-//! 2. **One lock.** Both parties take the reply under the lock of the cell's exit state. The worker opens its gate under the same
-//!    lock.
-//! 3. **Only plain starts are delegated.** The owner tracks all others from the beginning: a start that a worker waits for, that
-//!    needs a permit or waits for room, whose key has a crash history, or whose duration is measured.
-//! 4. **A ready worker completes in the same poll.** It completes the start, or finds it reclaimed, before its task returns to the
-//!    scheduler. So the deadline of a start whose worker is ready is void.
+//! 1. **The owner reclaims before it decides.** Whatever is not the worker's alone to decide goes through the owner,
+//!    which takes the reply out first: a second caller, a stop, a crash from outside, the deadline, a failed `init`,
+//!    a shutdown.
+//! 2. **One lock.** Both parties take the reply under the lock of the cell's exit state. The worker opens its gate
+//!    under the same lock.
+//! 3. **Only plain starts are delegated.** The owner tracks all others from the beginning: a start that a worker
+//!    waits for, that needs a permit or waits for room, whose key has a crash history, or whose duration is measured.
+//! 4. **A ready worker completes in the same poll.** It completes the start, or finds it reclaimed, before its task
+//!    returns to the scheduler. So the deadline of a start whose worker is ready is void.
 //!
 //! # Proof
 //!
-//! By rule 2 the owner finds a start in one of two states: it gets the reply, and the gate has not opened; or the reply has been
-//! taken, and the gate has been opened. So no start has two deciders, and none has no decider (G2, G5). A lookup that follows a completed
-//! start sees the open gate (G3). The models check both: `start/models.rs`.
+//! By rule 2 the owner finds a start in one of two states: it gets the reply, and the gate has not opened; or the
+//! reply has been taken, and the gate has been opened. So no start has two deciders, and none has no decider (G2,
+//! G5). A lookup that follows a completed start sees the open gate (G3). The models check both: `start/models.rs`.
 //!
 //! # Generations
 //!
-//! Each delegated start has a deadline, and almost all starts are complete long before theirs expires. To look each of them up in the
-//! table would cost more than the deadline itself. Instead the owner assigns the starts to two [`Generation`]s in turn. All starts of a
-//! generation are complete when two numbers are equal: how many were delegated, and how many have completed. Only while a start of a
-//! generation hangs are its deadlines checked one by one.
+//! Each delegated start has a deadline, and almost all starts are complete long before theirs expires. To look each
+//! of them up in the table would cost more than the deadline itself. Instead the owner assigns the starts to two
+//! [`Generation`]s in turn. All starts of a generation are complete when two numbers are equal: how many were
+//! delegated, and how many have completed. Only while a start of a generation hangs are its deadlines checked one by
+//! one.
 
 #[cfg(all(test, gen_registry_loom))]
 mod models;
@@ -59,7 +61,7 @@ use crate::worker::watchers::{ExitState, send_all};
 
 /// A delegated start that the owner has reclaimed.
 #[must_use = "the caller of the start waits for its reply"]
-pub(crate) struct Delegated<W: Worker> {
+pub(crate) struct ReclaimedStart<W: Worker> {
     pub(crate) reply: StartReply<W>,
     pub(crate) generation: Generation,
 }
@@ -130,7 +132,8 @@ impl Generations {
 
     /// Whether all starts of this generation are complete. `completed` counts them by generation.
     pub(crate) fn is_complete(&self, generation: Generation, completed: &[AtomicU64; 2]) -> bool {
-        // Relaxed: a stale number is too small, which is the safe side. Nothing that the workers have written is read after this.
+        // Relaxed: a stale number is too small, which is the safe side. Nothing that the workers have written is read
+        // after this.
         completed[generation.index()].load(Ordering::Relaxed) == self.delegated[generation.index()]
     }
 }
@@ -143,9 +146,10 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     /// Reclaims the start if it is delegated and not complete. For the owner. (rule 1)
-    pub(crate) fn reclaim(&self) -> Option<Delegated<W>> {
+    pub(crate) fn reclaim(&self) -> Option<ReclaimedStart<W>> {
         if self.queue.gate() == Gate::Open {
-            // The common case. An open gate means that the reply was taken: `complete_delegated` opens it under the lock.
+            // The common case. An open gate means that the reply was taken: `complete_delegated` opens it under the
+            // lock.
             return None;
         }
         let mut exit_state = lock(&self.exit_state);
@@ -164,11 +168,11 @@ impl<W: Worker> WorkerCell<W> {
                 return None;
             }
         };
-        Some(Delegated { reply, generation: self.generation() })
+        Some(ReclaimedStart { reply, generation: self.generation() })
     }
 
-    /// Completes the start if it is delegated: opens the gate, emits the event and replies to the caller. For the worker's own task, when
-    /// `init` has returned `Ok`.
+    /// Completes the start if it is delegated: opens the gate, emits the event and replies to the caller. For the
+    /// worker's own task, when `init` has returned `Ok`.
     pub(crate) fn complete_delegated(self: &Arc<Self>) -> Completion {
         let (reply, waiters) = {
             let mut exit_state = lock(&self.exit_state);
@@ -180,15 +184,17 @@ impl<W: Worker> WorkerCell<W> {
                 }
             };
             *exit_state = ExitState::Running(watchers);
-            // Count before the gate opens: no sample of the statistics shows the worker both as starting and as running.
+            // Count before the gate opens: no sample of the statistics shows the worker both as starting and as
+            // running.
             self.shared.numbers.completed_delegated[self.generation().index()].fetch_add(1, Ordering::Relaxed);
             // Under this lock: an owner that finds the reply taken must find the gate open. (rule 2, G2, G3)
             self.queue.open(&self.shared.numbers.live);
-            (reply, exit_state.take_opening())
+            (reply, exit_state.take_on_open())
         };
         send_all(waiters);
-        // The same order as in the owner. The event comes after the gate is open, so that a subscriber finds the worker by lookup, and
-        // before the reply, after which the caller may end the worker. The owner emits the event of the exit.
+        // The same order as in the owner. The event comes after the gate is open, so that a subscriber finds the
+        // worker by lookup, and before the reply, after which the caller may end the worker. The owner emits the
+        // event of the exit.
         self.set_reported();
         let handle = WorkerHandle::new(Arc::clone(self));
         self.shared.events.emit(|| Event::Started { worker: handle.clone(), incarnation: 1 });

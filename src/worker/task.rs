@@ -1,21 +1,22 @@
 //! The task of one worker: [`run_worker`].
 //!
-//! A run is `init`, then [`Worker::run`], then `terminate`. A worker that restarts has several runs, with the same mailbox and handle.
+//! A run is `init`, then [`Worker::run`], then `terminate`. A worker that restarts has several runs, with the same
+//! mailbox and handle.
 //!
 //! - [`init`] makes the state, in the first run and after a restart;
 //! - [`poll`] runs user code: it catches panics, and here a kill and a crash from outside take effect;
 //! - [`next_run`] decides about a restart and waits for it;
 //! - [`exit_guard`] takes the last steps of the worker's end, also if the task is dropped from outside.
 //!
-//! The order of the steps at the end of a worker, with its reasons, is that of [`watchers`](crate::worker::watchers). A kill closes the gate
-//! for good and wakes the task; the next poll drops the user code instead of polling it. A crash from outside sets a flag and wakes the
-//! task, and is then handled like a panic. Tokio's own abort is not used: it would drop the whole task, and with it the wait for the
-//! worker's own tasks (G1).
+//! The order of the steps at the end of a worker, with its reasons, is that of [`watchers`](crate::worker::watchers).
+//! A kill closes the gate for good and wakes the task; the next poll drops the user code instead of polling it. A
+//! crash from outside sets a flag and wakes the task, and is then handled like a panic. Tokio's own abort is not
+//! used: it would drop the whole task, and with it the wait for the worker's own tasks (G1).
 //!
 //! # Size of the future
 //!
-//! A registry has one of these futures for each worker. So what a worker rarely needs is boxed, and the awaits of its end share
-//! the memory of the awaits of its life.
+//! A registry has one of these futures for each worker. So what a worker rarely needs is boxed, and the awaits of its
+//! end share the memory of the awaits of its life.
 
 mod exit_guard;
 mod init;
@@ -62,13 +63,14 @@ pub(crate) struct Launch<W: Worker> {
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
 pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
     async move {
-        // References to these are made anew after each await: one that is kept across an await takes a word of the future.
+        // References to these are made anew after each await: one that is kept across an await takes a word of the
+        // future.
         let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.cell())));
         let trace = Trace::new(launch.guard.cell());
         let exit = loop {
             let cell = launch.guard.cell();
-            // The state lies outside the future of the run, and outlives it: whether the worker restarts is decided after a panic and
-            // before the state is dropped.
+            // The state lies outside the future of the run, and outlives it: whether the worker restarts is decided
+            // after a panic and before the state is dropped.
             let mut run = Run { cell, run_args: &mut launch.run_args, ctx: &mut ctx, state: None };
             let after = {
                 let exit = {
@@ -148,16 +150,17 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
             if let Err(exit) = boxed(|| init_again(run)).await {
                 return exit;
             }
-            // The wait between the runs has parked the receiver. Unpark it before the worker counts as running: it does not wait
-            // for its next message, and must not be taken for idle. (G7)
+            // The wait between the runs has parked the receiver. Unpark it before the worker counts as running: it
+            // does not wait for its next message, and must not be taken for idle. (G7)
             run.cell.queue.unpark();
         }
         if let Some(restart_state) = &mut run.run_args.restart_state {
             restart_state.set_ready(run.cell.shared.config.backoff);
         }
         run.cell.set_ready();
-        // Yield, so that the start is reported before `run` begins: its first poll may take long, and may look its own worker up. The
-        // default `run` waits for a message first, and so does `park`: that makes a start one poll of the task instead of two.
+        // Yield, so that the start is reported before `run` begins: its first poll may take long, and may look its
+        // own worker up. The default `run` waits for a message first, and so does `park`: that makes a start one poll
+        // of the task instead of two.
         if !(is_default_run::<W>() && run.cell.park().await) {
             yield_now().await;
         }
@@ -181,7 +184,8 @@ fn finish_run<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output
         if plan_restart(run.cell, reason, &mut run.run_args.restart_state) {
             run.cell.begin_restart();
             let grace = run.cell.shared.config.stop_timeout;
-            // The limit is here, since no stop of the owner limits this `terminate`. Boxed, so that its timer takes no room in the task.
+            // The limit is here, since no stop of the owner limits this `terminate`. Boxed, so that its timer takes
+            // no room in the task.
             let terminated = boxed(|| timeout(grace, terminate(run, reason)));
             // In time or not, the state is dropped.
             let _ = terminated.await;
@@ -208,8 +212,8 @@ fn terminate<W: Worker>(run: &mut Run<'_, W>, reason: &ExitReason) -> impl Futur
     }
 }
 
-/// Decides whether the worker restarts, closes its gate if not, and drops its state. Returns what to await then, or how the worker
-/// ended.
+/// Decides whether the worker restarts, closes its gate if not, and drops its state. Returns what to await then, or
+/// how the worker ended.
 fn end_run<'r, 's, W: Worker>(
     run: &'r mut Run<'s, W>,
     exit: Exit,
@@ -218,8 +222,8 @@ fn end_run<'r, 's, W: Worker>(
     let next_after = run.run_args.restart_state.as_ref().and_then(|restart_state| restart_state.next_after);
     trace::ended(run.cell, &exit, next_after.filter(|_| will_restart));
     if !will_restart {
-        // After a panic, a kill or a failed `init` nothing of this is done yet. No lookup may find the worker while its state's `Drop`
-        // runs. (G3)
+        // After a panic, a kill or a failed `init` nothing of this is done yet. No lookup may find the worker while
+        // its state's `Drop` runs. (G3)
         run.cell.close_by_worker();
         // That `Drop` comes next, and may block the thread. (G4)
         flush_lifo_slot(run.cell.flush_notices());
@@ -233,7 +237,8 @@ fn end_run<'r, 's, W: Worker>(
     }
 }
 
-/// Waits for the end of what belongs to the run, and then for the next run if the worker restarts. Fails with the exit of the worker.
+/// Waits for the end of what belongs to the run, and then for the next run if the worker restarts. Fails with the
+/// exit of the worker.
 async fn join_children<W: Worker>(
     run: &mut Run<'_, W>,
     children: Option<Box<Children>>,

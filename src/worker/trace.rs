@@ -1,10 +1,12 @@
-//! What a worker emits to `tracing`: a span around all of its code, and an event when a run crashes, a start fails or a restart follows.
+//! What a worker emits to `tracing`: a span around all of its code, and an event when a run crashes, a start fails or
+//! a restart follows.
 //!
-//! The span has the registry's name and the worker's id. It has the key only with `Builder::trace_keys`, because a key may be a
-//! secret. All calls are made in the worker's own task: a subscriber is foreign code (G4). A panic in any of the subscriber's methods is
-//! contained (G5).
+//! The span has the registry's name and the worker's id. It has the key only with `Builder::trace_keys`, because a
+//! key may be a secret. All calls are made in the worker's own task: a subscriber is foreign code (G4). A panic in
+//! any of the subscriber's methods is contained (G5).
 //!
-//! The worker's own tasks (`ctx.spawn`, timers, ...) run in the span in which they were made: the span of the worker, or a child.
+//! The worker's own tasks (`ctx.spawn`, timers, ...) run in the span in which they were made: the span of the worker,
+//! or a child.
 
 #[cfg(feature = "tracing")]
 pub(crate) use on::{Trace, ended, task_panicked};

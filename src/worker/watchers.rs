@@ -1,11 +1,13 @@
-//! How a worker ended, and the parties to notify until then: callers of `closed`, monitors of a run, waiters for the gate, and the
-//! directories that hold names for the worker. The worker's own [tasks](crate::worker::tasks) are listed here too, until they end.
+//! How a worker ended, and the parties to notify until then: callers of `closed`, monitors of a run, waiters for the
+//! gate, and the directories that hold names for the worker. The worker's own [tasks](crate::worker::tasks) are
+//! listed here too, until they end.
 //!
 //! # States
 //!
 //! [`ExitState`] is one value under one lock, in the worker's cell:
 //!
-//! - *Delegated*: the worker completes its own start, and the reply to its caller lies here. See [`start`](crate::worker::start).
+//! - *Delegated*: the worker completes its own start, and the reply to its caller lies here. See
+//!   [`start`](crate::worker::start).
 //! - *Running*: the worker has not exited. This includes a start that the owner tracks.
 //! - *Exited*: the exit reason is set. There are no watchers any more.
 //! - *FailedDelegated*: the same, and the owner has yet to reply to the caller of the delegated start.
@@ -26,25 +28,27 @@
 //!
 //! A restart takes steps 3 and 4 only, with the gate open, and notifies the owner and the monitors of the run.
 //!
-//! Steps 5 to 7 are those of the exit guard (`task/exit_guard.rs`). It exists before the task is spawned and is dropped after
-//! everything else in it. So they also happen when the task is dropped from outside: before its first poll, or with its runtime.
-//! Then the guard takes steps 1 and 2 as well, if the task has not.
+//! Steps 5 to 7 are those of the exit guard (`task/exit_guard.rs`). It exists before the task is spawned and is
+//! dropped after everything else in it. So they also happen when the task is dropped from outside: before its first
+//! poll, or with its runtime. Then the guard takes steps 1 and 2 as well, if the task has not.
 //!
 //! # Rules
 //!
-//! 1. **One lock** guards the exit and the lists of watchers. A watcher that is added before the exit is set is notified by it; one
-//!    that comes later gets the exit at once. None is missed.
-//! 2. **A waiter for the gate, or for a stop, checks the queue under the lock.** The change of the queue is followed by taking the list
-//!    under the same lock. Either the waiter sees the change, or the list has the waiter.
-//! 3. **A directory is added only while the gate is open**, checked under the lock. Step 5 takes the list of directories after
-//!    step 1. Either the directory sees the closed gate, or the end sees the directory.
-//! 4. **Nothing is notified or dropped under the lock.** Wakers may be foreign code, and error values may have a user's `Drop`.
-//! 5. **Directories before the owner.** The key's next worker starts after step 6. Nothing of this one is found after that (G1).
-//! 6. **The owner before the exit.** A request that follows a return of `closed` reaches the owner behind the notice of step 6, and
-//!    finds the key free.
-//! 7. **The first party sets the exit.** The owner sets it when it handles the notice: a caller whose stop has returned must find the
-//!    worker exited. The guard sets it right after the notice, so that `closed` needs no owner: it may be busy, or be dropped
-//!    with the notice in its queue. The second call changes nothing.
+//! 1. **One lock** guards the exit and the lists of watchers. A watcher that is added before the exit is set is
+//!    notified by it; one that comes later gets the exit at once. None is missed.
+//! 2. **A waiter for the gate, or for a stop, checks the queue under the lock.** The change of the queue is followed
+//!    by taking the list under the same lock. Either the waiter sees the change, or the list has the waiter.
+//! 3. **A directory is added only while the gate is open**, checked under the lock. Step 5 takes the list of
+//!    directories after step 1. Either the directory sees the closed gate, or the end sees the directory.
+//! 4. **Nothing is notified or dropped under the lock.** Wakers may be foreign code, and error values may have a
+//!    user's `Drop`.
+//! 5. **Directories before the owner.** The key's next worker starts after step 6. Nothing of this one is found after
+//!    that (G1).
+//! 6. **The owner before the exit.** A request that follows a return of `closed` reaches the owner behind the notice
+//!    of step 6, and finds the key free.
+//! 7. **The first party sets the exit.** The owner sets it when it handles the notice: a caller whose stop has
+//!    returned must find the worker exited. The guard sets it right after the notice, so that `closed` needs no
+//!    owner: it may be busy, or be dropped with the notice in its queue. The second call changes nothing.
 
 mod waiter;
 
@@ -99,7 +103,7 @@ impl<W: Worker> ExitState<W> {
     }
 
     /// Takes the waiters for the gate.
-    pub(crate) fn take_opening(&mut self) -> Waiters<()> {
+    pub(crate) fn take_on_open(&mut self) -> Waiters<()> {
         self.take(|watchers| mem::take(&mut watchers.on_open))
     }
 
@@ -272,11 +276,12 @@ impl<W: Worker> WorkerCell<W> {
 
     /// Notifies the waiters for the gate, which is open.
     pub(crate) fn notify_opened(&self) {
-        let on_open = lock(&self.exit_state).take_opening();
+        let on_open = lock(&self.exit_state).take_on_open();
         send_all(on_open);
     }
 
-    /// Makes the end of the worker notify a directory. Returns `false` if the end has begun: it will not notify the directory.
+    /// Makes the end of the worker notify a directory. Returns `false` if the end has begun: it will not notify the
+    /// directory.
     pub(crate) fn add_membership(&self, membership: Weak<dyn Membership>) -> bool {
         let mut exit_state = lock(&self.exit_state);
         let Ok(watchers) = exit_state.watchers_mut() else { return false };

@@ -1,5 +1,5 @@
-//! Single facts about a worker that are seldom read, as bits of one byte. All accesses are `Relaxed`: where another access must
-//! be ordered with a flag, the comment there names the lock that orders them.
+//! Single facts about a worker that are seldom read, as bits of one byte. All accesses are `Relaxed`: where another
+//! access must be ordered with a flag, the comment there names the lock that orders them.
 
 use std::sync::atomic::Ordering;
 
@@ -38,8 +38,8 @@ impl<W: Worker> WorkerCell<W> {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
-    /// Whether another party wants something of the current run: that it ends as by a crash, or that it discards what is queued.
-    /// For the worker's own task, at each poll.
+    /// Whether another party wants something of the current run: that it ends as by a crash, or that it discards what
+    /// is queued. For the worker's own task, at each poll.
     #[inline]
     pub(crate) fn has_request(&self) -> bool {
         self.has_flag(CRASHED | DISCARD_QUEUED)
@@ -58,8 +58,8 @@ impl<W: Worker> WorkerCell<W> {
     /// Makes the worker's task discard what is queued.
     pub(super) fn request_discard(&self) {
         self.set_flag(DISCARD_QUEUED);
-        // The wake-up takes the queue's lock after the flag is set. The task registers its waker under that lock before it reads the
-        // flag.
+        // The wake-up takes the queue's lock after the flag is set. The task registers its waker under that lock
+        // before it reads the flag.
         self.queue.wake_task();
     }
 
@@ -126,16 +126,17 @@ impl<W: Worker> WorkerCell<W> {
         self.has_flag(SKIP_PERMIT)
     }
 
-    /// Records that the worker holds a permit, until [`return_permit`](Self::return_permit). For the worker's own task, which checks
-    /// afterwards whether it was killed.
+    /// Records that the worker holds a permit, until [`return_permit`](Self::return_permit). For the worker's own
+    /// task, which checks afterwards whether it was killed.
     pub(crate) fn hold_permit(&self) {
-        // AcqRel pairs with `return_permit`: if the owner called it first and found no permit, the kill before that call is visible
-        // to the check after this.
+        // AcqRel pairs with `return_permit`: if the owner called it first and found no permit, the kill before that
+        // call is visible to the check after this.
         self.flags.fetch_or(HOLDS_PERMIT, Ordering::AcqRel);
     }
 
-    /// Returns the permit that the worker holds, if it holds one. The worker's task calls this when `init` is over; the owner, or
-    /// the permit's own timer, calls it for an `init` that never yields. The first call returns the permit.
+    /// Returns the permit that the worker holds, if it holds one. The worker's task calls this when `init` is over;
+    /// the owner, or the permit's own timer, calls it for an `init` that never yields. The first call returns the
+    /// permit.
     pub(crate) fn return_permit(&self) {
         // AcqRel pairs with `hold_permit`.
         if self.flags.fetch_and(!HOLDS_PERMIT, Ordering::AcqRel) & HOLDS_PERMIT != 0 {

@@ -15,8 +15,9 @@ use crate::worker::Worker;
 use crate::worker::cell::{WorkerCell, notices};
 
 impl<W: Worker> WorkerCell<W> {
-    /// Waits for the first message, or for whatever else wakes the worker, as its mailbox would. Returns whether it has waited. It does
-    /// not wait if there is something to do already, or if the idle time is measured: the mailbox does that.
+    /// Waits for the first message, or for whatever else wakes the worker, as its mailbox would. Returns whether it
+    /// has waited. It does not wait if there is something to do already, or if the idle time is measured: the mailbox
+    /// does that.
     pub(crate) async fn park(&self) -> bool {
         let is_idle_measured = self.activity.idle_timeout().is_some() || self.tracks_activity();
         let mut is_parked = false;

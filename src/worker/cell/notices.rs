@@ -1,7 +1,7 @@
 //! What the worker's task has to notify its owner of, collected during a poll and submitted after it.
 //!
-//! Not submitted where it happens: a task that the owner wakes goes into the next-task slot of this thread, where no other thread can
-//! steal it. It would wait there behind the code that the worker runs until it next yields. (G4)
+//! Not submitted where it happens: a task that the owner wakes goes into the next-task slot of this thread, where no
+//! other thread can steal it. It would wait there behind the code that the worker runs until it next yields. (G4)
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -8,11 +8,12 @@
 //!
 //! # Rules
 //!
-//! 1. **A crash is for the run that it names.** [`crash`](WorkerCell::crash) sets its flag and reads the number of the run under the
-//!    lock of the exit state. [`end_incarnation`](WorkerCell::end_incarnation) and
-//!    [`begin_incarnation`](WorkerCell::begin_incarnation) take the same lock. So a crash of the last run does not end the next one.
-//! 2. **A crash between two runs fails.** There is no run to end. `end_incarnation` comes before the owner is notified of the end of
-//!    the run, so no caller waits for an end that was reported before.
+//! 1. **A crash is for the run that it names.** [`crash`](WorkerCell::crash) sets its flag and reads the number of
+//!    the run under the lock of the exit state. [`end_incarnation`](WorkerCell::end_incarnation) and
+//!    [`begin_incarnation`](WorkerCell::begin_incarnation) take the same lock. So a crash of the last run does not
+//!    end the next one.
+//! 2. **A crash between two runs fails.** There is no run to end. `end_incarnation` comes before the owner is
+//!    notified of the end of the run, so no caller waits for an end that was reported before.
 //! 3. **A worker counts as restarting only while its gate is open** (see the invariant in [`cell`](super)).
 
 use std::sync::atomic::Ordering;
@@ -65,8 +66,8 @@ impl<W: Worker> WorkerCell<W> {
         if !self.is_restarting.swap(true, Ordering::AcqRel) {
             self.shared.numbers.restarting.fetch_add(1, Ordering::Relaxed);
         }
-        // After the count: a close that comes later than this look ends the restart itself, in `after_close`. Both take the queue's
-        // lock. (rule 3)
+        // After the count: a close that comes later than this look ends the restart itself, in `after_close`. Both
+        // take the queue's lock. (rule 3)
         if self.queue.is_closed() {
             self.end_restart();
         }
@@ -98,8 +99,8 @@ impl<W: Worker> WorkerCell<W> {
         self.queue.begin_next_run();
     }
 
-    /// Makes the current run end as by a crash. Returns the number of that run, or `None` between two runs. After the worker has
-    /// exited it is the number of the last run.
+    /// Makes the current run end as by a crash. Returns the number of that run, or `None` between two runs. After the
+    /// worker has exited it is the number of the last run.
     pub(crate) fn crash(&self) -> Option<u32> {
         let run = {
             let _locked = lock(&self.exit_state);
@@ -109,8 +110,8 @@ impl<W: Worker> WorkerCell<W> {
             self.request_crash();
             self.incarnation.load(Ordering::Relaxed)
         };
-        // The wake-up takes the queue's lock after the flag is set. The task registers its waker under that lock before it reads the
-        // flag.
+        // The wake-up takes the queue's lock after the flag is set. The task registers its waker under that lock
+        // before it reads the flag.
         self.queue.wake_task();
         Some(run)
     }

@@ -15,7 +15,8 @@ use crate::owner::Driver;
 use crate::registry::builder::Builder;
 use crate::worker::test_worker::TestWorker;
 
-/// A worker whose start is delegated, its caller's end of the reply, and the driver of its owner, which keeps the owner alive.
+/// A worker whose start is delegated, its caller's end of the reply, and the driver of its owner, which keeps the
+/// owner alive.
 fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer<TestWorker>>, Driver<TestWorker>) {
     // A registry needs a runtime. Nothing runs on this one.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -53,7 +54,7 @@ fn g5_failed_start_can_always_be_reclaimed() {
             let cell = Arc::clone(&cell);
             move || cell.set_exit(ExitReason::Killed)
         });
-        let Some(Delegated { reply, .. }) = cell.reclaim() else { panic!("the caller gets no reply") };
+        let Some(ReclaimedStart { reply, .. }) = cell.reclaim() else { panic!("the caller gets no reply") };
         worker.join().expect("the worker does not panic");
         assert!(cell.exit().is_some());
         assert!(!reply.0.is_closed());

@@ -1,5 +1,5 @@
-//! [`ExitGuard`]: the last steps of a worker's end, also if its task is dropped from outside. The steps and their reasons are those of
-//! [`watchers`](crate::worker::watchers).
+//! [`ExitGuard`]: the last steps of a worker's end, also if its task is dropped from outside. The steps and their
+//! reasons are those of [`watchers`](crate::worker::watchers).
 
 use std::sync::Arc;
 
@@ -37,7 +37,8 @@ impl<W: Worker> ExitGuard<W> {
     ) {
         let Some(cell) = self.cell.take() else { return };
         debug_assert!(cell.queue.gate() >= Gate::Closed, "the gate of a worker that ends is closed");
-        // What is left here waited for a run that does not come. All other messages were undelivered when the gate closed.
+        // What is left here waited for a run that does not come. All other messages were undelivered when the gate
+        // closed.
         cell.undeliver(reason_undelivered(&exit));
         cell.queue.forget_task();
         cell.leave_directories();
@@ -52,9 +53,9 @@ impl<W: Worker> Drop for ExitGuard<W> {
     fn drop(&mut self) {
         let Some(cell) = &self.cell else { return };
         cell.close(CloseReason::Normal);
-        // Enqueue the notice, and do not run the owner here. If the whole runtime is dropped, the driver is dropped too, and with it the
-        // owner, which reports what was cut off (G10) and launches nothing more for this key. If another task runs the owner before
-        // that, it handles this exit like any other.
+        // Enqueue the notice, and do not run the owner here. If the whole runtime is dropped, the driver is dropped
+        // too, and with it the owner, which reports what was cut off (G10) and launches nothing more for this key. If
+        // another task runs the owner before that, it handles this exit like any other.
         self.finish(Exit::Ended(ExitReason::Killed), None, Shared::enqueue);
     }
 }

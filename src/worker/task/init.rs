@@ -18,8 +18,8 @@ use crate::worker::request::Notice;
 use crate::worker::task::Run;
 use crate::worker::task::next_run::not_restarted;
 
-/// A permit to run an `init`. It is recorded in the cell, so that it can be returned for an `init` that blocks its thread: the future of
-/// such an `init` may never be dropped.
+/// A permit to run an `init`. It is recorded in the cell, so that it can be returned for an `init` that blocks its
+/// thread: the future of such an `init` may never be dropped.
 struct StartPermit<'s, W: Worker> {
     cell: &'s WorkerCell<W>,
     /// Returns the permit at a time limit, where the owner has no deadline.
@@ -53,28 +53,28 @@ async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, pace: &Pace) -> 
     cell.hold_permit();
     let permit = StartPermit { cell, limit: None };
     if cell.is_killed() {
-        // The owner may have tried to return the permit before it was held, and does not try again. So it is returned here. The kill has
-        // woken this task, and the next poll drops this future.
+        // The owner may have tried to return the permit before it was held, and does not try again. So it is returned
+        // here. The kill has woken this task, and the next poll drops this future.
         drop(permit);
         return pending().await;
     }
     Some(permit)
 }
 
-/// Runs the first `init` of a worker that needs a permit, and notifies the owner when it begins. The owner returns the permit if the
-/// worker is stuck.
+/// Runs the first `init` of a worker that needs a permit, and notifies the owner when it begins. The owner returns
+/// the permit if the worker is stuck.
 pub(super) async fn init_with_permit<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<(), W::Error> {
     let _permit = acquire_permit(run.cell, pace).await;
-    // `init` comes next and may block its thread. The yield lets the tasks that the notice has woken run first: among them the driver,
-    // which sets its timer for this `init`. So the outcome is not needed. (G4)
+    // `init` comes next and may block its thread. The yield lets the tasks that the notice has woken run first: among
+    // them the driver, which sets its timer for this `init`. So the outcome is not needed. (G4)
     let _ = run.cell.shared.notify(Notice::Begun(run.cell.entry));
     yield_to_queue().await;
     let mut init = pin!(W::init(run.run_args.take_args(run.cell), run.ctx));
     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
 }
 
-/// Polls an `init`, and stores the state that it returns. If each await returned the state instead, an unoptimized build would keep ten
-/// copies on the stack.
+/// Polls an `init`, and stores the state that it returns. If each await returned the state instead, an unoptimized
+/// build would keep ten copies on the stack.
 pub(super) fn poll_init<W: Worker>(
     init: Pin<&mut impl Future<Output = Result<W, W::Error>>>,
     state: &mut Option<W>,
@@ -89,8 +89,8 @@ pub(super) fn poll_init<W: Worker>(
     store(init.poll(cx), state)
 }
 
-/// Waits for the permit of a restart. The owner has no deadline for this `init`. So a task returns the permit after the time in which a
-/// start counts as stuck.
+/// Waits for the permit of a restart. The owner has no deadline for this `init`. So a task returns the permit after
+/// the time in which a start counts as stuck.
 async fn acquire_restart_permit<'s, W: Worker>(
     cell: &'s Arc<WorkerCell<W>>,
     pace: &Pace,
@@ -106,7 +106,8 @@ async fn acquire_restart_permit<'s, W: Worker>(
         }
     });
     permit.limit = Some(limit.abort_handle());
-    // The spawned task is in this thread's next-task slot. It must set its timer before `init`, which may block the thread.
+    // The spawned task is in this thread's next-task slot. It must set its timer before `init`, which may block the
+    // thread.
     yield_to_queue().await;
     Some(permit)
 }

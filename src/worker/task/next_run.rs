@@ -1,5 +1,5 @@
-//! Whether a worker has another run, when that begins, and what the registry remembers of a worker that has none. The policy, the
-//! intensity and the backoff are those of [`restart`](crate::worker::restart).
+//! Whether a worker has another run, when that begins, and what the registry remembers of a worker that has none. The
+//! policy, the intensity and the backoff are those of [`restart`](crate::worker::restart).
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -76,7 +76,8 @@ impl<W: Worker> RestartState<W> {
     }
 }
 
-/// Decides whether the worker restarts after such an exit, and when. A second call for the same run returns the same decision.
+/// Decides whether the worker restarts after such an exit, and when. A second call for the same run returns the same
+/// decision.
 pub(super) fn plan_restart<W: Worker>(
     cell: &WorkerCell<W>,
     reason: &ExitReason,
@@ -144,7 +145,8 @@ pub(super) fn not_restarted<W: Worker>(cell: &WorkerCell<W>) -> Exit {
     Exit::NotRestarted(reason)
 }
 
-/// Drops the arguments, and returns what the registry remembers of the worker: its crash, and the restarts it has used up.
+/// Drops the arguments, and returns what the registry remembers of the worker: its crash, and the restarts it has
+/// used up.
 pub(super) fn crash_record<W: Worker>(
     cell: &WorkerCell<W>,
     run_args: &mut RunArgs<W>,

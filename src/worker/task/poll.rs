@@ -14,8 +14,8 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::current;
 
-/// Polls user code in the worker's own task: catches panics, applies a kill or a crash, and marks the worker as the current one. The
-/// caller drops the code when this is ready.
+/// Polls user code in the worker's own task: catches panics, applies a kill or a crash, and marks the worker as the
+/// current one. The caller drops the code when this is ready.
 pub(super) fn poll_contained<W: Worker>(
     cell: &Arc<WorkerCell<W>>,
     code: Pin<&mut Option<impl Future<Output = Exit>>>,
@@ -23,8 +23,8 @@ pub(super) fn poll_contained<W: Worker>(
     cx: &mut task::Context<'_>,
 ) -> Poll<Exit> {
     if !*is_watched {
-        // Once is enough: a tokio task keeps its waker for life. Register before looking at the gate, so that a kill in between finds
-        // a waker.
+        // Once is enough: a tokio task keeps its waker for life. Register before looking at the gate, so that a kill
+        // in between finds a waker.
         cell.queue.watch_for_kill(cx.waker());
         *is_watched = true;
     }
