@@ -9,4 +9,5 @@ pub(crate) mod id_list;
 pub(crate) mod opaque;
 pub(crate) mod panics;
 pub(crate) mod prehashed;
+pub(crate) mod rng;
 pub(crate) mod sync;

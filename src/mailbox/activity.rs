@@ -1,33 +1,36 @@
-//! [`Activity`]: when a worker was last active.
+//! [`Activity`]: when a worker was last active, and what keeps it active.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::lifecycle::id::WorkerId;
 use crate::util::clock::nanos;
+use crate::util::rng;
 
-/// When a worker was last active, and how long it may rest. Written in the worker's own task but for the holds, which
-/// its timers and tasks let go of; read by the owner, to whom a moment's error is nothing. So all of it is `Relaxed`.
+/// When a worker was last active, and how long it may be idle.
+///
+/// The worker's task writes it, except for the holds, which its timers and tasks release. The owner reads it to choose a victim
+/// for eviction, where a value that is a moment old will do. All accesses are therefore `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    /// When it last had something to do, by the registry's [`Clock`](crate::util::clock::Clock).
+    /// The time of the last activity, by the registry's [`Clock`](crate::util::clock::Clock).
     at: AtomicU64,
-    /// How long it may rest, in nanoseconds. `u64::MAX` is for ever.
+    /// In nanoseconds. `u64::MAX`: none.
     idle_timeout: AtomicU64,
-    /// Messages handled, halved for each minute since.
+    /// Handled messages up to `at`, halved for each minute.
     uses: AtomicU32,
-    /// What keeps it from idling: pending `send_after`s, and its own tasks. And [`HAS_INTERVAL`] and [`WITHHOLDS_TICKS`].
+    /// The number of holds that keep the worker active (pending `send_after`s, and its own tasks), with the bits [`HAS_INTERVAL`] and
+    /// [`WITHHOLDS_TICKS`].
     pub(crate) holds: AtomicU32,
 }
 
-/// A bit among the holds, and none of them: the worker has made an interval, so that some of its messages may be ticks, which are
-/// no activity.
+/// The worker has created an interval: some of its messages may be ticks, which are no activity.
 const HAS_INTERVAL: u32 = 1 << 31;
 
-/// Likewise: no tick is sent until the worker has rested.
+/// Its intervals send no ticks until the worker is idle.
 const WITHHOLDS_TICKS: u32 = 1 << 30;
 
-/// After this long what a worker did counts half.
+/// The half-life of `uses`, in nanoseconds: one minute.
 const HALF_LIFE: u64 = 60_000_000_000;
 
 impl Activity {
@@ -44,7 +47,7 @@ impl Activity {
         Some(self.idle_timeout.load(Ordering::Relaxed)).filter(|&nanos| nanos != u64::MAX)
     }
 
-    pub(crate) fn set_idle_timeout_nanos(&self, after: Option<Duration>) {
+    pub(crate) fn set_idle_timeout(&self, after: Option<Duration>) {
         self.idle_timeout.store(after.map_or(u64::MAX, nanos), Ordering::Relaxed);
     }
 
@@ -52,7 +55,7 @@ impl Activity {
         self.at.load(Ordering::Relaxed)
     }
 
-    /// It had something to do just now: `handled` messages of it. One writer: the worker's task.
+    /// Records activity: the worker has handled this many messages. The worker's task is the only writer.
     pub(crate) fn stamp(&self, now: u64, handled: u32) {
         let uses = self.uses_at(now).saturating_add(handled);
         self.uses.store(uses, Ordering::Relaxed);
@@ -87,14 +90,14 @@ impl Activity {
         self.holds.fetch_or(HAS_INTERVAL, Ordering::Relaxed);
     }
 
-    /// For the worker's own task, which has made the interval.
+    /// For the worker's own task, which creates the intervals.
     pub(crate) fn has_interval(&self) -> bool {
         self.holds.load(Ordering::Relaxed) & HAS_INTERVAL != 0
     }
 }
 
-/// A cohort that was started together does not leave together: each rests up to a sixteenth longer, by its id.
+/// Lengthens an idle timeout by up to a sixteenth, depending on the worker's id: workers that started together do not exit together.
 pub(crate) fn with_jitter(idle_timeout: u64, worker: WorkerId) -> u64 {
-    let share = worker.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56;
+    let share = rng::spread(worker.0) >> 56;
     idle_timeout.saturating_add((idle_timeout >> 12).saturating_mul(share))
 }

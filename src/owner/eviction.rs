@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::util::rng::Rng;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 
@@ -24,12 +25,12 @@ pub(crate) struct EvictionPool<W: Worker> {
     eviction: Eviction,
     slots: Vec<Arc<WorkerCell<W>>>,
     places: HashMap<WorkerId, usize>,
-    rng: u64,
+    rng: Rng,
 }
 
 impl<W: Worker> EvictionPool<W> {
     pub(crate) fn new(eviction: Eviction) -> Self {
-        Self { eviction, slots: Vec::new(), places: HashMap::new(), rng: 0x9E37_79B9_7F4A_7C15 }
+        Self { eviction, slots: Vec::new(), places: HashMap::new(), rng: Rng::new() }
     }
 
     fn evicts(&self) -> bool {
@@ -56,13 +57,6 @@ impl<W: Worker> EvictionPool<W> {
         self.places.clear();
     }
 
-    fn rand_below(&mut self, sides: usize) -> usize {
-        self.rng ^= self.rng << 13;
-        self.rng ^= self.rng >> 7;
-        self.rng ^= self.rng << 17;
-        (self.rng % sides as u64) as usize
-    }
-
     /// Passivates one worker that has nothing to do, and says which: its gate is closed, and nothing was queued when it
     /// closed (G7). `None`: this registry does not evict, or everyone is busy.
     pub(crate) fn evict(&mut self, now: u64) -> Option<EntryId> {
@@ -74,7 +68,7 @@ impl<W: Worker> EvictionPool<W> {
             sample.extend(self.slots.iter().filter(|cell| cell.is_idle()).map(Arc::clone));
         } else {
             for _ in 0..SAMPLE_LOOKS {
-                let place = self.rand_below(self.slots.len());
+                let place = self.rng.below(self.slots.len());
                 let cell = &self.slots[place];
                 if cell.is_idle() {
                     sample.push(Arc::clone(cell));
@@ -96,7 +90,7 @@ impl<W: Worker> EvictionPool<W> {
             return Some(victim.entry);
         }
         // Hardly anyone has nothing to do. Whoever has may be found all the same, though it is not the best choice.
-        let first = self.rand_below(self.slots.len());
+        let first = self.rng.below(self.slots.len());
         let (before, from) = self.slots.split_at(first);
         from.iter()
             .chain(before)

@@ -1,11 +1,11 @@
 //! [`Retry`]: the retry policy of a call through an address.
 
-use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
 use crate::mailbox::reply::Reply;
 use crate::registry::address;
 use crate::registry::address::Address;
+use crate::util::rng;
 use crate::worker::Worker;
 use crate::worker::error::{CallError, StartError};
 
@@ -143,9 +143,7 @@ impl Retry {
     fn delay(&self, attempts: u32) -> Duration {
         let factor = 1_u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX);
         let full = self.first.saturating_mul(factor).min(self.longest);
-        // Each `RandomState` of a thread has other keys than the one before.
-        let random = RandomState::new().hash_one(attempts);
-        let share = u32::try_from(random >> 48).unwrap_or(0);
+        let share = u32::try_from(rng::random() >> 48).unwrap_or(0);
         full - (full / 2 / (1 << 16)).saturating_mul(share)
     }
 }

@@ -5,13 +5,12 @@
 //! `task/next_run.rs`.
 
 use std::collections::VecDeque;
-use std::hash::BuildHasher;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::lifecycle::exit::{Cause, ExitReason};
-use crate::lifecycle::id::WorkerId;
+use crate::util::rng::random_fraction;
 
 /// When a worker restarts after a run has ended. The policies are those of OTP.
 ///
@@ -110,13 +109,11 @@ impl Backoff {
     /// The delay of the `nth` restart in a row, counted from 1. The full delay doubles from restart to restart, up to
     /// `most`. The result is between half of it and all of it, so that workers that crashed together do not restart
     /// together.
-    pub(crate) fn delay(self, nth: usize, worker: WorkerId) -> Duration {
+    pub(crate) fn delay(self, nth: usize) -> Duration {
         let doublings = u32::try_from(nth.saturating_sub(1)).unwrap_or(u32::MAX);
         let factor = 1_u32.checked_shl(doublings).unwrap_or(u32::MAX);
         let delay = self.first.saturating_mul(factor).min(self.most);
-        // The only source of randomness in the standard library.
-        let chance = std::hash::RandomState::new().hash_one((worker, nth));
-        let share = 0.5 + 0.5 * (chance >> 11) as f64 / (1_u64 << 53) as f64;
+        let share = 0.5 + 0.5 * random_fraction();
         // `Duration::MAX` times a share just below one may round up to more than a `Duration` can hold.
         Duration::try_from_secs_f64(delay.as_secs_f64() * share).unwrap_or(delay)
     }
@@ -188,21 +185,19 @@ pub(crate) struct CrashRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::id::Ids;
 
     #[test]
     fn backoff_doubles_with_jitter_and_saturates() {
         let backoff = Backoff { first: Duration::from_millis(100), most: Duration::from_secs(1), reset_after: None };
-        let worker = Ids::default().fresh();
         for (nth, full) in [(1, 100), (2, 200), (3, 400), (4, 800), (5, 1_000), (40, 1_000), (usize::MAX, 1_000)] {
-            let delay = backoff.delay(nth, worker);
+            let delay = backoff.delay(nth);
             assert!(delay <= Duration::from_millis(full), "restart {nth} waits {delay:?}");
             assert!(delay >= Duration::from_millis(full / 2), "restart {nth} waits {delay:?}");
         }
-        let spread: Vec<Duration> = (0..32).map(|_| backoff.delay(4, Ids::default().fresh())).collect();
+        let spread: Vec<Duration> = (0..32).map(|_| backoff.delay(4)).collect();
         assert!(spread.iter().any(|delay| delay != &spread[0]), "there is no jitter");
         let endless = Backoff { first: Duration::MAX, most: Duration::MAX, reset_after: None };
-        assert!(endless.delay(usize::MAX, worker) >= Duration::MAX / 2);
+        assert!(endless.delay(usize::MAX) >= Duration::MAX / 2);
     }
 
     #[tokio::test(start_paused = true)]

@@ -327,7 +327,7 @@ impl<W: Worker> Context<W> {
     /// # }
     /// ```
     pub fn set_idle_timeout(&self, after: Option<Duration>) {
-        self.handle().cell.activity.set_idle_timeout_nanos(after);
+        self.handle().cell.activity.set_idle_timeout(after);
     }
 }
 

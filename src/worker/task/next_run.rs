@@ -93,7 +93,7 @@ pub(super) fn plan_restart<W: Worker>(
     let (config, now) = (&cell.shared.config, Instant::now());
     restart_state.end_run(config, now);
     match restart_state.history.spend(config.intensity, now) {
-        Some(nth) => restart_state.next_after = Some(config.backoff.delay(nth, cell.entry.id)),
+        Some(nth) => restart_state.next_after = Some(config.backoff.delay(nth)),
         None => cell.set_restart_limit_reached(),
     }
     restart_state.next_after.is_some()
