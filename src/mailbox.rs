@@ -1,4 +1,10 @@
-//! [`Mailbox`]: the receiving end of a worker's queue.
+//! [`Mailbox`]: the receiving end of a worker's [queue](queue), with its idle timer.
+//!
+//! # When a worker is idle
+//!
+//! A worker is idle from the moment in which its mailbox finds the queue empty, until it receives a message that is not a tick of its
+//! intervals. [`Activity`] holds the time of the last activity. The mailbox updates it only when the worker becomes idle, so that
+//! no clock is read for a message. One timer serves the timeout: it is checked when it fires, and reset then.
 
 pub(crate) mod activity;
 pub(crate) mod oneshot;
@@ -20,30 +26,31 @@ use crate::mailbox::queue::{BatchRef, Queue};
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
 
-/// Gives [`Mailbox`], which knows only the message type, what it needs of a worker's cell. What each message takes is one call.
+/// What [`Mailbox`], which is generic over the message type only, needs of a worker's cell. Each message takes one virtual call.
 pub(crate) trait Inbox<M>: Send + Sync {
-    /// Takes the next message, and counts it.
+    /// Delivers the next message, and counts it.
     fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Received<M>;
-    /// The same, if it is there.
+    /// Delivers the next message if there is one, and counts it.
     fn try_recv(&self, batch: &mut BatchRef<M>) -> Option<M>;
     fn queue(&self) -> &Queue<M>;
     fn activity(&self) -> &Activity;
     fn clock(&self) -> &Clock;
     fn stopwatch(&self) -> Option<&Stopwatch>;
     fn worker(&self) -> WorkerId;
-    /// Whether anything asks when the worker was last active.
+    /// Whether eviction or a metric needs the time of the last activity.
     fn tracks_activity(&self) -> bool;
-    /// Closes the gate if the worker has nothing to do. Says whether this call did it.
+    /// Closes the gate if the worker is idle. Returns whether this call did it.
     fn passivate_idle(&self) -> bool;
 }
 
-/// What a worker's queue has for it.
+/// The result of a poll of a worker's queue.
 pub(crate) enum Received<M> {
     Message(M),
-    /// There is no more.
+    /// No message will come.
     End,
-    /// Nothing yet. The rest that begins may have an end, or something asks when it began.
+    /// The queue is empty, and how long it stays so matters.
     Idle,
+    /// The queue is empty.
     Nothing,
 }
 
@@ -51,9 +58,9 @@ pub(crate) enum Received<M> {
 ///
 /// # Urgent messages
 ///
-/// A mailbox has one order, that in which messages were accepted (G8), and no second lane for urgent ones. Each `recv` would have to
-/// look into both lanes, and who sends nothing urgent would pay for it with every message. A worker that needs a second lane brings a
-/// channel of its own, and selects over both in [`Worker::run`](crate::Worker::run):
+/// Messages leave a mailbox in the order in which they were accepted (G8). There is no second lane for urgent ones: each `recv` would
+/// have to check both, and workers without urgent messages would pay for it. A worker that needs a second lane brings its own channel,
+/// and selects over both in [`Worker::run`](crate::Worker::run):
 ///
 /// ```
 /// # use std::convert::Infallible;
@@ -85,7 +92,7 @@ pub(crate) enum Received<M> {
 ///             tokio::select! {
 ///                 biased;
 ///                 Some(page) = self.urgent.recv() => {
-///                     ctx.touch(); // the mailbox, and with it the idle time-out, knows nothing of it
+///                     ctx.touch(); // the idle timeout only counts messages of the mailbox
 ///                     self.handle(page, ctx).await?;
 ///                 }
 ///                 page = mailbox.recv() => match page {
@@ -112,33 +119,33 @@ pub(crate) enum Received<M> {
 /// # }
 /// ```
 ///
-/// What is in such a channel when the worker ends is not undelivered but lost, and its receiver does not survive a restart: arguments
-/// that are cloned for one, such as a `watch::Receiver` that says "cancel what you do", do. To interrupt the handler itself, select
-/// over that in the handler.
+/// Messages that are left in such a channel when the worker ends are lost, and not counted as undelivered. The receiver does not
+/// survive a restart, unless it is an argument that is cloned for it, such as a `watch::Receiver` that signals "cancel". To interrupt
+/// the handler itself, select over that signal in the handler.
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
-    /// What was taken out of the queue together, and comes next.
+    /// Messages that were taken out of the queue together, and come next.
     batch: BatchRef<M>,
-    /// Boxed, and only where a rest may have an end or is looked at, or work is measured.
+    /// Boxed, and only used with an idle timeout, if activity is tracked, or if handling is measured.
     idle: Option<Box<IdleTimer>>,
 }
 
-/// A worker that cannot go yet asks again no sooner than this: one millisecond, the grain of tokio's timers.
+/// The shortest idle timeout in nanoseconds: one millisecond, the resolution of tokio's timers.
 const MIN_IDLE: u64 = 1_000_000;
 
-/// A worker that never rests, since its intervals leave it no time, is looked at after so many messages.
-const LOOK_EVERY: u32 = 64;
+/// A worker whose intervals keep its queue from becoming empty is checked after this many messages.
+const CHECK_TICKS_EVERY: u32 = 64;
 
-/// How a worker rests. Ticks of intervals and their handling do not end a rest.
+/// How long a worker has been idle. Ticks of its intervals, and their handling, do not end an idle period.
 #[derive(Default)]
 struct IdleTimer {
-    /// Messages given out since it last rested.
-    handled: u32,
-    /// When it last began to rest.
+    /// Messages delivered since the activity was last recorded.
+    delivered: u32,
+    /// When the current idle period began, by the registry's clock.
     since: Option<u64>,
-    /// When the message in hand was given out, if that is measured.
-    began: Option<Instant>,
-    /// Made when it first rests, if it may not rest for ever.
+    /// When the message that is being handled was delivered, if handling is measured.
+    handling_since: Option<Instant>,
+    /// Created when the worker is first idle and has an idle timeout.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -150,20 +157,19 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
-        // From the first message on, where anything asks: a burst may come before the first rest.
-        let is_asked = inbox.tracks_activity() || inbox.stopwatch().is_some();
-        Self { inbox, batch: None, idle: is_asked.then(Box::default) }
+        // Many messages may come before the worker is first idle. Where they count, they count from the first one.
+        let counts_messages = inbox.tracks_activity() || inbox.stopwatch().is_some();
+        Self { inbox, batch: None, idle: counts_messages.then(Box::default) }
     }
 
-    /// Waits for the next message, in the order in which they were accepted (G8).
+    /// Receives the next message, in the order in which they were accepted (G8).
     ///
-    /// `None` means that the worker is asked to end and everything that was accepted has been given out. Once it was
-    /// `None` it stays so. Like tokio's own channels it yields to the scheduler now and then, so that a full mailbox
-    /// does not starve other tasks.
+    /// Returns `None` when the worker is to end and every accepted message has been received. It then returns `None` for ever.
+    /// Like tokio's channels it takes part in cooperative scheduling, so that a full mailbox does not starve other tasks.
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, it has taken nothing out: use it in a `select!`.
+    /// Cancel safe. If it is dropped before it is ready, no message was removed: it can be used in a `select!`.
     ///
     /// # Examples
     ///
@@ -200,15 +206,15 @@ impl<M> Mailbox<M> {
     /// # }
     /// ```
     pub async fn recv(&mut self) -> Option<M> {
-        self.end_work();
+        self.end_handling();
         poll_fn(|cx| {
-            // A look that finds nothing spends no budget: see `poll_budget`.
+            // A poll that finds nothing spends no budget: see `poll_budget`.
             if !has_budget_remaining() && self.inbox.queue().len() > 0 {
                 ready!(poll_proceed(cx)).made_progress();
             }
             match self.inbox.poll_recv(&mut self.batch, cx) {
                 Received::Message(message) => {
-                    self.begin_work();
+                    self.begin_handling();
                     if let Poll::Ready(budget) = poll_proceed(cx) {
                         budget.made_progress();
                     }
@@ -216,10 +222,9 @@ impl<M> Mailbox<M> {
                 }
                 Received::Nothing => Poll::Pending,
                 Received::Idle if self.poll_idle(cx).is_pending() => Poll::Pending,
-                // It has just closed its gate on an empty queue.
+                // `Idle` and ready: the worker has closed its gate on an empty queue.
                 Received::Idle | Received::End => {
-                    // The end is told again and again to whoever goes on asking: a loop without another await yields here, and can
-                    // be killed here. (G4, G10)
+                    // Spend budget, so that a loop that ignores `None` yields here, and can be killed. (G4, G10)
                     ready!(poll_proceed(cx)).made_progress();
                     self.inbox.queue().mark_end_observed();
                     Poll::Ready(None)
@@ -229,30 +234,30 @@ impl<M> Mailbox<M> {
         .await
     }
 
-    fn begin_work(&mut self) {
+    fn begin_handling(&mut self) {
         if let Some(idle) = &mut self.idle {
-            idle.handled = idle.handled.saturating_add(1);
-            idle.began = self.inbox.stopwatch().map(|_| Instant::now());
+            idle.delivered = idle.delivered.saturating_add(1);
+            idle.handling_since = self.inbox.stopwatch().map(|_| Instant::now());
         }
     }
 
-    /// The worker asks for more: what it had in hand is done.
-    fn end_work(&mut self) {
-        if self.idle.as_ref().is_some_and(|idle| idle.handled > 0 && idle.handled % LOOK_EVERY == 0) {
-            self.look_among_ticks();
+    /// Called when the worker asks for the next message: the last one is handled.
+    fn end_handling(&mut self) {
+        if self.idle.as_ref().is_some_and(|idle| idle.delivered > 0 && idle.delivered % CHECK_TICKS_EVERY == 0) {
+            self.withhold_ticks_if_idle();
         }
-        let Some(began) = self.idle.as_mut().and_then(|idle| idle.began.take()) else { return };
+        let Some(began) = self.idle.as_mut().and_then(|idle| idle.handling_since.take()) else { return };
         if let Some(stopwatch) = self.inbox.stopwatch() {
             stopwatch.record(began.elapsed());
         }
     }
 
-    /// Takes note of what was handled since the last time, of which ticks are no activity, and says since when the worker rests.
-    /// It does now, or goes on with ticks only.
-    fn settle(&mut self) -> u64 {
+    /// Records the messages that were handled since the last call, except ticks. Returns since when the worker is idle: from now
+    /// on, or from earlier if it handled nothing but ticks.
+    fn record_activity(&mut self) -> u64 {
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
         let idle = self.idle.get_or_insert_default();
-        let mut handled = std::mem::take(&mut idle.handled);
+        let mut handled = std::mem::take(&mut idle.delivered);
         if handled > 0 && activity.has_interval() {
             handled = handled.saturating_sub(self.inbox.queue().take_ticks());
         }
@@ -267,14 +272,16 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// A worker to which its intervals leave no time never rests. When it has handled nothing but ticks for as long as it may rest,
-    /// none is sent until it does; then it is passivated like any other, with nothing queued and nothing in hand. (G7)
+    /// Stops the intervals of a worker that has handled nothing but ticks for its idle timeout, until its queue is empty.
+    ///
+    /// If the ticks come faster than they are handled, the queue would never be empty. Without them it becomes so, and the worker is
+    /// passivated like any other, with nothing queued and nothing being handled. (G7)
     #[cold]
-    fn look_among_ticks(&mut self) {
+    fn withhold_ticks_if_idle(&mut self) {
         if !self.inbox.activity().has_interval() {
             return;
         }
-        let since = self.settle();
+        let since = self.record_activity();
         let (activity, now) = (self.inbox.activity(), self.inbox.clock().now_in_worker());
         let Some(idle_timeout) = activity.idle_timeout() else { return };
         if now >= since.max(activity.at()).saturating_add(with_jitter(idle_timeout.max(MIN_IDLE), self.inbox.worker()))
@@ -283,23 +290,22 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Ready when the worker has had nothing to do for as long as it may, and has closed its gate for that. (G7)
-    ///
-    /// One timer, which is looked at when it fires and set anew then, not for each message.
+    /// Ready when the worker was idle for its idle timeout, and has closed its gate for that. (G7)
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let since = self.settle();
+        let since = self.record_activity();
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
-        // It rests. A tick that comes before the look below, which may be the last, is handled, and it rests again.
+        // The queue was empty, so that ticks need not be withheld. If one comes before the gate closes, it is handled, and the worker
+        // is idle again.
         activity.resume_ticks();
         let Some(idle_timeout) = activity.idle_timeout() else { return Poll::Pending };
         let idle = self.idle.get_or_insert_default();
         let idle_timeout = with_jitter(idle_timeout.max(MIN_IDLE), self.inbox.worker());
         loop {
-            // `ctx.touch()` counts as well.
+            // `activity.at()` is later than `since` after a `ctx.touch()`.
             let due = since.max(activity.at()).saturating_add(idle_timeout);
             let Some(at) = clock.at(due) else { return Poll::Pending };
             let timer = match &mut idle.timer {
-                // Set earlier than it need be: it is looked at then. Later: somebody has shortened the time since.
+                // Keep a timer that fires too early: it is checked then. One that fires too late was set for a longer timeout.
                 Some(timer) if timer.deadline() <= at && !timer.is_elapsed() => timer,
                 Some(timer) => {
                     timer.as_mut().reset(at);
@@ -307,7 +313,7 @@ impl<M> Mailbox<M> {
                 }
                 none => none.insert(Box::pin(sleep_until(at))),
             };
-            std::task::ready!(timer.as_mut().poll(cx));
+            ready!(timer.as_mut().poll(cx));
             let now = clock.now_in_worker();
             if now < since.max(activity.at()).saturating_add(idle_timeout) {
                 continue;
@@ -315,23 +321,23 @@ impl<M> Mailbox<M> {
             if self.inbox.passivate_idle() {
                 return Poll::Ready(());
             }
-            // Held, or somebody waits for room: it has something to do, and rests from now on.
+            // A guard keeps the worker busy, or a sender waits. The idle period begins anew.
             activity.stamp(now, 0);
         }
     }
 
-    /// Takes the next message if one waits. `None` says nothing about whether the worker is to end: only
-    /// [`recv`](Self::recv) tells.
+    /// Receives the next message if one is queued. `None` does not mean that the worker is to end: only [`recv`](Self::recv) reports
+    /// that.
     pub fn try_recv(&mut self) -> Option<M> {
-        self.end_work();
+        self.end_handling();
         let received = self.inbox.try_recv(&mut self.batch);
         if received.is_some() {
-            self.begin_work();
+            self.begin_handling();
         }
         received
     }
 
-    /// The reason with which a `run` that returned `Ok` ended: that of the close, if it was told of it.
+    /// Why a `run` that returned `Ok` ended: the reason of the close, if `recv` has returned `None`.
     pub(crate) fn end_reason(&self) -> CloseReason {
         self.inbox.queue().observed_close_reason().unwrap_or(CloseReason::Normal)
     }

@@ -1,8 +1,8 @@
-//! [`Clock`]: the time by which a registry lives, whoever asks.
+//! [`Clock`]: the time of a registry's runtime, on any thread.
 //!
-//! Tokio's clock is that of the runtime whose context the thread is in, and the system's where there is none. The clocks of two
-//! runtimes differ where one was paused. The owner's turns are taken in any task, of any runtime or of none, so what is read for a
-//! registry is read in the context of the registry's own runtime. It costs two updates of the runtime's reference count.
+//! `tokio::time::Instant::now` reads the clock of the runtime whose context the thread is in, or the system's clock outside a
+//! runtime. The clocks of two runtimes differ if one was paused. The owner runs in tasks of any runtime or of none. Therefore a
+//! registry's clock is read in the context of the registry's own runtime. That costs two updates of the runtime's reference count.
 
 use std::time::Duration;
 
@@ -12,44 +12,44 @@ use tokio::time::Instant;
 /// The clock of a registry's runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
-    /// When the registry was made.
-    began: Instant,
+    /// When the registry was created.
+    origin: Instant,
     runtime: Handle,
 }
 
 impl Clock {
-    /// The clock of the current runtime.
+    /// Starts a clock at 0.
     pub(crate) fn new(runtime: Handle) -> Self {
-        Self { began: read(&runtime), runtime }
+        Self { origin: read(&runtime), runtime }
     }
 
-    /// The moment by the registry's runtime.
+    /// The current time of the registry's runtime.
     pub(crate) fn instant(&self) -> Instant {
         read(&self.runtime)
     }
 
-    /// The time since the making of the registry.
+    /// Nanoseconds since the registry was created.
     pub(crate) fn now(&self) -> u64 {
         self.nanos_at(self.instant())
     }
 
-    /// The same, for a worker's own task, which the registry's runtime polls: it is in its context already.
+    /// Like [`now`](Self::now), for a worker's own task, which the registry's runtime polls in its context.
     pub(crate) fn now_in_worker(&self) -> u64 {
         self.nanos_at(Instant::now())
     }
 
     fn nanos_at(&self, instant: Instant) -> u64 {
-        nanos(instant.saturating_duration_since(self.began))
+        nanos(instant.saturating_duration_since(self.origin))
     }
 
-    /// How long ago a moment was.
+    /// The time that has passed since `then`.
     pub(crate) fn since(&self, then: u64) -> Duration {
         Duration::from_nanos(self.now().saturating_sub(then))
     }
 
-    /// `None`: later than the clock can count to.
+    /// The instant at which [`now`](Self::now) is `nanos`. `None`: it is not representable.
     pub(crate) fn at(&self, nanos: u64) -> Option<Instant> {
-        self.began.checked_add(Duration::from_nanos(nanos))
+        self.origin.checked_add(Duration::from_nanos(nanos))
     }
 }
 
@@ -58,7 +58,7 @@ fn read(runtime: &Handle) -> Instant {
     Instant::now()
 }
 
-/// Five hundred years are for ever.
+/// Nanoseconds of a duration. Saturates after 584 years.
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

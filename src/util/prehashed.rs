@@ -1,8 +1,8 @@
-//! Maps by a hash that was made before: by the registry's own seeded hasher, in a caller, once.
+//! [`PassHash`]: for maps whose keys are hashes, computed once in the caller by the registry's keyed hasher.
 
 use std::hash::{BuildHasher, Hasher};
 
-/// Passes a hash through.
+/// Returns the hash that it is given.
 #[derive(Clone, Default)]
 pub(crate) struct Prehashed(u64);
 
@@ -12,7 +12,7 @@ impl Hasher for Prehashed {
     }
 
     fn write(&mut self, _: &[u8]) {
-        unreachable!("only `write_u64` is called, by types that know their hash");
+        unreachable!("only keys that write one `u64` are hashed");
     }
 
     fn write_u64(&mut self, hash: u64) {
