@@ -257,7 +257,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// # Ok(())
     /// # }
     /// ```
-    pub async fn await_registration<Q>(&self, name: &Q, within: Duration) -> Result<WorkerHandle<W>, NotRegistered>
+    pub async fn await_registration<Q>(&self, name: &Q, timeout: Duration) -> Result<WorkerHandle<W>, NotRegistered>
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
@@ -269,7 +269,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
             waiter.register(cx.waker());
             self.poll_registered(name, hash, &mut starting, cx)
         });
-        let registered = with_deadline(deadline_after(within), registered).await;
+        let registered = with_deadline(deadline_after(timeout), registered).await;
         cooperate(registered.ok_or(NotRegistered)).await
     }
 

@@ -2,11 +2,9 @@
 
 use crate::util::panics::unwind_safe;
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::mem;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use crate::mailbox::queue::{Kind, Refusal};
 use crate::worker::Worker;
@@ -75,97 +73,25 @@ pub(super) async fn broadcast<W: Worker>(
     message: impl FnMut(&WorkerHandle<W>) -> W::Message,
 ) -> Broadcast<W> {
     let (mut broadcast, full) = offer(members, message);
-    let (mut waiting, mut messages) = (Vec::new(), Vec::new());
+    let mut sends = FuturesUnordered::new();
     for (member, message) in full {
         if is_current(member.id()) {
             // Only this task would make room in that mailbox.
             broadcast.refuse(member, SendError::WouldDeadlock, message);
-        } else {
-            waiting.push(member);
-            messages.push(message);
+            continue;
         }
+        sends.push(async move {
+            let sent = member.cell.queue.send(message, Kind::Cast).await;
+            (member, sent)
+        });
     }
-    if waiting.is_empty() {
-        return broadcast;
-    }
-    let sends: Vec<_> =
-        waiting.iter().zip(messages).map(|(member, message)| member.cell.queue.send(message, Kind::Cast)).collect();
-    for (member, sent) in waiting.iter().zip(all(sends).await) {
+    while let Some((member, sent)) = sends.next().await {
         match sent {
             Ok(_) => broadcast.taken += 1,
-            Err(message) => broadcast.refuse(member.clone(), SendError::Closed, message),
+            Err(message) => broadcast.refuse(member, SendError::Closed, message),
         }
     }
     broadcast
-}
-
-/// Awaits all futures concurrently. Each has its own waker, so that a wake-up polls one future and not all.
-async fn all<F: Future + Unpin>(futures: Vec<F>) -> Vec<F::Output> {
-    let woken = Arc::new(Woken::default());
-    woken.lock().places = (0..futures.len()).collect();
-    let waker = |place| Waker::from(Arc::new(Wakeup { woken: Arc::clone(&woken), place }));
-    let mut pending: Vec<_> = futures.into_iter().enumerate().map(|(place, future)| (future, waker(place))).collect();
-    let mut outputs: Vec<_> = pending.iter().map(|_| None).collect();
-    let mut left = pending.len();
-    poll_fn(|cx| {
-        for place in woken.take(cx.waker()) {
-            let (future, waker) = &mut pending[place];
-            // A future may be woken again after it has completed.
-            if outputs[place].is_none() {
-                if let Poll::Ready(output) = Pin::new(future).poll(&mut Context::from_waker(waker)) {
-                    outputs[place] = Some(output);
-                    left -= 1;
-                }
-            }
-        }
-        if left == 0 { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-    outputs.into_iter().flatten().collect()
-}
-
-/// The indices of the futures to poll, and the waker of the task that polls them.
-#[derive(Default)]
-struct Woken(Mutex<Places>);
-
-#[derive(Default)]
-struct Places {
-    places: Vec<usize>,
-    task: Option<Waker>,
-}
-
-impl Woken {
-    fn lock(&self) -> MutexGuard<'_, Places> {
-        // Nothing under this lock can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Takes the woken indices and stores the task's waker, under one lock: a later wake-up wakes the task.
-    fn take(&self, task: &Waker) -> Vec<usize> {
-        let task = task.clone();
-        let mut places = self.lock();
-        let (places, replaced) = (mem::take(&mut places.places), places.task.replace(task));
-        drop(replaced);
-        places
-    }
-}
-
-/// The waker of one future.
-struct Wakeup {
-    woken: Arc<Woken>,
-    place: usize,
-}
-
-impl Wake for Wakeup {
-    fn wake(self: Arc<Self>) {
-        let mut places = self.woken.lock();
-        places.places.push(self.place);
-        let task = places.task.take();
-        drop(places);
-        if let Some(task) = task {
-            task.wake();
-        }
-    }
 }
 
 unwind_safe! {

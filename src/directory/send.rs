@@ -81,11 +81,11 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// # Panics
     ///
     /// Outside a tokio runtime, or in one without a timer, or if the name's `Hash` or `Eq` panics.
-    pub async fn cast_timeout<Q>(&self, name: &Q, within: Duration, message: W::Message) -> Result<(), SendError<W>>
+    pub async fn cast_timeout<Q>(&self, name: &Q, timeout: Duration, message: W::Message) -> Result<(), SendError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        address::cast_timeout(&self.at(name), within, message).await
+        address::cast_timeout(&self.at(name), timeout, message).await
     }
 
     /// Sends a message to the worker that has the name now, if its mailbox has room.
@@ -196,13 +196,13 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     pub async fn call_timeout<Q, T>(
         &self,
         name: &Q,
-        within: Duration,
+        timeout: Duration,
         message: impl FnOnce(Reply<T>) -> W::Message,
     ) -> Result<T, CallError<W>>
     where
         Q: ?Sized + Hash + Equivalent<N>,
     {
-        address::call_timeout(&self.at(name), within, message).await
+        address::call_timeout(&self.at(name), timeout, message).await
     }
 
     /// Like [`call`](Self::call), and repeats the call according to the [`Retry`] policy: see

@@ -219,10 +219,10 @@ pub(crate) async fn deliver_cast<W: Worker>(
 
 pub(crate) async fn cast_timeout<W: Worker>(
     address: &impl Address<W>,
-    within: Duration,
+    timeout: Duration,
     message: W::Message,
 ) -> Result<(), SendError<W>> {
-    boxed_in_debug(|| deliver_cast(address, message, deadline_after(within))).await
+    boxed_in_debug(|| deliver_cast(address, message, deadline_after(timeout))).await
 }
 
 /// Sends the message to the current worker, if it has room.
@@ -324,10 +324,10 @@ pub(crate) async fn call<W: Worker, T>(
 
 pub(crate) async fn call_timeout<W: Worker, T>(
     address: &impl Address<W>,
-    within: Duration,
+    timeout: Duration,
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<T, CallError<W>> {
-    let deadline = deadline_after(within);
+    let deadline = deadline_after(timeout);
     let (reply, mut answer) = reply::channel().await;
     let (handle, sequence) = match send_call_now(address, message(reply)) {
         Ok(sent) => sent,

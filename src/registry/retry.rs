@@ -93,8 +93,8 @@ impl Retry {
     }
 
     /// Sets a timeout for each attempt, as in [`call_timeout`](crate::Via::call_timeout). It does not include the pauses.
-    pub const fn attempt_timeout(mut self, within: Duration) -> Self {
-        self.attempt_timeout = Some(within);
+    pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = Some(timeout);
         self
     }
 
@@ -162,7 +162,7 @@ pub(crate) async fn call<W: Worker, T>(
     let mut attempts = 0;
     let called = loop {
         let called = match retry.attempt_timeout {
-            Some(within) => address::call_timeout(address, within, &message).await,
+            Some(timeout) => address::call_timeout(address, timeout, &message).await,
             None => address::call(address, &message).await,
         };
         let Err(error) = called else { break called };

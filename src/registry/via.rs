@@ -121,8 +121,8 @@ impl<W: Worker> Via<W> {
     /// # Panics
     ///
     /// Outside a tokio runtime, or in one without a timer.
-    pub async fn cast_timeout(&self, within: Duration, message: W::Message) -> Result<(), SendError<W>> {
-        address::cast_timeout(self, within, message).await
+    pub async fn cast_timeout(&self, timeout: Duration, message: W::Message) -> Result<(), SendError<W>> {
+        address::cast_timeout(self, timeout, message).await
     }
 
     /// Sends a message to the worker that has the key now, if its mailbox has room.
@@ -239,10 +239,10 @@ impl<W: Worker> Via<W> {
     /// Outside a tokio runtime, or in one without a timer. If the closure that builds the message panics.
     pub async fn call_timeout<T>(
         &self,
-        within: Duration,
+        timeout: Duration,
         message: impl FnOnce(Reply<T>) -> W::Message,
     ) -> Result<T, CallError<W>> {
-        address::call_timeout(self, within, message).await
+        address::call_timeout(self, timeout, message).await
     }
 
     /// Like [`call`](Self::call), and repeats the call according to the [`Retry`] policy. The closure builds a message for each
