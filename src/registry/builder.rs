@@ -30,7 +30,7 @@ use crate::worker::Worker;
 use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
-use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan};
+use crate::worker::config::{Config, OnUndelivered, RestartPlan, StartLimiter};
 use crate::worker::events::Announcer;
 use crate::worker::restart::{Backoff, Intensity, Restart};
 use crate::worker::shared::Shared;
@@ -735,8 +735,9 @@ impl<W: Worker> Builder<W> {
     pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Driver<W>) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
-        let pace = self.config.max_concurrent_starts;
-        let pace = pace.map(|starts| Pace { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
+        let start_limiter = self.config.max_concurrent_starts;
+        let start_limiter =
+            start_limiter.map(|starts| StartLimiter { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
         let stopwatch = self.stopwatch();
         let shared = Arc::new(Shared {
             registry_id: fresh_registry_id(),
@@ -744,7 +745,7 @@ impl<W: Worker> Builder<W> {
             config: self.config,
             on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
             restart: self.restart,
-            pace,
+            start_limiter,
             clock: Clock::new(runtime.clone()),
             records_lifetimes: reporter.is_some(),
             events: Announcer::new(),

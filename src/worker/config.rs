@@ -40,21 +40,21 @@ pub(crate) struct RestartPlan<W: Worker> {
 }
 
 /// Limits how many `init`s run at once ([`Builder::max_concurrent_starts`](crate::Builder::max_concurrent_starts)).
-pub(crate) struct Pace {
+pub(crate) struct StartLimiter {
     pub(crate) permits: Semaphore,
     /// How many starts wait for a permit.
     pub(crate) waiting: AtomicUsize,
 }
 
-impl Pace {
+impl StartLimiter {
     /// Counts one start as waiting until the guard is dropped.
-    pub(crate) fn wait(&self) -> impl Drop {
+    pub(crate) fn count_waiting(&self) -> impl Drop {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         WaitingGuard(&self.waiting)
     }
 }
 
-struct WaitingGuard<'p>(&'p AtomicUsize);
+struct WaitingGuard<'a>(&'a AtomicUsize);
 
 impl Drop for WaitingGuard<'_> {
     fn drop(&mut self) {

@@ -229,8 +229,7 @@ impl<W: Worker> Context<W> {
         F::Output: Send + 'static,
     {
         let cell = &self.handle.cell;
-        let (work, outcome) = tasks::spawn_task(cell, future, BusyGuard::new(cell));
-        Task::new(work, outcome)
+        tasks::spawn_task(cell, future, BusyGuard::new(cell))
     }
 
     /// Runs blocking code, such as a database write, on tokio's blocking threads, as a task that belongs to this
@@ -272,8 +271,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         let cell = &self.handle.cell;
-        let (work, outcome) = tasks::spawn_blocking(cell, work, BusyGuard::new(cell));
-        Task::new(work, outcome)
+        tasks::spawn_blocking(cell, work, BusyGuard::new(cell))
     }
 
     pub(crate) fn children(&mut self) -> &mut Children {

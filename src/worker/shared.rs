@@ -21,7 +21,7 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
-use crate::worker::config::{Config, OnUndelivered, Pace, RestartPlan};
+use crate::worker::config::{Config, OnUndelivered, RestartPlan, StartLimiter};
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::Announcer;
 use crate::worker::request::{Notice, Request};
@@ -61,8 +61,8 @@ pub(crate) struct Shared<W: Worker> {
     /// The hook is user code when it is dropped, by the last reference to this, so its panic is contained.
     pub(crate) on_undelivered: Option<CatchDropPanic<OnUndelivered<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
-    /// Present if starts are limited.
-    pub(crate) pace: Option<Pace>,
+    /// Present if the number of concurrent starts is limited.
+    pub(crate) start_limiter: Option<StartLimiter>,
     pub(crate) clock: Clock,
     /// Whether a reporter records how long starts and runs take.
     pub(crate) records_lifetimes: bool,
@@ -108,7 +108,7 @@ impl<W: Worker> Shared<W> {
 
     /// The failure of a start that the owner refused or did not reply to.
     pub(crate) fn start_refusal(&self) -> StartFailure {
-        // Relaxed: a lock orders this load after the store, that of the reply or of the closed request queue.
+        // Relaxed: the lock of the reply, or of the closed request queue, orders this load after the store.
         if self.is_runtime_shut_down.load(Ordering::Relaxed) {
             StartFailure::RuntimeShutdown
         } else {
@@ -127,8 +127,9 @@ impl<W: Worker> Shared<W> {
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
         let numbers = &self.numbers;
-        // Completions are read before delegations: each completed start was delegated before, so the difference is no
-        // less than zero as a rule.
+        // Completions are read before delegations, since each completed start was delegated before. A start that
+        // completes between the two loads is then still counted as starting, and the difference is not negative. It
+        // saturates because Relaxed loads may be reordered.
         let completed: u64 = numbers.completed_delegated.iter().map(|count| count.load(Ordering::Relaxed)).sum();
         let delegated = numbers.delegated.load(Ordering::Relaxed).saturating_sub(completed);
         let delegated = usize::try_from(delegated).unwrap_or(usize::MAX);
@@ -139,7 +140,7 @@ impl<W: Worker> Shared<W> {
         counted.starts.ok += completed;
         Stats {
             starting,
-            waiting_for_turn: self.pace.as_ref().map_or(0, |pace| load(&pace.waiting)),
+            waiting_for_turn: self.start_limiter.as_ref().map_or(0, |limiter| load(&limiter.waiting)),
             waiting_for_room: load(&numbers.waiting_for_room),
             running: live - restarting,
             restarting,

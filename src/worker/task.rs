@@ -136,8 +136,8 @@ impl<W: Worker> Drop for Run<'_, W> {
 fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Send {
     async move {
         if !run.cell.is_ready() {
-            let made = match &run.cell.shared.pace {
-                Some(pace) => boxed(|| init_with_permit(run, pace)).await,
+            let made = match &run.cell.shared.start_limiter {
+                Some(limiter) => boxed(|| init_with_permit(run, limiter)).await,
                 None => {
                     let mut init = pin!(boxed_in_debug(|| W::init(run.run_args.take_args(run.cell), run.ctx)));
                     poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await

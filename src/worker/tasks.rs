@@ -54,10 +54,6 @@ pub struct Task<T> {
 }
 
 impl<T> Task<T> {
-    pub(crate) fn new(work: Arc<dyn Work>, result: oneshot::Receiver<Result<T, TaskError>>) -> Self {
-        Self { result, work }
-    }
-
     /// Aborts the task at its next await.
     ///
     /// Blocking code that has not started, because all threads of the pool are busy, is dropped before this returns,
@@ -251,21 +247,17 @@ pub(crate) fn spawn_timer<W: Worker>(
 }
 
 /// Spawns the task of `ctx.spawn`. `busy` is dropped before the result is available.
-pub(crate) fn spawn_task<W: Worker, F>(
-    cell: &Arc<WorkerCell<W>>,
-    code: F,
-    busy: BusyGuard<W>,
-) -> (Arc<Spawned>, oneshot::Receiver<Result<F::Output, TaskError>>)
+pub(crate) fn spawn_task<W: Worker, F>(cell: &Arc<WorkerCell<W>>, code: F, busy: BusyGuard<W>) -> Task<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
 {
-    let (sender, outcome) = oneshot::channel();
-    let spawned = spawn(cell, false, code, move |ended| {
+    let (sender, result) = oneshot::channel();
+    let work = spawn(cell, false, code, move |ended| {
         drop(busy);
         deliver(sender, ended);
     });
-    (spawned, outcome)
+    Task { result, work }
 }
 
 /// Sends a result to the task's handle. If the handle was dropped, this drops the result: a panic of that is the task's
@@ -328,7 +320,7 @@ impl<W: Worker, F, D> Drop for TaskFuture<W, F, D> {
 }
 
 /// A job of `ctx.spawn_blocking`, until its code is taken. (2)
-pub(crate) struct BlockingJob(Mutex<Option<Box<dyn QueuedCode>>>);
+struct BlockingJob(Mutex<Option<Box<dyn QueuedCode>>>);
 
 impl BlockingJob {
     /// Takes the code, unless it was taken before.
@@ -421,8 +413,8 @@ pub(crate) fn spawn_blocking<W: Worker, T: Send + 'static>(
     cell: &Arc<WorkerCell<W>>,
     work: impl FnOnce() -> T + Send + 'static,
     busy: BusyGuard<W>,
-) -> (Arc<BlockingJob>, oneshot::Receiver<Result<T, TaskError>>) {
-    let (sender, outcome) = oneshot::channel();
+) -> Task<T> {
+    let (sender, result) = oneshot::channel();
     let id = Id::fresh();
     let entry = TaskEntry { cell: Arc::clone(cell), id };
     let queued = QueuedWork { work, busy, sender, span: Trace::current(), entry };
@@ -431,7 +423,7 @@ pub(crate) fn spawn_blocking<W: Worker, T: Send + 'static>(
     let pooled = PooledJob(Arc::clone(&job));
     // Detached, because tokio's handle could not remove the code from the pool's queue.
     drop(task::spawn_blocking(move || pooled.run()));
-    (job, outcome)
+    Task { result, work: job }
 }
 
 unwind_safe! {

@@ -288,7 +288,7 @@ impl<W: Worker> Context<W> {
         }))
     }
 
-    /// Records that this worker is active now, for work that does not arrive through its mailbox, such as that of a
+    /// Records that this worker is active now, for work that does not arrive through its mailbox, such as data from a
     /// socket.
     ///
     /// Its idle time starts anew.

@@ -140,8 +140,8 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn return_permit(&self) {
         // AcqRel pairs with `hold_permit`.
         if self.flags.fetch_and(!HOLDS_PERMIT, Ordering::AcqRel) & HOLDS_PERMIT != 0 {
-            if let Some(pace) = &self.shared.pace {
-                pace.permits.add_permits(1);
+            if let Some(limiter) = &self.shared.start_limiter {
+                limiter.permits.add_permits(1);
             }
         }
     }

@@ -13,7 +13,7 @@ use crate::lifecycle::exit::{ExitReason, share};
 use crate::util::coop::yield_to_queue;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
-use crate::worker::config::{MIN_ABORT_GRACE, Pace};
+use crate::worker::config::{MIN_ABORT_GRACE, StartLimiter};
 use crate::worker::request::Notice;
 use crate::worker::task::Run;
 use crate::worker::task::next_run::not_restarted;
@@ -36,10 +36,10 @@ impl<W: Worker> Drop for StartPermit<'_, W> {
 }
 
 /// Waits for a permit to run an `init`, in the order in which the starts requested one. `None`: the start needs none.
-async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, pace: &Pace) -> Option<StartPermit<'s, W>> {
+async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, limiter: &StartLimiter) -> Option<StartPermit<'s, W>> {
     let permit = {
-        let _counted = pace.wait();
-        let mut permit = pin!(pace.permits.acquire());
+        let _counted = limiter.count_waiting();
+        let mut permit = pin!(limiter.permits.acquire());
         poll_fn(|cx| {
             if cell.skips_permit() {
                 return Poll::Ready(None);
@@ -63,8 +63,8 @@ async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, pace: &Pace) -> 
 
 /// Runs the first `init` of a worker that needs a permit, and notifies the owner when it begins. The owner returns
 /// the permit if the worker is stuck.
-pub(super) async fn init_with_permit<W: Worker>(run: &mut Run<'_, W>, pace: &Pace) -> Result<(), W::Error> {
-    let _permit = acquire_permit(run.cell, pace).await;
+pub(super) async fn init_with_permit<W: Worker>(run: &mut Run<'_, W>, limiter: &StartLimiter) -> Result<(), W::Error> {
+    let _permit = acquire_permit(run.cell, limiter).await;
     // `init` comes next and may block its thread. The yield lets the tasks that the notice has woken run first: among
     // them the driver, which sets its timer for this `init`. So the outcome is not needed. (G4)
     let _ = run.cell.shared.notify(Notice::Begun(run.cell.entry));
@@ -93,9 +93,9 @@ pub(super) fn poll_init<W: Worker>(
 /// the time in which a start counts as stuck.
 async fn acquire_restart_permit<'s, W: Worker>(
     cell: &'s Arc<WorkerCell<W>>,
-    pace: &Pace,
+    limiter: &StartLimiter,
 ) -> Option<StartPermit<'s, W>> {
-    let mut permit = acquire_permit(cell, pace).await?;
+    let mut permit = acquire_permit(cell, limiter).await?;
     let config = &cell.shared.config;
     let limit = config.init_timeout.saturating_add(config.stop_timeout.max(MIN_ABORT_GRACE));
     let (weak, run) = (Arc::downgrade(cell), cell.incarnation());
@@ -117,8 +117,8 @@ pub(super) async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Ex
     let cell = run.cell;
     let within = cell.shared.config.init_timeout;
     let mut made = pin!(async {
-        let _permit = match &cell.shared.pace {
-            Some(pace) => acquire_restart_permit(cell, pace).await,
+        let _permit = match &cell.shared.start_limiter {
+            Some(limiter) => acquire_restart_permit(cell, limiter).await,
             None => None,
         };
         let mut init = pin!(W::init(run.run_args.take_args(cell), run.ctx));
