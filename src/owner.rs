@@ -128,7 +128,7 @@ impl<W: Worker> Owner<W> {
         let clock = shared.clock.clone();
         let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, memory.retention(), clock);
         if reporter.is_some() {
-            deadlines.pass_now(Due::Report);
+            deadlines.arm_now(Due::Report);
         }
         Self {
             runtime,
@@ -447,7 +447,7 @@ impl<W: Worker> Owner<W> {
                 self.final_report = Some(report);
                 if self.reporter.is_some() {
                     // The recorder is code of others, and this may be anybody's task.
-                    self.deadlines.pass_now(Due::FinalReport);
+                    self.deadlines.arm_now(Due::FinalReport);
                 } else {
                     self.finish();
                 }
@@ -578,7 +578,7 @@ impl<W: Worker> Sequential<Request<W>, DeferredAction<W>> for Owner<W> {
 
     fn flush(&mut self, deferred: &mut DeferredQueue<DeferredAction<W>>) -> Option<Instant> {
         deferred.append(&mut self.deferred);
-        self.deadlines.pause()
+        self.deadlines.end_pass()
     }
 
     fn is_done(&self) -> bool {

@@ -1,7 +1,5 @@
-//! The owner's deadlines. All of one kind run equally long, so that they pass in the order in which they were armed: a
-//! queue per duration and one timer, which is the owner's keeper's and not always set, serve any number of workers.
-
-use crate::worker::config::MIN_ABORT_GRACE;
+//! The owner's deadlines. All deadlines of one kind have the same duration and so pass in the order in which they were armed.
+//! One queue per duration and one timer, the driver's, serve any number of workers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,52 +9,53 @@ use tokio::time::Instant;
 use crate::lifecycle::Deadline;
 use crate::lifecycle::id::EntryId;
 use crate::util::clock::Clock;
+use crate::worker::config::MIN_ABORT_GRACE;
 use crate::worker::start::Generation;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Entry(EntryId, Deadline),
-    /// [`Deadline::Init`] of a start that was left to its worker, in this round.
+    /// [`Deadline::Init`] of a start that was delegated to its worker, in this generation.
     DelegatedInit(EntryId, Generation),
-    /// This run of the worker was asked to end as by a crash, and is to be over.
+    /// This run of the worker was asked to end as by a crash, and must have ended.
     Crash(EntryId, u32),
-    /// Everyone is to drain and terminate.
+    /// All workers must have drained and terminated.
     Shutdown,
-    /// Everyone was aborted, and is to be gone.
+    /// All workers were aborted, and must have exited.
     ShutdownAbort,
-    /// The memory of keys that are gone is to be tidied.
+    /// The crash history drops what has expired.
     Maintain,
-    /// The counters are to be copied to the recorder.
+    /// The reporter copies the counters to the recorder.
     Report,
-    /// The recorder is to be told of some things before that.
+    /// The reporter's buffer is full: it flushes to the recorder before the next report.
     FlushMetrics,
-    /// The recorder is to be told for the last time, and then everyone that it is over.
+    /// The reporter reports for the last time. Then the shutdown is complete.
     FinalReport,
 }
 
-/// How often the counters are copied: a good deal more often than anybody scrapes them.
+/// How often the counters are copied: well above the usual rate of scrapes.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
-/// Almost every deadline is over long before it passes. So it is looked at so soon after it was set, and then whenever it has
-/// run for twice as long: a registry in which nobody starts or ends keeps no timer. (Where one is pending, whatever it is for,
-/// tokio's idle threads are awake more often: two tasks that talk to each other took 1.1 to 1.3 times as long.)
+/// Most deadlines are resolved long before they pass. Each is checked this long after it was armed, and then at doubling
+/// intervals, so that a registry without starts and stops keeps no timer. While any timer is pending, tokio's idle threads park
+/// with a timeout, which makes messages between two tasks take up to 1.3 times as long.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
 
-/// Which deadlines still matter.
+/// Tells which deadlines are still awaited.
 pub(crate) trait Liveness {
     fn is_live(&self, due: Due) -> bool;
 
-    /// Whether it was set so lately that it is not worth asking: when it is old, it will be told in no time.
+    /// Whether the deadline is too recent to ask [`is_live`](Self::is_live): the answer will be cheaper later.
     fn is_recent(&self, due: Due) -> bool;
 }
 
-/// One queue per duration. What every start writes comes first in memory: see [`Owner`](crate::owner::Owner).
+/// One queue per duration. `repr(C)` puts what every start writes first: see [`Owner`](crate::owner::Owner).
 #[repr(C)]
 pub(crate) struct Deadlines {
-    /// When the clock is to be looked at: not later than the earliest deadline.
+    /// When the deadlines must be checked: not later than the earliest of them.
     earliest: Option<Instant>,
-    /// When the owner began to do what it now does without a pause: see [`pause`](Self::pause).
+    /// When the owner's current pass began, if it has read the clock: see [`end_pass`](Self::end_pass).
     now: Option<Instant>,
     init: Queue,
     stop: Queue,
@@ -69,9 +68,9 @@ pub(crate) struct Deadlines {
 struct Queue {
     pending: VecDeque<(Instant, Due)>,
     after: Duration,
-    /// How soon after one was set the clock is looked at: earlier than it passes, where it may be over by then.
+    /// How long after a deadline was armed it is first checked.
     first_check: Duration,
-    /// At this length those that nobody awaits any more are sorted out.
+    /// At this length the queue drops the deadlines that are no longer live.
     compact_at: usize,
 }
 
@@ -86,35 +85,35 @@ impl Queue {
         Self { first_check: FIRST_CHECK.min(after), ..Self::new(after) }
     }
 
-    /// When the clock is to be looked at for it.
+    /// Returns when the deadline must first be checked.
     fn push(&mut self, now: Instant, due: Due) -> Option<Instant> {
-        // A time-out beyond what the clock can count to is none.
+        // A deadline beyond the clock's range never passes.
         let at = now.checked_add(self.after)?;
         self.pending.push_back((at, due));
-        // As `next_check` would say. Without overflow: it is no later than `at`.
+        // What `next_check` would return. It is no later than `at`, so it does not overflow.
         Some(now + self.first_check)
     }
 
-    /// Drops those that nobody awaits, when there are many.
+    /// Drops the deadlines that are no longer live, if there are many. Returns whether there were.
     fn compact(&mut self, live: &impl Liveness) -> bool {
         let is_long = self.pending.len() >= self.compact_at;
         if is_long {
             self.pending.retain(|&(_, due)| live.is_recent(due) || live.is_live(due));
-            // Twice what is left: the work of sorting out is shared by as many pushes.
+            // Twice what is left, so that the cost of a compaction is spread over as many pushes.
             self.compact_at = MIN_COMPACT.max(self.pending.len() * 2);
             self.pending.shrink_to(self.compact_at);
         }
         is_long
     }
 
-    /// A deadline that is awaited: when is the clock to be looked at for it?
+    /// When a live deadline must be checked again.
     fn next_check(&self, now: Instant, at: Instant) -> Instant {
         if self.first_check == self.after {
             return at;
         }
-        // Without overflow: it passes no later than the clock counts.
-        let runs_for = self.after.saturating_sub(at.saturating_duration_since(now));
-        now.checked_add(runs_for.max(FIRST_CHECK)).map_or(at, |look| look.min(at))
+        // Time runs past the clock's range only if the deadline does.
+        let elapsed = self.after.saturating_sub(at.saturating_duration_since(now));
+        now.checked_add(elapsed.max(FIRST_CHECK)).map_or(at, |check| check.min(at))
     }
 
     fn pop(&mut self, now: Instant, live: &impl Liveness) -> Option<Due> {
@@ -128,13 +127,13 @@ impl Queue {
                 return Some(due);
             }
         }
-        // What many at once took is given back.
+        // The queue is empty: release what a burst of deadlines took.
         self.compact_at = MIN_COMPACT;
         self.pending.shrink_to(MIN_COMPACT);
         None
     }
 
-    /// When the clock is to be looked at next. What is at the front is awaited.
+    /// When the queue must be checked next. The deadline at its front is live.
     fn next(&self, now: Instant) -> Option<Instant> {
         self.pending.front().map(|&(at, _)| self.next_check(now, at))
     }
@@ -154,7 +153,7 @@ impl Deadlines {
         }
     }
 
-    /// Sets a deadline. Says whether there were so many that they were sorted out before.
+    /// Arms a deadline. Returns whether its queue was compacted.
     pub(crate) fn arm(&mut self, due: Due, live: &impl Liveness) -> bool {
         let queue = match due {
             Due::DelegatedInit(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
@@ -164,23 +163,23 @@ impl Deadlines {
             Due::Report | Due::FlushMetrics | Due::FinalReport => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(|| self.clock.instant());
-        let were_many = queue.compact(live);
+        let was_compacted = queue.compact(live);
         if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
                 self.earliest = Some(at);
             }
         }
-        were_many
+        was_compacted
     }
 
-    /// Lets something pass as soon as the keeper comes to it: a report, or what belongs to one.
-    pub(crate) fn pass_now(&mut self, due: Due) {
+    /// Arms a deadline of the reporter that passes at once. The driver handles it, whose task may run the recorder.
+    pub(crate) fn arm_now(&mut self, due: Due) {
         let now = self.clock.instant();
         self.report.pending.push_front((now, due));
         self.earliest = Some(now);
     }
 
-    /// Gives the deadlines that have passed and are awaited still, one by one.
+    /// Takes out a deadline that has passed and is still live.
     pub(crate) fn pop_passed(&mut self, live: &impl Liveness) -> Option<Due> {
         let now = self.clock.instant();
         let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.maintain, &mut self.report];
@@ -192,9 +191,8 @@ impl Deadlines {
         passed
     }
 
-    /// The owner pauses. What it does between two pauses is done at one moment: the clock is not read for each. Says when the
-    /// clock is to be looked at.
-    pub(crate) fn pause(&mut self) -> Option<Instant> {
+    /// Ends a pass of the owner, within which the clock is read once. Returns when the deadlines must be checked.
+    pub(crate) fn end_pass(&mut self) -> Option<Instant> {
         self.now = None;
         self.earliest
     }
@@ -250,29 +248,29 @@ mod tests {
     async fn no_timer_left_once_all_starts_are_over() {
         let mut deadlines = deadlines();
         assert!(!deadlines.arm(init(), &All));
-        let look = deadlines.pause().expect("it is live");
-        assert_eq!(look - Instant::now(), FIRST_CHECK);
-        sleep_until(look).await;
+        let check = deadlines.end_pass().expect("it is live");
+        assert_eq!(check - Instant::now(), FIRST_CHECK);
+        sleep_until(check).await;
         assert_eq!(deadlines.pop_passed(&Only(None)), None);
-        assert_eq!(deadlines.pause(), None, "nobody starts or ends: no timer is kept");
+        assert_eq!(deadlines.end_pass(), None, "a timer is kept without a start or stop");
     }
 
     #[tokio::test(start_paused = true)]
     async fn passes_on_time_after_few_polls() {
-        let (mut deadlines, began, looks) = (deadlines(), Instant::now(), Cell::new(0));
+        let (mut deadlines, began, checks) = (deadlines(), Instant::now(), Cell::new(0));
         let due = init();
         assert!(!deadlines.arm(due, &All));
         let passed = loop {
-            sleep_until(deadlines.pause().expect("it is live")).await;
-            looks.set(looks.get() + 1);
+            sleep_until(deadlines.end_pass().expect("it is live")).await;
+            checks.set(checks.get() + 1);
             if let Some(passed) = deadlines.pop_passed(&All) {
                 break passed;
             }
         };
         assert_eq!((passed, began.elapsed()), (due, INIT));
-        assert!(looks.get() < 12, "{} looks", looks.get());
+        assert!(checks.get() < 12, "{} checks", checks.get());
         assert_eq!(deadlines.pop_passed(&All), None);
-        assert_eq!(deadlines.pause(), None);
+        assert_eq!(deadlines.end_pass(), None);
     }
 
     #[tokio::test(start_paused = true)]
@@ -281,19 +279,19 @@ mod tests {
         let (hung, short) = (init(), Due::Entry(EntryId::fresh(2), Deadline::Init));
         assert!(!deadlines.arm(hung, &All));
         for _ in 0..5 {
-            sleep_until(deadlines.pause().expect("it is live")).await;
+            sleep_until(deadlines.end_pass().expect("it is live")).await;
             assert_eq!(deadlines.pop_passed(&All), None);
         }
-        let seldom = deadlines.pause().expect("it is live");
+        let rare = deadlines.end_pass().expect("it is live");
         assert!(!deadlines.arm(short, &All));
-        let look = deadlines.pause().expect("they are live");
-        assert!(look < seldom);
-        sleep_until(look).await;
+        let check = deadlines.end_pass().expect("they are live");
+        assert!(check < rare);
+        sleep_until(check).await;
         assert_eq!(deadlines.pop_passed(&Only(Some(hung))), None);
-        assert!(deadlines.pause().expect("the older one is live") > Instant::now() + FIRST_CHECK);
+        assert!(deadlines.end_pass().expect("the older one is live") > Instant::now() + FIRST_CHECK);
     }
 
-    /// Starts by round, as an owner has them.
+    /// Delegated starts in two generations, as an owner has them.
     struct Starts {
         generations: Generations,
         begun: [AtomicU64; 2],
@@ -341,11 +339,11 @@ mod tests {
         let (mut deadlines, mut starts) = (deadlines(), Starts::new());
         for start in 0..MANY {
             starts.start(&mut deadlines, start, false);
-            assert!(deadlines.init.pending.len() <= 4 * MIN_COMPACT, "they pile up");
+            assert!(deadlines.init.pending.len() <= 4 * MIN_COMPACT, "finished starts pile up");
         }
         assert_eq!(starts.asked.get(), 0);
         assert_eq!(deadlines.pop_passed(&starts), None);
-        assert!(deadlines.init.pending.capacity() <= 2 * MIN_COMPACT, "what many took is kept");
+        assert!(deadlines.init.pending.capacity() <= 2 * MIN_COMPACT, "the memory of a burst is kept");
     }
 
     #[tokio::test(start_paused = true)]
@@ -353,7 +351,7 @@ mod tests {
         let (mut deadlines, mut starts) = (deadlines(), Starts::new());
         for start in 0..MANY {
             starts.start(&mut deadlines, start, [0, 1_000, MANY - 1].contains(&start));
-            assert!(deadlines.init.pending.len() <= 8 * MIN_COMPACT, "they pile up");
+            assert!(deadlines.init.pending.len() <= 8 * MIN_COMPACT, "finished starts pile up");
         }
         sleep_until(Instant::now() + INIT).await;
         for hung in [0, 1_000, MANY - 1] {

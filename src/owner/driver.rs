@@ -1,4 +1,4 @@
-//! [`Driver`]: the task behind the owner's desk.
+//! [`Driver`]: the owner's background task.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,7 +12,7 @@ use crate::combiner::DriverPoll;
 use crate::worker::Worker;
 use crate::worker::shared::Shared;
 
-/// The owner's own task: it takes the turns that nobody else takes, and tells the owner when a deadline has passed.
+/// Runs the operations that no caller has time for, and waits for the owner's deadlines.
 pub(crate) struct Driver<W: Worker> {
     shared: Arc<Shared<W>>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -23,7 +23,7 @@ impl<W: Worker> Driver<W> {
         Self { shared, timer: None }
     }
 
-    /// Keeps the owner until a shutdown is over.
+    /// Drives the owner until the shutdown is complete.
     pub(crate) async fn run(mut self) {
         poll_fn(|cx| self.poll(cx)).await;
     }
@@ -49,14 +49,14 @@ impl<W: Worker> Driver<W> {
                 none => none.insert(Box::pin(sleep_until(at))),
             };
             ready!(timer.as_mut().poll(cx));
-            // Whoever was woken by it, and itself if it has to go on, comes after it returns.
+            // The outcome does not matter here: this task returns to the scheduler before user code runs.
             let _ = self.shared.combiner.tick();
         }
     }
 }
 
 impl<W: Worker> Drop for Driver<W> {
-    /// When the runtime was dropped in the middle, the owner goes too.
+    /// Drops the owner if the runtime was dropped before the shutdown was complete.
     fn drop(&mut self) {
         if self.shared.report.borrow().is_none() {
             self.shared.is_runtime_shut_down.store(true, Ordering::Relaxed);

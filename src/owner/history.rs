@@ -1,12 +1,12 @@
-//! The memory of keys that are gone, bounded in number and in time: what is left of their restart budgets, and, if asked
-//! for, why their last start failed.
+//! [`CrashHistory`]: what the owner remembers of keys without a worker: the used part of their restart budgets and, if the
+//! builder asks for it, why their last start failed.
 //!
-//! It knows a key by its hash alone, which the registry's own seeded hasher made: no key is kept past its worker, and
-//! none of its code runs here. Two keys share a hash once in 2^64; one of them would then answer for the other for a
-//! moment.
+//! It is bounded in number and in time. It identifies a key by its hash, which the registry's seeded hasher computed: no key is
+//! kept after its worker has exited, and no code of a key runs here. Two keys share a hash once in 2^64; then the history of one
+//! applies to the other as well.
 //!
-//! Under a flood it forgets the keys that were remembered longest ago, and so fails open: a start is let through that a
-//! better memory would have refused. `moka` keeps the bound; the moments are by the registry's [`Clock`], which a test can pause.
+//! Under a flood of keys it forgets the oldest records and so fails open: it admits a start that it would otherwise have
+//! refused. `moka` keeps the bound. Instants are read from the registry's [`Clock`], which a test can pause.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,19 +16,19 @@ use moka::sync::Cache;
 use tokio::time::Instant;
 
 use crate::lifecycle::StartFailure;
-use crate::lifecycle::exit::Cause;
-use crate::lifecycle::exit::SharedError;
+use crate::lifecycle::exit::{Cause, SharedError};
 use crate::util::clock::Clock;
 use crate::util::panics::CatchDropPanic;
 use crate::worker::restart::{CrashRecord, History, Intensity};
 
-/// How many keys are remembered: a few megabytes at most.
+/// How many keys are remembered. They take a few megabytes at most.
 const KEYS: u64 = 16_384;
 
 pub(crate) struct CrashHistory {
     intensity: Intensity,
+    /// How long failed starts are remembered.
     failed_for: Option<Duration>,
-    /// Made when there is something to remember.
+    /// Created with the first record.
     keys: Option<Cache<u64, KeyRecord>>,
     clock: Clock,
 }
@@ -38,14 +38,15 @@ pub(crate) struct CrashHistory {
 struct KeyRecord {
     history: History,
     crash: Option<(Instant, Cause)>,
-    gave_up_at: Option<Instant>,
+    /// When the restart limit was reached.
+    limit_reached_at: Option<Instant>,
     failed: Option<(Instant, Arc<CatchDropPanic<SharedError>>)>,
 }
 
-/// What a start of a key that is remembered comes to.
+/// Whether a key that has a record may start.
 pub(crate) enum Verdict {
     Refused(StartFailure),
-    /// It may start, with this much of its budget spent.
+    /// The key may start, with this much of its restart budget used.
     Known {
         history: History,
         crash: Option<Cause>,
@@ -57,49 +58,49 @@ impl CrashHistory {
         Self { intensity, failed_for, keys: None, clock }
     }
 
-    /// How long the longest memory lasts.
+    /// How long a record is kept at most.
     pub(crate) fn retention(&self) -> Duration {
         self.intensity.period.max(self.failed_for.unwrap_or_default())
     }
 
     fn keys(&mut self) -> &Cache<u64, KeyRecord> {
-        let lasts = self.retention();
+        let retention = self.retention();
         self.keys.get_or_insert_with(|| {
             let keys = Cache::builder().max_capacity(KEYS).eviction_policy(EvictionPolicy::lru());
-            // moka refuses more than a thousand years.
-            const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
-            // By moka's own clock, to give memory back; what a trace says is decided by the moments in it.
-            keys.time_to_live(lasts.min(LONGEST)).build()
+            // moka panics at more than a thousand years.
+            const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+            // This only releases memory, by moka's own clock. `check` decides by the instants in the record.
+            keys.time_to_live(retention.min(MAX)).build()
         })
     }
 
     fn change(&mut self, hash: u64, change: impl FnOnce(&mut KeyRecord)) {
         let keys = self.keys();
-        let mut trace = keys.get(&hash).unwrap_or_default();
-        change(&mut trace);
-        keys.insert(hash, trace);
+        let mut record = keys.get(&hash).unwrap_or_default();
+        change(&mut record);
+        keys.insert(hash, record);
     }
 
-    /// Remembers how a worker ended.
+    /// Records how a worker exited.
     pub(crate) fn record_exit(&mut self, hash: u64, crash_record: CrashRecord) {
         let now = self.clock.instant();
-        self.change(hash, |trace| {
-            trace.history = crash_record.history;
+        self.change(hash, |record| {
+            record.history = crash_record.history;
             if let Some(cause) = crash_record.crash {
-                // Not taken back by a start that came to nothing since: who came up was forgotten then.
-                trace.crash = Some((now, cause));
+                // A failed start since the crash keeps it. A successful one has removed the whole record.
+                record.crash = Some((now, cause));
             }
-            trace.gave_up_at = crash_record.gave_up.then_some(now);
+            record.limit_reached_at = crash_record.gave_up.then_some(now);
         });
     }
 
-    /// Remembers why a start failed, if that was asked for.
+    /// Records why a start failed, if the builder asks for it.
     pub(crate) fn remember_failure(&mut self, hash: u64, error: SharedError) {
         if self.failed_for.is_some() {
             let now = self.clock.instant();
-            // Forgotten in the owner, by whatever makes room: an error's `Drop` is user code. (G5)
+            // The owner drops it when the record expires or is evicted, and an error's `Drop` is user code. (G5)
             let error = Arc::new(CatchDropPanic::new(error));
-            self.change(hash, |trace| trace.failed = Some((now, error)));
+            self.change(hash, |record| record.failed = Some((now, error)));
         }
     }
 
@@ -107,35 +108,35 @@ impl CrashHistory {
         self.failed_for.is_some()
     }
 
-    /// What is remembered of a key that is to be started.
+    /// Looks up the record of a key that is about to start.
     pub(crate) fn check(&self, hash: u64) -> Option<Verdict> {
-        let mut trace = self.keys.as_ref()?.get(&hash)?;
+        let mut record = self.keys.as_ref()?.get(&hash)?;
         let now = self.clock.instant();
-        // What is left of a time that began then.
-        let left = |since: Instant, lasts: Duration| {
-            lasts.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+        // How much is left of a duration that began at `since`.
+        let left = |since: Instant, duration: Duration| {
+            duration.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
         };
-        if let Some(retry_after) = trace.gave_up_at.and_then(|at| left(at, self.intensity.period)) {
+        if let Some(retry_after) = record.limit_reached_at.and_then(|at| left(at, self.intensity.period)) {
             return Some(Verdict::Refused(StartFailure::RestartLimit { retry_after }));
         }
-        if let (Some((at, error)), Some(lasts)) = (trace.failed, self.failed_for) {
-            if left(at, lasts).is_some() {
+        if let (Some((at, error)), Some(duration)) = (record.failed, self.failed_for) {
+            if left(at, duration).is_some() {
                 return Some(Verdict::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
             }
         }
-        trace.history.forget_exited(self.intensity, now);
-        let crash = trace.crash.filter(|&(at, _)| left(at, self.intensity.period).is_some()).map(|(_, cause)| cause);
-        Some(Verdict::Known { history: trace.history, crash })
+        record.history.forget_exited(self.intensity, now);
+        let crash = record.crash.filter(|&(at, _)| left(at, self.intensity.period).is_some()).map(|(_, cause)| cause);
+        Some(Verdict::Known { history: record.history, crash })
     }
 
-    /// Lets go of a key that runs again: what it has spent is in its worker's own hands.
+    /// Removes the record of a key that runs again. The worker holds its restart history from now on.
     pub(crate) fn forget(&self, hash: u64) {
         if let Some(keys) = &self.keys {
             keys.invalidate(&hash);
         }
     }
 
-    /// Gives back what has been forgotten. Says whether anything is left.
+    /// Releases the memory of expired records. Returns whether any record is left.
     pub(crate) fn run_pending_tasks(&self) -> bool {
         self.keys.as_ref().is_some_and(|keys| {
             keys.run_pending_tasks();

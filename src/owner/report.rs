@@ -48,7 +48,7 @@ impl<W: Worker> Owner<W> {
             if was_ready { self.shared.clock.since(worker.cell.started_at()) } else { Duration::ZERO }
         });
         if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(age.unwrap_or_default())) {
-            self.deadlines.pass_now(Due::FlushMetrics);
+            self.deadlines.arm_now(Due::FlushMetrics);
         }
     }
 
@@ -92,7 +92,7 @@ impl<W: Worker> Owner<W> {
         self.shared.numbers.counters.started();
         let took = Duration::from_nanos(now.saturating_sub(asked_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
-            self.deadlines.pass_now(Due::FlushMetrics);
+            self.deadlines.arm_now(Due::FlushMetrics);
         }
         if let Some(PriorHistory { crash, .. }) = self.prior_by_entry.remove(&entry) {
             // What it has spent is in its worker's own hands from now on.
