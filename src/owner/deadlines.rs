@@ -302,14 +302,14 @@ mod tests {
     impl Liveness for Starts {
         fn is_live(&self, due: Due) -> bool {
             let Due::DelegatedInit(entry, generation) = due else { return true };
-            !self.generations.is_over(generation, &self.begun) && {
+            !self.generations.is_complete(generation, &self.begun) && {
                 self.asked.set(self.asked.get() + 1);
                 self.hung.contains(&entry.hash)
             }
         }
 
         fn is_recent(&self, due: Due) -> bool {
-            matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.now())
+            matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.current())
         }
     }
 

@@ -1,5 +1,5 @@
-//! The owner and the starts that it leaves to their workers (see [`starting`](crate::worker::start)): when it takes them back, and
-//! which of its deadlines still matter, theirs among them.
+//! The starts that the owner delegates to their workers (see [`start`](crate::worker::start)): when it reclaims them, and which of
+//! its deadlines are live, theirs among them.
 
 use std::sync::atomic::Ordering;
 
@@ -17,7 +17,7 @@ use crate::worker::shared::Numbers;
 use crate::worker::start::{Generations, ReclaimedStart};
 
 impl<W: Worker> Owner<W> {
-    /// Leaves a worker alone with its start, which is to be put into the table.
+    /// Delegates a start to its worker, which is not in the table yet.
     pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply<W>) {
         let generation = self.generations.add();
         self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
@@ -25,7 +25,7 @@ impl<W: Worker> Owner<W> {
         self.arm(Due::DelegatedInit(entry, generation));
     }
 
-    /// Takes a start over that was left to its worker, if it was.
+    /// Enters a start into the lifecycle that was reclaimed, if one was.
     pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<ReclaimedStart<W>>) {
         if let Some(ReclaimedStart { reply, generation }) = delegated {
             self.generations.remove(generation);
@@ -34,7 +34,7 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// Before a shutdown begins, or the owner goes. Nobody is left alone with a start after that.
+    /// Reclaims all starts, before a shutdown begins or the owner is dropped. Nothing is delegated after that.
     pub(super) fn reclaim_all(&mut self) {
         if !self.lifecycle.is_serving() {
             return;
@@ -63,7 +63,7 @@ impl<W: Worker> Owner<W> {
     }
 }
 
-/// What the owner waits for.
+/// Decides which deadlines the owner still waits for.
 struct LiveEntries<'o, W: Worker> {
     lifecycle: &'o Lifecycle<LiveTypes<W>>,
     table: &'o TableReader<W>,
@@ -75,10 +75,10 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
     fn is_live(&self, due: Due) -> bool {
         match due {
             Due::Entry(entry, deadline) => self.lifecycle.awaits(entry, deadline).unwrap_or(false),
-            // First what is attended to: it is none of its round any more.
+            // A reclaimed start is in the lifecycle and no longer belongs to its generation, so look there first.
             Due::DelegatedInit(entry, generation) => {
                 self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
-                    // One that is ready is through with its start in this poll of its task, whoever attends to it.
+                    // A worker that is ready completes its start in the current poll, reclaimed or not.
                     !self.generations.is_complete(generation, &self.numbers.completed_delegated)
                         && self.table.with_entry(entry, |handle| handle.cell.is_ready()) == Some(false)
                 })

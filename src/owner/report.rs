@@ -1,25 +1,23 @@
-//! What the owner tells of its workers: to the counters, to those who subscribed, to the recorder, and to the memory of keys
-//! that are gone.
+//! What the owner reports about its workers: to the counters, to subscribers, to the recorder, and to the crash history.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lifecycle::StartFailure;
-use crate::lifecycle::exit::Cause;
-use crate::lifecycle::exit::ExitReason;
-use crate::lifecycle::exit::SharedError;
+use crate::lifecycle::exit::{Cause, ExitReason, SharedError};
 use crate::lifecycle::id::EntryId;
 use crate::metrics::reporter::Reporter;
 use crate::metrics::stats::Backlog;
+use crate::owner::Owner;
+use crate::owner::admission::PriorHistory;
 use crate::owner::deadlines::Due;
-use crate::owner::{Owner, PriorHistory};
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
 use crate::worker::events::Event as PublicEvent;
 use crate::worker::handle::WorkerHandle;
 
 impl<W: Worker> Owner<W> {
-    /// Copies the numbers to the recorder, now and again later.
+    /// Copies the numbers to the recorder and arms the next report.
     pub(super) fn report_metrics(&mut self) {
         if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
             let stats = self.shared.stats(self.table.read().backlog(self.lifecycle.workers()));
@@ -28,22 +26,22 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// Copies the numbers for the last time, and gives the name free.
+    /// Copies the numbers for the last time and releases the registry's name.
     pub(super) fn report_final(&mut self) {
         if let Some(reporter) = self.reporter.take() {
-            // The recorder is dropped with it, which may be the last of its kind: whoever waits for the end is told of that.
+            // This may drop the last reference to the recorder, whose `Drop` is user code. (G5)
             catch_panic(|| {
                 reporter.finish(&self.shared.stats(Backlog::default()), self.shared.config.mailbox_capacity)
             });
         }
     }
 
-    /// A run is over. One that was never ready has no age.
+    /// Records how long a run lasted. A run that was never ready has lasted for no time.
     pub(super) fn record_lifetime(&mut self, entry: EntryId) {
         if self.reporter.is_none() {
             return;
         }
-        let age = self.with_handle(entry, |worker| {
+        let age = self.with_worker(entry, |worker| {
             let was_ready = worker.cell.is_reported_run();
             if was_ready { self.shared.clock.since(worker.cell.started_at()) } else { Duration::ZERO }
         });
@@ -52,7 +50,8 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    pub(super) fn run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
+    /// Reports that a run ended and the worker will be restarted.
+    pub(super) fn report_run_ended(&mut self, entry: EntryId, incarnation: u64, reason: &ExitReason) {
         self.record_lifetime(entry);
         if let Some(cause) = Cause::of(reason) {
             self.shared.numbers.counters.restarted(cause);
@@ -60,17 +59,17 @@ impl<W: Worker> Owner<W> {
         self.emit_exited(entry, incarnation, reason);
     }
 
-    /// Tells that a run began, and remembers that its end is to be told: each has one of both.
-    pub(super) fn emit_started(&self, entry: EntryId, told: impl FnOnce(WorkerHandle<W>) -> PublicEvent<W>) {
-        self.with_handle(entry, |worker| {
+    /// Emits the start of a run and marks the run, so that its exit is emitted as well.
+    pub(super) fn emit_started(&self, entry: EntryId, event: impl FnOnce(WorkerHandle<W>) -> PublicEvent<W>) {
+        self.with_worker(entry, |worker| {
             worker.cell.set_reported();
-            self.shared.events.emit(|| told(worker.clone()));
+            self.shared.events.emit(|| event(worker.clone()));
         });
     }
 
-    /// Says whether there was a run to tell the end of.
+    /// Emits the exit of a run if its start was emitted. Returns whether it was.
     pub(super) fn emit_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
-        let told = self.with_handle(entry, |worker| {
+        let was_running = self.with_worker(entry, |worker| {
             let was_running = worker.cell.take_reported();
             if was_running {
                 let (worker, reason) = (worker.clone(), reason.clone());
@@ -78,37 +77,39 @@ impl<W: Worker> Owner<W> {
             }
             was_running
         });
-        told.unwrap_or(false)
+        was_running.unwrap_or(false)
     }
 
+    /// Opens the gate of a worker whose `init` has returned, and reports its start.
     pub(super) fn open(&mut self, entry: EntryId) {
         let now = self.shared.now_if_reported();
-        let mut asked_at = now;
-        self.with_slot(entry, |cell| {
-            asked_at = cell.started_at();
+        let mut requested_at = now;
+        self.with_cell(entry, |cell| {
+            requested_at = cell.started_at();
             cell.set_started_at(now);
             cell.open();
         });
         self.shared.numbers.counters.started();
-        let took = Duration::from_nanos(now.saturating_sub(asked_at));
+        let took = Duration::from_nanos(now.saturating_sub(requested_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
             self.deadlines.arm_now(Due::FlushMetrics);
         }
         if let Some(PriorHistory { crash, .. }) = self.prior_by_entry.remove(&entry) {
-            // What it has spent is in its worker's own hands from now on.
-            self.memory.forget(entry.hash);
+            // The worker holds its restart history from now on.
+            self.crash_history.forget(entry.hash);
             if let Some(cause) = crash {
                 self.shared.numbers.counters.restarted_by_caller(cause);
             }
         }
-        // After the gate is open: whoever hears of it finds it by lookup.
+        // After the gate is open: a subscriber that sees the event finds the worker by lookup. (G3)
         self.emit_started(entry, |worker| PublicEvent::Started { worker, incarnation: 1 });
     }
 
-    pub(super) fn not_started(&mut self, entry: EntryId, failure: StartFailure) {
+    /// Reports that a start failed.
+    pub(super) fn report_not_started(&mut self, entry: EntryId, failure: StartFailure) {
         self.prior_by_entry.remove(&entry);
         self.shared.numbers.counters.not_started(&failure);
-        if !self.memory.remembers_failures() {
+        if !self.crash_history.remembers_failures() {
             return;
         }
         let error: SharedError = match failure {
@@ -117,26 +118,27 @@ impl<W: Worker> Owner<W> {
             StartFailure::TimedOut => Arc::new(FormerFailure::TimedOut),
             _ => return,
         };
-        self.update_history(|memory| memory.remember_failure(entry.hash, error));
+        self.update_history(|history| history.remember_failure(entry.hash, error));
     }
 
-    pub(super) fn ended(&mut self, entry: EntryId, reason: ExitReason) {
+    /// Reports that a worker has exited.
+    pub(super) fn report_exited(&mut self, entry: EntryId, reason: ExitReason) {
         self.shared.numbers.counters.exited(&reason);
         self.record_lifetime(entry);
-        let Some(worker) = self.with_handle(entry, WorkerHandle::clone) else { return };
+        let Some(worker) = self.with_worker(entry, WorkerHandle::clone) else { return };
         let incarnation = worker.incarnation();
         let was_running = self.emit_exited(entry, incarnation, &reason);
         if worker.cell.has_reached_restart_limit() {
             self.shared.numbers.counters.gave_up();
             self.shared.events.emit(|| PublicEvent::GaveUp { worker, incarnation, reason });
         } else if !was_running {
-            // Its last run was told to be over, and who knows of the worker waits for the next one.
+            // The exit of its last run was emitted, and subscribers expect a restart.
             self.shared.events.emit(|| PublicEvent::NotRestarted { worker, incarnation, reason });
         }
     }
 }
 
-/// Why a start failed a moment ago, where `init` returned no error that could be told again.
+/// Why a start failed, for later starts of the key, where `init` did not return an error.
 #[derive(Debug, thiserror::Error)]
 enum FormerFailure {
     #[error("the worker panicked while it started: {0}")]

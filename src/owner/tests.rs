@@ -1,4 +1,4 @@
-//! The owner held still, and let go on by the turn.
+//! Tests that run the owner one operation at a time.
 
 use std::future::{Future, pending};
 use std::pin::{Pin, pin};
@@ -6,17 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use super::*;
+use tokio::runtime::Handle;
+
+use crate::lifecycle::exit::CloseReason;
+use crate::lifecycle::id::EntryId;
+use crate::owner::Driver;
 use crate::registry::Registry;
 use crate::registry::builder::Builder;
+use crate::worker::Worker;
+use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
-use crate::worker::request::InTransit;
+use crate::worker::request::{InTransit, Notice};
 use crate::worker::shared::Shared;
-use crate::worker::task::run_worker;
+use crate::worker::task::{ExitGuard, Launch, RunArgs, run_worker};
 
-/// A key whose `Eq` panics when it is told to.
+/// A key whose `Eq` panics while the flag is set.
 #[derive(Clone)]
 struct Key(u32, Arc<AtomicBool>);
 
@@ -56,7 +62,7 @@ impl Worker for Idle {
     }
 }
 
-/// A registry whose owner runs only when it is told to.
+/// A registry whose owner runs only in [`run_one`](Self::run_one).
 struct ManualOwner {
     registry: Registry<Idle>,
     driver: Option<Driver<Idle>>,
@@ -77,21 +83,21 @@ impl ManualOwner {
         self.registry.shared()
     }
 
-    /// One turn of the owner, if there is anything to do.
-    fn apply_event(&self) -> bool {
+    /// Runs one operation of the owner. Returns whether there was one.
+    fn run_one(&self) -> bool {
         self.shared().combiner.combine_one()
     }
 
     async fn settle(&self) {
         for _ in 0..32 {
-            while self.apply_event() {}
+            while self.run_one() {}
             tokio::task::yield_now().await;
         }
     }
 }
 
 impl Drop for ManualOwner {
-    /// The owner goes before anything is done that it was not told to do.
+    /// Drops the owner before it runs another operation.
     fn drop(&mut self) {
         self.driver = None;
         self.shared().combiner.unlock_for_test();
@@ -104,15 +110,15 @@ fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 #[tokio::test(start_paused = true)]
 async fn only_misses_need_the_owner() {
-    let still = ManualOwner::new();
-    let registry = still.registry.clone();
+    let owner = ManualOwner::new();
+    let registry = owner.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut start = pin!(registry.start(&one, ()));
     assert!(poll(start.as_mut()).is_pending());
-    still.settle().await;
+    owner.settle().await;
     let Poll::Ready(Ok(worker)) = poll(start) else { panic!("it was started") };
 
-    // From here on the owner has no turn.
+    // From here on the owner does not run.
     let hit = pin!(registry.lookup_or_start(&one, ()));
     assert!(matches!(poll(hit), Poll::Ready(Ok(found)) if found == worker));
     let taken = pin!(registry.start(&one, ()));
@@ -126,38 +132,38 @@ async fn only_misses_need_the_owner() {
 
 #[tokio::test(start_paused = true)]
 async fn g3_gate_is_rechecked_before_returning_a_worker() {
-    let still = ManualOwner::new();
-    let registry = still.registry.clone();
+    let owner = ManualOwner::new();
+    let registry = owner.registry.clone();
     let one = key(1);
     let mut start = pin!(registry.start(&one, ()));
     assert!(poll(start.as_mut()).is_pending());
-    still.settle().await;
+    owner.settle().await;
     let Poll::Ready(Ok(old)) = poll(start) else { panic!("it was started") };
 
-    // Its gate is closed, and the owner has not been told: the notice comes a moment later.
+    // The gate is closed, and the notice has not reached the owner yet.
     assert!(old.cell.close(CloseReason::Normal));
     let mut next = pin!(registry.lookup_or_start(&one, ()));
     assert!(poll(next.as_mut()).is_pending());
-    assert!(still.apply_event());
-    assert!(poll(next.as_mut()).is_pending(), "a worker was given out whose gate is closed");
-    let _ = still.shared().notify(Notice::Closing(old.entry_id()));
-    still.settle().await;
+    assert!(owner.run_one());
+    assert!(poll(next.as_mut()).is_pending(), "a worker with a closed gate was returned");
+    let _ = owner.shared().notify(Notice::Closing(old.entry_id()));
+    owner.settle().await;
     let Poll::Ready(Ok(new)) = poll(next) else { panic!("its successor was started") };
     assert_ne!(old, new);
 }
 
 #[tokio::test(start_paused = true)]
 async fn g5_panicking_eq_fails_only_its_caller() {
-    let still = ManualOwner::new();
-    let registry = still.registry.clone();
+    let owner = ManualOwner::new();
+    let registry = owner.registry.clone();
     let (one, other, hostile) = (key(1), key(2), key(1));
-    // Both find the key vacant; when the owner compares them, the second one's `Eq` panics.
+    // Both starts find the key vacant. When the owner compares the keys, the `Eq` of the second one panics.
     let mut start = pin!(registry.start(&one, ()));
     assert!(poll(start.as_mut()).is_pending());
     let mut victim = pin!(registry.start(&hostile, ()));
     assert!(poll(victim.as_mut()).is_pending());
     hostile.1.store(true, Ordering::SeqCst);
-    still.settle().await;
+    owner.settle().await;
     match poll(victim) {
         Poll::Ready(Err(StartError::Panicked(message))) => assert_eq!(&*message, "this key's eq"),
         answered => panic!("{answered:?}"),
@@ -165,18 +171,18 @@ async fn g5_panicking_eq_fails_only_its_caller() {
     assert!(matches!(poll(start), Poll::Ready(Ok(_))));
     let mut start = pin!(registry.start(&other, ()));
     assert!(poll(start.as_mut()).is_pending());
-    still.settle().await;
-    assert!(matches!(poll(start), Poll::Ready(Ok(_))), "the owner serves other keys");
+    owner.settle().await;
+    assert!(matches!(poll(start), Poll::Ready(Ok(_))), "another key could not be started");
 }
 
 #[tokio::test(start_paused = true)]
 async fn dropped_owner_answers_pending_requests() {
-    let still = ManualOwner::new();
-    let registry = still.registry.clone();
+    let owner = ManualOwner::new();
+    let registry = owner.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut waiting = pin!(registry.start(&one, ()));
     assert!(poll(waiting.as_mut()).is_pending());
-    drop(still);
+    drop(owner);
     assert!(matches!(poll(waiting), Poll::Ready(Err(StartError::RuntimeShutdown))));
     assert!(matches!(poll(pin!(registry.start(&two, ()))), Poll::Ready(Err(StartError::RuntimeShutdown))));
     assert!(matches!(poll(pin!(registry.shutdown())), Poll::Ready(_)));
@@ -184,47 +190,47 @@ async fn dropped_owner_answers_pending_requests() {
 
 #[tokio::test(start_paused = true)]
 async fn g2_cancelled_request_starts_nothing() {
-    let still = ManualOwner::new();
-    let registry = still.registry.clone();
+    let owner = ManualOwner::new();
+    let registry = owner.registry.clone();
     let one = key(1);
     assert!(poll(pin!(registry.start(&one, ()))).is_pending());
-    still.settle().await;
+    owner.settle().await;
     assert_eq!((registry.stats().starts.ok, registry.stats().starting), (0, 0));
 }
 
 #[tokio::test(start_paused = true)]
 async fn g11_cancelled_request_evicts_no_worker() {
-    let still = ManualOwner::of(Builder::new().max_workers(1).eviction(Eviction::LeastRecentlyActive));
-    let registry = still.registry.clone();
+    let owner = ManualOwner::of(Builder::new().max_workers(1).eviction(Eviction::LeastRecentlyActive));
+    let registry = owner.registry.clone();
     let (one, two) = (key(1), key(2));
     let mut start = pin!(registry.start(&one, ()));
     assert!(poll(start.as_mut()).is_pending());
-    still.settle().await;
+    owner.settle().await;
     let Poll::Ready(Ok(worker)) = poll(start) else { panic!("it was started") };
     assert!(poll(pin!(registry.start(&two, ()))).is_pending());
-    still.settle().await;
+    owner.settle().await;
     assert_eq!((registry.lookup(&one), registry.stats().exits.evicted), (Some(worker), 0));
 }
 
-/// Arguments that look, when they are dropped, whether the end of their worker has been told.
-struct Looks(Option<Arc<WorkerCell<Looking>>>, Arc<AtomicBool>);
+/// Arguments whose `Drop` records whether their worker's exit is still unreported.
+struct ExitProbe(Option<Arc<WorkerCell<ProbeWorker>>>, Arc<AtomicBool>);
 
-impl Drop for Looks {
+impl Drop for ExitProbe {
     fn drop(&mut self) {
         let cell = self.0.take().expect("dropped once");
         self.1.store(cell.exit().is_none(), Ordering::SeqCst);
     }
 }
 
-struct Looking;
+struct ProbeWorker;
 
-impl Worker for Looking {
+impl Worker for ProbeWorker {
     type Key = u32;
-    type Args = Looks;
+    type Args = ExitProbe;
     type Message = ();
     type Error = std::convert::Infallible;
 
-    async fn init(_: Looks, _: &mut WorkerContext<Self>) -> Result<Self, Self::Error> {
+    async fn init(_: ExitProbe, _: &mut WorkerContext<Self>) -> Result<Self, Self::Error> {
         Ok(Self)
     }
 
@@ -236,11 +242,11 @@ impl Worker for Looking {
 #[tokio::test(start_paused = true)]
 async fn g1_args_drop_before_exit_even_if_never_polled() {
     for polls in [0, 1] {
-        let (registry, _keeper) = Builder::<Looking>::new().assemble(None, Handle::current());
+        let (registry, _driver) = Builder::<ProbeWorker>::new().assemble(None, Handle::current());
         let entry = EntryId::fresh(1);
         let cell = Arc::new(WorkerCell::new(1, entry, Arc::clone(registry.shared())));
-        let untold = Arc::<AtomicBool>::default();
-        let args = Some(InTransit::new(Looks(Some(Arc::clone(&cell)), Arc::clone(&untold))));
+        let is_unreported = Arc::<AtomicBool>::default();
+        let args = Some(InTransit::new(ExitProbe(Some(Arc::clone(&cell)), Arc::clone(&is_unreported))));
         cell.kill();
         let mut task = Box::pin(run_worker(Launch {
             run_args: RunArgs { args, restart_state: None },
@@ -250,17 +256,17 @@ async fn g1_args_drop_before_exit_even_if_never_polled() {
             assert!(poll(task.as_mut()).is_ready(), "it was killed");
         }
         drop(task);
-        assert!(untold.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
+        assert!(is_unreported.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
         assert!(cell.exit().is_some());
     }
 }
 
-/// A worker's task and slot are most of what it costs while it is idle (tokio adds about 104 bytes to the task and rounds up
-/// to a multiple of 128, the cell's `Arc` adds 16): 700 bytes all in, with a short string as key, is what they are to leave
-/// room for. `benches/memory` measures it.
+/// The task and the cell are most of the memory of an idle worker, which must stay below 700 bytes in total with a short string
+/// as key. Tokio adds about 104 bytes to the task and rounds up to a multiple of 128. The cell's `Arc` adds 16. `benches/memory`
+/// measures the total.
 #[tokio::test]
-async fn idle_task_and_slot_stay_small() {
-    let (registry, _keeper) = Builder::<Idle>::new().assemble(None, Handle::current());
+async fn idle_task_and_cell_stay_small() {
+    let (registry, _driver) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
     let cell = Arc::new(WorkerCell::new(key(1), entry, Arc::clone(registry.shared())));
     let task = run_worker(Launch {
@@ -273,19 +279,19 @@ async fn idle_task_and_slot_stay_small() {
 
 #[tokio::test(start_paused = true)]
 async fn g10_the_report_is_published_when_the_queue_is_empty() {
-    let still = ManualOwner::new();
-    let (registry, one) = (still.registry.clone(), key(1));
+    let owner = ManualOwner::new();
+    let (registry, one) = (owner.registry.clone(), key(1));
     let mut shutdown = pin!(registry.shutdown());
     assert!(poll(shutdown.as_mut()).is_pending());
     let mut start = pin!(registry.start(&one, ()));
     assert!(poll(start.as_mut()).is_pending());
-    assert!(still.apply_event(), "the shutdown is served, and with no worker it is over");
+    assert!(owner.run_one(), "the shutdown runs, and completes because there is no worker");
     assert_eq!(registry.stats().owner_queue, 1, "the start is queued behind it");
     assert!(poll(shutdown.as_mut()).is_pending(), "the report came before the queue was drained");
-    still.shared().combiner.unlock_for_test();
+    owner.shared().combiner.unlock_for_test();
     assert!(poll(shutdown).is_ready());
     assert_eq!(registry.stats().owner_queue, 0);
     assert!(matches!(poll(start), Poll::Ready(Err(StartError::Shutdown))));
-    // It is held again for the drop of `still`.
-    still.shared().combiner.lock_for_test();
+    // The drop of `owner` unlocks it once more.
+    owner.shared().combiner.lock_for_test();
 }

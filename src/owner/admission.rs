@@ -1,0 +1,108 @@
+//! Whether a start gets a worker: it finds one in the table, or its key is vacant and may have a new one.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+
+use crate::lifecycle::exit::Cause;
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::{Admission, Event, Occupant, ReplySender, StartFailure, StartWaiter};
+use crate::mailbox::queue::Gate;
+use crate::owner::Owner;
+use crate::owner::deadlines::Due;
+use crate::owner::history::{CrashHistory, Verdict};
+use crate::table::Found;
+use crate::util::panics::{self, catch_panic};
+use crate::worker::Worker;
+use crate::worker::request::{LiveTypes, StartRequest, Started};
+use crate::worker::restart::History;
+
+/// The restart history of a key that starts again.
+pub(super) struct PriorHistory {
+    pub(super) history: History,
+    pub(super) crash: Option<Cause>,
+}
+
+impl<W: Worker> Owner<W> {
+    /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its reply already.
+    pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
+        let StartRequest { verb, mut seed, waits_in, reply } = request;
+        let (table, hash) = (self.table.read(), seed.cell.entry.hash);
+        // The key's `Eq` is user code. Its panic fails this start only. (G5)
+        let looked_up = catch_unwind(AssertUnwindSafe(|| {
+            table.find(&*seed.cell.key, hash, |handle| {
+                // Before its gate is read: a worker that completes its own start opens the gate.
+                let delegated = handle.cell.reclaim();
+                (delegated, Occupant { entry: handle.entry_id(), is_closed: handle.cell.queue.gate() >= Gate::Closed })
+            })
+        }));
+        let found = match looked_up {
+            Ok(found) => found,
+            Err(payload) => {
+                let failure = StartFailure::Panicked(panics::message(payload));
+                self.reply_start(reply, Some(seed), Started::Failed(failure));
+                return None;
+            }
+        };
+        seed.is_first = matches!(found, Found::Nothing);
+        let occupant = match found {
+            Found::Worker((delegated, occupant)) => {
+                self.reclaimed(occupant.entry, delegated);
+                Some(occupant)
+            }
+            Found::Hash | Found::Nothing => None,
+        };
+        let fresh = EntryId { id: self.ids.fresh(), hash };
+        let starter = StartWaiter { verb, waits_in, spec: Some(seed), reply };
+        // No user code runs here, but a panic would cost the registry its owner. (G5)
+        let admitted = catch_unwind(AssertUnwindSafe(|| match occupant {
+            Some(_) => Admission::Granted,
+            None => self.admit(fresh, &starter),
+        }));
+        let admission =
+            admitted.unwrap_or_else(|payload| Admission::Refused(StartFailure::Panicked(panics::message(payload))));
+        Some(Event::Start { starter, occupant, fresh, admission })
+    }
+
+    /// Decides whether a vacant key may have a worker: not if it reached its restart limit or failed to start a short time ago,
+    /// and not beyond the limit on workers. (G11)
+    fn admit(&mut self, fresh: EntryId, starter: &StartWaiter<LiveTypes<W>>) -> Admission {
+        if self.prior.is_some() {
+            self.prior = None;
+        }
+        if !self.lifecycle.is_serving() || starter.reply.is_abandoned() {
+            // The lifecycle refuses such a start by itself, and no worker is evicted for it.
+            return Admission::Granted;
+        }
+        match self.crash_history.check(fresh.hash) {
+            Some(Verdict::Refused(failure)) => return Admission::Refused(failure),
+            Some(Verdict::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
+                self.prior = Some(PriorHistory { history, crash });
+            }
+            _ => {}
+        }
+        if !self.lifecycle.is_full() {
+            // At the end of a tracked start, the owner removes the key's history and reports how long the start took.
+            let is_plain = self.prior.is_none() && self.reporter.is_none();
+            return if is_plain { Admission::Granted } else { Admission::Tracked };
+        }
+        // A worker never waits for room: the victim's `terminate` may wait for that worker.
+        let victim = match starter.waits_in {
+            None => self.eviction_pool.evict(self.shared.clock.now()),
+            Some(_) => None,
+        };
+        match victim {
+            Some(victim) => Admission::InPlaceOf(victim),
+            None => Admission::Refused(StartFailure::AtCapacity),
+        }
+    }
+
+    /// Changes the crash history, and arms its maintenance while it has records.
+    pub(super) fn update_history(&mut self, change: impl FnOnce(&mut CrashHistory)) {
+        catch_panic(|| change(&mut self.crash_history));
+        if !self.is_maintenance_armed && self.crash_history.run_pending_tasks() {
+            self.is_maintenance_armed = true;
+            self.arm(Due::Maintain);
+        }
+        self.shared.numbers.remembered.store(self.crash_history.len(), Ordering::Relaxed);
+    }
+}

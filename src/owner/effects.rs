@@ -1,0 +1,114 @@
+//! How the owner performs the [`Effect`]s of the lifecycle.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use crate::lifecycle::id::EntryId;
+use crate::lifecycle::{Effect, StartOutcome, StartWaiter};
+use crate::metrics::counters::UndeliveredReason;
+use crate::owner::Owner;
+use crate::owner::deadlines::Due;
+use crate::owner::insert::{drop_launch, unique_cell};
+use crate::util::panics::catch_panic;
+use crate::worker::Worker;
+use crate::worker::deferred::DeferredAction;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+
+impl<W: Worker> Owner<W> {
+    /// Performs the pending effects one by one. A panic of user code in one of them (the `Drop` of a key) does not keep the owner
+    /// from the next. (G5)
+    pub(super) fn perform_all(&mut self) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            catch_panic(|| self.perform(effect));
+        }
+        self.effects = effects;
+    }
+
+    fn perform(&mut self, effect: Effect<LiveTypes<W>>) {
+        match effect {
+            Effect::Launch(entry, seed, delegated) => self.launch(entry, seed, delegated),
+            Effect::Queue(entry, seed) => {
+                let launch = self.insert(entry, seed);
+                self.queued_launches.insert(entry, launch);
+            }
+            Effect::LaunchQueued(entry) => {
+                if let Some(launch) = self.queued_launches.remove(&entry) {
+                    self.deferred.push(DeferredAction::Spawn(launch));
+                }
+            }
+            Effect::DropQueued(entry) => {
+                if let Some(launch) = self.queued_launches.remove(&entry) {
+                    // The arguments' `Drop` is user code. (G4)
+                    self.runtime.spawn(async move { drop_launch(launch) });
+                }
+            }
+            Effect::SkipPermit(entry) => self.with_cell(entry, |cell| cell.skip_permit()),
+            Effect::Open(entry) => self.open(entry),
+            Effect::ReportFailedStart(entry, failure) => self.report_not_started(entry, failure),
+            Effect::ReportExit(entry, reason) => self.report_exited(entry, reason),
+            Effect::Retry(starter) => self.retry(starter),
+            Effect::Close(entry, reason, mode) => self.with_cell(entry, |cell| cell.stop(reason, mode)),
+            Effect::Kill(entry) => self.with_cell(entry, |cell| self.kill(cell)),
+            Effect::AbandonMailbox(entry) => self.abandon_mailbox(entry),
+            Effect::Remove(entry) => {
+                self.eviction_pool.remove(entry);
+                self.table.remove(entry);
+            }
+            Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
+            Effect::ArmCrash { entry, run } => self.arm(Due::Crash(entry, run)),
+            Effect::ReplyStart(reply, seed, outcome) => {
+                let outcome = self.start_result(outcome);
+                self.reply_start(reply, seed, outcome);
+            }
+            Effect::ReplyStop(reply, outcome) => self.deferred.push(DeferredAction::AnswerStop(reply, outcome)),
+            Effect::CloseAll => self.close_all(),
+            Effect::KillAll => self.kill_all(),
+            Effect::Report(report) => self.complete_shutdown(report),
+        }
+    }
+
+    #[inline]
+    fn launch(&mut self, entry: EntryId, mut seed: StartSpec<W>, delegated: Option<StartReply<W>>) {
+        if let Some(reply) = delegated {
+            self.delegate(entry, unique_cell(&mut seed), reply);
+        }
+        let launch = self.insert(entry, seed);
+        self.deferred.push(DeferredAction::Spawn(launch));
+    }
+
+    fn retry(&mut self, starter: StartWaiter<LiveTypes<W>>) {
+        let StartWaiter { verb, waits_in, spec, reply } = starter;
+        // Only a launch takes a caller's seed, and a start that was launched is not tried again.
+        if let Some(seed) = spec {
+            self.retries.push_back(StartRequest { verb, seed, waits_in, reply });
+        }
+    }
+
+    fn abandon_mailbox(&self, entry: EntryId) {
+        self.with_cell(entry, |cell| {
+            // Its `init` may never return, and other starts wait for the permit. (G4)
+            cell.return_permit();
+            let cell = Arc::clone(cell);
+            // The `Drop` of a message is user code. (G4)
+            self.runtime.spawn(async move { cell.undeliver(UndeliveredReason::Killed) });
+        });
+    }
+
+    fn start_result(&self, outcome: StartOutcome) -> Started<W> {
+        let handle = |entry| self.with_worker(entry, WorkerHandle::clone);
+        match outcome {
+            StartOutcome::Worker(entry) => handle(entry).map(Started::Worker),
+            StartOutcome::AlreadyStarted(entry) => handle(entry).map(Started::Taken),
+            StartOutcome::Failed(failure) => Some(Started::Failed(failure)),
+        }
+        .expect("an entry is in the table until `Remove`, and no outcome names it after that")
+    }
+
+    /// Replies to a caller of a start, and returns its arguments if they were not used.
+    pub(super) fn reply_start(&mut self, reply: StartReply<W>, seed: Option<StartSpec<W>>, outcome: Started<W>) {
+        let unused = seed.map(|seed| seed.args.into_box() as Box<dyn Any + Send>);
+        self.deferred.push(DeferredAction::AnswerStart(reply, StartAnswer { outcome, unused }));
+    }
+}

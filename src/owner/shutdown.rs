@@ -1,0 +1,112 @@
+//! How a registry ends: closing and killing all workers, the report, and the owner's `Drop`.
+
+use std::sync::Arc;
+
+use crate::lifecycle::ShutdownReport;
+use crate::lifecycle::exit::CloseReason;
+use crate::mailbox::queue::Gate;
+use crate::metrics::counters::UndeliveredReason;
+use crate::owner::Owner;
+use crate::owner::deadlines::Due;
+use crate::owner::insert::drop_launch;
+use crate::util::panics::catch_panic;
+use crate::util::sync::lock;
+use crate::worker::Worker;
+use crate::worker::cell::WorkerCell;
+use crate::worker::handle::WorkerHandle;
+
+impl<W: Worker> Owner<W> {
+    pub(super) fn close_all(&mut self) {
+        self.table.begin_closing();
+        for cell in self.cells() {
+            // A worker that is starting has its own effect, which cancels it.
+            if cell.queue.gate() == Gate::Open {
+                cell.stop(CloseReason::Shutdown, self.shared.config.stop_mode);
+            }
+        }
+        self.arm(Due::Shutdown);
+    }
+
+    pub(super) fn kill_all(&mut self) {
+        for cell in self.cells() {
+            self.kill(&cell);
+        }
+        self.arm(Due::ShutdownAbort);
+    }
+
+    pub(super) fn kill(&self, cell: &WorkerCell<W>) {
+        if self.is_stop_overdue { cell.kill_at_deadline() } else { cell.kill() }
+    }
+
+    pub(super) fn complete_shutdown(&mut self, report: ShutdownReport) {
+        self.publish_stuck();
+        self.final_report = Some(report);
+        if self.reporter.is_some() {
+            // The recorder is user code, and this may be the task of any caller. The driver runs it.
+            self.deadlines.arm_now(Due::FinalReport);
+        } else {
+            self.finish();
+        }
+    }
+
+    /// Ends the owner. Its `Drop`, which comes next, publishes the report.
+    pub(super) fn finish(&mut self) {
+        self.report_final();
+        self.is_done = true;
+    }
+
+    /// Publishes the workers that have not exited. The owner of a nested registry waits for them, after it has the report.
+    fn publish_stuck(&self) {
+        *lock(&self.shared.stuck) = self.cells().map(|cell| Arc::downgrade(&cell)).collect();
+    }
+
+    /// All workers in the order in which they were started.
+    ///
+    /// This is roughly their order in memory. To end a million workers in the order of the table takes twice as long.
+    fn cells(&self) -> impl ExactSizeIterator<Item = Arc<WorkerCell<W>>> {
+        let list = Vec::with_capacity(self.lifecycle.entries());
+        let id = |handle: &WorkerHandle<W>| Some(handle.entry_id().id);
+        let mut list = self.table.read().fold(list, id, |mut list, handle, id| {
+            list.push((id, Arc::clone(&handle.cell)));
+            list
+        });
+        list.sort_unstable_by_key(|&(id, _)| id);
+        list.into_iter().map(|(_, cell)| cell)
+    }
+}
+
+impl<W: Worker> Drop for Owner<W> {
+    /// After a shutdown this releases the workers that are stuck. If the runtime was dropped first, it ends all workers.
+    fn drop(&mut self) {
+        // Each of these drops a reply, which fails its caller's request. The arguments' `Drop` is user code, so contain each. (G5)
+        for request in self.shared.combiner.queue().drain(&self.shared.numbers.live) {
+            catch_panic(|| drop(request));
+        }
+        for request in std::mem::take(&mut self.retries) {
+            catch_panic(|| drop(request));
+        }
+        for (_, launch) in std::mem::take(&mut self.queued_launches) {
+            drop_launch(launch);
+        }
+        self.reclaim_all();
+        self.lifecycle.abort_all(&self.shared.start_refusal(), &mut self.effects);
+        self.perform_all();
+        // The combiner does not run these any more, and callers that wait beside a shutdown need their replies. (G10)
+        self.deferred.run(&self.runtime);
+        for cell in self.cells() {
+            cell.kill();
+            // The worker's task does the same, unless it never yields. No caller may wait behind a stuck worker. (G6)
+            cell.undeliver(UndeliveredReason::Killed);
+        }
+        self.publish_stuck();
+        // If the runtime was dropped first, this has not happened yet.
+        self.report_final();
+        let aborted = self.lifecycle.entries();
+        self.eviction_pool.clear();
+        self.table.clear();
+        self.shared.events.end();
+        // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
+        let final_report = self.final_report.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
+        self.report.send_replace(Some(final_report));
+    }
+}
