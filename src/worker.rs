@@ -19,6 +19,7 @@ mod default_run;
 pub(crate) mod deferred;
 pub(crate) mod error;
 pub(crate) mod events;
+mod gate;
 pub(crate) mod guard;
 pub(crate) mod handle;
 pub(crate) mod ownership;

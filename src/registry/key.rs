@@ -1,4 +1,4 @@
-//! [`ToKey`]: what a key can be looked up by and made from.
+//! [`ToKey`]: borrowed forms of a key.
 
 use std::borrow::{Borrow, Cow};
 use std::ffi::{OsStr, OsString};
@@ -8,11 +8,11 @@ use std::sync::Arc;
 
 use equivalent::Equivalent;
 
-/// Anything a key can be looked up by and made from: the key itself, or its borrowed form, such as a `str` for a
+/// A value that a key can be looked up by and made from: the key itself, or a borrowed form of it, such as `str` for
 /// `String`.
 ///
-/// Its `Hash` must be that of the key, as `Borrow` asks. Implement it, and [`Equivalent`], for a borrowed form of a key
-/// of your own.
+/// Its `Hash` must agree with the key's, as [`Borrow`] requires. Implement this trait, and [`Equivalent`], for the borrowed
+/// form of your own key type.
 ///
 /// # Examples
 ///
@@ -46,10 +46,10 @@ use equivalent::Equivalent;
     note = "pass a reference to a `{K}`, or to its borrowed form, such as a `&str` for a `String`",
     note = "an item of `[\"a\", \"b\"].iter()` is a `&&str`: pass `*item`",
     note = "for keys of type `&'static str` pass `&\"a\"`: a `&str` of another lifetime cannot be kept as a key",
-    note = "for a borrowed form of your own implement `ToKey` and `Equivalent`"
+    note = "for your own borrowed form implement `ToKey` and `Equivalent`"
 )]
 pub trait ToKey<K>: Hash + Equivalent<K> {
-    /// Makes the key, for a worker that is to be started.
+    /// Makes the key of a worker that is about to start.
     fn to_key(&self) -> K;
 }
 

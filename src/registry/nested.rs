@@ -3,37 +3,39 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use super::{Registry, WeakRegistry};
 use crate::lifecycle::id::RegistryId;
+use crate::registry::Registry;
+use crate::registry::weak::WeakRegistry;
 use crate::worker::Worker;
 use crate::worker::children::NestedRegistry;
 use crate::worker::context::Context;
 
 impl<W: Worker> Context<W> {
-    /// The registry this worker belongs to. It is weak: a worker keeps no registry alive.
+    /// Returns the registry that this worker belongs to. The reference is weak: a worker does not keep a registry alive.
     pub fn registry(&self) -> &WeakRegistry<W> {
         let registry = self.handle().cell.shared.registry.get().and_then(|registry| registry.downcast_ref());
-        registry.expect("the builder sets it before it lets anybody start a worker")
+        registry.expect("the builder sets it before a worker can be started")
     }
 
-    /// Ends a registry with this worker: its workers end when this one does, however it ends, and this worker's key is not
-    /// free before they have (G1).
+    /// Makes another registry end with this worker.
     ///
-    /// They are shut down in good order, after this worker's state was dropped; when this worker crashes, is killed or
-    /// is out of its stop time-out, they are killed. One that is stuck keeps this worker stuck. Also a restart of this
-    /// worker ends them: `init` makes the registry anew.
+    /// When this worker ends, for whatever reason, the registry is shut down, and this worker's key is not free before all
+    /// workers of the registry have ended (G1). The shutdown is graceful and begins after this worker's state is dropped. If
+    /// this worker crashes, is killed or exceeds its `stop_timeout`, the workers of the registry are killed instead. A stuck
+    /// worker there makes this worker stuck too. A restart of this worker also ends the registry: `init` builds a new one.
     ///
     /// A registry of [`Permanent`](crate::Restart::Permanent) workers with fixed keys, owned by a worker, is what OTP calls
     /// a one-for-one supervisor.
     ///
-    /// Own first: only from this call on does the worker wait for the registry. An `init` that starts workers in it before, and is
-    /// cancelled or fails at an await in between, leaves them to end by themselves, perhaps after this worker's key is free.
+    /// Call this before starting workers in the registry: this worker waits only for registries that it owns. If `init` starts
+    /// workers there first, and then fails or is cancelled before it calls this, those workers end on their own, possibly
+    /// after this worker's key is free.
     ///
     /// # Panics
     ///
-    /// If it is this worker's own registry, or one above it: the registry of a worker that owns this worker's registry, or of one
-    /// that owns that, and so on. Each of them would wait for the end of the other. Of several workers that would close such
-    /// a circle together, the last one panics.
+    /// If `child` is this worker's own registry, or is above it: the registry of a worker that owns this worker's registry,
+    /// directly or through others. Each would wait for the end of the other. If several workers would close such a cycle
+    /// together, the last one panics.
     ///
     /// # Examples
     ///
@@ -68,7 +70,7 @@ impl<W: Worker> Context<W> {
     /// # let devices = home.call(|reply| reply).await?;
     /// let lamp = devices.start(&1, ()).await?;
     /// home.kill().await?;
-    /// lamp.closed().await; // at once: it ended before `kill` returned
+    /// lamp.closed().await; // returns at once: the lamp ended before `kill` returned
     /// # Ok(())
     /// # }
     /// ```

@@ -1,33 +1,34 @@
-//! [`spawn`]: a worker outside any registry that somebody made.
+//! [`spawn`]: a worker outside any registry of the caller.
 
 use crate::registry::Registry;
 use crate::worker::Worker;
 use crate::worker::error::StartError;
 use crate::worker::handle::WorkerHandle;
 
-/// Starts a worker outside any registry: for a test, or for a worker that is found by an [alias](crate::Aliases) only.
+/// Starts a worker outside any registry of the caller: for a test, or for a worker that is found only by an
+/// [alias](crate::Aliases).
 ///
-/// Nobody else can start, find or stop it by its key, and two workers of one key may run: the key is a label. All else
-/// holds as in a registry: handles, the mailbox, [`stop`](WorkerHandle::stop), [`kill`](WorkerHandle::kill),
-/// [`closed`](WorkerHandle::closed), with a [builder's](crate::Builder) defaults. Dropping all handles does not end it.
-/// What it finds as its [registry](crate::Context::registry) is one of its own, which is gone with it: workers that it starts in there
-/// end when it does.
+/// The key is only a label: the worker cannot be started, found or stopped by its key, and two workers of one key may run. All
+/// else is as in a registry with the [default options](crate::Builder): handles, the mailbox,
+/// [`stop`](WorkerHandle::stop), [`kill`](WorkerHandle::kill) and [`closed`](WorkerHandle::closed). Dropping all handles
+/// does not end the worker.
 ///
-/// It costs that registry: two more tasks, one that owns it and one that keeps it until the worker has ended, and some
-/// 23 kB in all, where a worker of a registry takes less than 1. For many workers of one kind, make one [`Registry`].
+/// [`Context::registry`](crate::Context::registry) returns a registry that belongs to this worker alone and ends with it, as
+/// do the workers that it starts there. That registry costs two more tasks and about 23 kB in all; a worker in a shared
+/// registry takes less than 1 kB. For many workers of one type, build one [`Registry`].
 ///
 /// # Errors
 ///
-/// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed; nothing is left of it.
-/// - [`StartError::Cancelled`], [`StartError::Shutdown`]: its own `init` stopped it, or shut its registry down.
+/// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed and left nothing behind.
+/// - [`StartError::Cancelled`], [`StartError::Shutdown`]: the worker's own `init` stopped it, or shut its registry down.
 ///
 /// # Cancel safety
 ///
-/// Dropped before it is ready, the worker is ended as by a [shutdown](Registry::shutdown): nobody has a handle to it.
+/// If the future is dropped before it is ready, the worker is ended as by a [shutdown](Registry::shutdown).
 ///
 /// # Panics
 ///
-/// Outside a tokio runtime, or in one without a timer, at the first poll, as `tokio::spawn` does.
+/// Outside a tokio runtime, or in one without a timer, at the first poll.
 ///
 /// # Examples
 ///
@@ -51,12 +52,12 @@ use crate::worker::handle::WorkerHandle;
 /// # }
 /// ```
 pub async fn spawn<W: Worker>(key: W::Key, args: W::Args) -> Result<WorkerHandle<W>, StartError<W>> {
-    // Dropped with this future, or by a failure: that ends whatever it has started.
+    // If this future is dropped or the start fails, the drop of the registry ends the worker.
     let registry = Registry::new();
     let worker = registry.start(&key, args).await?;
-    let kept = worker.clone();
+    let handle = worker.clone();
     tokio::spawn(async move {
-        kept.closed().await;
+        handle.closed().await;
         drop(registry);
     });
     Ok(worker)
