@@ -1,65 +1,52 @@
-//! [`Builder`]: the one place where the owner is set at its desk.
+//! [`Builder`]: the options of a registry. Its files check them and assemble the registry.
 
-use thiserror::Error;
+mod assemble;
+mod check;
+mod error;
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+#[cfg(feature = "metrics")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
 
-use crate::combiner::Combiner;
 use crate::lifecycle::exit::StopMode;
-use crate::lifecycle::id::RegistryId;
-use crate::metrics::counters::StripedCounters;
-use crate::metrics::names::{IsDropped, NameLease, RecorderId};
-use crate::metrics::reporter::{Reporter, Stopwatch};
 #[cfg(feature = "metrics")]
-use crate::metrics::reporter::{SharedRecorder, id_of};
-use crate::owner::{Driver, Owner};
+use crate::metrics::reporter::SharedRecorder;
 use crate::registry::Registry;
-use crate::table::table;
-use crate::util::clock::Clock;
-use crate::util::opaque::opaque;
-use crate::util::panics::{CatchDropPanic, drop_payload};
-use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
+pub use crate::registry::builder::error::BuildError;
+use crate::util::panics::drop_payload;
 use crate::worker::Worker;
 use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
-use crate::worker::config::{Config, OnUndelivered, RestartPlan, StartLimiter};
-use crate::worker::events::Announcer;
+use crate::worker::config::{Config, OnUndelivered, RestartPlan};
 use crate::worker::restart::{Backoff, Intensity, Restart};
-use crate::worker::shared::Shared;
 
-/// How many things may lie on the owner's desk, while it is busy, before callers of starts wait to put theirs there.
-const REQUESTS: usize = 1_024;
-
-/// Options of a registry.
+/// Sets the options of a registry, and builds it.
 ///
-/// | option | default | why |
+/// | option | default | reason for the default |
 /// |---|---|---|
-/// | [`name`](Self::name) | none | only a registry that somebody watches needs one |
-/// | [`mailbox_capacity`](Self::mailbox_capacity) | 64 | enough for a burst, little enough that senders feel an overload soon |
-/// | [`init_timeout`](Self::init_timeout) | 30 s | a start that hangs must end by itself; longer than any healthy load |
-/// | [`stop_timeout`](Self::stop_timeout) | 5 s | OTP's: time to flush, and shorter than an orchestrator's patience |
-/// | [`stop_mode`](Self::stop_mode) | `Drain` | what a mailbox has accepted is handled |
-/// | [`on_undelivered`](Self::on_undelivered) | none | what is lost is dropped; callers who wait are told |
-/// | [`restart`](Self::restart) | `Temporary` | as GenRegistry: whoever wants the worker next starts it |
-/// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | OTP's: a key that crashes in a loop is given up soon |
-/// | [`restart_backoff`](Self::restart_backoff) | none | OTP's: the first restart is at once |
-/// | [`restart_backoff_reset`](Self::restart_backoff_reset) | the period of the intensity | what is a period ago counts neither for the budget nor for the delays |
-/// | [`max_concurrent_starts`](Self::max_concurrent_starts) | no limit | only who loads from something that can be overrun needs one |
-/// | [`idle_timeout`](Self::idle_timeout) | none | a worker stays until someone ends it |
+/// | [`name`](Self::name) | none | only a registry that is monitored needs one |
+/// | [`mailbox_capacity`](Self::mailbox_capacity) | 64 | absorbs short peaks, and lets senders notice an overload soon |
+/// | [`init_timeout`](Self::init_timeout) | 30 s | ends a start that hangs; longer than a healthy load takes |
+/// | [`stop_timeout`](Self::stop_timeout) | 5 s | as in OTP: leaves time to flush, within the grace period of common orchestrators |
+/// | [`stop_mode`](Self::stop_mode) | `Drain` | messages that a mailbox has accepted are handled |
+/// | [`on_undelivered`](Self::on_undelivered) | none | an undelivered cast is dropped; an undelivered call returns an error |
+/// | [`restart`](Self::restart) | `Temporary` | as in GenRegistry: the next caller that needs the worker starts it |
+/// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | stops a crash loop soon |
+/// | [`restart_backoff`](Self::restart_backoff) | none | as in OTP: a restart does not wait |
+/// | [`restart_backoff_reset`](Self::restart_backoff_reset) | the period of the intensity | crashes older than that count neither for the budget nor for the delays |
+/// | [`max_concurrent_starts`](Self::max_concurrent_starts) | no limit | needed only if `init` loads from a store that can be overloaded |
+/// | [`idle_timeout`](Self::idle_timeout) | none | a worker stays until it is stopped |
 /// | [`max_workers`](Self::max_workers) | no limit | memory is the limit |
-/// | [`eviction`](Self::eviction) | `Reject` | nobody's worker goes unasked |
-/// | [`remember_failed_starts`](Self::remember_failed_starts) | off | each start runs its `init` |
+/// | [`eviction`](Self::eviction) | `Reject` | no worker is evicted unless the program asks for it |
+/// | [`remember_failed_starts`](Self::remember_failed_starts) | off | each start runs `init` |
 ///
-/// How many callers may wait for one start is not limited: each is a future that its caller holds anyway, and those who
-/// went away are sorted out.
+/// The number of callers that wait for one start is not limited. Each of them is a future that its caller holds anyway, and
+/// the registry drops its records of callers that no longer wait.
 ///
 /// # Examples
 ///
@@ -92,7 +79,7 @@ pub struct Builder<W: Worker> {
     config: Config,
     on_undelivered: Option<OnUndelivered<W>>,
     restart: Option<RestartPlan<W>>,
-    /// The intensity was set, and the backoff: they are to fit.
+    /// Whether the intensity and the backoff were set. `build` checks them against each other only if both were.
     sets_intensity: bool,
     sets_backoff: bool,
     #[cfg(feature = "tracing")]
@@ -133,58 +120,62 @@ impl<W: Worker> Builder<W> {
         }
     }
 
-    /// Names the registry, for its operators: in metrics it is the value of the label `registry`, in traces it is in the span
-    /// of each worker. A registry without a name exports no metrics. Give names to a few registries that live long, not one
-    /// to each of many: a process remembers all names that ever reported to its recorder.
+    /// Names the registry. The name is the label `registry` of its metrics, and a field in the span of each worker.
+    ///
+    /// A registry without a name exports no metrics. Name a few long-lived registries rather than many short-lived ones: the
+    /// process remembers each name that has ever reported to a live recorder, to continue its counters.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into().into_boxed_str();
         self
     }
 
-    /// How many messages may wait in one worker's mailbox, the one in hand not counted. At least 1.
+    /// Sets how many messages may wait in one worker's mailbox, not counting the one being handled. At least 1.
     pub fn mailbox_capacity(mut self, messages: usize) -> Self {
         self.config.mailbox_capacity = messages;
         self
     }
 
-    /// How long an `init` may take before the start fails with [`StartError::TimedOut`](crate::StartError::TimedOut).
-    /// `Duration::MAX` is for ever; zero fails every start whose `init` does not return at once.
+    /// Sets how long an `init` may take before the start fails with [`StartError::TimedOut`](crate::StartError::TimedOut).
     ///
-    /// The registry's own runtime keeps the time. A current-thread runtime runs only inside `block_on`: between two of them its
-    /// workers stand still and no time-out passes, so that a start from another thread waits until it is driven again. A
-    /// program that cannot promise this builds the registry on a multi-thread runtime.
+    /// `Duration::MAX` means no limit. Zero fails each start whose `init` does not return at once.
+    ///
+    /// The runtime that the registry was built on measures the time. A current-thread runtime runs only inside `block_on`.
+    /// Outside it workers do not run and timeouts do not expire, so a start from another thread waits until the runtime is
+    /// driven again. Build the registry on a multi-thread runtime if the program cannot drive it all the time.
     pub fn init_timeout(mut self, within: Duration) -> Self {
         self.config.init_timeout = within;
         self
     }
 
-    /// How long a worker that is asked to end may take to handle what its mailbox has accepted, to
-    /// [`terminate`](Worker::terminate) and to finish its own tasks, before it is aborted; and how long an aborted one
-    /// may take to be gone before it counts as stuck (at least 100 ms). `Duration::MAX` is for ever.
+    /// Sets how long a worker that is stopped may take to handle what its mailbox has accepted, to
+    /// [`terminate`](Worker::terminate) and to finish its own tasks, before it is aborted.
     ///
-    /// A shutdown has it once for all workers. To end takes each some microseconds of processor time: with a million of them
-    /// on one busy core, allow more than the default.
+    /// It is also how long an aborted worker may take to exit before it counts as stuck (at least 100 ms). `Duration::MAX`
+    /// means no limit.
+    ///
+    /// A shutdown applies it once to all workers together. Ending a worker takes some microseconds of processor time: with a
+    /// million workers on one busy core, allow more than the default.
     pub fn stop_timeout(mut self, within: Duration) -> Self {
         self.config.stop_timeout = within;
         self
     }
 
-    /// What a stop does with the messages that wait: they are handled first, or they are undelivered and only the message in
-    /// hand ends. Use [`StopMode::Discard`] where handling a full mailbox may take longer than
-    /// [`stop_timeout`](Self::stop_timeout), whose end drops the message in hand and leaves no time for
-    /// [`terminate`](Worker::terminate).
+    /// Sets what a stop does with queued messages: handle them first, or discard all but the one being handled.
     ///
-    /// It is the mode of [`Registry::stop`] and [`WorkerHandle::stop`](crate::WorkerHandle::stop), of a
-    /// [shutdown](Registry::shutdown), of the end of the last `Registry`, and of this registry's end with a worker that
-    /// [owns](crate::Context::own) it. [`stop_with`](Registry::stop_with) chooses the mode of one stop. It does not concern a
-    /// worker that ends by itself: after [`ctx.stop()`](crate::Context::stop) what was accepted is handled, and one that idles or
-    /// is evicted has nothing queued. A stop that comes while such a worker handles the rest discards that.
+    /// Use [`StopMode::Discard`] if handling a full mailbox may take longer than [`stop_timeout`](Self::stop_timeout). At that
+    /// deadline the worker is aborted: the message being handled is dropped, and [`terminate`](Worker::terminate) does not
+    /// run.
     ///
-    /// Messages that are discarded count as
-    /// [`undelivered.closed`](crate::Undelivered::closed), as the ones do that are refused from then on: the worker is on its
-    /// way out, and nothing went wrong. Their callers are told, and `on_undelivered` is given the casts, when the
-    /// worker's task is next polled, before the message in hand has ended. In a worker's own
-    /// [`run`](Worker::run), `recv` gives `None` and `try_recv` nothing from then on.
+    /// The mode applies to [`Registry::stop`] and [`WorkerHandle::stop`](crate::WorkerHandle::stop), to a
+    /// [shutdown](Registry::shutdown), to the drop of the last `Registry`, and to the end of this registry with a worker that
+    /// [owns](crate::Context::own) it. [`stop_with`](Registry::stop_with) overrides it for one stop. The mode does not apply
+    /// to a worker that ends by itself: after [`ctx.stop()`](crate::Context::stop) it handles what was accepted, and a worker
+    /// that idles or is evicted has nothing queued. A [`Discard`](StopMode::Discard) stop that arrives meanwhile discards the rest.
+    ///
+    /// Discarded messages count as [`undelivered.closed`](crate::Undelivered::closed), like sends that are refused because
+    /// the worker is ending. Their callers get an error, and `on_undelivered` gets the casts, when the worker's task is next
+    /// polled, even while a message is still being handled. In a worker's own [`run`](Worker::run), `recv` then returns
+    /// `None` and `try_recv` returns no message.
     ///
     /// # Examples
     ///
@@ -219,12 +210,13 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// What becomes of a cast that was accepted and never began, because its worker was killed, crashed, ran out of
-    /// its stop time-out, or discarded it in a stop (G6). Calls are not given to it: their
-    /// callers are told, or have gone away.
+    /// Sets a hook for casts that were accepted and whose handling never began (G6): their worker was killed, crashed,
+    /// exceeded its `stop_timeout`, discarded them in a stop, or its `run` returned before it received them.
     ///
-    /// It runs in the worker's task (or in a task of its own if the worker is stuck), before the worker counts as
-    /// ended: send the message on, log it, and do not block. A panic in it is contained.
+    /// Calls do not reach the hook: their callers get an error, or no longer wait.
+    ///
+    /// The hook runs in the worker's task, before the worker counts as ended; if the worker is stuck, it runs in a task of its
+    /// own. Forward or log the message, and do not block. A panic in the hook is contained.
     ///
     /// # Examples
     ///
@@ -256,9 +248,9 @@ impl<W: Worker> Builder<W> {
     /// # }
     /// ```
     ///
-    /// To pass a message on, use the verbs that wait for nothing: [`Aliases::try_cast`](crate::Aliases::try_cast) reaches the worker
-    /// that has taken over a name, [`Via::try_cast`](crate::Via::try_cast) one of another registry. The worker's own key is not free
-    /// before it has ended: what is for its next worker goes through a channel to a task, which may wait.
+    /// To forward a message, use verbs that do not wait: [`Aliases::try_cast`](crate::Aliases::try_cast) reaches the worker
+    /// that has taken over a name, [`Via::try_cast`](crate::Via::try_cast) a worker of another registry. The worker's own key
+    /// is not free until the worker has ended, so send messages for its successor through a channel to a task that can wait.
     ///
     /// ```
     /// # use gen_registry::{Aliases, Context, Registry, Reply, Worker};
@@ -287,7 +279,7 @@ impl<W: Worker> Builder<W> {
     /// let nodes = Registry::<Node>::builder()
     ///     .on_undelivered(move |&key, message| {
     ///         if let Err(unsent) = names.try_cast("leader", message) {
-    ///             // An error says that the program ends: there is no task left that would send it on.
+    ///             // This fails only if the forwarding task has ended, because the program is ending.
     ///             let _ = later.send((key, unsent.into_message()));
     ///         }
     ///     })
@@ -312,16 +304,16 @@ impl<W: Worker> Builder<W> {
     /// roles.unregister("leader");
     /// roles.register("leader", &second)?;
     /// first.kill().await?;
-    /// assert_eq!(second.call(Jobs).await?, [7]); // the leader has it
+    /// assert_eq!(second.call(Jobs).await?, [7]); // forwarded to the new leader
     ///
     /// second.cast(Hang).await?;
     /// tokio::task::yield_now().await;
     /// second.cast(Job(8)).await?;
-    /// second.kill().await?; // there is no leader now
+    /// second.kill().await?; // now there is no leader
     /// while nodes.lookup(&2).is_none() {
     ///     tokio::task::yield_now().await;
     /// }
-    /// assert_eq!(nodes.via(&2).call(Jobs).await?, [8]); // the next worker of the key has it
+    /// assert_eq!(nodes.via(&2).call(Jobs).await?, [8]); // forwarded to the next worker of the key
     /// # Ok(())
     /// # }
     /// ```
@@ -330,14 +322,14 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Sets which ends of a worker it comes back from. Each run is given a clone of the first one's arguments.
+    /// Sets after which exits a worker is restarted. Each run gets a clone of the arguments of the first.
     ///
-    /// A restarted worker keeps its handle, its mailbox and its place in the table: what was accepted before and during
-    /// the restart is handled after it, in order (G8). The message in hand when it crashed is not run again, and its
-    /// caller is told. It is no longer [`Restarting`](crate::Stats::restarting) when its `init` has returned `Ok`; an `init`
-    /// that fails, panics or takes longer than `init_timeout` counts as one more crash. A stop, a kill and a shutdown end
-    /// it in the middle of a restart, too; there is no state then that could handle what is queued, so it is undelivered
-    /// (G6). `Args::clone` runs in the worker's task; a panic there is one of `init`.
+    /// A restarted worker keeps its handle, its mailbox and its place in the table. Messages accepted before and during the
+    /// restart are handled after it, in order (G8). The message being handled at the crash is not handled again, and its
+    /// caller gets an error. The worker counts as [`restarting`](crate::Stats::restarting) until its `init` returns `Ok`. An
+    /// `init` that fails, panics or takes longer than `init_timeout` counts as one more crash. A stop, a kill or a shutdown
+    /// ends the worker during a restart too. There is then no state that could handle the queued messages, so they are
+    /// undelivered (G6). `Args::clone` runs in the worker's task; a panic in it counts as a panic in `init`.
     ///
     /// # Examples
     ///
@@ -373,7 +365,7 @@ impl<W: Worker> Builder<W> {
     /// let counter = counters.start(&1, 40).await?;
     /// counter.cast(Message::Add(1)).await?;
     /// counter.cast(Message::Crash).await?;
-    /// counter.cast(Message::Add(2)).await?; // waits in the mailbox
+    /// counter.cast(Message::Add(2)).await?; // stays in the mailbox
     /// assert_eq!(counter.call(Message::Get).await?, 42); // a new state, the same handle
     /// assert_eq!(counter.incarnation(), 2);
     /// # Ok(())
@@ -387,26 +379,30 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// How many restarts one key may have within a period. One more, and it is given up: its worker ends with the reason
-    /// of its last run, what is queued is undelivered (G6), and until the period has passed a start of the key fails with
+    /// Sets how many restarts one key may have within a period.
+    ///
+    /// A worker that needs one more is not restarted. It ends with the reason of its last run, and queued messages are
+    /// undelivered (G6). Until the period has passed, a start of the key fails with
     /// [`StartError::RestartLimit`](crate::StartError::RestartLimit).
     ///
-    /// The budget is the key's: other keys do not notice, and it outlives the worker, as long as the registry remembers the
-    /// key (16,384 of those that are gone). An intensity of 0 gives a key up at its first crash.
+    /// The budget is per key and does not affect other keys. It outlives the worker as long as the registry remembers the key
+    /// (at most 16,384 keys without a worker). With a `max` of 0, the first crash spends the budget.
     pub fn restart_intensity(mut self, max: usize, period: Duration) -> Self {
         self.config.intensity = Intensity { max, period };
         self.sets_intensity = true;
         self
     }
 
-    /// How long restarts wait: the first `first`, each one after it twice as long as the one before, up to `most`, until a run was
-    /// healthy ([`restart_backoff_reset`](Self::restart_backoff_reset)); and of that a random share of at least half, so that workers
-    /// which crashed together do not come back together. An `init` that fails in a restart is a run that was not healthy.
+    /// Sets how long a restart waits. The delay begins at `first` and doubles with each restart in a row, up to `most`.
     ///
-    /// The delays are the key's, as its budget is, and are remembered as long as that when its worker is gone. Delays and
-    /// [`restart_intensity`](Self::restart_intensity) are apart, but for one thing: a budget that these delays never let be spent is
-    /// refused by [`build`](Self::build) if both are set, for instance 10 restarts in 60 s with delays of 1 s to 30 s, which take more
-    /// than 90 s. To restart for ever, say so: `restart_intensity(usize::MAX, period)`.
+    /// The actual delay is a random share of that, at least half, so that workers which crashed together do not restart
+    /// together. The delay begins anew after a healthy run (see [`restart_backoff_reset`](Self::restart_backoff_reset)). An
+    /// `init` that fails in a restart is not a healthy run.
+    ///
+    /// The delays are per key and are remembered as long as the budget of [`restart_intensity`](Self::restart_intensity). The
+    /// two options are independent, with one exception: if both are set, [`build`](Self::build) refuses a budget that these
+    /// delays never allow to be spent. An example is 10 restarts in 60 s with delays of 1 s to 30 s, which take more than
+    /// 90 s. To restart forever, set `restart_intensity(usize::MAX, period)`.
     ///
     /// # Examples
     ///
@@ -436,52 +432,57 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// How long a run must have lasted, from when its `init` returned to its end, to be healthy: the restart after it waits as the
-    /// first one does. Without this it is the period of [`restart_intensity`](Self::restart_intensity).
+    /// Sets how long a run must last to be healthy, from the return of `init` to its end. The restart after a healthy run
+    /// waits as the first one does.
+    ///
+    /// The default is the period of [`restart_intensity`](Self::restart_intensity).
     pub fn restart_backoff_reset(mut self, after: Duration) -> Self {
         self.config.backoff.reset_after = Some(after);
         self
     }
 
-    /// How many `init`s may run at once, restarts included. Others wait for their turn, in the order in which they asked;
-    /// `init_timeout` begins when the turn has come. At least 1.
+    /// Sets how many `init`s may run concurrently, restarts included. At least 1.
     ///
-    /// A start that a worker of this registry waits for takes no turn, for the worker may hold one. A call is no start: an
-    /// `init` that calls a worker which waits for its turn to come back waits until one of their time-outs ends it.
+    /// Each `init` needs a permit. Other starts wait for one in the order in which they were requested, and `init_timeout`
+    /// begins when they have it.
     ///
-    /// An `init` that blocks its thread cannot be ended. When it counts as stuck, `stop_timeout` (at least 100 ms) after its
-    /// `init_timeout` has passed, its turn goes to the next: it then runs beside the others, and its worker is counted as
-    /// [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) if it was restarted.
+    /// A start that a worker of this registry waits for needs no permit, because that worker may hold one. A call is not a
+    /// start: an `init` that calls a worker whose restart waits for a permit waits until one of their timeouts expires.
+    ///
+    /// An `init` that blocks its thread cannot be aborted. It counts as stuck `stop_timeout` (at least 100 ms) after its
+    /// `init_timeout` has expired. Its permit then goes to the next start, and it runs in addition to the limit. Its worker
+    /// is counted as [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) in a restart.
     pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
         self.config.max_concurrent_starts = Some(starts);
         self
     }
 
-    /// How long a worker may have nothing to do before it is passivated: it closes its gate, terminates and ends with
-    /// [`ExitReason::Idle`](crate::ExitReason::Idle), and nothing is lost (G7): a send through a [`Via`](crate::Via) starts its
-    /// successor.
+    /// Sets how long a worker may be idle before it is passivated.
     ///
-    /// A worker has something to do from when it is given a message until it next waits for one, and while its mailbox is not empty.
-    /// What keeps it from idling, and counts as activity for [`eviction`](Self::eviction) too:
+    /// A passivated worker closes its gate, terminates and ends with [`ExitReason::Idle`](crate::ExitReason::Idle). Nothing is
+    /// lost (G7): a send through a [`Via`](crate::Via) starts its successor.
+    ///
+    /// A worker is busy from the time it receives a message until it waits for the next one, and while its mailbox is not
+    /// empty. These keep it from idling, and count as activity for [`eviction`](Self::eviction) too:
     ///
     /// | what | activity |
     /// |---|---|
-    /// | a message of `cast`, `try_cast` or `call`, through a handle, a [`Via`](crate::Via) or an alias, from whomever: others, itself, its own tasks | yes, until its handling is over |
+    /// | a message of `cast`, `try_cast` or `call`, through a handle, a [`Via`](crate::Via) or an alias, from any sender, itself and its own tasks included | yes, until it is handled |
     /// | a sender that waits for room in its mailbox | yes, while it waits |
     /// | a pending [`send_after`](crate::Context::send_after), and its message | yes |
     /// | a task of [`spawn`](crate::Context::spawn) or [`spawn_blocking`](crate::Context::spawn_blocking) | yes, while it runs |
     /// | the message of a [`monitor`](crate::Context::monitor) | yes |
-    /// | [`Context::touch`](crate::Context::touch) | yes, at that moment |
-    /// | a guard of [`Context::keep_active`](crate::Context::keep_active) | yes, until it is dropped, or its run is over |
-    /// | `init`, also of a restart | yes, until it returns |
-    /// | a tick of an [interval](crate::Context::send_interval), and its handling | no; it is only not ended in the middle of it |
+    /// | [`Context::touch`](crate::Context::touch) | yes, at that time |
+    /// | a guard of [`Context::keep_active`](crate::Context::keep_active) | yes, until it is dropped, or its run has ended |
+    /// | `init`, in a restart too | yes, until it returns |
+    /// | a tick of an [interval](crate::Context::send_interval), and its handling | no; but the worker is not ended while it handles one |
     /// | a pending [`monitor`](crate::Context::monitor) | no |
     /// | a [`Reply`](crate::Reply) that it keeps | no |
-    /// | a registry that it owns, and what that does | no |
-    /// | lookups that find it, and starts of its key that do | no |
+    /// | a registry that it owns, and activity there | no |
+    /// | lookups that find it, and starts of its key that find it | no |
     ///
-    /// Each worker rests up to a sixteenth longer than this, so that those which were started together
-    /// do not leave together. It may set its own: [`Context::set_idle_timeout`](crate::Context::set_idle_timeout).
+    /// The timeout of each worker is up to a sixteenth longer, so that workers which started together do not end
+    /// together. A worker may set its own: [`Context::set_idle_timeout`](crate::Context::set_idle_timeout).
     ///
     /// # Examples
     ///
@@ -508,8 +509,9 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// How many workers there may be, starting, restarting and stopping ones included (G11). At least 1. What becomes of a
-    /// start beyond it is said by [`eviction`](Self::eviction).
+    /// Sets how many workers there may be, including those that start, restart or stop (G11). At least 1.
+    ///
+    /// [`eviction`](Self::eviction) decides what a start does when the registry is full.
     ///
     /// # Examples
     ///
@@ -541,28 +543,50 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// What a full registry does for a start of one more key: refuse it, or passivate a worker that has nothing to do, and
-    /// start the new one when that one is gone.
+    /// Sets what a full registry does for a start of one more key: refuse it, or passivate an idle worker and start the new
+    /// one when that worker has ended.
     ///
-    /// Nobody is evicted who has something to do (see [`idle_timeout`](Self::idle_timeout)); if all that are looked at have,
-    /// the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start that one of the
-    /// registry's own workers asks for: it never waits for room, since whoever is to make room may be waiting for it.
+    /// A busy worker is never evicted (see [`idle_timeout`](Self::idle_timeout)). If all workers that are examined are busy,
+    /// the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start by one of the
+    /// registry's own workers: it never waits for room, because the worker that would make room may be waiting for it.
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.config.eviction = eviction;
         self
     }
 
-    /// Remembers for so long that the `init` of a key failed, panicked or took too long: starts of the key then fail with
-    /// [`StartError::RecentlyFailed`](crate::StartError::RecentlyFailed) and that error, without running `init` again, so
-    /// that a key that is broken does not hammer what it loads from. At most 16,384 keys are remembered; under a flood
-    /// the older ones are forgotten.
+    /// Sets how long the registry remembers that the `init` of a key failed, panicked or timed out.
+    ///
+    /// During that time, starts of the key fail with [`StartError::RecentlyFailed`](crate::StartError::RecentlyFailed) and
+    /// the error of `init`, without running it again. A broken key then does not overload the store that it loads from. At most 16,384 keys
+    /// are remembered; beyond that the oldest are forgotten.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use gen_registry::{Context, Registry, StartError, Worker};
+    /// # struct User;
+    /// # impl Worker for User {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = String;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, String> { Err("no such user".into()) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), String> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let users = Registry::<User>::builder().remember_failed_starts(Duration::from_secs(60)).build()?;
+    /// assert!(matches!(users.start(&7, ()).await, Err(StartError::Init(_))));
+    /// assert!(matches!(users.start(&7, ()).await, Err(StartError::RecentlyFailed(_)))); // `init` did not run again
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn remember_failed_starts(mut self, within: Duration) -> Self {
         self.config.remember_failed_starts = Some(within);
         self
     }
 
-    /// Writes the key of each worker into its span. Without this it is nowhere in what the crate tells `tracing`, for it may
-    /// be a secret, or personal.
+    /// Records the key of each worker in its span.
+    ///
+    /// By default no span or event of this crate has the key, because it may be secret or personal.
     #[cfg(feature = "tracing")]
     pub fn trace_keys(mut self) -> Self
     where
@@ -572,8 +596,9 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Reports the registry's metrics to this recorder, and not to the one that is installed for the process: for tests, and
-    /// for programs that keep several apart. Without a name it is never told anything.
+    /// Reports the registry's metrics to this recorder instead of the one that is installed for the process.
+    ///
+    /// Use it in tests, and in programs with several recorders. A registry without a [name](Self::name) reports nothing.
     ///
     /// # Examples
     ///
@@ -605,31 +630,34 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Measures how long the handling of each message takes, from when the worker is given it until it asks for the next one,
-    /// as `gen_registry_handle_duration_seconds`. It costs two looks at the clock and what the recorder takes for each
-    /// message, and nothing if the registry has no name.
+    /// Measures how long the handling of each message takes, as `gen_registry_handle_duration_seconds`.
+    ///
+    /// The time runs from when the worker receives the message until it asks for the next one. For each message it costs two
+    /// reads of the clock and a call of the recorder, and nothing if the registry has no name.
     #[cfg(feature = "metrics")]
     pub fn measure_handling(mut self) -> Self {
         self.measures_handling = true;
         self
     }
 
-    /// Builds the registry on the current tokio runtime, where its workers will run, from wherever they are started.
+    /// Builds the registry on the current tokio runtime. Its workers run there, from wherever they are started.
     ///
-    /// It ends with that runtime: starts return [`StartError::RuntimeShutdown`](crate::StartError::RuntimeShutdown) from then on. Do
-    /// not keep one in a `static` that several runtimes use, as tests do: each `#[tokio::test]` has a runtime of its own. A
-    /// current-thread runtime has to be driven, by `block_on`, for its workers to run: see [`init_timeout`](Self::init_timeout).
+    /// The registry ends with that runtime: starts then return
+    /// [`StartError::RuntimeShutdown`](crate::StartError::RuntimeShutdown). Do not share one in a `static` between runtimes: each
+    /// `#[tokio::test]` has its own runtime. A current-thread runtime must be driven by `block_on` for its workers to run: see
+    /// [`init_timeout`](Self::init_timeout).
     ///
     /// # Errors
     ///
-    /// - [`BuildError::NoRuntime`]: called outside a runtime.
-    /// - [`BuildError::NoTimer`]: the runtime was built without `enable_time`.
-    /// - [`BuildError::InvalidOption`]: an option is out of range.
-    /// - [`BuildError::NameTaken`]: a registry of this name is alive, on the same recorder.
+    /// - [`BuildError::NoRuntime`]: there is no runtime. Call `build` inside one.
+    /// - [`BuildError::NoTimer`]: the runtime has no timer. Build it with `enable_time` or `enable_all`.
+    /// - [`BuildError::InvalidOption`]: an option is out of range. The error names the option and the problem.
+    /// - [`BuildError::NameTaken`]: a live registry with the same recorder has this name. Choose another name, or wait for the
+    ///   end of that registry's shutdown.
     pub fn build(mut self) -> Result<Registry<W>, BuildError> {
         self.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
-        // Tokio has no question for this, only a panic when a timer is made.
+        // Tokio reports a missing timer only by a panic when a timer is made.
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(tokio::time::sleep(Duration::ZERO)))) {
             drop_payload(payload);
             return Err(BuildError::NoTimer);
@@ -639,172 +667,10 @@ impl<W: Worker> Builder<W> {
         runtime.spawn(driver.run());
         Ok(registry)
     }
-
-    #[cfg(feature = "metrics")]
-    fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
-        let recorder = self.recorder.take();
-        let is_gone = recorder.as_ref().map(|recorder| {
-            let recorder = Arc::downgrade(recorder);
-            Box::new(move || recorder.strong_count() == 0) as IsDropped
-        });
-        let lease = self.claim(id_of(recorder.as_ref()), is_gone)?;
-        Ok(lease.map(|lease| Reporter::new(lease, &self.name, recorder)))
-    }
-
-    /// Names are taken without metrics too: a feature that somebody else turns on must not make a build fail.
-    #[cfg(not(feature = "metrics"))]
-    fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
-        Ok(self.claim(0, None)?.map(Reporter::new))
-    }
-
-    fn claim(&self, recorder: RecorderId, is_gone: Option<IsDropped>) -> Result<Option<NameLease>, BuildError> {
-        if self.name.is_empty() {
-            return Ok(None);
-        }
-        let taken = || BuildError::NameTaken { name: self.name.to_string() };
-        NameLease::new(recorder, &self.name, is_gone).map(Some).ok_or_else(taken)
-    }
-
-    #[cfg(feature = "metrics")]
-    fn stopwatch(&self) -> Option<Stopwatch> {
-        (self.measures_handling && !self.name.is_empty()).then(Stopwatch::new)
-    }
-
-    #[cfg(not(feature = "metrics"))]
-    fn stopwatch(&self) -> Option<Stopwatch> {
-        None
-    }
-
-    fn check(&self) -> Result<(), BuildError> {
-        let config = &self.config;
-        let zero = |duration: Option<Duration>| duration.is_some_and(|duration| duration.is_zero());
-        let problem = |option, problem| Err(BuildError::InvalidOption { option, problem });
-        if config.mailbox_capacity == 0 {
-            return problem("mailbox_capacity", "a mailbox that holds nothing never takes a message");
-        }
-        if config.max_workers == Some(0) {
-            return problem("max_workers", "a registry without room for a worker never starts one");
-        }
-        if config.max_concurrent_starts.is_some_and(|starts| starts == 0 || starts > Semaphore::MAX_PERMITS) {
-            return problem(
-                "max_concurrent_starts",
-                "at least one `init` must be able to run, and no more than a semaphore counts",
-            );
-        }
-        if config.intensity.period.is_zero() {
-            return problem("restart_intensity", "no restart is within a period of no length");
-        }
-        if config.backoff.first > config.backoff.most {
-            return problem("restart_backoff", "the first delay is longer than the longest");
-        }
-        if config.backoff.first.is_zero() && config.backoff.is_on() {
-            return problem(
-                "restart_backoff",
-                "twice a first delay of no length has none: the longest is never reached",
-            );
-        }
-        match config.backoff.reset_after {
-            Some(after) if after.is_zero() => {
-                return problem(
-                    "restart_backoff_reset",
-                    "every run would be healthy, and no delay longer than the first",
-                );
-            }
-            Some(_) if !config.backoff.is_on() => {
-                return problem("restart_backoff_reset", "there is no `restart_backoff` that it could reset");
-            }
-            _ => {}
-        }
-        if self.sets_intensity && self.sets_backoff && config.backoff.outlasts(config.intensity) {
-            return problem(
-                "restart_intensity",
-                "with this `restart_backoff` so many restarts take longer than the period: allow fewer, or a longer period, or \
-                 `usize::MAX` to restart for ever",
-            );
-        }
-        if zero(config.idle_timeout) {
-            return problem("idle_timeout", "a worker would be passivated before its first message");
-        }
-        if zero(config.remember_failed_starts) {
-            return problem("remember_failed_starts", "nothing is remembered for no time");
-        }
-        Ok(())
-    }
-
-    /// Makes a registry, whose owner is at its desk, and the owner's keeper.
-    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Driver<W>) {
-        let (report, reported) = watch::channel(None);
-        let (writer, reader) = table();
-        let start_limiter = self.config.max_concurrent_starts;
-        let start_limiter =
-            start_limiter.map(|starts| StartLimiter { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
-        let stopwatch = self.stopwatch();
-        let shared = Arc::new(Shared {
-            registry_id: fresh_registry_id(),
-            name: self.name,
-            config: self.config,
-            on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
-            restart: self.restart,
-            start_limiter,
-            clock: Clock::new(runtime.clone()),
-            records_lifetimes: reporter.is_some(),
-            events: Announcer::new(),
-            hot: StripedCounters::new(),
-            stopwatch,
-            #[cfg(feature = "tracing")]
-            format_key: self.format_key,
-            stuck: opaque(Mutex::new(Vec::new())),
-            numbers: CachePadded::default(),
-            combiner: Box::new(CachePadded(Combiner::new(REQUESTS))),
-            report: reported,
-            is_runtime_shut_down: AtomicBool::new(false),
-            registry: OnceLock::new(),
-        });
-        let registry = Registry::from_parts(reader, Arc::clone(&shared));
-        let is_unset = shared.registry.set(Box::new(registry.downgrade())).is_ok();
-        debug_assert!(is_unset, "the shared was made a moment ago");
-        let owner = Owner::new(writer, Arc::clone(&shared), report, reporter, runtime.clone());
-        shared.combiner.set(Box::new(owner), runtime);
-        (registry, Driver::new(shared))
-    }
-}
-
-fn fresh_registry_id() -> RegistryId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    // Only uniqueness is asked for.
-    RegistryId(NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 impl<W: Worker> fmt::Debug for Builder<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("name", &self.name).field("config", &self.config).finish_non_exhaustive()
     }
-}
-
-/// Why a registry could not be built.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
-pub enum BuildError {
-    /// `build` was called outside a tokio runtime, so there is nowhere to run the owner and the workers.
-    #[error("no tokio runtime is running here; build the registry inside one")]
-    NoRuntime,
-    /// The tokio runtime has no time driver, so no deadline could ever pass. Tokio tells this only by a panic, which is
-    /// caught; the process's panic hook sees it.
-    #[error("the tokio runtime has no timer; build it with `enable_time` or `enable_all`")]
-    NoTimer,
-    /// Another registry of this name is alive, and reports to the same recorder: each would write over the other's numbers.
-    /// A name is free again when the shutdown of its registry is over.
-    #[error("a registry named `{name}` is alive; give this one another name, or shut that one down first")]
-    NameTaken {
-        /// The name.
-        name: String,
-    },
-    /// An option has a value that cannot work.
-    #[error("the option `{option}` is out of range: {problem}")]
-    InvalidOption {
-        /// The builder's method.
-        option: &'static str,
-        /// What is wrong with its value.
-        problem: &'static str,
-    },
 }

@@ -1,0 +1,75 @@
+//! Checks that the options of a registry can work, alone and together.
+
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use crate::registry::builder::{BuildError, Builder};
+use crate::worker::Worker;
+use crate::worker::config::Config;
+
+impl<W: Worker> Builder<W> {
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        check_limits(&self.config)?;
+        check_restarts(&self.config)?;
+        if self.sets_intensity && self.sets_backoff && self.config.backoff.outlasts(self.config.intensity) {
+            return invalid(
+                "restart_intensity",
+                "with this `restart_backoff` that many restarts take longer than the period; allow fewer, set a longer \
+                 period, or set `usize::MAX` to restart forever",
+            );
+        }
+        Ok(())
+    }
+}
+
+fn check_limits(config: &Config) -> Result<(), BuildError> {
+    let is_zero = |duration: Option<Duration>| duration == Some(Duration::ZERO);
+    if config.mailbox_capacity == 0 {
+        return invalid("mailbox_capacity", "a mailbox without capacity accepts no message");
+    }
+    if config.max_workers == Some(0) {
+        return invalid("max_workers", "a registry without room for a worker cannot start one");
+    }
+    if config.max_concurrent_starts.is_some_and(|starts| starts == 0 || starts > Semaphore::MAX_PERMITS) {
+        return invalid(
+            "max_concurrent_starts",
+            "it must be at least 1 and at most `tokio::sync::Semaphore::MAX_PERMITS`",
+        );
+    }
+    if is_zero(config.idle_timeout) {
+        return invalid("idle_timeout", "with a timeout of zero a worker is passivated before its first message");
+    }
+    if is_zero(config.remember_failed_starts) {
+        return invalid("remember_failed_starts", "with a duration of zero nothing is remembered");
+    }
+    Ok(())
+}
+
+fn check_restarts(config: &Config) -> Result<(), BuildError> {
+    let backoff = config.backoff;
+    if config.intensity.period.is_zero() {
+        return invalid("restart_intensity", "no restart falls within a period of zero");
+    }
+    if backoff.first > backoff.most {
+        return invalid("restart_backoff", "the first delay exceeds the longest");
+    }
+    if backoff.first.is_zero() && backoff.is_on() {
+        return invalid(
+            "restart_backoff",
+            "a first delay of zero stays zero when it doubles, and never reaches the longest",
+        );
+    }
+    match backoff.reset_after {
+        Some(after) if after.is_zero() => invalid(
+            "restart_backoff_reset",
+            "with a duration of zero every run is healthy, and no delay exceeds the first",
+        ),
+        Some(_) if !backoff.is_on() => invalid("restart_backoff_reset", "there is no `restart_backoff` to reset"),
+        _ => Ok(()),
+    }
+}
+
+fn invalid(option: &'static str, problem: &'static str) -> Result<(), BuildError> {
+    Err(BuildError::InvalidOption { option, problem })
+}
