@@ -2,9 +2,10 @@
 //!
 //! # When a worker is idle
 //!
-//! A worker is idle from the moment in which its mailbox finds the queue empty, until it receives a message that is not a tick of its
-//! intervals. [`Activity`] holds the time of the last activity. The mailbox updates it only when the worker becomes idle, so that
-//! no clock is read for a message. One timer serves the timeout: it is checked when it fires, and reset then.
+//! A worker is idle from the moment in which its mailbox finds the queue empty, until it receives a message that is not
+//! a tick of its intervals. [`Activity`] holds the time of the last activity. The mailbox updates it only when the
+//! worker becomes idle, so that no clock is read for a message. One timer serves the timeout: it is checked when it
+//! fires, and reset then.
 
 pub(crate) mod activity;
 pub(crate) mod oneshot;
@@ -26,7 +27,8 @@ use crate::mailbox::queue::{BatchRef, Queue};
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
 
-/// What [`Mailbox`], which is generic over the message type only, needs of a worker's cell. Each message takes one virtual call.
+/// What [`Mailbox`], which is generic over the message type only, needs of a worker's cell. Each message takes one
+/// virtual call.
 pub(crate) trait Inbox<M>: Send + Sync {
     /// Delivers the next message, and counts it.
     fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Received<M>;
@@ -58,9 +60,9 @@ pub(crate) enum Received<M> {
 ///
 /// # Urgent messages
 ///
-/// Messages leave a mailbox in the order in which they were accepted (G8). There is no second lane for urgent ones: each `recv` would
-/// have to check both, and workers without urgent messages would pay for it. A worker that needs a second lane brings its own channel,
-/// and selects over both in [`Worker::run`](crate::Worker::run):
+/// Messages leave a mailbox in the order in which they were accepted (G8). There is no second lane for urgent ones:
+/// each `recv` would have to check both, and workers without urgent messages would pay for it. A worker that needs a
+/// second lane brings its own channel, and selects over both in [`Worker::run`](crate::Worker::run):
 ///
 /// ```
 /// # use std::convert::Infallible;
@@ -119,9 +121,9 @@ pub(crate) enum Received<M> {
 /// # }
 /// ```
 ///
-/// Messages that are left in such a channel when the worker ends are lost, and not counted as undelivered. The receiver does not
-/// survive a restart, unless it is an argument that is cloned for it, such as a `watch::Receiver` that signals "cancel". To interrupt
-/// the handler itself, select over that signal in the handler.
+/// Messages that are left in such a channel when the worker ends are lost, and not counted as undelivered. The receiver
+/// does not survive a restart, unless it is an argument that is cloned for it, such as a `watch::Receiver` that signals
+/// "cancel". To interrupt the handler itself, select over that signal in the handler.
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
     /// Messages that were taken out of the queue together, and come next.
@@ -164,8 +166,9 @@ impl<M> Mailbox<M> {
 
     /// Receives the next message, in the order in which they were accepted (G8).
     ///
-    /// Returns `None` when the worker is to end and every accepted message has been received. It then returns `None` for ever.
-    /// Like tokio's channels it takes part in cooperative scheduling, so that a full mailbox does not starve other tasks.
+    /// Returns `None` when the worker is to end and every accepted message has been received. It then returns `None`
+    /// for ever. Like tokio's channels it takes part in cooperative scheduling, so that a full mailbox does not starve
+    /// other tasks.
     ///
     /// # Cancel safety
     ///
@@ -252,8 +255,8 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Records the messages that were handled since the last call, except ticks. Returns since when the worker is idle: from now
-    /// on, or from earlier if it handled nothing but ticks.
+    /// Records the messages that were handled since the last call, except ticks. Returns since when the worker is idle:
+    /// from now on, or from earlier if it handled nothing but ticks.
     fn record_activity(&mut self) -> u64 {
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
         let idle = self.idle.get_or_insert_default();
@@ -272,10 +275,11 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Stops the intervals of a worker that has handled nothing but ticks for its idle timeout, until its queue is empty.
+    /// Stops the intervals of a worker that has handled nothing but ticks for its idle timeout, until its queue is
+    /// empty.
     ///
-    /// If the ticks come faster than they are handled, the queue would never be empty. Without them it becomes so, and the worker is
-    /// passivated like any other, with nothing queued and nothing being handled. (G7)
+    /// If the ticks come faster than they are handled, the queue would never be empty. Without them it becomes so, and
+    /// the worker is passivated like any other, with nothing queued and nothing being handled. (G7)
     #[cold]
     fn withhold_ticks_if_idle(&mut self) {
         if !self.inbox.activity().has_interval() {
@@ -294,8 +298,8 @@ impl<M> Mailbox<M> {
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = self.record_activity();
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
-        // The queue was empty, so that ticks need not be withheld. If one comes before the gate closes, it is handled, and the worker
-        // is idle again.
+        // The queue was empty, so that ticks need not be withheld. If one comes before the gate closes, it is handled,
+        // and the worker is idle again.
         activity.resume_ticks();
         let Some(idle_timeout) = activity.idle_timeout() else { return Poll::Pending };
         let idle = self.idle.get_or_insert_default();
@@ -305,7 +309,8 @@ impl<M> Mailbox<M> {
             let due = since.max(activity.at()).saturating_add(idle_timeout);
             let Some(at) = clock.at(due) else { return Poll::Pending };
             let timer = match &mut idle.timer {
-                // Keep a timer that fires too early: it is checked then. One that fires too late was set for a longer timeout.
+                // Keep a timer that fires too early: it is checked then. One that fires too late was set for a longer
+                // timeout.
                 Some(timer) if timer.deadline() <= at && !timer.is_elapsed() => timer,
                 Some(timer) => {
                     timer.as_mut().reset(at);
@@ -326,8 +331,8 @@ impl<M> Mailbox<M> {
         }
     }
 
-    /// Receives the next message if one is queued. `None` does not mean that the worker is to end: only [`recv`](Self::recv) reports
-    /// that.
+    /// Receives the next message if one is queued. `None` does not mean that the worker is to end: only
+    /// [`recv`](Self::recv) reports that.
     pub fn try_recv(&mut self) -> Option<M> {
         self.end_handling();
         let received = self.inbox.try_recv(&mut self.batch);

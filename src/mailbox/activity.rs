@@ -9,8 +9,8 @@ use crate::util::rng;
 
 /// When a worker was last active, and how long it may be idle.
 ///
-/// The worker's task writes it, except for the holds, which its timers and tasks release. The owner reads it to choose a victim
-/// for eviction, where a value that is a moment old will do. All accesses are therefore `Relaxed`.
+/// The worker's task writes it, except for the holds, which its timers and tasks release. The owner reads it to choose
+/// a victim for eviction, where a value that is a moment old will do. All accesses are therefore `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Activity {
     /// The time of the last activity, by the registry's [`Clock`](crate::util::clock::Clock).
@@ -19,8 +19,8 @@ pub(crate) struct Activity {
     idle_timeout: AtomicU64,
     /// Handled messages up to `at`, halved for each minute.
     uses: AtomicU32,
-    /// The number of holds that keep the worker active (pending `send_after`s, and its own tasks), with the bits [`HAS_INTERVAL`] and
-    /// [`WITHHOLDS_TICKS`].
+    /// The number of holds that keep the worker active (pending `send_after`s, and its own tasks), with the bits
+    /// [`HAS_INTERVAL`] and [`WITHHOLDS_TICKS`].
     pub(crate) holds: AtomicU32,
 }
 
@@ -96,7 +96,8 @@ impl Activity {
     }
 }
 
-/// Lengthens an idle timeout by up to a sixteenth, depending on the worker's id: workers that started together do not exit together.
+/// Lengthens an idle timeout by up to a sixteenth, depending on the worker's id: workers that started together do not
+/// exit together.
 pub(crate) fn with_jitter(idle_timeout: u64, worker: WorkerId) -> u64 {
     let share = rng::spread(worker.0) >> 56;
     idle_timeout.saturating_add((idle_timeout >> 12).saturating_mul(share))

@@ -18,44 +18,48 @@
 //! All changes are made under the queue's lock. The gate is also read without it.
 //!
 //! 1. **The gate only moves forward.** Transitions may skip states.
-//! 2. **A send is atomic against a close.** A message is accepted only before `Closed`. A send that returned `Ok` therefore
-//!    happened before the close, and its message is in the queue (G6).
-//! 3. **Order.** Messages leave in the order in which they were accepted (G8): by `recv`, which delivers them, or by `drain`.
-//!    After a kill or a drain none is delivered any more. `delivery_ended` is set before the first message is dropped, so that a
-//!    caller that is woken by the drop of its reply already reads the final result.
-//! 4. **Capacity.** `queued + reserved <= capacity`, except for what [`force_send`](Queue::force_send) adds: the messages of
-//!    the worker's own timers and monitors, a bounded number. Capacity that becomes free while senders wait is reserved
-//!    for the sender that has waited longest, so that no sender overtakes another and none starves. A permit is reserved capacity
-//!    that is kept for longer; reserving one waits in the same order. A close releases all reservations.
-//! 5. **Count.** `live`, the registry's count, is raised when a gate opens and lowered just before it closes. A worker whose gate
-//!    is closed is never counted (G9).
-//! 6. **A run boundary** ends one run of a worker that is restarted. Messages accepted before it are delivered, then `recv` returns
-//!    `None`, while the gate stays open and later messages wait for the next run. A stop that discards queued messages is a run
-//!    boundary before the first of them, behind a closed gate: `recv` returns `None`, and the messages wait for the drain.
-//! 7. **Batches.** A receiver that finds several messages takes them out together, and gives them out from its [`Batch`] without
-//!    the queue's lock. Batched messages still count as queued: they hold capacity, a drain takes them back, a kill keeps
-//!    them from being delivered. The batch has its own lock, which is taken after the queue's or alone. The queue *revokes* a
-//!    batch when it must be asked before the next delivery: a sender waits, the run ends, or nothing is delivered any more.
-//! 8. **No user code runs under the lock.** Messages are moved under it and dropped outside. Wakers are cloned under it and
-//!    woken outside.
+//! 2. **A send is atomic against a close.** A message is accepted only before `Closed`. A send that returned `Ok`
+//!    therefore happened before the close, and its message is in the queue (G6).
+//! 3. **Order.** Messages leave in the order in which they were accepted (G8): by `recv`, which delivers them, or by
+//!    `drain`. After a kill or a drain none is delivered any more. `delivery_ended` is set before the first message is
+//!    dropped, so that a caller that is woken by the drop of its reply already reads the final result.
+//! 4. **Capacity.** `queued + reserved <= capacity`, except for what [`force_send`](Queue::force_send) adds: the
+//!    messages of the worker's own timers and monitors, a bounded number. Capacity that becomes free while senders wait
+//!    is reserved for the sender that has waited longest, so that no sender overtakes another and none starves. A
+//!    permit is reserved capacity that is kept for longer; reserving one waits in the same order. A close releases all
+//!    reservations.
+//! 5. **Count.** `live`, the registry's count, is raised when a gate opens and lowered just before it closes. A worker
+//!    whose gate is closed is never counted (G9).
+//! 6. **A run boundary** ends one run of a worker that is restarted. Messages accepted before it are delivered, then
+//!    `recv` returns `None`, while the gate stays open and later messages wait for the next run. A stop that discards
+//!    queued messages is a run boundary before the first of them, behind a closed gate: `recv` returns `None`, and the
+//!    messages wait for the drain.
+//! 7. **Batches.** A receiver that finds several messages takes them out together, and gives them out from its
+//!    [`Batch`] without the queue's lock. Batched messages still count as queued: they hold capacity, a drain takes
+//!    them back, a kill keeps them from being delivered. The batch has its own lock, which is taken after the queue's
+//!    or alone. The queue *revokes* a batch when it must be asked before the next delivery: a sender waits, the run
+//!    ends, or nothing is delivered any more.
+//! 8. **No user code runs under the lock.** Messages are moved under it and dropped outside. Wakers are cloned under it
+//!    and woken outside.
 //!
 //! # Proof
 //!
-//! - G6: what was accepted is in the queue when the gate closes (rules 1 and 2). The worker delivers it or drains it. A caller whose
-//!   reply was dropped learns which: [`was_dropped_unhandled`](Queue::was_dropped_unhandled) compares the sequence number of its
-//!   message to the number of delivered messages, which is final by rule 3.
-//! - G7: `close_if_idle` checks that the queue is empty and closes the gate in one critical section. A message is accepted before
-//!   it, and the worker is not idle, or it is refused.
-//! - No wake-up of the receiver is lost: `poll_recv` finds the queue empty and stores its waker in one critical section. A sender that
-//!   comes later takes the waker and wakes it.
-//! - No wake-up of a sender is lost: while senders wait, the batch is revoked (rule 7), so that every delivery goes through
-//!   the queue, frees capacity, and reserves it for the first of them. A sender that is dropped passes its reservation on.
+//! - G6: what was accepted is in the queue when the gate closes (rules 1 and 2). The worker delivers it or drains it. A
+//!   caller whose reply was dropped learns which: [`was_dropped_unhandled`](Queue::was_dropped_unhandled) compares the
+//!   sequence number of its message to the number of delivered messages, which is final by rule 3.
+//! - G7: `close_if_idle` checks that the queue is empty and closes the gate in one critical section. A message is
+//!   accepted before it, and the worker is not idle, or it is refused.
+//! - No wake-up of the receiver is lost: `poll_recv` finds the queue empty and stores its waker in one critical
+//!   section. A sender that comes later takes the waker and wakes it.
+//! - No wake-up of a sender is lost: while senders wait, the batch is revoked (rule 7), so that every delivery goes
+//!   through the queue, frees capacity, and reserves it for the first of them. A sender that is dropped passes its
+//!   reservation on.
 //!
 //! # Inlining
 //!
-//! The functions that every message passes through are `inline(always)`. Through a shared function a message would pass by way of
-//! memory, and be loaded before the processor's store buffer has drained (`benches/NOTES.md`). Debug builds do not inline
-//! them, because all of them together would be in the caller's stack frame.
+//! The functions that every message passes through are `inline(always)`. Through a shared function a message would pass
+//! by way of memory, and be loaded before the processor's store buffer has drained (`benches/NOTES.md`). Debug builds
+//! do not inline them, because all of them together would be in the caller's stack frame.
 
 mod batch;
 mod envelope;
@@ -138,7 +142,8 @@ impl<M> Queue<M> {
         Ok(sequence)
     }
 
-    /// Accepts a message regardless of capacity: for the worker's own timers and monitors, whose number bounds the excess.
+    /// Accepts a message regardless of capacity: for the worker's own timers and monitors, whose number bounds the
+    /// excess.
     pub(crate) fn force_send(&self, message: M, kind: Kind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -150,7 +155,8 @@ impl<M> Queue<M> {
         Ok(sequence)
     }
 
-    /// Like [`force_send`](Self::force_send), for the tick of an interval where activity is tracked: a tick is no activity.
+    /// Like [`force_send`](Self::force_send), for the tick of an interval where activity is tracked: a tick is no
+    /// activity.
     pub(crate) fn send_tick(&self, message: M) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -168,7 +174,8 @@ impl<M> Queue<M> {
         Sending::new(self, message, kind)
     }
 
-    /// Reserves capacity for one message, in the same order as senders. Dropped before it is ready, nothing is reserved.
+    /// Reserves capacity for one message, in the same order as senders. Dropped before it is ready, nothing is
+    /// reserved.
     pub(crate) fn reserve(&self) -> Reserving<'_, M> {
         Reserving::new(self)
     }
@@ -271,7 +278,8 @@ impl<M> Queue<M> {
         {
             return Poll::Ready(());
         }
-        // A message takes this waker too, and the task waits again. It waits here only in restarts, which are rare and short.
+        // A message takes this waker too, and the task waits again. It waits here only in restarts, which are rare and
+        // short.
         state.park_receiver(cx.waker());
         Poll::Pending
     }
@@ -288,7 +296,8 @@ impl<M> Queue<M> {
         wake(task);
     }
 
-    /// Drops the wakers of the worker's task, which has completed: they would keep its memory as long as a handle exists.
+    /// Drops the wakers of the worker's task, which has completed: they would keep its memory as long as a handle
+    /// exists.
     pub(crate) fn forget_task(&self) {
         let mut state = self.lock();
         let wakers = (state.receiver.take(), state.task.take());

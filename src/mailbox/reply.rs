@@ -13,8 +13,8 @@ use crate::util::panics::{drop_payload, unwind_safe};
 
 /// The sending end of a call: a worker sends its answer here.
 ///
-/// Dropping it without an answer makes the call return [`CallError::NoReply`](crate::CallError::NoReply). It may be kept, or moved to another task, and
-/// answered later.
+/// Dropping it without an answer makes the call return [`CallError::NoReply`](crate::CallError::NoReply). It may be
+/// kept, or moved to another task, and answered later.
 ///
 /// # Examples
 ///
@@ -77,8 +77,8 @@ impl<T> Reply<T> {
         match self.target {
             Target::Caller(sender) => sender.send(value),
             Target::Tokio(sender) => {
-                // The receiver may be awaited on another executor, whose waker is foreign code. Tokio wakes it after it has
-                // stored the value, so the value is sent even if the waker panics.
+                // The receiver may be awaited on another executor, whose waker is foreign code. Tokio wakes it after it
+                // has stored the value, so the value is sent even if the waker panics.
                 catch_unwind(AssertUnwindSafe(|| sender.send(value))).unwrap_or_else(|payload| {
                     drop_payload(payload);
                     Ok(())
@@ -97,8 +97,9 @@ impl<T> Reply<T> {
 
     /// Waits until the caller no longer waits: its future was dropped, or its timeout elapsed.
     ///
-    /// Select over it and the work for an answer that is not worth finishing without a caller. It works for every kind of call,
-    /// and for a reply created from a tokio oneshot sender. The first wait allocates. A call without one costs nothing more.
+    /// Select over it and the work for an answer that is not worth finishing without a caller. It works for every kind
+    /// of call, and for a reply created from a tokio oneshot sender. The first wait allocates. A call without one costs
+    /// nothing more.
     ///
     /// # Cancel safety
     ///

@@ -1,8 +1,9 @@
 //! [`Clock`]: the time of a registry's runtime, on any thread.
 //!
-//! `tokio::time::Instant::now` reads the clock of the runtime whose context the thread is in, or the system's clock outside a
-//! runtime. The clocks of two runtimes differ if one was paused. The owner runs in tasks of any runtime or of none. Therefore a
-//! registry's clock is read in the context of the registry's own runtime. That costs two updates of the runtime's reference count.
+//! `tokio::time::Instant::now` reads the clock of the runtime whose context the thread is in, or the system's clock
+//! outside a runtime. The clocks of two runtimes differ if one was paused. The owner runs in tasks of any runtime or of
+//! none. Therefore a registry's clock is read in the context of the registry's own runtime. That costs two updates of
+//! the runtime's reference count.
 
 use std::time::Duration;
 

@@ -3,8 +3,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
-/// Creates a future in a box. Without optimisation, a future that is created in its caller's frame takes its size there more than
-/// once.
+/// Creates a future in a box. Without optimisation, a future that is created in its caller's frame takes its size there
+/// more than once.
 #[inline(never)]
 pub(crate) fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::pin(make())

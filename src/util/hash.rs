@@ -1,10 +1,10 @@
-//! [`SipBuilder`]: how keys and names are hashed.
+//! [`SipBuilder`]: the keyed hash of registry keys and names, with a fast path for a single string.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use siphasher::sip::SipHasher13;
 
-/// SipHash-1-3 under a secret of its own: who chooses keys cannot make many fall on one hash.
+/// SipHash-1-3 with a secret key of its own: an attacker who chooses keys cannot make many of them collide.
 #[derive(Clone)]
 pub(crate) struct SipBuilder {
     key: SipKey,
@@ -13,10 +13,10 @@ pub(crate) struct SipBuilder {
 type SipKey = (u64, u64);
 
 impl SipBuilder {
-    /// With another secret each time.
+    /// Each has another secret key.
     pub(crate) fn new() -> Self {
-        // The system's randomness by way of the standard library: what a keyed function makes of two numbers tells nothing of
-        // its key.
+        // `RandomState` is keyed by the operating system. Its hashes of two constants serve as a key: they reveal
+        // nothing of its own.
         let random = RandomState::new();
         Self { key: (random.hash_one(0_u8), random.hash_one(1_u8)) }
     }
@@ -31,43 +31,43 @@ impl BuildHasher for SipBuilder {
     }
 }
 
-/// The function at work.
+/// The hasher of one key.
 ///
-/// Most keys are one text, which writes its bytes and then an end mark. Its bytes are hashed as soon as they come: all at once,
-/// and not as a part of a stream, of which half a word is kept between one write and the next. If more comes than the end mark, the
-/// bytes are in the stream by their hash: as good as they are, for who does not know the secret.
+/// Most keys are one string, which writes its bytes and then a terminator. The first bytes are hashed at once, without
+/// the buffering of a stream. If anything but the terminator follows, a stream continues from the keyed hash of these
+/// bytes, which is as collision-resistant as the bytes themselves to an attacker without the key.
 #[derive(Clone)]
 pub(crate) struct KeyHasher {
     key: SipKey,
     state: State,
 }
 
-/// What was written before.
+/// What was written so far.
 #[derive(Clone)]
 enum State {
     Nothing,
-    /// Bytes, of this hash.
+    /// Bytes with this hash.
     Bytes(u64),
-    /// The same, and the end mark of a text.
+    /// Bytes with this hash, and the terminator of a string.
     Text(u64),
     Stream(SipHasher13),
 }
 
-/// What `str` writes behind its bytes.
-const END: u8 = 0xff;
+/// The terminator that `str` writes after its bytes.
+const TERMINATOR: u8 = 0xff;
 
 fn sip((first, second): SipKey) -> SipHasher13 {
     SipHasher13::new_with_keys(first, second)
 }
 
-/// Here, and nowhere else, so that it is compiled once and as a whole, whatever the keys are.
+/// Not inlined, so that it is compiled once, as a whole, for all types of keys.
 #[inline(never)]
 fn hash_bytes(key: SipKey, bytes: &[u8]) -> u64 {
     sip(key).hash(bytes)
 }
 
 impl KeyHasher {
-    /// There is more to hash than one text.
+    /// Switches to the stream: there is more to hash than one string.
     #[inline]
     fn stream(&mut self) -> &mut SipHasher13 {
         if !matches!(self.state, State::Stream(_)) {
@@ -76,7 +76,7 @@ impl KeyHasher {
                 State::Bytes(hash) => stream.write_u64(hash),
                 State::Text(hash) => {
                     stream.write_u64(hash);
-                    stream.write_u8(END);
+                    stream.write_u8(TERMINATOR);
                 }
                 State::Nothing | State::Stream(_) => {}
             }
@@ -84,7 +84,7 @@ impl KeyHasher {
         }
         match &mut self.state {
             State::Stream(stream) => stream,
-            _ => unreachable!("it has just become one"),
+            _ => unreachable!("the state is a stream now"),
         }
     }
 }
@@ -101,7 +101,7 @@ impl Hasher for KeyHasher {
     #[inline]
     fn write_u8(&mut self, number: u8) {
         match self.state {
-            State::Bytes(hash) if number == END => self.state = State::Text(hash),
+            State::Bytes(hash) if number == TERMINATOR => self.state = State::Text(hash),
             _ => self.stream().write_u8(number),
         }
     }
@@ -130,7 +130,7 @@ impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
         match &self.state {
             State::Text(hash) => *hash,
-            // Not that of the text.
+            // Inverted, so that bytes differ from the string of the same bytes.
             State::Bytes(hash) => !hash,
             State::Stream(stream) => stream.finish(),
             State::Nothing => sip(self.key).finish(),
@@ -147,29 +147,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_hasher_has_its_own_secret() {
+    fn each_hasher_has_its_own_key() {
         let hashes: HashSet<u64> = (0..1_000).map(|_| SipBuilder::new().hash_one("+15551234567")).collect();
         assert_eq!(hashes.len(), 1_000);
     }
 
     #[test]
     fn borrowed_key_hashes_like_owned() {
-        let seeded = SipBuilder::new();
-        assert_eq!(seeded.hash_one("+15551234567"), seeded.hash_one(String::from("+15551234567")));
-        assert_eq!(seeded.hash_one([1_u32, 2].as_slice()), seeded.hash_one(vec![1_u32, 2]));
-        assert_eq!(seeded.hash_one(b"+1555".as_slice()), seeded.hash_one(b"+1555".to_vec()));
+        let builder = SipBuilder::new();
+        assert_eq!(builder.hash_one("+15551234567"), builder.hash_one(String::from("+15551234567")));
+        assert_eq!(builder.hash_one([1_u32, 2].as_slice()), builder.hash_one(vec![1_u32, 2]));
+        assert_eq!(builder.hash_one(b"+1555".as_slice()), builder.hash_one(b"+1555".to_vec()));
     }
 
     #[test]
     fn text_hash_matches_siphash_1_3() {
-        let seeded = SipBuilder::new();
+        let builder = SipBuilder::new();
         for len in 0..40 {
-            let text = &"+1555123456789 and more, as long as it is"[..len];
-            assert_eq!(seeded.hash_one(text), sip(seeded.key).hash(text.as_bytes()), "{text:?}");
+            let text = &"+1555123456789 and more, up to forty bytes"[..len];
+            assert_eq!(builder.hash_one(text), sip(builder.key).hash(text.as_bytes()), "{text:?}");
         }
     }
 
-    /// Writes its parts as they are.
+    /// Writes its parts without terminators or lengths.
     #[derive(Debug)]
     struct Raw(&'static str, &'static [u8]);
 
@@ -180,12 +180,12 @@ mod tests {
         }
     }
 
-    /// All of one kind, as the keys of a registry are.
+    /// The keys have one type, like those of a registry.
     fn assert_all_differ<K: Hash + Debug>(keys: impl IntoIterator<Item = K>) {
-        let seeded = SipBuilder::new();
+        let builder = SipBuilder::new();
         let mut seen = HashMap::new();
         for key in keys {
-            if let Some(other) = seen.insert(seeded.hash_one(&key), format!("{key:?}")) {
+            if let Some(other) = seen.insert(builder.hash_one(&key), format!("{key:?}")) {
                 panic!("{key:?} has the hash of {other}");
             }
         }

@@ -1,9 +1,9 @@
-//! [`IdList`]: a list whose entries are removed by id, in any order, and which keeps no memory for those that were removed.
+//! [`IdList`]: a list whose entries are removed by id, in any order, and which frees the memory of removed entries.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Names one entry of one list. No two entries in the process share one: an id that is removed late never finds the entry of
-/// somebody else, in this list or in the one that has taken its place.
+/// Identifies one entry of one list. Ids are unique in the process: a late removal never hits another entry, in this
+/// list or in one that has replaced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Id(u64);
 
@@ -16,21 +16,21 @@ impl Id {
 
 /// Entries in the order of their ids.
 ///
-/// A removed entry leaves a gap, and the gaps are closed when there are more of them than entries. So a removal takes
-/// constant time on the average, apart from the search, and the list is never more than twice as long as it need be.
+/// A removed entry leaves a gap. The list is compacted when gaps outnumber entries. A removal therefore takes amortized
+/// constant time after the search, and the list is at most about twice as long as its entries need.
 #[derive(Debug)]
 pub(crate) struct IdList<T> {
     entries: Vec<(Id, Option<T>)>,
-    /// How many entries are no gaps.
+    /// The number of entries without the gaps.
     present: usize,
 }
 
-/// So many gaps do not matter.
+/// This many gaps are tolerated beyond the number of entries, so that short lists are not compacted.
 const GAPS: usize = 8;
 
 impl<T> IdList<T> {
     pub(crate) fn insert(&mut self, id: Id, value: T) {
-        // Ids grow, so this is the end as a rule.
+        // Ids grow, so an entry usually goes to the end.
         let place = match self.entries.last() {
             Some(&(last, _)) if last > id => self.entries.partition_point(|&(other, _)| other < id),
             _ => self.entries.len(),
@@ -86,10 +86,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entries_leave_by_id_in_any_order_and_none_twice() {
+    fn entries_are_removed_by_id_once_in_any_order() {
         let mut list = IdList::default();
         let ids: Vec<Id> = (0..100).map(|_| Id::fresh()).collect();
-        // Not in the order in which the ids were made.
+        // In another order than the ids were created.
         for n in (0..100).rev() {
             list.insert(ids[n], n);
         }
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_given_back_whichever_entries_leave() {
+    fn removed_entries_free_memory_in_any_order() {
         for oldest_first in [true, false] {
             let mut list = IdList::default();
             let mut ids: Vec<Id> = (0..10_000).map(|_| Id::fresh()).collect();
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stays_keeps_no_room_for_those_that_come_and_leave() {
+    fn long_lived_entry_keeps_no_memory_for_removed_ones() {
         let mut list = IdList::default();
         list.insert(Id::fresh(), 0);
         for n in 1..10_000 {

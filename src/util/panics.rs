@@ -61,8 +61,8 @@ impl<T> Drop for CatchDropPanic<T> {
     }
 }
 
-/// Polls a future with a waker whose panic is contained. For waits that tokio wakes one after another: a foreign waker that
-/// panics would keep the rest from being woken.
+/// Polls a future with a waker whose panic is contained. For waits that tokio wakes one after another: a foreign waker
+/// that panics would keep the rest from being woken.
 pub(crate) async fn with_contained_waker<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|cx| {
@@ -82,8 +82,8 @@ impl Wake for ContainedWaker {
 
 /// Declares that types may cross `catch_unwind`.
 ///
-/// No panic leaves a type that callers hold half changed. User code runs outside the crate's locks and its panics are contained.
-/// Other tasks change what a handle refers to at any time, so that no caller relies on an earlier read.
+/// No panic leaves a type that callers hold half changed. User code runs outside the crate's locks and its panics are
+/// contained. Other tasks change what a handle refers to at any time, so that no caller relies on an earlier read.
 macro_rules! unwind_safe {
     ($([$($parameters:tt)*] $type:ty;)+) => {
         $(

@@ -5,14 +5,16 @@ use std::hash::{BuildHasher, RandomState};
 /// 2^64 divided by the golden ratio.
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
 
-/// Maps numbers to bits of which the highest are spread evenly, also over consecutive numbers (Fibonacci hashing). Deterministic.
+/// Maps numbers to bits of which the highest are spread evenly, also over consecutive numbers (Fibonacci hashing).
+/// Deterministic.
 pub(crate) fn spread(number: u64) -> u64 {
     number.wrapping_mul(GOLDEN)
 }
 
 /// A random number, seeded by the operating system.
 pub(crate) fn random() -> u64 {
-    // The only random source of the standard library. Each `RandomState` of a thread has other keys than the one before.
+    // The only random source of the standard library. Each `RandomState` of a thread has other keys than the one
+    // before.
     RandomState::new().hash_one(())
 }
 

@@ -1,4 +1,5 @@
-//! The primitives where threads meet. Under `--cfg gen_registry_loom` they are loom's, so that its model checker can run them.
+//! The primitives where threads meet. Under `--cfg gen_registry_loom` they are loom's, so that its model checker can
+//! run them.
 
 use std::ops::Deref;
 
@@ -45,8 +46,8 @@ pub(crate) use primitives::{
     AtomicBool, AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, fence, get_mut, into_inner, lock, spin_loop,
 };
 
-/// Aligns a value to a pair of cache lines (some processors fetch lines in pairs), so that a write to it does not evict its
-/// neighbours from the caches of other threads.
+/// Aligns a value to a pair of cache lines (some processors fetch lines in pairs), so that a write to it does not evict
+/// its neighbours from the caches of other threads.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct CachePadded<T>(pub(crate) T);

@@ -1,16 +1,16 @@
 //! [`Batch`]: messages that the receiver has taken out of the queue together, to give them out one by one. (Rule 7 of
 //! [`queue`](super))
 //!
-//! Where messages arrive faster than they are handled, this leaves the queue's lock to the senders, and the queue's memory in the
-//! caches of their threads.
+//! Where messages arrive faster than they are handled, this leaves the queue's lock to the senders, and the queue's
+//! memory in the caches of their threads.
 
 use std::collections::VecDeque;
 
 use crate::mailbox::queue::Envelope;
 use crate::util::sync::{Mutex, MutexGuard, lock};
 
-/// A queue of this length or more is taken out as a batch. A shorter one is not worth the memory of a batch, which is freed
-/// when the receiver is idle.
+/// A queue of this length or more is taken out as a batch. A shorter one is not worth the memory of a batch, which is
+/// freed when the receiver is idle.
 pub(super) const BATCH: usize = if cfg!(gen_registry_loom) { 2 } else { 8 };
 
 /// See the [module's documentation](self). Only the receiver takes this lock often.

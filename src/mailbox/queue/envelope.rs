@@ -2,11 +2,11 @@
 
 use std::hint::black_box;
 
-/// Whether a caller waits for a reply. The hook `on_undelivered` gets the casts that are lost; for a call the drop of its reply
-/// notifies the caller.
+/// Whether a caller waits for a reply. The hook `on_undelivered` gets the casts that are lost; for a call the drop of
+/// its reply notifies the caller.
 ///
-/// One word wide, because envelopes are copied word by word: a byte that was just stored could not be forwarded to the load of a
-/// word.
+/// One word wide, because envelopes are copied word by word: a byte that was just stored could not be forwarded to the
+/// load of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum Kind {
@@ -39,9 +39,9 @@ const LARGE: usize = 512;
 
 /// Keeps LLVM from splitting a large message into words, on cold paths.
 ///
-/// LLVM splits a value that moves between variants of enums at different offsets. A message of 64 KiB became 8,000 variables in
-/// each function that waits for capacity, and took two minutes to compile. Here the message's address escapes, so that LLVM copies
-/// it as a whole. A message of ordinary size is not affected.
+/// LLVM splits a value that moves between variants of enums at different offsets. A message of 64 KiB became 8,000
+/// variables in each function that waits for capacity, and took two minutes to compile. Here the message's address
+/// escapes, so that LLVM copies it as a whole. A message of ordinary size is not affected.
 #[inline(always)]
 pub(crate) fn whole<M>(mut message: M) -> M {
     if const { size_of::<M>() > LARGE } {

@@ -50,7 +50,8 @@ impl<M> Queue<M> {
         self.gate() == Gate::Open
     }
 
-    /// Returns whether the gate is closed. Takes the lock, so that a later transition happens after what the caller has written.
+    /// Returns whether the gate is closed. Takes the lock, so that a later transition happens after what the caller has
+    /// written.
     pub(crate) fn is_closed(&self) -> bool {
         let _locked = self.lock();
         self.gate() >= Gate::Closed
@@ -76,8 +77,8 @@ impl<M> Queue<M> {
         self.stop(reason, StopMode::Drain, live)
     }
 
-    /// `Starting` or `Open` → `Closed`. With `Discard`, no queued message is delivered after this, even if the gate was closed
-    /// before.
+    /// `Starting` or `Open` → `Closed`. With `Discard`, no queued message is delivered after this, even if the gate was
+    /// closed before.
     pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode, live: &AtomicUsize) -> TransitionToClosed {
         let mut state = self.lock();
         let was = self.gate();
@@ -104,8 +105,8 @@ impl<M> Queue<M> {
         TransitionToClosed::Closed
     }
 
-    /// `Open` → `Closed`, if the worker is idle: it awaits `recv`, nothing is queued and no sender waits. Later sends are
-    /// refused, so that no message is lost. (G7)
+    /// `Open` → `Closed`, if the worker is idle: it awaits `recv`, nothing is queued and no sender waits. Later sends
+    /// are refused, so that no message is lost. (G7)
     pub(crate) fn close_if_idle(&self, reason: CloseReason, live: &AtomicUsize) -> TransitionToClosed {
         let mut state = self.lock();
         if self.gate() != Gate::Open || !state.is_idle() {

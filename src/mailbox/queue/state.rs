@@ -9,15 +9,15 @@ use crate::lifecycle::exit::CloseReason;
 use crate::mailbox::queue::batch::{BATCH, Batch};
 use crate::mailbox::queue::{BatchRef, Envelope, Kind, Sequence};
 
-/// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and worker pass
-/// these lines back and forth.
+/// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and
+/// worker pass these lines back and forth.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct State<M> {
     /// The queued messages that are not in the receiver's batch.
     messages: VecDeque<Envelope<M>>,
-    /// The number of accepted messages, which is the sequence number of the newest. After a drain, the number of those that were
-    /// delivered: nothing is accepted any more.
+    /// The number of accepted messages, which is the sequence number of the newest. After a drain, the number of those
+    /// that were delivered: nothing is accepted any more.
     accepted: Sequence,
     /// The task that awaits `recv`.
     pub(super) receiver: Option<Waker>,
@@ -54,7 +54,8 @@ struct Cold<M> {
 struct Ticks {
     /// How many were delivered since they were last taken.
     delivered: u32,
-    /// Those that had not been delivered at the last [`advance`](Self::advance), oldest first: at most one for each interval.
+    /// Those that had not been delivered at the last [`advance`](Self::advance), oldest first: at most one for each
+    /// interval.
     queued: VecDeque<Sequence>,
 }
 
@@ -176,7 +177,8 @@ impl<M> State<M> {
     fn shrink_cold(&mut self, idle_capacity: u16, batch_ref: &mut BatchRef<M>) {
         let Some(cold) = &mut self.cold else { return };
         if let (true, Some(batch)) = (mem::take(&mut cold.batch_was_used), &cold.batch) {
-            // Keep a batch that was just used, since more may come. It is dropped if it stays unused until the next time.
+            // Keep a batch that was just used, since more may come. It is dropped if it stays unused until the next
+            // time.
             let mut held = batch.lock();
             if held.messages.capacity() > idle_capacity.into() {
                 held.messages.shrink_to(idle_capacity.into());
@@ -186,7 +188,8 @@ impl<M> State<M> {
         *batch_ref = None;
         cold.batch = None;
         cold.batch_len = 0;
-        // A sender with a ticket waits or has a reservation. Without either no ticket is in use, and numbering may start anew.
+        // A sender with a ticket waits or has a reservation. Without either no ticket is in use, and numbering may
+        // start anew.
         let has_ticks = cold.ticks.delivered > 0 || !cold.ticks.queued.is_empty();
         if cold.run_boundary.is_none() && cold.senders.is_empty() && self.reserved == 0 && !has_ticks {
             self.cold = None;
@@ -275,8 +278,8 @@ impl<M> State<M> {
         }
     }
 
-    /// Whether there is capacity for one more message. If not, the batch is revoked, so that its next delivery finds the sender
-    /// that is about to wait. (Rule 7)
+    /// Whether there is capacity for one more message. If not, the batch is revoked, so that its next delivery finds
+    /// the sender that is about to wait. (Rule 7)
     #[inline]
     pub(super) fn has_capacity(&mut self, capacity: u32) -> bool {
         let taken = self.messages.len() + (self.reserved as usize);
@@ -320,8 +323,8 @@ impl<M> State<M> {
         cold.senders.remove(place).map(drop)
     }
 
-    /// Releases all reservations and all senders that wait: they will find the gate closed. Removes the run boundary, since no
-    /// run follows for which later messages would be kept.
+    /// Releases all reservations and all senders that wait: they will find the gate closed. Removes the run boundary,
+    /// since no run follows for which later messages would be kept.
     pub(super) fn release_waiters(&mut self) -> VecDeque<(u64, Waker)> {
         self.reserved = 0;
         let Some(cold) = &mut self.cold else { return VecDeque::new() };
