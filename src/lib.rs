@@ -1,5 +1,5 @@
-//! One live worker per key, for tokio: a registry of stateful tasks that start on first use, and that any thread looks up
-//! without passing a message.
+//! One live worker per key, for tokio: a registry of stateful tasks that start on first use, and that any thread looks
+//! up without passing a message.
 //!
 //! A service that keeps one stateful task per key (a user, a phone number, a room, a device) asks the registry for the
 //! worker of a key. The registry starts the worker if there is none. The crate is a port of Discord's GenRegistry from
@@ -113,20 +113,20 @@
 //!                       └──────────── init fails, panics, times out, is stopped ─────────────────────────────────▶ vacant
 //! ```
 //!
-//! A worker is one tokio task. It runs `init`, then `run`, which passes each message to `handle`, then `terminate`. A worker
-//! begins to stop when its *gate* closes: from then on lookups do not find it, it is not counted, and it accepts no
-//! messages. If it is stopped, stops itself or is shut down, it handles the messages that it has accepted first
+//! A worker is one tokio task. It runs `init`, then `run`, which passes each message to `handle`, then `terminate`. A
+//! worker begins to stop when its *gate* closes: from then on lookups do not find it, it is not counted, and it accepts
+//! no messages. If it is stopped, stops itself or is shut down, it handles the messages that it has accepted first
 //! ([`Builder::stop_mode`] can change that). The key is free when the state is dropped and the work from
 //! [`Context::spawn`] and the registries from [`Context::own`] have ended.
 //!
 //! # Supervision
 //!
-//! A registry restarts its own workers, by the policy of [`Builder::restart`] ([`Restart`], as in OTP). A restart makes a new
-//! state behind the same handle: the mailbox is kept, lookups find the worker, and senders notice only the delay. The
-//! message being handled at the crash is not handled again, and its caller gets an error. Budgets are per key
-//! ([`Builder::restart_intensity`]): a worker that spends the budget of its key is not restarted, and starts of the key are
-//! refused for a while ([`StartError::RestartLimit`]). Other keys are not affected. The crash history of keys without a
-//! worker is bounded: under a flood of crashing keys the oldest is forgotten.
+//! A registry restarts its own workers, by the policy of [`Builder::restart`] ([`Restart`], as in OTP). A restart makes
+//! a new state behind the same handle: the mailbox is kept, lookups find the worker, and senders notice only the delay.
+//! The message being handled at the crash is not handled again, and its caller gets an error. Budgets are per key
+//! ([`Builder::restart_intensity`]): a worker that spends the budget of its key is not restarted, and starts of the key
+//! are refused for a while ([`StartError::RestartLimit`]). Other keys are not affected. The crash history of keys
+//! without a worker is bounded: under a flood of crashing keys the oldest is forgotten.
 //!
 //! Two workers form a tree when one of them owns the registry of the other: [`Context::own`]. A registry of
 //! [`Restart::Permanent`] workers with fixed keys is what OTP calls a one-for-one supervisor.
@@ -134,59 +134,64 @@
 //! # Residency
 //!
 //! By default a worker stays until it is stopped. With [`Builder::idle_timeout`] an idle worker ends itself. With
-//! [`Builder::max_workers`] and an [`Eviction`] an idle worker makes room for a new one. Neither loses a message (G7): the gate
-//! closes only on an empty mailbox, and a later send is refused or, through a [`Via`], reaches the successor. Write state
-//! that must survive in `terminate`, or before the reply.
+//! [`Builder::max_workers`] and an [`Eviction`] an idle worker makes room for a new one. Neither loses a message (G7):
+//! the gate closes only on an empty mailbox, and a later send is refused or, through a [`Via`], reaches the successor.
+//! Write state that must survive in `terminate`, or before the reply.
 //!
 //! # Guarantees
 //!
-//! The source cites each number where it is upheld, and at least one test is named after it. Intervals are per key of one
-//! registry in one process.
+//! The source cites each number where it is upheld, and at least one test is named after it. Intervals are per key of
+//! one registry in one process.
 //!
-//! - **G1, exclusion.** From the first poll of `init` to the drop of the worker's state no second worker of the key runs,
-//!   across stop, kill, panic, restart and eviction. Work started with [`Context::spawn`] and [`Context::spawn_blocking`] counts too.
+//! - **G1, exclusion.** From the first poll of `init` to the drop of the worker's state no second worker of the key
+//!   runs, across stop, kill, panic, restart and eviction. Work started with [`Context::spawn`] and
+//!   [`Context::spawn_blocking`] counts too.
 //! - **G2, coalescing.** Concurrent starts of a vacant key run one `init` and share its result; at most one
 //!   [`start`](Registry::start) returns `Ok`. A caller that drops its future cancels nothing for the others.
-//! - **G3, no stale handle.** A lookup that begins after a worker's gate closed does not return it. A stop that returned
-//!   `Ok` means: state dropped, key free.
+//! - **G3, no stale handle.** A lookup that begins after a worker's gate closed does not return it. A stop that
+//!   returned `Ok` means: state dropped, key free.
 //! - **G4, isolation.** No user code runs in the registry's owner or under a lock, except a key's own `Eq`, `Clone` and
-//!   `Drop` and an error's `Drop` (the closure of [`reduce`](Registry::reduce) runs in its caller). A hung `init` delays its
-//!   own key only. A key, and the error that a worker failed with, are dropped by the last user of the worker's memory,
-//!   which may be the owner or another task's lookup: their `Drop` should not block. A panic in it is contained.
-//! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and each waiting
-//!   caller gets the error. A panic in `handle` or `terminate` ends that worker only.
+//!   `Drop` and an error's `Drop` (the closure of [`reduce`](Registry::reduce) runs in its caller). A hung `init`
+//!   delays its own key only. A key, and the error that a worker failed with, are dropped by the last user of the
+//!   worker's memory, which may be the owner or another task's lookup: their `Drop` should not block. A panic in it is
+//!   contained.
+//! - **G5, failure leaves nothing.** A start that fails, panics, is cancelled or times out leaves no entry, and each
+//!   waiting caller gets the error. A panic in `handle` or `terminate` ends that worker only.
 //! - **G6, no silent loss.** A send that returned `Ok` is in the mailbox. Either its handler begins, or it is
-//!   *undelivered*: a call fails with [`CallError::NotDelivered`], which says that the message never began and that the call
-//!   is safe to repeat, and a cast is passed to [`Builder::on_undelivered`].
-//! - **G7, passivation loses nothing.** A worker that idles or is evicted closes its gate only if no message is queued or
-//!   being handled; later sends through a [`Via`] reach the successor.
-//! - **G8, order.** Of two sends of one sender to one key, where the first returned before the second began, the first is
-//!   handled first, across passivation and restart too.
-//! - **G9, accounting.** At rest the table, [`count`](Registry::count), the live workers, and the starts less the exits of
-//!   [`stats`](Registry::stats) agree.
+//!   *undelivered*: a call fails with [`CallError::NotDelivered`], which says that the message never began and that the
+//!   call is safe to repeat, and a cast is passed to [`Builder::on_undelivered`].
+//! - **G7, passivation loses nothing.** A worker that idles or is evicted closes its gate only if no message is queued
+//!   or being handled; later sends through a [`Via`] reach the successor.
+//! - **G8, order.** Of two sends of one sender to one key, where the first returned before the second began, the first
+//!   is handled first, across passivation and restart too.
+//! - **G9, accounting.** At rest the table, [`count`](Registry::count), the live workers, and the starts less the exits
+//!   of [`stats`](Registry::stats) agree.
 //! - **G10, shutdown.** [`shutdown`](Registry::shutdown) cancels what is starting, drains, aborts at the deadline, and
 //!   returns one report to every caller. Afterwards nothing runs except what it reports as stuck.
 //! - **G11, limits.** Starting, running, restarting and stopping workers are never more than
-//!   [`max_workers`](Builder::max_workers). Restart budgets are per key. What is remembered of keys without a worker is bounded.
+//!   [`max_workers`](Builder::max_workers). Restart budgets are per key. What is remembered of keys without a worker is
+//!   bounded.
 //!
 //! Not promised: exactly-once handling; order between senders; that a handle's worker is alive a moment later; the end
-//! of code that never yields (its key stays taken, and `stop` returns [`StopError::Stuck`]); the end of work that was not
-//! spawned through the context; a `Drop` that panics while it unwinds; freedom from call cycles between workers; anything under
-//! `panic = "abort"`.
+//! of code that never yields (its key stays taken, and `stop` returns [`StopError::Stuck`]); the end of work that was
+//! not spawned through the context; a `Drop` that panics while it unwinds; freedom from call cycles between workers;
+//! anything under `panic = "abort"`.
 //!
 //! # Use of a registry by its own workers
 //!
-//! `init`, `handle` and `terminate` may use the worker's own registry ([`Context::registry`]), for other keys and for their
-//! own. An operation that cannot complete fails at once with `WouldDeadlock`: a worker that waits for its own stop, its own
-//! start, its own reply, or room in its own full mailbox; and a wait that would close a cycle of workers that wait for each
-//! other's start or end. A cycle that passes through a subtask or through another registry is not detected, and ends at the
-//! timeouts; only a wait for the end of a worker that [owns](Context::own) the caller's registry is refused there too. A [`Registry`] that is stored in one of its own workers is never dropped: store a [`WeakRegistry`].
+//! `init`, `handle` and `terminate` may use the worker's own registry ([`Context::registry`]), for other keys and for
+//! their own. An operation that cannot complete fails at once with `WouldDeadlock`: a worker that waits for its own
+//! stop, its own start, its own reply, or room in its own full mailbox; and a wait that would close a cycle of workers
+//! that wait for each other's start or end. A cycle that passes through a subtask or through another registry is not
+//! detected, and ends at the timeouts; only a wait for the end of a worker that [owns](Context::own) the caller's
+//! registry is refused there too. A [`Registry`] that is stored in one of its own workers is never dropped: store a
+//! [`WeakRegistry`].
 //!
 //! # Consistency
 //!
-//! Reads of the table take no lock. Only the registry's owner changes the table, one operation at a time. An operation runs in
-//! the task that submits it if the owner is free; otherwise the task that currently runs the owner executes it, or the
-//! registry's background task (flat combining).
+//! Reads of the table take no lock. Only the registry's owner changes the table, one operation at a time. An operation
+//! runs in the task that submits it if the owner is free; otherwise the task that currently runs the owner executes it,
+//! or the registry's background task (flat combining).
 //!
 //! [`lookup`](Registry::lookup) is linearizable with the opening and closing of a worker's gate.
 //! [`reduce`](Registry::reduce) and [`to_list`](Registry::to_list) see each worker that is present throughout exactly
@@ -196,16 +201,17 @@
 //! # Discovery
 //!
 //! [`Aliases`] find a worker by names other than its key, one worker per name. [`Groups`] hold the workers that share a
-//! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, and hold
-//! workers of any number of registries. A worker leaves them when its gate closes, and G3 holds for them: a read never returns
-//! a worker that had begun to stop. The entries of a worker are removed before [`WorkerHandle::closed`] returns. In addition
-//! to what G4 names, a name's own `Eq` runs under a lock: the one that guards changes of the directory.
+//! property, to list them and to [broadcast](Groups::broadcast) to them. Both are values beside the registries, and
+//! hold workers of any number of registries. A worker leaves them when its gate closes, and G3 holds for them: a read
+//! never returns a worker that had begun to stop. The entries of a worker are removed before [`WorkerHandle::closed`]
+//! returns. In addition to what G4 names, a name's own `Eq` runs under a lock: the one that guards changes of the
+//! directory.
 //!
 //! # Metrics
 //!
-//! [`Registry::stats`] returns exact counters, with or without a recorder. A registry with a name ([`Builder::name`]) also
-//! reports to a recorder of the `metrics` facade, every two seconds and when it ends. The [catalogue](metrics) lists every
-//! metric with its labels and buckets. A dashboard and alerts are in the repository, under `grafana/`.
+//! [`Registry::stats`] returns exact counters, with or without a recorder. A registry with a name ([`Builder::name`])
+//! also reports to a recorder of the `metrics` facade, every two seconds and when it ends. The [catalogue](metrics)
+//! lists every metric with its labels and buckets. A dashboard and alerts are in the repository, under `grafana/`.
 //!
 //! ```
 //! # #[cfg(feature = "prometheus")]
@@ -232,26 +238,28 @@
 //! # fn main() {}
 //! ```
 //!
-//! - Two live registries that report to the same recorder cannot share a name ([`BuildError::NameTaken`]). When a shutdown is
-//!   over, the name is free and all gauges are 0, except the two settings (`workers_limit`, `mailbox_capacity`). The next
-//!   registry of that name continues the counters.
+//! - Two live registries that report to the same recorder cannot share a name ([`BuildError::NameTaken`]). When a
+//!   shutdown is over, the name is free and all gauges are 0, except the two settings (`workers_limit`,
+//!   `mailbox_capacity`). The next registry of that name continues the counters.
 //! - A key is never a label: the number of series depends only on the number of registries.
-//! - A report takes some tens of microseconds and inspects at most 1,024 mailboxes. It runs in the registry's background
-//!   task, and so does the recorder's code. A recorder that blocks delays starts and stops; a recorder that panics does no
-//!   harm.
-//! - `Builder::recorder` sets a recorder for one registry. `Builder::measure_handling` measures how long each message takes.
+//! - A report takes some tens of microseconds and inspects at most 1,024 mailboxes. It runs in the registry's
+//!   background task, and so does the recorder's code. A recorder that blocks delays starts and stops; a recorder that
+//!   panics does no harm.
+//! - `Builder::recorder` sets a recorder for one registry. `Builder::measure_handling` measures how long each message
+//!   takes.
 //!
 //! # Tracing
 //!
-//! With the feature `tracing`, a worker's code runs in a span `worker`, with the fields `registry` and `id`. The span has the
-//! field `key` only if `Builder::trace_keys` is set. A crash, and a panic in `init` or in a worker's own task, is an error
-//! event with its reason. Restarts, spent restart budgets and failed starts are warnings. Nothing else is logged.
+//! With the feature `tracing`, a worker's code runs in a span `worker`, with the fields `registry` and `id`. The span
+//! has the field `key` only if `Builder::trace_keys` is set. A crash, and a panic in `init` or in a worker's own task,
+//! is an error event with its reason. Restarts, spent restart budgets and failed starts are warnings. Nothing else is
+//! logged.
 //!
 //! # Shutdown
 //!
-//! [`Registry::shutdown`] ends all workers and waits until they have ended. Dropping the last [`Registry`] begins the same
-//! shutdown and does not wait. If the runtime is shut down first, callers on other runtimes do not wait forever: their
-//! operations return an error.
+//! [`Registry::shutdown`] ends all workers and waits until they have ended. Dropping the last [`Registry`] begins the
+//! same shutdown and does not wait. If the runtime is shut down first, callers on other runtimes do not wait forever:
+//! their operations return an error.
 //!
 //! # Features
 //!

@@ -44,12 +44,12 @@ use crate::worker::shared::Shared;
 /// # Reads and changes
 ///
 /// Reads are [`lookup`](Self::lookup), [`count`](Self::count), [`reduce`](Self::reduce), and
-/// [`lookup_or_start`](Self::lookup_or_start) and [`start`](Self::start) if the key has a worker. They read a concurrent
-/// table in the caller, without a lock and without a message. They see the workers whose `init` has returned `Ok` and whose
-/// gate is open.
+/// [`lookup_or_start`](Self::lookup_or_start) and [`start`](Self::start) if the key has a worker. They read a
+/// concurrent table in the caller, without a lock and without a message. They see the workers whose `init` has returned
+/// `Ok` and whose gate is open.
 ///
-/// Changes go through the registry's owner, which orders them. The calling task runs the owner itself, including operations
-/// that other tasks queued meanwhile: usually a few microseconds.
+/// Changes go through the registry's owner, which orders them. The calling task runs the owner itself, including
+/// operations that other tasks queued meanwhile: usually a few microseconds.
 ///
 /// A verb that takes a key runs the key's `Hash` and `Eq` in the caller. It panics if they panic.
 ///
@@ -121,8 +121,8 @@ impl<W: Worker> Registry<W> {
 
     /// Finds the worker of a key.
     ///
-    /// Returns `None` also while the worker starts or stops: a lookup that begins after a worker began to stop never returns
-    /// that worker (G3). It is one read of the table: it does not wait, allocate or send a message.
+    /// Returns `None` also while the worker starts or stops: a lookup that begins after a worker began to stop never
+    /// returns that worker (G3). It is one read of the table: it does not wait, allocate or send a message.
     ///
     /// # Panics
     ///
@@ -159,28 +159,29 @@ impl<W: Worker> Registry<W> {
 
     /// Finds the worker of a key, or starts one.
     ///
-    /// If the key has a worker, this is a [`lookup`](Self::lookup). Otherwise the owner starts one from `args`. Callers that
-    /// meet a start in progress share it and its result, failure included, and their `args` are dropped (G2). Callers that
-    /// meet a stopping worker wait until the key is free, and share a new start (G1).
+    /// If the key has a worker, this is a [`lookup`](Self::lookup). Otherwise the owner starts one from `args`. Callers
+    /// that meet a start in progress share it and its result, failure included, and their `args` are dropped (G2).
+    /// Callers that meet a stopping worker wait until the key is free, and share a new start (G1).
     ///
     /// # Errors
     ///
-    /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed. Each caller that waited
-    ///   for it gets the error. The key is vacant again: retry if the cause may be temporary.
+    /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed. Each caller that
+    ///   waited for it gets the error. The key is vacant again: retry if the cause may be temporary.
     /// - [`StartError::RecentlyFailed`]: an earlier start failed, and
     ///   [`remember_failed_starts`](Builder::remember_failed_starts) refuses another one so soon. Retry later.
     /// - [`StartError::RestartLimit`]: the key has spent its restart budget. Retry after the time in the error.
     /// - [`StartError::AtCapacity`]: the registry is full and no worker makes room. Retry later.
-    /// - [`StartError::Cancelled`]: the key was stopped, killed or crashed while it was starting. Retry if a worker is still
-    ///   wanted.
-    /// - [`StartError::WouldDeadlock`]: the caller is a worker that would wait for itself, directly or through other workers,
-    ///   or for the end of a worker that [owns](crate::Context::own) its registry. Start it from a task of `tokio::spawn`.
+    /// - [`StartError::Cancelled`]: the key was stopped, killed or crashed while it was starting. Retry if a worker is
+    ///   still wanted.
+    /// - [`StartError::WouldDeadlock`]: the caller is a worker that would wait for itself, directly or through other
+    ///   workers, or for the end of a worker that [owns](crate::Context::own) its registry. Start it from a task of
+    ///   `tokio::spawn`.
     /// - [`StartError::Shutdown`], [`StartError::RuntimeShutdown`]: the registry, or its runtime, has been shut down.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels nothing for other callers. The first poll submits the start, unless the owner's queue is
-    /// full. A submitted start goes on: the worker starts, and the next lookup finds it.
+    /// Dropping the future cancels nothing for other callers. The first poll submits the start, unless the owner's
+    /// queue is full. A submitted start goes on: the worker starts, and the next lookup finds it.
     ///
     /// # Panics
     ///
@@ -251,8 +252,8 @@ impl<W: Worker> Registry<W> {
     ///
     /// # Errors
     ///
-    /// - [`StartError::AlreadyStarted`]: the key has a worker, or had a start in progress that succeeded. The error carries
-    ///   the worker's handle and returns `args`.
+    /// - [`StartError::AlreadyStarted`]: the key has a worker, or had a start in progress that succeeded. The error
+    ///   carries the worker's handle and returns `args`.
     /// - All others are as for [`lookup_or_start`](Self::lookup_or_start).
     ///
     /// # Cancel safety
@@ -271,8 +272,8 @@ impl<W: Worker> Registry<W> {
         })
     }
 
-    /// Returns the address of a key. Each send through it goes to the worker that has the key at that time, and fails if
-    /// there is none.
+    /// Returns the address of a key. Each send through it goes to the worker that has the key at that time, and fails
+    /// if there is none.
     pub fn via<Q>(&self, key: &Q) -> Via<W>
     where
         Q: ?Sized + ToKey<W::Key>,
@@ -291,8 +292,8 @@ impl<W: Worker> Registry<W> {
 
     /// Returns the address of a key. A send that finds no worker starts one from the arguments that the closure makes.
     ///
-    /// Use it for arguments that are not `Clone`, or that must be new for each start. The closure runs in the task of the
-    /// send, under no lock. If it panics, that send panics. Clones of the address share the closure.
+    /// Use it for arguments that are not `Clone`, or that must be new for each start. The closure runs in the task of
+    /// the send, under no lock. If it panics, that send panics. Clones of the address share the closure.
     ///
     /// # Examples
     ///

@@ -45,8 +45,8 @@ use crate::worker::restart::{Backoff, Intensity, Restart};
 /// | [`eviction`](Self::eviction) | `Reject` | no worker is evicted unless the program asks for it |
 /// | [`remember_failed_starts`](Self::remember_failed_starts) | off | each start runs `init` |
 ///
-/// The number of callers that wait for one start is not limited. Each of them is a future that its caller holds anyway, and
-/// the registry drops its records of callers that no longer wait.
+/// The number of callers that wait for one start is not limited. Each of them is a future that its caller holds anyway,
+/// and the registry drops its records of callers that no longer wait.
 ///
 /// # Examples
 ///
@@ -122,8 +122,8 @@ impl<W: Worker> Builder<W> {
 
     /// Names the registry. The name is the label `registry` of its metrics, and a field in the span of each worker.
     ///
-    /// A registry without a name exports no metrics. Name a few long-lived registries rather than many short-lived ones: the
-    /// process remembers each name that has ever reported to a live recorder, to continue its counters.
+    /// A registry without a name exports no metrics. Name a few long-lived registries rather than many short-lived
+    /// ones: the process remembers each name that has ever reported to a live recorder, to continue its counters.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into().into_boxed_str();
         self
@@ -135,13 +135,15 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Sets how long an `init` may take before the start fails with [`StartError::TimedOut`](crate::StartError::TimedOut).
+    /// Sets how long an `init` may take before the start fails with
+    /// [`StartError::TimedOut`](crate::StartError::TimedOut).
     ///
     /// `Duration::MAX` means no limit. Zero fails each start whose `init` does not return at once.
     ///
-    /// The runtime that the registry was built on measures the time. A current-thread runtime runs only inside `block_on`.
-    /// Outside it workers do not run and timeouts do not expire, so a start from another thread waits until the runtime is
-    /// driven again. Build the registry on a multi-thread runtime if the program cannot drive it all the time.
+    /// The runtime that the registry was built on measures the time. A current-thread runtime runs only inside
+    /// `block_on`. Outside it workers do not run and timeouts do not expire, so a start from another thread waits until
+    /// the runtime is driven again. Build the registry on a multi-thread runtime if the program cannot drive it all the
+    /// time.
     pub fn init_timeout(mut self, within: Duration) -> Self {
         self.config.init_timeout = within;
         self
@@ -150,11 +152,11 @@ impl<W: Worker> Builder<W> {
     /// Sets how long a worker that is stopped may take to handle what its mailbox has accepted, to
     /// [`terminate`](Worker::terminate) and to finish its own tasks, before it is aborted.
     ///
-    /// It is also how long an aborted worker may take to exit before it counts as stuck (at least 100 ms). `Duration::MAX`
-    /// means no limit.
+    /// It is also how long an aborted worker may take to exit before it counts as stuck (at least 100 ms).
+    /// `Duration::MAX` means no limit.
     ///
-    /// A shutdown applies it once to all workers together. Ending a worker takes some microseconds of processor time: with a
-    /// million workers on one busy core, allow more than the default.
+    /// A shutdown applies it once to all workers together. Ending a worker takes some microseconds of processor time:
+    /// with a million workers on one busy core, allow more than the default.
     pub fn stop_timeout(mut self, within: Duration) -> Self {
         self.config.stop_timeout = within;
         self
@@ -162,20 +164,21 @@ impl<W: Worker> Builder<W> {
 
     /// Sets what a stop does with queued messages: handle them first, or discard all but the one being handled.
     ///
-    /// Use [`StopMode::Discard`] if handling a full mailbox may take longer than [`stop_timeout`](Self::stop_timeout). At that
-    /// deadline the worker is aborted: the message being handled is dropped, and [`terminate`](Worker::terminate) does not
-    /// run.
+    /// Use [`StopMode::Discard`] if handling a full mailbox may take longer than [`stop_timeout`](Self::stop_timeout).
+    /// At that deadline the worker is aborted: the message being handled is dropped, and
+    /// [`terminate`](Worker::terminate) does not run.
     ///
     /// The mode applies to [`Registry::stop`] and [`WorkerHandle::stop`](crate::WorkerHandle::stop), to a
-    /// [shutdown](Registry::shutdown), to the drop of the last `Registry`, and to the end of this registry with a worker that
-    /// [owns](crate::Context::own) it. [`stop_with`](Registry::stop_with) overrides it for one stop. The mode does not apply
-    /// to a worker that ends by itself: after [`ctx.stop()`](crate::Context::stop) it handles what was accepted, and a worker
-    /// that idles or is evicted has nothing queued. A [`Discard`](StopMode::Discard) stop that arrives meanwhile discards the rest.
+    /// [shutdown](Registry::shutdown), to the drop of the last `Registry`, and to the end of this registry with a
+    /// worker that [owns](crate::Context::own) it. [`stop_with`](Registry::stop_with) overrides it for one stop. The
+    /// mode does not apply to a worker that ends by itself: after [`ctx.stop()`](crate::Context::stop) it handles what
+    /// was accepted, and a worker that idles or is evicted has nothing queued. A [`Discard`](StopMode::Discard) stop
+    /// that arrives meanwhile discards the rest.
     ///
-    /// Discarded messages count as [`undelivered.closed`](crate::Undelivered::closed), like sends that are refused because
-    /// the worker is ending. Their callers get an error, and `on_undelivered` gets the casts, when the worker's task is next
-    /// polled, even while a message is still being handled. In a worker's own [`run`](Worker::run), `recv` then returns
-    /// `None` and `try_recv` returns no message.
+    /// Discarded messages count as [`undelivered.closed`](crate::Undelivered::closed), like sends that are refused
+    /// because the worker is ending. Their callers get an error, and `on_undelivered` gets the casts, when the worker's
+    /// task is next polled, even while a message is still being handled. In a worker's own [`run`](Worker::run), `recv`
+    /// then returns `None` and `try_recv` returns no message.
     ///
     /// # Examples
     ///
@@ -215,8 +218,8 @@ impl<W: Worker> Builder<W> {
     ///
     /// Calls do not reach the hook: their callers get an error, or no longer wait.
     ///
-    /// The hook runs in the worker's task, before the worker counts as ended; if the worker is stuck, it runs in a task of its
-    /// own. Forward or log the message, and do not block. A panic in the hook is contained.
+    /// The hook runs in the worker's task, before the worker counts as ended; if the worker is stuck, it runs in a task
+    /// of its own. Forward or log the message, and do not block. A panic in the hook is contained.
     ///
     /// # Examples
     ///
@@ -248,9 +251,10 @@ impl<W: Worker> Builder<W> {
     /// # }
     /// ```
     ///
-    /// To forward a message, use verbs that do not wait: [`Aliases::try_cast`](crate::Aliases::try_cast) reaches the worker
-    /// that has taken over a name, [`Via::try_cast`](crate::Via::try_cast) a worker of another registry. The worker's own key
-    /// is not free until the worker has ended, so send messages for its successor through a channel to a task that can wait.
+    /// To forward a message, use verbs that do not wait: [`Aliases::try_cast`](crate::Aliases::try_cast) reaches the
+    /// worker that has taken over a name, [`Via::try_cast`](crate::Via::try_cast) a worker of another registry. The
+    /// worker's own key is not free until the worker has ended, so send messages for its successor through a channel to
+    /// a task that can wait.
     ///
     /// ```
     /// # use gen_registry::{Aliases, Context, Registry, Reply, Worker};
@@ -324,12 +328,13 @@ impl<W: Worker> Builder<W> {
 
     /// Sets after which exits a worker is restarted. Each run gets a clone of the arguments of the first.
     ///
-    /// A restarted worker keeps its handle, its mailbox and its place in the table. Messages accepted before and during the
-    /// restart are handled after it, in order (G8). The message being handled at the crash is not handled again, and its
-    /// caller gets an error. The worker counts as [`restarting`](crate::Stats::restarting) until its `init` returns `Ok`. An
-    /// `init` that fails, panics or takes longer than `init_timeout` counts as one more crash. A stop, a kill or a shutdown
-    /// ends the worker during a restart too. There is then no state that could handle the queued messages, so they are
-    /// undelivered (G6). `Args::clone` runs in the worker's task; a panic in it counts as a panic in `init`.
+    /// A restarted worker keeps its handle, its mailbox and its place in the table. Messages accepted before and during
+    /// the restart are handled after it, in order (G8). The message being handled at the crash is not handled again,
+    /// and its caller gets an error. The worker counts as [`restarting`](crate::Stats::restarting) until its `init`
+    /// returns `Ok`. An `init` that fails, panics or takes longer than `init_timeout` counts as one more crash. A stop,
+    /// a kill or a shutdown ends the worker during a restart too. There is then no state that could handle the queued
+    /// messages, so they are undelivered (G6). `Args::clone` runs in the worker's task; a panic in it counts as a panic
+    /// in `init`.
     ///
     /// # Examples
     ///
@@ -385,8 +390,8 @@ impl<W: Worker> Builder<W> {
     /// undelivered (G6). Until the period has passed, a start of the key fails with
     /// [`StartError::RestartLimit`](crate::StartError::RestartLimit).
     ///
-    /// The budget is per key and does not affect other keys. It outlives the worker as long as the registry remembers the key
-    /// (at most 16,384 keys without a worker). With a `max` of 0, the first crash spends the budget.
+    /// The budget is per key and does not affect other keys. It outlives the worker as long as the registry remembers
+    /// the key (at most 16,384 keys without a worker). With a `max` of 0, the first crash spends the budget.
     pub fn restart_intensity(mut self, max: usize, period: Duration) -> Self {
         self.config.intensity = Intensity { max, period };
         self.sets_intensity = true;
@@ -396,13 +401,14 @@ impl<W: Worker> Builder<W> {
     /// Sets how long a restart waits. The delay begins at `first` and doubles with each restart in a row, up to `most`.
     ///
     /// The actual delay is a random share of that, at least half, so that workers which crashed together do not restart
-    /// together. The delay begins anew after a healthy run (see [`restart_backoff_reset`](Self::restart_backoff_reset)). An
-    /// `init` that fails in a restart is not a healthy run.
+    /// together. The delay begins anew after a healthy run (see
+    /// [`restart_backoff_reset`](Self::restart_backoff_reset)). An `init` that fails in a restart is not a healthy run.
     ///
-    /// The delays are per key and are remembered as long as the budget of [`restart_intensity`](Self::restart_intensity). The
-    /// two options are independent, with one exception: if both are set, [`build`](Self::build) refuses a budget that these
-    /// delays never allow to be spent. An example is 10 restarts in 60 s with delays of 1 s to 30 s, which take more than
-    /// 90 s. To restart forever, set `restart_intensity(usize::MAX, period)`.
+    /// The delays are per key and are remembered as long as the budget of
+    /// [`restart_intensity`](Self::restart_intensity). The two options are independent, with one exception: if both are
+    /// set, [`build`](Self::build) refuses a budget that these delays never allow to be spent. An example is 10
+    /// restarts in 60 s with delays of 1 s to 30 s, which take more than 90 s. To restart forever, set
+    /// `restart_intensity(usize::MAX, period)`.
     ///
     /// # Examples
     ///
@@ -432,8 +438,8 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Sets how long a run must last to be healthy, from the return of `init` to its end. The restart after a healthy run
-    /// waits as the first one does.
+    /// Sets how long a run must last to be healthy, from the return of `init` to its end. The restart after a healthy
+    /// run waits as the first one does.
     ///
     /// The default is the period of [`restart_intensity`](Self::restart_intensity).
     pub fn restart_backoff_reset(mut self, after: Duration) -> Self {
@@ -443,15 +449,17 @@ impl<W: Worker> Builder<W> {
 
     /// Sets how many `init`s may run concurrently, restarts included. At least 1.
     ///
-    /// Each `init` needs a permit. Other starts wait for one in the order in which they were requested, and `init_timeout`
-    /// begins when they have it.
+    /// Each `init` needs a permit. Other starts wait for one in the order in which they were requested, and
+    /// `init_timeout` begins when they have it.
     ///
-    /// A start that a worker of this registry waits for needs no permit, because that worker may hold one. A call is not a
-    /// start: an `init` that calls a worker whose restart waits for a permit waits until one of their timeouts expires.
+    /// A start that a worker of this registry waits for needs no permit, because that worker may hold one. A call is
+    /// not a start: an `init` that calls a worker whose restart waits for a permit waits until one of their timeouts
+    /// expires.
     ///
-    /// An `init` that blocks its thread cannot be aborted. It counts as stuck `stop_timeout` (at least 100 ms) after its
-    /// `init_timeout` has expired. Its permit then goes to the next start, and it runs in addition to the limit. Its worker
-    /// is counted as [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) in a restart.
+    /// An `init` that blocks its thread cannot be aborted. It counts as stuck `stop_timeout` (at least 100 ms) after
+    /// its `init_timeout` has expired. Its permit then goes to the next start, and it runs in addition to the limit.
+    /// Its worker is counted as [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) in
+    /// a restart.
     pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
         self.config.max_concurrent_starts = Some(starts);
         self
@@ -459,11 +467,11 @@ impl<W: Worker> Builder<W> {
 
     /// Sets how long a worker may be idle before it is passivated.
     ///
-    /// A passivated worker closes its gate, terminates and ends with [`ExitReason::Idle`](crate::ExitReason::Idle). Nothing is
-    /// lost (G7): a send through a [`Via`](crate::Via) starts its successor.
+    /// A passivated worker closes its gate, terminates and ends with [`ExitReason::Idle`](crate::ExitReason::Idle).
+    /// Nothing is lost (G7): a send through a [`Via`](crate::Via) starts its successor.
     ///
-    /// A worker is busy from the time it receives a message until it waits for the next one, and while its mailbox is not
-    /// empty. These keep it from idling, and count as activity for [`eviction`](Self::eviction) too:
+    /// A worker is busy from the time it receives a message until it waits for the next one, and while its mailbox is
+    /// not empty. These keep it from idling, and count as activity for [`eviction`](Self::eviction) too:
     ///
     /// | what | activity |
     /// |---|---|
@@ -543,12 +551,13 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Sets what a full registry does for a start of one more key: refuse it, or passivate an idle worker and start the new
-    /// one when that worker has ended.
+    /// Sets what a full registry does for a start of one more key: refuse it, or passivate an idle worker and start the
+    /// new one when that worker has ended.
     ///
-    /// A busy worker is never evicted (see [`idle_timeout`](Self::idle_timeout)). If all workers that are examined are busy,
-    /// the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start by one of the
-    /// registry's own workers: it never waits for room, because the worker that would make room may be waiting for it.
+    /// A busy worker is never evicted (see [`idle_timeout`](Self::idle_timeout)). If all workers that are examined are
+    /// busy, the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start by one of
+    /// the registry's own workers: it never waits for room, because the worker that would make room may be waiting for
+    /// it.
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.config.eviction = eviction;
         self
@@ -556,9 +565,9 @@ impl<W: Worker> Builder<W> {
 
     /// Sets how long the registry remembers that the `init` of a key failed, panicked or timed out.
     ///
-    /// During that time, starts of the key fail with [`StartError::RecentlyFailed`](crate::StartError::RecentlyFailed) and
-    /// the error of `init`, without running it again. A broken key then does not overload the store that it loads from. At most 16,384 keys
-    /// are remembered; beyond that the oldest are forgotten.
+    /// During that time, starts of the key fail with [`StartError::RecentlyFailed`](crate::StartError::RecentlyFailed)
+    /// and the error of `init`, without running it again. A broken key then does not overload the store that it loads
+    /// from. At most 16,384 keys are remembered; beyond that the oldest are forgotten.
     ///
     /// # Examples
     ///
@@ -598,7 +607,8 @@ impl<W: Worker> Builder<W> {
 
     /// Reports the registry's metrics to this recorder instead of the one that is installed for the process.
     ///
-    /// Use it in tests, and in programs with several recorders. A registry without a [name](Self::name) reports nothing.
+    /// Use it in tests, and in programs with several recorders. A registry without a [name](Self::name) reports
+    /// nothing.
     ///
     /// # Examples
     ///
@@ -632,8 +642,8 @@ impl<W: Worker> Builder<W> {
 
     /// Measures how long the handling of each message takes, as `gen_registry_handle_duration_seconds`.
     ///
-    /// The time runs from when the worker receives the message until it asks for the next one. For each message it costs two
-    /// reads of the clock and a call of the recorder, and nothing if the registry has no name.
+    /// The time runs from when the worker receives the message until it asks for the next one. For each message it
+    /// costs two reads of the clock and a call of the recorder, and nothing if the registry has no name.
     #[cfg(feature = "metrics")]
     pub fn measure_handling(mut self) -> Self {
         self.measures_handling = true;
@@ -643,17 +653,17 @@ impl<W: Worker> Builder<W> {
     /// Builds the registry on the current tokio runtime. Its workers run there, from wherever they are started.
     ///
     /// The registry ends with that runtime: starts then return
-    /// [`StartError::RuntimeShutdown`](crate::StartError::RuntimeShutdown). Do not share one in a `static` between runtimes: each
-    /// `#[tokio::test]` has its own runtime. A current-thread runtime must be driven by `block_on` for its workers to run: see
-    /// [`init_timeout`](Self::init_timeout).
+    /// [`StartError::RuntimeShutdown`](crate::StartError::RuntimeShutdown). Do not share one in a `static` between
+    /// runtimes: each `#[tokio::test]` has its own runtime. A current-thread runtime must be driven by `block_on` for
+    /// its workers to run: see [`init_timeout`](Self::init_timeout).
     ///
     /// # Errors
     ///
     /// - [`BuildError::NoRuntime`]: there is no runtime. Call `build` inside one.
     /// - [`BuildError::NoTimer`]: the runtime has no timer. Build it with `enable_time` or `enable_all`.
     /// - [`BuildError::InvalidOption`]: an option is out of range. The error names the option and the problem.
-    /// - [`BuildError::NameTaken`]: a live registry with the same recorder has this name. Choose another name, or wait for the
-    ///   end of that registry's shutdown.
+    /// - [`BuildError::NameTaken`]: a live registry with the same recorder has this name. Choose another name, or wait
+    ///   for the end of that registry's shutdown.
     pub fn build(mut self) -> Result<Registry<W>, BuildError> {
         self.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;

@@ -11,8 +11,8 @@ use equivalent::Equivalent;
 /// A value that a key can be looked up by and made from: the key itself, or a borrowed form of it, such as `str` for
 /// `String`.
 ///
-/// Its `Hash` must agree with the key's, as [`Borrow`] requires. Implement this trait, and [`Equivalent`], for the borrowed
-/// form of your own key type.
+/// Its `Hash` must agree with the key's, as [`Borrow`] requires. Implement this trait, and [`Equivalent`], for the
+/// borrowed form of your own key type.
 ///
 /// # Examples
 ///

@@ -11,7 +11,8 @@ use crate::worker::children::NestedRegistry;
 use crate::worker::context::Context;
 
 impl<W: Worker> Context<W> {
-    /// Returns the registry that this worker belongs to. The reference is weak: a worker does not keep a registry alive.
+    /// Returns the registry that this worker belongs to. The reference is weak: a worker does not keep a registry
+    /// alive.
     pub fn registry(&self) -> &WeakRegistry<W> {
         let registry = self.handle().cell.shared.registry.get().and_then(|registry| registry.downcast_ref());
         registry.expect("the builder sets it before a worker can be started")
@@ -19,23 +20,24 @@ impl<W: Worker> Context<W> {
 
     /// Makes another registry end with this worker.
     ///
-    /// When this worker ends, for whatever reason, the registry is shut down, and this worker's key is not free before all
-    /// workers of the registry have ended (G1). The shutdown is graceful and begins after this worker's state is dropped. If
-    /// this worker crashes, is killed or exceeds its `stop_timeout`, the workers of the registry are killed instead. A stuck
-    /// worker there makes this worker stuck too. A restart of this worker also ends the registry: `init` builds a new one.
+    /// When this worker ends, for whatever reason, the registry is shut down, and this worker's key is not free before
+    /// all workers of the registry have ended (G1). The shutdown is graceful and begins after this worker's state is
+    /// dropped. If this worker crashes, is killed or exceeds its `stop_timeout`, the workers of the registry are killed
+    /// instead. A stuck worker there makes this worker stuck too. A restart of this worker also ends the registry:
+    /// `init` builds a new one.
     ///
-    /// A registry of [`Permanent`](crate::Restart::Permanent) workers with fixed keys, owned by a worker, is what OTP calls
-    /// a one-for-one supervisor.
+    /// A registry of [`Permanent`](crate::Restart::Permanent) workers with fixed keys, owned by a worker, is what OTP
+    /// calls a one-for-one supervisor.
     ///
-    /// Call this before starting workers in the registry: this worker waits only for registries that it owns. If `init` starts
-    /// workers there first, and then fails or is cancelled before it calls this, those workers end on their own, possibly
-    /// after this worker's key is free.
+    /// Call this before starting workers in the registry: this worker waits only for registries that it owns. If `init`
+    /// starts workers there first, and then fails or is cancelled before it calls this, those workers end on their own,
+    /// possibly after this worker's key is free.
     ///
     /// # Panics
     ///
-    /// If `child` is this worker's own registry, or is above it: the registry of a worker that owns this worker's registry,
-    /// directly or through others. Each would wait for the end of the other. If several workers would close such a cycle
-    /// together, the last one panics.
+    /// If `child` is this worker's own registry, or is above it: the registry of a worker that owns this worker's
+    /// registry, directly or through others. Each would wait for the end of the other. If several workers would close
+    /// such a cycle together, the last one panics.
     ///
     /// # Examples
     ///

@@ -17,11 +17,11 @@ impl<W: Worker> Registry<W> {
 
     /// Folds over the workers.
     ///
-    /// A worker that is present throughout is seen exactly once. A worker that starts or stops meanwhile may be missed. If
-    /// the table is being resized, the fold helps to complete that first, or waits for the thread that does.
+    /// A worker that is present throughout is seen exactly once. A worker that starts or stops meanwhile may be missed.
+    /// If the table is being resized, the fold helps to complete that first, or waits for the thread that does.
     ///
-    /// The closure runs in the caller, under a guard that delays the reclamation of memory: keep it short, and collect handles
-    /// in it instead of waiting.
+    /// The closure runs in the caller, under a guard that delays the reclamation of memory: keep it short, and collect
+    /// handles in it instead of waiting.
     ///
     /// # Panics
     ///
@@ -60,8 +60,8 @@ impl<W: Worker> Registry<W> {
     ///
     /// The choice is neither specified nor random: it is the first worker in the order of the table.
     ///
-    /// It takes a few steps while the table is about as full as it has been. A table that has shrunk is searched past its empty
-    /// places: with ten workers left of a million, that takes some milliseconds. The same holds for
+    /// It takes a few steps while the table is about as full as it has been. A table that has shrunk is searched past
+    /// its empty places: with ten workers left of a million, that takes some milliseconds. The same holds for
     /// [`reduce`](Self::reduce) and [`to_list`](Self::to_list).
     pub fn sample(&self) -> Option<WorkerHandle<W>> {
         let found = self.starter.table.try_fold((), |(), handle| {
@@ -83,10 +83,11 @@ impl<W: Worker> Registry<W> {
         })
     }
 
-    /// Subscribes to the events of this registry's workers from now on: starts, restarts, exits and spent restart budgets.
+    /// Subscribes to the events of this registry's workers from now on: starts, restarts, exits and spent restart
+    /// budgets.
     ///
-    /// Past events are not kept, and a registry without a subscription makes none. The [`Events`] keep the registry's memory
-    /// alive, but no worker.
+    /// Past events are not kept, and a registry without a subscription makes none. The [`Events`] keep the registry's
+    /// memory alive, but no worker.
     pub fn subscribe(&self) -> Events<W> {
         self.starter.shared.events.subscribe()
     }

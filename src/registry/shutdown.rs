@@ -23,15 +23,17 @@ impl<W: Worker> Drop for ShutdownOnDrop<W> {
 impl<W: Worker> Registry<W> {
     /// Ends all workers, and waits until they have ended (G10).
     ///
-    /// From now on nothing starts, and starts in progress are cancelled. All running workers stop concurrently: they handle
-    /// what their mailboxes have accepted (unless [`Builder::stop_mode`](crate::Builder::stop_mode) discards it) and
-    /// terminate. Workers that have not ended after `stop_timeout` are aborted. Workers that still run after the same time
-    /// again, because they never yield, are reported as stuck. Each caller gets the same report, now and later.
+    /// From now on nothing starts, and starts in progress are cancelled. All running workers stop concurrently: they
+    /// handle what their mailboxes have accepted (unless [`Builder::stop_mode`](crate::Builder::stop_mode) discards it)
+    /// and terminate. Workers that have not ended after `stop_timeout` are aborted. Workers that still run after the
+    /// same time again, because they never yield, are reported as stuck. Each caller gets the same report, now and
+    /// later.
     ///
     /// A worker cannot wait for the shutdown of its own registry, or of a registry above it (one with a worker that
-    /// [owns](crate::Context::own) its registry, directly or through others): it would wait for its own end. The report then
-    /// says [`would_deadlock`](ShutdownReport::would_deadlock), and nothing is shut down. Call it from a task of
-    /// `tokio::spawn` instead. A task of `ctx.spawn` does not help: the worker waits for the task, which waits for the worker.
+    /// [owns](crate::Context::own) its registry, directly or through others): it would wait for its own end. The report
+    /// then says [`would_deadlock`](ShutdownReport::would_deadlock), and nothing is shut down. Call it from a task of
+    /// `tokio::spawn` instead. A task of `ctx.spawn` does not help: the worker waits for the task, which waits for the
+    /// worker.
     ///
     /// # Cancel safety
     ///

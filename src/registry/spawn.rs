@@ -8,19 +8,21 @@ use crate::worker::handle::WorkerHandle;
 /// Starts a worker outside any registry of the caller: for a test, or for a worker that is found only by an
 /// [alias](crate::Aliases).
 ///
-/// The key is only a label: the worker cannot be started, found or stopped by its key, and two workers of one key may run. All
-/// else is as in a registry with the [default options](crate::Builder): handles, the mailbox,
-/// [`stop`](WorkerHandle::stop), [`kill`](WorkerHandle::kill) and [`closed`](WorkerHandle::closed). Dropping all handles
-/// does not end the worker.
+/// The key is only a label: the worker cannot be started, found or stopped by its key, and two workers of one key may
+/// run. All else is as in a registry with the [default options](crate::Builder): handles, the mailbox,
+/// [`stop`](WorkerHandle::stop), [`kill`](WorkerHandle::kill) and [`closed`](WorkerHandle::closed). Dropping all
+/// handles does not end the worker.
 ///
-/// [`Context::registry`](crate::Context::registry) returns a registry that belongs to this worker alone and ends with it, as
-/// do the workers that it starts there. That registry costs two more tasks and about 23 kB in all; a worker in a shared
-/// registry takes less than 1 kB. For many workers of one type, build one [`Registry`].
+/// [`Context::registry`](crate::Context::registry) returns a registry that belongs to this worker alone and ends with
+/// it, as do the workers that it starts there. That registry costs two more tasks and about 23 kB in all; a worker in a
+/// shared registry takes less than 1 kB. For many workers of one type, build one [`Registry`].
 ///
 /// # Errors
 ///
-/// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed and left nothing behind.
-/// - [`StartError::Cancelled`], [`StartError::Shutdown`]: the worker's own `init` stopped it, or shut its registry down.
+/// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed and left nothing
+///   behind.
+/// - [`StartError::Cancelled`], [`StartError::Shutdown`]: the worker's own `init` stopped it, or shut its registry
+///   down.
 ///
 /// # Cancel safety
 ///

@@ -15,16 +15,16 @@ use crate::worker::handle::WorkerHandle;
 impl<W: Worker> Registry<W> {
     /// Stops the worker of a key, and waits until it has ended. See [`WorkerHandle::stop`].
     ///
-    /// `Ok` means that the worker's state is dropped and the key is free (G3). A start in progress is cancelled. Concurrent
-    /// stops of one key wait for the same end.
+    /// `Ok` means that the worker's state is dropped and the key is free (G3). A start in progress is cancelled.
+    /// Concurrent stops of one key wait for the same end.
     ///
     /// # Errors
     ///
     /// - [`StopError::NotFound`]: the key is vacant. There is nothing to stop.
     /// - [`StopError::WouldDeadlock`]: the caller is a worker that would wait for its own end. Use
     ///   [`Context::stop`](crate::Context::stop), or a task of `tokio::spawn`.
-    /// - [`StopError::Stuck`]: the worker was aborted, but runs code that does not yield. The key stays taken until that code
-    ///   ends.
+    /// - [`StopError::Stuck`]: the worker was aborted, but runs code that does not yield. The key stays taken until
+    ///   that code ends.
     ///
     /// # Cancel safety
     ///

@@ -23,7 +23,8 @@ impl<W: Worker> Registry<W> {
 impl<W: Worker> WeakRegistry<W> {
     /// Returns the registry, or `None` if its last handle was dropped.
     ///
-    /// The result is one more handle and keeps the registry alive: do not store it in one of the registry's own workers.
+    /// The result is one more handle and keeps the registry alive: do not store it in one of the registry's own
+    /// workers.
     pub fn upgrade(&self) -> Option<Registry<W>> {
         let shutdown_on_drop = self.0.upgrade()?;
         Some(Registry { starter: shutdown_on_drop.0.clone(), shutdown_on_drop })
