@@ -48,8 +48,9 @@ use crate::worker::shared::Shared;
 /// concurrent table in the caller, without a lock and without a message. They see the workers whose `init` has returned
 /// `Ok` and whose gate is open.
 ///
-/// Changes go through the registry's owner, which orders them. The calling task runs the owner itself, including
-/// operations that other tasks queued meanwhile: usually a few microseconds.
+/// Changes go through the registry's owner, which orders them. The calling task runs the owner itself, and with it the
+/// changes that other tasks queued meanwhile: usually a few microseconds. If another task is running the owner, that
+/// task makes the change.
 ///
 /// A verb that takes a key runs the key's `Hash` and `Eq` in the caller. It panics if they panic.
 ///

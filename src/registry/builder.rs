@@ -36,7 +36,7 @@ use crate::worker::restart::{Backoff, Intensity, Restart};
 /// | [`stop_mode`](Self::stop_mode) | `Drain` | messages that a mailbox has accepted are handled |
 /// | [`on_undelivered`](Self::on_undelivered) | none | an undelivered cast is dropped; an undelivered call returns an error |
 /// | [`restart`](Self::restart) | `Temporary` | as in GenRegistry: the next caller that needs the worker starts it |
-/// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | stops a crash loop soon |
+/// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | as in Elixir: ends a crash loop soon |
 /// | [`restart_backoff`](Self::restart_backoff) | none | as in OTP: a restart does not wait |
 /// | [`restart_backoff_reset`](Self::restart_backoff_reset) | the period of the intensity | crashes older than that count neither for the budget nor for the delays |
 /// | [`max_concurrent_starts`](Self::max_concurrent_starts) | no limit | needed only if `init` loads from a store that can be overloaded |
@@ -326,7 +326,9 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Sets after which exits a worker is restarted. Each run gets a clone of the arguments of the first.
+    /// Sets the policy that decides whether a worker is restarted after a run.
+    ///
+    /// Each run gets a clone of the arguments of the first. With [`Restart::Temporary`] nothing is restarted or cloned.
     ///
     /// A restarted worker keeps its handle, its mailbox and its place in the table. Messages accepted before and during
     /// the restart are handled after it, in order (G8). The message being handled at the crash is not handled again,
@@ -449,7 +451,7 @@ impl<W: Worker> Builder<W> {
 
     /// Sets how many `init`s may run concurrently, restarts included. At least 1.
     ///
-    /// Each `init` needs a permit. Other starts wait for one in the order in which they were requested, and
+    /// Each `init` needs a permit. Starts without one wait for it in the order in which they were requested, and their
     /// `init_timeout` begins when they have it.
     ///
     /// A start that a worker of this registry waits for needs no permit, because that worker may hold one. A call is
@@ -642,8 +644,8 @@ impl<W: Worker> Builder<W> {
 
     /// Measures how long the handling of each message takes, as `gen_registry_handle_duration_seconds`.
     ///
-    /// The time runs from when the worker receives the message until it asks for the next one. For each message it
-    /// costs two reads of the clock and a call of the recorder, and nothing if the registry has no name.
+    /// The time runs from when the worker receives the message until it asks for the next one. For each message this
+    /// costs two reads of the clock and one recorded value. It costs nothing if the registry has no name.
     #[cfg(feature = "metrics")]
     pub fn measure_handling(mut self) -> Self {
         self.measures_handling = true;
