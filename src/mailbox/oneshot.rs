@@ -28,7 +28,8 @@
 //!    returns `Pending` without a look. Every path on which that first poll may come later calls
 //!    [`check_on_next_poll`](Receiver::check_on_next_poll).
 //! 5. **A reference count of one needs no lock.** An end that finds it owns the channel alone.
-//! 6. **No foreign code under the lock.** Values and wakers are moved under it. They are dropped and woken outside.
+//! 6. **No foreign code under the lock.** Values and wakers are moved under it. They are dropped and woken outside. The
+//!    only exception is the receiver's clone of its own waker.
 //!
 //! # Proof
 //!

@@ -28,7 +28,7 @@ pub(crate) struct EvictionPool<W: Worker> {
 
 impl<W: Worker> EvictionPool<W> {
     pub(crate) fn new(eviction: Eviction) -> Self {
-        Self { eviction, cells: Vec::new(), index: HashMap::new(), rng: Rng::new() }
+        Self { eviction, cells: Vec::new(), index: HashMap::new(), rng: Rng::new(1) }
     }
 
     fn evicts(&self) -> bool {

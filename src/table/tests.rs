@@ -5,6 +5,7 @@ use super::fold::BATCH;
 use super::writer::MAX_FREE_SLOTS;
 use super::*;
 use crate::registry::builder::Builder;
+use crate::util::rng::Rng;
 use crate::worker::cell::WorkerCell;
 use crate::worker::shared::Shared;
 use crate::worker::test_worker::TestWorker;
@@ -141,18 +142,12 @@ async fn free_slots_are_bounded_oldest_first() {
 async fn entry_is_found_from_insert_to_remove() {
     for seed in 1..40_u64 {
         let mut rig = Rig::new();
-        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        let mut rand_below = |bound: u64| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state % bound
-        };
-        let hashes: Vec<u64> = (0..300).map(|_| rand_below(u64::MAX)).collect();
+        let mut rng = Rng::new(seed);
+        let hashes: Vec<u64> = (0..300).map(|_| rng.below(usize::MAX) as u64).collect();
         let mut present: HashMap<u32, EntryId> = HashMap::new();
         for _ in 0..4_000 {
             // Four keys start and stop often, the others rarely.
-            let key = if rand_below(2) == 0 { rand_below(4) } else { rand_below(300) } as u32;
+            let key = if rng.below(2) == 0 { rng.below(4) } else { rng.below(300) } as u32;
             let hash = hashes[key as usize];
             match present.remove(&key) {
                 Some(entry) => rig.writer.remove(entry),

@@ -24,13 +24,14 @@ pub(crate) fn random_fraction() -> f64 {
     (random() >> 11) as f64 / (1_u64 << 53) as f64
 }
 
-/// A xorshift generator with a fixed seed, for sampling.
+/// A xorshift generator for sampling, repeatable from its seed.
 #[derive(Debug)]
 pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub(crate) fn new() -> Self {
-        Self(GOLDEN)
+    /// The seed must not be 0.
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(spread(seed))
     }
 
     /// A number in `0..bound`. The bound must not be 0.
@@ -55,7 +56,7 @@ mod tests {
 
     #[test]
     fn sampling_reaches_every_index() {
-        let mut rng = Rng::new();
+        let mut rng = Rng::new(1);
         let mut seen = [false; 16];
         for _ in 0..1_000 {
             seen[rng.below(16)] = true;
