@@ -1,7 +1,7 @@
-//! The state machine in a simulated [`World`]: a table, a queue of notices and a list of deadlines.
+//! The state machine in a simulated [world](world::World): a table, a queue of notices and a list of deadlines.
 //!
-//! After every step the world checks each [`Effect`] against the guarantees (G1, G2, G3, G5, G9, G10, G11). The properties
-//! generate sequences of [`Op`]s, and check at the end that every caller got exactly one reply. The cases are single scenarios.
+//! After every step the world checks each effect against the guarantees (G1, G2, G3, G5, G9, G10, G11). The properties
+//! generate sequences of [operations](op::Op), and check at the end that every caller got exactly one reply. The cases are single scenarios.
 
 mod cases;
 mod effects;
@@ -12,9 +12,7 @@ mod world;
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::lifecycle::event::{Effect, ReplySender, Types};
-use crate::lifecycle::tests::op::Op;
-use crate::lifecycle::tests::world::World;
+use crate::lifecycle::event::{ReplySender, Types};
 
 /// The types of a simulated registry.
 struct Simulated;
