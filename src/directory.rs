@@ -33,7 +33,7 @@ mod index;
 mod send;
 #[cfg(test)]
 mod tests;
-mod waiting;
+mod waiters;
 
 pub use aliases::Aliases;
 pub use broadcast::Broadcast;

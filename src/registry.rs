@@ -195,7 +195,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.starter.poll_start(Verb::LookupOrStart, key, args, take, |handle, args| {
+        self.starter.find_or_start(Verb::LookupOrStart, key, args, take, |handle, args| {
             // A panic in the `Drop` of the arguments would leak a return value that is already in place.
             drop(args.take());
             Ok(handle)
@@ -268,7 +268,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.starter.poll_start(Verb::Start, key, args, take, |handle, args| {
+        self.starter.find_or_start(Verb::Start, key, args, take, |handle, args| {
             Err(StartError::AlreadyStarted { handle, args: Returned::new(take(args)) })
         })
     }

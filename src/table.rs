@@ -65,6 +65,7 @@ use crate::util::prehashed::PassHash;
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 
+/// An element of the set.
 struct Entry<W: Worker> {
     hash: u64,
     /// The workers whose keys have the hash. None in an empty entry. (rule 4)
@@ -111,7 +112,7 @@ struct Table<W: Worker> {
 pub(crate) enum Found<T> {
     Worker(T),
     /// An entry has the key's hash. It is empty, or holds the workers of other keys.
-    Hash,
+    SameHash,
     Nothing,
 }
 
@@ -161,7 +162,7 @@ impl<W: Worker> TableReader<W> {
         match self.0.entries.pin().get(&Probe(hash)) {
             Some(entry) => match entry.workers.iter().find(|worker| key.equivalent(worker.key())) {
                 Some(worker) => Found::Worker(f(worker)),
-                None => Found::Hash,
+                None => Found::SameHash,
             },
             None => Found::Nothing,
         }

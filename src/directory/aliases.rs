@@ -1,6 +1,5 @@
 //! [`Aliases`]: a directory of workers by unique names.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
@@ -13,9 +12,10 @@ use equivalent::Equivalent;
 
 use crate::directory::error::{NotRegistered, RegisterError};
 use crate::directory::index::Index;
-use crate::directory::waiting::Waiting;
+use crate::directory::waiters::NameWaiters;
 use crate::lifecycle::id::WorkerId;
 use crate::util::coop::cooperate;
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
@@ -98,17 +98,19 @@ use crate::worker::watchers::Membership;
 /// ```
 pub struct Aliases<N, W: Worker>(Arc<Names<N, W>>);
 
+/// What the handles to one directory share.
 struct Names<N, W: Worker> {
     index: Index<N, WorkerHandle<W>>,
-    waiting: Waiting,
+    /// The tasks in [`Aliases::await_registration`].
+    waiters: NameWaiters,
 }
 
 impl<N: Send + Sync, W: Worker> Membership for Names<N, W> {
     fn forget(&self, worker: WorkerId) {
         // By number and not by name: a successor may have the name by now. (race 4)
         self.index.change(|change| {
-            for tag in change.take_refs(worker) {
-                change.remove(tag);
+            for entry_ref in change.take_refs(worker) {
+                change.remove(entry_ref);
             }
         });
     }
@@ -117,7 +119,7 @@ impl<N: Send + Sync, W: Worker> Membership for Names<N, W> {
 impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// Creates an empty directory.
     pub fn new() -> Self {
-        Self(Arc::new(Names { index: Index::new(), waiting: Waiting::default() }))
+        Self(Arc::new(Names { index: Index::new(), waiters: NameWaiters::default() }))
     }
 
     /// Registers a worker under a name that no other worker has. The worker keeps the name until it exits or the name is
@@ -156,17 +158,17 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                 if *entry.value == *worker {
                     return Ok(());
                 }
-                change.remove(entry.tag);
-                change.remove_ref(entry.value.id(), entry.tag);
+                change.remove(entry.id);
+                change.remove_ref(entry.value.id(), entry.id);
             }
-            let tag = change.insert(name.take().expect("the name is taken once"), hash, worker.clone());
-            change.add_ref(worker.id(), tag);
+            let entry_ref = change.insert(name.take().expect("the name is taken once"), hash, worker.clone());
+            change.add_ref(worker.id(), entry_ref);
             Ok(())
         });
         match (registered, name) {
             (Ok(()), _) => {
                 // After the entry was inserted. (race 7)
-                self.0.waiting.wake(hash);
+                self.0.waiters.wake(hash);
                 Ok(())
             }
             (Err(Refused::Taken(holder)), Some(name)) => {
@@ -191,8 +193,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         let hash = self.0.index.hash(name);
         let holder = self.0.index.change(|change| {
             let entry = change.find(name, hash)?;
-            change.remove(entry.tag);
-            change.remove_ref(entry.value.id(), entry.tag);
+            change.remove(entry.id);
+            change.remove_ref(entry.value.id(), entry.id);
             Some((*entry.value).clone())
         });
         holder.filter(|holder| !holder.is_ending())
@@ -262,7 +264,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         Q: ?Sized + Hash + Equivalent<N>,
     {
         let hash = self.0.index.hash(name);
-        let waiter = self.0.waiting.wait(hash);
+        let waiter = self.0.waiters.subscribe(hash);
         let mut starting = None;
         let registered = poll_fn(|cx| {
             // Before the lookup. (race 7)
@@ -300,8 +302,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
                 let started = Box::pin(async move { holder.cell.started().await });
                 *starting = Some(Starting { worker: id, started });
             }
-            let Some(waited_for) = starting else { return Poll::Pending };
-            if waited_for.started.as_mut().poll(cx).is_pending() {
+            let Some(wait) = starting else { return Poll::Pending };
+            if wait.started.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
             // Drop the completed future: it must not be polled again.
@@ -371,7 +373,7 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     #[cfg(test)]
     pub(super) fn sizes(&self) -> (usize, usize, usize) {
         let (entries, refs) = self.0.index.sizes();
-        (entries, refs, self.0.waiting.len())
+        (entries, refs, self.0.waiters.len())
     }
 }
 

@@ -1,12 +1,12 @@
 //! [`Broadcast`]: the result of sending a message to each of many workers; and the concurrent wait for full mailboxes.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::mailbox::queue::{Kind, Refusal};
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::current::is_current;
 use crate::worker::error::{Returned, SendError};
@@ -34,13 +34,13 @@ impl<W: Worker> Broadcast<W> {
 }
 
 /// A member whose mailbox is full, and its message.
-type Full<W> = (WorkerHandle<W>, <W as Worker>::Message);
+type FullMember<W> = (WorkerHandle<W>, <W as Worker>::Message);
 
 /// Sends to the members that have room. Returns the others with their messages.
 fn offer<W: Worker>(
     members: Vec<WorkerHandle<W>>,
     mut message: impl FnMut(&WorkerHandle<W>) -> W::Message,
-) -> (Broadcast<W>, Vec<Full<W>>) {
+) -> (Broadcast<W>, Vec<FullMember<W>>) {
     let (mut broadcast, mut full) = (Broadcast { taken: 0, refused: Vec::new() }, Vec::new());
     for member in members {
         let message = message(&member);

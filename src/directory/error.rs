@@ -1,10 +1,10 @@
 //! The errors of directories.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 
 use thiserror::Error;
 
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;

@@ -1,6 +1,5 @@
 //! [`Groups`]: a directory of workers by shared properties.
 
-use crate::util::panics::unwind_safe;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
@@ -10,9 +9,10 @@ use equivalent::Equivalent;
 
 use crate::directory::broadcast::{Broadcast, broadcast, try_broadcast};
 use crate::directory::error::JoinError;
-use crate::directory::index::{Change, Index};
+use crate::directory::index::{Change, EntryRef, Index};
 use crate::lifecycle::id::WorkerId;
 use crate::util::coop::cooperate;
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
@@ -93,6 +93,7 @@ use crate::worker::watchers::Membership;
 /// ```
 pub struct Groups<P, W: Worker>(Arc<Properties<P, W>>);
 
+/// What the handles to one directory share.
 struct Properties<P, W: Worker> {
     index: Index<P, Members<W>>,
 }
@@ -120,7 +121,7 @@ impl<P: Send + Sync, W: Worker> Membership for Properties<P, W> {
     fn forget(&self, worker: WorkerId) {
         let left: Vec<_> = self.index.change(|change| {
             let refs = change.take_refs(worker);
-            refs.into_iter().filter_map(|tag| remove_member(change, tag, worker)).collect()
+            refs.into_iter().filter_map(|entry_ref| remove_member(change, entry_ref, worker)).collect()
         });
         // Under no lock: this may drop the last reference to a key.
         drop(left);
@@ -130,16 +131,16 @@ impl<P: Send + Sync, W: Worker> Membership for Properties<P, W> {
 /// Removes a worker from a group, and the group from the index if it is empty then.
 fn remove_member<P, W: Worker>(
     change: &mut Change<'_, P, Members<W>>,
-    tag: super::index::EntryRef,
+    entry_ref: EntryRef,
     worker: WorkerId,
 ) -> Option<WorkerHandle<W>> {
-    let entry = change.get(tag)?;
+    let entry = change.get(entry_ref)?;
     let (left, is_empty) = {
         let mut members = entry.value.write();
         (members.remove(&worker), members.is_empty())
     };
     if is_empty {
-        change.remove(tag);
+        change.remove(entry_ref);
     }
     left
 }
@@ -171,17 +172,17 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
             if !change.track(worker, &self.0) {
                 return false;
             }
-            let tag = match found {
+            let entry_ref = match found {
                 Some(entry) => {
                     entry.value.write().entry(worker.id()).or_insert_with(|| worker.clone());
-                    entry.tag
+                    entry.id
                 }
                 None => {
                     let members = Members(RwLock::new(BTreeMap::from([(worker.id(), worker.clone())])));
                     change.insert(property.take().expect("the property is taken once"), hash, members)
                 }
             };
-            change.add_ref(worker.id(), tag);
+            change.add_ref(worker.id(), entry_ref);
             true
         });
         match property {
@@ -201,9 +202,9 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     {
         let hash = self.0.index.hash(property);
         let left = self.0.index.change(|change| {
-            let tag = change.find(property, hash)?.tag;
-            change.remove_ref(worker.id(), tag);
-            remove_member(change, tag, worker.id())
+            let entry_ref = change.find(property, hash)?.id;
+            change.remove_ref(worker.id(), entry_ref);
+            remove_member(change, entry_ref, worker.id())
         });
         left.is_some_and(|left| !left.is_ending())
     }

@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::hash::{BuildHasher, Hash};
-
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use equivalent::Equivalent;
@@ -38,8 +37,9 @@ pub(crate) struct EntryRef {
     hash: u64,
 }
 
+/// A name and its value.
 pub(crate) struct Entry<N, V> {
-    pub(crate) tag: EntryRef,
+    pub(crate) id: EntryRef,
     pub(crate) name: CatchDropPanic<N>,
     pub(crate) value: CatchDropPanic<V>,
 }
@@ -51,11 +51,13 @@ pub(crate) struct Index<N, V> {
     /// Names come from users: the hasher is seeded per directory and resists flooding (SipHash).
     hasher: SipBuilder,
     shards: [RwLock<Shard<N, V>>; SHARDS],
+    /// Its lock is the lock for changes.
     reverse: Mutex<ReverseIndex>,
 }
 
 /// The entries of each worker.
 struct ReverseIndex {
+    /// The number of the next entry.
     next_number: u64,
     /// The hash, by worker and entry number. One tree for all workers, because its memory shrinks when entries are removed.
     refs: BTreeMap<(WorkerId, u64), u64>,
@@ -101,8 +103,8 @@ impl<N, V> Index<N, V> {
     }
 
     /// Finds an entry by its reference, if it was not removed.
-    pub(crate) fn get(&self, tag: EntryRef) -> Option<Arc<Entry<N, V>>> {
-        Self::read(self.shard(tag.hash)).get(&tag.hash)?.iter().find(|entry| entry.tag == tag).cloned()
+    pub(crate) fn get(&self, entry_ref: EntryRef) -> Option<Arc<Entry<N, V>>> {
+        Self::read(self.shard(entry_ref.hash)).get(&entry_ref.hash)?.iter().find(|entry| entry.id == entry_ref).cloned()
     }
 
     /// Folds over every entry, under no lock.
@@ -129,7 +131,7 @@ impl<N, V> Index<N, V> {
             return Vec::new();
         }
         let refs: Vec<_> = self.lock().of(worker.id()).collect();
-        refs.into_iter().filter_map(|tag| self.get(tag)).map(|entry| (*entry.name).clone()).collect()
+        refs.into_iter().filter_map(|entry_ref| self.get(entry_ref)).map(|entry| (*entry.name).clone()).collect()
     }
 
     /// Changes the index under its lock.
@@ -169,8 +171,8 @@ impl<N, V> Change<'_, N, V> {
         self.index.find(name, hash)
     }
 
-    pub(crate) fn get(&self, tag: EntryRef) -> Option<Arc<Entry<N, V>>> {
-        self.index.get(tag)
+    pub(crate) fn get(&self, entry_ref: EntryRef) -> Option<Arc<Entry<N, V>>> {
+        self.index.get(entry_ref)
     }
 
     /// Makes sure that the worker's exit calls [`Membership::forget`], which needs the lock that this change holds, and so finds
@@ -190,29 +192,30 @@ impl<N, V> Change<'_, N, V> {
     }
 
     /// Adds the entry to the worker's references.
-    pub(crate) fn add_ref(&mut self, worker: WorkerId, tag: EntryRef) {
-        self.reverse.refs.insert((worker, tag.number), tag.hash);
+    pub(crate) fn add_ref(&mut self, worker: WorkerId, entry_ref: EntryRef) {
+        self.reverse.refs.insert((worker, entry_ref.number), entry_ref.hash);
     }
 
     /// Removes the entry from the worker's references.
-    pub(crate) fn remove_ref(&mut self, worker: WorkerId, tag: EntryRef) {
-        self.reverse.refs.remove(&(worker, tag.number));
+    pub(crate) fn remove_ref(&mut self, worker: WorkerId, entry_ref: EntryRef) {
+        self.reverse.refs.remove(&(worker, entry_ref.number));
     }
 
     /// Removes and returns all references of the worker.
     pub(crate) fn take_refs(&mut self, worker: WorkerId) -> Vec<EntryRef> {
         let refs: Vec<_> = self.reverse.of(worker).collect();
-        for &tag in &refs {
-            self.remove_ref(worker, tag);
+        for &entry_ref in &refs {
+            self.remove_ref(worker, entry_ref);
         }
         refs
     }
 
     /// Inserts an entry. The name must not have one.
     pub(crate) fn insert(&mut self, name: N, hash: u64, value: V) -> EntryRef {
-        let tag = EntryRef { number: self.reverse.next_number, hash };
+        let entry_ref = EntryRef { number: self.reverse.next_number, hash };
         self.reverse.next_number += 1;
-        let entry = Arc::new(Entry { tag, name: CatchDropPanic::new(name), value: CatchDropPanic::new(value) });
+        let entry =
+            Arc::new(Entry { id: entry_ref, name: CatchDropPanic::new(name), value: CatchDropPanic::new(value) });
         let mut shard = Index::write(self.index.shard(hash));
         match shard.entry(hash) {
             hash_map::Entry::Occupied(bucket) => bucket.into_mut().push(entry),
@@ -220,14 +223,14 @@ impl<N, V> Change<'_, N, V> {
                 vacant.insert(Bucket::of(entry));
             }
         }
-        tag
+        entry_ref
     }
 
     /// Removes this entry, and never a later one of the same name.
-    pub(crate) fn remove(&mut self, tag: EntryRef) {
-        let mut shard = Index::write(self.index.shard(tag.hash));
-        let hash_map::Entry::Occupied(mut bucket) = shard.entry(tag.hash) else { return };
-        self.removed.extend(bucket.get_mut().remove(|entry| entry.tag == tag));
+    pub(crate) fn remove(&mut self, entry_ref: EntryRef) {
+        let mut shard = Index::write(self.index.shard(entry_ref.hash));
+        let hash_map::Entry::Occupied(mut bucket) = shard.entry(entry_ref.hash) else { return };
+        self.removed.extend(bucket.get_mut().remove(|entry| entry.id == entry_ref));
         if bucket.get().is_empty() {
             bucket.remove();
         }

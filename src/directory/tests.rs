@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use equivalent::Equivalent;
 
-use crate::directory::waiting::Waiting;
+use crate::directory::waiters::NameWaiters;
 use crate::directory::{Aliases, Groups, NotRegistered};
 use crate::worker::test_worker::TestWorker;
 use crate::{Registry, WorkerHandle};
@@ -205,16 +205,16 @@ fn panicking_waker_does_not_block_others() {
             self.0.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let (waiting, count) = (Waiting::default(), Arc::new(Count(AtomicUsize::new(0))));
-    let waiters: Vec<_> = (0..10).map(|_| waiting.wait(7)).collect();
-    for (n, waiter) in waiters.iter().enumerate() {
+    let (waiters, count) = (NameWaiters::default(), Arc::new(Count(AtomicUsize::new(0))));
+    let subscribed: Vec<_> = (0..10).map(|_| waiters.subscribe(7)).collect();
+    for (n, waiter) in subscribed.iter().enumerate() {
         let waker = if n % 2 == 0 { Waker::from(Arc::new(Bomb)) } else { Waker::from(Arc::clone(&count)) };
         waiter.register(&waker);
     }
-    waiting.wake(8);
-    assert_eq!((count.0.load(Ordering::SeqCst), waiting.len()), (0, 10));
-    waiting.wake(7);
-    assert_eq!((count.0.load(Ordering::SeqCst), waiting.len()), (5, 0));
+    waiters.wake(8);
+    assert_eq!((count.0.load(Ordering::SeqCst), waiters.len()), (0, 10));
+    waiters.wake(7);
+    assert_eq!((count.0.load(Ordering::SeqCst), waiters.len()), (5, 0));
 }
 
 /// Registers in another thread while a waiter polls. In every order the waiter finds the worker or is woken.

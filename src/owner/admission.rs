@@ -49,7 +49,7 @@ impl<W: Worker> Owner<W> {
                 self.reclaimed(occupant.entry, delegated);
                 Some(occupant)
             }
-            Found::Hash | Found::Nothing => None,
+            Found::SameHash | Found::Nothing => None,
         };
         let fresh = EntryId { id: self.ids.fresh(), hash };
         let starter = StartWaiter { verb, waits_in, spec: Some(seed), reply };

@@ -138,7 +138,7 @@ impl<'a, A> Search<'a, A> {
     }
 
     /// The worker closed its gate before it accepted the message. `Ok`: try the next one.
-    async fn pass_over<W: Worker>(&mut self, handle: &WorkerHandle<W>) -> Result<(), DeliverError<W>> {
+    async fn skip<W: Worker>(&mut self, handle: &WorkerHandle<W>) -> Result<(), DeliverError<W>> {
         if handle.was_stopped() {
             yield_to_queue().await;
             return Ok(());
@@ -179,7 +179,7 @@ async fn deliver<W: Worker>(
             Err(Unsent::TimedOut(())) => break DeliverError::TimedOut,
             Err(Unsent::Closed(())) => {}
         }
-        if let Err(why) = search.pass_over(&handle).await {
+        if let Err(why) = search.skip(&handle).await {
             break why;
         }
     };
@@ -189,7 +189,7 @@ async fn deliver<W: Worker>(
 }
 
 fn take<M>(message: &mut Option<M>) -> M {
-    message.take().expect("it was put back")
+    message.take().expect("an unsent message is put back")
 }
 
 /// Puts an unsent message back. A separate function, because in a debug build it has several copies of the message on the stack.
@@ -225,7 +225,8 @@ pub(crate) async fn cast_timeout<W: Worker>(
     boxed_in_debug(|| deliver_cast(address, message, deadline_after(timeout))).await
 }
 
-/// Sends the message to the current worker, if it has room.
+/// Sends the message to the current worker, if it has room. Stopped workers count as attempts too: this cannot yield to the task
+/// that stops them.
 fn try_deliver<W: Worker>(
     address: &impl Address<W>,
     mut message: W::Message,
@@ -353,7 +354,7 @@ pub(crate) async fn reserve<W: Worker>(address: &impl Address<W>) -> Result<Perm
             // The gate is closed: a handle reports no other error.
             Err(_) => {}
         }
-        if let Err(why) = search.pass_over(&handle).await {
+        if let Err(why) = search.skip(&handle).await {
             break why;
         }
     };

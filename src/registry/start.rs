@@ -107,7 +107,7 @@ impl<W: Worker> Starter<W> {
         Q: ?Sized + ToKey<W::Key>,
         F: FnOnce() -> W::Args,
     {
-        self.poll_start(
+        self.find_or_start(
             Verb::LookupOrStart,
             key,
             args,
@@ -125,7 +125,7 @@ impl<W: Worker> Starter<W> {
     ///
     /// Not an `async fn`: that would initialize a state with room for the start before the lookup, which makes a hit 20 % slower.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn poll_start<Q, A>(
+    pub(super) fn find_or_start<Q, A>(
         &self,
         verb: Verb,
         key: &Q,
@@ -229,8 +229,8 @@ impl<W: Worker> Starter<W> {
         if current().is_none_or(|caller| caller.registry == registry) {
             return false;
         }
-        let ending = self.table.with(key, hash, |handle| handle.is_ending().then(|| handle.id())).flatten();
-        ending.is_some_and(|worker| is_worker_above_caller(worker, registry))
+        let stopping = self.table.with(key, hash, |handle| handle.is_ending().then(|| handle.id())).flatten();
+        stopping.is_some_and(|worker| is_worker_above_caller(worker, registry))
     }
 
     /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only after the

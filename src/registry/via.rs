@@ -1,6 +1,5 @@
 //! [`Via`]: the address of a key.
 
-use crate::util::panics::unwind_safe;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -13,6 +12,7 @@ use crate::registry::address::{Address, DeliverError, deliver_cast};
 use crate::registry::retry;
 use crate::registry::retry::Retry;
 use crate::util::future::boxed_in_debug;
+use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::{CallError, ReserveError, SendError};
 use crate::worker::handle::WorkerHandle;

@@ -28,7 +28,7 @@ impl Rig {
         let worker = WorkerHandle::new(Arc::new(WorkerCell::new(key, entry, Arc::clone(&self.shared))));
         match self.writer.read().find(&key, hash, WorkerHandle::entry_id) {
             Found::Worker(_) => panic!("the key has a worker"),
-            Found::Hash => self.writer.insert(worker),
+            Found::SameHash => self.writer.insert(worker),
             Found::Nothing => self.writer.insert_first(worker),
         }
         entry

@@ -1,4 +1,4 @@
-//! [`Waiting`]: the tasks that wait for a name to be registered, by the hash of the name.
+//! [`NameWaiters`]: the tasks that wait for a name to be registered, by the hash of the name.
 //!
 //! A waiter stores its waker, and then looks the name up: see race 7 of [the directory](super). Names with one hash wake each
 //! other's waiters, which look again and keep waiting. No user code of a name runs here.
@@ -10,31 +10,32 @@ use std::task::Waker;
 use crate::util::panics::catch_panic;
 
 #[derive(Default)]
-pub(crate) struct Waiting {
+pub(crate) struct NameWaiters {
     wakers: Mutex<Wakers>,
 }
 
 #[derive(Default)]
 struct Wakers {
+    /// Distinguishes the waiters for one hash.
     next_ticket: u64,
     /// By hash and ticket. One tree for all names, because its memory shrinks when wakers are removed.
-    wakers: BTreeMap<(u64, u64), Waker>,
+    by_id: BTreeMap<(u64, u64), Waker>,
 }
 
-impl Waiting {
+impl NameWaiters {
     /// Makes a waiter. It is not woken before it has registered its waker.
-    pub(crate) fn wait(&self, hash: u64) -> Waiter<'_> {
+    pub(crate) fn subscribe(&self, hash: u64) -> Waiter<'_> {
         let mut wakers = self.lock();
         let ticket = wakers.next_ticket;
         wakers.next_ticket += 1;
-        Waiter { waiting: self, place: (hash, ticket) }
+        Waiter { waiters: self, id: (hash, ticket) }
     }
 
     /// Wakes every waiter for the hash.
     pub(crate) fn wake(&self, hash: u64) {
         let mut wakers = self.lock();
-        let places: Vec<_> = wakers.wakers.range((hash, 0)..=(hash, u64::MAX)).map(|(&place, _)| place).collect();
-        let woken: Vec<_> = places.iter().filter_map(|place| wakers.wakers.remove(place)).collect();
+        let ids: Vec<_> = wakers.by_id.range((hash, 0)..=(hash, u64::MAX)).map(|(&id, _)| id).collect();
+        let woken: Vec<_> = ids.iter().filter_map(|id| wakers.by_id.remove(id)).collect();
         drop(wakers);
         for waker in woken {
             // A waker of another executor is foreign code: if it panics, the other waiters are woken all the same.
@@ -49,21 +50,22 @@ impl Waiting {
 
     #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        self.lock().wakers.len()
+        self.lock().by_id.len()
     }
 }
 
 /// A waiter. Dropping it removes its waker.
 pub(crate) struct Waiter<'w> {
-    waiting: &'w Waiting,
-    place: (u64, u64),
+    waiters: &'w NameWaiters,
+    /// The hash and the ticket.
+    id: (u64, u64),
 }
 
 impl Waiter<'_> {
     /// Stores the waker. The caller does this before each lookup.
     pub(crate) fn register(&self, waker: &Waker) {
         let waker = waker.clone();
-        let replaced = self.waiting.lock().wakers.insert(self.place, waker);
+        let replaced = self.waiters.lock().by_id.insert(self.id, waker);
         // Outside the lock: the drop of a waker is foreign code too.
         drop(replaced);
     }
@@ -71,7 +73,7 @@ impl Waiter<'_> {
 
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
-        let waker = self.waiting.lock().wakers.remove(&self.place);
+        let waker = self.waiters.lock().by_id.remove(&self.id);
         catch_panic(|| drop(waker));
     }
 }
