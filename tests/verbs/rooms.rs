@@ -1,5 +1,5 @@
 //! The rooms of `src/`: which there are, which may import which, and how long a file and a function may be. See
-//! `ARCHITECTURE.md`.
+//! `ARCHITECTURE.md`, whose file names are checked as well.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -118,6 +118,21 @@ fn rooms_import_only_from_rooms_below() {
         }
     }
     assert!(upward.is_empty(), "imports against the order of rooms:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn architecture_names_files_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page is at the top");
+    let is_file = |name: &&str| {
+        let ends = [".rs", ".md", ".json", ".yml", ".sh"];
+        !name.contains(char::is_whitespace) && ends.iter().any(|end| name.ends_with(end))
+    };
+    // In backticks or as the target of a link. A name without a folder at the top is below `src`.
+    let names = text.split(['`', '(', ')']).filter(is_file);
+    let lost: Vec<&str> =
+        names.filter(|name| !root.join(name).exists() && !root.join("src").join(name).exists()).collect();
+    assert!(lost.is_empty(), "ARCHITECTURE.md names files that do not exist: {lost:?}");
 }
 
 #[test]
