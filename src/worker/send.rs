@@ -286,7 +286,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     /// Whether the caller may wait for room after this refusal. If not, returns how to wrap its message.
-    fn check_may_wait(&self, refusal: Refusal) -> Result<(), fn(W::Message) -> Unsent<W::Message>> {
+    fn check_may_wait(&self, refusal: Refusal) -> Result<(), WrapUnsent<W::Message>> {
         if refusal == Refusal::Closed {
             return Err(Unsent::Closed);
         }
@@ -418,6 +418,9 @@ impl<W: Worker> Cast<'_, W> {
         Pin::new(&mut queued.sending).poll(cx).map_err(Unsent::Closed)
     }
 }
+
+/// Wraps a message that is refused.
+type WrapUnsent<M> = fn(M) -> Unsent<M>;
 
 /// Why a send that may wait for room did not put its message into the mailbox.
 pub(crate) enum Unsent<M> {
