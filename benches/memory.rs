@@ -29,9 +29,9 @@ const fn variant(name: &'static str, weigh: fn(How, usize) -> anyhow::Result<()>
 /// One line for each. What begins with "gen-registry" is also weighed a million times over in a quick run.
 const VARIANTS: &[Variant] = &[
     variant("gen-registry", |how, workers| weigh(how, workers, Registry::<Counter<String>>::new)),
-    variant("gen-registry, idle time-out", |how, workers| weigh(how, workers, || built(with_idle_timeout))),
+    variant("gen-registry, idle timeout", |how, workers| weigh(how, workers, || built(with_idle_timeout))),
     variant("gen-registry, eviction", |how, workers| weigh(how, workers, || built(with_eviction))),
-    variant("gen-registry, idle time-out and metrics", |how, workers| {
+    variant("gen-registry, idle timeout and metrics", |how, workers| {
         weigh(how, workers, || built(|builder| with_idle_timeout(builder).name("weighed")))
     }),
     variant(Papaya::<String>::NAME, |how, workers| weigh(how, workers, Papaya::<String>::empty)),

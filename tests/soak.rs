@@ -1,10 +1,10 @@
-//! A bounded soak: many keys, far more messages through [`Via`](gen_registry::Via)s than any of them sees at once, and
-//! workers that crash, idle, are evicted, stopped and killed all the while. Every message has a number, and at the end
-//! each of them is accounted for.
+//! A bounded soak: many keys, a large number of messages sent through [`Via`](gen_registry::Via), and workers that
+//! crash, idle, and are evicted, stopped and killed meanwhile. Every message has a number, and at the end each is
+//! accounted for.
 //!
-//! `cargo test` runs a small one. The whole of it (10,000 keys, a million messages) with its figures:
-//! `cargo test --release --test soak -- --nocapture`. `GEN_REGISTRY_SOAK_MESSAGES` sets another number of messages, and
-//! `GEN_REGISTRY_SOAK_SEED` what the senders do; the threads' own order is not to be repeated.
+//! `cargo test` runs a small version. The full version, 10,000 keys and a million messages, prints its figures: `cargo
+//! test --release --test soak -- --nocapture`. `GEN_REGISTRY_SOAK_MESSAGES` sets the number of messages and
+//! `GEN_REGISTRY_SOAK_SEED` what the senders do. The order of the threads is not reproducible.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -18,30 +18,30 @@ use hdrhistogram::Histogram;
 use tokio::task::{JoinSet, yield_now};
 
 const SENDERS: usize = 16;
-/// Longer than all of it takes, many times over.
+/// Many times longer than the soak takes.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-// What became of a message.
+// The fate of a message.
 const UNSEEN: u8 = 0;
 const BEGUN: u8 = 1;
 const HANDLED: u8 = 2;
-/// Its handler failed or panicked, as it was told to.
+/// The handler failed or panicked, as requested.
 const CRASHED: u8 = 3;
-/// It was in hand when its worker was killed.
+/// The worker was killed while it handled the message.
 const CUT_OFF: u8 = 4;
-/// The registry gave it to `on_undelivered`.
+/// The registry passed it to `on_undelivered`.
 const UNDELIVERED: u8 = 5;
 
-/// What is known of every message and every key.
+/// What is recorded of every message and every key.
 struct Ledger {
     fates: Vec<AtomicU8>,
-    /// States by key, and all of them.
+    /// Live states by key, and in total.
     alive: Vec<AtomicU8>,
     all_alive: AtomicUsize,
     most_alive: AtomicUsize,
     /// The last message that began, by key and sender, counted from 1.
     last_begun: Vec<AtomicU32>,
-    /// Arguments that addresses made for starts: they met no worker, or one that was ending.
+    /// Arguments that addresses built for starts, because there was no worker or it was stopping.
     asked: AtomicU64,
     faults: Mutex<Vec<String>>,
 }
@@ -65,7 +65,7 @@ impl Ledger {
 
     fn turn(&self, number: usize, from: u8, to: u8) {
         if let Err(found) = self.fates[number].compare_exchange(from, to, SeqCst, SeqCst) {
-            self.fault(format!("message {number} became {to} from {found}, and not from {from}"));
+            self.fault(format!("message {number} became {to} from {found} instead of {from}"));
         }
     }
 
@@ -78,14 +78,14 @@ impl Ledger {
         let (sender, nth) = (number % SENDERS, u32::try_from(number / SENDERS + 1).expect("a number of messages"));
         let before = self.last_begun[key * SENDERS + sender].swap(nth, SeqCst);
         if before >= nth {
-            self.fault(format!("key {key} began message {nth} of sender {sender} after its {before} (G8)"));
+            self.fault(format!("key {key} began message {nth} of sender {sender} after message {before} (G8)"));
         }
     }
 }
 
 struct Args {
     ledger: Arc<Ledger>,
-    /// Of a `Via`: what is cloned from it is for a start.
+    /// Whether the arguments are a `Via`'s template. Its clones are for starts.
     is_template: bool,
 }
 
@@ -113,7 +113,7 @@ struct Message {
     reply: Option<Reply<usize>>,
 }
 
-/// A state that is counted, with the message in its hand.
+/// A counted state, with the message that it handles.
 struct Probe {
     key: usize,
     ledger: Arc<Ledger>,
@@ -143,7 +143,7 @@ impl Worker for Probe {
         }
         let all = ledger.all_alive.fetch_add(1, SeqCst) + 1;
         ledger.most_alive.fetch_max(all, SeqCst);
-        // Half of the keys idle; the others stay until they are evicted.
+        // Half of the keys idle. The others stay until they are evicted.
         ctx.set_idle_timeout((key % 2 == 1).then_some(Duration::from_millis(5)));
         Ok(Self { key, ledger, in_hand: None })
     }
@@ -191,16 +191,16 @@ impl Dice {
     }
 }
 
-/// What callers were told.
+/// What callers got.
 #[derive(Default)]
 struct Told {
     accepted_casts: u64,
     answered: u64,
     never_began: u64,
     no_reply: u64,
-    /// By limit, budget and shutdown: no worker could be started.
+    /// No worker could be started, because of the limit, the budget or the shutdown.
     refused: u64,
-    /// Every worker that an address met was ending.
+    /// Every worker that the send met was stopping.
     closed: u64,
     stops: u64,
     kills: u64,
@@ -211,19 +211,19 @@ struct Soak {
     messages: usize,
     registry: Registry<Probe>,
     ledger: Arc<Ledger>,
-    /// The message that each sender is at.
+    /// The current message of each sender.
     at: Vec<AtomicUsize>,
     seed: u64,
 }
 
 impl Soak {
-    /// Sends every message that is this sender's, one after the other, and checks what it is told of each.
+    /// Sends this sender's messages one after the other, and checks each result.
     async fn send(self: Arc<Self>, sender: usize) -> (Told, Histogram<u64>) {
         let mut dice = Dice(self.seed.wrapping_add(sender as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
         let (mut told, mut latency) = (Told::default(), Histogram::new(3).expect("three digits are in range"));
         for number in (sender..self.messages).step_by(SENDERS) {
             self.at[sender].store(number, SeqCst);
-            // Most go to a tenth of the keys; all others are rare, so that they come and go.
+            // Most messages go to a tenth of the keys. The others are rare, so their workers come and go.
             let key = if dice.roll(10) < 7 { dice.roll(self.keys / 10) } else { dice.roll(self.keys) };
             match dice.roll(2_000) {
                 0 | 1 => {
@@ -252,7 +252,7 @@ impl Soak {
                 let (count, fits) = match answer {
                     Ok(answer) => {
                         let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-                        latency.record(nanos).expect("it grows as it needs to");
+                        latency.record(nanos).expect("the histogram resizes itself");
                         (&mut told.answered, answer == number && fate == HANDLED)
                     }
                     Err(CallError::NotDelivered) => (&mut told.never_began, fate == UNSEEN),
@@ -263,7 +263,7 @@ impl Soak {
                     Err(error) => panic!("message {number} to key {key}: {error}"),
                 };
                 *count += 1;
-                assert!(fits, "the caller of message {number} was told otherwise than it went: {fate}");
+                assert!(fits, "the result of message {number} contradicts its fate {fate}");
             } else {
                 let count = match via.cast(Message { number, act, reply: None }).await {
                     Ok(()) => {
@@ -275,7 +275,7 @@ impl Soak {
                     Err(error) => panic!("message {number} to key {key}: {error}"),
                 };
                 *count += 1;
-                assert_eq!(self.ledger.fate(number), UNSEEN, "message {number} came back and was handled");
+                assert_eq!(self.ledger.fate(number), UNSEEN, "message {number} was returned and handled");
             }
         }
         self.at[sender].store(usize::MAX, SeqCst);
@@ -290,9 +290,9 @@ impl Soak {
         }
     }
 
-    /// What everyone was at when nothing went on.
+    /// What each sender was doing at a hang.
     fn lost(&self) -> String {
-        let mut lost = String::from("waited in vain, lost:");
+        let mut lost = String::from("timed out, lost:");
         for (sender, at) in self.at.iter().enumerate() {
             let number = at.load(SeqCst);
             if number != usize::MAX {
@@ -314,7 +314,7 @@ fn number(name: &str) -> Option<u64> {
     Some(set.parse().unwrap_or_else(|_| panic!("{name} is to be a number, and is {set:?}")))
 }
 
-/// The most memory that this process ever had, in MiB.
+/// The peak memory of this process in MiB.
 fn peak_rss() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -350,7 +350,7 @@ async fn every_message_is_accounted_for() {
     while let Some(sent) =
         tokio::time::timeout(PATIENCE, senders.join_next()).await.unwrap_or_else(|_| panic!("{}", soak.lost()))
     {
-        let (one, times) = sent.expect("what a sender saw");
+        let (one, times) = sent.expect("the results of a sender");
         told.accepted_casts += one.accepted_casts;
         told.answered += one.answered;
         told.never_began += one.never_began;
@@ -359,7 +359,7 @@ async fn every_message_is_accounted_for() {
         told.closed += one.closed;
         told.stops += one.stops;
         told.kills += one.kills;
-        latency.add(times).expect("they are of one kind");
+        latency.add(times).expect("the histograms are compatible");
     }
     let took = began.elapsed();
     let report =
@@ -371,22 +371,22 @@ async fn every_message_is_accounted_for() {
         fates[usize::from(fate.load(SeqCst))] += 1;
     }
     let [unseen, begun, handled, crashed, cut_off, undelivered] = fates;
-    println!("seed {seed}: {messages} messages of {SENDERS} senders to {keys} keys, room for {room} workers");
+    println!("seed {seed}: {messages} messages of {SENDERS} senders to {keys} keys, at most {room} workers");
     let rate = messages as f64 / took.as_secs_f64();
     let figures = [
         ("messages/s", rate as u64),
         ("seconds, in hundredths", took.as_millis() as u64 / 10),
         ("casts accepted", told.accepted_casts),
-        ("calls answered", told.answered),
-        ("calls told: it never began", told.never_began),
-        ("calls told: no reply", told.no_reply),
+        ("calls with a reply", told.answered),
+        ("calls that never began", told.never_began),
+        ("calls without a reply", told.no_reply),
         ("sends refused: no room, or budget spent", told.refused),
-        ("sends that every worker gave back", told.closed),
+        ("sends that found only stopping workers", told.closed),
         ("messages handled", handled),
         ("messages that crashed their worker", crashed),
         ("messages cut off by a kill", cut_off),
         ("casts given to on_undelivered", undelivered),
-        ("starts that addresses asked for", ledger.asked.load(SeqCst)),
+        ("starts requested by addresses", ledger.asked.load(SeqCst)),
         ("starts", stats.starts.ok),
         ("starts refused", stats.starts.rejected),
         ("starts cancelled", stats.starts.cancelled),
@@ -412,24 +412,21 @@ async fn every_message_is_accounted_for() {
     let faults = ledger.faults.lock().expect("no code panics while holding the lock");
     assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(10)]);
     assert!(ledger.most_alive.load(SeqCst) <= room, "G11: more states than there is room for");
-    assert_eq!(begun, 0, "G6: messages that began and whose end nobody saw");
+    assert_eq!(begun, 0, "G6: messages that began and have no fate");
     assert_eq!(
         told.accepted_casts + told.answered + told.no_reply,
         handled + crashed + cut_off + undelivered,
-        "G6: every message that was taken is handled, in a crash, cut off or undelivered"
+        "G6: every accepted message is handled, crashed, cut off or undelivered"
     );
-    assert_eq!(unseen, told.never_began + told.refused + told.closed, "G6: what nobody saw, its sender was told of");
+    assert_eq!(unseen, told.never_began + told.refused + told.closed, "G6: unseen messages were refused or returned");
     assert!(cut_off <= stats.exits.killed, "a kill cuts off one message at most");
     let ends = stats.restarts.total() + stats.exits.failed + stats.exits.panicked;
-    // One that was killed while it was on its way out of a crash ends by the kill.
-    assert!((ends..=ends + stats.exits.killed).contains(&crashed), "{crashed} crashes came to {ends} ends of runs");
-    assert!(
-        stats.exits.killed + stats.exits.stopped <= told.stops + told.kills,
-        "ends that nobody asked for: {stats:?}"
-    );
+    // A worker that is killed while it exits because of a crash ends by the kill.
+    assert!((ends..=ends + stats.exits.killed).contains(&crashed), "{crashed} crashes ended {ends} runs");
+    assert!(stats.exits.killed + stats.exits.stopped <= told.stops + told.kills, "unexpected exits: {stats:?}");
     assert_eq!(stats.starts.ok, stats.exits.total(), "G9: starts and exits: {stats:?}");
     assert_eq!((stats.workers(), soak.registry.count(), soak.registry.to_list().len()), (0, 0, 0), "G10");
-    assert_eq!(ledger.all_alive.load(SeqCst), 0, "G10: states that are left");
+    assert_eq!(ledger.all_alive.load(SeqCst), 0, "G10: states left");
     assert_eq!((report.stuck, report.aborted), (0, 0), "G10: {report:?}");
     for (name, seen) in [
         ("idled", stats.exits.idle),
@@ -437,6 +434,6 @@ async fn every_message_is_accounted_for() {
         ("killed", stats.exits.killed),
         ("restarted", stats.restarts.total()),
     ] {
-        assert!(seen > 0, "no worker was {name}: this soak does not show what it is to show");
+        assert!(seen > 0, "no worker was {name}: this soak does not cover that");
     }
 }

@@ -62,7 +62,7 @@ type Map<K> = DashMap<K, Arc<Worker>, RandomState>;
 
 /// A `DashMap` whose workers have no second one beside them, whose starts are shared, and of which a look-up finds nobody who is
 /// not there: the floor of a cold start with these promises (G1, G2, G3 and most of G5). It knows no limit, restart, wait in a
-/// circle, number or event, and no shutdown that waits.
+/// cycle, number or event, and no shutdown that waits.
 #[derive(Clone)]
 pub(crate) struct Guarded<K: Key>(Arc<Map<K>>);
 

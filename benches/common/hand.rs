@@ -202,7 +202,7 @@ impl<K: Key> Way<K> for Beside<K> {
 }
 
 /// A task that owns a `papaya` map, takes requests for starts, and spawns the workers, who answer the caller themselves: the
-/// floor of a cold start that goes by way of an owner. It knows no failure, no time-out, no limit, no stop and no end.
+/// floor of a cold start that goes by way of an owner. It knows no failure, no timeout, no limit, no stop and no end.
 #[derive(Clone)]
 pub(crate) struct Owned<K: Key> {
     map: Arc<papaya::HashMap<K, Sender, RandomState>>,
@@ -255,7 +255,7 @@ type Waiting = Vec<oneshot::Sender<Sender>>;
 
 /// A `papaya` map, and beside it one lock around who waits for which start, as one owner would know it. The caller takes it to
 /// claim the key, the worker when its init is through: a cold start that is ordered in one place by those who have news for it.
-/// It knows no failure, no time-out, no limit, no stop and no end.
+/// It knows no failure, no timeout, no limit, no stop and no end.
 #[derive(Clone)]
 pub(crate) struct OneLock<K: Key> {
     map: Arc<papaya::HashMap<K, Sender, RandomState>>,

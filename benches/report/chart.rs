@@ -87,7 +87,7 @@ pub(crate) fn bars(title: &str, parts: &[(&str, Option<&[Figure]>)]) -> Option<S
                     middle - 7.0
                 )
             } else {
-                write!(body, "<circle class=\"{class}\" cx=\"{x:.1}\" cy=\"{middle:.0}\" r=\"5\"/>")
+                write!(body, "<cycle class=\"{class}\" cx=\"{x:.1}\" cy=\"{middle:.0}\" r=\"5\"/>")
             };
             let _ = writeln!(
                 body,

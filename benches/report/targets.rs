@@ -339,7 +339,7 @@ fn with_options(figures: &Figures) -> Row {
         }
         None => (String::new(), Verdict::NotMeasured("benches/memory.rs has no variant with them")),
     };
-    Row { what: "the same with idle time-out and metrics", target: "never above 1,024", measured, verdict }
+    Row { what: "the same with idle timeout and metrics", target: "never above 1,024", measured, verdict }
 }
 
 /// With the noise of a run allowed for: a tenth.

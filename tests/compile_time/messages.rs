@@ -1,4 +1,4 @@
-//! What `check` compiles twice, with messages of 8 bytes and of 128 KiB (`--cfg large`).
+//! Compiled twice by `check`: with messages of 8 bytes and, with `--cfg large`, of 128 KiB.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -60,7 +60,7 @@ async fn send(sent: &mut Vec<bool>) {
     sent.push(aliases.call(&1, ask).await.is_ok());
 }
 
-/// A `dyn`, so that all of it is compiled here.
+/// Returns a `dyn Future`, so that all of it is compiled in this crate.
 pub fn run(sent: &mut Vec<bool>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
     Box::pin(send(sent))
 }

@@ -1,4 +1,4 @@
-//! `Aliases`: one worker per name; a worker may have many.
+//! `Aliases`: one worker per name. A worker may have many names.
 
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -134,7 +134,7 @@ async fn any_exit_frees_all_names() {
         }
         within(worker.closed(), ending).await;
         assert_eq!(aliases.to_list(), [(10, other.clone())], "{ending}");
-        // They are free at once.
+        // The names are vacant at once.
         for name in 0..10 {
             aliases.register(name, &other).unwrap();
         }
@@ -257,18 +257,18 @@ async fn sends_by_name_yield_to_other_tasks() {
     let aliases = Aliases::<u32, Probe>::new();
     aliases.register(1, &worker).unwrap();
     let other = PollCounter::new();
-    for way in ["a cast", "a cast to nobody", "a call to nobody"] {
+    for kind in ["a cast", "a vacant cast", "a vacant call"] {
         let before = other.polls();
         for _ in 0..1_000 {
-            let is_as_expected = match way {
-                "a cast" => within(aliases.cast(&1, Ask::Note(0)), way).await.is_ok(),
-                "a cast to nobody" => within(aliases.cast(&2, Ask::Note(0)), way).await.is_err(),
-                _ => within(aliases.call(&2, Ask::Notes), way).await.is_err(),
+            let is_as_expected = match kind {
+                "a cast" => within(aliases.cast(&1, Ask::Note(0)), kind).await.is_ok(),
+                "a vacant cast" => within(aliases.cast(&2, Ask::Note(0)), kind).await.is_err(),
+                _ => within(aliases.call(&2, Ask::Notes), kind).await.is_err(),
             };
-            assert!(is_as_expected, "{way}");
+            assert!(is_as_expected, "{kind}");
         }
         let had = other.polls() - before;
-        assert!(had >= 5, "{way}: the other had {had} turns in 1,000 sends");
+        assert!(had >= 5, "{kind}: another task was polled {had} times in 1,000 sends");
     }
 }
 
@@ -304,34 +304,34 @@ async fn dropping_directory_keeps_workers() {
 }
 
 /// Panics in its `Hash`, `Eq`, `Clone` and `Drop` when armed.
-struct Mine {
+struct PanickingName {
     name: u32,
     armed: Arc<AtomicBool>,
 }
 
-impl Mine {
+impl PanickingName {
     fn step(&self) {
         assert!(!self.armed.load(Ordering::SeqCst), "a mine");
     }
 }
 
-impl PartialEq for Mine {
+impl PartialEq for PanickingName {
     fn eq(&self, other: &Self) -> bool {
         self.step();
         self.name == other.name
     }
 }
 
-impl Eq for Mine {}
+impl Eq for PanickingName {}
 
-impl Hash for Mine {
+impl Hash for PanickingName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // All names are of one hash, so that every look-up runs `Eq`.
+        // All names have the same hash, so every lookup calls `Eq`.
         state.write_u8(0);
     }
 }
 
-impl Drop for Mine {
+impl Drop for PanickingName {
     fn drop(&mut self) {
         if !std::thread::panicking() {
             self.step();
@@ -341,10 +341,11 @@ impl Drop for Mine {
 
 #[tokio::test(start_paused = true)]
 async fn panicking_name_affects_no_other() {
-    let (aliases, armed, a, b) = (Aliases::<Mine, Probe>::new(), Arc::default(), probe(1).await, probe(2).await);
+    let (aliases, armed, a, b) =
+        (Aliases::<PanickingName, Probe>::new(), Arc::default(), probe(1).await, probe(2).await);
     let safe = Arc::<AtomicBool>::default();
-    let mine = |name| Mine { name, armed: Arc::clone(&armed) };
-    let harmless = |name| Mine { name, armed: Arc::clone(&safe) };
+    let mine = |name| PanickingName { name, armed: Arc::clone(&armed) };
+    let harmless = |name| PanickingName { name, armed: Arc::clone(&safe) };
     aliases.register(mine(1), &a).unwrap();
     aliases.register(mine(2), &b).unwrap();
     let waits = tokio::spawn({
@@ -354,7 +355,7 @@ async fn panicking_name_affects_no_other() {
     until_idle().await;
     armed.store(true, Ordering::SeqCst);
     let panics = |what: &str, code: &dyn Fn()| {
-        assert!(catch_unwind(AssertUnwindSafe(code)).is_err(), "{what} ran no `Eq`");
+        assert!(catch_unwind(AssertUnwindSafe(code)).is_err(), "{what} did not call `Eq`");
     };
     panics("register", &|| drop(aliases.register(mine(3), &a)));
     panics("unregister", &|| drop(aliases.unregister(&mine(1))));
@@ -363,7 +364,7 @@ async fn panicking_name_affects_no_other() {
     assert_eq!((aliases.len(), aliases.whereis(&mine(1))), (2, Some(a.clone())));
     aliases.register(mine(3), &a).unwrap();
     assert_eq!(within(waits, "the wait").await.unwrap().as_ref(), Ok(&a));
-    // The end of a worker runs no `Eq`, and contains a `Drop`.
+    // A worker's exit calls no `Eq` and contains the panic of a `Drop`.
     armed.store(true, Ordering::SeqCst);
     within(a.stop(), "the stop").await.unwrap();
     within(b.kill(), "the kill").await.unwrap();
@@ -371,7 +372,7 @@ async fn panicking_name_affects_no_other() {
     let c = probe(3).await;
     aliases.register(harmless(1), &c).unwrap();
     assert_eq!(aliases.whereis(&harmless(1)), Some(c));
-    // Whatever waits to be freed goes now.
+    // Everything that waits to be freed is dropped now.
     drop(aliases);
 }
 
@@ -402,7 +403,7 @@ fn name_drop_may_use_the_directory() {
         }
     }
     let (done, is_done) = std::sync::mpsc::channel();
-    // On another thread, for what this guards against would never end.
+    // On another thread, because the fault would be an endless loop.
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

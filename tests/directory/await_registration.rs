@@ -1,4 +1,4 @@
-//! `await_registration`: a wait for a name, and names that are registered while their workers start.
+//! `await_registration`: waits for a name, and names that are registered while their workers start.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -24,7 +24,7 @@ async fn name_from_init_is_reserved_then_found() {
         })
     });
     let mut start = pin!(registry.start("a", role));
-    // In tasks of their own, which nothing but a wake-up polls again.
+    // In separate tasks, which are polled again only when woken.
     let wait = |aliases: Aliases<u32, ClosureWorker>| {
         tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await })
     };
@@ -40,7 +40,7 @@ async fn name_from_init_is_reserved_then_found() {
         Err(RegisterError::Taken { holder, .. }) => assert_eq!(holder.key(), "a"),
         other => panic!("{other:?}"),
     }
-    // One that comes to wait while the worker starts.
+    // A wait that begins while the worker starts.
     let late = wait(aliases.clone());
     until_idle().await;
     gate.open();
@@ -57,7 +57,7 @@ async fn failed_init_frees_its_name() {
         let aliases = aliases.clone();
         async move { aliases.await_registration(&1, Duration::MAX).await }
     });
-    for ending in ["fail", "panic", "stop", "time-out"] {
+    for ending in ["fail", "panic", "stop", "timeout"] {
         let names = aliases.clone();
         let role = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
@@ -131,9 +131,9 @@ async fn wakes_only_waiters_of_that_name() {
         tokio::spawn(async move { aliases.await_registration(&name, Duration::MAX).await })
     };
     let (waiters, other) = ((0..50).map(|_| wait(1)).collect::<Vec<_>>(), wait(2));
-    // One that goes away takes nobody's wake-up with it.
+    // A dropped wait does not consume the wake-up of another.
     waiters[20].abort();
-    // Far beyond any time-out that a clock could count to.
+    // Far beyond any timeout that the clock can represent.
     tokio::time::sleep(Duration::from_secs(1_000_000)).await;
     aliases.register(1, &a).unwrap();
     for (n, waiter) in waiters.into_iter().enumerate() {

@@ -1,7 +1,7 @@
 //! Workers are started, registered, killed and looked up by name from several threads at once.
 //!
-//! G3 for directories: a read that begins after a worker was stopped, with `Ok`, never returns it. And when all is over
-//! nothing is left.
+//! G3 for directories: a read that begins after a stop has returned `Ok` never returns that worker. At the end, the
+//! directories are empty.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ const SEED: u64 = 0x5eed_a11a_5e50;
 const NAMES: u64 = 8;
 const STEPS: usize = 2_000;
 
-/// SplitMix64.
+/// The generator SplitMix64.
 struct Random(u64);
 
 impl Random {
@@ -33,9 +33,9 @@ struct Storm {
     aliases: Aliases<u64, Probe>,
     groups: Groups<u64, Probe>,
     record: Record,
-    /// Ticks with every stop that returned.
+    /// Advances with every stop that returns.
     clock: Arc<AtomicU64>,
-    /// When a worker's stop had returned.
+    /// The time at which each worker's stop returned.
     ended: Arc<Mutex<HashMap<WorkerId, u64>>>,
     hits: Arc<AtomicUsize>,
     taken: Arc<AtomicUsize>,
@@ -60,13 +60,13 @@ impl Storm {
         self.ended.lock().unwrap().entry(worker.id()).or_insert(now);
     }
 
-    /// Starts, registers, sends and ends. What it did first and last it does in this order for each worker.
+    /// Starts, registers, sends to and ends workers. The order of these steps per worker is fixed.
     async fn churn(self, seed: u64) {
         let mut random = Random(seed);
         for _ in 0..STEPS {
             let (key, name) = (random.below(16).to_string(), random.below(NAMES));
             let plan = Plan::default().recorded(&self.record);
-            // A stop may meet the start.
+            // A stop may cancel the start.
             let Ok(worker) = within(self.registry.lookup_or_start(&*key, plan), "a start").await else { continue };
             match random.below(10) {
                 0..3 => match self.aliases.register(name, &worker) {
@@ -74,7 +74,7 @@ impl Storm {
                     Err(RegisterError::Taken { holder, .. }) => assert_ne!(holder, worker),
                     Err(_) => {}
                 },
-                // One that ends meanwhile does not join.
+                // A worker that exits meanwhile does not join.
                 3..5 => drop(self.groups.join(name, &worker)),
                 5 => drop(self.aliases.unregister(&name)),
                 6 => drop(self.groups.leave(&name, &worker)),
@@ -96,7 +96,7 @@ impl Storm {
         }
     }
 
-    /// Reads, and tells what it was given at what time. Whether that was right is known when all is over.
+    /// Reads, and returns each worker found with the time before the read. The result is checked at the end.
     async fn read(self, seed: u64) -> Vec<(u64, WorkerId)> {
         let (mut random, mut seen) = (Random(seed), Vec::new());
         for _ in 0..STEPS * 4 {
@@ -106,7 +106,7 @@ impl Storm {
                 2 => seen.extend(self.aliases.to_list().iter().map(|(_, found)| (before, found.id()))),
                 3 => {
                     let wait = self.aliases.await_registration(&name, Duration::from_millis(1));
-                    // The time before the wait is no later than that of the look that found it.
+                    // The time before the wait is at most that of the lookup that found the worker.
                     seen.extend(within(wait, "a wait").await.map(|found| (before, found.id())));
                 }
                 4 => seen.extend(self.groups.members(&name).iter().map(|found| (before, found.id()))),
@@ -130,7 +130,7 @@ async fn g3_names_never_yield_an_exited_worker() {
     let churns: Vec<_> = (0..4).map(|n| tokio::spawn(storm.clone().churn(SEED + n))).collect();
     let reads: Vec<_> = (4..7).map(|n| tokio::spawn(storm.clone().read(SEED + n))).collect();
     for churn in churns {
-        within(churn, "a task that starts and ends workers").await.unwrap();
+        within(churn, "a task that churns workers").await.unwrap();
     }
     let ended = |id: &WorkerId| storm.ended.lock().unwrap().get(id).copied();
     for read in reads {
@@ -138,13 +138,13 @@ async fn g3_names_never_yield_an_exited_worker() {
             let at = ended(&id);
             assert!(
                 at.is_none_or(|at| at >= before),
-                "seed {SEED:#x}: {id} was read after {before}, it ended at {at:?}"
+                "seed {SEED:#x}: {id} was read after {before}, its stop returned at {at:?}"
             );
         }
     }
     let (hits, taken) = (storm.hits.load(Ordering::SeqCst), storm.taken.load(Ordering::SeqCst));
     assert!(hits > 0 && taken > 0, "the storm shows nothing: {hits} hits, {taken} names taken");
-    // One name stands for one worker, and every worker that is listed is found.
+    // A name has one worker, and every listed worker is found by its name.
     for (name, holder) in storm.aliases.to_list() {
         assert_eq!(storm.aliases.whereis(&name), Some(holder.clone()));
         assert!(storm.aliases.names_of(&holder).contains(&name));

@@ -1,4 +1,4 @@
-//! `Groups`: many workers per property.
+//! `Groups`: many workers per group.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -25,10 +25,10 @@ async fn probes(registry: &Registry<Probe>, count: u32) -> Vec<WorkerHandle<Prob
 }
 
 async fn notes(worker: &WorkerHandle<Probe>) -> Vec<u32> {
-    within(worker.call(Ask::Notes), "the notes").await.expect("it runs")
+    within(worker.call(Ask::Notes), "the notes").await.expect("the worker is running")
 }
 
-/// Keeps a worker at a gate with a full mailbox (of one message).
+/// Holds a worker at a gate with a full mailbox of one message.
 async fn fill(worker: &WorkerHandle<Probe>, gate: &Gate) {
     worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
     gate.reached().await;
@@ -104,7 +104,7 @@ async fn closing_worker_cannot_join() {
     assert_eq!(property.into_inner(), 2);
     assert!(groups.members(&1).is_empty() && groups.groups_of(&worker).is_empty() && groups.is_empty());
     assert_eq!(groups.reduce(0, |seen, _, _| seen + 1), 0);
-    assert!(!groups.leave(&1, &worker), "it has left already");
+    assert!(!groups.leave(&1, &worker), "the worker has left already");
     gate.open();
     within(worker.closed(), "the end").await;
     assert_eq!(groups.join(1, &worker).unwrap_err().into_property(), 1);
@@ -164,7 +164,7 @@ async fn join_in_init_counts_once_init_returns() {
 async fn broadcast_builds_one_message_per_member() {
     let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
     let workers = probes(&registry, 5).await;
-    let nobody = groups.broadcast(&1, |_| unreachable!("nobody is there")).await;
+    let nobody = groups.broadcast(&1, |_| unreachable!("the group is empty")).await;
     assert_eq!((nobody.taken, nobody.refused.len()), (0, 0));
     for worker in &workers[..4] {
         groups.join(1, worker).unwrap();
@@ -204,11 +204,11 @@ async fn stuck_member_delays_only_the_return() {
     fill(&workers[1], &slow).await;
     let mut sent = pin!(groups.broadcast(&1, |_| Ask::Note(1)));
     assert!(poll_once(sent.as_mut()).await.is_pending());
-    assert_eq!(notes(&workers[2]).await, [1], "it had room");
+    assert_eq!(notes(&workers[2]).await, [1], "the mailbox had capacity");
     slow.open();
     until_idle().await;
     assert!(poll_once(sent.as_mut()).await.is_pending());
-    assert_eq!(notes(&workers[1]).await, [0, 1], "it waited behind nobody");
+    assert_eq!(notes(&workers[1]).await, [0, 1], "the slow members do not delay it");
     stuck.open();
     let sent = within(sent, "the broadcast").await;
     assert_eq!((sent.taken, sent.refused.len()), (3, 0));
@@ -292,8 +292,8 @@ async fn dropped_broadcast_reaches_only_ready_members() {
     assert_eq!(notes(&workers[0]).await, [1]);
     assert_eq!(notes(&workers[1]).await, [0]);
     assert_eq!(notes(&workers[2]).await, [1]);
-    // Its place in the line is not held by anyone.
-    assert_eq!(within(groups.broadcast(&1, |_| Ask::Note(2)), "the next one").await.taken, 3);
+    // The dropped broadcast holds no place in the queues of senders.
+    assert_eq!(within(groups.broadcast(&1, |_| Ask::Note(2)), "the next broadcast").await.taken, 3);
     assert_eq!(notes(&workers[1]).await, [0, 2]);
 }
 

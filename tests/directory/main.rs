@@ -1,4 +1,4 @@
-//! Workers by name and by group.
+//! `Aliases` and `Groups`: workers by name and by group.
 
 mod aliases;
 mod await_registration;

@@ -1,4 +1,4 @@
-//! Blocking work that never began.
+//! Blocking work: queued work is dropped, running work is awaited.
 
 #![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
@@ -14,7 +14,7 @@ use test_support::{
 };
 use tokio::runtime::{Builder, Runtime};
 
-/// Counts what it is captured by, for as long as that is there.
+/// Counts the live closures that hold it.
 struct Counted(Arc<AtomicUsize>);
 
 impl Counted {
@@ -25,14 +25,14 @@ impl Counted {
 }
 
 impl Drop for Counted {
-    /// It takes its time, so that a key that is free too early is seen.
+    /// Takes a while, so that a key that is vacant too early is noticed.
     fn drop(&mut self) {
         (0..16).for_each(|_| std::thread::yield_now());
         self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Both flavours, with one thread for blocking work.
+/// Both flavours of runtime, with one thread for blocking work.
 fn runtimes() -> [(&'static str, Runtime); 2] {
     let (mut current, mut multi) = (Builder::new_current_thread(), Builder::new_multi_thread());
     multi.worker_threads(2);
@@ -40,7 +40,7 @@ fn runtimes() -> [(&'static str, Runtime); 2] {
     [("current-thread", build(&mut current)), ("multi-thread", build(&mut multi))]
 }
 
-/// Takes the one thread of the pool, until the sender is dropped.
+/// Occupies the only thread of the pool until the sender is dropped.
 async fn take_the_pool() -> mpsc::Sender<()> {
     let (release, held) = mpsc::channel::<()>();
     let (begun, has_begun) = tokio::sync::oneshot::channel();
@@ -52,7 +52,7 @@ async fn take_the_pool() -> mpsc::Sender<()> {
     release
 }
 
-/// Work that waits in the pool's queue: how much of it there is, and how much of it ran.
+/// Work in the queue of the pool: how many closures exist, and how many ran.
 #[derive(Clone, Default)]
 struct Queued {
     there: Arc<AtomicUsize>,
@@ -78,18 +78,18 @@ impl Queued {
     }
 }
 
-/// Runs a test on both flavours, with the pool taken all the while. What was let go of does not run later.
+/// Runs a test on both flavours while the pool is occupied, then checks that dropped work never runs.
 fn with_the_pool_taken(test: impl AsyncFn(&'static str, &Queued)) {
     for (flavour, runtime) in runtimes() {
         runtime.block_on(async {
             let release = take_the_pool().await;
             let queued = Queued::default();
             test(flavour, &queued).await;
-            assert_eq!(queued.counts(), (0, 0), "{flavour}: it is kept, or ran");
+            assert_eq!(queued.counts(), (0, 0), "{flavour}: work was kept or ran");
             drop(release);
-            // Whatever is in the pool's queue comes before this.
+            // The queued work is ahead of this closure.
             within(tokio::task::spawn_blocking(|| ()), "the pool").await.unwrap();
-            assert_eq!(queued.counts(), (0, 0), "{flavour}: it ran after it was dropped");
+            assert_eq!(queued.counts(), (0, 0), "{flavour}: dropped work ran");
         });
     }
 }
@@ -123,7 +123,7 @@ fn g4_queued_blocking_work_drops_on_abort() {
         one.abort();
         assert_eq!(queued.counts(), (1, 0), "{flavour}: before `abort` returns");
         assert_eq!(within(one, "the task").await, Err(TaskError::Aborted), "{flavour}");
-        // In the worker itself, which awaits it.
+        // The worker itself awaits the aborted task.
         let aborted = run_in_restartable(&worker, |_| {
             Box::pin(async move {
                 other.abort();
@@ -215,7 +215,7 @@ fn queued_blocking_work_may_run_during_stop() {
             let mut stop = Box::pin(worker.stop());
             assert!(poll_once(stop.as_mut()).await.is_pending(), "{flavour}");
             yield_many().await;
-            assert!(poll_once(stop.as_mut()).await.is_pending(), "{flavour}: it did not wait");
+            assert!(poll_once(stop.as_mut()).await.is_pending(), "{flavour}: the stop did not wait");
             drop(release);
             let stopped = within(stop, "the stop").await;
             assert!(matches!(stopped, Ok(ExitReason::Stopped)), "{flavour}: {stopped:?}");
@@ -248,10 +248,10 @@ fn g1_running_blocking_work_is_awaited() {
             let mut kill = Box::pin(worker.kill());
             assert!(poll_once(kill.as_mut()).await.is_pending(), "{flavour}");
             yield_many().await;
-            assert!(poll_once(kill.as_mut()).await.is_pending(), "{flavour}: it did not wait");
+            assert!(poll_once(kill.as_mut()).await.is_pending(), "{flavour}: the kill did not wait");
             drop(release);
             assert!(matches!(within(kill, "the kill").await, Ok(ExitReason::Killed)), "{flavour}");
-            assert_eq!(within(task, "the task").await, Ok(7), "{flavour}: it had begun");
+            assert_eq!(within(task, "the task").await, Ok(7), "{flavour}: the work had begun");
         });
     }
 }
@@ -269,7 +269,8 @@ fn queued_blocking_work_drops_with_runtime() {
         let other = Builder::new_current_thread().enable_all().build().unwrap();
         match other.block_on(within(task, "the task")) {
             Err(TaskError::Aborted) => assert_eq!(queued.counts(), (0, 0), "{flavour}"),
-            // A thread of the scheduler that is over is one of the pool's, and may come to the queue before it is closed.
+            // A thread of the scheduler that has ended becomes one of the pool, and may take the work before the queue
+            // is closed.
             outcome => assert_eq!((flavour, outcome, queued.counts()), ("multi-thread", Ok(()), (0, 1))),
         }
         drop(release);
@@ -305,7 +306,7 @@ fn g5_panicking_drop_of_queued_work_is_caught() {
 
 #[test]
 fn g1_exit_waits_for_a_task_to_drop() {
-    /// Waits in its drop.
+    /// Blocks in its drop.
     struct Slow(tokio::sync::oneshot::Sender<()>, mpsc::Receiver<()>);
     impl Slow {
         fn drop_now(self) {
@@ -317,7 +318,7 @@ fn g1_exit_waits_for_a_task_to_drop() {
     struct Late(Option<Slow>);
     impl Drop for Late {
         fn drop(&mut self) {
-            self.0.take().expect("it is dropped once").drop_now();
+            self.0.take().expect("the value is dropped once").drop_now();
         }
     }
     for kind in ["task", "interval", "monitor"] {
@@ -358,14 +359,14 @@ fn g1_exit_waits_for_a_task_to_drop() {
             assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}");
             within(has_begun, "its drop").await.unwrap();
             yield_many().await;
-            assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}: it did not wait");
+            assert!(poll_once(kill.as_mut()).await.is_pending(), "{kind}: the kill did not wait");
             drop(release);
             assert!(matches!(within(kill, "the kill").await, Ok(ExitReason::Killed)), "{kind}");
         });
     }
 }
 
-/// A worker's tasks of all kinds, in every state, while it is stopped, killed, crashed or restarted.
+/// Tasks of every kind in every state, while their worker is stopped, killed, crashed or restarted.
 async fn storm(rounds: usize, blocking: bool) {
     let record = Record::default();
     let registry = Registry::<RestartableWorker>::builder()
@@ -409,7 +410,7 @@ async fn storm(rounds: usize, blocking: bool) {
                 tasks
             })
         });
-        let Ok(tasks) = spawned.await else { panic!("round {round}: the worker lives") };
+        let Ok(tasks) = spawned.await else { panic!("round {round}: the worker is running") };
         let abort = tokio::spawn(async move { tasks.iter().step_by(3).for_each(Task::abort) });
         match round % 3 {
             0 => drop(within(worker.kill(), "a kill").await),
@@ -424,7 +425,7 @@ async fn storm(rounds: usize, blocking: bool) {
                 assert_eq!(worker.incarnation(), run + 1, "round {round}");
             }
         }
-        // G1, exactly: not a moment later.
+        // G1: not a moment later.
         assert_eq!(there.load(Ordering::SeqCst), 0, "round {round}: a task outlived its run");
         within(abort, "the aborts").await.unwrap();
     }

@@ -1,4 +1,4 @@
-//! A caller that is dropped at any await of any public future cancels nothing for others and leaks nothing.
+//! A caller that is dropped at any await of any public future cancels nothing for other callers and leaks nothing.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -9,8 +9,8 @@ use gen_registry::{Registry, WorkerHandle};
 
 use crate::rig::{Act, Book, Message, Plan, Probe, gate, poll_times, settle, within};
 
-/// The registry a future is tried on, with a worker of key 1 whose mailbox is full, and one of key 2 that is idle.
-struct Scene {
+/// The registry that a future runs on. Worker 1 has a full mailbox, and worker 2 is idle.
+struct Fixture {
     book: Arc<Book>,
     registry: Registry<Probe>,
     full: WorkerHandle<Probe>,
@@ -20,7 +20,7 @@ struct Scene {
 
 type Tried<'s> = Pin<Box<dyn Future<Output = ()> + 's>>;
 
-type Try = fn(&Scene) -> Tried<'_>;
+type Try = fn(&Fixture) -> Tried<'_>;
 
 const MOST_POLLS: usize = 12;
 
@@ -56,16 +56,16 @@ async fn any_future_can_be_dropped_at_any_await() {
     for (name, future) in futures {
         let mut ended_at = None;
         for polls in 0..=MOST_POLLS {
-            let scene = Scene::set().await;
-            let ended = poll_times(future(&scene), polls).await.is_some();
+            let fixture = Fixture::set().await;
+            let ended = poll_times(future(&fixture), polls).await.is_some();
             ended_at = ended_at.or(ended.then_some(polls));
-            scene.check(name, polls).await;
+            fixture.check(name, polls).await;
         }
         assert_ne!(ended_at, Some(0), "{name} was ready without a poll");
     }
 }
 
-impl Scene {
+impl Fixture {
     async fn set() -> Self {
         let (book, hold) = (Arc::<Book>::default(), gate());
         let registry = Registry::builder().mailbox_capacity(1).build().unwrap();
@@ -87,10 +87,10 @@ impl Scene {
 
     async fn check(self, name: &str, polls: usize) {
         let lost = format!("{name} dropped after {polls} polls");
-        // Another caller of every verb gets what it asks for.
+        // Another caller of each verb still gets its result.
         let started = within(self.registry.lookup_or_start(&5, self.plan()), &lost).await;
         if started.is_err() {
-            // It shared a start that was told to fail; its own does not.
+            // It joined the failing start. Its own start succeeds.
             within(self.registry.lookup_or_start(&5, self.plan()), &lost).await.unwrap();
         }
         let five = self.registry.lookup(&5).expect(&lost);
@@ -110,30 +110,31 @@ impl Scene {
 #[tokio::test(start_paused = true)]
 async fn shutdown_outlives_its_caller() {
     for polls in 1..4 {
-        let scene = Scene::set().await;
-        scene.hold.add_permits(1);
-        let _ = poll_times(scene.registry.shutdown(), polls).await;
+        let fixture = Fixture::set().await;
+        fixture.hold.add_permits(1);
+        let _ = poll_times(fixture.registry.shutdown(), polls).await;
         settle().await;
-        assert_eq!((scene.registry.count(), scene.book.live()), (0, 0));
-        assert_eq!(within(scene.registry.shutdown(), "the report").await.drained, 2);
+        assert_eq!((fixture.registry.count(), fixture.book.live()), (0, 0));
+        assert_eq!(within(fixture.registry.shutdown(), "the report").await.drained, 2);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_retries_do_not_accumulate() {
-    let scene = Scene::set().await;
+    let fixture = Fixture::set().await;
     let hold = gate();
     let first = tokio::spawn({
-        let (registry, plan) = (scene.registry.clone(), scene.plan().init(Act::Wait(Arc::clone(&hold))));
+        let (registry, plan) = (fixture.registry.clone(), fixture.plan().init(Act::Wait(Arc::clone(&hold))));
         async move { registry.start(&5, plan).await.map(drop) }
     });
     settle().await;
-    // Each gives its arguments to the owner and goes away: their books would be kept for as long as the start hangs.
+    // Each request gives its arguments to the owner and is dropped. The arguments must not be kept while the start
+    // hangs.
     for _ in 0..20_000 {
-        drop(poll_times(scene.registry.start(&5, scene.plan()), 2).await);
+        drop(poll_times(fixture.registry.start(&5, fixture.plan()), 2).await);
         tokio::task::yield_now().await;
     }
-    assert!(Arc::strong_count(&scene.book) < 3_000, "{} plans are kept", Arc::strong_count(&scene.book));
+    assert!(Arc::strong_count(&fixture.book) < 3_000, "{} plans are kept", Arc::strong_count(&fixture.book));
     hold.add_permits(1);
     within(first, "the first caller").await.unwrap().unwrap();
 }
@@ -141,16 +142,16 @@ async fn cancelled_retries_do_not_accumulate() {
 #[tokio::test(start_paused = true)]
 async fn stop_polled_once_takes_effect() {
     for kills in [false, true] {
-        let scene = Scene::set().await;
-        // Also when the caller's turn is over: its budget is spent.
+        let fixture = Fixture::set().await;
+        // Also with the cooperative budget spent.
         while tokio::task::coop::has_budget_remaining() {
             tokio::task::coop::consume_budget().await;
         }
         if kills {
-            assert!(poll_times(scene.registry.kill(&2), 1).await.is_none());
+            assert!(poll_times(fixture.registry.kill(&2), 1).await.is_none());
         } else {
-            assert!(poll_times(scene.registry.stop(&2), 1).await.is_none());
+            assert!(poll_times(fixture.registry.stop(&2), 1).await.is_none());
         }
-        within(scene.idle.closed(), "the end of a worker that was stopped and left").await;
+        within(fixture.idle.closed(), "the exit of a worker whose stop was dropped").await;
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, StopError};
 
-use crate::rig::{Act, Book, Dice, Life, Message, Plan, Releases, block, gate, job, registry, settle, within};
+use crate::rig::{Act, Book, Dice, Life, Message, Plan, ReleaseOnDrop, block, gate, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn start_waits_for_slow_terminate() {
@@ -17,7 +17,7 @@ async fn start_waits_for_slow_terminate() {
         async move { first.stop().await }
     });
     settle().await;
-    assert_eq!(book.of(1).terminated, 1, "it is in its slow terminate");
+    assert_eq!(book.of(1).terminated, 1, "the worker is in its slow terminate");
     let second = within(registry.start(&1, slow), "a start behind a slow terminate").await.unwrap();
     assert_ne!(first, second);
     assert!(matches!(stop.await.unwrap(), Ok(ExitReason::Stopped)));
@@ -62,10 +62,10 @@ async fn tasks_are_joined_before_key_is_free() {
             _ => {
                 worker.cast(Message::Do(Act::Panic)).await.unwrap();
                 registry.start(&1, Plan::new(&book)).await.ok();
-                drop(within(worker.closed(), "the end of a worker that panicked").await);
+                drop(within(worker.closed(), "the exit of a panicked worker").await);
             }
         }
-        assert_eq!(book.of(2).live, 0, "after {ending} the key was free before its task had ended");
+        assert_eq!(book.of(2).live, 0, "after {ending}, the key was vacant before its task had ended");
     }
 }
 
@@ -130,7 +130,7 @@ async fn stop_timeout_applies_to_self_stop() {
         let worker = registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
         worker.cast(message).await.unwrap();
         let before = tokio::time::Instant::now();
-        assert!(matches!(within(worker.closed(), "the end of a hung terminate").await, ExitReason::Killed));
+        assert!(matches!(within(worker.closed(), "the exit of a hung terminate").await, ExitReason::Killed));
         assert_eq!(before.elapsed().as_secs(), 5);
     }
 }
@@ -159,10 +159,10 @@ async fn blocking_worker_is_stuck_and_keeps_key() {
     let registry =
         gen_registry::Registry::<crate::rig::Probe>::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
     let released = Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let _at_the_end = Releases(Arc::clone(&released));
+    let _at_the_end = ReleaseOnDrop(Arc::clone(&released));
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     block(&worker, &released).await;
-    // The call is accepted behind the blocking message: its caller must not hang with it.
+    // The call is queued behind the blocking message and must not hang with it.
     let call = tokio::spawn({
         let worker = worker.clone();
         async move { worker.call(Message::Ask).await }
@@ -171,15 +171,15 @@ async fn blocking_worker_is_stuck_and_keeps_key() {
         tokio::task::yield_now().await;
     }
     assert_eq!(within(worker.stop(), "a stop of code that never yields").await.unwrap_err(), StopError::Stuck);
-    assert_eq!(within(worker.stop(), "another stop of it").await.unwrap_err(), StopError::Stuck);
+    assert_eq!(within(worker.stop(), "the second stop").await.unwrap_err(), StopError::Stuck);
     assert!(within(call, "a call behind code that never yields").await.unwrap().is_err());
-    let refused = within(registry.start(&1, Plan::new(&book)), "a start behind it").await.unwrap_err();
+    let refused = within(registry.start(&1, Plan::new(&book)), "a start while the worker is stuck").await.unwrap_err();
     assert!(matches!(refused, gen_registry::StartError::TimedOut), "{refused:?}");
     assert_eq!(book.of(1).live, 1);
     registry.start(&2, Plan::new(&book)).await.unwrap();
     released.store(true, std::sync::atomic::Ordering::SeqCst);
-    within(worker.closed(), "the end of it").await;
-    let next = within(registry.lookup_or_start(&1, Plan::new(&book)), "a start after it").await;
+    within(worker.closed(), "the exit of the stuck worker").await;
+    let next = within(registry.lookup_or_start(&1, Plan::new(&book)), "the next start").await;
     assert!(next.is_ok(), "{next:?}");
     assert_eq!(book.of(1).most_live, 1);
 }

@@ -54,7 +54,7 @@ async fn losing_starts_get_handle_and_args_back() {
 #[tokio::test(start_paused = true)]
 async fn failed_start_is_shared_without_retry() {
     let (book, registry, hold) = (Arc::<Book>::default(), registry(), gate());
-    // The first one waits, then fails; had any of the others run, it would have succeeded.
+    // The first `init` waits, then fails. Any of the others would succeed.
     let doomed = Plan::new(&book).init(Act::Wait(Arc::clone(&hold)));
     let first = registry.lookup_or_start(&1, doomed);
     let others = async {
@@ -67,7 +67,7 @@ async fn failed_start_is_shared_without_retry() {
         registry.stop(&1).await
     };
     let (first, others, stopped) =
-        within(async { tokio::join!(first, others, end) }, "callers of a start that fails").await;
+        within(async { tokio::join!(first, others, end) }, "callers of a failing start").await;
     assert!(matches!(first, Err(StartError::Cancelled)), "{first:?}");
     assert!(others.iter().all(|other| matches!(other, Err(StartError::Cancelled))));
     assert!(stopped.is_ok());
@@ -80,7 +80,7 @@ async fn all_waiters_get_the_same_error() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let failing = Plan::new(&book).init(Act::Fail);
     let callers = join_all((0..20).map(|_| registry.lookup_or_start(&1, failing.clone())));
-    for caller in within(callers, "callers of a start that fails").await {
+    for caller in within(callers, "callers of a failing start").await {
         assert_eq!(caller.unwrap_err().init_error::<Refused>(), Some(&Refused));
     }
     assert_eq!(book.of(1).inits, 1);
@@ -103,7 +103,7 @@ async fn dropped_caller_cancels_nothing() {
     leader.abort();
     settle().await;
     hold.add_permits(1);
-    let worker = within(other, "a caller whose leader went away").await.unwrap().unwrap();
+    let worker = within(other, "the remaining caller").await.unwrap().unwrap();
     assert_eq!(registry.lookup(&1), Some(worker));
     assert_eq!(book.of(1).inits, 1);
 }
@@ -119,7 +119,7 @@ async fn start_outlives_its_only_caller() {
     settle().await;
     only.abort();
     settle().await;
-    assert_eq!(registry.count(), 0, "it is not found before it is ready");
+    assert_eq!(registry.count(), 0, "a worker is not found before it is ready");
     hold.add_permits(1);
     settle().await;
     assert!(registry.lookup(&1).is_some());

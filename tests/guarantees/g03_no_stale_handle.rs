@@ -1,4 +1,4 @@
-//! G3: a lookup that begins after a worker's gate closed does not return it; a stop that returned means a free key.
+//! G3: a lookup that begins after a worker's gate closed does not return it. When a stop returns, the key is vacant.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -7,7 +7,7 @@ use gen_registry::{ExitReason, WorkerId};
 
 use crate::rig::{Act, Book, Message, Plan, gate, job, registry, settle, within};
 
-/// Ids grow, and print as numbers.
+/// Ids increase, and print as numbers.
 fn number(id: WorkerId) -> u64 {
     id.to_string().parse().expect("an id prints as a number")
 }
@@ -15,7 +15,7 @@ fn number(id: WorkerId) -> u64 {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn lookup_never_returns_a_closing_worker() {
     let (book, registry) = (Arc::<Book>::default(), registry());
-    // Ids grow: the newest worker that is known to have begun to stop.
+    // The newest worker known to have begun to stop.
     let closed = Arc::<AtomicU64>::default();
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let mut readers = Vec::new();
@@ -27,11 +27,11 @@ async fn lookup_never_returns_a_closing_worker() {
                 let before = closed.load(Ordering::SeqCst);
                 if let Some(found) = registry.lookup(&1) {
                     hits += 1;
-                    assert!(number(found.id()) > before, "a lookup returned a worker that had begun to stop");
+                    assert!(number(found.id()) > before, "a lookup returned a stopping worker");
                 }
                 let before = closed.load(Ordering::SeqCst);
                 if let Some(found) = registry.to_list().first() {
-                    assert!(number(found.id()) > before, "a list had a worker that had begun to stop");
+                    assert!(number(found.id()) > before, "a list contained a stopping worker");
                 }
             }
             hits
@@ -44,7 +44,7 @@ async fn lookup_never_returns_a_closing_worker() {
             while !done.load(Ordering::SeqCst) {
                 let before = closed.load(Ordering::SeqCst);
                 let found = registry.lookup_or_start(&1, plan.clone()).await.unwrap();
-                assert!(number(found.id()) > before, "a start returned a worker that had begun to stop");
+                assert!(number(found.id()) > before, "a start returned a stopping worker");
                 tokio::task::yield_now().await;
             }
         });
@@ -63,7 +63,7 @@ async fn lookup_never_returns_a_closing_worker() {
                     Box::pin(async {})
                 });
                 drop(worker.cast(end).await);
-                within(worker.closed(), "the end of a worker that stopped itself").await;
+                within(worker.closed(), "the exit of a worker that stopped itself").await;
             }
             1 => {
                 if worker.stop().await.is_ok() {
@@ -72,7 +72,7 @@ async fn lookup_never_returns_a_closing_worker() {
             }
             _ => {
                 drop(worker.cast(Message::Do(Act::Panic)).await);
-                within(worker.closed(), "the end of a worker that panicked").await;
+                within(worker.closed(), "the exit of a panicked worker").await;
                 mark();
             }
         }
@@ -111,10 +111,10 @@ async fn draining_worker_is_hidden_from_lookup() {
     let next = registry.lookup_or_start(&1, Plan::new(&book));
     let release = async {
         settle().await;
-        assert_eq!(book.of(1).inits, 1, "the successor began before its predecessor had ended");
+        assert_eq!(book.of(1).inits, 1, "the successor started before its predecessor had exited");
         hold.add_permits(1);
     };
-    let (next, ()) = within(async { tokio::join!(next, release) }, "a start behind a worker that drains").await;
+    let (next, ()) = within(async { tokio::join!(next, release) }, "a start behind a draining worker").await;
     assert_ne!(next.unwrap(), old);
     assert_eq!(book.of(1).handled, [7]);
     assert!(matches!(old.closed().await, ExitReason::Normal));
@@ -154,7 +154,7 @@ async fn worker_is_hidden_during_state_drop() {
         let seen = Arc::<Mutex<Vec<(bool, usize)>>>::default();
         let (weak, log) = (registry.downgrade(), Arc::clone(&seen));
         let look = move || {
-            let registry = weak.upgrade().expect("the test keeps it");
+            let registry = weak.upgrade().expect("the test holds the registry");
             log.lock().unwrap().push((registry.lookup(&1).is_some(), registry.count()));
         };
         let plan = Plan { on_drop: Some(Arc::new(look)), ..Plan::new(&book) };
@@ -167,7 +167,7 @@ async fn worker_is_hidden_during_state_drop() {
             _ => assert_eq!(registry.shutdown().await.drained, 1),
         }
         within(worker.closed(), "a worker's exit").await;
-        assert_eq!(*seen.lock().unwrap(), [(false, 0)], "{ending}: it was found while its state was dropped");
+        assert_eq!(*seen.lock().unwrap(), [(false, 0)], "{ending}: the worker was found while its state was dropped");
     }
 }
 
@@ -180,7 +180,7 @@ fn worker_is_hidden_during_runtime_drop() {
         for key in 0..20 {
             let (weak, log) = (registry.downgrade(), Arc::clone(&seen));
             let look = move || {
-                let registry = weak.upgrade().expect("the test keeps it");
+                let registry = weak.upgrade().expect("the test holds the registry");
                 log.lock().unwrap().push(registry.lookup(&key).is_some());
             };
             let plan = Plan { on_drop: Some(Arc::new(look)), ..Plan::new(&book) };

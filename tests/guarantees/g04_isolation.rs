@@ -1,4 +1,4 @@
-//! G4: no user code runs in the owner; a hung `init` delays its own key only.
+//! G4: no user code runs in the owner. A hung `init` delays its own key only.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gen_registry::{Context, Registry, Worker};
 
-use crate::rig::{Act, Book, Message, Plan, Releases, job, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, ReleaseOnDrop, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn slow_inits_run_concurrently() {
@@ -86,7 +86,7 @@ async fn key_is_hashed_once_per_operation() {
     assert_eq!(hashed.load(Ordering::SeqCst), 2_002);
 }
 
-/// Arguments that tell in which task they were dropped.
+/// Arguments that report the task in which they are dropped.
 struct Telling(Arc<std::sync::Mutex<Vec<Option<tokio::task::Id>>>>);
 
 impl Drop for Telling {
@@ -137,7 +137,7 @@ async fn blocking_after_ctx_stop_delays_no_key() {
     for _ in 0..2 {
         let (book, registry) = (Arc::<Book>::default(), registry());
         let released = Arc::<std::sync::atomic::AtomicBool>::default();
-        let _at_the_end = Releases(Arc::clone(&released));
+        let _at_the_end = ReleaseOnDrop(Arc::clone(&released));
         let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
         let (began, begun) = tokio::sync::oneshot::channel();
         let until = Arc::clone(&released);
@@ -152,7 +152,7 @@ async fn blocking_after_ctx_stop_delays_no_key() {
         });
         worker.cast(stop_and_block).await.unwrap();
         within(begun, "code that never yields").await.unwrap();
-        within(registry.start(&2, Plan::new(&book)), "a start beside it: the owner sits behind it").await.unwrap();
+        within(registry.start(&2, Plan::new(&book)), "a start of another key").await.unwrap();
         released.store(true, Ordering::SeqCst);
         within(worker.closed(), "its exit").await;
     }
@@ -175,12 +175,12 @@ async fn owner_never_drops_abandoned_args() {
     settle().await;
     let dropped = dropped.lock().unwrap();
     assert_eq!(dropped.len(), 5_000);
-    // Each in a task of its own, or in this one; had the owner dropped them, one task would have dropped thousands.
+    // Each in its own task, or in this one. If the owner dropped them, one task would have dropped thousands.
     let mut by_task = std::collections::HashMap::new();
     for task in dropped.iter().flatten() {
         *by_task.entry(task).or_insert(0) += 1;
     }
-    assert!(by_task.values().all(|&times| times == 1), "one task dropped many: {:?}", by_task.values().max());
+    assert!(by_task.values().all(|&times| times == 1), "one task dropped several: {:?}", by_task.values().max());
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,10 +202,10 @@ async fn busy_sender_yields_to_other_tasks() {
         worker.cast(Message::Note(number)).await.unwrap();
     }
     other.abort();
-    assert!(turns.load(Ordering::SeqCst) > 10, "other tasks had {turns:?} turns during 10,000 sends");
+    assert!(turns.load(Ordering::SeqCst) > 10, "another task was polled {turns:?} times during 10,000 sends");
 }
 
-/// Its `init` blocks its thread until it is released.
+/// Its `init` blocks its thread until released.
 struct Blocking;
 
 impl Worker for Blocking {
@@ -230,7 +230,7 @@ impl Worker for Blocking {
 async fn blocking_init_delays_no_deadline_or_key() {
     for paced in [false, true] {
         let released = Arc::<AtomicBool>::default();
-        let _releases = Releases(Arc::clone(&released));
+        let _releases = ReleaseOnDrop(Arc::clone(&released));
         let short = Duration::from_millis(50);
         let mut builder = Registry::<Blocking>::builder().init_timeout(short).stop_timeout(short);
         if paced {
@@ -241,7 +241,7 @@ async fn blocking_init_delays_no_deadline_or_key() {
             let (registry, released) = (registry.clone(), Arc::clone(&released));
             async move { registry.start(&1, Some(released)).await.map(drop) }
         });
-        // Its deadline, and then the one at which it counts as stuck: its caller is told.
+        // After the deadline, and then the one at which it counts as stuck, the caller gets an error.
         let told = within(blocked, "a start whose init blocks its thread").await.unwrap();
         assert!(matches!(told, Err(gen_registry::StartError::TimedOut)), "{told:?}");
         within(registry.start(&2, None), "another key").await.unwrap();

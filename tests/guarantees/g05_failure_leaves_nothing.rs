@@ -1,5 +1,5 @@
-//! G5: a start that fails leaves no entry, everyone who waited learns it, and other keys do not notice. A panic ends
-//! its worker only.
+//! G5: a failed start leaves no entry, all its callers get the error, and other keys are not affected. A panic ends its
+//! worker only.
 
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ async fn failed_init_leaves_no_trace() {
         for act in [Act::Fail, Act::Panic, Act::Hang] {
             let plan = Plan::new(&book).init(act.clone());
             let callers = join_all((0..5).map(|_| registry.lookup_or_start(&key, plan.clone())));
-            for caller in within(callers, "callers of a start that fails").await {
+            for caller in within(callers, "callers of a failing start").await {
                 match (&act, caller.unwrap_err()) {
                     (Act::Fail, error @ StartError::Init(_)) => {
                         assert_eq!(error.init_error::<Refused>(), Some(&Refused));
@@ -63,7 +63,7 @@ async fn hung_inits_time_out_among_thousands() {
             let starts = async move {
                 let began = tokio::time::Instant::now();
                 let first = registry.start(&key, plan.clone());
-                // Of every second one the owner learns more than that it was asked for.
+                // Every second start is joined by another caller, which involves the owner again.
                 let joined = async {
                     settle().await;
                     if key % 2 == 0 { registry.lookup_or_start(&key, plan.clone()).await.err() } else { None }
@@ -75,12 +75,12 @@ async fn hung_inits_time_out_among_thousands() {
             hung.push(tokio::spawn(starts));
             settle().await;
         } else {
-            within(registry.start(&key, Plan::new(&book)), "a start among those that hang").await.unwrap();
+            within(registry.start(&key, Plan::new(&book)), "a start beside hanging ones").await.unwrap();
         }
     }
     assert_eq!((registry.stats().starting, registry.stats().starts.ok), (hung.len(), 12_000 - hung.len() as u64));
     for start in hung {
-        let (error, took) = within(start, "a start that hangs").await.unwrap();
+        let (error, took) = within(start, "a hanging start").await.unwrap();
         assert!(matches!(error, StartError::TimedOut), "{error:?}");
         assert_eq!(took, TIMEOUT);
     }
@@ -108,7 +108,7 @@ async fn panic_ends_only_its_worker() {
     let bystander = registry.start(&77, Plan::new(&book)).await.unwrap();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     worker.cast(Message::Do(Act::Panic)).await.unwrap();
-    let reason = within(worker.closed(), "the end of a worker that panicked").await;
+    let reason = within(worker.closed(), "the exit of a panicked worker").await;
     assert!(matches!(&reason, ExitReason::Panicked(message) if &**message == "scripted"), "{reason:?}");
     assert_eq!(book.of(1).terminated, 0);
 
@@ -123,7 +123,7 @@ async fn handle_error_runs_terminate() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     worker.cast(Message::Do(Act::Fail)).await.unwrap();
-    match within(worker.closed(), "the end of a worker that failed").await {
+    match within(worker.closed(), "the exit of a failed worker").await {
         ExitReason::Failed(error) => assert_eq!(error.downcast_ref::<Refused>(), Some(&Refused)),
         other => panic!("{other:?}"),
     }
@@ -134,7 +134,7 @@ async fn handle_error_runs_terminate() {
 async fn panicking_state_drop_is_contained() {
     for ending in ["stop", "kill", "crash", "shutdown"] {
         let (book, registry) = (Arc::<Book>::default(), registry());
-        let plan = Plan { on_drop: Some(Arc::new(|| panic!("in drop, as told"))), ..Plan::new(&book) };
+        let plan = Plan { on_drop: Some(Arc::new(|| panic!("scripted panic in drop"))), ..Plan::new(&book) };
         let worker = registry.start(&1, plan.clone()).await.unwrap();
         let report = match ending {
             "stop" => within(registry.stop(&1), "a stop whose drop panics").await.map(drop),
@@ -144,13 +144,13 @@ async fn panicking_state_drop_is_contained() {
                 Ok(())
             }
             _ => {
-                let report = within(registry.shutdown(), "a shutdown with a drop that panics").await;
+                let report = within(registry.shutdown(), "a shutdown with a panicking drop").await;
                 assert_eq!(report.stuck, 0);
                 Ok(())
             }
         };
         assert!(report.is_ok(), "{ending}: {report:?}");
-        within(worker.closed(), "the end of a worker whose drop panics").await;
+        within(worker.closed(), "the exit of a worker whose drop panics").await;
         if ending != "shutdown" {
             let next = within(registry.lookup_or_start(&1, Plan::new(&book)), "the key's next worker").await;
             assert!(next.is_ok(), "{ending}");
@@ -188,22 +188,22 @@ async fn panicking_message_drops_are_contained() {
 
 /// A key whose `Eq` panics while the flag is set.
 #[derive(Clone)]
-struct Hostile {
+struct PanickingEqKey {
     id: u32,
     eq_panics: Arc<AtomicBool>,
     hash_panics: Arc<AtomicBool>,
 }
 
-impl PartialEq for Hostile {
+impl PartialEq for PanickingEqKey {
     fn eq(&self, other: &Self) -> bool {
         assert!(!self.eq_panics.load(Ordering::SeqCst), "this key's eq");
         self.id == other.id
     }
 }
 
-impl Eq for Hostile {}
+impl Eq for PanickingEqKey {}
 
-impl Hash for Hostile {
+impl Hash for PanickingEqKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         assert!(!self.hash_panics.load(Ordering::SeqCst), "this key's hash");
         self.id.hash(state);
@@ -213,7 +213,7 @@ impl Hash for Hostile {
 struct Plain;
 
 impl Worker for Plain {
-    type Key = Hostile;
+    type Key = PanickingEqKey;
     type Args = ();
     type Message = ();
     type Error = std::convert::Infallible;
@@ -230,9 +230,9 @@ impl Worker for Plain {
 #[tokio::test(start_paused = true)]
 async fn panicking_eq_or_hash_fails_only_caller() {
     let registry = Registry::<Plain>::new();
-    let key = |id| Hostile { id, eq_panics: Arc::default(), hash_panics: Arc::default() };
+    let key = |id| PanickingEqKey { id, eq_panics: Arc::default(), hash_panics: Arc::default() };
     let bystander = registry.start(&key(77), ()).await.unwrap();
-    // The owner meets the panic: the caller found nobody, and by the time it asks there is an equal key.
+    // The owner meets the panic: the caller found no entry, but when its request runs, there is an equal key.
     let victim = key(1);
     let stranger = key(1);
     let mut start = Box::pin(registry.start(&victim, ()));
@@ -242,16 +242,16 @@ async fn panicking_eq_or_hash_fails_only_caller() {
         let (registry, stranger) = (registry.clone(), stranger.clone());
         async move { registry.start(&stranger, ()).await.map(drop) }
     });
-    // Both requests are on their way; only the second one's key panics when it is compared.
+    // Both requests are submitted. Only the second key panics when compared.
     stranger.eq_panics.store(true, Ordering::SeqCst);
-    within(start, "a start whose key is sound").await.unwrap();
+    within(start, "a start with a sound key").await.unwrap();
     match second.await {
         Ok(Err(StartError::Panicked(message))) => assert!(message.contains("this key's eq")),
-        // It found the first one already, and panicked in its own task.
+        // It found the first worker already and panicked in its own task.
         Err(error) => assert!(error.is_panic()),
         Ok(other) => panic!("{other:?}"),
     }
-    // In the caller, every verb panics there and then.
+    // In the caller's task, every verb panics at once.
     victim.hash_panics.store(true, Ordering::SeqCst);
     for verb in 0..3 {
         let (registry, victim) = (registry.clone(), victim.clone());
@@ -287,43 +287,43 @@ async fn panicking_task_does_not_end_its_worker() {
         }))
         .await
         .unwrap();
-    let (task, blocking) = within(tell, "the end of two tasks").await.unwrap();
+    let (task, blocking) = within(tell, "the results of two tasks").await.unwrap();
     assert_eq!(task.unwrap_err().to_string(), "the task panicked: in a task");
     assert_eq!(blocking.unwrap_err().to_string(), "the task panicked: in blocking work");
     assert_eq!(worker.call(Message::Ask).await.unwrap(), 0);
 }
 
-/// Panics when it is dropped, in whatever role.
+/// Panics when dropped, whichever value it is part of.
 #[derive(Debug, Clone)]
-struct Grenade(Arc<AtomicBool>);
+struct PanicsOnDrop(Arc<AtomicBool>);
 
-impl Drop for Grenade {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
         assert!(!self.0.load(Ordering::SeqCst) || std::thread::panicking(), "a grenade");
     }
 }
 
-impl std::fmt::Display for Grenade {
+impl std::fmt::Display for PanicsOnDrop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a grenade")
     }
 }
 
-impl std::error::Error for Grenade {}
+impl std::error::Error for PanicsOnDrop {}
 
-/// A key of which a clone panics when it is dropped, while the flag is set.
+/// A key whose clones panic when dropped while the flag is set.
 #[derive(Clone)]
-struct GrenadeKey(u32, #[expect(dead_code, reason = "it is only dropped")] Grenade);
+struct PanickingKey(u32, #[expect(dead_code, reason = "it is only dropped")] PanicsOnDrop);
 
-impl PartialEq for GrenadeKey {
+impl PartialEq for PanickingKey {
     fn eq(&self, other: &Self) -> bool {
         self.0 == other.0
     }
 }
 
-impl Eq for GrenadeKey {}
+impl Eq for PanickingKey {}
 
-impl Hash for GrenadeKey {
+impl Hash for PanickingKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.hash(state);
     }
@@ -332,20 +332,20 @@ impl Hash for GrenadeKey {
 struct Thrower;
 
 impl Worker for Thrower {
-    type Key = GrenadeKey;
-    /// Whether `init` fails, with an error that panics when it is dropped.
-    type Args = Option<Grenade>;
+    type Key = PanickingKey;
+    /// Whether `init` fails with an error that panics when dropped.
+    type Args = Option<PanicsOnDrop>;
     type Message = ();
-    type Error = Grenade;
+    type Error = PanicsOnDrop;
 
-    async fn init(grenade: Option<Grenade>, _: &mut Context<Self>) -> Result<Self, Grenade> {
+    async fn init(grenade: Option<PanicsOnDrop>, _: &mut Context<Self>) -> Result<Self, PanicsOnDrop> {
         match grenade {
             Some(grenade) => Err(grenade),
             None => Ok(Self),
         }
     }
 
-    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Grenade> {
+    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), PanicsOnDrop> {
         Ok(())
     }
 }
@@ -353,25 +353,26 @@ impl Worker for Thrower {
 #[tokio::test(start_paused = true)]
 async fn panicking_key_and_error_drops_are_contained() {
     let registry = Registry::<Thrower>::new();
-    let (armed, tame) = (Grenade(Arc::default()), Grenade(Arc::default()));
-    let bystander = registry.start(&GrenadeKey(0, tame.clone()), None).await.unwrap();
+    let (armed, tame) = (PanicsOnDrop(Arc::default()), PanicsOnDrop(Arc::default()));
+    let bystander = registry.start(&PanickingKey(0, tame.clone()), None).await.unwrap();
     for id in 1..400 {
-        // The registry's own copies of key and error are the last ones, and are dropped wherever it frees memory.
-        let key = GrenadeKey(id, armed.clone());
+        // The registry's own copies of the key and the error are the last ones, and are dropped wherever it frees
+        // memory.
+        let key = PanickingKey(id, armed.clone());
         if id % 2 == 0 {
-            drop(within(registry.start(&key, Some(armed.clone())), "a start that fails").await);
+            drop(within(registry.start(&key, Some(armed.clone())), "a failing start").await);
         } else {
             within(registry.start(&key, None), "a start").await.unwrap();
             armed.0.store(true, Ordering::SeqCst);
-            within(registry.stop(&GrenadeKey(id, tame.clone())), "a stop").await.unwrap();
+            within(registry.stop(&PanickingKey(id, tame.clone())), "a stop").await.unwrap();
         }
         for other in 1_000..1_003 {
-            within(registry.start(&GrenadeKey(other, tame.clone()), None), "a start of another key").await.unwrap();
-            within(registry.stop(&GrenadeKey(other, tame.clone())), "a stop of another key").await.unwrap();
+            within(registry.start(&PanickingKey(other, tame.clone()), None), "a start of another key").await.unwrap();
+            within(registry.stop(&PanickingKey(other, tame.clone())), "a stop of another key").await.unwrap();
         }
         armed.0.store(false, Ordering::SeqCst);
     }
-    assert_eq!(registry.lookup(&GrenadeKey(0, tame.clone())), Some(bystander));
+    assert_eq!(registry.lookup(&PanickingKey(0, tame.clone())), Some(bystander));
     armed.0.store(true, Ordering::SeqCst);
     assert_eq!(within(registry.shutdown(), "a shutdown").await.drained, 1);
     drop(registry);
@@ -393,7 +394,7 @@ async fn panicking_waker_fails_only_its_caller() {
     let mut start = Box::pin(registry.start(&1, Plan::new(&book)));
     assert!(start.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
     settle().await;
-    let worker = within(registry.lookup_or_start(&1, Plan::new(&book)), "a start beside it").await.unwrap();
+    let worker = within(registry.lookup_or_start(&1, Plan::new(&book)), "the next start").await.unwrap();
     let mut closed = Box::pin(worker.closed());
     assert!(closed.as_mut().poll(&mut std::task::Context::from_waker(&waker)).is_pending());
     drop(within(registry.kill(&1), "a kill").await);
@@ -402,7 +403,7 @@ async fn panicking_waker_fails_only_its_caller() {
 
 #[test]
 fn runtime_drop_survives_panicking_args_drop() {
-    let armed = Grenade(Arc::default());
+    let armed = PanicsOnDrop(Arc::default());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let starts: Vec<_> = runtime.block_on(async {
         let registry = Registry::<Slow>::new();
@@ -432,11 +433,11 @@ struct Slow;
 
 impl Worker for Slow {
     type Key = u32;
-    type Args = Grenade;
+    type Args = PanicsOnDrop;
     type Message = ();
     type Error = std::convert::Infallible;
 
-    async fn init(_grenade: Grenade, _: &mut Context<Self>) -> Result<Self, Self::Error> {
+    async fn init(_grenade: PanicsOnDrop, _: &mut Context<Self>) -> Result<Self, Self::Error> {
         std::future::pending().await
     }
 
@@ -445,7 +446,7 @@ impl Worker for Slow {
     }
 }
 
-/// A payload that panics when it is dropped.
+/// A payload that panics when dropped.
 struct Payload;
 
 impl Drop for Payload {

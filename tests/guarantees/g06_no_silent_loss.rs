@@ -1,4 +1,4 @@
-//! G6: what a mailbox accepted is handled, or told.
+//! G6: an accepted message is handled, or its sender learns that it was not.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,9 +39,9 @@ async fn error_distinguishes_never_begun() {
         if matches!(ending, Act::Hang) {
             worker.kill().await.unwrap();
         }
-        let (in_hand, behind) = within(async { tokio::join!(in_hand, behind) }, "two calls to one end").await;
-        assert!(matches!(in_hand.unwrap(), Err(CallError::NoReply)), "it was in hand");
-        assert!(matches!(behind.unwrap(), Err(CallError::NotDelivered)), "it never began");
+        let (in_hand, behind) = within(async { tokio::join!(in_hand, behind) }, "two calls to an exiting worker").await;
+        assert!(matches!(in_hand.unwrap(), Err(CallError::NoReply)), "the call was being handled");
+        assert!(matches!(behind.unwrap(), Err(CallError::NotDelivered)), "the call never began");
     }
 }
 
@@ -50,7 +50,7 @@ async fn dropped_reply_may_have_run() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     assert!(matches!(worker.call(Message::Forget).await, Err(CallError::NoReply)));
-    // Dropped before it was sent: the message is handled later, so it may not be called undelivered.
+    // The call is dropped before its message is handled, so the message does not count as undelivered.
     let hold = gate();
     worker.cast(Message::Do(Act::Wait(Arc::clone(&hold)))).await.unwrap();
     let early = worker.call(|reply: gen_registry::Reply<()>| {
@@ -87,7 +87,7 @@ async fn full_mailbox_returns_the_message() {
     let error = worker.try_cast(Message::Note(3)).unwrap_err();
     assert!(matches!(error, SendError::Full(_)));
     assert!(matches!(error.into_message(), Message::Note(3)));
-    // A cast waits for room instead.
+    // A cast waits for capacity instead.
     let waiting = worker.cast(Message::Note(4));
     let release = async {
         settle().await;
@@ -116,7 +116,7 @@ async fn exit_returns_messages_of_waiting_senders() {
     settle().await;
     worker.kill().await.unwrap();
     for (sender, number) in waiting.into_iter().zip(1..) {
-        let error = within(sender, "a sender that waits for room").await.unwrap().unwrap_err();
+        let error = within(sender, "the waiting sender").await.unwrap().unwrap_err();
         assert!(matches!(error.into_message(), Message::Note(back) if back == number));
     }
 }
@@ -142,10 +142,10 @@ async fn dropped_sender_passes_its_permit_on() {
     }
     hold.add_permits(1);
     settle().await;
-    // The first now has room reserved, and goes away with it; the second is in the line still, and goes away too.
+    // The first sender holds a permit when it is dropped. The second one is dropped while it is queued.
     drop(waiting.remove(0));
     drop(waiting.remove(0));
-    within(waiting.remove(0), "a sender behind two that went away").await.unwrap();
+    within(waiting.remove(0), "the sender behind two dropped ones").await.unwrap();
     worker.stop().await.unwrap();
     assert_eq!(book.of(1).handled, [0, 3]);
 }
@@ -223,7 +223,7 @@ async fn every_call_ends_and_undelivered_never_ran() {
                         })
                     })
                 });
-                match within(call, "an answer, or word that there is none").await {
+                match within(call, "the result of a call").await {
                     Ok(()) => assert!(ran.lock().unwrap().contains(&number)),
                     Err(error) if error.may_have_run() => {}
                     Err(CallError::NotDelivered | CallError::NotStarted(_)) => never.push(number),
@@ -241,7 +241,7 @@ async fn every_call_ends_and_undelivered_never_ran() {
     }
     for task in tasks {
         for number in within(task, "a task of the storm").await.unwrap() {
-            assert!(!ran.lock().unwrap().contains(&number), "a call was said never to have begun, and ran");
+            assert!(!ran.lock().unwrap().contains(&number), "a call reported as never begun has run");
         }
     }
 }
@@ -251,5 +251,5 @@ async fn call_timeout_ends_the_wait() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     let slow = worker.call_timeout(Duration::from_secs(1), |reply| Message::Slowly(Act::Hang, reply));
-    assert!(matches!(within(slow, "a call with a time-out").await, Err(CallError::TimedOut)));
+    assert!(matches!(within(slow, "a call with a timeout").await, Err(CallError::TimedOut)));
 }

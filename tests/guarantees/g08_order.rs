@@ -1,4 +1,4 @@
-//! G8: of two sends of one sender, where the first returned before the second began, the first is handled first.
+//! G8: if one sender's first send returns before its second begins, the first message is handled first.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ async fn waiting_senders_are_served_in_fifo_order() {
     }
     hold.add_permits(1);
     for sender in senders {
-        assert!(within(sender, "a sender that waits for room").await.unwrap());
+        assert!(within(sender, "the waiting sender").await.unwrap());
     }
     worker.stop().await.unwrap();
     assert_eq!(book.of(1).handled, (0..20).collect::<Vec<_>>());
@@ -79,7 +79,7 @@ async fn address_keeps_order_across_stops() {
     });
     let via = registry.via_or_start(&1, Plan::new(&book));
     for number in 0..5_000 {
-        within(via.cast(Message::Note(number)), "a send through an address").await.unwrap();
+        within(via.cast(Message::Note(number)), "a send by key").await.unwrap();
     }
     within(stopper, "the stops").await.unwrap();
     drop(registry.stop(&1).await);
@@ -93,11 +93,11 @@ async fn address_send_survives_repeated_stops() {
     let send = tokio::spawn(async move { via.cast(Message::Note(7)).await });
     for _ in 0..100 {
         settle().await;
-        // Somebody stops the one that is starting, and the send asks for the next.
-        assert!(within(registry.stop(&1), "a stop of a start").await.is_ok());
+        // The stop cancels the start, and the send requests the next one.
+        assert!(within(registry.stop(&1), "the stop of a start").await.is_ok());
     }
     hold.add_permits(1);
-    within(send, "a send through an address").await.unwrap().unwrap();
+    within(send, "a send by key").await.unwrap().unwrap();
     within(registry.stop(&1), "the last stop").await.unwrap();
     assert_eq!(book.of(1).handled, [7]);
 }

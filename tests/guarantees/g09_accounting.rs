@@ -1,4 +1,4 @@
-//! G9: at rest the table, the count and the starts less the exits agree.
+//! G9: at rest, the table, the count, and the starts minus the exits agree.
 
 use std::sync::Arc;
 
@@ -31,15 +31,15 @@ async fn count_list_and_live_workers_agree() {
             })
         }));
         within(storm, "a storm").await;
-        // To rest: whoever ends by a message that is still queued does so before it answers this.
+        // Wait until all is at rest. A worker that exits because of a queued message does so before it replies.
         for worker in registry.to_list() {
             if worker.call(Message::Ask).await.is_err() {
-                within(worker.closed(), "the end of a worker that was told to end").await;
+                within(worker.closed(), "the exit of an exiting worker").await;
             }
         }
         for key in (0..20).filter(|key| registry.lookup(key).is_none()) {
-            // Whoever is not listed is vacant, or on its way there.
-            drop(within(registry.stop(&key), "the end of a worker that is ending").await);
+            // Keys that are not listed are vacant, or will be soon.
+            drop(within(registry.stop(&key), "the exit of an exiting worker").await);
         }
         let listed = registry.to_list();
         assert_eq!(registry.count(), listed.len());
@@ -49,7 +49,7 @@ async fn count_list_and_live_workers_agree() {
             assert_eq!(book.of(*worker.key()).live, 1);
         }
         let report = within(registry.shutdown(), "a shutdown").await;
-        assert_eq!(report.drained, listed.len(), "the owner knew of entries that nobody saw: {report:?}");
+        assert_eq!(report.drained, listed.len(), "the owner has entries that are not listed: {report:?}");
         assert_eq!((registry.count(), book.live()), (0, 0));
     }
 }

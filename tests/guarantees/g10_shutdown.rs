@@ -1,4 +1,4 @@
-//! G10: a shutdown cancels what starts, drains, aborts at the deadline, and tells every caller the same.
+//! G10: a shutdown cancels starts, drains, aborts at the deadline, and returns the same report to every caller.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gen_registry::{ExitReason, Registry, SendError, StartError, StopError};
 
-use crate::rig::{Act, Book, Message, Plan, Probe, Releases, block, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, ReleaseOnDrop, block, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn cancels_drains_and_aborts_with_one_report() {
@@ -35,7 +35,7 @@ async fn cancels_drains_and_aborts_with_one_report() {
     assert_eq!(within(registry.shutdown(), "a late shutdown").await, report);
     assert!(matches!(starting.await.unwrap(), Err(StartError::Shutdown)));
     for key in 0..3 {
-        assert_eq!(book.of(key).handled.len(), 10, "what was accepted was not drained");
+        assert_eq!(book.of(key).handled.len(), 10, "the accepted messages were not drained");
         assert_eq!(book.of(key).terminated, 1);
     }
     assert_eq!((registry.count(), book.live(), registry.to_list().len()), (0, 0, 0));
@@ -67,7 +67,7 @@ async fn starts_behind_a_stop_get_shutdown_error() {
         registry.shutdown().await
     };
     let all = async { tokio::join!(stop, start, shutdown) };
-    let (stop, start, report) = within(all, "a shutdown in the middle of a stop").await;
+    let (stop, start, report) = within(all, "a shutdown during a stop").await;
     assert!(matches!(stop, Ok(ExitReason::Stopped)), "{stop:?}");
     assert!(matches!(start, Err(StartError::Shutdown)));
     assert_eq!((report.drained, report.aborted), (1, 0));
@@ -99,15 +99,15 @@ async fn dropping_last_registry_ends_workers() {
     let clone = registry.clone();
     drop(registry);
     settle().await;
-    assert_eq!(clone.count(), 2, "a clone keeps it");
+    assert_eq!(clone.count(), 2, "a clone keeps the registry");
     drop(clone);
     for worker in &workers {
-        let reason = within(worker.closed(), "the end of a worker whose registry was dropped").await;
+        let reason = within(worker.closed(), "the exit of a worker whose registry was dropped").await;
         assert!(matches!(reason, ExitReason::Shutdown), "{reason:?}");
     }
     assert_eq!(book.live(), 0);
     assert!(weak.upgrade().is_none());
-    let sent = within(via.cast(Message::Note(1)), "a send to a registry that is gone").await.unwrap_err();
+    let sent = within(via.cast(Message::Note(1)), "a send to a dropped registry").await.unwrap_err();
     assert!(matches!(sent.start_error(), Some(StartError::Shutdown)), "{sent:?}");
 }
 
@@ -147,7 +147,7 @@ async fn drop_or_shutdown_ends_starts_in_flight() {
                     tokio::task::yield_now().await;
                 }
             },
-            "the end of every worker",
+            "the exit of every worker",
         )
         .await;
     }
@@ -158,7 +158,7 @@ async fn blocking_code_is_reported_as_stuck() {
     let book = Arc::<Book>::default();
     let registry: Registry<Probe> = Registry::builder().stop_timeout(Duration::from_millis(20)).build().unwrap();
     let released = Arc::<AtomicBool>::default();
-    let _at_the_end = Releases(Arc::clone(&released));
+    let _at_the_end = ReleaseOnDrop(Arc::clone(&released));
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     registry.start(&2, Plan::new(&book)).await.unwrap();
     block(&worker, &released).await;
@@ -167,13 +167,13 @@ async fn blocking_code_is_reported_as_stuck() {
         async move { worker.stop().await }
     });
     let report = within(registry.shutdown(), "a shutdown with a stuck worker").await;
-    // Twenty milliseconds are little on a busy machine: the healthy one may have been aborted.
+    // Twenty milliseconds are short on a busy machine: the healthy worker may have been aborted.
     assert_eq!((report.drained + report.aborted, report.stuck), (1, 1), "{report:?}");
     let stopped = within(stop, "a stop of a stuck worker").await.unwrap();
     assert!(matches!(stopped, Err(StopError::Stuck | StopError::NotFound)), "{stopped:?}");
-    assert_eq!(book.live(), 1, "it is what was reported");
+    assert_eq!(book.live(), 1, "the stuck worker is alive");
     released.store(true, Ordering::SeqCst);
-    within(worker.closed(), "the end of it").await;
+    within(worker.closed(), "the exit of the stuck worker").await;
     assert_eq!(book.live(), 0);
 }
 
@@ -189,7 +189,7 @@ async fn callers_of_stuck_worker_are_answered() {
         .build()
         .unwrap();
     let released = Arc::<AtomicBool>::default();
-    let _at_the_end = Releases(Arc::clone(&released));
+    let _at_the_end = ReleaseOnDrop(Arc::clone(&released));
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     block(&worker, &released).await;
     for number in 0..4 {
@@ -201,7 +201,7 @@ async fn callers_of_stuck_worker_are_answered() {
     let told = within(call, "a call behind a stuck worker").await;
     assert!(matches!(told, Err(gen_registry::CallError::NotDelivered)), "{told:?}");
     assert_eq!(lost.load(Ordering::SeqCst), 4, "casts behind a stuck worker");
-    assert_eq!(worker.stop().await.unwrap_err(), StopError::Stuck, "it has not ended");
+    assert_eq!(worker.stop().await.unwrap_err(), StopError::Stuck, "the worker has not exited");
 }
 
 #[tokio::test(start_paused = true)]

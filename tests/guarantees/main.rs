@@ -2,6 +2,7 @@
 
 mod blocking;
 mod cancellation;
+mod delegated_start;
 mod g01_exclusion;
 mod g02_coalescing;
 mod g03_no_stale_handle;
@@ -14,5 +15,4 @@ mod g09_accounting;
 mod g10_shutdown;
 mod rig;
 mod runtime;
-mod starting_alone;
 mod starting_storm;

@@ -1,4 +1,4 @@
-//! A worker that does what it is told, and a book of what it did.
+//! A worker that follows a plan, and a record of what it did.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 pub(crate) use test_support::within;
 
-/// What a worker does at one point of its life.
+/// What a worker does at one point.
 #[derive(Clone, Default)]
 pub(crate) enum Act {
     #[default]
@@ -27,13 +27,13 @@ pub(crate) enum Act {
     Hang,
 }
 
-/// Occupies a worker with code that never yields until the flag is set. Returns when that code runs.
+/// Occupies a worker with code that never yields until the flag is set. Returns once that code runs.
 pub(crate) async fn block(worker: &WorkerHandle<Probe>, released: &Arc<AtomicBool>) {
     let (began, begun) = oneshot::channel();
     let released = Arc::clone(released);
     let blocks = job(move |_| {
         Box::pin(async move {
-            began.send(()).expect("somebody waits for it");
+            began.send(()).expect("the receiver waits");
             while !released.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
@@ -43,10 +43,10 @@ pub(crate) async fn block(worker: &WorkerHandle<Probe>, released: &Arc<AtomicBoo
     within(begun, "code that never yields").await.expect("the message is handled");
 }
 
-/// Releases code that blocks when the test is over, however it ends: its runtime could not be dropped before.
-pub(crate) struct Releases(pub(crate) Arc<AtomicBool>);
+/// ReleaseOnDrop blocking code at the end of the test, even if it fails. Otherwise its runtime could not be dropped.
+pub(crate) struct ReleaseOnDrop(pub(crate) Arc<AtomicBool>);
 
-impl Drop for Releases {
+impl Drop for ReleaseOnDrop {
     fn drop(&mut self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -71,7 +71,7 @@ pub(crate) struct Refused;
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("refused, as told")
+        f.write_str("scripted refusal")
     }
 }
 
@@ -114,7 +114,7 @@ impl Book {
     }
 }
 
-/// Lives from the first poll of `init` to the drop of the worker's state, or of its task.
+/// Alive from the first poll of `init` to the drop of the worker's state, or of its task.
 pub(crate) struct Life {
     book: Arc<Book>,
     key: u32,
@@ -136,7 +136,7 @@ impl Drop for Life {
     }
 }
 
-/// How a worker is to live.
+/// What a worker does.
 #[derive(Clone, Default)]
 pub(crate) struct Plan {
     pub(crate) book: Arc<Book>,
@@ -163,21 +163,21 @@ impl Plan {
 type Job = Box<dyn for<'a> FnOnce(&'a mut Context<Probe>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send>;
 
 pub(crate) enum Message {
-    /// Write a number into the book.
+    /// Writes a number into the book.
     Note(u64),
-    /// Answer with the number of what was handled before.
+    /// Replies with the number of messages handled before.
     Ask(Reply<usize>),
-    /// Take the reply and never answer.
+    /// Takes the reply and never sends it.
     Forget(#[expect(dead_code, reason = "it is only dropped")] Reply<usize>),
     Do(Act),
-    /// Do, then answer.
+    /// Acts, then replies.
     Slowly(Act, Reply<usize>),
     Job(Job),
-    /// Something whose `Drop` has an effect.
+    /// A value whose `Drop` has an effect.
     Load(Box<dyn Send>),
 }
 
-/// Makes a message of a closure that is given the worker's context.
+/// Makes a message of a closure that receives the worker's context.
 pub(crate) fn job<F>(work: F) -> Message
 where
     F: for<'a> FnOnce(&'a mut Context<Probe>) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send + 'static,
@@ -223,7 +223,7 @@ impl Worker for Probe {
 
     async fn terminate(self, _reason: &ExitReason, _ctx: &mut Context<Self>) {
         self.plan.book.note(self.key, |record| record.terminated += 1);
-        self.plan.terminate.perform().await.expect("a terminate is not told to fail");
+        self.plan.terminate.perform().await.expect("a terminate does not fail");
     }
 }
 
@@ -243,14 +243,15 @@ pub(crate) fn registry() -> Registry<Probe> {
     Registry::builder().build().expect("a test runs in a runtime")
 }
 
-/// Lets every task that can run do so: the runtime has one thread, and its clock is paused.
+/// Lets every task run that can: the runtime has one thread, and its clock is paused.
 pub(crate) async fn settle() {
     for _ in 0..64 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Polls a future so often, at each turn of its task, then drops it. Gives its output if it was ready by then.
+/// Polls a future at most this many times, once per poll of its task, then drops it. Returns its output if it was
+/// ready.
 pub(crate) async fn poll_times<F: Future>(future: F, times: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     let mut left = times;
@@ -275,7 +276,7 @@ pub(crate) async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
     .await
 }
 
-/// A small random-number generator, so that a storm can be repeated from its seed.
+/// A small random number generator, so that a storm can be repeated from its seed.
 pub(crate) struct Dice(u64);
 
 impl Dice {

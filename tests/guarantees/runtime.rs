@@ -1,4 +1,4 @@
-//! A runtime that goes away takes the registry with it: nothing hangs, nothing is left.
+//! When its runtime is dropped, a registry ends with it: no caller hangs, and nothing is leaked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 fn abort_before_first_poll_leaks_nothing() {
     let book = Arc::<Book>::default();
-    // One task a turn: the owner's, and then this one's again.
+    // One task per turn: the owner's, then this one again.
     let rt = tokio::runtime::Builder::new_current_thread().enable_all().event_interval(1).build().unwrap();
     let (registry, start) = rt.block_on(async {
         let registry = registry();
@@ -23,7 +23,7 @@ fn abort_before_first_poll_leaks_nothing() {
             async move { registry.start(&1, plan).await }
         });
         assert!(poll_once(start.as_mut()).await.is_none());
-        // The owner runs once, and launches the worker, which has no turn before the runtime is dropped.
+        // The owner runs once and launches the worker, which is never polled before the runtime is dropped.
         tokio::task::yield_now().await;
         (registry, start)
     });
@@ -60,7 +60,7 @@ fn runtime_drop_ends_everything() {
     assert_eq!(book.live(), 0, "a state outlived its runtime");
     assert_eq!((registry.count(), registry.lookup(&1), registry.to_list().len()), (0, None, 0));
     runtime().block_on(async {
-        let lost = "an answer after the runtime was dropped";
+        let lost = "a result after the runtime was dropped";
         assert!(matches!(within(pending_call, lost).await, Err(CallError::NotDelivered)));
         assert!(matches!(within(workers[1].closed(), lost).await, ExitReason::Killed));
         assert!(matches!(within(workers[1].cast(Message::Note(1)), lost).await, Err(SendError::Closed(_))));
@@ -129,7 +129,7 @@ fn registry_works_from_another_runtime() {
     });
 }
 
-/// Tells on which runtime its code runs.
+/// Reports the runtime on which its code runs.
 struct Native;
 
 impl gen_registry::Worker for Native {
@@ -162,9 +162,9 @@ fn worker_runs_on_its_registrys_runtime() {
         within(registry.stop(&1), "its stop").await.unwrap();
         within(registry.start(&2, ()), "another start").await.unwrap();
     });
-    // It does not go with the runtime on which it was asked for, nor does it need one.
+    // The worker does not end with the runtime from which it was requested, and does not need one.
     drop(abroad);
-    let worker = registry.lookup(&2).expect("it runs on");
+    let worker = registry.lookup(&2).expect("the worker is running");
     let third = std::thread::spawn({
         let registry = registry.clone();
         move || futures_executor(async move { registry.lookup_or_start(&3, ()).await.unwrap().key().to_owned() })
@@ -177,7 +177,7 @@ fn worker_runs_on_its_registrys_runtime() {
     });
 }
 
-/// The plainest executor there is, on a thread that knows no runtime.
+/// A minimal executor, on a thread without a runtime.
 fn futures_executor<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
@@ -192,7 +192,7 @@ fn futures_executor<F: Future>(future: F) -> F::Output {
         if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
             return output;
         }
-        assert!(std::time::Instant::now() < until, "a start from a thread without a runtime was not answered");
+        assert!(std::time::Instant::now() < until, "a start from a thread without a runtime never returned");
         std::thread::park_timeout(Duration::from_secs(1));
     }
 }
@@ -211,7 +211,7 @@ fn runtime_drop_answers_all_and_leaks_nothing() {
             .map(|caller| {
                 let (registry, book, fired) = (registry.clone(), Arc::clone(&book), Arc::clone(&fired));
                 std::thread::spawn(move || {
-                    // Until it is told that all is over; every answer on the way comes.
+                    // Until the shutdown is reported. Every call before that returns.
                     for n in 0_u32.. {
                         let key = (n + caller) % 4;
                         let started = futures_executor(registry.lookup_or_start(&key, Plan::new(&book)));
@@ -231,7 +231,7 @@ fn runtime_drop_answers_all_and_leaks_nothing() {
         }
         drop(home);
         for caller in callers {
-            caller.join().expect("everyone is answered");
+            caller.join().expect("every call returns");
         }
         assert_eq!((registry.count(), book.live(), book.most_live()), (0, 0, 1), "G1, G9");
         drop(registry);

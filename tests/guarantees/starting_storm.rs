@@ -1,6 +1,6 @@
-//! Starts that are left to their workers, and what comes upon them in the moment in which `init` ends: somebody joins, stops or
-//! kills, the time is up, everything is shut down. Whoever comes finds the start over, with its gate open, or not over, and then
-//! the owner goes on with it. Nobody finds it between the two, is told of it twice, or waits for ever.
+//! Delegated starts, and what happens at the moment at which `init` returns: another caller joins, stops or kills, the
+//! deadline passes, or everything shuts down. Such a request either finds the start complete, with its gate open, or
+//! reclaims it, and the owner completes it. No request finds it in between, is answered twice, or hangs.
 
 mod races;
 
@@ -22,7 +22,7 @@ use tokio::task::{JoinHandle, yield_now};
 const SEED: u64 = 0x57a2_71c6_0a10_4e00;
 const KEYS: usize = 8;
 
-/// SplitMix64.
+/// The generator SplitMix64.
 struct Dice(u64);
 
 impl Dice {
@@ -37,13 +37,13 @@ impl Dice {
         of[self.below(of.len() as u64) as usize]
     }
 
-    /// Two threads that have just met do not go on at the same moment each time.
-    fn linger(&mut self) {
+    /// Spins for a random time, because threads that have just synchronised would continue in lockstep.
+    fn spin(&mut self) {
         spin(self.below(MOST_SPINS));
     }
 
     fn plan(&mut self, ends: &[End]) -> Plan {
-        Plan { turns: self.below(4), spins: self.below(MOST_SPINS), end: self.pick(ends) }
+        Plan { yields: self.below(4), spins: self.below(MOST_SPINS), end: self.pick(ends) }
     }
 
     fn verb(&mut self) -> Verb {
@@ -55,44 +55,45 @@ impl Dice {
     }
 }
 
-/// Now the way from the end of an `init` to the opening of its gate is the longer one, now the way of a caller to the owner.
+/// Varies which is longer: the path from the end of `init` to the opening of the gate, or the path of a caller to the
+/// owner.
 const MOST_SPINS: u64 = 128;
 
 fn spin(times: u64) {
     (0..times).for_each(|_| spin_loop());
 }
 
-/// What an `init` comes to.
+/// How an `init` ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
-    Up,
-    /// It calls `ctx.stop()` and is through.
+    Succeed,
+    /// Calls `ctx.stop()` and returns.
     Stop,
-    /// It calls `ctx.stop()` and is through a turn later: its gate is closed all that time.
+    /// Calls `ctx.stop()` and returns a poll later. The gate is closed in between.
     StopFirst,
     Fail,
     Panic,
-    /// It asks for another key first, whose `init` asks for this one.
+    /// Requests another key first, whose `init` requests this one.
     Ask(u32),
     Hang,
-    /// It is through after so long.
+    /// Returns after this time.
     Last(Duration),
 }
 
-const ENDS: &[End] = &[End::Up, End::Up, End::Stop, End::StopFirst, End::Fail, End::Panic];
-/// For those who do not wait for each `init`.
-const ENDS_OR_NONE: &[End] = &[End::Up, End::Up, End::Hang, End::Stop, End::StopFirst, End::Fail, End::Panic];
+const ENDS: &[End] = &[End::Succeed, End::Succeed, End::Stop, End::StopFirst, End::Fail, End::Panic];
+/// For tests that do not wait for each `init`.
+const ENDS_OR_NONE: &[End] = &[End::Succeed, End::Succeed, End::Hang, End::Stop, End::StopFirst, End::Fail, End::Panic];
 
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    /// So often it returns to the scheduler first.
-    turns: u64,
+    /// How often it yields first.
+    yields: u64,
     spins: u64,
     end: End,
 }
 
 impl Plan {
-    const UP: Self = Self { turns: 0, spins: 0, end: End::Up };
+    const SUCCEED: Self = Self { yields: 0, spins: 0, end: End::Succeed };
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,16 +102,16 @@ enum Verb {
     LookupOrStart,
 }
 
-/// What is known of the workers from inside of them, and of the answers.
+/// What the workers record, and the results of the callers.
 #[derive(Default)]
 struct Book {
-    /// States that live now, by key, and the most that ever lived at once.
+    /// The number of live states by key, and the most that were ever alive at once.
     live: [AtomicUsize; KEYS],
     most: AtomicUsize,
     inits: AtomicUsize,
-    /// Whose `init` failed.
+    /// Workers whose `init` failed.
     failed: Mutex<HashSet<WorkerId>>,
-    /// Whom a `start` says it has started.
+    /// Workers that a `start` returned with `Ok`.
     started: Mutex<HashSet<WorkerId>>,
 }
 
@@ -124,7 +125,7 @@ impl Book {
     }
 }
 
-/// From the first line of `init` to the drop of the state.
+/// Alive from the first line of `init` to the drop of the state.
 struct Life(Arc<Book>, u32);
 
 impl Life {
@@ -157,7 +158,7 @@ struct Args {
     book: Arc<Book>,
     plan: Plan,
     /// Set when `init` is about to end.
-    cue: Arc<AtomicBool>,
+    init_ends: Arc<AtomicBool>,
 }
 
 struct Starter {
@@ -170,10 +171,10 @@ impl Worker for Starter {
     type Message = ();
     type Error = Refused;
 
-    async fn init(Args { book, plan, cue }: Args, ctx: &mut Context<Self>) -> Result<Self, Refused> {
+    async fn init(Args { book, plan, init_ends }: Args, ctx: &mut Context<Self>) -> Result<Self, Refused> {
         let began = Instant::now();
         let _life = Life::begin(&book, *ctx.key());
-        for _ in 0..plan.turns {
+        for _ in 0..plan.yields {
             yield_now().await;
         }
         match plan.end {
@@ -184,10 +185,10 @@ impl Worker for Starter {
             End::Ask(other) => {
                 let registry = ctx.registry().upgrade().expect("the test holds the registry");
                 let back = Plan { end: End::Ask(*ctx.key()), ..plan };
-                let args = Args { book: Arc::clone(&book), plan: back, cue: Arc::default() };
-                // Whatever it is told, it is told something: a circle is refused.
-                let asked = within(registry.lookup_or_start(&other, args), "an answer inside of an `init`").await;
-                assert!(!matches!(asked, Err(StartError::TimedOut)), "a circle was not seen");
+                let args = Args { book: Arc::clone(&book), plan: back, init_ends: Arc::default() };
+                // The call returns whatever happens: a cycle is refused.
+                let asked = within(registry.lookup_or_start(&other, args), "a result inside an `init`").await;
+                assert!(!matches!(asked, Err(StartError::TimedOut)), "a cycle was not seen");
             }
             End::Last(time) => {
                 while began.elapsed() < time {
@@ -196,7 +197,7 @@ impl Worker for Starter {
             }
             _ => {}
         }
-        cue.store(true, Ordering::SeqCst);
+        init_ends.store(true, Ordering::SeqCst);
         spin(plan.spins);
         match plan.end {
             End::Stop => ctx.stop(),
@@ -205,7 +206,7 @@ impl Worker for Starter {
                 if plan.end == End::Fail {
                     return Err(Refused);
                 }
-                // Nothing is written to the terminal by this one.
+                // Prints nothing to the terminal.
                 resume_unwind(Box::new("scripted"));
             }
             End::Hang => std::future::pending().await,
@@ -219,24 +220,24 @@ impl Worker for Starter {
     }
 }
 
-/// A worker that a caller was given.
+/// A worker that a caller received.
 #[derive(Debug)]
-struct Given {
+struct Received {
     worker: WorkerHandle<Starter>,
-    /// By a `start` that was `Ok`.
+    /// Whether it is from a `start` that returned `Ok`.
     is_started: bool,
 }
 
-type Answer = Result<Given, StartError<Starter>>;
+type Answer = Result<Received, StartError<Starter>>;
 
-/// A registry, and what is known of its workers.
+/// A registry, and what its workers recorded.
 #[derive(Clone)]
-struct Scene {
+struct Fixture {
     registry: Registry<Starter>,
     book: Arc<Book>,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         Self::of(Registry::builder())
     }
@@ -246,28 +247,28 @@ impl Scene {
     }
 
     fn args(&self, plan: Plan) -> Args {
-        Args { book: Arc::clone(&self.book), plan, cue: Arc::default() }
+        Args { book: Arc::clone(&self.book), plan, init_ends: Arc::default() }
     }
 
-    /// Asks for a worker, and looks at what it is given.
+    /// Requests a worker and checks what it gets.
     async fn ask(&self, verb: Verb, key: u32, args: Args) -> Answer {
         let (worker, is_started) = match verb {
             Verb::LookupOrStart => {
-                (within(self.registry.lookup_or_start(&key, args), "the answer to a start").await?, false)
+                (within(self.registry.lookup_or_start(&key, args), "the result of a start").await?, false)
             }
-            Verb::Start => match within(self.registry.start(&key, args), "the answer to a start").await {
+            Verb::Start => match within(self.registry.start(&key, args), "the result of a start").await {
                 Ok(worker) => (worker, true),
                 Err(StartError::AlreadyStarted { handle, .. }) => (handle, false),
                 Err(error) => return Err(error),
             },
         };
-        // In this order: a gate that is not closed when it is read was not closed during the lookup.
+        // In this order: if the gate is open when the state is read, it was open during the lookup.
         let (found, state) = (self.registry.lookup(&key), worker.state());
         let is_ending = matches!(state, WorkerState::Stopping | WorkerState::Exited);
-        assert!(is_ending || found.as_ref() == Some(&worker), "G3: it is {state}, was given, and is not found");
+        assert!(is_ending || found.as_ref() == Some(&worker), "G3: the returned worker is {state} and is not found");
         let is_second = is_started && !self.book.started.lock().unwrap().insert(worker.id());
         assert!(!is_second, "G2: two starts of one worker were Ok");
-        Ok(Given { worker, is_started })
+        Ok(Received { worker, is_started })
     }
 
     async fn end(&self, kills: bool, key: u32) -> Result<ExitReason, StopError> {
@@ -279,31 +280,31 @@ impl Scene {
     }
 
     fn ask_apart(&self, verb: Verb, key: u32, args: Args) -> JoinHandle<Answer> {
-        let scene = self.clone();
-        tokio::spawn(async move { scene.ask(verb, key, args).await })
+        let fixture = self.clone();
+        tokio::spawn(async move { fixture.ask(verb, key, args).await })
     }
 
-    /// Asks in a task of its own. Returns when `init` is about to end, on another thread.
+    /// Starts in a separate task. Returns when `init` is about to end on another thread.
     async fn begin(&self, verb: Verb, key: u32, plan: Plan) -> JoinHandle<Answer> {
         let args = self.args(plan);
-        let cue = Arc::clone(&args.cue);
+        let init_ends = Arc::clone(&args.init_ends);
         let asked = self.ask_apart(verb, key, args);
-        until(|| cue.load(Ordering::SeqCst), "an `init` that is about to end").await;
+        until(|| init_ends.load(Ordering::SeqCst), "an `init` that is about to end").await;
         asked
     }
 
-    /// Waits for the ends of those whose callers went away. Nothing is left to do then. (G9)
+    /// Waits for the exits of workers whose callers were dropped. Then everything is at rest. (G9)
     async fn rest(&self) {
         let is_at_rest = || {
             let stats = self.registry.stats();
-            // An end is counted a moment after its worker is counted no more: the numbers are exact at rest only.
+            // An exit is counted a moment after its worker is removed, so the counts agree at rest only.
             stats.starting + stats.stopping == 0 && stats.starts.ok == stats.exits.total() + stats.running as u64
         };
-        until(is_at_rest, "the rest after all starts and ends").await;
+        until(is_at_rest, "the rest after all starts and exits").await;
         assert_at_rest(&self.registry);
     }
 
-    /// G9, when everything is over.
+    /// G9, at the end.
     fn assert_over(&self) {
         let stats = self.registry.stats();
         assert_eq!((self.registry.count(), self.registry.to_list().len()), (0, 0), "{stats:?}");
@@ -330,66 +331,66 @@ async fn until(mut is_so: impl FnMut() -> bool, lost: &str) {
 }
 
 async fn answer(asked: JoinHandle<Answer>) -> Answer {
-    within(asked, "who has asked for a start").await.unwrap()
+    within(asked, "the caller of a start").await.unwrap()
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+enum Seen {
     Started,
     Exited,
 }
 
-/// What is told of the workers: of each one that it has started, and then that it has exited, once.
+/// Checks the events: one start and then one exit for each started worker.
 struct Ledger {
     events: Events<Starter>,
-    told: HashMap<WorkerId, Told>,
-    /// Who was there when this was begun.
+    seen: HashMap<WorkerId, Seen>,
+    /// The workers that existed when this began.
     listed: Vec<WorkerId>,
-    /// Nobody was there, and nobody had been.
+    /// Whether the registry was new.
     is_complete: bool,
 }
 
 impl Ledger {
-    /// Of a registry that is new.
+    /// Of a new registry.
     fn complete(registry: &Registry<Starter>) -> Self {
-        Self { events: registry.subscribe(), told: HashMap::new(), listed: Vec::new(), is_complete: true }
+        Self { events: registry.subscribe(), seen: HashMap::new(), listed: Vec::new(), is_complete: true }
     }
 
     fn from_now_on(registry: &Registry<Starter>) -> Self {
         let events = registry.subscribe();
         let listed = registry.to_list().iter().map(WorkerHandle::id).collect();
-        Self { events, told: HashMap::new(), listed, is_complete: false }
+        Self { events, seen: HashMap::new(), listed, is_complete: false }
     }
 
     fn note(&mut self, event: &Event<Starter>) {
         let id = event.worker().id();
         match event {
             Event::Started { incarnation: 1, .. } => {
-                let before = self.told.insert(id, Told::Started);
-                assert_eq!(before, None, "{id}: what was told before its start");
+                let before = self.seen.insert(id, Seen::Started);
+                assert_eq!(before, None, "{id}: an event before its start");
             }
             Event::Exited { incarnation: 1, .. } => {
-                let before = self.told.insert(id, Told::Exited);
-                let is_right = before == Some(Told::Started) || (before.is_none() && !self.is_complete);
-                assert!(is_right, "{id}: {before:?} was told before its exit");
+                let before = self.seen.insert(id, Seen::Exited);
+                let is_right = before == Some(Seen::Started) || (before.is_none() && !self.is_complete);
+                assert!(is_right, "{id}: {before:?} before its exit");
             }
             other => panic!("{other:?}"),
         }
     }
 
-    /// Who was answered by the start of a worker has been told of it. For the one who asked for it.
-    fn has_heard_of(&mut self, worker: &WorkerHandle<Starter>) -> bool {
+    /// Whether the start event of a worker that its caller received has been emitted.
+    fn has_event_of(&mut self, worker: &WorkerHandle<Starter>) -> bool {
         while let Some(event) = self.events.try_recv() {
             self.note(&event.expect("the subscriber does not lag"));
         }
-        self.told.contains_key(&worker.id())
+        self.seen.contains_key(&worker.id())
     }
 
-    /// Waits until the exit of a worker is told.
+    /// Waits for the exit event of a worker.
     async fn exit_of(&mut self, worker: &WorkerHandle<Starter>) {
-        while self.told.get(&worker.id()) != Some(&Told::Exited) {
+        while self.seen.get(&worker.id()) != Some(&Seen::Exited) {
             let event = within(self.events.recv(), "the events of a worker").await;
-            self.note(&event.expect("it is not over").expect("the subscriber does not lag"));
+            self.note(&event.expect("events continue").expect("the subscriber does not lag"));
         }
     }
 
@@ -399,17 +400,17 @@ impl Ledger {
         }
     }
 
-    /// For the end of a registry that was shut down.
-    async fn close(mut self, scene: &Scene) {
+    /// At the end of a registry that was shut down.
+    async fn close(mut self, fixture: &Fixture) {
         self.hear_all().await;
-        assert!(self.told.values().all(|&told| told == Told::Exited), "the exit of somebody was not told");
-        assert!(self.listed.iter().all(|id| self.told.contains_key(id)), "who was listed first, and not told of then");
-        let failed = scene.book.failed.lock().unwrap();
-        assert!(failed.iter().all(|id| !self.told.contains_key(id)), "a start that failed has events");
+        assert!(self.seen.values().all(|&told| told == Seen::Exited), "an exit has no event");
+        assert!(self.listed.iter().all(|id| self.seen.contains_key(id)), "a listed worker has no event");
+        let failed = fixture.book.failed.lock().unwrap();
+        assert!(failed.iter().all(|id| !self.seen.contains_key(id)), "a start that failed has events");
         if self.is_complete {
-            assert_eq!(self.told.len() as u64, scene.registry.stats().starts.ok, "starts that were told, and counted");
-            let started = scene.book.started.lock().unwrap();
-            assert!(started.iter().all(|id| self.told.contains_key(id)), "a start was Ok and not told");
+            assert_eq!(self.seen.len() as u64, fixture.registry.stats().starts.ok, "start events and counted starts");
+            let started = fixture.book.started.lock().unwrap();
+            assert!(started.iter().all(|id| self.seen.contains_key(id)), "a successful start has no event");
         }
     }
 }

@@ -1,11 +1,10 @@
-//! The whole lifecycle against a simple model: random sequences of starts, stops, kills, messages that are handled, fail,
-//! panic, hang or wait, time that passes, and callers who go away, on a registry of random options and a paused clock.
-//! After every step, when everyone has gone as far as they can, the registry is held against what must hold at rest (G1,
-//! G3, G5, G9, G11) and against the model, which foretells every answer, every message, every count and every event.
+//! The whole lifecycle against a simple model: random sequences of starts, stops, kills, messages that succeed, fail,
+//! panic, hang or wait, elapsed time, and callers that drop their futures, on a registry with random options and a
+//! paused clock. After every step, when no task can make progress, the registry is checked against the invariants at
+//! rest (G1, G3, G5, G9, G11) and against the model, which predicts every result, message, count and event.
 //!
-//! `GEN_REGISTRY_CASES` says how many cases are run (400 without it). A failure prints the smallest case that was found,
-//! and the seed: set `PROPTEST_RNG_SEED` and `GEN_REGISTRY_CASES` to what it says, and the same cases are run again in the
-//! same order.
+//! `GEN_REGISTRY_CASES` is the number of cases (default 400). A failure prints the smallest failing case and the seed.
+//! Set `PROPTEST_RNG_SEED` and `GEN_REGISTRY_CASES` to the printed values to repeat the same cases in the same order.
 
 mod found;
 mod model;
@@ -77,7 +76,7 @@ impl StateMachineTest for Lifecycle {
         ];
         for transition in end {
             model.step(&transition);
-            // Which of two timers is first is not to be known, and does not matter any more.
+            // Which of two timers fires first is not specified, and no longer matters.
             if model.is_stuck || model.is_ambiguous {
                 system.step(&transition);
                 system.check_by_itself();
@@ -103,12 +102,12 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn registry_conforms_to_the_model() {
     let cases = number("GEN_REGISTRY_CASES").unwrap_or(400);
-    // The standard library's only source of chance.
+    // The standard library's only source of randomness.
     let seed = number("PROPTEST_RNG_SEED").unwrap_or_else(|| std::hash::RandomState::new().hash_one(()));
     let config = ProptestConfig {
-        cases: u32::try_from(cases).expect("so many cases are never done"),
+        cases: u32::try_from(cases).expect("the number of cases fits in 32 bits"),
         rng_seed: RngSeed::Fixed(seed),
-        // The seed says it all, and works in a checkout that cannot be written to.
+        // The seed is sufficient, and also works in a read-only checkout.
         failure_persistence: None,
         max_local_rejects: u32::MAX,
         max_shrink_iters: 20_000,

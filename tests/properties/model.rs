@@ -1,11 +1,11 @@
-//! The reference: what a registry does, told as simply as can be. Callers, owner and workers are one piece of code in one
-//! order; there is no task, no queue between them and no lock.
+//! The reference model: what a registry does, as simply as possible. Callers, owner and workers are one sequential
+//! piece of code, without tasks, queues between them, or locks.
 //!
-//! It says of every step what each caller is told, which messages begin and which do not, what is counted, and what the
-//! subscribers hear. It follows from the documentation, not from the code: where the two differ, one of them is wrong.
+//! For each step, it predicts what each caller gets, which messages begin and which do not, what is counted, and which
+//! events are emitted. It follows the documentation, not the code: where the two differ, one of them is wrong.
 //!
-//! What two timers that go off in the same millisecond come to may depend on which is first, and which victim an eviction
-//! picks may depend on more than the documentation promises: such a step is `ambiguous`, and is not generated.
+//! If two timers fire in the same millisecond, the result may depend on their order, and the victim of an eviction may
+//! depend on more than the documentation promises. Such a step is `ambiguous` and is not generated.
 
 mod time;
 mod worker;
@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 use std::fmt;
 
 use crate::plan::{
-    End, Eviction, FAILED_FOR, INIT_TIMEOUT, KEYS, Options, Outcome, PERIOD, Plan, Policy, Reason, STOP_TIMEOUT, Send,
-    Target, Todo, Told, Transition, Verb,
+    End, Eviction, FAILED_FOR, INIT_TIMEOUT, KEYS, Options, Outcome, PERIOD, Plan, Policy, Reason, Reported,
+    STOP_TIMEOUT, Send, Target, Todo, Transition, Verb,
 };
 
 pub(crate) use self::worker::{Doing, Entry};
@@ -46,20 +46,20 @@ pub(crate) enum What {
     Other,
 }
 
-/// Something that a caller did.
+/// An operation of a caller.
 #[derive(Debug, Clone)]
 pub(crate) struct Op {
     pub(crate) key: usize,
     pub(crate) what: What,
-    /// So many polls more, and it goes away.
+    /// The caller is dropped after this many more polls.
     pub(crate) polls: Option<u8>,
-    /// `None`: it waits.
+    /// `None` while it waits.
     pub(crate) outcome: Option<Outcome>,
 }
 
-/// What is remembered of a key that is gone.
+/// What is remembered of a key without a worker.
 #[derive(Debug, Clone, Default)]
-struct Trace {
+struct KeyHistory {
     history: Vec<u64>,
     crash: Option<(u64, Reason)>,
     gave_up_at: Option<u64>,
@@ -69,13 +69,13 @@ struct Trace {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Key {
     pub(crate) entry: Option<Entry>,
-    trace: Trace,
-    /// The worker that a lookup found last.
+    trace: KeyHistory,
+    /// The worker that the last lookup found.
     pub(crate) last: Option<usize>,
-    /// Messages by the number of their op, in the order in which they began, or did not.
+    /// Messages by the number of their operation, in the order in which they began, or were undelivered.
     pub(crate) begun: Vec<usize>,
     pub(crate) undelivered: Vec<usize>,
-    pub(crate) told: Vec<Told>,
+    pub(crate) reported: Vec<Reported>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -93,11 +93,11 @@ enum Mode {
     Over(Outcome),
 }
 
-/// What a worker's task does when its turn comes.
+/// What a worker's task does when it runs next.
 #[derive(Debug, Clone, Copy)]
-enum Turn {
+enum Wakeup {
     Init(usize),
-    /// It was evicted.
+    /// It exits because of its eviction.
     Leave(usize),
 }
 
@@ -109,17 +109,17 @@ pub(crate) struct Model {
     pub(crate) ops: Vec<Op>,
     pub(crate) totals: Totals,
     mode: Mode,
-    turns: VecDeque<Turn>,
+    wakeups: VecDeque<Wakeup>,
     serials: usize,
-    /// More than one timer goes off now.
+    /// More than one timer fires now.
     is_crowded: bool,
     pub(crate) is_ambiguous: bool,
-    /// The next millisecond is ambiguous, whatever is done: the case is over.
+    /// The next millisecond is ambiguous in any case, so the case ends.
     pub(crate) is_stuck: bool,
 }
 
 impl fmt::Debug for Model {
-    /// Only what a case begins with: this is what a failure prints.
+    /// A failure prints only the options that the case began with.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.options.fmt(f)
     }
@@ -134,7 +134,7 @@ impl Model {
             ops: Vec::new(),
             totals: Totals::default(),
             mode: Mode::Serving,
-            turns: VecDeque::new(),
+            wakeups: VecDeque::new(),
             serials: 0,
             is_crowded: false,
             is_ambiguous: false,
@@ -157,7 +157,7 @@ impl Model {
         }
     }
 
-    /// Whether it was shut down and that is over.
+    /// Whether a shutdown is complete.
     pub(crate) fn is_over(&self) -> bool {
         matches!(self.mode, Mode::Over(_))
     }
@@ -166,7 +166,7 @@ impl Model {
         matches!(self.mode, Mode::Serving)
     }
 
-    /// Those who wait, in the order in which they came.
+    /// The waiting operations, in the order of their requests.
     pub(crate) fn waiting_ops(&self) -> Vec<usize> {
         (0..self.ops.len()).filter(|&op| self.ops[op].outcome.is_none()).collect()
     }
@@ -185,8 +185,8 @@ impl Model {
         self.ops[op].outcome == Some(Outcome::Left)
     }
 
-    /// The caller was polled and not answered. Says whether it goes away.
-    fn polled_in_vain(&mut self, op: usize) -> bool {
+    /// The caller was polled and is still pending. Returns whether it is dropped now.
+    fn polled_pending(&mut self, op: usize) -> bool {
         let polls = &mut self.ops[op].polls;
         *polls = polls.map(|polls| polls - 1);
         let goes = *polls == Some(0);
@@ -197,15 +197,15 @@ impl Model {
     }
 
     fn take_turns(&mut self) {
-        while let Some(turn) = self.turns.pop_front() {
+        while let Some(turn) = self.wakeups.pop_front() {
             match turn {
-                Turn::Init(key) => self.init(key),
-                Turn::Leave(key) => self.leave(key, Reason::Evicted),
+                Wakeup::Init(key) => self.init(key),
+                Wakeup::Leave(key) => self.leave(key, Reason::Evicted),
             }
         }
     }
 
-    // Callers.
+    // Callers
 
     fn todo(&mut self, todo: Todo) {
         let (key, what, polls) = match todo {
@@ -238,7 +238,7 @@ impl Model {
         let op = waiting[which % waiting.len()];
         self.complete(op, Outcome::Left);
         if let Some(entry) = &mut self.keys[self.ops[op].key].entry {
-            // Its message was not taken yet, and goes with it.
+            // Its message is still waiting for capacity and is dropped with it.
             entry.line.retain(|&waits| waits != op);
         }
     }
@@ -251,10 +251,10 @@ impl Model {
         if self.is_over() {
             return self.complete(op, Outcome::Shutdown);
         }
-        // What can be said at once is said in the caller's first poll: the owner's turn is taken there.
+        // A result that is known at once is returned by the first poll, because the owner runs in it.
         self.ask(op);
         if self.ops[op].outcome.is_none() {
-            self.polled_in_vain(op);
+            self.polled_pending(op);
         }
     }
 
@@ -263,7 +263,7 @@ impl Model {
         self.complete(op, outcome);
     }
 
-    /// A caller wants a worker, and the key has none that is open.
+    /// A caller requests a worker for a key without an open worker.
     fn ask(&mut self, op: usize) {
         let Op { key, what: What::Start { plan, .. }, .. } = self.ops[op] else { unreachable!("only starts ask") };
         if !self.is_serving() {
@@ -276,7 +276,7 @@ impl Model {
             };
         }
         if self.is_gone(op) {
-            // Nobody wants it: nothing is started, refused or evicted.
+            // No caller is left: nothing is started, refused or evicted.
             return;
         }
         let (now, trace) = (self.now, &mut self.keys[key].trace);
@@ -294,21 +294,21 @@ impl Model {
         entry.crash_before = crash;
         entry.is_known = is_known;
         let is_full = self.options.max_workers.is_some_and(|most| self.workers() >= most);
-        // Whoever goes off with another one may be first or last.
+        // Of several timers that fire together, this one may be first or last.
         self.is_ambiguous |= self.is_crowded && self.options.max_workers.is_some();
         if is_full {
             let Some(victim) = self.evict() else { return self.reject(op, Outcome::AtCapacity) };
             entry.doing = Doing::Held;
-            self.keys[victim].entry.as_mut().expect("it was just picked").successor = Some(key);
+            self.keys[victim].entry.as_mut().expect("the victim has an entry").successor = Some(key);
         } else {
             entry.due = Some(now + INIT_TIMEOUT);
-            self.turns.push_back(Turn::Init(key));
+            self.wakeups.push_back(Wakeup::Init(key));
         }
         self.serials += 1;
         self.keys[key].entry = Some(entry);
     }
 
-    /// Closes the gate of the one that goes.
+    /// Picks a victim and closes its gate.
     fn evict(&mut self) -> Option<usize> {
         if !self.options.evicts() {
             return None;
@@ -323,11 +323,11 @@ impl Model {
         let &(first, victim) = ranks.iter().min()?;
         self.is_ambiguous |= ranks.iter().filter(|(rank, _)| *rank == first).count() > 1;
         self.close(victim, Reason::Evicted);
-        self.turns.push_back(Turn::Leave(victim));
+        self.wakeups.push_back(Wakeup::Leave(victim));
         Some(victim)
     }
 
-    /// Workers in whatever state: all but those who wait for room.
+    /// Workers in any state, except starts that wait for capacity.
     pub(crate) fn workers(&self) -> usize {
         self.entries().filter(|entry| entry.doing != Doing::Held).count()
     }
@@ -344,7 +344,7 @@ impl Model {
             (_, Target::Handle) if last.is_none() || is_over => None,
             (Some(entry), Target::Handle) if last == Some(entry.serial) => Some(entry),
             (_, Target::Handle) => {
-                // The owner is asked, who knows no such worker.
+                // The request reaches the owner, which has no such worker.
                 return self.complete(op, Outcome::NotFound);
             }
         };
@@ -354,7 +354,7 @@ impl Model {
             return self.crash(op, key);
         }
         entry.stoppers.push((op, end));
-        self.polled_in_vain(op);
+        self.polled_pending(op);
         if is_starting {
             return self.cancel(key, Outcome::Cancelled);
         }
@@ -365,7 +365,7 @@ impl Model {
         if end == End::Kill {
             self.kill(key);
         } else if closed {
-            self.hear_of_close(key);
+            self.on_close(key);
         }
     }
 
@@ -377,12 +377,12 @@ impl Model {
             }
             Mode::Ending { waiting, .. } => {
                 waiting.push(op);
-                self.polled_in_vain(op);
+                self.polled_pending(op);
                 return;
             }
             Mode::Serving => {}
         }
-        self.polled_in_vain(op);
+        self.polled_pending(op);
         let due = Some(self.now + STOP_TIMEOUT);
         self.mode = Mode::Ending { report: Report::default(), due, waiting: vec![op] };
         for key in 0..KEYS {
@@ -393,7 +393,7 @@ impl Model {
             if is_starting {
                 self.cancel(key, Outcome::Shutdown);
             } else if self.close(key, Reason::Shutdown) {
-                self.hear_of_close(key);
+                self.on_close(key);
             }
         }
         self.report_if_over();
@@ -413,11 +413,11 @@ impl Model {
         }
     }
 
-    // Ends.
+    // Exits
 
-    /// A start comes to nothing.
+    /// A start fails.
     fn cancel(&mut self, key: usize, why: Outcome) {
-        let mut entry = self.keys[key].entry.take().expect("it starts");
+        let mut entry = self.keys[key].entry.take().expect("the key is starting");
         let counter = match why {
             Outcome::Init => ERROR,
             Outcome::Panicked => PANIC,
@@ -443,20 +443,20 @@ impl Model {
         self.is_gone_now(key, entry, reason, |report| &mut report.cancelled);
     }
 
-    /// A worker that was ready is gone.
+    /// A worker that was ready has exited.
     fn exit(&mut self, key: usize, reason: Reason, is_returning: bool) {
         let entry = self.keys[key].entry.take().expect("the worker exits");
         let (now, slot) = (self.now, &mut self.keys[key]);
         self.totals.exits[reason as usize] += 1;
-        if entry.is_told {
-            slot.told.push(Told::Exited(entry.incarnation, reason));
+        if entry.is_reported {
+            slot.reported.push(Reported::Exited(entry.incarnation, reason));
         }
         if entry.gave_up {
             self.totals.gave_up += 1;
-            slot.told.push(Told::GaveUp(entry.incarnation, reason));
+            slot.reported.push(Reported::GaveUp(entry.incarnation, reason));
             slot.trace.gave_up_at = Some(now);
-        } else if !entry.is_told {
-            slot.told.push(Told::NotRestarted(entry.incarnation, reason));
+        } else if !entry.is_reported {
+            slot.reported.push(Reported::NotRestarted(entry.incarnation, reason));
         }
         if self.options.policy != Policy::Temporary {
             slot.trace.history = entry.history.clone();
@@ -480,16 +480,16 @@ impl Model {
             return self.report_if_over();
         }
         if let Some(successor) = entry.successor {
-            let waiting = &self.keys[successor].entry.as_ref().expect("it waits for this").waiting;
+            let waiting = &self.keys[successor].entry.as_ref().expect("the successor waits for this key").waiting;
             if waiting.iter().all(|&op| self.is_gone(op)) {
                 self.cancel(successor, Outcome::Cancelled);
             } else if let Some(successor_entry) = &mut self.keys[successor].entry {
                 successor_entry.doing = Doing::Init;
                 successor_entry.due = Some(self.now + INIT_TIMEOUT);
-                self.turns.push_back(Turn::Init(successor));
+                self.wakeups.push_back(Wakeup::Init(successor));
             }
         }
-        // Those who met it while it ended share one new start.
+        // The callers that found it stopping share one new start.
         for op in entry.next {
             debug_assert_eq!(self.ops[op].key, key);
             self.ask(op);

@@ -1,23 +1,24 @@
-//! What there is to be done to a registry, and what can come of it: the words that model and system share.
+//! The operations on a registry and their outcomes: the types that model and system share.
 
 use std::fmt;
 
 use proptest::prelude::*;
 
-/// Few, so that most of what is done meets a worker.
+/// Few keys, so that most operations meet a worker.
 pub(crate) const KEYS: usize = 4;
-/// Messages per mailbox: few, so that senders wait for room.
+/// Messages per mailbox. Few, so that senders wait.
 pub(crate) const CAPACITY: usize = 2;
 
-// All times are in milliseconds of a paused clock. Each step takes one at least, so that little happens at one moment.
+// All times are in milliseconds of a paused clock. Each step takes at least one, so that few things happen at once.
 pub(crate) const INIT_TIMEOUT: u64 = 7;
 pub(crate) const STOP_TIMEOUT: u64 = 5;
-/// What a worker may rest, up to a sixteenth more, is up to here in whole milliseconds: the registry is given 15.01 ms.
+/// A worker idles at 15.01 ms, which the registry is given, or up to a sixteenth later. In whole milliseconds, that is
+/// here.
 pub(crate) const IDLE_TIMEOUT: u64 = 16;
 pub(crate) const IDLE_MICROS: u64 = 15_010;
-/// A backoff of this much has a random share of it, which the timer rounds up to one millisecond again.
+/// The backoff is a random share of this, which the timer rounds up to one millisecond.
 pub(crate) const BACKOFF: u64 = 1;
-/// Long on the real clock too: by that one the memory of keys that are gone is emptied.
+/// Long on the real clock too, by which the memory of keys is cleared.
 pub(crate) const PERIOD: u64 = 30_000;
 pub(crate) const FAILED_FOR: u64 = 20_000;
 
@@ -28,13 +29,13 @@ pub(crate) enum Step {
     Fail,
     Panic,
     Hang,
-    /// Goes on when the key's gate is opened.
+    /// Continues when the key's gate is opened.
     Gate,
 }
 
 /// What `terminate` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Parting {
+pub(crate) enum Terminate {
     Go,
     Panic,
     Hang,
@@ -45,9 +46,9 @@ pub(crate) enum Parting {
 pub(crate) struct Plan {
     /// The first `init`.
     pub(crate) init: Step,
-    /// Those of restarts.
-    pub(crate) again: Step,
-    pub(crate) parting: Parting,
+    /// The `init` of restarts.
+    pub(crate) restart_init: Step,
+    pub(crate) terminate: Terminate,
 }
 
 /// What `handle` does with a message.
@@ -58,7 +59,7 @@ pub(crate) enum Act {
     Panic,
     Hang,
     Gate,
-    /// `ctx.stop()`.
+    /// Calls `ctx.stop()`.
     Stop,
 }
 
@@ -80,7 +81,7 @@ pub(crate) enum Eviction {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) policy: Policy,
-    /// Restarts within a period.
+    /// The number of restarts within a period.
     pub(crate) intensity: usize,
     pub(crate) backs_off: bool,
     pub(crate) idles: bool,
@@ -90,7 +91,7 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Whether anything asks when a worker was last active.
+    /// Whether the last activity of a worker matters.
     pub(crate) fn evicts(&self) -> bool {
         self.max_workers.is_some() && self.eviction != Eviction::Reject
     }
@@ -105,10 +106,10 @@ pub(crate) enum Verb {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     Stop,
-    /// Nothing of what is queued begins.
+    /// No queued message begins.
     Discard,
     Kill,
-    /// Of this run only.
+    /// Ends this run only.
     Crash,
 }
 
@@ -119,16 +120,16 @@ pub(crate) enum Send {
     Call,
 }
 
-/// Whom something is meant for.
+/// The target of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Whoever has the key now.
+    /// The worker that has the key now.
     Key,
-    /// Whoever had it when it was last looked up, and may be gone.
+    /// The worker of the last lookup, which may have exited.
     Handle,
 }
 
-/// What one caller does. `polls`: it goes away after so many polls that did not answer it.
+/// An operation of a caller. With `polls`, the caller is dropped after this many pending polls.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Todo {
     Nothing,
@@ -154,7 +155,7 @@ pub(crate) enum Todo {
     OpenGate {
         key: usize,
     },
-    /// One of the callers that wait goes away.
+    /// Drops one of the waiting callers.
     Leave {
         which: usize,
     },
@@ -163,7 +164,7 @@ pub(crate) enum Todo {
     },
 }
 
-/// One step: time passes, then something is done, then everyone goes as far as they can.
+/// One step: time passes, an operation is performed, then every task runs until it waits.
 #[derive(Clone, Copy)]
 pub(crate) struct Transition {
     pub(crate) after: u64,
@@ -171,7 +172,7 @@ pub(crate) struct Transition {
 }
 
 impl fmt::Debug for Transition {
-    /// On one line, also where a failing case is printed.
+    /// On one line, also when a failing case is printed.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ms, {:?}", self.after, self.todo)
     }
@@ -190,10 +191,10 @@ pub(crate) enum Reason {
     Crashed,
 }
 
-/// What a caller was told.
+/// What a caller got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It went away.
+    /// The caller was dropped.
     Left,
     Started,
     AlreadyStarted,
@@ -209,8 +210,8 @@ pub(crate) enum Outcome {
     Shutdown,
     Ended(Reason),
     NotFound,
-    /// There was no worker to send to.
-    Nobody,
+    /// There was no worker.
+    NoWorker,
     Sent,
     Full,
     Closed,
@@ -223,13 +224,13 @@ pub(crate) enum Outcome {
         aborted: usize,
         cancelled: usize,
     },
-    /// Something that no step here can come to.
-    Unheard,
+    /// An outcome that no step can have.
+    Unexpected,
 }
 
-/// What subscribers are told of a key.
+/// The events of a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Told {
+pub(crate) enum Reported {
     Started,
     Restarted(u64),
     Exited(u64, Reason),
@@ -237,8 +238,8 @@ pub(crate) enum Told {
     GaveUp(u64, Reason),
 }
 
-/// Picks by weight. The strategies are numbers that are looked up here: those of proptest are trees, and to build them
-/// took longer than all the rest. What comes first is the simplest, for a number shrinks towards 0.
+/// Picks by weight. The strategies are numbers that index tables, because building proptest's trees took longer than
+/// the rest of the test. The first entry is the simplest one, because a number shrinks towards 0.
 fn pick<T: Copy>(roll: u16, weighted: &[(u16, T)]) -> T {
     let all: u16 = weighted.iter().map(|(weight, _)| weight).sum();
     let mut left = roll % all;
@@ -248,10 +249,10 @@ fn pick<T: Copy>(roll: u16, weighted: &[(u16, T)]) -> T {
         }
         left -= weight;
     }
-    unreachable!("it is less than the sum of all weights")
+    unreachable!("the roll is less than the sum of all weights")
 }
 
-/// Divisible by every sum of weights below, or near enough.
+/// Divisible by nearly every sum of weights below.
 const SIDES: u16 = 10_080;
 
 pub(crate) fn options() -> impl Strategy<Value = Options> {
@@ -272,7 +273,7 @@ fn step(roll: u16) -> Step {
     pick(roll, &[(8, Step::Go), (1, Step::Fail), (1, Step::Panic), (2, Step::Gate), (1, Step::Hang)])
 }
 
-/// What is done, before it is known by whom and with what.
+/// The kind of an operation, before its caller and arguments are chosen.
 #[derive(Clone, Copy)]
 enum Kind {
     Nothing,
@@ -321,9 +322,9 @@ fn todo(kind: u16, key: usize, polls: u16, [first, second, third]: [u16; 3]) -> 
     match pick(kind, &kinds) {
         Kind::Nothing => Todo::Nothing,
         Kind::Start => {
-            let parting = pick(third, &[(6, Parting::Go), (1, Parting::Panic), (2, Parting::Hang)]);
-            let plan = Plan { init: step(first), again: step(second), parting };
-            // Of its own, and not of what decides the plan.
+            let terminate = pick(third, &[(6, Terminate::Go), (1, Terminate::Panic), (2, Terminate::Hang)]);
+            let plan = Plan { init: step(first), restart_init: step(second), terminate };
+            // From its own roll, independent of the plan.
             let verb = if kind % 2 == 0 { Verb::Start } else { Verb::LookupOrStart };
             Todo::Start { key, verb, plan, polls }
         }

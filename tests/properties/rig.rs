@@ -1,13 +1,13 @@
-//! A worker that does what its plan and its messages say, and a book of what it did.
+//! A worker that follows its plan and its messages, and a record of what it did.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gen_registry::{Context, ExitReason, Registry, Reply, Worker};
 use tokio::sync::Notify;
 
-use crate::plan::{Act, KEYS, Parting, Plan, Step};
+use crate::plan::{Act, KEYS, Plan, Step, Terminate};
 
-/// What happened, as the workers themselves saw it.
+/// What happened, as recorded by the workers.
 #[derive(Default)]
 pub(crate) struct Book {
     pages: Mutex<Pages>,
@@ -16,12 +16,12 @@ pub(crate) struct Book {
 
 #[derive(Default)]
 pub(crate) struct Pages {
-    /// States that live, from the first poll of `init` to their drop.
+    /// Live states, from the first poll of `init` to their drop.
     pub(crate) alive: [usize; KEYS],
     pub(crate) most_alive: [usize; KEYS],
     pub(crate) begun: [Vec<usize>; KEYS],
     pub(crate) undelivered: [Vec<usize>; KEYS],
-    /// What was seen that must not be.
+    /// Violations seen by the workers.
     pub(crate) faults: Vec<String>,
 }
 
@@ -35,14 +35,14 @@ impl Book {
     }
 }
 
-/// What a worker is started with: the plan, and where it writes.
+/// The arguments of a worker: its plan, and where it records.
 #[derive(Clone)]
 pub(crate) struct Args {
     pub(crate) plan: Plan,
     pub(crate) book: Arc<Book>,
 }
 
-/// One state of one key.
+/// Counts one state of one key as alive.
 struct Life {
     key: usize,
     book: Arc<Book>,
@@ -79,7 +79,7 @@ fn panic() -> ! {
     std::panic::resume_unwind(Box::new("as planned"))
 }
 
-/// Sees to it from inside a worker that there are no more of them than there may be. (G11)
+/// Checks from inside a worker that the limit of workers holds. (G11)
 fn count_workers(registry: &Registry<Probe>, book: &Book, at: &str) {
     let stats = registry.stats();
     let alive: usize = book.pages().alive.iter().sum();
@@ -99,10 +99,10 @@ impl Worker for Probe {
     async fn init(args: Args, ctx: &mut Context<Self>) -> Result<Self, Self::Error> {
         let key = *ctx.key();
         let life = Life::begin(key, &args.book);
-        let registry = ctx.registry().upgrade().expect("the test holds it");
+        let registry = ctx.registry().upgrade().expect("the test holds the registry");
         count_workers(&registry, &args.book, "init");
         drop(registry);
-        match if ctx.incarnation() == 1 { args.plan.init } else { args.plan.again } {
+        match if ctx.incarnation() == 1 { args.plan.init } else { args.plan.restart_init } {
             Step::Go => {}
             Step::Fail => return Err("as planned"),
             Step::Panic => panic(),
@@ -133,10 +133,10 @@ impl Worker for Probe {
         if let Some(registry) = ctx.registry().upgrade() {
             count_workers(&registry, &self.args.book, "terminate");
         }
-        match self.args.plan.parting {
-            Parting::Go => {}
-            Parting::Panic => panic(),
-            Parting::Hang => std::future::pending().await,
+        match self.args.plan.terminate {
+            Terminate::Go => {}
+            Terminate::Panic => panic(),
+            Terminate::Hang => std::future::pending().await,
         }
         drop(self.life);
     }

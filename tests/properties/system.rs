@@ -1,4 +1,4 @@
-//! The real registry on a paused clock, driven step by step and held against the model after each.
+//! The real registry on a paused clock, driven step by step and checked against the model after each step.
 
 use std::collections::HashMap;
 use std::future::{Future, poll_fn};
@@ -20,39 +20,39 @@ use tokio::time::{Instant, sleep};
 use crate::model::{CANCELLED, Doing, ERROR, Model, OK, PANIC, REJECTED, TIMEOUT, Totals};
 use crate::plan::{
     BACKOFF, CAPACITY, End, FAILED_FOR, IDLE_MICROS, INIT_TIMEOUT, KEYS, Options, Outcome, PERIOD, Policy, Reason,
-    STOP_TIMEOUT, Send, Target, Todo, Told, Transition, Verb,
+    Reported, STOP_TIMEOUT, Send, Target, Todo, Transition, Verb,
 };
 use crate::rig::{Args, Book, Message, Probe};
 
 type Outcomes = Arc<Mutex<Vec<Vec<Outcome>>>>;
 
 pub(crate) struct System {
-    // Before the runtime, in which it ends.
+    // Dropped before the runtime.
     registry: Registry<Probe>,
     events: Events<Probe>,
     book: Arc<Book>,
-    /// Each op's, of which there must be one at most.
+    /// The results of each operation. There must be at most one.
     outcomes: Outcomes,
     callers: Vec<Option<AbortHandle>>,
     handles: [Option<WorkerHandle<Probe>>; KEYS],
-    told: [Vec<Told>; KEYS],
-    /// Which of the model's workers is which of the registry's.
+    reported: [Vec<Reported>; KEYS],
+    /// Maps the model's workers to the registry's.
     names: HashMap<usize, WorkerId>,
     runtime: Rc<Runtime>,
 }
 
-/// So many turns, and everyone has gone as far as they can. Nothing here takes more than a few dozen.
-const TURNS: usize = 96;
+/// After this many yields, every task waits. A few dozen are enough.
+const YIELDS: usize = 96;
 
 async fn settle() {
     let before = Instant::now();
-    for _ in 0..TURNS {
+    for _ in 0..YIELDS {
         yield_now().await;
     }
-    assert_eq!(Instant::now(), before, "the clock stands while others go on");
+    assert_eq!(Instant::now(), before, "the clock stands still while tasks run");
 }
 
-/// A caller that goes away after so many polls.
+/// A caller that is dropped after this many polls.
 async fn polled<F: Future<Output = Outcome>>(future: F, polls: Option<u8>) -> Outcome {
     let mut future = pin!(future);
     let mut left = polls;
@@ -70,7 +70,7 @@ async fn polled<F: Future<Output = Outcome>>(future: F, polls: Option<u8>) -> Ou
 impl System {
     pub(crate) fn new(options: &Options) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
-        let runtime = Rc::new(runtime.expect("a runtime of one thread is to be had"));
+        let runtime = Rc::new(runtime.expect("a runtime of one thread"));
         let book = Arc::new(Book::default());
         let entered = runtime.enter();
         let sink = Arc::clone(&book);
@@ -113,13 +113,13 @@ impl System {
             outcomes: Outcomes::default(),
             callers: Vec::new(),
             handles: Default::default(),
-            told: Default::default(),
+            reported: Default::default(),
             names: HashMap::new(),
             runtime,
         }
     }
 
-    /// Does one step.
+    /// Performs one step.
     pub(crate) fn step(&mut self, transition: &Transition) {
         let runtime = Rc::clone(&self.runtime);
         runtime.block_on(async {
@@ -134,14 +134,14 @@ impl System {
             }
         }
         while let Some(event) = self.events.try_recv() {
-            let event = event.expect("nobody is too slow here");
+            let event = event.expect("the subscriber does not lag");
             let incarnation = event.incarnation();
-            self.told[*event.worker().key()].push(match event {
-                Event::Started { .. } => Told::Started,
-                Event::Restarted { .. } => Told::Restarted(incarnation),
-                Event::Exited { reason, .. } => Told::Exited(incarnation, reason_of(&reason)),
-                Event::GaveUp { reason, .. } => Told::GaveUp(incarnation, reason_of(&reason)),
-                Event::NotRestarted { reason, .. } => Told::NotRestarted(incarnation, reason_of(&reason)),
+            self.reported[*event.worker().key()].push(match event {
+                Event::Started { .. } => Reported::Started,
+                Event::Restarted { .. } => Reported::Restarted(incarnation),
+                Event::Exited { reason, .. } => Reported::Exited(incarnation, reason_of(&reason)),
+                Event::GaveUp { reason, .. } => Reported::GaveUp(incarnation, reason_of(&reason)),
+                Event::NotRestarted { reason, .. } => Reported::NotRestarted(incarnation, reason_of(&reason)),
                 _ => unreachable!("there are five"),
             });
         }
@@ -177,7 +177,7 @@ impl System {
                     match ended {
                         Ok(reason) => Outcome::Ended(reason_of(&reason)),
                         Err(StopError::NotFound) => Outcome::NotFound,
-                        Err(_) => Outcome::Unheard,
+                        Err(_) => Outcome::Unexpected,
                     }
                 });
             }
@@ -188,9 +188,9 @@ impl System {
                 };
                 let op = self.callers.len();
                 self.call(polls, async move {
-                    // The registry's last handle is the test's.
+                    // The test holds the last handle of the registry.
                     drop(registry);
-                    let Some(worker) = handle else { return Outcome::Nobody };
+                    let Some(worker) = handle else { return Outcome::NoWorker };
                     let message = |reply| Message { op, act, reply };
                     let sent = match send {
                         Send::Cast => worker.cast(message(None)).await,
@@ -200,7 +200,7 @@ impl System {
                                 Ok(()) => Outcome::Answered,
                                 Err(CallError::NotDelivered) => Outcome::NotDelivered,
                                 Err(CallError::NoReply) => Outcome::NoReply,
-                                Err(_) => Outcome::Unheard,
+                                Err(_) => Outcome::Unexpected,
                             };
                         }
                     };
@@ -208,7 +208,7 @@ impl System {
                         Ok(()) => Outcome::Sent,
                         Err(SendError::Full(_)) => Outcome::Full,
                         Err(SendError::Closed(_)) => Outcome::Closed,
-                        Err(_) => Outcome::Unheard,
+                        Err(_) => Outcome::Unexpected,
                     }
                 });
             }
@@ -219,7 +219,7 @@ impl System {
                 drop(outcomes);
                 if !waiting.is_empty() {
                     let op = waiting[which % waiting.len()];
-                    self.callers[op].take().expect("it waits").abort();
+                    self.callers[op].take().expect("the caller waits").abort();
                     self.outcomes.lock().expect("no code panics while holding the lock")[op].push(Outcome::Left);
                 }
             }
@@ -227,7 +227,7 @@ impl System {
                 self.call(polls, async move {
                     let report = registry.shutdown().await;
                     if report.stuck > 0 || report.would_deadlock {
-                        return Outcome::Unheard;
+                        return Outcome::Unexpected;
                     }
                     let (drained, crashed) = (report.drained, report.crashed);
                     Outcome::Report { drained, crashed, aborted: report.aborted, cancelled: report.cancelled }
@@ -247,7 +247,7 @@ impl System {
         self.callers.push(Some(caller.abort_handle()));
     }
 
-    /// What holds at rest, whatever the model says.
+    /// The invariants at rest, whatever the model predicts.
     pub(crate) fn check_by_itself(&self) {
         let stats = self.registry.stats();
         let pages = self.book.pages();
@@ -276,16 +276,16 @@ impl System {
             seen.sort_unstable();
             let before = seen.len();
             seen.dedup();
-            assert_eq!(seen.len(), before, "a message came twice, key {key}");
+            assert_eq!(seen.len(), before, "a message was handled twice, key {key}");
         }
     }
 
-    /// What the model says.
+    /// Compares with the model.
     pub(crate) fn check(&mut self, model: &Model) {
         let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
-        for (op, (told, known)) in outcomes.iter().zip(&model.ops).enumerate() {
+        for (op, (results, known)) in outcomes.iter().zip(&model.ops).enumerate() {
             let expected: Vec<Outcome> = known.outcome.into_iter().collect();
-            assert_eq!(*told, expected, "what the caller of op {op} was told: {known:?}");
+            assert_eq!(*results, expected, "result of op {op}: {known:?}");
         }
         assert_eq!(outcomes.len(), model.ops.len(), "ops");
         drop(outcomes);
@@ -296,7 +296,7 @@ impl System {
             assert_eq!(pages.undelivered[key], known.undelivered, "undelivered casts, key {key}");
             let lives = entry.is_some_and(|entry| entry.lives());
             assert_eq!(pages.alive[key], usize::from(lives), "G1: states of key {key}, {entry:?}");
-            assert_eq!(self.told[key], known.told, "events of key {key}");
+            assert_eq!(self.reported[key], known.reported, "events of key {key}");
             let open = entry.filter(|entry| entry.is_open());
             let found = self.registry.lookup(&key);
             assert_eq!(found.is_some(), open.is_some(), "G3: lookup of key {key}, {entry:?}");
@@ -326,7 +326,7 @@ impl System {
         assert_eq!(totals(&self.registry), model.totals, "G9: totals");
     }
 
-    /// Nothing is left of a key: no entry either, which a stop would find. (G5)
+    /// Asserts that a key has no entry left. A stop would find one. (G5)
     #[track_caller]
     fn is_vacant(&self, key: usize) {
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
@@ -338,10 +338,10 @@ impl System {
         );
     }
 
-    /// After the end of a shutdown.
+    /// The invariants after a shutdown.
     pub(crate) fn check_end(&self) {
         let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
-        assert!(outcomes.iter().all(|told| told.len() == 1), "everyone is told once: {outcomes:?}");
+        assert!(outcomes.iter().all(|results| results.len() == 1), "each caller gets one result: {outcomes:?}");
         assert!(self.book.pages().alive.iter().all(|&alive| alive == 0), "G10: no state is left");
         assert_eq!((self.registry.count(), self.registry.stats().workers()), (0, 0), "G10: no worker is left");
     }
@@ -376,7 +376,7 @@ fn start_outcome(started: Result<WorkerHandle<Probe>, StartError<Probe>>, key: u
         }
         Err(StartError::Cancelled) => Outcome::Cancelled,
         Err(StartError::Shutdown) => Outcome::Shutdown,
-        _ => Outcome::Unheard,
+        _ => Outcome::Unexpected,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ticks of intervals are no activity, for idling and for eviction; and what is.
+//! Ticks of intervals are not activity, for idling and for eviction. A table lists what is.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -37,7 +37,7 @@ async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHan
     within(registry.start(key, RestartableArgs::default()), "a start").await.unwrap()
 }
 
-/// A part that begins with these intervals, whose handling takes so long.
+/// Arguments of a worker that starts these intervals and takes `handling` for each tick.
 fn with_intervals(periods: &'static [u64], handling: Duration) -> RestartableArgs {
     RestartableArgs::init(move |ctx| {
         for &period in periods {
@@ -47,17 +47,17 @@ fn with_intervals(periods: &'static [u64], handling: Duration) -> RestartableArg
     })
 }
 
-/// When the worker idled, in seconds since then.
+/// Seconds from `since` until the worker idles.
 async fn idles(worker: &WorkerHandle<RestartableWorker>, since: Instant) -> u64 {
-    let reason = tokio::time::timeout(seconds(100_000), worker.closed()).await.expect("it never idles");
+    let reason = tokio::time::timeout(seconds(100_000), worker.closed()).await.expect("the worker idles");
     assert!(matches!(reason, ExitReason::Idle), "{reason}");
     since.elapsed().as_secs()
 }
 
-/// A worker rests up to a sixteenth longer than it may.
+/// A worker idles up to a sixteenth later than its timeout.
 #[track_caller]
 fn assert_rested(at: u64, since: u64, case: &str) {
-    assert!((since + 100..=since + 107).contains(&at), "{case}: it idled at {at}, and was active until {since}");
+    assert!((since + 100..=since + 107).contains(&at), "{case}: idle at {at}, active until {since}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,13 +75,13 @@ async fn ticks_do_not_prevent_idling() {
 
 #[tokio::test(start_paused = true)]
 async fn slow_ticks_do_not_prevent_idling() {
-    // Ticks are missed, but there is time to rest between those that come.
+    // Ticks are missed, but the worker rests between the ticks that arrive.
     let registry = builder().build().unwrap();
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[5], seconds(4))), "a start").await.unwrap();
     let at = idles(&worker, began).await;
     assert!((100..=112).contains(&at), "{at}");
-    // And now there is none: the next tick is queued before the last one is handled.
+    // Now it never rests: the next tick is queued before the last one is handled.
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[5, 7], seconds(30))), "a start").await.unwrap();
     let at = idles(&worker, began).await;
@@ -122,7 +122,7 @@ async fn batched_messages_and_ticks_are_distinguished() {
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[1, 1, 1], Duration::ZERO)), "a start").await.unwrap();
     sleep_until(began + Duration::from_millis(60_500)).await;
-    // Ticks come while this is in hand, and messages behind them.
+    // Ticks arrive while this message is handled, and messages behind them.
     worker.cast(takes(Duration::from_millis(1_000))).await.unwrap();
     for _ in 0..20 {
         sleep(Duration::from_millis(40)).await;
@@ -136,7 +136,7 @@ async fn g7_message_during_a_tick_is_handled() {
     for is_sent in [false, true] {
         let registry = builder().build().unwrap();
         let began = Instant::now();
-        // It is in hand from 99 to 139, and the time of the worker comes in between.
+        // The tick is handled from 99 to 139, and the idle timeout passes meanwhile.
         let worker = within(registry.start("p", with_intervals(&[99], seconds(40))), "a start").await.unwrap();
         if is_sent {
             sleep_until(began + seconds(120)).await;
@@ -213,7 +213,7 @@ async fn ticks_do_not_prevent_eviction() {
         let registry = Registry::<RestartableWorker>::builder().max_workers(2).eviction(eviction).build().unwrap();
         within(registry.start("ticks", with_intervals(&[1], Duration::ZERO)), "a start").await.unwrap();
         started(&registry, "used").await.cast(nothing()).await.unwrap();
-        // It has had a hundred ticks since the other one was used.
+        // The worker has had a hundred ticks since the other one was used.
         sleep(Duration::from_millis(100_500)).await;
         started(&registry, "new").await;
         assert!(registry.lookup("ticks").is_none(), "{eviction:?}");
@@ -221,7 +221,7 @@ async fn ticks_do_not_prevent_eviction() {
     }
 }
 
-/// What happens once, after a minute, and whether it is activity.
+/// Something that happens once, after a minute, and whether it is activity.
 type Row = (&'static str, bool);
 
 #[tokio::test(start_paused = true)]
@@ -255,7 +255,7 @@ async fn documented_activity_table_holds() {
         let child = others.clone();
         let kept = Arc::new(Mutex::new(None));
         let keep = Arc::clone(&kept);
-        // What it needs beforehand.
+        // The setup of the row.
         run_in_restartable(&worker, move |ctx: &mut Context<RestartableWorker>| {
             Box::pin(async move {
                 match row {
@@ -290,7 +290,7 @@ async fn documented_activity_table_holds() {
                         Box::pin(async { Ok(()) })
                     })
                 });
-                // It is never answered.
+                // The worker never replies.
                 let _ = answer.await;
             });
         }
@@ -323,7 +323,7 @@ async fn documented_activity_table_holds() {
             _ => {}
         }
         if matches!(row, "touch" | "its own cast") {
-            // Their interval goes on to do it.
+            // The interval triggers the row.
             sleep(seconds(600)).await;
             assert!(registry.lookup("p").is_some(), "{row}");
         } else {

@@ -1,4 +1,4 @@
-//! Delays of restarts grow over crashes and begin anew after a healthy run; options that cannot work together are refused.
+//! Restart delays grow with each crash and are reset by a healthy run. Conflicting options are refused.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Delays of 1 s to 64 s, and no end of restarts.
+/// Delays from 1 s to 64 s, and an unlimited number of restarts.
 fn builder() -> Builder<Probe> {
     Registry::builder()
         .restart(Restart::Transient)
@@ -25,17 +25,17 @@ async fn started(registry: &Registry<Probe>, key: &str) -> WorkerHandle<Probe> {
     within(registry.start(key, Plan::value(1)), "a start").await.expect("the start succeeds")
 }
 
-/// Crashes the worker, and says by which share of `full` it was put off.
+/// Crashes the worker and asserts that the delay is between half of `full` and all of it.
 async fn crash(worker: &WorkerHandle<Probe>, full: u64) {
     let began = Instant::now();
     worker.cast(Ask::Do(Step::Fail)).await.expect("the worker is running");
     value_of(worker).await;
     let waited = began.elapsed().as_secs_f64();
     let full = full as f64;
-    // Timers count in milliseconds, and round up.
+    // Timers have a resolution of a millisecond and round up.
     assert!(
         (full / 2.0..full + 0.002).contains(&waited),
-        "it was put off by {waited} s, and not by half of {full} s to all"
+        "the delay of {waited} s is not between half of {full} s and all of it"
     );
 }
 
@@ -50,11 +50,11 @@ async fn delays_grow_past_the_intensity_period() {
         .unwrap();
     let worker = started(&registry, "a").await;
     for full in [1, 2, 4, 8, 16, 32, 64, 64, 64] {
-        // Longer than the period: no budget is spent.
+        // Longer than the period, so no budget is spent.
         sleep(seconds(5)).await;
         crash(&worker, full).await;
     }
-    // Keys are apart.
+    // Keys have separate delays.
     let other = started(&registry, "b").await;
     crash(&other, 1).await;
     crash(&worker, 64).await;
@@ -130,7 +130,7 @@ async fn delays_continue_across_a_stop() {
         let next = started(&registry, key).await;
         crash(&next, if is_healthy { 1 } else { 8 }).await;
     }
-    // And not for longer than the budget is remembered.
+    // The delays are forgotten together with the budget.
     let worker = started(&registry, "late").await;
     crash(&worker, 1).await;
     within(worker.stop(), "a stop").await.unwrap();
@@ -172,25 +172,25 @@ async fn conflicting_options_are_refused() {
         match set(Registry::builder().restart(Restart::Transient)).build() {
             Err(BuildError::InvalidOption { option, problem }) => {
                 assert_eq!(option, expected, "{problem}");
-                assert!(problem.len() > 20, "it says what to do: {problem}");
+                assert!(problem.len() > 20, "the problem is explained: {problem}");
             }
             other => panic!("{expected}: {:?}", other.map(drop)),
         }
     }
     let allowed: [Refused; 6] = [
-        // The intensity that comes of itself is no wish of anybody.
+        // The default intensity is not the user's choice, so it does not conflict.
         |it| it.restart_backoff(seconds(60), seconds(60)),
         |it| it.restart_intensity(usize::MAX, seconds(5)).restart_backoff(seconds(60), seconds(60)),
         |it| it.restart_intensity(0, seconds(5)).restart_backoff(seconds(60), seconds(60)),
         |it| it.restart_intensity(3, seconds(8)).restart_backoff(seconds(2), seconds(60)),
         |it| it.restart_intensity(3, seconds(5)).restart_backoff(Duration::ZERO, Duration::ZERO),
-        // Its delays may begin anew within the period.
+        // The delays may be reset within the period.
         |it| {
             let it = it.restart_backoff(seconds(2), seconds(60)).restart_backoff_reset(seconds(1));
             it.restart_intensity(10, seconds(60))
         },
     ];
     for set in allowed {
-        set(Registry::builder().restart(Restart::Transient)).build().expect("it can work");
+        set(Registry::builder().restart(Restart::Transient)).build().expect("the options are compatible");
     }
 }

@@ -1,4 +1,4 @@
-//! What keeps a worker from idling and from eviction: by its own word.
+//! `Context::keep_active`: guards that keep a worker from idling and from eviction.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ async fn guards_prevent_idling_until_the_last_drops() {
     let dropped_at = Instant::now();
     assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle));
     assert!(dropped_at.elapsed() <= 2 * IDLE);
-    // One after the other, too: the first of each time counts.
+    // Guards held one after the other also count.
     let worker = start(&registry, KEY).await.expect("the key is vacant");
     for _ in 0..3 {
         let guard = guard(&worker).await;
@@ -60,7 +60,7 @@ async fn guard_prevents_eviction() {
         let first = start(&registry, "first").await.expect("there is room");
         let guards = (guard(&first).await, guard(&first).await);
         tokio::time::sleep(Duration::from_secs(10)).await;
-        // It rests longer, and the other one goes.
+        // The guarded worker has been inactive for longer, but the other one is evicted.
         let second = start(&registry, "second").await.expect("there is room");
         until_idle().await;
         let third = start(&registry, "third").await.expect("there is a victim");
@@ -69,7 +69,7 @@ async fn guard_prevents_eviction() {
         until_idle().await;
         assert!(matches!(start(&registry, "fourth").await, Err(StartError::AtCapacity)), "{eviction:?}");
         drop(guards);
-        start(&registry, "fourth").await.expect("there is a victim again");
+        start(&registry, "fourth").await.expect("an unguarded worker is evicted");
         assert!(matches!(within(first.closed(), "its exit").await, ExitReason::Evicted));
         drop(third_guard);
         assert_at_rest(&registry);
@@ -84,13 +84,16 @@ async fn guard_does_not_keep_the_next_run() {
     within(worker.crash(), "a crash").await.expect("a run is in progress");
     let own = guard(&worker).await;
     assert_eq!(worker.incarnation(), 2);
-    // What the old ones let go of is not what the new one holds.
+    // A guard of the old run does not release those of the new run.
     drop(old.0);
     tokio::time::sleep(10 * IDLE).await;
-    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "its own guard keeps it");
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "the guard of the run keeps the worker");
     drop(own);
-    assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle), "the old one keeps nothing");
-    // Nor the next worker of the key.
+    assert!(
+        matches!(within(worker.closed(), "its exit").await, ExitReason::Idle),
+        "the guard of the old run has no effect"
+    );
+    // Nor does it affect the next worker of the key.
     let next = start(&registry, KEY).await.expect("the key is vacant");
     assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Idle));
     drop(old.1);
@@ -111,7 +114,7 @@ async fn guard_does_not_prevent_a_stop() {
     drop(kept);
 }
 
-/// A guard that is dropped on another thread while its run ends takes nothing from the next run's.
+/// A guard that is dropped on another thread while its run ends does not release a guard of the next run.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn late_guard_drops_do_not_affect_next_run() {
     let registry = Registry::<RestartableWorker>::builder()
@@ -127,17 +130,17 @@ async fn late_guard_drops_do_not_affect_next_run() {
         let dropped = tokio::spawn(async move { drop(old) });
         within(worker.crash(), "a crash").await.expect("a run is in progress");
         let kept = guard(&worker).await;
-        within(dropped, "the drop").await.expect("it does not panic");
+        within(dropped, "the drop").await.expect("the drop does not panic");
         tokio::task::yield_now().await;
         assert!(matches!(start(&registry, "other").await, Err(StartError::AtCapacity)), "round {round}");
         drop(kept);
     }
-    // And nothing is left that keeps it.
-    let went = async {
+    // No guard is left, so the worker is evicted.
+    let evicted = async {
         while start(&registry, "other").await.is_err() {
             tokio::task::yield_now().await;
         }
     };
-    within(went, "room for the other").await;
+    within(evicted, "room for the other worker").await;
     assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Evicted));
 }

@@ -1,4 +1,4 @@
-//! `max_workers` with `eviction`: who is refused, who has to go, and that there are never more (G11).
+//! `max_workers` with `eviction`: which starts are refused, which workers are evicted, and that the limit holds (G11).
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ fn evicting(most: usize) -> Builder<Probe> {
     builder(most).eviction(Eviction::LeastRecentlyActive)
 }
 
-/// Starts a worker, and lets it come to rest.
+/// Starts a worker and waits until it is idle.
 async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
     let worker = within(registry.start(key, plan), "a start").await.expect("the start succeeds");
     sleep(Duration::from_secs(1)).await;
@@ -34,7 +34,7 @@ async fn full(registry: &Registry<Probe>, key: &str) {
 
 type Starting = JoinHandle<Result<WorkerHandle<Probe>, StartError<Probe>>>;
 
-/// Asks for a start, and lets it come as far as it can.
+/// Requests a start and lets it run until it waits.
 async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
     let (registry, key) = (registry.clone(), key.to_owned());
     let starting = tokio::spawn(async move { registry.lookup_or_start(&key, plan).await });
@@ -56,7 +56,7 @@ async fn full_registry_rejects_until_a_stop_returns() {
     full(&registry, "c").await;
     assert_eq!(within(registry.lookup_or_start("a", Plan::default()), "a hit").await.unwrap(), worker);
     within(registry.stop("a"), "a stop").await.unwrap();
-    within(registry.start("c", Plan::default()), "a start").await.expect("its place is free (G3)");
+    within(registry.start("c", Plan::default()), "a start").await.expect("the slot is free (G3)");
     full(&registry, "a").await;
     let stats = registry.stats();
     assert_eq!((stats.limit, stats.workers(), stats.starts.rejected), (Some(2), 2, 2));
@@ -122,13 +122,13 @@ async fn evicts_least_frequent_with_decay() {
         }
         until_idle().await;
     }
-    // b was active last of all, and is the one that goes.
+    // b was active last, and is evicted all the same.
     value_of(&registry.lookup("b").unwrap()).await;
-    let newcomer = started(&registry, "d", Plan::default()).await;
+    let new_worker = started(&registry, "d", Plan::default()).await;
     assert_eq!(keys(&registry), ["a", "c", "d"]);
-    // Seven minutes later the thirty of a are none.
+    // Seven minutes later, the 30 messages of a have decayed to none.
     sleep(Duration::from_secs(7 * 60)).await;
-    for worker in [&newcomer, &registry.lookup("c").unwrap()] {
+    for worker in [&new_worker, &registry.lookup("c").unwrap()] {
         value_of(worker).await;
         value_of(worker).await;
     }
@@ -155,7 +155,7 @@ async fn busy_worker_is_not_evicted() {
     assert_eq!(registry.count(), 2);
 }
 
-/// Its second run works for a while before it looks into its mailbox.
+/// In its second run, the worker does not read its mailbox.
 struct Slow;
 
 impl Worker for Slow {
@@ -165,7 +165,7 @@ impl Worker for Slow {
     type Error = std::fmt::Error;
 
     async fn init(_: Gate, ctx: &mut Context<Self>) -> Result<Self, std::fmt::Error> {
-        // So that the restart is waited for, and whoever waits there leaves its mark.
+        // The restart takes a second, so that a waiter could register.
         if ctx.incarnation() == 2 {
             sleep(Duration::from_secs(1)).await;
         }
@@ -203,7 +203,7 @@ async fn restarted_worker_with_messages_is_busy() {
     let mut other = Box::pin(registry.start(&2, Gate::new()));
     match tokio::time::timeout(Duration::from_secs(60), other.as_mut()).await {
         Ok(Err(StartError::AtCapacity)) => {}
-        other => panic!("it was evicted from its work: {other:?}"),
+        other => panic!("the busy worker was evicted: {other:?}"),
     }
 }
 
@@ -226,7 +226,7 @@ async fn each_start_evicts_one_victim() {
     assert_at_rest(&registry);
 }
 
-/// A full registry of one, whose worker takes its time to go; and a start that waits for that.
+/// A full registry of one worker that is terminating, and a start that waits for its exit.
 async fn held(terminate: Step) -> (Registry<Probe>, WorkerHandle<Probe>, Starting, Record) {
     let (record, registry) = (Record::default(), evicting(1).build().unwrap());
     let victim = started(&registry, "victim", Plan::terminate(terminate)).await;
@@ -296,7 +296,7 @@ async fn waiting_start_can_be_cancelled() {
                 assert_eq!((report.cancelled, report.drained, report.stuck), (1, 1, 0));
             }
         }
-        let outcome = within(start, "the start that waited").await.unwrap();
+        let outcome = within(start, "the waiting start").await.unwrap();
         assert!(matches!(outcome, Err(StartError::Cancelled | StartError::Shutdown)), "{end}: {outcome:?}");
         gate.open();
         until_idle().await;
@@ -322,14 +322,14 @@ async fn waiting_start_ends_with_its_last_caller() {
     assert_at_rest(&registry);
     started(&registry, "next", Plan::default()).await;
 
-    // One who left of two does not cancel it for the other.
+    // When one of two waiting callers leaves, the start continues for the other.
     let gate = Gate::new();
     let (registry, _, start, record) = held(Step::Wait(gate.clone())).await;
     let other = ask(&registry, "held", Plan::value(8)).await;
     start.abort();
     until_idle().await;
     gate.open();
-    assert_eq!(value_of(&within(other, "the one who stayed").await.unwrap().unwrap()).await, 7);
+    assert_eq!(value_of(&within(other, "the remaining caller").await.unwrap().unwrap()).await, 7);
     assert_eq!(record.inits("held"), 1);
 }
 
@@ -343,7 +343,7 @@ async fn stuck_victim_fails_only_the_waiting_start() {
         Box::pin(async move {
             ctx.spawn_blocking(move || {
                 began.send(()).expect("the test holds the receiver");
-                blocked.recv().expect_err("it is released by a drop");
+                blocked.recv().expect_err("the sender is dropped");
             });
         })
     });
@@ -351,14 +351,14 @@ async fn stuck_victim_fails_only_the_waiting_start() {
     until_idle().await;
     let other = registry.clone();
     let start = tokio::spawn(async move { other.start("held", ClosureArgs::default()).await });
-    within(begun, "blocking code that runs").await.unwrap();
+    within(begun, "the blocking code").await.unwrap();
     for _ in 0..12 {
         tokio::time::advance(Duration::from_secs(1)).await;
         yield_many().await;
     }
     assert!(matches!(within(start, "the start").await.unwrap(), Err(StartError::AtCapacity)));
     let refused = within(registry.start("held", ClosureArgs::default()), "a refusal").await;
-    assert!(matches!(refused, Err(StartError::AtCapacity)), "it counts while it is stuck (G11): {refused:?}");
+    assert!(matches!(refused, Err(StartError::AtCapacity)), "a stuck worker counts (G11): {refused:?}");
     drop(release);
     within(victim.closed(), "its exit").await;
     within(registry.start("held", ClosureArgs::default()), "a start").await.expect("there is room");
@@ -368,13 +368,13 @@ async fn stuck_victim_fails_only_the_waiting_start() {
 async fn victim_may_start_keys_without_deadlock() {
     let registry =
         Registry::<ClosureWorker>::builder().max_workers(1).eviction(Eviction::LeastRecentlyActive).build().unwrap();
-    let (outcome, told) = tokio::sync::oneshot::channel();
+    let (outcome, outcomes) = tokio::sync::oneshot::channel();
     let role = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
             let registry = own_registry(ctx);
             let fresh =
                 registry.start("fresh", ClosureArgs::default()).await.map(drop).map_err(|error| error.to_string());
-            // The very one that waits for this worker's place, and this worker's own.
+            // The key whose start waits for this worker's exit, and this worker's own key.
             let held = registry
                 .lookup_or_start("held", ClosureArgs::default())
                 .await
@@ -388,12 +388,12 @@ async fn victim_may_start_keys_without_deadlock() {
     within(registry.start("victim", role), "a start").await.unwrap();
     until_idle().await;
     let began = Instant::now();
-    let newcomer = within(registry.start("held", ClosureArgs::default()), "the new worker").await.unwrap();
-    assert_eq!(began.elapsed().as_secs(), 0, "somebody waited for a deadline");
-    for outcome in within(told, "what became of its starts").await.unwrap() {
+    let new_worker = within(registry.start("held", ClosureArgs::default()), "the new worker").await.unwrap();
+    assert_eq!(began.elapsed().as_secs(), 0, "a start waited for a deadline");
+    for outcome in within(outcomes, "the outcomes of the starts").await.unwrap() {
         assert_eq!(outcome, Err(StartError::<ClosureWorker>::AtCapacity.to_string()));
     }
-    assert_eq!(registry.lookup("held"), Some(newcomer));
+    assert_eq!(registry.lookup("held"), Some(new_worker));
     assert_at_rest(&registry);
 }
 
@@ -407,7 +407,7 @@ async fn send_to_victim_key_waits_for_its_exit() {
     gate.open();
     within(start, "the new worker").await.unwrap().unwrap();
     match within(call, "the call").await {
-        // The newcomer may be starting, and so be no victim, when it is the caller's turn.
+        // The new worker may still be starting, and so cannot be evicted, when the caller's request runs.
         Ok(2) => {}
         Err(CallError::NotStarted(error)) if matches!(*error, StartError::AtCapacity) => {}
         other => panic!("{other:?}"),

@@ -1,4 +1,4 @@
-//! G11 under a storm: never more workers than `max_workers`, counted from inside of them.
+//! G11 under load: never more workers than `max_workers`, counted by the workers themselves.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,26 +7,26 @@ use std::time::Duration;
 use gen_registry::{Context, Eviction, ExitReason, Registry, Restart, StartError, Worker};
 use test_support::{poll_once, within};
 
-/// Lives that are counted from the first line of `init` to the drop of the state.
+/// Counts live workers, from the first line of `init` to the drop of the state.
 #[derive(Default)]
 struct Population {
     now: AtomicUsize,
     most: AtomicUsize,
 }
 
-struct Birth(Arc<Population>);
+struct Alive(Arc<Population>);
 
-impl Drop for Birth {
+impl Drop for Alive {
     fn drop(&mut self) {
         self.0.now.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-struct Citizen {
-    _birth: Birth,
+struct Counted {
+    _alive: Alive,
 }
 
-impl Worker for Citizen {
+impl Worker for Counted {
     type Key = u32;
     type Args = Arc<Population>;
     type Message = bool;
@@ -35,9 +35,9 @@ impl Worker for Citizen {
     async fn init(population: Arc<Population>, ctx: &mut Context<Self>) -> Result<Self, std::fmt::Error> {
         let now = population.now.fetch_add(1, Ordering::SeqCst) + 1;
         population.most.fetch_max(now, Ordering::SeqCst);
-        let _birth = Birth(population);
+        let _alive = Alive(population);
         tokio::task::yield_now().await;
-        if ctx.key() % 7 == 0 { Err(std::fmt::Error) } else { Ok(Self { _birth }) }
+        if ctx.key() % 7 == 0 { Err(std::fmt::Error) } else { Ok(Self { _alive }) }
     }
 
     async fn handle(&mut self, fails: bool, _: &mut Context<Self>) -> Result<(), std::fmt::Error> {
@@ -46,8 +46,8 @@ impl Worker for Citizen {
 
     async fn terminate(self, _: &ExitReason, ctx: &mut Context<Self>) {
         if let Some(registry) = ctx.registry().upgrade() {
-            // Whether it has room or not: it must not wait for it.
-            drop(registry.lookup_or_start(&(ctx.key() + 1), Arc::clone(&self._birth.0)).await);
+            // Must not wait for capacity, whether there is any or not.
+            drop(registry.lookup_or_start(&(ctx.key() + 1), Arc::clone(&self._alive.0)).await);
         }
     }
 }
@@ -55,9 +55,9 @@ impl Worker for Citizen {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g11_limit_holds_under_load() {
     for eviction in [Eviction::Reject, Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
-        const MOST: usize = 4;
-        let registry = Registry::<Citizen>::builder()
-            .max_workers(MOST)
+        const LIMIT: usize = 4;
+        let registry = Registry::<Counted>::builder()
+            .max_workers(LIMIT)
             .eviction(eviction)
             .restart(Restart::Transient)
             .restart_intensity(2, Duration::from_millis(10))
@@ -76,7 +76,7 @@ async fn g11_limit_holds_under_load() {
                             2 => drop(registry.lookup(&key).map(|worker| worker.try_cast(round % 2 == 0))),
                             3 => {
                                 let start = registry.start(&key, Arc::clone(&population));
-                                // Gone at once, or after a moment.
+                                // Drop the start after a few polls.
                                 let mut start = Box::pin(start);
                                 for _ in 0..round % 3 {
                                     if poll_once(start.as_mut()).await.is_ready() {
@@ -88,7 +88,7 @@ async fn g11_limit_holds_under_load() {
                             _ => drop(registry.lookup_or_start(&key, Arc::clone(&population)).await),
                         }
                         let stats = registry.stats();
-                        assert!(registry.count() <= MOST, "{stats:?}");
+                        assert!(registry.count() <= LIMIT, "{stats:?}");
                     }
                 })
             })
@@ -96,7 +96,7 @@ async fn g11_limit_holds_under_load() {
         for caller in storm {
             within(caller, "a caller in the storm").await.unwrap();
         }
-        // One at least has to have gone for another, or this says little.
+        // Without an eviction, the test would show little.
         let evicts = async {
             let mut key = 100;
             while eviction != Eviction::Reject && registry.stats().exits.evicted == 0 {
@@ -109,17 +109,17 @@ async fn g11_limit_holds_under_load() {
         let report = within(registry.shutdown(), "the shutdown").await;
         assert_eq!((report.aborted, report.stuck), (0, 0), "{eviction:?}: {report:?}");
         let most = population.most.load(Ordering::SeqCst);
-        assert!((2..=MOST).contains(&most), "{eviction:?}: {most} lived at once");
+        assert!((2..=LIMIT).contains(&most), "{eviction:?}: {most} lived at once");
         assert_eq!(population.now.load(Ordering::SeqCst), 0);
         let stats = registry.stats();
         assert_eq!((stats.waiting_for_room, stats.starts.ok), (0, stats.exits.total()), "{stats:?}");
     }
 }
 
-/// Has nothing to do, again and again.
-struct Restless;
+/// Is idle again and again.
+struct OftenIdle;
 
-impl Worker for Restless {
+impl Worker for OftenIdle {
     type Key = u32;
     type Args = ();
     type Message = ();
@@ -136,11 +136,11 @@ impl Worker for Restless {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn eviction_tolerates_concurrent_activity() {
-    const MOST: u32 = 64;
+    const LIMIT: u32 = 64;
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
-        let registry = Registry::<Restless>::builder().max_workers(MOST as usize).eviction(eviction).build().unwrap();
-        for key in 0..MOST {
-            within(registry.start(&key, ()), "a start with room for it").await.unwrap();
+        let registry = Registry::<OftenIdle>::builder().max_workers(LIMIT as usize).eviction(eviction).build().unwrap();
+        for key in 0..LIMIT {
+            within(registry.start(&key, ()), "a start within the limit").await.unwrap();
         }
         let over = Arc::new(AtomicUsize::new(0));
         let senders: Vec<_> = (0..3_usize)
@@ -149,7 +149,7 @@ async fn eviction_tolerates_concurrent_activity() {
                 std::thread::spawn(move || {
                     while over.load(Ordering::Relaxed) == 0 {
                         for worker in registry.to_list().into_iter().skip(sender).step_by(4) {
-                            // Its mailbox may be full, or it may be the one that has gone.
+                            // The mailbox may be full, or the worker may have been evicted.
                             let _ = worker.try_cast(());
                         }
                     }
@@ -157,8 +157,8 @@ async fn eviction_tolerates_concurrent_activity() {
             })
             .collect();
         let mut started = 0;
-        for key in MOST..MOST + 6_000 {
-            match within(registry.start(&key, ()), "a start that needs a victim").await {
+        for key in LIMIT..LIMIT + 6_000 {
+            match within(registry.start(&key, ()), "a start that evicts").await {
                 Ok(_) => started += 1,
                 Err(StartError::AtCapacity) => {}
                 Err(error) => panic!("{eviction:?}, after {started} starts: {error}"),
@@ -166,7 +166,7 @@ async fn eviction_tolerates_concurrent_activity() {
         }
         over.store(1, Ordering::Relaxed);
         senders.into_iter().for_each(|sender| sender.join().unwrap());
-        assert!(started > 0, "{eviction:?}: nobody ever made room");
-        assert!(registry.count() <= MOST as usize);
+        assert!(started > 0, "{eviction:?}: nothing was ever evicted");
+        assert!(registry.count() <= LIMIT as usize);
     }
 }

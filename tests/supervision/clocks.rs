@@ -1,6 +1,8 @@
-//! Deadlines are by the clock of the registry's runtime, whoever calls: a plain thread, or another runtime whose clock was paused.
+//! Deadlines follow the clock of the registry's runtime, whatever the caller: a plain thread, or another runtime with a
+//! paused clock.
 //!
-//! The callers are on blocking threads of the registry's runtime, so that its paused clock moves only where a test advances it.
+//! The callers run on blocking threads of the registry's runtime, so that its paused clock moves only where a test
+//! advances it.
 
 use std::future::Future;
 use std::pin::pin;
@@ -21,12 +23,12 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Where a caller is.
+/// Where a caller runs.
 #[derive(Debug, Clone, Copy)]
 enum Caller {
-    /// In a thread without a runtime, whose clock is the system's.
+    /// On a thread without a runtime. Its clock is the system's.
     PlainThread,
-    /// In a runtime with a paused clock that was advanced by so much.
+    /// On a runtime whose paused clock is ahead.
     Runtime { ahead: Duration },
 }
 
@@ -58,7 +60,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 impl Caller {
     fn call<T: Send + 'static>(self, call: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
-        // A thread of its own: the blocking thread is in the registry's runtime.
+        // The caller gets its own thread, because a blocking thread belongs to the registry's runtime.
         let thread = move || match self {
             Self::PlainThread => block_on(call),
             Self::Runtime { ahead } => {
@@ -73,17 +75,17 @@ impl Caller {
     }
 }
 
-/// Waits for what a caller is told, while the clock stands still.
+/// The result of a call, while the clock stands still.
 async fn outcome<T>(call: JoinHandle<T>) -> T {
     let began = std::time::Instant::now();
     while !call.is_finished() {
-        assert!(began.elapsed() < seconds(60), "waited in vain, lost: the caller's answer");
+        assert!(began.elapsed() < seconds(60), "timed out, lost: the caller's result");
         yield_now().await;
     }
     call.await.expect("the caller does not panic")
 }
 
-/// Moves the clock by one second after the other.
+/// Advances the clock in steps of one second.
 async fn pass(seconds: u64) {
     for _ in 0..seconds {
         advance(Duration::from_secs(1)).await;
@@ -95,12 +97,12 @@ async fn reached(gate: &Gate) {
     let mut reached = pin!(gate.reached());
     let began = std::time::Instant::now();
     while poll_once(reached.as_mut()).await.is_pending() {
-        assert!(began.elapsed() < seconds(60), "waited in vain, lost: an arrival at the gate");
+        assert!(began.elapsed() < seconds(60), "timed out, lost: an arrival at the gate");
         yield_now().await;
     }
 }
 
-/// Arrives at a gate, and then takes a second for each that it was told.
+/// A worker whose `init` arrives at the gate and then takes `work`.
 fn takes(gate: &Gate, work: Duration) -> RestartableArgs {
     let gate = gate.clone();
     RestartableArgs::init(move |_| {
@@ -138,7 +140,7 @@ async fn hung_start_times_out_by_registry_clock() {
         let (starts, part) = (registry.clone(), takes(&gate, HOUR));
         let start = caller.call(async move { starts.start("p", part).await.map(drop) });
         reached(&gate).await;
-        // Another caller's start, in the registry's own runtime, has the same time.
+        // Another caller's start, in the registry's own runtime, has the same timeout.
         let (starts, part) = (registry.clone(), takes(&behind, HOUR));
         let second = tokio::spawn(async move { starts.start("q", part).await.map(drop) });
         reached(&behind).await;
@@ -166,10 +168,10 @@ async fn stop_timeout_is_by_registry_clock() {
             let stop = caller.call(async move { worker.stop().await });
             let began = std::time::Instant::now();
             while registry.lookup("p").is_some() {
-                assert!(began.elapsed() < seconds(60), "waited in vain, lost: the stop");
+                assert!(began.elapsed() < seconds(60), "timed out, lost: the stop");
                 yield_now().await;
             }
-            // Comes to the owner after the stop, which by then has set its deadline.
+            // The owner handles this start after the stop, so the deadline of the stop is set when it returns.
             registry.start("behind it", Plan::default()).await.unwrap();
             yield_many().await;
             assert!(!stop.is_finished(), "{caller:?}: killed at once");
@@ -238,7 +240,7 @@ async fn shutdown_timeout_is_by_registry_clock() {
         let shutdown = caller.call(async move { shuts.shutdown().await });
         let began = std::time::Instant::now();
         while registry.lookup("p").is_some() {
-            assert!(began.elapsed() < seconds(60), "waited in vain, lost: the shutdown");
+            assert!(began.elapsed() < seconds(60), "timed out, lost: the shutdown");
             yield_now().await;
         }
         pass(4).await;

@@ -1,4 +1,4 @@
-//! A run that is crashed from outside: OTP's `exit(Pid, kill)`, after which the restart policy decides.
+//! `crash`: ends a run from outside, like OTP's `exit(Pid, kill)`. The restart policy decides what follows.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -28,7 +28,7 @@ async fn policy_decides_after_a_crash() {
         let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
         let reason = within(registry.crash(KEY), "a crash").await;
         assert!(matches!(reason, Ok(ExitReason::Crashed)), "{policy:?}: {reason:?}");
-        // A caller that was answered finds it counted, and a key that is not taken again free.
+        // When the call returns, the crash is counted and the key of a worker that is not restarted is vacant.
         let (stats, is_restarted) = (registry.stats(), policy != Restart::Temporary);
         assert_eq!(stats.restarts.crashed, u64::from(is_restarted), "{policy:?}");
         assert_eq!(stats.exits.crashed, u64::from(!is_restarted), "{policy:?}");
@@ -78,11 +78,11 @@ async fn g6_crash_keeps_the_queued_messages() {
         let queued = tokio::spawn(async move { caller.call(Ask::Value).await });
         until_idle().await;
         within(worker.crash(), "a crash").await.expect("a run is in progress");
-        assert!(matches!(within(in_hand, "the call in hand").await.unwrap(), Err(CallError::NoReply)));
+        assert!(matches!(within(in_hand, "the current call").await.unwrap(), Err(CallError::NoReply)));
         let queued = within(queued, "the queued call").await.unwrap();
         let lost = lost.lock().expect("no code panics while holding the lock").clone();
         if policy == Restart::Transient {
-            assert_eq!(queued.expect("the next run answers"), 7);
+            assert_eq!(queued.expect("the next run replies"), 7);
             assert_eq!((record.noted(KEY), lost), (vec![1], vec![]));
             assert_eq!(registry.stats().undelivered.total(), 0);
         } else {
@@ -164,7 +164,7 @@ async fn crash_between_runs_finds_nothing() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert_eq!(within(worker.call(Ask::Value), "a reply").await.expect("the worker is restarted"), 7);
     tokio::time::sleep(Duration::from_secs(100)).await;
-    // What came between the runs has ended none.
+    // The crashes between the runs have ended no run.
     assert_eq!((worker.incarnation(), record.inits(KEY)), (2, 2));
     assert_eq!(registry.stats().restarts.crashed, 1);
 }
@@ -185,7 +185,7 @@ async fn crash_in_restart_init_counts_as_a_crash() {
     assert!(matches!(within(worker.crash(), "a crash in `init`").await, Ok(ExitReason::Crashed)));
     assert_eq!(within(worker.call(Ask::Value), "a reply").await.expect("the third `init` succeeds"), 7);
     assert_eq!((worker.incarnation(), registry.stats().restarts.crashed), (3, 2));
-    // The budget is the key's, as after a panic.
+    // The budget belongs to the key, as after a panic.
     within(worker.crash(), "a crash").await.expect("a run is in progress");
     let refused = within(registry.start(KEY, Plan::default()), "a start").await;
     assert!(matches!(refused, Err(StartError::RestartLimit { .. })), "{refused:?}");
@@ -253,10 +253,10 @@ async fn crashing_oneself_would_deadlock() {
     let by_handle = run_in(&worker, |ctx| Box::pin(async move { ctx.handle().crash().await }));
     assert!(matches!(by_handle.await, Ok(Err(StopError::WouldDeadlock))));
     let by_key = run_in(&worker, |ctx| {
-        Box::pin(async move { ctx.registry().upgrade().expect("the test holds it").crash(KEY).await })
+        Box::pin(async move { ctx.registry().upgrade().expect("the test holds the registry").crash(KEY).await })
     });
     assert!(matches!(by_key.await, Ok(Err(StopError::WouldDeadlock))));
-    // A task of its own may: it is dropped with the run.
+    // A spawned task may call it: the task is dropped with the run.
     let handle = worker.clone();
     run_in(&worker, move |ctx| Box::pin(async move { drop(ctx.spawn(async move { handle.crash().await })) }))
         .await
@@ -274,7 +274,7 @@ async fn mutually_waiting_workers_can_be_crashed() {
         .await
         .expect("the worker is running");
     let crashed = b.clone();
-    // It is being stopped by the one that it crashes, and whose wait is dropped by that.
+    // The worker that it crashes is waiting to stop it, and that wait is dropped with the run.
     let ended = run_in(&a, move |_| Box::pin(async move { crashed.crash().await })).await;
     assert!(matches!(ended, Ok(Ok(ExitReason::Crashed))), "{ended:?}");
     assert!(matches!(within(a.closed(), "its exit").await, ExitReason::Stopped));
@@ -308,7 +308,7 @@ async fn g1_crash_ends_what_its_run_owns() {
     let child = within(children.start(KEY, Plan::terminate(Step::Hang).recorded(&record)), "a start").await;
     let child = child.expect("the start succeeds");
     assert!(matches!(within(parent.crash(), "a crash").await, Ok(ExitReason::Crashed)));
-    assert_eq!((record.alive("task"), record.alive(KEY)), (0, 0), "the run is over before what it owned");
+    assert_eq!((record.alive("task"), record.alive(KEY)), (0, 0), "the run ended before what it owned");
     assert!(matches!(within(child.closed(), "its exit").await, ExitReason::Killed));
 }
 
@@ -379,7 +379,7 @@ async fn kill_after_crash_prevents_the_restart() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn crash_of_blocking_run_waits_for_a_yield() {
-    // At its least, a tenth of a second: code that blocks stands outside of any clock that a test could pause.
+    // Real time, a tenth of a second: blocking code does not follow a paused clock.
     let registry = Registry::<RestartableWorker>::builder()
         .restart(Restart::Transient)
         .stop_timeout(Duration::ZERO)
@@ -391,14 +391,14 @@ async fn crash_of_blocking_run_waits_for_a_yield() {
     let blocks = test_support::fallible_job(move |_| {
         Box::pin(async move {
             began.send(()).expect("the test holds the receiver");
-            tokio::task::block_in_place(|| waits.recv()).expect("the test lets it go on");
+            tokio::task::block_in_place(|| waits.recv()).expect("the test holds the sender");
             tokio::task::yield_now().await;
             Ok(())
         })
     });
     worker.cast(blocks).await.expect("the worker is running");
     within(has_begun, "the message").await.expect("the message is handled");
-    // From a runtime without a timer: the grace time is the registry's.
+    // The caller's runtime has no timer: the grace period runs on the registry's.
     let handle = worker.clone();
     let elsewhere = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of one thread");
@@ -406,16 +406,20 @@ async fn crash_of_blocking_run_waits_for_a_yield() {
     });
     let ended = within(tokio::task::spawn_blocking(|| elsewhere.join()), "the crash").await.unwrap().unwrap();
     assert_eq!(ended.unwrap_err(), StopError::Stuck);
-    assert_eq!((registry.lookup(KEY), worker.incarnation()), (Some(worker.clone()), 1), "its key is not ended for it");
+    assert_eq!(
+        (registry.lookup(KEY), worker.incarnation()),
+        (Some(worker.clone()), 1),
+        "the crash does not end the worker"
+    );
     let run = worker.clone();
     let next =
         tokio::spawn(async move { run_in_restartable(&run, |ctx| Box::pin(async move { ctx.incarnation() })).await });
-    go_on.send(()).expect("it waits for it");
+    go_on.send(()).expect("the worker waits");
     assert_eq!(within(next, "the next run").await.unwrap().expect("the worker is restarted"), 2);
     assert_eq!(registry.stats().restarts.crashed, 1);
 }
 
-/// Each crash ends one run at most: there are never more runs that ended by one than calls that asked for one.
+/// Each call crashes at most one run, so at most as many runs crash as there are calls.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn crash_ends_its_own_run_only() {
     for round in 0..60 {
@@ -436,7 +440,7 @@ async fn crash_ends_its_own_run_only() {
                     let worker = registry.lookup_or_start(KEY, Plan::value(7).recorded(&record)).await;
                     let Ok(worker) = worker else { continue };
                     match (task, turn % 10) {
-                        // Runs that end by themselves, for the crashes to meet.
+                        // Runs that end by themselves, which the crashes race with.
                         (0, _) => {
                             drop(worker.cast(Ask::Do(if turn % 2 == 0 { Step::Fail } else { Step::Panic })).await)
                         }
@@ -457,7 +461,7 @@ async fn crash_ends_its_own_run_only() {
                                 "round {round}: {ended:?}"
                             );
                             if ended.is_ok() && worker.state() != WorkerState::Exited {
-                                // Its run is over: what it is asked next, a later one answers.
+                                // The crashed run has ended. A later run handles what follows.
                                 assert!(worker.incarnation() >= before, "round {round}");
                             }
                         }
@@ -469,8 +473,9 @@ async fn crash_ends_its_own_run_only() {
         for task in tasks {
             within(task, "a task of the storm").await.expect("no task panics");
         }
-        let worker = within(registry.lookup_or_start(KEY, Plan::value(7)), "a start").await.expect("it may start");
-        assert_eq!(within(worker.call(Ask::Value), "a reply").await.ok(), Some(7), "round {round}: it lives");
+        let worker =
+            within(registry.lookup_or_start(KEY, Plan::value(7)), "a start").await.expect("the start succeeds");
+        assert_eq!(within(worker.call(Ask::Value), "a reply").await.ok(), Some(7), "round {round}: no reply");
         let stats = registry.stats();
         let crashed = stats.exits.crashed + stats.restarts.crashed;
         let calls = calls.load(Ordering::Relaxed);

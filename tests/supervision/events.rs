@@ -1,4 +1,4 @@
-//! `registry.subscribe()`: what is told of each run, what is not told, and what a slow subscriber loses.
+//! `registry.subscribe()`: the events of each run, what has no event, and what a slow subscriber misses.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ fn text(event: &Event<Probe>) -> String {
     }
 }
 
-/// Everything that was told so far, in its order.
-async fn told(events: &mut Events<Probe>) -> Vec<String> {
+/// All events so far, in order.
+async fn received(events: &mut Events<Probe>) -> Vec<String> {
     until_idle().await;
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     while let Some(event) = events.try_recv() {
-        told.push(text(&event.expect("the subscriber does not lag")));
+        received.push(text(&event.expect("the subscriber does not lag")));
     }
-    told
+    received
 }
 
 async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
@@ -78,8 +78,11 @@ async fn every_exit_has_one_start_and_exit_event() {
         }
         within(worker.closed(), "its exit").await;
         let expected = [format!("{KEY}1 started"), format!("{KEY}1 exited: {reason}")];
-        assert_eq!(told(&mut events).await[..2], expected, "{end}");
-        assert!(!told(&mut events).await.iter().any(|event| event.starts_with(KEY)), "{end}: something came later");
+        assert_eq!(received(&mut events).await[..2], expected, "{end}");
+        assert!(
+            !received(&mut events).await.iter().any(|event| event.starts_with(KEY)),
+            "{end}: an event after the exit"
+        );
     }
 }
 
@@ -97,9 +100,9 @@ async fn each_run_has_events_but_failed_tries_none() {
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
     value_of(&worker).await;
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
-    within(worker.closed(), "it is given up").await;
+    within(worker.closed(), "the end of the restarts").await;
     assert_eq!(
-        told(&mut events).await,
+        received(&mut events).await,
         [
             "k1 started",
             "k1 exited: failed: a scripted failure",
@@ -123,9 +126,9 @@ async fn giving_up_in_restart_init_is_reported_once() {
     let plan = Plan { init: Step::Fail, ..Plan::script([Step::Succeed]) };
     let worker = started(&registry, KEY, plan).await;
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
-    within(worker.closed(), "it is given up").await;
+    within(worker.closed(), "the end of the restarts").await;
     assert_eq!(
-        told(&mut events).await,
+        received(&mut events).await,
         ["k1 started", "k1 exited: panicked: a scripted panic", "k3 gave up: failed: a scripted failure"]
     );
 }
@@ -148,7 +151,7 @@ async fn failed_start_sends_no_event() {
     within(registry.start("too many", Plan::default()), "a refused start").await.unwrap_err();
     within(registry.stop("cancelled"), "a stop").await.unwrap();
     within(cancelled, "a cancelled start").await.unwrap_err();
-    assert_eq!(told(&mut events).await, Vec::<String>::new());
+    assert_eq!(received(&mut events).await, Vec::<String>::new());
     assert_at_rest(&registry);
 }
 
@@ -172,7 +175,7 @@ async fn events_follow_start_and_state_drop() {
     let other = registry.clone();
     tokio::spawn(async move { drop(other.start(KEY, Plan::init(Step::Wait(gate))).await) });
     until_idle().await;
-    assert!(events.try_recv().is_none(), "told before it is ready");
+    assert!(events.try_recv().is_none(), "an event before the worker is ready");
 }
 
 #[tokio::test(start_paused = true)]
@@ -185,17 +188,17 @@ async fn slow_subscriber_lags_without_blocking() {
         started(&registry, &key, Plan::default()).await;
         within(registry.stop(&key), "a stop").await.unwrap();
         while let Some(event) = quick.try_recv() {
-            event.expect("this one is not slow");
+            event.expect("the subscriber does not lag");
             heard += 1;
         }
     }
     assert_eq!(heard, 1_200);
-    assert_eq!(within(slow.recv(), "the news of its loss").await.map(Result::err), Some(Some(Lagged(176))));
-    let next = within(slow.recv(), "the oldest that is left").await.unwrap().unwrap();
+    assert_eq!(within(slow.recv(), "the report of lost events").await.map(Result::err), Some(Some(Lagged(176))));
+    let next = within(slow.recv(), "the oldest retained event").await.unwrap().unwrap();
     assert_eq!(text(&next), "881 started");
     let mut rest = 0;
     while let Some(event) = slow.try_recv() {
-        event.expect("it lost some once");
+        event.expect("events are lost once");
         rest += 1;
     }
     assert_eq!(rest, 1_023);
@@ -218,8 +221,8 @@ async fn stream_ends_after_shutdown() {
         heard += 1;
     }
     assert_eq!(heard, 10);
-    assert!(within(events.recv(), "nothing again").await.is_none() && events.try_recv().is_none());
-    assert!(within(registry.subscribe().recv(), "nothing, for who comes later").await.is_none());
+    assert!(within(events.recv(), "the end of events").await.is_none() && events.try_recv().is_none());
+    assert!(within(registry.subscribe().recv(), "the end for a late subscriber").await.is_none());
 }
 
 #[test]
@@ -241,18 +244,18 @@ fn stream_ends_with_the_runtime() {
     });
 }
 
-/// What somebody knows who subscribed, then listed, and then let the events change the list.
+/// What a subscriber knows that subscribes first, then lists, and then applies each event to the list.
 async fn reconcile(registry: &Registry<Probe>, over: &AtomicBool) -> HashMap<WorkerId, u64> {
     let mut events = registry.subscribe();
     tokio::task::yield_now().await;
     let mut known: HashMap<WorkerId, u64> =
         registry.to_list().iter().map(|worker| (worker.id(), worker.incarnation())).collect();
     loop {
-        // Before the look for more: what was told before it was over is there then.
+        // Read the flag before polling: all events sent before the flag was set are then in the channel.
         let is_over = over.load(Ordering::Acquire);
         let event = match events.try_recv() {
             Some(Ok(event)) => event,
-            Some(Err(Lagged(_))) => panic!("it listens all the time"),
+            Some(Err(Lagged(_))) => panic!("the subscriber does not lag"),
             None if is_over => return known,
             None => {
                 tokio::task::yield_now().await;
@@ -276,7 +279,7 @@ async fn reconcile(registry: &Registry<Probe>, over: &AtomicBool) -> HashMap<Wor
     }
 }
 
-/// Lets callers change the registry, subscribers come all the while, and at the end everyone agrees with the list.
+/// Callers change the registry while subscribers join. At the end, each subscriber's view matches the list.
 async fn reconcile_in_a_storm(registry: Registry<Probe>, churn: fn(usize) -> Option<Ask>) {
     let over = Arc::new(AtomicBool::new(false));
     let callers: Vec<_> = (0..4_usize)
@@ -313,7 +316,7 @@ async fn reconcile_in_a_storm(registry: Registry<Probe>, churn: fn(usize) -> Opt
     for caller in callers {
         within(caller, "a caller in the storm").await.unwrap();
     }
-    // At rest, when every worker has handled what it was sent, and the owner has heard of everything and told it.
+    // At rest: every worker has handled its messages, and the owner has emitted every event.
     let at_rest = async {
         loop {
             let mut is_quiet = true;
@@ -321,21 +324,21 @@ async fn reconcile_in_a_storm(registry: Registry<Probe>, churn: fn(usize) -> Opt
                 is_quiet &= worker.call(Ask::Value).await.is_ok();
             }
             registry.start("the last", Plan::default()).await.expect("the start succeeds");
-            registry.stop("the last").await.expect("it was started");
+            registry.stop("the last").await.expect("the worker is running");
             let stats = registry.stats();
             if is_quiet && (stats.restarting, stats.stopping, stats.starting) == (0, 0, 0) {
                 break;
             }
         }
     };
-    within(at_rest, "rest after the storm").await;
+    within(at_rest, "rest after the load").await;
     over.store(true, Ordering::Release);
     let listed: HashMap<WorkerId, u64> =
         registry.to_list().iter().map(|worker| (worker.id(), worker.incarnation())).collect();
     assert!(!subscribers.is_empty());
     for subscriber in subscribers {
         let known = within(subscriber, "a subscriber").await.unwrap();
-        assert_eq!(known, listed, "what was listed and told does not come to what is there");
+        assert_eq!(known, listed, "list plus events differ from the list at the end");
     }
     assert_at_rest(&registry);
 }
@@ -380,6 +383,6 @@ async fn stop_in_backoff_is_an_event() {
     }
     within(registry.stop(KEY), "a stop").await.unwrap();
     over.store(true, Ordering::Release);
-    assert_eq!(within(known, "what is known").await.unwrap(), HashMap::new());
-    assert_eq!(told(&mut events).await, [format!("{KEY}1 not restarted: stopped")]);
+    assert_eq!(within(known, "the subscriber's view").await.unwrap(), HashMap::new());
+    assert_eq!(received(&mut events).await, [format!("{KEY}1 not restarted: stopped")]);
 }

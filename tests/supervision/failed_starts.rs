@@ -1,4 +1,4 @@
-//! `remember_failed_starts`: a key that is broken does not hammer what it loads from, and is forgotten in time.
+//! `remember_failed_starts`: a failing key does not overload what it loads from, and is forgotten in time.
 
 use std::error::Error;
 use std::time::Duration;
@@ -54,11 +54,11 @@ async fn failure_expires_exactly_on_time() {
     sleep(WITHIN - Duration::from_millis(1)).await;
     assert!(matches!(start(&registry, Plan::value(1)).await, Err(StartError::RecentlyFailed(_))));
     sleep(Duration::from_millis(1)).await;
-    // The refusals have not made it longer.
-    let worker = start(&registry, Plan::value(1)).await.expect("it is forgotten");
+    // The refusals have not extended it.
+    let worker = start(&registry, Plan::value(1)).await.expect("the failure is forgotten");
     assert_eq!(value_of(&worker).await, 1);
     worker.stop().await.unwrap();
-    start(&registry, Plan::default()).await.expect("a start that succeeded leaves nothing to remember");
+    start(&registry, Plan::default()).await.expect("a successful start clears the record");
 }
 
 #[tokio::test(start_paused = true)]
@@ -85,9 +85,9 @@ async fn cancelled_start_is_not_remembered() {
         assert!(poll_once(starting.as_mut()).await.is_pending());
         gate.reached().await;
         let ended = if is_kill { registry.kill(KEY).await } else { registry.stop(KEY).await };
-        ended.expect("it is cancelled");
+        ended.expect("the start is cancelled");
         assert!(matches!(within(starting, "the cancelled start").await, Err(StartError::Cancelled)));
-        start(&registry, Plan::default()).await.expect("nobody said that this key is broken");
+        start(&registry, Plan::default()).await.expect("a cancelled start is not recorded");
     }
 }
 
@@ -95,8 +95,8 @@ async fn cancelled_start_is_not_remembered() {
 async fn other_keys_and_registries_unaffected() {
     let (one, other) = (registry(), registry());
     start(&one, Plan::init(Step::Fail)).await.unwrap_err();
-    within(one.start("other", Plan::default()), "another key").await.expect("this key is whole");
-    start(&other, Plan::default()).await.expect("this registry knows nothing of it");
+    within(one.start("other", Plan::default()), "another key").await.expect("this key has not failed");
+    start(&other, Plan::default()).await.expect("this registry has no record of it");
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +104,7 @@ async fn concurrent_callers_all_get_the_error() {
     let (record, registry, gate) = (Record::default(), registry(), Gate::new());
     let failing = Plan::script([Step::Wait(gate.clone())]);
     let plan = Plan { init: Step::Fail, ..failing }.recorded(&record);
-    // Its only `init` waits and then succeeds; the second one fails, for three callers.
+    // The first `init` waits and then succeeds. The second one fails, for three callers.
     start_in_background(&registry, plan.clone(), &gate).await;
     registry.stop(KEY).await.expect("the worker exits");
     let callers: Vec<_> = (0..3)
@@ -118,7 +118,7 @@ async fn concurrent_callers_all_get_the_error() {
         assert!(matches!(error, StartError::Init(_) | StartError::RecentlyFailed(_)), "{error:?}");
         assert_eq!(error.init_error::<Scripted>(), Some(&Scripted));
     }
-    assert_eq!(record.inits(KEY), 2, "one `init` for the three of them");
+    assert_eq!(record.inits(KEY), 2, "one `init` for all three");
 }
 
 async fn start_in_background(registry: &Registry<Probe>, plan: Plan, gate: &Gate) {
@@ -126,7 +126,7 @@ async fn start_in_background(registry: &Registry<Probe>, plan: Plan, gate: &Gate
     assert!(poll_once(starting.as_mut()).await.is_pending());
     gate.reached().await;
     gate.open();
-    within(starting, "a start").await.expect("it was let through");
+    within(starting, "a start").await.expect("the start succeeds");
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,7 +140,7 @@ async fn nothing_is_remembered_by_default() {
     assert_eq!(registry.stats().remembered, 0);
 }
 
-/// It never starts.
+/// Its starts always fail.
 struct Broken;
 
 impl Worker for Broken {
@@ -163,10 +163,10 @@ async fn flood(keys: u32) {
     let registry = Registry::<Broken>::builder().remember_failed_starts(WITHIN * 100).build().unwrap();
     let run = async |from: u32, to: u32| {
         for key in from..to {
-            assert!(matches!(registry.start(&key, ()).await, Err(StartError::Init(_))), "no key comes twice");
+            assert!(matches!(registry.start(&key, ()).await, Err(StartError::Init(_))), "each key is tried once");
         }
     };
-    // What the memory takes at its fullest is taken before it is measured.
+    // Fill the memory to its limit before measuring.
     run(0, 40_000).await;
     let before = resident();
     run(40_000, keys).await;
@@ -176,8 +176,8 @@ async fn flood(keys: u32) {
     assert!(grown < 8 << 20, "{} more keys took {grown} bytes", keys - 40_000);
     assert_eq!((stats.starts.error, stats.workers()), (u64::from(keys), 0));
     let last = registry.start(&(keys - 1), ()).await;
-    assert!(matches!(last, Err(StartError::RecentlyFailed(_))), "the last one is remembered: {last:?}");
-    // It fails open: who was forgotten may try again.
+    assert!(matches!(last, Err(StartError::RecentlyFailed(_))), "the last key is remembered: {last:?}");
+    // Eviction from the memory fails open: the first key may try again.
     assert!(matches!(registry.start(&0, ()).await, Err(StartError::Init(_))));
 }
 
@@ -192,7 +192,7 @@ async fn memory_is_bounded_for_failing_keys() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-#[ignore = "a million keys: run it with --release"]
+#[ignore = "a million keys: run with --release"]
 async fn memory_is_bounded_for_a_million_failing_keys() {
     if !in_own_process(module_path!(), "memory_is_bounded_for_a_million_failing_keys") {
         return;

@@ -1,4 +1,4 @@
-//! Idling (G7): who has nothing to do for long enough goes, with nothing lost; who has something to do stays.
+//! Idling (G7): an inactive worker exits after the timeout without losing a message, and an active one stays.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 
 const KEY: &str = "k";
 const IDLE: Duration = Duration::from_secs(100);
-/// Each rests up to a sixteenth longer; timers count in milliseconds.
+/// A worker idles up to a sixteenth later than its timeout. Timers have a resolution of a millisecond.
 const LATEST: Duration = Duration::from_millis(106_260);
 
 fn builder<W: Worker>() -> Builder<W> {
@@ -27,9 +27,9 @@ async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> 
     within(registry.start(KEY, plan), "a start").await.expect("the start succeeds")
 }
 
-/// Waits for a worker to idle, and tells how long that took.
+/// Waits for a worker to idle and returns how long that took.
 async fn idles<W: Worker>(worker: &WorkerHandle<W>, since: Instant) -> Duration {
-    let reason = tokio::time::timeout(Duration::from_secs(100_000), worker.closed()).await.expect("it never idles");
+    let reason = tokio::time::timeout(Duration::from_secs(100_000), worker.closed()).await.expect("the worker idles");
     assert!(matches!(reason, ExitReason::Idle), "{reason}");
     since.elapsed()
 }
@@ -37,7 +37,7 @@ async fn idles<W: Worker>(worker: &WorkerHandle<W>, since: Instant) -> Duration 
 #[track_caller]
 fn assert_about(rested: Duration, least: Duration) {
     let latest = least + least / 16 + Duration::from_millis(10);
-    assert!((least..=latest).contains(&rested), "it rested {rested:?}, not {least:?}");
+    assert!((least..=latest).contains(&rested), "idle after {rested:?}, not {least:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -100,7 +100,7 @@ async fn running_task_counts_as_activity() {
                 Some(task)
             })
         });
-        let task = task.await.unwrap().expect("it was spawned");
+        let task = task.await.unwrap().expect("the task was spawned");
         sleep(IDLE * 10).await;
         assert_eq!(registry.lookup(KEY), Some(worker.clone()));
         if is_aborted {
@@ -109,7 +109,7 @@ async fn running_task_counts_as_activity() {
             gate.open();
         }
         let rested = idles(&worker, Instant::now()).await;
-        assert!(rested <= LATEST, "it was looked at late: {rested:?}");
+        assert!(rested <= LATEST, "the timeout was checked late: {rested:?}");
     }
 }
 
@@ -128,7 +128,7 @@ async fn worker_may_set_its_own_timeout() {
     let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
     set(&worker, None).await;
     sleep(IDLE * 10_000).await;
-    // Back again, and nothing is as good as a millisecond.
+    // A timeout of zero counts as a millisecond.
     let since = set(&worker, Some(Duration::ZERO)).await;
     assert!(idles(&worker, since).await < Duration::from_millis(10));
 }
@@ -169,22 +169,22 @@ async fn timeouts_are_jittered() {
     }
     let mut moments = std::collections::HashSet::new();
     for end in ends {
-        moments.insert(within(end, "an end").await.unwrap());
+        moments.insert(within(end, "an exit").await.unwrap());
     }
     assert!(moments.len() > 32, "64 workers left at {} moments", moments.len());
 }
 
-/// A worker that also waits for a socket, and takes whatever else is there when it has read from it.
+/// A worker that also reads a socket. After a read, it may take a batch from its mailbox.
 struct Bridge {
     socket: mpsc::UnboundedReceiver<Read>,
     handled: Arc<AtomicU64>,
 }
 
 enum Read {
-    /// Says `ctx.touch()`.
+    /// Calls `ctx.touch()`.
     Touching,
     Silent,
-    /// Takes this long, and then what is in the mailbox.
+    /// Takes this long, then drains the mailbox.
     Batch(Duration),
 }
 
@@ -249,7 +249,7 @@ async fn touch_resets_the_timeout_in_custom_run() {
         sleep(IDLE / 10).await;
         socket.send(Read::Silent).unwrap();
     }
-    // It is not the mailbox's message, nor did it say so.
+    // A read is not a message, and the worker did not call `touch`.
     assert_about(idles(&worker, began).await, IDLE);
 }
 
@@ -280,7 +280,7 @@ async fn g7_address_send_reaches_successor() {
     assert_eq!(record.most_at_once(KEY), 1);
 }
 
-/// Counts how often each message was handled, and whether those of each sender came in order.
+/// Counts how often each message is handled, and checks the order of each sender's messages.
 struct Counter(Seen);
 
 type Seen = Arc<Mutex<HashMap<(u32, u64), u32>>>;
@@ -316,12 +316,12 @@ async fn g7_messages_are_handled_once_despite_passivation() {
                     let via = registry.via_or_start(&(n as u32 % 3), (Arc::clone(&seen), Arc::clone(&last)));
                     match via.cast((sender, n, Arc::clone(&last))).await {
                         Ok(()) => accepted += 1,
-                        // Every worker that it met was gone: it has the message back.
+                        // Every worker that the cast tried was exiting, so the message is returned.
                         Err(gen_registry::SendError::Closed(_)) => {}
                         Err(other) => panic!("{other:?}"),
                     }
                     if n % 16 == u64::from(sender) {
-                        // Until its worker has gone, or the others do not let it.
+                        // Wait until the worker has exited, unless other senders keep it active.
                         for _ in 0..1_000 {
                             if registry.lookup(&(n as u32 % 3)).is_none() {
                                 break;
@@ -342,7 +342,7 @@ async fn g7_messages_are_handled_once_despite_passivation() {
     assert_eq!((report.crashed, report.aborted), (0, 0));
     let stats = registry.stats();
     assert_eq!((stats.exits.panicked, stats.exits.failed), (0, 0), "{stats:?}");
-    assert!(stats.exits.idle > 0, "nobody idled: this says nothing");
+    assert!(stats.exits.idle > 0, "no worker idled");
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), accepted, "an accepted message was lost");
     assert!(seen.values().all(|&times| times == 1), "a message was handled twice");

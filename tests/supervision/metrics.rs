@@ -1,4 +1,4 @@
-//! What a registry counts, and what it tells a recorder.
+//! What a registry counts, and what it reports to a recorder.
 
 mod healing;
 mod names;
@@ -17,17 +17,17 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use test_support::Probe;
 use test_support::exposition::Exposition;
 
-/// The exporter, with the buckets that the crate gives out.
+/// The exporter with the buckets of the catalogue.
 fn exporter() -> PrometheusBuilder {
     ALL.iter().fold(PrometheusBuilder::new(), |exporter, metric| match metric.kind {
         Kind::Histogram { buckets } => {
-            exporter.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets).expect("it has buckets")
+            exporter.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets).expect("the metric has buckets")
         }
         _ => exporter,
     })
 }
 
-/// A recorder that only the registries of one test know.
+/// A recorder used by the registries of one test only.
 struct Scrape {
     recorder: Arc<PrometheusRecorder>,
     handle: PrometheusHandle,
@@ -51,20 +51,20 @@ impl Scrape {
         Registry::builder().name(name).recorder(self.recorder.clone())
     }
 
-    /// What it was told so far.
+    /// What has been reported so far.
     #[track_caller]
     fn now(&self) -> Exposition {
         Exposition::parse(&self.handle.render())
     }
 
-    /// What it is told the next time.
+    /// What the next report brings.
     async fn next(&self) -> Exposition {
         a_few_seconds().await;
         self.now()
     }
 }
 
-/// Long enough for a registry to tell its numbers.
+/// Long enough for a registry to report its counters.
 async fn a_few_seconds() {
     tokio::time::sleep(Duration::from_secs(5)).await;
 }

@@ -1,4 +1,4 @@
-//! Monitors: `ctx.monitor` delivers the end of another worker's run as a message; `handle.closed()` waits for its last.
+//! `ctx.monitor` delivers the end of another worker's run as a message. `handle.closed()` waits for the worker's exit.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 type Heard = Arc<Mutex<Vec<String>>>;
 
-/// A worker that notes what its monitors tell it.
+/// A worker that records what its monitors report.
 async fn watcher(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
     within(registry.start(key, RestartableArgs::default()), "a watcher").await.expect("the start succeeds")
 }
@@ -33,7 +33,7 @@ async fn watch(watcher: &WorkerHandle<RestartableWorker>, watched: &WorkerHandle
         Box::pin(async move { ctx.monitor(&watched, move |reason| note(&heard, &reason)) })
     })
     .await
-    .expect("the watcher lives");
+    .expect("the watcher is running");
 }
 
 async fn heard(heard: &Heard) -> Vec<String> {
@@ -74,7 +74,7 @@ async fn reports_every_exit_reason_once() {
         assert_eq!(within(worker.closed(), "its exit").await.to_string(), reason);
         assert_eq!(heard(&told).await, [reason]);
         sleep(Duration::from_secs(60)).await;
-        assert_eq!(heard(&told).await.len(), 1, "{end}: told twice");
+        assert_eq!(heard(&told).await.len(), 1, "{end}: notified twice");
     }
 }
 
@@ -99,19 +99,19 @@ async fn reports_one_run_while_closed_awaits_the_last() {
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
     value_of(&worker).await;
     assert_eq!(heard(&told).await, ["failed: a scripted failure"]);
-    // Not monitored again: the end of this run is nobody's news.
+    // The monitor is not renewed, so this end of a run is not reported.
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
     gate.reached().await;
     assert_eq!(heard(&told).await.len(), 1);
-    // In the middle of a restart: the end of the run that is to come.
+    // During a restart: the next run is monitored.
     watch(&watcher, &worker, &told).await;
     gate.open();
     value_of(&worker).await;
     assert_eq!(heard(&told).await.len(), 1);
-    assert!(poll_once(closed.as_mut()).await.is_pending(), "it came back twice, and has not ended");
+    assert!(poll_once(closed.as_mut()).await.is_pending(), "the worker restarted twice and has not exited");
     within(worker.stop(), "a stop").await.unwrap();
     assert_eq!(heard(&told).await[1..], ["stopped"]);
-    assert!(matches!(within(closed, "its last end").await, ExitReason::Stopped));
+    assert!(matches!(within(closed, "the worker's exit").await, ExitReason::Stopped));
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +173,7 @@ async fn monitor_ends_with_the_run_that_made_it() {
     run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
     assert_eq!(watcher.incarnation(), 2);
     within(worker.kill(), "a kill").await.unwrap();
-    assert!(heard(&told).await.is_empty(), "the first run's monitor told the second run");
+    assert!(heard(&told).await.is_empty(), "the first run's monitor notified the second run");
 }
 
 #[tokio::test(start_paused = true)]
@@ -203,7 +203,7 @@ async fn self_and_panicking_monitors_are_harmless() {
     run_in_restartable(&watcher, move |ctx| {
         Box::pin(async move {
             let me = ctx.handle().clone();
-            ctx.monitor(&me, |_| panic!("nobody is there to be told"));
+            ctx.monitor(&me, |_| panic!("no message is built"));
             ctx.monitor(&watched, |_| panic!("a scripted panic"));
         })
     })
@@ -240,16 +240,16 @@ async fn each_monitor_reports_exactly_once() {
             made += 1;
         }
         within(end, "the end").await.unwrap();
-        within(worker.closed(), "the worker's end").await;
+        within(worker.closed(), "the worker's exit").await;
     }
     let all_told = async {
         while told.lock().unwrap().len() < made {
             tokio::task::yield_now().await;
         }
     };
-    within(all_told, "what a monitor was to be told").await;
+    within(all_told, "the notification of a monitor").await;
     for watcher in &all {
         run_in_restartable(watcher, |_| Box::pin(async {})).await.unwrap();
     }
-    assert_eq!(told.lock().unwrap().len(), made, "told twice");
+    assert_eq!(told.lock().unwrap().len(), made, "notified twice");
 }

@@ -1,4 +1,4 @@
-//! Monitors that are cancelled.
+//! Cancelled monitors.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,7 +33,7 @@ async fn watch(
             })
         })
     });
-    watching.await.expect("the watcher lives")
+    watching.await.expect("the watcher is running")
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,7 +42,7 @@ async fn cancelled_monitor_sends_nothing() {
     let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
     let cancelled = watch(&watcher, &watched, &heard).await;
     let kept = watch(&watcher, &watched, &heard).await;
-    // Dropping it does not cancel it.
+    // Dropping a monitor does not cancel it.
     drop(watch(&watcher, &watched, &heard).await);
     assert!(!cancelled.is_finished() && !kept.is_finished());
     cancelled.clone().cancel();
@@ -78,7 +78,7 @@ async fn monitor_finishes_with_its_worker_or_run() {
     let of_the_first_run = watch(&watcher, &watched, &heard).await;
     watcher.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
     run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
-    // At once, and not a moment later: a restart waits for the tasks of the run. (G1)
+    // Finished at once: a restart waits for the tasks of the run. (G1)
     assert!(of_the_first_run.is_finished());
     let of_the_second = watch(&watcher, &watched, &heard).await;
     within(watcher.kill(), "a kill").await.unwrap();

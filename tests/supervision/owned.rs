@@ -1,4 +1,4 @@
-//! `ctx.own`: a registry that ends with a worker of another one, before that worker's key is free.
+//! `ctx.own`: a registry that shuts down with a worker of another registry, before that worker's key is vacant.
 
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
@@ -10,42 +10,42 @@ use test_support::{
 };
 use tokio::time::{Instant, advance};
 
-/// Where a parent puts the registry that it made, for the test to look at.
-type Shelf = Arc<Mutex<Vec<Registry<Probe>>>>;
+/// Where a parent stores the registries that it creates, for the test.
+type Registries = Arc<Mutex<Vec<Registry<Probe>>>>;
 
-/// An `init` that owns a new registry with a child "c", which is recorded.
-fn parent(record: &Record, shelf: &Shelf, child: Plan) -> RestartableArgs {
-    let (shelf, child) = (Arc::clone(shelf), child.recorded(record));
-    RestartableArgs::init(move |ctx| own_one(ctx, &shelf, &child))
+/// An `init` that owns a new registry with the recorded child "c".
+fn parent(record: &Record, registries: &Registries, child: Plan) -> RestartableArgs {
+    let (registries, child) = (Arc::clone(registries), child.recorded(record));
+    RestartableArgs::init(move |ctx| own_one(ctx, &registries, &child))
 }
 
 fn own_one<'a>(
     ctx: &'a mut Context<RestartableWorker>,
-    shelf: &Shelf,
+    registries: &Registries,
     child: &Plan,
 ) -> BoxFuture<'a, Result<(), Scripted>> {
-    let (shelf, child) = (Arc::clone(shelf), child.clone());
+    let (registries, child) = (Arc::clone(registries), child.clone());
     Box::pin(async move {
         let children = Registry::<Probe>::new();
         ctx.own(&children);
-        shelf.lock().unwrap().push(children.clone());
+        registries.lock().unwrap().push(children.clone());
         children.start("c", child).await.expect("a new registry is empty");
         Ok(())
     })
 }
 
-fn last(shelf: &Shelf) -> Registry<Probe> {
-    shelf.lock().unwrap().last().expect("the parent made one").clone()
+fn last(registries: &Registries) -> Registry<Probe> {
+    registries.lock().unwrap().last().expect("the parent created a registry").clone()
 }
 
 #[tokio::test(start_paused = true)]
 async fn key_is_free_only_after_children_end() {
     for end in ["stop", "kill", "crash", "ctx.stop", "shutdown", "panic"] {
-        let (record, shelf) = (Record::default(), Shelf::default());
+        let (record, registries) = (Record::default(), Registries::default());
         let registry = Registry::<RestartableWorker>::new();
         let endless = Plan::terminate(Step::Hang);
-        let worker = within(registry.start("p", parent(&record, &shelf, endless)), "a start").await.unwrap();
-        let child = last(&shelf).lookup("c").expect("it was started");
+        let worker = within(registry.start("p", parent(&record, &registries, endless)), "a start").await.unwrap();
+        let child = last(&registries).lookup("c").expect("the child was started");
         let began = Instant::now();
         match end {
             "stop" => drop(within(registry.stop("p"), "a stop").await.unwrap()),
@@ -62,25 +62,26 @@ async fn key_is_free_only_after_children_end() {
                 }))
                 .unwrap(),
         }
-        let reason = within(worker.closed(), "the parent's end").await;
-        // At this moment, not a turn later.
+        let reason = within(worker.closed(), "the parent's exit").await;
+        // Without yielding in between.
         assert_eq!(record.alive("c"), 0, "{end}: {reason}");
         assert!(child.try_cast(Ask::Note(1)).is_err(), "{end}");
         let waited = if matches!(end, "stop" | "ctx.stop" | "shutdown") { 5 } else { 0 };
-        assert_eq!(began.elapsed().as_secs(), waited, "{end}: good order has until `stop_timeout`");
-        within(child.closed(), "the child's end").await;
-        let refused = within(last(&shelf).start("d", Plan::default()), "a start").await;
-        assert!(matches!(refused, Err(StartError::Shutdown)), "{end}: its registry is over");
+        assert_eq!(began.elapsed().as_secs(), waited, "{end}: an orderly exit has until `stop_timeout`");
+        within(child.closed(), "the child's exit").await;
+        let refused = within(last(&registries).start("d", Plan::default()), "a start").await;
+        assert!(matches!(refused, Err(StartError::Shutdown)), "{end}: the registry is shut down");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn children_drain_on_stop_but_not_on_kill() {
     for is_kill in [false, true] {
-        let (record, shelf) = (Record::default(), Shelf::default());
+        let (record, registries) = (Record::default(), Registries::default());
         let registry = Registry::<RestartableWorker>::new();
-        let worker = within(registry.start("p", parent(&record, &shelf, Plan::default())), "a start").await.unwrap();
-        let (child, gate) = (last(&shelf).lookup("c").unwrap(), Gate::new());
+        let worker =
+            within(registry.start("p", parent(&record, &registries, Plan::default())), "a start").await.unwrap();
+        let (child, gate) = (last(&registries).lookup("c").unwrap(), Gate::new());
         child.cast(Ask::Do(Step::Wait(gate.clone()))).await.unwrap();
         gate.reached().await;
         child.cast(Ask::Note(1)).await.unwrap();
@@ -88,7 +89,7 @@ async fn children_drain_on_stop_but_not_on_kill() {
         assert!(poll_once(ended.as_mut()).await.is_pending());
         until_idle().await;
         if !is_kill {
-            assert!(poll_once(ended.as_mut()).await.is_pending(), "the key is not free: a child lives");
+            assert!(poll_once(ended.as_mut()).await.is_pending(), "the key is not vacant while a child is alive");
             assert!(registry.lookup("p").is_none());
         }
         gate.open();
@@ -101,13 +102,13 @@ async fn children_drain_on_stop_but_not_on_kill() {
 #[tokio::test(start_paused = true)]
 async fn failed_init_ends_its_children_first() {
     for is_panic in [false, true] {
-        let (record, shelf) = (Record::default(), Shelf::default());
+        let (record, registries) = (Record::default(), Registries::default());
         let registry = Registry::<RestartableWorker>::new();
-        let (shelf_of, child) = (Arc::clone(&shelf), Plan::default().recorded(&record));
+        let (created, child) = (Arc::clone(&registries), Plan::default().recorded(&record));
         let part = RestartableArgs::init(move |ctx| {
-            let (shelf, child) = (Arc::clone(&shelf_of), child.clone());
+            let (registries, child) = (Arc::clone(&created), child.clone());
             Box::pin(async move {
-                own_one(ctx, &shelf, &child).await?;
+                own_one(ctx, &registries, &child).await?;
                 assert!(!is_panic, "a scripted panic");
                 Err(Scripted)
             })
@@ -120,22 +121,22 @@ async fn failed_init_ends_its_children_first() {
 
 #[tokio::test(start_paused = true)]
 async fn restart_replaces_the_children() {
-    let (record, shelf) = (Record::default(), Shelf::default());
+    let (record, registries) = (Record::default(), Registries::default());
     let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
-    let worker = within(registry.start("p", parent(&record, &shelf, Plan::value(4))), "a start").await.unwrap();
-    let old = last(&shelf).lookup("c").unwrap();
+    let worker = within(registry.start("p", parent(&record, &registries, Plan::value(4))), "a start").await.unwrap();
+    let old = last(&registries).lookup("c").unwrap();
     worker.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
     run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
     within(old.closed(), "the old child").await;
-    let new = last(&shelf).lookup("c").expect("it was made anew");
-    assert_eq!((value_of(&new).await, shelf.lock().unwrap().len()), (4, 2));
+    let new = last(&registries).lookup("c").expect("the child was started again");
+    assert_eq!((value_of(&new).await, registries.lock().unwrap().len()), (4, 2));
     assert_ne!(old, new);
     assert_eq!((record.most_at_once("c"), record.alive("c")), (1, 1));
     within(registry.stop("p"), "a stop").await.unwrap();
     assert_eq!(record.alive("c"), 0);
 }
 
-/// A child that runs code which nobody can end, until it is told to.
+/// A child with blocking code that runs until the sender is dropped.
 async fn stuck_child(children: &Registry<RestartableWorker>) -> mpsc::Sender<()> {
     let worker = within(children.start("stuck", RestartableArgs::default()), "a start").await.unwrap();
     let (release, held) = mpsc::channel::<()>();
@@ -144,17 +145,17 @@ async fn stuck_child(children: &Registry<RestartableWorker>) -> mpsc::Sender<()>
         Box::pin(async move {
             ctx.spawn_blocking(move || {
                 began.send(()).expect("the test holds the receiver");
-                held.recv().expect_err("it is released by a drop");
+                held.recv().expect_err("the sender is dropped");
             });
         })
     })
     .await
     .unwrap();
-    within(begun, "blocking code that runs").await.unwrap();
+    within(begun, "the blocking code").await.unwrap();
     release
 }
 
-/// The clock does not move by itself while blocking code runs.
+/// Advances the clock, which does not move by itself while blocking code runs.
 async fn pass(seconds: u64) {
     for _ in 0..seconds {
         advance(Duration::from_secs(1)).await;
@@ -213,11 +214,11 @@ async fn shared_stuck_child_blocks_every_owner() {
         .collect();
     pass(30).await;
     for end in &ends {
-        assert!(!end.is_finished(), "its key is free, and a child of it runs (G1)");
+        assert!(!end.is_finished(), "the key is vacant while a child is running (G1)");
     }
     drop(release);
     for end in ends {
-        within(end, "the end of an owner").await.unwrap();
+        within(end, "the exit of an owner").await.unwrap();
     }
 }
 
@@ -226,15 +227,15 @@ async fn all_three_levels_end_on_stop() {
     let order = Arc::<Mutex<Vec<&str>>>::default();
     let level = |name: &'static str| {
         let order = Arc::clone(&order);
-        /// Says when it is dropped.
-        struct Says(&'static str, Arc<Mutex<Vec<&'static str>>>);
-        impl Drop for Says {
+        /// Records its drop.
+        struct RecordsDrop(&'static str, Arc<Mutex<Vec<&'static str>>>);
+        impl Drop for RecordsDrop {
             fn drop(&mut self) {
                 self.1.lock().unwrap().push(self.0);
             }
         }
         RestartableArgs::init(move |ctx| {
-            let says = Says(name, Arc::clone(&order));
+            let says = RecordsDrop(name, Arc::clone(&order));
             Box::pin(async move {
                 ctx.spawn(async move {
                     let _says = says;
@@ -261,7 +262,7 @@ async fn all_three_levels_end_on_stop() {
     within(top.stop("p"), "a stop of the whole tree").await.unwrap();
     assert_eq!(order.lock().unwrap().len(), 3);
     for handle in &handles {
-        assert!(poll_once(Box::pin(handle.closed()).as_mut()).await.is_ready(), "one has not ended");
+        assert!(poll_once(Box::pin(handle.closed()).as_mut()).await.is_ready(), "a worker has not exited");
     }
     assert_eq!((middle.count(), bottom.count()), (0, 0));
 }
@@ -269,9 +270,9 @@ async fn all_three_levels_end_on_stop() {
 #[tokio::test(start_paused = true)]
 async fn owned_registry_is_a_one_for_one_supervisor() {
     let record = Record::default();
-    let shelf = Shelf::default();
+    let registries = Registries::default();
     let top = Registry::<RestartableWorker>::builder().restart(Restart::Permanent).build().unwrap();
-    let (seen, plan) = (Arc::clone(&shelf), Plan::default().recorded(&record));
+    let (seen, plan) = (Arc::clone(&registries), Plan::default().recorded(&record));
     let supervisor = RestartableArgs::init(move |ctx| {
         let (seen, plan) = (Arc::clone(&seen), plan.clone());
         Box::pin(async move {
@@ -280,7 +281,7 @@ async fn owned_registry_is_a_one_for_one_supervisor() {
             for key in ["a", "b", "c"] {
                 children.start(key, plan.clone()).await.map_err(|_| Scripted)?;
             }
-            // OTP's supervisor gives up with its children: so does this one, when one of them does.
+            // OTP's supervisor exits when the restarts of a child exceed the limit. This one does the same.
             let gave_up = children.subscribe();
             let me = ctx.handle().clone();
             ctx.spawn(async move {
@@ -296,7 +297,7 @@ async fn owned_registry_is_a_one_for_one_supervisor() {
         })
     });
     let supervisor = within(top.start("sup", supervisor), "a start").await.unwrap();
-    let children = last(&shelf);
+    let children = last(&registries);
     let (a, b) = (children.lookup("a").unwrap(), children.lookup("b").unwrap());
     a.cast(Ask::Do(Step::Panic)).await.unwrap();
     value_of(&a).await;
@@ -304,14 +305,14 @@ async fn owned_registry_is_a_one_for_one_supervisor() {
     for _ in 0..3 {
         a.cast(Ask::Do(Step::Fail)).await.unwrap();
     }
-    within(a.closed(), "it is given up").await;
-    within(b.closed(), "its sisters end with the supervisor").await;
-    while supervisor.incarnation() == 1 || shelf.lock().unwrap().len() == 1 {
+    within(a.closed(), "the end of the restarts").await;
+    within(b.closed(), "the siblings exit with the supervisor").await;
+    while supervisor.incarnation() == 1 || registries.lock().unwrap().len() == 1 {
         until_idle().await;
     }
-    let anew = last(&shelf);
+    let anew = last(&registries);
     until_idle().await;
-    assert_eq!(anew.count(), 3, "the supervisor came back with its fixed keys");
+    assert_eq!(anew.count(), 3, "the restarted supervisor started its fixed keys");
     assert!(["a", "b", "c"].iter().all(|key| record.most_at_once(key) == 1));
     let report = within(top.shutdown(), "a shutdown").await;
     assert_eq!((report.stuck, ["a", "b", "c"].map(|key| record.alive(key))), (0, [0; 3]));
@@ -323,7 +324,7 @@ async fn owning_its_own_registry_panics() {
     let registry = Registry::<RestartableWorker>::new();
     let part = RestartableArgs::init(|ctx| {
         Box::pin(async move {
-            let own = ctx.registry().upgrade().expect("the test holds it");
+            let own = ctx.registry().upgrade().expect("the test holds the registry");
             ctx.own(&own);
             Ok(())
         })
@@ -339,16 +340,16 @@ fn runtime_drop_ends_the_whole_tree() {
     let record = Record::default();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (top, child) = runtime.block_on(async {
-        let shelf = Shelf::default();
+        let registries = Registries::default();
         let top = Registry::<RestartableWorker>::new();
-        top.start("p", parent(&record, &shelf, Plan::default())).await.unwrap();
-        (top, last(&shelf).lookup("c").unwrap())
+        top.start("p", parent(&record, &registries, Plan::default())).await.unwrap();
+        (top, last(&registries).lookup("c").unwrap())
     });
     drop(runtime);
     assert_eq!(record.alive("c"), 0);
     let observer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     observer.block_on(async {
-        within(child.closed(), "the child's end").await;
+        within(child.closed(), "the child's exit").await;
         assert!(matches!(top.start("p", RestartableArgs::default()).await, Err(StartError::RuntimeShutdown)));
     });
 }

@@ -1,6 +1,6 @@
-//! Waits over registries: circles of owners, and workers that wait for what ends only after them.
+//! Waits across registries: cycles of owners, and workers that wait for something that ends only after them.
 //!
-//! The clock is paused: "at once" means that it has not moved, so that no time-out was needed to end the wait.
+//! The clock is paused. "At once" means that the clock has not moved: no timeout ended the wait.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,7 +18,7 @@ async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHan
     within(registry.start(key, RestartableArgs::default()), "a start").await.unwrap()
 }
 
-/// A message that is answered when it is handled.
+/// A message whose handler replies.
 fn answering(reply: Reply<()>) -> FallibleJob {
     fallible_job(move |_| {
         Box::pin(async move {
@@ -36,14 +36,14 @@ async fn own(
     run_in_restartable(owner, move |ctx| Box::pin(async move { ctx.own(&child) })).await
 }
 
-/// Registries of which each is owned by the worker "p" of the one before.
+/// Registries, each owned by the worker "p" of the previous one.
 async fn chain(length: usize) -> Vec<Registry<RestartableWorker>> {
     let chain: Vec<_> = (0..length).map(|_| Registry::<RestartableWorker>::new()).collect();
     for registry in &chain {
         started(registry, "p").await;
     }
     for pair in chain.windows(2) {
-        own(&pair[0].lookup("p").unwrap(), &pair[1]).await.expect("it closes no circle");
+        own(&pair[0].lookup("p").unwrap(), &pair[1]).await.expect("it closes no cycle");
     }
     chain
 }
@@ -54,14 +54,14 @@ async fn own_panics_on_a_cycle_of_any_length() {
         let chain = chain(length).await;
         let last = chain[length - 1].lookup("p").unwrap();
         let began = Instant::now();
-        assert!(own(&last, &chain[0]).await.is_err(), "{length}: it closed a circle");
+        assert!(own(&last, &chain[0]).await.is_err(), "{length}: the cycle was accepted");
         match within(last.closed(), "its exit").await {
             ExitReason::Panicked(message) => assert!(message.contains("above its own"), "{message}"),
             other => panic!("{length}: {other:?}"),
         }
-        let first = chain[0].lookup("p").expect("nobody else is harmed");
+        let first = chain[0].lookup("p").expect("no other worker is affected");
         within(first.stop(), "a stop of the first").await.unwrap();
-        assert_eq!(began.elapsed(), Duration::ZERO, "{length}: a time-out ended it");
+        assert_eq!(began.elapsed(), Duration::ZERO, "{length}: a timeout ended the wait");
         chain.iter().for_each(assert_at_rest);
     }
 }
@@ -128,7 +128,7 @@ async fn ownership_ends_with_its_run() {
                 }
             }
         }
-        // `b` is over. What owns it owned it, and the other way round is free.
+        // `b` has shut down, so the ownership may now go the other way.
         let c = Registry::<RestartableWorker>::new();
         let worker = started(&c, "1").await;
         own(&worker, &a).await.unwrap_or_else(|error| panic!("{end}: {error:?}"));
@@ -150,12 +150,12 @@ fn ownership_ends_with_its_runtime() {
     drop(one);
     two.block_on(async {
         let up = started(&b, "1").await;
-        own(&up, &worker.0).await.expect("the owner is gone with its runtime");
+        own(&up, &worker.0).await.expect("the ownership ended with the runtime");
         within(up.stop(), "a stop").await.unwrap();
     });
 }
 
-/// What a worker asks of one above it.
+/// What a worker's call to an owner returns.
 async fn asked(
     worker: &WorkerHandle<RestartableWorker>,
     verb: &'static str,
@@ -198,7 +198,7 @@ async fn child_may_not_wait_for_owner_exit() {
             assert!(ended.starts_with("Ok"), "what is not above it ends: {ended}");
         }
     }
-    // Downward, everything may be waited for.
+    // Downward, every wait is allowed.
     let first = chain[0].lookup("p").unwrap();
     assert_eq!(asked(&first, "stop", &chain[2], "p").await, "Ok(Stopped)");
     assert_eq!(asked(&first, "shutdown", &chain[1], "p").await, "false");
@@ -229,7 +229,7 @@ async fn start_waiting_for_stopping_owner_is_refused() {
     assert!(poll_once(stop.as_mut()).await.is_pending());
     gate.open();
     within(stop, "the stop").await.unwrap();
-    assert_eq!(began.elapsed(), Duration::ZERO, "it took the stop's time-out to end it");
+    assert_eq!(began.elapsed(), Duration::ZERO, "only the stop timeout ended the wait");
     let asked = asked.lock().unwrap().take();
     assert!(matches!(asked, Some(Err(StartError::WouldDeadlock))), "{asked:?}");
 }
@@ -253,8 +253,8 @@ async fn child_start_never_waits_for_owner_capacity() {
     assert_eq!(answer.await.unwrap(), "Err(AtCapacity)");
     assert_eq!(began.elapsed(), Duration::ZERO);
     assert!(top.lookup("p").is_some());
-    // Nothing is held for ever.
-    within(top.start("new", RestartableArgs::default()), "a start in the owner's place").await.unwrap();
+    // The wait ends, and the slot is free again.
+    within(top.start("new", RestartableArgs::default()), "a start in the owner's slot").await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -269,7 +269,7 @@ async fn undetected_owner_wait_ends_at_stop_timeout() {
                     match wait {
                         "closed" => drop(waited.closed().await),
                         "subtask" => drop(ctx.spawn(async move { waited.stop().await }).await),
-                        // Nobody answers while the owner waits for the end of this one.
+                        // The owner does not reply while it waits for this worker's exit.
                         _ => drop(
                             waited
                                 .call(|reply| {
@@ -313,7 +313,7 @@ async fn call_to_restarting_owner_ends_at_stop_timeout() {
         .cast(fallible_job(move |_| {
             Box::pin(async move {
                 passed.pass().await;
-                // The next run would answer, and waits for the end of this worker.
+                // The next run would reply, but it waits for this worker's exit.
                 let _ = called.call(|reply| answering(reply)).await;
                 Ok(())
             })

@@ -1,4 +1,4 @@
-//! `max_concurrent_starts`: how many `init`s run at once, who is next, and who need not wait.
+//! `max_concurrent_starts`: how many `init`s run at once, in which order, and which starts need no permit.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ fn builder(starts: usize) -> Builder<Probe> {
 
 type Starting = JoinHandle<Result<gen_registry::WorkerHandle<Probe>, StartError<Probe>>>;
 
-/// Asks for a start, and lets it come as far as it can.
+/// Requests a start and lets it run until it waits.
 async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
     let (registry, key) = (registry.clone(), key.to_owned());
     let starting = tokio::spawn(async move { registry.start(&key, plan).await });
@@ -26,25 +26,25 @@ async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
     starting
 }
 
-/// Runs at most so many at once, and knows how many that were and in which order they came.
+/// Counts how many starts run at once, and records their order.
 #[derive(Clone, Default)]
-struct Turnstile {
+struct StartCounter {
     now: Arc<AtomicUsize>,
-    most: Arc<AtomicUsize>,
+    max: Arc<AtomicUsize>,
     order: Arc<Mutex<Vec<String>>>,
 }
 
-impl Turnstile {
-    fn part(&self, takes: Duration) -> RestartableArgs {
-        let turnstile = self.clone();
+impl StartCounter {
+    fn args(&self, takes: Duration) -> RestartableArgs {
+        let counter = self.clone();
         RestartableArgs::init(move |ctx| {
-            let turnstile = turnstile.clone();
+            let counter = counter.clone();
             Box::pin(async move {
-                turnstile.order.lock().unwrap().push(ctx.key().clone());
-                let now = turnstile.now.fetch_add(1, Ordering::SeqCst) + 1;
-                turnstile.most.fetch_max(now, Ordering::SeqCst);
+                counter.order.lock().unwrap().push(ctx.key().clone());
+                let now = counter.now.fetch_add(1, Ordering::SeqCst) + 1;
+                counter.max.fetch_max(now, Ordering::SeqCst);
                 sleep(takes).await;
-                turnstile.now.fetch_sub(1, Ordering::SeqCst);
+                counter.now.fetch_sub(1, Ordering::SeqCst);
                 Ok(())
             })
         })
@@ -55,23 +55,27 @@ impl Turnstile {
 async fn starts_run_in_order_up_to_the_limit() {
     for starts in [1, 3] {
         let registry = Registry::<RestartableWorker>::builder().max_concurrent_starts(starts).build().unwrap();
-        let turnstile = Turnstile::default();
+        let counter = StartCounter::default();
         let began = Instant::now();
         let mut starting = Vec::new();
         for n in 0..12 {
-            let (registry, part) = (registry.clone(), turnstile.part(Duration::from_secs(1)));
+            let (registry, part) = (registry.clone(), counter.args(Duration::from_secs(1)));
             starting.push(tokio::spawn(async move { registry.start(&n.to_string(), part).await }));
         }
         until_idle().await;
         let stats = registry.stats();
-        assert_eq!((stats.starting, stats.waiting_for_turn, stats.running), (12, 12 - starts, 0), "it can be observed");
+        assert_eq!(
+            (stats.starting, stats.waiting_for_turn, stats.running),
+            (12, 12 - starts, 0),
+            "the starts are queued"
+        );
         for start in starting {
-            within(start, "a start").await.unwrap().expect("it has its turn");
+            within(start, "a start").await.unwrap().expect("the start gets a permit");
         }
-        assert_eq!(turnstile.most.load(Ordering::SeqCst), starts);
+        assert_eq!(counter.max.load(Ordering::SeqCst), starts);
         assert_eq!(began.elapsed().as_secs(), 12 / starts as u64);
         let order: Vec<String> = (0..12).map(|n| n.to_string()).collect();
-        assert_eq!(*turnstile.order.lock().unwrap(), order);
+        assert_eq!(*counter.order.lock().unwrap(), order);
         assert_at_rest(&registry);
     }
 }
@@ -90,7 +94,7 @@ async fn init_timeout_begins_with_the_permit() {
     }
     for (nth, start) in hung.into_iter().enumerate() {
         assert!(matches!(within(start, "a start").await.unwrap(), Err(StartError::TimedOut)));
-        assert_eq!(began.elapsed().as_secs(), 10 * (nth as u64 + 1), "each has the whole time, and no more");
+        assert_eq!(began.elapsed().as_secs(), 10 * (nth as u64 + 1), "each start has its full timeout");
     }
     let mut outcomes = Vec::new();
     for start in last {
@@ -117,9 +121,9 @@ async fn waiting_start_is_cancelled_without_init() {
             _ => assert_eq!(within(registry.shutdown(), "a shutdown").await.cancelled, 3),
         }
         assert_eq!(began.elapsed().as_secs(), 0, "{end}");
-        let outcome = within(waiting, "the start that waited").await.unwrap();
+        let outcome = within(waiting, "the waiting start").await.unwrap();
         gate.open();
-        let behind = within(behind, "the start behind it").await.unwrap();
+        let behind = within(behind, "the next start").await.unwrap();
         if end == "shutdown" {
             assert!(matches!(outcome, Err(StartError::Shutdown)), "{outcome:?}");
             assert!(behind.is_err());
@@ -156,13 +160,13 @@ async fn aborted_init_releases_its_permit() {
     let _hung = ask(&registry, "hung", Plan::init(Step::Hang)).await;
     let next = ask(&registry, "next", Plan::default()).await;
     within(registry.kill("hung"), "a kill").await.unwrap();
-    within(next, "the next one's turn").await.unwrap().unwrap();
+    within(next, "the next start").await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn nested_start_needs_no_permit() {
     let registry = Registry::<ClosureWorker>::builder().max_concurrent_starts(1).build().unwrap();
-    // Three levels deep: each holds the only turn, or none, and waits for the next.
+    // Three levels deep. Each level holds the only permit, or none, and waits for the next level.
     let role = ClosureArgs::init(|ctx| {
         Box::pin(async move {
             let registry = own_registry(ctx);
@@ -176,7 +180,7 @@ async fn nested_start_needs_no_permit() {
         })
     });
     let began = Instant::now();
-    within(registry.start("first", role), "the first").await.expect("nobody waits for a turn that it holds");
+    within(registry.start("first", role), "the first").await.expect("no start waits for its own permit");
     assert_eq!((registry.count(), began.elapsed().as_secs()), (3, 0));
     assert_at_rest(&registry);
 }
@@ -202,10 +206,10 @@ async fn worker_joining_a_waiting_start_unblocks_it() {
     assert_eq!(registry.stats().waiting_for_turn, 1);
     gate.open();
     let began = Instant::now();
-    within(waits, "the start that waited").await.unwrap().unwrap();
-    within(holder, "the worker that waits for it").await.unwrap().unwrap();
+    within(waits, "the waiting start").await.unwrap().unwrap();
+    within(holder, "the worker that waits for the start").await.unwrap().unwrap();
     assert_eq!(began.elapsed().as_secs(), 0);
-    // The turn that it did not take is not given back twice.
+    // A permit that was not taken is not released twice.
     let gates: Vec<Gate> = (0..2).map(|_| Gate::new()).collect();
     for (n, gate) in gates.iter().enumerate() {
         let (registry, gate) = (registry.clone(), gate.clone());
@@ -240,7 +244,7 @@ async fn worker_behind_a_stop_bypasses_the_queue() {
     let other = registry.clone();
     let holder = tokio::spawn(async move { other.start("holder", holder).await });
     turn.reached().await;
-    // One who has no turn to lose asks first.
+    // The first caller holds no permit.
     let other = registry.clone();
     let outsider = tokio::spawn(async move { other.lookup_or_start("k", ClosureArgs::default()).await });
     until_idle().await;
@@ -248,7 +252,7 @@ async fn worker_behind_a_stop_bypasses_the_queue() {
     until_idle().await;
     end.open();
     let began = Instant::now();
-    within(holder, "the worker that waits").await.unwrap().unwrap();
+    within(holder, "the waiting worker").await.unwrap().unwrap();
     within(outsider, "the outsider").await.unwrap().unwrap();
     within(stop, "the stop").await.unwrap().unwrap();
     assert_eq!(began.elapsed().as_secs(), 0);
@@ -258,10 +262,10 @@ async fn worker_behind_a_stop_bypasses_the_queue() {
 async fn restarts_are_paced_like_starts() {
     let registry =
         Registry::<RestartableWorker>::builder().max_concurrent_starts(2).restart(Restart::Transient).build().unwrap();
-    let turnstile = Turnstile::default();
+    let counter = StartCounter::default();
     let mut workers = Vec::new();
     for n in 0..10 {
-        let part = turnstile.part(Duration::from_secs(1));
+        let part = counter.args(Duration::from_secs(1));
         workers.push(within(registry.start(&n.to_string(), part), "a start").await.unwrap());
     }
     let began = Instant::now();
@@ -270,13 +274,13 @@ async fn restarts_are_paced_like_starts() {
     }
     until_idle().await;
     let stats = registry.stats();
-    assert_eq!((stats.restarting, stats.waiting_for_turn, stats.starting), (10, 8, 0), "it can be observed");
+    assert_eq!((stats.restarting, stats.waiting_for_turn, stats.starting), (10, 8, 0), "the restarts are queued");
     for worker in &workers {
         let incarnation =
             test_support::run_in_restartable(worker, |ctx| Box::pin(async move { ctx.incarnation() })).await.unwrap();
         assert_eq!(incarnation, 2);
     }
-    assert_eq!((turnstile.most.load(Ordering::SeqCst), began.elapsed().as_secs()), (2, 5));
+    assert_eq!((counter.max.load(Ordering::SeqCst), began.elapsed().as_secs()), (2, 5));
     until_idle().await;
     assert_at_rest(&registry);
 }
@@ -307,27 +311,27 @@ async fn waiting_restart_ends_by_stop_not_timeout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn limit_holds_under_load() {
-    const MOST: usize = 3;
+    const LIMIT: usize = 3;
     let registry = Registry::<RestartableWorker>::builder()
-        .max_concurrent_starts(MOST)
+        .max_concurrent_starts(LIMIT)
         .restart(Restart::Transient)
         .restart_intensity(1_000_000, Duration::from_secs(1))
         .build()
         .unwrap();
-    let (now, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let (count, highest) = (Arc::clone(&now), Arc::clone(&most));
+    let (now, max) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (count, highest) = (Arc::clone(&now), Arc::clone(&max));
     let part = RestartableArgs::init(move |_| {
         let (count, highest) = (Arc::clone(&count), Arc::clone(&highest));
         Box::pin(async move {
-            /// Also when the `init` is dropped.
-            struct Inside(Arc<AtomicUsize>);
-            impl Drop for Inside {
+            /// Counts down when `init` ends, even if it is dropped.
+            struct Running(Arc<AtomicUsize>);
+            impl Drop for Running {
                 fn drop(&mut self) {
                     self.0.fetch_sub(1, Ordering::SeqCst);
                 }
             }
             highest.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-            let _inside = Inside(count);
+            let _running = Running(count);
             for _ in 0..4 {
                 tokio::task::yield_now().await;
             }
@@ -359,7 +363,7 @@ async fn limit_holds_under_load() {
     }
     let report = within(registry.shutdown(), "the shutdown").await;
     assert_eq!((report.aborted, report.stuck), (0, 0), "{report:?}");
-    assert!(most.load(Ordering::SeqCst) <= MOST, "{} ran at once", most.load(Ordering::SeqCst));
+    assert!(max.load(Ordering::SeqCst) <= LIMIT, "{} ran at once", max.load(Ordering::SeqCst));
     assert_eq!(now.load(Ordering::SeqCst), 0);
     assert_at_rest(&registry);
 }

@@ -1,6 +1,6 @@
-//! The feature `prometheus`: the exporter is installed with the buckets of the catalogue.
+//! The feature `prometheus`: it installs the exporter with the buckets of the catalogue.
 //!
-//! A process has one recorder for all of its life, so that each way to install one is shown in a process of its own.
+//! A process has one recorder for its whole life, so each way of installing one is tested in its own process.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -35,7 +35,7 @@ async fn install_renders_the_whole_catalogue() {
     is_whole(&scrape.render());
 }
 
-/// Nobody renders: what is recorded must not pile up all the same.
+/// Without scrapes, recorded values must not accumulate.
 #[tokio::test(start_paused = true)]
 async fn upkeep_runs_without_scrapes() {
     if !in_own_process(module_path!(), "upkeep_runs_without_scrapes") {
@@ -63,12 +63,12 @@ async fn upkeep_runs_without_scrapes() {
     }
     let grown = resident().saturating_sub(before);
     // Four million values of 16 bytes would be 64 MB.
-    assert!(grown < 16 << 20, "{grown} bytes are kept");
+    assert!(grown < 16 << 20, "grew by {grown} bytes");
     let text = scrape.render();
     assert!(text.contains("gen_registry_worker_start_duration_seconds_count{registry=\"rooms\"} 4100000"), "{text}");
     drop(scrape);
     tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(tasks(), 0, "it ends with the last one who could ask");
+    assert_eq!(tasks(), 0, "upkeep ends with the last handle");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,7 +78,7 @@ async fn listen_serves_on_given_address() {
     }
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = taken.local_addr().unwrap();
-    assert!(matches!(prometheus::listen(address), Err(InstallError::Listen(_))), "somebody else has it");
+    assert!(matches!(prometheus::listen(address), Err(InstallError::Listen(_))), "the address is in use");
     drop(taken);
     prometheus::listen(address).unwrap();
     let registry = Registry::<Probe>::builder().name("rooms").build().unwrap();
@@ -90,15 +90,15 @@ async fn listen_serves_on_given_address() {
             if text.contains("gen_registry_worker_starts_total{registry=\"rooms\",outcome=\"ok\"} 1") {
                 return text;
             }
-            assert!(Instant::now() < deadline, "the start never came: {text}");
+            assert!(Instant::now() < deadline, "the start was not reported: {text}");
         }
     });
     is_whole(&within(text, "the metrics").await.unwrap());
 }
 
 fn get(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("it reads");
+    let mut stream = TcpStream::connect(address).expect("the exporter listens");
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").expect("the request is sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the worker replies");
     answer.split_once("\r\n\r\n").expect("a head and a body").1.to_owned()

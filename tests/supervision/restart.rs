@@ -1,4 +1,4 @@
-//! Restarts by policy: who comes back, what is kept, and what ends a worker in the middle of one.
+//! Restarts by policy: which workers restart, what is kept, and what ends a worker during a restart.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,7 +21,7 @@ async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> 
     within(registry.start(KEY, plan), "a start").await.expect("the start succeeds")
 }
 
-/// Sends it something to crash of, and waits until its next run is there.
+/// Crashes the worker with a message and waits for its next run.
 async fn crash(worker: &WorkerHandle<Probe>, step: Step) {
     within(worker.cast(Ask::Do(step)), "room for a crash").await.expect("the worker is running");
     until_idle().await;
@@ -51,7 +51,7 @@ async fn transient_worker_restarts_only_after_crash() {
     assert_eq!((record.inits(KEY), worker.incarnation()), (2, 2));
     crash(&worker, Step::Panic).await;
     assert_eq!((record.inits(KEY), worker.incarnation()), (3, 3));
-    assert_eq!(value_of(&worker).await, 7, "the first arguments are used again");
+    assert_eq!(value_of(&worker).await, 7, "the restart reuses the first arguments");
     let restarts = registry.stats().restarts;
     assert_eq!((restarts.failed, restarts.panicked, restarts.normal), (1, 1, 0));
     worker.cast(Ask::Stop).await.unwrap();
@@ -96,10 +96,10 @@ async fn ctx_stop_of_permanent_worker_ends_only_the_run() {
     assert_eq!(worker.incarnation(), 2);
 }
 
-/// Its `run` returns at once, unasked, the first time.
-struct Quits;
+/// In the first run, `run` returns at once.
+struct ReturnsFirst;
 
-impl Worker for Quits {
+impl Worker for ReturnsFirst {
     type Key = u32;
     type Args = Arc<AtomicU32>;
     type Message = u32;
@@ -127,7 +127,7 @@ impl Worker for Quits {
 async fn run_returning_ok_restarts_only_permanent() {
     for (policy, runs) in [(Restart::Permanent, 2), (Restart::Transient, 1)] {
         let begun = Arc::<AtomicU32>::default();
-        let registry = Registry::<Quits>::builder().restart(policy).build().unwrap();
+        let registry = Registry::<ReturnsFirst>::builder().restart(policy).build().unwrap();
         let worker = within(registry.start(&1, Arc::clone(&begun)), "a start").await.unwrap();
         until_idle().await;
         assert_eq!(begun.load(Ordering::Relaxed), runs, "{policy:?}");
@@ -229,8 +229,8 @@ async fn failed_message_is_not_retried() {
         let mut behind = std::pin::pin!(worker.call(Ask::Value));
         assert!(poll_once(behind.as_mut()).await.is_pending());
         assert!(matches!(within(failing, "the failed call").await, Err(CallError::NoReply)));
-        assert_eq!(within(behind, "the call behind it").await.unwrap(), 3);
-        assert_eq!(worker.incarnation(), 2, "the message was run again, and failed again");
+        assert_eq!(within(behind, "the next call").await.unwrap(), 3);
+        assert_eq!(worker.incarnation(), 2, "the failed message was handled again");
     }
 }
 
@@ -247,9 +247,9 @@ async fn failed_init_counts_as_another_crash() {
     let worker = started(&registry, plan).await;
     let began = Instant::now();
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
-    assert_eq!(value_of(&worker).await, 0, "the fourth restart is the last of the budget");
+    assert_eq!(value_of(&worker).await, 0, "the fourth restart is within the budget");
     assert_eq!((worker.incarnation(), record.inits(KEY)), (5, 5));
-    assert_eq!(began.elapsed().as_secs(), 1, "an init that hangs is given `init_timeout`");
+    assert_eq!(began.elapsed().as_secs(), 1, "a hanging `init` has `init_timeout`");
     assert_eq!((record.alive(KEY), record.most_at_once(KEY)), (1, 1));
     let stats = registry.stats();
     assert_eq!((stats.restarts.failed, stats.restarts.panicked), (3, 1), "{stats:?}");
@@ -258,12 +258,12 @@ async fn failed_init_counts_as_another_crash() {
     assert!(matches!(within(worker.closed(), "the fifth crash").await, ExitReason::Panicked(_)));
 }
 
-/// Arguments whose `Clone` panics when it is told to.
-struct Fragile(Arc<AtomicU32>);
+/// Arguments whose n-th clone panics.
+struct PanicsOnClone(Arc<AtomicU32>);
 
-impl Clone for Fragile {
+impl Clone for PanicsOnClone {
     fn clone(&self) -> Self {
-        // Counts down to the clone that panics.
+        // Counts down to the panic.
         assert!(self.0.fetch_sub(1, Ordering::Relaxed) != 1, "a scripted clone");
         Self(Arc::clone(&self.0))
     }
@@ -273,11 +273,11 @@ struct Brittle;
 
 impl Worker for Brittle {
     type Key = u32;
-    type Args = Fragile;
+    type Args = PanicsOnClone;
     type Message = ();
     type Error = Scripted;
 
-    async fn init(_: Fragile, _: &mut Context<Self>) -> Result<Self, Scripted> {
+    async fn init(_: PanicsOnClone, _: &mut Context<Self>) -> Result<Self, Scripted> {
         Ok(Self)
     }
 
@@ -289,16 +289,16 @@ impl Worker for Brittle {
 #[tokio::test(start_paused = true)]
 async fn panicking_args_clone_is_an_init_panic() {
     let registry = Registry::<Brittle>::builder().restart(Restart::Transient).build().unwrap();
-    let args = Fragile(Arc::new(AtomicU32::new(1)));
+    let args = PanicsOnClone(Arc::new(AtomicU32::new(1)));
     match within(registry.start(&1, args), "a start").await {
         Err(gen_registry::StartError::Panicked(message)) => assert_eq!(&*message, "a scripted clone"),
         other => panic!("{other:?}"),
     }
-    // The first for the worker to keep, the second for its second run; the third is that run's failure.
-    let worker = within(registry.start(&1, Fragile(Arc::new(AtomicU32::new(2)))), "a start").await.unwrap();
+    // The worker keeps the first clone, the second run takes the second one, and the third clone panics.
+    let worker = within(registry.start(&1, PanicsOnClone(Arc::new(AtomicU32::new(2)))), "a start").await.unwrap();
     worker.cast(()).await.unwrap();
     until_idle().await;
-    assert_eq!(worker.incarnation(), 3, "one restart failed in its clone, and the next one did not");
+    assert_eq!(worker.incarnation(), 3, "one restart failed in `clone`, and the next one succeeded");
     assert_eq!(registry.stats().restarts.panicked, 1);
     assert_eq!(registry.lookup(&1), Some(worker));
 }
@@ -325,7 +325,7 @@ async fn failed_terminate_does_not_prevent_restart() {
         let began = Instant::now();
         worker.cast(Ask::Do(Step::Fail)).await.unwrap();
         assert_eq!(value_of(&worker).await, 1);
-        assert_eq!(began.elapsed().as_secs(), seconds, "`stop_timeout` is how long it may take");
+        assert_eq!(began.elapsed().as_secs(), seconds, "limited by `stop_timeout`");
         assert_eq!((worker.incarnation(), record.most_at_once(KEY), record.alive(KEY)), (2, 1, 1));
     }
 }

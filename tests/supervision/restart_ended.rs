@@ -1,5 +1,5 @@
-//! A worker that is to come back, and is ended before it has: in its `terminate`, in its backoff, while it waits for its
-//! turn, in its `init`, and while what it owned is waited for.
+//! A worker that is ended before its restart is complete: in `terminate`, in the backoff, while it waits for a permit,
+//! in `init`, and while it waits for what the old run owned.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use tokio::time::Instant;
 
 const KEY: &str = "k";
 
-/// Where in its restart a worker is ended.
+/// The step of its restart in which a worker is ended.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Place {
+enum Phase {
     Terminate,
     Backoff,
     Turn,
     Init,
 }
 
-const PLACES: [Place; 4] = [Place::Terminate, Place::Backoff, Place::Turn, Place::Init];
+const PLACES: [Phase; 4] = [Phase::Terminate, Phase::Backoff, Phase::Turn, Phase::Init];
 
 fn builder() -> Builder<Probe> {
     Registry::builder()
@@ -33,30 +33,30 @@ fn builder() -> Builder<Probe> {
         .init_timeout(Duration::from_secs(3600))
 }
 
-/// A worker in the middle of a restart, with a call in its mailbox, and what holds it there.
-struct Scene {
+/// A worker in the middle of a restart, with a queued call, and the gates that hold it there.
+struct RestartingCase {
     registry: Registry<Probe>,
     worker: WorkerHandle<Probe>,
     record: Record,
     queued: JoinHandle<Result<u32, CallError<Probe>>>,
-    _holds: Option<JoinHandle<()>>,
+    _hold: Option<JoinHandle<()>>,
 }
 
-async fn at(place: Place) -> Scene {
+async fn at(phase: Phase) -> RestartingCase {
     let record = Record::default();
     let mut plan = Plan::value(1).recorded(&record);
     let mut builder = builder();
-    match place {
-        Place::Terminate => plan.terminate = Step::Hang,
-        Place::Backoff => builder = builder.restart_backoff(Duration::from_secs(600), Duration::from_secs(600)),
-        Place::Turn => builder = builder.max_concurrent_starts(1),
-        Place::Init => plan.script = test_support::Script::new([Step::Succeed, Step::Hang]),
+    match phase {
+        Phase::Terminate => plan.terminate = Step::Hang,
+        Phase::Backoff => builder = builder.restart_backoff(Duration::from_secs(600), Duration::from_secs(600)),
+        Phase::Turn => builder = builder.max_concurrent_starts(1),
+        Phase::Init => plan.script = test_support::Script::new([Step::Succeed, Step::Hang]),
     }
     let registry = builder.build().expect("valid options");
     let worker = within(registry.start(KEY, plan), "a start").await.expect("the start succeeds");
-    let holds = (place == Place::Turn).then(|| {
+    let holds = (phase == Phase::Turn).then(|| {
         let other = registry.clone();
-        tokio::spawn(async move { drop(other.start("holds the turn", Plan::init(Step::Hang)).await) })
+        tokio::spawn(async move { drop(other.start("holds the permit", Plan::init(Step::Hang)).await) })
     });
     until_idle().await;
     worker.cast(Ask::Do(Step::Fail)).await.expect("the worker is running");
@@ -64,66 +64,66 @@ async fn at(place: Place) -> Scene {
     let caller = worker.clone();
     let queued = tokio::spawn(async move { caller.call(Ask::Value).await });
     until_idle().await;
-    assert_eq!(registry.stats().restarting, 1, "{place:?}");
-    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "{place:?}");
-    Scene { registry, worker, record, queued, _holds: holds }
+    assert_eq!(registry.stats().restarting, 1, "{phase:?}");
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "{phase:?}");
+    RestartingCase { registry, worker, record, queued, _hold: holds }
 }
 
 #[tokio::test(start_paused = true)]
 async fn stop_ends_a_restart_at_any_stage() {
-    for place in PLACES {
-        let Scene { registry, worker, record, queued, .. } = at(place).await;
+    for phase in PLACES {
+        let RestartingCase { registry, worker, record, queued, .. } = at(phase).await;
         let inits = record.inits(KEY);
         let began = Instant::now();
         let reason = within(registry.stop(KEY), "a stop").await.expect("the worker exits");
-        // Its run has ended by its own error already; in `terminate` that is what the stop meets, and waits for.
-        let waited = if place == Place::Terminate { 5 } else { 0 };
-        assert_eq!(began.elapsed().as_secs_f64().round() as u64, waited, "{place:?}");
-        assert!(matches!(reason, ExitReason::Stopped | ExitReason::Killed), "{place:?}: {reason:?}");
-        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
-        assert!(registry.lookup(KEY).is_none() && worker.try_cast(Ask::Stop).is_err(), "{place:?}");
+        // The run has already ended with an error. In `terminate`, the stop waits for it.
+        let waited = if phase == Phase::Terminate { 5 } else { 0 };
+        assert_eq!(began.elapsed().as_secs_f64().round() as u64, waited, "{phase:?}");
+        assert!(matches!(reason, ExitReason::Stopped | ExitReason::Killed), "{phase:?}: {reason:?}");
+        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{phase:?}");
+        assert!(registry.lookup(KEY).is_none() && worker.try_cast(Ask::Stop).is_err(), "{phase:?}");
         tokio::time::sleep(Duration::from_secs(1000)).await;
-        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
-        if place != Place::Turn {
+        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{phase:?}: the worker restarted");
+        if phase != Phase::Turn {
             within(registry.start(KEY, Plan::value(2)), "a start").await.expect("the key is vacant");
         }
-        assert_eq!(registry.stats().restarting, 0, "{place:?}");
+        assert_eq!(registry.stats().restarting, 0, "{phase:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn kill_ends_a_restart_at_any_stage() {
-    for place in PLACES {
-        let Scene { registry, worker, record, queued, .. } = at(place).await;
+    for phase in PLACES {
+        let RestartingCase { registry, worker, record, queued, .. } = at(phase).await;
         let (inits, began) = (record.inits(KEY), Instant::now());
-        assert!(matches!(within(worker.kill(), "a kill").await, Ok(ExitReason::Killed)), "{place:?}");
-        assert_eq!(began.elapsed().as_secs(), 0, "{place:?}");
-        assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{place:?}");
-        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
+        assert!(matches!(within(worker.kill(), "a kill").await, Ok(ExitReason::Killed)), "{phase:?}");
+        assert_eq!(began.elapsed().as_secs(), 0, "{phase:?}");
+        assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{phase:?}");
+        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{phase:?}");
         tokio::time::sleep(Duration::from_secs(1000)).await;
-        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
+        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{phase:?}: the worker restarted");
         let stats = registry.stats();
-        assert_eq!((stats.restarting, stats.exits.killed), (0, 1), "{place:?}");
+        assert_eq!((stats.restarting, stats.exits.killed), (0, 1), "{phase:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn shutdown_ends_a_restart_at_any_stage() {
-    for place in PLACES {
-        let Scene { registry, worker, record, queued, .. } = at(place).await;
+    for phase in PLACES {
+        let RestartingCase { registry, worker, record, queued, .. } = at(phase).await;
         let inits = record.inits(KEY);
         let report = within(registry.shutdown(), "a shutdown").await;
         let ended = report.cancelled + report.aborted + report.drained;
         assert_eq!(
             (ended, report.crashed, report.stuck),
-            (if place == Place::Turn { 2 } else { 1 }, 0, 0),
-            "{place:?}"
+            (if phase == Phase::Turn { 2 } else { 1 }, 0, 0),
+            "{phase:?}"
         );
-        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{place:?}");
+        assert!(matches!(within(queued, "the queued call").await.unwrap(), Err(CallError::NotDelivered)), "{phase:?}");
         let reason = within(worker.closed(), "its exit").await;
-        assert!(matches!(reason, ExitReason::Shutdown | ExitReason::Killed), "{place:?}: {reason:?}");
+        assert!(matches!(reason, ExitReason::Shutdown | ExitReason::Killed), "{phase:?}: {reason:?}");
         tokio::time::sleep(Duration::from_secs(1000)).await;
-        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{place:?}: it came back");
+        assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{phase:?}: the worker restarted");
         assert_at_rest(&registry);
     }
 }
@@ -131,20 +131,20 @@ async fn shutdown_ends_a_restart_at_any_stage() {
 #[test]
 fn runtime_drop_during_restart_hangs_no_caller() {
     let observer = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    for place in PLACES {
+    for phase in PLACES {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let Scene { registry, worker, record, queued, _holds } = runtime.block_on(at(place));
-        // The queued call must outlive its runtime to see how it ends.
-        drop((queued, _holds));
+        let RestartingCase { registry, worker, record, queued, _hold } = runtime.block_on(at(phase));
+        // Keep the queued call until the runtime has ended, to see its result.
+        drop((queued, _hold));
         let mut call = Box::pin(worker.call(Ask::Value));
         runtime.block_on(async { assert!(test_support::poll_once(call.as_mut()).await.is_pending()) });
         drop(runtime);
         observer.block_on(async {
-            assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)), "{place:?}");
-            assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{place:?}");
-            assert_eq!(record.alive(KEY), 0, "{place:?}");
-            assert!(registry.lookup(KEY).is_none(), "{place:?}");
-            assert!(matches!(within(worker.stop(), "a stop").await, Err(StopError::NotFound)), "{place:?}");
+            assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)), "{phase:?}");
+            assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Killed), "{phase:?}");
+            assert_eq!(record.alive(KEY), 0, "{phase:?}");
+            assert!(registry.lookup(KEY).is_none(), "{phase:?}");
+            assert!(matches!(within(worker.stop(), "a stop").await, Err(StopError::NotFound)), "{phase:?}");
             assert!(registry.start(KEY, Plan::default()).await.is_err());
         });
     }
@@ -152,7 +152,7 @@ fn runtime_drop_during_restart_hangs_no_caller() {
 
 #[tokio::test(start_paused = true)]
 async fn concurrent_stops_and_kill_share_one_exit() {
-    let Scene { registry, worker, .. } = at(Place::Terminate).await;
+    let RestartingCase { registry, worker, .. } = at(Phase::Terminate).await;
     let mut first = Box::pin(registry.stop(KEY));
     let mut second = Box::pin(worker.stop());
     assert!(test_support::poll_once(first.as_mut()).await.is_pending());
@@ -188,7 +188,7 @@ async fn crash_during_shutdown_is_not_restarted() {
 
 #[tokio::test(start_paused = true)]
 async fn start_behind_stopped_restart_gets_successor() {
-    let Scene { registry, worker, record, .. } = at(Place::Terminate).await;
+    let RestartingCase { registry, worker, record, .. } = at(Phase::Terminate).await;
     let stopper = worker.clone();
     let stop = tokio::spawn(async move { stopper.stop().await });
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -208,16 +208,16 @@ async fn stuck_restart_counts_as_stopping() {
     let (began, begun) = tokio::sync::oneshot::channel();
     run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
-            // Blocking code, which nobody can end.
+            // Blocking code, which cannot be aborted.
             ctx.spawn_blocking(move || {
                 began.send(()).expect("the test holds the receiver");
-                held.recv().expect_err("it is released by a drop");
+                held.recv().expect_err("the sender is dropped");
             });
         })
     })
     .await
     .unwrap();
-    within(begun, "blocking code that runs").await.unwrap();
+    within(begun, "the blocking code").await.unwrap();
     worker.cast(fallible_job(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
     test_support::yield_many().await;
     assert_eq!(registry.stats().restarting, 1);
@@ -225,15 +225,15 @@ async fn stuck_restart_counts_as_stopping() {
     assert!(test_support::poll_once(stop.as_mut()).await.is_pending());
     test_support::yield_many().await;
     let numbers = |stats: gen_registry::Stats| (stats.running, stats.restarting, stats.stopping);
-    assert_eq!(numbers(registry.stats()), (1, 0, 1), "it drains, and does not come back");
-    // The clock does not move while blocking code runs: past the stop time-out, and the grace after it.
+    assert_eq!(numbers(registry.stats()), (1, 0, 1), "the worker drains and does not restart");
+    // The clock does not move while blocking code runs. Advance it past the stop timeout and the grace period.
     for _ in 0..2 {
         tokio::time::advance(Duration::from_secs(6)).await;
         test_support::yield_many().await;
     }
     assert!(matches!(within(stop, "the stop").await, Err(StopError::Stuck)));
-    assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "it is stuck");
+    assert_eq!((numbers(registry.stats()), registry.count()), ((1, 0, 1), 1), "the worker is stuck");
     drop(release);
-    within(worker.closed(), "its end, once its code returned").await;
+    within(worker.closed(), "the exit after the blocking code returned").await;
     assert_eq!(registry.lookup("healthy"), Some(healthy));
 }

@@ -1,4 +1,5 @@
-//! Restart budgets: exact, of one key each, told when they are spent, and remembered beyond the worker, within bounds.
+//! Restart budgets: exact, separate for each key, reported when spent, and remembered after the worker's exit, within
+//! bounds.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +24,7 @@ async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHan
     within(registry.start(key, plan), "a start").await.expect("the start succeeds")
 }
 
-/// A crash, and whatever comes of it at once.
+/// Crashes the worker and lets everything that follows happen.
 async fn crash(worker: &WorkerHandle<Probe>) {
     worker.cast(Ask::Do(Step::Panic)).await.expect("the worker is running");
     until_idle().await;
@@ -32,7 +33,7 @@ async fn crash(worker: &WorkerHandle<Probe>) {
 fn retry_after(refused: Result<WorkerHandle<Probe>, StartError<Probe>>) -> Duration {
     match refused {
         Err(StartError::RestartLimit { retry_after }) => retry_after,
-        other => panic!("not refused for its restarts: {other:?}"),
+        other => panic!("not refused for the restart limit: {other:?}"),
     }
 }
 
@@ -45,13 +46,13 @@ async fn each_key_has_exactly_its_budget() {
         let other = started(&registry, "other", Plan::value(2)).await;
         for nth in 1..=max {
             crash(&worker).await;
-            assert_eq!(worker.incarnation(), nth as u64 + 1, "within its budget of {max}");
+            assert_eq!(worker.incarnation(), nth as u64 + 1, "within the budget of {max}");
         }
         crash(&worker).await;
         assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Panicked(_)));
         assert_eq!(record.inits(KEY), max + 1);
         assert!(registry.lookup(KEY).is_none());
-        // The other one has its whole budget still.
+        // The other key still has its whole budget.
         for _ in 0..max {
             crash(&other).await;
         }
@@ -82,7 +83,7 @@ async fn giving_up_returns_the_queue_and_is_reported() {
     let sink = Arc::clone(&lost);
     let hook = move |key: &String, ask| match ask {
         Ask::Note(note) => sink.lock().unwrap().push((key.clone(), note)),
-        _ => panic!("only notes were lost"),
+        _ => panic!("only notes are undelivered"),
     };
     let registry = builder(0).on_undelivered(hook).mailbox_capacity(4).build().unwrap();
     let mut events = registry.subscribe();
@@ -99,7 +100,7 @@ async fn giving_up_returns_the_queue_and_is_reported() {
     assert!(poll_once(waiting.as_mut()).await.is_pending(), "the mailbox is full");
     gate.open();
     assert!(matches!(within(call, "the queued call").await, Err(CallError::NotDelivered)));
-    assert!(matches!(within(waiting, "the cast that waits for room").await, Err(SendError::Closed(_))));
+    assert!(matches!(within(waiting, "the waiting cast").await, Err(SendError::Closed(_))));
     assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Failed(_)));
     until_idle().await;
     assert_eq!(*lost.lock().unwrap(), [(KEY.to_owned(), 1), (KEY.to_owned(), 2)]);
@@ -145,9 +146,9 @@ async fn exhausted_key_is_refused_for_a_period() {
     advance(last).await;
     let next = started(&registry, KEY, plan()).await;
     crash(&next).await;
-    assert_eq!((value_of(&next).await, next.incarnation()), (9, 2), "it has its whole budget again");
+    assert_eq!((value_of(&next).await, next.incarnation()), (9, 2), "the key has its whole budget again");
     crash(&next).await;
-    assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Panicked(_)), "and no more than that");
+    assert!(matches!(within(next.closed(), "its exit").await, ExitReason::Panicked(_)), "the budget is spent again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +191,7 @@ async fn failed_start_does_not_touch_budget() {
     worker.stop().await.unwrap();
     for _ in 0..3 {
         let failed = within(registry.start(KEY, Plan::init(Step::Fail)), "a failed start").await;
-        assert!(matches!(failed, Err(StartError::Init(_))), "an `init` of a first run is no restart: {failed:?}");
+        assert!(matches!(failed, Err(StartError::Init(_))), "a failed first `init` is not a restart: {failed:?}");
     }
     let next = started(&registry, KEY, Plan::default()).await;
     crash(&next).await;
@@ -222,7 +223,7 @@ async fn backoff_doubles_with_jitter_up_to_max() {
         worker.cast(Ask::Do(Step::Fail)).await.unwrap();
         value_of(&worker).await;
         let waited = began.elapsed().as_secs_f64();
-        // Timers count in milliseconds, and round up.
+        // Timers have a resolution of a millisecond and round up.
         assert!((full / 2.0..full + 0.002).contains(&waited), "{waited} s of {full}");
         before += 1;
         assert_eq!(worker.incarnation(), before + 1);
@@ -251,10 +252,10 @@ async fn simultaneous_crashes_restart_spread_out() {
     for moment in moments {
         seconds.insert((within(moment, "a restart").await.unwrap() - began).as_secs());
     }
-    assert!(seconds.len() > 8, "32 workers came back in {} different seconds of 30", seconds.len());
+    assert!(seconds.len() > 8, "32 workers restarted in {} different seconds of 30", seconds.len());
 }
 
-/// As little as a worker can be: it fails when it is sent something.
+/// A minimal worker that fails on its first message.
 struct Crasher;
 
 impl Worker for Crasher {
@@ -273,18 +274,18 @@ impl Worker for Crasher {
 }
 
 #[cfg(target_os = "linux")]
-/// Crashes this many keys, and tells how many are remembered and how much the process grew.
+/// Crashes this many keys. Returns how many are remembered and by how much the process grew.
 async fn flood(keys: u32) -> (u64, i64) {
     let registry =
         Registry::<Crasher>::builder().restart(Restart::Transient).restart_intensity(0, PERIOD).build().unwrap();
     let run = async |from: u32, to: u32| {
         for key in from..to {
-            let worker = registry.start(&key, ()).await.expect("no key comes twice");
+            let worker = registry.start(&key, ()).await.expect("each key is started once");
             worker.cast(()).await.expect("the worker is running");
             worker.closed().await;
         }
     };
-    // What the memory takes at its fullest is taken before it is measured.
+    // Fill the memory to its limit before measuring.
     run(0, 40_000).await;
     let before = resident();
     run(40_000, keys).await;
@@ -293,7 +294,7 @@ async fn flood(keys: u32) -> (u64, i64) {
     assert_eq!(stats.gave_up, u64::from(keys));
     assert_eq!((stats.workers(), registry.count()), (0, 0));
     let last = registry.start(&(keys - 1), ()).await;
-    assert!(matches!(last, Err(StartError::RestartLimit { .. })), "the last one is remembered: {last:?}");
+    assert!(matches!(last, Err(StartError::RestartLimit { .. })), "the last key is remembered: {last:?}");
     (stats.remembered, grown)
 }
 
@@ -310,7 +311,7 @@ async fn memory_is_bounded_for_crashing_keys() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-#[ignore = "a million keys: run it with --release"]
+#[ignore = "a million keys: run with --release"]
 async fn memory_is_bounded_for_a_million_crashing_keys() {
     if !in_own_process(module_path!(), "memory_is_bounded_for_a_million_crashing_keys") {
         return;

@@ -1,4 +1,4 @@
-//! What tells a task that a run of a worker is over, and a run that it is to end.
+//! `run_ended` and `stopping`: a task learns that a run has ended, and a run learns that it must end.
 
 #![allow(clippy::async_yields_async, reason = "a worker hands the future to the test, which awaits it")]
 
@@ -46,7 +46,7 @@ async fn each_run_end_is_reported_with_its_reason() {
         let (reason, alive, state) = within(ended, "the end of the run").await.unwrap();
         assert_eq!(reason, expected);
         assert!(alive == 0 || worker.incarnation() > before, "its state is dropped");
-        assert_ne!(state, WorkerState::Exited, "the worker has not ended");
+        assert_ne!(state, WorkerState::Exited, "the worker has not exited");
         until_idle().await;
     }
     let (run, worker_end) = (worker.clone(), worker.clone());
@@ -57,7 +57,7 @@ async fn each_run_end_is_reported_with_its_reason() {
     within(registry.stop(KEY), "a stop").await.expect("the worker exits");
     assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Stopped)));
     assert!(matches!(within(worker_end, "the end").await, Ok(ExitReason::Stopped)));
-    // And after the end at once.
+    // After the exit, it resolves at once.
     assert!(poll_once(pin!(worker.run_ended())).await.is_ready());
 }
 
@@ -74,10 +74,10 @@ async fn between_runs_the_next_run_is_awaited() {
     let run = worker.clone();
     let ended = tokio::spawn(async move { run.run_ended().await });
     tokio::time::sleep(Duration::from_secs(10)).await;
-    assert!(!ended.is_finished(), "the next run goes on");
+    assert!(!ended.is_finished(), "the next run continues");
     within(registry.kill(KEY), "a kill").await.expect("the worker exits");
     assert!(matches!(within(ended, "the end of the run").await, Ok(ExitReason::Killed)));
-    // If there is no next run, it is the worker's end.
+    // Without a next run, it resolves with the worker's exit.
     let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the key is vacant");
     within(worker.crash(), "a crash").await.expect("a run is in progress");
     let run = worker.clone();
@@ -102,7 +102,7 @@ async fn failed_start_ends_its_run() {
     };
     let starter = registry.clone();
     let start = tokio::spawn(async move { starter.start(KEY, role).await.is_ok() });
-    let handle = within(handle, "the handle").await.expect("it is sent");
+    let handle = within(handle, "the handle").await.expect("the handle is sent");
     let run = tokio::spawn(async move { handle.run_ended().await });
     until_idle().await;
     init.open();
@@ -110,7 +110,7 @@ async fn failed_start_ends_its_run() {
     assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Failed(_))));
 }
 
-/// A wait that begins while a run ends is for that run or the next one: with some end after it, none waits for ever.
+/// A wait that begins while a run ends waits for that run or for the next one. Every wait resolves.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn runs_ending_meanwhile_wake_every_wait() {
     for _ in 0..100 {
@@ -128,14 +128,14 @@ async fn runs_ending_meanwhile_wake_every_wait() {
                     match reason {
                         ExitReason::Stopped => return,
                         ExitReason::Crashed | ExitReason::Normal => assert!(worker.incarnation() >= before),
-                        other => panic!("nobody ends it like this: {other:?}"),
+                        other => panic!("unexpected reason: {other:?}"),
                     }
                 }
             }));
         }
         for turn in 0..20 {
             if turn % 2 == 0 {
-                // Between two runs there is nothing to crash.
+                // Between two runs, there is nothing to crash.
                 drop(worker.crash().await);
             } else {
                 worker.cast(Ask::Stop).await.expect("the worker is restarted");
@@ -150,7 +150,7 @@ async fn runs_ending_meanwhile_wake_every_wait() {
     }
 }
 
-/// How a worker is asked to end.
+/// How a worker is asked to stop.
 #[derive(Debug, Clone, Copy)]
 enum Asked {
     Stop,
@@ -176,7 +176,7 @@ async fn stopping_resolves_in_a_long_handler() {
             let long = fallible_job(move |ctx| {
                 Box::pin(async move {
                     let task = ctx.stopping();
-                    // It borrows nothing: a task of its own may wait for it too, and then ends in time.
+                    // The future borrows nothing, so a spawned task may wait for it too and then ends in time.
                     let task = ctx.spawn(task);
                     let mut stopping = pin!(ctx.stopping());
                     if let Asked::Itself = asked {
@@ -184,9 +184,9 @@ async fn stopping_resolves_in_a_long_handler() {
                         ctx.stop();
                     }
                     stopping.await;
-                    // And from then on at once.
+                    // From now on it resolves at once.
                     ctx.stopping().await;
-                    task.await.expect("it is told, too");
+                    task.await.expect("the task is notified too");
                     sender.send(()).expect("the test holds the receiver");
                     Ok(())
                 })
@@ -210,7 +210,9 @@ async fn stopping_resolves_in_a_long_handler() {
                 (Asked::Drop, _) => registry = None,
                 _ => {}
             }
-            within(told, "the handler").await.unwrap_or_else(|_| panic!("{policy:?}, {asked:?}: it was dropped"));
+            within(told, "the handler")
+                .await
+                .unwrap_or_else(|_| panic!("{policy:?}, {asked:?}: the handler was dropped"));
             let reason = within(run, "the end of the run").await.unwrap();
             assert!(!matches!(reason, ExitReason::Killed), "{policy:?}, {asked:?}");
             assert!(began.elapsed() < Duration::from_secs(101), "{policy:?}, {asked:?}");
@@ -229,20 +231,20 @@ async fn stopping_resolves_when_its_run_ends() {
     });
     let outside = tokio::spawn(stopping.await.expect("the worker is running"));
     until_idle().await;
-    assert!(!outside.is_finished(), "nobody has asked the run to end");
+    assert!(!outside.is_finished(), "the run has not been asked to stop");
     within(worker.crash(), "a crash").await.expect("a run is in progress");
-    within(outside, "the end of the run").await.expect("it does not panic");
-    // The next run is asked for nothing.
+    within(outside, "the end of the run").await.expect("the task does not panic");
+    // The next run has not been asked to stop.
     let next =
         run_in_restartable(&worker, |ctx| Box::pin(async move { poll_once(pin!(ctx.stopping())).await.is_pending() }));
     assert!(next.await.expect("the worker is restarted"));
-    // One that a kill, and one that the end of the idle time has met.
+    // A kill ends one wait, and the idle timeout another.
     let stopping = run_in_restartable(&worker, |ctx| {
         let stopping = ctx.stopping();
         ctx.set_idle_timeout(Some(Duration::from_secs(1)));
         Box::pin(async move { stopping })
     });
-    within(stopping.await.expect("the worker is running"), "the end of the idle time").await;
+    within(stopping.await.expect("the worker is running"), "the idle timeout").await;
     assert_eq!(worker.state(), WorkerState::Exited);
 }
 
@@ -271,7 +273,7 @@ async fn cancelled_waits_do_not_affect_others() {
     assert!(matches!(within(run, "the end of the run").await, Ok(ExitReason::Normal)));
 }
 
-/// A stop that comes while a handler begins to wait is not lost: it is seen, or told.
+/// A stop that races the start of a wait is not lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn stop_racing_stopping_wakes_every_wait() {
     for round in 0..300 {

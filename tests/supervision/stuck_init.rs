@@ -1,7 +1,7 @@
-//! An `init` that blocks its thread, where starts wait for their turn.
+//! An `init` that blocks its thread while other starts wait for a permit.
 //!
-//! Code that never yields needs a thread of its own, where time cannot be paused: deadlines are short and real, and what is
-//! waited for is events.
+//! Code that never yields needs its own thread, where time cannot be paused. So the deadlines are short and real, and
+//! the tests wait for events.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, mpsc};
@@ -21,12 +21,12 @@ enum Init {
     Wait(oneshot::Receiver<()>),
 }
 
-/// The `init`s of a key, one after another, and how many have begun.
+/// The successive `init`s of a key, and how many have begun.
 #[derive(Clone, Default)]
 struct Inits {
     steps: Arc<Mutex<VecDeque<Init>>>,
     begun: Arc<watch::Sender<usize>>,
-    /// How many run now, and how many ever did at once.
+    /// How many run now, and how many ever ran at once.
     at_once: Arc<Mutex<(usize, usize)>>,
 }
 
@@ -36,11 +36,11 @@ impl Inits {
     }
 
     async fn begun(&self, nth: usize) {
-        within(self.begun.subscribe().wait_for(|begun| *begun >= nth), "an init that begins").await.unwrap();
+        within(self.begun.subscribe().wait_for(|begun| *begun >= nth), "the start of an init").await.unwrap();
     }
 }
 
-/// One `init` that runs.
+/// Counts an `init` as running.
 struct Runs(Arc<Mutex<(usize, usize)>>);
 
 impl Runs {
@@ -95,7 +95,7 @@ fn builder() -> Builder<Starts> {
         .stop_timeout(Duration::from_millis(50))
 }
 
-/// There is one permit, and not two.
+/// Asserts that there is one permit, not two.
 async fn assert_one_at_a_time(registry: &Registry<Starts>) {
     let (release, held) = oneshot::channel();
     let (first, second) = (Inits::new([Init::Wait(held)]), Inits::default());
@@ -108,7 +108,7 @@ async fn assert_one_at_a_time(registry: &Registry<Starts>) {
     until("starts", || has_begun(&first) && has_begun(&second) || registry.stats().waiting_for_turn == 1).await;
     drop(release);
     for start in starting {
-        // One of them may have taken too long for this test's short time-out.
+        // A start may exceed the short timeout of this test.
         let _ = within(start, "a start").await.unwrap();
     }
     assert_eq!(first.at_once.lock().unwrap().1, 1, "two run at once");
@@ -131,15 +131,15 @@ async fn g4_stuck_start_releases_its_permit() {
     let registry = builder().build().unwrap();
     let (release, block) = blocked();
     let stuck = Inits::new([block]);
-    let failed = within(registry.start(&1, stuck), "a start that hangs").await;
+    let failed = within(registry.start(&1, stuck), "the hanging start").await;
     assert!(matches!(failed, Err(StartError::TimedOut)), "{failed:?}");
-    within(registry.start(&2, Inits::default()), "a start behind the stuck one").await.unwrap();
+    within(registry.start(&2, Inits::default()), "the next start").await.unwrap();
     let stats = registry.stats();
     assert_eq!((stats.stopping, stats.running, stats.starting, stats.waiting_for_turn), (1, 1, 0, 0), "{stats:?}");
     assert_one_at_a_time(&registry).await;
     drop(release);
-    until("the end of the stuck one", || registry.stats().stopping == 0).await;
-    // Its guard finds the permit returned.
+    until("the exit of the stuck worker", || registry.stats().stopping == 0).await;
+    // The guard of the stuck start must not release the permit again.
     assert_one_at_a_time(&registry).await;
     assert_at_rest(&registry);
 }
@@ -159,11 +159,11 @@ async fn g4_stopped_stuck_start_releases_its_permit() {
         async move { registry.start(&2, Inits::default()).await }
     });
     assert!(matches!(within(registry.kill(&1), "a kill").await, Err(StopError::Stuck)));
-    within(behind, "a start behind the stuck one").await.unwrap().unwrap();
+    within(behind, "the next start").await.unwrap().unwrap();
     assert!(matches!(within(starting, "its start").await.unwrap(), Err(StartError::Cancelled)));
     assert_eq!(registry.stats().stopping, 1);
     drop(release);
-    until("the end of the stuck one", || registry.stats().stopping == 0).await;
+    until("the exit of the stuck worker", || registry.stats().stopping == 0).await;
     assert_one_at_a_time(&registry).await;
     assert_at_rest(&registry);
 }
@@ -209,7 +209,7 @@ async fn shutdown_ends_starts_behind_a_stuck_one() {
     let report = within(registry.shutdown(), "a shutdown").await;
     assert_eq!(report.stuck, 1, "{report:?}");
     for start in starts {
-        // One that came before the stuck one has come up.
+        // A start that was ahead of the stuck one may have succeeded.
         let _ = within(start, "a start").await.unwrap();
     }
     assert_eq!(registry.stats().waiting_for_turn, 0);

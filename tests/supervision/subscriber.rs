@@ -1,4 +1,4 @@
-//! A subscriber of `tracing` that keeps what it is told, and panics where it is asked to.
+//! A `tracing` subscriber that records everything and panics in a chosen method.
 
 #![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
@@ -24,15 +24,15 @@ pub(crate) struct Log(Arc<Mutex<Kept>>);
 struct Kept {
     spans: Vec<(&'static Metadata<'static>, Fields)>,
     events: Vec<(Level, Fields)>,
-    /// The method that panics, and how often it has.
+    /// The method that panics, and how often it has panicked.
     hostile: Option<&'static str>,
     panics: usize,
-    /// How many references there are to all spans.
+    /// The number of references to all spans.
     references: usize,
 }
 
 thread_local! {
-    /// Where this thread is: the current span last.
+    /// The spans that this thread has entered, innermost last.
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -45,8 +45,8 @@ impl Visit for Gather<'_> {
 }
 
 impl Log {
-    /// A log for this thread, by whose span and events of the crate have been through once: what a thread without a subscriber
-    /// registers at the same time as another one sets its own may else be taken for disabled.
+    /// Sets a log for this thread, after a span and the events of the crate have been used once. Otherwise, a callsite
+    /// that a thread without a subscriber registers while this thread sets its own may be cached as disabled.
     pub(crate) async fn set() -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let guard = tracing::subscriber::set_default(log.clone());
@@ -67,7 +67,7 @@ impl Log {
         look(&mut self.0.lock().expect("no code panics while holding the lock"))
     }
 
-    /// Has one of its methods panic from now on, or none.
+    /// Makes one of the methods panic from now on, or none.
     pub(crate) fn set_hostile(&self, method: Option<&'static str>) {
         self.with(|kept| kept.hostile = method);
     }
@@ -80,7 +80,7 @@ impl Log {
         self.with(|kept| kept.references)
     }
 
-    /// The events with this message, with the field `in span of`: the id of the worker whose span they are in.
+    /// The events with this message. The field `in span of` is the id of the worker whose span is current.
     pub(crate) fn events(&self, message: &str) -> Vec<(Level, Fields)> {
         self.with(|kept| {
             kept.events
@@ -107,7 +107,7 @@ impl Subscriber for Log {
     }
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Tokio has spans of its own.
+        // Ignore tokio's own spans.
         let is_ours = metadata.target().starts_with("gen_registry") || metadata.target().starts_with("user_code");
         if is_ours {
             self.called("enabled");

@@ -1,4 +1,4 @@
-//! Panics in the own tasks of a worker.
+//! Panics in the tasks that a worker spawns.
 
 #![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
@@ -16,10 +16,10 @@ fn nothing() -> FallibleJob {
     fallible_job(|_| Box::pin(async { Ok(()) }))
 }
 
-/// Panics when it is dropped.
-struct Bomb;
+/// Panics when dropped.
+struct PanicsOnDrop;
 
-impl Drop for Bomb {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
         panic!("a scripted panic in a drop");
     }
@@ -38,14 +38,14 @@ async fn task_panics_are_counted_once() {
             let is_over = |timer: Timer| Box::new(move || timer.is_finished()) as Box<dyn Fn() -> bool + Send>;
             drop(ctx.spawn(async { panic!("spawn") }));
             drop(ctx.spawn_blocking(|| panic!("spawn_blocking")));
-            // The result, which nobody wants.
-            drop(ctx.spawn(async { Bomb }));
-            drop(ctx.spawn_blocking(|| Bomb));
-            // What it captured, when it is aborted.
-            let bomb = Bomb;
+            // Nothing takes the result.
+            drop(ctx.spawn(async { PanicsOnDrop }));
+            drop(ctx.spawn_blocking(|| PanicsOnDrop));
+            // The captured value, when the task is aborted.
+            let captured = PanicsOnDrop;
             ctx.spawn(async move {
                 std::future::pending::<()>().await;
-                drop(bomb);
+                drop(captured);
             })
             .abort();
             let interval = ctx.send_interval(Duration::from_secs(1), || panic!("send_interval"));
@@ -61,9 +61,9 @@ async fn task_panics_are_counted_once() {
     until_idle().await;
     assert_eq!(counted(), 7);
     for (name, is_finished) in made {
-        assert!(is_finished(), "{name} goes on after its panic");
+        assert!(is_finished(), "{name} continues after its panic");
     }
-    // The worker and its next tasks go on.
+    // The worker and its next tasks continue.
     let again = run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.spawn(async { 1 }) })).await.unwrap();
     assert_eq!(within(again, "a task").await, Ok(1));
     within(worker.stop(), "a stop").await.unwrap();
@@ -89,10 +89,10 @@ async fn panic_is_counted_before_task_resolves() {
     assert_eq!(blocking, (Err(TaskError::Panicked("two".into())), 2));
 }
 
-/// A foreign executor's waker, which panics.
-struct Hostile;
+/// A waker that panics, like that of a foreign executor.
+struct PanickingWaker;
 
-impl Wake for Hostile {
+impl Wake for PanickingWaker {
     fn wake(self: Arc<Self>) {
         panic!("a hostile waker");
     }
@@ -110,10 +110,10 @@ async fn panicking_waker_is_not_a_task_panic() {
     })
     .await
     .unwrap();
-    let waker = Waker::from(Arc::new(Hostile));
+    let waker = Waker::from(Arc::new(PanickingWaker));
     let mut tasks: Vec<_> = tasks.into_iter().map(Box::pin).collect();
     for task in &mut tasks {
-        // It may be ready by now.
+        // The task may be ready by now.
         let _ = task.as_mut().poll(&mut Context::from_waker(&waker));
     }
     tasks[2].abort();
@@ -127,7 +127,7 @@ async fn g5_panicking_caller_waker_spares_the_worker() {
     let registry = Registry::<RestartableWorker>::new();
     let worker = within(registry.start("k", RestartableArgs::default()), "a start").await.unwrap();
     let (sender, mut receiver) = tokio::sync::oneshot::channel();
-    let waker = Waker::from(Arc::new(Hostile));
+    let waker = Waker::from(Arc::new(PanickingWaker));
     assert!(std::pin::Pin::new(&mut receiver).poll(&mut Context::from_waker(&waker)).is_pending());
     let sent = run_in_restartable(&worker, |_| Box::pin(async move { Reply::from(sender).try_send(7) }));
     assert_eq!(sent.await.unwrap(), Ok(()));
@@ -147,8 +147,8 @@ async fn g10_panicking_waker_spares_other_reports() {
         })
     });
     within(registry.start("k", part), "a start").await.unwrap();
-    let waker = Waker::from(Arc::new(Hostile));
-    // Tokio spreads those who wait over a few lists.
+    let waker = Waker::from(Arc::new(PanickingWaker));
+    // Tokio distributes waiters over several lists.
     let mut hostile: Vec<_> = (0..32).map(|_| Box::pin(registry.shutdown())).collect();
     let mut others = Vec::new();
     for shutdown in &mut hostile {
@@ -166,7 +166,7 @@ async fn g10_panicking_waker_spares_other_reports() {
 #[tokio::test(start_paused = true)]
 async fn g5_panicking_waker_spares_other_subscribers() {
     let registry = Registry::<RestartableWorker>::new();
-    let waker = Waker::from(Arc::new(Hostile));
+    let waker = Waker::from(Arc::new(PanickingWaker));
     let mut subscribers: Vec<_> = (0..8).map(|_| registry.subscribe()).collect();
     let mut hostile: Vec<_> = subscribers.iter_mut().map(|events| Box::pin(events.recv())).collect();
     let mut others = Vec::new();
@@ -223,7 +223,7 @@ mod traced {
     use super::*;
     use crate::subscriber::Log;
 
-    /// On a runtime whose blocking threads have the log too.
+    /// Runs the test on a runtime whose blocking threads use the log too.
     fn with_log(test: impl AsyncFnOnce(Log)) {
         let log = Arc::new(Mutex::new(None::<Log>));
         let of_the_pool = Arc::clone(&log);

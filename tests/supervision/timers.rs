@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 const KEY: &str = "k";
 
-/// When each message came, in milliseconds since the test began to look.
+/// When each message arrived, in milliseconds since the start of the test.
 #[derive(Clone)]
 struct Ticks(Instant, Arc<Mutex<Vec<u64>>>);
 
@@ -31,7 +31,7 @@ impl Ticks {
         })
     }
 
-    /// In seconds, rounded.
+    /// The times in seconds, rounded.
     fn seconds(&self) -> Vec<u64> {
         self.1.lock().unwrap().iter().map(|millis| (millis + 500) / 1000).collect()
     }
@@ -57,7 +57,7 @@ async fn every(worker: &WorkerHandle<RestartableWorker>, period: Duration, ticks
         .expect("the worker is running")
 }
 
-/// Makes the worker busy until the gate opens.
+/// Keeps the worker busy until the gate opens.
 async fn block(worker: &WorkerHandle<RestartableWorker>) -> Gate {
     let gate = Gate::new();
     let pass = gate.clone();
@@ -100,7 +100,7 @@ async fn timer_exceeds_capacity_only_temporarily() {
     let gate = block(&worker).await;
     worker.try_cast(nothing()).unwrap();
     sleep(Duration::from_secs(10)).await;
-    assert!(worker.try_cast(nothing()).is_err(), "it is full, and three over");
+    assert!(worker.try_cast(nothing()).is_err(), "the mailbox is full, plus three ticks");
     let senders: Vec<_> = (0..2)
         .map(|_| {
             let (worker, tick) = (worker.clone(), ticks.tick());
@@ -110,11 +110,11 @@ async fn timer_exceeds_capacity_only_temporarily() {
     until_idle().await;
     gate.open();
     for sender in senders {
-        within(sender, "room, when what is over was handled").await.unwrap().unwrap();
+        within(sender, "capacity after the ticks were handled").await.unwrap().unwrap();
     }
     until_idle().await;
     assert_eq!(ticks.seconds(), [10; 5]);
-    worker.try_cast(nothing()).expect("there is room again");
+    worker.try_cast(nothing()).expect("there is capacity again");
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,7 +154,7 @@ async fn timers_end_with_their_worker() {
             _ => worker.cast(fail()).await.unwrap(),
         }
         within(worker.closed(), "its exit").await;
-        assert_eq!(began.elapsed().as_secs(), 0, "{end}: nobody waits for a timer");
+        assert_eq!(began.elapsed().as_secs(), 0, "{end}: waited for a timer");
         assert!(once.is_finished() && often.is_finished(), "{end}");
         let next = started(&registry).await;
         sleep(Duration::from_secs(60)).await;
@@ -190,7 +190,7 @@ async fn missed_ticks_of_busy_worker_are_merged() {
     timer.cancel();
     let seconds = ticks.seconds();
     assert_eq!(seconds.len(), 4, "ten missed ticks are one: {seconds:?}");
-    // What was missed comes once, late; the next one is where it would have been anyway.
+    // The missed ticks are delivered once, late. The next tick keeps to the schedule.
     assert!(ticks.1.lock().unwrap()[2] >= 12_500 && seconds[3] == 13, "{seconds:?}");
 }
 
@@ -201,8 +201,8 @@ async fn zero_period_is_1ms_and_max_never_fires() {
     let timer = every(&worker, Duration::ZERO, &ticks).await;
     sleep(Duration::from_millis(100)).await;
     timer.cancel();
-    let came = ticks.seconds().len();
-    assert!((90..=101).contains(&came), "{came} ticks in 100 ms");
+    let arrived = ticks.seconds().len();
+    assert!((90..=101).contains(&arrived), "{arrived} ticks in 100 ms");
     let never = every(&worker, Duration::MAX, &ticks).await;
     let ever = ticks.clone();
     let once =
@@ -210,7 +210,7 @@ async fn zero_period_is_1ms_and_max_never_fires() {
             .await
             .unwrap();
     sleep(Duration::from_secs(1_000_000)).await;
-    assert_eq!(ticks.seconds().len(), came);
+    assert_eq!(ticks.seconds().len(), arrived);
     assert!(!never.is_finished() && !once.is_finished());
     within(worker.stop(), "a stop").await.unwrap();
 }
@@ -240,7 +240,7 @@ async fn only_send_after_prevents_idle_and_eviction() {
     let (worker, ticks) = (started(&registry).await, Ticks::new());
     let _timer = after(&worker, 100, &ticks).await;
     sleep(Duration::from_secs(99)).await;
-    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "it waits for its message");
+    assert_eq!(registry.lookup(KEY), Some(worker.clone()), "the worker waits for its message");
     let refused = within(registry.start("other", RestartableArgs::default()), "a refusal").await;
     assert!(matches!(refused, Err(StartError::AtCapacity)), "{refused:?}");
     sleep(Duration::from_secs(6)).await;
@@ -255,7 +255,11 @@ async fn only_send_after_prevents_idle_and_eviction() {
     let began = Instant::now();
     cancelled.cancel();
     assert!(matches!(within(worker.closed(), "its exit").await, ExitReason::Idle));
-    assert!(began.elapsed().as_secs() <= 21, "a cancelled timer and an interval keep nobody: {:?}", began.elapsed());
+    assert!(
+        began.elapsed().as_secs() <= 21,
+        "a cancelled timer and an interval do not prevent idling: {:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -277,8 +281,8 @@ async fn cancel_racing_fire_sends_at_most_once() {
         };
         within(over, "the end of the timers").await;
         run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
-        let came = ticks.seconds().len();
-        assert!((4..=8).contains(&came), "{came} of eight came, four of which were not cancelled");
+        let arrived = ticks.seconds().len();
+        assert!((4..=8).contains(&arrived), "{arrived} of eight arrived, four of which were not cancelled");
         assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));
     }
 }

@@ -1,4 +1,4 @@
-//! What a registry tells `tracing`.
+//! The spans and events of a registry.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -16,7 +16,7 @@ use test_support::{
 
 type Fields = BTreeMap<&'static str, String>;
 
-/// Keeps all that it is told.
+/// Records everything.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Kept>>);
 
@@ -24,9 +24,9 @@ struct Log(Arc<Mutex<Kept>>);
 struct Kept {
     spans: Vec<(&'static str, Fields)>,
     events: Vec<(Level, Fields)>,
-    /// Where the thread is: the current one last.
+    /// The spans that the thread has entered, innermost last.
     entered: Vec<usize>,
-    /// How often a subscriber is asked to panic.
+    /// How often the subscriber has panicked.
     panics: usize,
 }
 
@@ -40,7 +40,7 @@ impl Visit for Gather<'_> {
 
 impl Log {
     fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
-        look(&mut self.0.lock().expect("nobody panics with it"))
+        look(&mut self.0.lock().expect("no code panics while holding the lock"))
     }
 
     fn spans(&self) -> Vec<(&'static str, Fields)> {
@@ -58,7 +58,7 @@ impl Log {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        // Tokio has spans of its own.
+        // Ignore tokio's own spans.
         metadata.target().starts_with("gen_registry") || metadata.target().starts_with("tracing")
     }
 
@@ -100,7 +100,7 @@ impl Subscriber for Log {
     }
 }
 
-/// A registry whose workers, on this thread, have this log.
+/// A registry whose workers use this log on this thread.
 async fn logged(builder: Builder<Probe>) -> (Log, tracing::subscriber::DefaultGuard, Registry<Probe>) {
     let log = Log::default();
     let guard = tracing::subscriber::set_default(log.clone());
@@ -173,7 +173,7 @@ async fn crash_is_an_error_with_its_reason() {
         let worker = within(registry.start(key, Plan::default()), "a start").await.unwrap();
         within(worker.cast(Ask::Do(step)), "a send").await.unwrap();
         within(worker.closed(), "its exit").await;
-        let (level, fields) = log.events().pop().expect("it crashed");
+        let (level, fields) = log.events().pop().expect("the worker crashed");
         assert_eq!((level, &*fields["reason"]), (Level::ERROR, reason));
         assert_eq!((&*fields["registry"], &fields["id"]), ("crashes", &worker.id().to_string()));
         assert_eq!(fields["in span of"], worker.id().to_string());
@@ -247,7 +247,7 @@ async fn panicking_subscriber_loses_only_its_span() {
     assert!(log.spans().is_empty());
 }
 
-/// Where nobody listens.
+/// Without any subscriber.
 #[tokio::test(start_paused = true)]
 async fn works_without_a_subscriber() {
     if !in_own_process(module_path!(), "works_without_a_subscriber") {

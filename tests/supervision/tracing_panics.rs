@@ -1,4 +1,4 @@
-//! A subscriber of `tracing` that panics.
+//! A `tracing` subscriber that panics.
 
 #![allow(clippy::async_yields_async, reason = "the worker returns the handle of a task that it spawned")]
 
@@ -9,11 +9,11 @@ use gen_registry::{ExitReason, Registry, Restart};
 use test_support::{Record, RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, within};
 use tokio::time::sleep;
 
-/// All that are called.
+/// All methods that are called.
 const METHODS: [&str; 10] =
     ["enabled", "new_span", "record", "enter", "exit", "clone_span", "try_close", "current_span", "event", "none"];
 
-/// Everything that a worker does with its span, with one method of the subscriber panicking each time.
+/// Uses a worker's span in every way while one method of the subscriber panics.
 async fn live_with(method: &'static str) {
     let (log, _guard) = Log::set().await;
     log.set_hostile(Some(method));
@@ -43,8 +43,8 @@ async fn live_with(method: &'static str) {
     let (task, blocking, panics, aborted, timer, interval, monitor) = made;
     assert_eq!(within(task, "a task").await, Ok(1), "{method}");
     assert_eq!(within(blocking, "blocking work").await, Ok(2), "{method}");
-    assert!(within(panics, "a task that panics").await.unwrap_err().to_string().contains("scripted"), "{method}");
-    assert!(within(aborted, "a task that is aborted").await.is_err(), "{method}");
+    assert!(within(panics, "the panicking task").await.unwrap_err().to_string().contains("scripted"), "{method}");
+    assert!(within(aborted, "the aborted task").await.is_err(), "{method}");
     sleep(Duration::from_secs(3)).await;
     assert!(timer.is_finished() && !interval.is_finished() && !monitor.is_finished(), "{method}");
     assert_eq!((worker.incarnation(), registry.stats().task_panics), (1, 1), "{method}");
@@ -62,7 +62,7 @@ async fn live_with(method: &'static str) {
     if method == "none" {
         assert_eq!(log.references(), 0, "a span was not closed");
     }
-    // Nothing is left of it for the next worker.
+    // The next worker is not affected.
     log.set_hostile(None);
     let next = within(registry.start("k", RestartableArgs::default()), "the next start").await.expect(method);
     run_in_restartable(&next, |_| Box::pin(async {})).await.expect(method);

@@ -1,5 +1,5 @@
-//! A send through a key address survives a restart, a passivation, an eviction, and a stop followed by a start: what was
-//! accepted is handled once, or its caller is told.
+//! A send by key survives a restart, a passivation, an eviction, and a stop followed by a start: an accepted message is
+//! handled once, or its caller learns that it was not.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -24,13 +24,13 @@ async fn sends_keep_their_order_across_restart() {
     }
     gate.open();
     init.reached().await;
-    within(via.cast(Ask::Note(3)), "a send in the restart").await.unwrap();
+    within(via.cast(Ask::Note(3)), "a send during the restart").await.unwrap();
     let mut call = Box::pin(via.call(Ask::Notes));
     assert!(poll_once(call.as_mut()).await.is_pending());
     init.open();
     assert_eq!(within(call, "a call in the restart").await.unwrap(), [2, 3]);
     assert_eq!(record.noted(KEY), [1, 2, 3]);
-    assert_eq!((record.inits(KEY), registry.stats().starts.ok), (2, 1), "it is the same worker");
+    assert_eq!((record.inits(KEY), registry.stats().starts.ok), (2, 1), "the worker is the same");
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +51,7 @@ async fn giving_up_returns_the_waiting_message() {
     let mut waiting = Box::pin(via.cast(Ask::Note(99)));
     assert!(poll_once(waiting.as_mut()).await.is_pending());
     gate.open();
-    match within(waiting, "the send that waits").await {
+    match within(waiting, "the waiting send").await {
         Err(SendError::NotStarted { message, source }) if matches!(*source, StartError::RestartLimit { .. }) => {
             assert!(matches!(message.into_inner(), Ask::Note(99)));
         }
@@ -84,9 +84,9 @@ async fn send_during_passivation_reaches_successor() {
         let mut second = Box::pin(via.cast(Ask::Note(2)));
         assert!(poll_once(second.as_mut()).await.is_pending(), "its key is not free");
         gate.open();
-        match within(second, "a send in the passivation").await {
+        match within(second, "a send during the passivation").await {
             Ok(()) => {}
-            // The one for which there was room was still starting.
+            // The worker that makes room was still starting.
             Err(SendError::NotStarted { source, .. }) if is_evicted && matches!(*source, StartError::AtCapacity) => {
                 within(via.cast(Ask::Note(2)), "a second try").await.unwrap();
             }
@@ -113,7 +113,7 @@ async fn send_during_stop_reaches_successor() {
     let mut second = Box::pin(via.cast(Ask::Note(2)));
     assert!(poll_once(second.as_mut()).await.is_pending());
     gate.open();
-    within(second, "a send in the stop").await.unwrap();
+    within(second, "a send during the stop").await.unwrap();
     assert!(matches!(within(stop, "the stop").await.unwrap(), Ok(ExitReason::Stopped)));
     until_idle().await;
     assert_eq!((record.noted(KEY), record.inits(KEY)), (vec![1, 2], 2));
@@ -133,11 +133,11 @@ async fn stop_in_backoff_fails_call_but_retry_works() {
     assert!(poll_once(call.as_mut()).await.is_pending());
     within(registry.stop(KEY), "a stop").await.unwrap();
     assert!(matches!(within(call, "the call").await, Err(CallError::NotDelivered)));
-    assert_eq!(within(via.call(Ask::Value), "the call again").await.unwrap(), 5);
+    assert_eq!(within(via.call(Ask::Value), "the second call").await.unwrap(), 5);
     assert_at_rest(&registry);
 }
 
-/// What was handled, by how many times, and the last of each sender.
+/// How often each message was handled, and the last message of each sender.
 #[derive(Default)]
 struct Ledger {
     handled: Mutex<HashMap<(u32, u64), u32>>,
@@ -150,7 +150,7 @@ struct Account(Arc<Ledger>);
 struct Entry {
     sender: u32,
     n: u64,
-    /// It fails, panics or stops when it has handled this.
+    /// The message after which the worker fails, panics or stops.
     end: u8,
     reply: Option<Reply<()>>,
 }
@@ -188,8 +188,8 @@ impl Worker for Account {
     }
 }
 
-/// Senders send through addresses while their workers are ended in every way that is said to lose nothing, or, with
-/// `kills`, to tell what it loses.
+/// Senders use addresses while their workers exit in every way that loses no message, or, with `kills`, in ways that
+/// report what they lose.
 async fn storm(kills: bool) {
     let lost = Arc::new(Mutex::new(HashMap::<(u32, u64), u32>::new()));
     let sink = Arc::clone(&lost);
@@ -237,7 +237,7 @@ async fn storm(kills: bool) {
                     } else {
                         match via.call(|reply| Entry { sender, n, end, reply: Some(reply) }).await {
                             Ok(()) => accepted.push(n),
-                            // It never began: that it was handled would show as one too many.
+                            // The message was not handled. If it was, it would be counted twice.
                             Err(CallError::NotDelivered | CallError::NotStarted(_)) => repeated += 1,
                             Err(CallError::NoReply) if kills => unknown += 1,
                             Err(other) => panic!("{other:?}"),
@@ -256,18 +256,21 @@ async fn storm(kills: bool) {
         (not_run, unknown) = (not_run + repeated, unknown + may_have_run);
     }
     over.store(true, Ordering::Relaxed);
-    within(ender, "the one who ends workers").await.unwrap();
+    within(ender, "the task that ends workers").await.unwrap();
     let report = within(registry.shutdown(), "the shutdown").await;
     assert_eq!((report.aborted, report.stuck), (0, 0), "{report:?}");
     let (handled, lost) = (ledger.handled.lock().unwrap(), lost.lock().unwrap());
     assert!(handled.values().all(|&times| times == 1), "a message was handled twice");
-    assert_eq!(ledger.disorder.load(Ordering::Relaxed), 0, "a sender's messages changed places (G8)");
+    assert_eq!(ledger.disorder.load(Ordering::Relaxed), 0, "a sender's messages were reordered (G8)");
     for message in &accepted {
-        let came = u32::from(handled.contains_key(message)) + lost.get(message).copied().unwrap_or_default();
-        assert_eq!(came, 1, "{message:?} was accepted, and handled or undelivered {came} times (G6)");
+        let times = u32::from(handled.contains_key(message)) + lost.get(message).copied().unwrap_or_default();
+        assert_eq!(times, 1, "{message:?} was accepted, and handled or undelivered {times} times (G6)");
     }
     let extra = handled.len() + lost.len() - accepted.len();
-    assert!(extra <= unknown as usize, "{extra} were handled that nobody was told of; {unknown} may have been");
+    assert!(
+        extra <= unknown as usize,
+        "{extra} were handled although their senders learnt otherwise; {unknown} may have been"
+    );
     let stats = registry.stats();
     assert!(accepted.len() > 800 && stats.restarts.total() > 0 && stats.exits.stopped > 0, "{stats:?} {not_run}");
     assert_eq!((stats.workers(), stats.starts.ok), (0, stats.exits.total()), "{stats:?}");

@@ -412,7 +412,7 @@ fn sends() -> Vec<Case> {
         case!("WorkerHandle::cast_timeout", "closed", |s| {
             gives!(s.ended.cast_timeout(LONG, Ask::Nothing), Err(Closed(_)))
         }),
-        case!("WorkerHandle::cast_timeout", "time-out", |s| {
+        case!("WorkerHandle::cast_timeout", "timeout", |s| {
             gives!(s.full.cast_timeout(Duration::ZERO, Ask::Nothing), Err(SendError::TimedOut(_)))
         }),
         case!("WorkerHandle::cast_timeout", "would deadlock", |s, inside| {
@@ -425,7 +425,7 @@ fn sends() -> Vec<Case> {
         case!("Via::cast_timeout", "not found", |s| {
             gives!(s.registry.via(&VACANT).cast_timeout(LONG, Ask::Nothing), Err(NotFound(_)))
         }),
-        case!("Via::cast_timeout", "time-out", |s| {
+        case!("Via::cast_timeout", "timeout", |s| {
             gives!(s.registry.via(&FULL).cast_timeout(Duration::ZERO, Ask::Nothing), Err(SendError::TimedOut(_)))
         }),
         case!("Via::cast_timeout", "closed", |s| {
@@ -444,7 +444,7 @@ fn sends() -> Vec<Case> {
         case!("Aliases::cast_timeout", "not found", |s| {
             gives!(s.aliases.cast_timeout(&"none", LONG, Ask::Nothing), Err(NotFound(_)))
         }),
-        case!("Aliases::cast_timeout", "time-out", |s| {
+        case!("Aliases::cast_timeout", "timeout", |s| {
             gives!(s.aliases.cast_timeout(&"full", Duration::ZERO, Ask::Nothing), Err(SendError::TimedOut(_)))
         }),
         case!("Aliases::cast_timeout", "would deadlock", |s, inside| {
@@ -503,7 +503,7 @@ fn calls() -> Vec<Case> {
         case!("WorkerHandle::call_timeout", "ended", |s| {
             gives!(s.ended.call_timeout(LONG, Ask::Answer), Err(NotDelivered))
         }),
-        case!("WorkerHandle::call_timeout", "time-out", |s| {
+        case!("WorkerHandle::call_timeout", "timeout", |s| {
             assert!(s.full.call_timeout(Duration::ZERO, Ask::Answer).await.is_err())
         }),
         case!("WorkerHandle::call_timeout", "would deadlock", |s, _inside| {
@@ -523,7 +523,7 @@ fn calls() -> Vec<Case> {
         case!("Via::call_timeout", "not found", |s| {
             gives!(s.registry.via(&VACANT).call_timeout(LONG, Ask::Answer), Err(NotFound))
         }),
-        case!("Via::call_timeout", "time-out", |s| {
+        case!("Via::call_timeout", "timeout", |s| {
             assert!(s.registry.via(&FULL).call_timeout(Duration::ZERO, Ask::Answer).await.is_err())
         }),
         case!("Via::call_with_retry", "answer", |s| {
@@ -573,7 +573,7 @@ fn calls() -> Vec<Case> {
         case!("Aliases::call_timeout", "not found", |s| {
             gives!(s.aliases.call_timeout(&"none", LONG, Ask::Answer), Err(NotFound))
         }),
-        case!("Aliases::call_timeout", "time-out", |s| {
+        case!("Aliases::call_timeout", "timeout", |s| {
             gives!(s.aliases.call_timeout(&"full", Duration::ZERO, Ask::Answer), Err(NotSent))
         }),
     ]
@@ -587,7 +587,7 @@ fn others() -> Vec<Case> {
         case!("Aliases::await_registration", "in time", |s| {
             gives!(s.aliases.await_registration(&"idle", Duration::from_secs(600)), Ok(_))
         }),
-        case!("Aliases::await_registration", "time-out", |s| {
+        case!("Aliases::await_registration", "timeout", |s| {
             gives!(s.aliases.await_registration(&"none", Duration::ZERO), Err(_))
         }),
         case!("Events::recv", "event", |s| {

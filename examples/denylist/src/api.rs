@@ -17,16 +17,16 @@ use crate::denylist::Decision;
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::problem::Problem;
 use crate::rule::{Edit, Rule};
-use crate::service::{Kind, Listed, Numbers, Service, Stopped, WorkerName};
+use crate::service::{Counters, Kind, Listed, Service, Stopped, WorkerName};
 use crate::telemetry::Telemetry;
 
-/// A thousand rules fit.
-const LARGEST_BODY: usize = 64 << 10;
-/// How long a request may take, its body included. The workers have half of that.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Large enough for a thousand rules.
+const MAX_BODY: usize = 64 << 10;
+/// The timeout of a request, including its body. The workers have half of it.
+const TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_PAGE: usize = 1_000;
 
-/// Every route, and a problem for everything else.
+/// All routes. Every other path returns a problem.
 pub(crate) fn router(service: Service, telemetry: Telemetry, has_drills: bool) -> Router {
     let metrics = move |State(service): State<Service>| async move {
         let (denylists, reputations) = service.counts();
@@ -48,19 +48,19 @@ pub(crate) fn router(service: Service, telemetry: Telemetry, has_drills: bool) -
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not know the method; see Allow")
         })
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(from_fn(observe))
         .with_state(service)
 }
 
-/// Bounds the time of a request, and measures it.
+/// Limits and measures the time of a request.
 async fn observe(request: Request, next: Next) -> Response {
     let started = Instant::now();
     let method = request.method().clone();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    // The workers answer sooner, or a problem says that they do not: what takes so long is the body.
-    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the request did not come in time").into_response();
-    let response = tokio::time::timeout(PATIENCE, next.run(request)).await.unwrap_or_else(late);
+    // The workers reply sooner, or fail. Only the body can take this long.
+    let late = |_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the request did not arrive in time").into_response();
+    let response = tokio::time::timeout(TIMEOUT, next.run(request)).await.unwrap_or_else(late);
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     Telemetry::served(&method, route, response.status(), started.elapsed());
     response
@@ -98,9 +98,9 @@ struct Rules {
     rules: Vec<Rule>,
 }
 
-/// A path with a number in it.
+/// A path with a number.
 type NumberPath = Result<Path<String>, PathRejection>;
-/// A path with a number and a rule in it.
+/// A path with a number and a rule.
 type RulePath = Result<Path<(String, String)>, PathRejection>;
 
 fn number(path: NumberPath) -> Result<PhoneNumber, Problem> {
@@ -186,7 +186,7 @@ async fn reputation(State(service): State<Service>, path: NumberPath) -> Result<
 struct PageQuery {
     #[serde(default = "PageQuery::default_limit")]
     limit: usize,
-    /// `denylist:12025550123`: the last one of the page before.
+    /// The last worker of the previous page: `denylist:12025550123`.
     after: Option<String>,
 }
 
@@ -196,7 +196,7 @@ impl PageQuery {
     }
 
     fn after(&self) -> Result<Option<WorkerName>, Problem> {
-        let bad = || Problem::unprocessable("`after` is what `next` of the page before has");
+        let bad = || Problem::unprocessable("`after` must be the `next` of the previous page");
         let Some(text) = &self.after else { return Ok(None) };
         let (registry, digits) = text.split_once(':').ok_or_else(bad)?;
         let registry = match registry {
@@ -211,21 +211,21 @@ impl PageQuery {
 
 #[derive(Debug, Serialize)]
 struct Page {
-    /// How many run, on all pages.
+    /// How many workers run, on all pages.
     denylists: usize,
     reputations: usize,
     registries: Registries,
-    /// How many crashes were ordered.
+    /// How many crashes were requested.
     drills: u64,
     workers: BTreeSet<Listed>,
-    /// Where the next page is, if this one is full.
+    /// The path of the next page, if this one is full.
     next: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
 struct Registries {
-    denylist: Numbers,
-    reputation: Numbers,
+    denylist: Counters,
+    reputation: Counters,
 }
 
 async fn workers(
@@ -246,7 +246,7 @@ async fn workers(
         };
         format!("/v1/workers?limit={limit}&after={registry}:{}", last.name.number.digits())
     });
-    let (denylist, reputation) = service.numbers();
+    let (denylist, reputation) = service.counters();
     let registries = Registries { denylist, reputation };
     Ok(Json(Page { denylists, reputations, registries, drills: service.drills(), workers, next }))
 }
@@ -259,7 +259,7 @@ struct StoppedWorkers {
 async fn stop_workers(State(service): State<Service>, path: NumberPath) -> Result<Json<StoppedWorkers>, Problem> {
     let stopped = service.stop(number(path)?).await?;
     if stopped.is_empty() {
-        return Err(Problem::new(StatusCode::NOT_FOUND, "no worker of this number runs"));
+        return Err(Problem::new(StatusCode::NOT_FOUND, "no worker of this number is running"));
     }
     Ok(Json(StoppedWorkers { stopped }))
 }

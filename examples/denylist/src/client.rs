@@ -1,4 +1,4 @@
-//! [`Client`]: HTTP/1.1 with connections that are kept.
+//! [`Client`]: HTTP/1.1 with kept-alive connections.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
-/// Where a service is: `http://127.0.0.1:8080`.
+/// The URL of a service: `http://127.0.0.1:8080`.
 #[derive(Debug, Clone)]
 pub(crate) struct ServiceUrl(String);
 
@@ -33,7 +33,7 @@ impl fmt::Display for ServiceUrl {
     }
 }
 
-/// A status and a body, or what went wrong in one line.
+/// A status and a body, or a one-line error.
 pub(crate) type Answer = Result<(u16, Vec<u8>), String>;
 
 /// A client of one service.
@@ -46,7 +46,7 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(url: ServiceUrl) -> Self {
         let mut connector = HttpConnector::new();
-        // Requests are small, and each is waited for.
+        // Requests are small, and each one awaits its response.
         connector.set_nodelay(true);
         Self { http: legacy::Client::builder(TokioExecutor::new()).build(connector), url }
     }
@@ -73,7 +73,7 @@ impl Client {
     }
 }
 
-/// The innermost reason: the outer ones say that a request failed, which is known.
+/// The innermost cause. The outer ones only say that a request failed.
 fn root(error: impl std::error::Error) -> String {
     let mut reason = error.to_string();
     let mut source = error.source();

@@ -1,4 +1,4 @@
-//! [`Complaint`]: one row of the FTC's Do Not Call Reported Calls; and [`Record`], all of them about one caller.
+//! [`Complaint`]: one row of the FTC's Do Not Call Reported Calls. [`Record`]: all complaints about one caller.
 
 use std::fmt;
 
@@ -6,23 +6,23 @@ use serde::{Serialize, Serializer};
 
 use crate::phone_number::PhoneNumber;
 
-/// What somebody told the FTC about a call.
+/// A complaint to the FTC about a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Complaint {
     pub(crate) about: PhoneNumber,
     pub(crate) created: Timestamp,
     pub(crate) subject: String,
     pub(crate) is_robocall: bool,
-    /// Of all its columns: the file gives a complaint no number of its own.
+    /// A digest of all columns, because the file has no id for a complaint.
     pub(crate) digest: u128,
 }
 
-/// A date and a time of day, as the file has them: without a time zone.
+/// A date and time without a time zone, as in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Timestamp(u64);
 
 impl Timestamp {
-    /// Reads `2021-07-07 00:01:15`.
+    /// Parses `2021-07-07 00:01:15`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_shaped = text.len() == 19
             && text.bytes().zip(b"0000-00-00 00:00:00").all(|(byte, shape)| match shape {
@@ -57,15 +57,15 @@ impl Serialize for Timestamp {
     }
 }
 
-/// What the public complained about one caller.
+/// The complaints about one caller.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(crate) struct Record {
     pub(crate) complaints: u64,
-    /// Of those, how many were about a recorded message.
+    /// How many of them were about a recorded message.
     pub(crate) robocalls: u64,
-    /// When the last complaint was made.
+    /// The date of the latest complaint.
     pub(crate) last: Option<Timestamp>,
-    /// What the calls were about, the most frequent first.
+    /// The subjects of the calls, the most frequent first.
     pub(crate) subjects: Vec<Subject>,
 }
 
@@ -76,7 +76,7 @@ pub(crate) struct Subject {
 }
 
 impl Record {
-    /// How many subjects are told.
+    /// How many subjects are shown.
     const SUBJECTS: usize = 10;
 
     pub(crate) fn new(complaints: u64, robocalls: u64, last: Timestamp, subjects: Vec<(String, u64)>) -> Self {

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use crate::complaint::{Complaint, Timestamp};
 use crate::phone_number::NumberError;
 
-/// The columns, in the order in which they are digested. A file may have them in another, and more of them.
+/// The columns, in the order in which they are digested. A file may have them in another order, and may have more.
 const COLUMNS: [&str; 8] = [
     "Company_Phone_Number",
     "Created_Date",
@@ -24,21 +24,21 @@ const NUMBER: usize = 0;
 const CREATED: usize = 1;
 const SUBJECT: usize = 6;
 const ROBOCALL: usize = 7;
-/// Longer lines are no row: without a bound, a file without line ends would fill the memory.
-const LONGEST_LINE: usize = 64 << 10;
-/// The FTC's own are shorter. Many rows are in memory at a time.
-const LONGEST_SUBJECT: usize = 100;
+/// Longer lines are rejected. Without a limit, a file without line breaks would fill the memory.
+const MAX_LINE: usize = 64 << 10;
+/// The FTC's subjects are shorter. Many rows are in memory at once.
+const MAX_SUBJECT: usize = 100;
 
 /// Reads the published file Do Not Call Reported Calls: comma-separated values with a header.
 ///
-/// A row is a line: the file has no line ends within quotes, and so a quote that is never closed costs one row rather
-/// than the rest of the file. Memory is bounded by the longest line.
+/// A row is a line, because the file has no line breaks within quotes. So an unclosed quote costs one row and not the
+/// rest of the file. The longest line bounds the memory.
 #[derive(Debug)]
 pub(crate) struct ComplaintReader<R> {
     input: R,
-    /// Where in a row each of [`COLUMNS`] is.
-    places: [usize; COLUMNS.len()],
-    /// How many columns a row has.
+    /// The index of each of [`COLUMNS`] in a row.
+    columns: [usize; COLUMNS.len()],
+    /// The number of columns of a row.
     width: usize,
     line: Vec<u8>,
     line_number: u64,
@@ -55,15 +55,15 @@ pub(crate) enum Row {
 impl<R: BufRead> ComplaintReader<R> {
     /// Reads the header.
     pub(crate) fn new(input: R) -> Result<Self, HeaderError> {
-        let places = [0; COLUMNS.len()];
-        let mut reader = Self { input, places, width: 0, line: Vec::new(), line_number: 0, bytes_read: 0 };
+        let columns = [0; COLUMNS.len()];
+        let mut reader = Self { input, columns, width: 0, line: Vec::new(), line_number: 0, bytes_read: 0 };
         let header = match reader.next_line()? {
             Some(Line::Text) => String::from_utf8_lossy(&reader.line).into_owned(),
             Some(Line::TooLong) => String::new(),
             None => return Err(HeaderError::Empty),
         };
         let names = split(header.trim_start_matches('\u{feff}')).unwrap_or_default();
-        for (place, column) in reader.places.iter_mut().zip(COLUMNS) {
+        for (place, column) in reader.columns.iter_mut().zip(COLUMNS) {
             let found = names.iter().position(|name| name.trim().eq_ignore_ascii_case(column));
             *place = found.ok_or(HeaderError::Missing(column))?;
         }
@@ -71,7 +71,7 @@ impl<R: BufRead> ComplaintReader<R> {
         Ok(reader)
     }
 
-    /// The next row, if there is one. An error is one of reading; what is wrong with a row is in the row.
+    /// The next row, if there is one. An error is an I/O error. An invalid row is a [`Row`].
     pub(crate) fn next_row(&mut self) -> io::Result<Option<Row>> {
         Ok(self.next_line()?.map(|line| {
             let row = match line {
@@ -82,7 +82,7 @@ impl<R: BufRead> ComplaintReader<R> {
         }))
     }
 
-    /// The line of the row that was read last, counted from 1.
+    /// The line number of the last row, counted from 1.
     pub(crate) fn line_number(&self) -> u64 {
         self.line_number
     }
@@ -91,11 +91,11 @@ impl<R: BufRead> ComplaintReader<R> {
         self.bytes_read
     }
 
-    /// Reads the next line that is not empty, without its end.
+    /// Reads the next non-empty line, without its line break.
     fn next_line(&mut self) -> io::Result<Option<Line>> {
         loop {
             self.line.clear();
-            let bound = LONGEST_LINE as u64 + 1;
+            let bound = MAX_LINE as u64 + 1;
             let read = self.input.by_ref().take(bound).read_until(b'\n', &mut self.line)?;
             if read == 0 {
                 return Ok(None);
@@ -104,7 +104,7 @@ impl<R: BufRead> ComplaintReader<R> {
             self.line_number += 1;
             let text = match self.line.strip_suffix(b"\n") {
                 Some(text) => text.strip_suffix(b"\r").unwrap_or(text),
-                None if read > LONGEST_LINE => {
+                None if read > MAX_LINE => {
                     self.skip_line()?;
                     return Ok(Some(Line::TooLong));
                 }
@@ -140,10 +140,10 @@ impl<R: BufRead> ComplaintReader<R> {
         if fields.len() != self.width {
             return Err(BadRow::Columns);
         }
-        let field = |column: usize| fields[self.places[column]].trim();
+        let field = |column: usize| fields[self.columns[column]].trim();
         let about = field(NUMBER).parse()?;
         let created = Timestamp::parse(field(CREATED)).ok_or(BadRow::Date)?;
-        // The number in its normal form, so that it does not count again when another file writes it otherwise.
+        // The normalised number, so that a complaint counts once even if files write the number differently.
         let mut content = format!("{about}");
         for column in CREATED..COLUMNS.len() {
             content.push('\u{1f}');
@@ -152,7 +152,7 @@ impl<R: BufRead> ComplaintReader<R> {
         Ok(Complaint {
             about,
             created,
-            subject: field(SUBJECT).chars().take(LONGEST_SUBJECT).collect(),
+            subject: field(SUBJECT).chars().take(MAX_SUBJECT).collect(),
             is_robocall: field(ROBOCALL).eq_ignore_ascii_case("y"),
             digest: xxh3_128(content.as_bytes()),
         })
@@ -164,7 +164,7 @@ enum Line {
     TooLong,
 }
 
-/// The fields of a row, or nothing if its quotes do not pair.
+/// The fields of a row. `None` if a quote is not closed.
 fn split(mut rest: &str) -> Option<Vec<Cow<'_, str>>> {
     let mut fields = Vec::with_capacity(COLUMNS.len());
     loop {
@@ -184,7 +184,7 @@ fn split(mut rest: &str) -> Option<Vec<Cow<'_, str>>> {
     }
 }
 
-/// The text up to the closing quote, and what comes after it. Two quotes within are one.
+/// The text up to the closing quote, and the rest of the row. A doubled quote stands for one.
 fn unquote(quoted: &str) -> Option<(Cow<'_, str>, &str)> {
     let mut text = Cow::Borrowed("");
     let mut rest = quoted;
@@ -201,7 +201,7 @@ fn unquote(quoted: &str) -> Option<(Cow<'_, str>, &str)> {
     }
 }
 
-/// Why a row is no complaint.
+/// Why a row is not a complaint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Error)]
 pub(crate) enum BadRow {
     #[error(transparent)]
@@ -210,7 +210,7 @@ pub(crate) enum BadRow {
     Date,
     #[error("wrong number of columns")]
     Columns,
-    #[error("quotes that do not pair")]
+    #[error("an unclosed quote")]
     Quotes,
     #[error("not UTF-8")]
     NotUtf8,
@@ -218,7 +218,7 @@ pub(crate) enum BadRow {
     LineTooLong,
 }
 
-/// Why a file is not one of complaints.
+/// Why a file is not a file of complaints.
 #[derive(Debug, Error)]
 pub(crate) enum HeaderError {
     #[error("it is empty")]
@@ -309,7 +309,7 @@ mod tests {
 
     #[test]
     fn overlong_line_loses_one_row_in_bounded_memory() {
-        let long = "x".repeat(3 * LONGEST_LINE);
+        let long = "x".repeat(3 * MAX_LINE);
         let good = "2025550123,2021-07-07 00:01:15,,,,,,";
         let text = format!("{HEADER}\n{long}\n{good}\n{long}");
         let mut reader = ComplaintReader::new(text.as_bytes()).unwrap();
@@ -319,7 +319,7 @@ mod tests {
         }
         assert_eq!(reasons, [true, false, true]);
         assert_eq!(reader.bytes_read(), text.len() as u64);
-        assert!(reader.line.capacity() < 4 * LONGEST_LINE);
+        assert!(reader.line.capacity() < 4 * MAX_LINE);
     }
 
     #[test]

@@ -6,14 +6,14 @@ use serde::Serialize;
 use crate::failure::{Failure, ask};
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::reputation::{Query, Reputation};
-use crate::rule::{Edit, MOST_RULES, Rule, RuleSet, Verdict};
+use crate::rule::{Edit, MAX_RULES, Rule, RuleSet, Verdict};
 use crate::store::{Store, StoreError};
 
-/// The worker of one recipient: it has its rules in memory, and is the only one that writes them to disk.
+/// The worker of one recipient. It holds the rules in memory and is the only one that writes them to disk.
 ///
-/// What is in memory is what was acknowledged. A write goes to disk first, in a blocking task that belongs to the
-/// worker: were the worker stopped or killed meanwhile, the key would not be free before the write has ended (G1), and
-/// the next worker, which reads the rules in its `init`, finds it. The caller is then told that it may have happened.
+/// The memory holds what was acknowledged. A change is first written to disk, in a blocking task that belongs to the
+/// worker. If the worker is stopped or killed meanwhile, the key is not vacant before the write has ended (G1), and the
+/// next worker, which reads the rules in `init`, finds the change. The caller learns that the change may have happened.
 #[derive(Debug)]
 pub(crate) struct Denylist {
     rules: RuleSet,
@@ -22,7 +22,7 @@ pub(crate) struct Denylist {
     backend: Backend,
 }
 
-/// What a denylist works with.
+/// The dependencies of a denylist.
 #[derive(Debug, Clone)]
 pub(crate) struct Backend {
     pub(crate) store: Store,
@@ -31,17 +31,17 @@ pub(crate) struct Backend {
 
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// May this caller ring?
+    /// Whether this caller may ring.
     Decide(Caller, Reply<Result<Decision, Failure>>),
-    /// What are the rules?
+    /// Returns the rules.
     Rules(Reply<Vec<Rule>>),
-    /// Change the rules; the answer comes when the change is on disk.
+    /// Changes the rules. The reply is sent when the change is on disk.
     Edit(Edit, Reply<Result<Edited, Failure>>),
-    /// Panic: a drill.
+    /// Panics, to test alerts and dashboards.
     Crash,
 }
 
-/// What becomes of a call.
+/// The decision on a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(tag = "decision", rename_all = "lowercase")]
 pub(crate) enum Decision {
@@ -49,12 +49,12 @@ pub(crate) enum Decision {
     Reject { rule: Rule },
 }
 
-/// What a change came to.
+/// The result of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Edited {
-    /// False if it changed nothing.
+    /// False if the change had no effect.
     pub(crate) is_change: bool,
-    /// The rules after it.
+    /// The rules after the change.
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -74,7 +74,7 @@ impl Worker for Denylist {
         match command {
             Command::Decide(caller, reply) => self.decide(caller, reply, ctx),
             Command::Rules(reply) => reply.send(self.rules.to_vec()),
-            // What fails is the caller's to know. The worker goes on with the rules that were acknowledged.
+            // The caller gets the error. The worker continues with the acknowledged rules.
             Command::Edit(edit, reply) => reply.send(self.edit(edit, ctx).await),
             Command::Crash => panic!("this is a drill"),
         }
@@ -90,7 +90,7 @@ impl Denylist {
             (Verdict::Place | Verdict::RejectFrom(_), _) => return reply.send(Ok(Decision::Place)),
         };
         let reputation = self.backend.reputations.via_or_start(&number, self.backend.store.clone());
-        // In a task of its own: a caller whose record is yet to be read from disk holds up no other call to this phone.
+        // In a separate task: a caller whose record is still being read from disk delays no other call to this phone.
         ctx.spawn(async move {
             let complaints = ask(&reputation, Query::Complaints).await;
             reply.send(complaints.map(|complaints| {
@@ -103,12 +103,12 @@ impl Denylist {
     async fn edit(&mut self, edit: Edit, ctx: &mut Context<Self>) -> Result<Edited, Failure> {
         let rules = self.rules.edited(&edit);
         let is_change = rules != self.rules;
-        if rules.len() > MOST_RULES {
+        if rules.len() > MAX_RULES {
             return Err(Failure::TooManyRules);
         }
         if is_change || self.is_disk_unknown {
-            // What a failed write left on disk is not known, so the next one writes all of the rules, also if it
-            // changes none of them: it is not to be acknowledged because of what is in memory only.
+            // It is unknown what a failed write left on disk. So the next change writes all rules, even if it changes
+            // none: it must not be acknowledged because of what is only in memory.
             let edit = if self.is_disk_unknown { Edit::Replace(rules.to_set()) } else { edit };
             let (number, store) = (*ctx.key(), self.backend.store.clone());
             self.is_disk_unknown = true;

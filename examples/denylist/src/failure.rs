@@ -1,58 +1,58 @@
-//! [`Failure`]: why a worker's answer is not there; and [`ask`], which gets one.
+//! [`Failure`]: why a call to a worker failed. [`ask`]: calls a worker.
 
 use std::time::Duration;
 
 use gen_registry::{CallError, Reply, StartError, StopError, Via, Worker};
 use thiserror::Error;
 
-use crate::rule::MOST_RULES;
+use crate::rule::MAX_RULES;
 use crate::store::StoreError;
 
-/// How long a worker may take to answer, its start included.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often a call may meet a worker that is stopped before it comes to the message.
-const MOST_ATTEMPTS: u32 = 16;
+/// The timeout of a call, including the worker's start.
+const TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a call may meet a worker that stops before it handles the message.
+const MAX_ATTEMPTS: u32 = 16;
 
-/// Why there is no answer.
+/// Why a call to a worker failed.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum Failure {
     #[error("the service is shutting down")]
     ShuttingDown,
-    #[error("the worker did not answer; nothing was changed")]
+    #[error("the worker did not reply; nothing was changed")]
     NotHandled,
-    #[error("the worker did not answer in time, and may have done what was asked; asking again is safe")]
+    #[error("the worker did not reply in time, and may have handled the request; repeating it is safe")]
     MayHaveRun,
-    #[error("every worker has something to do, and there is no room for one more; nothing was changed")]
+    #[error("the limit of workers is reached, and all of them are busy; nothing was changed")]
     NoRoom,
     #[error("the worker crashed too often, and may be started again in {0:?}; nothing was changed")]
     GivenUp(Duration),
-    #[error("the worker did not end in time")]
+    #[error("the worker did not stop in time")]
     NotStopped,
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("a phone may have {MOST_RULES} rules")]
+    #[error("a phone may have {MAX_RULES} rules")]
     TooManyRules,
 }
 
-/// Calls whoever has the key, as [`patiently`] does.
+/// Calls the worker of a key, as [`with_retry`] does.
 pub(crate) async fn ask<W: Worker, T>(
     address: &Via<W>,
     message: impl Fn(Reply<T>) -> W::Message,
 ) -> Result<T, Failure> {
-    patiently(|| address.call(&message)).await
+    with_retry(|| address.call(&message)).await
 }
 
-/// Makes a call, and makes it again if its message never began, for that is safe (G6). Anything else may have run, and
-/// is the caller's to repeat.
-pub(crate) async fn patiently<W: Worker, T, F>(call: impl Fn() -> F) -> Result<T, Failure>
+/// Calls, and repeats the call if its message never began, which is safe (G6). Any other failed call may have run, so
+/// the caller decides whether to repeat it.
+pub(crate) async fn with_retry<W: Worker, T, F>(call: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, CallError<W>>>,
 {
-    let answered = tokio::time::timeout(PATIENCE, async {
+    let answered = tokio::time::timeout(TIMEOUT, async {
         let mut attempts = 1;
         loop {
             match call().await {
-                Err(error) if never_began(&error) && attempts < MOST_ATTEMPTS => attempts += 1,
+                Err(error) if never_began(&error) && attempts < MAX_ATTEMPTS => attempts += 1,
                 answered => break answered,
             }
         }
@@ -60,7 +60,7 @@ where
     Ok(answered.await.map_err(|_| Failure::MayHaveRun)??)
 }
 
-/// Whether somebody ended the worker, or its start, just then: the next one will do.
+/// Whether the worker or its start was ended meanwhile. The next worker can handle the message.
 fn never_began<W: Worker>(error: &CallError<W>) -> bool {
     matches!(error, CallError::NotDelivered) || matches!(error.start_error(), Some(StartError::Cancelled))
 }

@@ -1,4 +1,4 @@
-//! [`import`]: counts the complaints of a published file.
+//! [`import`]: imports the complaints of a published file.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -7,43 +7,44 @@ use std::path::PathBuf;
 
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 
+use crate::cli_error::CliError;
 use crate::complaint::Complaint;
 use crate::complaint_reader::{BadRow, ComplaintReader, Row};
-use crate::fault::Fault;
-use crate::say::say;
+use crate::println_lossy::println_lossy;
 use crate::store::{Counted, Store};
 
-/// How many complaints are counted in one transaction: as many are in memory, and as many are read again after an
-/// import that was interrupted.
+/// How many complaints are counted in one transaction. As many are in memory, and as many are read again after an
+/// interrupted import.
 const BATCH: usize = 10_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ImportArgs {
     /// A daily file of the FTC's Do Not Call Reported Calls, as published (CSV)
     file: PathBuf,
-    /// The database file; made if there is none. No service may have it open
+    /// The database file, created if it does not exist. It must not be open in a running service
     #[arg(long, value_name = "FILE", default_value = "denylist.redb")]
     db: PathBuf,
 }
 
-/// What was in a file.
+/// The contents of a file.
 #[derive(Debug, Default)]
 struct Tally {
     counted: Counted,
-    /// How many rows had each fault, and in which line the first one is.
+    /// How many rows had each error, and the line of the first one.
     bad: BTreeMap<BadRow, (u64, u64)>,
 }
 
-pub(crate) fn import(args: &ImportArgs) -> Result<(), Fault> {
-    let unreadable = |error| Fault::no_input(format!("cannot read {}: {error}", args.file.display()));
+pub(crate) fn import(args: &ImportArgs) -> Result<(), CliError> {
+    let unreadable = |error| CliError::no_input(format!("cannot read {}: {error}", args.file.display()));
     let file = File::open(&args.file).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
-    // A pipe's is not known.
+    // The length of a pipe is unknown.
     let length = metadata.is_file().then_some(metadata.len());
-    let mut reader = ComplaintReader::new(BufReader::new(file)).map_err(|error| Fault::header(&args.file, &error))?;
+    let mut reader =
+        ComplaintReader::new(BufReader::new(file)).map_err(|error| CliError::header(&args.file, &error))?;
     let store = Store::open(&args.db)?;
 
-    // It draws on standard error, and only if that is a terminal.
+    // It draws on standard error, and only on a terminal.
     let bar = progress_bar(length);
     let mut tally = Tally::default();
     let mut batch = Vec::with_capacity(BATCH);
@@ -75,7 +76,7 @@ fn progress_bar(length: Option<u64>) -> ProgressBar {
 }
 
 impl Tally {
-    fn count(&mut self, store: &Store, batch: &mut Vec<Complaint>) -> Result<(), Fault> {
+    fn count(&mut self, store: &Store, batch: &mut Vec<Complaint>) -> Result<(), CliError> {
         let counted = store.count(batch)?;
         self.counted.new += counted.new;
         self.counted.known += counted.known;
@@ -86,12 +87,12 @@ impl Tally {
     fn print(&self) {
         let Counted { new, known } = self.counted;
         let skipped: u64 = self.bad.values().map(|(rows, _)| rows).sum();
-        say(format_args!("read {} rows", HumanCount(new + known + skipped)));
-        say(format_args!("counted {} complaints", HumanCount(new)));
-        say(format_args!("{} were counted before", HumanCount(known)));
-        say(format_args!("skipped {} rows", HumanCount(skipped)));
+        println_lossy(format_args!("read {} rows", HumanCount(new + known + skipped)));
+        println_lossy(format_args!("counted {} complaints", HumanCount(new)));
+        println_lossy(format_args!("{} were counted before", HumanCount(known)));
+        println_lossy(format_args!("skipped {} rows", HumanCount(skipped)));
         for (why, (rows, line)) in &self.bad {
-            say(format_args!("  {}: {why} (first in line {line})", HumanCount(*rows)));
+            println_lossy(format_args!("  {}: {why} (first in line {line})", HumanCount(*rows)));
         }
     }
 }

@@ -1,23 +1,23 @@
-//! May this caller ring this phone? A service with one worker per phone that has rules, and one per caller about whom
-//! the public complained: two registries in one process.
+//! May this caller ring this phone? The service has one worker for each phone with rules and one for each caller with
+//! complaints: two registries in one process.
 //!
-//! `cargo run --release -p denylist` starts it and prints what to try. The README beside this file tells the
+//! `cargo run --release -p denylist` starts it and prints examples to try. The README beside this file describes the
 //! rest.
 
 mod api;
+mod cli_error;
 mod client;
 mod complaint;
 mod complaint_reader;
 mod denylist;
 mod failure;
-mod fault;
 mod import;
 mod phone_number;
+mod println_lossy;
 mod problem;
 mod replay;
 mod reputation;
 mod rule;
-mod say;
 mod serve;
 mod service;
 mod store;
@@ -27,12 +27,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::fault::Fault;
+use crate::cli_error::CliError;
 use crate::import::{ImportArgs, import};
 use crate::replay::{ReplayArgs, replay};
 use crate::serve::{ServeArgs, serve};
 
-/// Answers: may this caller ring this phone?
+/// Decides whether a caller may ring a phone.
 ///
 /// Without a command it serves HTTP.
 #[derive(Debug, Parser)]
@@ -60,14 +60,14 @@ enum Command {
 fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(fault) => {
-            eprintln!("denylist: {}", fault.message);
-            fault.exit_code()
+        Err(error) => {
+            eprintln!("denylist: {}", error.message);
+            error.exit_code()
         }
     }
 }
 
-fn run(cli: Cli) -> Result<(), Fault> {
+fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         None => runtime()?.block_on(serve(cli.serve)),
         Some(Command::Import(args)) => import(&args),
@@ -75,6 +75,6 @@ fn run(cli: Cli) -> Result<(), Fault> {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, Fault> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(Fault::other)
+fn runtime() -> Result<tokio::runtime::Runtime, CliError> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CliError::other)
 }

@@ -7,28 +7,28 @@ use phonenumber::country;
 use serde::{Deserialize, Serialize, Serializer};
 use thiserror::Error;
 
-/// Fewer digits than any number has that can be dialled from abroad.
-const SHORTEST: usize = 7;
-/// Longer texts are no phone number, however they are punctuated.
-const LONGEST: usize = 40;
-/// The national numbers that the North American plan can express: ten digits, of which the first is 2 to 9.
+/// The shortest number that can be dialled from abroad.
+const MIN_DIGITS: usize = 7;
+/// Longer texts are rejected, whatever their punctuation.
+const MAX_LENGTH: usize = 40;
+/// The national numbers of the North American plan: ten digits, the first being 2 to 9.
 const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_999;
 
-/// A phone number in E.164: the same number, however it was written, is the same key.
+/// A phone number in E.164. All spellings of a number are the same key.
 ///
-/// At most 15 digits of which the first is not 0, so an integer holds it without loss, is cheap to copy and to hash,
+/// It has at most 15 digits, and the first is not 0. So an integer holds it without loss, is cheap to copy and to hash,
 /// and sorts in the database.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) struct PhoneNumber(u64);
 
 impl PhoneNumber {
-    /// The digits after the plus.
+    /// The digits after the plus sign.
     pub(crate) fn digits(self) -> u64 {
         self.0
     }
 
-    /// A number whose digits were stored: they are not checked again.
+    /// A number from stored digits, which were validated before.
     pub(crate) fn from_digits(digits: u64) -> Self {
         Self(digits)
     }
@@ -37,14 +37,14 @@ impl PhoneNumber {
 impl FromStr for PhoneNumber {
     type Err = NumberError;
 
-    /// Reads any usual way to write a number. Without a country code it is one of the US.
+    /// Parses the usual spellings. A number without a country code is from the US.
     fn from_str(text: &str) -> Result<Self, NumberError> {
         let text = text.trim();
         let text = text.strip_prefix("tel:").unwrap_or(text);
         if text.is_empty() {
             return Err(NumberError::Empty);
         }
-        // The parser would dial letters and drop extensions; a caller's number has neither.
+        // The parser would convert letters and drop extensions. A caller's number has neither.
         if !text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.()/ ".contains(&byte)) {
             return Err(NumberError::NotANumber);
         }
@@ -52,10 +52,10 @@ impl FromStr for PhoneNumber {
         if digits == 0 {
             return Err(NumberError::NotANumber);
         }
-        if digits < SHORTEST {
+        if digits < MIN_DIGITS {
             return Err(NumberError::TooShort);
         }
-        if text.len() > LONGEST {
+        if text.len() > MAX_LENGTH {
             return Err(NumberError::TooLong);
         }
         let number = phonenumber::parse(Some(country::US), text).map_err(|error| match error {
@@ -63,7 +63,7 @@ impl FromStr for PhoneNumber {
             phonenumber::ParseError::TooLong => NumberError::TooLong,
             _ => NumberError::NotANumber,
         })?;
-        // Whoever forges a number often makes up an area code that nobody has: such a call rings a phone all the same.
+        // Forged numbers often have unassigned area codes. Such a call rings a phone all the same.
         let is_north_american = number.country().code() == 1;
         let can_be_forged = is_north_american && NORTH_AMERICAN.contains(&number.national().value());
         if !can_be_forged && !number.is_valid() {
@@ -122,7 +122,7 @@ pub(crate) enum NumberError {
     NotInPlan,
 }
 
-/// Who calls: a number, or somebody who hides it.
+/// A caller: a number, or one that hides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(try_from = "Option<String>")]
 pub(crate) enum Caller {

@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// An `application/problem+json`, as RFC 9457 has it. Its type is `about:blank`: the status says what it is.
+/// An `application/problem+json` of RFC 9457. The type is `about:blank`: the status identifies the problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Problem {
     status: StatusCode,
     detail: String,
-    /// In seconds, for a service that is unavailable.
+    /// Seconds, for status 503.
     retry_after: u64,
 }
 
@@ -22,7 +22,7 @@ impl Problem {
         Self { status, detail: detail.into(), retry_after: 1 }
     }
 
-    /// The request is well formed and means nothing.
+    /// The request is well-formed but invalid.
     pub(crate) fn unprocessable(detail: impl ToString) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail.to_string())
     }
@@ -63,7 +63,7 @@ impl From<Failure> for Problem {
         };
         let mut problem = Self::new(status, failure.to_string());
         if let Failure::GivenUp(retry_after) = failure {
-            // Whole seconds, and none of them too few.
+            // Round up to whole seconds.
             problem.retry_after = retry_after.as_secs() + 1;
         }
         problem

@@ -1,4 +1,4 @@
-//! [`replay`]: drives a running service with the callers of a file.
+//! [`replay`]: sends calls from the callers of a file to a running service.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -15,53 +15,53 @@ use serde::Deserialize;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use crate::cli_error::CliError;
 use crate::client::{Client, ServiceUrl};
 use crate::complaint_reader::{ComplaintReader, Row};
-use crate::fault::Fault;
 use crate::phone_number::PhoneNumber;
-use crate::say::say;
+use crate::println_lossy::println_lossy;
 
 /// Area codes in use, each with the hundred numbers 555-0100 to 555-0199 that are reserved for fiction.
 const AREA_CODES: [u64; 20] =
     [201, 202, 206, 212, 303, 305, 312, 404, 415, 503, 512, 602, 615, 617, 702, 713, 801, 808, 901, 907];
 const RECIPIENTS: u64 = AREA_CODES.len() as u64 * 100;
-/// Longer than the service takes to say that it cannot answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// Longer than the service takes to report a failure.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayArgs {
-    /// A file of complaints: each call is by the caller of a row drawn at random, so that who calls much, calls much
+    /// A file of complaints. Each call is from the caller of a random row, so frequent callers call often
     file: PathBuf,
-    /// Where the service listens
+    /// The URL of the service
     #[arg(long, default_value = "http://127.0.0.1:8080")]
     url: ServiceUrl,
-    /// How many calls
+    /// The number of calls
     #[arg(long, default_value_t = NonZeroU64::new(10_000).unwrap())]
     calls: NonZeroU64,
-    /// How many calls may wait for their answer at a time
+    /// How many calls may be in flight
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     concurrency: u16,
-    /// Calls per second; as many as it can without. With it, a call's time counts from when it was due
+    /// Calls per second; unlimited without it. With it, the latency of a call includes its delay
     #[arg(long)]
     rate: Option<NonZeroU64>,
-    /// How many phones are called; their numbers are of the range that is reserved for fiction
+    /// How many phones are called; their numbers are reserved for fiction
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=RECIPIENTS))]
     recipients: u64,
-    /// Give each of these phones the rule complaints:N first, so that there is something to reject
+    /// First give each of these phones the rule complaints:N, so that some calls are rejected
     #[arg(long, value_name = "N")]
     with_threshold: Option<NonZeroU64>,
-    /// The same seed makes the same calls
+    /// The same seed produces the same calls
     #[arg(long, default_value_t = 1)]
     seed: u64,
 }
 
-/// What came of the calls.
+/// The results of the calls.
 #[derive(Debug)]
 struct Tally {
     placed: u64,
-    /// By the rule that did it.
+    /// By deciding rule.
     rejected: BTreeMap<String, u64>,
-    /// By what went wrong.
+    /// By error.
     errors: BTreeMap<String, u64>,
     micros: Histogram<u64>,
 }
@@ -73,7 +73,7 @@ enum Decided {
     Reject { rule: String },
 }
 
-/// What all callers share.
+/// State shared by all tasks.
 struct Plan {
     callers: Vec<PhoneNumber>,
     client: Client,
@@ -84,16 +84,16 @@ struct Plan {
     bar: ProgressBar,
 }
 
-pub(crate) async fn replay(args: ReplayArgs) -> Result<(), Fault> {
+pub(crate) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let callers = read_callers(&args.file)?;
     let client = Client::new(args.url.clone());
-    let ready = timeout(PATIENCE, client.get("/readyz")).await;
-    match ready.unwrap_or_else(|_| Err(String::from("no answer"))) {
+    let ready = timeout(TIMEOUT, client.get("/readyz")).await;
+    match ready.unwrap_or_else(|_| Err(String::from("no response"))) {
         Ok((200, _)) => {}
         Ok((status, _)) => {
-            return Err(Fault::unavailable(format!("{} is not ready: status {status}", args.url)));
+            return Err(CliError::unavailable(format!("{} is not ready: status {status}", args.url)));
         }
-        Err(error) => return Err(Fault::unavailable(format!("cannot reach {}: {error}", args.url))),
+        Err(error) => return Err(CliError::unavailable(format!("cannot reach {}: {error}", args.url))),
     }
     if let Some(threshold) = args.with_threshold {
         give_rules(&client, args.recipients, threshold).await?;
@@ -105,7 +105,7 @@ pub(crate) async fn replay(args: ReplayArgs) -> Result<(), Fault> {
         client,
         next: AtomicU64::new(0),
         started: Instant::now(),
-        // It draws on standard error, and only if that is a terminal.
+        // It draws on standard error, and only on a terminal.
         bar: progress_bar(calls),
         args,
     });
@@ -115,21 +115,21 @@ pub(crate) async fn replay(args: ReplayArgs) -> Result<(), Fault> {
     }
     let mut tally = Tally::new();
     while let Some(part) = tasks.join_next().await {
-        tally.add(part.map_err(Fault::other)?);
+        tally.add(part.map_err(CliError::other)?);
     }
     let took = plan.started.elapsed();
     plan.bar.finish_and_clear();
     tally.print(took);
     match tally.errors.values().sum() {
         0 => Ok(()),
-        errors => Err(Fault::other(format!("{} of {} calls failed", HumanCount(errors), HumanCount(calls)))),
+        errors => Err(CliError::other(format!("{} of {} calls failed", HumanCount(errors), HumanCount(calls)))),
     }
 }
 
-fn read_callers(path: &Path) -> Result<Vec<PhoneNumber>, Fault> {
-    let unreadable = |error| Fault::no_input(format!("cannot read {}: {error}", path.display()));
+fn read_callers(path: &Path) -> Result<Vec<PhoneNumber>, CliError> {
+    let unreadable = |error| CliError::no_input(format!("cannot read {}: {error}", path.display()));
     let file = File::open(path).map_err(unreadable)?;
-    let mut reader = ComplaintReader::new(BufReader::new(file)).map_err(|error| Fault::header(path, &error))?;
+    let mut reader = ComplaintReader::new(BufReader::new(file)).map_err(|error| CliError::header(path, &error))?;
     let mut callers = Vec::new();
     while let Some(row) = reader.next_row().map_err(unreadable)? {
         if let Row::Complaint(complaint) = row {
@@ -137,38 +137,38 @@ fn read_callers(path: &Path) -> Result<Vec<PhoneNumber>, Fault> {
         }
     }
     if callers.is_empty() {
-        return Err(Fault::bad_data(format!("{} has no row with a caller in it", path.display())));
+        return Err(CliError::bad_data(format!("{} has no row with a caller", path.display())));
     }
     Ok(callers)
 }
 
-async fn give_rules(client: &Client, recipients: u64, threshold: NonZeroU64) -> Result<(), Fault> {
+async fn give_rules(client: &Client, recipients: u64, threshold: NonZeroU64) -> Result<(), CliError> {
     for recipient in (0..recipients).map(recipient) {
         let path = format!("/v1/denylists/{recipient}/rules/complaints:{threshold}");
-        match timeout(PATIENCE, client.put(&path)).await {
+        match timeout(TIMEOUT, client.put(&path)).await {
             Ok(Ok((200 | 201, _))) => {}
-            failed => return Err(Fault::other(format!("could not add a rule for {recipient}: {failed:?}"))),
+            failed => return Err(CliError::other(format!("could not add a rule for {recipient}: {failed:?}"))),
         }
     }
     Ok(())
 }
 
-/// Makes calls until there are no more to make.
+/// Makes calls until none are left.
 async fn call_in_turn(plan: Arc<Plan>) -> Tally {
     let mut tally = Tally::new();
     loop {
-        // Each call is made once; nothing else is published with the number.
+        // Each number is taken once. No other data is published with it.
         let call = plan.next.fetch_add(1, Ordering::Relaxed);
         if call >= plan.args.calls.get() {
             return tally;
         }
         let due = plan.due(call);
         sleep_until(due).await;
-        // A call that waits for its turn because the others take long has begun to wait when it was due.
+        // With a rate, a call that is delayed by slow calls has waited since it was due.
         let from = if plan.args.rate.is_some() { due } else { Instant::now() };
         let body = plan.body(call);
-        let answer = timeout(PATIENCE, plan.client.post("/v1/calls", body)).await;
-        tally.record(answer.unwrap_or_else(|_| Err(String::from("no answer in time"))), from.elapsed());
+        let answer = timeout(TIMEOUT, plan.client.post("/v1/calls", body)).await;
+        tally.record(answer.unwrap_or_else(|_| Err(String::from("no response in time"))), from.elapsed());
         plan.bar.inc(1);
     }
 }
@@ -179,7 +179,7 @@ impl Plan {
         self.started + Duration::from_secs_f64(call as f64 / rate.get() as f64)
     }
 
-    /// The call of this number: the same for the same seed, whoever makes it and when.
+    /// The body of the n-th call, which depends on the seed only.
     fn body(&self, call: u64) -> String {
         let draw = mix(mix(self.args.seed).wrapping_add(call));
         let from = self.callers[(draw % self.callers.len() as u64) as usize];
@@ -208,8 +208,8 @@ fn progress_bar(calls: u64) -> ProgressBar {
 
 impl Tally {
     fn new() -> Self {
-        // What is bounded is not resized: every part has the same range, whatever it has seen.
-        let longest = 2 * PATIENCE.as_micros() as u64;
+        // A bounded histogram is not resized: all parts have the same range.
+        let longest = 2 * TIMEOUT.as_micros() as u64;
         let micros = Histogram::new_with_max(longest, 3).expect("three digits are within its range");
         Self { placed: 0, rejected: BTreeMap::new(), errors: BTreeMap::new(), micros }
     }
@@ -225,13 +225,13 @@ impl Tally {
                     *self.rejected.entry(rule).or_default() += 1;
                     None
                 }
-                Err(error) => Some(format!("unexpected answer: {error}")),
+                Err(error) => Some(format!("unexpected response: {error}")),
             },
             Ok((status, _)) => Some(format!("status {status}")),
             Err(error) => Some(error),
         };
         match error {
-            // Only what was answered has a latency: errors are counted, not averaged in.
+            // Errors have no latency: they are counted.
             None => self.micros.saturating_record(took.as_micros() as u64),
             Some(error) => *self.errors.entry(error).or_default() += 1,
         }
@@ -252,18 +252,18 @@ impl Tally {
         let seconds = took.as_secs_f64();
         let answered = self.micros.len();
         let rate = answered as f64 / seconds;
-        say(format_args!("{} calls answered in {seconds:.2} s: {rate:.0} per second", HumanCount(answered)));
-        say(format_args!("placed {}", HumanCount(self.placed)));
-        say(format_args!("rejected {}", HumanCount(self.rejected.values().sum())));
+        println_lossy(format_args!("{} calls completed in {seconds:.2} s: {rate:.0} per second", HumanCount(answered)));
+        println_lossy(format_args!("placed {}", HumanCount(self.placed)));
+        println_lossy(format_args!("rejected {}", HumanCount(self.rejected.values().sum())));
         for (rule, calls) in &self.rejected {
-            say(format_args!("  {}: {rule}", HumanCount(*calls)));
+            println_lossy(format_args!("  {}: {rule}", HumanCount(*calls)));
         }
-        say(format_args!("errors {}", HumanCount(self.errors.values().sum())));
+        println_lossy(format_args!("errors {}", HumanCount(self.errors.values().sum())));
         for (error, calls) in &self.errors {
-            say(format_args!("  {}: {error}", HumanCount(*calls)));
+            println_lossy(format_args!("  {}: {error}", HumanCount(*calls)));
         }
         let at = |quantile| Duration::from_micros(self.micros.value_at_quantile(quantile));
-        say(format_args!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0)));
+        println_lossy(format_args!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0)));
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`Reputation`]: what the public said of one caller.
+//! [`Reputation`]: the complaints about one caller.
 
 use gen_registry::{Context, Reply, Worker};
 
@@ -6,18 +6,18 @@ use crate::complaint::Record;
 use crate::phone_number::PhoneNumber;
 use crate::store::{Store, StoreError};
 
-/// The worker of one caller: it has read the record once, and keeps it.
+/// The worker of one caller. It reads the record once and keeps it.
 ///
-/// Complaints come in while the service is down (the database has one writer), so what it keeps stays true. It asks
-/// nobody else: a denylist that waits for it can never wait for itself.
+/// Complaints are imported while the service is down, because the database has a single writer. So the record stays
+/// valid. The worker calls no other worker, so a denylist that waits for it cannot wait for itself.
 #[derive(Debug)]
 pub(crate) struct Reputation(Record);
 
 #[derive(Debug)]
 pub(crate) enum Query {
-    /// All that is known.
+    /// Returns the whole record.
     Record(Reply<Record>),
-    /// How many complaints there are.
+    /// Returns the number of complaints.
     Complaints(Reply<u64>),
 }
 

@@ -1,4 +1,4 @@
-//! [`Rule`]: one reason to reject a caller; and [`RuleSet`], those of one phone.
+//! [`Rule`]: one reason to reject a caller. [`RuleSet`]: the rules of one phone.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -9,13 +9,13 @@ use thiserror::Error;
 
 use crate::phone_number::{Caller, NumberError, PhoneNumber};
 
-/// How many rules one phone may have: they are in its worker's memory, and travel in one reply.
-pub(crate) const MOST_RULES: usize = 1_000;
+/// How many rules a phone may have. They are in its worker's memory and sent in one reply.
+pub(crate) const MAX_RULES: usize = 1_000;
 const MOST_COMPLAINTS: u64 = 1_000_000_000;
 
-/// One reason to reject a caller. As text: `+12025550123`, `+1900*`, `anonymous`, `complaints:5`.
+/// A reason to reject a caller. Its text is `+12025550123`, `+1900*`, `anonymous` or `complaints:5`.
 ///
-/// The order of the variants is the order in which a rule is said to have decided.
+/// If several rules match, the first variant is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
 #[serde(try_from = "String")]
 pub(crate) enum Rule {
@@ -25,12 +25,12 @@ pub(crate) enum Rule {
     Prefix(u64),
     /// Every caller who hides the number.
     Anonymous,
-    /// Every caller about whom the public complained so many times.
+    /// Every caller with at least this many complaints.
     Complaints(u64),
 }
 
 impl Rule {
-    /// What sort of rule it is: a label of a metric.
+    /// The kind of rule, a label of a metric.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::Number(_) => "number",
@@ -59,7 +59,7 @@ impl FromStr for Rule {
             let digits: String = prefix.chars().filter(|char| !" -.()".contains(*char)).collect();
             let digits = digits.strip_prefix('+').ok_or(RuleError::Prefix)?;
             let is_prefix = (1..=14).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
-            // No country code begins with 0, so an integer holds a prefix without loss too.
+            // No country code begins with 0, so an integer holds a prefix without loss.
             return match digits.parse() {
                 Ok(digits @ 1..) if is_prefix && !prefix.contains("+0") => Ok(Self::Prefix(digits)),
                 _ => Err(RuleError::Prefix),
@@ -117,12 +117,12 @@ pub(crate) enum Edit {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct RuleSet(BTreeSet<Rule>);
 
-/// What the rules say of a caller.
+/// The verdict of the rules on a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Place,
     Reject(Rule),
-    /// Reject if there are so many complaints about the caller.
+    /// Reject if the caller has at least this many complaints.
     RejectFrom(u64),
 }
 
@@ -135,7 +135,7 @@ impl RuleSet {
         if self.0.contains(&Rule::Number(number)) {
             return Verdict::Reject(Rule::Number(number));
         }
-        // The longest prefix first: it says most about why.
+        // The longest matching prefix is the most specific reason.
         let mut prefix = number.digits();
         while prefix > 0 {
             if self.0.contains(&Rule::Prefix(prefix)) {
@@ -143,7 +143,7 @@ impl RuleSet {
             }
             prefix /= 10;
         }
-        // Of several thresholds the lowest decides.
+        // The lowest threshold decides.
         match self.0.range(Rule::Complaints(0)..).next() {
             Some(&Rule::Complaints(count)) => Verdict::RejectFrom(count),
             _ => Verdict::Place,

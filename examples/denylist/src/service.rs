@@ -1,4 +1,4 @@
-//! [`Service`]: the two registries, and what is asked of them.
+//! [`Service`]: the two registries and the operations on them.
 
 use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use serde::Serialize;
 
 use crate::complaint::Record;
 use crate::denylist::{Backend, Command, Decision, Denylist, Edited};
-use crate::failure::{Failure, ask, patiently};
+use crate::failure::{Failure, ask, with_retry};
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::reputation::{Query, Reputation};
 use crate::rule::{Edit, Rule};
 use crate::store::Store;
 
-/// A cheap clone; all of them are the one service.
+/// The service. Clones are cheap and share the registries.
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     denylists: Registry<Denylist>,
@@ -28,23 +28,23 @@ pub(crate) struct Service {
     drills: Arc<AtomicU64>,
 }
 
-/// How long workers stay, and how many there may be: of each registry.
+/// How long workers stay and how many there may be, for each registry.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Residency {
-    /// How long a worker may have nothing to do before it goes; 0 is for ever
+    /// Seconds of inactivity after which a worker exits; 0 is never
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     idle_timeout: u64,
-    /// How many workers there may be in each of the two registries; 0 is no limit
+    /// The maximum number of workers in each of the two registries; 0 is unlimited
     #[arg(long, value_name = "N", default_value_t = 100_000)]
     max_workers: usize,
-    /// Which worker that has nothing to do goes when there is no room for another
-    #[arg(long, value_enum, default_value_t = Victim::LeastRecentlyActive)]
-    eviction: Victim,
+    /// Which inactive worker is evicted when the limit is reached
+    #[arg(long, value_enum, default_value_t = EvictionArg::LeastRecentlyActive)]
+    eviction: EvictionArg,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Victim {
-    /// None: the newcomer is turned away, with 503
+enum EvictionArg {
+    /// None: the new worker is refused with 503
     None,
     LeastRecentlyActive,
     LeastFrequentlyActive,
@@ -52,36 +52,36 @@ enum Victim {
 
 impl Residency {
     fn apply<W: Worker<Args: Clone>>(self, registry: Builder<W>) -> Builder<W> {
-        // What crashes comes back, with the calls that wait for it. Three times in five seconds; then its callers are told,
-        // and it is left alone until the five seconds are over.
+        // A crashed worker restarts and handles the waiting calls, up to three times in five seconds. After that its
+        // callers get an error, and the key cannot start until the five seconds are over.
         let mut registry = registry.restart(Restart::Transient).measure_handling();
         if self.idle_timeout > 0 {
             registry = registry.idle_timeout(Duration::from_secs(self.idle_timeout));
         }
         if self.max_workers > 0 {
             registry = registry.max_workers(self.max_workers).eviction(match self.eviction {
-                Victim::None => Eviction::Reject,
-                Victim::LeastRecentlyActive => Eviction::LeastRecentlyActive,
-                Victim::LeastFrequentlyActive => Eviction::LeastFrequentlyActive,
+                EvictionArg::None => Eviction::Reject,
+                EvictionArg::LeastRecentlyActive => Eviction::LeastRecentlyActive,
+                EvictionArg::LeastFrequentlyActive => Eviction::LeastFrequentlyActive,
             });
         }
         registry
     }
 }
 
-/// One line of a listing.
+/// A row of a listing.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Listed {
     #[serde(flatten)]
     pub(crate) name: WorkerName,
     state: String,
-    /// Counted from 1, and up with each restart.
+    /// The run, counted from 1. It increases with each restart.
     run: u64,
 }
 
-/// The numbers of one registry.
+/// The counters of one registry.
 #[derive(Debug, Serialize)]
-pub(crate) struct Numbers {
+pub(crate) struct Counters {
     starting: usize,
     running: usize,
     restarting: usize,
@@ -94,7 +94,7 @@ pub(crate) struct Numbers {
     gave_up: u64,
 }
 
-impl From<Stats> for Numbers {
+impl From<Stats> for Counters {
     fn from(stats: Stats) -> Self {
         Self {
             starting: stats.starting,
@@ -111,7 +111,7 @@ impl From<Stats> for Numbers {
     }
 }
 
-/// Names a worker. The order is that of a listing.
+/// Identifies a worker. Listings are in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct WorkerName {
     pub(crate) registry: Kind,
@@ -125,7 +125,7 @@ pub(crate) enum Kind {
     Reputation,
 }
 
-/// A worker that was stopped.
+/// A stopped worker.
 #[derive(Debug, Serialize)]
 pub(crate) struct Stopped {
     #[serde(flatten)]
@@ -134,7 +134,7 @@ pub(crate) struct Stopped {
 }
 
 impl Service {
-    /// Builds the registries. Nothing runs in them until a number is asked for.
+    /// Builds the registries. Workers start on the first request for their number.
     pub(crate) fn new(store: Store, residency: Residency) -> Result<Self, BuildError> {
         let denylists = residency.apply(Registry::<Denylist>::builder()).name("denylist").build()?;
         let reputations = residency.apply(Registry::<Reputation>::builder()).name("reputation").build()?;
@@ -143,16 +143,16 @@ impl Service {
     }
 
     pub(crate) async fn decide(&self, to: PhoneNumber, from: Caller) -> Result<Decision, Failure> {
-        // An address rather than a handle: whoever has the key when the message goes, started if nobody has.
+        // An address rather than a handle: it starts a worker if there is none when the message is sent.
         let denylist = self.denylists.via_or_start(&to, self.backend.clone());
         ask(&denylist, |reply| Command::Decide(from, reply)).await?
     }
 
-    /// Has the denylist of a number panic: what an operator tries alerts and dashboards with.
+    /// Makes the denylist of a number panic, to test alerts and dashboards.
     pub(crate) async fn crash(&self, of: PhoneNumber) -> Result<(), Failure> {
         match self.denylists.via_or_start(&of, self.backend.clone()).cast(Command::Crash).await {
             Ok(()) => {
-                // A count by itself: it publishes nothing else.
+                // Relaxed: the counter publishes no other data.
                 self.drills.fetch_add(1, Ordering::Relaxed);
                 Ok(())
             }
@@ -173,25 +173,25 @@ impl Service {
 
     pub(crate) async fn record(&self, of: PhoneNumber) -> Result<Record, Failure> {
         let Backend { store, reputations } = &self.backend;
-        patiently(|| async {
-            // The handle rather than an address: a hit makes no arguments.
+        with_retry(|| async {
+            // A handle rather than an address: a hit builds no arguments.
             let reputation = reputations.lookup_or_start_with(&of, || store.clone()).await;
             reputation.map_err(|error| CallError::NotStarted(Box::new(error)))?.call(Query::Record).await
         })
         .await
     }
 
-    /// How many denylists and reputations there are.
+    /// The number of denylists and of reputations.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.denylists.count(), self.backend.reputations.count())
     }
 
-    /// What the registries say of themselves: the denylists and the reputations.
-    pub(crate) fn numbers(&self) -> (Numbers, Numbers) {
+    /// The statistics of the denylists and of the reputations.
+    pub(crate) fn counters(&self) -> (Counters, Counters) {
         (self.denylists.stats().into(), self.backend.reputations.stats().into())
     }
 
-    /// How many crashes were ordered.
+    /// How many crashes were requested.
     pub(crate) fn drills(&self) -> u64 {
         self.drills.load(Ordering::Relaxed)
     }
@@ -203,7 +203,7 @@ impl Service {
         page.into_iter().collect()
     }
 
-    /// Stops the workers of a number, and waits until they are gone. What they know stays on disk.
+    /// Stops the workers of a number and waits for their exit. Their data stays on disk.
     pub(crate) async fn stop(&self, number: PhoneNumber) -> Result<Vec<Stopped>, Failure> {
         let (denylist, reputation) = tokio::join!(self.denylists.stop(&number), self.backend.reputations.stop(&number));
         let mut stopped = Vec::new();
@@ -221,22 +221,22 @@ impl Service {
     }
 
     pub(crate) fn is_draining(&self) -> bool {
-        // A flag by itself: it publishes nothing else.
+        // Relaxed: the flag publishes no other data.
         self.is_draining.load(Ordering::Relaxed)
     }
 
-    /// Tells whoever asks that this process is about to go.
+    /// Makes `/readyz` report that the process is about to stop.
     pub(crate) fn start_draining(&self) {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Drains the denylists and then the reputations, for the former ask the latter.
+    /// Drains the denylists first, because they call the reputations.
     pub(crate) async fn shutdown(&self) -> (ShutdownReport, ShutdownReport) {
         (self.denylists.shutdown().await, self.backend.reputations.shutdown().await)
     }
 }
 
-/// Adds workers to a page, and keeps the smallest: its memory is bounded by the page, not by the registry.
+/// Adds workers to a page and keeps the smallest. The size of the page bounds the memory, not that of the registry.
 fn gather<W: Worker<Key = PhoneNumber>>(
     page: BinaryHeap<Listed>,
     registry: &Registry<W>,

@@ -14,11 +14,11 @@ use crate::complaint::{Complaint, Record, Timestamp};
 use crate::phone_number::PhoneNumber;
 use crate::rule::{Edit, Rule, RuleSet};
 
-/// What this file is: without it the database is somebody else's.
+/// Identifies the file. Without it, the database belongs to another program.
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 /// The rules of each recipient, as text.
 const RULES: TableDefinition<'_, (u64, &str), ()> = TableDefinition::new("rules");
-/// Every complaint that was counted, so that none is counted twice. By date first: a day's file then writes to
+/// Every counted complaint, so that none is counted twice. The date comes first, so that a daily file writes to
 /// neighbouring pages.
 const COMPLAINTS: TableDefinition<'_, (u64, u128), ()> = TableDefinition::new("complaints");
 /// Complaints, robocalls and the last complaint's date, by caller.
@@ -27,23 +27,23 @@ const REPUTATIONS: TableDefinition<'_, u64, (u64, u64, u64)> = TableDefinition::
 const SUBJECTS: TableDefinition<'_, (u64, &str), u64> = TableDefinition::new("subjects");
 
 const FORMAT: &str = "denylist 1";
-/// redb's default of 1 GiB would let an import grow to that.
+/// redb's default of 1 GiB would let an import grow to that size.
 const CACHE_BYTES: usize = 32 << 20;
 
-/// The database file: a cheap clone. Its methods block.
+/// The database file. Clones are cheap. The methods block.
 #[derive(Debug, Clone)]
 pub(crate) struct Store(Arc<Database>);
 
-/// What a batch of complaints came to.
+/// The result of a batch of complaints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Counted {
-    /// Complaints that were not known before.
+    /// New complaints.
     pub(crate) new: u64,
-    /// Complaints that were counted earlier.
+    /// Complaints that had been counted before.
     pub(crate) known: u64,
 }
 
-/// How much is in the database.
+/// The number of rows in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) rules: u64,
@@ -52,7 +52,7 @@ pub(crate) struct Size {
 }
 
 impl Store {
-    /// Opens the database, and makes it if there is none.
+    /// Opens the database, or creates it.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
         let store = Self(Arc::new(database.map_err(|error| OpenError::new(path, error))?));
@@ -63,10 +63,10 @@ impl Store {
         }
     }
 
-    /// Makes the tables in a new file; whether an old one is ours.
+    /// Creates the tables in a new file. Returns whether the file belongs to this program.
     fn prepare(&self) -> Result<bool, StoreError> {
         let transaction = self.0.begin_write()?;
-        // Also one that was made by a process which was killed before this commit.
+        // Also one whose creation was interrupted before this commit.
         let is_new = transaction.list_tables()?.next().is_none();
         if !is_new && !transaction.list_tables()?.any(|table| table.name() == META.name()) {
             return Ok(false);
@@ -82,7 +82,7 @@ impl Store {
             if meta.get("format")?.is_none_or(|format| format.value() != FORMAT) {
                 return Ok(false);
             }
-            // Readers then need not ask whether they exist.
+            // Readers then need not check whether they exist.
             transaction.open_table(RULES)?;
             transaction.open_table(COMPLAINTS)?;
             transaction.open_table(REPUTATIONS)?;
@@ -112,7 +112,7 @@ impl Store {
         Ok(set.into_iter().collect())
     }
 
-    /// Puts a change on disk: when this returns, it is there.
+    /// Writes a change to disk. It is durable when this returns.
     pub(crate) fn edit(&self, of: PhoneNumber, edit: &Edit) -> Result<(), StoreError> {
         let transaction = self.0.begin_write()?;
         {
@@ -144,10 +144,10 @@ impl Store {
         Ok(Record::new(complaints, robocalls, Timestamp::from_stored(last), subjects))
     }
 
-    /// Counts complaints, each once, all or none of them.
+    /// Counts complaints, each once, in one transaction.
     ///
-    /// A complaint is remembered by its content in the same transaction. So whatever repeats one, the same file again,
-    /// another that overlaps, or the rest of an import that was interrupted, it counts once.
+    /// The content of each complaint is recorded in the same transaction. So a repeated complaint counts once, whether
+    /// it comes from the same file, an overlapping one, or the rest of an interrupted import.
     pub(crate) fn count(&self, complaints: &[Complaint]) -> Result<Counted, StoreError> {
         let transaction = self.0.begin_write()?;
         let counted = count(&transaction, complaints)?;
@@ -155,8 +155,7 @@ impl Store {
         Ok(counted)
     }
 
-    /// Puts the sample into the database, or does nothing if that was done before: what a user took out of it then
-    /// does not come back.
+    /// Imports the sample unless that was done before. What a user has deleted stays deleted.
     pub(crate) fn seed(
         &self,
         complaints: &[Complaint],
@@ -177,7 +176,7 @@ impl Store {
         Ok(Some(counted))
     }
 
-    /// Closes the file, or gives itself back if something still uses it.
+    /// Closes the file. Returns the store if it is still in use.
     pub(crate) fn close(self) -> Result<(), Self> {
         Arc::try_unwrap(self.0).map(drop).map_err(Self)
     }
@@ -225,7 +224,7 @@ fn count(transaction: &WriteTransaction, complaints: &[Complaint]) -> Result<Cou
 /// Why a database could not be opened.
 #[derive(Debug, Error)]
 pub(crate) enum OpenError {
-    #[error("the database {} is open in another process; end that one first, or choose another with --db", .0.display())]
+    #[error("the database {} is open in another process; stop it first, or choose another with --db", .0.display())]
     Locked(PathBuf),
     #[error("{} is not a database of this program; choose another with --db", .0.display())]
     NotOurs(PathBuf),
@@ -249,15 +248,15 @@ impl OpenError {
     }
 }
 
-/// Why the database did not do what it was asked.
+/// Why the database failed.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum StoreError {
     #[error("the database failed: {0}")]
     Database(Arc<redb::Error>),
-    #[error("the database holds what this program did not write")]
+    #[error("the database has unexpected content")]
     Corrupt,
-    /// It may have done it.
-    #[error("the work on the database did not end: {0}")]
+    /// The operation may have taken effect.
+    #[error("the database operation did not complete: {0}")]
     Task(#[from] TaskError),
 }
 

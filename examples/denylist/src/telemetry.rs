@@ -1,6 +1,6 @@
-//! [`Telemetry`]: one recorder for the service's own metrics and for what its registries tell of themselves.
+//! [`Telemetry`]: one recorder for the metrics of the service and of its registries.
 //!
-//! A program that has no metrics of its own would leave all of this to `gen_registry::metrics::prometheus`.
+//! A program without metrics of its own would use `gen_registry::metrics::prometheus` instead.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use crate::denylist::Decision;
 const CALLS: &str = "denylist_calls_total";
 const REQUESTS: &str = "denylist_http_request_duration_seconds";
 const WORKERS: &str = "denylist_workers";
-/// From a hit in memory to the longest wait that a request is given.
+/// From a hit in memory to the timeout of a request.
 const BUCKETS: [f64; 14] =
     [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5, 10.0];
-/// The recorder keeps every sample of a histogram until it is told to put them into the buckets.
+/// The recorder keeps every sample of a histogram until the upkeep sorts them into buckets.
 const UPKEEP: Duration = Duration::from_secs(5);
 
-/// The recorder that `GET /metrics` renders. No label holds a phone number.
+/// The recorder that `GET /metrics` renders. No label contains a phone number.
 #[derive(Debug, Clone)]
 pub(crate) struct Telemetry(PrometheusHandle);
 
 impl Telemetry {
-    /// Makes this the process's recorder.
+    /// Installs this as the recorder of the process.
     pub(crate) fn install() -> Result<Self, BuildError> {
         let mut builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Full(REQUESTS.into()), &BUCKETS)?;
-        // Without its buckets a histogram would be exported as a summary.
+        // Without buckets, a histogram is exported as a summary.
         for metric in ALL {
             if let Kind::Histogram { buckets } = metric.kind {
                 builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets)?;
@@ -39,7 +39,7 @@ impl Telemetry {
         metrics::set_global_recorder(recorder)?;
         describe_counter!(CALLS, "Calls that were decided, by the decision and the kind of rule that made it.");
         describe_histogram!(REQUESTS, Unit::Seconds, "Time from a request's head to its response's, by route.");
-        describe_gauge!(WORKERS, "Workers that run, by registry.");
+        describe_gauge!(WORKERS, "Running workers, by registry.");
         for (decision, rule) in [
             ("place", "none"),
             ("reject", "number"),
@@ -52,7 +52,7 @@ impl Telemetry {
         Ok(Self(handle))
     }
 
-    /// Keeps the histograms small, for as long as it is polled.
+    /// Bounds the memory of the histograms while it is polled.
     pub(crate) async fn upkeep(self) {
         let mut ticks = tokio::time::interval(UPKEEP);
         loop {
@@ -69,9 +69,9 @@ impl Telemetry {
         counter!(CALLS, "decision" => decision, "rule" => rule).increment(1);
     }
 
-    /// `route` is the template, not the path: the path has a number in it.
+    /// `route` is the template and not the path, because the path contains a number.
     pub(crate) fn served(method: &Method, route: &str, status: StatusCode, took: Duration) {
-        // A client may make methods up; a label may not grow.
+        // A client may invent methods, and the number of label values must be bounded.
         let method = match method.as_str() {
             known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE") => String::from(known),
             _ => String::from("other"),

@@ -1,17 +1,17 @@
-//! Time in the model: timers go off one after the other, and those that do so together may make a step ambiguous.
+//! Time in the model: timers fire one after the other. Several that fire together may make a step ambiguous.
 
 use super::{Doing, Mode, Model};
 use crate::plan::{KEYS, Outcome};
 
 impl Model {
-    /// Whether no time can pass any more without something that the model cannot tell.
+    /// Whether no time can pass without something that the model cannot predict.
     pub(super) fn blocks(&self) -> bool {
         let soon = |at: Option<u64>| usize::from(at == Some(self.now + 1));
         let shutdown = match &self.mode {
             Mode::Ending { due, .. } => soon(*due),
             _ => 0,
         };
-        let timers: usize = self.entries().map(|entry| soon(entry.due) + soon(entry.alarm)).sum();
+        let timers: usize = self.entries().map(|entry| soon(entry.due) + soon(entry.timer)).sum();
         shutdown + timers > 1 && {
             let mut model = self.clone();
             model.pass(1);
@@ -30,7 +30,7 @@ impl Model {
             for (key, entry) in self.keys.iter().enumerate().filter_map(|(key, slot)| Some((key, slot.entry.as_ref()?)))
             {
                 timers.extend(entry.due.map(|at| (at, key, true)));
-                timers.extend(entry.alarm.map(|at| (at, key, false)));
+                timers.extend(entry.timer.map(|at| (at, key, false)));
             }
             let Some(now) = timers.iter().map(|&(at, ..)| at).chain(shutdown).min().filter(|&at| at <= until) else {
                 break;
@@ -42,7 +42,7 @@ impl Model {
             self.is_crowded = timers.len() > 1;
             self.is_ambiguous |= timers.iter().any(is_twice) || (ends && !timers.is_empty());
             for (_, key, is_owners) in timers {
-                // An earlier one may have seen to it.
+                // An earlier timer may have removed the entry.
                 let Some(entry) = &mut self.keys[key].entry else { continue };
                 if is_owners && entry.due == Some(now) {
                     entry.due = None;
@@ -50,9 +50,9 @@ impl Model {
                         Doing::Init => self.cancel(key, Outcome::TimedOut),
                         _ => self.kill(key),
                     }
-                } else if !is_owners && entry.alarm == Some(now) {
-                    entry.alarm = None;
-                    self.alarm(key);
+                } else if !is_owners && entry.timer == Some(now) {
+                    entry.timer = None;
+                    self.timer(key);
                 }
                 self.take_turns();
             }

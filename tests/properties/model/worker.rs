@@ -1,30 +1,30 @@
-//! One worker of the model: its runs, its mailbox, its end.
+//! One worker of the model: its runs, its mailbox, its exit.
 
 use std::collections::VecDeque;
 
 use super::{Mode, Model, OK, What};
 use crate::plan::{
-    Act, BACKOFF, CAPACITY, IDLE_TIMEOUT, INIT_TIMEOUT, Outcome, PERIOD, Parting, Plan, Policy, Reason, STOP_TIMEOUT,
-    Send, Step, Target, Told, Verb,
+    Act, BACKOFF, CAPACITY, IDLE_TIMEOUT, INIT_TIMEOUT, Outcome, PERIOD, Plan, Policy, Reason, Reported, STOP_TIMEOUT,
+    Send, Step, Target, Terminate, Verb,
 };
 
-/// What a worker does when nobody goes any further.
+/// What a worker does while no task can make progress.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Doing {
-    /// It waits for room, and is none yet.
+    /// Waits for capacity, and is not a worker yet.
     Held,
     Init,
     Resting,
-    /// It is at this message.
+    /// Handles this message.
     Handling(usize),
-    /// It terminates, and comes back after that.
-    Parting(Reason),
-    /// It waits for its restart.
+    /// Terminates, and restarts afterwards.
+    Terminating(Reason),
+    /// Waits for its restart.
     Pausing,
-    /// The `init` of a restart.
-    Again,
-    /// It terminates for good.
-    Leaving,
+    /// Runs the `init` of a restart.
+    Restarting,
+    /// Terminates for good.
+    Exiting,
 }
 
 #[derive(Debug, Clone)]
@@ -32,25 +32,25 @@ pub(crate) struct Entry {
     pub(crate) serial: usize,
     pub(crate) plan: Plan,
     pub(crate) doing: Doing,
-    /// Why its gate is closed.
+    /// Why the gate is closed.
     pub(crate) closed: Option<Reason>,
-    /// Nothing begins any more.
+    /// Increases with each run.
     pub(crate) incarnation: u64,
     pub(crate) is_restarting: bool,
-    /// A run that was announced has not ended.
-    pub(super) is_told: bool,
+    /// The start of a run was reported, and its end was not.
+    pub(super) is_reported: bool,
     pub(super) history: Vec<u64>,
     pub(super) gave_up: bool,
-    /// What was remembered of the key before it.
+    /// The crash remembered of the key before this worker.
     pub(super) crash_before: Option<Reason>,
     pub(super) is_known: bool,
 
     queue: VecDeque<usize>,
-    /// Senders for whom there is room, and those for whom there is none.
+    /// Senders that hold a permit. The others wait in `line`.
     granted: VecDeque<usize>,
     pub(super) line: VecDeque<usize>,
-    /// After so many messages this run ends.
-    recess: Option<usize>,
+    /// The run ends after this many messages.
+    remaining: Option<usize>,
 
     pub(super) rests_since: u64,
     uses: u32,
@@ -59,11 +59,11 @@ pub(crate) struct Entry {
     pub(super) waiting: Vec<usize>,
     pub(super) next: Vec<usize>,
     pub(super) stoppers: Vec<(usize, crate::plan::End)>,
-    /// The key that starts in its place.
+    /// The key that starts in its slot.
     pub(super) successor: Option<usize>,
     /// The owner's deadline, and the worker's own timer.
     pub(super) due: Option<u64>,
-    pub(super) alarm: Option<u64>,
+    pub(super) timer: Option<u64>,
 }
 
 impl Entry {
@@ -75,7 +75,7 @@ impl Entry {
             closed: None,
             incarnation: 1,
             is_restarting: false,
-            is_told: false,
+            is_reported: false,
             history,
             gave_up: false,
             crash_before: None,
@@ -83,7 +83,7 @@ impl Entry {
             queue: VecDeque::new(),
             granted: VecDeque::new(),
             line: VecDeque::new(),
-            recess: None,
+            remaining: None,
             rests_since: 0,
             uses: 0,
             handled: 0,
@@ -92,16 +92,16 @@ impl Entry {
             stoppers: Vec::new(),
             successor: None,
             due: None,
-            alarm: None,
+            timer: None,
         }
     }
 
-    /// Whether a lookup finds it.
+    /// Whether a lookup finds the worker.
     pub(crate) fn is_open(&self) -> bool {
         self.closed.is_none() && !matches!(self.doing, Doing::Held | Doing::Init)
     }
 
-    /// Whether it has a state, `init` included.
+    /// Whether its state is alive, which includes `init`.
     pub(crate) fn lives(&self) -> bool {
         !matches!(self.doing, Doing::Held | Doing::Pausing)
     }
@@ -115,11 +115,11 @@ impl Entry {
         self.uses.checked_shr(u32::try_from(halvings).unwrap_or(u32::MAX)).unwrap_or(0)
     }
 
-    /// Takes the next message, and gives its room to the sender that waits longest.
+    /// Takes the next message and gives its permit to the first waiting sender.
     fn begin(&mut self) -> Option<usize> {
         let op = self.queue.pop_front()?;
-        if let Some(recess) = &mut self.recess {
-            *recess -= 1;
+        if let Some(remaining) = &mut self.remaining {
+            *remaining -= 1;
         }
         if self.queue.len() + self.granted.len() < CAPACITY {
             self.granted.extend(self.line.pop_front());
@@ -137,7 +137,7 @@ impl Model {
         matches!(self.ops[op].what, What::Send { send: Send::Call, .. })
     }
 
-    // Beginnings.
+    // Starts
 
     pub(super) fn init(&mut self, key: usize) {
         match self.entry(key).plan.init {
@@ -151,13 +151,13 @@ impl Model {
     fn ready(&mut self, key: usize) {
         self.totals.starts[OK] += 1;
         let slot = &mut self.keys[key];
-        let entry = slot.entry.as_mut().expect("it starts");
-        slot.told.push(Told::Started);
-        entry.is_told = true;
+        let entry = slot.entry.as_mut().expect("the key is starting");
+        slot.reported.push(Reported::Started);
+        entry.is_reported = true;
         entry.due = None;
         entry.doing = Doing::Resting;
         if entry.is_known {
-            // What it has spent is its own from now on.
+            // From now on the budget that the key has spent is the worker's.
             slot.trace = Default::default();
         }
         let (waiting, crash) = (std::mem::take(&mut entry.waiting), entry.crash_before);
@@ -172,18 +172,18 @@ impl Model {
     }
 
     /// The `init` of a restart.
-    fn again(&mut self, key: usize) {
+    fn init_again(&mut self, key: usize) {
         let now = self.now;
         let entry = self.entry(key);
         entry.incarnation += 1;
-        entry.recess = None;
-        match entry.plan.again {
+        entry.remaining = None;
+        match entry.plan.restart_init {
             Step::Go => self.back(key),
-            Step::Fail => self.not_back(key, Reason::Failed),
-            Step::Panic => self.not_back(key, Reason::Panicked),
+            Step::Fail => self.restart_failed(key, Reason::Failed),
+            Step::Panic => self.restart_failed(key, Reason::Panicked),
             Step::Hang | Step::Gate => {
-                entry.doing = Doing::Again;
-                entry.alarm = Some(now + INIT_TIMEOUT);
+                entry.doing = Doing::Restarting;
+                entry.timer = Some(now + INIT_TIMEOUT);
             }
         }
     }
@@ -191,16 +191,16 @@ impl Model {
     fn back(&mut self, key: usize) {
         let entry = self.entry(key);
         entry.is_restarting = false;
-        entry.is_told = true;
-        entry.alarm = None;
+        entry.is_reported = true;
+        entry.timer = None;
         entry.handled = 0;
-        let told = Told::Restarted(entry.incarnation);
-        self.keys[key].told.push(told);
+        let reported = Reported::Restarted(entry.incarnation);
+        self.keys[key].reported.push(reported);
         self.run(key);
     }
 
-    /// An `init` of a restart that failed is one more crash.
-    fn not_back(&mut self, key: usize, reason: Reason) {
+    /// A failed `init` of a restart counts as a crash.
+    fn restart_failed(&mut self, key: usize, reason: Reason) {
         if self.decide(key, reason) {
             self.pause(key, reason);
         } else {
@@ -210,14 +210,14 @@ impl Model {
         }
     }
 
-    // The loop.
+    // The loop
 
-    /// The worker goes on until it rests, waits in a message, or ends.
+    /// Runs the worker until it is idle, waits in a message, or ends.
     fn run(&mut self, key: usize) {
         loop {
             let (now, idles) = (self.now, self.options.idles);
             let entry = self.entry(key);
-            if entry.recess == Some(0) {
+            if entry.remaining == Some(0) {
                 return self.leave(key, Reason::Normal);
             }
             let Some(op) = entry.begin() else {
@@ -227,15 +227,15 @@ impl Model {
                 entry.uses = entry.uses_at(now) + std::mem::take(&mut entry.handled);
                 entry.rests_since = now;
                 if !entry.granted.is_empty() {
-                    // It rested, if only until they came in.
+                    // It was idle, if only until the messages were accepted.
                     self.admit(key);
                     continue;
                 }
                 entry.doing = Doing::Resting;
-                entry.alarm = idles.then_some(now + IDLE_TIMEOUT);
+                entry.timer = idles.then_some(now + IDLE_TIMEOUT);
                 return;
             };
-            entry.alarm = None;
+            entry.timer = None;
             entry.handled += 1;
             self.keys[key].begun.push(op);
             let What::Send { act, .. } = self.ops[op].what else { unreachable!("only messages are queued") };
@@ -266,7 +266,7 @@ impl Model {
         }
     }
 
-    /// Senders who were granted room come in: the worker lets others run.
+    /// Senders with a permit enqueue their messages: the worker yields to them.
     fn admit(&mut self, key: usize) {
         let granted = std::mem::take(&mut self.entry(key).granted);
         for op in granted {
@@ -275,22 +275,22 @@ impl Model {
         }
     }
 
-    /// The mailbox took a message.
+    /// The mailbox accepted a message.
     fn taken(&mut self, op: usize) {
         if self.is_call(op) {
-            self.polled_in_vain(op);
+            self.polled_pending(op);
         } else {
             self.complete(op, Outcome::Sent);
         }
     }
 
-    /// `ctx.stop()`: a permanent worker ends its run, any other closes its gate.
+    /// `ctx.stop()`: a permanent worker ends its run, any other one closes its gate.
     fn stop_itself(&mut self, key: usize) {
         let is_permanent = self.options.policy == Policy::Permanent;
         let entry = self.entry(key);
         if is_permanent && entry.closed.is_none() {
             let rest = entry.queue.len();
-            entry.recess = Some(entry.recess.map_or(rest, |recess| recess.min(rest)));
+            entry.remaining = Some(entry.remaining.map_or(rest, |remaining| remaining.min(rest)));
         } else {
             self.close_by_worker(key);
         }
@@ -302,8 +302,8 @@ impl Model {
         let closed = if is_call { Outcome::NotDelivered } else { Outcome::Closed };
         let entry = match (self.keys[key].entry.as_mut().filter(|entry| entry.is_open()), target) {
             (Some(entry), Target::Key) => entry,
-            (None, Target::Key) => return self.complete(op, Outcome::Nobody),
-            (_, Target::Handle) if last.is_none() => return self.complete(op, Outcome::Nobody),
+            (None, Target::Key) => return self.complete(op, Outcome::NoWorker),
+            (_, Target::Handle) if last.is_none() => return self.complete(op, Outcome::NoWorker),
             (Some(entry), Target::Handle) if last == Some(entry.serial) => entry,
             (_, Target::Handle) => return self.complete(op, closed),
         };
@@ -316,7 +316,7 @@ impl Model {
             }
         } else if send == Send::TryCast {
             self.complete(op, Outcome::Full);
-        } else if !self.polled_in_vain(op) {
+        } else if !self.polled_pending(op) {
             self.entry(key).line.push_back(op);
         }
     }
@@ -325,7 +325,7 @@ impl Model {
         let Some(entry) = &self.keys[key].entry else { return };
         match entry.doing {
             Doing::Init if entry.plan.init == Step::Gate => self.ready(key),
-            Doing::Again if entry.plan.again == Step::Gate => self.back(key),
+            Doing::Restarting if entry.plan.restart_init == Step::Gate => self.back(key),
             Doing::Handling(op) if matches!(self.ops[op].what, What::Send { act: Act::Gate, .. }) => {
                 self.handled(op);
                 self.run(key);
@@ -334,24 +334,24 @@ impl Model {
         }
     }
 
-    // Timers.
+    // Timers
 
-    pub(super) fn alarm(&mut self, key: usize) {
+    pub(super) fn timer(&mut self, key: usize) {
         match self.entry(key).doing {
             Doing::Resting => {
                 self.close(key, Reason::Idle);
                 self.leave(key, Reason::Idle);
             }
-            Doing::Parting(reason) => self.pause(key, reason),
-            Doing::Pausing => self.again(key),
-            Doing::Again => self.not_back(key, Reason::Failed),
+            Doing::Terminating(reason) => self.pause(key, reason),
+            Doing::Pausing => self.init_again(key),
+            Doing::Restarting => self.restart_failed(key, Reason::Failed),
             doing => unreachable!("{doing:?} has no timer"),
         }
     }
 
-    // Ends.
+    // Exits
 
-    /// Closes the gate, and sets the deadline to be gone. Says whether it was open.
+    /// Closes the gate and arms the deadline. Returns whether the gate was open.
     pub(super) fn close(&mut self, key: usize, reason: Reason) -> bool {
         let due = matches!(self.mode, Mode::Serving).then_some(self.now + STOP_TIMEOUT);
         let entry = self.entry(key);
@@ -360,7 +360,7 @@ impl Model {
         }
         entry.closed = Some(reason);
         entry.due = due;
-        entry.recess = None;
+        entry.remaining = None;
         let refused: Vec<usize> = entry.granted.drain(..).chain(entry.line.drain(..)).collect();
         for op in refused {
             let outcome = if self.is_call(op) { Outcome::NotDelivered } else { Outcome::Closed };
@@ -373,16 +373,16 @@ impl Model {
         self.close(key, Reason::Normal);
     }
 
-    /// Somebody else closed the gate: what the worker does about it.
-    pub(super) fn hear_of_close(&mut self, key: usize) {
+    /// What the worker does when another party closes its gate.
+    pub(super) fn on_close(&mut self, key: usize) {
         let entry = self.entry(key);
-        let reason = entry.closed.expect("it was just closed");
+        let reason = entry.closed.expect("the gate is closed");
         match entry.doing {
             Doing::Resting => {
-                entry.alarm = None;
+                entry.timer = None;
                 self.leave(key, reason);
             }
-            Doing::Pausing | Doing::Again => {
+            Doing::Pausing | Doing::Restarting => {
                 self.undeliver(key);
                 self.exit(key, reason, true);
             }
@@ -402,14 +402,14 @@ impl Model {
         self.exit(key, Reason::Killed, false);
     }
 
-    /// Ends the run that there is, and only that.
+    /// Ends the current run, if there is one.
     pub(super) fn crash(&mut self, op: usize, key: usize) {
         let doing = self.entry(key).doing;
         if doing == Doing::Pausing {
             return self.complete(op, Outcome::NotFound);
         }
-        self.polled_in_vain(op);
-        self.entry(key).alarm = None;
+        self.polled_pending(op);
+        self.entry(key).timer = None;
         if let Doing::Handling(handled) = doing {
             if self.is_call(handled) {
                 self.complete(handled, Outcome::NoReply);
@@ -417,10 +417,10 @@ impl Model {
         }
         match doing {
             Doing::Resting | Doing::Handling(_) => self.leave(key, Reason::Crashed),
-            // That it is restarted was decided before.
-            Doing::Parting(_) => self.pause(key, Reason::Crashed),
-            Doing::Again => self.not_back(key, Reason::Crashed),
-            Doing::Leaving => self.exit(key, Reason::Crashed, false),
+            // The restart was decided before.
+            Doing::Terminating(_) => self.pause(key, Reason::Crashed),
+            Doing::Restarting => self.restart_failed(key, Reason::Crashed),
+            Doing::Exiting => self.exit(key, Reason::Crashed, false),
             Doing::Held | Doing::Init | Doing::Pausing => unreachable!("a run is in progress"),
         }
         self.complete(op, Outcome::Ended(Reason::Crashed));
@@ -436,7 +436,7 @@ impl Model {
         }
     }
 
-    /// Whether it comes back from this, if it may.
+    /// Whether the worker restarts after this reason.
     fn decide(&mut self, key: usize, reason: Reason) -> bool {
         let is_crash = matches!(reason, Reason::Failed | Reason::Panicked | Reason::Crashed);
         let applies = match self.options.policy {
@@ -458,33 +458,33 @@ impl Model {
         true
     }
 
-    /// A run is over.
+    /// A run has ended.
     pub(super) fn leave(&mut self, key: usize, reason: Reason) {
         let comes_back = self.decide(key, reason);
         let now = self.now;
         let entry = self.entry(key);
-        // A panic, and a crash from outside, leave nothing that could be taken apart.
+        // After a panic or a crash from outside, `terminate` does not run.
         let is_lost = matches!(reason, Reason::Panicked | Reason::Crashed);
-        let parting = if is_lost { Parting::Go } else { entry.plan.parting };
-        entry.alarm = None;
+        let terminate = if is_lost { Terminate::Go } else { entry.plan.terminate };
+        entry.timer = None;
         if comes_back {
             entry.is_restarting = true;
-            return match parting {
-                Parting::Go => self.pause(key, reason),
-                Parting::Panic => self.pause(key, Reason::Panicked),
-                Parting::Hang => {
-                    entry.doing = Doing::Parting(reason);
-                    entry.alarm = Some(now + STOP_TIMEOUT);
+            return match terminate {
+                Terminate::Go => self.pause(key, reason),
+                Terminate::Panic => self.pause(key, Reason::Panicked),
+                Terminate::Hang => {
+                    entry.doing = Doing::Terminating(reason);
+                    entry.timer = Some(now + STOP_TIMEOUT);
                     self.admit(key);
                 }
             };
         }
         self.close_by_worker(key);
         self.undeliver(key);
-        match parting {
-            Parting::Go => self.exit(key, reason, false),
-            Parting::Panic => self.exit(key, Reason::Panicked, false),
-            Parting::Hang => self.entry(key).doing = Doing::Leaving,
+        match terminate {
+            Terminate::Go => self.exit(key, reason, false),
+            Terminate::Panic => self.exit(key, Reason::Panicked, false),
+            Terminate::Hang => self.entry(key).doing = Doing::Exiting,
         }
     }
 
@@ -494,20 +494,20 @@ impl Model {
         let backs_off = self.options.backs_off;
         let now = self.now;
         let entry = self.entry(key);
-        let told = std::mem::take(&mut entry.is_told).then_some(Told::Exited(entry.incarnation, reason));
+        let reported = std::mem::take(&mut entry.is_reported).then_some(Reported::Exited(entry.incarnation, reason));
         entry.is_restarting = true;
         entry.doing = Doing::Pausing;
         let closed = entry.closed;
-        self.keys[key].told.extend(told);
+        self.keys[key].reported.extend(reported);
         self.admit(key);
         if let Some(reason) = closed {
             self.undeliver(key);
             return self.exit(key, reason, true);
         }
         if backs_off {
-            self.entry(key).alarm = Some(now + BACKOFF);
+            self.entry(key).timer = Some(now + BACKOFF);
         } else {
-            self.again(key);
+            self.init_again(key);
         }
     }
 }
@@ -518,6 +518,6 @@ fn cause_of(reason: Reason) -> usize {
         Reason::Panicked => 1,
         Reason::Crashed => 2,
         Reason::Normal => 3,
-        reason => unreachable!("nobody comes back from {reason:?}"),
+        reason => unreachable!("no restart after {reason:?}"),
     }
 }

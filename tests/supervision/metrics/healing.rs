@@ -1,4 +1,4 @@
-//! What a recorder missed, or dropped, comes back.
+//! A recorder that missed or dropped something catches up.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ async fn late_recorder_gets_all_counts() {
     let now = Exposition::parse(&handle.render());
     assert_eq!(now.value(WORKER_STARTS.name, &[("registry", "early"), ("outcome", "ok")]), 3.0);
     assert_eq!(now.value(WORKERS.name, &[("registry", "early"), ("state", "running")]), 3.0);
-    // What was observed while nobody listened is gone, and what came later is there.
+    // Observations from before the recorder was installed are lost. Later ones are recorded.
     assert_eq!(now.value("gen_registry_worker_start_duration_seconds_count", &[("registry", "early")]), 1.0);
 }
 
@@ -39,7 +39,7 @@ async fn expired_series_reappear() {
     let registry = scrape.builder("rooms").build().unwrap();
     within(registry.start("a", Plan::default()), "a start").await.unwrap();
     assert!(scrape.next().await.series() > 0);
-    // Nobody tells it anything, while its own clock, which is not ours to pause, goes on.
+    // Nothing is reported while the recorder's own clock, which cannot be paused, advances.
     let begun = Instant::now();
     while scrape.now().series() > 0 {
         assert!(begun.elapsed() < Duration::from_secs(60), "the exporter dropped nothing");

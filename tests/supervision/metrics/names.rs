@@ -1,4 +1,4 @@
-//! Whose numbers are whose.
+//! Which registry's counters a name has.
 
 use std::collections::BTreeSet;
 
@@ -35,7 +35,7 @@ async fn duplicate_name_is_refused() {
     let first = scrape.builder("rooms").build().unwrap();
     let refused = scrape.builder("rooms").build().unwrap_err();
     assert!(matches!(&refused, BuildError::NameTaken { name } if name == "rooms"), "{refused:?}");
-    // Whatever its workers are.
+    // The worker type does not matter.
     let other = Registry::<ClosureWorker>::builder().name("rooms").recorder(scrape.recorder.clone()).build();
     assert!(matches!(other, Err(BuildError::NameTaken { .. })));
     within(first.start("a", Plan::default()), "the first one goes on").await.unwrap();
@@ -47,7 +47,7 @@ async fn duplicate_on_global_recorder_is_refused() {
     let name = "names_on_the_processes_own_recorder";
     let first = Registry::<Probe>::builder().name(name).build().unwrap();
     assert!(matches!(Registry::<Probe>::builder().name(name).build(), Err(BuildError::NameTaken { .. })));
-    // Elsewhere it is free.
+    // Another recorder may have the same name.
     let scrape = Scrape::new();
     let elsewhere = scrape.builder(name).build().unwrap();
     within(elsewhere.start("a", Plan::default()), "a start").await.unwrap();
@@ -87,7 +87,7 @@ async fn dropping_registry_frees_its_name() {
         Registry::<ClosureWorker>::builder().name("rooms").recorder(scrape.recorder.clone()).build().unwrap();
     let worker = within(registry.start("a", ClosureArgs::default()), "a start").await.unwrap();
     drop(registry);
-    within(worker.closed(), "the end of its worker").await;
+    within(worker.closed(), "the worker's exit").await;
     until_idle().await;
     scrape.builder("rooms").build().unwrap();
 }

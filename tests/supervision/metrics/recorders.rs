@@ -1,4 +1,4 @@
-//! What recorders may do.
+//! What recorders may do: panic, and run on any thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Re
 use super::{Scrape, a_few_seconds};
 use test_support::{Ask, Plan, Probe, value_of, within};
 
-/// Panics wherever it can.
+/// Panics in every method.
 #[derive(Default)]
 struct Hostile {
     calls: AtomicUsize,
@@ -60,8 +60,8 @@ async fn panicking_recorder_is_contained() {
     a_few_seconds().await;
     assert_eq!(value_of(&worker).await, 3);
     assert_eq!(value_of(&worker).await, 3);
-    assert!(hostile.calls.load(Ordering::Relaxed) > 1, "it was asked again and again");
-    // More than are kept until the next time.
+    assert!(hostile.calls.load(Ordering::Relaxed) > 1, "the recorder was called repeatedly");
+    // More values than the reporter buffers between two reports.
     for key in 0..1_100 {
         within(registry.start(&key.to_string(), Plan::default()), "a start").await.unwrap();
     }
@@ -70,7 +70,7 @@ async fn panicking_recorder_is_contained() {
     assert_eq!(report.drained, 1_101);
 }
 
-/// A thread-local recorder would not be seen from the threads of a runtime: this one goes with the registry.
+/// The threads of a runtime would not see a thread-local recorder. This recorder belongs to the registry.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn custom_recorder_works_on_any_thread() {
     let scrape = Scrape::new();

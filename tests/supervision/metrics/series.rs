@@ -1,4 +1,4 @@
-//! Which series there are.
+//! The series that are reported.
 
 use gen_registry::Registry;
 use gen_registry::metrics::{self, ALL, HANDLE_DURATION, Kind, Presence, WORKERS_LIMIT};
@@ -34,7 +34,7 @@ async fn optional_series_appear_when_enabled() {
     let scrape = Scrape::new();
     let registry = scrape.builder("rooms").max_workers(7).measure_handling().build().unwrap();
     let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
-    // The recorder is told of what is measured from the first report on.
+    // The first report includes all earlier observations.
     let before = scrape.next().await;
     before.assert_complete(&WORKERS_LIMIT, "rooms");
     before.assert_complete(&HANDLE_DURATION, "rooms");
@@ -43,7 +43,7 @@ async fn optional_series_appear_when_enabled() {
     within(worker.call(|reply| Ask::DoThenReply(Step::Succeed, reply)), "a call").await.unwrap();
     let after = scrape.next().await;
     assert_eq!(after.value("gen_registry_handle_duration_seconds_count", &[("registry", "rooms")]), 2.0);
-    // Those of the catalogue, and no others.
+    // The series of the catalogue and no others.
     let known: Vec<_> = ALL.iter().map(|metric| metric.name).collect();
     assert_eq!(after.0.len(), known.len());
     assert!(after.0.keys().all(|name| known.contains(&&**name)), "{:?}", after.0.keys());
@@ -115,10 +115,10 @@ async fn export_agrees_with_stats() {
     assert_eq!(value(exits, "reason", "idle"), 0);
     let lookups = metrics::LOOKUPS.name;
     assert_eq!((value(lookups, "result", "hit"), stats.lookups.hit), (1, 1));
-    // Each start looked for its key, too.
+    // Each start also counts as a lookup.
     assert_eq!((value(lookups, "result", "miss"), stats.lookups.miss), (6, 6));
     assert_eq!((now.value(metrics::MESSAGES_HANDLED.name, &[]), stats.handled), (1.0, 1));
-    // One observation for each start that came to a worker, and for each end of one.
+    // One observation for each worker that started, and for each that exited.
     assert_eq!(now.value("gen_registry_worker_start_duration_seconds_count", &[]), 3.0);
     assert_eq!(now.value("gen_registry_worker_lifetime_seconds_count", &[]), 3.0);
 }
@@ -141,7 +141,7 @@ async fn shutdown_zeroes_gauges_and_keeps_counts() {
 
     let report = within(registry.shutdown(), "the shutdown").await;
     assert_eq!(report.aborted, 2);
-    // At once: whoever has the report finds the numbers told.
+    // The final totals are reported before the shutdown returns.
     let after = scrape.now();
     for metric in ALL.iter().filter(|metric| metric.kind == Kind::Gauge) {
         let expected = match metric.name {
@@ -156,10 +156,10 @@ async fn shutdown_zeroes_gauges_and_keeps_counts() {
     assert_eq!(after.value(metrics::MESSAGES_UNDELIVERED.name, &[("reason", "deadline")]), 6.0);
     assert_eq!(after.value("gen_registry_worker_lifetime_seconds_count", &[]), 2.0);
     let lived = after.value("gen_registry_worker_lifetime_seconds_sum", &[]) / 2.0;
-    assert!((5.0..30.0).contains(&lived), "they lived {lived} s");
+    assert!((5.0..30.0).contains(&lived), "lifetime {lived} s");
 }
 
-/// Also when nobody shuts it down.
+/// Also without a shutdown.
 #[test]
 fn runtime_drop_zeroes_gauges() {
     let scrape = Scrape::new();

@@ -59,7 +59,7 @@ async fn each_operation_counts_one_lookup() {
     assert_eq!(looked(), (3, 3));
     within(registry.stop("a"), "a stop").await.unwrap();
     assert_eq!(looked(), (3, 3), "a stop is no lookup");
-    assert_eq!(registry.stats().undelivered.total(), 0, "that nobody is there is a miss, and nothing else");
+    assert_eq!(registry.stats().undelivered.total(), 0, "a vacant key counts as a miss only");
 }
 
 #[tokio::test(start_paused = true)]
@@ -81,7 +81,7 @@ async fn queued_messages_are_counted() {
     assert_eq!((stats.queued, stats.fullest_mailbox, stats.handled), (0, 0, 10));
 }
 
-/// Where there are very many workers the number is an estimate, and the work for it stays small.
+/// With very many workers, the count is an estimate with a bounded cost.
 #[tokio::test(start_paused = true)]
 async fn queue_size_is_estimated_for_many_workers() {
     let (registry, gate) = (Registry::<Probe>::new(), Gate::new());

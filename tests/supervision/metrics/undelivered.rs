@@ -1,4 +1,4 @@
-//! Why messages were not delivered.
+//! The reasons for which messages are undelivered.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use gen_registry::{Registry, SendError, Undelivered};
 
 use test_support::{Ask, Gate, Plan, Probe, Step, until_idle, within};
 
-/// A worker that has a message in hand until the gate opens, and three that wait.
+/// A worker that handles a message until the gate opens, with three messages queued.
 async fn busy(registry: &Registry<Probe>, then: Step) -> Gate {
     let gate = Gate::new();
     let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
@@ -89,15 +89,15 @@ async fn counted_on_full_mailbox() {
     let worker = registry.lookup("a").unwrap();
     assert!(matches!(worker.try_cast(Ask::Note(3)), Err(SendError::Full(_))));
     assert_eq!(lost(&registry), [0, 1, 0, 0, 0]);
-    // One that waits for room, and then no longer.
+    // A sender that waits for capacity and gives up.
     let impatient = tokio::time::timeout(Duration::from_secs(1), worker.cast(Ask::Note(3)));
-    within(impatient, "a send that gives up").await.unwrap_err();
+    within(impatient, "the cancelled send").await.unwrap_err();
     assert_eq!(lost(&registry), [0, 2, 0, 0, 0]);
-    // One that waits and gets it.
+    // A sender that waits for capacity and gets it.
     let patient = tokio::spawn(async move { worker.cast(Ask::Note(3)).await });
     until_idle().await;
     gate.open();
-    within(patient, "a send that waits").await.unwrap().unwrap();
+    within(patient, "the waiting send").await.unwrap().unwrap();
     until_idle().await;
     assert_eq!((lost(&registry), registry.stats().handled), ([0, 2, 0, 0, 0], 5));
 }

@@ -1,4 +1,4 @@
-//! Bad requests of every kind: each is a problem.
+//! Every kind of bad request returns a problem.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -125,9 +125,9 @@ fn rule_over_the_limit_changes_nothing() {
 fn missing_body_times_out_with_408() {
     let service = Place::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let head = "POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";
-    stream.write_all(head.as_bytes()).expect("it listens");
+    stream.write_all(head.as_bytes()).expect("the service reads the request");
     let mut answer = [0; 512];
     let read = stream.read(&mut answer).expect("a reply");
     let answer = String::from_utf8_lossy(&answer[..read]);

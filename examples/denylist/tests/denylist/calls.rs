@@ -1,4 +1,4 @@
-//! What becomes of a call.
+//! Decisions on calls.
 
 use std::process::Command;
 
@@ -65,7 +65,7 @@ fn each_rule_rejects_only_its_callers() {
     assert_eq!(rejected(Some("+12025550123")).as_deref(), Some("complaints:2"));
     assert_eq!(rejected(Some("+13035550147")), None);
 
-    // They are the rules of this phone only.
+    // The rules belong to this phone only.
     assert_eq!(service.call(Some("+14045550162"), "+12025550101"), None);
 
     service.delete(&format!("/v1/denylists/{TO}/rules/anonymous"));
@@ -90,7 +90,7 @@ fn rules_can_be_set_read_and_deleted() {
     let answer =
         service.send("PUT", &path, r#"{"rules":["anonymous","+1 900*","(202) 555-0123","anonymous"]}"#).json(200);
     assert_eq!(answer["rules"], serde_json::json!(["+12025550123", "+1900*", "anonymous"]));
-    // Percent-encoded or not, it is the same rule.
+    // The rule is the same whether percent-encoded or not.
     for rule in ["+1900*", "%2B1900%2A", "%2b1900*"] {
         assert_eq!(service.get(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*");
         assert_eq!(service.put(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*", "it was there");

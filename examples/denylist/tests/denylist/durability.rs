@@ -1,4 +1,4 @@
-//! What was acknowledged is on disk.
+//! Acknowledged changes are on disk.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -10,8 +10,8 @@ use crate::harness::{Place, Service, eventually, request};
 #[test]
 fn acknowledged_rule_survives_sigkill() {
     let place = Place::new();
-    // Each round kills the service with the writes of eight clients in hand, at another moment, and the next round
-    // goes on with the same database.
+    // Each round kills the service at another moment, with writes of eight clients in flight, and the next round
+    // continues with the same database.
     let mut acknowledged = BTreeMap::<String, Vec<String>>::new();
     for round in 0..5 {
         let service = place.serve_with(&["--no-sample"]);
@@ -24,21 +24,24 @@ fn acknowledged_rule_survives_sigkill() {
             for client in 0..8 {
                 let (written, count, is_over) = (&written, &count, &is_over);
                 scope.spawn(move || {
-                    // Two clients to a phone: its worker has more than one write in its mailbox.
+                    // Two clients per phone, so its worker has more than one write in its mailbox.
                     let number = format!("+1202555010{}", client / 2);
                     for n in 1.. {
                         let rule = format!("complaints:{}", round * 10_000_000 + client * 1_000_000 + n);
                         match request(address, "PUT", &format!("/v1/denylists/{number}/rules/{rule}"), None) {
                             Some(response) if response.status == 201 => {
-                                written.lock().expect("nobody panics").push((number.clone(), rule));
+                                written
+                                    .lock()
+                                    .expect("no code panics while holding the lock")
+                                    .push((number.clone(), rule));
                                 count.fetch_add(1, Ordering::Relaxed);
                             }
                             Some(response) => panic!("{response:?}"),
-                            // It was killed before it answered.
+                            // The service was killed before it responded.
                             None => {
                                 assert!(
                                     is_over.load(Ordering::Relaxed),
-                                    "no answer from a service that was not killed"
+                                    "no response from a service that was not killed"
                                 );
                                 return;
                             }
@@ -46,12 +49,12 @@ fn acknowledged_rule_survives_sigkill() {
                     }
                 });
             }
-            // Few enough that no phone comes to have all the rules that it may.
+            // Few enough that no phone reaches the maximum number of rules.
             eventually("some writes are acknowledged", || count.load(Ordering::Relaxed) >= 100 + round * 17);
             is_over.store(true, Ordering::Relaxed);
             service.kill();
         });
-        for (number, rule) in written.into_inner().expect("nobody panics") {
+        for (number, rule) in written.into_inner().expect("no code panics while holding the lock") {
             acknowledged.entry(number).or_default().push(rule);
         }
     }
@@ -86,7 +89,8 @@ fn failed_write_is_reported_and_loses_nothing() {
     place.serve().terminate();
     let length = std::fs::metadata(place.path("denylist.redb")).expect("a database").len();
 
-    // The file may not grow: as on a full disk, a write fails. In units of 512 bytes; the signal would end the process.
+    // The file may not grow, so a write fails as on a full disk. The limit is in units of 512 bytes. Its signal must be
+    // ignored, or it would end the process.
     let limit = length / 512;
     let program = crate::harness::binary().display();
     let script = format!("trap '' XFSZ; ulimit -f {limit}; exec '{program}' --listen 127.0.0.1:0");
@@ -111,13 +115,13 @@ fn failed_write_is_reported_and_loses_nothing() {
     let detail = failure.expect("the limit was reached").problem(500);
     assert!(detail.contains("database"), "{detail}");
 
-    // The workers go on with the rules that were acknowledged, also the one whose write failed; and others start.
+    // All workers continue with the acknowledged rules, including the one whose write failed, and new workers start.
     assert_eq!(service.call(Some("+12025550123"), "+12025550177"), None);
     for n in 0..acknowledged {
         assert_eq!(service.get(&path(n)).json(200)["rules"].as_array().map(Vec::len), Some(1_000));
     }
     assert_eq!(service.get(&path(acknowledged)).json(200)["rules"].as_array().map(Vec::len), Some(0));
-    // Nothing more is acknowledged but what is on disk: not even that there are no rules, where the write failed.
+    // Nothing is acknowledged any more unless it is on disk: where the write failed, not even an empty list of rules.
     service.delete(&path(acknowledged)).problem(500);
     assert_eq!(service.put(&format!("{}/rules/complaints:900000007", path(0))).status, 200);
     service.kill();

@@ -1,4 +1,4 @@
-//! Runs the binary, and talks to it. Every wait has an end and says what was waited for.
+//! Runs the binary and talks to it. Every wait is bounded and says what it waits for.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,7 +21,7 @@ pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_denylist"))
 }
 
-/// A directory of one test, with a database in it.
+/// The directory of a test, with a database.
 pub(crate) struct Place(TempDir);
 
 impl Place {
@@ -39,14 +39,14 @@ impl Place {
         path
     }
 
-    /// The program in this directory, where its database then is.
+    /// The program with this directory as its working directory.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(binary());
         command.current_dir(self.0.path());
         command
     }
 
-    /// Runs the program to its end.
+    /// Runs the program until it exits.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         let child = self.command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         Ran::of(child.expect("the program starts"))
@@ -66,7 +66,7 @@ impl Place {
     }
 }
 
-/// What a program that ended has said.
+/// The output of a program that has exited.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -78,7 +78,7 @@ impl Ran {
     fn of(child: Child) -> Self {
         let mut child = KillOnDrop(child);
         let mut pipes = (child.0.stdout.take().expect("piped"), child.0.stderr.take().expect("piped"));
-        // Read while it runs: a full pipe would stop it.
+        // Read while it runs, because a full pipe would block it.
         let stdout = thread::spawn(move || read_all(&mut pipes.0));
         let stderr = thread::spawn(move || read_all(&mut pipes.1));
         let status = wait_for_exit(&mut child.0);
@@ -92,7 +92,7 @@ impl Ran {
         self.stdout
     }
 
-    /// It ended with this code and one line that has this text in it.
+    /// Asserts this exit code and a single line that contains this text.
     #[track_caller]
     pub(crate) fn failed(self, code: i32, text: &str) {
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -115,15 +115,15 @@ fn wait_for_exit(child: &mut Child) -> ExitStatus {
         status = child.try_wait().expect("a child can be waited for");
         status.is_some()
     });
-    status.expect("it was waited for")
+    status.expect("the program has exited")
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "it never came that {what}");
+        assert!(Instant::now() < deadline, "timed out before {what}");
         thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -132,7 +132,7 @@ pub(crate) struct KillOnDrop(pub(crate) Child);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // It may have ended; either way it is to be gone.
+        // The program may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -143,7 +143,7 @@ pub(crate) struct Service {
     child: KillOnDrop,
     pub(crate) address: SocketAddr,
     log: Arc<Mutex<Vec<String>>>,
-    /// Reads what it prints.
+    /// Reads its output.
     reader: JoinHandle<()>,
 }
 
@@ -155,11 +155,11 @@ impl Service {
         let kept = Arc::clone(&log);
         let reader = thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
-                kept.lock().expect("nobody panics with it").push(line);
+                kept.lock().expect("no code panics while holding the lock").push(line);
             }
         });
         let mut service = Self { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), log, reader };
-        service.wait_for_line("end it with");
+        service.wait_for_line("stop it with");
         let line = service.wait_for_line("listening on http://");
         service.address = line.rsplit('/').next().and_then(|text| text.parse().ok()).expect("an address");
         service
@@ -169,17 +169,17 @@ impl Service {
     fn wait_for_line(&self, text: &str) -> String {
         let mut found = None;
         eventually(&format!("it prints {text:?}"), || {
-            // Asked before the log is read: what it printed last is then in it.
+            // Check this before reading the log, so that the log then has the last line.
             let is_over = self.reader.is_finished();
             found = self.log().into_iter().find(|line| line.contains(text));
-            assert!(found.is_some() || !is_over, "it ended without {text:?}: {:?}", self.log());
+            assert!(found.is_some() || !is_over, "it exited without {text:?}: {:?}", self.log());
             found.is_some()
         });
-        found.expect("it was waited for")
+        found.expect("the line was printed")
     }
 
     pub(crate) fn log(&self) -> Vec<String> {
-        self.log.lock().expect("nobody panics with it").clone()
+        self.log.lock().expect("no code panics while holding the lock").clone()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -192,15 +192,15 @@ impl Service {
         assert!(sent.success(), "the signal {name} was not sent");
     }
 
-    /// Waits for the end, and gives the exit code and what was printed.
+    /// Waits for the exit. Returns the exit code and the output.
     #[track_caller]
     pub(crate) fn ended(mut self) -> (Option<i32>, Vec<String>) {
         let status = wait_for_exit(&mut self.child.0);
-        eventually("all that it printed is read", || self.reader.is_finished());
+        eventually("all output is read", || self.reader.is_finished());
         (status.code(), self.log())
     }
 
-    /// Ends it by SIGTERM, in good order.
+    /// Stops it with SIGTERM, and asserts a clean exit.
     #[track_caller]
     pub(crate) fn terminate(self) -> Vec<String> {
         self.signal("TERM");
@@ -209,7 +209,7 @@ impl Service {
         log
     }
 
-    /// Ends it by SIGKILL.
+    /// Kills it with SIGKILL.
     pub(crate) fn kill(self) {
         drop(self.child);
     }
@@ -234,7 +234,7 @@ impl Service {
         request(self.address, method, path, Some(("application/json", json))).expect("a reply")
     }
 
-    /// Asks for a call: the rule that rejected it, or `None` if it is placed.
+    /// Requests a call. Returns the rule that rejects it, or `None` if it is placed.
     #[track_caller]
     pub(crate) fn call(&self, from: Option<&str>, to: &str) -> Option<String> {
         let call = serde_json::json!({ "from": from, "to": to }).to_string();
@@ -269,7 +269,7 @@ impl Response {
         serde_json::from_str(&self.body).expect("JSON")
     }
 
-    /// It is a problem of this status; gives its detail.
+    /// Asserts that the response is a problem with this status. Returns its detail.
     #[track_caller]
     pub(crate) fn problem(self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");
@@ -286,7 +286,7 @@ impl Response {
     }
 }
 
-/// One request on a connection of its own, or `None` if there is no whole answer to it.
+/// A request on a new connection. `None` if the response is incomplete.
 pub(crate) fn request(to: SocketAddr, method: &str, path: &str, body: Option<(&str, &str)>) -> Option<Response> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     if let Some((content_type, body)) = body {
@@ -302,11 +302,11 @@ pub(crate) fn request(to: SocketAddr, method: &str, path: &str, body: Option<(&s
     let status = head.split(' ').nth(1)?.parse().ok()?;
     let response = Response { status, head: head.to_owned(), body: body.to_owned() };
     let length = response.header("content-length").map_or(Ok(0), str::parse).ok()?;
-    // Cut off, an answer acknowledges nothing.
+    // A truncated response acknowledges nothing.
     (response.body.len() >= length).then_some(response)
 }
 
-/// What a program printed.
+/// The output of a program.
 pub(crate) fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }

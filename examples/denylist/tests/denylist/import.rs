@@ -74,7 +74,7 @@ fn bad_rows_are_counted_by_reason() {
         "  1: not UTF-8 (first in line 7)",
         "  1: wrong number of columns (first in line 8)",
         "  1: created date not like 2021-07-07 00:01:15 (first in line 9)",
-        "  1: quotes that do not pair (first in line 10)",
+        "  1: an unclosed quote (first in line 10)",
     ] {
         assert_says(&report, line);
     }
@@ -112,7 +112,7 @@ fn database_in_use_is_an_error() {
     place.import("a.csv", &GOOD).succeeded();
 }
 
-/// The row of a complaint that no other number has.
+/// A row that is unique to its number.
 fn row(n: usize, city: &str) -> String {
     let (day, hour, minute, second) = (1 + n / 86_400, n / 3_600 % 24, n / 60 % 60, n % 60);
     let (area_code, last) = (201 + n % 700, n * 7_919 % 100);
@@ -131,19 +131,19 @@ fn memory_is_bounded_for_large_files() {
     writeln!(file, "{HEADER}").expect("there is room");
     for n in 0..300_000 {
         let row = row(n, &city);
-        // Four rows of five have no number: they are read and counted, and a debug build is done sooner.
+        // Four of five rows have no number. They are read and counted, which is faster in a debug build.
         let row = if n % 5 == 0 { row.as_str() } else { &row[10..] };
         file.write_all(row.as_bytes()).expect("there is room");
     }
     file.into_inner().expect("there is room");
 
     let mut child =
-        KillOnDrop(place.command().arg("import").arg(&path).stdout(Stdio::null()).spawn().expect("it starts"));
+        KillOnDrop(place.command().arg("import").arg(&path).stdout(Stdio::null()).spawn().expect("the program starts"));
     let status = format!("/proc/{}/status", child.0.id());
     let mut kib = 0_u64;
     let mut exit = None;
     eventually("the import ends", || {
-        // The highest mark, for as long as there is one to read.
+        // The high-water mark, while the process exists.
         let text = std::fs::read_to_string(&status).unwrap_or_default();
         let mark = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
         kib = kib.max(mark.and_then(|mark| mark.trim().trim_end_matches(" kB").parse().ok()).unwrap_or(0));
@@ -151,9 +151,9 @@ fn memory_is_bounded_for_large_files() {
         exit.is_some()
     });
     assert!(exit.is_some_and(|exit| exit.success()), "{exit:?}");
-    let file_kib = std::fs::metadata(&path).expect("it was written").len() >> 10;
+    let file_kib = std::fs::metadata(&path).expect("the file was written").len() >> 10;
     assert!(file_kib > 128 << 10, "{file_kib} KiB is not a big file");
-    // 32 MiB of it are the database's cache.
+    // The cache of the database is 32 MiB.
     assert!(kib > 0 && kib < 64 << 10, "{kib} KiB for a file of {file_kib} KiB");
 }
 
@@ -163,11 +163,11 @@ fn resumed_import_counts_nothing_twice() {
     let rows: Vec<String> = (0..25_000).map(|n| row(n, "Reno")).collect();
     let mut child = place.command();
     let child = child.args(["import", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut child = KillOnDrop(child.spawn().expect("it starts"));
+    let mut child = KillOnDrop(child.spawn().expect("the program starts"));
     let mut pipe = child.0.stdin.take().expect("piped");
-    // A pipe holds 64 KiB, less than two thousand rows. So when these are written, twenty thousand have been read, which
-    // are two batches; it then waits for more.
-    pipe.write_all(format!("{HEADER}\r\n{}", rows[..24_000].concat()).as_bytes()).expect("it reads");
+    // A pipe holds 64 KiB, fewer than two thousand rows. So when this write returns, twenty thousand rows have been
+    // read, which are two batches. The import then waits for more.
+    pipe.write_all(format!("{HEADER}\r\n{}", rows[..24_000].concat()).as_bytes()).expect("the program reads");
     drop(child);
 
     let file = place.file("whole.csv", format!("{HEADER}\r\n{}", rows.concat()));
@@ -179,7 +179,7 @@ fn resumed_import_counts_nothing_twice() {
     let service = place.serve_with(&["--no-sample"]);
     let line = service.log().into_iter().find(|line| line.starts_with("it has")).expect("the size");
     assert!(line.contains(" 25000 complaints"), "{line}");
-    // One caller of the file.
+    // A caller of the file.
     let expected = rows.iter().filter(|row| row.starts_with("2025550119")).count();
     assert!(expected > 0);
     assert_eq!(service.get("/v1/reputations/+12025550119").json(200)["complaints"], expected);

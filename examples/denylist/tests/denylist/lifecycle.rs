@@ -1,4 +1,4 @@
-//! Starting and ending.
+//! Start and shutdown.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -20,7 +20,7 @@ fn sigterm_drains_and_closes_database() {
     );
     assert!(tail[2].starts_with("reputation: ShutdownReport { drained: 1, crashed: 0, aborted: 0"), "{tail:?}");
     assert_eq!(tail[3], "closed the database");
-    // Another process may have it at once.
+    // Another process may open the database at once.
     place.serve().terminate();
 }
 
@@ -40,13 +40,13 @@ fn draining_service_answers_but_is_unready() {
     assert_eq!(service.get("/readyz").status, 200);
     assert_eq!(service.get("/healthz").status, 200);
     service.signal("TERM");
-    eventually("it is no longer ready", || service.get("/readyz").status == 503);
+    eventually("it is not ready", || service.get("/readyz").status == 503);
     let response = service.get("/readyz");
     assert!(response.header("retry-after").is_some(), "{response:?}");
     response.problem(503);
     assert_eq!(service.get("/healthz").status, 200);
     assert_eq!(service.call(Some("+12025550123"), "+12025550199").as_deref(), Some("complaints:5"));
-    // The second signal cuts the delay short.
+    // The second signal ends the delay.
     let log = service.terminate();
     assert!(log.contains(&String::from("SIGTERM: without delay")), "{log:?}");
 }
@@ -55,8 +55,8 @@ fn draining_service_answers_but_is_unready() {
 fn idle_connection_does_not_delay_exit() {
     let service = Place::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("a connection");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
-    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("the service reads the request");
     let mut answer = [0; 256];
     assert!(stream.read(&mut answer).expect("a reply") > 0);
     let log = service.terminate();
@@ -78,7 +78,7 @@ fn non_database_file_is_left_unchanged() {
     let content = "dear diary, ".repeat(1_000);
     place.file("diary", &content);
     place.run(&["--listen", "127.0.0.1:0", "--db", "diary"]).failed(65, "diary is not a database of this program");
-    assert_eq!(std::fs::read_to_string(place.path("diary")).expect("it is there"), content);
+    assert_eq!(std::fs::read_to_string(place.path("diary")).expect("the file exists"), content);
     place.run(&["--listen", "127.0.0.1:0", "--db", "."]).failed(74, "cannot open the database .");
     place.run(&["--listen", "127.0.0.1:0", "--db", "no/where"]).failed(74, "cannot open the database no/where");
 }
@@ -93,7 +93,7 @@ fn foreign_database_is_left_unchanged() {
     transaction.commit().expect("a commit");
     drop(database);
     place.run(&["--listen", "127.0.0.1:0", "--db", "other.redb"]).failed(65, "not a database of this program");
-    let database = redb::Database::create(place.path("other.redb")).expect("it is still one");
+    let database = redb::Database::create(place.path("other.redb")).expect("the file is still a database");
     let transaction = database.begin_write().expect("a transaction");
     let tables: Vec<_> =
         transaction.list_tables().expect("tables").map(|table| redb::TableHandle::name(&table).to_owned()).collect();

@@ -1,4 +1,5 @@
-//! The service from outside: its binary, over HTTP, with real files and signals; and what an operator has of it, `grafana/`.
+//! The service from outside: its binary, over HTTP, with real files and signals. Also what an operator uses of it,
+//! `grafana/`.
 
 #[cfg(unix)]
 mod api;

@@ -1,4 +1,4 @@
-//! `denylist replay`, against a running service.
+//! `denylist replay` against a running service.
 
 use crate::harness::{HEADER, Place, Ran};
 
@@ -37,7 +37,7 @@ fn makes_and_reports_every_call() {
     let (placed, rejected) = (number_after(&report, "placed "), number_after(&report, "rejected "));
     assert_eq!(placed + rejected, 2_000, "{report}");
     assert_eq!(number_after(&report, "errors "), 0);
-    // Three rows of four are of the caller who has three complaints: who calls much, calls much.
+    // Three of four rows are from the caller with three complaints, who calls that often.
     assert!((1_350..1_650).contains(&rejected), "{report}");
     for figure in ["per second", "p50 ", "p99 ", "p99.9 "] {
         assert!(report.contains(figure), "no {figure} in {report}");
@@ -47,7 +47,7 @@ fn makes_and_reports_every_call() {
     let metrics = service.get("/metrics").body;
     assert!(metrics.contains(&format!("denylist_calls_total{{decision=\"reject\",rule=\"complaints\"}} {rejected}\n")));
 
-    // The same seed makes the same calls, however many are made at a time; another makes others.
+    // The same seed produces the same calls, whatever the concurrency. Another seed produces others.
     let again = replay(&place, service.address, &["--calls", "2000", "--concurrency", "1", "--recipients", "50"]);
     assert_eq!(number_after(&again.succeeded(), "rejected "), rejected);
     let other = replay(&place, service.address, &["--calls", "2000", "--recipients", "50", "--seed", "2"]);
@@ -84,7 +84,7 @@ fn failed_calls_are_counted_and_fail_the_run() {
             !service.get("/metrics").body.contains("denylist_calls_total{decision=\"place\",rule=\"none\"} 0\n")
         });
         service.terminate();
-        replay.join().expect("it ran")
+        replay.join().expect("the replay does not panic")
     });
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(number_after(&ran.stdout, "errors ") > 0, "{ran:?}");

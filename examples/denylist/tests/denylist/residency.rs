@@ -1,4 +1,4 @@
-//! Workers that idle, make room, crash and come back.
+//! Workers that idle, are evicted, crash and restart.
 
 use crate::harness::{Place, Service, eventually};
 
@@ -63,13 +63,13 @@ fn crashed_denylist_restarts_within_budget() {
 
     for run in 2..=4 {
         assert_eq!(service.send("POST", &crash, "{}").status, 202);
-        // The next run answers, from what is on disk.
+        // The next run replies, from what is on disk.
         assert_eq!(service.call(None, NUMBERS[0]).as_deref(), Some("anonymous"));
         let listing = listing(&service);
         assert_eq!(listing["workers"][0]["run"], run, "{listing}");
         assert_eq!(listing["workers"][0]["state"], "running", "{listing}");
     }
-    // The budget is three in five seconds; a machine that pauses for so long between two of them gives more.
+    // The budget is three in five seconds. On a machine that pauses that long between two crashes, it is more.
     let mut crashes = 3;
     eventually("the number is given up", || {
         crashes += u64::from(service.send("POST", &crash, "{}").status == 202);
@@ -81,7 +81,7 @@ fn crashed_denylist_restarts_within_budget() {
         assert!(response.problem(503).contains("crashed too often"));
     }
     service.rules(NUMBERS[1]);
-    eventually("it may be started again", || service.get(&format!("/v1/denylists/{}", NUMBERS[0])).status == 200);
+    eventually("it may start again", || service.get(&format!("/v1/denylists/{}", NUMBERS[0])).status == 200);
     assert_eq!(listing(&service)["drills"], crashes);
 }
 

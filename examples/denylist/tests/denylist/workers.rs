@@ -1,4 +1,4 @@
-//! Listing and stopping workers; metrics.
+//! Listing and stopping workers, and metrics.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -67,7 +67,7 @@ fn stops_lose_no_calls_or_writes() {
                 for n in 0..40 {
                     let rule = format!("complaints:{}", thread * 1_000 + n + 10);
                     service.put(&format!("/v1/denylists/{number}/rules/{rule}")).json(201);
-                    // Twelve complaints, and a threshold of ten or none below it yet.
+                    // The caller has twelve complaints, so a threshold of ten rejects the call.
                     let decided = service.call(Some("+12025550123"), number);
                     assert!(thread > 0 || decided.as_deref() == Some("complaints:10"), "{decided:?}");
                 }
@@ -121,14 +121,14 @@ fn all_library_metrics_are_served() {
         }
     }
     assert!(exposition.0.values().all(|family| family.help.is_some()), "a family without a help text: {exposition:?}");
-    // They are brought up to date every few seconds.
+    // The metrics are updated every few seconds.
     eventually("the worker is in the metrics", || {
         let now = Exposition::parse(&service.get("/metrics").body);
         now.value("gen_registry_workers", &[("registry", "denylist"), ("state", "running")]) == 1.0
     });
 }
 
-/// By the program of Debian's package `prometheus`, where it is installed.
+/// Uses the program of Debian's package `prometheus` if it is installed.
 #[test]
 fn promtool_accepts_the_metrics() {
     let service = Place::new().serve_with(&["--max-workers", "100"]);
@@ -157,7 +157,7 @@ fn crashed_worker_restarts_from_disk() {
     assert_eq!(service.send("POST", &format!("/v1/workers/{number}/crash"), "").status, 202);
     assert_eq!(service.rules(number), ["anonymous"]);
     service.terminate();
-    // Nobody may do that unasked.
+    // The route exists only with the flag.
     let service = place.serve();
     service.send("POST", &format!("/v1/workers/{number}/crash"), "").problem(404);
 }

@@ -1,4 +1,4 @@
-//! The catalogue keeps Prometheus' rules of naming, and the table in the docs is the catalogue.
+//! The catalogue follows Prometheus' naming rules, and the table in the documentation matches the catalogue.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -7,22 +7,22 @@ use gen_registry::metrics::{ALL, Kind, LabelValues, PREFIX, Presence, Unit};
 
 use crate::grafana::place;
 
-/// The table, as the catalogue would write it.
+/// The table that the catalogue describes.
 fn table() -> String {
     let mut table = String::from("| name | type | labels | unit | meaning |\n|---|---|---|---|---|\n");
     for metric in ALL {
         let labels = metric.labels.iter().map(|label| match label.values {
             LabelValues::RegistryName => format!("`{}`", label.name),
-            // One value, which is another with each release.
+            // A single value, which changes with each release.
             LabelValues::OneOf(_) if label.name == "version" => format!("`{}`", label.name),
             LabelValues::OneOf(values) => format!("`{}` = {}", label.name, values.join(", ")),
-            other => panic!("the table has no words for {other:?}"),
+            other => panic!("the table does not describe {other:?}"),
         });
         let presence = match metric.presence {
             Presence::Always => "",
             Presence::WithLimit => " Absent without a limit.",
             Presence::OptIn => " Only if asked for.",
-            other => panic!("the table has no words for {other:?}"),
+            other => panic!("the table does not describe {other:?}"),
         };
         let labels: Vec<_> = labels.collect();
         let (kind, unit) = (metric.kind.name(), metric.unit.name());
@@ -46,10 +46,10 @@ fn names_follow_prometheus_conventions() {
         assert!(names.insert(name), "{name} is there twice");
         assert!(name.starts_with(PREFIX), "{name}");
         assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
-        // The exporter appends these where they are missing: then the name would not be the one in the dashboard.
+        // The exporter appends a missing suffix, and the name would differ from the one in the dashboard.
         assert_eq!(name.ends_with("_total"), metric.kind == Kind::Counter, "{name}");
         assert_eq!(name.ends_with("_seconds"), metric.unit == Unit::Seconds, "{name}");
-        // These are the exporter's own.
+        // The exporter uses these suffixes itself.
         assert!(!["_sum", "_count", "_bucket"].iter().any(|suffix| name.ends_with(suffix)), "{name}");
         assert!(metric.help.ends_with('.') && !metric.help.contains(['\n', '\\', '|']), "{name}: {}", metric.help);
     }
@@ -70,7 +70,7 @@ fn labels_have_bounded_values() {
                 other => panic!("{}: {other:?} may be unbounded", metric.name),
             }
         }
-        // Prometheus' own, which a metric of that name would hide.
+        // Labels of Prometheus itself, which hide those of a metric.
         assert!(["job", "instance", "le"].iter().all(|taken| !names.contains(taken)), "{}", metric.name);
         assert_ne!(names.contains("registry"), names.contains("version"), "{}", metric.name);
     }

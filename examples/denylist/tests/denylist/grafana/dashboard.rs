@@ -1,4 +1,4 @@
-//! [`Dashboard`]: `gen-registry.json`, and the queries in it.
+//! [`Dashboard`]: `gen-registry.json` and its queries.
 
 use serde_json::Value;
 
@@ -9,10 +9,10 @@ pub(crate) const FILE: &str = "grafana/dashboards/gen-registry.json";
 
 pub(crate) struct Dashboard(pub(crate) Value);
 
-/// One target of a panel.
+/// A target of a panel.
 pub(crate) struct Target {
     pub(crate) query: Query,
-    /// Asked for one moment, not for the time that is shown.
+    /// Whether the query is for one moment and not for the range shown.
     pub(crate) is_instant: bool,
     pub(crate) legend: String,
 }
@@ -22,7 +22,7 @@ impl Dashboard {
         Self(place::json(FILE))
     }
 
-    /// The panels that show something, those in collapsed rows too.
+    /// The panels that show data, including those in collapsed rows.
     pub(crate) fn panels(&self) -> Vec<&Value> {
         self.all_panels().into_iter().filter(|panel| panel["type"] != "row").collect()
     }
@@ -36,12 +36,12 @@ impl Dashboard {
         list(&self.0["templating"]["list"])
     }
 
-    /// Those that were added to the one that every dashboard has.
+    /// All annotations but the one that every dashboard has.
     pub(crate) fn annotations(&self) -> impl Iterator<Item = &Value> {
         list(&self.0["annotations"]["list"]).iter().filter(|annotation| annotation["builtIn"] != 1)
     }
 
-    /// The queries of the panels; and what does not parse.
+    /// The queries of the panels, or the parse errors.
     pub(crate) fn targets(&self) -> Result<Vec<Target>, Vec<String>> {
         let parsed = self.panels().into_iter().flat_map(|panel| {
             list(&panel["targets"]).iter().map(|target| {
@@ -56,7 +56,7 @@ impl Dashboard {
         all_or_errors(parsed)
     }
 
-    /// The queries of the annotations; and what does not parse.
+    /// The queries of the annotations, or the parse errors.
     pub(crate) fn annotation_queries(&self) -> Result<Vec<Query>, Vec<String>> {
         all_or_errors(self.annotations().map(|annotation| {
             let expression = annotation["target"]["expr"].as_str().unwrap_or_default();
@@ -64,7 +64,7 @@ impl Dashboard {
         }))
     }
 
-    /// What the variables ask for, which is a selector: its label, and the rest as an expression.
+    /// The queries of the variables: the label, and the selector as an expression.
     pub(crate) fn variable_queries(&self) -> Result<Vec<(String, Query)>, Vec<String>> {
         let asking = self.variables().iter().filter(|variable| variable["type"] == "query");
         all_or_errors(asking.map(|variable| {
@@ -83,7 +83,7 @@ pub(crate) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// All errors, not only the first: they are mended together.
+/// All errors and not only the first, so that they can be fixed together.
 pub(crate) fn all_or_errors<T>(results: impl Iterator<Item = Result<T, String>>) -> Result<Vec<T>, Vec<String>> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
     for result in results {

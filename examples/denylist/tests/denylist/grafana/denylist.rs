@@ -1,6 +1,7 @@
 //! The denylist service as Prometheus sees it, while calls are replayed and workers crash.
 //!
-//! With `GEN_REGISTRY_PICTURE=file.svg` in the environment (a path from the root of the repository) it goes on for longer, and the dashboard is drawn.
+//! With `GEN_REGISTRY_PICTURE=file.svg` in the environment (a path from the root of the repository), it runs longer and
+//! draws the dashboard.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -13,10 +14,10 @@ use crate::grafana::place;
 use crate::grafana::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
 use crate::harness::{Place, Service};
 
-/// How many phones crash in turn: each so rarely that none spends its restarts.
+/// How many phones crash in turn. Each crashes so rarely that its budget is never spent.
 const CRASHING: u64 = 64;
 
-/// Numbers that are reserved for fiction, and others than those that are replayed: a call may fail whose worker crashes.
+/// Numbers reserved for fiction, and different from the replayed ones: a call fails if its worker crashes.
 fn phone(n: u64) -> String {
     format!("+1{}5550{}", 501 + n / 100, 100 + n % 100)
 }
@@ -29,7 +30,7 @@ fn value(prometheus: &Prometheus, expression: &str) -> f64 {
     }
 }
 
-/// What the service does while it is watched.
+/// The load on the service while it is observed.
 struct Traffic<'s> {
     service: &'s Service,
     is_over: AtomicBool,
@@ -37,7 +38,7 @@ struct Traffic<'s> {
 }
 
 impl Traffic<'_> {
-    /// Does something again and again, so often in a second, until it is over.
+    /// Repeats an action at this rate until the test is over.
     fn repeat(&self, per_second: f64, mut act: impl FnMut(u64)) {
         let every = Duration::from_secs_f64(1.0 / per_second);
         let mut next = Instant::now();
@@ -57,19 +58,19 @@ impl Traffic<'_> {
         self.crashes.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One phone crashes again and again, until it has spent its restarts.
+    /// Crashes one phone repeatedly until its restart budget is spent.
     fn spend(&self) {
         for _ in 0..8 {
             match self.service.send("POST", &format!("/v1/workers/{}/crash", phone(CRASHING)), "").status {
                 202 => self.crashes.fetch_add(1, Ordering::Relaxed),
-                // It is given up, and not started for a while.
+                // The worker has given up and cannot start for a while.
                 503 => return,
                 status => panic!("{status}"),
             };
         }
     }
 
-    /// New phones all the time: more than there is room for, and so somebody has to go.
+    /// Uses new phones all the time, more than the limit, so that workers are evicted.
     fn ask(&self, n: u64) {
         self.service.rules(&phone(100 + n % 400));
     }
@@ -80,7 +81,7 @@ impl Traffic<'_> {
     }
 }
 
-/// Ends the traffic also when an assertion fails.
+/// Ends the traffic even if an assertion fails.
 struct End<'t>(&'t AtomicBool);
 
 impl Drop for End<'_> {
@@ -121,7 +122,7 @@ fn dashboard_matches_the_live_service() {
                 ran.succeeded();
             });
         });
-        eventually("the registry is full, somebody has to go, and workers crash", || {
+        eventually("the registry is full, workers are evicted and workers crash", || {
             let rate = |of: &str| prometheus.query(&format!("sum(rate({of}[{RATE_INTERVAL}])) > 1"));
             !rate("gen_registry_worker_exits_total{reason=\"evicted\"}").is_empty()
                 && !rate("gen_registry_worker_restarts_total").is_empty()
@@ -135,15 +136,15 @@ fn dashboard_matches_the_live_service() {
         }
     });
 
-    // At rest what Prometheus has is what the service itself says, and what was done to it.
+    // At rest, Prometheus' numbers equal those of the service and those of the test.
     let crashes = traffic.crashes.load(Ordering::Relaxed) as f64;
     assert!(crashes > 0.0);
     let workers = service.get("/v1/workers").json(200);
     let expected = [&workers["denylists"], &workers["reputations"]].map(|count| count.as_f64().expect("a number"));
     let seen = |registry: &str| value(&prometheus, &format!("sum(gen_registry_workers{{registry=\"{registry}\"}})"));
     let of = |series: &str| value(&prometheus, &format!("sum({series})"));
-    // Each crash that was asked for came to a restart, or to the end of a worker that had spent them, or it was queued behind
-    // such an end.
+    // Each requested crash led to a restart or to the exit of a worker whose budget was spent, or was queued when such
+    // a worker exited.
     let given_up = || of("gen_registry_worker_exits_total{registry=\"denylist\", reason=\"panicked\"}");
     let unbegun = || of("gen_registry_messages_undelivered_total{registry=\"denylist\", reason=\"crashed\"}");
     let restarts =

@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes a target: every panel has data, and every rule is computed.
+//! A real Prometheus scrapes a target: every panel has data, and every rule is evaluated.
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpStream};
@@ -12,11 +12,11 @@ use crate::grafana::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
 use crate::grafana::promql::Query;
 use crate::grafana::rules::Rules;
 
-/// How far back a panel looks. Longer than it takes until rates are there.
+/// The range that a panel shows. Longer than it takes until rates exist.
 const SHOWN: u64 = 30;
 
-/// Every query of the dashboard gives numbers, which are printed, but for those that read what is `absent` from the target:
-/// they give nothing. Every rule is computed without an error.
+/// Every query of the dashboard returns numbers, which are printed, except for queries of `absent` metrics, which
+/// return nothing. Every rule is evaluated without an error.
 #[track_caller]
 pub(crate) fn every_panel_has_data_and_every_rule_is_computed(prometheus: &Prometheus, absent: &[Metric]) {
     let dashboard = Dashboard::read();
@@ -72,7 +72,7 @@ fn every_panel_has_data() {
     let Some(prometheus) = Prometheus::scraping("fake", exporter.address) else { return };
     every_panel_has_data_and_every_rule_is_computed(&prometheus, &[]);
 
-    // What it was told is what the catalogue says.
+    // The metadata matches the catalogue.
     let metadata = prometheus.metadata();
     for metric in ALL {
         let (kind, help) = &metadata[metric.name];
@@ -83,9 +83,10 @@ fn every_panel_has_data() {
     assert_eq!(registries, REGISTRIES.into());
     assert_eq!(prometheus.query("gen_registry_no_such_metric").len(), 0);
 
-    // It restarts without end. An alert has the labels that the dashboard asks for; until it fires it is pending.
+    // The registry restarts workers without end. The alert has the labels that the dashboard selects, and is pending
+    // until it fires.
     let storm = "ALERTS{alertname=\"GenRegistryRestartStorm\", alertstate=\"pending\", job=\"fake\", instance=~\".+\"}";
-    eventually("a storm of restarts is seen in both registries", || {
+    eventually("the restarts are seen in both registries", || {
         let alerts = prometheus.query(storm);
         let registries: BTreeSet<_> = alerts.iter().map(|alert| alert.labels["registry"].as_str()).collect();
         registries == REGISTRIES.into()
@@ -109,8 +110,8 @@ fn prometheus_exits_even_if_the_test_panics() {
     assert!(TcpStream::connect(address).is_ok());
     let panicked = catch_unwind(AssertUnwindSafe(|| {
         let _ends_here = prometheus;
-        panic!("as a test does that fails");
+        panic!("a failing test");
     }));
     assert!(panicked.is_err());
-    assert!(TcpStream::connect(address).is_err(), "it was waited for, and its port is free");
+    assert!(TcpStream::connect(address).is_err(), "the process was awaited, and its port is free");
 }

@@ -1,4 +1,4 @@
-//! [`Exporter`]: `/metrics` as a busy program would have it, made from the catalogue.
+//! [`Exporter`]: a `/metrics` endpoint like that of a busy program, generated from the catalogue.
 
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,20 +13,20 @@ use tokio::runtime::Runtime;
 
 pub(crate) const REGISTRIES: [&str; 2] = ["denylist", "reputation"];
 
-/// Serves until it is dropped.
+/// Serves until dropped.
 pub(crate) struct Exporter {
     pub(crate) address: SocketAddr,
-    /// Ends the server with it.
+    /// Dropping it ends the server.
     _runtime: Runtime,
 }
 
 impl Exporter {
-    /// Exports all but what is `absent`.
+    /// Exports all metrics but the `absent` ones.
     pub(crate) fn start(absent: &'static [Metric]) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("a runtime");
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).expect("a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         let start = Instant::now();
         let answer = move || async move {
             ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text(start.elapsed(), absent))
@@ -37,7 +37,7 @@ impl Exporter {
     }
 }
 
-/// What such a program says when it has run for this long.
+/// The metrics of a program of this age.
 pub(crate) fn text(age: Duration, absent: &[Metric]) -> String {
     let mut text = String::new();
     for metric in ALL.iter().filter(|metric| !absent.contains(metric)) {
@@ -50,14 +50,14 @@ pub(crate) fn text(age: Duration, absent: &[Metric]) -> String {
     text
 }
 
-/// The labels of each series: the product of what they may say.
+/// The labels of each series: all combinations of their values.
 fn series(metric: &Metric) -> Vec<String> {
     let mut series = vec![String::new()];
     for label in metric.labels {
         let values = match label.values {
             LabelValues::RegistryName => &REGISTRIES,
             LabelValues::OneOf(values) => values,
-            other => panic!("what are the values of {other:?}?"),
+            other => panic!("unknown label {other:?}"),
         };
         let with = |labels: &String| {
             let comma = if labels.is_empty() { "" } else { "," };
@@ -70,7 +70,7 @@ fn series(metric: &Metric) -> Vec<String> {
 
 fn family(text: &mut String, metric: &Metric, labels: &str, series: usize, age: Duration) {
     let name = metric.name;
-    // No two series are alike, so that one taken for the other shows.
+    // All series differ, so that a mix-up is noticed.
     let speed = 3.0 + series as f64;
     let grown = (age.as_secs_f64() * speed * 4.0).floor();
     let swing = (age.as_secs_f64() + series as f64).sin();
@@ -89,7 +89,7 @@ fn family(text: &mut String, metric: &Metric, labels: &str, series: usize, age: 
             line("", labels, value);
         }
         Kind::Histogram { buckets } => {
-            // As many in each bucket, and none beyond the last.
+            // The same number in each bucket, and none above the last one.
             let each = (grown / buckets.len() as f64).floor();
             for (index, bound) in buckets.iter().enumerate() {
                 line("_bucket", &format!("{labels},le=\"{bound}\""), each * (index + 1) as f64);
@@ -99,6 +99,6 @@ fn family(text: &mut String, metric: &Metric, labels: &str, series: usize, age: 
             line("_sum", labels, each * buckets.iter().sum::<f64>());
             line("_count", labels, count);
         }
-        other => panic!("how is {other:?} written?"),
+        other => panic!("unknown kind {other:?}"),
     }
 }

@@ -1,4 +1,4 @@
-//! The dashboard is whole: ids, places, texts, units, variables. Most of it is what Grafana's own linter asks for.
+//! The dashboard is complete: ids, positions, texts, units, variables. Most checks follow Grafana's own linter.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::grafana::dashboard::{Dashboard, list};
 use crate::grafana::promql::Query;
 
-/// Those in use. Grafana shows a unit that it does not know as text behind the number.
+/// The units in use. Grafana shows an unknown unit as text behind the number.
 const UNITS: [&str; 6] = ["short", "percentunit", "s", "cps", "string", "ops"];
 const COLUMNS: u64 = 24;
 /// The metrics that have no label `registry`.
@@ -50,18 +50,18 @@ fn whole(dashboard: &Dashboard, problems: &mut Vec<String>) {
     };
     has(is_text(&json["uid"]) && is_text(&json["title"]) && is_text(&json["description"]), "has no uid, title or text");
     has(json["schemaVersion"].as_u64().is_some_and(|version| (39..=42).contains(&version)), "another schema");
-    // Only the import dialogue resolves these: a dashboard that is provisioned from a file would have no data source.
+    // Only the import dialogue resolves these. A provisioned dashboard would have no data source.
     has(json.get("__inputs").is_none() && json.get("__requires").is_none(), "has __inputs");
-    // Of another Grafana's database.
+    // An id belongs to the database of one Grafana.
     has(json.get("id").is_none_or(Value::is_null), "has an id");
     has(json["editable"] == false, "is editable");
     for annotation in dashboard.annotations() {
-        has(is_the_variable(&annotation["datasource"]), "an annotation does not ask the variable's data source");
+        has(is_the_variable(&annotation["datasource"]), "an annotation does not use the variable's data source");
         let target = &annotation["target"];
         let is_whole = is_text(&target["refId"]) && is_text(&target["expr"]) && is_text(&target["interval"]);
         has(is_whole, "an annotation's query is not target: {refId, expr, interval}");
     }
-    has(dashboard.annotations().count() > 0, "marks no restart bursts");
+    has(dashboard.annotations().count() > 0, "has no annotation");
 }
 
 fn panels(dashboard: &Dashboard, problems: &mut Vec<String>) {
@@ -73,23 +73,23 @@ fn panels(dashboard: &Dashboard, problems: &mut Vec<String>) {
                 problems.push(format!("{name}: {what}"));
             }
         };
-        has(panel["id"].as_u64().is_some_and(|id| id > 0 && ids.insert(id)), "its id is missing or another's too");
+        has(panel["id"].as_u64().is_some_and(|id| id > 0 && ids.insert(id)), "its id is missing or a duplicate");
         has(is_text(&panel["title"]), "has no title");
         if panel["type"] == "row" {
             continue;
         }
-        has(titles.insert(panel["title"].as_str().unwrap_or_default()), "its title is another's too");
+        has(titles.insert(panel["title"].as_str().unwrap_or_default()), "its title is a duplicate");
         has(is_text(&panel["description"]), "has no description");
         let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or_default();
-        has(UNITS.contains(&unit), "has no unit, or one that is not in use here");
-        has(is_the_variable(&panel["datasource"]), "does not ask the variable's data source");
+        has(UNITS.contains(&unit), "has no known unit");
+        has(is_the_variable(&panel["datasource"]), "does not use the variable's data source");
         let targets = list(&panel["targets"]);
-        has(!targets.is_empty(), "asks nothing");
+        has(!targets.is_empty(), "has no query");
         let mut references = BTreeSet::new();
         for target in targets {
-            has(is_the_variable(&target["datasource"]), "a query does not ask the variable's data source");
+            has(is_the_variable(&target["datasource"]), "a query does not use the variable's data source");
             let reference = target["refId"].as_str().unwrap_or_default();
-            has(!reference.is_empty() && references.insert(reference), "a refId is missing or another's too");
+            has(!reference.is_empty() && references.insert(reference), "a refId is missing or a duplicate");
             has(is_text(&target["legendFormat"]), "a series has no name");
             has((target["instant"] == true) != (target["range"] == true), "a query is not either instant or a range");
             let is_heatmap = target["format"] == "heatmap";
@@ -98,13 +98,13 @@ fn panels(dashboard: &Dashboard, problems: &mut Vec<String>) {
     }
 }
 
-/// Each panel is in the grid, and no two are in one place.
+/// Each panel is within the grid, and no two panels overlap.
 fn places(dashboard: &Dashboard, problems: &mut Vec<String>) {
     let mut taken = BTreeMap::new();
     for panel in list(&dashboard.0["panels"]) {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64());
         let (Some(x), Some(y), Some(w), Some(h)) = (x, y, w, h) else {
-            problems.push(format!("panel {}: has no place", panel["title"]));
+            problems.push(format!("panel {}: has no position", panel["title"]));
             continue;
         };
         if w == 0 || h == 0 || x + w > COLUMNS {
@@ -113,7 +113,7 @@ fn places(dashboard: &Dashboard, problems: &mut Vec<String>) {
         let cells = (x..x + w).flat_map(|x| (y..y + h).map(move |y| (x, y)));
         let other = cells.filter_map(|cell| taken.insert(cell, &panel["title"])).last();
         if let Some(other) = other {
-            problems.push(format!("panel {}: lies on top of panel {other}", panel["title"]));
+            problems.push(format!("panel {}: overlaps panel {other}", panel["title"]));
         }
     }
 }
@@ -132,19 +132,19 @@ fn variables(dashboard: &Dashboard, problems: &mut Vec<String>) {
         };
         has(is_text(&variable["label"]), "has no label");
         if variable["name"] == "datasource" {
-            has(variable["type"] == "datasource" && variable["query"] == "prometheus", "is no choice of a Prometheus");
-            has(variable["label"] == "Data source", "is not labelled as everywhere");
+            has(variable["type"] == "datasource" && variable["query"] == "prometheus", "does not choose a Prometheus");
+            has(variable["label"] == "Data source", "has an unusual label");
             continue;
         }
-        has(variable["type"] == "query", "is no query");
-        has(is_the_variable(&variable["datasource"]), "does not ask the variable's data source");
-        has(variable["multi"] == true && variable["includeAll"] == true, "does not take several");
+        has(variable["type"] == "query", "is not a query");
+        has(is_the_variable(&variable["datasource"]), "does not use the variable's data source");
+        has(variable["multi"] == true && variable["includeAll"] == true, "is not multi-select with All");
         has(variable["allValue"] == ".+", "its All is not `.+`");
-        has(variable["refresh"] == 2, "is not read again when the time changes");
+        has(variable["refresh"] == 2, "is not refreshed when the time range changes");
     }
 }
 
-/// A query that left one out would go on showing what was deselected.
+/// A query that ignores a variable would show what the user has deselected.
 fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
     for reading in query.readings() {
         for label in ["job", "instance", "registry"] {
@@ -156,12 +156,13 @@ fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
                 matcher.name == label && matches!(matcher.op, MatchOp::Re(_)) && matcher.value == variable
             });
             if !follows {
-                problems.push(format!("{}: does not ask for {label}=~\"{variable}\": {}", query.place, query.text));
+                problems.push(format!("{}: does not select {label}=~\"{variable}\": {}", query.place, query.text));
             }
         }
     }
     if let Some(range) = query.ranges().find(|range| *range != "$__rate_interval") {
-        problems.push(format!("{}: looks at [{range}], not [$__rate_interval]: {}", query.place, query.text));
+        problems
+            .push(format!("{}: uses the range [{range}] instead of [$__rate_interval]: {}", query.place, query.text));
     }
 }
 

@@ -1,4 +1,4 @@
-//! The checks find what they are for: each mistake below is made in a copy, and has to be found.
+//! The checks detect mistakes: each mistake below is made in a copy and must be found.
 
 use serde_json::{Value, json};
 
@@ -15,17 +15,17 @@ fn all_problems(dashboard: &Dashboard, rules: &Rules) -> Vec<String> {
     problems
 }
 
-/// Replaces a text that is there, and expects a problem that says so.
+/// Replaces a text in a file and expects this problem.
 #[track_caller]
 fn text_is_found(file: &str, from: &str, to: &str, problem: &str) {
     let whole = place::text(file);
-    assert!(whole.contains(from), "{file} has no {from:?} to be replaced");
+    assert!(whole.contains(from), "{file} has no {from:?} to replace");
     let broken = whole.replacen(from, to, 1);
     let (mut dashboard, mut rules) = (Dashboard::read(), Rules::read());
     if file == rules::FILE {
-        rules = Rules(yaml_serde::from_str(&broken).expect("it is still YAML"));
+        rules = Rules(yaml_serde::from_str(&broken).expect("the file is still YAML"));
     } else {
-        dashboard = Dashboard(serde_json::from_str(&broken).expect("it is still JSON"));
+        dashboard = Dashboard(serde_json::from_str(&broken).expect("the file is still JSON"));
     }
     found(&all_problems(&dashboard, &rules), problem, to);
 }
@@ -35,14 +35,14 @@ fn found(problems: &[String], problem: &str, made: &str) {
     assert!(problems.iter().any(|found| found.contains(problem)), "{made:?} was not found: {problems:#?}");
 }
 
-/// Changes the dashboard, and expects a problem that says so.
+/// Changes the dashboard and expects this problem.
 #[track_caller]
 fn change_is_found(pointer: &str, to: Value, problem: &str) {
     let mut dashboard = Dashboard::read();
     let (parent, name) = pointer.rsplit_once('/').expect("a pointer has a slash");
     let parent = dashboard.0.pointer_mut(parent).unwrap_or_else(|| panic!("there is no {parent}"));
     match parent {
-        Value::Object(fields) if to.is_null() => drop(fields.remove(name).expect("it was there")),
+        Value::Object(fields) if to.is_null() => drop(fields.remove(name).expect("the field exists")),
         Value::Object(fields) => drop(fields.insert(name.to_owned(), to)),
         Value::Array(items) => items[name.parse::<usize>().expect("an index")] = to,
         _ => panic!("{pointer} is in nothing"),
@@ -55,27 +55,31 @@ const DASHBOARD: &str = crate::grafana::dashboard::FILE;
 #[test]
 fn dashboard_name_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(DASHBOARD, from, to, problem);
-    found("sum(gen_registry_workers{", "sum(gen_registry_worker{", "gen_registry_worker is no metric");
+    found("sum(gen_registry_workers{", "sum(gen_registry_worker{", "gen_registry_worker is not a metric");
     found(
         "(gen_registry_worker_starts_waiting{",
         "(gen_registry_workers{",
-        "nobody looks at gen_registry_worker_starts_waiting",
+        "unused metric gen_registry_worker_starts_waiting",
     );
-    found("sum by (state) (", "sum by (status) (", "nothing that is read has the label status");
+    found("sum by (state) (", "sum by (status) (", "no metric read has the label status");
     found("error|panic|timeout", "error|panics|timeout", "outcome is never \"panics\"");
     found("outcome=~", "result=~", "worker_starts_total has no label result");
     found("\"{{outcome}}\"", "\"{{reason}}\"", "the legend shows reason");
     found("histogram_quantile(0.99, sum by (le)", "histogram_quantile(0.99, sum by (le", "does not parse");
-    found("_duration_seconds_bucket", "_duration_seconds", "gen_registry_worker_start_duration_seconds is no metric");
+    found(
+        "_duration_seconds_bucket",
+        "_duration_seconds",
+        "gen_registry_worker_start_duration_seconds is not a metric",
+    );
     found("sum(rate(gen_registry_worker_restarts_total{", "sum((gen_registry_worker_restarts_total{", "does not parse");
-    found("sum(gen_registry_workers{", "sum(gen_registry_worker_exits_total{", "of a counter the rate is read");
-    found("rate(gen_registry_lookups_total{", "rate(gen_registry_workers{", "of a counter the rate is read");
-    found("GenRegistry.+", "GenRegistryN.+", "leaves an alert out");
+    found("sum(gen_registry_workers{", "sum(gen_registry_worker_exits_total{", "rates are read of counters");
+    found("rate(gen_registry_lookups_total{", "rate(gen_registry_workers{", "rates are read of counters");
+    found("GenRegistry.+", "GenRegistryN.+", "does not match every alert");
     found("alertstate=\\\"firing", "alertstate=\\\"fired", "alertstate is never \"fired\"");
     found(
         "label_values(gen_registry_workers, job)",
         "label_values(gen_registry_jobs, job)",
-        "gen_registry_jobs is no metric",
+        "gen_registry_jobs is not a metric",
     );
     found("instance=~\\\"$instance\\\"}, registry)", "instance=~\\\"$instance\\\"}, name)", "no label name");
 }
@@ -83,19 +87,23 @@ fn dashboard_name_mistakes_are_found() {
 #[test]
 fn rule_name_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
-    found("(gen_registry_workers)", "(gen_registry_wokers)", "gen_registry_wokers is no metric");
-    found("increase(gen_registry_worker_restarts_total[5m])", "gen_registry_worker_restarts_total", "of a counter");
+    found("(gen_registry_workers)", "(gen_registry_wokers)", "gen_registry_wokers is not a metric");
+    found(
+        "increase(gen_registry_worker_restarts_total[5m])",
+        "gen_registry_worker_restarts_total",
+        "rates are read of counters",
+    );
     found("outcome=\"rejected\"", "outcome=\"refused\"", "outcome is never \"refused\"");
     found("sum without (state) (gen", "sum by (registry) (gen", "its result has no label instance");
     found("> 0.9\n", "> 0.9)\n", "does not parse");
-    found("- record: instance_registry:gen_registry_workers:sum", "- record: x:y:z", "is no metric");
-    found("max_over_time(instance_registry:gen_registry_workers_limit:ratio", "max_over_time(x", "x is no metric");
+    found("- record: instance_registry:gen_registry_workers:sum", "- record: x:y:z", "is not a metric");
+    found("max_over_time(instance_registry:gen_registry_workers_limit:ratio", "max_over_time(x", "x is not a metric");
 }
 
 #[test]
 fn alert_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
-    found("severity: critical", "severity: terrible", "a severity that nobody routes");
+    found("severity: critical", "severity: terrible", "an unknown severity");
     found("        for: 5m\n", "", "fires without waiting");
     found("#genregistrycrashloop", "#crashloop", "does not point to its chapter");
     found("alert: GenRegistryOwnerBacklog", "alert: GenRegistryOwnerLate", "has no chapter in the runbook");
@@ -115,42 +123,42 @@ fn alert_test_gaps_are_found() {
     found(&untested("alertname: GenRegistryOwnerBacklog", "alertname: X"), "OwnerBacklog: no case", "none at all");
     found(
         &untested("exp_alerts: []", "exp_alerts: [{exp_labels: {registry: x}}]"),
-        "no case shows that it waits",
+        "no case tests its delay",
         "no waiting",
     );
 }
 
 #[test]
 fn layout_mistakes_are_found() {
-    change_is_found("/panels/2/id", json!(2), "its id is missing or another's too");
-    change_is_found("/panels/2/gridPos/x", json!(3), "lies on top of panel \"Workers\"");
+    change_is_found("/panels/2/id", json!(2), "its id is missing or a duplicate");
+    change_is_found("/panels/2/gridPos/x", json!(3), "overlaps panel \"Workers\"");
     change_is_found("/panels/2/gridPos/x", json!(22), "does not fit into the grid");
-    change_is_found("/panels/2/gridPos", Value::Null, "has no place");
+    change_is_found("/panels/2/gridPos", Value::Null, "has no position");
     change_is_found("/panels/2/title", json!(" "), "has no title");
-    change_is_found("/panels/2/title", json!("Workers"), "its title is another's too");
+    change_is_found("/panels/2/title", json!("Workers"), "its title is a duplicate");
     change_is_found("/panels/2/description", Value::Null, "has no description");
     change_is_found("/panels/2/fieldConfig/defaults/unit", json!("bananas"), "has no unit");
-    change_is_found("/panels/2/datasource/uid", json!("PBFA97CFB590B2093"), "does not ask the variable's data source");
-    change_is_found("/panels/2/targets/0/datasource/uid", json!("x"), "a query does not ask the variable's");
-    change_is_found("/panels/2/targets", json!([]), "asks nothing");
+    change_is_found("/panels/2/datasource/uid", json!("PBFA97CFB590B2093"), "does not use the variable's data source");
+    change_is_found("/panels/2/targets/0/datasource/uid", json!("x"), "a query does not use the variable's");
+    change_is_found("/panels/2/targets", json!([]), "has no query");
     change_is_found("/panels/2/targets/0/instant", json!(true), "not either instant or a range");
     change_is_found("/schemaVersion", json!(16), "another schema");
     change_is_found("/__inputs", json!([]), "has __inputs");
     change_is_found("/editable", json!(true), "is editable");
     change_is_found("/annotations/list/1/target/interval", Value::Null, "an annotation's query is not");
-    change_is_found("/annotations/list/1/builtIn", json!(1), "marks no restart bursts");
+    change_is_found("/annotations/list/1/builtIn", json!(1), "has no annotation");
     change_is_found("/templating/list/2/allValue", json!(".*"), "its All is not");
-    change_is_found("/templating/list/2/multi", json!(false), "does not take several");
-    change_is_found("/templating/list/2/refresh", json!(1), "is not read again");
+    change_is_found("/templating/list/2/multi", json!(false), "is not multi-select with All");
+    change_is_found("/templating/list/2/refresh", json!(1), "is not refreshed");
     change_is_found("/templating/list/3/name", json!("name"), "the variables are");
     let found = |from, to, problem| text_is_found(DASHBOARD, from, to, problem);
-    found("registry=~\\\"$registry\\\"})\",", "registry=\\\"$registry\\\"})\",", "does not ask for registry=~");
+    found("registry=~\\\"$registry\\\"})\",", "registry=\\\"$registry\\\"})\",", "does not select registry=~");
     found(
         "{job=~\\\"$job\\\", instance=~\\\"$instance\\\", registry",
         "{instance=~\\\"$instance\\\", registry",
-        "does not ask for job=~",
+        "does not select job=~",
     );
-    found("[$__rate_interval]", "[5m]", "looks at [5m]");
+    found("[$__rate_interval]", "[5m]", "uses the range [5m]");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! What is in `grafana/` fits the catalogue of metrics, and a real Prometheus takes it.
+//! The files in `grafana/` match the catalogue of metrics, and a real Prometheus accepts them.
 //!
-//! All but [`promtool`], [`end_to_end`] and [`denylist`] need nothing but this repository. Those say so and pass where Debian's
-//! package `prometheus` is not installed; with `CI=true` in the environment they fail there.
+//! Only [`promtool`], [`end_to_end`] and [`denylist`] need more than this repository. Without Debian's package
+//! `prometheus`, they print a note and pass. With `CI=true` in the environment, they fail instead.
 
 mod catalogue;
 mod dashboard;

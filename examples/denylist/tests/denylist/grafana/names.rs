@@ -1,4 +1,4 @@
-//! Every name in dashboard and rules is in the catalogue, and every metric of the catalogue is looked at.
+//! Every name in the dashboard and the rules is in the catalogue, and every metric of the catalogue is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,14 +11,14 @@ use crate::grafana::place;
 use crate::grafana::promql::{Query, Reading, named_values};
 use crate::grafana::rules::{self, Rules};
 
-/// What Prometheus adds to whatever it scrapes.
+/// The labels that Prometheus adds to every target.
 const TARGET_LABELS: [&str; 2] = ["job", "instance"];
-/// The series that Prometheus makes of alerts.
+/// The series that Prometheus generates from alerts.
 const ALERTS: &str = "ALERTS";
 
-/// What a name in an expression stands for.
+/// What a name in an expression refers to.
 enum Series<'a> {
-    /// A metric, or one of the three that Prometheus makes of a histogram.
+    /// A metric, or one of the three series of a histogram.
     Of {
         metric: &'a Metric,
         is_counter: bool,
@@ -28,11 +28,11 @@ enum Series<'a> {
     Recorded(&'a BTreeSet<String>),
 }
 
-/// Everything that can be read: the catalogue, the recorded series with their labels, the alerts.
+/// All series that can be read: the catalogue, the recorded series with their labels, the alerts.
 struct Names {
     recorded: BTreeMap<String, BTreeSet<String>>,
     alerts: BTreeSet<String>,
-    /// Those of the alerts' results: `ALERTS` has them too.
+    /// The labels of the alerts' results, which `ALERTS` has too.
     alert_labels: BTreeSet<String>,
 }
 
@@ -73,23 +73,23 @@ impl Names {
         }
     }
 
-    /// What is wrong with one metric that is read.
+    /// The problems of one metric that is read.
     fn check_reading(&self, reading: &Reading<'_>) -> Vec<String> {
         let name = reading.metric;
         let mut problems = self.check_labels(reading);
         if let Some(Series::Of { is_counter, .. }) = self.find(name) {
             let is_rate = matches!(reading.over_time, Some("rate" | "irate" | "increase"));
             if is_counter != is_rate {
-                problems.push(format!("{name}: of a counter the rate is read, and of nothing else"));
+                problems.push(format!("{name}: rates are read of counters and of nothing else"));
             }
         }
         problems
     }
 
-    /// What is wrong with its name, its labels and the values that they are to have.
+    /// The problems of its name, its labels and their values.
     fn check_labels(&self, reading: &Reading<'_>) -> Vec<String> {
         let name = reading.metric;
-        let Some(series) = self.find(name) else { return vec![format!("{name} is no metric")] };
+        let Some(series) = self.find(name) else { return vec![format!("{name} is not a metric")] };
         let labels = self.labels_of(name);
         let mut problems = Vec::new();
         for matcher in reading.matchers {
@@ -107,9 +107,9 @@ impl Names {
                 },
                 (Series::Alerts, "alertstate") => vec!["pending", "firing"],
                 (Series::Alerts, "alertname") => {
-                    // A pattern for all of ours, those to come included.
+                    // A pattern that matches all alerts, including future ones.
                     if !self.alerts.iter().all(|alert| matcher.is_match(alert)) {
-                        problems.push(format!("{matcher} leaves an alert out"));
+                        problems.push(format!("{matcher} does not match every alert"));
                     }
                     continue;
                 }
@@ -129,7 +129,7 @@ impl Names {
         let mut problems: Vec<_> = readings.iter().flat_map(|reading| self.check_reading(reading)).collect();
         let labels: BTreeSet<_> = readings.iter().flat_map(|reading| self.labels_of(reading.metric)).collect();
         let unknown = query.grouping_labels().into_iter().filter(|label| !labels.contains(*label));
-        problems.extend(unknown.map(|label| format!("nothing that is read has the label {label}")));
+        problems.extend(unknown.map(|label| format!("no metric read has the label {label}")));
         problems.into_iter().map(|problem| format!("{}: {problem}: {}", query.place, query.text)).collect()
     }
 }
@@ -139,7 +139,7 @@ fn labels_in_template(template: &str) -> impl Iterator<Item = &str> {
     template.split("{{").skip(1).filter_map(|rest| rest.split("}}").next()).map(str::trim)
 }
 
-/// What dashboard and rules say that the catalogue does not.
+/// The differences between the catalogue and the dashboard with the rules.
 pub(crate) fn problems(dashboard: &Dashboard, rules: &Rules) -> Vec<String> {
     find_problems(dashboard, rules).unwrap_or_else(|does_not_parse| does_not_parse)
 }
@@ -150,7 +150,7 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
     let alerts = rules.alerts().filter_map(|alert| alert["alert"].as_str()).map(String::from).collect();
     let mut names = Names { recorded: BTreeMap::new(), alerts, alert_labels: BTreeSet::new() };
     let mut problems = Vec::new();
-    // In their order: a rule may read what was recorded above it.
+    // In order, because a rule may read what an earlier one recorded.
     for (record, query) in &rule_queries {
         problems.extend(names.check(query));
         let labels = query.result_labels(&|name| names.labels_of(name));
@@ -167,8 +167,7 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
         problems.extend(names.check(query));
         let labels = query.result_labels(&|name| names.labels_of(name));
         for label in labels_in_template(&target.legend).filter(|label| !labels.contains(*label)) {
-            problems
-                .push(format!("{}: the legend shows {label}, which the result has not: {}", query.place, query.text));
+            problems.push(format!("{}: the legend shows {label}, which the result lacks: {}", query.place, query.text));
         }
     }
     for query in &annotations {
@@ -191,16 +190,16 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
             .iter()
             .any(|name| matches!(names.find(name), Some(Series::Of { metric: used, .. }) if used.name == metric.name));
         if !is_used {
-            problems.push(format!("nobody looks at {}", metric.name));
+            problems.push(format!("unused metric {}", metric.name));
         }
     }
     let used_by_rules = seen(&mut rule_queries.iter());
     let unused = names.recorded.keys().filter(|name| !used_by_rules.contains(*name));
-    problems.extend(unused.map(|name| format!("nobody looks at what is recorded as {name}")));
+    problems.extend(unused.map(|name| format!("unused recording rule {name}")));
     Ok(problems)
 }
 
-/// What the tests of the alerts are fed with that no program exports: a case that does not fire for it proves nothing.
+/// Input series of the alert tests that no program exports. A case for such a series proves nothing.
 pub(crate) fn problems_of_inputs(tests: &Value) -> Vec<String> {
     let names = Names { recorded: BTreeMap::new(), alerts: BTreeSet::new(), alert_labels: BTreeSet::new() };
     let inputs = list(&tests["tests"]).iter().flat_map(|test| list(&test["input_series"]));
@@ -236,8 +235,8 @@ fn every_metric_is_used_and_every_name_exists() {
 
 #[test]
 fn dashboard_needs_no_recorded_series() {
-    // It may be imported where the rules are not loaded.
+    // The dashboard may be imported where the rules are not loaded.
     let (dashboard, rules) = (Dashboard::read(), Rules(Value::Null));
     let problems = problems(&dashboard, &rules);
-    assert_eq!(problems.iter().filter(|problem| problem.contains("is no metric")).count(), 0, "{problems:?}");
+    assert_eq!(problems.iter().filter(|problem| problem.contains("is not a metric")).count(), 0, "{problems:?}");
 }

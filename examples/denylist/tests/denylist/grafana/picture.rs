@@ -1,5 +1,5 @@
-//! [`picture`]: the dashboard with the data of a Prometheus, drawn as an SVG. Not what Grafana would draw, but the same numbers
-//! at the same places: enough to see whether each panel answers its question.
+//! [`picture`]: draws the dashboard with the data of a Prometheus as an SVG. It does not look like Grafana's, but shows
+//! the same numbers at the same positions, which is enough to see whether each panel answers its question.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use crate::grafana::promql::Query;
 const GRID: (f64, f64) = (64.0, 34.0);
 const COLOURS: [&str; 8] = ["#3274d9", "#e0742f", "#3f9b4f", "#c4162a", "#8f3bb8", "#b5890f", "#1d9a9a", "#757575"];
 
-/// Where one panel is drawn.
+/// The position of a panel.
 struct Frame {
     x: f64,
     y: f64,
@@ -22,7 +22,7 @@ struct Frame {
     height: f64,
 }
 
-/// What was asked for, and what came: a legend and a line.
+/// A result of a query: a legend and a line.
 struct Line {
     legend: String,
     label: Option<f64>,
@@ -88,7 +88,7 @@ fn text(svg: &mut String, x: f64, y: f64, size: u32, text: &str) {
 fn lines(panel: &Value, prometheus: &Prometheus, seconds: u64) -> Vec<Line> {
     let mut lines = Vec::new();
     for target in list(&panel["targets"]) {
-        let query = Query::new("picture", target["expr"].as_str().unwrap_or_default()).expect("it parses");
+        let query = Query::new("picture", target["expr"].as_str().unwrap_or_default()).expect("the query parses");
         let expression = query.filled_in(RATE_INTERVAL);
         let series = if target["instant"] == true {
             prometheus.query(&expression)
@@ -148,7 +148,7 @@ fn chart(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line]) {
     let values = || lines.iter().flat_map(|line| &line.points).copied().filter(|value| value.is_finite());
     let most = values().fold(0.0, f64::max);
     let top = if most > 0.0 { most * 1.1 } else { 1.0 };
-    // Below are the legends, to the left the scale.
+    // The legends are below, the scale is to the left.
     let (left, bottom) = (56.0, 12.0 * lines.len().div_ceil(2) as f64 + 6.0);
     let (width, height) = (frame.width - left, frame.height - bottom);
     for step in 0..=2 {
@@ -188,7 +188,7 @@ fn chart(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line]) {
     }
 }
 
-/// The counts of classic buckets include those of all smaller ones.
+/// The counts of classic buckets are cumulative.
 fn heatmap(svg: &mut String, frame: &Frame, unit: &str, mut lines: Vec<Line>) {
     lines.sort_by(|one, other| one.label.partial_cmp(&other.label).expect("no bound is NaN"));
     let columns = lines.iter().map(|line| line.points.len()).min().unwrap_or_default();

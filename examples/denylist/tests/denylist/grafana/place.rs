@@ -1,4 +1,4 @@
-//! Where the files are, and the programs that may be there.
+//! Paths of files, and programs that may be installed.
 
 use std::path::{Path, PathBuf};
 
@@ -31,8 +31,7 @@ pub(crate) fn yaml(relative: &str) -> Value {
 
 /// A program of Debian's package `prometheus`.
 ///
-/// `None` where it is not installed: a part of the tests is then skipped, which is said. Where `CI` is `true` nothing is
-/// skipped.
+/// `None` where it is not installed. Some tests are then skipped with a note. With `CI=true`, nothing is skipped.
 #[track_caller]
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let directories = std::env::var_os("PATH").unwrap_or_default();

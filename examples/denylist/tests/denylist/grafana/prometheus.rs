@@ -1,6 +1,6 @@
-//! [`Prometheus`]: a real one, on a port of its own, that scrapes one target each second and has the rules.
+//! [`Prometheus`]: a real one with its own port, which scrapes one target each second and has the rules.
 //!
-//! It does not know what it scrapes: a test gives it an address.
+//! The target is any address that a test passes.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -20,13 +20,13 @@ use crate::grafana::place;
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// How often another port is tried: between the choice of one and its use it may be taken.
+/// How often to try another port: a chosen port may be taken before it is used.
 const PORTS: usize = 5;
-/// What Grafana would put in for `$__rate_interval`: four times the scrape interval at least.
+/// The value of `$__rate_interval` in Grafana: at least four times the scrape interval.
 pub(crate) const RATE_INTERVAL: &str = "10s";
 
 pub(crate) struct Prometheus {
-    /// Ended first, then its files are removed.
+    /// Dropped before the files are removed.
     _child: EndOnDrop,
     address: SocketAddr,
     _directory: TempDir,
@@ -36,32 +36,33 @@ pub(crate) struct Prometheus {
 #[derive(Debug)]
 pub(crate) struct Series {
     pub(crate) labels: BTreeMap<String, String>,
-    /// The values, the latest last. An instant query gives one.
+    /// The values, the latest last. An instant query returns one.
     pub(crate) values: Vec<f64>,
 }
 
-/// What a rule came to.
+/// The health of a rule.
 #[derive(Debug)]
 pub(crate) struct RuleHealth {
     pub(crate) name: String,
-    /// `ok`, `err`, or `unknown` before the first time.
+    /// `ok`, `err`, or `unknown` before the first evaluation.
     pub(crate) health: String,
     pub(crate) error: String,
 }
 
-/// A child that does not outlive its test, however that ends.
+/// A child process that is killed when the test ends, however it ends.
 struct EndOnDrop(Child);
 
 impl Drop for EndOnDrop {
     fn drop(&mut self) {
-        // It may have ended; either way it is to be gone.
+        // The process may have exited already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `/metrics` of the target, and waits until it has done so. `None` where it is not installed.
+    /// Starts a Prometheus that scrapes `/metrics` of the target, and waits for the first scrape. `None` if it is not
+    /// installed.
     #[track_caller]
     pub(crate) fn scraping(job: &str, target: SocketAddr) -> Option<Self> {
         let program = place::program("prometheus")?;
@@ -77,7 +78,7 @@ impl Prometheus {
         panic!("prometheus did not start on any of {PORTS} ports");
     }
 
-    /// Starts one and waits until it answers; `None` if it ended, as it does when somebody else has its port.
+    /// Starts a process and waits until it responds. `None` if it exits, which it does if its port is taken.
     fn start(program: &Path, job: &str, target: SocketAddr) -> Option<Self> {
         let directory = tempfile::tempdir().expect("there is room for a directory");
         let rules = place::path(crate::grafana::rules::FILE);
@@ -88,10 +89,10 @@ impl Prometheus {
         });
         let file = directory.path().join("prometheus.yml");
         // JSON is YAML.
-        std::fs::write(&file, config.to_string()).expect("there is room for a file");
+        std::fs::write(&file, config.to_string()).expect("the file is written");
 
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("there is a free port");
-        let address = listener.local_addr().expect("it is bound");
+        let address = listener.local_addr().expect("the listener is bound");
         drop(listener);
         let mut command = Command::new(program);
         let file_name = file.display().to_string();
@@ -102,8 +103,8 @@ impl Prometheus {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = EndOnDrop(command.spawn().expect("prometheus starts"));
         let (mut is_ready, mut is_over) = (false, false);
-        eventually("prometheus answers", || {
-            // Another one may have the port: ours is the one that was given our file.
+        eventually("prometheus responds", || {
+            // Another process may have the port. Ours is the one with our file.
             is_ready = get(address, "/-/ready").is_some_and(|(status, _)| status == 200)
                 && get(address, "/api/v1/status/flags").is_some_and(|(_, flags)| flags.contains(&file_name));
             is_over = child.0.try_wait().expect("a child can be waited for").is_some();
@@ -121,7 +122,7 @@ impl Prometheus {
         self.address
     }
 
-    /// What an expression is at this moment.
+    /// The value of an expression now.
     #[track_caller]
     pub(crate) fn query(&self, expression: &str) -> Vec<Series> {
         let data = self.ask(&format!("/api/v1/query?query={}", encoded(expression)));
@@ -129,16 +130,16 @@ impl Prometheus {
         list(&data["result"]).iter().map(|series| Series::new(series, std::slice::from_ref(&series["value"]))).collect()
     }
 
-    /// What an expression was each second of the last `seconds`.
+    /// The values of an expression, one for each of the last `seconds`.
     #[track_caller]
     pub(crate) fn query_range(&self, expression: &str, seconds: u64) -> Vec<Series> {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is past 1970").as_secs();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("the clock is past 1970").as_secs();
         let (query, start) = (encoded(expression), now - seconds);
         let data = self.ask(&format!("/api/v1/query_range?query={query}&start={start}&end={now}&step=1"));
         list(&data["result"]).iter().map(|series| Series::new(series, list(&series["values"]))).collect()
     }
 
-    /// How each rule fares, recorded ones and alerts.
+    /// The health of each recording rule and each alert.
     #[track_caller]
     pub(crate) fn rules(&self) -> Vec<RuleHealth> {
         let data = self.ask("/api/v1/rules");
@@ -152,7 +153,7 @@ impl Prometheus {
         rules.map(rule).collect()
     }
 
-    /// What the help texts and types are that the targets gave: name, type, help.
+    /// The metadata of the targets: name, type and help text.
     #[track_caller]
     pub(crate) fn metadata(&self) -> BTreeMap<String, (String, String)> {
         let data = self.ask("/api/v1/metadata");
@@ -163,7 +164,7 @@ impl Prometheus {
 
     #[track_caller]
     fn ask(&self, path: &str) -> Value {
-        let (status, body) = get(self.address, path).unwrap_or_else(|| panic!("prometheus does not answer {path}"));
+        let (status, body) = get(self.address, path).unwrap_or_else(|| panic!("prometheus does not respond to {path}"));
         let mut answer: Value = serde_json::from_str(&body).unwrap_or_else(|error| panic!("{error}: {status} {body}"));
         assert!(status == 200 && answer["status"] == "success", "{path}: {status} {answer}");
         answer["data"].take()
@@ -174,27 +175,27 @@ impl Series {
     fn new(series: &Value, points: &[Value]) -> Self {
         let labels = series["metric"].as_object().into_iter().flatten();
         let labels = labels.map(|(name, value)| (name.clone(), value.as_str().unwrap_or_default().to_owned()));
-        // A number comes as text, for it may be `NaN` or `+Inf`.
+        // A number is a string, because it may be `NaN` or `+Inf`.
         let number = |point: &Value| point[1].as_str().and_then(|text| text.parse().ok()).expect("a number");
         Self { labels: labels.collect(), values: points.iter().map(number).collect() }
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
-        assert!(Instant::now() < deadline, "it never came that {what}");
+        assert!(Instant::now() < deadline, "timed out before {what}");
         thread::park_timeout(Duration::from_millis(50));
     }
 }
 
-/// One request on a connection of its own: status and body, or `None` if there is no whole answer.
+/// A request on a new connection: status and body. `None` if the response is incomplete.
 fn get(from: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&from, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    // HTTP/1.0: the answer ends with the connection, and is never in chunks.
+    // With HTTP/1.0, the response ends with the connection and is not chunked.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {from}\r\n\r\n").ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
@@ -202,7 +203,7 @@ fn get(from: SocketAddr, path: &str) -> Option<(u16, String)> {
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-/// Text as a part of a query string.
+/// Encodes a text for a query string.
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |mut encoded, byte| {
         if byte.is_ascii_alphanumeric() {

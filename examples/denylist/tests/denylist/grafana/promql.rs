@@ -1,43 +1,43 @@
-//! [`Query`]: an expression that parses, and what it reads.
+//! [`Query`]: a parsed expression and what it reads.
 
 use std::collections::BTreeSet;
 
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{self, Expr, LabelModifier, VectorSelector};
 
-/// What Grafana puts in for `$__rate_interval`; which it is makes no difference to whether an expression parses.
+/// Grafana replaces `$__rate_interval`. The value does not matter for parsing.
 const RATE_INTERVAL: &str = "$__rate_interval";
 
-/// One expression of the dashboard or of the rules.
+/// An expression of the dashboard or of the rules.
 #[derive(Debug)]
 pub(crate) struct Query {
-    /// Where it stands, for whoever has to mend it.
+    /// Where the expression is, for error messages.
     pub(crate) place: String,
-    /// As it stands there.
+    /// The original text.
     pub(crate) text: String,
     expression: Expr,
 }
 
-/// One metric that an expression reads.
+/// A metric that an expression reads.
 #[derive(Debug)]
 pub(crate) struct Reading<'a> {
     pub(crate) metric: &'a str,
     pub(crate) matchers: &'a [Matcher],
-    /// The function that is given a range of it, as in `rate(metric[5m])`.
+    /// The function that takes a range of it, as in `rate(metric[5m])`.
     pub(crate) over_time: Option<&'a str>,
 }
 
 impl Query {
     pub(crate) fn new(place: impl Into<String>, text: &str) -> Result<Self, String> {
         let place = place.into();
-        // The other variables stand in strings, where they are as good as any value.
+        // The other variables are inside strings, where they parse like any value.
         match parser::parse(&text.replace(RATE_INTERVAL, "1m")) {
             Ok(expression) => Ok(Self { place, text: text.to_owned(), expression }),
             Err(error) => Err(format!("{place}: does not parse: {error}: {text}")),
         }
     }
 
-    /// The expression as Grafana would send it, with all jobs, instances and registries.
+    /// The expression as Grafana sends it, with all jobs, instances and registries selected.
     pub(crate) fn filled_in(&self, rate_interval: &str) -> String {
         let mut text = self.text.replace(RATE_INTERVAL, rate_interval);
         for variable in ["$job", "$instance", "$registry"] {
@@ -52,7 +52,7 @@ impl Query {
         readings
     }
 
-    /// The labels that are named in `by`, `without`, `on` and `ignoring`.
+    /// The labels in `by`, `without`, `on` and `ignoring`.
     pub(crate) fn grouping_labels(&self) -> BTreeSet<&str> {
         let mut labels = BTreeSet::new();
         walk(&self.expression, &mut |expression| {
@@ -66,12 +66,12 @@ impl Query {
         labels
     }
 
-    /// The windows of time, as they are written.
+    /// The ranges, as written.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = &str> {
         self.text.split('[').skip(1).filter_map(|rest| rest.split(']').next())
     }
 
-    /// The labels of the result, where `labels_of` gives those of a metric.
+    /// The labels of the result. `labels_of` returns those of a metric.
     pub(crate) fn result_labels(&self, labels_of: &dyn Fn(&str) -> BTreeSet<String>) -> BTreeSet<String> {
         result_labels(&self.expression, labels_of)
     }
@@ -139,7 +139,7 @@ fn result_labels(expression: &Expr, labels_of: &dyn Fn(&str) -> BTreeSet<String>
                 Some(LabelModifier::Exclude(without)) => {
                     labels.into_iter().filter(|label| !without.labels.contains(label)).collect()
                 }
-                // These choose among the series and leave them as they are.
+                // These operators select series and keep their labels.
                 None if matches!(aggregate.op.to_string().as_str(), "topk" | "bottomk") => labels,
                 None => BTreeSet::new(),
             }
@@ -154,7 +154,7 @@ fn result_labels(expression: &Expr, labels_of: &dyn Fn(&str) -> BTreeSet<String>
         Expr::Unary(unary) => inner(&unary.expr),
         Expr::Paren(paren) => inner(&paren.expr),
         Expr::Subquery(subquery) => inner(&subquery.expr),
-        // None of ours names the labels of the right side in its result.
+        // None of our expressions takes labels from the right side.
         Expr::Binary(binary) => inner(&binary.lhs),
         Expr::NumberLiteral(_) | Expr::StringLiteral(_) | Expr::Extension(_) => BTreeSet::new(),
     }

@@ -1,4 +1,4 @@
-//! What Prometheus' own checker says of the rules, their tests, the scrape configuration and the catalogue.
+//! Prometheus' own checker accepts the rules, their tests, the scrape configuration and the catalogue.
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::grafana::{exporter, place, rules};
 
-/// Runs `promtool`, if it is there. It only reads files, and ends by itself.
+/// Runs `promtool` if it is installed.
 #[track_caller]
 fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
     let mut command = Command::new(place::program("promtool")?);
@@ -46,7 +46,7 @@ fn alert_tests_pass() {
     }
 }
 
-/// Each lets an alert fire for one of the cases that it should not fire for.
+/// Each change makes an alert fire in one of the cases in which it must not.
 const LOOSENED: [(&str, &str, &str); 16] = [
     ("GenRegistryRestartStorm", "increase5m > 50", "increase5m > 20"),
     ("GenRegistryRestartStorm", "> 0.1 * instance_registry:gen_registry_workers:sum", "> 0"),
@@ -74,9 +74,9 @@ const LOOSENED: [(&str, &str, &str); 16] = [
 fn loosened_alert_fails_its_tests() {
     let (rules, tests) = (place::text(rules::FILE), place::text(rules::TESTS));
     for (alert, from, to) in LOOSENED {
-        assert!(rules.contains(from), "there is no {from:?} to be replaced");
-        // The tests name the rules by a path that begins where they are.
-        let directory = tempfile::tempdir().expect("there is room for a directory");
+        assert!(rules.contains(from), "there is no {from:?} to replace");
+        // The tests refer to the rules by a relative path.
+        let directory = tempfile::tempdir().expect("a temporary directory");
         let put = |name: &str, text: &str| {
             let file = directory.path().join(name);
             std::fs::write(&file, text).expect("there is room for a file");
@@ -87,7 +87,7 @@ fn loosened_alert_fails_its_tests() {
         let Some(output) = promtool(&["test", "rules", &tests], "") else { return };
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success(), "{alert}: no case fails with {to:?}");
-        assert!(said.contains(&format!("alertname: {alert}, ")), "{alert}: another one fails with {to:?}: {said}");
+        assert!(said.contains(&format!("alertname: {alert}, ")), "{alert}: another alert fails with {to:?}: {said}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The files that set Prometheus and Grafana up agree with one another and with the service.
+//! The files that set up Prometheus and Grafana agree with each other and with the service.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::grafana::place;
 const COMPOSE: &str = "grafana/docker-compose.yml";
 const PROMETHEUS: &str = "grafana/prometheus/prometheus.yml";
 
-/// Where a service sees a file of ours.
+/// The path of one of our files inside a container.
 fn mounted<'a>(service: &'a Value, directory: &str) -> &'a str {
     let mount = list(&service["volumes"])
         .iter()
@@ -60,9 +60,9 @@ fn grafana_is_provisioned() {
 fn only_loopback_is_bound() {
     let compose = place::yaml(COMPOSE);
     let services = &compose["services"];
-    assert!(services.as_object().is_some_and(|services| services.len() == 2), "one more is to be looked at here");
+    assert!(services.as_object().is_some_and(|services| services.len() == 2), "check the additional service here too");
     for service in ["prometheus", "grafana"] {
-        // In the host's network: what they listen on is all there is.
+        // They use the host's network, so the listen addresses are the exposed ones.
         assert_eq!(services[service]["network_mode"], "host");
     }
     let command: Vec<_> = list(&services["prometheus"]["command"]).iter().filter_map(Value::as_str).collect();

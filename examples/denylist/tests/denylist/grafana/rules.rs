@@ -1,4 +1,4 @@
-//! [`Rules`]: what is recorded and what wakes people up.
+//! [`Rules`]: the recording rules and the alerts.
 
 use std::collections::BTreeSet;
 
@@ -27,7 +27,7 @@ impl Rules {
         self.all().filter(|rule| rule["alert"].is_string())
     }
 
-    /// The queries, each with the name that its result is recorded under, if it is; and what does not parse.
+    /// The queries, each with the name that it is recorded under, if any, or the parse errors.
     pub(crate) fn queries(&self) -> Result<Vec<(Option<String>, Query)>, Vec<String>> {
         all_or_errors(self.all().map(|rule| {
             let record = rule["record"].as_str();
@@ -37,7 +37,7 @@ impl Rules {
         }))
     }
 
-    /// What an alert lacks.
+    /// The problems of the alerts.
     pub(crate) fn problems(&self) -> Vec<String> {
         let runbook = place::text(RUNBOOK);
         let headings: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
@@ -50,7 +50,7 @@ impl Rules {
                 }
             };
             let severity = alert["labels"]["severity"].as_str().unwrap_or_default();
-            has(["warning", "critical"].contains(&severity), "has a severity that nobody routes");
+            has(["warning", "critical"].contains(&severity), "has an unknown severity");
             has(alert["for"].as_str().is_some_and(|duration| duration.ends_with('m')), "fires without waiting");
             for annotation in ["summary", "description"] {
                 let text = alert["annotations"][annotation].as_str().unwrap_or_default();
@@ -72,13 +72,13 @@ impl Rules {
     }
 }
 
-/// For each alert a case that fires and one that does not.
+/// Each alert needs a case that fires and one that does not.
 pub(crate) fn untested(rules: &Rules, tests: &Value) -> Vec<String> {
     let mut problems = Vec::new();
     for alert in rules.alerts() {
         let name = alert["alert"].as_str().unwrap_or_default();
         let cases = list(&tests["tests"]).iter().flat_map(|test| {
-            // What a case must not fire for is the silent registries among its series.
+            // The silent registries among the series of a case are those for which it must not fire.
             let series = list(&test["input_series"]).iter().filter_map(|series| series["series"].as_str());
             let registries: BTreeSet<_> = series.filter_map(registry_of).collect();
             list(&test["alert_rule_test"]).iter().filter(|case| case["alertname"] == name).map(move |case| {
@@ -93,7 +93,7 @@ pub(crate) fn untested(rules: &Rules, tests: &Value) -> Vec<String> {
             problems.push(format!("alert {name}: no case has a registry that fires beside one that does not"));
         }
         if !cases.iter().any(|(firing, _)| *firing == 0) {
-            problems.push(format!("alert {name}: no case shows that it waits"));
+            problems.push(format!("alert {name}: no case tests its delay"));
         }
     }
     problems

@@ -1,4 +1,4 @@
-//! The dashboard has the types that Grafana publishes: `grafana/schema/README.md` says where they come from.
+//! The dashboard conforms to the types that Grafana publishes. `grafana/schema/README.md` says where they come from.
 
 use jsonschema::Validator;
 use serde_json::{Value, json};
@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use crate::grafana::dashboard::{Dashboard, list};
 use crate::grafana::place;
 
-/// Grafana's own data source for annotations has another `target` than the one of the published type, and Prometheus' has
-/// these on the annotation itself. They are checked in `layout`.
+/// Grafana's own data source for annotations has another `target` than the published type, and Prometheus' has these on
+/// the annotation itself. `layout` checks them.
 const OF_PROMETHEUS_ANNOTATIONS: [&str; 4] = ["target", "titleFormat", "textFormat", "tagKeys"];
 
 fn schema(name: &str) -> Value {
@@ -18,7 +18,7 @@ fn validator(schema: &Value) -> Validator {
     jsonschema::draft7::new(schema).expect("the schemas are made by a generator")
 }
 
-/// The schema of one type among those of a file.
+/// The schema of one type in a file.
 fn of_type(mut schema: Value, name: &str) -> Validator {
     assert!(schema["definitions"][name].is_object(), "there is no type {name}");
     schema["$ref"] = json!(format!("#/definitions/{name}"));
@@ -36,8 +36,8 @@ pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
             fields.retain(|name, _| !OF_PROMETHEUS_ANNOTATIONS.contains(&name.as_str()));
         }
     }
-    // A panel may be of the type Panel or of the type RowPanel, and the error of such a choice tells nothing: each is
-    // looked at by itself.
+    // A panel is a Panel or a RowPanel. The error of such a choice is useless, so each panel is validated against one
+    // type.
     let panels = json["panels"].as_array_mut().map(std::mem::take).unwrap_or_default();
     let mut problems = errors(&validator(&schema("dashboard")), &json, "dashboard");
     let (panel_type, row_type) = (of_type(schema("dashboard"), "Panel"), of_type(schema("dashboard"), "RowPanel"));

@@ -1,4 +1,4 @@
-//! [`Fault`]: why the program ends, in one line and one exit code.
+//! [`CliError`]: why the program exits, as one line and an exit code.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -7,25 +7,25 @@ use std::process::ExitCode;
 use crate::complaint_reader::HeaderError;
 use crate::store::{OpenError, StoreError};
 
-/// An error that ends the program. The codes are those of sysexits.h, so that a script can tell them apart; a wrong
-/// command line ends with 2, by clap.
+/// An error that ends the program. The exit codes follow sysexits.h, so that scripts can distinguish them. clap exits
+/// with 2 for an invalid command line.
 #[derive(Debug)]
-pub(crate) struct Fault {
+pub(crate) struct CliError {
     code: u8,
     pub(crate) message: String,
 }
 
-impl Fault {
+impl CliError {
     fn with(code: u8, message: impl Display) -> Self {
         Self { code, message: message.to_string() }
     }
 
-    /// Something went wrong that is in no other class.
+    /// An error of no other class.
     pub(crate) fn other(message: impl Display) -> Self {
         Self::with(1, message)
     }
 
-    /// A file is not what it should be.
+    /// The content of a file is invalid.
     pub(crate) fn bad_data(message: impl Display) -> Self {
         Self::with(65, message)
     }
@@ -35,7 +35,7 @@ impl Fault {
         Self::with(66, message)
     }
 
-    /// An address or a service is not to be had.
+    /// An address or a service is unavailable.
     pub(crate) fn unavailable(message: impl Display) -> Self {
         Self::with(69, message)
     }
@@ -53,7 +53,7 @@ impl Fault {
     }
 }
 
-impl From<OpenError> for Fault {
+impl From<OpenError> for CliError {
     fn from(error: OpenError) -> Self {
         let code = match error {
             OpenError::NotOurs(_) => 65,
@@ -64,7 +64,7 @@ impl From<OpenError> for Fault {
     }
 }
 
-impl From<StoreError> for Fault {
+impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         Self::with(74, error)
     }

@@ -1,6 +1,6 @@
-//! A start that was left to its worker, whose gate closes before `init` is through: by `ctx.stop()`, or since `init` failed
-//! and what belongs to it takes its time. Each with a twin whose start the owner attends to from the beginning
-//! (`max_concurrent_starts`), which is to end in the same way.
+//! A delegated start whose gate closes before `init` returns: by `ctx.stop()`, or because `init` failed and its tasks
+//! take their time. Each is compared with a start that the owner completes itself (`max_concurrent_starts`), which must
+//! end the same way.
 
 use std::future::pending;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -11,11 +11,11 @@ use gen_registry::{Builder, Registry, StartError, WorkerHandle};
 use test_support::{ClosureArgs, ClosureWorker, within};
 use tokio::time::{Instant, sleep};
 
-fn twins(
+fn variants(
     with: impl Fn(Builder<ClosureWorker>) -> Builder<ClosureWorker>,
 ) -> [(&'static str, Registry<ClosureWorker>); 2] {
-    let attended = with(Registry::builder()).max_concurrent_starts(1_000).build().unwrap();
-    [("attended", attended), ("alone", with(Registry::builder()).build().unwrap())]
+    let by_owner = with(Registry::builder()).max_concurrent_starts(1_000).build().unwrap();
+    [("owner", by_owner), ("delegated", with(Registry::builder()).build().unwrap())]
 }
 
 fn text(started: Result<WorkerHandle<ClosureWorker>, StartError<ClosureWorker>>) -> String {
@@ -24,7 +24,7 @@ fn text(started: Result<WorkerHandle<ClosureWorker>, StartError<ClosureWorker>>)
 
 #[tokio::test(start_paused = true)]
 async fn slow_init_after_ctx_stop_has_init_timeout() {
-    for (twin, registry) in twins(|builder| builder) {
+    for (variant, registry) in variants(|builder| builder) {
         let slow = ClosureArgs::init(|ctx| {
             Box::pin(async move {
                 ctx.stop();
@@ -33,14 +33,14 @@ async fn slow_init_after_ctx_stop_has_init_timeout() {
         });
         let began = Instant::now();
         let started = within(registry.start("k", slow), "a slow start").await;
-        assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("Ok", 10), "{twin}");
+        assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("Ok", 10), "{variant}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn hung_init_after_ctx_stop_times_out() {
-    for (twin, registry) in
-        twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::from_secs(3)))
+    for (variant, registry) in
+        variants(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::from_secs(3)))
     {
         let hung = ClosureArgs::init(|ctx| {
             Box::pin(async move {
@@ -50,53 +50,55 @@ async fn hung_init_after_ctx_stop_times_out() {
         });
         let began = Instant::now();
         let started = within(registry.start("k", hung), "a hung start").await;
-        assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("TimedOut", 1), "{twin}");
+        assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("TimedOut", 1), "{variant}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn hung_init_times_out_without_stop_timeout() {
-    for (twin, registry) in twins(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::MAX)) {
+    for (variant, registry) in
+        variants(|builder| builder.init_timeout(Duration::from_secs(1)).stop_timeout(Duration::MAX))
+    {
         let hung = ClosureArgs::init(|ctx| {
             Box::pin(async move {
                 ctx.stop();
                 pending().await
             })
         });
-        let started = within(registry.start("k", hung), &format!("a hung start, {twin}")).await;
-        assert_eq!(text(started), "TimedOut", "{twin}");
+        let started = within(registry.start("k", hung), &format!("a hung start, {variant}")).await;
+        assert_eq!(text(started), "TimedOut", "{variant}");
     }
 }
 
-/// Real time: blocking work holds a paused clock.
+/// Real time, because blocking work holds a paused clock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_init_with_blocking_work_times_out() {
     let short = Duration::from_millis(50);
-    for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
+    for (variant, registry) in variants(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();
         let mut blocks = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 let (began, begun) = tokio::sync::oneshot::channel();
                 drop(ctx.spawn_blocking(move || {
-                    began.send(()).expect("`init` waits for it");
-                    // An error says that the other end is gone: released too.
+                    began.send(()).expect("`init` waits");
+                    // An error means that the sender was dropped.
                     let _ = released.recv();
                 }));
-                begun.await.expect("it begins");
+                begun.await.expect("the blocking work begins");
             })
         });
         blocks.fail_init = true;
         let told = tokio::time::timeout(Duration::from_secs(5), registry.start("k", blocks)).await;
         drop(release);
-        let told = told.unwrap_or_else(|_| panic!("{twin}: nobody tells its caller"));
-        assert_eq!(text(told), "TimedOut", "{twin}");
+        let told = told.unwrap_or_else(|_| panic!("{variant}: the caller gets no result"));
+        assert_eq!(text(told), "TimedOut", "{variant}");
     }
 }
 
-/// Wakes the runtime from outside until what it returns is dropped.
+/// Wakes the runtime from outside until the returned sender is dropped.
 ///
-/// One of tokio's threads waits for the timers, for all of them. If a worker's code then keeps that very thread, nobody waits
-/// for them until another thread is woken, and no time-out passes, also not that of a test.
+/// One of tokio's threads drives the timers of the runtime. If a worker's code blocks that thread, timers do not fire
+/// until another thread is woken, not even the timeouts of a test.
 #[must_use]
 fn keep_awake() -> mpsc::Sender<()> {
     let (awake, dropped) = mpsc::channel();
@@ -109,24 +111,24 @@ fn keep_awake() -> mpsc::Sender<()> {
     awake
 }
 
-/// The same, with code that never yields after a first await.
+/// The same with code that never yields after its first await.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocking_init_after_ctx_stop_times_out() {
     let _awake = keep_awake();
     let short = Duration::from_millis(50);
-    for (twin, registry) in twins(|builder| builder.init_timeout(short).stop_timeout(short)) {
+    for (variant, registry) in variants(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();
         let stuck = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 ctx.stop();
                 tokio::task::yield_now().await;
-                // An error says that the other end is gone: released too.
+                // An error means that the sender was dropped.
                 let _ = released.recv();
             })
         });
         let told = tokio::time::timeout(Duration::from_secs(5), registry.start("k", stuck)).await;
         drop(release);
-        let told = told.unwrap_or_else(|_| panic!("{twin}: nobody tells its caller"));
-        assert_eq!(text(told), "TimedOut", "{twin}");
+        let told = told.unwrap_or_else(|_| panic!("{variant}: the caller gets no result"));
+        assert_eq!(text(told), "TimedOut", "{variant}");
     }
 }
