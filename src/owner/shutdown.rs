@@ -104,7 +104,7 @@ impl<W: Worker> Drop for Owner<W> {
         let aborted = self.lifecycle.entries();
         self.eviction_pool.clear();
         self.table.clear();
-        self.shared.events.end();
+        self.shared.events.close();
         // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
         let final_report = self.final_report.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
         self.report.send_replace(Some(final_report));

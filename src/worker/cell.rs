@@ -174,9 +174,9 @@ impl<W: Worker> WorkerCell<W> {
         self.queue.gate() == Gate::Killed
     }
 
-    /// Takes the messages out of the mailbox that were accepted and will not begin. A call learns of it by the drop
-    /// of its reply, a cast goes to `on_undelivered` (G6). A panic on the way costs one message only (G5). `reason`
-    /// applies unless the worker was killed.
+    /// Takes the messages out of the mailbox that were accepted and will not begin. The gate is closed. A call learns
+    /// of it by the drop of its reply, a cast goes to `on_undelivered` (G6). A panic on the way costs one message
+    /// only (G5). `reason` applies unless the worker was killed.
     pub(crate) fn undeliver(&self, reason: UndeliveredReason) {
         let reason = match self.queue.gate() {
             Gate::Killed if self.was_killed_at_deadline() => UndeliveredReason::Deadline,

@@ -138,7 +138,7 @@ pub struct Lagged(pub u64);
 const BACKLOG: usize = 1_024;
 
 /// Where events are emitted: by the owner, and for a delegated start by the worker's task.
-pub(crate) struct Announcer<W: Worker> {
+pub(crate) struct EventSender<W: Worker> {
     channel: Mutex<Channel<W>>,
     /// A subscriber has existed. Most registries have none, and then no event takes the lock.
     has_channel: AtomicBool,
@@ -152,7 +152,7 @@ enum Channel<W: Worker> {
     Closed,
 }
 
-impl<W: Worker> Announcer<W> {
+impl<W: Worker> EventSender<W> {
     pub(crate) fn new() -> Self {
         Self { channel: Mutex::new(Channel::Unused), has_channel: AtomicBool::new(false) }
     }
@@ -195,7 +195,7 @@ impl<W: Worker> Announcer<W> {
     }
 
     /// Closes the channel: no event follows.
-    pub(crate) fn end(&self) {
+    pub(crate) fn close(&self) {
         let channel = std::mem::replace(&mut *self.channel(), Channel::Closed);
         catch_panic(|| drop(channel));
     }

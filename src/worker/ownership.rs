@@ -6,9 +6,8 @@
 //! registry, the owners of their registries, and so on. Registries are of different types and do not know each other.
 //! The edges are kept here, by the ids of registries and workers, which are never reused.
 //!
-//! The process has one lock for this. `own` takes it, the end of an owner, and a worker that stops or shuts down
-//! something of another registry. A lookup or a send never takes it, nor does a start that does not meet a stopping
-//! worker.
+//! The process has one lock for this. These take it: `own`, the end of an owner, and a worker that stops or shuts down
+//! something of another registry. A start takes it only if it meets a stopping worker. A lookup or a send never does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -23,7 +23,7 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::config::FormatKey;
 use crate::worker::config::{Config, OnUndelivered, RestartPlan, StartLimiter};
 use crate::worker::deferred::DeferredAction;
-use crate::worker::events::Announcer;
+use crate::worker::events::EventSender;
 use crate::worker::request::{Notice, Request};
 
 /// Counts that change with each start and exit.
@@ -66,7 +66,7 @@ pub(crate) struct Shared<W: Worker> {
     pub(crate) clock: Clock,
     /// Whether a reporter records how long starts and runs take.
     pub(crate) records_lifetimes: bool,
-    pub(crate) events: Announcer<W>,
+    pub(crate) events: EventSender<W>,
     /// Counters that every thread writes, striped by thread.
     pub(crate) hot: StripedCounters,
     /// Measures how long messages take. Present if the builder asked for it.

@@ -23,7 +23,7 @@ use crate::util::panics::CatchDropPanic;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
 use crate::worker::config::StartLimiter;
-use crate::worker::events::Announcer;
+use crate::worker::events::EventSender;
 use crate::worker::shared::Shared;
 
 /// Capacity of the owner's request queue. Start requests beyond it wait.
@@ -83,7 +83,7 @@ impl<W: Worker> Builder<W> {
             start_limiter,
             clock: Clock::new(runtime.clone()),
             records_lifetimes: reporter.is_some(),
-            events: Announcer::new(),
+            events: EventSender::new(),
             hot: StripedCounters::new(),
             stopwatch,
             #[cfg(feature = "tracing")]

@@ -50,7 +50,7 @@ pub(crate) struct RestartState<W: Worker> {
     history: History,
     /// The backoff before the next run, once that is decided. `None` while a run is in progress.
     pub(super) next_after: Option<Duration>,
-    /// When this run was ready. Only read if the worker was restarted and restarts have a backoff.
+    /// When this run was ready. Set only if the worker was restarted and restarts have a backoff.
     ready_at: Option<Instant>,
 }
 
@@ -99,7 +99,8 @@ pub(super) fn plan_restart<W: Worker>(
     restart_state.next_after.is_some()
 }
 
-/// Decides for a run that did not end in [`plan_restart`]: after a panic, or after an `init` that failed in a restart.
+/// The decision for any run, also for one that ended before its task could ask [`plan_restart`]: by a panic, or by an
+/// `init` that failed in a restart.
 pub(super) fn will_restart<W: Worker>(
     cell: &WorkerCell<W>,
     exit: &Exit,
