@@ -1,7 +1,8 @@
 //! The states of a key, as a pure function: [`Lifecycle::step`] takes an [`Event`] and appends [`Effect`]s.
 //!
-//! The state machine knows neither tokio nor the table. The [owner](crate::owner) feeds it what happens and performs the effects
-//! in their order. The tests replace the owner by a simulated world and check every effect (`lifecycle/tests`).
+//! The state machine knows neither tokio nor the table. The [owner](crate::owner) feeds it what happens and performs
+//! the effects in their order. The tests replace the owner by a simulated world and check every effect
+//! (`lifecycle/tests`).
 //!
 //! # States of a key
 //!
@@ -18,35 +19,39 @@
 //! ```
 //!
 //! - **Vacant**: the table has no entry for the key.
-//! - **Queued**: the table has an entry whose worker is not spawned yet. At the limit of workers the owner has closed the gate of an
-//!   idle worker, the *victim*, and the entry waits for the victim's exit.
-//! - **Starting**: the worker is spawned and its first `init` has not returned. It waits for a permit if starts are paced.
-//! - **Running**: the worker accepts messages. A worker between two runs is running too: it keeps its entry, and its gate stays
-//!   open.
-//! - **Stopping**: the worker's gate is closed, or its start is cancelled. Its [stage](StopStage) is *draining*, then *aborting*, then
-//!   *stuck*.
+//! - **Queued**: the table has an entry whose worker is not spawned yet. At the limit of workers the owner has closed
+//!   the gate of an idle worker, the *victim*, and the entry waits for the victim's exit.
+//! - **Starting**: the worker is spawned and its first `init` has not returned. It waits for a permit if starts are
+//!   paced.
+//! - **Running**: the worker accepts messages. A worker between two runs is running too: it keeps its entry, and its
+//!   gate stays open.
+//! - **Stopping**: the worker's gate is closed, or its start is cancelled. Its [stage](StopStage) is *draining*, then
+//!   *aborting*, then *stuck*.
 //!
-//! [`Phases`] holds the keys that are queued, starting or stopping. Running keys are the many, so they are kept by absence: an
-//! entry that is in the table and not in [`Phases`] is running. There are two exceptions:
+//! [`Phases`] holds the keys that are queued, starting or stopping. Running keys are the many, so they are kept by
+//! absence: an entry that is in the table and not in [`Phases`] is running. There are two exceptions:
 //!
-//! - A start that is [delegated](crate::worker::start) to the worker's task looks like a running worker until the owner reclaims it.
+//! - A start that is [delegated](crate::worker::start) to the worker's task looks like a running worker until the owner
+//!   reclaims it.
 //! - After [`Effect::CloseAll`] a worker that was running is on its way out, and is not entered as stopping.
 //!
 //! # Events
 //!
-//! - From callers: [`Start`](Event::Start), [`Stop`](Event::Stop), [`Crash`](Event::Crash), [`Shutdown`](Event::Shutdown).
+//! - From callers: [`Start`](Event::Start), [`Stop`](Event::Stop), [`Crash`](Event::Crash),
+//!   [`Shutdown`](Event::Shutdown).
 //! - From the worker's task: [`InitBegun`](Event::InitBegun), [`Ready`](Event::Ready), [`Closing`](Event::Closing),
 //!   [`RunEnded`](Event::RunEnded), [`Exited`](Event::Exited).
 //! - From the owner: [`Reclaimed`](Event::Reclaimed), and [`DeadlineExpired`](Event::DeadlineExpired),
-//!   [`CrashDeadlineExpired`](Event::CrashDeadlineExpired) and [`ShutdownDeadlineExpired`](Event::ShutdownDeadlineExpired) for what it
-//!   has armed.
+//!   [`CrashDeadlineExpired`](Event::CrashDeadlineExpired) and
+//!   [`ShutdownDeadlineExpired`](Event::ShutdownDeadlineExpired) for what it has armed.
 //!
 //! # Effects
 //!
 //! - On the table: [`Launch`](Effect::Launch), [`Queue`](Effect::Queue), [`LaunchQueued`](Effect::LaunchQueued),
 //!   [`DropQueued`](Effect::DropQueued), [`Remove`](Effect::Remove).
-//! - On a worker: [`SkipPermit`](Effect::SkipPermit), [`Open`](Effect::Open), [`Close`](Effect::Close), [`Kill`](Effect::Kill),
-//!   [`AbandonMailbox`](Effect::AbandonMailbox); on all of them: [`CloseAll`](Effect::CloseAll), [`KillAll`](Effect::KillAll).
+//! - On a worker: [`SkipPermit`](Effect::SkipPermit), [`Open`](Effect::Open), [`Close`](Effect::Close),
+//!   [`Kill`](Effect::Kill), [`AbandonMailbox`](Effect::AbandonMailbox); on all of them:
+//!   [`CloseAll`](Effect::CloseAll), [`KillAll`](Effect::KillAll).
 //! - On deadlines: [`Arm`](Effect::Arm), [`ArmCrash`](Effect::ArmCrash).
 //! - To callers: [`ReplyStart`](Effect::ReplyStart), [`ReplyStop`](Effect::ReplyStop), [`Report`](Effect::Report).
 //! - To the counters, subscribers and the crash history: [`ReportFailedStart`](Effect::ReportFailedStart),
@@ -55,40 +60,43 @@
 //!
 //! # Rules
 //!
-//! 1. **One entry per key.** A worker is launched or queued only for a key without an entry. An entry is removed only on `Exited`,
-//!    which the worker's task reports after the worker's state is dropped.
-//! 2. **Open and remove before replying.** `Open` precedes the replies that return the worker. `Remove` precedes every reply and
-//!    event that says the worker has exited.
-//! 3. **Callers share.** A start of a starting key joins the callers that wait for it. A start of a stopping key waits for the exit,
-//!    and all of these share one new start. A key whose gate is closed counts as stopping, although the worker's `Closing` has
-//!    not arrived yet.
-//! 4. **One spec per worker.** A launch takes the [spec](StartWaiter::spec) of one caller. Every other caller gets its own back.
-//! 5. **A start fails after its entry is removed.** The exception is an `init` that never yields: its callers are answered when
-//!    [`Deadline::Abort`] expires.
-//! 6. **Every state but Running ends by a deadline.** `Starting` ends by [`Deadline::Init`], which is armed at the launch, or if starts
-//!    are paced when the permit is granted. `Stopping` ends by [`Deadline::Drain`] and then by [`Deadline::Abort`], or by the
-//!    deadlines of the shutdown. When the last one expires the worker is *stuck*: its callers are answered, and its key stays
-//!    taken until it does exit. `Queued` ends with its victim. A deadline that expires in another state is stale and has no effect.
-//! 7. **Launched workers count until they exit.** At the limit one more is launched only after a victim has exited, and takes the
-//!    victim's place. A queued entry does not count.
-//! 8. **A wait that would close a cycle is refused.** Each caller says in which worker's task it waits, so a cycle of workers that
-//!    wait for each other is found when its last wait is requested ([`deadlock`]). A start that a worker waits for is
-//!    therefore never delegated.
-//! 9. **A delegated start is reclaimed first.** While the worker completes its start by itself, no event concerns it. Before any
-//!    other event about the entry the owner sends `Reclaimed`, and the key is `Starting` from then on.
-//! 10. **Nothing is launched after `Shutdown`.** The report is made when the last entry is removed, or when the shutdown's second
-//!     deadline expires. It counts the entries that are left as stuck.
+//! 1. **One entry per key.** A worker is launched or queued only for a key without an entry. An entry is removed only
+//!    on `Exited`, which the worker's task reports after the worker's state is dropped.
+//! 2. **Open and remove before replying.** `Open` precedes the replies that return the worker. `Remove` precedes every
+//!    reply that says the worker has exited.
+//! 3. **Callers share.** A start of a starting key joins the callers that wait for it. A start of a stopping key waits
+//!    for the exit, and all of these share one new start. A key whose gate is closed counts as stopping, although the
+//!    worker's `Closing` has not arrived yet.
+//! 4. **One spec per worker.** A launch takes the [spec](StartWaiter::spec) of one caller. Every other caller gets its
+//!    own back.
+//! 5. **A start fails after its entry is removed.** The exception is an `init` that never yields: its callers are
+//!    answered when [`Deadline::Abort`] expires.
+//! 6. **Every state but Running ends by a deadline.** `Starting` ends by [`Deadline::Init`], which is armed at the
+//!    launch, or if starts are paced when the permit is granted. `Stopping` ends by [`Deadline::Drain`] and then by
+//!    [`Deadline::Abort`], or by the deadlines of the shutdown. When the last one expires the worker is *stuck*: its
+//!    callers are answered, and its key stays taken until it does exit. `Queued` ends with its victim. A deadline that
+//!    expires in another state is stale and has no effect.
+//! 7. **Launched workers count until they exit.** At the limit one more is launched only after a victim has exited, and
+//!    takes the victim's place. A queued entry does not count.
+//! 8. **A wait that would close a cycle is refused.** Each caller says in which worker's task it waits, so a cycle of
+//!    workers that wait for each other is found when its last wait is requested ([`deadlock`]). A start that a worker
+//!    waits for is therefore never delegated.
+//! 9. **A delegated start is reclaimed first.** While the worker completes its start by itself, no event concerns it.
+//!    Before any other event about the entry the owner sends `Reclaimed`, and the key is `Starting` from then on.
+//! 10. **Nothing is launched after `Shutdown`.** The report is made when the last entry is removed, or when the
+//!     shutdown's second deadline expires. It counts the entries that are left as stuck.
 //! 11. **A crash from outside is not a state.** Only its callers are known, by the run they mean ([`crash`]).
 //!
 //! # Proof
 //!
-//! - **G1**: by rule 1 a key has at most one entry, and an entry has one worker, whose state is dropped before the entry is removed.
-//! - **G2**: two concurrent starts find the key vacant, starting or stopping. By rule 1 the first launches, and by rule 3 all
-//!   others join it or the one new start. By rule 4 one `start` succeeds.
-//! - **G3**: by rule 2 a caller that is told of a worker finds it, and a caller that is told of its exit finds the key free. By rule 3
-//!   a start that comes after the gate is closed gets the next worker.
-//! - **G5**: by rules 5 and 6 each waiting caller gets one reply. It is in one list of one phase, or among the callers of one crash;
-//!   each phase and each crash ends by an event or a deadline, and both reply to the whole list.
+//! - **G1**: by rule 1 a key has at most one entry, and an entry has one worker, whose state is dropped before the
+//!   entry is removed.
+//! - **G2**: by rule 1 the first of several concurrent starts launches a worker. By rule 3 the others join it, find it
+//!   running, or share the next one. By rule 4 only one `start` of a worker succeeds.
+//! - **G3**: by rule 2 a caller that gets a worker finds it by lookup, and a caller that learns of its exit finds the
+//!   key free. By rule 3 a start that comes after the gate is closed gets the next worker.
+//! - **G5**: by rules 5 and 6 each waiting caller gets one reply. It is in one list of one phase, or among the callers
+//!   of one crash; each phase and each crash ends by an event or a deadline, and both reply to the whole list.
 //! - **G10**: by rule 10.
 //! - **G11**: by rule 7, since the owner asks [`is_full`](Lifecycle::is_full) and sends `Start` in one operation.
 //! - No two workers wait for each other forever: by rule 8.
@@ -132,7 +140,8 @@ pub(crate) struct Limits {
     pub(crate) is_paced: bool,
 }
 
-/// The states of all keys. The field that every start writes is the last one in memory: see [`Owner`](crate::owner::Owner).
+/// The states of all keys. The field that every start writes is the last one in memory: see
+/// [`Owner`](crate::owner::Owner).
 #[repr(C)]
 pub(crate) struct Lifecycle<P: Types> {
     limits: Limits,
@@ -184,8 +193,8 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// Whether an armed deadline still applies. (Rule 6) `None`: the machine holds no phase for the entry, which is running, has
-    /// exited, or is a delegated start.
+    /// Whether an armed deadline still applies. (rule 6) `None`: the machine holds no phase for the entry, which is
+    /// running, has exited, or is a delegated start.
     pub(crate) fn awaits(&self, entry: EntryId, deadline: Deadline) -> Option<bool> {
         self.phases.get(&entry).map(|phase| match (phase, deadline) {
             (Phase::Starting { .. }, Deadline::Init) => true,

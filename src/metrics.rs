@@ -1,7 +1,7 @@
 //! The metrics of a registry: the name, labels, unit, help text and buckets of each.
 //!
-//! Tests hold the dashboard, the alerts and this page against this catalogue. Use it to set up a recorder, or to check your
-//! own rules:
+//! Tests hold the dashboard, the alerts and this page against this catalogue. Use it to set up a recorder, or to check
+//! your own rules:
 //!
 //! ```
 //! use gen_registry::metrics::{ALL, Kind, WORKER_RESTARTS};
@@ -20,17 +20,17 @@
 //!
 //! # When values are recorded
 //!
-//! A named registry records all its metrics when it is built, every two seconds, and when it ends. It registers its handles anew
-//! each time: a recorder that is installed later gets all totals, and a series that the exporter has dropped as idle
-//! reappears. Values of histograms are buffered for up to two seconds, at most 1,024 per histogram, and are lost if no recorder
-//! is installed when they are flushed. After the end of a registry all its gauges are 0, except for the two settings
-//! `workers_limit` and `mailbox_capacity`.
+//! A named registry records all its metrics when it is built, every two seconds, and when it ends. It registers its
+//! handles anew each time: a recorder that is installed later gets all totals, and a series that the exporter has
+//! dropped as idle reappears. Values of histograms are buffered for up to two seconds, at most 1,024 per histogram, and
+//! are lost if no recorder is installed when they are flushed. After the end of a registry all its gauges are 0, except
+//! for the two settings `workers_limit` and `mailbox_capacity`.
 //!
 //! # The catalogue
 //!
-//! `registry` is the registry's name. All other labels have the listed values and no others, so the number of series depends on
-//! the number of registries and never on the number of keys. Unless marked otherwise, each series is present from the start,
-//! with the value 0.
+//! `registry` is the registry's name. All other labels have the listed values and no others, so the number of series
+//! depends on the number of registries and never on the number of keys. Unless marked otherwise, each series is present
+//! from the start, with the value 0.
 //!
 #![doc = include_str!("metrics/METRICS.md")]
 //!
@@ -39,10 +39,10 @@
 //! While no worker is starting, restarting or stopping, the following holds for each registry:
 //!
 //! - `worker_starts_total{outcome="ok"}` minus all `worker_exits_total` is the number of workers.
-//! - Each end of a run is counted once: as an exit, or as a restart `by="registry"`. The crashes are therefore the exits and
-//!   the restarts `by="registry"` with the reasons `failed`, `panicked` and `crashed` (from outside).
-//! - `worker_lifetime_seconds` has one observation for each end of a run. A worker that was ended before it had restarted has one
-//!   more, of 0, for its exit.
+//! - Each end of a run is counted once: as an exit, or as a restart `by="registry"`. The crashes are therefore the
+//!   exits and the restarts `by="registry"` with the reasons `failed`, `panicked` and `crashed` (from outside).
+//! - `worker_lifetime_seconds` has one observation for each end of a run. A worker that was ended before it had
+//!   restarted has one more, of 0, for its exit.
 //! - A restart `by="caller"` is also a start, and the crash before it is also an exit.
 
 mod catalogue;

@@ -1,8 +1,8 @@
-//! The callers of [`WorkerHandle::crash`](crate::WorkerHandle::crash). Each waits until the run it means has ended, the worker has
-//! exited, or the deadline of the crash expires.
+//! The callers of [`WorkerHandle::crash`](crate::WorkerHandle::crash). Each waits until the run it means has ended, the
+//! worker has exited, or the deadline of the crash expires.
 //!
-//! The owner requests the run to end before it sends [`Event::Crash`](crate::lifecycle::Event::Crash), which therefore names the
-//! run that ends. A later run is neither ended nor waited for.
+//! The owner requests the run to end before it sends [`Event::Crash`](crate::lifecycle::Event::Crash), which therefore
+//! names the run that ends. A later run is neither ended nor waited for.
 
 use crate::lifecycle::event::{Effect, Exit, StartFailure, StopFailure, StopKind, StopWaiter, Types};
 use crate::lifecycle::exit::ExitReason;

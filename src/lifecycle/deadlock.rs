@@ -1,5 +1,5 @@
-//! Refuses a wait that would close a cycle of waiting workers, for instance an `init` that starts a key whose `init` starts
-//! the first one.
+//! Refuses a wait that would close a cycle of waiting workers, for instance an `init` that starts a key whose `init`
+//! starts the first one.
 //!
 //! The edges are the callers in [`Phase`]s: each says in which worker's task it waits ([`Phase::waiting_workers`]).
 
@@ -11,8 +11,8 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::phase::{Phase, StopStage};
 
 impl<P: Types> Lifecycle<P> {
-    /// Whether `target` already waits, directly or through other workers, for the worker `waits_in`, which requests to wait for
-    /// `target`. The search goes backwards, from an entry to the workers that wait for it.
+    /// Whether `target` already waits, directly or through other workers, for the worker `waits_in`, which requests to
+    /// wait for `target`. The search goes backwards, from an entry to the workers that wait for it.
     pub(super) fn would_deadlock(&self, waits_in: Option<EntryId>, target: EntryId) -> bool {
         let Some(waiter) = waits_in else { return false };
         let mut seen = HashSet::new();

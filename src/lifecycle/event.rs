@@ -39,9 +39,9 @@ pub(crate) enum StopKind {
 /// A caller that waits for a worker to start.
 pub(crate) struct StartWaiter<P: Types> {
     pub(crate) verb: Verb,
-    /// The worker of this registry in whose task the caller waits, if it is one.
+    /// The worker of this registry in whose task the caller waits, if there is one.
     pub(crate) waits_in: Option<EntryId>,
-    /// Taken by the launch. A caller whose spec is not taken gets it back. (Rule 4)
+    /// Taken by the launch. A caller whose spec is not taken gets it back. (rule 4)
     pub(crate) spec: Option<P::StartSpec>,
     pub(crate) reply: P::StartReply,
 }
@@ -140,17 +140,18 @@ pub(crate) enum Deadline {
 
 /// An input of the machine.
 pub(crate) enum Event<P: Types> {
-    /// A caller requests a worker. `occupant`: the entry of its key, if there is one. Otherwise `fresh` is the id of the entry to make,
-    /// and `admission` says whether it may be made.
+    /// A caller requests a worker. `occupant`: the entry of its key, if there is one. Otherwise `fresh` is the id of
+    /// the entry to make, and `admission` says whether it may be made.
     Start { starter: StartWaiter<P>, occupant: Option<Occupant>, fresh: EntryId, admission: Admission },
     /// A caller stops or kills a worker. `exists`: the table has the entry.
     Stop { entry: EntryId, exists: bool, stopper: StopWaiter<P> },
-    /// The owner has requested the current run of a worker to crash, and a caller waits for that. `exists`: the table has the
-    /// entry. `run`: the number of that run, or `None` between two runs.
+    /// The owner has requested the current run of a worker to crash, and a caller waits for that. `exists`: the table
+    /// has the entry. `run`: the number of that run, or `None` between two runs.
     Crash { entry: EntryId, exists: bool, run: Option<u32>, reply: P::StopReply },
     /// A run has ended, and the worker restarts. Sent only if [`has_crashes`](super::Lifecycle::has_crashes).
     RunEnded { entry: EntryId, run: u32, reason: ExitReason },
-    /// The owner has reclaimed a delegated start, with the reply to its caller. Precedes any other event about the entry. (Rule 9)
+    /// The owner has reclaimed a delegated start, with the reply to its caller. Precedes any other event about the
+    /// entry. (rule 9)
     Reclaimed(EntryId, P::StartReply),
     /// A worker has its permit, and its first `init` begins. Sent only if starts are paced.
     InitBegun(EntryId),
@@ -172,8 +173,9 @@ pub(crate) enum Event<P: Types> {
 
 /// An output of the machine. The owner performs the effects of one step in their order.
 pub(crate) enum Effect<P: Types> {
-    /// Insert the entry into the table and spawn its worker. With a reply the start is delegated: after `init` the worker opens
-    /// its own gate and replies, unless the owner reclaims the start before, at the latest when [`Deadline::Init`] expires.
+    /// Insert the entry into the table and spawn its worker. With a reply the start is delegated: after `init` the
+    /// worker opens its own gate and replies, unless the owner reclaims the start before, at the latest when
+    /// [`Deadline::Init`] expires.
     Launch(EntryId, P::StartSpec, Option<P::StartReply>),
     /// Insert the entry into the table, and keep its worker unspawned until there is room for it.
     Queue(EntryId, P::StartSpec),
@@ -191,8 +193,8 @@ pub(crate) enum Effect<P: Types> {
     Retry(StartWaiter<P>),
     /// Open the gate after `init`.
     Open(EntryId),
-    /// Close the gate. The worker drains or discards its mailbox, and exits. If the gate is closed already, the mailbox may
-    /// still be discarded.
+    /// Close the gate. The worker drains or discards its mailbox, and exits. If the gate is closed already, the mailbox
+    /// may still be discarded.
     Close(EntryId, CloseReason, StopMode),
     /// Drop the future that the worker runs, at its next await.
     Kill(EntryId),
@@ -209,9 +211,9 @@ pub(crate) enum Effect<P: Types> {
     },
     ReplyStart(P::StartReply, Option<P::StartSpec>, StartOutcome),
     ReplyStop(P::StopReply, Result<ExitReason, StopFailure>),
-    /// Close every gate, and send [`Event::ShutdownDeadlineExpired`] after the stop time-out.
+    /// Close every gate, and send [`Event::ShutdownDeadlineExpired`] after the stop timeout.
     CloseAll,
-    /// Kill every worker, and send [`Event::ShutdownDeadlineExpired`] after the stop time-out once more.
+    /// Kill every worker, and send [`Event::ShutdownDeadlineExpired`] after the stop timeout once more.
     KillAll,
     /// The shutdown is complete: publish the report.
     Report(ShutdownReport),
@@ -222,17 +224,18 @@ pub(crate) enum Effect<P: Types> {
 #[non_exhaustive]
 #[must_use = "it says whether workers were aborted, or are stuck"]
 pub struct ShutdownReport {
-    /// Workers that exited by themselves within the stop time-out, after they handled (or discarded) what was in their mailbox.
+    /// Workers that exited by themselves within the stop timeout, after they handled (or discarded) what was in their
+    /// mailbox.
     pub drained: usize,
     /// Workers that panicked, returned an error or were [crashed](crate::WorkerHandle::crash) while they stopped.
     pub crashed: usize,
-    /// Workers that were aborted, because they did not exit within the stop time-out.
+    /// Workers that were aborted, because they did not exit within the stop timeout.
     pub aborted: usize,
     /// Starts that were cancelled.
     pub cancelled: usize,
     /// Workers that run code which never yields. They could not be ended, and still run.
     pub stuck: usize,
-    /// The caller was a worker of this registry, or of a registry that ends with a worker of this one, and would have waited for
-    /// its own exit. Nothing was shut down.
+    /// The caller was a worker of this registry, or of a registry that ends with a worker of this one, and would have
+    /// waited for its own exit. Nothing was shut down.
     pub would_deadlock: bool,
 }

@@ -37,13 +37,13 @@ pub enum ExitReason {
     Normal,
     /// A caller stopped it.
     Stopped,
-    /// It was idle for longer than its idle time-out.
+    /// It was idle for longer than its idle timeout.
     Idle,
     /// It was idle, and the registry was at its limit of workers and needed room for another key.
     Evicted,
     /// Its registry was shut down, or the last handle to the registry was dropped.
     Shutdown,
-    /// It was killed: by `kill`, because it did not exit within the stop time-out, or with its runtime.
+    /// It was killed: by `kill`, because it did not exit within the stop timeout, or with its runtime.
     Killed,
     /// `handle` or `run` returned this error.
     Failed(Arc<dyn Error + Send + Sync>),
@@ -54,7 +54,8 @@ pub enum ExitReason {
 }
 
 impl ExitReason {
-    /// Whether the worker crashed: [`Failed`](Self::Failed), [`Panicked`](Self::Panicked) or [`Crashed`](Self::Crashed).
+    /// Whether the worker crashed: [`Failed`](Self::Failed), [`Panicked`](Self::Panicked) or
+    /// [`Crashed`](Self::Crashed).
     ///
     /// ```
     /// use gen_registry::ExitReason;
@@ -67,7 +68,8 @@ impl ExitReason {
     }
 }
 
-/// Compares the variants only, not the error of a [`Failed`](Self::Failed) or the message of a [`Panicked`](Self::Panicked).
+/// Compares the variants only, not the error of a [`Failed`](Self::Failed) or the message of a
+/// [`Panicked`](Self::Panicked).
 ///
 /// ```
 /// use gen_registry::ExitReason;

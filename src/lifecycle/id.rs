@@ -30,8 +30,8 @@ impl fmt::Display for WorkerId {
     }
 }
 
-/// Allocates [`WorkerId`]s for one owner, in ascending order. All owners share one counter, from which each takes a block at a
-/// time.
+/// Allocates [`WorkerId`]s for one owner, in ascending order. All owners share one counter, from which each takes a
+/// block at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Ids(Range<u64>);
 

@@ -20,8 +20,8 @@ pub(super) enum Phase<P: Types> {
     Queued { victim: EntryId, waiting: Vec<StartWaiter<P>> },
     Starting {
         waiting: Vec<StartWaiter<P>>,
-        /// Callers that came after the gate was closed: the worker was ready and has closed it again, and its notices have not
-        /// arrived yet.
+        /// Callers that came after the gate was closed: the worker was ready and has closed it again, and its notices
+        /// have not arrived yet.
         next: Vec<StartWaiter<P>>,
     },
     Stopping {
@@ -29,7 +29,7 @@ pub(super) enum Phase<P: Types> {
         /// The start that this stop cancels: the failure, and the callers that waited for it.
         cancelled: Option<(StartFailure, Vec<StartWaiter<P>>)>,
         stoppers: Vec<StopWaiter<P>>,
-        /// Callers that share one new start when this worker has exited. (Rule 3)
+        /// Callers that share one new start when this worker has exited. (rule 3)
         next: Vec<StartWaiter<P>>,
     },
 }
@@ -132,8 +132,8 @@ impl<P: Types> Phases<P> {
     }
 }
 
-/// From this length on a list of callers is compacted before it grows: callers that retry with time-outs would otherwise pile up
-/// behind a hung `init`. Only callers that have cancelled are removed.
+/// From this length on a list of callers is compacted before it grows: callers that retry with timeouts would
+/// otherwise pile up behind a hung `init`. Only callers that have cancelled are removed.
 pub(super) const COMPACT_AT: usize = 1_024;
 
 fn needs_compaction<T>(callers: &[T], capacity: usize) -> bool {
@@ -146,7 +146,7 @@ pub(super) fn join<P: Types>(
     effects: &mut Vec<Effect<P>>,
 ) {
     if needs_compaction(starters, starters.capacity()) {
-        // The first caller has given its spec to the launch. It stays first, since a missing spec marks it. (Rule 4)
+        // The first caller has given its spec to the launch. It stays first, since a missing spec marks it. (rule 4)
         let rest = starters.split_off(1);
         let (cancelled, waiting) = rest.into_iter().partition(|starter| starter.reply.is_abandoned());
         fail_all(cancelled, &StartFailure::Cancelled, effects);

@@ -1,4 +1,4 @@
-//! The end of all keys: gracefully, at once, or because the owner is dropped. (Rule 10)
+//! The end of all keys: gracefully, at once, or because the owner is dropped. (rule 10)
 
 use std::mem;
 

@@ -33,7 +33,7 @@ impl<P: Types> Lifecycle<P> {
         if !self.phases.contains_key(&entry) && !is_closed {
             return reply_with(starter, entry, effects);
         }
-        // From here on the caller waits. (Rule 8)
+        // From here on the caller waits. (rule 8)
         if self.would_deadlock(starter.waits_in, entry) {
             return fail(starter, StartFailure::WouldDeadlock, effects);
         }
@@ -47,7 +47,7 @@ impl<P: Types> Lifecycle<P> {
             // A worker never waits for room: the victim's `terminate` may be waiting for that worker.
             Phase::Queued { .. } if is_worker => fail(starter, StartFailure::AtCapacity, effects),
             Phase::Queued { waiting, .. } => join(waiting, starter, effects),
-            // The worker was ready and has closed its gate again: this caller gets the next one. (Rule 3)
+            // The worker was ready and has closed its gate again: this caller gets the next one. (rule 3)
             Phase::Starting { next, .. } if is_closed => join(next, starter, effects),
             Phase::Starting { waiting, .. } => {
                 join(waiting, starter, effects);
@@ -70,7 +70,7 @@ impl<P: Types> Lifecycle<P> {
         let Some(spec) = starter.spec.take() else { return };
         let is_worker = starter.waits_in.is_some();
         self.entries += 1;
-        // A start that a worker waits for is tracked, so that a later wait that closes a cycle is found. (Rule 8)
+        // A start that a worker waits for is tracked, so that a later wait that closes a cycle is found. (rule 8)
         if may_delegate && !is_worker && !self.limits.is_paced {
             return effects.push(Effect::Launch(fresh, spec, Some(starter.reply)));
         }
@@ -83,7 +83,7 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// Makes an entry for a vacant key, whose worker is launched when `victim` has exited. (Rule 7)
+    /// Makes an entry for a vacant key, whose worker is launched when `victim` has exited. (rule 7)
     fn queue(&mut self, mut starter: StartWaiter<P>, fresh: EntryId, victim: EntryId, effects: &mut Effects<P>) {
         // The owner has closed the victim's gate, so the victim exits even if this start is cancelled.
         self.phases.insert(victim, Phase::draining());
@@ -96,7 +96,8 @@ impl<P: Types> Lifecycle<P> {
         effects.push(Effect::Queue(fresh, spec));
     }
 
-    /// Launches the queued start that takes the place of a worker that has exited, unless all its callers have cancelled.
+    /// Launches the queued start that takes the place of a worker that has exited, unless all its callers have
+    /// cancelled.
     pub(super) fn launch_successor(&mut self, victim: EntryId, effects: &mut Effects<P>) {
         let Some(entry) = self.successors.remove(&victim) else { return };
         match self.phases.remove(&entry) {
@@ -117,7 +118,7 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// Tracks a start from here on that was delegated to the worker's task. (Rule 9)
+    /// Tracks a start from here on that was delegated to the worker's task. (rule 9)
     pub(super) fn reclaimed(&mut self, entry: EntryId, reply: P::StartReply) {
         debug_assert!(!self.phases.contains_key(&entry), "an event about a delegated start that was not reclaimed");
         // Only plain starts are delegated, so the rest of the caller is known: no worker waits, and its spec was taken.
@@ -134,15 +135,15 @@ impl<P: Types> Lifecycle<P> {
     pub(super) fn ready(&mut self, entry: EntryId, effects: &mut Effects<P>) {
         let (waiting, next) = match self.phases.remove(&entry) {
             Some(Phase::Starting { waiting, next }) => (waiting, next),
-            // A start that was cancelled while its `init` returned stays cancelled: the worker is dropped before any caller
-            // sees it.
+            // A start that was cancelled while its `init` returned stays cancelled: the worker is dropped before any
+            // caller sees it.
             Some(phase) => return self.phases.insert(entry, phase),
             None => return,
         };
-        // Open before replying: a caller that holds the handle must find it by lookup. (Rule 2)
+        // Open before replying: a caller that holds the handle must find it by lookup. (rule 2)
         effects.push(Effect::Open(entry));
         for starter in waiting {
-            // A caller whose spec is still there did not start this worker. (Rule 4)
+            // A caller whose spec is still there did not start this worker. (rule 4)
             let outcome = if starter.verb == Verb::Start && starter.spec.is_some() {
                 StartOutcome::AlreadyStarted(entry)
             } else {
@@ -157,7 +158,7 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// Cancels a queued or starting entry. Its callers are answered when the entry is removed. (Rule 5)
+    /// Cancels a queued or starting entry. Its callers are answered when the entry is removed. (rule 5)
     pub(super) fn cancel(&mut self, entry: EntryId, failure: StartFailure, effects: &mut Effects<P>) {
         let (waiting, next, is_queued) = match self.phases.remove(&entry) {
             Some(Phase::Queued { victim, waiting }) => {

@@ -27,7 +27,8 @@ impl<P: Types> Lifecycle<P> {
                 }
                 self.phases.insert(entry, phase);
                 match kind {
-                    // Without `Close` before it: a worker that sees its gate closed first would drain and run `terminate`.
+                    // Without `Close` before it: a worker that sees its gate closed first would drain and run
+                    // `terminate`.
                     StopKind::Kill => self.abort(entry, effects),
                     StopKind::Stop(mode) => {
                         effects.push(Effect::Close(entry, CloseReason::Stopped, mode));
@@ -88,7 +89,7 @@ impl<P: Types> Lifecycle<P> {
         if let (Exit::Ended(reason) | Exit::NotRestarted(reason), false) = (&exit, was_starting) {
             effects.push(Effect::ReportExit(entry, reason.clone()));
         }
-        // Remove before replying: a caller that is told of the exit must find the key free. (Rule 2)
+        // Remove before replying: a caller that learns of the exit must find the key free. (rule 2)
         effects.push(Effect::Remove(entry));
         self.last_run_ended(entry, &exit, effects);
         let next = phase.map_or_else(Vec::new, |phase| self.reply_to_all(entry, phase, &exit, was_starting, effects));
@@ -97,8 +98,8 @@ impl<P: Types> Lifecycle<P> {
             fail_all(next, &StartFailure::Shutdown, effects);
             return self.report_if_over(effects);
         }
-        // The successor first: the place is promised to it. The callers that want this key again find out whether there is
-        // room for one more. (Rule 7)
+        // The successor first: the place is promised to it. The callers that want this key again find out whether there
+        // is room for one more. (rule 7)
         self.launch_successor(entry, effects);
         effects.extend(next.into_iter().map(Effect::Retry));
     }

@@ -1,7 +1,8 @@
 //! The state machine in a simulated [world](world::World): a table, a queue of notices and a list of deadlines.
 //!
 //! After every step the world checks each effect against the guarantees (G1, G2, G3, G5, G9, G10, G11). The properties
-//! generate sequences of [operations](op::Op), and check at the end that every caller got exactly one reply. The cases are single scenarios.
+//! generate sequences of [operations](op::Op), and check at the end that every caller got exactly one reply. The cases
+//! are single scenarios.
 
 mod cases;
 mod effects;

@@ -109,8 +109,8 @@ const REGISTRY: Label = Label { name: "registry", values: LabelValues::RegistryN
 pub const WORKER_START_DURATION_BUCKETS: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// From a crash in the first message to a worker that is never idle. The buckets are narrow around crash loops (the default
-/// restart intensity counts within 5 s) and around idle time-outs.
+/// From a crash in the first message to a worker that is never idle. The buckets are narrow around crash loops (the
+/// default restart intensity counts within 5 s) and around idle timeouts.
 pub const WORKER_LIFETIME_BUCKETS: &[f64] =
     &[0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3_600.0, 14_400.0, 86_400.0, 604_800.0];
 
@@ -146,7 +146,8 @@ pub const WORKER_STARTS: Metric = Metric {
     labels: &[REGISTRY, one_of("outcome", &["ok", "error", "panic", "timeout", "cancelled", "rejected"])],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Starts by outcome: init was ok, failed, panicked, took too long or was stopped; rejected means it never ran.",
+    help: "Starts by outcome: init was ok, failed, panicked, took too long or was stopped; rejected means it never \
+           ran.",
 };
 
 /// Starts that wait for a permit.
@@ -172,7 +173,8 @@ pub const WORKER_EXITS: Metric = Metric {
     ],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Workers that exited for good, by reason; the end of a run before a restart counts as a restart, not an exit.",
+    help: "Workers that exited for good, by reason; the end of a run before a restart counts as a restart, not an \
+           exit.",
 };
 
 /// Restarts, by reason and by what caused them.
@@ -237,8 +239,8 @@ pub const MESSAGES_UNDELIVERED: Metric = Metric {
     labels: &[REGISTRY, one_of("reason", &["closed", "full", "killed", "crashed", "deadline"])],
     unit: Unit::Count,
     presence: Presence::Always,
-    help: "Messages whose handling never began, by reason: the worker was stopping or had exited, its mailbox was full, \
-           it was killed, it crashed, or its stop took too long.",
+    help: "Messages whose handling never began, by reason: the worker was stopping or had exited, its mailbox was \
+           full, it was killed, it crashed, or its stop took too long.",
 };
 
 /// The backlog of all workers.

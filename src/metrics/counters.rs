@@ -1,12 +1,12 @@
 //! [`StripedCounters`]: counters for events that are frequent on many threads at once, similar to Java's `LongAdder`.
 //!
-//! Each thread owns a stripe and adds to it by a plain load and store: without a locked instruction, and on a cache line that
-//! no other thread writes. A shared `fetch_add` would cost a quarter of a lookup. The sum over the stripes is exact once the
-//! counted events have happened before the read: no count of any thread is lost.
+//! Each thread owns a stripe and adds to it by a plain load and store: without a locked instruction, and on a cache
+//! line that no other thread writes. A shared `fetch_add` would cost a quarter of a lookup. The sum over the stripes is
+//! exact once the counted events have happened before the read: no count of any thread is lost.
 //!
-//! A thread gets its slot, the index of its stripe in every registry of the process, when it first counts something. When the
-//! thread ends, the slot is free for another one. Threads without a slot below the number of stripes share one more stripe, by
-//! `fetch_add`.
+//! A thread gets its slot, the index of its stripe in every registry of the process, when it first counts something.
+//! When the thread ends, the slot is free for another one. Threads without a slot below the number of stripes share one
+//! more stripe, by `fetch_add`.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;
@@ -83,8 +83,8 @@ impl StripedCounters {
         match self.own.get(slot()) {
             Some(stripe) => {
                 let counter = &stripe.0[what.slot()];
-                // Relaxed: only this thread writes here. The slot passes from one thread to the next under the lock of `FREE`, so
-                // the next thread reads what this one has written.
+                // Relaxed: only this thread writes here. The slot passes from one thread to the next under the lock of
+                // `FREE`, so the next thread reads what this one has written.
                 counter.store(counter.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
             }
             None => {

@@ -1,8 +1,8 @@
-//! [`NameLease`]: the names of live registries. No two registries of one recorder may share a name, since each would overwrite the
-//! other's values.
+//! [`NameLease`]: the names of live registries. No two registries of one recorder may share a name, since each would
+//! overwrite the other's values.
 //!
-//! When a registry ends its name becomes free, and its totals are stored here. The next registry of that name continues from
-//! them: recorders keep the higher value of a counter, so one that restarted at 0 would stay at the old total.
+//! When a registry ends its name becomes free, and its totals are stored here. The next registry of that name continues
+//! from them: recorders keep the higher value of a counter, so one that restarted at 0 would stay at the old total.
 
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};

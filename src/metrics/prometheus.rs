@@ -1,7 +1,7 @@
 //! Installs the Prometheus exporter with the buckets of the [catalogue](super).
 //!
-//! The exporter is that of the crate `metrics-exporter-prometheus`, installed as the recorder of the process: everything else
-//! that the program records through the `metrics` facade is exported too.
+//! The exporter is that of the crate `metrics-exporter-prometheus`, installed as the recorder of the process:
+//! everything else that the program records through the `metrics` facade is exported too.
 //!
 //! - A program without an HTTP server calls [`listen`].
 //! - A program with an HTTP server calls [`install`], and serves [`Scrape::render`] on a route.
@@ -49,8 +49,8 @@ impl InstallError {
 
 /// Returns the exporter's own builder, with the buckets of the catalogue set.
 ///
-/// Its `install` runs the upkeep. With `install_recorder` or `build_recorder`, call `run_upkeep` on the handle every few seconds:
-/// the recorder keeps each value of a histogram until then.
+/// Its `install` runs the upkeep. With `install_recorder` or `build_recorder`, call `run_upkeep` on the handle every
+/// few seconds: the recorder keeps each value of a histogram until then.
 pub fn builder() -> PrometheusBuilder {
     ALL.iter().fold(PrometheusBuilder::new(), |builder, metric| match metric.kind {
         Kind::Histogram { buckets } => builder
@@ -60,10 +60,11 @@ pub fn builder() -> PrometheusBuilder {
     })
 }
 
-/// Installs the exporter with its own HTTP listener, which serves the metrics on every path. The listener and the upkeep run
-/// on the current runtime until it shuts down.
+/// Installs the exporter with its own HTTP listener, which serves the metrics on every path. The listener and the
+/// upkeep run on the current runtime until it shuts down.
 ///
-/// There is no access control: listen on the loopback address (`127.0.0.1:9000`), or on one that only Prometheus can reach.
+/// There is no access control: listen on the loopback address (`127.0.0.1:9000`), or on one that only Prometheus can
+/// reach.
 ///
 /// # Errors
 ///
@@ -83,8 +84,8 @@ pub fn listen(address: impl Into<SocketAddr>) -> Result<(), InstallError> {
     builder().with_http_listener(address).upkeep_timeout(UPKEEP).install().map_err(InstallError::new)
 }
 
-/// Installs the exporter for a program with an HTTP server, which serves [`Scrape::render`]. The upkeep runs on the current
-/// runtime until the last clone of the [`Scrape`] is dropped.
+/// Installs the exporter for a program with an HTTP server, which serves [`Scrape::render`]. The upkeep runs on the
+/// current runtime until the last clone of the [`Scrape`] is dropped.
 ///
 /// # Errors
 ///

@@ -1,12 +1,13 @@
-//! [`Reporter`]: copies the counters of a registry to a recorder of the `metrics` facade, every two seconds and at the end.
+//! [`Reporter`]: copies the counters of a registry to a recorder of the `metrics` facade, every two seconds and at the
+//! end.
 //!
-//! The counters in [`Stats`](crate::Stats) are the source; the recorder gets totals, not increments. Handles are registered anew
-//! each time: a handle that was registered before the process had a recorder would record nothing forever, and so would one
-//! whose series the exporter has dropped as idle. Values of histograms are buffered until the next report, or until a
-//! histogram has 1,024 of them.
+//! The counters in [`Stats`](crate::Stats) are the source; the recorder gets totals, not increments. Handles are
+//! registered anew each time: a handle that was registered before the process had a recorder would record nothing
+//! forever, and so would one whose series the exporter has dropped as idle. Values of histograms are buffered until the
+//! next report, or until a histogram has 1,024 of them.
 //!
-//! The recorder is user code, so its panics are contained. It is called in the task of the owner's driver only, never in a task
-//! that submits an operation to the owner. A recorder that blocks delays starts and stops.
+//! The recorder is user code, so its panics are contained. It is called in the task of the owner's driver only, never
+//! in a task that submits an operation to the owner. A recorder that blocks delays starts and stops.
 
 #[cfg(feature = "metrics")]
 mod on;

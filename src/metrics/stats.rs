@@ -11,8 +11,8 @@ use crate::metrics::counters::{HotCounter, StripedCounters, UndeliveredReason};
 
 /// The state and the totals of a registry, by [`Registry::stats`](crate::Registry::stats).
 ///
-/// The totals count from the creation of the registry. They are read one after the other while the registry runs, so they add up
-/// exactly only while it is idle.
+/// The totals count from the creation of the registry. They are read one after the other while the registry runs, so
+/// they add up exactly only while it is idle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {
@@ -38,14 +38,14 @@ pub struct Stats {
     pub exits: Exits,
     /// Restarts by the policy, by what ended the run before.
     pub restarts: Restarts,
-    /// Starts by a caller of a key whose last worker had crashed within the period of `restart_intensity`, by what ended the run
-    /// before.
+    /// Starts by a caller of a key whose last worker had crashed within the period of `restart_intensity`, by what
+    /// ended the run before.
     pub restarts_by_caller: Restarts,
     /// Workers that were not restarted because they had spent their restart budget.
     pub gave_up: u64,
     /// Panics in tasks of workers: in futures and closures of [`Context::spawn`](crate::Context::spawn) and
-    /// [`spawn_blocking`](crate::Context::spawn_blocking), in closures of intervals and monitors, and in the destructors of all
-    /// these. Each also emits an error event, and the worker continues.
+    /// [`spawn_blocking`](crate::Context::spawn_blocking), in closures of intervals and monitors, and in the
+    /// destructors of all these. Each also emits an error event, and the worker continues.
     pub task_panics: u64,
     /// Lookups of a key, by result.
     pub lookups: Lookups,
@@ -110,8 +110,8 @@ macro_rules! totals {
 }
 
 totals! {
-    /// Completed starts, by outcome. A start that several callers share counts once. A call that finds a running worker does not
-    /// count.
+    /// Completed starts, by outcome. A start that several callers share counts once. A call that finds a running worker
+    /// does not count.
     Starts, StartCounters {
         /// `init` returned `Ok`, and the worker ran.
         ok,
@@ -123,8 +123,8 @@ totals! {
         timeout,
         /// The worker was stopped, or the registry shut down, before the worker was ready.
         cancelled,
-        /// The start was refused without running `init`: the registry was at its limit, the restart budget was spent, or a recent
-        /// failure is remembered.
+        /// The start was refused without running `init`: the registry was at its limit, the restart budget was spent,
+        /// or a recent failure is remembered.
         rejected,
     }
 }
@@ -136,7 +136,7 @@ totals! {
         normal,
         /// It was stopped.
         stopped,
-        /// It was idle for longer than its idle time-out.
+        /// It was idle for longer than its idle timeout.
         idle,
         /// It was evicted to make room.
         evicted,
@@ -168,8 +168,8 @@ totals! {
 }
 
 public_totals! {
-    /// Lookups of a key, by result: those of [`Registry::lookup`](crate::Registry::lookup), and those of every verb and address that
-    /// needs the worker of the key. Stops do not count.
+    /// Lookups of a key, by result: those of [`Registry::lookup`](crate::Registry::lookup), and those of every verb and
+    /// address that needs the worker of the key. Stops do not count.
     Lookups {
         /// A running worker was found.
         hit,
@@ -181,16 +181,16 @@ public_totals! {
 public_totals! {
     /// Messages whose handling never began, by reason.
     ///
-    /// `full` and `closed` are refused sends, whose senders get an error; `closed` also counts accepted messages that a `run` left
-    /// or a stop discarded. The senders of calls always get an error. Accepted casts go to
+    /// `full` and `closed` are refused sends, whose senders get an error; `closed` also counts accepted messages that a
+    /// `run` left or a stop discarded. The senders of calls always get an error. Accepted casts go to
     /// [`Builder::on_undelivered`](crate::Builder::on_undelivered).
     ///
-    /// Not counted: a send through a [`Via`](crate::Via) that finds no worker (it is a lookup that missed); a send that meets a
-    /// stopping worker and then reaches its successor (it is delivered); messages of a worker's own timers and monitors after
-    /// the worker began to stop.
+    /// Not counted: a send through a [`Via`](crate::Via) that finds no worker (it is a lookup that missed); a send that
+    /// meets a stopping worker and then reaches its successor (it is delivered); messages of a worker's own timers and
+    /// monitors after the worker began to stop.
     Undelivered {
-        /// The worker had exited or was stopping; or its `run` returned with messages left; or a stop discarded its mailbox
-        /// ([`StopMode::Discard`](crate::StopMode::Discard)).
+        /// The worker had exited or was stopping; or its `run` returned with messages left; or a stop discarded its
+        /// mailbox ([`StopMode::Discard`](crate::StopMode::Discard)).
         closed,
         /// Its mailbox was full, or the sender gave up waiting for room in it.
         full,
@@ -203,8 +203,8 @@ public_totals! {
     }
 }
 
-/// The counters of rare events. Only the owner writes them, except for `task_panics`. Delegated starts that succeed are counted
-/// in [`Numbers`](crate::worker::shared::Numbers) instead.
+/// The counters of rare events. Only the owner writes them, except for `task_panics`. Delegated starts that succeed are
+/// counted in [`Numbers`](crate::worker::shared::Numbers) instead.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     starts: StartCounters,

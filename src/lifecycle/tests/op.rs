@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use crate::lifecycle::event::StopKind;
 use crate::lifecycle::exit::StopMode;
 
-/// A step of a caller, a worker, or the clock. A worker is meant by its place in the table, and an op that does not apply
-/// to it has no effect.
+/// A step of a caller, a worker, or the clock. A worker is meant by its place in the table, and an op that does not
+/// apply to it has no effect.
 #[derive(Debug, Clone)]
 pub(super) enum Op {
     Start {
@@ -54,7 +54,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         8 => (0..3_u32, any::<bool>(), waits_in.clone())
             .prop_map(|(key, is_start, waits_in)| Op::Start { key, is_start, waits_in }),
         4 => (0..3_u32, stop_kind(), waits_in).prop_map(|(key, kind, waits_in)| Op::Stop { key, kind, waits_in }),
-        3 => (0..3_u32, proptest::bool::weighted(0.1)).prop_map(|(key, is_between_runs)| Op::Crash { key, is_between_runs }),
+        3 => (0..3_u32, proptest::bool::weighted(0.1))
+            .prop_map(|(key, is_between_runs)| Op::Crash { key, is_between_runs }),
         3 => (0..6_usize).prop_map(Op::Restarts),
         1 => Just(Op::CrashDeadlineExpires),
         5 => (0..6_usize).prop_map(Op::InitSucceeds),

@@ -1,5 +1,5 @@
-//! [`World`]: everything around the state machine, as plain data. It applies an [`Op`] to the callers, workers and deadlines,
-//! and feeds the machine the event that follows from it.
+//! [`World`]: everything around the state machine, as plain data. It applies an [`Op`] to the callers, workers and
+//! deadlines, and feeds the machine the event that follows from it.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -371,7 +371,7 @@ impl World {
         }
     }
 
-    /// Reclaims a delegated start before an event about its entry, as the owner does. (Rule 9)
+    /// Reclaims a delegated start before an event about its entry, as the owner does. (rule 9)
     pub(super) fn reclaim(&mut self, entry: EntryId) {
         let Some(reply) = self.workers.get_mut(&entry.id).and_then(|worker| worker.delegated.take()) else { return };
         self.step(Event::Reclaimed(entry, reply));

@@ -68,8 +68,8 @@ impl Reporter {
         }
     }
 
-    /// Buffers how long a start took. Returns whether the caller must arrange a flush. It is not done here, since the recorder is
-    /// user code.
+    /// Buffers how long a start took. Returns whether the caller must arrange a flush. It is not done here, since the
+    /// recorder is user code.
     pub(crate) fn started(&mut self, took: Duration) -> bool {
         self.start_duration.buffer(took)
     }
@@ -255,8 +255,8 @@ fn each_counter(stats: &Stats, mut visit: impl FnMut(&Metric, Labels<'_>, u64)) 
     visit(&catalogue::MESSAGES_HANDLED, &[], stats.handled);
 }
 
-/// Visits every series of every gauge, always in the same order. In the final report every gauge is 0 except the two settings,
-/// since a capacity of 0 would mean that mailboxes are always full. `None` is an absent series.
+/// Visits every series of every gauge, always in the same order. In the final report every gauge is 0 except the two
+/// settings, since a capacity of 0 would mean that mailboxes are always full. `None` is an absent series.
 fn each_gauge(
     stats: &Stats,
     mailbox_capacity: usize,
