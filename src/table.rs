@@ -37,7 +37,7 @@
 //! rules 1 and 2 that lookup reads the one entry that can hold the key, so it finds the current worker, and no second worker is
 //! started. By rule 3 nothing but its own removal takes that worker out.
 //!
-//! *No stale handle (G3).* A reader checks the gate after it has found the worker. A worker found in an old entry (Rule 5), or
+//! *No stale handle (G3).* A reader checks the gate after it has found the worker. A worker found in an old entry (rule 5), or
 //! found before its removal, has a closed gate if it began to stop before the lookup.
 //!
 //! *A fold visits each worker that is present throughout exactly once.* papaya's iterator first completes a move in progress and
@@ -68,7 +68,7 @@ use crate::worker::handle::WorkerHandle;
 /// An element of the set.
 struct Entry<W: Worker> {
     hash: u64,
-    /// The workers whose keys have the hash. None in an empty entry. (Rule 4)
+    /// The workers whose keys have the hash. None in an empty entry. (rule 4)
     workers: Bucket<WorkerHandle<W>>,
 }
 

@@ -70,7 +70,7 @@ struct Wakers {
     sender: Waker,
 }
 
-/// Creates a channel whose receiver is awaited in the poll that `cx` belongs to. (Rule 4)
+/// Creates a channel whose receiver is awaited in the poll that `cx` belongs to. (rule 4)
 #[inline]
 pub(crate) fn channel<T>(cx: &Context<'_>) -> (Sender<T>, Receiver<T>) {
     let channel = Arc::new(Channel(Mutex::new(State::Waiting(cx.waker().clone()))));
@@ -103,7 +103,7 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Whether the receiver has released the channel, without a lock. (Rule 5)
+    /// Whether the receiver has released the channel, without a lock. (rule 5)
     pub(crate) fn is_closed(&self) -> bool {
         self.0.as_ref().is_none_or(|channel| Arc::strong_count(channel) == 1)
     }
@@ -118,7 +118,7 @@ impl<T> Sender<T> {
         let Some(channel) = &self.0 else { return Poll::Ready(()) };
         // Consume coop budget so that a loop over calls whose callers have left yields to other tasks.
         let budget = ready!(poll_budget(cx, || false));
-        // A foreign waker's `clone` is foreign code. (Rule 6)
+        // A foreign waker's `clone` is foreign code. (rule 6)
         let sender = cx.waker().clone();
         let mut state = lock(&channel.0);
         let former = match mem::replace(&mut *state, State::Closed) {
@@ -192,7 +192,7 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-/// Releases the sender's reference, then wakes the receiver. (Rule 2)
+/// Releases the sender's reference, then wakes the receiver. (rule 2)
 fn wake_receiver<T>(channel: Arc<Channel<T>>, former: State<T>) {
     drop(channel);
     match former {
@@ -216,7 +216,7 @@ fn wake_receiver_of(Wakers { receiver, sender }: Wakers) {
 pub(crate) struct Receiver<T> {
     /// `None` once it was ready.
     channel: Option<Arc<Channel<T>>>,
-    /// Created in the poll that is running, whose waker is registered. (Rule 4)
+    /// Created in the poll that is running, whose waker is registered. (rule 4)
     is_fresh: bool,
 }
 
@@ -238,7 +238,7 @@ impl<T> Receiver<T> {
     }
 }
 
-/// Takes the value out of a channel that the sender has released. (Rule 5)
+/// Takes the value out of a channel that the sender has released. (rule 5)
 #[inline]
 fn into_value<T>(channel: Arc<Channel<T>>) -> Option<T> {
     match into_inner(Arc::into_inner(channel)?.0) {
@@ -267,7 +267,7 @@ impl<T> Future for Receiver<T> {
             State::Waiting(waker) => {
                 let former = (!waker.will_wake(cx.waker())).then(|| mem::replace(waker, cx.waker().clone()));
                 drop(state);
-                // A foreign waker's `drop` is foreign code. (Rule 6)
+                // A foreign waker's `drop` is foreign code. (rule 6)
                 drop(former);
                 self.channel = Some(channel);
                 Poll::Pending
@@ -293,7 +293,7 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         if let Some(channel) = self.channel.take() {
             let former = mem::replace(&mut *lock(&channel.0), State::Closed);
-            // Release before waking. (Rule 2)
+            // Release before waking. (rule 2)
             drop(channel);
             match former {
                 State::Watched(wakers) => wake_sender(*wakers),

@@ -82,7 +82,7 @@ pub(crate) use crate::mailbox::queue::waiting::{Reserving, Sending};
 use crate::util::panics::catch_panic;
 use crate::util::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, lock};
 
-/// The receiver's reference to its batch, if it has one. (Rule 7)
+/// The receiver's reference to its batch, if it has one. (rule 7)
 pub(crate) type BatchRef<M> = Option<Arc<Batch<M>>>;
 
 /// See the [module's documentation](self). The gate is the first field: see `WorkerCell`.
@@ -184,7 +184,7 @@ impl<M> Queue<M> {
     pub(crate) fn send_reserved(&self, message: M, kind: Kind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
-            // The close has released all reservations. (Rule 4)
+            // The close has released all reservations. (rule 4)
             return Err(message);
         }
         state.reserved -= 1;
@@ -198,7 +198,7 @@ impl<M> Queue<M> {
     pub(crate) fn release(&self) {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
-            // The close has released all reservations. (Rule 4)
+            // The close has released all reservations. (rule 4)
             return;
         }
         state.reserved -= 1;
@@ -305,7 +305,7 @@ impl<M> Queue<M> {
         drop(wakers);
     }
 
-    /// Ends this run, but not the worker, after the messages that are accepted so far. (Rule 6)
+    /// Ends this run, but not the worker, after the messages that are accepted so far. (rule 6)
     pub(crate) fn end_run_after_accepted(&self) {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -353,7 +353,7 @@ impl<M> Queue<M> {
         self.lock().delivered() >= sequence
     }
 
-    /// Whether an accepted message was not delivered and never will be. (Rule 3)
+    /// Whether an accepted message was not delivered and never will be. (rule 3)
     pub(crate) fn was_dropped_unhandled(&self, sequence: Sequence) -> bool {
         let state = self.lock();
         state.delivery_ended && state.delivered() < sequence

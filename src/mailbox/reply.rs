@@ -40,7 +40,7 @@ enum Target<T> {
     Tokio(tokio::sync::oneshot::Sender<T>),
 }
 
-/// Creates a reply and its receiver, for a task that awaits the receiver in the poll in which this is ready. (Rule 4 of
+/// Creates a reply and its receiver, for a task that awaits the receiver in the poll in which this is ready. (rule 4 of
 /// [`oneshot`])
 pub(crate) async fn channel<T>() -> (Reply<T>, Receiver<T>) {
     poll_fn(|cx| {

@@ -25,11 +25,11 @@ pub(super) struct PriorHistory {
 impl<W: Worker> Owner<W> {
     /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its reply already.
     pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
-        let StartRequest { verb, mut seed, waits_in, reply } = request;
-        let (table, hash) = (self.table.read(), seed.cell.entry.hash);
+        let StartRequest { verb, mut spec, waits_in, reply } = request;
+        let (table, hash) = (self.table.read(), spec.cell.entry.hash);
         // The key's `Eq` is user code. Its panic fails this start only. (G5)
         let looked_up = catch_unwind(AssertUnwindSafe(|| {
-            table.find(&*seed.cell.key, hash, |handle| {
+            table.find(&*spec.cell.key, hash, |handle| {
                 // Before its gate is read: a worker that completes its own start opens the gate.
                 let delegated = handle.cell.reclaim();
                 (delegated, Occupant { entry: handle.entry_id(), is_closed: handle.cell.queue.gate() >= Gate::Closed })
@@ -39,11 +39,11 @@ impl<W: Worker> Owner<W> {
             Ok(found) => found,
             Err(payload) => {
                 let failure = StartFailure::Panicked(panics::message(payload));
-                self.reply_start(reply, Some(seed), Started::Failed(failure));
+                self.reply_start(reply, Some(spec), Started::Failed(failure));
                 return None;
             }
         };
-        seed.is_first = matches!(found, Found::Nothing);
+        spec.is_first = matches!(found, Found::Nothing);
         let occupant = match found {
             Found::Worker((delegated, occupant)) => {
                 self.reclaimed(occupant.entry, delegated);
@@ -52,7 +52,7 @@ impl<W: Worker> Owner<W> {
             Found::SameHash | Found::Nothing => None,
         };
         let fresh = EntryId { id: self.ids.fresh(), hash };
-        let starter = StartWaiter { verb, waits_in, spec: Some(seed), reply };
+        let starter = StartWaiter { verb, waits_in, spec: Some(spec), reply };
         // No user code runs here, but a panic would cost the registry its owner. (G5)
         let admitted = catch_unwind(AssertUnwindSafe(|| match occupant {
             Some(_) => Admission::Granted,

@@ -28,9 +28,9 @@ impl<W: Worker> Owner<W> {
 
     fn perform(&mut self, effect: Effect<LiveTypes<W>>) {
         match effect {
-            Effect::Launch(entry, seed, delegated) => self.launch(entry, seed, delegated),
-            Effect::Queue(entry, seed) => {
-                let launch = self.insert(entry, seed);
+            Effect::Launch(entry, spec, delegated) => self.launch(entry, spec, delegated),
+            Effect::Queue(entry, spec) => {
+                let launch = self.insert(entry, spec);
                 self.queued_launches.insert(entry, launch);
             }
             Effect::LaunchQueued(entry) => {
@@ -58,9 +58,9 @@ impl<W: Worker> Owner<W> {
             }
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
             Effect::ArmCrash { entry, run } => self.arm(Due::Crash(entry, run)),
-            Effect::ReplyStart(reply, seed, outcome) => {
+            Effect::ReplyStart(reply, spec, outcome) => {
                 let outcome = self.start_result(outcome);
-                self.reply_start(reply, seed, outcome);
+                self.reply_start(reply, spec, outcome);
             }
             Effect::ReplyStop(reply, outcome) => self.deferred.push(DeferredAction::AnswerStop(reply, outcome)),
             Effect::CloseAll => self.close_all(),
@@ -70,19 +70,19 @@ impl<W: Worker> Owner<W> {
     }
 
     #[inline]
-    fn launch(&mut self, entry: EntryId, mut seed: StartSpec<W>, delegated: Option<StartReply<W>>) {
+    fn launch(&mut self, entry: EntryId, mut spec: StartSpec<W>, delegated: Option<StartReply<W>>) {
         if let Some(reply) = delegated {
-            self.delegate(entry, unique_cell(&mut seed), reply);
+            self.delegate(entry, unique_cell(&mut spec), reply);
         }
-        let launch = self.insert(entry, seed);
+        let launch = self.insert(entry, spec);
         self.deferred.push(DeferredAction::Spawn(launch));
     }
 
     fn retry(&mut self, starter: StartWaiter<LiveTypes<W>>) {
         let StartWaiter { verb, waits_in, spec, reply } = starter;
-        // Only a launch takes a caller's seed, and a start that was launched is not tried again.
-        if let Some(seed) = spec {
-            self.retries.push_back(StartRequest { verb, seed, waits_in, reply });
+        // Only a launch takes a caller's spec, and a start that was launched is not tried again.
+        if let Some(spec) = spec {
+            self.retries.push_back(StartRequest { verb, spec, waits_in, reply });
         }
     }
 
@@ -107,8 +107,8 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Replies to a caller of a start, and returns its arguments if they were not used.
-    pub(super) fn reply_start(&mut self, reply: StartReply<W>, seed: Option<StartSpec<W>>, outcome: Started<W>) {
-        let unused = seed.map(|seed| seed.args.into_box() as Box<dyn Any + Send>);
+    pub(super) fn reply_start(&mut self, reply: StartReply<W>, spec: Option<StartSpec<W>>, outcome: Started<W>) {
+        let unused = spec.map(|spec| spec.args.into_box() as Box<dyn Any + Send>);
         self.deferred.push(DeferredAction::AnswerStart(reply, StartAnswer { outcome, unused }));
     }
 }

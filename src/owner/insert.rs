@@ -13,10 +13,10 @@ use crate::worker::task::{ExitGuard, Launch, RestartState, RunArgs};
 
 impl<W: Worker> Owner<W> {
     /// Inserts a worker that is not spawned yet.
-    pub(super) fn insert(&mut self, entry: EntryId, mut seed: StartSpec<W>) -> Launch<W> {
+    pub(super) fn insert(&mut self, entry: EntryId, mut spec: StartSpec<W>) -> Launch<W> {
         // The owner assigns the id, not the caller, so that ids grow in the order in which workers are started.
-        unique_cell(&mut seed).entry = entry;
-        let StartSpec { cell, args, is_first } = seed;
+        unique_cell(&mut spec).entry = entry;
+        let StartSpec { cell, args, is_first } = spec;
         // Before the spawn: a worker finds itself in the table, so that it can detect that it waits for itself.
         let worker = WorkerHandle::new(Arc::clone(&cell));
         if is_first {
@@ -38,8 +38,8 @@ impl<W: Worker> Owner<W> {
 }
 
 /// The cell of a worker that is not in the table yet.
-pub(super) fn unique_cell<W: Worker>(seed: &mut StartSpec<W>) -> &mut WorkerCell<W> {
-    Arc::get_mut(&mut seed.cell).expect("only the request holds the cell until it is inserted")
+pub(super) fn unique_cell<W: Worker>(spec: &mut StartSpec<W>) -> &mut WorkerCell<W> {
+    Arc::get_mut(&mut spec.cell).expect("only the request holds the cell until it is inserted")
 }
 
 /// Drops a worker that never ran: its arguments first, then the guard, which reports the exit.

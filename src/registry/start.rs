@@ -186,10 +186,10 @@ impl<W: Worker> Starter<W> {
         }
         let cell = Arc::new(WorkerCell::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.shared)));
         cell.set_started_at(self.shared.now_if_reported());
-        let seed = StartSpec { cell, args: InTransit::new(make(args)), is_first: false };
+        let spec = StartSpec { cell, args: InTransit::new(make(args)), is_first: false };
         let guards = self.guard_workers_above_caller();
         let (reply, mut answer) = oneshot::channel(cx);
-        let request = StartRequest { verb, seed, waits_in, reply: StartReply(reply) };
+        let request = StartRequest { verb, spec, waits_in, reply: StartReply(reply) };
         // Each submitted request is answered: an owner that shuts down drops the queued requests with their replies.
         start(match self.shared.combiner.try_submit(Request::Start(request)) {
             Ok(outcome) => match answer.try_recv() {

@@ -46,11 +46,11 @@ impl<W: Worker> TableWriter<W> {
         let entries = self.entries().pin();
         let former = entries.get(&Probe(hash));
         let others = former.into_iter().flat_map(|entry| entry.workers.iter()).cloned();
-        // papaya puts the new element into the slot of the equal one. (Rule 4)
+        // papaya puts the new element into the slot of the equal one. (rule 4)
         entries.insert(Entry { hash, workers: others.chain([worker]).collect() });
     }
 
-    /// Removes the worker with this id, if it is in the table. (Rule 3)
+    /// Removes the worker with this id, if it is in the table. (rule 3)
     pub(crate) fn remove(&mut self, entry: EntryId) {
         let hash = entry.hash;
         let entries = self.table.0.entries.pin();
@@ -88,7 +88,7 @@ impl<W: Worker> TableWriter<W> {
 /// How many empty entries are kept at most.
 pub(super) const MAX_FREE_SLOTS: usize = 512;
 
-/// The hashes of the empty entries. (Rule 4)
+/// The hashes of the empty entries. (rule 4)
 #[derive(Default)]
 pub(super) struct FreeSlots {
     /// By hash: the number of the removal that emptied the entry.

@@ -23,7 +23,7 @@ pub(crate) enum Request<W: Worker> {
 /// A caller needs a worker for this key. The caller waits while the combiner's queue is full.
 pub(crate) struct StartRequest<W: Worker> {
     pub(crate) verb: Verb,
-    pub(crate) seed: StartSpec<W>,
+    pub(crate) spec: StartSpec<W>,
     /// The worker of this registry in whose task the caller waits.
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: StartReply<W>,

@@ -1,4 +1,4 @@
-//! [`Batch`]: messages that the receiver has taken out of the queue together, to give them out one by one. (Rule 7 of
+//! [`Batch`]: messages that the receiver has taken out of the queue together, to give them out one by one. (rule 7 of
 //! [`queue`](super))
 //!
 //! Where messages arrive faster than they are handled, this leaves the queue's lock to the senders, and the queue's

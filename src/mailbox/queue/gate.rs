@@ -5,7 +5,7 @@ use crate::mailbox::queue::state::State;
 use crate::mailbox::queue::{Queue, wake, wake_all};
 use crate::util::sync::{AtomicUsize, Ordering};
 
-/// The state of a worker's gate. The discriminants are in the order of the transitions. (Rule 1 of [`queue`](super))
+/// The state of a worker's gate. The discriminants are in the order of the transitions. (rule 1 of [`queue`](super))
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Gate {
@@ -89,7 +89,7 @@ impl<M> Queue<M> {
             return TransitionToClosed::Unchanged;
         }
         if was == Gate::Open {
-            // Lower the count before the gate closes. (Rule 5)
+            // Lower the count before the gate closes. (rule 5)
             live.fetch_sub(1, Ordering::Relaxed);
         }
         self.set_gate(&mut state, Gate::Closed);
@@ -129,12 +129,12 @@ impl<M> Queue<M> {
             return;
         }
         if was == Gate::Open {
-            // Lower the count before the gate closes. (Rule 5)
+            // Lower the count before the gate closes. (rule 5)
             live.fetch_sub(1, Ordering::Relaxed);
         }
         self.set_gate(&mut state, Gate::Killed);
         state.delivery_ended = true;
-        // A receiver with a batch either took its next message before this, or finds the batch revoked. (Rule 7)
+        // A receiver with a batch either took its next message before this, or finds the batch revoked. (rule 7)
         state.revoke();
         let task = state.task.take();
         let senders = state.release_waiters();

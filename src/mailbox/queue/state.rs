@@ -27,7 +27,7 @@ pub(super) struct State<M> {
     pub(super) task: Option<Waker>,
     /// Capacity that is reserved for permits, and for senders that were woken and not yet polled.
     pub(super) reserved: u32,
-    /// Nothing is delivered any more. (Rule 3)
+    /// Nothing is delivered any more. (rule 3)
     pub(super) delivery_ended: bool,
     /// `recv` has returned `None` in this run, so that the worker knows why it ends.
     pub(super) end_observed: bool,
@@ -41,7 +41,7 @@ struct Cold<M> {
     batch_len: usize,
     /// The batch was filled since the receiver was last idle.
     batch_was_used: bool,
-    /// The last message of this run. (Rule 6)
+    /// The last message of this run. (rule 6)
     run_boundary: Option<Sequence>,
     ticks: Ticks,
     next_ticket: u64,
@@ -210,7 +210,7 @@ impl<M> State<M> {
         self.accepted - self.queued() as u64
     }
 
-    /// Makes the receiver ask the queue before its next delivery. (Rule 7)
+    /// Makes the receiver ask the queue before its next delivery. (rule 7)
     pub(super) fn revoke(&self) {
         if let Some(batch) = self.batch() {
             batch.revoke();
@@ -223,7 +223,7 @@ impl<M> State<M> {
         self.revoke();
     }
 
-    /// Delivers none of the queued messages any more. The gate is closed. (Rule 6)
+    /// Delivers none of the queued messages any more. The gate is closed. (rule 6)
     pub(super) fn discard_queued(&mut self) {
         self.cold.get_or_insert_default().run_boundary = Some(0);
         self.revoke();
@@ -279,7 +279,7 @@ impl<M> State<M> {
     }
 
     /// Whether there is capacity for one more message. If not, the batch is revoked, so that its next delivery finds
-    /// the sender that is about to wait. (Rule 7)
+    /// the sender that is about to wait. (rule 7)
     #[inline]
     pub(super) fn has_capacity(&mut self, capacity: u32) -> bool {
         let taken = self.messages.len() + (self.reserved as usize);
@@ -289,7 +289,7 @@ impl<M> State<M> {
         }
     }
 
-    /// Reserves free capacity for the sender that has waited longest, and returns its waker. (Rule 4)
+    /// Reserves free capacity for the sender that has waited longest, and returns its waker. (rule 4)
     pub(super) fn release_permit(&mut self, capacity: u32) -> Option<Waker> {
         // There may be no free capacity, because of `force_send`.
         if self.cold.as_ref()?.senders.is_empty() || !self.has_capacity(capacity) {

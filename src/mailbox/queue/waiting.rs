@@ -10,7 +10,7 @@ use crate::mailbox::queue::{Gate, Kind, Queue, Sequence, wake};
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::sync::MutexGuard;
 
-/// Acquires capacity for one message, in order. (Rule 4)
+/// Acquires capacity for one message, in order. (rule 4)
 #[derive(Debug)]
 struct Acquire<'a, M> {
     queue: &'a Queue<M>,
