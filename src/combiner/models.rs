@@ -3,7 +3,7 @@
 //! `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`
 
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 
