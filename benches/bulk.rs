@@ -1,4 +1,4 @@
-//! What does it cost to go through all workers, to start them all and to end them all?
+//! The cost of iterating over all workers, of starting all of them, and of ending all of them.
 
 mod common;
 
@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use common::hand::{Beside, Dash, Joined, Locked, Moka, Papaya};
+use common::baselines::{Beside, Dash, Joined, Locked, Moka, Papaya};
 use common::peers::Ractor;
-use common::{Benches, Counter, Counts, Fixture, Group, Key, TALLY, Way, scaled, time};
+use common::{Benches, Counter, Counts, Fixture, Group, Key, TALLY, Variant, scaled, time};
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
 
@@ -17,7 +17,7 @@ fn workers() -> usize {
     scaled(100_000)
 }
 
-/// How many callers start them.
+/// The number of tasks that start them.
 const CALLERS: usize = 64;
 
 fn main() {
@@ -29,22 +29,22 @@ fn main() {
     benches.final_summary();
 }
 
-/// Something done to a whole table.
-fn bench<K: Key, W: Way<K>, R>(
+/// An operation on a whole table.
+fn bench<K: Key, W: Variant<K>, R>(
     group: &mut Group<'_>,
     name: &str,
     operation: impl Fn(&W) -> R + Copy + Send + Sync + 'static,
 ) {
     let fixture = LazyCell::new(|| Fixture::<K, W>::new(workers()));
     group.bench_function(name, move |bencher| {
-        // Off the clock.
+        // Not timed.
         let fixture = &*fixture;
         bencher.iter_custom(|iterations| {
             time(&fixture.runtime, 1, |_| {
-                let way = fixture.way();
+                let variant = fixture.variant();
                 async move {
                     for _ in 0..iterations {
-                        black_box(operation(black_box(&way)));
+                        black_box(operation(black_box(&variant)));
                     }
                 }
             })
@@ -60,18 +60,19 @@ fn reduce(benches: &mut Benches) {
         registry.reduce(0, |sum, key, _| sum + key.len())
     });
     bench(&mut group, "papaya", |map: &Papaya<String>| map.0.pin().iter().fold(0, |sum, (key, _)| sum + key.len()));
-    // What gen-registry does as well: a worker that has ended is not shown.
+    // gen-registry also skips exited workers.
     bench(&mut group, "papaya, open senders only", |map: &Papaya<String>| {
         map.0.pin().iter().filter(|(_, sender)| !sender.is_closed()).fold(0, |sum, (key, _)| sum + key.len())
     });
-    // The floor for whoever keeps the key beside the sender, and not twice: one more read of memory for each.
+    // The baseline for a registry that stores the key beside the sender and not twice: one more memory access per
+    // worker.
     bench(&mut group, Beside::<String>::NAME, |set: &Beside<String>| {
         set.0.pin().iter().fold(0, |sum, named| sum + named.0.0.len())
     });
     bench(&mut group, "papaya, key beside the sender, by batches", |set: &Beside<String>| {
         sum_by_batches(set, |_| true, String::len)
     });
-    // And for whoever asks as well whether a worker is to be shown: when its memory is fetched, and when it is shown.
+    // The baseline that also checks the gate, once when the memory is fetched and once when the worker is shown.
     bench(&mut group, "papaya, key and gate beside the sender, by batches", |set: &Beside<Gated>| {
         sum_by_batches(set, |gated| black_box(gated.is_open), |gated| gated.key.len())
     });
@@ -83,7 +84,7 @@ fn reduce(benches: &mut Benches) {
     group.finish();
 }
 
-/// A key, and beside it what a registry asks that shows nobody who ends. Here it says so of everybody.
+/// A key with a gate, as the registry checks it to skip stopping workers. Here every gate is open.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Gated {
     key: String,
@@ -96,7 +97,7 @@ impl Key for Gated {
     }
 }
 
-/// Adds up what there is of those who are shown, read as the registry reads its table.
+/// Sums over the workers shown, iterating as the registry iterates over its table.
 fn sum_by_batches<K: Key>(set: &Beside<K>, is_shown: impl Fn(&K) -> bool, len: impl Fn(&K) -> usize) -> usize {
     let pinned = set.0.pin();
     let mut entries = pinned.iter().fuse();
@@ -146,19 +147,19 @@ fn to_list(benches: &mut Benches) {
     group.finish();
 }
 
-/// A message to every worker, sent without waiting, until every one has handled it.
+/// Sends a message to every worker without waiting, and waits until all are handled.
 fn broadcast(benches: &mut Benches) {
-    fn bench<W: Way<String>>(group: &mut Group<'_>, name: &str, send: impl Fn(&W) + Copy + Send + Sync + 'static) {
+    fn bench<W: Variant<String>>(group: &mut Group<'_>, name: &str, send: impl Fn(&W) + Copy + Send + Sync + 'static) {
         let fixture = LazyCell::new(|| Fixture::<String, W>::new(workers()));
         group.bench_function(name, move |bencher| {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, 1, |_| {
-                    let way = fixture.way();
+                    let variant = fixture.variant();
                     async move {
                         for _ in 0..iterations {
                             TALLY.expect(workers());
-                            send(&way);
+                            send(&variant);
                             TALLY.wait().await;
                         }
                     }
@@ -188,26 +189,26 @@ fn broadcast(benches: &mut Benches) {
     group.finish();
 }
 
-/// Which half of a run is on the clock.
+/// Which half of a run is timed.
 type Half = fn((Duration, Duration)) -> Duration;
 
 fn start_and_shut_down(benches: &mut Benches) {
-    fn once<W: Way<String>>(runtime: &Runtime, keys: &Arc<[String]>) -> (Duration, Duration) {
-        let way = runtime.block_on(async { W::empty() });
+    fn once<W: Variant<String>>(runtime: &Runtime, keys: &Arc<[String]>) -> (Duration, Duration) {
+        let variant = runtime.block_on(async { W::empty() });
         let started = time(runtime, CALLERS, |caller| {
-            let way = way.clone();
+            let variant = variant.clone();
             let keys = Arc::clone(keys);
             async move {
                 for key in keys.iter().skip(caller).step_by(CALLERS) {
-                    way.start(key).await;
+                    variant.start(key).await;
                 }
             }
         });
-        let shut_down = time(runtime, 1, |_| way.clone().end());
+        let shut_down = time(runtime, 1, |_| variant.clone().end());
         (started, shut_down)
     }
 
-    fn bench<W: Way<String>>(group: &mut Group<'_>, half: Half) {
+    fn bench<W: Variant<String>>(group: &mut Group<'_>, half: Half) {
         let runtime = common::runtime();
         let keys: Arc<[String]> = (0..workers()).map(String::nth).collect();
         group.bench_function(W::NAME, move |bencher| {
@@ -221,7 +222,7 @@ fn start_and_shut_down(benches: &mut Benches) {
         let mut group = benches.benchmark_group(format!("{name}/100,000"));
         group.operations(workers());
         group.is_slow();
-        // The ways whose end is waited for.
+        // The variants that wait for the workers' exit.
         bench::<Registry<Counter<String>>>(&mut group, half);
         bench::<Joined>(&mut group, half);
         group.finish();

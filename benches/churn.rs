@@ -1,4 +1,4 @@
-//! What does it cost to start a worker, use it once and stop it, and how long is a key without a worker after a kill?
+//! The cost of starting a worker, using it once and stopping it, and how long a key has no worker after a kill.
 
 mod common;
 
@@ -6,16 +6,16 @@ use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::hand::{self, Dash, DashOnce, Joined, Locked, Moka, Papaya};
+use common::baselines::{self, Dash, DashOnce, Joined, Locked, Moka, Papaya};
 use common::peers::{Kameo, KameoRef, Ractor};
-use common::{Benches, Counter, Counts, Fixture, Group, Key, Load, Threads, Way, time};
+use common::{Benches, Counter, Counts, Fixture, Group, Key, Load, Threads, Variant, time};
 use gen_registry::Registry;
 use kameo::registry::ACTOR_REGISTRY;
 use tokio::task::yield_now;
 
-/// How many workers live beside those that come and go.
+/// The number of workers beside those that start and stop.
 const WORKERS: usize = 1_000;
-/// How many keys each caller has for those, one after the other.
+/// The number of keys that each caller uses for those, one after the other.
 const KEYS: usize = 256;
 
 fn main() {
@@ -25,17 +25,17 @@ fn main() {
     benches.final_summary();
 }
 
-/// A way whose workers end one by one.
-#[allow(clippy::ptr_arg)] // `Way` has it so: a `K` that is a `String`.
-trait Stops: Way<String> {
-    /// Lets the worker handle what it has, and waits until its key is free and it is gone.
+/// A variant whose workers can be stopped one by one.
+#[allow(clippy::ptr_arg)] // `Variant` has it so: a `K` that is a `String`.
+trait Stops: Variant<String> {
+    /// Lets the worker handle its mailbox, and waits until it has exited and its key is vacant.
     fn stop(&self, key: &String) -> impl Future<Output = ()> + Send;
 }
 
-/// A way that need not wait for what the worker is doing.
+/// A variant that can interrupt a worker.
 #[allow(clippy::ptr_arg)] // As above.
 trait Kills: Stops {
-    /// Ends the worker at its next await, and waits until its key is free and it is gone.
+    /// Ends the worker at its next await, and waits until it has exited and its key is vacant.
     fn kill(&self, key: &String) -> impl Future<Output = ()> + Send;
 }
 
@@ -54,35 +54,35 @@ impl Kills for Registry<Counter<String>> {
 impl Stops for Dash<String> {
     async fn stop(&self, key: &String) {
         let (_, sender) = self.0.remove(key).expect("it runs");
-        hand::stop(&sender).await;
+        baselines::stop(&sender).await;
     }
 }
 
 impl Stops for DashOnce<String> {
     async fn stop(&self, key: &String) {
         let (_, cell) = self.0.remove(key).expect("it runs");
-        hand::stop(cell.get().expect("it has started")).await;
+        baselines::stop(cell.get().expect("it has started")).await;
     }
 }
 
 impl Stops for Papaya<String> {
     async fn stop(&self, key: &String) {
         let sender = self.0.pin().remove(key).cloned().expect("it runs");
-        hand::stop(&sender).await;
+        baselines::stop(&sender).await;
     }
 }
 
 impl Stops for Locked<String> {
     async fn stop(&self, key: &String) {
         let sender = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(key).expect("it runs");
-        hand::stop(&sender).await;
+        baselines::stop(&sender).await;
     }
 }
 
 impl Stops for Moka<String> {
     async fn stop(&self, key: &String) {
         let sender = self.0.remove(key).await.expect("it runs");
-        hand::stop(&sender).await;
+        baselines::stop(&sender).await;
     }
 }
 
@@ -90,20 +90,20 @@ impl Stops for Joined {
     async fn stop(&self, key: &String) {
         let (_, (sender, task)) = self.0.remove(key).expect("it runs");
         drop(sender);
-        task.expect("nobody has taken it").await.expect("a worker must not panic");
+        task.expect("the task is present").await.expect("a worker must not panic");
     }
 }
 
 impl Kills for Joined {
     async fn kill(&self, key: &String) {
         let (_, (_sender, task)) = self.0.remove(key).expect("it runs");
-        let task = task.expect("nobody has taken it");
+        let task = task.expect("the task is present");
         task.abort();
-        task.await.expect_err("it was aborted");
+        task.await.expect_err("the task was aborted");
     }
 }
 
-/// Waits until kameo has freed a name, which it does after it has said that the actor has ended.
+/// Waits until kameo has released a name, which it does after it has reported the actor's end.
 async fn vacant(name: &str) {
     while ACTOR_REGISTRY.lock().unwrap_or_else(PoisonError::into_inner).contains_name(name) {
         yield_now().await;
@@ -142,7 +142,7 @@ impl Kills for Ractor {
     }
 }
 
-/// The keys of a caller: vacant ones.
+/// The vacant keys of a caller.
 fn keys_of(caller: usize) -> Arc<[String]> {
     (0..KEYS).map(|n| String::nth(WORKERS + caller * KEYS + n)).collect()
 }
@@ -155,15 +155,15 @@ fn start_call_stop(benches: &mut Benches) {
             let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::on(load.threads, load.workers));
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, load.callers, |caller| {
-                    let way = fixture.way();
+                    let variant = fixture.variant();
                     let keys = keys_of(caller);
                     async move {
                         for n in 0..iterations as usize {
                             let key = &keys[n % KEYS];
-                            let worker = way.start(key).await;
+                            let worker = variant.start(key).await;
                             black_box(worker.call().await);
                             drop(worker);
-                            way.stop(key).await;
+                            variant.stop(key).await;
                         }
                     }
                 })
@@ -189,37 +189,37 @@ fn start_call_stop(benches: &mut Benches) {
     }
 }
 
-/// The middle one of all the spans, times their number: what makes criterion's figure a p50.
+/// The median of the spans, times their number: this makes criterion's figure a p50.
 fn as_p50(mut spans: Vec<Duration>) -> Duration {
     let number = u32::try_from(spans.len()).expect("criterion asks for fewer");
     let middle = spans.len() / 2;
     *spans.select_nth_unstable(middle).1 * number
 }
 
-/// From the request to kill a worker until its key has the next one, beside a start of a vacant key.
+/// From the request to kill a worker until its key has the next one, compared with the start of a vacant key.
 fn kill(benches: &mut Benches) {
     fn bench<W: Kills>(group: &mut Group<'_>, name: &str, kill: bool) {
         let mut fixture = None;
         group.bench_function(name, move |bencher| {
             let fixture = fixture.get_or_insert_with(|| Fixture::<String, W>::new(WORKERS));
             bencher.iter_custom(|iterations| {
-                let way = fixture.way();
+                let variant = fixture.variant();
                 let each = async move {
                     let keys = keys_of(0);
                     let mut spans = Vec::with_capacity(iterations as usize);
                     for n in 0..iterations as usize {
                         let key = &keys[n % KEYS];
                         if kill {
-                            drop(way.start(key).await);
+                            drop(variant.start(key).await);
                         }
                         let begun = Instant::now();
                         if kill {
-                            way.kill(key).await;
+                            variant.kill(key).await;
                         }
-                        let worker = black_box(way.start(key).await);
+                        let worker = black_box(variant.start(key).await);
                         spans.push(begun.elapsed());
                         drop(worker);
-                        way.stop(key).await;
+                        variant.stop(key).await;
                     }
                     as_p50(spans)
                 };
@@ -233,7 +233,7 @@ fn kill(benches: &mut Benches) {
         group.operations(1);
         bench::<Registry<Counter<String>>>(&mut group, "gen-registry", kill);
         if kill {
-            // The measure of it.
+            // The reference.
             bench::<Registry<Counter<String>>>(&mut group, "gen-registry's cold start", false);
         }
         bench::<Joined>(&mut group, Joined::NAME, kill);

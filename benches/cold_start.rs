@@ -1,4 +1,4 @@
-//! What does it cost to start a worker, for callers who wait until its init is through?
+//! The cost of starting a worker, for callers that wait until its `init` has returned.
 
 mod common;
 
@@ -6,13 +6,13 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::baselines::{Dash, DashOnce, Locked, Moka, OneLock, Owned, Papaya};
 use common::guarded::Guarded;
-use common::hand::{Dash, DashOnce, Locked, Moka, OneLock, Owned, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Benches, Counter, Fixture, Group, Key, Load, Threads, Way, runtime, time};
+use common::{Benches, Counter, Fixture, Group, Key, Load, Threads, Variant, runtime, time};
 use gen_registry::Registry;
 
-/// How many workers are started before they are ended, off the clock, and the next are started in a new table.
+/// How many workers are started before they are ended, untimed, and the next ones are started in a new table.
 const ROUND: usize = 4_096;
 
 fn main() {
@@ -23,7 +23,7 @@ fn main() {
 }
 
 fn distinct_keys(benches: &mut Benches) {
-    fn bench<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load) {
+    fn bench<K: Key, W: Variant<K>>(group: &mut Group<'_>, load: Load) {
         let keys: Arc<[K]> = (0..ROUND).map(K::nth).collect();
         let callers = load.callers;
         let mut fixture = None;
@@ -35,11 +35,11 @@ fn distinct_keys(benches: &mut Benches) {
                 while left > 0 {
                     let each = left.min(ROUND / callers);
                     elapsed += time(&fixture.runtime, callers, |caller| {
-                        let way = fixture.way();
+                        let variant = fixture.variant();
                         let keys = Arc::clone(&keys);
                         async move {
                             for key in &keys[caller * each..][..each] {
-                                black_box(way.start(key).await);
+                                black_box(variant.start(key).await);
                             }
                         }
                     });
@@ -80,11 +80,11 @@ fn distinct_keys(benches: &mut Benches) {
     group.finish();
 }
 
-/// 64 tasks are spawned, each asks for the same vacant key, and the round ends when all have its worker.
+/// Spawns 64 tasks that request the same vacant key. A round ends when all have its worker.
 fn one_key(benches: &mut Benches) {
     const CALLERS: usize = 64;
 
-    fn bench<W: Way<String>>(group: &mut Group<'_>) {
+    fn bench<W: Variant<String>>(group: &mut Group<'_>) {
         let keys: Arc<[String]> = (0..ROUND).map(String::nth).collect();
         let mut fixture = None;
         group.bench_function(W::NAME, move |bencher| {
@@ -95,14 +95,14 @@ fn one_key(benches: &mut Benches) {
                 while left > 0 {
                     let each = left.min(ROUND);
                     elapsed += time(&fixture.runtime, 1, |_| {
-                        let way = fixture.way();
+                        let variant = fixture.variant();
                         let keys = Arc::clone(&keys);
                         async move {
                             for n in 0..each {
                                 let callers: [_; CALLERS] = std::array::from_fn(|_| {
-                                    let way = way.clone();
+                                    let variant = variant.clone();
                                     let keys = Arc::clone(&keys);
-                                    tokio::spawn(async move { drop(black_box(way.start(&keys[n]).await)) })
+                                    tokio::spawn(async move { drop(black_box(variant.start(&keys[n]).await)) })
                                 });
                                 for caller in callers {
                                     caller.await.expect("a caller must not panic");
@@ -126,7 +126,7 @@ fn one_key(benches: &mut Benches) {
     bench::<Dash<String>>(&mut group);
     bench::<Papaya<String>>(&mut group);
     bench::<Moka<String>>(&mut group);
-    // What the 64 callers cost alone.
+    // The cost of the 64 callers by themselves.
     let runtime = runtime();
     group.bench_function("spawning and joining 64 tasks", move |bencher| {
         bencher.iter_custom(|iterations| {

@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "$*" in
-'') mode=() turns=(15 3) name='Full run' ;;
---quick) mode=(--quick) turns=(12 1) name='Quick run, few rounds' ;;
+'') mode=() rounds=(15 3) name='Full run' ;;
+--quick) mode=(--quick) rounds=(12 1) name='Quick run, few rounds' ;;
 *) echo 'usage: benches/compare.sh [--quick]' >&2; exit 2 ;;
 esac
 
@@ -30,10 +30,10 @@ note Commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)$(git diff
 note rustc "$(rustc --version)"
 note 'Load averages before' "$(load)"
 
-# All ways of a group take turns: see benches/common/turns.rs.
+# All variants of a group are interleaved: see benches/common/interleaved.rs.
 for bench in lookup isolation cold_start messages churn limits metrics bulk; do
     step "$bench"
-    cargo bench --locked -p benches --bench "$bench" -- --turns "${turns[@]}" >"$run/$bench.tsv"
+    cargo bench --locked -p benches --bench "$bench" -- --interleaved "${rounds[@]}" >"$run/$bench.tsv"
 done
 step 'memory'
 cargo bench --locked -p benches --bench memory -- "${mode[@]}" >"$run/memory.tsv"

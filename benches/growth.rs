@@ -1,6 +1,7 @@
-//! Does anything get dearer than by the logarithm of the number of workers?
+//! Checks that the cost of no operation grows faster than the logarithm of the number of workers.
 //!
-//! A program that fails if so. It runs on a current-thread runtime: what it times is the work, not which thread did it.
+//! The program fails otherwise. It uses a current-thread runtime, so that it times the work and not the scheduling over
+//! threads.
 
 mod common;
 
@@ -8,26 +9,26 @@ use std::hint::black_box;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use common::hand::Papaya;
-use common::{Begin, Counter, Counts, Key, Probes, Threads, Way, fill, quiet, thousands};
+use common::baselines::Papaya;
+use common::{Begin, Counter, Counts, Key, Probes, Threads, Variant, fill, quiet, thousands};
 use gen_registry::Registry;
 
-/// A shuffled part of the workers ends and starts again.
+/// This many random workers exit and start again.
 const CHURN: usize = 1_000;
 
-/// For what else happens on the machine.
+/// For disturbances on the machine.
 const MARGIN: f64 = 2.0;
 
-/// The floor: a map of senders, whose lookup gets dearer by the caches alone.
+/// The baseline: a map of senders, whose lookup slows down only because of the caches.
 const FLOOR: &str = "papaya: lookup";
 
-/// How many reads of memory that no cache holds an operation may need, each as dear as what the floor has grown by. `None`
-/// is not judged.
+/// How many uncached memory accesses an operation may need, each as expensive as the growth of the baseline. `None` is
+/// not judged.
 fn misses(operation: &str) -> Option<f64> {
     match operation {
         "count" => Some(0.0),
         FLOOR | "lookup" | "sample" | "reduce, for each worker" => Some(2.0),
-        // It depends on how many there were, not on how many there are: the table does not shrink.
+        // Depends on the largest number of workers so far, because the table does not shrink.
         LAST_TEN => None,
         _ => Some(8.0),
     }
@@ -35,7 +36,7 @@ fn misses(operation: &str) -> Option<f64> {
 
 const LAST_TEN: &str = "sample, of the last ten";
 
-/// An operation, and what it takes in nanoseconds with each number of workers.
+/// An operation and its nanoseconds for each number of workers.
 type Row = (&'static str, Vec<f64>);
 
 fn main() -> ExitCode {
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
         }
     }
     let is_logarithmic = print(sizes, &rows);
-    // A smoke run has seen that it runs: a hundred workers tell nothing.
+    // A smoke run only shows that the bench runs. A hundred workers are too few for a verdict.
     if is_logarithmic || args.first().is_some_and(|arg| arg == "--test") {
         ExitCode::SUCCESS
     } else {
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The least of some rounds: what it costs when nobody disturbs.
+/// The minimum of some rounds: the cost without disturbances.
 fn least(rounds: usize, mut round: impl FnMut() -> f64) -> f64 {
     (0..rounds).map(|_| round()).fold(f64::INFINITY, f64::min)
 }
@@ -78,7 +79,7 @@ fn each(elapsed: Duration, operations: usize) -> f64 {
     elapsed.as_secs_f64() * 1e9 / operations as f64
 }
 
-/// So many times, by the clock.
+/// The time of an operation, repeated this many times.
 fn repeat(operations: usize, mut operation: impl FnMut()) -> f64 {
     let begun = Instant::now();
     for _ in 0..operations {
@@ -103,14 +104,14 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
     let runtime = Threads::Current.runtime();
     let mut costs = Vec::new();
 
-    // From none, with every growth of the table: as many registries as bring it to the largest number.
+    // From empty, including every resize of the table. As many registries as reach the largest number of workers.
     let fills = rounds.min(1_000_000 / workers).max(1);
     let mut registry = None;
     costs.push((
         "start, from none",
         least(fills, || {
             if let Some(registry) = registry.take() {
-                runtime.block_on(Way::<String>::end(registry));
+                runtime.block_on(Variant::<String>::end(registry));
                 quiet(&runtime);
             }
             let new = runtime.block_on(async { Registry::<Counter<String>>::new() });
@@ -120,7 +121,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
             each(begun.elapsed(), workers)
         }),
     ));
-    let registry = registry.expect("it was filled once at least");
+    let registry = registry.expect("the registry is filled at least once");
 
     let operations = workers.max(100_000);
     let mut probes = Probes::<String>::all(workers);
@@ -145,7 +146,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
         })
     }));
 
-    // Some end, and start again.
+    // Some workers exit and start again.
     let churn = CHURN.min(workers);
     let (mut stop, mut start, mut kill) = (f64::INFINITY, f64::INFINITY, f64::INFINITY);
     for _ in 0..rounds {
@@ -173,19 +174,19 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
     }
     costs.extend([("start", start), ("stop", stop), ("kill", kill)]);
 
-    // The table has had so many, and has ten.
+    // The table has had many workers and now has ten.
     runtime.block_on(async {
         for n in 10..workers {
             registry.stop(&String::nth(n)).await.expect("it runs");
         }
     });
     costs.push((LAST_TEN, least(rounds, || repeat(10, || drop(black_box(registry.sample()))))));
-    runtime.block_on(Way::<String>::end(registry));
+    runtime.block_on(Variant::<String>::end(registry));
     quiet(&runtime);
     costs
 }
 
-/// A table for people, and lines for the report. Whether nothing in it grows too fast.
+/// Prints a table, and lines for the report. Returns whether nothing grows too fast.
 fn print(sizes: &[usize], rows: &[Row]) -> bool {
     let floor = &rows[0].1;
     let mut is_logarithmic = true;

@@ -1,4 +1,4 @@
-//! What do 100 inits that hang cost the other keys?
+//! The effect of 100 hanging `init`s on other keys.
 
 mod common;
 
@@ -8,20 +8,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::hand::{self, Dash, DashOnce, Moka};
+use common::baselines::{self, Dash, DashOnce, Moka};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Benches, Counter, Group, Key, MAILBOX, Probes, Way, fill, time};
+use common::{Begin, Benches, Counter, Group, Key, MAILBOX, Probes, Variant, fill, time};
 use gen_registry::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-/// How many inits hang.
+/// The number of hanging `init`s.
 const HUNG: usize = 100;
-const OURS: &str = <Registry<Counter<String>> as Way<String>>::NAME;
-/// How many workers run.
+const OURS: &str = <Registry<Counter<String>> as Variant<String>>::NAME;
+/// The number of running workers.
 const WORKERS: usize = 1_000;
-/// How many more are started before all of them are ended, off the clock.
+/// How many more workers are started before all of them are ended, untimed.
 const ROUND: usize = 4_096;
 
 fn main() {
@@ -31,34 +31,34 @@ fn main() {
     benches.final_summary();
 }
 
-/// A way one of whose inits can hang.
-trait Hangs: Way<String> {
-    /// A table whose inits have all the time they want.
+/// A variant in which an `init` can hang.
+trait Hangs: Variant<String> {
+    /// A table without a timeout for `init`.
     fn patient() -> Self {
         Self::empty()
     }
 
-    /// Starts a worker whose init never ends, and waits for it.
+    /// Starts a worker whose `init` never returns, and waits for it.
     fn hang(&self, key: String) -> impl Future<Output = ()> + Send;
 }
 
 impl Hangs for Registry<Counter<String>> {
     fn patient() -> Self {
-        Registry::builder().init_timeout(Duration::from_secs(86_400)).build().expect("it is called in a runtime")
+        Registry::builder().init_timeout(Duration::from_secs(86_400)).build().expect("the options are valid")
     }
 
     async fn hang(&self, key: String) {
-        // A shutdown cancels it.
+        // The shutdown cancels the start.
         drop(Registry::start(self, &key, Begin::Never).await);
     }
 }
 
-/// A hand-written worker that is not ready, ever.
-async fn hang(store: impl FnOnce(hand::Sender)) {
+/// A hand-written worker that never becomes ready.
+async fn hang(store: impl FnOnce(baselines::Sender)) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
-    let (ready, _task) = hand::spawn_that(Begin::Never, mailbox);
+    let (ready, _task) = baselines::spawn_that(Begin::Never, mailbox);
     store(sender);
-    // Its runtime ends before it is ready.
+    // The runtime ends first.
     drop(ready.await);
 }
 
@@ -84,7 +84,7 @@ impl Hangs for Moka<String> {
 impl Hangs for Kameo {
     async fn hang(&self, _: String) {
         use kameo::actor::Spawn as _;
-        // Its name would be registered once it is up.
+        // The name would be registered after the start.
         common::peers::KameoCounter::spawn(Begin::Never).wait_for_startup().await;
     }
 }
@@ -95,46 +95,46 @@ impl Hangs for Ractor {
     }
 }
 
-/// A runtime with a way, its workers, and its hung inits.
+/// A runtime with a variant, its workers, and hanging `init`s.
 struct Fixture<W: Hangs> {
-    way: Option<W>,
+    variant: Option<W>,
     runtime: Option<Runtime>,
 }
 
 impl<W: Hangs> Fixture<W> {
     fn new(hung: usize) -> Self {
-        // ractor keeps the names of actors that never started: no name comes twice.
+        // ractor keeps the names of actors that never started, so each name is used once.
         static NEXT: AtomicUsize = AtomicUsize::new(5_000_000);
         let runtime = common::runtime();
-        let way = runtime.block_on(async {
-            let way = W::patient();
+        let variant = runtime.block_on(async {
+            let variant = W::patient();
             for _ in 0..hung {
                 let key = String::nth(NEXT.fetch_add(1, Ordering::Relaxed));
-                let way = way.clone();
-                tokio::spawn(async move { way.hang(key).await });
+                let variant = variant.clone();
+                tokio::spawn(async move { variant.hang(key).await });
             }
-            fill(way.clone(), WORKERS).await;
+            fill(variant.clone(), WORKERS).await;
             // Long enough for all of them to begin.
             sleep(Duration::from_millis(10)).await;
-            way
+            variant
         });
-        Self { way: Some(way), runtime: Some(runtime) }
+        Self { variant: Some(variant), runtime: Some(runtime) }
     }
 
     fn runtime(&self) -> &Runtime {
-        self.runtime.as_ref().expect("it has one until it is dropped")
+        self.runtime.as_ref().expect("present until dropped")
     }
 
-    fn way(&self) -> W {
-        self.way.clone().expect("it has one until it is dropped")
+    fn variant(&self) -> W {
+        self.variant.clone().expect("present until dropped")
     }
 }
 
 impl<W: Hangs> Fixture<W> {
     fn end(&mut self) {
-        if let (Some(way), Some(runtime)) = (self.way.take(), self.runtime.take()) {
-            runtime.block_on(way.end());
-            // What hangs goes with the runtime.
+        if let (Some(variant), Some(runtime)) = (self.variant.take(), self.runtime.take()) {
+            runtime.block_on(variant.end());
+            // Hanging tasks are dropped with the runtime.
             drop(runtime);
         }
     }
@@ -158,7 +158,7 @@ fn groups(
         bench(&mut group, hung);
         group.finish();
     }
-    // The one beside the other, in one group.
+    // Both in one group, for comparison.
     let mut group = benches.benchmark_group(format!("isolation/{operation}, with and without"));
     group.operations(1);
     ours(&mut group, "gen-registry, none hangs", 0);
@@ -174,11 +174,11 @@ fn lookup(benches: &mut Benches) {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(fixture.runtime(), 1, |_| {
-                    let way = fixture.way();
+                    let variant = fixture.variant();
                     let mut probes = probes.for_caller(0);
                     async move {
                         for _ in 0..iterations {
-                            black_box(way.lookup(black_box(probes.next())));
+                            black_box(variant.lookup(black_box(probes.next())));
                         }
                     }
                 })
@@ -206,18 +206,18 @@ fn cold_start(benches: &mut Benches) {
                 let mut left = iterations as usize;
                 while left > 0 {
                     if used == ROUND {
-                        // The old one ends first: some names are global.
+                        // End the old one first: some names are global.
                         fixture.end();
                         fixture = Fixture::new(hung);
                         used = 0;
                     }
                     let round = left.min(ROUND - used);
                     elapsed += time(fixture.runtime(), 1, |_| {
-                        let way = fixture.way();
+                        let variant = fixture.variant();
                         let keys = Arc::clone(&keys);
                         async move {
                             for key in &keys[used..][..round] {
-                                black_box(way.start(key).await);
+                                black_box(variant.start(key).await);
                             }
                         }
                     });

@@ -1,6 +1,6 @@
-//! What does a limit cost: a lookup, a call, a cast and a start of a registry that has none, and of one whose workers idle,
-//! come back, make room, or take turns to start. A registry that sets no limit is to carry no trace of any of it: its line
-//! is the first one, and the others are beside it.
+//! The cost of limits: a lookup, a call, a cast and a start in a registry without limits, and in ones whose workers
+//! idle, restart, are evicted, or need a permit to start. A registry without limits must not pay for any of this. Its
+//! row is the first one.
 
 mod common;
 
@@ -102,7 +102,7 @@ impl Case {
                 for _ in 0..iterations {
                     Counts::cast(&worker).await;
                 }
-                // Until all are handled.
+                // Until all messages are handled.
                 black_box(Counts::call(&worker).await);
             }
             Self::Start => {

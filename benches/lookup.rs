@@ -1,4 +1,4 @@
-//! What does it cost to find the worker of a key?
+//! The cost of finding the worker of a key.
 
 mod common;
 
@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::ops::Deref;
 use std::sync::PoisonError;
 
-use common::hand::{Beside, Dash, DashOnce, Locked, Moka, Papaya};
+use common::baselines::{Beside, Dash, DashOnce, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Begin, Bencher, Benches, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Way, time};
+use common::{Begin, Bencher, Benches, Counter, Fixture, Group, Key, Load, Probes, Tables, Threads, Variant, time};
 use dashmap::mapref::entry::Entry;
 use gen_registry::{Registry, StartError};
 
@@ -21,8 +21,8 @@ fn main() {
     benches.final_summary();
 }
 
-/// One operation on a table, by each of the callers. The table is made if the filter lets it run.
-fn bench<'g, K: Key, W: Way<K>, R>(
+/// One operation on a table, by each of the callers. The table is built only if the filter selects it.
+fn bench<'g, K: Key, W: Variant<K>, R>(
     group: &mut Group<'g>,
     name: &str,
     load: Load,
@@ -34,8 +34,9 @@ fn bench<'g, K: Key, W: Way<K>, R>(
     group.bench_function(name, move |bencher| measure(bencher, &tables, load, probes, operation));
 }
 
-/// The tables are made by now: in the loop criterion would take its time for the operation's, and settle for too few iterations.
-fn measure<K: Key, W: Way<K>, R>(
+/// The tables are built before this loop. Otherwise criterion would attribute that time to the operation and choose too
+/// few iterations.
+fn measure<K: Key, W: Variant<K>, R>(
     bencher: &mut Bencher<'_, '_>,
     tables: &Tables<K, W>,
     load: Load,
@@ -45,11 +46,11 @@ fn measure<K: Key, W: Way<K>, R>(
     bencher.iter_custom(|iterations| {
         let fixture = tables.next();
         time(&fixture.runtime, load.callers, |caller| {
-            let way = fixture.way();
+            let variant = fixture.variant();
             let mut probes = probes.for_caller(caller);
             async move {
                 for _ in 0..iterations {
-                    black_box(operation(&way, black_box(probes.next())));
+                    black_box(operation(&variant, black_box(probes.next())));
                 }
             }
         })
@@ -101,20 +102,20 @@ fn lookup(benches: &mut Benches) {
     }
 }
 
-/// On a hit.
+/// `lookup_or_start` that hits.
 fn lookup_or_start(benches: &mut Benches) {
-    fn bench_start<'g, K: Key, W: Way<K>>(group: &mut Group<'g>, load: Load, probes: &'g Probes<K>) {
+    fn bench_start<'g, K: Key, W: Variant<K>>(group: &mut Group<'g>, load: Load, probes: &'g Probes<K>) {
         let tables = LazyCell::new(move || Tables::<K, W>::on(load));
         group.bench_function(W::NAME, move |bencher| {
             let tables = &*tables;
             bencher.iter_custom(|iterations| {
                 let fixture = tables.next();
                 time(&fixture.runtime, load.callers, |caller| {
-                    let way = fixture.way();
+                    let variant = fixture.variant();
                     let mut probes = probes.for_caller(caller);
                     async move {
                         for _ in 0..iterations {
-                            black_box(way.start(black_box(probes.next())).await);
+                            black_box(variant.start(black_box(probes.next())).await);
                         }
                     }
                 })
@@ -122,7 +123,7 @@ fn lookup_or_start(benches: &mut Benches) {
         });
     }
 
-    /// As its users call it, without a future of the bench's own round it.
+    /// Calls it as a user does, without a wrapping future of the bench.
     fn bench_registry<'g, K: Key>(
         group: &mut Group<'g>,
         load: Load,
@@ -134,13 +135,13 @@ fn lookup_or_start(benches: &mut Benches) {
             bencher.iter_custom(|iterations| {
                 let fixture = tables.next();
                 time(&fixture.runtime, load.callers, |caller| {
-                    let registry = fixture.way();
+                    let registry = fixture.variant();
                     let mut probes = probes.for_caller(caller);
                     async move {
                         for _ in 0..iterations {
                             match registry.lookup_or_start(black_box(probes.next()), Begin::AtOnce).await {
                                 Ok(handle) => drop(black_box(handle)),
-                                Err(error) => panic!("it is a hit: {error}"),
+                                Err(error) => panic!("not a hit: {error}"),
                             }
                         }
                     }
@@ -150,7 +151,7 @@ fn lookup_or_start(benches: &mut Benches) {
     }
 
     fn all<K: Key>(benches: &mut Benches, case: &str, load: Load, probes: &Probes<K>) {
-        // Both in the same tables: it is asked what the one adds to the other, not which table came to lie better.
+        // Both use the same tables: the question is what one adds to the other, not which table has better addresses.
         let tables = &LazyCell::new(move || Tables::<K, Registry<Counter<K>>>::on(load));
         let mut group = benches.benchmark_group(format!("lookup_or_start/{case}{}", load.name()));
         group.operations(load.callers);
@@ -173,7 +174,7 @@ fn lookup_or_start(benches: &mut Benches) {
     all::<u64>(benches, "hit, random u64 of 100,000", large, &Probes::shuffled(0, 100_000));
 }
 
-/// On a taken key: an error that carries the handle.
+/// `start` of a running key returns an error with the handle.
 fn start(benches: &mut Benches) {
     let probes = &Probes::shuffled(0, 1_000);
     let mut group = benches.benchmark_group("start/taken key of 1,000");
@@ -184,7 +185,7 @@ fn start(benches: &mut Benches) {
         let fixture = &*fixture;
         bencher.iter_custom(|iterations| {
             time(&fixture.runtime, 1, |_| {
-                let registry = fixture.way();
+                let registry = fixture.variant();
                 let mut probes = probes.for_caller(0);
                 async move {
                     for _ in 0..iterations {
@@ -197,9 +198,9 @@ fn start(benches: &mut Benches) {
             })
         });
     });
-    // Without an entry, so without a claim to the key if it is vacant: the floor.
+    // Without an entry, so without claiming a vacant key: the baseline.
     bench(&mut group, "papaya get", load, probes, |map: &Papaya<String>, key: &String| {
-        map.lookup(key).expect("it is taken")
+        map.lookup(key).expect("the key has a worker")
     });
     bench(&mut group, "DashMap entry", load, probes, |map: &Dash<String>, key: &String| {
         match map.0.entry(key.clone()) {

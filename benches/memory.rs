@@ -1,7 +1,7 @@
-//! What does an idle worker weigh, and how long does it take to start and to end very many?
+//! The memory of an idle worker, and the time to start and to end very many.
 //!
-//! A program. Each way has processes of its own: in one every allocation is counted, in the other the clock runs and the
-//! system is asked what is resident.
+//! This is a program. Each variant runs in separate processes: one counts every allocation, the other measures time and
+//! resident memory.
 
 mod common;
 
@@ -10,24 +10,24 @@ use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
 use anyhow::{Context as _, ensure};
-use common::hand::{Dash, DashOnce, Joined, Locked, Moka, Papaya};
+use common::baselines::{Dash, DashOnce, Joined, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor};
-use common::{Counter, Key, Threads, Way, fill, quiet, thousands, time};
+use common::{Counter, Key, Threads, Variant, fill, quiet, thousands, time};
 use futures_util::FutureExt as _;
 use gen_registry::{Builder, Eviction, Registry};
 
-/// A way to weigh, with options or without.
-struct Variant {
+/// A variant to measure, with or without options.
+struct Measured {
     name: &'static str,
     weigh: fn(How, usize) -> anyhow::Result<()>,
 }
 
-const fn variant(name: &'static str, weigh: fn(How, usize) -> anyhow::Result<()>) -> Variant {
-    Variant { name, weigh }
+const fn variant(name: &'static str, weigh: fn(How, usize) -> anyhow::Result<()>) -> Measured {
+    Measured { name, weigh }
 }
 
-/// One line for each. What begins with "gen-registry" is also weighed a million times over in a quick run.
-const VARIANTS: &[Variant] = &[
+/// Names that begin with "gen-registry" are also measured with a million workers in a quick run.
+const VARIANTS: &[Measured] = &[
     variant("gen-registry", |how, workers| weigh(how, workers, Registry::<Counter<String>>::new)),
     variant("gen-registry, idle timeout", |how, workers| weigh(how, workers, || built(with_idle_timeout))),
     variant("gen-registry, eviction", |how, workers| weigh(how, workers, || built(with_eviction))),
@@ -47,27 +47,27 @@ const VARIANTS: &[Variant] = &[
 type Options = Builder<Counter<String>>;
 
 fn built(options: fn(Options) -> Options) -> Registry<Counter<String>> {
-    options(Registry::builder()).build().expect("it can be built")
+    options(Registry::builder()).build().expect("the options are valid")
 }
 
-/// Longer than the weighing takes.
+/// Longer than the measurement takes.
 fn with_idle_timeout(options: Options) -> Options {
     options.idle_timeout(Duration::from_secs(3_600))
 }
 
-/// With room for all.
+/// With a limit that is never reached.
 fn with_eviction(options: Options) -> Options {
     options.max_workers(10_000_000).eviction(Eviction::LeastRecentlyActive)
 }
 
-/// How many callers start them, where the clock runs.
+/// The number of tasks that start workers in the timed process.
 const CALLERS: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
-    /// Every allocation is counted, in the one thread there is.
+    /// Counts every allocation, on a single thread.
     Counted,
-    /// On two threads, against the clock, and by what the system says.
+    /// Measures time and resident memory, on two threads.
     Resident,
 }
 
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Every way with so many workers, and for each figure the middle one of as many runs as `runs` says.
+/// Measures every variant with this many workers. Each figure is the median of `runs` runs.
 fn all(sizes: &[usize], runs: impl Fn(&str, usize) -> Option<usize>) -> anyhow::Result<()> {
     allocations_of_a_hit();
     for &workers in sizes {
@@ -111,7 +111,7 @@ fn all(sizes: &[usize], runs: impl Fn(&str, usize) -> Option<usize>) -> anyhow::
                 let runs: anyhow::Result<Vec<_>> = (0..runs).map(|_| run(variant.name, how, workers)).collect();
                 let runs = match runs {
                     Ok(runs) => runs,
-                    // A million actors of a peer need not fit into this machine.
+                    // A million actors of a peer may not fit into memory.
                     Err(error) if !variant.name.starts_with("gen-registry") => {
                         eprintln!("left out: {error:#}");
                         continue;
@@ -131,10 +131,10 @@ fn all(sizes: &[usize], runs: impl Fn(&str, usize) -> Option<usize>) -> anyhow::
     Ok(())
 }
 
-/// What a figure tells, its number, and the unit.
+/// A figure's name, number and unit.
 type Figure = (String, f64, String);
 
-/// Weighs in a process of its own.
+/// Measures in a separate process.
 fn run(name: &str, how: How, workers: usize) -> anyhow::Result<Vec<Figure>> {
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["--child", name, how.name(), &workers.to_string()]);
@@ -156,45 +156,45 @@ fn run(name: &str, how: How, workers: usize) -> anyhow::Result<Vec<Figure>> {
 }
 
 fn child(name: &str, how: &str, workers: &str) -> anyhow::Result<()> {
-    let variant = VARIANTS.iter().find(|variant| variant.name == name).context("no such way")?;
+    let variant = VARIANTS.iter().find(|variant| variant.name == name).context("no such variant")?;
     let how = [How::Counted, How::Resident].into_iter().find(|one| one.name() == how).context("no such manner")?;
     (variant.weigh)(how, workers.parse()?)
 }
 
-fn weigh<W: Way<String>>(how: How, workers: usize, make: fn() -> W) -> anyhow::Result<()> {
+fn weigh<W: Variant<String>>(how: How, workers: usize, make: fn() -> W) -> anyhow::Result<()> {
     match how {
         How::Counted => {
             let runtime = Threads::Current.runtime();
-            let mut way = None;
+            let mut table = None;
             let counted = measure(|| {
-                way = Some(runtime.block_on(async {
-                    let way = make();
-                    fill(way.clone(), workers).await;
-                    way
+                table = Some(runtime.block_on(async {
+                    let table = make();
+                    fill(table.clone(), workers).await;
+                    table
                 }));
             });
             println!("allocated\t{}\tB", counted.bytes_current as f64 / workers as f64);
             println!("allocations of a start\t{}\t", counted.count_total as f64 / workers as f64);
-            // No end: it is not weighed, and this process is at its own.
-            std::mem::forget(way);
+            // The end is not measured, and the process exits here.
+            std::mem::forget(table);
         }
         How::Resident => {
             let runtime = common::runtime();
-            let way = runtime.block_on(async { make() });
+            let table = runtime.block_on(async { make() });
             let before = resident("VmRSS:")?;
             let started = time(&runtime, CALLERS, |caller| {
-                let way = way.clone();
+                let table = table.clone();
                 async move {
                     for n in (caller..workers).step_by(CALLERS) {
-                        way.start(&String::nth(n)).await;
+                        table.start(&String::nth(n)).await;
                     }
                 }
             });
-            // Until what is still being done for the last of them is done.
+            // Wait for the work that the last starts have left.
             std::thread::sleep(Duration::from_millis(200));
             let after = resident("VmRSS:")?;
             let begun = Instant::now();
-            runtime.block_on(way.end());
+            runtime.block_on(table.end());
             quiet(&runtime);
             let ended = begun.elapsed();
             println!("RSS\t{}\tB", after.saturating_sub(before) as f64 / workers as f64);
@@ -210,25 +210,25 @@ fn weigh<W: Way<String>>(how: How, workers: usize, make: fn() -> W) -> anyhow::R
     Ok(())
 }
 
-/// What of this process is in memory.
+/// A field of the memory status of this process.
 fn resident(field: &str) -> anyhow::Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("only Linux tells")?;
+    let status = std::fs::read_to_string("/proc/self/status").context("this needs Linux")?;
     let line = status.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field}"))?;
     let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
     Ok(kib * 1024)
 }
 
-/// Of a hit in a registry with a worker.
+/// The allocations of a hit in a registry with a worker.
 fn allocations_of_a_hit() {
     let runtime = Threads::Current.runtime();
     let (registry, key) = (runtime.block_on(async { Registry::<Counter<String>>::new() }), String::nth(0));
     runtime.block_on(async {
-        Way::start(&registry, &key).await;
-        // A thread's first read makes room for its guard in the table.
+        Variant::start(&registry, &key).await;
+        // A thread's first read allocates its guard of the table.
         assert!(registry.lookup(&key).is_some());
         for (what, hit) in [
             ("lookup", measure(|| drop(registry.lookup(&key)))),
-            ("lookup_or_start", measure(|| drop(Way::start(&registry, &key).now_or_never().expect("a hit")))),
+            ("lookup_or_start", measure(|| drop(Variant::start(&registry, &key).now_or_never().expect("a hit")))),
         ] {
             println!("figure\tallocations of a hit/{what}\tgen-registry\t{}\t", hit.count_total);
         }

@@ -1,18 +1,20 @@
-//! What does it cost to send to a worker, and to get an answer?
+//! The cost of sending to a worker, and of getting a reply.
 
 mod common;
 
 use std::cell::LazyCell;
 use std::hint::black_box;
 
-use common::hand::{self, Dash, Locked, Moka, Papaya};
+use common::baselines::{self, Dash, Locked, Moka, Papaya};
 use common::peers::{Kameo, Ractor, xtra_spawn};
-use common::{Begin, Benches, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Way, fill, time};
+use common::{
+    Begin, Benches, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Variant, fill, time,
+};
 use gen_registry::{Registry, WorkerHandle};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-/// How many workers a table has, where there is one.
+/// The number of workers in a table.
 const WORKERS: usize = 1_000;
 
 fn main() {
@@ -25,15 +27,15 @@ fn main() {
     benches.final_summary();
 }
 
-/// The worker that is sent to. Its registry is kept, for dropping it would end the worker.
+/// The worker to send to. Its registry is kept, because dropping it would end the worker.
 async fn gen_registry() -> (WorkerHandle<Counter<String>>, Registry<Counter<String>>) {
     let registry = Registry::new();
     (registry.start("+15550000000", Begin::AtOnce).await.expect("it starts"), registry)
 }
 
-async fn bare() -> (hand::Sender, ()) {
+async fn bare() -> (baselines::Sender, ()) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
-    hand::spawn(mailbox).0.await.expect("it starts");
+    baselines::spawn(mailbox).0.await.expect("it starts");
     (sender, ())
 }
 
@@ -60,7 +62,7 @@ fn calls<'g, C: Counts, Keep: 'g>(
     });
 }
 
-/// Until the last message is handled: a call ends each caller's casts.
+/// Until the last message is handled: a call follows each caller's casts.
 fn casts<'g, C: Counts, Keep: 'g>(
     group: &mut Group<'g>,
     name: &str,
@@ -91,7 +93,7 @@ fn in_runtime<T>(threads: Threads, setup: impl AsyncFn() -> T) -> (Runtime, T) {
     (runtime, made)
 }
 
-/// To one worker: by so many callers, on such a runtime.
+/// One worker, with this many callers on such a runtime.
 fn loads() -> impl Iterator<Item = (Load, String)> {
     let runtimes = [(Threads::Two, "", &[1, 2, 8][..]), (Threads::Current, ", current-thread", &[1, 8])];
     runtimes.into_iter().flat_map(|(threads, name, callers)| {
@@ -125,8 +127,8 @@ fn cast(benches: &mut Benches) {
     }
 }
 
-/// One to each of 1,000 workers, whose handles the caller has, round and round, until the last one is handled: a call to
-/// each ends them.
+/// Messages to 1,000 workers in turn, whose handles the caller holds, until the last is handled: a call to each worker
+/// ends the run.
 fn cast_to_many(benches: &mut Benches) {
     fn bench<'g, C: Counts, Keep: 'g>(group: &mut Group<'g>, name: &str, setup: impl AsyncFn() -> (Vec<C>, Keep) + 'g) {
         let fixture = LazyCell::new(move || in_runtime(Threads::Two, &setup));
@@ -171,15 +173,15 @@ fn cast_to_many(benches: &mut Benches) {
     group.finish();
 }
 
-async fn filled<W: Way<String>>() -> W {
-    let way = W::empty();
-    fill(way.clone(), WORKERS).await;
-    way
+async fn filled<W: Variant<String>>() -> W {
+    let variant = W::empty();
+    fill(variant.clone(), WORKERS).await;
+    variant
 }
 
-/// A worker at random, by its key, and an answer from it.
+/// Looks up a random worker by its key and calls it.
 fn lookup_and_call(benches: &mut Benches) {
-    fn bench<K: Key, W: Way<K>>(group: &mut Group<'_>, load: Load) {
+    fn bench<K: Key, W: Variant<K>>(group: &mut Group<'_>, load: Load) {
         let fixture = LazyCell::new(move || Fixture::<K, W>::on(load.threads, load.workers));
         let probes = Probes::<K>::shuffled(0, load.workers);
         group.operations(load.callers);
@@ -187,11 +189,11 @@ fn lookup_and_call(benches: &mut Benches) {
             let fixture = &*fixture;
             bencher.iter_custom(|iterations| {
                 time(&fixture.runtime, load.callers, |caller| {
-                    let way = fixture.way();
+                    let variant = fixture.variant();
                     let mut probes = probes.for_caller(caller);
                     async move {
                         for _ in 0..iterations {
-                            let worker = way.lookup(probes.next()).expect("it runs");
+                            let worker = variant.lookup(probes.next()).expect("it runs");
                             black_box(worker.call().await);
                         }
                     }
@@ -223,12 +225,12 @@ fn lookup_and_call(benches: &mut Benches) {
     group.finish();
 }
 
-/// Through an address, beside the worker's handle, and beside a lookup for each message by hand.
+/// Through an address, compared with the worker's handle and with a lookup for each message.
 fn via(benches: &mut Benches) {
     #[derive(Clone)]
-    struct Each<W: Way<String>>(W, String);
+    struct Each<W: Variant<String>>(W, String);
 
-    impl<W: Way<String>> Counts for Each<W> {
+    impl<W: Variant<String>> Counts for Each<W> {
         async fn cast(&self) {
             self.0.lookup(&self.1).expect("it runs").cast().await;
         }
@@ -258,19 +260,19 @@ fn via(benches: &mut Benches) {
     let papaya = async || (Each(filled::<Papaya<String>>().await, key.clone()), ());
     let dash = async || (Each(filled::<Dash<String>>().await, key.clone()), ());
 
-    // The same by hand.
+    // A lookup for each message.
     let each = async || (Each(filled::<Registry<Counter<String>>>().await, key.clone()), ());
 
     for (threads, name) in [(Threads::Two, ""), (Threads::Current, ", current-thread")] {
         let load = Load::of(WORKERS).threads(threads);
-        // What a send through an address does beside one through a handle.
+        // What a send through an address does in addition to one through a handle.
         let lookups = |group: &mut Group<'_>| {
             let fixture = LazyCell::new(move || Fixture::<String, Registry<Counter<String>>>::on(threads, WORKERS));
             group.bench_function("gen-registry's lookup", move |bencher| {
                 let fixture = &*fixture;
                 bencher.iter_custom(|iterations| {
                     time(&fixture.runtime, 1, |_| {
-                        let (registry, mut probes) = (fixture.way(), Probes::<String>::one(500));
+                        let (registry, mut probes) = (fixture.variant(), Probes::<String>::one(500));
                         async move {
                             for _ in 0..iterations {
                                 black_box(registry.lookup(black_box(probes.next())));

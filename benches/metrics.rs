@@ -1,5 +1,5 @@
-//! What do metrics cost: a lookup, a start and a call of a registry that has no name, one that has a name and no recorder to
-//! tell its numbers to, one that tells them to the Prometheus exporter, and one that has each message measured besides.
+//! The cost of metrics: a lookup, a start and a call in a registry without a name, in one with a name and no recorder,
+//! in one that reports to the Prometheus exporter, and in one that also times each message.
 
 mod common;
 
@@ -20,7 +20,7 @@ fn main() {
     benches.final_summary();
 }
 
-/// How a registry is watched.
+/// How a registry is observed.
 #[derive(Clone, Copy)]
 enum Watch {
     Unnamed,
@@ -48,11 +48,11 @@ impl Watch {
     }
 }
 
-/// As the feature `prometheus` would install it, but for this registry alone. Its upkeep is run off the clock.
+/// The exporter as the feature `prometheus` installs it, but for this registry only. Its upkeep is not timed.
 fn exporter() -> Arc<PrometheusRecorder> {
     let builder = ALL.iter().fold(PrometheusBuilder::new(), |builder, metric| match metric.kind {
         Kind::Histogram { buckets } => {
-            builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets).expect("it has buckets")
+            builder.set_buckets_for_metric(Matcher::Full(metric.name.into()), buckets).expect("the metric has buckets")
         }
         _ => builder,
     });

@@ -1,4 +1,4 @@
-//! What a start by hand costs that makes some of the promises of a registry.
+//! The cost of a hand-written start that keeps some of the guarantees of a registry.
 
 use std::hash::RandomState;
 use std::panic::AssertUnwindSafe;
@@ -12,18 +12,18 @@ use futures_util::FutureExt as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::hand::{Mail, Sender, serve};
-use super::{Begin, Counts, Key, MAILBOX, Way};
+use super::baselines::{Mail, Sender, serve};
+use super::{Begin, Counts, Key, MAILBOX, Variant};
 
 const STARTING: u8 = 0;
 const OPEN: u8 = 1;
 const CLOSED: u8 = 2;
 
-/// A worker that shows when it is there: not before its init is through, and not while it ends.
+/// A worker that is visible only after its `init` has returned and until it starts to exit.
 pub(crate) struct Worker {
     sender: Sender,
     gate: AtomicU8,
-    /// Who waits for the gate to open, and then who waits for the end.
+    /// Callers that wait for the gate to open, and later for the exit.
     waiting: Mutex<Vec<oneshot::Sender<()>>>,
 }
 
@@ -36,7 +36,7 @@ impl Worker {
         self.gate.load(Ordering::Acquire) == OPEN
     }
 
-    /// Sets the gate, and gives who waited for that.
+    /// Sets the gate and returns the callers that waited for it.
     fn set(&self, gate: u8) -> Vec<oneshot::Sender<()>> {
         let mut waiting = self.waiting();
         self.gate.store(gate, Ordering::Release);
@@ -60,13 +60,13 @@ impl Counts for Arc<Worker> {
 
 type Map<K> = DashMap<K, Arc<Worker>, RandomState>;
 
-/// A `DashMap` whose workers have no second one beside them, whose starts are shared, and of which a look-up finds nobody who is
-/// not there: the floor of a cold start with these promises (G1, G2, G3 and most of G5). It knows no limit, restart, wait in a
-/// cycle, number or event, and no shutdown that waits.
+/// A `DashMap` in which a key has at most one worker, starts are shared, and a lookup finds open workers only: the
+/// baseline of a cold start with these guarantees (G1, G2, G3 and most of G5). It has no limits, restarts, detection of
+/// cycles, counters, events or draining shutdown.
 #[derive(Clone)]
 pub(crate) struct Guarded<K: Key>(Arc<Map<K>>);
 
-/// Frees the key when nothing of the worker is left, whatever ended it.
+/// Removes the key once the worker is dropped, whatever ended it.
 struct Exit<K: Key> {
     map: Arc<Map<K>>,
     key: K,
@@ -77,7 +77,7 @@ impl<K: Key> Drop for Exit<K> {
     fn drop(&mut self) {
         let waiting = self.worker.set(CLOSED);
         self.map.remove_if(&self.key, |_, worker| Arc::ptr_eq(worker, &self.worker));
-        // Who waited looks again.
+        // The waiting callers look up again.
         drop(waiting);
     }
 }
@@ -91,19 +91,19 @@ impl<K: Key> Guarded<K> {
                     return;
                 }
                 for waiting in exit.worker.set(OPEN) {
-                    // It may have gone away.
+                    // The caller may have dropped its receiver.
                     let _ = waiting.send(());
                 }
                 serve(mailbox).await;
             });
-            // A panic ends this worker.
+            // A panic ends this worker only.
             drop(run.catch_unwind().await);
             drop(exit);
         });
     }
 }
 
-impl<K: Key> Way<K> for Guarded<K> {
+impl<K: Key> Variant<K> for Guarded<K> {
     const NAME: &'static str = "a guarded DashMap";
     type Handle = Arc<Worker>;
 
@@ -149,7 +149,7 @@ impl<K: Key> Way<K> for Guarded<K> {
     }
 
     async fn end(self) {
-        // Each keeps its own sender.
+        // Each worker keeps its own sender.
         for worker in self.0.iter() {
             worker.sender.try_send(Mail::Stop).expect("the mailbox has room");
         }

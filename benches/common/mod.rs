@@ -1,17 +1,17 @@
-//! What the benches share: the ways to keep a worker per key, the runtime, the keys, and the clock.
+//! What the benches share: the variants of keeping a worker per key, the runtime, the keys, and timing.
 
-// Every bench uses a part of it.
+// Each bench uses a part of this module.
 #![allow(dead_code)]
 
+pub(crate) mod baselines;
 pub(crate) mod guarded;
-pub(crate) mod hand;
-pub(crate) mod peers;
-/// The registry's own hasher, for the maps that are to differ from its table in nothing else. By its file, for it is private to
-/// the library: a copy would drift, and a public one would be a promise.
+/// The registry's own hasher, for maps that should differ from its table in nothing else. It is included by path
+/// because it is private to the library. A copy would diverge.
 #[path = "../../src/util/hash.rs"]
 #[allow(unused_imports)] // Its tests', which are not run here.
-mod seeded;
-mod turns;
+mod hash;
+mod interleaved;
+pub(crate) mod peers;
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -26,14 +26,14 @@ use gen_registry::{Context, Registry, Reply, Via, Worker, WorkerHandle};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, Notify};
 
-use self::turns::is_in_turns;
+use self::interleaved::is_interleaved;
 #[allow(unused_imports)] // Every bench uses a part of it.
-pub(crate) use self::turns::{Bencher, Benches, Group};
+pub(crate) use self::interleaved::{Bencher, Benches, Group};
 
-/// How many messages wait in a mailbox: the default of gen-registry and of kameo, and so everyone's here.
+/// The capacity of a mailbox: the default of gen-registry and kameo, used for all variants.
 pub(crate) const MAILBOX: usize = 64;
 
-/// Short enough that all of them run in a few minutes; the command line overrides it.
+/// Short enough for all of them to run in a few minutes. The command line overrides it.
 pub(crate) fn benches() -> Benches {
     Benches::new(|| {
         Criterion::default()
@@ -44,13 +44,13 @@ pub(crate) fn benches() -> Benches {
     })
 }
 
-/// A number of workers or keys, or a hundred at most if this is a smoke run.
+/// A number of workers or keys. At most a hundred in a smoke run.
 pub(crate) fn scaled(number: usize) -> usize {
     static IS_SMOKE: LazyLock<bool> = LazyLock::new(|| std::env::args().any(|arg| arg == "--test"));
     if *IS_SMOKE { number.min(100) } else { number }
 }
 
-/// A number as the names of groups have it: `1,000`.
+/// A number as in the names of groups: `1,000`.
 pub(crate) fn thousands(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -63,12 +63,12 @@ pub(crate) fn thousands(number: usize) -> String {
     grouped
 }
 
-/// Which runtime.
+/// The flavour of the runtime.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Threads {
-    /// The multi-thread one, with two workers.
+    /// Multi-threaded, with two worker threads.
     Two,
-    /// The current-thread one.
+    /// Current-thread.
     Current,
 }
 
@@ -82,18 +82,18 @@ impl Threads {
     }
 }
 
-/// What an operation is measured with.
+/// The load of a measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Load {
-    /// How many workers the table has.
+    /// The number of workers in the table.
     pub(crate) workers: usize,
-    /// How many tasks do the operation.
+    /// The number of tasks that perform the operation.
     pub(crate) callers: usize,
     pub(crate) threads: Threads,
 }
 
 impl Load {
-    /// One caller, two threads.
+    /// One caller and two threads.
     pub(crate) fn of(workers: usize) -> Self {
         Self { workers: scaled(workers), callers: 1, threads: Threads::Two }
     }
@@ -106,7 +106,7 @@ impl Load {
         Self { threads, ..self }
     }
 
-    /// What of it the name of a group tells.
+    /// The part of a group's name that describes the load.
     pub(crate) fn name(self) -> String {
         let callers = if self.callers == 1 { String::new() } else { format!(", {} callers", self.callers) };
         let threads = if self.threads == Threads::Two { "" } else { ", current-thread" };
@@ -114,19 +114,19 @@ impl Load {
     }
 }
 
-/// The one that is used where nothing else is said.
+/// The default runtime.
 pub(crate) fn runtime() -> Runtime {
     Threads::Two.runtime()
 }
 
-/// From the moment when the first of `callers` tasks begins until the last is through. They begin together.
+/// The time from the start of the first of `callers` tasks to the end of the last. They start together.
 pub(crate) fn time<F>(runtime: &Runtime, callers: usize, caller: impl Fn(usize) -> F) -> Duration
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let gate = Arc::new(Barrier::new(callers));
-    // Callers who never wait would run one after the other on the thread where they met. If there is a thread for each,
-    // they are made to hold theirs until all of them have one.
+    // Callers that never wait would run one after the other on the thread where they met. If there are enough threads,
+    // each caller holds its own until all of them have one.
     let threads = (callers <= runtime.metrics().num_workers()).then(|| Arc::new(Threading::new(callers)));
     runtime.block_on(async {
         let tasks: Vec<_> = (0..callers)
@@ -137,7 +137,7 @@ where
                 tokio::spawn(async move {
                     match threads {
                         Some(threads) => threads.meet().await,
-                        // Who comes last is of no interest.
+                        // The result says which task arrived last, which does not matter.
                         None => _ = gate.wait().await,
                     }
                     let begun = Instant::now();
@@ -155,7 +155,7 @@ where
     })
 }
 
-/// Where callers meet who are to have a thread each.
+/// A meeting point of callers that must each run on their own thread.
 struct Threading {
     callers: usize,
     inside: AtomicUsize,
@@ -167,8 +167,9 @@ impl Threading {
         Self { callers, inside: AtomicUsize::new(0), all_are: AtomicBool::new(false) }
     }
 
-    /// Returns when all are in here at the same time, which takes as many threads. Who waits in vain for a moment gives its
-    /// thread back: a blocked one might have the others in its own queue, and nobody awake to steal them.
+    /// Returns when all callers are here at the same time, which takes as many threads. A caller that waits too long
+    /// yields its thread, because a blocked thread might have the other callers in its own queue, with no thread awake
+    /// to steal them.
     async fn meet(&self) {
         loop {
             if self.inside.fetch_add(1, Ordering::SeqCst) + 1 == self.callers {
@@ -179,7 +180,7 @@ impl Threading {
                 std::hint::spin_loop();
             }
             self.inside.fetch_sub(1, Ordering::SeqCst);
-            // After the subtraction: whoever counted this one among all has said so by now, or will not.
+            // After the subtraction: a caller that counted this one as present has set the flag by now, or never will.
             if self.all_are.load(Ordering::SeqCst) {
                 return;
             }
@@ -189,7 +190,7 @@ impl Threading {
 }
 
 pub(crate) trait Key: Clone + Eq + Hash + Send + Sync + 'static {
-    /// The key of the nth worker.
+    /// The key of the n-th worker.
     fn nth(n: usize) -> Self;
 }
 
@@ -205,7 +206,7 @@ impl Key for u64 {
     }
 }
 
-/// Keys to ask for, one after the other, round and round.
+/// Keys to look up, one after the other, in a cycle.
 pub(crate) struct Probes<K> {
     keys: Arc<[K]>,
     at: usize,
@@ -216,13 +217,13 @@ impl<K: Key> Probes<K> {
         Self { keys: [K::nth(scaled(n + 1) - 1)].into(), at: 0 }
     }
 
-    /// All the keys from `first` on in a random order, which is the same in every run. They are made in that order: what
-    /// misses the cache is the table, not the list of what to ask for.
+    /// All keys from `first` on, in a random order that is the same in every run. They are allocated in that order, so
+    /// that the table misses the cache and not the list of keys.
     pub(crate) fn shuffled(first: usize, count: usize) -> Self {
         Self::mixed(first, scaled(count))
     }
 
-    /// The keys of all workers, likewise, and however many.
+    /// The keys of all workers, in the same variant.
     pub(crate) fn all(workers: usize) -> Self {
         Self::mixed(0, workers)
     }
@@ -240,7 +241,7 @@ impl<K: Key> Probes<K> {
         Self { keys: numbers.into_iter().map(K::nth).collect(), at: 0 }
     }
 
-    /// The same keys for another caller, begun elsewhere.
+    /// The same keys for another caller, which begins elsewhere.
     pub(crate) fn for_caller(&self, n: usize) -> Self {
         Self { keys: Arc::clone(&self.keys), at: n * 7_919 % self.keys.len() }
     }
@@ -252,44 +253,44 @@ impl<K: Key> Probes<K> {
     }
 }
 
-/// What takes messages: a counter, which is all that a worker does here.
+/// A counter, the worker of every variant.
 pub(crate) trait Counts: Clone + Send + Sync + 'static {
-    /// Adds one, and waits for room only.
+    /// Adds one. Waits for capacity only.
     fn cast(&self) -> impl Future<Output = ()> + Send;
-    /// Asks for the count, after everything cast before.
+    /// Requests the count, after all earlier casts.
     fn call(&self) -> impl Future<Output = u64> + Send;
-    /// Sends, without waiting, what [`TALLY`] counts when it is handled.
+    /// Sends, without waiting, a message that is counted in [`TALLY`] when handled.
     fn note(&self);
 }
 
-/// Tells when the last of a number of messages was handled. There is one, so that a message need not carry it.
+/// Notifies when the last of a number of messages has been handled. It is global, so that a message need not carry it.
 pub(crate) struct Tally {
     left: AtomicUsize,
-    through: Notify,
+    done: Notify,
 }
 
-pub(crate) static TALLY: Tally = Tally { left: AtomicUsize::new(0), through: Notify::const_new() };
+pub(crate) static TALLY: Tally = Tally { left: AtomicUsize::new(0), done: Notify::const_new() };
 
 impl Tally {
-    /// Expects so many, and nothing of what it expected before.
+    /// Expects this many messages, and forgets earlier expectations.
     pub(crate) fn expect(&self, messages: usize) {
         self.left.store(messages, Ordering::Relaxed);
     }
 
     pub(crate) fn count(&self) {
-        // Nothing is read because of it but the clock: the mailbox and `Notify` have orders of their own.
+        // Relaxed: only the clock is read afterwards. The mailbox and `Notify` have their own orderings.
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.through.notify_one();
+            self.done.notify_one();
         }
     }
 
-    /// For one waiter.
+    /// Supports one waiter.
     pub(crate) async fn wait(&self) {
-        self.through.notified().await;
+        self.done.notified().await;
     }
 }
 
-/// What an init does.
+/// What `init` does.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Begin {
     #[default]
@@ -305,67 +306,67 @@ impl Begin {
     }
 }
 
-/// A way to keep one worker per key.
-pub(crate) trait Way<K: Key>: Clone + Send + Sync + 'static {
+/// A variant of keeping one worker per key.
+pub(crate) trait Variant<K: Key>: Clone + Send + Sync + 'static {
     const NAME: &'static str;
-    /// Its one table is the process's.
+    /// Whether its only table belongs to the process.
     const IS_GLOBAL: bool = false;
     type Handle: Counts;
 
-    /// Called in a runtime.
+    /// Must be called in a runtime.
     fn empty() -> Self;
     fn lookup(&self, key: &K) -> Option<Self::Handle>;
-    /// The worker of the key, started if there is none, when its init is through.
+    /// The worker of the key once its `init` has returned, started if there is none.
     fn start(&self, key: &K) -> impl Future<Output = Self::Handle> + Send;
-    /// Begins to end every worker, of which nobody else has a handle any more.
+    /// Begins to end every worker. The caller holds no other handles.
     fn end(self) -> impl Future<Output = ()> + Send;
 }
 
-/// A way with its workers, which are gone when it is dropped.
-pub(crate) struct Fixture<K: Key, W: Way<K>> {
+/// A variant with its workers, which end when it is dropped.
+pub(crate) struct Fixture<K: Key, W: Variant<K>> {
     pub(crate) runtime: Runtime,
-    way: Option<W>,
+    variant: Option<W>,
     key: PhantomData<K>,
 }
 
-impl<K: Key, W: Way<K>> Fixture<K, W> {
+impl<K: Key, W: Variant<K>> Fixture<K, W> {
     pub(crate) fn new(workers: usize) -> Self {
         Self::on(Threads::Two, workers)
     }
 
     pub(crate) fn on(threads: Threads, workers: usize) -> Self {
         let runtime = threads.runtime();
-        let way = runtime.block_on(async { W::empty() });
-        runtime.block_on(fill(way.clone(), workers));
-        Self { runtime, way: Some(way), key: PhantomData }
+        let variant = runtime.block_on(async { W::empty() });
+        runtime.block_on(fill(variant.clone(), workers));
+        Self { runtime, variant: Some(variant), key: PhantomData }
     }
 
-    pub(crate) fn way(&self) -> W {
-        self.way.clone().expect("it has one until it is dropped")
+    pub(crate) fn variant(&self) -> W {
+        self.variant.clone().expect("present until dropped")
     }
 
-    /// Ends every worker, waits until they are gone, and begins with none.
+    /// Ends every worker, waits for their exit, and begins with an empty table.
     pub(crate) fn renew(&mut self) {
         self.end();
-        self.way = Some(self.runtime.block_on(async { W::empty() }));
+        self.variant = Some(self.runtime.block_on(async { W::empty() }));
     }
 
     fn end(&mut self) {
-        if let Some(way) = self.way.take() {
-            self.runtime.block_on(way.end());
+        if let Some(variant) = self.variant.take() {
+            self.runtime.block_on(variant.end());
         }
         quiet(&self.runtime);
     }
 }
 
-/// A registry with options, and 1,000 workers. What is left in its runtime goes with that.
+/// A registry with options and 1,000 workers. Whatever is left in its runtime is dropped with it.
 pub(crate) struct Built {
     pub(crate) runtime: Runtime,
     pub(crate) registry: Registry<Counter<String>>,
 }
 
 impl Built {
-    /// The builder is made in the runtime.
+    /// Calls `builder` in the runtime.
     pub(crate) fn new(builder: impl FnOnce() -> gen_registry::Builder<Counter<String>>) -> Self {
         let runtime = runtime();
         let registry = runtime.block_on(async {
@@ -383,20 +384,21 @@ impl Drop for Built {
     }
 }
 
-/// Starts the first workers of a way.
-pub(crate) async fn fill<K: Key, W: Way<K>>(way: W, workers: usize) {
-    // In a task: `block_on` would be woken in another thread than the runtime's, for each of them.
+/// Starts the first workers of a variant.
+pub(crate) async fn fill<K: Key, W: Variant<K>>(variant: W, workers: usize) {
+    // In a task, because `block_on` would be woken on a thread outside the runtime for each of them.
     let filling = tokio::spawn(async move {
         for n in 0..workers {
-            way.start(&K::nth(n)).await;
+            variant.start(&K::nth(n)).await;
         }
     });
-    filling.await.expect("they start");
+    filling.await.expect("the workers start");
 }
 
-/// Waits until no task is left. Whatever a way's own end waits for: nothing of it must run into the next measurement.
+/// Waits until no task is left, whatever a variant's own `end` waits for, so that nothing runs into the next
+/// measurement.
 pub(crate) fn quiet(runtime: &Runtime) {
-    // Not from outside: a current-thread runtime runs its tasks in here only.
+    // From inside, because a current-thread runtime runs its tasks only here.
     runtime.block_on(async {
         while runtime.metrics().num_alive_tasks() > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -404,34 +406,34 @@ pub(crate) fn quiet(runtime: &Runtime) {
     });
 }
 
-/// Several equal tables, which the samples go round. Where in memory the workers come to lie is luck, of a hot one too,
-/// and worth a fifth of a random lookup's time; where a hot key's place in the table is, a tenth: one table for all samples
-/// would measure that.
-pub(crate) struct Tables<K: Key, W: Way<K>> {
+/// Several equal tables for the samples to alternate between. The addresses of the workers are random, also that of a
+/// hot one, and make a difference of a fifth of a random lookup. The place of a hot key in the table makes a tenth. A
+/// single table for all samples would measure that.
+pub(crate) struct Tables<K: Key, W: Variant<K>> {
     tables: Vec<Fixture<K, W>>,
-    /// So many samples in a row.
+    /// The number of consecutive samples per table.
     each: usize,
     sample: Cell<usize>,
 }
 
-impl<K: Key, W: Way<K>> Tables<K, W> {
+impl<K: Key, W: Variant<K>> Tables<K, W> {
     pub(crate) fn on(load: Load) -> Self {
-        let (tables, each) = match (is_in_turns(), load.workers) {
+        let (tables, each) = match (is_interleaved(), load.workers) {
             _ if W::IS_GLOBAL => (1, 1),
-            // Of processes that take turns each has one.
+            // Each of several interleaved processes has one table.
             (true, workers) if workers > scaled(1_000) => (1, 1),
-            // An odd number: every second sample warms up.
+            // An odd number, so that every second sample warms up.
             (true, _) => (7, 1),
             (false, workers) if workers < scaled(1_000) => (1, 1),
-            // Few of them find it cold.
+            // Few samples find the table cold.
             (false, _) => (3, 8),
         };
         let tables = (0..tables).map(|_| Fixture::on(load.threads, load.workers)).collect();
         Self { tables, each, sample: Cell::new(0) }
     }
 
-    /// The table for one more sample. Not warmed up off the clock: criterion would take that time for the operation's, and settle
-    /// for too few iterations.
+    /// The table for the next sample. It is not warmed up untimed: criterion would attribute that time to the operation
+    /// and choose too few iterations.
     pub(crate) fn next(&self) -> &Fixture<K, W> {
         let sample = self.sample.get();
         self.sample.set(sample + 1);
@@ -439,7 +441,7 @@ impl<K: Key, W: Way<K>> Tables<K, W> {
     }
 }
 
-impl<K: Key, W: Way<K>> Drop for Fixture<K, W> {
+impl<K: Key, W: Variant<K>> Drop for Fixture<K, W> {
     fn drop(&mut self) {
         self.end();
     }
@@ -503,7 +505,7 @@ impl<K: Key> Counts for Via<Counter<K>> {
     }
 }
 
-impl<K: Key> Way<K> for Registry<Counter<K>> {
+impl<K: Key> Variant<K> for Registry<Counter<K>> {
     const NAME: &'static str = "gen-registry";
     type Handle = WorkerHandle<Counter<K>>;
 

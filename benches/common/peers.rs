@@ -1,4 +1,4 @@
-//! The same worker in other actor libraries. Their registries are global and know string keys only; xtra has none.
+//! The same worker in other actor libraries. Their registries are global and support string keys only. xtra has none.
 
 use std::convert::Infallible;
 use std::sync::PoisonError;
@@ -9,7 +9,7 @@ use kameo::actor::Spawn as _;
 use kameo::registry::ACTOR_REGISTRY;
 use ractor::{ActorProcessingErr, ActorStatus, RpcReplyPort};
 
-use super::{Begin, Counts, MAILBOX, TALLY, Way};
+use super::{Begin, Counts, MAILBOX, TALLY, Variant};
 
 pub(crate) struct Add(u64);
 pub(crate) struct Get;
@@ -67,7 +67,7 @@ impl Counts for KameoRef {
     }
 }
 
-/// kameo, with its default mailbox, which is bounded to 64. A start is not atomic: spawn, then register.
+/// kameo with its default mailbox, which is bounded to 64. A start is not atomic: spawn, then register.
 #[derive(Clone)]
 pub(crate) struct Kameo;
 
@@ -79,7 +79,7 @@ impl Kameo {
     }
 }
 
-impl Way<String> for Kameo {
+impl Variant<String> for Kameo {
     const NAME: &'static str = "kameo";
     const IS_GLOBAL: bool = true;
     type Handle = KameoRef;
@@ -89,7 +89,7 @@ impl Way<String> for Kameo {
     }
 
     fn lookup(&self, key: &String) -> Option<KameoRef> {
-        KameoRef::lookup(key.as_str()).expect("one type of actor only")
+        KameoRef::lookup(key.as_str()).expect("only one type of actor is registered")
     }
 
     async fn start(&self, key: &String) -> KameoRef {
@@ -99,7 +99,7 @@ impl Way<String> for Kameo {
     }
 
     async fn end(self) {
-        // The registry has the last references. An actor that ends with its name registered scans all names.
+        // The registry has the last references. An actor that ends while its name is registered scans all names.
         ACTOR_REGISTRY.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
@@ -130,7 +130,7 @@ impl ractor::Actor for RactorCounter {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             RactorMessage::Add(n) => *count += n,
-            // The caller may have gone away.
+            // The caller may have dropped its receiver.
             RactorMessage::Get(reply) => drop(reply.send(*count)),
             RactorMessage::Note => TALLY.count(),
         }
@@ -154,7 +154,7 @@ impl Counts for RactorRef {
     }
 }
 
-/// ractor, whose mailboxes have no bound: a cast never waits.
+/// ractor, whose mailboxes are unbounded: a cast never waits.
 #[derive(Clone)]
 pub(crate) struct Ractor;
 
@@ -164,7 +164,7 @@ impl Ractor {
     }
 }
 
-impl Way<String> for Ractor {
+impl Variant<String> for Ractor {
     const NAME: &'static str = "ractor";
     const IS_GLOBAL: bool = true;
     type Handle = RactorRef;
@@ -187,7 +187,8 @@ impl Way<String> for Ractor {
         for actor in &actors {
             actor.stop(None);
         }
-        // One that has just started says that it starts; what says so after this hangs, and goes with its runtime.
+        // An actor that has just started reports `Starting` briefly. One that still does after this hangs, and is
+        // dropped with its runtime.
         tokio::time::sleep(Duration::from_millis(2)).await;
         for actor in actors {
             while !matches!(actor.get_status(), ActorStatus::Starting | ActorStatus::Stopped) {
@@ -224,14 +225,14 @@ impl xtra::Handler<Note> for XtraCounter {
     }
 }
 
-/// An actor of xtra, with a mailbox of 64.
+/// An xtra actor with a mailbox of 64.
 pub(crate) fn xtra_spawn() -> xtra::Address<XtraCounter> {
     xtra::spawn_tokio(XtraCounter(0), xtra::Mailbox::bounded(MAILBOX))
 }
 
 impl Counts for xtra::Address<XtraCounter> {
     async fn cast(&self) {
-        // Detached, it is done when the mailbox has taken it; what it gives is the wait for the handler.
+        // Detached, the send completes when the mailbox has accepted the message. Its result awaits the handler.
         drop(self.send(Add(1)).detach().await.expect("it runs"));
     }
 

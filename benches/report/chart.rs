@@ -1,16 +1,17 @@
-//! Charts as SVG: a few kilobytes each, for light pages and for dark ones.
+//! Charts as SVG: a few kilobytes each, for light and dark pages.
 
 use std::fmt::Write as _;
 
 use crate::figures::{Figure, quantity};
 
 const WIDTH: f64 = 760.0;
-/// What the names and the numbers take.
+/// The width of names and numbers.
 const LEFT: f64 = 200.0;
 const RIGHT: f64 = 100.0;
 const ROW: f64 = 22.0;
 
-/// Where the least and the most are further apart than this, lengths tell nothing: points on a logarithmic scale do.
+/// If the minimum and the maximum differ by more than this factor, the chart has points on a logarithmic scale instead
+/// of bars.
 const LINEAR: f64 = 20.0;
 
 const STYLE: &str = "\
@@ -36,7 +37,7 @@ fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A part for each group: a bar for each way, the least first. `None` if no group was measured.
+/// One section per group, with one bar per variant, the smallest first. `None` if no group was measured.
 pub(crate) fn bars(title: &str, parts: &[(&str, Option<&[Figure]>)]) -> Option<String> {
     let mut body = String::new();
     let mut y = 44.0;
@@ -54,7 +55,7 @@ pub(crate) fn bars(title: &str, parts: &[(&str, Option<&[Figure]>)]) -> Option<S
             escape(name)
         );
         y += 10.0;
-        // From the power of ten below the least to the one above the most.
+        // From the power of ten below the minimum to the one above the maximum.
         let (low, high) = (least.log10().floor(), most.log10().ceil());
         let room = WIDTH - LEFT - RIGHT;
         let place = |number: f64| {
@@ -70,14 +71,14 @@ pub(crate) fn bars(title: &str, parts: &[(&str, Option<&[Figure]>)]) -> Option<S
             }
         }
         for figure in figures {
-            let class = if figure.way.starts_with("gen-registry") { "ours" } else { "other" };
+            let class = if figure.variant.starts_with("gen-registry") { "ours" } else { "other" };
             let (middle, x) = (y + ROW / 2.0, LEFT + place(figure.number));
             let _ = write!(
                 body,
                 "<text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\">{}</text>",
                 LEFT - 8.0,
                 middle + 4.5,
-                escape(&figure.way)
+                escape(&figure.variant)
             );
             let _ = if is_linear {
                 let width = (x - LEFT).max(1.0);
@@ -103,7 +104,7 @@ pub(crate) fn bars(title: &str, parts: &[(&str, Option<&[Figure]>)]) -> Option<S
     (!body.is_empty()).then(|| frame(title, y + 6.0, &body))
 }
 
-/// A line for each operation, both scales logarithmic. The last one is the floor, and dashed.
+/// One line per operation, with logarithmic scales. The last one is the baseline, and dashed.
 pub(crate) fn lines(title: &str, lines: &[(&str, Vec<(f64, f64)>)]) -> Option<String> {
     const HEIGHT: f64 = 400.0;
     const TOP: f64 = 50.0;
@@ -150,7 +151,7 @@ pub(crate) fn lines(title: &str, lines: &[(&str, Vec<(f64, f64)>)]) -> Option<St
     }
     let _ = write!(body, "<text class=\"n\" x=\"{left:.0}\" y=\"{:.0}\">workers</text>", bottom + 38.0);
 
-    // The names stand at the ends of their lines, and none over another one.
+    // The names are at the ends of their lines and do not overlap.
     let mut names = Vec::new();
     for (n, (name, points)) in lines.iter().enumerate() {
         let class = if n + 1 == lines.len() { 6 } else { n % 6 };

@@ -1,4 +1,4 @@
-//! What was measured: criterion's estimates, and the lines that the programs print.
+//! The measurements: criterion's estimates, and the lines that the programs print.
 
 use std::cmp::Ordering;
 use std::fs;
@@ -7,29 +7,29 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::Value;
 
-/// One number.
+/// A figure.
 #[derive(Clone, Debug)]
 pub(crate) struct Figure {
     pub(crate) group: String,
-    /// Who did it.
-    pub(crate) way: String,
-    /// The median, for one operation.
+    /// The variant.
+    pub(crate) variant: String,
+    /// The median for one operation.
     pub(crate) number: f64,
-    /// Its confidence interval, which is the number itself where there is none.
+    /// The confidence interval. Equal to the number if there is none.
     pub(crate) interval: (f64, f64),
     pub(crate) unit: String,
-    /// One number for each round, if it was measured in turns with others.
+    /// One number per round, if it was measured interleaved with others.
     rounds: Vec<f64>,
 }
 
-/// What one figure is of another, and the least and the most that it can be (95 %).
+/// The ratio of two figures, with its 95 % confidence interval.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Ratio {
     pub(crate) ratio: f64,
     pub(crate) interval: (f64, f64),
 }
 
-/// All figures of a run, and what else was noted.
+/// All figures of a run, and its notes.
 #[derive(Default)]
 pub(crate) struct Figures {
     pub(crate) all: Vec<Figure>,
@@ -38,7 +38,7 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// Reads what `compare.sh` has left: `criterion/`, and files of lines.
+    /// Reads the output of `compare.sh`: `criterion/`, and files of lines.
     pub(crate) fn read(run: &Path) -> anyhow::Result<Self> {
         let mut figures = Self::default();
         let criterion = run.join("criterion");
@@ -73,25 +73,32 @@ impl Figures {
         Ok(())
     }
 
-    /// Lines of fields apart by tabs: `figure`, group, way, number, unit; or `turns`, group, way, nanoseconds by round; or
-    /// `version`, name, value. Others are for people.
+    /// Lines of fields separated by tabs: `figure`, group, variant, number, unit; or `interleaved`, group, variant,
+    /// nanoseconds by round; or `version`, name, value. Other lines are ignored.
     pub(crate) fn read_lines(&mut self, lines: &str) -> anyhow::Result<()> {
         for line in lines.lines() {
             match line.split('\t').collect::<Vec<_>>()[..] {
-                ["figure", group, way, number, unit] => {
+                ["figure", group, variant, number, unit] => {
                     let number = number.parse().with_context(|| format!("not a number: {line:?}"))?;
-                    let (group, way, unit) = (group.to_owned(), way.to_owned(), unit.to_owned());
-                    self.all.push(Figure { group, way, number, interval: (number, number), unit, rounds: Vec::new() });
+                    let (group, variant, unit) = (group.to_owned(), variant.to_owned(), unit.to_owned());
+                    self.all.push(Figure {
+                        group,
+                        variant,
+                        number,
+                        interval: (number, number),
+                        unit,
+                        rounds: Vec::new(),
+                    });
                 }
-                ["turns", group, way, rounds] => {
+                ["interleaved", group, variant, rounds] => {
                     let rounds: Result<Vec<f64>, _> = rounds.split(' ').map(str::parse).collect();
                     let rounds = rounds.with_context(|| format!("not numbers: {line:?}"))?;
-                    // Each process has a line of its own.
-                    match self.all.iter_mut().find(|figure| figure.group == group && figure.way == way) {
+                    // Each process prints its own line.
+                    match self.all.iter_mut().find(|figure| figure.group == group && figure.variant == variant) {
                         Some(figure) => figure.rounds.extend(rounds),
                         None => self.all.push(Figure {
                             group: group.to_owned(),
-                            way: way.to_owned(),
+                            variant: variant.to_owned(),
                             number: f64::NAN,
                             interval: (f64::NAN, f64::NAN),
                             unit: "ns".to_owned(),
@@ -106,16 +113,16 @@ impl Figures {
         Ok(())
     }
 
-    pub(crate) fn get(&self, group: &str, way: &str) -> Option<&Figure> {
-        self.all.iter().find(|figure| figure.group == group && figure.way == way)
+    pub(crate) fn get(&self, group: &str, variant: &str) -> Option<&Figure> {
+        self.all.iter().find(|figure| figure.group == group && figure.variant == variant)
     }
 
-    /// One way over another, in one group.
-    pub(crate) fn ratio(&self, group: &str, way: &str, other: &str) -> Option<Ratio> {
-        Some(self.get(group, way)?.over(self.get(group, other)?))
+    /// The ratio of two variants of a group.
+    pub(crate) fn ratio(&self, group: &str, variant: &str, other: &str) -> Option<Ratio> {
+        Some(self.get(group, variant)?.over(self.get(group, other)?))
     }
 
-    /// The groups, in the order of the report, each with its figures, the least first.
+    /// The groups in the order of the report, each with its figures, the smallest first.
     pub(crate) fn groups(&self) -> impl Iterator<Item = &[Figure]> {
         self.all.chunk_by(|one, next| one.group == next.group)
     }
@@ -125,12 +132,12 @@ impl Figures {
     }
 }
 
-/// The median, and between which two numbers that of the whole lies (95 %), whatever its distribution.
+/// The median and its 95 % confidence interval, whatever the distribution.
 fn median(mut numbers: Vec<f64>) -> (f64, (f64, f64)) {
     numbers.sort_by(f64::total_cmp);
     let count = numbers.len();
     let median = f64::midpoint(numbers[(count - 1) / 2], numbers[count / 2]);
-    // So many of the ranks in the middle.
+    // The ranks in the middle.
     let half = 0.98 * (count as f64).sqrt();
     let least = (count as f64 / 2.0 - half).floor().max(0.0) as usize;
     let most = ((count as f64 / 2.0 + half).ceil() as usize).min(count - 1);
@@ -138,17 +145,17 @@ fn median(mut numbers: Vec<f64>) -> (f64, (f64, f64)) {
 }
 
 impl Figure {
-    /// Has its number from its rounds, if there are any.
+    /// Computes the number from the rounds, if there are any.
     fn sum_up(&mut self) {
         if !self.rounds.is_empty() {
             (self.number, self.interval) = median(self.rounds.clone());
         }
     }
 
-    /// Both rounds of each pair.
+    /// The rounds of both figures in pairs.
     fn beside<'f>(&'f self, other: &'f Self) -> Option<impl Iterator<Item = (f64, f64)> + use<'f>> {
-        let is_in_turns = !self.rounds.is_empty() && self.rounds.len() == other.rounds.len();
-        is_in_turns.then(|| self.rounds.iter().copied().zip(other.rounds.iter().copied()))
+        let is_interleaved = !self.rounds.is_empty() && self.rounds.len() == other.rounds.len();
+        is_interleaved.then(|| self.rounds.iter().copied().zip(other.rounds.iter().copied()))
     }
 
     pub(crate) fn over(&self, other: &Self) -> Ratio {
@@ -162,20 +169,20 @@ impl Figure {
         }
     }
 
-    /// Of two operations, one after the other.
+    /// The sum of two operations, one after the other.
     pub(crate) fn plus(&self, other: &Self) -> Self {
         let interval = (self.interval.0 + other.interval.0, self.interval.1 + other.interval.1);
         let rounds = self.beside(other).map(|pairs| pairs.map(|(one, other)| one + other).collect());
         Self { number: self.number + other.number, interval, rounds: rounds.unwrap_or_default(), ..self.clone() }
     }
 
-    /// For people.
+    /// For display.
     pub(crate) fn text(&self) -> String {
         quantity(self.number, &self.unit)
     }
 }
 
-/// Three digits or so.
+/// About three digits.
 pub(crate) fn quantity(number: f64, unit: &str) -> String {
     let (number, unit) = match unit {
         "ns" if number >= 1e9 => (number / 1e9, "s"),
@@ -188,19 +195,19 @@ pub(crate) fn quantity(number: f64, unit: &str) -> String {
     text.trim_end().to_owned()
 }
 
-/// From `benchmark.json` and `estimates.json`.
+/// Reads `benchmark.json` and `estimates.json`.
 fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
     let read = |file: &str| -> anyhow::Result<Value> { Ok(serde_json::from_slice(&fs::read(folder.join(file))?)?) };
     let (benchmark, estimates) = (read("benchmark.json")?, read("estimates.json")?);
     let name = |field: &str| benchmark[field].as_str().map(str::to_owned).with_context(|| format!("no {field}"));
-    // An iteration does as many operations as it says.
+    // An iteration performs this many operations.
     let operations = benchmark["throughput"]["Elements"].as_f64().unwrap_or(1.0);
     let median = &estimates["median"];
     let nanoseconds = |value: &Value| value.as_f64().map(|number| number / operations).context("no median");
     let bounds = &median["confidence_interval"];
     Ok(Figure {
         group: name("group_id")?,
-        way: name("function_id")?,
+        variant: name("function_id")?,
         number: nanoseconds(&median["point_estimate"])?,
         interval: (nanoseconds(&bounds["lower_bound"])?, nanoseconds(&bounds["upper_bound"])?),
         unit: "ns".to_owned(),
@@ -208,7 +215,7 @@ fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
     })
 }
 
-/// In the order of the questions, and then by words and by numbers.
+/// In the order of the report's questions, then by words and numbers.
 fn by_group(one: &str, other: &str) -> Ordering {
     const OPERATIONS: [&str; 20] = [
         "lookup",
@@ -239,7 +246,7 @@ fn by_group(one: &str, other: &str) -> Ordering {
     place(one).cmp(&place(other)).then_with(|| words(one).cmp(&words(other)))
 }
 
-/// The numbers in a name as such: 8 comes before 64.
+/// Numbers in a name compare as numbers: 8 before 64.
 fn words(name: &str) -> Vec<(String, u64)> {
     let name = name.replace(',', "");
     let parts = name.split_inclusive(|c: char| !c.is_ascii_digit());

@@ -1,8 +1,8 @@
-//! What did a run say? Writes `RESULTS.md` and its charts from what `compare.sh` has left.
+//! Writes `RESULTS.md` and its charts from the output of `compare.sh`.
 //!
 //!     cargo bench -p benches --bench report -- RUN OUT
 //!
-//! `RUN` is the folder with criterion's estimates and the files of lines, `OUT` the one to write to.
+//! `RUN` is the folder with criterion's estimates and the files of lines. `OUT` is the folder to write to.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["--test"] => smoke(),
         [run, out] if !run.starts_with('-') => report(Path::new(run), Path::new(out)),
-        // A plain `cargo bench -p benches`, perhaps with something for criterion.
+        // A plain `cargo bench -p benches`, perhaps with options for criterion.
         [] | [_] => {
             println!("the report is written by benches/compare.sh");
             Ok(())
@@ -55,7 +55,7 @@ fn report(run: &Path, out: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A chart for each question that has one answer in a picture.
+/// One chart for each question that a chart can answer.
 fn charts(figures: &Figures) -> Vec<(&'static str, String)> {
     let bars = |title: &str, groups: &[(&'static str, &str)]| {
         let parts: Vec<_> = groups.iter().map(|(name, group)| (*name, figures.group(group))).collect();
@@ -114,7 +114,7 @@ fn growth_chart(figures: &Figures) -> Option<String> {
     let line = |name: &'static str| {
         let figures = figures.group(&format!("growth/{name}"))?;
         let mut points: Vec<_> =
-            figures.iter().filter_map(|figure| Some((workers(&figure.way)?, figure.number))).collect();
+            figures.iter().filter_map(|figure| Some((workers(&figure.variant)?, figure.number))).collect();
         points.sort_by(|one, other| one.0.total_cmp(&other.0));
         Some((name, points))
     };
@@ -123,9 +123,9 @@ fn growth_chart(figures: &Figures) -> Option<String> {
     chart::lines("Cost of one operation by the number of workers", &lines)
 }
 
-/// `1,000 workers` as a number.
-fn workers(way: &str) -> Option<f64> {
-    way.strip_suffix(" workers")?.replace(',', "").parse().ok()
+/// Parses `1,000 workers`.
+fn workers(variant: &str) -> Option<f64> {
+    variant.strip_suffix(" workers")?.replace(',', "").parse().ok()
 }
 
 fn page(figures: &Figures, charts: &[&str]) -> String {
@@ -135,7 +135,7 @@ fn page(figures: &Figures, charts: &[&str]) -> String {
         page,
         "{mode}\nWritten by `benches/compare.sh`; [README.md](README.md) says what is measured and what is not comparable.\n\n\
          ## Targets\n\n\
-         A ratio is gen-registry's time over the other's: less is better. Both are interleaved in turns of some milliseconds, and\n\
+         A ratio is gen-registry's time over the other's: less is better. Both are interleaved in rounds of some milliseconds, and\n\
          each ratio is computed within a round. The figure is the median, with its 95 % interval in brackets. \"Within the noise\"\n\
          means that the target lies inside the interval. Figures after \"Beside it\" have no target.\n\n\
          | what | target | measured | verdict |\n|---|---|---|---|\n"
@@ -166,12 +166,12 @@ fn page(figures: &Figures, charts: &[&str]) -> String {
     page
 }
 
-/// A group: its ways, and what gen-registry's figure is of each.
+/// A group: its variants, and the ratio of gen-registry to each.
 fn table(page: &mut String, group: &[Figure]) {
-    let ours = group.iter().find(|figure| figure.way == "gen-registry");
-    let ours = ours.or_else(|| group.iter().find(|figure| figure.way.starts_with("gen-registry, Via")));
+    let ours = group.iter().find(|figure| figure.variant == "gen-registry");
+    let ours = ours.or_else(|| group.iter().find(|figure| figure.variant.starts_with("gen-registry, Via")));
     let _ = write!(page, "\n### {}\n\n", group[0].group);
-    // What grows has one way, and numbers of workers.
+    // Growth has one variant, with several numbers of workers.
     let is_growth = group[0].group.starts_with("growth/");
     let has_interval = group.iter().any(|figure| figure.interval.0 < figure.interval.1);
     let columns = match (is_growth, has_interval) {
@@ -183,12 +183,14 @@ fn table(page: &mut String, group: &[Figure]) {
     let _ = writeln!(page, "| {} |\n{}|", names[..columns].join(" | "), "|---".repeat(columns));
     let mut group: Vec<&Figure> = group.iter().collect();
     if is_growth {
-        group.sort_by(|one, other| workers(&one.way).unwrap_or(0.0).total_cmp(&workers(&other.way).unwrap_or(0.0)));
+        group.sort_by(|one, other| {
+            workers(&one.variant).unwrap_or(0.0).total_cmp(&workers(&other.variant).unwrap_or(0.0))
+        });
     }
     for figure in group {
-        let mut cells = vec![figure.way.replace('<', "\\<"), figure.text()];
+        let mut cells = vec![figure.variant.replace('<', "\\<"), figure.text()];
         if columns > 2 {
-            let over = ours.filter(|ours| ours.way != figure.way && figure.number > 0.0);
+            let over = ours.filter(|ours| ours.variant != figure.variant && figure.number > 0.0);
             cells.push(over.map_or_else(String::new, |ours| format!("{:.2}", ours.over(figure).ratio)));
         }
         let (low, high) = figure.interval;
@@ -200,7 +202,7 @@ fn table(page: &mut String, group: &[Figure]) {
     }
 }
 
-/// A field of a file of the system.
+/// A field of a system file.
 fn field(file: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let line = text.lines().find(|line| line.starts_with(name))?;
@@ -222,7 +224,7 @@ fn system() -> Option<String> {
     Some(format!("{} {}", std::env::consts::OS, release.trim()))
 }
 
-/// What of the lock file was measured, or measures.
+/// The versions of the measured crates and of the tools, from the lock file.
 fn crates() -> Vec<(String, String)> {
     const NAMES: [&str; 11] = [
         "gen-registry",
@@ -248,7 +250,7 @@ fn crates() -> Vec<(String, String)> {
     packages.filter(|(name, _)| NAMES.contains(&name.as_str())).collect()
 }
 
-/// With a few figures made up, and with none: whether each verdict says what they do.
+/// With some figures, and with none: checks each verdict.
 fn smoke() -> anyhow::Result<()> {
     use targets::Verdict;
 
@@ -275,15 +277,15 @@ fn smoke() -> anyhow::Result<()> {
     some.all[0].interval = (25.0, 45.0);
     assert_eq!(verdict(&some, "hot key"), Verdict::Barely(true));
 
-    // In turns: twice as fast in each of three rounds, though the machine slows down, and in two processes.
+    // Interleaved figures of two processes: twice as fast in each of three rounds, while the machine slows down.
     let dir = std::env::temp_dir().join(format!("gen-registry-report-{}", std::process::id()));
     fs::create_dir_all(&dir)?;
-    let lines = "turns\tcast/callers: 1\tgen-registry\t10 20\nturns\tcast/callers: 1\tmpsc\t20 40\n\
-         turns\tcast/callers: 1\tgen-registry\t30\nturns\tcast/callers: 1\tmpsc\t60\n";
+    let lines = "interleaved\tcast/callers: 1\tgen-registry\t10 20\ninterleaved\tcast/callers: 1\tmpsc\t20 40\n\
+         interleaved\tcast/callers: 1\tgen-registry\t30\ninterleaved\tcast/callers: 1\tmpsc\t60\n";
     let written = fs::write(dir.join("cast.tsv"), lines).map_err(anyhow::Error::from);
-    let turns = written.and_then(|()| Figures::read(&dir));
+    let read = written.and_then(|()| Figures::read(&dir));
     fs::remove_dir_all(&dir)?;
-    let ratio = turns?.ratio("cast/callers: 1", "gen-registry", "mpsc").context("both took turns")?;
+    let ratio = read?.ratio("cast/callers: 1", "gen-registry", "mpsc").context("both are interleaved")?;
     assert_eq!((ratio.ratio, ratio.interval), (0.5, (0.5, 0.5)));
 
     let page = page(&some, &[]);

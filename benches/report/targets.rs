@@ -1,8 +1,8 @@
-//! Where to get to, and whether a run got there.
+//! The targets, and whether a run meets them.
 
 use crate::figures::{Figures, Ratio, quantity};
 
-/// A line of the table.
+/// A row of the table.
 pub(crate) struct Row {
     pub(crate) what: &'static str,
     pub(crate) target: &'static str,
@@ -14,9 +14,9 @@ pub(crate) struct Row {
 pub(crate) enum Verdict {
     Met,
     NotMet,
-    /// As the first two, but the figures are not exact enough to say that another run would agree.
+    /// Met or not met, but the figures are not exact enough for another run to agree.
     Barely(bool),
-    /// Why.
+    /// The reason.
     NotMeasured(&'static str),
 }
 
@@ -31,7 +31,7 @@ impl Verdict {
         }
     }
 
-    /// What holds for several: the worst of them.
+    /// The combination of several verdicts: the worst one.
     fn and(self, other: Self) -> Self {
         let rank = |verdict: &Self| match verdict {
             Self::Met => 0,
@@ -48,7 +48,7 @@ const OURS: &str = "gen-registry";
 const BESIDE: &str = "papaya, key beside the sender";
 const NOT_RUN: &str = "its bench did not run";
 
-/// Judges a ratio, and tells it.
+/// Judges a ratio. Returns its text too.
 fn at_most(limit: f64, ratio: Option<Ratio>) -> (String, Verdict) {
     let Some(Ratio { ratio, interval: (low, high) }) = ratio else {
         return ("?".to_owned(), Verdict::NotMeasured(NOT_RUN));
@@ -62,7 +62,7 @@ fn at_most(limit: f64, ratio: Option<Ratio>) -> (String, Verdict) {
     (format!("{ratio:.2} ({low:.2} to {high:.2})"), verdict)
 }
 
-/// All of the first must be at most so much; the others stand beside them, and are not judged.
+/// All of the first must be at most the limit. The others are shown beside them and not judged.
 fn ratios<const N: usize, const M: usize>(
     what: &'static str,
     (target, limit): (&'static str, f64),
@@ -89,12 +89,12 @@ fn join(name: &str, text: &str) -> String {
     if name.is_empty() { text.to_owned() } else { format!("{name} {text}") }
 }
 
-/// Numbers that must each be at most so much.
+/// Numbers that must each be at most their limit.
 fn numbers(figures: &Figures, what: &'static str, target: &'static str, limits: &[(&str, &str, &str, f64)]) -> Row {
     let mut verdict = Verdict::Met;
     let mut measured = Vec::new();
-    for &(name, group, way, limit) in limits {
-        let Some(figure) = figures.get(group, way) else {
+    for &(name, group, variant, limit) in limits {
+        let Some(figure) = figures.get(group, variant) else {
             verdict = verdict.and(Verdict::NotMeasured(NOT_RUN));
             continue;
         };
@@ -104,7 +104,7 @@ fn numbers(figures: &Figures, what: &'static str, target: &'static str, limits: 
     Row { what, target, measured: measured.join("; "), verdict }
 }
 
-/// Every target, in the order of their list.
+/// All targets, in the order of the list.
 pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
     let over = |group: &str, other: &str| figures.ratio(group, OURS, other);
     let memory = |size: &str, what: &str| format!("memory/{size} workers, {what}");
@@ -252,22 +252,21 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
     rows
 }
 
-/// A send through an address, over one through the handle and a lookup.
-/// Over a lookup and a send in one loop.
+/// A send through an address, over a lookup and a send through the handle in one loop.
 fn via(figures: &Figures, group: &str) -> Option<Ratio> {
     figures.ratio(group, "gen-registry, Via", "gen-registry, lookup and handle")
 }
 
-/// Over a loop of lookups and one of sends, whose times are added.
+/// Over the sum of a loop of lookups and a loop of sends.
 fn via_apart(figures: &Figures, group: &str) -> Option<Ratio> {
     let lookup = figures.get(group, "gen-registry's lookup")?;
-    let by_hand = figures.get(group, "gen-registry, handle")?.plus(lookup);
-    Some(figures.get(group, "gen-registry, Via")?.over(&by_hand))
+    let baseline = figures.get(group, "gen-registry, handle")?.plus(lookup);
+    Some(figures.get(group, "gen-registry, Via")?.over(&baseline))
 }
 
 fn lookup_or_start(figures: &Figures) -> Row {
     let hit = |group: &str| figures.ratio(group, OURS, "gen-registry's lookup");
-    let by_hand = |group: &str| figures.ratio(group, OURS, "papaya");
+    let baseline = |group: &str| figures.ratio(group, OURS, "papaya");
     let mut row = ratios(
         "`lookup_or_start` hit against `lookup`",
         ("≤ 1.1, no allocation", 1.1),
@@ -277,8 +276,8 @@ fn lookup_or_start(figures: &Figures) -> Row {
         ],
         [
             ("random `u64` of 100,000", hit("lookup_or_start/hit, random u64 of 100,000")),
-            ("over the same by hand with `papaya`, hot key", by_hand("lookup_or_start/hit, hot key of 1,000")),
-            ("random of 100,000", by_hand("lookup_or_start/hit, random of 100,000")),
+            ("over a hand-written `papaya` lookup, hot key", baseline("lookup_or_start/hit, hot key of 1,000")),
+            ("random of 100,000", baseline("lookup_or_start/hit, random of 100,000")),
         ],
     );
     let allocations = figures.get("allocations of a hit/lookup_or_start", OURS);
@@ -292,7 +291,7 @@ fn lookup_or_start(figures: &Figures) -> Row {
     row
 }
 
-/// Every lookup that a peer does too.
+/// Every lookup that a peer also has.
 fn peers(figures: &Figures) -> Row {
     const PEERS: [&str; 3] = ["kameo", "ractor", "Elixir Registry"];
     let mut worst: Option<(Ratio, &str, &str)> = None;
@@ -315,7 +314,9 @@ fn peers(figures: &Figures) -> Row {
         let floors = [("a bare `papaya` over the same", "papaya"), ("a set with the key beside the sender", BESIDE)];
         let beside: Vec<_> = floors
             .iter()
-            .filter_map(|(name, way)| Some(join(name, &format!("{:.2}", figures.ratio(group, way, peer)?.ratio))))
+            .filter_map(|(name, variant)| {
+                Some(join(name, &format!("{:.2}", figures.ratio(group, variant, peer)?.ratio)))
+            })
             .collect();
         if !beside.is_empty() {
             measured += &format!(". Beside it: {}", beside.join("; "));
@@ -324,25 +325,25 @@ fn peers(figures: &Figures) -> Row {
     Row { what: "any lookup against every peer", target: "faster than all", measured, verdict }
 }
 
-/// Every variant that is not the default one.
+/// Every variant of gen-registry with options.
 fn with_options(figures: &Figures) -> Row {
     let options = figures.all.iter().filter(|figure| {
         figure.group.starts_with("memory/")
             && figure.group.ends_with("allocated")
-            && figure.way.starts_with("gen-registry, ")
+            && figure.variant.starts_with("gen-registry, ")
     });
     let most = options.max_by(|one, other| one.number.total_cmp(&other.number));
     let (measured, verdict) = match most {
         Some(most) => {
             let verdict = if most.number <= 1_024.0 { Verdict::Met } else { Verdict::NotMet };
-            (format!("at most {} ({})", most.text(), most.way), verdict)
+            (format!("at most {} ({})", most.text(), most.variant), verdict)
         }
         None => (String::new(), Verdict::NotMeasured("benches/memory.rs has no variant with them")),
     };
     Row { what: "the same with idle timeout and metrics", target: "never above 1,024", measured, verdict }
 }
 
-/// With the noise of a run allowed for: a tenth.
+/// Allows a tenth for the noise of a run.
 fn isolation(figures: &Figures) -> Row {
     let with = |operation: &str| {
         let group = format!("isolation/{operation}, with and without");

@@ -1,12 +1,12 @@
-//! Criterion measures one way after the other. On a machine whose speed changes meanwhile, a ratio of two figures says when they
-//! were taken. So what is compared can also be measured in turns, by the same code: each way of a group for some milliseconds,
-//! then the next, round and round, and each ratio is made within a round.
+//! Criterion measures one variant after the other. If the speed of the machine changes meanwhile, the ratio of two
+//! figures reflects when they were taken. So variants can also be measured interleaved, by the same code: each variant
+//! of a group runs for some milliseconds, then the next one, in rounds, and each ratio is computed within a round.
 //!
-//!     cargo bench -p benches --bench lookup -- --turns 15 3
+//!     cargo bench -p benches --bench lookup -- --interleaved 15 3
 //!
-//! Each group is measured in so many rounds, and in so many processes of its own, for where in memory the workers of a table come
-//! to lie is luck. Each makes the tables in another order. What they print is for the report: `turns`, group, way, and
-//! nanoseconds for one operation by round.
+//! Each group is measured in this many rounds and in this many separate processes, because the addresses of a table's
+//! workers are random. Each process builds the tables in another order. The processes print lines for the report:
+//! `interleaved`, group, variant, and the nanoseconds of an operation in each round.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,16 +14,16 @@ use std::time::Duration;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode, Throughput};
 
-/// How long a way is measured in its turn, and before that warmed up.
-const TURN: Duration = Duration::from_millis(20);
+/// How long a variant runs in each round, after its warm-up.
+const ROUND_TIME: Duration = Duration::from_millis(20);
 const WARM_UP: Duration = Duration::from_millis(10);
 
-/// Whether this is one process of several.
-pub(crate) fn is_in_turns() -> bool {
-    std::env::args().any(|arg| arg == "--turns")
+/// Whether this is one of several interleaved processes.
+pub(crate) fn is_interleaved() -> bool {
+    std::env::args().any(|arg| arg == "--interleaved")
 }
 
-/// All that one program measures.
+/// All measurements of a program.
 pub(crate) struct Benches(How);
 
 enum How {
@@ -34,8 +34,8 @@ enum How {
         processes: usize,
         groups: Vec<String>,
     },
-    /// One group. Its ways are set up from this one on.
-    Turns {
+    /// One group. `first` is the variant that is set up first.
+    Child {
         rounds: usize,
         group: String,
         first: usize,
@@ -43,17 +43,18 @@ enum How {
 }
 
 impl Benches {
-    /// By the command line: `--turns ROUNDS PROCESSES`, or `--turns ROUNDS GROUP FIRST` in one of these, or what criterion takes.
+    /// From the command line: `--interleaved ROUNDS PROCESSES`, or `--interleaved ROUNDS GROUP FIRST` in a child
+    /// process, or criterion's options.
     pub(crate) fn new(criterion: impl FnOnce() -> Criterion) -> Self {
         let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("not a number: {text}"));
         Self(match args[..] {
-            ["--turns", rounds, processes] => {
+            ["--interleaved", rounds, processes] => {
                 How::Processes { rounds: rounds.to_owned(), processes: number(processes), groups: Vec::new() }
             }
-            ["--turns", rounds, group, first] => {
-                How::Turns { rounds: number(rounds), group: group.to_owned(), first: number(first) }
+            ["--interleaved", rounds, group, first] => {
+                How::Child { rounds: number(rounds), group: group.to_owned(), first: number(first) }
             }
             _ => How::Criterion(Box::new(criterion())),
         })
@@ -67,9 +68,9 @@ impl Benches {
                 groups.push(name);
                 Runs::Elsewhere
             }
-            How::Turns { group, .. } if *group != name => Runs::Elsewhere,
-            &mut How::Turns { rounds, first, .. } => {
-                Runs::InTurns { name, rounds, first, operations: 1, ways: Vec::new() }
+            How::Child { group, .. } if *group != name => Runs::Elsewhere,
+            &mut How::Child { rounds, first, .. } => {
+                Runs::Interleaved { name, rounds, first, operations: 1, variants: Vec::new() }
             }
         })
     }
@@ -77,16 +78,16 @@ impl Benches {
     pub(crate) fn final_summary(self) {
         match self.0 {
             How::Criterion(criterion) => criterion.final_summary(),
-            How::Turns { .. } => {}
+            How::Child { .. } => {}
             How::Processes { rounds, processes, groups } => {
                 let program = std::env::current_exe().expect("this program has a name");
-                // All groups once, and then again: the processes of one group are minutes apart.
+                // All groups once, then again, so that the processes of a group are minutes apart.
                 for (process, group) in
                     (0..processes).flat_map(|process| groups.iter().map(move |group| (process, group)))
                 {
                     let mut command = Command::new(&program);
-                    command.args(["--turns", &rounds, group, &process.to_string()]).stdin(Stdio::null());
-                    let status = command.status().expect("it can be run again");
+                    command.args(["--interleaved", &rounds, group, &process.to_string()]).stdin(Stdio::null());
+                    let status = command.status().expect("the child process runs");
                     assert!(status.success(), "{group}: {status}");
                 }
             }
@@ -94,49 +95,49 @@ impl Benches {
     }
 }
 
-/// What does the same, in several ways.
+/// A group of variants that do the same.
 pub(crate) struct Group<'g>(Runs<'g>);
 
 enum Runs<'g> {
     Now(BenchmarkGroup<'g, WallTime>),
-    /// When all of them are known.
-    InTurns {
+    /// Runs when all variants are known.
+    Interleaved {
         name: String,
         rounds: usize,
         first: usize,
         operations: u64,
-        ways: Vec<Way<'g>>,
+        variants: Vec<Variant<'g>>,
     },
     Elsewhere,
 }
 
 impl<'g> Group<'g> {
-    /// How many operations an iteration is.
+    /// The number of operations per iteration.
     pub(crate) fn operations(&mut self, number: usize) {
         match &mut self.0 {
             Runs::Now(group) => _ = group.throughput(Throughput::Elements(number as u64)),
-            Runs::InTurns { operations, .. } => *operations = number as u64,
+            Runs::Interleaved { operations, .. } => *operations = number as u64,
             Runs::Elsewhere => {}
         }
     }
 
-    /// An iteration takes long: few samples are all that there is time for.
+    /// For long iterations: few samples fit into the time.
     pub(crate) fn is_slow(&mut self) {
         if let Runs::Now(group) = &mut self.0 {
             group.sample_size(10).sampling_mode(SamplingMode::Flat);
         }
     }
 
-    /// What `measure` needs it makes when it is first called, and keeps.
+    /// `measure` sets itself up on its first call.
     pub(crate) fn bench_function(&mut self, name: &str, measure: impl FnMut(&mut Bencher<'_, '_>) + 'g) {
         match &mut self.0 {
             Runs::Now(group) => {
                 let mut measure = measure;
                 group.bench_function(name, |bencher| measure(&mut Bencher::Criterion(bencher)));
             }
-            Runs::InTurns { ways, .. } => {
+            Runs::Interleaved { variants, .. } => {
                 let (measure, name) = (Box::new(measure), name.to_owned());
-                ways.push(Way { name, measure, iterations: 1, rounds: Vec::new() });
+                variants.push(Variant { name, measure, iterations: 1, rounds: Vec::new() });
             }
             Runs::Elsewhere => {}
         }
@@ -147,62 +148,62 @@ impl<'g> Group<'g> {
 
 impl Drop for Group<'_> {
     fn drop(&mut self) {
-        let Runs::InTurns { name, rounds, first, operations, ways } = &mut self.0 else { return };
+        let Runs::Interleaved { name, rounds, first, operations, variants } = &mut self.0 else { return };
         if std::thread::panicking() {
             return;
         }
-        let number = ways.len();
+        let number = variants.len();
         for n in 0..number {
-            ways[(*first + n) % number].get_ready();
+            variants[(*first + n) % number].calibrate();
         }
         for round in 0..*rounds {
-            // Each comes after each other one once in a while.
+            // Reverse every second round, so that each variant follows each of its neighbours.
             for n in 0..number {
-                ways[(round + n * if round % 2 == 0 { 1 } else { number - 1 }) % number].take_turn();
+                variants[(round + n * if round % 2 == 0 { 1 } else { number - 1 }) % number].run_round();
             }
         }
-        for way in ways {
-            let rounds = way.rounds.iter().map(|nanoseconds| (nanoseconds / *operations as f64).to_string());
-            println!("turns\t{name}\t{}\t{}", way.name, rounds.collect::<Vec<_>>().join(" "));
+        for variant in variants {
+            let rounds = variant.rounds.iter().map(|nanoseconds| (nanoseconds / *operations as f64).to_string());
+            println!("interleaved\t{name}\t{}\t{}", variant.name, rounds.collect::<Vec<_>>().join(" "));
         }
     }
 }
 
-struct Way<'g> {
+struct Variant<'g> {
     name: String,
     measure: Box<dyn FnMut(&mut Bencher<'_, '_>) + 'g>,
-    /// In one turn.
+    /// Per round.
     iterations: u64,
-    /// Nanoseconds for an iteration.
+    /// Nanoseconds per iteration.
     rounds: Vec<f64>,
 }
 
-impl Way<'_> {
+impl Variant<'_> {
     fn run(&mut self, iterations: u64) -> Duration {
-        let mut bencher = Bencher::Turn { iterations, elapsed: None };
+        let mut bencher = Bencher::Round { iterations, elapsed: None };
         (self.measure)(&mut bencher);
         match bencher {
-            Bencher::Turn { elapsed: Some(elapsed), .. } => elapsed,
+            Bencher::Round { elapsed: Some(elapsed), .. } => elapsed,
             _ => panic!("{} has measured nothing", self.name),
         }
     }
 
-    /// Makes what it needs, and finds out how much it can do in a turn.
-    fn get_ready(&mut self) {
+    /// Sets up the variant and determines how many iterations fit into a round.
+    fn calibrate(&mut self) {
         let mut iterations = 1;
         let elapsed = loop {
             let elapsed = self.run(iterations);
-            if elapsed >= TURN / 4 {
+            if elapsed >= ROUND_TIME / 4 {
                 break elapsed;
             }
             iterations *= 2;
         };
-        let turns = TURN.as_secs_f64() / elapsed.as_secs_f64();
-        self.iterations = ((iterations as f64 * turns) as u64).max(1);
+        let factor = ROUND_TIME.as_secs_f64() / elapsed.as_secs_f64();
+        self.iterations = ((iterations as f64 * factor) as u64).max(1);
     }
 
-    fn take_turn(&mut self) {
-        let warm_up = self.iterations as f64 * WARM_UP.as_secs_f64() / TURN.as_secs_f64();
+    fn run_round(&mut self) {
+        let warm_up = self.iterations as f64 * WARM_UP.as_secs_f64() / ROUND_TIME.as_secs_f64();
         if warm_up >= 1.0 {
             self.run(warm_up as u64);
         }
@@ -211,18 +212,18 @@ impl Way<'_> {
     }
 }
 
-/// Takes the time of some iterations.
+/// Times a number of iterations.
 pub(crate) enum Bencher<'b, 'c> {
     Criterion(&'b mut criterion::Bencher<'c>),
-    Turn { iterations: u64, elapsed: Option<Duration> },
+    Round { iterations: u64, elapsed: Option<Duration> },
 }
 
 impl Bencher<'_, '_> {
-    /// Does so many iterations, and says how long they took.
+    /// Runs this many iterations and returns the elapsed time.
     pub(crate) fn iter_custom(&mut self, mut routine: impl FnMut(u64) -> Duration) {
         match self {
             Self::Criterion(bencher) => bencher.iter_custom(routine),
-            Self::Turn { iterations, elapsed } => *elapsed = Some(routine(*iterations)),
+            Self::Round { iterations, elapsed } => *elapsed = Some(routine(*iterations)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What one writes by hand: a concurrent map, a task per key, a bounded channel.
+//! Hand-written baselines: a concurrent map, a task per key, a bounded channel.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -11,8 +11,8 @@ use futures_util::FutureExt as _;
 use tokio::sync::{OnceCell, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::seeded::Seeded;
-use super::{Begin, Counts, Key, MAILBOX, TALLY, Way};
+use super::hash::SipBuilder;
+use super::{Begin, Counts, Key, MAILBOX, TALLY, Variant};
 
 pub(crate) enum Mail {
     Add(u64),
@@ -23,22 +23,22 @@ pub(crate) enum Mail {
 
 pub(crate) type Sender = mpsc::Sender<Mail>;
 
-/// Spawns a worker, and tells when its init is through.
+/// Spawns a worker. The receiver resolves when its `init` has returned.
 pub(crate) fn spawn(mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
     spawn_that(Begin::AtOnce, mailbox)
 }
 
 pub(crate) fn spawn_that(begin: Begin, mailbox: mpsc::Receiver<Mail>) -> (oneshot::Receiver<()>, JoinHandle<()>) {
     let (ready, is_ready) = oneshot::channel();
-    let task = spawn_telling(begin, mailbox, move || {
-        // Who asked for it may have gone away.
+    let task = spawn_then(begin, mailbox, move || {
+        // The caller may have dropped its receiver.
         let _ = ready.send(());
     });
     (is_ready, task)
 }
 
-/// Spawns a worker that tells in a way of its own when its init is through.
-fn spawn_telling(begin: Begin, mailbox: mpsc::Receiver<Mail>, ready: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+/// Spawns a worker that calls `ready` when its `init` has returned.
+fn spawn_then(begin: Begin, mailbox: mpsc::Receiver<Mail>, ready: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(async move {
         begin.init().await;
         ready();
@@ -52,7 +52,7 @@ pub(crate) async fn serve(mut mailbox: mpsc::Receiver<Mail>) {
     while let Some(mail) = mailbox.recv().await {
         match mail {
             Mail::Add(n) => count += n,
-            // Who asked may have gone away.
+            // The caller may have dropped its receiver.
             Mail::Get(reply) => drop(reply.send(count)),
             Mail::Note => TALLY.count(),
             Mail::Stop => break,
@@ -60,7 +60,7 @@ pub(crate) async fn serve(mut mailbox: mpsc::Receiver<Mail>) {
     }
 }
 
-/// Ends a worker that is in no map any more, after what it has in its mailbox, and waits until it has let go of that.
+/// Ends a worker that was removed from its map: it handles its mailbox, then drops it.
 pub(crate) async fn stop(sender: &Sender) {
     sender.send(Mail::Stop).await.expect("it runs");
     sender.closed().await;
@@ -96,16 +96,16 @@ impl Counts for Arc<Sender> {
     }
 }
 
-/// A `papaya` map of `Arc`s: the floor of a lookup, with the hasher that gen-registry uses.
+/// A `papaya` map of `Arc`s: the baseline of a lookup, with the hasher of gen-registry.
 #[derive(Clone)]
-pub(crate) struct Papaya<K: Key>(pub(crate) Arc<papaya::HashMap<K, Arc<Sender>, Seeded>>);
+pub(crate) struct Papaya<K: Key>(pub(crate) Arc<papaya::HashMap<K, Arc<Sender>, SipBuilder>>);
 
-impl<K: Key> Way<K> for Papaya<K> {
+impl<K: Key> Variant<K> for Papaya<K> {
     const NAME: &'static str = "papaya";
     type Handle = Arc<Sender>;
 
     fn empty() -> Self {
-        Self(Arc::new(papaya::HashMap::with_hasher(Seeded::new())))
+        Self(Arc::new(papaya::HashMap::with_hasher(SipBuilder::new())))
     }
 
     fn lookup(&self, key: &K) -> Option<Arc<Sender>> {
@@ -126,15 +126,16 @@ impl<K: Key> Way<K> for Papaya<K> {
     }
 
     async fn end(self) {
-        // Not `clear`: papaya frees what was removed some time later, and until then the senders keep the tasks.
+        // Not `clear`: papaya frees removed entries later, and until then the senders keep the tasks alive.
         drop(self);
     }
 }
 
-/// A `papaya` set of `Arc`s that hold the key beside the sender, so that a handle knows its key and no key is kept twice: the
-/// floor of a lookup for a registry whose handles do. The key is one step further away than in a map of keys.
+/// A `papaya` set of `Arc`s that hold the key beside the sender, so that a handle has its key and no key is stored
+/// twice: the baseline of a lookup for a registry whose handles have keys. The key is one pointer further away than in
+/// a map.
 #[derive(Clone)]
-pub(crate) struct Beside<K: Key>(pub(crate) Arc<papaya::HashSet<Named<K>, Seeded>>);
+pub(crate) struct Beside<K: Key>(pub(crate) Arc<papaya::HashSet<Named<K>, SipBuilder>>);
 
 #[derive(Clone)]
 pub(crate) struct Named<K>(pub(crate) Arc<(K, Sender)>);
@@ -173,12 +174,12 @@ impl<K: Key> Counts for Named<K> {
     }
 }
 
-impl<K: Key> Way<K> for Beside<K> {
+impl<K: Key> Variant<K> for Beside<K> {
     const NAME: &'static str = "papaya, key beside the sender";
     type Handle = Named<K>;
 
     fn empty() -> Self {
-        Self(Arc::new(papaya::HashSet::with_hasher(Seeded::new())))
+        Self(Arc::new(papaya::HashSet::with_hasher(SipBuilder::new())))
     }
 
     fn lookup(&self, key: &K) -> Option<Named<K>> {
@@ -201,15 +202,16 @@ impl<K: Key> Way<K> for Beside<K> {
     }
 }
 
-/// A task that owns a `papaya` map, takes requests for starts, and spawns the workers, who answer the caller themselves: the
-/// floor of a cold start that goes by way of an owner. It knows no failure, no timeout, no limit, no stop and no end.
+/// A task that owns a `papaya` map, receives start requests and spawns the workers, which reply to the callers
+/// themselves: the baseline of a cold start through an owner task. It has no failures, timeouts, limits, stops or
+/// exits.
 #[derive(Clone)]
 pub(crate) struct Owned<K: Key> {
     map: Arc<papaya::HashMap<K, Sender, RandomState>>,
     requests: mpsc::Sender<(K, oneshot::Sender<Sender>)>,
 }
 
-impl<K: Key> Way<K> for Owned<K> {
+impl<K: Key> Variant<K> for Owned<K> {
     const NAME: &'static str = "a bare owner task";
     type Handle = Sender;
 
@@ -221,13 +223,13 @@ impl<K: Key> Way<K> for Owned<K> {
             while let Some((key, reply)) = requested.recv().await {
                 let map = owned.pin();
                 if let Some(sender) = map.get(&key) {
-                    // Who asked may have gone away.
+                    // The caller may have dropped its receiver.
                     drop(reply.send(Sender::clone(sender)));
                     continue;
                 }
                 let (sender, mailbox) = mpsc::channel(MAILBOX);
                 map.insert(key, sender.clone());
-                spawn_telling(Begin::AtOnce, mailbox, || drop(reply.send(sender)));
+                spawn_then(Begin::AtOnce, mailbox, || drop(reply.send(sender)));
             }
         });
         Self { map, requests }
@@ -253,9 +255,9 @@ impl<K: Key> Way<K> for Owned<K> {
 
 type Waiting = Vec<oneshot::Sender<Sender>>;
 
-/// A `papaya` map, and beside it one lock around who waits for which start, as one owner would know it. The caller takes it to
-/// claim the key, the worker when its init is through: a cold start that is ordered in one place by those who have news for it.
-/// It knows no failure, no timeout, no limit, no stop and no end.
+/// A `papaya` map, with a lock around the callers that wait for each start. A caller locks it to claim the key, and the
+/// worker when its `init` has returned: a cold start that is ordered by a lock. It has no failures, timeouts, limits,
+/// stops or exits.
 #[derive(Clone)]
 pub(crate) struct OneLock<K: Key> {
     map: Arc<papaya::HashMap<K, Sender, RandomState>>,
@@ -267,7 +269,7 @@ impl<K: Key> OneLock<K> {
         self.starting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the worker be seen, and tells who waits for it.
+    /// Makes the worker visible and notifies its callers.
     fn open(&self, key: &K, sender: &Sender) {
         let waiting = {
             let mut starting = self.starting();
@@ -275,13 +277,13 @@ impl<K: Key> OneLock<K> {
             starting.remove(key)
         };
         for reply in waiting.into_iter().flatten() {
-            // Who asked may have gone away.
+            // The caller may have dropped its receiver.
             drop(reply.send(sender.clone()));
         }
     }
 }
 
-impl<K: Key> Way<K> for OneLock<K> {
+impl<K: Key> Variant<K> for OneLock<K> {
     const NAME: &'static str = "one lock";
     type Handle = Sender;
 
@@ -300,7 +302,7 @@ impl<K: Key> Way<K> for OneLock<K> {
         let (reply, answer) = oneshot::channel();
         let is_first = {
             let mut starting = self.starting();
-            // Again: it may have come up meanwhile.
+            // Check again: the start may have completed meanwhile.
             if let Some(sender) = self.lookup(key) {
                 return sender;
             }
@@ -311,8 +313,8 @@ impl<K: Key> Way<K> for OneLock<K> {
         if is_first {
             let (sender, mailbox) = mpsc::channel(MAILBOX);
             let (this, key) = (self.clone(), key.clone());
-            // The sender goes with the closure: the worker keeps none to itself.
-            spawn_telling(Begin::AtOnce, mailbox, move || this.open(&key, &sender));
+            // The closure owns the sender. The worker has none.
+            spawn_then(Begin::AtOnce, mailbox, move || this.open(&key, &sender));
         }
         answer.await.expect("it starts")
     }
@@ -322,11 +324,11 @@ impl<K: Key> Way<K> for OneLock<K> {
     }
 }
 
-/// A `DashMap` of senders: what most services have. A second caller of a starting key does not wait for its init.
+/// A `DashMap` of senders: what most services use. A second caller of a starting key does not wait for its `init`.
 #[derive(Clone)]
 pub(crate) struct Dash<K: Key>(pub(crate) Arc<DashMap<K, Sender, RandomState>>);
 
-impl<K: Key> Way<K> for Dash<K> {
+impl<K: Key> Variant<K> for Dash<K> {
     const NAME: &'static str = "DashMap";
     type Handle = Sender;
 
@@ -360,11 +362,11 @@ impl<K: Key> Way<K> for Dash<K> {
     }
 }
 
-/// A `HashMap` under a lock of the standard library. As for the second caller, see [`Dash`].
+/// A `HashMap` under a lock of the standard library. A second caller behaves as in [`Dash`].
 #[derive(Clone)]
 pub(crate) struct Locked<K: Key>(pub(crate) Arc<RwLock<HashMap<K, Sender>>>);
 
-impl<K: Key> Way<K> for Locked<K> {
+impl<K: Key> Variant<K> for Locked<K> {
     const NAME: &'static str = "RwLock<HashMap>";
     type Handle = Sender;
 
@@ -398,11 +400,11 @@ impl<K: Key> Way<K> for Locked<K> {
     }
 }
 
-/// A `DashMap` of once-cells: any number of callers share one start, and all of them wait for its init.
+/// A `DashMap` of once-cells: concurrent callers share a start, and all of them wait for its `init`.
 #[derive(Clone)]
 pub(crate) struct DashOnce<K: Key>(pub(crate) Arc<DashMap<K, Arc<OnceCell<Sender>>, RandomState>>);
 
-impl<K: Key> Way<K> for DashOnce<K> {
+impl<K: Key> Variant<K> for DashOnce<K> {
     const NAME: &'static str = "DashMap of OnceCell";
     type Handle = Sender;
 
@@ -430,11 +432,11 @@ impl<K: Key> Way<K> for DashOnce<K> {
     }
 }
 
-/// A cache of `moka` without a bound, of senders. Callers share a start, and all of them wait for its init.
+/// An unbounded cache of `moka` with senders. Callers share a start, and all of them wait for its `init`.
 #[derive(Clone)]
 pub(crate) struct Moka<K: Key>(pub(crate) moka::future::Cache<K, Sender, RandomState>);
 
-impl<K: Key> Way<K> for Moka<K> {
+impl<K: Key> Variant<K> for Moka<K> {
     const NAME: &'static str = "moka";
     type Handle = Sender;
 
@@ -443,8 +445,8 @@ impl<K: Key> Way<K> for Moka<K> {
     }
 
     fn lookup(&self, key: &K) -> Option<Sender> {
-        // Asynchronous, but all it waits for is the calls that were dropped half way: there are none.
-        self.0.get(key).now_or_never().expect("a get that is ready at once")
+        // `get` is asynchronous, but only waits for interrupted calls, of which there are none.
+        self.0.get(key).now_or_never().expect("`get` is ready at once")
     }
 
     async fn start(&self, key: &K) -> Sender {
@@ -457,20 +459,20 @@ impl<K: Key> Way<K> for Moka<K> {
     }
 
     async fn end(self) {
-        // Not by dropping the cache: moka frees what was in it some time later, maybe never.
+        // Dropping the cache is not enough: moka frees its entries later, or never.
         for (_, sender) in &self.0 {
             sender.try_send(Mail::Stop).expect("the mailbox has room");
         }
     }
 }
 
-/// A `DashMap` that keeps the tasks too, to wait for and to abort.
+/// A `DashMap` that also keeps the tasks, to await and abort them.
 #[derive(Clone)]
 pub(crate) struct Joined(pub(crate) Arc<DashMap<String, Task, RandomState>>);
 
 pub(crate) type Task = (Sender, Option<JoinHandle<()>>);
 
-impl Way<String> for Joined {
+impl Variant<String> for Joined {
     const NAME: &'static str = "DashMap of tasks";
     type Handle = Sender;
 
@@ -498,7 +500,7 @@ impl Way<String> for Joined {
 
     async fn end(self) {
         let mut tasks = Vec::with_capacity(self.0.len());
-        // The last sender goes with the entry, and so the task ends.
+        // The last sender is dropped with the entry, which ends the task.
         self.0.retain(|_, (_sender, task)| {
             tasks.extend(task.take());
             false
