@@ -193,7 +193,7 @@ impl Dice {
 
 /// What callers got.
 #[derive(Default)]
-struct Told {
+struct Results {
     accepted_casts: u64,
     answered: u64,
     never_began: u64,
@@ -218,20 +218,20 @@ struct Soak {
 
 impl Soak {
     /// Sends this sender's messages one after the other, and checks each result.
-    async fn send(self: Arc<Self>, sender: usize) -> (Told, Histogram<u64>) {
+    async fn send(self: Arc<Self>, sender: usize) -> (Results, Histogram<u64>) {
         let mut dice = Dice(self.seed.wrapping_add(sender as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-        let (mut told, mut latency) = (Told::default(), Histogram::new(3).expect("three digits are in range"));
+        let (mut results, mut latency) = (Results::default(), Histogram::new(3).expect("three digits are in range"));
         for number in (sender..self.messages).step_by(SENDERS) {
             self.at[sender].store(number, SeqCst);
             // Most messages go to a tenth of the keys. The others are rare, so their workers come and go.
             let key = if dice.roll(10) < 7 { dice.roll(self.keys / 10) } else { dice.roll(self.keys) };
             match dice.roll(2_000) {
                 0 | 1 => {
-                    told.stops += 1;
+                    results.stops += 1;
                     self.end(key, false).await;
                 }
                 2 | 3 => {
-                    told.kills += 1;
+                    results.kills += 1;
                     self.end(key, true).await;
                 }
                 _ => {}
@@ -253,13 +253,13 @@ impl Soak {
                     Ok(answer) => {
                         let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
                         latency.record(nanos).expect("the histogram resizes itself");
-                        (&mut told.answered, answer == number && fate == HANDLED)
+                        (&mut results.answered, answer == number && fate == HANDLED)
                     }
-                    Err(CallError::NotDelivered) => (&mut told.never_began, fate == UNSEEN),
+                    Err(CallError::NotDelivered) => (&mut results.never_began, fate == UNSEEN),
                     Err(CallError::NoReply) => {
-                        (&mut told.no_reply, fate == CRASHED || fate == CUT_OFF || fate == BEGUN)
+                        (&mut results.no_reply, fate == CRASHED || fate == CUT_OFF || fate == BEGUN)
                     }
-                    Err(CallError::NotStarted(error)) => (&mut told.refused, fate == UNSEEN && is_refusal(&error)),
+                    Err(CallError::NotStarted(error)) => (&mut results.refused, fate == UNSEEN && is_refusal(&error)),
                     Err(error) => panic!("message {number} to key {key}: {error}"),
                 };
                 *count += 1;
@@ -267,11 +267,11 @@ impl Soak {
             } else {
                 let count = match via.cast(Message { number, act, reply: None }).await {
                     Ok(()) => {
-                        told.accepted_casts += 1;
+                        results.accepted_casts += 1;
                         continue;
                     }
-                    Err(SendError::NotStarted { source, .. }) if is_refusal(&source) => &mut told.refused,
-                    Err(SendError::Closed(_)) => &mut told.closed,
+                    Err(SendError::NotStarted { source, .. }) if is_refusal(&source) => &mut results.refused,
+                    Err(SendError::Closed(_)) => &mut results.closed,
                     Err(error) => panic!("message {number} to key {key}: {error}"),
                 };
                 *count += 1;
@@ -279,7 +279,7 @@ impl Soak {
             }
         }
         self.at[sender].store(usize::MAX, SeqCst);
-        (told, latency)
+        (results, latency)
     }
 
     async fn end(&self, key: usize, at_once: bool) {
@@ -346,19 +346,19 @@ async fn every_message_is_accounted_for() {
     for sender in 0..SENDERS {
         senders.spawn(Arc::clone(&soak).send(sender));
     }
-    let (mut told, mut latency) = (Told::default(), Histogram::<u64>::new(3).expect("three digits are in range"));
+    let (mut results, mut latency) = (Results::default(), Histogram::<u64>::new(3).expect("three digits are in range"));
     while let Some(sent) =
         tokio::time::timeout(PATIENCE, senders.join_next()).await.unwrap_or_else(|_| panic!("{}", soak.lost()))
     {
         let (one, times) = sent.expect("the results of a sender");
-        told.accepted_casts += one.accepted_casts;
-        told.answered += one.answered;
-        told.never_began += one.never_began;
-        told.no_reply += one.no_reply;
-        told.refused += one.refused;
-        told.closed += one.closed;
-        told.stops += one.stops;
-        told.kills += one.kills;
+        results.accepted_casts += one.accepted_casts;
+        results.answered += one.answered;
+        results.never_began += one.never_began;
+        results.no_reply += one.no_reply;
+        results.refused += one.refused;
+        results.closed += one.closed;
+        results.stops += one.stops;
+        results.kills += one.kills;
         latency.add(times).expect("the histograms are compatible");
     }
     let took = began.elapsed();
@@ -376,12 +376,12 @@ async fn every_message_is_accounted_for() {
     let figures = [
         ("messages/s", rate as u64),
         ("seconds, in hundredths", took.as_millis() as u64 / 10),
-        ("casts accepted", told.accepted_casts),
-        ("calls with a reply", told.answered),
-        ("calls that never began", told.never_began),
-        ("calls without a reply", told.no_reply),
-        ("sends refused: no room, or budget spent", told.refused),
-        ("sends that found only stopping workers", told.closed),
+        ("casts accepted", results.accepted_casts),
+        ("calls with a reply", results.answered),
+        ("calls that never began", results.never_began),
+        ("calls without a reply", results.no_reply),
+        ("sends refused: no room, or budget spent", results.refused),
+        ("sends that found only stopping workers", results.closed),
         ("messages handled", handled),
         ("messages that crashed their worker", crashed),
         ("messages cut off by a kill", cut_off),
@@ -398,7 +398,7 @@ async fn every_message_is_accounted_for() {
         ("ends: killed", stats.exits.killed),
         ("ends: crashed", stats.exits.failed + stats.exits.panicked),
         ("ends: shutdown", stats.exits.shutdown),
-        ("stops and kills asked for", told.stops + told.kills),
+        ("stops and kills asked for", results.stops + results.kills),
         ("most states at once", ledger.most_alive.load(SeqCst) as u64),
         ("call latency, p50, µs", latency.value_at_quantile(0.5) / 1_000),
         ("call latency, p99, µs", latency.value_at_quantile(0.99) / 1_000),
@@ -414,16 +414,20 @@ async fn every_message_is_accounted_for() {
     assert!(ledger.most_alive.load(SeqCst) <= room, "G11: more states than there is room for");
     assert_eq!(begun, 0, "G6: messages that began and have no fate");
     assert_eq!(
-        told.accepted_casts + told.answered + told.no_reply,
+        results.accepted_casts + results.answered + results.no_reply,
         handled + crashed + cut_off + undelivered,
         "G6: every accepted message is handled, crashed, cut off or undelivered"
     );
-    assert_eq!(unseen, told.never_began + told.refused + told.closed, "G6: unseen messages were refused or returned");
+    assert_eq!(
+        unseen,
+        results.never_began + results.refused + results.closed,
+        "G6: unseen messages were refused or returned"
+    );
     assert!(cut_off <= stats.exits.killed, "a kill cuts off one message at most");
     let ends = stats.restarts.total() + stats.exits.failed + stats.exits.panicked;
     // A worker that is killed while it exits because of a crash ends by the kill.
     assert!((ends..=ends + stats.exits.killed).contains(&crashed), "{crashed} crashes ended {ends} runs");
-    assert!(stats.exits.killed + stats.exits.stopped <= told.stops + told.kills, "unexpected exits: {stats:?}");
+    assert!(stats.exits.killed + stats.exits.stopped <= results.stops + results.kills, "unexpected exits: {stats:?}");
     assert_eq!(stats.starts.ok, stats.exits.total(), "G9: starts and exits: {stats:?}");
     assert_eq!((stats.workers(), soak.registry.count(), soak.registry.to_list().len()), (0, 0, 0), "G10");
     assert_eq!(ledger.all_alive.load(SeqCst), 0, "G10: states left");

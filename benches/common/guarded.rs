@@ -120,11 +120,11 @@ impl<K: Key> Variant<K> for Guarded<K> {
             return worker;
         }
         loop {
-            let (tell, told) = oneshot::channel();
+            let (notify, opened) = oneshot::channel();
             let worker = match self.0.entry(key.clone()) {
                 Entry::Vacant(vacant) => {
                     let (sender, mailbox) = mpsc::channel(MAILBOX);
-                    let waiting = Mutex::new(vec![tell]);
+                    let waiting = Mutex::new(vec![notify]);
                     let worker = Arc::new(Worker { sender, gate: AtomicU8::new(STARTING), waiting });
                     vacant.insert(Arc::clone(&worker));
                     self.spawn(key.clone(), Arc::clone(&worker), mailbox);
@@ -137,12 +137,12 @@ impl<K: Key> Variant<K> for Guarded<K> {
                         drop(waiting);
                         return worker;
                     }
-                    waiting.push(tell);
+                    waiting.push(notify);
                     drop(waiting);
                     worker
                 }
             };
-            if told.await.is_ok() {
+            if opened.await.is_ok() {
                 return worker;
             }
         }

@@ -238,7 +238,7 @@ async fn calling_own_name_would_deadlock() {
     let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
     aliases.register(1, &worker).unwrap();
     let names = aliases.clone();
-    let told = run_in(&worker, move |_| {
+    let result = run_in(&worker, move |_| {
         Box::pin(async move {
             let nothing = || test_support::job(|_| Box::pin(async {}));
             let called = names.call(&1, |_reply: gen_registry::Reply<()>| nothing()).await;
@@ -247,7 +247,7 @@ async fn calling_own_name_would_deadlock() {
             (matches!(called, Err(CallError::WouldDeadlock)), matches!(cast, Err(SendError::WouldDeadlock(_))))
         })
     });
-    assert_eq!(told.await.unwrap(), (true, true));
+    assert_eq!(result.await.unwrap(), (true, true));
 }
 
 #[tokio::test(start_paused = true)]

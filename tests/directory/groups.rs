@@ -306,7 +306,7 @@ async fn full_member_broadcasting_does_not_deadlock() {
     groups.join(1, &a).unwrap();
     groups.join(1, &b).unwrap();
     let inner = groups.clone();
-    let told = run_in(&a, move |ctx| {
+    let result = run_in(&a, move |ctx| {
         Box::pin(async move {
             let nothing = |_: &WorkerHandle<ClosureWorker>| -> Job { job(|_| Box::pin(async {})) };
             ctx.handle().try_cast(nothing(ctx.handle())).unwrap();
@@ -317,7 +317,7 @@ async fn full_member_broadcasting_does_not_deadlock() {
             )
         })
     });
-    assert_eq!(told.await.unwrap(), (1, Some((a, true))));
+    assert_eq!(result.await.unwrap(), (1, Some((a, true))));
 }
 
 #[tokio::test(start_paused = true)]

@@ -88,10 +88,10 @@ async fn failed_init_with_blocking_work_times_out() {
             })
         });
         blocks.fail_init = true;
-        let told = tokio::time::timeout(Duration::from_secs(5), registry.start("k", blocks)).await;
+        let result = tokio::time::timeout(Duration::from_secs(5), registry.start("k", blocks)).await;
         drop(release);
-        let told = told.unwrap_or_else(|_| panic!("{variant}: the caller gets no result"));
-        assert_eq!(text(told), "TimedOut", "{variant}");
+        let result = result.unwrap_or_else(|_| panic!("{variant}: the caller gets no result"));
+        assert_eq!(text(result), "TimedOut", "{variant}");
     }
 }
 
@@ -126,9 +126,9 @@ async fn blocking_init_after_ctx_stop_times_out() {
                 let _ = released.recv();
             })
         });
-        let told = tokio::time::timeout(Duration::from_secs(5), registry.start("k", stuck)).await;
+        let result = tokio::time::timeout(Duration::from_secs(5), registry.start("k", stuck)).await;
         drop(release);
-        let told = told.unwrap_or_else(|_| panic!("{variant}: the caller gets no result"));
-        assert_eq!(text(told), "TimedOut", "{variant}");
+        let result = result.unwrap_or_else(|_| panic!("{variant}: the caller gets no result"));
+        assert_eq!(text(result), "TimedOut", "{variant}");
     }
 }

@@ -87,23 +87,23 @@ async fn key_is_hashed_once_per_operation() {
 }
 
 /// Arguments that report the task in which they are dropped.
-struct Telling(Arc<std::sync::Mutex<Vec<Option<tokio::task::Id>>>>);
+struct RecordsDrop(Arc<std::sync::Mutex<Vec<Option<tokio::task::Id>>>>);
 
-impl Drop for Telling {
+impl Drop for RecordsDrop {
     fn drop(&mut self) {
         self.0.lock().unwrap().push(tokio::task::try_id());
     }
 }
 
-struct Told;
+struct SlowStart;
 
-impl Worker for Told {
+impl Worker for SlowStart {
     type Key = u32;
-    type Args = Telling;
+    type Args = RecordsDrop;
     type Message = ();
     type Error = std::convert::Infallible;
 
-    async fn init(_: Telling, _: &mut Context<Self>) -> Result<Self, Self::Error> {
+    async fn init(_: RecordsDrop, _: &mut Context<Self>) -> Result<Self, Self::Error> {
         tokio::time::sleep(Duration::from_secs(1)).await;
         Ok(Self)
     }
@@ -115,16 +115,16 @@ impl Worker for Told {
 
 #[tokio::test(start_paused = true)]
 async fn unused_args_drop_in_the_callers_task() {
-    let registry = Registry::<Told>::new();
+    let registry = Registry::<SlowStart>::new();
     let first = tokio::spawn({
         let registry = registry.clone();
-        async move { registry.lookup_or_start(&1, Telling(Arc::default())).await.map(drop) }
+        async move { registry.lookup_or_start(&1, RecordsDrop(Arc::default())).await.map(drop) }
     });
     settle().await;
     let dropped = Arc::<std::sync::Mutex<Vec<_>>>::default();
     let second = tokio::spawn({
         let (registry, dropped) = (registry.clone(), Arc::clone(&dropped));
-        async move { registry.lookup_or_start(&1, Telling(dropped)).await.map(drop) }
+        async move { registry.lookup_or_start(&1, RecordsDrop(dropped)).await.map(drop) }
     });
     let id = second.id();
     within(first, "the first start").await.unwrap().unwrap();
@@ -160,15 +160,15 @@ async fn blocking_after_ctx_stop_delays_no_key() {
 
 #[tokio::test(start_paused = true)]
 async fn owner_never_drops_abandoned_args() {
-    let registry = Registry::<Told>::new();
+    let registry = Registry::<SlowStart>::new();
     let dropped = Arc::<std::sync::Mutex<Vec<_>>>::default();
     let first = tokio::spawn({
         let registry = registry.clone();
-        async move { registry.lookup_or_start(&1, Telling(Arc::default())).await.map(drop) }
+        async move { registry.lookup_or_start(&1, RecordsDrop(Arc::default())).await.map(drop) }
     });
     settle().await;
     for _ in 0..5_000 {
-        let start = registry.lookup_or_start(&1, Telling(Arc::clone(&dropped)));
+        let start = registry.lookup_or_start(&1, RecordsDrop(Arc::clone(&dropped)));
         drop(crate::rig::poll_times(start, 2).await);
     }
     within(first, "the first start").await.unwrap().unwrap();
@@ -242,8 +242,8 @@ async fn blocking_init_delays_no_deadline_or_key() {
             async move { registry.start(&1, Some(released)).await.map(drop) }
         });
         // After the deadline, and then the one at which it counts as stuck, the caller gets an error.
-        let told = within(blocked, "a start whose init blocks its thread").await.unwrap();
-        assert!(matches!(told, Err(gen_registry::StartError::TimedOut)), "{told:?}");
+        let result = within(blocked, "a start whose init blocks its thread").await.unwrap();
+        assert!(matches!(result, Err(gen_registry::StartError::TimedOut)), "{result:?}");
         within(registry.start(&2, None), "another key").await.unwrap();
         let report = within(registry.shutdown(), "a shutdown beside a blocked thread").await;
         assert_eq!((report.drained, report.stuck), (1, 1));

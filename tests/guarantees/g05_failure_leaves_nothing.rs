@@ -181,8 +181,8 @@ async fn panicking_message_drops_are_contained() {
     });
     settle().await;
     assert!(within(registry.kill(&1), "a kill among messages whose drop panics").await.is_ok());
-    let told = within(call, "a call behind messages whose drop panics").await.unwrap();
-    assert!(matches!(told, Err(gen_registry::CallError::NotDelivered)), "{told:?}");
+    let result = within(call, "a call behind messages whose drop panics").await.unwrap();
+    assert!(matches!(result, Err(gen_registry::CallError::NotDelivered)), "{result:?}");
     registry.start(&1, Plan::new(&book)).await.unwrap();
 }
 
@@ -275,19 +275,19 @@ async fn panicking_eq_or_hash_fails_only_caller() {
 async fn panicking_task_does_not_end_its_worker() {
     let (book, registry) = (Arc::<Book>::default(), registry());
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
-    let (told, tell) = tokio::sync::oneshot::channel();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
     worker
         .cast(job(move |ctx| {
             let task = ctx.spawn(async { panic!("in a task") });
             let blocking = ctx.spawn_blocking(|| panic!("in blocking work"));
             Box::pin(async move {
                 let both: (Result<(), _>, Result<(), _>) = (task.await, blocking.await);
-                drop(told.send(both));
+                drop(sender.send(both));
             })
         }))
         .await
         .unwrap();
-    let (task, blocking) = within(tell, "the results of two tasks").await.unwrap();
+    let (task, blocking) = within(receiver, "the results of two tasks").await.unwrap();
     assert_eq!(task.unwrap_err().to_string(), "the task panicked: in a task");
     assert_eq!(blocking.unwrap_err().to_string(), "the task panicked: in blocking work");
     assert_eq!(worker.call(Message::Ask).await.unwrap(), 0);
@@ -424,8 +424,8 @@ fn runtime_drop_survives_panicking_args_drop() {
     armed.0.store(false, Ordering::SeqCst);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for start in starts {
-        let told = runtime.block_on(within(start, "a start whose runtime was dropped"));
-        assert!(matches!(told, Err(StartError::RuntimeShutdown)), "{told:?}");
+        let result = runtime.block_on(within(start, "a start whose runtime was dropped"));
+        assert!(matches!(result, Err(StartError::RuntimeShutdown)), "{result:?}");
     }
 }
 

@@ -198,8 +198,8 @@ async fn callers_of_stuck_worker_are_answered() {
     let mut call = Box::pin(worker.call(Message::Ask));
     assert!(crate::rig::poll_once(call.as_mut()).await.is_none());
     assert_eq!(within(registry.shutdown(), "a shutdown with a stuck worker").await.stuck, 1);
-    let told = within(call, "a call behind a stuck worker").await;
-    assert!(matches!(told, Err(gen_registry::CallError::NotDelivered)), "{told:?}");
+    let result = within(call, "a call behind a stuck worker").await;
+    assert!(matches!(result, Err(gen_registry::CallError::NotDelivered)), "{result:?}");
     assert_eq!(lost.load(Ordering::SeqCst), 4, "casts behind a stuck worker");
     assert_eq!(worker.stop().await.unwrap_err(), StopError::Stuck, "the worker has not exited");
 }

@@ -29,8 +29,8 @@ fn abort_before_first_poll_leaks_nothing() {
     });
     drop(rt);
     assert_eq!(book.of(1).inits, 0, "the worker was polled: the test shows nothing");
-    let told = runtime().block_on(within(start, "a start whose runtime was dropped"));
-    assert!(matches!(told, Err(StartError::RuntimeShutdown)), "{told:?}");
+    let result = runtime().block_on(within(start, "a start whose runtime was dropped"));
+    assert!(matches!(result, Err(StartError::RuntimeShutdown)), "{result:?}");
     assert_eq!(registry.count(), 0);
     drop(registry);
     assert_eq!(Arc::strong_count(&book), 1, "a plan was leaked");

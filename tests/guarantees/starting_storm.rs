@@ -403,7 +403,7 @@ impl Ledger {
     /// At the end of a registry that was shut down.
     async fn close(mut self, fixture: &Fixture) {
         self.hear_all().await;
-        assert!(self.seen.values().all(|&told| told == Seen::Exited), "an exit has no event");
+        assert!(self.seen.values().all(|&seen| seen == Seen::Exited), "an exit has no event");
         assert!(self.listed.iter().all(|id| self.seen.contains_key(id)), "a listed worker has no event");
         let failed = fixture.book.failed.lock().unwrap();
         assert!(failed.iter().all(|id| !self.seen.contains_key(id)), "a start that failed has events");

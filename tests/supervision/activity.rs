@@ -128,7 +128,7 @@ async fn batched_messages_and_ticks_are_distinguished() {
         sleep(Duration::from_millis(40)).await;
         worker.cast(nothing()).await.unwrap();
     }
-    assert_rested(idles(&worker, began).await, 61, "a burst");
+    assert_rested(idles(&worker, began).await, 61, "a batch");
 }
 
 #[tokio::test(start_paused = true)]

@@ -56,12 +56,12 @@ async fn reports_every_exit_reason_once() {
         ("idle", "idle"),
         ("shutdown", "shutdown"),
     ] {
-        let told = Heard::default();
+        let reasons = Heard::default();
         let (watchers, registry) =
             (Registry::new(), Registry::<Probe>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap());
         let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
-        watch(&watcher, &worker, &told).await;
-        assert!(heard(&told).await.is_empty());
+        watch(&watcher, &worker, &reasons).await;
+        assert!(heard(&reasons).await.is_empty());
         match end {
             "ctx.stop" => worker.cast(Ask::Stop).await.unwrap(),
             "stop" => drop(within(worker.stop(), "a stop").await.unwrap()),
@@ -72,51 +72,51 @@ async fn reports_every_exit_reason_once() {
             _ => drop(within(registry.shutdown(), "a shutdown").await),
         }
         assert_eq!(within(worker.closed(), "its exit").await.to_string(), reason);
-        assert_eq!(heard(&told).await, [reason]);
+        assert_eq!(heard(&reasons).await, [reason]);
         sleep(Duration::from_secs(60)).await;
-        assert_eq!(heard(&told).await.len(), 1, "{end}: notified twice");
+        assert_eq!(heard(&reasons).await.len(), 1, "{end}: notified twice");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn exited_worker_is_reported_at_once() {
-    let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
+    let (reasons, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     within(worker.kill(), "a kill").await.unwrap();
     drop(registry);
-    watch(&watcher, &worker, &told).await;
-    assert_eq!(heard(&told).await, ["killed"]);
+    watch(&watcher, &worker, &reasons).await;
+    assert_eq!(heard(&reasons).await, ["killed"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn reports_one_run_while_closed_awaits_the_last() {
-    let (told, watchers, gate) = (Heard::default(), Registry::new(), Gate::new());
+    let (reasons, watchers, gate) = (Heard::default(), Registry::new(), Gate::new());
     let registry = Registry::<Probe>::builder().restart(Restart::Transient).build().unwrap();
     let plan = Plan::script([Step::Succeed, Step::Succeed, Step::Wait(gate.clone())]);
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, plan).await);
     let mut closed = Box::pin(worker.closed());
-    watch(&watcher, &worker, &told).await;
+    watch(&watcher, &worker, &reasons).await;
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
     value_of(&worker).await;
-    assert_eq!(heard(&told).await, ["failed: a scripted failure"]);
+    assert_eq!(heard(&reasons).await, ["failed: a scripted failure"]);
     // The monitor is not renewed, so this end of a run is not reported.
     worker.cast(Ask::Do(Step::Panic)).await.unwrap();
     gate.reached().await;
-    assert_eq!(heard(&told).await.len(), 1);
+    assert_eq!(heard(&reasons).await.len(), 1);
     // During a restart: the next run is monitored.
-    watch(&watcher, &worker, &told).await;
+    watch(&watcher, &worker, &reasons).await;
     gate.open();
     value_of(&worker).await;
-    assert_eq!(heard(&told).await.len(), 1);
+    assert_eq!(heard(&reasons).await.len(), 1);
     assert!(poll_once(closed.as_mut()).await.is_pending(), "the worker restarted twice and has not exited");
     within(worker.stop(), "a stop").await.unwrap();
-    assert_eq!(heard(&told).await[1..], ["stopped"]);
+    assert_eq!(heard(&reasons).await[1..], ["stopped"]);
     assert!(matches!(within(closed, "the worker's exit").await, ExitReason::Stopped));
 }
 
 #[tokio::test(start_paused = true)]
 async fn reports_stop_during_backoff() {
-    let (told, watchers) = (Heard::default(), Registry::new());
+    let (reasons, watchers) = (Heard::default(), Registry::new());
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_backoff(Duration::from_secs(60), Duration::from_secs(60))
@@ -125,17 +125,17 @@ async fn reports_stop_during_backoff() {
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     worker.cast(Ask::Do(Step::Fail)).await.unwrap();
     until_idle().await;
-    watch(&watcher, &worker, &told).await;
+    watch(&watcher, &worker, &reasons).await;
     within(worker.stop(), "a stop").await.unwrap();
-    assert_eq!(heard(&told).await, ["stopped"]);
+    assert_eq!(heard(&reasons).await, ["stopped"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn report_bypasses_a_full_mailbox_in_order() {
-    let (told, registry) = (Heard::default(), Registry::<Probe>::new());
+    let (reasons, registry) = (Heard::default(), Registry::<Probe>::new());
     let watchers = Registry::<RestartableWorker>::builder().mailbox_capacity(1).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
-    watch(&watcher, &worker, &told).await;
+    watch(&watcher, &worker, &reasons).await;
     let gate = Gate::new();
     let pass = gate.clone();
     let busy = fallible_job(move |_| {
@@ -146,7 +146,7 @@ async fn report_bypasses_a_full_mailbox_in_order() {
     });
     watcher.cast(busy).await.unwrap();
     gate.reached().await;
-    let first = Arc::clone(&told);
+    let first = Arc::clone(&reasons);
     let queued = fallible_job(move |_| {
         Box::pin(async move {
             first.lock().unwrap().push("queued before".into());
@@ -159,45 +159,45 @@ async fn report_bypasses_a_full_mailbox_in_order() {
     until_idle().await;
     assert!(watcher.try_cast(fallible_job(|_| Box::pin(async { Ok(()) }))).is_err());
     gate.open();
-    assert_eq!(heard(&told).await, ["queued before", "killed"]);
+    assert_eq!(heard(&reasons).await, ["queued before", "killed"]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn monitor_ends_with_the_run_that_made_it() {
-    let told = Heard::default();
+    let reasons = Heard::default();
     let registry = Registry::<Probe>::new();
     let watchers = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
-    watch(&watcher, &worker, &told).await;
+    watch(&watcher, &worker, &reasons).await;
     watcher.cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))).await.unwrap();
     run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
     assert_eq!(watcher.incarnation(), 2);
     within(worker.kill(), "a kill").await.unwrap();
-    assert!(heard(&told).await.is_empty(), "the first run's monitor notified the second run");
+    assert!(heard(&reasons).await.is_empty(), "the first run's monitor notified the second run");
 }
 
 #[tokio::test(start_paused = true)]
 async fn mutual_monitors_do_not_prevent_passivation() {
     let registry = Registry::<RestartableWorker>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap();
-    let told = Heard::default();
+    let reasons = Heard::default();
     let (one, two) = (watcher(&registry, "one").await, watcher(&registry, "two").await);
     for (watcher, watched) in [(&one, &two), (&two, &one)] {
-        let (watched, told) = (watched.clone(), Arc::clone(&told));
+        let (watched, reasons) = (watched.clone(), Arc::clone(&reasons));
         run_in_restartable(watcher, move |ctx| {
-            Box::pin(async move { ctx.monitor(&watched, move |reason| note(&told, &reason)) })
+            Box::pin(async move { ctx.monitor(&watched, move |reason| note(&reasons, &reason)) })
         })
         .await
         .unwrap();
     }
     sleep(Duration::from_secs(1_000)).await;
     assert_eq!(registry.count(), 0);
-    let told = told.lock().unwrap();
-    assert!(told.len() <= 1 && told.iter().all(|reason| reason == "idle"), "{told:?}");
+    let reasons = reasons.lock().unwrap();
+    assert!(reasons.len() <= 1 && reasons.iter().all(|reason| reason == "idle"), "{reasons:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn self_and_panicking_monitors_are_harmless() {
-    let (told, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
+    let (reasons, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     let watched = worker.clone();
     run_in_restartable(&watcher, move |ctx| {
@@ -209,15 +209,15 @@ async fn self_and_panicking_monitors_are_harmless() {
     })
     .await
     .unwrap();
-    watch(&watcher, &worker, &told).await;
+    watch(&watcher, &worker, &reasons).await;
     within(worker.kill(), "a kill").await.unwrap();
-    assert_eq!(heard(&told).await, ["killed"]);
+    assert_eq!(heard(&reasons).await, ["killed"]);
     assert!(matches!(within(watcher.stop(), "a stop").await, Ok(ExitReason::Stopped)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_monitor_reports_exactly_once() {
-    let told = Heard::default();
+    let reasons = Heard::default();
     let watchers = Registry::<RestartableWorker>::builder().mailbox_capacity(2).build().unwrap();
     let registry = Registry::<Probe>::new();
     let mut all = Vec::new();
@@ -236,14 +236,14 @@ async fn each_monitor_reports_exactly_once() {
             }
         });
         for watcher in &all {
-            watch(watcher, &worker, &told).await;
+            watch(watcher, &worker, &reasons).await;
             made += 1;
         }
         within(end, "the end").await.unwrap();
         within(worker.closed(), "the worker's exit").await;
     }
     let all_told = async {
-        while told.lock().unwrap().len() < made {
+        while reasons.lock().unwrap().len() < made {
             tokio::task::yield_now().await;
         }
     };
@@ -251,5 +251,5 @@ async fn each_monitor_reports_exactly_once() {
     for watcher in &all {
         run_in_restartable(watcher, |_| Box::pin(async {})).await.unwrap();
     }
-    assert_eq!(told.lock().unwrap().len(), made, "notified twice");
+    assert_eq!(reasons.lock().unwrap().len(), made, "notified twice");
 }

@@ -110,8 +110,8 @@ async fn monitor_cancel_racing_exit_sends_at_most_once() {
         };
         within(both, "the monitors").await;
         run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
-        let told = heard.lock().unwrap().len();
-        assert!((2..=4).contains(&told), "{told} messages in round {round}");
+        let messages = heard.lock().unwrap().len();
+        assert!((2..=4).contains(&messages), "{messages} messages in round {round}");
     }
     within(watcher.kill(), "a kill").await.unwrap();
 }

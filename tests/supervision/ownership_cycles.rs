@@ -212,12 +212,12 @@ async fn start_waiting_for_stopping_owner_is_refused() {
     let gate = Gate::new();
     let (above, passed) = (chain[0].clone(), gate.clone());
     let asked = Arc::new(Mutex::new(None));
-    let told = Arc::clone(&asked);
+    let outcome = Arc::clone(&asked);
     below
         .cast(fallible_job(move |_| {
             Box::pin(async move {
                 passed.pass().await;
-                *told.lock().unwrap() = Some(above.lookup_or_start("p", RestartableArgs::default()).await.map(drop));
+                *outcome.lock().unwrap() = Some(above.lookup_or_start("p", RestartableArgs::default()).await.map(drop));
                 Ok(())
             })
         }))
@@ -395,14 +395,14 @@ async fn via_in_terminate_to_stopping_owner_fails() {
     let (top, bottom) = (Registry::<RestartableWorker>::new(), Registry::<RestartableWorker>::new());
     let owner = started(&top, "p").await;
     let back = top.clone();
-    let told = Arc::new(Mutex::new(String::new()));
-    let tell = Arc::clone(&told);
+    let result = Arc::new(Mutex::new(String::new()));
+    let recorded = Arc::clone(&result);
     let part = RestartableArgs::terminate(move |_| {
-        let (back, tell) = (back.clone(), Arc::clone(&tell));
+        let (back, recorded) = (back.clone(), Arc::clone(&recorded));
         Box::pin(async move {
             let via = back.via_or_start("p", RestartableArgs::default());
             let called = via.call(|reply| answering(reply)).await;
-            *tell.lock().unwrap() = format!("{called:?}");
+            *recorded.lock().unwrap() = format!("{called:?}");
             Ok(())
         })
     });
@@ -411,7 +411,7 @@ async fn via_in_terminate_to_stopping_owner_fails() {
     let began = Instant::now();
     within(owner.stop(), "a stop").await.unwrap();
     assert_eq!(began.elapsed(), Duration::ZERO);
-    assert_eq!(*told.lock().unwrap(), "Err(WouldDeadlock)");
+    assert_eq!(*result.lock().unwrap(), "Err(WouldDeadlock)");
 }
 
 #[tokio::test(start_paused = true)]

@@ -105,9 +105,9 @@ async fn giving_up_returns_the_queue_and_is_reported() {
     until_idle().await;
     assert_eq!(*lost.lock().unwrap(), [(KEY.to_owned(), 1), (KEY.to_owned(), 2)]);
     assert_eq!(registry.stats().gave_up, 1);
-    let mut told = Vec::new();
+    let mut texts = Vec::new();
     while let Some(event) = events.try_recv() {
-        told.push(match event.expect("the subscriber does not lag") {
+        texts.push(match event.expect("the subscriber does not lag") {
             Event::Started { incarnation, .. } => format!("started {incarnation}"),
             Event::Exited { incarnation, reason, .. } => format!("exited {incarnation}: {reason}"),
             Event::GaveUp { incarnation, reason, worker: of } => {
@@ -117,7 +117,7 @@ async fn giving_up_returns_the_queue_and_is_reported() {
             other => panic!("{other:?}"),
         });
     }
-    assert_eq!(told, ["started 1", "exited 1: failed: a scripted failure", "gave up 1: failed: a scripted failure"]);
+    assert_eq!(texts, ["started 1", "exited 1: failed: a scripted failure", "gave up 1: failed: a scripted failure"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -116,15 +116,15 @@ async fn runs_ending_meanwhile_wake_every_wait() {
     for _ in 0..100 {
         let registry = restarted(Restart::Permanent);
         let worker = within(registry.start(KEY, Plan::default()), "a start").await.expect("the start succeeds");
-        let told = Arc::new(AtomicU64::new(0));
+        let resolved = Arc::new(AtomicU64::new(0));
         let mut waits = Vec::new();
         for _ in 0..4 {
-            let (worker, told) = (worker.clone(), Arc::clone(&told));
+            let (worker, resolved) = (worker.clone(), Arc::clone(&resolved));
             waits.push(tokio::spawn(async move {
                 loop {
                     let before = worker.incarnation();
                     let reason = worker.run_ended().await;
-                    told.fetch_add(1, Ordering::Relaxed);
+                    resolved.fetch_add(1, Ordering::Relaxed);
                     match reason {
                         ExitReason::Stopped => return,
                         ExitReason::Crashed | ExitReason::Normal => assert!(worker.incarnation() >= before),
@@ -133,8 +133,8 @@ async fn runs_ending_meanwhile_wake_every_wait() {
                 }
             }));
         }
-        for turn in 0..20 {
-            if turn % 2 == 0 {
+        for step in 0..20 {
+            if step % 2 == 0 {
                 // Between two runs, there is nothing to crash.
                 drop(worker.crash().await);
             } else {
@@ -145,7 +145,7 @@ async fn runs_ending_meanwhile_wake_every_wait() {
         for wait in waits {
             within(wait, "the end of a run").await.expect("no task panics");
         }
-        assert!(told.load(Ordering::Relaxed) >= 4);
+        assert!(resolved.load(Ordering::Relaxed) >= 4);
         assert_at_rest(&registry);
     }
 }
@@ -172,7 +172,7 @@ async fn stopping_resolves_in_a_long_handler() {
             let record = Record::default();
             let part = RestartableArgs::terminate(|_| Box::pin(async { Ok::<(), Scripted>(()) })).recorded(&record);
             let worker = within(registry.start(KEY, part), "a start").await.expect("the start succeeds");
-            let (sender, told) = oneshot::channel();
+            let (sender, done) = oneshot::channel();
             let long = fallible_job(move |ctx| {
                 Box::pin(async move {
                     let task = ctx.stopping();
@@ -210,7 +210,7 @@ async fn stopping_resolves_in_a_long_handler() {
                 (Asked::Drop, _) => registry = None,
                 _ => {}
             }
-            within(told, "the handler")
+            within(done, "the handler")
                 .await
                 .unwrap_or_else(|_| panic!("{policy:?}, {asked:?}: the handler was dropped"));
             let reason = within(run, "the end of the run").await.unwrap();

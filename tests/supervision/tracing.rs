@@ -177,7 +177,7 @@ async fn crash_is_an_error_with_its_reason() {
         assert_eq!((level, &*fields["reason"]), (Level::ERROR, reason));
         assert_eq!((&*fields["registry"], &fields["id"]), ("crashes", &worker.id().to_string()));
         assert_eq!(fields["in span of"], worker.id().to_string());
-        assert!(!format!("{fields:?}").contains(&format!("{key:?}")), "the key is told: {fields:?}");
+        assert!(!format!("{fields:?}").contains(&format!("{key:?}")), "the key is recorded: {fields:?}");
     }
     assert_eq!(log.events().len(), 2);
 }

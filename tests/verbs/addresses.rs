@@ -350,7 +350,7 @@ async fn reserve_in_own_full_mailbox_is_refused() {
     let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(1).build().unwrap();
     let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
     let via = registry.via("a");
-    let told = run_in(&worker, move |ctx| {
+    let result = run_in(&worker, move |ctx| {
         Box::pin(async move {
             let permit = ctx.handle().reserve().await.unwrap();
             let full = ctx.handle().reserve().await;
@@ -359,7 +359,7 @@ async fn reserve_in_own_full_mailbox_is_refused() {
             (matches!(full, Err(ReserveError::WouldDeadlock)), matches!(by_key, Err(ReserveError::WouldDeadlock)))
         })
     });
-    assert_eq!(told.await.unwrap(), (true, true));
+    assert_eq!(result.await.unwrap(), (true, true));
 }
 
 #[tokio::test(start_paused = true)]
@@ -457,14 +457,14 @@ async fn try_call_to_oneself_is_refused() {
     let registry = Registry::<ClosureWorker>::new();
     let worker = within(registry.start("a", ClosureArgs::default()), "the start").await.unwrap();
     let via = registry.via("a");
-    let told = run_in(&worker, move |ctx| {
+    let result = run_in(&worker, move |ctx| {
         Box::pin(async move {
             let code = |_: gen_registry::Reply<()>| job(|_| Box::pin(async {}));
             let (by_handle, by_key) = (ctx.handle().try_call(code).err(), via.try_call(code).err());
             [by_handle, by_key].map(|error| matches!(error, Some(SendError::WouldDeadlock(_))))
         })
     });
-    assert_eq!(told.await.unwrap(), [true, true]);
+    assert_eq!(result.await.unwrap(), [true, true]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -107,9 +107,9 @@ async fn task_yields_its_result_or_panic() {
         })
     });
     let panicked = |text: &str| Err(TaskError::Panicked(text.into()));
-    let (fine, told, blocking, told_blocking) = results.await.unwrap();
+    let (fine, message, blocking, blocking_message) = results.await.unwrap();
     assert_eq!((fine, blocking), (Ok(42), Ok("blocking")));
-    assert_eq!((told, told_blocking), (panicked("a scripted panic"), panicked("a formatted panic")));
+    assert_eq!((message, blocking_message), (panicked("a scripted panic"), panicked("a formatted panic")));
     assert_eq!(registry.lookup("a"), Some(worker), "the worker is still running");
 }
 

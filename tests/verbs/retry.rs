@@ -159,31 +159,31 @@ async fn permanent_errors_return_at_once() {
     let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
     let (began, attempts) = (Instant::now(), Attempts::default());
     let retry = Retry::new().even_if_it_may_have_run().even_if_init_failed();
-    let told = within(registry.via("a").call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
-    assert!(matches!(told, Err(CallError::NotFound)));
-    let told = within(names.call_with_retry(&1, retry, attempts.steps(&[Step::Succeed])), "the result").await;
-    assert!(matches!(told, Err(CallError::NotFound)));
+    let result = within(registry.via("a").call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
+    assert!(matches!(result, Err(CallError::NotFound)));
+    let result = within(names.call_with_retry(&1, retry, attempts.steps(&[Step::Succeed])), "the result").await;
+    assert!(matches!(result, Err(CallError::NotFound)));
     let via = registry.via_or_start("a", Plan::default());
     let _ = within(registry.shutdown(), "the shutdown").await;
-    let told = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
-    assert!(matches!(told.unwrap_err().start_error(), Some(StartError::Shutdown)));
+    let result = within(via.call_with_retry(retry, attempts.steps(&[Step::Succeed])), "the result").await;
+    assert!(matches!(result.unwrap_err().start_error(), Some(StartError::Shutdown)));
     assert_eq!((attempts.made(), began.elapsed()), (3, Duration::ZERO));
 
     let actors = Registry::<ClosureWorker>::new();
     let worker = within(actors.start("a", ClosureArgs::default()), "the start").await.unwrap();
     let via = actors.via("a");
-    let told = run_in(&worker, move |_| {
+    let result = run_in(&worker, move |_| {
         Box::pin(async move {
             let made = AtomicU32::new(0);
             let nothing = |_: Reply<()>| {
                 made.fetch_add(1, Ordering::Relaxed);
                 job(|_| Box::pin(async {}))
             };
-            let told = poll_once(pin!(via.call_with_retry(retry, nothing))).await;
-            matches!(told, std::task::Poll::Ready(Err(CallError::WouldDeadlock))) && made.load(Ordering::Relaxed) == 1
+            let result = poll_once(pin!(via.call_with_retry(retry, nothing))).await;
+            matches!(result, std::task::Poll::Ready(Err(CallError::WouldDeadlock))) && made.load(Ordering::Relaxed) == 1
         })
     });
-    assert!(told.await.unwrap());
+    assert!(result.await.unwrap());
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use axum::body::Body;
 use axum::http::{Method, Request, Uri, header};
 use http_body_util::BodyExt;
-use hyper_util::client::legacy;
+use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 
@@ -39,7 +39,7 @@ pub(crate) type Answer = Result<(u16, Vec<u8>), String>;
 /// A client of one service.
 #[derive(Debug)]
 pub(crate) struct Client {
-    http: legacy::Client<HttpConnector, Body>,
+    http: HttpClient<HttpConnector, Body>,
     url: ServiceUrl,
 }
 
@@ -48,7 +48,7 @@ impl Client {
         let mut connector = HttpConnector::new();
         // Requests are small, and each one awaits its response.
         connector.set_nodelay(true);
-        Self { http: legacy::Client::builder(TokioExecutor::new()).build(connector), url }
+        Self { http: HttpClient::builder(TokioExecutor::new()).build(connector), url }
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {

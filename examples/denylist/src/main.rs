@@ -45,15 +45,15 @@ struct Cli {
 }
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 it went well; 2 wrong command line; 65 a file is not what it should be; 66 a file cannot be read;
-69 the address, or the service, is not to be had; 74 the database failed; 75 the database is open in another process;
-1 anything else.";
+Exit codes: 0 success; 2 invalid command line; 65 a file has invalid content; 66 a file cannot be read;
+69 the address or the service is unavailable; 74 the database failed; 75 the database is open in another process;
+1 any other error.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Counts the complaints of a file, each once
+    /// Counts the complaints of a file, each complaint once
     Import(ImportArgs),
-    /// Drives a running service with the callers of a file, and measures it
+    /// Sends calls from the callers of a file to a running service and measures it
     Replay(ReplayArgs),
 }
 

@@ -37,7 +37,7 @@ fn makes_and_reports_every_call() {
     let (placed, rejected) = (number_after(&report, "placed "), number_after(&report, "rejected "));
     assert_eq!(placed + rejected, 2_000, "{report}");
     assert_eq!(number_after(&report, "errors "), 0);
-    // Three of four rows are from the caller with three complaints, who calls that often.
+    // Three of four rows are from the caller with three complaints, so it calls most often.
     assert!((1_350..1_650).contains(&rejected), "{report}");
     for figure in ["per second", "p50 ", "p99 ", "p99.9 "] {
         assert!(report.contains(figure), "no {figure} in {report}");
