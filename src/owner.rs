@@ -179,9 +179,16 @@ impl<W: Worker> Owner<W> {
     }
 
     fn with_worker<T>(&self, entry: EntryId, act: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
+        let (mut act, mut result) = (Some(act), None);
+        self.visit_worker(entry, &mut |worker| result = act.take().map(|act| act(worker)));
+        result
+    }
+
+    /// Dynamic for the reason of [`TableReader::with_entry`](crate::table::TableReader::with_entry).
+    fn visit_worker(&self, entry: EntryId, visit: &mut dyn FnMut(&WorkerHandle<W>)) {
         match &self.current {
-            Some(worker) if worker.entry_id() == entry => Some(act(worker)),
-            _ => self.table.read().with_entry(entry, act),
+            Some(worker) if worker.entry_id() == entry => visit(worker),
+            _ => self.table.read().visit_entry(entry, visit),
         }
     }
 

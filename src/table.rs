@@ -160,7 +160,7 @@ impl<W: Worker> TableReader<W> {
         Q: ?Sized + Equivalent<W::Key>,
     {
         match self.0.entries.pin().get(&Probe(hash)) {
-            Some(entry) => match entry.workers.iter().find(|worker| key.equivalent(worker.key())) {
+            Some(entry) => match entry.workers.find(|worker| key.equivalent(worker.key())) {
                 Some(worker) => Found::Worker(f(worker)),
                 None => Found::SameHash,
             },
@@ -170,8 +170,18 @@ impl<W: Worker> TableReader<W> {
 
     /// Calls `f` with the worker that has this id, whatever the state of its gate.
     pub(crate) fn with_entry<T>(&self, entry: EntryId, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
+        let (mut f, mut result) = (Some(f), None);
+        self.visit_entry(entry, &mut |worker| result = f.take().map(|f| f(worker)));
+        result
+    }
+
+    /// Dynamic, so that the search is compiled once for each worker type and not for each closure.
+    pub(crate) fn visit_entry(&self, entry: EntryId, visit: &mut dyn FnMut(&WorkerHandle<W>)) {
         let entries = self.0.entries.pin();
-        entries.get(&Probe(entry.hash))?.workers.iter().find(|worker| worker.entry_id() == entry).map(f)
+        let Some(found) = entries.get(&Probe(entry.hash)) else { return };
+        if let Some(worker) = found.workers.find(|worker| worker.entry_id() == entry) {
+            visit(worker);
+        }
     }
 }
 

@@ -95,7 +95,7 @@ impl Queue {
     }
 
     /// Drops the deadlines that are no longer live, if there are many. Returns whether there were.
-    fn compact(&mut self, live: &impl Liveness) -> bool {
+    fn compact(&mut self, live: &dyn Liveness) -> bool {
         let is_long = self.pending.len() >= self.compact_at;
         if is_long {
             self.pending.retain(|&(_, due)| live.is_recent(due) || live.is_live(due));
@@ -116,7 +116,7 @@ impl Queue {
         now.checked_add(elapsed.max(FIRST_CHECK)).map_or(at, |check| check.min(at))
     }
 
-    fn pop(&mut self, now: Instant, live: &impl Liveness) -> Option<Due> {
+    fn pop(&mut self, now: Instant, live: &dyn Liveness) -> Option<Due> {
         while let Some(&(at, due)) = self.pending.front() {
             let is_live = live.is_live(due);
             if is_live && at > now {
@@ -154,7 +154,7 @@ impl Deadlines {
     }
 
     /// Arms a deadline. Returns whether its queue was compacted.
-    pub(crate) fn arm(&mut self, due: Due, live: &impl Liveness) -> bool {
+    pub(crate) fn arm(&mut self, due: Due, live: &dyn Liveness) -> bool {
         let queue = match due {
             Due::DelegatedInit(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
@@ -180,7 +180,7 @@ impl Deadlines {
     }
 
     /// Takes out a deadline that has passed and is still live.
-    pub(crate) fn pop_passed(&mut self, live: &impl Liveness) -> Option<Due> {
+    pub(crate) fn pop_passed(&mut self, live: &dyn Liveness) -> Option<Due> {
         let now = self.clock.instant();
         let queues = [&mut self.init, &mut self.stop, &mut self.abort, &mut self.maintain, &mut self.report];
         let passed = queues.into_iter().find_map(|queue| queue.pop(now, live));

@@ -9,6 +9,7 @@ use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::owner::insert::{drop_launch, unique_cell};
+use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
 use crate::worker::deferred::DeferredAction;
@@ -41,7 +42,7 @@ impl<W: Worker> Owner<W> {
             Effect::DropQueued(entry) => {
                 if let Some(launch) = self.queued_launches.remove(&entry) {
                     // The arguments' `Drop` is user code. (G4)
-                    self.runtime.spawn(async move { drop_launch(launch) });
+                    spawn_boxed(&self.runtime, Box::pin(async move { drop_launch(launch) }));
                 }
             }
             Effect::SkipPermit(entry) => self.with_cell(entry, |cell| cell.skip_permit()),
@@ -92,7 +93,7 @@ impl<W: Worker> Owner<W> {
             cell.return_permit();
             let cell = Arc::clone(cell);
             // The `Drop` of a message is user code. (G4)
-            self.runtime.spawn(async move { cell.undeliver(UndeliveredReason::Killed) });
+            spawn_boxed(&self.runtime, Box::pin(async move { cell.undeliver(UndeliveredReason::Killed) }));
         });
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::ShutdownReport;
 use crate::lifecycle::exit::CloseReason;
+use crate::lifecycle::id::WorkerId;
 use crate::mailbox::queue::Gate;
 use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
@@ -13,7 +14,6 @@ use crate::util::panics::catch_panic;
 use crate::util::sync::lock;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
-use crate::worker::handle::WorkerHandle;
 
 impl<W: Worker> Owner<W> {
     pub(super) fn close_all(&mut self) {
@@ -57,22 +57,33 @@ impl<W: Worker> Owner<W> {
 
     /// Publishes the workers that have not exited. The owner of a nested registry waits for them, after it has the report.
     fn publish_stuck(&self) {
-        *lock(&self.shared.stuck) = self.cells().map(|cell| Arc::downgrade(&cell)).collect();
+        *lock(&self.shared.stuck) = self.cells().iter().map(Arc::downgrade).collect();
     }
 
     /// All workers in the order in which they were started.
     ///
     /// This is roughly their order in memory. To end a million workers in the order of the table takes twice as long.
-    fn cells(&self) -> impl ExactSizeIterator<Item = Arc<WorkerCell<W>>> {
-        let list = Vec::with_capacity(self.lifecycle.entries());
-        let id = |handle: &WorkerHandle<W>| Some(handle.entry_id().id);
-        let mut list = self.table.read().fold(list, id, |mut list, handle, id| {
-            list.push((id, Arc::clone(&handle.cell)));
-            list
-        });
-        list.sort_unstable_by_key(|&(id, _)| id);
-        list.into_iter().map(|(_, cell)| cell)
+    fn cells(&self) -> Vec<Arc<WorkerCell<W>>> {
+        let cells = Vec::with_capacity(self.lifecycle.entries());
+        let mut cells = self.table.read().fold(
+            cells,
+            |_| Some(()),
+            |mut cells, handle, ()| {
+                cells.push(Some(Arc::clone(&handle.cell)));
+                cells
+            },
+        );
+        let order = order(cells.iter().flatten().map(|cell| cell.entry.id).collect());
+        order.into_iter().filter_map(|place| cells[place].take()).collect()
     }
+}
+
+/// The places of workers in the order of their ids. Of no type of worker, so that the sort is compiled once.
+#[inline(never)]
+fn order(ids: Vec<WorkerId>) -> Vec<usize> {
+    let mut places: Vec<_> = ids.into_iter().enumerate().map(|(place, id)| (id, place)).collect();
+    places.sort_unstable();
+    places.into_iter().map(|(_, place)| place).collect()
 }
 
 impl<W: Worker> Drop for Owner<W> {

@@ -17,6 +17,7 @@ use crate::lifecycle::exit::StopMode;
 use crate::metrics::reporter::SharedRecorder;
 use crate::registry::Registry;
 pub use crate::registry::builder::error::BuildError;
+use crate::util::future::spawn_boxed;
 use crate::util::panics::drop_payload;
 use crate::worker::Worker;
 use crate::worker::config::Eviction;
@@ -676,7 +677,7 @@ impl<W: Worker> Builder<W> {
         }
         let reporter = self.reporter()?;
         let (registry, driver) = self.assemble(reporter, runtime.clone());
-        runtime.spawn(driver.run());
+        spawn_boxed(&runtime, Box::pin(driver.run()));
         Ok(registry)
     }
 }

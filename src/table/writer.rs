@@ -55,7 +55,7 @@ impl<W: Worker> TableWriter<W> {
         let hash = entry.hash;
         let entries = self.table.0.entries.pin();
         let Some(former) = entries.get(&Probe(hash)) else { return };
-        if !former.workers.iter().any(|worker| worker.entry_id() == entry) {
+        if former.workers.find(|worker| worker.entry_id() == entry).is_none() {
             return;
         }
         let workers: Bucket<_> = former.workers.iter().filter(|worker| worker.entry_id() != entry).cloned().collect();

@@ -1,13 +1,23 @@
-//! Futures in boxes, which keep large values from being copied on the stack.
+//! Futures in boxes: large values are not copied on the stack, and rare tasks are not compiled for each type.
 
 use std::future::Future;
 use std::pin::Pin;
+
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 /// Creates a future in a box. Without optimisation, a future that is created in its caller's frame takes its size there
 /// more than once.
 #[inline(never)]
 pub(crate) fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::pin(make())
+}
+
+/// Spawns a task that a registry spawns rarely. In a box: each type of future that tokio spawns is 5,000 lines of LLVM's input,
+/// and a generic one is a further type in each program for each worker type.
+#[inline(never)]
+pub(crate) fn spawn_boxed(runtime: &Handle, future: Pin<Box<dyn Future<Output = ()> + Send>>) -> JoinHandle<()> {
+    runtime.spawn(future)
 }
 
 /// Creates a future, [`boxed`] in debug builds only.

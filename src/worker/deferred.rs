@@ -6,6 +6,7 @@ use tokio::runtime::Handle;
 use crate::combiner::Deferred;
 use crate::lifecycle::StopFailure;
 use crate::lifecycle::exit::ExitReason;
+use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
 use crate::worker::request::{StartAnswer, StartReply, StopReply};
@@ -30,7 +31,7 @@ impl<W: Worker> Deferred for DeferredAction<W> {
                 let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
                 // The caller's future was dropped. The `Drop` of the arguments is user code, and runs in a task of
                 // its own. (G4)
-                runtime.spawn(async move { catch_panic(|| drop(args)) });
+                spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(args)) }));
             }
             Self::AnswerStop(reply, outcome) => {
                 // The caller's future may be dropped: the send fails, and there is nothing to do.

@@ -181,9 +181,14 @@ impl<W: Worker> EventSender<W> {
         // fences comes first. Either this sees the subscriber; or the subscriber, which lists the workers after it
         // has subscribed, sees the gate. So a subscriber never misses both.
         fence(Ordering::SeqCst);
-        if !self.has_channel.load(Ordering::Relaxed) {
-            return;
+        if self.has_channel.load(Ordering::Relaxed) {
+            let mut event = Some(event);
+            self.send(&mut || event.take().map(|event| event()));
         }
+    }
+
+    #[cold]
+    fn send(&self, event: &mut dyn FnMut() -> Option<Event<W>>) {
         let sender = match &*self.channel() {
             // Without a receiver the event would be made only to be dropped.
             Channel::Open(sender) if sender.receiver_count() > 0 => Arc::clone(sender),
@@ -191,7 +196,7 @@ impl<W: Worker> EventSender<W> {
         };
         // Outside the lock, which other tasks take: the waker of a subscriber may be foreign code. The last receiver
         // may be dropped in between, and the event with it.
-        catch_panic(|| drop(sender.send(event())));
+        catch_panic(|| drop(event().map(|event| sender.send(event))));
     }
 
     /// Closes the channel: no event follows.

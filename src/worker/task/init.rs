@@ -5,12 +5,14 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{self, Poll};
 
+use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::lifecycle::Exit;
 use crate::lifecycle::exit::{ExitReason, share};
 use crate::util::coop::yield_to_queue;
+use crate::util::future::spawn_boxed;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::{MIN_ABORT_GRACE, StartLimiter};
@@ -99,12 +101,13 @@ async fn acquire_restart_permit<'s, W: Worker>(
     let config = &cell.shared.config;
     let limit = config.init_timeout.saturating_add(config.stop_timeout.max(MIN_ABORT_GRACE));
     let (weak, run) = (Arc::downgrade(cell), cell.incarnation());
-    let limit = tokio::spawn(async move {
+    let return_late = async move {
         sleep(limit).await;
         if let Some(cell) = weak.upgrade().filter(|cell| cell.incarnation() == run) {
             cell.return_permit();
         }
-    });
+    };
+    let limit = spawn_boxed(&Handle::current(), Box::pin(return_late));
     permit.limit = Some(limit.abort_handle());
     // The spawned task is in this thread's next-task slot. It must set its timer before `init`, which may block the
     // thread.
