@@ -41,9 +41,9 @@
 //!   [`Shutdown`](Event::Shutdown).
 //! - From the worker's task: [`InitBegun`](Event::InitBegun), [`Ready`](Event::Ready), [`Closing`](Event::Closing),
 //!   [`RunEnded`](Event::RunEnded), [`Exited`](Event::Exited).
-//! - From the owner: [`Reclaimed`](Event::Reclaimed), and [`DeadlineExpired`](Event::DeadlineExpired),
-//!   [`CrashDeadlineExpired`](Event::CrashDeadlineExpired) and
-//!   [`ShutdownDeadlineExpired`](Event::ShutdownDeadlineExpired) for what it has armed.
+//! - From the owner, for what it has armed: [`DeadlineExpired`](Event::DeadlineExpired),
+//!   [`CrashDeadlineExpired`](Event::CrashDeadlineExpired),
+//!   [`ShutdownDeadlineExpired`](Event::ShutdownDeadlineExpired).
 //!
 //! # Effects
 //!
@@ -82,7 +82,9 @@
 //!    workers that wait for each other is found when its last wait is requested ([`deadlock`]). A start that a worker
 //!    waits for is therefore never delegated.
 //! 9. **A delegated start is reclaimed first.** While the worker completes its start by itself, no event concerns it.
-//!    Before any other event about the entry the owner sends `Reclaimed`, and the key is `Starting` from then on.
+//!    Every event that decides on an entry takes an [`Occupant`], and [`observe`](Lifecycle::observe), which makes it,
+//!    reclaims the start: the key is `Starting` from then on. `Shutdown` concerns all entries and takes a
+//!    [`NoneDelegated`].
 //! 10. **Nothing is launched after `Shutdown`.** The report is made when the last entry is removed, or when the
 //!     shutdown's second deadline expires. It counts the entries that are left as stuck.
 //! 11. **A crash from outside is not a state.** Only its callers are known, by the run they mean ([`crash`]).
@@ -106,6 +108,7 @@ mod deadlock;
 pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod id;
+mod occupant;
 mod phase;
 mod shutdown;
 mod start;
@@ -115,10 +118,11 @@ mod tests;
 
 pub use crate::lifecycle::event::ShutdownReport;
 pub(crate) use crate::lifecycle::event::{
-    Admission, Deadline, Effect, Event, Exit, Occupant, ReplySender, StartFailure, StartOutcome, StartWaiter,
-    StopFailure, StopKind, StopWaiter, Types, Verb,
+    Admission, Deadline, Effect, Event, Exit, ReplySender, StartFailure, StartOutcome, StartWaiter, StopFailure,
+    StopKind, StopWaiter, Types, Verb,
 };
 use crate::lifecycle::id::{EntryId, EntryMap, EntrySet};
+pub(crate) use crate::lifecycle::occupant::{NoneDelegated, Observe, Occupant};
 pub(crate) use crate::lifecycle::phase::Tally;
 use crate::lifecycle::phase::{Phase, Phases, StopStage};
 
@@ -178,17 +182,18 @@ impl<P: Types> Lifecycle<P> {
             Event::Start { starter, occupant, fresh, admission } => {
                 self.start(starter, occupant, fresh, admission, effects);
             }
-            Event::Stop { entry, exists, stopper } => self.stop(entry, exists, stopper, effects),
-            Event::Crash { entry, exists, run, reply } => self.crash(entry, exists, run, reply, effects),
+            Event::Stop { occupant, stopper } => self.stop(occupant, stopper, effects),
+            Event::Crash { occupant, run, reply } => self.crash(occupant, run, reply, effects),
             Event::RunEnded { entry, run, reason } => self.run_ended(entry, run, &reason, effects),
-            Event::Reclaimed(entry, reply) => self.reclaimed(entry, reply),
             Event::InitBegun(entry) => self.init_begun(entry, effects),
             Event::Ready(entry) => self.ready(entry, effects),
-            Event::Closing(entry) => self.closing(entry, effects),
-            Event::Exited(entry, exit) => self.exited(entry, exit, effects),
-            Event::DeadlineExpired(entry, deadline) => self.deadline_expired(entry, deadline, effects),
+            Event::Closing(occupant) => self.closing(occupant.entry(), effects),
+            Event::Exited(occupant, exit) => self.exited(occupant.entry(), exit, effects),
+            Event::DeadlineExpired(occupant, deadline) => {
+                self.deadline_expired(occupant.entry(), deadline, effects);
+            }
             Event::CrashDeadlineExpired { entry, run } => self.crash_deadline_expired(entry, run, effects),
-            Event::Shutdown { at_once } => self.shutdown(at_once, effects),
+            Event::Shutdown { at_once, none_delegated: NoneDelegated { .. } } => self.shutdown(at_once, effects),
             Event::ShutdownDeadlineExpired { aborting } => self.shutdown_deadline_expired(aborting, effects),
         }
     }

@@ -7,6 +7,7 @@
 use crate::lifecycle::event::{Effect, Exit, StartFailure, StopFailure, StopKind, StopWaiter, Types};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
+use crate::lifecycle::occupant::Occupant;
 use crate::lifecycle::phase::{Phase, StopStage};
 use crate::lifecycle::{Effects, Lifecycle};
 
@@ -23,15 +24,14 @@ impl<P: Types> Lifecycle<P> {
 
     pub(super) fn crash(
         &mut self,
-        entry: EntryId,
-        exists: bool,
+        occupant: Option<Occupant>,
         run: Option<u32>,
         reply: P::StopReply,
         effects: &mut Effects<P>,
     ) {
-        if !exists {
+        let Some(entry) = occupant.as_ref().map(Occupant::entry) else {
             return effects.push(Effect::ReplyStop(reply, Err(StopFailure::NotFound)));
-        }
+        };
         match self.phases.get(&entry) {
             // As in OTP: a process that is killed in `init` has not started, and its supervisor does not restart it.
             Some(Phase::Queued { .. } | Phase::Starting { .. }) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::lifecycle::exit::{CloseReason, ExitReason, SharedError, StopMode};
 use crate::lifecycle::id::EntryId;
+use crate::lifecycle::occupant::{NoneDelegated, Occupant};
 
 /// The types that the machine passes through and does not inspect.
 pub(crate) trait Types {
@@ -51,14 +52,6 @@ pub(crate) struct StopWaiter<P: Types> {
     pub(crate) kind: StopKind,
     pub(crate) waits_in: Option<EntryId>,
     pub(crate) reply: P::StopReply,
-}
-
-/// The entry of a key, as the owner reads it from the table.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Occupant {
-    pub(crate) entry: EntryId,
-    /// Whether its gate is closed. The event that says so may not have arrived yet.
-    pub(crate) is_closed: bool,
 }
 
 /// How a worker's task ended.
@@ -143,30 +136,27 @@ pub(crate) enum Event<P: Types> {
     /// A caller requests a worker. `occupant`: the entry of its key, if there is one. Otherwise `fresh` is the id of
     /// the entry to make, and `admission` says whether it may be made.
     Start { starter: StartWaiter<P>, occupant: Option<Occupant>, fresh: EntryId, admission: Admission },
-    /// A caller stops or kills a worker. `exists`: the table has the entry.
-    Stop { entry: EntryId, exists: bool, stopper: StopWaiter<P> },
-    /// The owner has requested the current run of a worker to crash, and a caller waits for that. `exists`: the table
-    /// has the entry. `run`: the number of that run, or `None` between two runs.
-    Crash { entry: EntryId, exists: bool, run: Option<u32>, reply: P::StopReply },
+    /// A caller stops or kills a worker. `occupant`: its entry, if the table has it.
+    Stop { occupant: Option<Occupant>, stopper: StopWaiter<P> },
+    /// The owner has requested the current run of a worker to crash, and a caller waits for that. `occupant`: its
+    /// entry, if the table has it. `run`: the number of that run, or `None` between two runs.
+    Crash { occupant: Option<Occupant>, run: Option<u32>, reply: P::StopReply },
     /// A run has ended, and the worker restarts. Sent only if [`has_crashes`](super::Lifecycle::has_crashes).
     RunEnded { entry: EntryId, run: u32, reason: ExitReason },
-    /// The owner has reclaimed a delegated start, with the reply to its caller. Precedes any other event about the
-    /// entry. (rule 9)
-    Reclaimed(EntryId, P::StartReply),
     /// A worker has its permit, and its first `init` begins. Sent only if starts are paced.
     InitBegun(EntryId),
     /// A worker's first `init` has returned `Ok`.
     Ready(EntryId),
     /// A worker has closed its own gate.
-    Closing(EntryId),
+    Closing(Occupant),
     /// A worker's task has ended, and its state is dropped.
-    Exited(EntryId, Exit),
+    Exited(Occupant, Exit),
     /// A deadline of [`Effect::Arm`] has expired.
-    DeadlineExpired(EntryId, Deadline),
+    DeadlineExpired(Occupant, Deadline),
     /// A deadline of [`Effect::ArmCrash`] has expired: the run has not crashed in time.
     CrashDeadlineExpired { entry: EntryId, run: u32 },
     /// The registry shuts down: gracefully, or by killing all workers.
-    Shutdown { at_once: bool },
+    Shutdown { at_once: bool, none_delegated: NoneDelegated },
     /// The deadline of the shutdown has expired: the first one, or (`aborting`) the second one.
     ShutdownDeadlineExpired { aborting: bool },
 }

@@ -4,10 +4,20 @@ use std::mem;
 
 use crate::lifecycle::event::{Effect, ShutdownReport, StartFailure, Types};
 use crate::lifecycle::id::EntryId;
+use crate::lifecycle::occupant::NoneDelegated;
 use crate::lifecycle::phase::{Phase, fail_all};
 use crate::lifecycle::{Effects, Lifecycle, Mode};
 
 impl<P: Types> Lifecycle<P> {
+    /// Before a shutdown, or before the owner is dropped: has `observe` [observe](Self::observe) every worker that has not
+    /// started, unless an earlier shutdown has. (Rule 9)
+    pub(crate) fn observe_all(&mut self, observe: impl FnOnce(&mut Self)) -> NoneDelegated {
+        if self.is_serving() {
+            observe(self);
+        }
+        NoneDelegated::new()
+    }
+
     pub(super) fn shutdown(&mut self, at_once: bool, effects: &mut Effects<P>) {
         if self.is_serving() {
             self.mode = Mode::ShuttingDown { report: ShutdownReport::default(), is_aborting: false };
@@ -65,7 +75,7 @@ impl<P: Types> Lifecycle<P> {
     }
 
     /// Fails every start that waits: the owner is dropped with its runtime, before the registry was shut down.
-    pub(crate) fn abort_all(&mut self, failure: &StartFailure, effects: &mut Effects<P>) {
+    pub(crate) fn abort_all(&mut self, _: NoneDelegated, failure: &StartFailure, effects: &mut Effects<P>) {
         self.mode = Mode::Over;
         for (_, phase) in self.phases.drain() {
             let (starters, next) = match phase {

@@ -1,9 +1,10 @@
 //! Starts: from a vacant key to a running worker, or to a cancelled start.
 
 use crate::lifecycle::event::{
-    Admission, Deadline, Effect, Occupant, ReplySender, StartFailure, StartOutcome, StartWaiter, Types, Verb,
+    Admission, Deadline, Effect, ReplySender, StartFailure, StartOutcome, StartWaiter, Types, Verb,
 };
 use crate::lifecycle::id::EntryId;
+use crate::lifecycle::occupant::{Observe, Occupant};
 use crate::lifecycle::phase::{Phase, StopStage, fail, join, reply_with};
 use crate::lifecycle::{Effects, Lifecycle};
 
@@ -19,7 +20,7 @@ impl<P: Types> Lifecycle<P> {
         if !self.is_serving() {
             return fail(starter, StartFailure::Shutdown, effects);
         }
-        let Some(Occupant { entry, is_closed }) = occupant else {
+        let Some(occupant) = occupant else {
             return match admission {
                 Admission::Granted => self.launch(starter, fresh, true, effects),
                 Admission::Tracked => self.launch(starter, fresh, false, effects),
@@ -30,6 +31,7 @@ impl<P: Types> Lifecycle<P> {
                 Admission::InPlaceOf(victim) => self.queue(starter, fresh, victim, effects),
             };
         };
+        let (entry, is_closed) = (occupant.entry(), occupant.is_closed());
         if !self.phases.contains_key(&entry) && !is_closed {
             return reply_with(starter, entry, effects);
         }
@@ -118,12 +120,17 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
-    /// Tracks a start from here on that was delegated to the worker's task. (rule 9)
-    pub(super) fn reclaimed(&mut self, entry: EntryId, reply: P::StartReply) {
-        debug_assert!(!self.phases.contains_key(&entry), "an event about a delegated start that was not reclaimed");
-        // Only plain starts are delegated, so the rest of the caller is known: no worker waits, and its spec was taken.
-        let starter = StartWaiter { verb: Verb::LookupOrStart, waits_in: None, spec: None, reply };
-        self.phases.insert(entry, Phase::Starting { waiting: vec![starter], next: Vec::new() });
+    /// Observes a worker before an event decides on it. Tracks its start from here on, if it was delegated. (rule 9)
+    #[inline]
+    pub(crate) fn observe(&mut self, worker: &mut impl Observe<P::StartReply>) -> Occupant {
+        let (occupant, reclaimed) = Occupant::new(worker);
+        if let Some(reply) = reclaimed {
+            debug_assert!(!self.phases.contains_key(&occupant.entry()), "a start that is tracked was delegated");
+            // Only plain starts are delegated, so the rest of the caller is known: no worker waits, and its spec was taken.
+            let starter = StartWaiter { verb: Verb::LookupOrStart, waits_in: None, spec: None, reply };
+            self.phases.insert(occupant.entry(), Phase::Starting { waiting: vec![starter], next: Vec::new() });
+        }
+        occupant
     }
 
     pub(super) fn init_begun(&mut self, entry: EntryId, effects: &mut Effects<P>) {

@@ -7,14 +7,15 @@ use crate::lifecycle::event::{
 };
 use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
 use crate::lifecycle::id::EntryId;
+use crate::lifecycle::occupant::Occupant;
 use crate::lifecycle::phase::{Phase, StopStage, fail_all, join_stop};
 use crate::lifecycle::{Effects, Lifecycle, Mode};
 
 impl<P: Types> Lifecycle<P> {
-    pub(super) fn stop(&mut self, entry: EntryId, exists: bool, stopper: StopWaiter<P>, effects: &mut Effects<P>) {
-        if !exists {
+    pub(super) fn stop(&mut self, occupant: Option<Occupant>, stopper: StopWaiter<P>, effects: &mut Effects<P>) {
+        let Some(entry) = occupant.as_ref().map(Occupant::entry) else {
             return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::NotFound)));
-        }
+        };
         if self.would_deadlock(stopper.waits_in, entry) {
             return effects.push(Effect::ReplyStop(stopper.reply, Err(StopFailure::WouldDeadlock)));
         }

@@ -5,8 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::lifecycle::exit::Cause;
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::{Admission, Event, Occupant, ReplySender, StartFailure, StartWaiter};
-use crate::mailbox::queue::Gate;
+use crate::lifecycle::{Admission, Event, ReplySender, StartFailure, StartWaiter};
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::owner::history::{CrashHistory, Verdict};
@@ -26,15 +25,9 @@ impl<W: Worker> Owner<W> {
     /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its reply already.
     pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
         let StartRequest { verb, mut spec, waits_in, reply } = request;
-        let (table, hash) = (self.table.read(), spec.cell.entry.hash);
+        let hash = spec.cell.entry.hash;
         // The key's `Eq` is user code. Its panic fails this start only. (G5)
-        let looked_up = catch_unwind(AssertUnwindSafe(|| {
-            table.find(&*spec.cell.key, hash, |handle| {
-                // Before its gate is read: a worker that completes its own start opens the gate.
-                let delegated = handle.cell.reclaim();
-                (delegated, Occupant { entry: handle.entry_id(), is_closed: handle.cell.queue.gate() >= Gate::Closed })
-            })
-        }));
+        let looked_up = catch_unwind(AssertUnwindSafe(|| self.observe_key(&spec.cell.key, hash)));
         let found = match looked_up {
             Ok(found) => found,
             Err(payload) => {
@@ -45,16 +38,13 @@ impl<W: Worker> Owner<W> {
         };
         spec.is_first = matches!(found, Found::Nothing);
         let occupant = match found {
-            Found::Worker((delegated, occupant)) => {
-                self.reclaimed(occupant.entry, delegated);
-                Some(occupant)
-            }
+            Found::Worker(occupant) => Some(occupant),
             Found::SameHash | Found::Nothing => None,
         };
         let fresh = EntryId { id: self.ids.fresh(), hash };
         let starter = StartWaiter { verb, waits_in, spec: Some(spec), reply };
         // No user code runs here, but a panic would cost the registry its owner. (G5)
-        let admitted = catch_unwind(AssertUnwindSafe(|| match occupant {
+        let admitted = catch_unwind(AssertUnwindSafe(|| match &occupant {
             Some(_) => Admission::Granted,
             None => self.admit(fresh, &starter),
         }));

@@ -4,11 +4,11 @@
 use std::sync::atomic::Ordering;
 
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::{Deadline, Event, Lifecycle};
+use crate::lifecycle::{Deadline, Lifecycle, NoneDelegated, Observe, Occupant};
 use crate::mailbox::queue::Gate;
 use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
-use crate::table::TableReader;
+use crate::table::{Found, TableReader};
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
@@ -25,28 +25,48 @@ impl<W: Worker> Owner<W> {
         self.arm(Due::DelegatedInit(entry, generation));
     }
 
-    /// Enters a start into the lifecycle that was reclaimed, if one was.
-    pub(super) fn reclaimed(&mut self, entry: EntryId, delegated: Option<ReclaimedStart<W>>) {
-        if let Some(ReclaimedStart { reply, generation }) = delegated {
-            self.generations.remove(generation);
-            self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
-            self.lifecycle.step(Event::Reclaimed(entry, reply), &mut self.effects);
-        }
+    /// Observes the worker of an entry. Returns `None` if the table does not have it.
+    pub(super) fn observe(&mut self, entry: EntryId) -> Option<Occupant> {
+        self.observe_then(entry, |_| ()).map(|(occupant, ())| occupant)
     }
 
-    /// Reclaims all starts, before a shutdown begins or the owner is dropped. Nothing is delegated after that.
-    pub(super) fn reclaim_all(&mut self) {
-        if !self.lifecycle.is_serving() {
-            return;
-        }
+    /// As [`observe`](Self::observe), and then calls `act` with the worker's cell.
+    pub(super) fn observe_then<T>(
+        &mut self,
+        entry: EntryId,
+        act: impl FnOnce(&WorkerCell<W>) -> T,
+    ) -> Option<(Occupant, T)> {
+        let Self { lifecycle, generations, table, shared, .. } = self;
+        table.read().with_entry(entry, |handle| {
+            let cell = &*handle.cell;
+            (lifecycle.observe(&mut Observer { cell, generations, numbers: &shared.numbers }), act(cell))
+        })
+    }
+
+    /// Observes the worker of a key. Runs the key's `Eq`.
+    #[inline]
+    pub(super) fn observe_key(&mut self, key: &W::Key, hash: u64) -> Found<Occupant> {
+        let Self { lifecycle, generations, table, shared, .. } = self;
+        table.read().find(key, hash, |handle| {
+            lifecycle.observe(&mut Observer { cell: &handle.cell, generations, numbers: &shared.numbers })
+        })
+    }
+
+    /// Observes the worker that has sent a notice.
+    pub(super) fn observe_sender(&mut self, cell: &WorkerCell<W>) -> Occupant {
+        let Self { lifecycle, generations, shared, .. } = self;
+        lifecycle.observe(&mut Sender(Observer { cell, generations, numbers: &shared.numbers }))
+    }
+
+    /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is delegated after that.
+    pub(super) fn observe_all(&mut self) -> NoneDelegated {
+        let Self { lifecycle, generations, table, shared, .. } = self;
         let starting = |handle: &WorkerHandle<W>| (handle.cell.queue.gate() != Gate::Open).then_some(());
-        let delegated = self.table.read().fold(Vec::new(), starting, |mut delegated, handle, ()| {
-            delegated.extend(handle.cell.reclaim().map(|start| (handle.entry_id(), start)));
-            delegated
-        });
-        for (entry, start) in delegated {
-            self.reclaimed(entry, Some(start));
-        }
+        lifecycle.observe_all(|lifecycle| {
+            table.read().fold((), starting, |(), handle, ()| {
+                lifecycle.observe(&mut Observer { cell: &handle.cell, generations, numbers: &shared.numbers });
+            });
+        })
     }
 
     pub(super) fn arm(&mut self, due: Due) {
@@ -60,6 +80,48 @@ impl<W: Worker> Owner<W> {
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
         let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
         deadlines.pop_passed(&LiveEntries { lifecycle, table: table.read(), generations, numbers: &shared.numbers })
+    }
+}
+
+/// A worker, as the lifecycle observes it.
+struct Observer<'o, W: Worker> {
+    cell: &'o WorkerCell<W>,
+    generations: &'o mut Generations,
+    numbers: &'o Numbers,
+}
+
+impl<W: Worker> Observe<StartReply<W>> for Observer<'_, W> {
+    fn entry(&self) -> EntryId {
+        self.cell.entry
+    }
+
+    fn reclaim(&mut self) -> Option<StartReply<W>> {
+        let ReclaimedStart { reply, generation } = self.cell.reclaim()?;
+        self.generations.remove(generation);
+        self.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
+        Some(reply)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.cell.queue.gate() >= Gate::Closed
+    }
+}
+
+/// A worker that has sent a notice. If it is ready, it has completed its start before, or found it reclaimed: see rule 4 of
+/// [`start`](crate::worker::start). Saves the lock of [`WorkerCell::reclaim`].
+struct Sender<'o, W: Worker>(Observer<'o, W>);
+
+impl<W: Worker> Observe<StartReply<W>> for Sender<'_, W> {
+    fn entry(&self) -> EntryId {
+        self.0.entry()
+    }
+
+    fn reclaim(&mut self) -> Option<StartReply<W>> {
+        if self.0.cell.is_ready() { None } else { self.0.reclaim() }
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
     }
 }
 

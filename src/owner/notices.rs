@@ -5,6 +5,7 @@ use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::util::panics;
 use crate::worker::Worker;
+use crate::worker::cell::WorkerCell;
 use crate::worker::events::Event as PublicEvent;
 use crate::worker::request::{LiveTypes, Notice};
 
@@ -13,23 +14,15 @@ impl<W: Worker> Owner<W> {
     /// lifecycle's concern.
     pub(super) fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes<W>>> {
         Some(match notice {
-            Notice::Stop { entry, stopper } => {
-                let found = self.table.read().with_entry(entry, |handle| handle.cell.reclaim());
-                let exists = found.is_some();
-                self.reclaimed(entry, found.flatten());
-                Event::Stop { entry, exists, stopper }
-            }
+            Notice::Stop { entry, stopper } => Event::Stop { occupant: self.observe(entry), stopper },
             Notice::Crash { entry, reply } => {
                 // The run is asked to end here and not by the caller, so that starts, stops and crashes have one order.
-                let found = self.table.read().with_entry(entry, |handle| (handle.cell.reclaim(), handle.cell.crash()));
-                let exists = found.is_some();
-                let (delegated, run) = found.unwrap_or_default();
-                self.reclaimed(entry, delegated);
-                Event::Crash { entry, exists, run, reply }
+                let (occupant, run) = self.observe_then(entry, WorkerCell::crash).unzip();
+                Event::Crash { occupant, run: run.flatten(), reply }
             }
             Notice::Begun(entry) => Event::InitBegun(entry),
             Notice::Ready(cell) => Event::Ready(self.set_current(cell)),
-            Notice::Closing(entry) => Event::Closing(entry),
+            Notice::Closing(cell) => Event::Closing(self.observe_sender(&cell)),
             Notice::RunEnded(cell, incarnation, reason) => {
                 let entry = self.set_current(cell);
                 // This may be the last reference to the error, whose `Drop` is user code. (G5)
@@ -48,32 +41,24 @@ impl<W: Worker> Owner<W> {
                 return None;
             }
             Notice::Exited(cell, exit, crash_record) => {
-                if !cell.is_ready() {
-                    self.reclaimed(cell.entry, cell.reclaim());
-                }
+                let occupant = self.observe_sender(&cell);
                 // Before any reply: a caller whose stop has returned finds that the worker has exited.
                 cell.set_exit(exit.reason());
                 let entry = self.set_current(cell);
                 if let Some(crash_record) = crash_record {
                     self.update_history(|history| history.record_exit(entry.hash, *crash_record));
                 }
-                Event::Exited(entry, exit)
+                Event::Exited(occupant, exit)
             }
-            Notice::Shutdown { at_once } => {
-                self.reclaim_all();
-                Event::Shutdown { at_once }
-            }
+            Notice::Shutdown { at_once } => Event::Shutdown { at_once, none_delegated: self.observe_all() },
         })
     }
 
     /// As [`notice_event`](Self::notice_event), for a deadline that has passed.
     pub(super) fn deadline_event(&mut self, due: Due) -> Option<Event<LiveTypes<W>>> {
         Some(match due {
-            Due::Entry(entry, deadline) => Event::DeadlineExpired(entry, deadline),
-            Due::DelegatedInit(entry, _) => {
-                self.reclaimed(entry, self.table.read().with_entry(entry, |handle| handle.cell.reclaim()).flatten());
-                Event::DeadlineExpired(entry, Deadline::Init)
-            }
+            Due::Entry(entry, deadline) => Event::DeadlineExpired(self.observe(entry)?, deadline),
+            Due::DelegatedInit(entry, _) => Event::DeadlineExpired(self.observe(entry)?, Deadline::Init),
             Due::Crash(entry, run) => Event::CrashDeadlineExpired { entry, run },
             Due::Shutdown => Event::ShutdownDeadlineExpired { aborting: false },
             Due::ShutdownAbort => Event::ShutdownDeadlineExpired { aborting: true },

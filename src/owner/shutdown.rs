@@ -99,8 +99,8 @@ impl<W: Worker> Drop for Owner<W> {
         for (_, launch) in std::mem::take(&mut self.queued_launches) {
             drop_launch(launch);
         }
-        self.reclaim_all();
-        self.lifecycle.abort_all(&self.shared.start_refusal(), &mut self.effects);
+        let none_delegated = self.observe_all();
+        self.lifecycle.abort_all(none_delegated, &self.shared.start_refusal(), &mut self.effects);
         self.perform_all();
         // The combiner does not run these any more, and callers that wait beside a shutdown need their replies. (G10)
         self.deferred.run(&self.runtime);

@@ -146,7 +146,7 @@ async fn g3_gate_is_rechecked_before_returning_a_worker() {
     assert!(poll(next.as_mut()).is_pending());
     assert!(owner.run_one());
     assert!(poll(next.as_mut()).is_pending(), "a worker with a closed gate was returned");
-    let _ = owner.shared().notify(Notice::Closing(old.entry_id()));
+    let _ = owner.shared().notify(Notice::Closing(Arc::clone(&old.cell)));
     owner.settle().await;
     let Poll::Ready(Ok(new)) = poll(next) else { panic!("its successor was started") };
     assert_ne!(old, new);

@@ -37,7 +37,7 @@ pub(crate) enum Notice<W: Worker> {
     /// The first `init` has returned `Ok`.
     Ready(Arc<WorkerCell<W>>),
     /// The worker has closed its own gate.
-    Closing(EntryId),
+    Closing(Arc<WorkerCell<W>>),
     /// This run is over, and the worker will restart.
     RunEnded(Arc<WorkerCell<W>>, u64, ExitReason),
     /// The worker has restarted: the `init` of this run has returned `Ok`.

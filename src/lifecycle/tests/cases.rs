@@ -1,7 +1,7 @@
 //! Single scenarios that the properties reach rarely or never.
 
 use crate::lifecycle::Limits;
-use crate::lifecycle::event::{Admission, Effect, Event, Occupant, StartWaiter, StopKind, StopWaiter, Verb};
+use crate::lifecycle::event::{Admission, Effect, Event, StartWaiter, StopKind, StopWaiter, Verb};
 use crate::lifecycle::exit::StopMode;
 use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::lifecycle::phase::{COMPACT_AT, Phase};
@@ -50,9 +50,8 @@ fn cancelled_callers_are_pruned_but_first_stays() {
     let fresh = EntryId { id: WorkerId(1), hash: 1 };
     let first = starter(&mut world, 1, Verb::Start);
     world.step(Event::Start { starter: first, occupant: None, fresh, admission: Admission::Granted });
-    world.reclaim(fresh);
-    let occupant = Some(Occupant { entry: fresh, is_closed: false });
     for _ in 0..10_000 {
+        let occupant = world.observe(fresh);
         let starter = starter(&mut world, 1, Verb::Start);
         starter.reply.is_abandoned.set(true);
         let (fresh, admission) = (EntryId { id: WorkerId(2), hash: 1 }, Admission::Granted);
@@ -71,7 +70,8 @@ fn cancelled_stops_are_pruned() {
         let (_, reply) = world.call(None, None, Some(entry));
         reply.is_abandoned.set(true);
         let stopper = StopWaiter { kind: StopKind::Stop(StopMode::Drain), waits_in: None, reply };
-        world.step(Event::Stop { entry, exists: true, stopper });
+        let occupant = world.observe(entry);
+        world.step(Event::Stop { occupant, stopper });
     }
     let Some(Phase::Stopping { stoppers, .. }) = world.machine.phases.get(&entry) else { panic!("it stops") };
     assert!(stoppers.len() <= COMPACT_AT, "{} callers are kept", stoppers.len());
@@ -82,7 +82,8 @@ fn killed_worker_is_not_part_of_a_wait_cycle() {
     let (mut world, entries) = running(&[1, 2]);
     let stop = |world: &mut World, target: EntryId, kind, waits_in| {
         let (caller, reply) = world.call(None, waits_in, Some(target));
-        world.step(Event::Stop { entry: target, exists: true, stopper: StopWaiter { kind, waits_in, reply } });
+        let occupant = world.observe(target);
+        world.step(Event::Stop { occupant, stopper: StopWaiter { kind, waits_in, reply } });
         caller
     };
     stop(&mut world, entries[1], StopKind::Stop(StopMode::Drain), Some(entries[0]));
@@ -98,7 +99,8 @@ fn kill_does_not_close_the_gate_first() {
     let (_, reply) = world.call(None, None, Some(entry));
     let mut effects = Vec::new();
     let stopper = StopWaiter { kind: StopKind::Kill, waits_in: None, reply };
-    world.machine.step(Event::Stop { entry, exists: true, stopper }, &mut effects);
+    let occupant = world.observe(entry);
+    world.machine.step(Event::Stop { occupant, stopper }, &mut effects);
     assert!(effects.iter().any(|effect| matches!(effect, Effect::Kill(_))));
     assert!(!effects.iter().any(|effect| matches!(effect, Effect::Close(..))), "the worker might drain and terminate");
 }

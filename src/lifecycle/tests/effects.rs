@@ -3,7 +3,7 @@
 use crate::lifecycle::event::{Deadline, Effect, Event, Exit, ShutdownReport, StartOutcome, StopFailure, Verb};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::tests::world::{Gate, Task, Worker, World};
+use crate::lifecycle::tests::world::{Gate, Notice, Task, Worker, World};
 use crate::lifecycle::tests::{Simulated, TestReply};
 
 impl World {
@@ -94,7 +94,7 @@ impl World {
         let worker = self.worker(entry);
         assert_eq!(worker.task, Task::Queued, "a launched worker is dropped from the queue");
         worker.closed_at.get_or_insert(now);
-        self.notices.push_back(Event::Exited(entry, Exit::Ended(ExitReason::Killed)));
+        self.notices.push_back(Notice::Exited(entry, Exit::Ended(ExitReason::Killed)));
         self.dropped.insert(entry.id);
     }
 

@@ -6,11 +6,12 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use crate::lifecycle::event::{
-    Admission, Deadline, Effect, Event, Exit, Occupant, ShutdownReport, StartFailure, StartOutcome, StartWaiter,
-    StopKind, StopWaiter, Verb,
+    Admission, Deadline, Effect, Event, Exit, ShutdownReport, StartFailure, StartOutcome, StartWaiter, StopKind,
+    StopWaiter, Verb,
 };
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::lifecycle::occupant::{Observe, Occupant};
 use crate::lifecycle::tests::op::Op;
 use crate::lifecycle::tests::{Simulated, TestReply};
 use crate::lifecycle::{Lifecycle, Limits};
@@ -66,6 +67,28 @@ impl Worker {
     }
 }
 
+impl Observe<TestReply> for Worker {
+    fn entry(&self) -> EntryId {
+        self.entry
+    }
+
+    fn reclaim(&mut self) -> Option<TestReply> {
+        self.delegated.take()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.gate >= Gate::Closed
+    }
+}
+
+/// What a worker has sent and the owner has not received yet.
+pub(super) enum Notice {
+    Closing(EntryId),
+    Exited(EntryId, Exit),
+    /// Does not decide on the worker, so that the worker is not observed.
+    Event(Event<Simulated>),
+}
+
 pub(super) struct Caller {
     /// The verb of a start; `None` for a stop or a crash.
     pub(super) verb: Option<Verb>,
@@ -82,7 +105,7 @@ pub(super) struct World {
     pub(super) machine: Lifecycle<Simulated>,
     pub(super) limits: Limits,
     pub(super) workers: BTreeMap<WorkerId, Worker>,
-    pub(super) notices: VecDeque<Event<Simulated>>,
+    pub(super) notices: VecDeque<Notice>,
     pub(super) armed: Vec<(EntryId, Deadline)>,
     pub(super) crashes_armed: VecDeque<(EntryId, u32)>,
     /// The armed deadline of the shutdown, and whether it is the second one.
@@ -181,11 +204,14 @@ impl World {
             Op::Stop { key, kind, waits_in } => self.stop(key, kind, waits_in),
             Op::Crash { key, is_between_runs } => self.crash(key, is_between_runs),
             Op::Shutdown => {
-                for entry in self.entries(|_| true) {
-                    self.reclaim(entry);
-                }
+                let workers = &mut self.workers;
+                let none_delegated = self.machine.observe_all(|machine| {
+                    for worker in workers.values_mut() {
+                        machine.observe(worker);
+                    }
+                });
                 self.is_shut_down = true;
-                self.step(Event::Shutdown { at_once: false });
+                self.step(Event::Shutdown { at_once: false, none_delegated });
             }
             Op::CallerCancels(caller) => {
                 if let Some(caller) = self.callers.get(caller) {
@@ -219,12 +245,7 @@ impl World {
     /// Sends a start, as the owner does: with the occupant of the key, or with an admission.
     pub(super) fn start(&mut self, starter: StartWaiter<Simulated>) {
         let (key, _) = starter.spec.expect("a start has its spec");
-        let occupant = self.entry_of(key);
-        if let Some(entry) = occupant {
-            self.reclaim(entry);
-        }
-        let occupant = occupant.and_then(|entry| self.workers.get(&entry.id));
-        let occupant = occupant.map(|worker| Occupant { entry: worker.entry, is_closed: worker.gate >= Gate::Closed });
+        let occupant = self.entry_of(key).and_then(|entry| self.observe(entry));
         self.last_id += 1;
         let fresh = EntryId { id: WorkerId(self.last_id), hash: u64::from(key) };
         let mut admission = Admission::Granted;
@@ -245,26 +266,26 @@ impl World {
     fn stop(&mut self, key: u32, kind: StopKind, waits_in: Option<usize>) {
         let Some(entry) = self.entry_of(key) else { return };
         let waits_in = self.free_worker(waits_in);
-        self.reclaim(entry);
+        let occupant = self.observe(entry);
         let (_, reply) = self.call(None, waits_in, Some(entry));
-        self.step(Event::Stop { entry, exists: true, stopper: StopWaiter { kind, waits_in, reply } });
+        self.step(Event::Stop { occupant, stopper: StopWaiter { kind, waits_in, reply } });
     }
 
     fn crash(&mut self, key: u32, is_between_runs: bool) {
         let Some(entry) = self.entry_of(key) else { return };
-        self.reclaim(entry);
+        let occupant = self.observe(entry);
         let (caller, reply) = self.call(None, None, Some(entry));
         let worker = self.workers.get_mut(&entry.id).expect("its key has this entry");
         let run = (!is_between_runs).then_some(worker.run);
         worker.is_crashed |= run.is_some();
         self.callers[caller].run = run;
-        self.step(Event::Crash { entry, exists: true, run, reply });
+        self.step(Event::Crash { occupant, run, reply });
     }
 
     fn init_begins(&mut self, nth: usize) {
         let Some(worker) = self.workers.values().nth(nth) else { return };
         if self.limits.is_paced && worker.task == Task::InInit {
-            self.notices.push_back(Event::InitBegun(worker.entry));
+            self.notices.push_back(Notice::Event(Event::InitBegun(worker.entry)));
         }
     }
 
@@ -282,14 +303,14 @@ impl World {
                     self.perform(Effect::Open(entry));
                     self.perform(Effect::ReplyStart(reply, None, StartOutcome::Worker(entry)));
                 }
-                None => self.notices.push_back(Event::Ready(entry)),
+                None => self.notices.push_back(Notice::Event(Event::Ready(entry))),
             }
         } else {
             worker.task = Task::Exited;
             worker.gate = Gate::Closed;
             worker.closed_at.get_or_insert(self.now);
             let failure = StartFailure::Panicked("as requested".into());
-            self.notices.push_back(Event::Exited(entry, Exit::NotStarted(failure)));
+            self.notices.push_back(Notice::Exited(entry, Exit::NotStarted(failure)));
         }
     }
 
@@ -298,7 +319,7 @@ impl World {
         if worker.task == Task::Ready && worker.gate < Gate::Closed {
             worker.gate = Gate::Closed;
             worker.closed_at = Some(self.now);
-            self.notices.push_back(Event::Closing(worker.entry));
+            self.notices.push_back(Notice::Closing(worker.entry));
         }
     }
 
@@ -313,7 +334,7 @@ impl World {
         let worker = self.workers.get_mut(&entry.id).expect("it is in the table");
         worker.run += 1;
         let reason = if std::mem::take(&mut worker.is_crashed) { ExitReason::Crashed } else { ExitReason::Normal };
-        self.notices.push_back(Event::RunEnded { entry, run, reason });
+        self.notices.push_back(Notice::Event(Event::RunEnded { entry, run, reason }));
     }
 
     /// A running worker ends, or a killed one exits.
@@ -337,7 +358,7 @@ impl World {
             (false, true) => ExitReason::Crashed,
             (false, false) => ExitReason::Normal,
         };
-        self.notices.push_back(Event::Exited(entry, Exit::Ended(reason)));
+        self.notices.push_back(Notice::Exited(entry, Exit::Ended(reason)));
     }
 
     /// The end of a run drops the futures that the worker waits for.
@@ -349,10 +370,12 @@ impl World {
 
     fn deliver_notice(&mut self) {
         let Some(notice) = self.notices.pop_front() else { return };
-        if let Event::Exited(entry, _) = notice {
-            self.reclaim(entry);
-        }
-        self.step(notice);
+        let event = match notice {
+            Notice::Event(event) => Some(event),
+            Notice::Closing(entry) => self.observe(entry).map(Event::Closing),
+            Notice::Exited(entry, exit) => self.observe(entry).map(|occupant| Event::Exited(occupant, exit)),
+        };
+        self.step(event.expect("an entry is in the table until its `Exited`"));
     }
 
     pub(super) fn deliver_all(&mut self) {
@@ -364,17 +387,15 @@ impl World {
     fn deadline_expires(&mut self, nth: usize) {
         if nth < self.armed.len() {
             let (entry, deadline) = self.armed.remove(nth);
-            if deadline == Deadline::Init {
-                self.reclaim(entry);
+            if let Some(occupant) = self.observe(entry) {
+                self.step(Event::DeadlineExpired(occupant, deadline));
             }
-            self.step(Event::DeadlineExpired(entry, deadline));
         }
     }
 
-    /// Reclaims a delegated start before an event about its entry, as the owner does. (rule 9)
-    pub(super) fn reclaim(&mut self, entry: EntryId) {
-        let Some(reply) = self.workers.get_mut(&entry.id).and_then(|worker| worker.delegated.take()) else { return };
-        self.step(Event::Reclaimed(entry, reply));
+    /// Observes the worker of an entry, as the owner does. (rule 9)
+    pub(super) fn observe(&mut self, entry: EntryId) -> Option<Occupant> {
+        self.workers.get_mut(&entry.id).map(|worker| self.machine.observe(worker))
     }
 
     pub(super) fn close(&mut self, entry: EntryId, gate: Gate) {

@@ -58,7 +58,7 @@ impl<W: Worker> WorkerCell<W> {
             outcome = self.shared.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
         }
         if pending & CLOSING != 0 {
-            outcome = self.shared.notify(Notice::Closing(self.entry));
+            outcome = self.shared.notify(Notice::Closing(Arc::clone(self)));
         }
         outcome
     }
