@@ -1,13 +1,13 @@
 //! [`Combiner`]: runs a sequential object, the owner of a registry, in the task that needs it.
 //!
-//! The owner does one operation at a time. As a task of its own it would cost each start and each stop two task switches: to the
-//! owner, and from the owner to the task that waits for the result. With an owner that does nothing else, those alone make a
-//! start take 1.6 times as long as a hand-written one. Instead, a task that submits an operation takes the owner's lock and runs
-//! the operation itself.
+//! The owner does one operation at a time. As a task of its own it would cost each start and each stop two task
+//! switches: to the owner, and from the owner to the task that waits for the result. With an owner that does nothing
+//! else, those alone make a start take 1.6 times as long as a hand-written one. Instead, a task that submits an
+//! operation takes the owner's lock and runs the operation itself.
 //!
-//! The technique is flat combining (Hendler, Incze, Shavit and Tzafrir, "Flat Combining and the Synchronization-Parallelism
-//! Tradeoff", SPAA 2010): the task that holds the lock, the *combiner*, also runs the operations that other tasks have queued
-//! in the meantime, so that those tasks need not wait for the lock.
+//! The technique is flat combining (Hendler, Incze, Shavit and Tzafrir, "Flat Combining and the
+//! Synchronization-Parallelism Tradeoff", SPAA 2010): the task that holds the lock, the *combiner*, also runs the
+//! operations that other tasks have queued in the meantime, so that those tasks need not wait for the lock.
 //!
 //! A background task, the *driver*, runs what is left over, and waits for the owner's deadlines.
 //!
@@ -25,56 +25,60 @@
 //!
 //! # Rules
 //!
-//! 1. **One combiner.** Only the task that set `LOCKED` touches the core. The core's mutex is therefore never contended; it
-//!    exists because this crate has no `unsafe` code.
-//! 2. **No operation is left behind.** A task queues its operation first and sets `PENDING` afterwards. A combiner clears
-//!    `PENDING` before it reads the queue, and clears `LOCKED` by a compare-and-swap that fails if a flag was set since. A
-//!    combiner that stops before the queue is empty sets `PENDING` again and wakes the driver.
-//! 3. **Submission order per task.** A task runs its own operation at once only if no flag is set: everything that was queued
-//!    before has run then. Otherwise it queues the operation behind the others.
-//! 4. **Short critical sections.** What need not happen under the lock, such as spawning a worker or waking a caller, is
-//!    [`Deferred`] and runs after the lock is released. User code in it, such as a waker, may submit operations again. A
-//!    submitter that finds the lock taken spins for a short time (`SPIN_LIMIT`) and then queues its operation: nothing waits
-//!    for the lock, not even user code that runs under it (a key's `Eq`) and submits an operation.
-//! 5. **Bounded work.** A combiner runs at most `COMBINE_LIMIT` operations besides its own. It hands the rest to the driver.
-//! 6. **The owner is dropped once**, while `LOCKED` is set: when it is done, when a panic escapes from it, or when the driver
-//!    is dropped. Its `Drop` closes the queue. From then on operations are dropped.
+//! 1. **One combiner.** Only the task that set `LOCKED` touches the core. The core's mutex is therefore never
+//!    contended; it exists because this crate has no `unsafe` code.
+//! 2. **No operation is left behind.** A task queues its operation first and sets `PENDING` afterwards. A combiner
+//!    clears `PENDING` before it reads the queue, and clears `LOCKED` by a compare-and-swap that fails if a flag was
+//!    set since. A combiner that stops before the queue is empty sets `PENDING` again and wakes the driver.
+//! 3. **Submission order per task.** A task runs its own operation at once only if no flag is set: everything that was
+//!    queued before has run then. Otherwise it queues the operation behind the others.
+//! 4. **Short critical sections.** What need not happen under the lock, such as spawning a worker or waking a caller,
+//!    is [`Deferred`] and runs after the lock is released. User code in it, such as a waker, may submit operations
+//!    again. A submitter that finds the lock taken spins for a short time (`SPIN_LIMIT`) and then queues its operation:
+//!    nothing waits for the lock, not even user code that runs under it (a key's `Eq`) and submits an operation.
+//! 5. **Bounded work.** A combiner runs at most `COMBINE_LIMIT` operations besides its own. It hands the rest to the
+//!    driver.
+//! 6. **The owner is dropped once**, while `LOCKED` is set: when it is done, when a panic escapes from it, or when the
+//!    driver is dropped. Its `Drop` closes the queue. From then on operations are dropped.
 //!
 //! # Proof
 //!
-//! Every operation runs exactly once while the owner exists. It runs at most once because the queue hands it out once. It runs
-//! at least once because of rule 2. A submitter that sets `PENDING` either finds `LOCKED` clear or set. If it is clear, the
-//! submitter becomes the combiner, or wakes the driver, which does ([`Combiner::enqueue`]). If it is set, the present combiner
-//! fails to clear it and reads the queue again.
+//! Every operation runs exactly once while the owner exists. It runs at most once because the queue hands it out once.
+//! It runs at least once because of rule 2. A submitter that sets `PENDING` either finds `LOCKED` clear or set. If it
+//! is clear, the submitter becomes the combiner, or wakes the driver, which does ([`Combiner::enqueue`]). If it is set,
+//! the present combiner fails to clear it and reads the queue again.
 //!
-//! The driver misses no wake-up. It stores its waker before it reads the flags, and a combiner sets the flags before it takes
-//! the waker. Both happen around one lock, so either the driver reads the flags or the combiner finds the waker. If the driver
-//! reads them while there is a combiner, that combiner acts on them or wakes the driver.
+//! The driver misses no wake-up. It stores its waker before it reads the flags, and a combiner sets the flags before it
+//! takes the waker. Both happen around one lock, so either the driver reads the flags or the combiner finds the waker.
+//! If the driver reads them while there is a combiner, that combiner acts on them or wakes the driver.
 //!
-//! Rule 5 bounds how long a caller runs on behalf of others. Rule 6 leaves no caller waiting: dropping an operation drops its
-//! reply, which its receiver sees.
+//! Rule 5 bounds how long a caller runs on behalf of others. Rule 6 leaves no caller waiting: dropping an operation
+//! drops its reply, which its receiver sees.
 //!
 //! # Execution context
 //!
-//! An operation runs in the task that submits it, or on a plain thread, on another runtime, or on another executor. These parts
-//! of that context could reach the owner:
+//! An operation runs in the task that submits it, or on a plain thread, on another runtime, or on another executor.
+//! These parts of that context could reach the owner:
 //!
-//! - **The clock** belongs to the runtime that the thread has entered. The owner reads the clock of its registry's runtime
-//!   ([`Clock`](crate::util::clock::Clock)), once per pass that arms a deadline. The timer belongs to the driver, whose task
-//!   runs on that runtime.
-//! - **The runtime** that tasks are spawned on. Workers, and whatever else the owner spawns, go to the registry's runtime,
-//!   which is the [`Place`](Deferred::Place) of the deferred actions.
-//! - **The cooperative budget.** The owner awaits nothing and consumes none. The verb that submitted the operation consumes
-//!   budget when it has its result ([`yield_after`](crate::util::coop::yield_after)), if it runs in a task.
-//! - **The tracing span and dispatcher.** The owner emits nothing. A worker's span is a root and is created in the worker's task.
-//! - **Task-locals** and other thread-locals. The owner reads none. User code that runs here (a key's `Eq` and `Drop`, an
-//!   error's `Drop`, the waker of a caller on another executor) sees those of the task that happens to be the combiner.
-//! - **The current worker**. A worker that submits an operation stays the current one. Only a caller's request reads it, before
-//!   it gets here, and so does user code (see above) that makes a request from here.
-//! - **The LIFO slot** of a thread of the multi-thread runtime holds the task that was woken or spawned last, and no other thread
-//!   can steal it. [`Outcome`] says whether that may have happened; the caller returns to the scheduler before it runs user code.
-//! - **A panicking thread.** A `Drop` leaves its operation to the driver ([`Combiner::enqueue`]). Locks ignore poison, since no
-//!   panic can leave what they guard half changed.
+//! - **The clock** belongs to the runtime that the thread has entered. The owner reads the clock of its registry's
+//!   runtime ([`Clock`](crate::util::clock::Clock)), once per pass that arms a deadline. The timer belongs to the
+//!   driver, whose task runs on that runtime.
+//! - **The runtime** that tasks are spawned on. Workers, and whatever else the owner spawns, go to the registry's
+//!   runtime, which is the [`Place`](Deferred::Place) of the deferred actions.
+//! - **The cooperative budget.** The owner awaits nothing and consumes none. The verb that submitted the operation
+//!   consumes budget when it has its result ([`yield_after`](crate::util::coop::yield_after)), if it runs in a task.
+//! - **The tracing span and dispatcher.** The owner emits nothing. A worker's span is a root and is created in the
+//!   worker's task.
+//! - **Task-locals** and other thread-locals. The owner reads none. User code that runs here (a key's `Eq` and `Drop`,
+//!   an error's `Drop`, the waker of a caller on another executor) sees those of the task that happens to be the
+//!   combiner.
+//! - **The current worker**. A worker that submits an operation stays the current one. Only a caller's request reads
+//!   it, before it gets here, and so does user code (see above) that makes a request from here.
+//! - **The LIFO slot** of a thread of the multi-thread runtime holds the task that was woken or spawned last, and no
+//!   other thread can steal it. [`Outcome`] says whether that may have happened; the caller returns to the scheduler
+//!   before it runs user code.
+//! - **A panicking thread.** A `Drop` leaves its operation to the driver ([`Combiner::enqueue`]). Locks ignore poison,
+//!   since no panic can leave what they guard half changed.
 //! - **The recorder** of metrics is called by the driver only.
 
 mod core;
@@ -156,7 +160,8 @@ impl<I, E: Deferred> Combiner<I, E> {
         }
     }
 
-    /// Sets the sequential object and the place where its deferred actions run. Must be called once, before anything else.
+    /// Sets the sequential object and the place where its deferred actions run. Must be called once, before anything
+    /// else.
     pub(crate) fn set(&self, sequential: Box<dyn Sequential<I, E>>, place: E::Place) {
         // This is the only call, so the cell is empty.
         let _ = self.place.set(place);
@@ -180,8 +185,8 @@ impl<I, E: Deferred> Combiner<I, E> {
         self.run_pending()
     }
 
-    /// Submits an operation, unless the lock is taken and the queue is full: such a caller must [wait](Self::submit_queued).
-    /// Drops the operation if the owner was dropped.
+    /// Submits an operation, unless the lock is taken and the queue is full: such a caller must
+    /// [wait](Self::submit_queued). Drops the operation if the owner was dropped.
     pub(crate) fn try_submit(&self, operation: I) -> Result<Outcome, Full<I>> {
         if self.state.try_lock() {
             return Ok(self.run_locked(Some(operation), Role::Caller));
@@ -203,8 +208,8 @@ impl<I, E: Deferred> Combiner<I, E> {
         Ok(self.run_pending())
     }
 
-    /// Queues an operation for the driver or an earlier combiner, and never runs the owner. For callers that must not run it,
-    /// such as a `Drop`.
+    /// Queues an operation for the driver or an earlier combiner, and never runs the owner. For callers that must not
+    /// run it, such as a `Drop`.
     pub(crate) fn enqueue(&self, operation: I) {
         if self.queue.force_send(operation, Kind::Cast).is_err() {
             return;
@@ -258,8 +263,8 @@ impl<I, E: Deferred> Combiner<I, E> {
 
     /// Runs operations until no flag is set or the budget is used up, and releases the lock.
     ///
-    /// A worker whose spawn is among the deferred actions looks to every other task like one that was not polled yet: it can be
-    /// killed, and its entry stays until it has exited. (G1)
+    /// A worker whose spawn is among the deferred actions looks to every other task like one that was not polled yet:
+    /// it can be killed, and its entry stays until it has exited. (G1)
     fn combine(&self, own: Option<I>, role: Role, deferred: &mut DeferredQueue<E>) -> Outcome {
         let mine = if role == Role::Driver { PENDING | TIMER } else { PENDING };
         let mut turn = Turn::new(own);
@@ -332,7 +337,8 @@ impl<I, E: Deferred> Combiner<I, E> {
         if driver_state.is_done { DriverPoll::Done } else { DriverPoll::WaitUntil(driver_state.deadline) }
     }
 
-    /// Takes the lock. Until [`unlock_for_test`](Self::unlock_for_test), only [`combine_one`](Self::combine_one) runs operations.
+    /// Takes the lock. Until [`unlock_for_test`](Self::unlock_for_test), only [`combine_one`](Self::combine_one) runs
+    /// operations.
     #[cfg(test)]
     pub(crate) fn lock_for_test(&self) {
         assert_eq!(self.state.lock_or_set(0), Lock::Free, "there is no combiner");

@@ -1,21 +1,23 @@
 //! [`Owner`]: the only writer of a registry's table. It orders the starts, stops and exits of every key.
 //!
-//! It is the shell round the pure [`Lifecycle`]: it turns requests, notices and deadlines into events, feeds them to the lifecycle,
-//! and performs the effects.
+//! It is the shell round the pure [`Lifecycle`]: it turns requests, notices and deadlines into events, feeds them to
+//! the lifecycle, and performs the effects.
 //!
-//! It runs behind a [`combiner`](crate::combiner): in the task that submits a request, one operation at a time. A background
-//! task, the [`Driver`], runs what no caller has time for, and waits for the [deadlines](crate::owner::deadlines).
+//! It runs behind a [`combiner`](crate::combiner): in the task that submits a request, one operation at a time. A
+//! background task, the [`Driver`], runs what no caller has time for, and waits for the
+//! [deadlines](crate::owner::deadlines).
 //!
-//! Before it admits the start of a vacant key, it checks the [crash history](crate::owner::history) and, if the registry has a
-//! limit, which worker may be [evicted](crate::owner::eviction). It counts what happens, and emits it to the registry's subscribers.
+//! Before it admits the start of a vacant key, it checks the [crash history](crate::owner::history) and, if the
+//! registry has a limit, which worker may be [evicted](crate::owner::eviction). It counts what happens, and emits it to
+//! the registry's subscribers.
 //!
-//! It delegates a plain start to the worker's task, and reclaims it when more happens to the worker than that `init` returns: see
-//! [`start`](crate::worker::start). Workers are spawned and callers get their replies by [`DeferredAction`]s, after the
-//! combiner has released its lock.
+//! It delegates a plain start to the worker's task, and reclaims it when more happens to the worker than that `init`
+//! returns: see [`start`](crate::worker::start). Workers are spawned and callers get their replies by
+//! [`DeferredAction`]s, after the combiner has released its lock.
 //!
-//! The owner awaits nothing. It runs no user code but a key's `Eq` and `Drop` and an error's `Drop` (G4), and contains their
-//! panics (G5): unused arguments go back to the callers, and `init` runs in the worker's task. It spawns on the registry's
-//! runtime, whichever runtime the current task belongs to.
+//! The owner awaits nothing. It runs no user code but a key's `Eq` and `Drop` and an error's `Drop` (G4), and contains
+//! their panics (G5): unused arguments go back to the callers, and `init` runs in the worker's task. It spawns on the
+//! registry's runtime, whichever runtime the current task belongs to.
 
 pub(crate) mod admission;
 pub(crate) mod deadlines;
@@ -60,8 +62,9 @@ use crate::worker::task::Launch;
 
 /// See the [module's documentation](self).
 ///
-/// `repr(C)` keeps the fields that every start writes together, from the last of the lifecycle to the first of the deadlines. When
-/// two threads alternate as the combiner, each of these cache lines comes from the other's cache. Saves seven lines.
+/// `repr(C)` keeps the fields that every start writes together, from the last of the lifecycle to the first of the
+/// deadlines. When two threads alternate as the combiner, each of these cache lines comes from the other's cache. Saves
+/// seven lines.
 #[repr(C)]
 pub(crate) struct Owner<W: Worker> {
     lifecycle: Lifecycle<LiveTypes<W>>,
@@ -88,7 +91,8 @@ pub(crate) struct Owner<W: Worker> {
     crash_history: CrashHistory,
     /// Workers that wait for room.
     queued_launches: EntryMap<Launch<W>>,
-    /// The history of the key whose start is being admitted. Not in `prior_by_entry` yet, since the start may be refused.
+    /// The history of the key whose start is being admitted. Not in `prior_by_entry` yet, since the start may be
+    /// refused.
     prior: Option<PriorHistory>,
     /// The histories of keys that are starting.
     prior_by_entry: EntryMap<PriorHistory>,
@@ -164,7 +168,8 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    /// Publishes the numbers that only the lifecycle knows. Before the effects: a caller that gets a reply finds them up to date.
+    /// Publishes the numbers that only the lifecycle knows. Before the effects: a caller that gets a reply finds them
+    /// up to date.
     fn publish_numbers(&self) {
         let (tally, workers, numbers) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
         numbers.workers.store(workers, Ordering::Relaxed);

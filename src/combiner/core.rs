@@ -17,8 +17,8 @@ pub(crate) trait Sequential<I, E>: Send {
     /// Handles one deadline that has passed. Returns whether there was one. Runs in the driver's task.
     fn on_timer(&mut self) -> bool;
 
-    /// Ends a pass: no operation is left, or another combiner continues. Moves the deferred actions out, and returns the next
-    /// deadline.
+    /// Ends a pass: no operation is left, or another combiner continues. Moves the deferred actions out, and returns
+    /// the next deadline.
     fn flush(&mut self, deferred: &mut DeferredQueue<E>) -> Option<Instant>;
 
     /// Whether the object has finished and must be dropped.
@@ -68,7 +68,8 @@ impl<I, E> Core<I, E> {
         Self { sequential: None, driver_deadline: None, batch: None }
     }
 
-    /// Does one pass: runs the combiner's own operation, then what the flags ask for, and moves the deferred actions out.
+    /// Does one pass: runs the combiner's own operation, then what the flags ask for, and moves the deferred actions
+    /// out.
     #[inline]
     pub(super) fn run(&mut self, queue: &Queue<I>, turn: &mut Turn<I>, deferred: &mut DeferredQueue<E>) -> Pass {
         let Self { sequential: Some(sequential), driver_deadline, batch } = self else { return Pass::Done };
@@ -79,8 +80,8 @@ impl<I, E> Core<I, E> {
             if let Some(operation) = turn.own.take() {
                 sequential.apply(operation);
             }
-            // The queue before the deadlines: an operation that was queued before its deadline is in time, even if both are
-            // handled late.
+            // The queue before the deadlines: an operation that was queued before its deadline is in time, even if both
+            // are handled late.
             while turn.pending & PENDING != 0 && turn.budget > 0 && !sequential.is_done() {
                 match queue.try_recv(batch) {
                     Some(operation) => {
@@ -104,8 +105,8 @@ impl<I, E> Core<I, E> {
         match ran {
             Ok(true) => {}
             Ok(false) => return Pass::Done,
-            // The owner contains the panics of user code. One that escapes is a bug in this crate, and the owner's state cannot
-            // be trusted after it.
+            // The owner contains the panics of user code. One that escapes is a bug in this crate, and the owner's
+            // state cannot be trusted after it.
             Err(payload) => {
                 drop_payload(payload);
                 return Pass::Done;

@@ -2,7 +2,8 @@
 
 use crate::util::panics::catch_panic;
 
-/// An action that changes nothing in the sequential object, so that it needs no lock. The next combiner may run before it does.
+/// An action that changes nothing in the sequential object, so that it needs no lock. The next combiner may run before
+/// it does.
 pub(crate) trait Deferred {
     /// Where actions run. Given to [`Combiner::set`](crate::combiner::Combiner::set).
     type Place;
@@ -43,8 +44,8 @@ impl<E> DeferredQueue<E> {
 }
 
 impl<E: Deferred> DeferredQueue<E> {
-    /// Runs the actions one by one. A panic of user code in one of them (the waker of a caller on another executor) does not
-    /// keep the next from running. (G5)
+    /// Runs the actions one by one. A panic of user code in one of them (the waker of a caller on another executor)
+    /// does not keep the next from running. (G5)
     #[inline]
     pub(crate) fn run(&mut self, place: &E::Place) {
         if let Some(first) = self.first.take() {

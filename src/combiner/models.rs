@@ -12,8 +12,8 @@ use loom::thread;
 
 use super::*;
 
-/// Records the operations that it applies, and is done after `limit` of them. What it records is not tracked by loom: if the
-/// combiner is correct, one thread at a time writes it.
+/// Records the operations that it applies, and is done after `limit` of them. What it records is not tracked by loom:
+/// if the combiner is correct, one thread at a time writes it.
 struct Recorder {
     combiner: Weak<Combiner<Arc<u32>, Op>>,
     seen: Arc<Seen>,
@@ -178,7 +178,8 @@ fn driver_runs_operations_in_submission_order() {
         let _ = combiner.submit(Arc::new(11));
         let _ = combiner.submit(Arc::new(12));
         other.join().unwrap();
-        // The recorder is done after four operations. A lost one would leave the driver waiting forever, which loom reports.
+        // The recorder is done after four operations. A lost one would leave the driver waiting forever, which loom
+        // reports.
         driver.join().unwrap();
         let applied = seen.applied();
         let of = |first: u32, second: u32| {

@@ -11,8 +11,8 @@ pub(super) const TIMER: u8 = 4;
 /// The driver was dropped. The next combiner drops the owner.
 pub(super) const ORPHANED: u8 = 8;
 
-/// How often a submitter reads a taken lock before it queues its operation: about the time of two or three critical sections.
-/// An operation that another thread completes wakes the waiting task on that thread, and so migrates it.
+/// How often a submitter reads a taken lock before it queues its operation: about the time of two or three critical
+/// sections. An operation that another thread completes wakes the waiting task on that thread, and so migrates it.
 const SPIN_LIMIT: usize = if cfg!(gen_registry_loom) { 1 } else { 40 };
 
 pub(super) struct State(AtomicU8);
@@ -70,8 +70,8 @@ impl State {
     /// Sets flags, and takes the lock if it is free.
     #[inline]
     pub(super) fn lock_or_set(&self, flags: u8) -> Lock {
-        // Release pairs with the Acquire in `take`: the combiner finds in the queue what was put there before. Acquire pairs
-        // with the Release in `unlock` and `close` of the last combiner.
+        // Release pairs with the Acquire in `take`: the combiner finds in the queue what was put there before. Acquire
+        // pairs with the Release in `unlock` and `close` of the last combiner.
         lock_of(self.0.fetch_or(LOCKED | flags, Ordering::AcqRel))
     }
 
@@ -89,7 +89,8 @@ impl State {
         self.0.fetch_and(!mine, Ordering::Acquire) & (mine | ORPHANED)
     }
 
-    /// Releases the lock after a pass that did not finish the flags `left`, for a combiner that acts on the flags `mine`.
+    /// Releases the lock after a pass that did not finish the flags `left`, for a combiner that acts on the flags
+    /// `mine`.
     #[inline]
     pub(super) fn unlock(&self, mine: u8, left: u8) -> TransitionToUnlocked {
         // Each Release pairs with the Acquire of the next combiner, in `try_lock` or `lock_or_set`.
@@ -113,7 +114,8 @@ impl State {
         }
     }
 
-    /// Releases the lock after the owner was dropped. The queue is closed and empty, so that the other flags mean nothing.
+    /// Releases the lock after the owner was dropped. The queue is closed and empty, so that the other flags mean
+    /// nothing.
     pub(super) fn close(&self) {
         // Release pairs with the Acquire of the next combiner, in `try_lock` or `lock_or_set`.
         self.0.fetch_and(ORPHANED, Ordering::Release);

@@ -15,8 +15,9 @@ pub(crate) trait Observe<R> {
 
 /// An entry of the table. Its start is not delegated, or no more.
 ///
-/// Every event by which an entry gets a phase or loses one takes an `Occupant`. Only [`observe`](super::Lifecycle::observe)
-/// makes one, so that such an event cannot be sent without reclaiming the start first.
+/// Every event by which an entry gets a phase or loses one takes an `Occupant`. Only
+/// [`observe`](super::Lifecycle::observe) makes one, so that such an event cannot be sent without reclaiming the start
+/// first.
 #[derive(Debug)]
 pub(crate) struct Occupant {
     entry: EntryId,
@@ -41,7 +42,8 @@ impl Occupant {
     }
 }
 
-/// The proof that no start is delegated, and that none will be. Made by [`observe_all`](super::Lifecycle::observe_all) only.
+/// The proof that no start is delegated, and that none will be. Made by [`observe_all`](super::Lifecycle::observe_all)
+/// only.
 #[derive(Debug)]
 pub(crate) struct NoneDelegated(());
 

@@ -22,7 +22,8 @@ pub(super) struct PriorHistory {
 }
 
 impl<W: Worker> Owner<W> {
-    /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its reply already.
+    /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its
+    /// reply already.
     pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
         let StartRequest { verb, mut spec, waits_in, reply } = request;
         let hash = spec.cell.entry.hash;
@@ -53,8 +54,8 @@ impl<W: Worker> Owner<W> {
         Some(Event::Start { starter, occupant, fresh, admission })
     }
 
-    /// Decides whether a vacant key may have a worker: not if it reached its restart limit or failed to start a short time ago,
-    /// and not beyond the limit on workers. (G11)
+    /// Decides whether a vacant key may have a worker: not if it reached its restart limit or failed to start a short
+    /// time ago, and not beyond the limit on workers. (G11)
     fn admit(&mut self, fresh: EntryId, starter: &StartWaiter<LiveTypes<W>>) -> Admission {
         if self.prior.is_some() {
             self.prior = None;

@@ -1,5 +1,5 @@
-//! The owner's deadlines. All deadlines of one kind have the same duration and so pass in the order in which they were armed.
-//! One queue per duration and one timer, the driver's, serve any number of workers.
+//! The owner's deadlines. All deadlines of one kind have the same duration and so pass in the order in which they were
+//! armed. One queue per duration and one timer, the driver's, serve any number of workers.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -37,9 +37,9 @@ pub(crate) enum Due {
 /// How often the counters are copied: well above the usual rate of scrapes.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
-/// Most deadlines are resolved long before they pass. Each is checked this long after it was armed, and then at doubling
-/// intervals, so that a registry without starts and stops keeps no timer. While any timer is pending, tokio's idle threads park
-/// with a timeout, which makes messages between two tasks take up to 1.3 times as long.
+/// Most deadlines are resolved long before they pass. Each is checked this long after it was armed, and then at
+/// doubling intervals, so that a registry without starts and stops keeps no timer. While any timer is pending, tokio's
+/// idle threads park with a timeout, which makes messages between two tasks take up to 1.3 times as long.
 const FIRST_CHECK: Duration = Duration::from_millis(100);
 
 /// Tells which deadlines are still awaited.

@@ -1,5 +1,5 @@
-//! The starts that the owner delegates to their workers (see [`start`](crate::worker::start)): when it reclaims them, and which of
-//! its deadlines are live, theirs among them.
+//! The starts that the owner delegates to their workers (see [`start`](crate::worker::start)): when it reclaims them,
+//! and which of its deadlines are live, theirs among them.
 
 use std::sync::atomic::Ordering;
 
@@ -58,7 +58,8 @@ impl<W: Worker> Owner<W> {
         lifecycle.observe(&mut Sender(Observer { cell, generations, numbers: &shared.numbers }))
     }
 
-    /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is delegated after that.
+    /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is
+    /// delegated after that.
     pub(super) fn observe_all(&mut self) -> NoneDelegated {
         let Self { lifecycle, generations, table, shared, .. } = self;
         let starting = |handle: &WorkerHandle<W>| (handle.cell.queue.gate() != Gate::Open).then_some(());
@@ -107,8 +108,8 @@ impl<W: Worker> Observe<StartReply<W>> for Observer<'_, W> {
     }
 }
 
-/// A worker that has sent a notice. If it is ready, it has completed its start before, or found it reclaimed: see rule 4 of
-/// [`start`](crate::worker::start). Saves the lock of [`WorkerCell::reclaim`].
+/// A worker that has sent a notice. If it is ready, it has completed its start before, or found it reclaimed: see rule
+/// 4 of [`start`](crate::worker::start). Saves the lock of [`WorkerCell::reclaim`].
 struct Sender<'o, W: Worker>(Observer<'o, W>);
 
 impl<W: Worker> Observe<StartReply<W>> for Sender<'_, W> {

@@ -17,8 +17,8 @@ use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, StartSpec, Started};
 
 impl<W: Worker> Owner<W> {
-    /// Performs the pending effects one by one. A panic of user code in one of them (the `Drop` of a key) does not keep the owner
-    /// from the next. (G5)
+    /// Performs the pending effects one by one. A panic of user code in one of them (the `Drop` of a key) does not keep
+    /// the owner from the next. (G5)
     pub(super) fn perform_all(&mut self) {
         let mut effects = std::mem::take(&mut self.effects);
         for effect in effects.drain(..) {

@@ -55,8 +55,8 @@ impl<W: Worker> EvictionPool<W> {
         self.index.clear();
     }
 
-    /// Passivates one idle worker and returns its entry. Its gate is closed, and its mailbox was empty when the gate closed (G7).
-    /// Returns `None` if this registry does not evict or every worker inspected is busy.
+    /// Passivates one idle worker and returns its entry. Its gate is closed, and its mailbox was empty when the gate
+    /// closed (G7). Returns `None` if this registry does not evict or every worker inspected is busy.
     pub(crate) fn evict(&mut self, now: u64) -> Option<EntryId> {
         if !self.evicts() || self.cells.is_empty() {
             return None;

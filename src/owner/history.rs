@@ -1,12 +1,12 @@
-//! [`CrashHistory`]: what the owner remembers of keys without a worker: the used part of their restart budgets and, if the
-//! builder asks for it, why their last start failed.
+//! [`CrashHistory`]: what the owner remembers of keys without a worker: the used part of their restart budgets and, if
+//! the builder asks for it, why their last start failed.
 //!
-//! It is bounded in number and in time. It identifies a key by its hash, which the registry's seeded hasher computed: no key is
-//! kept after its worker has exited, and no code of a key runs here. Two keys share a hash once in 2^64; then the history of one
-//! applies to the other as well.
+//! It is bounded in number and in time. It identifies a key by its hash, which the registry's seeded hasher computed:
+//! no key is kept after its worker has exited, and no code of a key runs here. Two keys share a hash once in 2^64; then
+//! the history of one applies to the other as well.
 //!
-//! Under a flood of keys it forgets the oldest records and so fails open: it admits a start that it would otherwise have
-//! refused. `moka` keeps the bound. Instants are read from the registry's [`Clock`], which a test can pause.
+//! Under a flood of keys it forgets the oldest records and so fails open: it admits a start that it would otherwise
+//! have refused. `moka` keeps the bound. Instants are read from the registry's [`Clock`], which a test can pause.
 
 use std::sync::Arc;
 use std::time::Duration;

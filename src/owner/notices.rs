@@ -10,8 +10,8 @@ use crate::worker::events::Event as PublicEvent;
 use crate::worker::request::{LiveTypes, Notice};
 
 impl<W: Worker> Owner<W> {
-    /// Looks up what the lifecycle must know of the table to decide on a notice. Returns `None` if the notice is none of the
-    /// lifecycle's concern.
+    /// Looks up what the lifecycle must know of the table to decide on a notice. Returns `None` if the notice is none
+    /// of the lifecycle's concern.
     pub(super) fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes<W>>> {
         Some(match notice {
             Notice::Stop { entry, stopper } => Event::Stop { occupant: self.observe(entry), stopper },

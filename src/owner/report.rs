@@ -1,4 +1,5 @@
-//! What the owner reports about its workers: to the counters, to subscribers, to the recorder, and to the crash history.
+//! What the owner reports about its workers: to the counters, to subscribers, to the recorder, and to the crash
+//! history.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -55,7 +55,8 @@ impl<W: Worker> Owner<W> {
         self.is_done = true;
     }
 
-    /// Publishes the workers that have not exited. The owner of a nested registry waits for them, after it has the report.
+    /// Publishes the workers that have not exited. The owner of a nested registry waits for them, after it has the
+    /// report.
     fn publish_stuck(&self) {
         *lock(&self.shared.stuck) = self.cells().iter().map(Arc::downgrade).collect();
     }
@@ -87,9 +88,11 @@ fn order(ids: Vec<WorkerId>) -> Vec<usize> {
 }
 
 impl<W: Worker> Drop for Owner<W> {
-    /// After a shutdown this releases the workers that are stuck. If the runtime was dropped first, it ends all workers.
+    /// After a shutdown this releases the workers that are stuck. If the runtime was dropped first, it ends all
+    /// workers.
     fn drop(&mut self) {
-        // Each of these drops a reply, which fails its caller's request. The arguments' `Drop` is user code, so contain each. (G5)
+        // Each of these drops a reply, which fails its caller's request. The arguments' `Drop` is user code, so contain
+        // each. (G5)
         for request in self.shared.combiner.queue().drain(&self.shared.numbers.live) {
             catch_panic(|| drop(request));
         }

@@ -261,9 +261,9 @@ async fn g1_args_drop_before_exit_even_if_never_polled() {
     }
 }
 
-/// The task and the cell are most of the memory of an idle worker, which must stay below 700 bytes in total with a short string
-/// as key. Tokio adds about 104 bytes to the task and rounds up to a multiple of 128. The cell's `Arc` adds 16. `benches/memory`
-/// measures the total.
+/// The task and the cell are most of the memory of an idle worker, which must stay below 700 bytes in total with a
+/// short string as key. Tokio adds about 104 bytes to the task and rounds up to a multiple of 128. The cell's `Arc`
+/// adds 16. `benches/memory` measures the total.
 #[tokio::test]
 async fn idle_task_and_cell_stay_small() {
     let (registry, _driver) = Builder::<Idle>::new().assemble(None, Handle::current());
