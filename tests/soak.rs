@@ -311,7 +311,7 @@ fn is_refusal(error: &StartError<Probe>) -> bool {
 
 fn number(name: &str) -> Option<u64> {
     let set = std::env::var(name).ok()?;
-    Some(set.parse().unwrap_or_else(|_| panic!("{name} is to be a number, and is {set:?}")))
+    Some(set.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {set:?}")))
 }
 
 /// The peak memory of this process in MiB.
@@ -380,7 +380,7 @@ async fn every_message_is_accounted_for() {
         ("calls with a reply", results.answered),
         ("calls that never began", results.never_began),
         ("calls without a reply", results.no_reply),
-        ("sends refused: no room, or budget spent", results.refused),
+        ("sends refused by the limit or a budget", results.refused),
         ("sends that found only stopping workers", results.closed),
         ("messages handled", handled),
         ("messages that crashed their worker", crashed),
@@ -398,7 +398,7 @@ async fn every_message_is_accounted_for() {
         ("ends: killed", stats.exits.killed),
         ("ends: crashed", stats.exits.failed + stats.exits.panicked),
         ("ends: shutdown", stats.exits.shutdown),
-        ("stops and kills asked for", results.stops + results.kills),
+        ("stops and kills", results.stops + results.kills),
         ("most states at once", ledger.most_alive.load(SeqCst) as u64),
         ("call latency, p50, µs", latency.value_at_quantile(0.5) / 1_000),
         ("call latency, p99, µs", latency.value_at_quantile(0.99) / 1_000),
@@ -411,7 +411,7 @@ async fn every_message_is_accounted_for() {
 
     let faults = ledger.faults.lock().expect("no code panics while holding the lock");
     assert!(faults.is_empty(), "{} faults, the first: {:?}", faults.len(), &faults[..faults.len().min(10)]);
-    assert!(ledger.most_alive.load(SeqCst) <= room, "G11: more states than there is room for");
+    assert!(ledger.most_alive.load(SeqCst) <= room, "G11: more states than the limit");
     assert_eq!(begun, 0, "G6: messages that began and have no fate");
     assert_eq!(
         results.accepted_casts + results.answered + results.no_reply,

@@ -16,14 +16,14 @@ async fn name_from_init_is_reserved_then_found() {
     let (registry, aliases, gate) =
         (Registry::<ClosureWorker>::new(), Aliases::<u32, ClosureWorker>::new(), Gate::new());
     let (inner, names) = (gate.clone(), aliases.clone());
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             names.register(1, ctx.handle()).unwrap();
             assert_eq!(names.names_of(ctx.handle()), [1]);
             inner.pass().await;
         })
     });
-    let mut start = pin!(registry.start("a", role));
+    let mut start = pin!(registry.start("a", args));
     // In separate tasks, which are polled again only when woken.
     let wait = |aliases: Aliases<u32, ClosureWorker>| {
         tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await })
@@ -59,7 +59,7 @@ async fn failed_init_frees_its_name() {
     });
     for ending in ["fail", "panic", "stop", "timeout"] {
         let names = aliases.clone();
-        let role = ClosureArgs::init(move |ctx| {
+        let args = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 names.register(1, ctx.handle()).unwrap();
                 match ending {
@@ -70,7 +70,7 @@ async fn failed_init_frees_its_name() {
                 }
             })
         });
-        let start = registry.start("a", ClosureArgs { fail_init: true, ..role });
+        let start = registry.start("a", ClosureArgs { fail_init: true, ..args });
         let failed = within(start, ending).await;
         assert!(!matches!(failed, Ok(_) | Err(StartError::AlreadyStarted { .. })), "{ending}");
         until_idle().await;
@@ -87,13 +87,13 @@ async fn waiter_follows_name_to_another_worker() {
     let (registry, aliases, gate) =
         (Registry::<ClosureWorker>::new(), Aliases::<u32, ClosureWorker>::new(), Gate::new());
     let (inner, names) = (gate.clone(), aliases.clone());
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             names.register(1, ctx.handle()).unwrap();
             inner.pass().await;
         })
     });
-    let mut start = pin!(registry.start("a", role));
+    let mut start = pin!(registry.start("a", args));
     assert!(poll_once(start.as_mut()).await.is_pending());
     gate.reached().await;
     let wait = tokio::spawn({

@@ -140,13 +140,13 @@ async fn any_exit_leaves_all_groups() {
 async fn join_in_init_counts_once_init_returns() {
     let (registry, groups, gate) = (Registry::<ClosureWorker>::new(), Groups::<u32, ClosureWorker>::new(), Gate::new());
     let (inner, joined) = (gate.clone(), groups.clone());
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             joined.join(1, ctx.handle()).unwrap();
             inner.pass().await;
         })
     });
-    let mut start = pin!(registry.start("a", role));
+    let mut start = pin!(registry.start("a", args));
     assert!(poll_once(start.as_mut()).await.is_pending());
     gate.reached().await;
     assert!(groups.members(&1).is_empty() && groups.is_empty());
@@ -154,8 +154,8 @@ async fn join_in_init_counts_once_init_returns() {
     let worker = within(start, "the start").await.unwrap();
     assert_eq!(groups.members(&1), [worker]);
     let joined = groups.clone();
-    let role = ClosureArgs::init(move |ctx| Box::pin(async move { joined.join(2, ctx.handle()).unwrap() }));
-    assert!(within(registry.start("b", ClosureArgs { fail_init: true, ..role }), "the failure").await.is_err());
+    let args = ClosureArgs::init(move |ctx| Box::pin(async move { joined.join(2, ctx.handle()).unwrap() }));
+    assert!(within(registry.start("b", ClosureArgs { fail_init: true, ..args }), "the failure").await.is_err());
     until_idle().await;
     assert!(groups.members(&2).is_empty());
 }

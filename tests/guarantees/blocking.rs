@@ -375,9 +375,9 @@ async fn storm(rounds: usize, blocking: bool) {
         .restart_backoff(Duration::ZERO, Duration::ZERO)
         .build()
         .unwrap();
-    let part = RestartableArgs::default().recorded(&record);
+    let args = RestartableArgs::default().recorded(&record);
     for round in 0..rounds {
-        let worker = within(registry.lookup_or_start("k", part.clone()), "a start").await.unwrap();
+        let worker = within(registry.lookup_or_start("k", args.clone()), "a start").await.unwrap();
         let there = Arc::new(AtomicUsize::new(0));
         let (run, counted) = (worker.incarnation(), Arc::clone(&there));
         let spawned = run_in_restartable(&worker, move |ctx| {

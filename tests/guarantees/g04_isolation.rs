@@ -188,12 +188,12 @@ async fn busy_sender_yields_to_other_tasks() {
     let book = Arc::<Book>::default();
     let registry = Registry::<crate::rig::Probe>::builder().mailbox_capacity(usize::MAX).build().unwrap();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
-    let turns = Arc::<AtomicUsize>::default();
+    let polls = Arc::<AtomicUsize>::default();
     let other = tokio::spawn({
-        let turns = Arc::clone(&turns);
+        let polls = Arc::clone(&polls);
         async move {
             loop {
-                turns.fetch_add(1, Ordering::SeqCst);
+                polls.fetch_add(1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
             }
         }
@@ -202,7 +202,7 @@ async fn busy_sender_yields_to_other_tasks() {
         worker.cast(Message::Note(number)).await.unwrap();
     }
     other.abort();
-    assert!(turns.load(Ordering::SeqCst) > 10, "another task was polled {turns:?} times during 10,000 sends");
+    assert!(polls.load(Ordering::SeqCst) > 10, "another task was polled {polls:?} times during 10,000 sends");
 }
 
 /// Its `init` blocks its thread until released.

@@ -96,7 +96,7 @@ thread_local! {
 
 fn number(name: &str) -> Option<u64> {
     let set = std::env::var(name).ok()?;
-    Some(set.parse().unwrap_or_else(|_| panic!("{name} is to be a number, and is {set:?}")))
+    Some(set.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {set:?}")))
 }
 
 #[test]

@@ -94,8 +94,8 @@ async fn messages_between_ticks_delay_idling() {
     for handling in [0, 4, 30] {
         let record = Record::default();
         let registry = builder().build().unwrap();
-        let part = with_intervals(&[5], seconds(handling)).recorded(&record);
-        let worker = within(registry.start("p", part), "a start").await.unwrap();
+        let args = with_intervals(&[5], seconds(handling)).recorded(&record);
+        let worker = within(registry.start("p", args), "a start").await.unwrap();
         let handled = Arc::new(Mutex::new(0));
         for _ in 0..40 {
             sleep(seconds(60)).await;
@@ -162,7 +162,7 @@ async fn g7_message_during_a_tick_is_handled() {
 async fn touch_in_a_tick_delays_idling() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
-    let part = RestartableArgs::init(|ctx| {
+    let args = RestartableArgs::init(|ctx| {
         let mut left = 100;
         ctx.send_interval(seconds(50), move || {
             left -= 1;
@@ -175,7 +175,7 @@ async fn touch_in_a_tick_delays_idling() {
         });
         Box::pin(async { Ok(()) })
     });
-    let worker = within(registry.start("p", part), "a start").await.unwrap();
+    let worker = within(registry.start("p", args), "a start").await.unwrap();
     assert_rested(idles(&worker, began).await, 99 * 50, "touches");
 }
 

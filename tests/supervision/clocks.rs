@@ -122,8 +122,8 @@ async fn start_ignores_the_callers_clock() {
     for caller in CALLERS {
         let registry = Registry::<RestartableWorker>::builder().init_timeout(seconds(30)).build().unwrap();
         let gate = Gate::new();
-        let (starts, part) = (registry.clone(), takes(&gate, seconds(1)));
-        let start = caller.call(async move { starts.start("p", part).await.map(drop) });
+        let (starts, args) = (registry.clone(), takes(&gate, seconds(1)));
+        let start = caller.call(async move { starts.start("p", args).await.map(drop) });
         reached(&gate).await;
         pass(2).await;
         let started = outcome(start).await;
@@ -137,12 +137,12 @@ async fn hung_start_times_out_by_registry_clock() {
     for caller in CALLERS {
         let registry = Registry::<RestartableWorker>::builder().init_timeout(seconds(30)).build().unwrap();
         let (gate, behind) = (Gate::new(), Gate::new());
-        let (starts, part) = (registry.clone(), takes(&gate, HOUR));
-        let start = caller.call(async move { starts.start("p", part).await.map(drop) });
+        let (starts, args) = (registry.clone(), takes(&gate, HOUR));
+        let start = caller.call(async move { starts.start("p", args).await.map(drop) });
         reached(&gate).await;
         // Another caller's start, in the registry's own runtime, has the same timeout.
-        let (starts, part) = (registry.clone(), takes(&behind, HOUR));
-        let second = tokio::spawn(async move { starts.start("q", part).await.map(drop) });
+        let (starts, args) = (registry.clone(), takes(&behind, HOUR));
+        let second = tokio::spawn(async move { starts.start("q", args).await.map(drop) });
         reached(&behind).await;
         pass(29).await;
         assert!(!start.is_finished() && !second.is_finished(), "{caller:?}: too soon");
@@ -256,14 +256,14 @@ fn workers_run_on_their_registrys_runtime() {
     let (own, other) = (runtime(), runtime());
     let expected = own.handle().id();
     let registry = own.block_on(async { Registry::<RestartableWorker>::new() });
-    let part = RestartableArgs::init(move |_| {
+    let args = RestartableArgs::init(move |_| {
         Box::pin(async move {
             assert_eq!(runtime::Handle::current().id(), expected);
             Ok(())
         })
     });
     for key in ["plain", "other"] {
-        let start = registry.start(key, part.clone());
+        let start = registry.start(key, args.clone());
         let started = if key == "plain" { block_on(start) } else { other.block_on(start) };
         assert!(started.is_ok(), "{key}: {started:?}");
     }

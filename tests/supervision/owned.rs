@@ -105,7 +105,7 @@ async fn failed_init_ends_its_children_first() {
         let (record, registries) = (Record::default(), Registries::default());
         let registry = Registry::<RestartableWorker>::new();
         let (created, child) = (Arc::clone(&registries), Plan::default().recorded(&record));
-        let part = RestartableArgs::init(move |ctx| {
+        let args = RestartableArgs::init(move |ctx| {
             let (registries, child) = (Arc::clone(&created), child.clone());
             Box::pin(async move {
                 own_one(ctx, &registries, &child).await?;
@@ -113,7 +113,7 @@ async fn failed_init_ends_its_children_first() {
                 Err(Scripted)
             })
         });
-        let failed = within(registry.start("p", part), "a failed start").await;
+        let failed = within(registry.start("p", args), "a failed start").await;
         assert!(matches!(failed, Err(StartError::Init(_) | StartError::Panicked(_))), "{failed:?}");
         assert_eq!((record.inits("c"), record.alive("c")), (1, 0));
     }
@@ -322,14 +322,14 @@ async fn owned_registry_is_a_one_for_one_supervisor() {
 #[should_panic(expected = "a worker cannot own the registry it belongs to")]
 async fn owning_its_own_registry_panics() {
     let registry = Registry::<RestartableWorker>::new();
-    let part = RestartableArgs::init(|ctx| {
+    let args = RestartableArgs::init(|ctx| {
         Box::pin(async move {
             let own = ctx.registry().upgrade().expect("the test holds the registry");
             ctx.own(&own);
             Ok(())
         })
     });
-    match within(registry.start("p", part), "a start").await {
+    match within(registry.start("p", args), "a start").await {
         Err(StartError::Panicked(message)) => panic!("{message}"),
         other => unreachable!("{other:?}"),
     }

@@ -104,14 +104,14 @@ async fn ownership_ends_with_its_run() {
         let b = Registry::<RestartableWorker>::new();
         if end == "init" {
             let of_a = b.clone();
-            let part = RestartableArgs::init(move |ctx| {
+            let args = RestartableArgs::init(move |ctx| {
                 let of_a = of_a.clone();
                 Box::pin(async move {
                     ctx.own(&of_a);
                     panic!("a scripted panic")
                 })
             });
-            assert!(matches!(within(a.start("1", part), "a start").await, Err(StartError::Panicked(_))));
+            assert!(matches!(within(a.start("1", args), "a start").await, Err(StartError::Panicked(_))));
         } else {
             let worker = started(&a, "1").await;
             own(&worker, &b).await.unwrap();
@@ -195,7 +195,7 @@ async fn child_may_not_wait_for_owner_exit() {
         for verb in ["stop", "handle kill"] {
             drop(within(above.lookup_or_start("beside", RestartableArgs::default()), "a start").await.unwrap());
             let ended = asked(&last, verb, above, "beside").await;
-            assert!(ended.starts_with("Ok"), "what is not above it ends: {ended}");
+            assert!(ended.starts_with("Ok"), "an owned worker exits: {ended}");
         }
     }
     // Downward, every wait is allowed.
@@ -397,7 +397,7 @@ async fn via_in_terminate_to_stopping_owner_fails() {
     let back = top.clone();
     let result = Arc::new(Mutex::new(String::new()));
     let recorded = Arc::clone(&result);
-    let part = RestartableArgs::terminate(move |_| {
+    let args = RestartableArgs::terminate(move |_| {
         let (back, recorded) = (back.clone(), Arc::clone(&recorded));
         Box::pin(async move {
             let via = back.via_or_start("p", RestartableArgs::default());
@@ -406,7 +406,7 @@ async fn via_in_terminate_to_stopping_owner_fails() {
             Ok(())
         })
     });
-    within(bottom.start("p", part), "a start").await.unwrap();
+    within(bottom.start("p", args), "a start").await.unwrap();
     own(&owner, &bottom).await.unwrap();
     let began = Instant::now();
     within(owner.stop(), "a stop").await.unwrap();

@@ -59,8 +59,8 @@ async fn starts_run_in_order_up_to_the_limit() {
         let began = Instant::now();
         let mut starting = Vec::new();
         for n in 0..12 {
-            let (registry, part) = (registry.clone(), counter.args(Duration::from_secs(1)));
-            starting.push(tokio::spawn(async move { registry.start(&n.to_string(), part).await }));
+            let (registry, args) = (registry.clone(), counter.args(Duration::from_secs(1)));
+            starting.push(tokio::spawn(async move { registry.start(&n.to_string(), args).await }));
         }
         until_idle().await;
         let stats = registry.stats();
@@ -149,7 +149,7 @@ async fn abandoned_start_keeps_its_position() {
     for start in [first, behind] {
         within(start, "a start").await.unwrap().unwrap();
     }
-    let orphan = registry.lookup("orphan").expect("the start went on (G2)");
+    let orphan = registry.lookup("orphan").expect("the start continued (G2)");
     assert_eq!(value_of(&orphan).await, 2);
     assert_at_rest(&registry);
 }
@@ -265,8 +265,8 @@ async fn restarts_are_paced_like_starts() {
     let counter = StartCounter::default();
     let mut workers = Vec::new();
     for n in 0..10 {
-        let part = counter.args(Duration::from_secs(1));
-        workers.push(within(registry.start(&n.to_string(), part), "a start").await.unwrap());
+        let args = counter.args(Duration::from_secs(1));
+        workers.push(within(registry.start(&n.to_string(), args), "a start").await.unwrap());
     }
     let began = Instant::now();
     for worker in &workers {
@@ -320,7 +320,7 @@ async fn limit_holds_under_load() {
         .unwrap();
     let (now, max) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (count, highest) = (Arc::clone(&now), Arc::clone(&max));
-    let part = RestartableArgs::init(move |_| {
+    let args = RestartableArgs::init(move |_| {
         let (count, highest) = (Arc::clone(&count), Arc::clone(&highest));
         Box::pin(async move {
             /// Counts down when `init` ends, even if it is dropped.
@@ -340,7 +340,7 @@ async fn limit_holds_under_load() {
     });
     let storm: Vec<_> = (0..16_usize)
         .map(|caller| {
-            let (registry, part) = (registry.clone(), part.clone());
+            let (registry, args) = (registry.clone(), args.clone());
             tokio::spawn(async move {
                 for round in 0..60_usize {
                     let key = ((caller * 7 + round * 3) % 10).to_string();
@@ -351,8 +351,8 @@ async fn limit_holds_under_load() {
                                 drop(worker.try_cast(fallible_job(|_| Box::pin(async { Err(Scripted) }))));
                             }
                         }
-                        2 => drop(tokio::time::timeout(Duration::ZERO, registry.start(&key, part.clone())).await),
-                        _ => drop(registry.lookup_or_start(&key, part.clone()).await),
+                        2 => drop(tokio::time::timeout(Duration::ZERO, registry.start(&key, args.clone())).await),
+                        _ => drop(registry.lookup_or_start(&key, args.clone()).await),
                     }
                 }
             })

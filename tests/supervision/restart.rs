@@ -23,7 +23,7 @@ async fn started(registry: &Registry<Probe>, plan: Plan) -> WorkerHandle<Probe> 
 
 /// Crashes the worker with a message and waits for its next run.
 async fn crash(worker: &WorkerHandle<Probe>, step: Step) {
-    within(worker.cast(Ask::Do(step)), "room for a crash").await.expect("the worker is running");
+    within(worker.cast(Ask::Do(step)), "the cast").await.expect("the worker is running");
     until_idle().await;
 }
 

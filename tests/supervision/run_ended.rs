@@ -170,8 +170,8 @@ async fn stopping_resolves_in_a_long_handler() {
                 .build()
                 .expect("valid options");
             let record = Record::default();
-            let part = RestartableArgs::terminate(|_| Box::pin(async { Ok::<(), Scripted>(()) })).recorded(&record);
-            let worker = within(registry.start(KEY, part), "a start").await.expect("the start succeeds");
+            let args = RestartableArgs::terminate(|_| Box::pin(async { Ok::<(), Scripted>(()) })).recorded(&record);
+            let worker = within(registry.start(KEY, args), "a start").await.expect("the start succeeds");
             let (sender, done) = oneshot::channel();
             let long = fallible_job(move |ctx| {
                 Box::pin(async move {

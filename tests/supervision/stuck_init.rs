@@ -188,7 +188,7 @@ async fn g4_stuck_restart_releases_its_permit() {
         if is_stopped {
             within(worker.closed(), "its exit").await;
         }
-        until("rest", || registry.stats().restarting + registry.stats().stopping == 0).await;
+        until("a registry at rest", || registry.stats().restarting + registry.stats().stopping == 0).await;
         assert_one_at_a_time(&registry).await;
         assert_at_rest(&registry);
     }

@@ -139,14 +139,14 @@ async fn g5_panicking_caller_waker_spares_the_worker() {
 async fn g10_panicking_waker_spares_other_reports() {
     let (registry, gate) = (Registry::<RestartableWorker>::new(), Gate::new());
     let pass = gate.clone();
-    let part = RestartableArgs::terminate(move |_| {
+    let args = RestartableArgs::terminate(move |_| {
         let pass = pass.clone();
         Box::pin(async move {
             pass.pass().await;
             Ok(())
         })
     });
-    within(registry.start("k", part), "a start").await.unwrap();
+    within(registry.start("k", args), "a start").await.unwrap();
     let waker = Waker::from(Arc::new(PanickingWaker));
     // Tokio distributes waiters over several lists.
     let mut hostile: Vec<_> = (0..32).map(|_| Box::pin(registry.shutdown())).collect();

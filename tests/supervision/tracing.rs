@@ -119,7 +119,7 @@ async fn span_has_registry_and_id_but_no_key() {
     let [(name, fields)] = &*log.spans() else { panic!("{:?}", log.spans()) };
     assert_eq!((*name, &*fields["registry"], &fields["id"]), ("worker", "spans", &worker.id().to_string()));
     assert_eq!(fields.len(), 2, "{fields:?}");
-    assert!(log.events().is_empty(), "all went well: {:?}", log.events());
+    assert!(log.events().is_empty(), "unexpected events: {:?}", log.events());
 }
 
 #[tokio::test(start_paused = true)]

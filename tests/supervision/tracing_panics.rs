@@ -19,8 +19,8 @@ async fn live_with(method: &'static str) {
     log.set_hostile(Some(method));
     let record = Record::default();
     let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).trace_keys().build().unwrap();
-    let part = RestartableArgs::terminate(|_| Box::pin(async { Ok(()) })).recorded(&record);
-    let worker = within(registry.start("k", part), "a start").await.expect(method);
+    let args = RestartableArgs::terminate(|_| Box::pin(async { Ok(()) })).recorded(&record);
+    let worker = within(registry.start("k", args), "a start").await.expect(method);
     let made = run_in_restartable(&worker, |ctx| {
         Box::pin(async move {
             let task = ctx.spawn(async {

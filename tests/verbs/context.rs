@@ -10,8 +10,8 @@ use test_support::{
 };
 use tokio::time::Instant;
 
-async fn started(registry: &Registry<ClosureWorker>, role: ClosureArgs) -> WorkerHandle<ClosureWorker> {
-    within(registry.start("a", role), "the start").await.unwrap()
+async fn started(registry: &Registry<ClosureWorker>, args: ClosureArgs) -> WorkerHandle<ClosureWorker> {
+    within(registry.start("a", args), "the start").await.unwrap()
 }
 
 /// A task that the record counts as alive until the gate opens or the task is aborted.
@@ -81,7 +81,7 @@ async fn ctx_stop_drains_and_exits_normal() {
     let mut behind = pin!(run_in(&worker, |_| Box::pin(async { 42 })));
     assert!(poll_once(behind.as_mut()).await.is_pending());
     gate.open();
-    assert_eq!(within(behind, "what was accepted").await.unwrap(), 42);
+    assert_eq!(within(behind, "the accepted call").await.unwrap(), 42);
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
 }
 
@@ -223,13 +223,13 @@ async fn g1_kill_panic_failed_init_abort_tasks() {
 
     let child = spawn_child(&record, &gate);
     let reached = gate.clone();
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             child(ctx).await;
             reached.reached().await;
         })
     });
-    let failed = within(registry.start("a", ClosureArgs { fail_init: true, ..role }), "the failed start").await;
+    let failed = within(registry.start("a", ClosureArgs { fail_init: true, ..args }), "the failed start").await;
     assert!(matches!(failed, Err(StartError::Init(_))), "{failed:?}");
     assert_eq!((record.inits("child"), record.alive("child")), (3, 0), "after a failed init");
     assert_eq!(begin.elapsed(), Duration::ZERO);
@@ -274,13 +274,13 @@ async fn g1_panic_and_failed_init_await_blocking_work() {
 
     let (child, release) = spawn_blocking_child(&record);
     let (spawned, is_spawned) = tokio::sync::oneshot::channel();
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             child(ctx).await;
             spawned.send(()).expect("the test waits");
         })
     });
-    let mut start = pin!(registry.start("a", ClosureArgs { fail_init: true, ..role }));
+    let mut start = pin!(registry.start("a", ClosureArgs { fail_init: true, ..args }));
     assert!(poll_once(start.as_mut()).await.is_pending());
     within(is_spawned, "the blocking work").await.unwrap();
     yield_many().await;

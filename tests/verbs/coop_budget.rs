@@ -542,7 +542,7 @@ fn calls() -> Vec<Case> {
         case!("Aliases::call_with_retry", "not found", |s| {
             gives!(s.aliases.call_with_retry(&"none", Retry::new(), Ask::Answer), Err(NotFound))
         }),
-        case!("Aliases::call_with_retry", "repeated in vain", |s| {
+        case!("Aliases::call_with_retry", "retries exhausted", |s| {
             let retry = Retry::new().backoff(Duration::ZERO, Duration::ZERO).even_if_it_may_have_run();
             gives!(s.aliases.call_with_retry(&"idle", retry, Ask::DropReply), Err(NoReply))
         }),

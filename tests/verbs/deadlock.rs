@@ -36,7 +36,7 @@ async fn handler_may_use_other_keys() {
 #[tokio::test(start_paused = true)]
 async fn init_and_terminate_may_use_other_keys() {
     let registry = Registry::<ClosureWorker>::new();
-    let role = ClosureArgs {
+    let args = ClosureArgs {
         init: Some(job(|ctx| {
             Box::pin(async {
                 let registry = own_registry(ctx);
@@ -52,7 +52,7 @@ async fn init_and_terminate_may_use_other_keys() {
         })),
         ..ClosureArgs::default()
     };
-    within(registry.start("a", role), "the start").await.unwrap();
+    within(registry.start("a", args), "the start").await.unwrap();
     assert_eq!(registry.count(), 2);
     assert!(matches!(within(registry.stop("a"), "the stop").await, Ok(ExitReason::Stopped)));
     assert!(registry.lookup("from terminate").is_some() && registry.lookup("from init").is_none());
@@ -111,12 +111,12 @@ async fn self_wait_is_refused_in_every_callback() {
     let registry = Registry::<ClosureWorker>::new();
     let begin = Instant::now();
     let (refusals, received) = mpsc::unbounded_channel();
-    let role = ClosureArgs {
+    let args = ClosureArgs {
         init: Some(wait_for_oneself(refusals.clone())),
         terminate: Some(wait_for_oneself(refusals.clone())),
         ..ClosureArgs::default()
     };
-    let worker = within(registry.start("a", role), "the start").await.unwrap();
+    let worker = within(registry.start("a", args), "the start").await.unwrap();
     worker.cast(wait_for_oneself(refusals)).await.unwrap();
     assert!(matches!(within(registry.stop("a"), "the stop").await, Ok(ExitReason::Stopped)));
     assert_eq!(all(received).await, ["ends", "calls", "shutdown"].repeat(3));
@@ -128,14 +128,14 @@ async fn init_starting_its_own_key_is_refused() {
     let registry = Registry::<ClosureWorker>::new();
     let begin = Instant::now();
     let (results, mut received) = mpsc::unbounded_channel();
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             let registry = own_registry(ctx);
             results.send(registry.lookup_or_start("a", ClosureArgs::default()).await).unwrap();
             results.send(registry.start("a", ClosureArgs::default()).await).unwrap();
         })
     });
-    within(registry.start("a", role), "the start").await.unwrap();
+    within(registry.start("a", args), "the start").await.unwrap();
     for _ in 0..2 {
         assert!(matches!(received.recv().await, Some(Err(StartError::WouldDeadlock))));
     }
@@ -148,12 +148,12 @@ async fn stopping_worker_cannot_start_its_key() {
     let begin = Instant::now();
     let (results, mut received) = mpsc::unbounded_channel();
     let in_terminate = results.clone();
-    let role = ClosureArgs::terminate(move |ctx| {
+    let args = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
             in_terminate.send(own_registry(ctx).lookup_or_start("a", ClosureArgs::default()).await).unwrap();
         })
     });
-    let worker = within(registry.start("a", role), "the start").await.unwrap();
+    let worker = within(registry.start("a", args), "the start").await.unwrap();
     let in_handle = job(move |ctx| {
         Box::pin(async move {
             ctx.stop();
@@ -198,31 +198,31 @@ async fn self_cast_is_refused_when_full() {
 async fn g4_self_sends_yield_to_other_tasks() {
     let registry = Registry::<ClosureWorker>::builder().mailbox_capacity(1).build().unwrap();
     let worker = started(&registry, "a").await;
-    let turns = run_in(&worker, |ctx| {
+    let polls = run_in(&worker, |ctx| {
         Box::pin(async move {
             let (own, via) = (ctx.handle().clone(), own_registry(ctx).via("a"));
             let message = || job(|_| Box::pin(async {}));
             own.cast(message()).await.unwrap();
             let other = PollCounter::new();
-            let mut turns = Vec::new();
-            for way in ["cast", "cast by address", "call", "call by address"] {
+            let mut polls = Vec::new();
+            for kind in ["cast", "cast by address", "call", "call by address"] {
                 let before = other.polls();
                 for _ in 0..1_000 {
-                    let is_refused = match way {
+                    let is_refused = match kind {
                         "cast" => matches!(own.cast(message()).await, Err(SendError::WouldDeadlock(_))),
                         "cast by address" => matches!(via.cast(message()).await, Err(SendError::WouldDeadlock(_))),
                         "call" => matches!(own.call(nothing).await, Err(CallError::WouldDeadlock)),
                         _ => matches!(via.call(nothing).await, Err(CallError::WouldDeadlock)),
                     };
-                    assert!(is_refused, "{way}");
+                    assert!(is_refused, "{kind}");
                 }
-                turns.push((way, other.polls() - before));
+                polls.push((kind, other.polls() - before));
             }
-            turns
+            polls
         })
     });
-    for (way, turns) in turns.await.unwrap() {
-        assert!(turns >= 5, "{way}: another task was polled {turns} times in 1,000 sends");
+    for (kind, polls) in polls.await.unwrap() {
+        assert!(polls >= 5, "{kind}: another task was polled {polls} times in 1,000 sends");
     }
 }
 
@@ -230,13 +230,13 @@ async fn g4_self_sends_yield_to_other_tasks() {
 async fn self_cast_in_init_is_handled_later() {
     let registry = Registry::<ClosureWorker>::new();
     let (handled, mut received) = mpsc::unbounded_channel();
-    let role = ClosureArgs::init(move |ctx| {
+    let args = ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             let later = job(move |ctx| Box::pin(async move { handled.send(ctx.key().clone()).unwrap() }));
             ctx.handle().cast(later).await.unwrap();
         })
     });
-    within(registry.start("a", role), "the start").await.unwrap();
+    within(registry.start("a", args), "the start").await.unwrap();
     assert_eq!(within(received.recv(), "the cast of init").await.as_deref(), Some("a"));
 }
 
@@ -249,8 +249,8 @@ fn link_of_circle(
     ClosureArgs::init(move |ctx| {
         Box::pin(async move {
             let next = (place + 1) % keys.len();
-            let role = link_of_circle(keys, next, refused.clone());
-            match own_registry(ctx).lookup_or_start(keys[next], role).await {
+            let args = link_of_circle(keys, next, refused.clone());
+            match own_registry(ctx).lookup_or_start(keys[next], args).await {
                 Ok(_) => {}
                 Err(StartError::WouldDeadlock) => refused.send(keys[place]).unwrap(),
                 Err(other) => panic!("{other:?}"),
@@ -279,7 +279,7 @@ async fn external_init_cycle_is_refused_once() {
     let starts: Vec<_> = (0..KEYS.len())
         .map(|place| {
             let (registry, gate, refused) = (registry.clone(), gate.clone(), refused.clone());
-            let role = ClosureArgs::init(move |ctx| {
+            let args = ClosureArgs::init(move |ctx| {
                 Box::pin(async move {
                     gate.pass().await;
                     let next = KEYS[(place + 1) % KEYS.len()];
@@ -290,7 +290,7 @@ async fn external_init_cycle_is_refused_once() {
                     }
                 })
             });
-            tokio::spawn(async move { registry.start(KEYS[place], role).await })
+            tokio::spawn(async move { registry.start(KEYS[place], args).await })
         })
         .collect();
     drop(refused);
@@ -311,13 +311,13 @@ async fn shared_third_key_is_no_cycle() {
     let (begin, gate) = (Instant::now(), Gate::new());
     let starts = ["a", "b"].map(|key| {
         let (registry, gate) = (registry.clone(), gate.clone());
-        let role = ClosureArgs::init(move |ctx| {
+        let args = ClosureArgs::init(move |ctx| {
             Box::pin(async move {
                 let third = ClosureArgs::init(move |_| Box::pin(async move { gate.pass().await }));
                 own_registry(ctx).lookup_or_start("c", third).await.unwrap();
             })
         });
-        tokio::spawn(async move { registry.start(key, role).await })
+        tokio::spawn(async move { registry.start(key, args).await })
     });
     gate.reached().await;
     gate.open();
@@ -332,7 +332,7 @@ async fn timed_out_wait_breaks_the_cycle() {
     let registry = Registry::<ClosureWorker>::new();
     let gate = Gate::new();
     // a waits for b with a timeout. After the timeout, b may wait for a.
-    let role = ClosureArgs::init({
+    let args = ClosureArgs::init({
         let gate = gate.clone();
         move |ctx| {
             Box::pin(async move {
@@ -352,7 +352,7 @@ async fn timed_out_wait_breaks_the_cycle() {
     });
     let start = tokio::spawn({
         let registry = registry.clone();
-        async move { registry.start("a", role).await }
+        async move { registry.start("a", args).await }
     });
     gate.reached().await;
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -367,12 +367,12 @@ async fn mutual_stop_refuses_the_second() {
     let registry = Registry::<ClosureWorker>::new();
     let (begin, (refusals, mut received)) = (Instant::now(), mpsc::unbounded_channel());
     let a = started(&registry, "a").await;
-    let role = ClosureArgs::terminate(move |ctx| {
+    let args = ClosureArgs::terminate(move |ctx| {
         Box::pin(async move {
             refusals.send(own_registry(ctx).stop("a").await).unwrap();
         })
     });
-    within(registry.start("b", role), "the start").await.unwrap();
+    within(registry.start("b", args), "the start").await.unwrap();
     let stopped = run_in(&a, |ctx| Box::pin(async { own_registry(ctx).stop("b").await })).await.unwrap();
     assert!(matches!(stopped, Ok(ExitReason::Stopped)), "{stopped:?}");
     assert!(matches!(received.recv().await, Some(Err(StopError::WouldDeadlock))));
@@ -418,10 +418,10 @@ async fn init_cannot_stop_its_waiting_starter() {
     let started = run_in(&a, |ctx| {
         Box::pin(async {
             let (results, received) = tokio::sync::oneshot::channel();
-            let role = ClosureArgs::init(move |ctx| {
+            let args = ClosureArgs::init(move |ctx| {
                 Box::pin(async move { results.send(own_registry(ctx).stop("a").await).unwrap() })
             });
-            own_registry(ctx).start("b", role).await.unwrap();
+            own_registry(ctx).start("b", args).await.unwrap();
             received.await.unwrap()
         })
     });
@@ -434,7 +434,7 @@ async fn init_cannot_stop_its_waiting_starter() {
 async fn cross_registry_cycle_ends_at_stop_timeout() {
     let (ones, others) = (Registry::<ClosureWorker>::new(), Registry::<ClosureWorker>::new());
     let one = started(&ones, "one").await;
-    let role = ClosureArgs::terminate({
+    let args = ClosureArgs::terminate({
         let ones = ones.clone();
         move |_| {
             Box::pin(async move {
@@ -443,7 +443,7 @@ async fn cross_registry_cycle_ends_at_stop_timeout() {
             })
         }
     });
-    let other = within(others.start("other", role), "the start").await.unwrap();
+    let other = within(others.start("other", args), "the start").await.unwrap();
     let begin = Instant::now();
     let stop = job({
         let others = others.clone();

@@ -98,11 +98,11 @@ async fn joins_and_leaves_directories() {
 async fn private_registry_ends_with_it() {
     let record = Record::default();
     let worker = within(spawn::<ClosureWorker>("a".into(), ClosureArgs::default()), "the start").await.unwrap();
-    let role = ClosureArgs::default().recorded(&record);
+    let args = ClosureArgs::default().recorded(&record);
     let (weak, child) = run_in(&worker, move |ctx| {
         Box::pin(async move {
             let registry = ctx.registry().upgrade().expect("the worker keeps its registry");
-            (registry.downgrade(), registry.start("child", role).await.unwrap())
+            (registry.downgrade(), registry.start("child", args).await.unwrap())
         })
     })
     .await

@@ -83,7 +83,7 @@ async fn key_can_be_reused_after_exit() {
 async fn refusal_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let Poll::Ready(refused) = poll_once(pin!(registry.start("a", Plan::default()))).await else {
-        panic!("a refusal had to wait");
+        panic!("a refusal was pending");
     };
     assert_eq!(refused.unwrap_err().already_started(), registry.lookup("a").as_ref());
 }
@@ -106,7 +106,7 @@ async fn clones_refusal_does_not_need_the_owner() {
     let registry = populated(&["a"]).await;
     let clone = registry.clone();
     let Poll::Ready(refused) = poll_once(pin!(clone.start("a", Plan::default()))).await else {
-        panic!("a refusal had to wait");
+        panic!("a refusal was pending");
     };
     assert_eq!(refused.unwrap_err().already_started(), registry.lookup("a").as_ref());
 }

@@ -44,7 +44,7 @@ async fn starting_worker_gets_no_message() {
     }
     gate.open();
     within(start, "the start").await.unwrap();
-    assert!(within(via.call(Ask::Notes), "what was noted").await.unwrap().is_empty());
+    assert!(within(via.call(Ask::Notes), "the notes").await.unwrap().is_empty());
 }
 
 #[tokio::test(start_paused = true)]

@@ -168,8 +168,8 @@ mod tests {
             " 2025550123 ",
             "011 1 202 555 0123",
         ];
-        for way in ways {
-            assert_eq!(way.parse(), Ok(PhoneNumber(12_025_550_123)), "{way}");
+        for text in ways {
+            assert_eq!(text.parse(), Ok(PhoneNumber(12_025_550_123)), "{text}");
         }
     }
 

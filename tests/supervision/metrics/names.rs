@@ -38,7 +38,7 @@ async fn duplicate_name_is_refused() {
     // The worker type does not matter.
     let other = Registry::<ClosureWorker>::builder().name("rooms").recorder(scrape.recorder.clone()).build();
     assert!(matches!(other, Err(BuildError::NameTaken { .. })));
-    within(first.start("a", Plan::default()), "the first one goes on").await.unwrap();
+    within(first.start("a", Plan::default()), "the first registry still works").await.unwrap();
     assert_eq!(scrape.next().await.value(WORKERS.name, &[("state", "running")]), 1.0);
 }
 

@@ -3,11 +3,11 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::harness::{PATIENCE, Place, request};
+use crate::harness::{PATIENCE, TestDir, request};
 
 #[test]
 fn missing_resource_is_404() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     service.get("/").problem(404);
     service.get("/v2/calls").problem(404);
     service.get("/v1/denylists/").problem(404);
@@ -17,7 +17,7 @@ fn missing_resource_is_404() {
 
 #[test]
 fn wrong_method_is_405_with_allow() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     for (method, path, allowed) in [
         ("GET", "/v1/calls", ["POST"].as_slice()),
         ("PATCH", "/v1/denylists/+12025550100", &["GET", "PUT", "DELETE"]),
@@ -36,7 +36,7 @@ fn wrong_method_is_405_with_allow() {
 
 #[test]
 fn malformed_body_is_400_or_422() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let call = |body| service.send("POST", "/v1/calls", body);
     for bad in ["", "{", "no", r#"{"to":"+12025550100"} x"#, "{\"to\":\"\u{1}\"}"] {
         call(bad).problem(400);
@@ -64,14 +64,14 @@ fn malformed_body_is_400_or_422() {
 
 #[test]
 fn oversized_body_is_413() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let body = format!(r#"{{"to":"{}"}}"#, "1".repeat(65 << 10));
     service.send("POST", "/v1/calls", &body).problem(413);
 }
 
 #[test]
 fn wrong_content_type_is_415() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let call = r#"{"to":"+12025550100"}"#;
     request(service.address, "POST", "/v1/calls", Some(("text/plain", call))).expect("a reply").problem(415);
     request(service.address, "POST", "/v1/calls", None).expect("a reply").problem(415);
@@ -80,7 +80,7 @@ fn wrong_content_type_is_415() {
 
 #[test]
 fn invalid_path_segment_is_400_or_422() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     for path in [
         "/v1/denylists/x",
         "/v1/denylists/12345",
@@ -98,7 +98,7 @@ fn invalid_path_segment_is_400_or_422() {
 
 #[test]
 fn invalid_paging_is_400_or_422() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     service.get("/v1/workers?limit=0").problem(422);
     service.get("/v1/workers?limit=1001").problem(422);
     service.get("/v1/workers?after=nowhere").problem(422);
@@ -109,7 +109,7 @@ fn invalid_paging_is_400_or_422() {
 
 #[test]
 fn rule_over_the_limit_changes_nothing() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let rules: Vec<String> = (1..=1_001).map(|count| format!("complaints:{count}")).collect();
     let path = "/v1/denylists/+12025550100";
     let put = |rules: &[String]| service.send("PUT", path, &serde_json::json!({ "rules": rules }).to_string());
@@ -123,7 +123,7 @@ fn rule_over_the_limit_changes_nothing() {
 
 #[test]
 fn missing_body_times_out_with_408() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let head = "POST /v1/calls HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{";

@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use crate::harness::{Place, text};
+use crate::harness::{TestDir, text};
 
 const TO: &str = "+12025550100";
 
 #[test]
 fn printed_curl_command_is_rejected() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let log = service.log();
     let line = log.iter().find(|line| line.trim_start().starts_with("curl ")).expect("a curl line");
     let Ok(output) = Command::new("sh").args(["-c", line]).output() else { panic!("no shell") };
@@ -23,7 +23,7 @@ fn printed_curl_command_is_rejected() {
 
 #[test]
 fn printed_urls_respond() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let base = format!("http://{}", service.address);
     let log = service.log();
     let paths: Vec<_> = log.iter().filter_map(|line| line.trim_start().strip_prefix(&base)).collect();
@@ -36,7 +36,7 @@ fn printed_urls_respond() {
 
 #[test]
 fn phone_without_rules_takes_all_calls() {
-    let service = Place::new().serve_with(&["--no-sample"]);
+    let service = TestDir::new().serve_with(&["--no-sample"]);
     assert_eq!(service.call(Some("+12025550123"), TO), None);
     assert_eq!(service.call(None, TO), None);
     assert!(service.rules(TO).is_empty());
@@ -44,14 +44,14 @@ fn phone_without_rules_takes_all_calls() {
 
 #[test]
 fn each_rule_rejects_only_its_callers() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let rows = [
         "2025550123,2021-07-07 00:00:01,,,,,,",
         "2025550123,2021-07-07 00:00:02,,,,,,",
         "3035550147,2021-07-07 00:00:01,,,,,,",
     ];
-    place.import("two.csv", &rows).succeeded();
-    let service = place.serve_with(&["--no-sample"]);
+    dir.import("two.csv", &rows).succeeded();
+    let service = dir.serve_with(&["--no-sample"]);
     for rule in ["+14045550162", "+1900*", "anonymous", "complaints:2"] {
         service.put(&format!("/v1/denylists/{TO}/rules/{rule}")).json(201);
     }
@@ -76,7 +76,7 @@ fn each_rule_rejects_only_its_callers() {
 
 #[test]
 fn call_without_from_is_anonymous() {
-    let service = Place::new().serve_with(&["--no-sample"]);
+    let service = TestDir::new().serve_with(&["--no-sample"]);
     service.put(&format!("/v1/denylists/{TO}/rules/anonymous")).json(201);
     let answer = service.send("POST", "/v1/calls", &format!(r#"{{"to":"{TO}"}}"#)).json(200);
     assert_eq!(answer["decision"], "reject");
@@ -85,7 +85,7 @@ fn call_without_from_is_anonymous() {
 
 #[test]
 fn rules_can_be_set_read_and_deleted() {
-    let service = Place::new().serve_with(&["--no-sample"]);
+    let service = TestDir::new().serve_with(&["--no-sample"]);
     let path = format!("/v1/denylists/{TO}");
     let answer =
         service.send("PUT", &path, r#"{"rules":["anonymous","+1 900*","(202) 555-0123","anonymous"]}"#).json(200);
@@ -103,7 +103,7 @@ fn rules_can_be_set_read_and_deleted() {
 
 #[test]
 fn all_notations_reach_one_worker() {
-    let service = Place::new().serve_with(&["--no-sample"]);
+    let service = TestDir::new().serve_with(&["--no-sample"]);
     service.put("/v1/denylists/%28202%29%20555-0100/rules/1-303-555-0147").json(201);
     for (from, to) in [
         ("+13035550147", "2025550100"),
@@ -117,14 +117,14 @@ fn all_notations_reach_one_worker() {
 
 #[test]
 fn sample_is_imported_only_once() {
-    let place = Place::new();
-    let service = place.serve();
+    let dir = TestDir::new();
+    let service = dir.serve();
     assert!(service.log().iter().any(|line| line.contains("imported the sample")));
     let complaints = service.get("/v1/reputations/+12025550123").json(200)["complaints"].clone();
     assert_eq!(service.delete("/v1/denylists/+12025550199").status, 204);
     service.terminate();
 
-    let service = place.serve();
+    let service = dir.serve();
     assert!(service.log().iter().any(|line| line.contains("the sample was imported before")));
     assert_eq!(service.get("/v1/reputations/+12025550123").json(200)["complaints"], complaints);
     assert!(service.rules("+12025550199").is_empty());
@@ -132,7 +132,7 @@ fn sample_is_imported_only_once() {
 
 #[test]
 fn reputation_lists_complaint_subjects() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let known = service.get("/v1/reputations/+12025550123").json(200);
     assert_eq!(known["complaints"], 12);
     assert!(known["subjects"][0]["complaints"].as_u64() >= known["subjects"][1]["complaints"].as_u64(), "{known}");

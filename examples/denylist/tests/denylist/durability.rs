@@ -5,16 +5,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use crate::harness::{Place, Service, eventually, request};
+use crate::harness::{Service, TestDir, eventually, request};
 
 #[test]
 fn acknowledged_rule_survives_sigkill() {
-    let place = Place::new();
+    let dir = TestDir::new();
     // Each round kills the service at another moment, with writes of eight clients in flight, and the next round
     // continues with the same database.
     let mut acknowledged = BTreeMap::<String, Vec<String>>::new();
     for round in 0..5 {
-        let service = place.serve_with(&["--no-sample"]);
+        let service = dir.serve_with(&["--no-sample"]);
         check(&service, &acknowledged);
         let address = service.address;
         let written = Mutex::new(Vec::new());
@@ -58,7 +58,7 @@ fn acknowledged_rule_survives_sigkill() {
             acknowledged.entry(number).or_default().push(rule);
         }
     }
-    check(&place.serve_with(&["--no-sample"]), &acknowledged);
+    check(&dir.serve_with(&["--no-sample"]), &acknowledged);
 }
 
 fn check(service: &Service, acknowledged: &BTreeMap<String, Vec<String>>) {
@@ -71,23 +71,23 @@ fn check(service: &Service, acknowledged: &BTreeMap<String, Vec<String>>) {
 
 #[test]
 fn acknowledged_removal_survives_sigkill() {
-    let place = Place::new();
-    let service = place.serve();
+    let dir = TestDir::new();
+    let service = dir.serve();
     service.put("/v1/denylists/+12025550100/rules/anonymous").json(201);
     service.put("/v1/denylists/+12025550100/rules/+1900*").json(201);
     assert_eq!(service.delete("/v1/denylists/+12025550100/rules/anonymous").status, 204);
     assert_eq!(service.delete("/v1/denylists/+12025550199").status, 204);
     service.kill();
-    let service = place.serve();
+    let service = dir.serve();
     assert_eq!(service.rules("+12025550100"), ["+1900*"]);
     assert!(service.rules("+12025550199").is_empty());
 }
 
 #[test]
 fn failed_write_is_reported_and_loses_nothing() {
-    let place = Place::new();
-    place.serve().terminate();
-    let length = std::fs::metadata(place.path("denylist.redb")).expect("a database").len();
+    let dir = TestDir::new();
+    dir.serve().terminate();
+    let length = std::fs::metadata(dir.path("denylist.redb")).expect("a database").len();
 
     // The file may not grow, so a write fails as on a full disk. The limit is in units of 512 bytes. Its signal must be
     // ignored, or it would end the process.
@@ -95,7 +95,7 @@ fn failed_write_is_reported_and_loses_nothing() {
     let program = crate::harness::binary().display();
     let script = format!("trap '' XFSZ; ulimit -f {limit}; exec '{program}' --listen 127.0.0.1:0");
     let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", &script]).current_dir(place.path("."));
+    shell.args(["-c", &script]).current_dir(dir.path("."));
     let service = Service::start(&mut shell);
 
     let path = |n: usize| format!("/v1/denylists/+1303555{:04}", 100 + n);
@@ -126,7 +126,7 @@ fn failed_write_is_reported_and_loses_nothing() {
     assert_eq!(service.put(&format!("{}/rules/complaints:900000007", path(0))).status, 200);
     service.kill();
 
-    let service = place.serve();
+    let service = dir.serve();
     for n in 0..acknowledged {
         assert_eq!(service.get(&path(n)).json(200)["rules"].as_array().map(Vec::len), Some(1_000));
     }

@@ -22,11 +22,11 @@ pub(crate) fn binary() -> &'static Path {
 }
 
 /// The directory of a test, with a database.
-pub(crate) struct Place(TempDir);
+pub(crate) struct TestDir(TempDir);
 
-impl Place {
+impl TestDir {
     pub(crate) fn new() -> Self {
-        Self(tempfile::tempdir().expect("there is room for a directory"))
+        Self(tempfile::tempdir().expect("a temporary directory"))
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -35,7 +35,7 @@ impl Place {
 
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
         let path = self.path(name);
-        std::fs::write(&path, content).expect("there is room for a file");
+        std::fs::write(&path, content).expect("the file is written");
         path
     }
 

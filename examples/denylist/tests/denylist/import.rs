@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::process::Stdio;
 
-use crate::harness::{HEADER, KillOnDrop, Place, eventually};
+use crate::harness::{HEADER, KillOnDrop, TestDir, eventually};
 
 const GOOD: [&str; 3] = [
     "2025550123,2021-07-07 00:01:15,2021-07-06 11:48:00,Reno,Nevada,775,Other,Y",
@@ -19,14 +19,14 @@ fn assert_says(report: &str, line: &str) {
 
 #[test]
 fn repeated_import_counts_once() {
-    let place = Place::new();
-    let first = place.import("a.csv", &GOOD).succeeded();
+    let dir = TestDir::new();
+    let first = dir.import("a.csv", &GOOD).succeeded();
     assert_says(&first, "counted 3 complaints");
     assert_says(&first, "0 were counted before");
-    let again = place.import("b.csv", &GOOD).succeeded();
+    let again = dir.import("b.csv", &GOOD).succeeded();
     assert_says(&again, "counted 0 complaints");
     assert_says(&again, "3 were counted before");
-    let service = place.serve_with(&["--no-sample"]);
+    let service = dir.serve_with(&["--no-sample"]);
     let record = service.get("/v1/reputations/+12025550123").json(200);
     assert_eq!((&record["complaints"], &record["robocalls"]), (&2.into(), &1.into()), "{record}");
     assert_eq!(record["last"], "2021-07-07 00:02:15");
@@ -34,16 +34,16 @@ fn repeated_import_counts_once() {
 
 #[test]
 fn overlapping_file_counts_new_rows() {
-    let place = Place::new();
-    place.import("a.csv", &GOOD[..2]).succeeded();
-    let report = place.import("b.csv", &GOOD[1..]).succeeded();
+    let dir = TestDir::new();
+    dir.import("a.csv", &GOOD[..2]).succeeded();
+    let report = dir.import("b.csv", &GOOD[1..]).succeeded();
     assert_says(&report, "counted 1 complaints");
     assert_says(&report, "1 were counted before");
 }
 
 #[test]
 fn bad_rows_are_counted_by_reason() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let mut file = format!("\u{feff}{HEADER}\r\n{}\r\n", GOOD[0]).into_bytes();
     for bad in [
         b",2021-07-07 00:01:15,,,,,,".as_slice(),
@@ -61,8 +61,8 @@ fn bad_rows_are_counted_by_reason() {
         file.extend_from_slice(b"\r\n");
     }
     file.extend_from_slice(GOOD[1].as_bytes());
-    let path = place.file("bad.csv", file);
-    let report = place.run(&["import", path.to_str().expect("text")]).succeeded();
+    let path = dir.file("bad.csv", file);
+    let report = dir.run(&["import", path.to_str().expect("text")]).succeeded();
     for line in [
         "read 12 rows",
         "counted 2 complaints",
@@ -82,34 +82,34 @@ fn bad_rows_are_counted_by_reason() {
 
 #[test]
 fn pipe_gets_no_progress_bar() {
-    let place = Place::new();
-    let ran = place.import("a.csv", &GOOD);
+    let dir = TestDir::new();
+    let ran = dir.import("a.csv", &GOOD);
     assert_eq!(ran.stderr, "");
     assert!(!ran.stdout.contains('\u{1b}'), "{ran:?}");
 }
 
 #[test]
 fn invalid_file_creates_no_database() {
-    let place = Place::new();
-    place.run(&["import", "nowhere.csv"]).failed(66, "cannot read nowhere.csv");
-    place.run(&["import", "."]).failed(66, "cannot read .");
-    place.file("empty.csv", "");
-    place.run(&["import", "empty.csv"]).failed(65, "it is empty");
-    place.file("headless.csv", GOOD.join("\n"));
-    place.run(&["import", "headless.csv"]).failed(65, "no column Company_Phone_Number");
-    place.file("other.csv", "Company_Phone_Number,Created_Date\n");
-    place.run(&["import", "other.csv"]).failed(65, "no column Violation_Date");
-    assert!(!place.path("denylist.redb").exists());
+    let dir = TestDir::new();
+    dir.run(&["import", "nowhere.csv"]).failed(66, "cannot read nowhere.csv");
+    dir.run(&["import", "."]).failed(66, "cannot read .");
+    dir.file("empty.csv", "");
+    dir.run(&["import", "empty.csv"]).failed(65, "it is empty");
+    dir.file("headless.csv", GOOD.join("\n"));
+    dir.run(&["import", "headless.csv"]).failed(65, "no column Company_Phone_Number");
+    dir.file("other.csv", "Company_Phone_Number,Created_Date\n");
+    dir.run(&["import", "other.csv"]).failed(65, "no column Violation_Date");
+    assert!(!dir.path("denylist.redb").exists());
 }
 
 #[test]
 fn database_in_use_is_an_error() {
-    let place = Place::new();
-    let service = place.serve();
-    place.import("a.csv", &GOOD).failed(75, "open in another process");
-    place.run(&["--listen", "127.0.0.1:0"]).failed(75, "open in another process");
+    let dir = TestDir::new();
+    let service = dir.serve();
+    dir.import("a.csv", &GOOD).failed(75, "open in another process");
+    dir.run(&["--listen", "127.0.0.1:0"]).failed(75, "open in another process");
     service.terminate();
-    place.import("a.csv", &GOOD).succeeded();
+    dir.import("a.csv", &GOOD).succeeded();
 }
 
 /// A row that is unique to its number.
@@ -124,9 +124,9 @@ fn row(n: usize, city: &str) -> String {
 #[test]
 #[cfg(target_os = "linux")]
 fn memory_is_bounded_for_large_files() {
-    let place = Place::new();
-    let path = place.path("big.csv");
-    let mut file = BufWriter::new(File::create(&path).expect("there is room for a file"));
+    let dir = TestDir::new();
+    let path = dir.path("big.csv");
+    let mut file = BufWriter::new(File::create(&path).expect("the file is written"));
     let city = "x".repeat(500);
     writeln!(file, "{HEADER}").expect("there is room");
     for n in 0..300_000 {
@@ -138,7 +138,7 @@ fn memory_is_bounded_for_large_files() {
     file.into_inner().expect("there is room");
 
     let mut child =
-        KillOnDrop(place.command().arg("import").arg(&path).stdout(Stdio::null()).spawn().expect("the program starts"));
+        KillOnDrop(dir.command().arg("import").arg(&path).stdout(Stdio::null()).spawn().expect("the program starts"));
     let status = format!("/proc/{}/status", child.0.id());
     let mut kib = 0_u64;
     let mut exit = None;
@@ -159,9 +159,9 @@ fn memory_is_bounded_for_large_files() {
 
 #[test]
 fn resumed_import_counts_nothing_twice() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let rows: Vec<String> = (0..25_000).map(|n| row(n, "Reno")).collect();
-    let mut child = place.command();
+    let mut child = dir.command();
     let child = child.args(["import", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::null());
     let mut child = KillOnDrop(child.spawn().expect("the program starts"));
     let mut pipe = child.0.stdin.take().expect("piped");
@@ -170,13 +170,13 @@ fn resumed_import_counts_nothing_twice() {
     pipe.write_all(format!("{HEADER}\r\n{}", rows[..24_000].concat()).as_bytes()).expect("the program reads");
     drop(child);
 
-    let file = place.file("whole.csv", format!("{HEADER}\r\n{}", rows.concat()));
-    let report = place.run(&["import", file.to_str().expect("text")]).succeeded();
+    let file = dir.file("whole.csv", format!("{HEADER}\r\n{}", rows.concat()));
+    let report = dir.run(&["import", file.to_str().expect("text")]).succeeded();
     assert_says(&report, "read 25,000 rows");
     assert_says(&report, "counted 5,000 complaints");
     assert_says(&report, "20,000 were counted before");
 
-    let service = place.serve_with(&["--no-sample"]);
+    let service = dir.serve_with(&["--no-sample"]);
     let line = service.log().into_iter().find(|line| line.starts_with("it has")).expect("the size");
     assert!(line.contains(" 25000 complaints"), "{line}");
     // A caller of the file.

@@ -3,12 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use crate::harness::{PATIENCE, Place, eventually};
+use crate::harness::{PATIENCE, TestDir, eventually};
 
 #[test]
 fn sigterm_drains_and_closes_database() {
-    let place = Place::new();
-    let service = place.serve();
+    let dir = TestDir::new();
+    let service = dir.serve();
     service.call(Some("+12025550123"), "+12025550199");
     service.rules("+12025550100");
     let log = service.terminate();
@@ -21,12 +21,12 @@ fn sigterm_drains_and_closes_database() {
     assert!(tail[2].starts_with("reputation: ShutdownReport { drained: 1, crashed: 0, aborted: 0"), "{tail:?}");
     assert_eq!(tail[3], "closed the database");
     // Another process may open the database at once.
-    place.serve().terminate();
+    dir.serve().terminate();
 }
 
 #[test]
 fn sigint_drains_and_closes_database() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     service.signal("INT");
     let (code, log) = service.ended();
     assert_eq!(code, Some(0));
@@ -36,7 +36,7 @@ fn sigint_drains_and_closes_database() {
 
 #[test]
 fn draining_service_answers_but_is_unready() {
-    let service = Place::new().serve_with(&["--drain-delay", "3600"]);
+    let service = TestDir::new().serve_with(&["--drain-delay", "3600"]);
     assert_eq!(service.get("/readyz").status, 200);
     assert_eq!(service.get("/healthz").status, 200);
     service.signal("TERM");
@@ -53,7 +53,7 @@ fn draining_service_answers_but_is_unready() {
 
 #[test]
 fn idle_connection_does_not_delay_exit() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("a connection");
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").expect("the service reads the request");
@@ -67,33 +67,33 @@ fn idle_connection_does_not_delay_exit() {
 fn port_in_use_creates_no_database() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
-    let place = Place::new();
-    place.run(&["--listen", &address]).failed(69, &format!("cannot listen on {address}"));
-    assert!(!place.path("denylist.redb").exists());
+    let dir = TestDir::new();
+    dir.run(&["--listen", &address]).failed(69, &format!("cannot listen on {address}"));
+    assert!(!dir.path("denylist.redb").exists());
 }
 
 #[test]
 fn non_database_file_is_left_unchanged() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let content = "dear diary, ".repeat(1_000);
-    place.file("diary", &content);
-    place.run(&["--listen", "127.0.0.1:0", "--db", "diary"]).failed(65, "diary is not a database of this program");
-    assert_eq!(std::fs::read_to_string(place.path("diary")).expect("the file exists"), content);
-    place.run(&["--listen", "127.0.0.1:0", "--db", "."]).failed(74, "cannot open the database .");
-    place.run(&["--listen", "127.0.0.1:0", "--db", "no/where"]).failed(74, "cannot open the database no/where");
+    dir.file("diary", &content);
+    dir.run(&["--listen", "127.0.0.1:0", "--db", "diary"]).failed(65, "diary is not a database of this program");
+    assert_eq!(std::fs::read_to_string(dir.path("diary")).expect("the file exists"), content);
+    dir.run(&["--listen", "127.0.0.1:0", "--db", "."]).failed(74, "cannot open the database .");
+    dir.run(&["--listen", "127.0.0.1:0", "--db", "no/where"]).failed(74, "cannot open the database no/where");
 }
 
 #[test]
 fn foreign_database_is_left_unchanged() {
-    let place = Place::new();
+    let dir = TestDir::new();
     let table = redb::TableDefinition::<u64, u64>::new("other");
-    let database = redb::Database::create(place.path("other.redb")).expect("a database");
+    let database = redb::Database::create(dir.path("other.redb")).expect("a database");
     let transaction = database.begin_write().expect("a transaction");
     transaction.open_table(table).expect("a table").insert(1, 2).expect("room");
     transaction.commit().expect("a commit");
     drop(database);
-    place.run(&["--listen", "127.0.0.1:0", "--db", "other.redb"]).failed(65, "not a database of this program");
-    let database = redb::Database::create(place.path("other.redb")).expect("the file is still a database");
+    dir.run(&["--listen", "127.0.0.1:0", "--db", "other.redb"]).failed(65, "not a database of this program");
+    let database = redb::Database::create(dir.path("other.redb")).expect("the file is still a database");
     let transaction = database.begin_write().expect("a transaction");
     let tables: Vec<_> =
         transaction.list_tables().expect("tables").map(|table| redb::TableHandle::name(&table).to_owned()).collect();
@@ -102,7 +102,7 @@ fn foreign_database_is_left_unchanged() {
 
 #[test]
 fn usage_error_exits_with_2() {
-    let place = Place::new();
+    let dir = TestDir::new();
     for args in [
         ["--listen", "nowhere"].as_slice(),
         &["--lisen", "127.0.0.1:0"],
@@ -111,11 +111,11 @@ fn usage_error_exits_with_2() {
         &["replay", "x.csv", "--url", "ftp://x"],
         &["--listen", "127.0.0.1:0", "import", "x.csv"],
     ] {
-        let ran = place.run(args);
+        let ran = dir.run(args);
         assert_eq!(ran.code, Some(2), "{ran:?}");
         assert!(ran.stderr.starts_with("error: "), "{ran:?}");
     }
-    let help = place.run(&["--help"]).succeeded();
+    let help = dir.run(&["--help"]).succeeded();
     for option in ["--listen", "--db", "--no-sample", "import", "replay", "Exit codes"] {
         assert!(help.contains(option), "{help}");
     }

@@ -1,6 +1,6 @@
 //! `denylist replay` against a running service.
 
-use crate::harness::{HEADER, Place, Ran};
+use crate::harness::{HEADER, Ran, TestDir};
 
 const ROWS: [&str; 4] = [
     "2025550123,2021-07-07 00:01:15,,,,,,",
@@ -9,15 +9,15 @@ const ROWS: [&str; 4] = [
     "3035550147,2021-07-07 00:03:15,,,,,,",
 ];
 
-fn replay(place: &Place, address: impl ToString, more: &[&str]) -> Ran {
+fn replay(dir: &TestDir, address: impl ToString, more: &[&str]) -> Ran {
     let url = format!("http://{}", address.to_string());
-    place.run(&[["replay", "calls.csv", "--url", &url].as_slice(), more].concat())
+    dir.run(&[["replay", "calls.csv", "--url", &url].as_slice(), more].concat())
 }
 
-fn prepared() -> Place {
-    let place = Place::new();
-    place.import("calls.csv", &ROWS).succeeded();
-    place
+fn prepared() -> TestDir {
+    let dir = TestDir::new();
+    dir.import("calls.csv", &ROWS).succeeded();
+    dir
 }
 
 fn number_after(report: &str, prefix: &str) -> u64 {
@@ -28,10 +28,10 @@ fn number_after(report: &str, prefix: &str) -> u64 {
 
 #[test]
 fn makes_and_reports_every_call() {
-    let place = prepared();
-    let service = place.serve_with(&["--no-sample"]);
+    let dir = prepared();
+    let service = dir.serve_with(&["--no-sample"]);
     let args = ["--calls", "2000", "--concurrency", "8", "--recipients", "50", "--with-threshold", "3"];
-    let ran = replay(&place, service.address, &args);
+    let ran = replay(&dir, service.address, &args);
     assert_eq!(ran.stderr, "", "a pipe shows no progress bar");
     let report = ran.succeeded();
     let (placed, rejected) = (number_after(&report, "placed "), number_after(&report, "rejected "));
@@ -48,38 +48,38 @@ fn makes_and_reports_every_call() {
     assert!(metrics.contains(&format!("denylist_calls_total{{decision=\"reject\",rule=\"complaints\"}} {rejected}\n")));
 
     // The same seed produces the same calls, whatever the concurrency. Another seed produces others.
-    let again = replay(&place, service.address, &["--calls", "2000", "--concurrency", "1", "--recipients", "50"]);
+    let again = replay(&dir, service.address, &["--calls", "2000", "--concurrency", "1", "--recipients", "50"]);
     assert_eq!(number_after(&again.succeeded(), "rejected "), rejected);
-    let other = replay(&place, service.address, &["--calls", "2000", "--recipients", "50", "--seed", "2"]);
+    let other = replay(&dir, service.address, &["--calls", "2000", "--recipients", "50", "--seed", "2"]);
     assert_ne!(number_after(&other.succeeded(), "rejected "), rejected);
 }
 
 #[test]
 fn rate_limit_is_kept() {
-    let place = prepared();
-    let service = place.serve_with(&["--no-sample"]);
-    let report = replay(&place, service.address, &["--calls", "100", "--rate", "200"]).succeeded();
+    let dir = prepared();
+    let service = dir.serve_with(&["--no-sample"]);
+    let report = replay(&dir, service.address, &["--calls", "100", "--rate", "200"]).succeeded();
     let per_second = number_after(report.split(": ").nth(1).expect("a rate"), "");
     assert!(per_second <= 205, "{report}");
 }
 
 #[test]
 fn missing_service_or_file_is_an_error() {
-    let place = prepared();
+    let dir = prepared();
     let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|taken| taken.local_addr()).expect("a port");
-    replay(&place, free, &[]).failed(69, "cannot reach http://127.0.0.1:");
-    place.run(&["replay", "nowhere.csv"]).failed(66, "cannot read nowhere.csv");
-    place.file("callerless.csv", format!("{HEADER}\n,2021-07-07 00:01:15,,,,,,\n"));
-    place.run(&["replay", "callerless.csv"]).failed(65, "no row with a caller");
+    replay(&dir, free, &[]).failed(69, "cannot reach http://127.0.0.1:");
+    dir.run(&["replay", "nowhere.csv"]).failed(66, "cannot read nowhere.csv");
+    dir.file("callerless.csv", format!("{HEADER}\n,2021-07-07 00:01:15,,,,,,\n"));
+    dir.run(&["replay", "callerless.csv"]).failed(65, "no row with a caller");
 }
 
 #[test]
 fn failed_calls_are_counted_and_fail_the_run() {
-    let place = prepared();
-    let service = place.serve_with(&["--no-sample"]);
+    let dir = prepared();
+    let service = dir.serve_with(&["--no-sample"]);
     let address = service.address;
     let ran = std::thread::scope(|scope| {
-        let replay = scope.spawn(|| replay(&place, address, &["--calls", "400", "--rate", "400"]));
+        let replay = scope.spawn(|| replay(&dir, address, &["--calls", "400", "--rate", "400"]));
         crate::harness::eventually("some calls are made", || {
             !service.get("/metrics").body.contains("denylist_calls_total{decision=\"place\",rule=\"none\"} 0\n")
         });

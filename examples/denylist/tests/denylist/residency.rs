@@ -1,6 +1,6 @@
 //! Workers that idle, are evicted, crash and restart.
 
-use crate::harness::{Place, Service, eventually};
+use crate::harness::{Service, TestDir, eventually};
 
 const NUMBERS: [&str; 3] = ["+12025550100", "+12025550101", "+12025550102"];
 
@@ -10,7 +10,7 @@ fn listing(service: &Service) -> serde_json::Value {
 
 #[test]
 fn passivated_denylist_keeps_its_rules() {
-    let service = Place::new().serve_with(&["--idle-timeout", "1"]);
+    let service = TestDir::new().serve_with(&["--idle-timeout", "1"]);
     service.put(&format!("/v1/denylists/{}/rules/anonymous", NUMBERS[0])).json(201);
     eventually("the denylist idles", || listing(&service)["registries"]["denylist"]["idled"] == 1);
     assert_eq!(listing(&service)["denylists"], 0);
@@ -20,7 +20,7 @@ fn passivated_denylist_keeps_its_rules() {
 
 #[test]
 fn zero_disables_timeout_and_limit() {
-    let service = Place::new().serve_with(&["--idle-timeout", "0", "--max-workers", "0"]);
+    let service = TestDir::new().serve_with(&["--idle-timeout", "0", "--max-workers", "0"]);
     service.rules(NUMBERS[0]);
     let listing = listing(&service);
     assert!(listing["registries"]["denylist"]["limit"].is_null(), "{listing}");
@@ -30,7 +30,7 @@ fn zero_disables_timeout_and_limit() {
 
 #[test]
 fn least_recently_used_is_evicted() {
-    let service = Place::new().serve_with(&["--max-workers", "2"]);
+    let service = TestDir::new().serve_with(&["--max-workers", "2"]);
     for number in [NUMBERS[0], NUMBERS[1], NUMBERS[0], NUMBERS[2]] {
         service.rules(number);
     }
@@ -44,11 +44,11 @@ fn least_recently_used_is_evicted() {
 
 #[test]
 fn full_service_without_eviction_is_503() {
-    let service = Place::new().serve_with(&["--max-workers", "1", "--eviction", "none"]);
+    let service = TestDir::new().serve_with(&["--max-workers", "1", "--eviction", "none"]);
     service.rules(NUMBERS[0]);
     let response = service.get(&format!("/v1/denylists/{}", NUMBERS[1]));
     assert!(response.header("retry-after").is_some(), "{response:?}");
-    assert!(response.problem(503).contains("no room"));
+    assert!(response.problem(503).contains("limit of workers"));
     service.rules(NUMBERS[0]);
     service.delete(&format!("/v1/workers/{}", NUMBERS[0])).json(200);
     service.rules(NUMBERS[1]);
@@ -56,7 +56,7 @@ fn full_service_without_eviction_is_503() {
 
 #[test]
 fn crashed_denylist_restarts_within_budget() {
-    let service = Place::new().serve_with(&["--drills"]);
+    let service = TestDir::new().serve_with(&["--drills"]);
     let crash = format!("/v1/workers/{}/crash", NUMBERS[0]);
     service.put(&format!("/v1/denylists/{}/rules/anonymous", NUMBERS[0])).json(201);
     service.rules(NUMBERS[1]);
@@ -87,7 +87,7 @@ fn crashed_denylist_restarts_within_budget() {
 
 #[test]
 fn crash_route_needs_the_drills_flag() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     service.rules(NUMBERS[0]);
     service.send("POST", &format!("/v1/workers/{}/crash", NUMBERS[0]), "{}").problem(404);
 }

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use gen_registry::metrics::ALL;
 
-use crate::harness::{Place, Service, eventually};
+use crate::harness::{Service, TestDir, eventually};
 use test_support::exposition::Exposition;
 
 fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
@@ -18,7 +18,7 @@ fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
 
 #[test]
 fn pages_list_each_worker_once() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let mut all = BTreeSet::new();
     for last in 0..7 {
         service.rules(&format!("+1202555010{last}"));
@@ -42,7 +42,7 @@ fn pages_list_each_worker_once() {
 
 #[test]
 fn stopped_worker_keeps_its_rules() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let number = "+12025550100";
     service.put(&format!("/v1/denylists/{number}/rules/anonymous")).json(201);
     service.get(&format!("/v1/reputations/{number}")).json(200);
@@ -58,7 +58,7 @@ fn stopped_worker_keeps_its_rules() {
 
 #[test]
 fn stops_lose_no_calls_or_writes() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     let number = "+12025550100";
     std::thread::scope(|scope| {
         for thread in 0..3 {
@@ -86,7 +86,7 @@ fn stops_lose_no_calls_or_writes() {
 
 #[test]
 fn metrics_count_calls_and_workers() {
-    let service = Place::new().serve();
+    let service = TestDir::new().serve();
     service.call(Some("+12025550123"), "+12025550199");
     service.call(Some("+12025550123"), "+12025550100");
     service.call(None, "+12025550199");
@@ -94,7 +94,7 @@ fn metrics_count_calls_and_workers() {
     let metrics = service.get("/metrics");
     assert_eq!(metrics.status, 200);
     for line in [
-        r#"denylist_calls_total{decision="place",rule="none"} 1"#,
+        r#"denylist_calls_total{decision="dir",rule="none"} 1"#,
         r#"denylist_calls_total{decision="reject",rule="complaints"} 1"#,
         r#"denylist_calls_total{decision="reject",rule="anonymous"} 1"#,
         r#"denylist_calls_total{decision="reject",rule="prefix"} 0"#,
@@ -111,7 +111,7 @@ fn metrics_count_calls_and_workers() {
 
 #[test]
 fn all_library_metrics_are_served() {
-    let service = Place::new().serve_with(&["--max-workers", "100"]);
+    let service = TestDir::new().serve_with(&["--max-workers", "100"]);
     service.rules("+12025550100");
     let metrics = service.get("/metrics");
     let exposition = Exposition::parse(&metrics.body);
@@ -131,7 +131,7 @@ fn all_library_metrics_are_served() {
 /// Uses the program of Debian's package `prometheus` if it is installed.
 #[test]
 fn promtool_accepts_the_metrics() {
-    let service = Place::new().serve_with(&["--max-workers", "100"]);
+    let service = TestDir::new().serve_with(&["--max-workers", "100"]);
     service.call(Some("+12025550123"), "+12025550199");
     let metrics = service.get("/metrics").body;
     let spawned =
@@ -150,14 +150,14 @@ fn promtool_accepts_the_metrics() {
 
 #[test]
 fn crashed_worker_restarts_from_disk() {
-    let place = Place::new();
-    let service = place.serve_with(&["--drills"]);
+    let dir = TestDir::new();
+    let service = dir.serve_with(&["--drills"]);
     let number = "+12025550100";
     service.put(&format!("/v1/denylists/{number}/rules/anonymous")).json(201);
     assert_eq!(service.send("POST", &format!("/v1/workers/{number}/crash"), "").status, 202);
     assert_eq!(service.rules(number), ["anonymous"]);
     service.terminate();
     // The route exists only with the flag.
-    let service = place.serve();
+    let service = dir.serve();
     service.send("POST", &format!("/v1/workers/{number}/crash"), "").problem(404);
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use gen_registry::metrics::{ALL, Kind, LabelValues, PREFIX, Presence, Unit};
 
-use crate::grafana::place;
+use crate::grafana::paths;
 
 /// The table that the catalogue describes.
 fn table() -> String {
@@ -35,7 +35,7 @@ fn table() -> String {
 #[test]
 fn docs_table_matches_the_catalogue() {
     let expected = table();
-    assert!(place::text("src/metrics/METRICS.md") == expected, "src/metrics/METRICS.md is to be:\n\n{expected}");
+    assert!(paths::text("src/metrics/METRICS.md") == expected, "src/metrics/METRICS.md must be:\n\n{expected}");
 }
 
 #[test]

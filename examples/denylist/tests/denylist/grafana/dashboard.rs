@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::grafana::place;
+use crate::grafana::paths;
 use crate::grafana::promql::Query;
 
 pub(crate) const FILE: &str = "grafana/dashboards/gen-registry.json";
@@ -19,7 +19,7 @@ pub(crate) struct Target {
 
 impl Dashboard {
     pub(crate) fn read() -> Self {
-        Self(place::json(FILE))
+        Self(paths::json(FILE))
     }
 
     /// The panels that show data, including those in collapsed rows.
@@ -45,9 +45,9 @@ impl Dashboard {
     pub(crate) fn targets(&self) -> Result<Vec<Target>, Vec<String>> {
         let parsed = self.panels().into_iter().flat_map(|panel| {
             list(&panel["targets"]).iter().map(|target| {
-                let place = format!("panel {} {}", panel["title"], target["refId"]);
+                let location = format!("panel {} {}", panel["title"], target["refId"]);
                 Ok(Target {
-                    query: Query::new(place, target["expr"].as_str().unwrap_or_default())?,
+                    query: Query::new(location, target["expr"].as_str().unwrap_or_default())?,
                     is_instant: target["instant"] == true,
                     legend: target["legendFormat"].as_str().unwrap_or_default().to_owned(),
                 })
@@ -68,13 +68,13 @@ impl Dashboard {
     pub(crate) fn variable_queries(&self) -> Result<Vec<(String, Query)>, Vec<String>> {
         let asking = self.variables().iter().filter(|variable| variable["type"] == "query");
         all_or_errors(asking.map(|variable| {
-            let place = format!("variable {}", variable["name"]);
+            let location = format!("variable {}", variable["name"]);
             let text = variable["query"].as_str().unwrap_or_default();
             let inside = text.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
             let (selector, label) = inside
                 .and_then(|inside| inside.rsplit_once(", "))
-                .ok_or_else(|| format!("{place}: is not label_values(metric, label): {text}"))?;
-            Ok((label.to_owned(), Query::new(place, selector)?))
+                .ok_or_else(|| format!("{location}: is not label_values(metric, label): {text}"))?;
+            Ok((label.to_owned(), Query::new(location, selector)?))
         }))
     }
 }

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use crate::grafana::dashboard::Dashboard;
 use crate::grafana::end_to_end::every_panel_has_data_and_every_rule_is_computed;
+use crate::grafana::paths;
 use crate::grafana::picture::picture;
-use crate::grafana::place;
 use crate::grafana::prometheus::{Prometheus, RATE_INTERVAL, Series, eventually};
-use crate::harness::{Place, Service};
+use crate::harness::{Service, TestDir};
 
 /// How many phones crash in turn. Each crashes so rarely that its budget is never spent.
 const CRASHING: u64 = 64;
@@ -92,12 +92,12 @@ impl Drop for End<'_> {
 
 #[test]
 fn dashboard_matches_the_live_service() {
-    if place::program("prometheus").is_none() {
+    if paths::program("prometheus").is_none() {
         return;
     }
     // Cargo runs the tests in the directory of their package.
-    let drawing = std::env::var_os("GEN_REGISTRY_PICTURE").map(|file| place::root().join(file));
-    let directory = Place::new();
+    let drawing = std::env::var_os("GEN_REGISTRY_PICTURE").map(|file| paths::root().join(file));
+    let directory = TestDir::new();
     let callers: Vec<_> =
         (0..100).map(|n| format!("202555{:04},2021-07-07 00:{:02}:15,,,,,,", 100 + n, n % 60)).collect();
     let callers: Vec<_> = callers.iter().map(String::as_str).collect();
@@ -132,7 +132,7 @@ fn dashboard_matches_the_live_service() {
             let seconds = 120;
             thread::sleep(Duration::from_secs(seconds));
             let drawn = picture(&Dashboard::read(), &prometheus, seconds);
-            std::fs::write(file, drawn).expect("there is room for a picture");
+            std::fs::write(file, drawn).expect("the picture is written");
         }
     });
 

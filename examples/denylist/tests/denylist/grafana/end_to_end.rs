@@ -44,16 +44,16 @@ fn has_data(prometheus: &Prometheus, query: &Query, is_instant: bool, absent: &[
     let ask = || {
         if is_instant { prometheus.query(&expression) } else { prometheus.query_range(&expression, SHOWN) }
     };
-    println!("{}: {expression}", query.place);
+    println!("{}: {expression}", query.location);
     let readings = query.readings();
     if readings.iter().any(|reading| absent.iter().any(|metric| reading.metric.starts_with(metric.name))) {
         let result = ask();
-        assert!(result.is_empty(), "{}: not exported, and there nonetheless: {result:?}", query.place);
+        assert!(result.is_empty(), "{}: not exported, but has data: {result:?}", query.location);
         println!("    not exported");
         return;
     }
     let mut result = Vec::new();
-    eventually(&format!("{} has data: {expression}", query.place), || {
+    eventually(&format!("{} has data: {expression}", query.location), || {
         result = ask();
         result.iter().any(|series| latest(series).is_finite())
     });

@@ -18,7 +18,7 @@ pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
     let mut problems = Vec::new();
     whole(dashboard, &mut problems);
     panels(dashboard, &mut problems);
-    places(dashboard, &mut problems);
+    positions(dashboard, &mut problems);
     variables(dashboard, &mut problems);
     match (dashboard.targets(), dashboard.annotation_queries()) {
         (Ok(targets), Ok(annotations)) => {
@@ -99,7 +99,7 @@ fn panels(dashboard: &Dashboard, problems: &mut Vec<String>) {
 }
 
 /// Each panel is within the grid, and no two panels overlap.
-fn places(dashboard: &Dashboard, problems: &mut Vec<String>) {
+fn positions(dashboard: &Dashboard, problems: &mut Vec<String>) {
     let mut taken = BTreeMap::new();
     for panel in list(&dashboard.0["panels"]) {
         let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64());
@@ -156,13 +156,15 @@ fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
                 matcher.name == label && matches!(matcher.op, MatchOp::Re(_)) && matcher.value == variable
             });
             if !follows {
-                problems.push(format!("{}: does not select {label}=~\"{variable}\": {}", query.place, query.text));
+                problems.push(format!("{}: does not select {label}=~\"{variable}\": {}", query.location, query.text));
             }
         }
     }
     if let Some(range) = query.ranges().find(|range| *range != "$__rate_interval") {
-        problems
-            .push(format!("{}: uses the range [{range}] instead of [$__rate_interval]: {}", query.place, query.text));
+        problems.push(format!(
+            "{}: uses the range [{range}] instead of [$__rate_interval]: {}",
+            query.location, query.text
+        ));
     }
 }
 

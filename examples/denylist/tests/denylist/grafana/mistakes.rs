@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::grafana::dashboard::Dashboard;
-use crate::grafana::place;
+use crate::grafana::paths;
 use crate::grafana::rules::{self, Rules};
 use crate::grafana::{layout, names, schema};
 
@@ -18,7 +18,7 @@ fn all_problems(dashboard: &Dashboard, rules: &Rules) -> Vec<String> {
 /// Replaces a text in a file and expects this problem.
 #[track_caller]
 fn text_is_found(file: &str, from: &str, to: &str, problem: &str) {
-    let whole = place::text(file);
+    let whole = paths::text(file);
     assert!(whole.contains(from), "{file} has no {from:?} to replace");
     let broken = whole.replacen(from, to, 1);
     let (mut dashboard, mut rules) = (Dashboard::read(), Rules::read());
@@ -114,9 +114,9 @@ fn alert_mistakes_are_found() {
 
 #[test]
 fn alert_test_gaps_are_found() {
-    let whole = place::text(rules::TESTS);
+    let whole = paths::text(rules::TESTS);
     let untested = |from: &str, to: &str| {
-        assert!(whole.contains(from), "there is no {from:?} to be replaced");
+        assert!(whole.contains(from), "there is no {from:?} to replace");
         rules::untested(&Rules::read(), &yaml_serde::from_str(&whole.replace(from, to)).expect("it is still YAML"))
     };
     found(&untested("registry=\"once\"", "registry=\"loop\""), "CrashLoop: no case has a registry", "no silent one");
@@ -137,7 +137,7 @@ fn layout_mistakes_are_found() {
     change_is_found("/panels/2/title", json!(" "), "has no title");
     change_is_found("/panels/2/title", json!("Workers"), "its title is a duplicate");
     change_is_found("/panels/2/description", Value::Null, "has no description");
-    change_is_found("/panels/2/fieldConfig/defaults/unit", json!("bananas"), "has no unit");
+    change_is_found("/panels/2/fieldConfig/defaults/unit", json!("bananas"), "has no known unit");
     change_is_found("/panels/2/datasource/uid", json!("PBFA97CFB590B2093"), "does not use the variable's data source");
     change_is_found("/panels/2/targets/0/datasource/uid", json!("x"), "a query does not use the variable's");
     change_is_found("/panels/2/targets", json!([]), "has no query");

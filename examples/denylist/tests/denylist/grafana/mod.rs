@@ -12,9 +12,9 @@ mod exporter;
 mod layout;
 mod mistakes;
 mod names;
+mod paths;
 #[cfg(unix)]
 mod picture;
-mod place;
 mod prometheus;
 mod promql;
 mod promtool;

@@ -7,7 +7,7 @@ use gen_registry::metrics::{ALL, Kind, LabelValues, Metric};
 use serde_json::Value;
 
 use crate::grafana::dashboard::{Dashboard, list};
-use crate::grafana::place;
+use crate::grafana::paths;
 use crate::grafana::promql::{Query, Reading, named_values};
 use crate::grafana::rules::{self, Rules};
 
@@ -130,7 +130,7 @@ impl Names {
         let labels: BTreeSet<_> = readings.iter().flat_map(|reading| self.labels_of(reading.metric)).collect();
         let unknown = query.grouping_labels().into_iter().filter(|label| !labels.contains(*label));
         problems.extend(unknown.map(|label| format!("no metric read has the label {label}")));
-        problems.into_iter().map(|problem| format!("{}: {problem}: {}", query.place, query.text)).collect()
+        problems.into_iter().map(|problem| format!("{}: {problem}: {}", query.location, query.text)).collect()
     }
 }
 
@@ -155,7 +155,7 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
         problems.extend(names.check(query));
         let labels = query.result_labels(&|name| names.labels_of(name));
         for label in TARGET_LABELS.into_iter().chain(["registry"]).filter(|label| !labels.contains(*label)) {
-            problems.push(format!("{}: its result has no label {label}: {}", query.place, query.text));
+            problems.push(format!("{}: its result has no label {label}: {}", query.location, query.text));
         }
         match record {
             Some(record) => drop(names.recorded.insert(record.clone(), labels)),
@@ -167,7 +167,8 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
         problems.extend(names.check(query));
         let labels = query.result_labels(&|name| names.labels_of(name));
         for label in labels_in_template(&target.legend).filter(|label| !labels.contains(*label)) {
-            problems.push(format!("{}: the legend shows {label}, which the result lacks: {}", query.place, query.text));
+            problems
+                .push(format!("{}: the legend shows {label}, which the result lacks: {}", query.location, query.text));
         }
     }
     for query in &annotations {
@@ -176,7 +177,7 @@ fn find_problems(dashboard: &Dashboard, rules: &Rules) -> Result<Vec<String>, Ve
     for (label, query) in &variables {
         problems.extend(names.check(query));
         if !query.readings().iter().all(|reading| names.labels_of(reading.metric).contains(label)) {
-            problems.push(format!("{}: no label {label}: {}", query.place, query.text));
+            problems.push(format!("{}: no label {label}: {}", query.location, query.text));
         }
     }
 
@@ -225,7 +226,7 @@ pub(crate) fn problems_of_inputs(tests: &Value) -> Vec<String> {
 
 #[test]
 fn alert_tests_use_exported_series() {
-    assert_eq!(problems_of_inputs(&place::yaml(rules::TESTS)), [""; 0]);
+    assert_eq!(problems_of_inputs(&paths::yaml(rules::TESTS)), [""; 0]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::grafana::dashboard::list;
-use crate::grafana::place;
+use crate::grafana::paths;
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -65,7 +65,7 @@ impl Prometheus {
     /// installed.
     #[track_caller]
     pub(crate) fn scraping(job: &str, target: SocketAddr) -> Option<Self> {
-        let program = place::program("prometheus")?;
+        let program = paths::program("prometheus")?;
         for _ in 0..PORTS {
             if let Some(prometheus) = Self::start(&program, job, target) {
                 eventually(&format!("{target} is scraped"), || {
@@ -80,8 +80,8 @@ impl Prometheus {
 
     /// Starts a process and waits until it responds. `None` if it exits, which it does if its port is taken.
     fn start(program: &Path, job: &str, target: SocketAddr) -> Option<Self> {
-        let directory = tempfile::tempdir().expect("there is room for a directory");
-        let rules = place::path(crate::grafana::rules::FILE);
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let rules = paths::path(crate::grafana::rules::FILE);
         let config = serde_json::json!({
             "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
             "rule_files": [rules],
@@ -99,7 +99,7 @@ impl Prometheus {
         command.arg(format!("--config.file={file_name}"));
         command.arg(format!("--storage.tsdb.path={}", directory.path().join("data").display()));
         command.arg(format!("--web.listen-address={address}")).arg("--log.level=warn");
-        let log = File::create(directory.path().join("log")).expect("there is room for a file");
+        let log = File::create(directory.path().join("log")).expect("the file is written");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let mut child = EndOnDrop(command.spawn().expect("prometheus starts"));
         let (mut is_ready, mut is_over) = (false, false);

@@ -12,7 +12,7 @@ const RATE_INTERVAL: &str = "$__rate_interval";
 #[derive(Debug)]
 pub(crate) struct Query {
     /// Where the expression is, for error messages.
-    pub(crate) place: String,
+    pub(crate) location: String,
     /// The original text.
     pub(crate) text: String,
     expression: Expr,
@@ -28,12 +28,12 @@ pub(crate) struct Reading<'a> {
 }
 
 impl Query {
-    pub(crate) fn new(place: impl Into<String>, text: &str) -> Result<Self, String> {
-        let place = place.into();
+    pub(crate) fn new(location: impl Into<String>, text: &str) -> Result<Self, String> {
+        let location = location.into();
         // The other variables are inside strings, where they parse like any value.
         match parser::parse(&text.replace(RATE_INTERVAL, "1m")) {
-            Ok(expression) => Ok(Self { place, text: text.to_owned(), expression }),
-            Err(error) => Err(format!("{place}: does not parse: {error}: {text}")),
+            Ok(expression) => Ok(Self { location, text: text.to_owned(), expression }),
+            Err(error) => Err(format!("{location}: does not parse: {error}: {text}")),
         }
     }
 

@@ -5,13 +5,13 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::grafana::{exporter, place, rules};
+use crate::grafana::{exporter, paths, rules};
 
 /// Runs `promtool` if it is installed.
 #[track_caller]
 fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
-    let mut command = Command::new(place::program("promtool")?);
-    command.args(arguments).current_dir(place::root());
+    let mut command = Command::new(paths::program("promtool")?);
+    command.args(arguments).current_dir(paths::root());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("promtool starts");
     let mut pipe = child.stdin.take().expect("piped");
@@ -72,14 +72,14 @@ const LOOSENED: [(&str, &str, &str); 16] = [
 
 #[test]
 fn loosened_alert_fails_its_tests() {
-    let (rules, tests) = (place::text(rules::FILE), place::text(rules::TESTS));
+    let (rules, tests) = (paths::text(rules::FILE), paths::text(rules::TESTS));
     for (alert, from, to) in LOOSENED {
         assert!(rules.contains(from), "there is no {from:?} to replace");
         // The tests refer to the rules by a relative path.
         let directory = tempfile::tempdir().expect("a temporary directory");
         let put = |name: &str, text: &str| {
             let file = directory.path().join(name);
-            std::fs::write(&file, text).expect("there is room for a file");
+            std::fs::write(&file, text).expect("the file is written");
             file.to_str().expect("a temporary path is text").to_owned()
         };
         put("rules.yml", &rules.replace(from, to));

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::grafana::dashboard::list;
-use crate::grafana::place;
+use crate::grafana::paths;
 
 const COMPOSE: &str = "grafana/docker-compose.yml";
 const PROMETHEUS: &str = "grafana/prometheus/prometheus.yml";
@@ -19,12 +19,12 @@ fn mounted<'a>(service: &'a Value, directory: &str) -> &'a str {
 
 #[test]
 fn mounted_volumes_exist() {
-    let compose = place::yaml(COMPOSE);
+    let compose = paths::yaml(COMPOSE);
     for service in ["prometheus", "grafana"] {
         for volume in list(&compose["services"][service]["volumes"]).iter().filter_map(Value::as_str) {
             let source = volume.split(':').next().unwrap_or_default();
             match source.strip_prefix("./") {
-                Some(directory) => assert!(place::path(&format!("grafana/{directory}")).is_dir(), "{volume}"),
+                Some(directory) => assert!(paths::path(&format!("grafana/{directory}")).is_dir(), "{volume}"),
                 None => assert!(compose["volumes"].get(source).is_some(), "{volume}"),
             }
         }
@@ -35,21 +35,21 @@ fn mounted_volumes_exist() {
 
 #[test]
 fn grafana_is_provisioned() {
-    let compose = place::yaml(COMPOSE);
+    let compose = paths::yaml(COMPOSE);
     let (prometheus, grafana) = (&compose["services"]["prometheus"], &compose["services"]["grafana"]);
     let command: Vec<_> = list(&prometheus["command"]).iter().filter_map(Value::as_str).collect();
-    let sources = place::yaml("grafana/provisioning/datasources/prometheus.yml");
+    let sources = paths::yaml("grafana/provisioning/datasources/prometheus.yml");
     let source = &sources["datasources"][0];
     let address = source["url"].as_str().and_then(|url| url.strip_prefix("http://")).expect("an address");
     assert!(command.contains(&format!("--web.listen-address={address}").as_str()), "{command:?}");
     let config = format!("--config.file={}/prometheus.yml", mounted(prometheus, "./prometheus"));
     assert!(command.contains(&config.as_str()), "{command:?}");
     assert_eq!(source["type"], "prometheus");
-    let interval = &place::yaml(PROMETHEUS)["global"]["scrape_interval"];
+    let interval = &paths::yaml(PROMETHEUS)["global"]["scrape_interval"];
     assert_eq!(source["jsonData"]["timeInterval"], *interval, "$__rate_interval would be wrong");
 
     assert_eq!(mounted(grafana, "./provisioning"), "/etc/grafana/provisioning");
-    let providers = place::yaml("grafana/provisioning/dashboards/gen-registry.yml");
+    let providers = paths::yaml("grafana/provisioning/dashboards/gen-registry.yml");
     let dashboards = mounted(grafana, "./dashboards");
     assert_eq!(providers["providers"][0]["options"]["path"], dashboards);
     let home = format!("{dashboards}/gen-registry.json");
@@ -58,7 +58,7 @@ fn grafana_is_provisioned() {
 
 #[test]
 fn only_loopback_is_bound() {
-    let compose = place::yaml(COMPOSE);
+    let compose = paths::yaml(COMPOSE);
     let services = &compose["services"];
     assert!(services.as_object().is_some_and(|services| services.len() == 2), "check the additional service here too");
     for service in ["prometheus", "grafana"] {
@@ -72,12 +72,12 @@ fn only_loopback_is_bound() {
 
 #[test]
 fn prometheus_scrapes_service_and_loads_rules() {
-    let prometheus = place::yaml(PROMETHEUS);
+    let prometheus = paths::yaml(PROMETHEUS);
     let target = prometheus["scrape_configs"][0]["static_configs"][0]["targets"][0].as_str().expect("a target");
-    let service = place::text("examples/denylist/src/serve.rs");
+    let service = paths::text("examples/denylist/src/serve.rs");
     assert!(service.contains(&format!("default_value = \"{target}\"")), "the service does not listen on {target}");
     for file in list(&prometheus["rule_files"]).iter().filter_map(Value::as_str) {
-        assert!(place::path(&format!("grafana/prometheus/{file}")).is_file(), "{file}");
+        assert!(paths::path(&format!("grafana/prometheus/{file}")).is_file(), "{file}");
     }
     assert_eq!(list(&prometheus["rule_files"]), ["rules.yml"]);
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::grafana::dashboard::{all_or_errors, list};
-use crate::grafana::place;
+use crate::grafana::paths;
 use crate::grafana::promql::Query;
 
 pub(crate) const FILE: &str = "grafana/prometheus/rules.yml";
@@ -16,7 +16,7 @@ pub(crate) struct Rules(pub(crate) Value);
 
 impl Rules {
     pub(crate) fn read() -> Self {
-        Self(place::yaml(FILE))
+        Self(paths::yaml(FILE))
     }
 
     pub(crate) fn all(&self) -> impl Iterator<Item = &Value> {
@@ -39,7 +39,7 @@ impl Rules {
 
     /// The problems of the alerts.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let runbook = place::text(RUNBOOK);
+        let runbook = paths::text(RUNBOOK);
         let headings: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
         let mut problems = Vec::new();
         for alert in self.alerts() {
@@ -110,5 +110,5 @@ fn alerts_have_severity_and_runbook() {
 
 #[test]
 fn alerts_have_firing_and_silent_cases() {
-    assert_eq!(untested(&Rules::read(), &place::yaml(TESTS)), [""; 0]);
+    assert_eq!(untested(&Rules::read(), &paths::yaml(TESTS)), [""; 0]);
 }

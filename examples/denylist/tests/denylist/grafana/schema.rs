@@ -4,14 +4,14 @@ use jsonschema::Validator;
 use serde_json::{Value, json};
 
 use crate::grafana::dashboard::{Dashboard, list};
-use crate::grafana::place;
+use crate::grafana::paths;
 
 /// Grafana's own data source for annotations has another `target` than the published type, and Prometheus' has these on
 /// the annotation itself. `layout` checks them.
 const OF_PROMETHEUS_ANNOTATIONS: [&str; 4] = ["target", "titleFormat", "textFormat", "tagKeys"];
 
 fn schema(name: &str) -> Value {
-    place::json(&format!("grafana/schema/{name}.json"))
+    paths::json(&format!("grafana/schema/{name}.json"))
 }
 
 fn validator(schema: &Value) -> Validator {
@@ -25,8 +25,8 @@ fn of_type(mut schema: Value, name: &str) -> Validator {
     validator(&schema)
 }
 
-fn errors(validator: &Validator, value: &Value, place: &str) -> Vec<String> {
-    validator.iter_errors(value).map(|error| format!("{place}{}: {error}", error.instance_path())).collect()
+fn errors(validator: &Validator, value: &Value, location: &str) -> Vec<String> {
+    validator.iter_errors(value).map(|error| format!("{location}{}: {error}", error.instance_path())).collect()
 }
 
 pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
@@ -42,22 +42,22 @@ pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
     let mut problems = errors(&validator(&schema("dashboard")), &json, "dashboard");
     let (panel_type, row_type) = (of_type(schema("dashboard"), "Panel"), of_type(schema("dashboard"), "RowPanel"));
     for panel in &panels {
-        let place = format!("panel {}", panel["title"]);
+        let location = format!("panel {}", panel["title"]);
         let kind = panel["type"].as_str().unwrap_or_default();
         if kind == "row" {
-            problems.extend(errors(&row_type, panel, &place));
+            problems.extend(errors(&row_type, panel, &location));
             continue;
         }
-        problems.extend(errors(&panel_type, panel, &place));
-        if !place::path(&format!("grafana/schema/{kind}.json")).is_file() {
-            problems.push(format!("{place}: there is no schema for panels of the type {kind:?}"));
+        problems.extend(errors(&panel_type, panel, &location));
+        if !paths::path(&format!("grafana/schema/{kind}.json")).is_file() {
+            problems.push(format!("{location}: there is no schema for panels of the type {kind:?}"));
             continue;
         }
         let schema = schema(kind);
-        problems.extend(errors(&of_type(schema.clone(), "Options"), &panel["options"], &place));
+        problems.extend(errors(&of_type(schema.clone(), "Options"), &panel["options"], &location));
         if schema["definitions"]["FieldConfig"].is_object() {
             let custom = &panel["fieldConfig"]["defaults"]["custom"];
-            problems.extend(errors(&of_type(schema, "FieldConfig"), custom, &place));
+            problems.extend(errors(&of_type(schema, "FieldConfig"), custom, &location));
         }
     }
     problems
