@@ -127,7 +127,7 @@ impl Queue {
                 return Some(due);
             }
         }
-        // The queue is empty: release what a burst of deadlines took.
+        // The queue is empty: release the memory that many deadlines took.
         self.compact_at = MIN_COMPACT;
         self.pending.shrink_to(MIN_COMPACT);
         None
@@ -343,7 +343,7 @@ mod tests {
         }
         assert_eq!(starts.asked.get(), 0);
         assert_eq!(deadlines.pop_passed(&starts), None);
-        assert!(deadlines.init.pending.capacity() <= 2 * MIN_COMPACT, "the memory of a burst is kept");
+        assert!(deadlines.init.pending.capacity() <= 2 * MIN_COMPACT, "the memory of many deadlines is kept");
     }
 
     #[tokio::test(start_paused = true)]
