@@ -41,54 +41,54 @@ trait Kills: Stops {
 
 impl Stops for Registry<Counter<String>> {
     async fn stop(&self, key: &String) {
-        Registry::stop(self, key).await.expect("it runs");
+        Registry::stop(self, key).await.expect("the worker is running");
     }
 }
 
 impl Kills for Registry<Counter<String>> {
     async fn kill(&self, key: &String) {
-        Registry::kill(self, key).await.expect("it runs");
+        Registry::kill(self, key).await.expect("the worker is running");
     }
 }
 
 impl Stops for Dash<String> {
     async fn stop(&self, key: &String) {
-        let (_, sender) = self.0.remove(key).expect("it runs");
+        let (_, sender) = self.0.remove(key).expect("the worker is running");
         baselines::stop(&sender).await;
     }
 }
 
 impl Stops for DashOnce<String> {
     async fn stop(&self, key: &String) {
-        let (_, cell) = self.0.remove(key).expect("it runs");
-        baselines::stop(cell.get().expect("it has started")).await;
+        let (_, cell) = self.0.remove(key).expect("the worker is running");
+        baselines::stop(cell.get().expect("the worker has started")).await;
     }
 }
 
 impl Stops for Papaya<String> {
     async fn stop(&self, key: &String) {
-        let sender = self.0.pin().remove(key).cloned().expect("it runs");
+        let sender = self.0.pin().remove(key).cloned().expect("the worker is running");
         baselines::stop(&sender).await;
     }
 }
 
 impl Stops for Locked<String> {
     async fn stop(&self, key: &String) {
-        let sender = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(key).expect("it runs");
+        let sender = self.0.write().unwrap_or_else(PoisonError::into_inner).remove(key).expect("the worker is running");
         baselines::stop(&sender).await;
     }
 }
 
 impl Stops for Moka<String> {
     async fn stop(&self, key: &String) {
-        let sender = self.0.remove(key).await.expect("it runs");
+        let sender = self.0.remove(key).await.expect("the worker is running");
         baselines::stop(&sender).await;
     }
 }
 
 impl Stops for Joined {
     async fn stop(&self, key: &String) {
-        let (_, (sender, task)) = self.0.remove(key).expect("it runs");
+        let (_, (sender, task)) = self.0.remove(key).expect("the worker is running");
         drop(sender);
         task.expect("the task is present").await.expect("a worker must not panic");
     }
@@ -96,7 +96,7 @@ impl Stops for Joined {
 
 impl Kills for Joined {
     async fn kill(&self, key: &String) {
-        let (_, (_sender, task)) = self.0.remove(key).expect("it runs");
+        let (_, (_sender, task)) = self.0.remove(key).expect("the worker is running");
         let task = task.expect("the task is present");
         task.abort();
         task.await.expect_err("the task was aborted");
@@ -112,8 +112,8 @@ async fn vacant(name: &str) {
 
 impl Stops for Kameo {
     async fn stop(&self, key: &String) {
-        let actor: KameoRef = self.lookup(key).expect("it runs");
-        actor.stop_gracefully().await.expect("it runs");
+        let actor: KameoRef = self.lookup(key).expect("the worker is running");
+        actor.stop_gracefully().await.expect("the worker is running");
         actor.wait_for_shutdown().await;
         vacant(key).await;
     }
@@ -121,7 +121,7 @@ impl Stops for Kameo {
 
 impl Kills for Kameo {
     async fn kill(&self, key: &String) {
-        let actor: KameoRef = self.lookup(key).expect("it runs");
+        let actor: KameoRef = self.lookup(key).expect("the worker is running");
         actor.kill();
         actor.wait_for_shutdown().await;
         vacant(key).await;
@@ -130,15 +130,15 @@ impl Kills for Kameo {
 
 impl Stops for Ractor {
     async fn stop(&self, key: &String) {
-        let actor = self.lookup(key).expect("it runs");
-        actor.stop_and_wait(None, None).await.expect("it runs");
+        let actor = self.lookup(key).expect("the worker is running");
+        actor.stop_and_wait(None, None).await.expect("the worker is running");
     }
 }
 
 impl Kills for Ractor {
     async fn kill(&self, key: &String) {
-        let actor = self.lookup(key).expect("it runs");
-        actor.kill_and_wait(None).await.expect("it runs");
+        let actor = self.lookup(key).expect("the worker is running");
+        actor.kill_and_wait(None).await.expect("the worker is running");
     }
 }
 

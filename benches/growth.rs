@@ -130,7 +130,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
         runtime.block_on(async {
             let begun = Instant::now();
             for _ in 0..operations {
-                black_box(Counts::call(&registry.lookup(probes.next()).expect("it runs")).await);
+                black_box(Counts::call(&registry.lookup(probes.next()).expect("the worker is running")).await);
             }
             each(begun.elapsed(), operations)
         })
@@ -154,7 +154,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
         runtime.block_on(async {
             let begun = Instant::now();
             for key in &keys {
-                registry.stop(key).await.expect("it runs");
+                registry.stop(key).await.expect("the worker is running");
             }
             stop = stop.min(each(begun.elapsed(), churn));
             let begun = Instant::now();
@@ -164,7 +164,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
             start = start.min(each(begun.elapsed(), churn));
             let begun = Instant::now();
             for key in &keys {
-                registry.kill(key).await.expect("it runs");
+                registry.kill(key).await.expect("the worker is running");
             }
             kill = kill.min(each(begun.elapsed(), churn));
             for key in &keys {
@@ -177,7 +177,7 @@ fn gen_registry(workers: usize, rounds: usize) -> Vec<(&'static str, f64)> {
     // The table has had many workers and now has ten.
     runtime.block_on(async {
         for n in 10..workers {
-            registry.stop(&String::nth(n)).await.expect("it runs");
+            registry.stop(&String::nth(n)).await.expect("the worker is running");
         }
     });
     costs.push((LAST_TEN, least(rounds, || repeat(10, || drop(black_box(registry.sample()))))));

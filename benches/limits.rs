@@ -92,13 +92,13 @@ impl Case {
                 }
             }
             Self::Call => {
-                let worker = registry.lookup(&hot).expect("it runs");
+                let worker = registry.lookup(&hot).expect("the worker is running");
                 for _ in 0..iterations {
                     black_box(Counts::call(&worker).await);
                 }
             }
             Self::Casts => {
-                let worker = registry.lookup(&hot).expect("it runs");
+                let worker = registry.lookup(&hot).expect("the worker is running");
                 for _ in 0..iterations {
                     Counts::cast(&worker).await;
                 }
@@ -109,7 +109,7 @@ impl Case {
                 let key = String::nth(1_000_000);
                 for _ in 0..iterations {
                     registry.start(&key, Begin::AtOnce).await.expect("the key is vacant");
-                    registry.stop(&key).await.expect("it runs");
+                    registry.stop(&key).await.expect("the worker is running");
                 }
             }
         }

@@ -30,12 +30,12 @@ fn main() {
 /// The worker to send to. Its registry is kept, because dropping it would end the worker.
 async fn gen_registry() -> (WorkerHandle<Counter<String>>, Registry<Counter<String>>) {
     let registry = Registry::new();
-    (registry.start("+15550000000", Begin::AtOnce).await.expect("it starts"), registry)
+    (registry.start("+15550000000", Begin::AtOnce).await.expect("the start succeeds"), registry)
 }
 
 async fn bare() -> (baselines::Sender, ()) {
     let (sender, mailbox) = mpsc::channel(MAILBOX);
-    baselines::spawn(mailbox).0.await.expect("it starts");
+    baselines::spawn(mailbox).0.await.expect("the start succeeds");
     (sender, ())
 }
 
@@ -193,7 +193,7 @@ fn lookup_and_call(benches: &mut Benches) {
                     let mut probes = probes.for_caller(caller);
                     async move {
                         for _ in 0..iterations {
-                            let worker = variant.lookup(probes.next()).expect("it runs");
+                            let worker = variant.lookup(probes.next()).expect("the worker is running");
                             black_box(worker.call().await);
                         }
                     }
@@ -232,15 +232,15 @@ fn via(benches: &mut Benches) {
 
     impl<W: Variant<String>> Counts for Each<W> {
         async fn cast(&self) {
-            self.0.lookup(&self.1).expect("it runs").cast().await;
+            self.0.lookup(&self.1).expect("the worker is running").cast().await;
         }
 
         async fn call(&self) -> u64 {
-            self.0.lookup(&self.1).expect("it runs").call().await
+            self.0.lookup(&self.1).expect("the worker is running").call().await
         }
 
         fn note(&self) {
-            self.0.lookup(&self.1).expect("it runs").note();
+            self.0.lookup(&self.1).expect("the worker is running").note();
         }
     }
 
@@ -255,7 +255,7 @@ fn via(benches: &mut Benches) {
     };
     let handle = async || {
         let registry: Registry<Counter<String>> = filled().await;
-        (registry.lookup(&key).expect("it runs"), registry)
+        (registry.lookup(&key).expect("the worker is running"), registry)
     };
     let papaya = async || (Each(filled::<Papaya<String>>().await, key.clone()), ());
     let dash = async || (Each(filled::<Dash<String>>().await, key.clone()), ());

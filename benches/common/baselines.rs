@@ -62,18 +62,18 @@ pub(crate) async fn serve(mut mailbox: mpsc::Receiver<Mail>) {
 
 /// Ends a worker that was removed from its map: it handles its mailbox, then drops it.
 pub(crate) async fn stop(sender: &Sender) {
-    sender.send(Mail::Stop).await.expect("it runs");
+    sender.send(Mail::Stop).await.expect("the worker is running");
     sender.closed().await;
 }
 
 impl Counts for Sender {
     async fn cast(&self) {
-        self.send(Mail::Add(1)).await.expect("it runs");
+        self.send(Mail::Add(1)).await.expect("the worker is running");
     }
 
     async fn call(&self) -> u64 {
         let (reply, answer) = oneshot::channel();
-        self.send(Mail::Get(reply)).await.expect("it runs");
+        self.send(Mail::Get(reply)).await.expect("the worker is running");
         answer.await.expect("the worker replies")
     }
 
@@ -121,7 +121,7 @@ impl<K: Key> Variant<K> for Papaya<K> {
         if let Err(taken) = self.0.pin().try_insert(key.clone(), Arc::clone(&sender)) {
             return Arc::clone(taken.current);
         }
-        spawn(mailbox).0.await.expect("it starts");
+        spawn(mailbox).0.await.expect("the start succeeds");
         sender
     }
 
@@ -193,7 +193,7 @@ impl<K: Key> Variant<K> for Beside<K> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let named = Named(Arc::new((key.clone(), sender)));
         self.0.pin().insert(named.clone());
-        spawn(mailbox).0.await.expect("it starts");
+        spawn(mailbox).0.await.expect("the start succeeds");
         named
     }
 
@@ -245,7 +245,7 @@ impl<K: Key> Variant<K> for Owned<K> {
         }
         let (reply, answer) = oneshot::channel();
         self.requests.send((key.clone(), reply)).await.expect("the owner runs");
-        answer.await.expect("it starts")
+        answer.await.expect("the start succeeds")
     }
 
     async fn end(self) {
@@ -316,7 +316,7 @@ impl<K: Key> Variant<K> for OneLock<K> {
             // The closure owns the sender. The worker has none.
             spawn_then(Begin::AtOnce, mailbox, move || this.open(&key, &sender));
         }
-        answer.await.expect("it starts")
+        answer.await.expect("the start succeeds")
     }
 
     async fn end(self) {
@@ -353,7 +353,7 @@ impl<K: Key> Variant<K> for Dash<K> {
                 (sender, ready)
             }
         };
-        ready.await.expect("it starts");
+        ready.await.expect("the start succeeds");
         sender
     }
 
@@ -391,7 +391,7 @@ impl<K: Key> Variant<K> for Locked<K> {
                 (sender, ready)
             }
         };
-        ready.await.expect("it starts");
+        ready.await.expect("the start succeeds");
         sender
     }
 
@@ -421,7 +421,7 @@ impl<K: Key> Variant<K> for DashOnce<K> {
         let cell = found.unwrap_or_else(|| Arc::clone(&self.0.entry(key.clone()).or_default()));
         let sender = cell.get_or_init(|| async {
             let (sender, mailbox) = mpsc::channel(MAILBOX);
-            spawn(mailbox).0.await.expect("it starts");
+            spawn(mailbox).0.await.expect("the start succeeds");
             sender
         });
         sender.await.clone()
@@ -452,7 +452,7 @@ impl<K: Key> Variant<K> for Moka<K> {
     async fn start(&self, key: &K) -> Sender {
         let started = self.0.get_with_by_ref(key, async {
             let (sender, mailbox) = mpsc::channel(MAILBOX);
-            spawn(mailbox).0.await.expect("it starts");
+            spawn(mailbox).0.await.expect("the start succeeds");
             sender
         });
         started.await
@@ -494,7 +494,7 @@ impl Variant<String> for Joined {
                 (sender, ready)
             }
         };
-        ready.await.expect("it starts");
+        ready.await.expect("the start succeeds");
         sender
     }
 

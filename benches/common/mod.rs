@@ -479,7 +479,7 @@ impl<K: Key> Worker for Counter<K> {
 
 impl<K: Key> Counts for WorkerHandle<Counter<K>> {
     async fn cast(&self) {
-        WorkerHandle::cast(self, Message::Add(1)).await.expect("it runs");
+        WorkerHandle::cast(self, Message::Add(1)).await.expect("the worker is running");
     }
 
     async fn call(&self) -> u64 {
@@ -493,7 +493,7 @@ impl<K: Key> Counts for WorkerHandle<Counter<K>> {
 
 impl<K: Key> Counts for Via<Counter<K>> {
     async fn cast(&self) {
-        Via::cast(self, Message::Add(1)).await.expect("it runs");
+        Via::cast(self, Message::Add(1)).await.expect("the worker is running");
     }
 
     async fn call(&self) -> u64 {
@@ -518,7 +518,7 @@ impl<K: Key> Variant<K> for Registry<Counter<K>> {
     }
 
     async fn start(&self, key: &K) -> Self::Handle {
-        self.lookup_or_start(key, Begin::AtOnce).await.expect("it starts")
+        self.lookup_or_start(key, Begin::AtOnce).await.expect("the start succeeds")
     }
 
     async fn end(self) {

@@ -55,7 +55,7 @@ pub(crate) type KameoRef = kameo::actor::ActorRef<KameoCounter>;
 
 impl Counts for KameoRef {
     async fn cast(&self) {
-        self.tell(Add(1)).await.expect("it runs");
+        self.tell(Add(1)).await.expect("the worker is running");
     }
 
     async fn call(&self) -> u64 {
@@ -142,15 +142,18 @@ pub(crate) type RactorRef = ractor::ActorRef<RactorMessage>;
 
 impl Counts for RactorRef {
     async fn cast(&self) {
-        ractor::ActorRef::cast(self, RactorMessage::Add(1)).expect("it runs");
+        ractor::ActorRef::cast(self, RactorMessage::Add(1)).expect("the worker is running");
     }
 
     async fn call(&self) -> u64 {
-        ractor::ActorRef::call(self, RactorMessage::Get, None).await.expect("it runs").expect("the worker replies")
+        ractor::ActorRef::call(self, RactorMessage::Get, None)
+            .await
+            .expect("the worker is running")
+            .expect("the worker replies")
     }
 
     fn note(&self) {
-        ractor::ActorRef::cast(self, RactorMessage::Note).expect("it runs");
+        ractor::ActorRef::cast(self, RactorMessage::Note).expect("the worker is running");
     }
 }
 
@@ -160,7 +163,7 @@ pub(crate) struct Ractor;
 
 impl Ractor {
     pub(crate) async fn spawn(name: Option<String>, begin: Begin) -> RactorRef {
-        <RactorCounter as ractor::Actor>::spawn(name, RactorCounter, begin).await.expect("it starts").0
+        <RactorCounter as ractor::Actor>::spawn(name, RactorCounter, begin).await.expect("the start succeeds").0
     }
 }
 
@@ -233,7 +236,7 @@ pub(crate) fn xtra_spawn() -> xtra::Address<XtraCounter> {
 impl Counts for xtra::Address<XtraCounter> {
     async fn cast(&self) {
         // Detached, the send completes when the mailbox has accepted the message. Its result awaits the handler.
-        drop(self.send(Add(1)).detach().await.expect("it runs"));
+        drop(self.send(Add(1)).detach().await.expect("the worker is running"));
     }
 
     async fn call(&self) -> u64 {
@@ -243,6 +246,6 @@ impl Counts for xtra::Address<XtraCounter> {
     fn note(&self) {
         let sent = self.send(Note).detach().now_or_never().expect("the mailbox has room");
         // As for a cast.
-        drop(sent.expect("it runs"));
+        drop(sent.expect("the worker is running"));
     }
 }

@@ -291,7 +291,7 @@ fn smoke() -> anyhow::Result<()> {
     let page = page(&some, &[]);
     assert!(page.contains("| mpsc + oneshot | 300 ns | 3.00 |"), "{page}");
     let parts = [("one", some.group("call/callers: 1"))];
-    let svg = chart::bars("Some", &parts).context("it has figures")?;
+    let svg = chart::bars("Some", &parts).context("the parts have figures")?;
     assert!(svg.contains("logarithmic") && svg.ends_with("</svg>\n"), "{svg}");
     assert!(chart::lines("None", &[]).is_none());
     Ok(())

@@ -313,7 +313,7 @@ impl std::error::Error for PanicsOnDrop {}
 
 /// A key whose clones panic when dropped while the flag is set.
 #[derive(Clone)]
-struct PanickingKey(u32, #[expect(dead_code, reason = "it is only dropped")] PanicsOnDrop);
+struct PanickingKey(u32, #[expect(dead_code, reason = "only its drop matters")] PanicsOnDrop);
 
 impl PartialEq for PanickingKey {
     fn eq(&self, other: &Self) -> bool {

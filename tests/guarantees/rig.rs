@@ -168,7 +168,7 @@ pub(crate) enum Message {
     /// Replies with the number of messages handled before.
     Ask(Reply<usize>),
     /// Takes the reply and never sends it.
-    Forget(#[expect(dead_code, reason = "it is only dropped")] Reply<usize>),
+    Forget(#[expect(dead_code, reason = "only its drop matters")] Reply<usize>),
     Do(Act),
     /// Acts, then replies.
     Slowly(Act, Reply<usize>),

@@ -122,10 +122,10 @@ fn registry_works_from_another_runtime() {
     let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registry: gen_registry::Registry<Probe> = home.block_on(async { registry() });
     runtime().block_on(async {
-        let worker = within(registry.start(&1, Plan::new(&book)), "a start from abroad").await.unwrap();
+        let worker = within(registry.start(&1, Plan::new(&book)), "a start from another runtime").await.unwrap();
         worker.cast(Message::Note(1)).await.unwrap();
         assert_eq!(worker.call(Message::Ask).await.unwrap(), 1);
-        assert_eq!(within(registry.shutdown(), "a shutdown from abroad").await.drained, 1);
+        assert_eq!(within(registry.shutdown(), "a shutdown from another runtime").await.drained, 1);
     });
 }
 
@@ -155,15 +155,15 @@ fn worker_runs_on_its_registrys_runtime() {
         let _entered = home.enter();
         gen_registry::Registry::<Native>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap()
     };
-    let abroad = runtime();
-    abroad.block_on(async {
+    let other_runtime = runtime();
+    other_runtime.block_on(async {
         let worker = within(registry.start(&1, ()), "a start from another runtime").await.unwrap();
         assert_eq!(within(worker.call(|reply| reply), "its answer").await.unwrap(), home.handle().id());
         within(registry.stop(&1), "its stop").await.unwrap();
         within(registry.start(&2, ()), "another start").await.unwrap();
     });
     // The worker does not end with the runtime from which it was requested, and does not need one.
-    drop(abroad);
+    drop(other_runtime);
     let worker = registry.lookup(&2).expect("the worker is running");
     let third = std::thread::spawn({
         let registry = registry.clone();

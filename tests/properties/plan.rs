@@ -12,8 +12,8 @@ pub(crate) const CAPACITY: usize = 2;
 // All times are in milliseconds of a paused clock. Each step takes at least one, so that few things happen at once.
 pub(crate) const INIT_TIMEOUT: u64 = 7;
 pub(crate) const STOP_TIMEOUT: u64 = 5;
-/// A worker idles at 15.01 ms, which the registry is given, or up to a sixteenth later. In whole milliseconds, that is
-/// here.
+/// The registry has an idle timeout of 15.01 ms, and a worker idles up to a sixteenth later: in whole milliseconds, at
+/// this time.
 pub(crate) const IDLE_TIMEOUT: u64 = 16;
 pub(crate) const IDLE_MICROS: u64 = 15_010;
 /// The backoff is a random share of this, which the timer rounds up to one millisecond.

@@ -213,7 +213,8 @@ async fn crash_in_terminate_still_restarts() {
 async fn crash_of_stopping_worker_does_not_restart() {
     for policy in [Restart::Temporary, Restart::Permanent] {
         let (registry, record) = (registry(policy), Record::default());
-        let worker = within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
+        let worker =
+            within(registry.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("the start succeeds");
         worker.cast(Ask::Do(Step::Hang)).await.expect("the worker is running");
         worker.cast(Ask::Note(1)).await.expect("the worker is running");
         let stopper = registry.clone();

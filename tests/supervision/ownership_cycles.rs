@@ -43,7 +43,7 @@ async fn chain(length: usize) -> Vec<Registry<RestartableWorker>> {
         started(registry, "p").await;
     }
     for pair in chain.windows(2) {
-        own(&pair[0].lookup("p").unwrap(), &pair[1]).await.expect("it closes no cycle");
+        own(&pair[0].lookup("p").unwrap(), &pair[1]).await.expect("the ownership closes no cycle");
     }
     chain
 }

@@ -194,7 +194,7 @@ async fn worker_joining_a_waiting_start_unblocks_it() {
         Box::pin(async move {
             pass.pass().await;
             let registry = own_registry(ctx);
-            registry.lookup_or_start("waits", ClosureArgs::default()).await.expect("it is let through");
+            registry.lookup_or_start("waits", ClosureArgs::default()).await.expect("the start succeeds");
         })
     });
     let other = registry.clone();

@@ -154,7 +154,8 @@ async fn worker_events_are_in_its_span() {
     tracing::info!(target: "gen_registry::test", "outside");
     let of = |message: &str| {
         let events = log.events();
-        let (_, fields) = events.iter().find(|(_, fields)| fields["message"] == message).expect("it was said").clone();
+        let (_, fields) =
+            events.iter().find(|(_, fields)| fields["message"] == message).expect("the event was recorded").clone();
         fields.get("in span of").cloned()
     };
     assert_eq!((of("one"), of("other")), (Some(one.id().to_string()), Some(other.id().to_string())));

@@ -395,7 +395,7 @@ async fn try_cast_by_address_sends_or_returns_message() {
     let via = registry.via_or_start("a", Plan::default().recorded(&record));
     let error = via.try_cast(Ask::Note(7)).unwrap_err();
     assert!(matches!(error, SendError::NotFound(_)));
-    assert_eq!((note_of(error), record.inits("a")), (7, 0), "it starts no worker");
+    assert_eq!((note_of(error), record.inits("a")), (7, 0), "the send starts no worker");
     let worker = started(&registry, "a").await;
     let addresses = Addresses::new(&registry, &worker);
     let hits = registry.stats().lookups.hit;

@@ -117,7 +117,7 @@ fn idle_worker_takes_at_most_700_bytes() {
         runtime.block_on(async {
             for n in numbers {
                 let key = format!("+1555{n:07}");
-                within(registry.start(&key, 1), "a start").await.expect("it starts");
+                within(registry.start(&key, 1), "a start").await.expect("the start succeeds");
             }
         });
     };
@@ -128,8 +128,8 @@ fn idle_worker_takes_at_most_700_bytes() {
     assert!(each <= 700, "{each} bytes a worker");
     assert!(each > 300, "{each} bytes a worker: some allocations were not counted");
     runtime.block_on(async {
-        let last = registry.lookup("+15550001249").expect("it was started");
-        within(last.cast(Message::Add(1)), "the cast").await.expect("it runs");
+        let last = registry.lookup("+15550001249").expect("the worker was started");
+        within(last.cast(Message::Add(1)), "the cast").await.expect("the worker is running");
         assert_eq!(within(last.call(Message::Get), "the call").await.expect("the worker replies"), 2);
         assert_eq!(within(registry.shutdown(), "the shutdown").await.aborted, 0);
     });
@@ -212,7 +212,7 @@ fn finished_tasks_keep_no_memory() {
         let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
         let start = |key: &'static str| {
             runtime.block_on(async {
-                within(registry.start(key, RestartableArgs::default()), "a start").await.expect("it starts")
+                within(registry.start(key, RestartableArgs::default()), "a start").await.expect("the start succeeds")
             })
         };
         let (worker, watched) = (start("worker"), start("watched"));
@@ -236,7 +236,9 @@ fn worker_size_is_restored_after_tasks() {
             for n in 0..=WORKERS {
                 let key = format!("{name} {n}");
                 workers.push(
-                    within(registry.start(&key, RestartableArgs::default()), "a start").await.expect("it starts"),
+                    within(registry.start(&key, RestartableArgs::default()), "a start")
+                        .await
+                        .expect("the start succeeds"),
                 );
             }
             for worker in &workers {
@@ -265,7 +267,7 @@ fn the_handles_of_ended_timers_keep_little() {
     let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
     let begin = || {
         runtime.block_on(async {
-            let worker = registry.lookup("k").expect("it runs");
+            let worker = registry.lookup("k").expect("the worker is running");
             let timers = run_in_restartable(&worker, |ctx| {
                 let timers: Vec<_> = (0..1_000).map(|_| ctx.send_after(Duration::from_millis(1), nothing())).collect();
                 Box::pin(async move { timers })
@@ -277,7 +279,7 @@ fn the_handles_of_ended_timers_keep_little() {
         })
     };
     runtime.block_on(async {
-        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("it starts")
+        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("the start succeeds")
     });
     drop(begin());
     let mut timers = Vec::new();
@@ -290,7 +292,7 @@ fn cancelled_waits_keep_no_memory() {
     let runtime = paused();
     let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
     let worker = runtime.block_on(async {
-        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("it starts")
+        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("the start succeeds")
     });
     let give_up = |many: usize| {
         let mut waits: Vec<_> = (0..many).map(|_| Box::pin(worker.closed())).collect();
@@ -315,7 +317,7 @@ fn shut_down_children_keep_no_memory() {
     let runtime = paused();
     let registry = runtime.block_on(async { Registry::<RestartableWorker>::new() });
     let worker = runtime.block_on(async {
-        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("it starts")
+        within(registry.start("k", RestartableArgs::default()), "a start").await.expect("the start succeeds")
     });
     let own = |many: usize| {
         runtime.block_on(async {
@@ -328,7 +330,7 @@ fn shut_down_children_keep_no_memory() {
                     })
                 });
                 let child = owned.await.expect("the worker is running");
-                within(child.start("c", RestartableArgs::default()), "a start").await.expect("it starts");
+                within(child.start("c", RestartableArgs::default()), "a start").await.expect("the start succeeds");
                 assert_eq!(within(child.shutdown(), "the shutdown").await.stuck, 0);
             }
             tokio::time::sleep(Duration::from_secs(1)).await;

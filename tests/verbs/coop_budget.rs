@@ -201,7 +201,7 @@ macro_rules! case {
             verb: $verb,
             completion: $completion,
             attempt: |$fixture, inside| {
-                let $inside = inside.expect("it runs in the worker `SELF`");
+                let $inside = inside.expect("the case runs in the worker `SELF`");
                 Box::pin(async move {
                     let _ = $fixture;
                     $attempt

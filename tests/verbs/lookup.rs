@@ -118,7 +118,7 @@ async fn reused_key_is_found_as_the_table_grows() {
         within(registry.start(&fresh, Plan::default()), "a start").await.expect("the key is new");
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let again = ((dice >> 33) % (n + 1)).to_string();
-        within(registry.stop(&again), "a stop").await.expect("it runs");
+        within(registry.stop(&again), "a stop").await.expect("the worker is running");
         let worker = within(registry.start(&again, Plan::default()), "a start").await.expect("the key is vacant");
         assert_eq!(registry.lookup(&again), Some(worker), "key {again} of {n}");
     }

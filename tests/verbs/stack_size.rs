@@ -50,7 +50,7 @@ impl<const STATE: usize, const ARGS: usize, const MESSAGE: usize> Worker for Lar
 
 async fn by_start<const S: usize, const A: usize, const M: usize>() {
     let registry = Registry::<Large<S, A, M>>::new();
-    let worker = registry.start(&1, [1; A]).await.expect("it starts");
+    let worker = registry.start(&1, [1; A]).await.expect("the start succeeds");
     worker.cast(Message::Put([2; M])).await.expect("the worker accepts the message");
     assert_eq!(worker.call(Message::Get).await.expect("the worker replies"), 3);
     worker.stop().await.expect("the worker exits");
@@ -68,7 +68,7 @@ async fn by_address<const S: usize, const A: usize, const M: usize>() {
 async fn by_restart<const S: usize, const A: usize, const M: usize>() {
     let builder = Registry::<Large<S, A, M>>::builder().max_concurrent_starts(1).restart(Restart::Permanent);
     let registry = builder.build().expect("a runtime");
-    let worker = registry.lookup_or_start(&1, [1; A]).await.expect("it starts");
+    let worker = registry.lookup_or_start(&1, [1; A]).await.expect("the start succeeds");
     worker.try_cast(Message::Put([2; M])).expect("the worker accepts the message");
     worker.cast(Message::Crash).await.expect("the worker accepts the message");
     assert_eq!(worker.call(Message::Get).await.expect("the next run replies"), 2);

@@ -220,7 +220,8 @@ async fn owned_registry_stops_by_its_own_mode() {
     run_in_restartable(&parent, move |ctx| Box::pin(async move { ctx.own(&owned) }))
         .await
         .expect("the worker is running");
-    let child = within(children.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("it starts");
+    let child =
+        within(children.start(KEY, Plan::value(7).recorded(&record)), "a start").await.expect("the start succeeds");
     child.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("the worker is running");
     child.cast(Ask::Note(1)).await.expect("the worker is running");
     gate.reached().await;
@@ -423,7 +424,7 @@ async fn queued_messages_do_not_start_after_discard() {
     // Once with few messages, and once with a full batch.
     for messages in [2, 30] {
         let (registry, handled) = (Registry::<Blocks>::new(), Arc::new(AtomicU64::new(0)));
-        let worker = within(registry.start(&1, Arc::clone(&handled)), "a start").await.expect("it starts");
+        let worker = within(registry.start(&1, Arc::clone(&handled)), "a start").await.expect("the start succeeds");
         let (reached, is_reached) = tokio::sync::oneshot::channel();
         let (go_on, waits) = std::sync::mpsc::channel();
         for _ in 0..messages {

@@ -57,7 +57,7 @@ macro_rules! level {
                 async fn init(args: Args, ctx: &mut Context<Self>) -> Result<Self, Infallible> {
                     let Args { registry, via, below, .. } = &args;
                     ctx.own(registry);
-                    let handle = registry.lookup_or_start(&KEY, below.clone()).await.expect("it starts");
+                    let handle = registry.lookup_or_start(&KEY, below.clone()).await.expect("the start succeeds");
                     let depth = via.call($below::Message::Depth).await.expect("the worker replies");
                     assert_eq!(handle.call($below::Message::Depth).await.expect("the worker replies"), depth);
                     let (reply, answer) = tokio::sync::oneshot::channel();

@@ -118,7 +118,7 @@ async fn documented_sums_hold() {
     until_idle().await;
     within(registry.stop("c"), "a stop").await.unwrap();
     value_of(&registry.lookup("b").unwrap()).await;
-    assert!(registry.lookup("a").is_none(), "it has spent its restarts");
+    assert!(registry.lookup("a").is_none(), "the worker has spent its restarts");
 
     let (stats, now) = (registry.stats(), scrape.next().await);
     assert_eq!(stats.starts.ok - stats.exits.total(), stats.workers() as u64);

@@ -50,7 +50,7 @@ pub fn in_own_process(module: &str, test: &str) -> bool {
     let name = format!("{module}::{test}");
     let binary = std::env::current_exe().expect("the path of the test binary is known");
     let arguments = [&*name, "--exact", "--include-ignored", "--nocapture"];
-    let ran = Command::new(binary).args(arguments).env(MARK, "1").output().expect("it starts");
+    let ran = Command::new(binary).args(arguments).env(MARK, "1").output().expect("the test binary runs");
     let printed = String::from_utf8_lossy(&ran.stdout);
     assert!(ran.status.success(), "{printed}\n{}", String::from_utf8_lossy(&ran.stderr));
     assert!(printed.contains("1 passed"), "there is no {name}: {printed}");

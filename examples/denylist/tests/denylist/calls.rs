@@ -93,7 +93,7 @@ fn rules_can_be_set_read_and_deleted() {
     // The rule is the same whether percent-encoded or not.
     for rule in ["+1900*", "%2B1900%2A", "%2b1900*"] {
         assert_eq!(service.get(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*");
-        assert_eq!(service.put(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*", "it was there");
+        assert_eq!(service.put(&format!("{path}/rules/{rule}")).json(200)["rule"], "+1900*", "the rule existed");
     }
     assert_eq!(service.delete(&format!("{path}/rules/+1900*")).status, 204);
     service.delete(&format!("{path}/rules/+1900*")).problem(404);

@@ -117,7 +117,10 @@ fn alert_test_gaps_are_found() {
     let whole = paths::text(rules::TESTS);
     let untested = |from: &str, to: &str| {
         assert!(whole.contains(from), "there is no {from:?} to replace");
-        rules::untested(&Rules::read(), &yaml_serde::from_str(&whole.replace(from, to)).expect("it is still YAML"))
+        rules::untested(
+            &Rules::read(),
+            &yaml_serde::from_str(&whole.replace(from, to)).expect("the file is still YAML"),
+        )
     };
     found(&untested("registry=\"once\"", "registry=\"loop\""), "CrashLoop: no case has a registry", "no silent one");
     found(&untested("alertname: GenRegistryOwnerBacklog", "alertname: X"), "OwnerBacklog: no case", "none at all");

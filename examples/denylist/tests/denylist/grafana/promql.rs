@@ -171,7 +171,7 @@ fn invalid_promql_is_rejected() {
 #[test]
 fn query_lists_its_metrics_and_labels() {
     let text = "topk(3, sum without (state) (rate(a{state=\"x\"}[$__rate_interval]))) / on (job) max by (job, le) (b)";
-    let query = Query::new("here", text).expect("it parses");
+    let query = Query::new("here", text).expect("the query parses");
     let readings = query.readings();
     let read: Vec<_> = readings.iter().map(|reading| (reading.metric, reading.over_time)).collect();
     assert_eq!(read, [("a", Some("rate")), ("b", None)]);
