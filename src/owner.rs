@@ -55,7 +55,7 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::deferred::DeferredAction;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::request::{LiveTypes, Request, StartRequest};
+use crate::worker::request::{LiveTypes, Request, StartRequest, StartSpec};
 use crate::worker::shared::Shared;
 use crate::worker::start::Generations;
 use crate::worker::task::Launch;
@@ -67,11 +67,13 @@ use crate::worker::task::Launch;
 /// seven lines.
 #[repr(C)]
 pub(crate) struct Owner<W: Worker> {
-    lifecycle: Lifecycle<LiveTypes<W>>,
+    lifecycle: Lifecycle<LiveTypes>,
     /// Kept for its capacity. Empty between steps.
-    effects: Vec<Effect<LiveTypes<W>>>,
+    effects: Vec<Effect<LiveTypes>>,
     /// The worker that the current operation is about. Saves looking it up.
     current: Option<WorkerHandle<W>>,
+    /// What the worker of a vacant key is started with, while the lifecycle decides on the start.
+    spec: Option<StartSpec<W>>,
     ids: Ids,
     /// The current operation is the deadline of a stop.
     is_stop_overdue: bool,
@@ -125,6 +127,7 @@ impl<W: Worker> Owner<W> {
             runtime,
             table,
             lifecycle: Lifecycle::new(limits),
+            spec: None,
             ids: Ids::default(),
             generations: Generations::default(),
             effects: Vec::new(),
@@ -148,7 +151,7 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Performs what follows from an event, and tries the starts again that have waited for it.
-    fn apply_event(&mut self, event: Option<Event<LiveTypes<W>>>) {
+    fn apply_event(&mut self, event: Option<Event<LiveTypes>>) {
         self.step(event);
         while let Some(request) = self.retries.pop_front() {
             let event = self.start_event(request);
@@ -156,9 +159,9 @@ impl<W: Worker> Owner<W> {
         }
     }
 
-    fn step(&mut self, event: Option<Event<LiveTypes<W>>>) {
+    fn step(&mut self, event: Option<Event<LiveTypes>>) {
         if let Some(event) = event {
-            self.lifecycle.step(event, &mut self.effects);
+            step(&mut self.lifecycle, event, &mut self.effects);
             self.publish_numbers();
         }
         self.perform_all();
@@ -201,6 +204,12 @@ impl<W: Worker> Owner<W> {
         // An effect names an entry only while it is in the table.
         self.with_worker(entry, |handle| act(&handle.cell));
     }
+}
+
+/// [`Lifecycle::step`] for every worker type: compiled with the library, and not with the programs that use it.
+#[inline(never)]
+fn step(lifecycle: &mut Lifecycle<LiveTypes>, event: Event<LiveTypes>, effects: &mut Vec<Effect<LiveTypes>>) {
+    lifecycle.step(event, effects);
 }
 
 impl<W: Worker> Sequential<Request<W>, DeferredAction<W>> for Owner<W> {

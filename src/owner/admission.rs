@@ -12,7 +12,7 @@ use crate::owner::history::{CrashHistory, Verdict};
 use crate::table::Found;
 use crate::util::panics::{self, catch_panic};
 use crate::worker::Worker;
-use crate::worker::request::{LiveTypes, StartRequest, Started};
+use crate::worker::request::{LiveTypes, SpecRef, StartRequest, Started};
 use crate::worker::restart::History;
 
 /// The restart history of a key that starts again.
@@ -24,7 +24,7 @@ pub(super) struct PriorHistory {
 impl<W: Worker> Owner<W> {
     /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its
     /// reply already.
-    pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes<W>>> {
+    pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes>> {
         let StartRequest { verb, mut spec, waits_in, reply } = request;
         let hash = spec.cell.entry.hash;
         // The key's `Eq` is user code. Its panic fails this start only. (G5)
@@ -33,7 +33,7 @@ impl<W: Worker> Owner<W> {
             Ok(found) => found,
             Err(payload) => {
                 let failure = StartFailure::Panicked(panics::message(payload));
-                self.reply_start(reply, Some(spec), Started::Failed(failure));
+                self.reply_start(reply, Some(SpecRef::Boxed(Box::new(spec))), Started::Failed(failure));
                 return None;
             }
         };
@@ -43,6 +43,13 @@ impl<W: Worker> Owner<W> {
             Found::SameHash | Found::Nothing => None,
         };
         let fresh = EntryId { id: self.ids.fresh(), hash };
+        let spec = if occupant.is_some() {
+            // The caller may wait.
+            SpecRef::Boxed(Box::new(spec))
+        } else {
+            self.spec = Some(spec);
+            SpecRef::Current
+        };
         let starter = StartWaiter { verb, waits_in, spec: Some(spec), reply };
         // No user code runs here, but a panic would cost the registry its owner. (G5)
         let admitted = catch_unwind(AssertUnwindSafe(|| match &occupant {
@@ -56,7 +63,7 @@ impl<W: Worker> Owner<W> {
 
     /// Decides whether a vacant key may have a worker: not if it reached its restart limit or failed to start a short
     /// time ago, and not beyond the limit on workers. (G11)
-    fn admit(&mut self, fresh: EntryId, starter: &StartWaiter<LiveTypes<W>>) -> Admission {
+    fn admit(&mut self, fresh: EntryId, starter: &StartWaiter<LiveTypes>) -> Admission {
         if self.prior.is_some() {
             self.prior = None;
         }

@@ -18,7 +18,7 @@ use crate::worker::start::{Generations, ReclaimedStart};
 
 impl<W: Worker> Owner<W> {
     /// Delegates a start to its worker, which is not in the table yet.
-    pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply<W>) {
+    pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply) {
         let generation = self.generations.add();
         self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
         cell.delegate(reply, generation);
@@ -91,12 +91,12 @@ struct Observer<'o, W: Worker> {
     numbers: &'o Numbers,
 }
 
-impl<W: Worker> Observe<StartReply<W>> for Observer<'_, W> {
+impl<W: Worker> Observe<StartReply> for Observer<'_, W> {
     fn entry(&self) -> EntryId {
         self.cell.entry
     }
 
-    fn reclaim(&mut self) -> Option<StartReply<W>> {
+    fn reclaim(&mut self) -> Option<StartReply> {
         let ReclaimedStart { reply, generation } = self.cell.reclaim()?;
         self.generations.remove(generation);
         self.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
@@ -112,12 +112,12 @@ impl<W: Worker> Observe<StartReply<W>> for Observer<'_, W> {
 /// 4 of [`start`](crate::worker::start). Saves the lock of [`WorkerCell::reclaim`].
 struct Sender<'o, W: Worker>(Observer<'o, W>);
 
-impl<W: Worker> Observe<StartReply<W>> for Sender<'_, W> {
+impl<W: Worker> Observe<StartReply> for Sender<'_, W> {
     fn entry(&self) -> EntryId {
         self.0.entry()
     }
 
-    fn reclaim(&mut self) -> Option<StartReply<W>> {
+    fn reclaim(&mut self) -> Option<StartReply> {
         if self.0.cell.is_ready() { None } else { self.0.reclaim() }
     }
 
@@ -128,7 +128,7 @@ impl<W: Worker> Observe<StartReply<W>> for Sender<'_, W> {
 
 /// Decides which deadlines the owner still waits for.
 struct LiveEntries<'o, W: Worker> {
-    lifecycle: &'o Lifecycle<LiveTypes<W>>,
+    lifecycle: &'o Lifecycle<LiveTypes>,
     table: &'o TableReader<W>,
     generations: &'o Generations,
     numbers: &'o Numbers,

@@ -1,6 +1,5 @@
 //! How the owner performs the [`Effect`]s of the lifecycle.
 
-use std::any::Any;
 use std::sync::Arc;
 
 use crate::lifecycle::id::EntryId;
@@ -12,9 +11,9 @@ use crate::owner::insert::{drop_launch, unique_cell};
 use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
+use crate::worker::cell::WorkerCell;
 use crate::worker::deferred::DeferredAction;
-use crate::worker::handle::WorkerHandle;
-use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::worker::request::{AnyCell, LiveTypes, SpecRef, StartAnswer, StartReply, StartRequest, StartSpec, Started};
 
 impl<W: Worker> Owner<W> {
     /// Performs the pending effects one by one. A panic of user code in one of them (the `Drop` of a key) does not keep
@@ -27,10 +26,11 @@ impl<W: Worker> Owner<W> {
         self.effects = effects;
     }
 
-    fn perform(&mut self, effect: Effect<LiveTypes<W>>) {
+    fn perform(&mut self, effect: Effect<LiveTypes>) {
         match effect {
             Effect::Launch(entry, spec, delegated) => self.launch(entry, spec, delegated),
             Effect::Queue(entry, spec) => {
+                let spec = self.take_spec(spec);
                 let launch = self.insert(entry, spec);
                 self.queued_launches.insert(entry, launch);
             }
@@ -71,7 +71,8 @@ impl<W: Worker> Owner<W> {
     }
 
     #[inline]
-    fn launch(&mut self, entry: EntryId, mut spec: StartSpec<W>, delegated: Option<StartReply<W>>) {
+    fn launch(&mut self, entry: EntryId, spec: SpecRef, delegated: Option<StartReply>) {
+        let mut spec = self.take_spec(spec);
         if let Some(reply) = delegated {
             self.delegate(entry, unique_cell(&mut spec), reply);
         }
@@ -79,10 +80,18 @@ impl<W: Worker> Owner<W> {
         self.deferred.push(DeferredAction::Spawn(launch));
     }
 
-    fn retry(&mut self, starter: StartWaiter<LiveTypes<W>>) {
+    fn take_spec(&mut self, spec: SpecRef) -> StartSpec<W> {
+        match spec {
+            SpecRef::Current => self.spec.take().expect("the operation that holds a spec uses it once"),
+            SpecRef::Boxed(spec) => *spec.downcast().expect("the owner boxes the specs of its own workers"),
+        }
+    }
+
+    fn retry(&mut self, starter: StartWaiter<LiveTypes>) {
         let StartWaiter { verb, waits_in, spec, reply } = starter;
         // Only a launch takes a caller's spec, and a start that was launched is not tried again.
         if let Some(spec) = spec {
+            let spec = self.take_spec(spec);
             self.retries.push_back(StartRequest { verb, spec, waits_in, reply });
         }
     }
@@ -97,19 +106,22 @@ impl<W: Worker> Owner<W> {
         });
     }
 
-    fn start_result(&self, outcome: StartOutcome) -> Started<W> {
-        let handle = |entry| self.with_worker(entry, WorkerHandle::clone);
+    fn start_result(&self, outcome: StartOutcome) -> Started {
+        let cell = |entry| self.with_worker(entry, |handle| -> AnyCell { Arc::<WorkerCell<W>>::clone(&handle.cell) });
         match outcome {
-            StartOutcome::Worker(entry) => handle(entry).map(Started::Worker),
-            StartOutcome::AlreadyStarted(entry) => handle(entry).map(Started::Taken),
+            StartOutcome::Worker(entry) => cell(entry).map(Started::Worker),
+            StartOutcome::AlreadyStarted(entry) => cell(entry).map(Started::Taken),
             StartOutcome::Failed(failure) => Some(Started::Failed(failure)),
         }
         .expect("an entry is in the table until `Remove`, and no outcome names it after that")
     }
 
     /// Replies to a caller of a start, and returns its arguments if they were not used.
-    pub(super) fn reply_start(&mut self, reply: StartReply<W>, spec: Option<StartSpec<W>>, outcome: Started<W>) {
-        let unused = spec.map(|spec| spec.args.into_box() as Box<dyn Any + Send>);
+    pub(super) fn reply_start(&mut self, reply: StartReply, spec: Option<SpecRef>, outcome: Started) {
+        let unused = spec.map(|spec| match spec {
+            SpecRef::Current => Box::new(self.take_spec(spec)),
+            SpecRef::Boxed(spec) => spec,
+        });
         self.deferred.push(DeferredAction::AnswerStart(reply, StartAnswer { outcome, unused }));
     }
 }

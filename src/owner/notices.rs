@@ -12,7 +12,7 @@ use crate::worker::request::{LiveTypes, Notice};
 impl<W: Worker> Owner<W> {
     /// Looks up what the lifecycle must know of the table to decide on a notice. Returns `None` if the notice is none
     /// of the lifecycle's concern.
-    pub(super) fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes<W>>> {
+    pub(super) fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes>> {
         Some(match notice {
             Notice::Stop { entry, stopper } => Event::Stop { occupant: self.observe(entry), stopper },
             Notice::Crash { entry, reply } => {
@@ -55,7 +55,7 @@ impl<W: Worker> Owner<W> {
     }
 
     /// As [`notice_event`](Self::notice_event), for a deadline that has passed.
-    pub(super) fn deadline_event(&mut self, due: Due) -> Option<Event<LiveTypes<W>>> {
+    pub(super) fn deadline_event(&mut self, due: Due) -> Option<Event<LiveTypes>> {
         Some(match due {
             Due::Entry(entry, deadline) => Event::DeadlineExpired(self.observe(entry)?, deadline),
             Due::DelegatedInit(entry, _) => Event::DeadlineExpired(self.observe(entry)?, Deadline::Init),

@@ -29,7 +29,7 @@ use crate::worker::error::{Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::ownership::{is_worker_above_caller, workers_above_caller};
-use crate::worker::request::{InTransit, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::worker::request::{AnyCell, InTransit, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
 use crate::worker::shared::Shared;
 
 /// Polls the start. Not inlined, so that the code of a hit stays small.
@@ -295,17 +295,17 @@ impl<W: Worker> Future for Offer<'_, W> {
 
 /// A submitted start.
 pub(super) struct Start<'s, W: Worker> {
-    stage: Stage<'s, W>,
+    stage: Stage<'s>,
     shared: &'s Shared<W>,
 }
 
-enum Stage<'s, W: Worker> {
+enum Stage<'s> {
     /// The start was not submitted, or the owner has shut down.
     Refused(StartFailure),
     /// Pending in the poll that makes it, and so exempt from the budget: see [`cooperate`](crate::util::coop::cooperate).
-    Waiting(Receiver<StartAnswer<W>>),
+    Waiting(Receiver<StartAnswer>),
     /// The rare cases: the owner's queue was full, the answer was immediate, or guards are held.
-    Boxed(Pin<Box<dyn Future<Output = Option<StartAnswer<W>>> + Send + 's>>),
+    Boxed(Pin<Box<dyn Future<Output = Option<StartAnswer>> + Send + 's>>),
 }
 
 impl<W: Worker> Future for Start<'_, W> {
@@ -324,19 +324,21 @@ impl<W: Worker> Future for Start<'_, W> {
     }
 }
 
-fn outcome<W: Worker>(answer: StartAnswer<W>) -> Result<WorkerHandle<W>, StartError<W>> {
+fn outcome<W: Worker>(answer: StartAnswer) -> Result<WorkerHandle<W>, StartError<W>> {
+    let handle = |cell: AnyCell| WorkerHandle::new(cell.downcast().expect("a registry replies with its own workers"));
     let StartAnswer { outcome, unused } = answer;
-    match (outcome, unused.map(|unused| unused.downcast::<W::Args>())) {
-        (Started::Taken(handle), Some(Ok(args))) => {
-            Err(StartError::AlreadyStarted { handle, args: Returned::new(*args) })
+    match (outcome, unused.map(|unused| unused.downcast::<StartSpec<W>>())) {
+        (Started::Taken(cell), Some(Ok(spec))) => {
+            let StartSpec { args, .. } = *spec;
+            Err(StartError::AlreadyStarted { handle: handle(cell), args: Returned::new(args.into_inner()) })
         }
         (outcome, unused) => {
-            // Before the handle is returned. The drop of the arguments is user code, and a panic in a drop that runs after leaks
+            // Before the handle is returned. The drop of the key and the arguments is user code, and a panic in a drop that runs after leaks
             // the returned value, here the worker's memory.
             drop(unused);
             match outcome {
                 // `Taken` without unused arguments: they made this worker, so this call has started it.
-                Started::Worker(handle) | Started::Taken(handle) => Ok(handle),
+                Started::Worker(cell) | Started::Taken(cell) => Ok(handle(cell)),
                 Started::Failed(failure) => Err(failure.into()),
             }
         }

@@ -65,7 +65,7 @@ pub(crate) struct WorkerCell<W: Worker> {
     /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's
     /// clock. Written by the owner only, once the cell is shared.
     started_at: AtomicU64,
-    pub(crate) exit_state: Mutex<ExitState<W>>,
+    pub(crate) exit_state: Mutex<ExitState>,
 }
 
 impl<W: Worker> WorkerCell<W> {

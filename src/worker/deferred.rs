@@ -14,7 +14,7 @@ use crate::worker::task::{Launch, run_worker};
 
 pub(crate) enum DeferredAction<W: Worker> {
     Spawn(Launch<W>),
-    AnswerStart(StartReply<W>, StartAnswer<W>),
+    AnswerStart(StartReply, StartAnswer),
     AnswerStop(StopReply, Result<ExitReason, StopFailure>),
 }
 
@@ -28,10 +28,10 @@ impl<W: Worker> Deferred for DeferredAction<W> {
                 runtime.spawn(run_worker(launch));
             }
             Self::AnswerStart(reply, answer) => {
-                let Err(StartAnswer { unused: Some(args), .. }) = reply.0.send(answer) else { return };
+                let Err(StartAnswer { unused: Some(spec), .. }) = reply.0.send(answer) else { return };
                 // The caller's future was dropped. The `Drop` of the arguments is user code, and runs in a task of
                 // its own. (G4)
-                spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(args)) }));
+                spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(spec)) }));
             }
             Self::AnswerStop(reply, outcome) => {
                 // The caller's future may be dropped: the send fails, and there is nothing to do.

@@ -2,7 +2,6 @@
 //! do not refer to each other.
 
 use std::any::Any;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::lifecycle::exit::ExitReason;
@@ -11,7 +10,6 @@ use crate::lifecycle::{Exit, ReplySender, StartFailure, StopFailure, StopWaiter,
 use crate::mailbox::oneshot;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
-use crate::worker::handle::WorkerHandle;
 use crate::worker::restart::CrashRecord;
 
 /// What the [combiner](crate::combiner) passes to the owner.
@@ -26,7 +24,7 @@ pub(crate) struct StartRequest<W: Worker> {
     pub(crate) spec: StartSpec<W>,
     /// The worker of this registry in whose task the caller waits.
     pub(crate) waits_in: Option<EntryId>,
-    pub(crate) reply: StartReply<W>,
+    pub(crate) reply: StartReply,
 }
 
 /// From a worker's task, or from a caller. There is always room for a notice, because a `Drop` cannot wait. Their
@@ -46,7 +44,7 @@ pub(crate) enum Notice<W: Worker> {
     Exited(Arc<WorkerCell<W>>, Exit, Option<Box<CrashRecord>>),
     /// A caller stops or kills this worker. The request stands even if the caller's future is dropped after its first
     /// poll.
-    Stop { entry: EntryId, stopper: StopWaiter<LiveTypes<W>> },
+    Stop { entry: EntryId, stopper: StopWaiter<LiveTypes> },
     /// A caller crashes the current run of this worker. The request stands, as for a stop.
     Crash { entry: EntryId, reply: StopReply },
     /// The registry shuts down.
@@ -73,10 +71,6 @@ impl<T> InTransit<T> {
     pub(crate) fn into_inner(self) -> T {
         *self.0
     }
-
-    pub(crate) fn into_box(self) -> Box<T> {
-        self.0
-    }
 }
 
 #[cfg(not(debug_assertions))]
@@ -87,10 +81,6 @@ impl<T> InTransit<T> {
 
     pub(crate) fn into_inner(self) -> T {
         self.0
-    }
-
-    pub(crate) fn into_box(self) -> Box<T> {
-        Box::new(self.0)
     }
 }
 
@@ -104,28 +94,42 @@ pub(crate) struct StartSpec<W: Worker> {
     pub(crate) is_first: bool,
 }
 
-/// The reply to the caller of a start, with its arguments if they were not used. The caller drops them, and not the
-/// owner: their `Drop` is user code. (G4)
-pub(crate) struct StartAnswer<W: Worker> {
-    pub(crate) outcome: Started<W>,
-    /// A `W::Args`, boxed because it is rare. `Any` hides the type: the cell holds the reply to a start, and the
-    /// search for auto traits of each handle would go through the arguments' types (see
-    /// [`Opaque`](crate::util::opaque::Opaque)).
+/// The reply to the caller of a start.
+///
+/// It names no worker type. So the lifecycle and the reply's channel are compiled once and not for each worker type, and a
+/// search for the auto traits of a handle ends at the cell, which holds the reply to a delegated start (see
+/// [`Opaque`](crate::util::opaque::Opaque)).
+pub(crate) struct StartAnswer {
+    pub(crate) outcome: Started,
+    /// A `StartSpec`, if it was not used. The caller drops it, and not the owner: the `Drop` of a key and of arguments is user
+    /// code. (G4)
     pub(crate) unused: Option<Box<dyn Any + Send>>,
 }
 
-pub(crate) enum Started<W: Worker> {
-    Worker(WorkerHandle<W>),
+/// A `WorkerCell` of the registry that replies.
+pub(crate) type AnyCell = Arc<dyn Any + Send + Sync>;
+
+pub(crate) enum Started {
+    Worker(AnyCell),
     /// The key has this worker already.
-    Taken(WorkerHandle<W>),
+    Taken(AnyCell),
     Failed(StartFailure),
 }
 
-pub(crate) struct StartReply<W: Worker>(pub(crate) oneshot::Sender<StartAnswer<W>>);
+pub(crate) struct StartReply(pub(crate) oneshot::Sender<StartAnswer>);
+
+/// The [`StartSpec`] of a caller, in the lifecycle.
+pub(crate) enum SpecRef {
+    /// The owner holds it. Only in the operation that decides on the start: a start of a vacant key either uses its spec at once
+    /// or fails, and needs no box.
+    Current,
+    /// A `StartSpec`.
+    Boxed(Box<dyn Any + Send>),
+}
 
 pub(crate) struct StopReply(pub(crate) tokio::sync::oneshot::Sender<Result<ExitReason, StopFailure>>);
 
-impl<W: Worker> ReplySender for StartReply<W> {
+impl ReplySender for StartReply {
     fn is_abandoned(&self) -> bool {
         self.0.is_closed()
     }
@@ -138,10 +142,10 @@ impl ReplySender for StopReply {
 }
 
 /// The types of real callers, for the lifecycle.
-pub(crate) struct LiveTypes<W>(PhantomData<fn() -> W>);
+pub(crate) struct LiveTypes;
 
-impl<W: Worker> Types for LiveTypes<W> {
-    type StartSpec = StartSpec<W>;
-    type StartReply = StartReply<W>;
+impl Types for LiveTypes {
+    type StartSpec = SpecRef;
+    type StartReply = StartReply;
     type StopReply = StopReply;
 }

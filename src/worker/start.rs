@@ -56,13 +56,13 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::events::Event;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::request::{StartAnswer, StartReply, Started};
+use crate::worker::request::{AnyCell, StartAnswer, StartReply, Started};
 use crate::worker::watchers::{ExitState, send_all};
 
 /// A delegated start that the owner has reclaimed.
 #[must_use = "the caller of the start waits for its reply"]
-pub(crate) struct ReclaimedStart<W: Worker> {
-    pub(crate) reply: StartReply<W>,
+pub(crate) struct ReclaimedStart {
+    pub(crate) reply: StartReply,
     pub(crate) generation: Generation,
 }
 
@@ -140,13 +140,13 @@ impl Generations {
 
 impl<W: Worker> WorkerCell<W> {
     /// Delegates the start to the worker, before the cell is shared. For the owner.
-    pub(crate) fn delegate(&mut self, reply: StartReply<W>, generation: Generation) {
+    pub(crate) fn delegate(&mut self, reply: StartReply, generation: Generation) {
         self.set_generation(generation);
         *get_mut(&mut self.exit_state) = ExitState::Delegated(reply, None);
     }
 
     /// Reclaims the start if it is delegated and not complete. For the owner. (rule 1)
-    pub(crate) fn reclaim(&self) -> Option<ReclaimedStart<W>> {
+    pub(crate) fn reclaim(&self) -> Option<ReclaimedStart> {
         if self.queue.gate() == Gate::Open {
             // The common case. An open gate means that the reply was taken: `complete_delegated` opens it under the
             // lock.
@@ -196,10 +196,11 @@ impl<W: Worker> WorkerCell<W> {
         // worker by lookup, and before the reply, after which the caller may end the worker. The owner emits the
         // event of the exit.
         self.set_reported();
-        let handle = WorkerHandle::new(Arc::clone(self));
-        self.shared.events.emit(|| Event::Started { worker: handle.clone(), incarnation: 1 });
+        let event = || Event::Started { worker: WorkerHandle::new(Arc::clone(self)), incarnation: 1 };
+        self.shared.events.emit(event);
+        let cell: AnyCell = Arc::<Self>::clone(self);
         // The receiver may be dropped already. Its waker may be foreign code.
-        catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(handle), unused: None })));
+        catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(cell), unused: None })));
         Completion::Completed
     }
 }

@@ -72,22 +72,22 @@ use crate::worker::tasks::{Tasks, Work};
 use crate::worker::watchers::waiter::Waiter;
 
 /// How a worker ended, or the parties to notify when it does. See the [module's documentation](self#states).
-pub(crate) enum ExitState<W: Worker> {
-    Delegated(StartReply<W>, Option<Box<Watchers>>),
+pub(crate) enum ExitState {
+    Delegated(StartReply, Option<Box<Watchers>>),
     /// Boxed: most workers have no watchers.
     Running(Option<Box<Watchers>>),
     Exited(CatchDropPanic<ExitReason>),
     /// Boxed: this is rare, and a registry has many cells.
-    FailedDelegated(Box<(CatchDropPanic<ExitReason>, StartReply<W>)>),
+    FailedDelegated(Box<(CatchDropPanic<ExitReason>, StartReply)>),
 }
 
-impl<W: Worker> Default for ExitState<W> {
+impl Default for ExitState {
     fn default() -> Self {
         Self::Running(None)
     }
 }
 
-impl<W: Worker> ExitState<W> {
+impl ExitState {
     /// The list of watchers, or how the worker ended.
     fn watchers_mut(&mut self) -> Result<&mut Option<Box<Watchers>>, &ExitReason> {
         match self {
