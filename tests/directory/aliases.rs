@@ -378,24 +378,24 @@ async fn panicking_name_affects_no_other() {
 
 #[test]
 fn name_drop_may_use_the_directory() {
-    struct Nosy(u32, Arc<OnceLock<Weak<dyn Fn() + Send + Sync>>>);
-    impl PartialEq for Nosy {
+    struct LooksUpOnDrop(u32, Arc<OnceLock<Weak<dyn Fn() + Send + Sync>>>);
+    impl PartialEq for LooksUpOnDrop {
         fn eq(&self, other: &Self) -> bool {
             self.0 == other.0
         }
     }
-    impl Eq for Nosy {}
-    impl Hash for Nosy {
+    impl Eq for LooksUpOnDrop {}
+    impl Hash for LooksUpOnDrop {
         fn hash<H: Hasher>(&self, state: &mut H) {
             self.0.hash(state);
         }
     }
-    impl Equivalent<Nosy> for u32 {
-        fn equivalent(&self, name: &Nosy) -> bool {
+    impl Equivalent<LooksUpOnDrop> for u32 {
+        fn equivalent(&self, name: &LooksUpOnDrop) -> bool {
             *self == name.0
         }
     }
-    impl Drop for Nosy {
+    impl Drop for LooksUpOnDrop {
         fn drop(&mut self) {
             if let Some(use_it) = self.1.get().and_then(Weak::upgrade) {
                 use_it();
@@ -407,7 +407,7 @@ fn name_drop_may_use_the_directory() {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let (aliases, used) = (Aliases::<Nosy, Probe>::new(), Arc::<AtomicUsize>::default());
+            let (aliases, used) = (Aliases::<LooksUpOnDrop, Probe>::new(), Arc::<AtomicUsize>::default());
             let (names, counter) = (aliases.clone(), Arc::clone(&used));
             let use_it: Arc<dyn Fn() + Send + Sync> = Arc::new(move || {
                 names.unregister(&1_000_000);
@@ -417,11 +417,11 @@ fn name_drop_may_use_the_directory() {
             for round in 0..50 {
                 let worker = probe(round).await;
                 for name in 0..20 {
-                    aliases.register(Nosy(name, Arc::clone(&uses)), &worker).unwrap();
+                    aliases.register(LooksUpOnDrop(name, Arc::clone(&uses)), &worker).unwrap();
                     if name % 2 == 0 {
                         assert!(aliases.unregister(&name).is_some());
                     }
-                    assert!(aliases.register(Nosy(1, Arc::clone(&uses)), &worker).is_ok());
+                    assert!(aliases.register(LooksUpOnDrop(1, Arc::clone(&uses)), &worker).is_ok());
                 }
                 within(worker.stop(), "the stop").await.unwrap();
             }

@@ -279,8 +279,8 @@ fn queued_blocking_work_drops_with_runtime() {
 
 #[test]
 fn g5_panicking_drop_of_queued_work_is_caught() {
-    struct Bomb(#[allow(dead_code, reason = "only its drop matters")] Counted);
-    impl Drop for Bomb {
+    struct PanicsOnDrop(#[allow(dead_code, reason = "only its drop matters")] Counted);
+    impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
             panic!("a scripted panic in a drop");
         }
@@ -289,7 +289,7 @@ fn g5_panicking_drop_of_queued_work_is_caught() {
         let registry =
             Registry::<RestartableWorker>::builder().stop_timeout(Duration::from_millis(100)).build().unwrap();
         let worker = started(&registry).await;
-        let bombs = [Bomb(Counted::new(&queued.there)), Bomb(Counted::new(&queued.there))];
+        let bombs = [PanicsOnDrop(Counted::new(&queued.there)), PanicsOnDrop(Counted::new(&queued.there))];
         let spawned = run_in_restartable(&worker, |ctx| {
             Box::pin(async move { bombs.map(|bomb| ctx.spawn_blocking(move || drop(bomb))) })
         });
@@ -307,16 +307,16 @@ fn g5_panicking_drop_of_queued_work_is_caught() {
 #[test]
 fn g1_exit_waits_for_a_task_to_drop() {
     /// Blocks in its drop.
-    struct Slow(tokio::sync::oneshot::Sender<()>, mpsc::Receiver<()>);
-    impl Slow {
+    struct BlocksOnDrop(tokio::sync::oneshot::Sender<()>, mpsc::Receiver<()>);
+    impl BlocksOnDrop {
         fn drop_now(self) {
             let Self(begun, held) = self;
             let _ = begun.send(());
             let _ = held.recv();
         }
     }
-    struct Late(Option<Slow>);
-    impl Drop for Late {
+    struct DropsLater(Option<BlocksOnDrop>);
+    impl Drop for DropsLater {
         fn drop(&mut self) {
             self.0.take().expect("the value is dropped once").drop_now();
         }
@@ -329,7 +329,7 @@ fn g1_exit_waits_for_a_task_to_drop() {
             let worker = started(&registry).await;
             let (release, held) = mpsc::channel::<()>();
             let (begun, has_begun) = tokio::sync::oneshot::channel();
-            let late = Late(Some(Slow(begun, held)));
+            let late = DropsLater(Some(BlocksOnDrop(begun, held)));
             let spawned = run_in_restartable(&worker, move |ctx| {
                 Box::pin(async move {
                     let nothing = || fallible_job(|_| Box::pin(async { Ok(()) }));

@@ -37,9 +37,9 @@ async fn hung_inits_delay_no_other_key() {
     assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
-struct Quiet;
+struct Immediate;
 
-impl Worker for Quiet {
+impl Worker for Immediate {
     type Key = CountedKey;
     type Args = ();
     type Message = ();
@@ -75,7 +75,7 @@ impl Hash for CountedKey {
 
 #[tokio::test(start_paused = true)]
 async fn key_is_hashed_once_per_operation() {
-    let (hashed, registry) = (Arc::<AtomicUsize>::default(), Registry::<Quiet>::new());
+    let (hashed, registry) = (Arc::<AtomicUsize>::default(), Registry::<Immediate>::new());
     for key in 0..2_000 {
         registry.start(&CountedKey(key, Arc::clone(&hashed)), ()).await.unwrap();
     }

@@ -158,9 +158,9 @@ async fn panicking_state_drop_is_contained() {
     }
 }
 
-struct PanicsWhenDropped;
+struct PanickingMessage;
 
-impl Drop for PanicsWhenDropped {
+impl Drop for PanickingMessage {
     fn drop(&mut self) {
         panic!("a message's drop");
     }
@@ -173,7 +173,7 @@ async fn panicking_message_drops_are_contained() {
     worker.cast(Message::Do(Act::Hang)).await.unwrap();
     settle().await;
     for _ in 0..3 {
-        worker.cast(Message::Load(Box::new(PanicsWhenDropped))).await.unwrap();
+        worker.cast(Message::Load(Box::new(PanickingMessage))).await.unwrap();
     }
     let call = tokio::spawn({
         let worker = worker.clone();
@@ -329,9 +329,9 @@ impl Hash for PanickingKey {
     }
 }
 
-struct Thrower;
+struct PanickingParts;
 
-impl Worker for Thrower {
+impl Worker for PanickingParts {
     type Key = PanickingKey;
     /// Whether `init` fails with an error that panics when dropped.
     type Args = Option<PanicsOnDrop>;
@@ -352,7 +352,7 @@ impl Worker for Thrower {
 
 #[tokio::test(start_paused = true)]
 async fn panicking_key_and_error_drops_are_contained() {
-    let registry = Registry::<Thrower>::new();
+    let registry = Registry::<PanickingParts>::new();
     let (armed, tame) = (PanicsOnDrop(Arc::default()), PanicsOnDrop(Arc::default()));
     let bystander = registry.start(&PanickingKey(0, tame.clone()), None).await.unwrap();
     for id in 1..400 {
@@ -447,9 +447,9 @@ impl Worker for Slow {
 }
 
 /// A payload that panics when dropped.
-struct Payload;
+struct PanickingPayload;
 
-impl Drop for Payload {
+impl Drop for PanickingPayload {
     fn drop(&mut self) {
         panic!("a payload");
     }
@@ -460,7 +460,7 @@ async fn panicking_result_drop_keeps_key_until_join() {
     struct Result;
     impl Drop for Result {
         fn drop(&mut self) {
-            std::panic::panic_any(Payload);
+            std::panic::panic_any(PanickingPayload);
         }
     }
     let (book, registry) = (Arc::<Book>::default(), registry());

@@ -130,9 +130,9 @@ fn registry_works_from_another_runtime() {
 }
 
 /// Reports the runtime on which its code runs.
-struct Native;
+struct RuntimeReporter;
 
-impl gen_registry::Worker for Native {
+impl gen_registry::Worker for RuntimeReporter {
     type Key = u32;
     type Args = ();
     type Message = gen_registry::Reply<tokio::runtime::Id>;
@@ -153,7 +153,7 @@ fn worker_runs_on_its_registrys_runtime() {
     let home = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let registry = {
         let _entered = home.enter();
-        gen_registry::Registry::<Native>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap()
+        gen_registry::Registry::<RuntimeReporter>::builder().stop_timeout(Duration::from_millis(50)).build().unwrap()
     };
     let other_runtime = runtime();
     other_runtime.block_on(async {

@@ -175,7 +175,7 @@ async fn timeouts_are_jittered() {
 }
 
 /// A worker that also reads a socket. After a read, it may take a batch from its mailbox.
-struct Bridge {
+struct SocketReader {
     socket: mpsc::UnboundedReceiver<Read>,
     handled: Arc<AtomicU64>,
 }
@@ -188,7 +188,7 @@ enum Read {
     Batch(Duration),
 }
 
-impl Worker for Bridge {
+impl Worker for SocketReader {
     type Key = u32;
     type Args = (mpsc::UnboundedReceiver<Read>, Arc<AtomicU64>);
     type Message = ();
@@ -226,7 +226,9 @@ impl Worker for Bridge {
     }
 }
 
-async fn bridge(registry: &Registry<Bridge>) -> (WorkerHandle<Bridge>, mpsc::UnboundedSender<Read>, Arc<AtomicU64>) {
+async fn socket_reader(
+    registry: &Registry<SocketReader>,
+) -> (WorkerHandle<SocketReader>, mpsc::UnboundedSender<Read>, Arc<AtomicU64>) {
     let ((socket, read), handled) = (mpsc::unbounded_channel(), Arc::<AtomicU64>::default());
     let worker = within(registry.start(&1, (read, Arc::clone(&handled))), "a start").await.unwrap();
     (worker, socket, handled)
@@ -234,8 +236,8 @@ async fn bridge(registry: &Registry<Bridge>) -> (WorkerHandle<Bridge>, mpsc::Unb
 
 #[tokio::test(start_paused = true)]
 async fn touch_resets_the_timeout_in_custom_run() {
-    let registry = builder::<Bridge>().build().unwrap();
-    let (worker, socket, _) = bridge(&registry).await;
+    let registry = builder::<SocketReader>().build().unwrap();
+    let (worker, socket, _) = socket_reader(&registry).await;
     for _ in 0..10 {
         sleep(IDLE - Duration::from_secs(1)).await;
         socket.send(Read::Touching).unwrap();
@@ -243,7 +245,7 @@ async fn touch_resets_the_timeout_in_custom_run() {
     until_idle().await;
     assert_about(idles(&worker, Instant::now()).await + Duration::from_millis(1), IDLE);
 
-    let (worker, socket, _) = bridge(&registry).await;
+    let (worker, socket, _) = socket_reader(&registry).await;
     let began = Instant::now();
     for _ in 0..9 {
         sleep(IDLE / 10).await;
@@ -255,8 +257,8 @@ async fn touch_resets_the_timeout_in_custom_run() {
 
 #[tokio::test(start_paused = true)]
 async fn try_recv_resets_the_timeout() {
-    let registry = builder::<Bridge>().build().unwrap();
-    let (worker, socket, handled) = bridge(&registry).await;
+    let registry = builder::<SocketReader>().build().unwrap();
+    let (worker, socket, handled) = socket_reader(&registry).await;
     sleep(IDLE / 2).await;
     socket.send(Read::Batch(IDLE)).unwrap();
     until_idle().await;

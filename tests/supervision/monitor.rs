@@ -10,14 +10,14 @@ use test_support::{
 };
 use tokio::time::sleep;
 
-type Heard = Arc<Mutex<Vec<String>>>;
+type Reports = Arc<Mutex<Vec<String>>>;
 
 /// A worker that records what its monitors report.
 async fn watcher(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
     within(registry.start(key, RestartableArgs::default()), "a watcher").await.expect("the start succeeds")
 }
 
-fn note(heard: &Heard, reason: &ExitReason) -> FallibleJob {
+fn note(heard: &Reports, reason: &ExitReason) -> FallibleJob {
     let (heard, reason) = (Arc::clone(heard), reason.to_string());
     fallible_job(move |_| {
         Box::pin(async move {
@@ -27,7 +27,7 @@ fn note(heard: &Heard, reason: &ExitReason) -> FallibleJob {
     })
 }
 
-async fn watch(watcher: &WorkerHandle<RestartableWorker>, watched: &WorkerHandle<Probe>, heard: &Heard) {
+async fn watch(watcher: &WorkerHandle<RestartableWorker>, watched: &WorkerHandle<Probe>, heard: &Reports) {
     let (watched, heard) = (watched.clone(), Arc::clone(heard));
     run_in_restartable(watcher, move |ctx| {
         Box::pin(async move { ctx.monitor(&watched, move |reason| note(&heard, &reason)) })
@@ -36,7 +36,7 @@ async fn watch(watcher: &WorkerHandle<RestartableWorker>, watched: &WorkerHandle
     .expect("the watcher is running");
 }
 
-async fn heard(heard: &Heard) -> Vec<String> {
+async fn heard(heard: &Reports) -> Vec<String> {
     until_idle().await;
     heard.lock().unwrap().clone()
 }
@@ -56,7 +56,7 @@ async fn reports_every_exit_reason_once() {
         ("idle", "idle"),
         ("shutdown", "shutdown"),
     ] {
-        let reasons = Heard::default();
+        let reasons = Reports::default();
         let (watchers, registry) =
             (Registry::new(), Registry::<Probe>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap());
         let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
@@ -80,7 +80,7 @@ async fn reports_every_exit_reason_once() {
 
 #[tokio::test(start_paused = true)]
 async fn exited_worker_is_reported_at_once() {
-    let (reasons, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
+    let (reasons, watchers, registry) = (Reports::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     within(worker.kill(), "a kill").await.unwrap();
     drop(registry);
@@ -90,7 +90,7 @@ async fn exited_worker_is_reported_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn reports_one_run_while_closed_awaits_the_last() {
-    let (reasons, watchers, gate) = (Heard::default(), Registry::new(), Gate::new());
+    let (reasons, watchers, gate) = (Reports::default(), Registry::new(), Gate::new());
     let registry = Registry::<Probe>::builder().restart(Restart::Transient).build().unwrap();
     let plan = Plan::script([Step::Succeed, Step::Succeed, Step::Wait(gate.clone())]);
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, plan).await);
@@ -116,7 +116,7 @@ async fn reports_one_run_while_closed_awaits_the_last() {
 
 #[tokio::test(start_paused = true)]
 async fn reports_stop_during_backoff() {
-    let (reasons, watchers) = (Heard::default(), Registry::new());
+    let (reasons, watchers) = (Reports::default(), Registry::new());
     let registry = Registry::<Probe>::builder()
         .restart(Restart::Transient)
         .restart_backoff(Duration::from_secs(60), Duration::from_secs(60))
@@ -132,7 +132,7 @@ async fn reports_stop_during_backoff() {
 
 #[tokio::test(start_paused = true)]
 async fn report_bypasses_a_full_mailbox_in_order() {
-    let (reasons, registry) = (Heard::default(), Registry::<Probe>::new());
+    let (reasons, registry) = (Reports::default(), Registry::<Probe>::new());
     let watchers = Registry::<RestartableWorker>::builder().mailbox_capacity(1).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     watch(&watcher, &worker, &reasons).await;
@@ -164,7 +164,7 @@ async fn report_bypasses_a_full_mailbox_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn monitor_ends_with_the_run_that_made_it() {
-    let reasons = Heard::default();
+    let reasons = Reports::default();
     let registry = Registry::<Probe>::new();
     let watchers = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
@@ -179,7 +179,7 @@ async fn monitor_ends_with_the_run_that_made_it() {
 #[tokio::test(start_paused = true)]
 async fn mutual_monitors_do_not_prevent_passivation() {
     let registry = Registry::<RestartableWorker>::builder().idle_timeout(Duration::from_secs(60)).build().unwrap();
-    let reasons = Heard::default();
+    let reasons = Reports::default();
     let (one, two) = (watcher(&registry, "one").await, watcher(&registry, "two").await);
     for (watcher, watched) in [(&one, &two), (&two, &one)] {
         let (watched, reasons) = (watched.clone(), Arc::clone(&reasons));
@@ -197,7 +197,7 @@ async fn mutual_monitors_do_not_prevent_passivation() {
 
 #[tokio::test(start_paused = true)]
 async fn self_and_panicking_monitors_are_harmless() {
-    let (reasons, watchers, registry) = (Heard::default(), Registry::new(), Registry::<Probe>::new());
+    let (reasons, watchers, registry) = (Reports::default(), Registry::new(), Registry::<Probe>::new());
     let (watcher, worker) = (watcher(&watchers, "w").await, started(&registry, Plan::default()).await);
     let watched = worker.clone();
     run_in_restartable(&watcher, move |ctx| {
@@ -217,7 +217,7 @@ async fn self_and_panicking_monitors_are_harmless() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_monitor_reports_exactly_once() {
-    let reasons = Heard::default();
+    let reasons = Reports::default();
     let watchers = Registry::<RestartableWorker>::builder().mailbox_capacity(2).build().unwrap();
     let registry = Registry::<Probe>::new();
     let mut all = Vec::new();

@@ -9,7 +9,7 @@ use test_support::{
 };
 use tokio::time::sleep;
 
-type Heard = Arc<Mutex<Vec<String>>>;
+type Reports = Arc<Mutex<Vec<String>>>;
 
 async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHandle<RestartableWorker> {
     within(registry.start(key, RestartableArgs::default()), "a start").await.expect("the start succeeds")
@@ -18,7 +18,7 @@ async fn started(registry: &Registry<RestartableWorker>, key: &str) -> WorkerHan
 async fn watch(
     watcher: &WorkerHandle<RestartableWorker>,
     watched: &WorkerHandle<RestartableWorker>,
-    heard: &Heard,
+    heard: &Reports,
 ) -> Monitor {
     let (watched, heard) = (watched.clone(), Arc::clone(heard));
     let watching = run_in_restartable(watcher, move |ctx| {
@@ -38,7 +38,7 @@ async fn watch(
 
 #[tokio::test(start_paused = true)]
 async fn cancelled_monitor_sends_nothing() {
-    let (registry, heard) = (Registry::new(), Heard::default());
+    let (registry, heard) = (Registry::new(), Reports::default());
     let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
     let cancelled = watch(&watcher, &watched, &heard).await;
     let kept = watch(&watcher, &watched, &heard).await;
@@ -57,7 +57,7 @@ async fn cancelled_monitor_sends_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn replacing_monitor_is_the_only_one() {
-    let (registry, heard) = (Registry::new(), Heard::default());
+    let (registry, heard) = (Registry::new(), Reports::default());
     let (watcher, watched) = (started(&registry, "watcher").await, started(&registry, "watched").await);
     let mut current: Option<Monitor> = None;
     for _ in 0..1_000 {
@@ -72,7 +72,7 @@ async fn replacing_monitor_is_the_only_one() {
 
 #[tokio::test(start_paused = true)]
 async fn monitor_finishes_with_its_worker_or_run() {
-    let (registry, heard) = (Registry::new(), Heard::default());
+    let (registry, heard) = (Registry::new(), Reports::default());
     let players = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let (watcher, watched) = (started(&players, "watcher").await, started(&registry, "watched").await);
     let of_the_first_run = watch(&watcher, &watched, &heard).await;
@@ -93,7 +93,7 @@ async fn monitor_cancel_racing_exit_sends_at_most_once() {
     let (registry, watchers) = (Registry::new(), Registry::new());
     let watcher = started(&watchers, "watcher").await;
     for round in 0..200_u32 {
-        let heard = Heard::default();
+        let heard = Reports::default();
         let watched = started(&registry, "watched").await;
         let mut monitors = Vec::new();
         for _ in 0..4 {

@@ -269,9 +269,9 @@ impl Clone for PanicsOnClone {
     }
 }
 
-struct Brittle;
+struct ClonesArgs;
 
-impl Worker for Brittle {
+impl Worker for ClonesArgs {
     type Key = u32;
     type Args = PanicsOnClone;
     type Message = ();
@@ -288,7 +288,7 @@ impl Worker for Brittle {
 
 #[tokio::test(start_paused = true)]
 async fn panicking_args_clone_is_an_init_panic() {
-    let registry = Registry::<Brittle>::builder().restart(Restart::Transient).build().unwrap();
+    let registry = Registry::<ClonesArgs>::builder().restart(Restart::Transient).build().unwrap();
     let args = PanicsOnClone(Arc::new(AtomicU32::new(1)));
     match within(registry.start(&1, args), "a start").await {
         Err(gen_registry::StartError::Panicked(message)) => assert_eq!(&*message, "a scripted clone"),

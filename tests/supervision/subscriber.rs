@@ -18,14 +18,14 @@ use tracing_core::span::Current;
 pub(crate) type Fields = BTreeMap<&'static str, String>;
 
 #[derive(Clone, Default)]
-pub(crate) struct Log(Arc<Mutex<Kept>>);
+pub(crate) struct Log(Arc<Mutex<Records>>);
 
 #[derive(Default)]
-struct Kept {
+struct Records {
     spans: Vec<(&'static Metadata<'static>, Fields)>,
     events: Vec<(Level, Fields)>,
     /// The method that panics, and how often it has panicked.
-    hostile: Option<&'static str>,
+    panicking: Option<&'static str>,
     panics: usize,
     /// The number of references to all spans.
     references: usize,
@@ -36,9 +36,9 @@ thread_local! {
     static ENTERED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
-struct Gather<'f>(&'f mut Fields);
+struct FieldVisitor<'f>(&'f mut Fields);
 
-impl Visit for Gather<'_> {
+impl Visit for FieldVisitor<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
     }
@@ -59,31 +59,32 @@ impl Log {
         assert!(panicked.is_err());
         assert_eq!(within(registry.shutdown(), "the shutdown").await.stuck, 0);
         tracing::callsite::rebuild_interest_cache();
-        log.with(|kept| *kept = Kept::default());
+        log.with(|records| *records = Records::default());
         (log, guard)
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut Records) -> T) -> T {
         look(&mut self.0.lock().expect("no code panics while holding the lock"))
     }
 
     /// Makes one of the methods panic from now on, or none.
-    pub(crate) fn set_hostile(&self, method: Option<&'static str>) {
-        self.with(|kept| kept.hostile = method);
+    pub(crate) fn set_panicking(&self, method: Option<&'static str>) {
+        self.with(|records| records.panicking = method);
     }
 
     pub(crate) fn panics(&self) -> usize {
-        self.with(|kept| kept.panics)
+        self.with(|records| records.panics)
     }
 
     pub(crate) fn references(&self) -> usize {
-        self.with(|kept| kept.references)
+        self.with(|records| records.references)
     }
 
     /// The events with this message. The field `in span of` is the id of the worker whose span is current.
     pub(crate) fn events(&self, message: &str) -> Vec<(Level, Fields)> {
-        self.with(|kept| {
-            kept.events
+        self.with(|records| {
+            records
+                .events
                 .iter()
                 .filter(|(_, fields)| fields.get("message").is_some_and(|is| is == message))
                 .cloned()
@@ -92,12 +93,12 @@ impl Log {
     }
 
     fn called(&self, method: &str) {
-        let is_hostile = self.with(|kept| {
-            let is_hostile = kept.hostile == Some(method);
-            kept.panics += usize::from(is_hostile);
+        let is_hostile = self.with(|records| {
+            let is_hostile = records.panicking == Some(method);
+            records.panics += usize::from(is_hostile);
             is_hostile
         });
-        assert!(!is_hostile, "a hostile subscriber");
+        assert!(!is_hostile, "a panicking subscriber");
     }
 }
 
@@ -118,19 +119,19 @@ impl Subscriber for Log {
     fn new_span(&self, span: &Attributes<'_>) -> Id {
         self.called("new_span");
         let mut fields = Fields::new();
-        span.record(&mut Gather(&mut fields));
-        self.with(|kept| {
-            kept.references += 1;
-            kept.spans.push((span.metadata(), fields));
-            Id::from_u64(kept.spans.len() as u64)
+        span.record(&mut FieldVisitor(&mut fields));
+        self.with(|records| {
+            records.references += 1;
+            records.spans.push((span.metadata(), fields));
+            Id::from_u64(records.spans.len() as u64)
         })
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
         self.called("record");
         let mut fields = Fields::new();
-        values.record(&mut Gather(&mut fields));
-        self.with(|kept| kept.spans[span.into_u64() as usize - 1].1.extend(fields));
+        values.record(&mut FieldVisitor(&mut fields));
+        self.with(|records| records.spans[span.into_u64() as usize - 1].1.extend(fields));
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
@@ -138,14 +139,14 @@ impl Subscriber for Log {
     fn event(&self, event: &Event<'_>) {
         self.called("event");
         let mut fields = Fields::new();
-        event.record(&mut Gather(&mut fields));
+        event.record(&mut FieldVisitor(&mut fields));
         fields.insert("target", event.metadata().target().to_owned());
         let span = ENTERED.with_borrow(|entered| entered.last().copied());
-        self.with(|kept| {
-            if let Some(id) = span.and_then(|span| kept.spans[span as usize - 1].1.get("id").cloned()) {
+        self.with(|records| {
+            if let Some(id) = span.and_then(|span| records.spans[span as usize - 1].1.get("id").cloned()) {
                 fields.insert("in span of", id);
             }
-            kept.events.push((*event.metadata().level(), fields));
+            records.events.push((*event.metadata().level(), fields));
         });
     }
 
@@ -161,12 +162,12 @@ impl Subscriber for Log {
 
     fn clone_span(&self, span: &Id) -> Id {
         self.called("clone_span");
-        self.with(|kept| kept.references += 1);
+        self.with(|records| records.references += 1);
         span.clone()
     }
 
     fn try_close(&self, _: Id) -> bool {
-        self.with(|kept| kept.references -= 1);
+        self.with(|records| records.references -= 1);
         self.called("try_close");
         false
     }
@@ -174,7 +175,7 @@ impl Subscriber for Log {
     fn current_span(&self) -> Current {
         self.called("current_span");
         match ENTERED.with_borrow(|entered| entered.last().copied()) {
-            Some(span) => self.with(|kept| Current::new(Id::from_u64(span), kept.spans[span as usize - 1].0)),
+            Some(span) => self.with(|records| Current::new(Id::from_u64(span), records.spans[span as usize - 1].0)),
             None => Current::none(),
         }
     }

@@ -32,8 +32,8 @@ async fn task_panics_are_counted_once() {
     let counted = || registry.stats().task_panics;
     let watched = within(registry.start("watched", RestartableArgs::default()), "a start").await.unwrap();
     let other = watched.clone();
-    type Made = Vec<(&'static str, Box<dyn Fn() -> bool + Send>)>;
-    let made: Made = run_in_restartable(&worker, move |ctx| {
+    type Spawned = Vec<(&'static str, Box<dyn Fn() -> bool + Send>)>;
+    let made: Spawned = run_in_restartable(&worker, move |ctx| {
         Box::pin(async move {
             let is_over = |timer: Timer| Box::new(move || timer.is_finished()) as Box<dyn Fn() -> bool + Send>;
             drop(ctx.spawn(async { panic!("spawn") }));
@@ -262,13 +262,13 @@ mod traced {
                         say("interval");
                         nothing()
                     });
-                    struct Last;
-                    impl Drop for Last {
+                    struct PanicsLast;
+                    impl Drop for PanicsLast {
                         fn drop(&mut self) {
                             say("dropped");
                         }
                     }
-                    let last = Last;
+                    let last = PanicsLast;
                     ctx.spawn(async move {
                         std::future::pending::<()>().await;
                         drop(last);

@@ -18,10 +18,10 @@ type Fields = BTreeMap<&'static str, String>;
 
 /// Records everything.
 #[derive(Clone, Default)]
-struct Log(Arc<Mutex<Kept>>);
+struct Log(Arc<Mutex<Records>>);
 
 #[derive(Default)]
-struct Kept {
+struct Records {
     spans: Vec<(&'static str, Fields)>,
     events: Vec<(Level, Fields)>,
     /// The spans that the thread has entered, innermost last.
@@ -30,25 +30,25 @@ struct Kept {
     panics: usize,
 }
 
-struct Gather<'f>(&'f mut Fields);
+struct FieldVisitor<'f>(&'f mut Fields);
 
-impl Visit for Gather<'_> {
+impl Visit for FieldVisitor<'_> {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
         self.0.insert(field.name(), format!("{value:?}").trim_matches('"').to_owned());
     }
 }
 
 impl Log {
-    fn with<T>(&self, look: impl FnOnce(&mut Kept) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut Records) -> T) -> T {
         look(&mut self.0.lock().expect("no code panics while holding the lock"))
     }
 
     fn spans(&self) -> Vec<(&'static str, Fields)> {
-        self.with(|kept| kept.spans.clone())
+        self.with(|records| records.spans.clone())
     }
 
     fn events(&self) -> Vec<(Level, Fields)> {
-        self.with(|kept| kept.events.clone())
+        self.with(|records| records.events.clone())
     }
 
     fn messages(&self) -> Vec<(Level, String)> {
@@ -63,40 +63,40 @@ impl Subscriber for Log {
     }
 
     fn new_span(&self, span: &Attributes<'_>) -> Id {
-        if self.with(|kept| std::mem::take(&mut kept.panics)) > 0 {
-            panic!("a hostile subscriber");
+        if self.with(|records| std::mem::take(&mut records.panics)) > 0 {
+            panic!("a panicking subscriber");
         }
         let mut fields = Fields::new();
-        span.record(&mut Gather(&mut fields));
-        self.with(|kept| {
-            kept.spans.push((span.metadata().name(), fields));
-            Id::from_u64(kept.spans.len() as u64)
+        span.record(&mut FieldVisitor(&mut fields));
+        self.with(|records| {
+            records.spans.push((span.metadata().name(), fields));
+            Id::from_u64(records.spans.len() as u64)
         })
     }
 
     fn record(&self, span: &Id, values: &Record<'_>) {
-        self.with(|kept| values.record(&mut Gather(&mut kept.spans[span.into_u64() as usize - 1].1)));
+        self.with(|records| values.record(&mut FieldVisitor(&mut records.spans[span.into_u64() as usize - 1].1)));
     }
 
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
         let mut fields = Fields::new();
-        event.record(&mut Gather(&mut fields));
-        self.with(|kept| {
-            if let Some(&span) = kept.entered.last() {
-                fields.insert("in span of", kept.spans[span - 1].1["id"].clone());
+        event.record(&mut FieldVisitor(&mut fields));
+        self.with(|records| {
+            if let Some(&span) = records.entered.last() {
+                fields.insert("in span of", records.spans[span - 1].1["id"].clone());
             }
-            kept.events.push((*event.metadata().level(), fields));
+            records.events.push((*event.metadata().level(), fields));
         });
     }
 
     fn enter(&self, span: &Id) {
-        self.with(|kept| kept.entered.push(span.into_u64() as usize));
+        self.with(|records| records.entered.push(span.into_u64() as usize));
     }
 
     fn exit(&self, _: &Id) {
-        self.with(|kept| kept.entered.pop());
+        self.with(|records| records.entered.pop());
     }
 }
 
@@ -240,8 +240,8 @@ async fn panicking_subscriber_loses_only_its_span() {
     if !in_own_process(module_path!(), "panicking_subscriber_loses_only_its_span") {
         return;
     }
-    let (log, _guard, registry) = logged(Registry::builder().name("hostile")).await;
-    log.with(|kept| kept.panics = 1);
+    let (log, _guard, registry) = logged(Registry::builder().name("panicking")).await;
+    log.with(|records| records.panics = 1);
     let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
     assert_eq!(value_of(&worker).await, 3);
     within(registry.stop("a"), "a stop").await.unwrap();

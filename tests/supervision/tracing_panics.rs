@@ -16,7 +16,7 @@ const METHODS: [&str; 10] =
 /// Uses a worker's span in every way while one method of the subscriber panics.
 async fn live_with(method: &'static str) {
     let (log, _guard) = Log::set().await;
-    log.set_hostile(Some(method));
+    log.set_panicking(Some(method));
     let record = Record::default();
     let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).trace_keys().build().unwrap();
     let args = RestartableArgs::terminate(|_| Box::pin(async { Ok(()) })).recorded(&record);
@@ -63,7 +63,7 @@ async fn live_with(method: &'static str) {
         assert_eq!(log.references(), 0, "a span was not closed");
     }
     // The next worker is not affected.
-    log.set_hostile(None);
+    log.set_panicking(None);
     let next = within(registry.start("k", RestartableArgs::default()), "the next start").await.expect(method);
     run_in_restartable(&next, |_| Box::pin(async {})).await.expect(method);
 }
@@ -89,7 +89,7 @@ fn g5_span_panic_at_runtime_end_is_contained() {
             drop(task.expect(method));
             worker
         });
-        log.set_hostile(Some(method));
+        log.set_panicking(Some(method));
         drop(runtime);
         let other = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         assert!(matches!(other.block_on(within(worker.closed(), "its exit")), ExitReason::Killed), "{method}");

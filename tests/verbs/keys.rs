@@ -168,27 +168,27 @@ async fn colliding_keys_stay_distinct() {
 #[tokio::test(start_paused = true)]
 async fn g5_panicking_eq_affects_no_other_key() {
     #[derive(Debug, Clone)]
-    struct Touchy(bool);
-    impl PartialEq for Touchy {
+    struct PanickingEq(bool);
+    impl PartialEq for PanickingEq {
         fn eq(&self, other: &Self) -> bool {
             assert!(!self.0 && !other.0, "a scripted panic");
             true
         }
     }
-    impl Eq for Touchy {}
-    impl Hash for Touchy {
+    impl Eq for PanickingEq {}
+    impl Hash for PanickingEq {
         fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
             state.write_u8(0);
         }
     }
-    let registry = Registry::<Named<Touchy>>::new();
-    let worker = within(registry.start(&Touchy(false), ()), "the start").await.unwrap();
+    let registry = Registry::<Named<PanickingEq>>::new();
+    let worker = within(registry.start(&PanickingEq(false), ()), "the start").await.unwrap();
     let looking = tokio::spawn({
         let registry = registry.clone();
-        async move { registry.lookup(&Touchy(true)) }
+        async move { registry.lookup(&PanickingEq(true)) }
     });
     assert!(within(looking, "the panic").await.unwrap_err().is_panic(), "the caller panics");
-    assert_eq!(registry.lookup(&Touchy(false)), Some(worker));
-    within(registry.stop(&Touchy(false)), "the stop").await.unwrap();
-    within(registry.start(&Touchy(false), ()), "the next start").await.unwrap();
+    assert_eq!(registry.lookup(&PanickingEq(false)), Some(worker));
+    within(registry.stop(&PanickingEq(false)), "the stop").await.unwrap();
+    within(registry.start(&PanickingEq(false), ()), "the next start").await.unwrap();
 }

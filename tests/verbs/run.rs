@@ -21,7 +21,7 @@ struct Session {
     log: Vec<String>,
     /// Replies to send once the log has this many entries.
     waiting: Vec<(usize, Reply<Vec<String>>)>,
-    last_words: oneshot::Sender<(Vec<String>, String)>,
+    exit_report: oneshot::Sender<(Vec<String>, String)>,
 }
 
 enum Command {
@@ -45,8 +45,8 @@ impl Worker for Session {
     type Message = Command;
     type Error = io::Error;
 
-    async fn init((stream, last_words): Self::Args, _: &mut Context<Self>) -> io::Result<Self> {
-        Ok(Self { lines: BufReader::new(stream).lines(), log: Vec::new(), waiting: Vec::new(), last_words })
+    async fn init((stream, exit_report): Self::Args, _: &mut Context<Self>) -> io::Result<Self> {
+        Ok(Self { lines: BufReader::new(stream).lines(), log: Vec::new(), waiting: Vec::new(), exit_report })
     }
 
     async fn handle(&mut self, command: Command, _: &mut Context<Self>) -> io::Result<()> {
@@ -75,20 +75,20 @@ impl Worker for Session {
 
     async fn terminate(self, reason: &ExitReason, _: &mut Context<Self>) {
         // The test may have dropped the receiver.
-        let _ = self.last_words.send((self.log, reason.to_string()));
+        let _ = self.exit_report.send((self.log, reason.to_string()));
     }
 }
 
-type LastWords = oneshot::Receiver<(Vec<String>, String)>;
+type ExitReport = oneshot::Receiver<(Vec<String>, String)>;
 
-async fn connected() -> (Registry<Session>, WorkerHandle<Session>, TcpStream, LastWords) {
+async fn connected() -> (Registry<Session>, WorkerHandle<Session>, TcpStream, ExitReport) {
     let listener = within(TcpListener::bind("127.0.0.1:0"), "a port").await.unwrap();
     let address = listener.local_addr().unwrap();
     let both = async { tokio::join!(TcpStream::connect(address), listener.accept()) };
     let (peer, accepted) = within(both, "the connection").await;
-    let (last_words, heard) = oneshot::channel();
+    let (exit_report, heard) = oneshot::channel();
     let registry = Registry::new();
-    let worker = within(registry.start(&1, (accepted.unwrap().0, last_words)), "the start").await.unwrap();
+    let worker = within(registry.start(&1, (accepted.unwrap().0, exit_report)), "the start").await.unwrap();
     (registry, worker, peer.unwrap(), heard)
 }
 

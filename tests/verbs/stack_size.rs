@@ -179,7 +179,7 @@ fn all_run(what: &str, variants: &[&str]) {
 }
 
 #[test]
-fn large_state_needs_no_more_stack() {
+fn large_state_fits_on_the_stack() {
     all_run("a state of 256 KiB", &["baseline", "start", "address", "restart"]);
 }
 
@@ -190,7 +190,7 @@ fn large_arguments_fit_on_the_stack() {
 }
 
 #[test]
-fn large_message_needs_no_more_stack() {
+fn large_message_fits_on_the_stack() {
     all_run("a message of 32 KiB", &["baseline", "start", "address", "restart"]);
     all_run("a message of 48 KiB", &["baseline", "start"]);
 }

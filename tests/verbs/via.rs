@@ -142,8 +142,8 @@ async fn g8_casts_are_handled_once_in_order_across_exits() {
 
 #[tokio::test(start_paused = true)]
 async fn short_lived_worker_is_not_retried_forever() {
-    struct Mayfly;
-    impl Worker for Mayfly {
+    struct ShortLived;
+    impl Worker for ShortLived {
         type Key = String;
         type Args = Arc<AtomicUsize>;
         type Message = u32;
@@ -159,7 +159,7 @@ async fn short_lived_worker_is_not_retried_forever() {
             Ok(())
         }
     }
-    let (registry, lives) = (Registry::<Mayfly>::new(), Arc::new(AtomicUsize::new(0)));
+    let (registry, lives) = (Registry::<ShortLived>::new(), Arc::new(AtomicUsize::new(0)));
     let via = registry.via_or_start("a", Arc::clone(&lives));
     match within(via.cast(7), "the last attempt").await {
         Err(SendError::Closed(message)) => assert_eq!(message.into_inner(), 7),

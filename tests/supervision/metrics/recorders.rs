@@ -11,26 +11,26 @@ use test_support::{Ask, Plan, Probe, value_of, within};
 
 /// Panics in every method.
 #[derive(Default)]
-struct Hostile {
+struct PanickingRecorder {
     calls: AtomicUsize,
 }
 
-struct HostileHistogram;
+struct PanickingHistogram;
 
-impl HistogramFn for HostileHistogram {
+impl HistogramFn for PanickingHistogram {
     fn record(&self, _: f64) {
-        panic!("a hostile histogram");
+        panic!("a scripted panic of a histogram");
     }
 }
 
-impl Hostile {
+impl PanickingRecorder {
     fn fail(&self) -> ! {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        panic!("a hostile recorder");
+        panic!("a scripted panic of a recorder");
     }
 }
 
-impl Recorder for Hostile {
+impl Recorder for PanickingRecorder {
     fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
@@ -47,20 +47,20 @@ impl Recorder for Hostile {
 
     fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
         self.calls.fetch_add(1, Ordering::Relaxed);
-        Histogram::from_arc(Arc::new(HostileHistogram))
+        Histogram::from_arc(Arc::new(PanickingHistogram))
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn panicking_recorder_is_contained() {
-    let hostile = Arc::new(Hostile::default());
-    let builder = Registry::<Probe>::builder().name("rooms").recorder(hostile.clone()).measure_handling();
+    let recorder = Arc::new(PanickingRecorder::default());
+    let builder = Registry::<Probe>::builder().name("rooms").recorder(recorder.clone()).measure_handling();
     let registry = builder.build().unwrap();
     let worker = within(registry.start("a", Plan::value(3)), "a start").await.unwrap();
     a_few_seconds().await;
     assert_eq!(value_of(&worker).await, 3);
     assert_eq!(value_of(&worker).await, 3);
-    assert!(hostile.calls.load(Ordering::Relaxed) > 1, "the recorder was called repeatedly");
+    assert!(recorder.calls.load(Ordering::Relaxed) > 1, "the recorder was called repeatedly");
     // More values than the reporter buffers between two reports.
     for key in 0..1_100 {
         within(registry.start(&key.to_string(), Plan::default()), "a start").await.unwrap();
