@@ -262,13 +262,13 @@ async fn panicking_eq_or_hash_fails_only_caller() {
                 _ => drop(registry.stop(&victim).await),
             }
         });
-        assert!(within(caller, "a caller with a hostile key").await.unwrap_err().is_panic());
+        assert!(within(caller, "a caller with a panicking key").await.unwrap_err().is_panic());
     }
     for id in 100..1_100 {
         within(registry.start(&key(id), ()), "a start of another key").await.unwrap();
     }
     assert_eq!(registry.lookup(&key(77)), Some(bystander));
-    assert_eq!(within(registry.shutdown(), "a shutdown with a hostile key").await.drained, 1_002);
+    assert_eq!(within(registry.shutdown(), "a shutdown with a panicking key").await.drained, 1_002);
 }
 
 #[tokio::test(start_paused = true)]

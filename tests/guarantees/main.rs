@@ -8,7 +8,7 @@ mod g02_coalescing;
 mod g03_no_stale_handle;
 mod g04_isolation;
 mod g05_failure_leaves_nothing;
-mod g05_hostile_drops;
+mod g05_panicking_drops;
 mod g06_no_silent_loss;
 mod g08_order;
 mod g09_accounting;

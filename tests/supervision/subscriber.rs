@@ -93,12 +93,12 @@ impl Log {
     }
 
     fn called(&self, method: &str) {
-        let is_hostile = self.with(|records| {
-            let is_hostile = records.panicking == Some(method);
-            records.panics += usize::from(is_hostile);
-            is_hostile
+        let must_panic = self.with(|records| {
+            let must_panic = records.panicking == Some(method);
+            records.panics += usize::from(must_panic);
+            must_panic
         });
-        assert!(!is_hostile, "a panicking subscriber");
+        assert!(!must_panic, "a scripted panic of the subscriber");
     }
 }
 

@@ -94,7 +94,7 @@ struct PanickingWaker;
 
 impl Wake for PanickingWaker {
     fn wake(self: Arc<Self>) {
-        panic!("a hostile waker");
+        panic!("a scripted panic of a waker");
     }
 }
 
@@ -149,9 +149,9 @@ async fn g10_panicking_waker_spares_other_reports() {
     within(registry.start("k", args), "a start").await.unwrap();
     let waker = Waker::from(Arc::new(PanickingWaker));
     // Tokio distributes waiters over several lists.
-    let mut hostile: Vec<_> = (0..32).map(|_| Box::pin(registry.shutdown())).collect();
+    let mut panicking: Vec<_> = (0..32).map(|_| Box::pin(registry.shutdown())).collect();
     let mut others = Vec::new();
-    for shutdown in &mut hostile {
+    for shutdown in &mut panicking {
         assert!(shutdown.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         let registry = registry.clone();
         others.push(tokio::spawn(async move { registry.shutdown().await }));
@@ -168,9 +168,9 @@ async fn g5_panicking_waker_spares_other_subscribers() {
     let registry = Registry::<RestartableWorker>::new();
     let waker = Waker::from(Arc::new(PanickingWaker));
     let mut subscribers: Vec<_> = (0..8).map(|_| registry.subscribe()).collect();
-    let mut hostile: Vec<_> = subscribers.iter_mut().map(|events| Box::pin(events.recv())).collect();
+    let mut panicking: Vec<_> = subscribers.iter_mut().map(|events| Box::pin(events.recv())).collect();
     let mut others = Vec::new();
-    for recv in &mut hostile {
+    for recv in &mut panicking {
         assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         let mut events = registry.subscribe();
         others.push(tokio::spawn(async move { events.recv().await.is_some() }));

@@ -24,7 +24,7 @@ impl Drop for PanicsOnDrop {
 
 impl std::fmt::Display for PanicsOnDrop {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a bomb")
+        f.write_str("a panicking")
     }
 }
 
@@ -110,8 +110,8 @@ async fn panicking_args_drop_leaks_no_handle() {
     within(first, "the start").await.unwrap().unwrap();
     let hit = AssertUnwindSafe(registry.lookup_or_start(&key, Plan::PanicsOnDrop(PanicsOnDrop))).catch_unwind().await;
     assert!(hit.is_err());
-    let bomb = PanicsOnDrop;
-    let make = move || Plan::PanicsOnDrop(bomb);
+    let panicking = PanicsOnDrop;
+    let make = move || Plan::PanicsOnDrop(panicking);
     assert!(AssertUnwindSafe(registry.lookup_or_start_with(&key, make)).catch_unwind().await.is_err());
     assert_no_leak(registry, key).await;
 }
@@ -127,19 +127,19 @@ async fn panicking_closure_drop_leaks_no_result() {
     aliases.register(1, &worker).unwrap();
     let message = Arc::new(());
     while worker.try_cast(Ask::Hold(Arc::default())).is_ok() {}
-    let bomb = PanicsOnDrop;
+    let panicking = PanicsOnDrop;
     let sent = catch_unwind(AssertUnwindSafe(|| {
         groups.try_broadcast(&1, |_| {
-            let _captured = &bomb;
+            let _captured = &panicking;
             Ask::Hold(Arc::clone(&message))
         })
     }));
     assert_eq!(sent.unwrap().refused.len(), 1, "dropping the borrow leaves the value");
     let sent = catch_unwind(AssertUnwindSafe(|| {
         groups.try_broadcast(&1, {
-            let (bomb, message) = (bomb, &message);
+            let (panicking, message) = (panicking, &message);
             move |_| {
-                let _captured = &bomb;
+                let _captured = &panicking;
                 Ask::Hold(Arc::clone(message))
             }
         })
@@ -148,10 +148,10 @@ async fn panicking_closure_drop_leaks_no_result() {
     assert_eq!(Arc::strong_count(&message), 1, "a message was leaked");
     macro_rules! fold {
         ($of:expr) => {
-            let bomb = PanicsOnDrop;
+            let panicking = PanicsOnDrop;
             let folded = catch_unwind(AssertUnwindSafe(|| {
                 $of.reduce(Vec::new(), move |mut all, _, found| {
-                    let _captured = &bomb;
+                    let _captured = &panicking;
                     all.push(found.clone());
                     all
                 })
@@ -237,7 +237,7 @@ async fn panicking_hook_drop_is_contained() {
     let captured = CountedPanic(Arc::clone(&dropped));
     let registry = Registry::<Subject>::builder()
         .on_undelivered(move |_, _| {
-            let _ = &captured;
+            let _captured = &captured;
         })
         .build()
         .unwrap();
