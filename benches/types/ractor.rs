@@ -14,8 +14,6 @@ macro_rules! counter {
                 Get(RpcReplyPort<u64>),
             }
 
-            impl ractor::Message for Message {}
-
             impl Actor for Counter {
                 type Msg = Message;
                 type State = u64;
