@@ -1,4 +1,4 @@
-//! [`Occupant`]: the proof that the start of an entry is not delegated. (Rule 9)
+//! [`Occupant`]: the proof that the start of an entry is not delegated. (rule 9)
 
 use crate::lifecycle::id::EntryId;
 

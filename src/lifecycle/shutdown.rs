@@ -9,8 +9,8 @@ use crate::lifecycle::phase::{Phase, fail_all};
 use crate::lifecycle::{Effects, Lifecycle, Mode};
 
 impl<P: Types> Lifecycle<P> {
-    /// Before a shutdown, or before the owner is dropped: has `observe` [observe](Self::observe) every worker that has not
-    /// started, unless an earlier shutdown has. (Rule 9)
+    /// Before a shutdown, or before the owner is dropped: has `observe` [observe](Self::observe) every worker that has
+    /// not started, unless an earlier shutdown has. (rule 9)
     pub(crate) fn observe_all(&mut self, observe: impl FnOnce(&mut Self)) -> NoneDelegated {
         if self.is_serving() {
             observe(self);

@@ -126,7 +126,8 @@ impl<P: Types> Lifecycle<P> {
         let (occupant, reclaimed) = Occupant::new(worker);
         if let Some(reply) = reclaimed {
             debug_assert!(!self.phases.contains_key(&occupant.entry()), "a start that is tracked was delegated");
-            // Only plain starts are delegated, so the rest of the caller is known: no worker waits, and its spec was taken.
+            // Only plain starts are delegated, so the rest of the caller is known: no worker waits, and its spec was
+            // taken.
             let starter = StartWaiter { verb: Verb::LookupOrStart, waits_in: None, spec: None, reply };
             self.phases.insert(occupant.entry(), Phase::Starting { waiting: vec![starter], next: Vec::new() });
         }

@@ -221,7 +221,7 @@ pub(crate) struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Marks that the next poll is not the one in which the channel was created: the value may be there already. (Rule
+    /// Marks that the next poll is not the one in which the channel was created: the value may be there already. (rule
     /// 4)
     pub(crate) fn check_on_next_poll(&mut self) {
         self.is_fresh = false;
