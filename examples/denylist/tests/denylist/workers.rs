@@ -94,7 +94,7 @@ fn metrics_count_calls_and_workers() {
     let metrics = service.get("/metrics");
     assert_eq!(metrics.status, 200);
     for line in [
-        r#"denylist_calls_total{decision="dir",rule="none"} 1"#,
+        r#"denylist_calls_total{decision="place",rule="none"} 1"#,
         r#"denylist_calls_total{decision="reject",rule="complaints"} 1"#,
         r#"denylist_calls_total{decision="reject",rule="anonymous"} 1"#,
         r#"denylist_calls_total{decision="reject",rule="prefix"} 0"#,
