@@ -50,15 +50,13 @@ use crate::owner::deadlines::{Deadlines, Due};
 pub(crate) use crate::owner::driver::Driver;
 use crate::owner::eviction::EvictionPool;
 use crate::owner::history::CrashHistory;
-use crate::table::TableWriter;
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::table::any::AnyTable;
+use crate::worker::cell::AnyCell;
 use crate::worker::deferred::DeferredAction;
-use crate::worker::handle::WorkerHandle;
-use crate::worker::request::{LiveTypes, Request, StartRequest, StartSpec};
-use crate::worker::shared::Shared;
+use crate::worker::launch::AnyLaunch;
+use crate::worker::request::{LiveTypes, Request, StartRequest};
+use crate::worker::shared::AnyShared;
 use crate::worker::start::Generations;
-use crate::worker::task::Launch;
 
 /// See the [module's documentation](self).
 ///
@@ -66,14 +64,14 @@ use crate::worker::task::Launch;
 /// deadlines. When two threads alternate as the combiner, each of these cache lines comes from the other's cache. Saves
 /// seven lines.
 #[repr(C)]
-pub(crate) struct Owner<W: Worker> {
+pub(crate) struct Owner {
     lifecycle: Lifecycle<LiveTypes>,
     /// Kept for its capacity. Empty between steps.
     effects: Vec<Effect<LiveTypes>>,
     /// The worker that the current operation is about. Saves looking it up.
-    current: Option<WorkerHandle<W>>,
-    /// What the worker of a vacant key is started with, while the lifecycle decides on the start.
-    spec: Option<StartSpec<W>>,
+    current: Option<Arc<dyn AnyCell>>,
+    /// The current operation is a start, and the table has no entry with the hash of its key.
+    is_first_of_hash: bool,
     ids: Ids,
     /// The current operation is the deadline of a stop.
     is_stop_overdue: bool,
@@ -83,23 +81,23 @@ pub(crate) struct Owner<W: Worker> {
     /// The starts that are delegated to their workers.
     generations: Generations,
     /// What happens after the combiner has released its lock.
-    deferred: DeferredQueue<DeferredAction<W>>,
+    deferred: DeferredQueue<DeferredAction>,
     deadlines: Deadlines,
     /// Where workers run.
     runtime: Handle,
-    table: TableWriter<W>,
-    shared: Arc<Shared<W>>,
-    eviction_pool: EvictionPool<W>,
+    table: Box<dyn AnyTable>,
+    shared: Arc<dyn AnyShared>,
+    eviction_pool: EvictionPool,
     crash_history: CrashHistory,
     /// Workers that wait for room.
-    queued_launches: EntryMap<Launch<W>>,
+    queued_launches: EntryMap<Box<dyn AnyLaunch>>,
     /// The history of the key whose start is being admitted. Not in `prior_by_entry` yet, since the start may be
     /// refused.
     prior: Option<PriorHistory>,
     /// The histories of keys that are starting.
     prior_by_entry: EntryMap<PriorHistory>,
     /// Starts that are tried again before the next operation.
-    retries: VecDeque<StartRequest<W>>,
+    retries: VecDeque<StartRequest>,
     report: watch::Sender<Option<ShutdownReport>>,
     /// `None` for a registry without a name, and after the last report.
     reporter: Option<Reporter>,
@@ -107,10 +105,23 @@ pub(crate) struct Owner<W: Worker> {
     final_report: Option<ShutdownReport>,
 }
 
-impl<W: Worker> Owner<W> {
-    pub(crate) fn new(
-        table: TableWriter<W>,
-        shared: Arc<Shared<W>>,
+impl Owner {
+    /// Makes the owner of a registry. Returns its driver, which is not spawned yet.
+    pub(crate) fn install(
+        table: Box<dyn AnyTable>,
+        shared: Arc<dyn AnyShared>,
+        report: watch::Sender<Option<ShutdownReport>>,
+        reporter: Option<Reporter>,
+        runtime: Handle,
+    ) -> Driver {
+        let owner = Self::new(table, Arc::clone(&shared), report, reporter, runtime.clone());
+        shared.combiner.set(Box::new(owner), runtime);
+        Driver::new(shared)
+    }
+
+    fn new(
+        table: Box<dyn AnyTable>,
+        shared: Arc<dyn AnyShared>,
         report: watch::Sender<Option<ShutdownReport>>,
         reporter: Option<Reporter>,
         runtime: Handle,
@@ -127,7 +138,7 @@ impl<W: Worker> Owner<W> {
             runtime,
             table,
             lifecycle: Lifecycle::new(limits),
-            spec: None,
+            is_first_of_hash: false,
             ids: Ids::default(),
             generations: Generations::default(),
             effects: Vec::new(),
@@ -161,7 +172,7 @@ impl<W: Worker> Owner<W> {
 
     fn step(&mut self, event: Option<Event<LiveTypes>>) {
         if let Some(event) = event {
-            step(&mut self.lifecycle, event, &mut self.effects);
+            self.lifecycle.step(event, &mut self.effects);
             self.publish_numbers();
         }
         self.perform_all();
@@ -180,40 +191,38 @@ impl<W: Worker> Owner<W> {
         numbers.waiting_for_room.store(tally.queued, Ordering::Relaxed);
     }
 
-    fn set_current(&mut self, cell: Arc<WorkerCell<W>>) -> EntryId {
-        let entry = cell.entry;
-        self.current = Some(WorkerHandle::new(cell));
+    fn set_current(&mut self, cell: Arc<dyn AnyCell>) -> EntryId {
+        let entry = cell.core().entry;
+        self.current = Some(cell);
         entry
     }
 
-    fn with_worker<T>(&self, entry: EntryId, act: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        let (mut act, mut result) = (Some(act), None);
-        self.visit_worker(entry, &mut |worker| result = act.take().map(|act| act(worker)));
-        result
-    }
-
-    /// Dynamic for the reason of [`TableReader::with_entry`](crate::table::TableReader::with_entry).
-    fn visit_worker(&self, entry: EntryId, visit: &mut dyn FnMut(&WorkerHandle<W>)) {
+    /// The worker of an entry. An effect names an entry only while it is in the table.
+    fn worker(&self, entry: EntryId) -> Option<Arc<dyn AnyCell>> {
         match &self.current {
-            Some(worker) if worker.entry_id() == entry => visit(worker),
-            _ => self.table.read().visit_entry(entry, visit),
+            Some(cell) if cell.core().entry == entry => Some(Arc::clone(cell)),
+            _ => self.table.get(entry),
         }
     }
 
-    fn with_cell(&self, entry: EntryId, act: impl FnOnce(&Arc<WorkerCell<W>>)) {
-        // An effect names an entry only while it is in the table.
-        self.with_worker(entry, |handle| act(&handle.cell));
+    /// Calls `act` with the worker of an entry.
+    fn with_cell(&self, entry: EntryId, act: impl FnOnce(&dyn AnyCell)) {
+        match &self.current {
+            Some(cell) if cell.core().entry == entry => act(&**cell),
+            _ => {
+                let mut act = Some(act);
+                self.table.visit(entry, &mut |cell| {
+                    if let Some(act) = act.take() {
+                        act(cell);
+                    }
+                });
+            }
+        }
     }
 }
 
-/// [`Lifecycle::step`] for every worker type: compiled with the library, and not with the programs that use it.
-#[inline(never)]
-fn step(lifecycle: &mut Lifecycle<LiveTypes>, event: Event<LiveTypes>, effects: &mut Vec<Effect<LiveTypes>>) {
-    lifecycle.step(event, effects);
-}
-
-impl<W: Worker> Sequential<Request<W>, DeferredAction<W>> for Owner<W> {
-    fn apply(&mut self, request: Request<W>) {
+impl Sequential<Request, DeferredAction> for Owner {
+    fn apply(&mut self, request: Request) {
         self.is_stop_overdue = false;
         let event = match request {
             Request::Start(request) => self.start_event(request),
@@ -230,7 +239,7 @@ impl<W: Worker> Sequential<Request<W>, DeferredAction<W>> for Owner<W> {
         true
     }
 
-    fn flush(&mut self, deferred: &mut DeferredQueue<DeferredAction<W>>) -> Option<Instant> {
+    fn flush(&mut self, deferred: &mut DeferredQueue<DeferredAction>) -> Option<Instant> {
         deferred.append(&mut self.deferred);
         self.deadlines.end_pass()
     }

@@ -44,6 +44,7 @@
 //! visits each slot once. A worker's entry stays in its slot, and by rule 5 each version of the entry holds the worker. Workers
 //! that come or go during the fold may be visited or not.
 
+pub(crate) mod any;
 mod fold;
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,14 @@ use crate::util::prehashed::PassHash;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct RegistryId(pub(crate) u64);
 
+impl RegistryId {
+    pub(crate) fn fresh() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Relaxed: the ids need only be unique.
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// A map by entry, which uses the hash of the key that the entry has already.
 pub(crate) type EntryMap<V> = HashMap<EntryId, V, PassHash>;
 

@@ -11,8 +11,7 @@ use crate::owner::deadlines::Due;
 use crate::owner::history::{CrashHistory, Verdict};
 use crate::table::Found;
 use crate::util::panics::{self, catch_panic};
-use crate::worker::Worker;
-use crate::worker::request::{LiveTypes, SpecRef, StartRequest, Started};
+use crate::worker::request::{LiveTypes, StartRequest, Started};
 use crate::worker::restart::History;
 
 /// The restart history of a key that starts again.
@@ -21,35 +20,28 @@ pub(super) struct PriorHistory {
     pub(super) crash: Option<Cause>,
 }
 
-impl<W: Worker> Owner<W> {
+impl Owner {
     /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its
     /// reply already.
-    pub(super) fn start_event(&mut self, request: StartRequest<W>) -> Option<Event<LiveTypes>> {
-        let StartRequest { verb, mut spec, waits_in, reply } = request;
-        let hash = spec.cell.entry.hash;
+    pub(super) fn start_event(&mut self, request: StartRequest) -> Option<Event<LiveTypes>> {
+        let StartRequest { verb, spec, waits_in, reply } = request;
+        let hash = spec.cell().core().entry.hash;
         // The key's `Eq` is user code. Its panic fails this start only. (G5)
-        let looked_up = catch_unwind(AssertUnwindSafe(|| self.observe_key(&spec.cell.key, hash)));
+        let looked_up = catch_unwind(AssertUnwindSafe(|| self.observe_key(spec.cell())));
         let found = match looked_up {
             Ok(found) => found,
             Err(payload) => {
                 let failure = StartFailure::Panicked(panics::message(payload));
-                self.reply_start(reply, Some(SpecRef::Boxed(Box::new(spec))), Started::Failed(failure));
+                self.reply_start(reply, Some(spec), Started::Failed(failure));
                 return None;
             }
         };
-        spec.is_first = matches!(found, Found::Nothing);
+        self.is_first_of_hash = matches!(found, Found::Nothing);
         let occupant = match found {
             Found::Worker(occupant) => Some(occupant),
             Found::SameHash | Found::Nothing => None,
         };
         let fresh = EntryId { id: self.ids.fresh(), hash };
-        let spec = if occupant.is_some() {
-            // The caller may wait.
-            SpecRef::Boxed(Box::new(spec))
-        } else {
-            self.spec = Some(spec);
-            SpecRef::Current
-        };
         let starter = StartWaiter { verb, waits_in, spec: Some(spec), reply };
         // No user code runs here, but a panic would cost the registry its owner. (G5)
         let admitted = catch_unwind(AssertUnwindSafe(|| match &occupant {

@@ -8,17 +8,16 @@ use crate::lifecycle::{Deadline, Lifecycle, NoneDelegated, Observe, Occupant};
 use crate::mailbox::queue::Gate;
 use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
-use crate::table::{Found, TableReader};
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
-use crate::worker::handle::WorkerHandle;
+use crate::table::Found;
+use crate::table::any::AnyTable;
+use crate::worker::cell::{AnyCell, CellCore};
 use crate::worker::request::{LiveTypes, StartReply};
 use crate::worker::shared::Numbers;
 use crate::worker::start::{Generations, ReclaimedStart};
 
-impl<W: Worker> Owner<W> {
+impl Owner {
     /// Delegates a start to its worker, which is not in the table yet.
-    pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut WorkerCell<W>, reply: StartReply) {
+    pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut CellCore, reply: StartReply) {
         let generation = self.generations.add();
         self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
         cell.delegate(reply, generation);
@@ -34,26 +33,34 @@ impl<W: Worker> Owner<W> {
     pub(super) fn observe_then<T>(
         &mut self,
         entry: EntryId,
-        act: impl FnOnce(&WorkerCell<W>) -> T,
+        act: impl FnOnce(&dyn AnyCell) -> T,
     ) -> Option<(Occupant, T)> {
         let Self { lifecycle, generations, table, shared, .. } = self;
-        table.read().with_entry(entry, |handle| {
-            let cell = &*handle.cell;
-            (lifecycle.observe(&mut Observer { cell, generations, numbers: &shared.numbers }), act(cell))
-        })
+        let (mut act, mut observed) = (Some(act), None);
+        table.visit(entry, &mut |cell| {
+            let occupant = lifecycle.observe(&mut Observer { cell, generations, numbers: &shared.numbers });
+            observed = act.take().map(|act| (occupant, act(cell)));
+        });
+        observed
     }
 
-    /// Observes the worker of a key. Runs the key's `Eq`.
+    /// Observes the worker that has the key of `cell`. Runs the key's `Eq`.
     #[inline]
-    pub(super) fn observe_key(&mut self, key: &W::Key, hash: u64) -> Found<Occupant> {
+    pub(super) fn observe_key(&mut self, cell: &dyn AnyCell) -> Found<Occupant> {
         let Self { lifecycle, generations, table, shared, .. } = self;
-        table.read().find(key, hash, |handle| {
-            lifecycle.observe(&mut Observer { cell: &handle.cell, generations, numbers: &shared.numbers })
-        })
+        let mut observed = None;
+        let found = table.find(cell, &mut |cell| {
+            observed = Some(lifecycle.observe(&mut Observer { cell, generations, numbers: &shared.numbers }));
+        });
+        match (found, observed) {
+            (_, Some(occupant)) => Found::Worker(occupant),
+            (Found::Nothing, None) => Found::Nothing,
+            _ => Found::SameHash,
+        }
     }
 
     /// Observes the worker that has sent a notice.
-    pub(super) fn observe_sender(&mut self, cell: &WorkerCell<W>) -> Occupant {
+    pub(super) fn observe_sender(&mut self, cell: &dyn AnyCell) -> Occupant {
         let Self { lifecycle, generations, shared, .. } = self;
         lifecycle.observe(&mut Sender(Observer { cell, generations, numbers: &shared.numbers }))
     }
@@ -61,18 +68,18 @@ impl<W: Worker> Owner<W> {
     /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is
     /// delegated after that.
     pub(super) fn observe_all(&mut self) -> NoneDelegated {
-        let Self { lifecycle, generations, table, shared, .. } = self;
-        let starting = |handle: &WorkerHandle<W>| (handle.cell.queue.gate() != Gate::Open).then_some(());
+        let cells = self.table.cells(self.lifecycle.entries());
+        let Self { lifecycle, generations, shared, .. } = self;
         lifecycle.observe_all(|lifecycle| {
-            table.read().fold((), starting, |(), handle, ()| {
-                lifecycle.observe(&mut Observer { cell: &handle.cell, generations, numbers: &shared.numbers });
-            });
+            for cell in cells.iter().filter(|cell| cell.gate() != Gate::Open) {
+                lifecycle.observe(&mut Observer { cell: &**cell, generations, numbers: &shared.numbers });
+            }
         })
     }
 
     pub(super) fn arm(&mut self, due: Due) {
         let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
-        let live = LiveEntries { lifecycle, table: table.read(), generations, numbers: &shared.numbers };
+        let live = LiveEntries { lifecycle, table: &**table, generations, numbers: &shared.numbers };
         if deadlines.arm(due, &live) {
             generations.advance();
         }
@@ -80,20 +87,20 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
         let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
-        deadlines.pop_passed(&LiveEntries { lifecycle, table: table.read(), generations, numbers: &shared.numbers })
+        deadlines.pop_passed(&LiveEntries { lifecycle, table: &**table, generations, numbers: &shared.numbers })
     }
 }
 
 /// A worker, as the lifecycle observes it.
-struct Observer<'o, W: Worker> {
-    cell: &'o WorkerCell<W>,
+struct Observer<'o> {
+    cell: &'o dyn AnyCell,
     generations: &'o mut Generations,
     numbers: &'o Numbers,
 }
 
-impl<W: Worker> Observe<StartReply> for Observer<'_, W> {
+impl Observe<StartReply> for Observer<'_> {
     fn entry(&self) -> EntryId {
-        self.cell.entry
+        self.cell.core().entry
     }
 
     fn reclaim(&mut self) -> Option<StartReply> {
@@ -104,21 +111,21 @@ impl<W: Worker> Observe<StartReply> for Observer<'_, W> {
     }
 
     fn is_closed(&self) -> bool {
-        self.cell.queue.gate() >= Gate::Closed
+        self.cell.gate() >= Gate::Closed
     }
 }
 
 /// A worker that has sent a notice. If it is ready, it has completed its start before, or found it reclaimed: see rule
-/// 4 of [`start`](crate::worker::start). Saves the lock of [`WorkerCell::reclaim`].
-struct Sender<'o, W: Worker>(Observer<'o, W>);
+/// 4 of [`start`](crate::worker::start). Saves the lock of [`AnyCell::reclaim`].
+struct Sender<'o>(Observer<'o>);
 
-impl<W: Worker> Observe<StartReply> for Sender<'_, W> {
+impl Observe<StartReply> for Sender<'_> {
     fn entry(&self) -> EntryId {
         self.0.entry()
     }
 
     fn reclaim(&mut self) -> Option<StartReply> {
-        if self.0.cell.is_ready() { None } else { self.0.reclaim() }
+        if self.0.cell.core().is_ready() { None } else { self.0.reclaim() }
     }
 
     fn is_closed(&self) -> bool {
@@ -127,14 +134,23 @@ impl<W: Worker> Observe<StartReply> for Sender<'_, W> {
 }
 
 /// Decides which deadlines the owner still waits for.
-struct LiveEntries<'o, W: Worker> {
+struct LiveEntries<'o> {
     lifecycle: &'o Lifecycle<LiveTypes>,
-    table: &'o TableReader<W>,
+    table: &'o dyn AnyTable,
     generations: &'o Generations,
     numbers: &'o Numbers,
 }
 
-impl<W: Worker> Liveness for LiveEntries<'_, W> {
+impl LiveEntries<'_> {
+    /// Whether the entry is in the table, and its worker not ready.
+    fn is_not_ready(&self, entry: EntryId) -> bool {
+        let mut is_not_ready = false;
+        self.table.visit(entry, &mut |cell| is_not_ready = !cell.core().is_ready());
+        is_not_ready
+    }
+}
+
+impl Liveness for LiveEntries<'_> {
     fn is_live(&self, due: Due) -> bool {
         match due {
             Due::Entry(entry, deadline) => self.lifecycle.awaits(entry, deadline).unwrap_or(false),
@@ -143,7 +159,7 @@ impl<W: Worker> Liveness for LiveEntries<'_, W> {
                 self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
                     // A worker that is ready completes its start in the current poll, reclaimed or not.
                     !self.generations.is_complete(generation, &self.numbers.completed_delegated)
-                        && self.table.with_entry(entry, |handle| handle.cell.is_ready()) == Some(false)
+                        && self.is_not_ready(entry)
                 })
             }
             Due::Crash(entry, run) => self.lifecycle.awaits_crash(entry, run),

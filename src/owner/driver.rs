@@ -9,17 +9,16 @@ use std::task::{Context, Poll, ready};
 use tokio::time::{Sleep, sleep_until};
 
 use crate::combiner::DriverPoll;
-use crate::worker::Worker;
-use crate::worker::shared::Shared;
+use crate::worker::shared::AnyShared;
 
 /// Runs the operations that no caller has time for, and waits for the owner's deadlines.
-pub(crate) struct Driver<W: Worker> {
-    shared: Arc<Shared<W>>,
+pub(crate) struct Driver {
+    shared: Arc<dyn AnyShared>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<W: Worker> Driver<W> {
-    pub(crate) fn new(shared: Arc<Shared<W>>) -> Self {
+impl Driver {
+    pub(crate) fn new(shared: Arc<dyn AnyShared>) -> Self {
         Self { shared, timer: None }
     }
 
@@ -55,7 +54,7 @@ impl<W: Worker> Driver<W> {
     }
 }
 
-impl<W: Worker> Drop for Driver<W> {
+impl Drop for Driver {
     /// Drops the owner if the runtime was dropped before the shutdown was complete.
     fn drop(&mut self) {
         if self.shared.report.borrow().is_none() {

@@ -1,21 +1,17 @@
 //! How the owner performs the [`Effect`]s of the lifecycle.
 
-use std::sync::Arc;
-
 use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{Effect, StartOutcome, StartWaiter};
 use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
-use crate::owner::insert::{drop_launch, unique_cell};
 use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
 use crate::worker::deferred::DeferredAction;
-use crate::worker::request::{AnyCell, LiveTypes, SpecRef, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::worker::launch::AnyLaunch;
+use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, Started};
 
-impl<W: Worker> Owner<W> {
+impl Owner {
     /// Performs the pending effects one by one. A panic of user code in one of them (the `Drop` of a key) does not keep
     /// the owner from the next. (G5)
     pub(super) fn perform_all(&mut self) {
@@ -28,10 +24,9 @@ impl<W: Worker> Owner<W> {
 
     fn perform(&mut self, effect: Effect<LiveTypes>) {
         match effect {
-            Effect::Launch(entry, spec, delegated) => self.launch(entry, spec, delegated),
-            Effect::Queue(entry, spec) => {
-                let spec = self.take_spec(spec);
-                let launch = self.insert(entry, spec);
+            Effect::Launch(entry, launch, delegated) => self.launch(entry, launch, delegated),
+            Effect::Queue(entry, mut launch) => {
+                self.insert(entry, &mut *launch);
                 self.queued_launches.insert(entry, launch);
             }
             Effect::LaunchQueued(entry) => {
@@ -42,7 +37,7 @@ impl<W: Worker> Owner<W> {
             Effect::DropQueued(entry) => {
                 if let Some(launch) = self.queued_launches.remove(&entry) {
                     // The arguments' `Drop` is user code. (G4)
-                    spawn_boxed(&self.runtime, Box::pin(async move { drop_launch(launch) }));
+                    spawn_boxed(&self.runtime, Box::pin(async move { launch.discard() }));
                 }
             }
             Effect::SkipPermit(entry) => self.with_cell(entry, |cell| cell.skip_permit()),
@@ -71,57 +66,41 @@ impl<W: Worker> Owner<W> {
     }
 
     #[inline]
-    fn launch(&mut self, entry: EntryId, spec: SpecRef, delegated: Option<StartReply>) {
-        let mut spec = self.take_spec(spec);
+    fn launch(&mut self, entry: EntryId, mut launch: Box<dyn AnyLaunch>, delegated: Option<StartReply>) {
         if let Some(reply) = delegated {
-            self.delegate(entry, unique_cell(&mut spec), reply);
+            self.delegate(entry, launch.core_mut(), reply);
         }
-        let launch = self.insert(entry, spec);
+        self.insert(entry, &mut *launch);
         self.deferred.push(DeferredAction::Spawn(launch));
-    }
-
-    fn take_spec(&mut self, spec: SpecRef) -> StartSpec<W> {
-        match spec {
-            SpecRef::Current => self.spec.take().expect("the operation that holds a spec uses it once"),
-            SpecRef::Boxed(spec) => *spec.downcast().expect("the owner boxes the specs of its own workers"),
-        }
     }
 
     fn retry(&mut self, starter: StartWaiter<LiveTypes>) {
         let StartWaiter { verb, waits_in, spec, reply } = starter;
         // Only a launch takes a caller's spec, and a start that was launched is not tried again.
         if let Some(spec) = spec {
-            let spec = self.take_spec(spec);
             self.retries.push_back(StartRequest { verb, spec, waits_in, reply });
         }
     }
 
     fn abandon_mailbox(&self, entry: EntryId) {
-        self.with_cell(entry, |cell| {
-            // Its `init` may never return, and other starts wait for the permit. (G4)
-            cell.return_permit();
-            let cell = Arc::clone(cell);
-            // The `Drop` of a message is user code. (G4)
-            spawn_boxed(&self.runtime, Box::pin(async move { cell.undeliver(UndeliveredReason::Killed) }));
-        });
+        let Some(cell) = self.worker(entry) else { return };
+        // Its `init` may never return, and other starts wait for the permit. (G4)
+        cell.return_permit();
+        // The `Drop` of a message is user code. (G4)
+        spawn_boxed(&self.runtime, Box::pin(async move { cell.undeliver(UndeliveredReason::Killed) }));
     }
 
     fn start_result(&self, outcome: StartOutcome) -> Started {
-        let cell = |entry| self.with_worker(entry, |handle| -> AnyCell { Arc::<WorkerCell<W>>::clone(&handle.cell) });
         match outcome {
-            StartOutcome::Worker(entry) => cell(entry).map(Started::Worker),
-            StartOutcome::AlreadyStarted(entry) => cell(entry).map(Started::Taken),
+            StartOutcome::Worker(entry) => self.worker(entry).map(Started::Worker),
+            StartOutcome::AlreadyStarted(entry) => self.worker(entry).map(Started::Taken),
             StartOutcome::Failed(failure) => Some(Started::Failed(failure)),
         }
         .expect("an entry is in the table until `Remove`, and no outcome names it after that")
     }
 
-    /// Replies to a caller of a start, and returns its arguments if they were not used.
-    pub(super) fn reply_start(&mut self, reply: StartReply, spec: Option<SpecRef>, outcome: Started) {
-        let unused = spec.map(|spec| match spec {
-            SpecRef::Current => Box::new(self.take_spec(spec)),
-            SpecRef::Boxed(spec) => spec,
-        });
+    /// Replies to a caller of a start, and returns its launch if it was not used.
+    pub(super) fn reply_start(&mut self, reply: StartReply, unused: Option<Box<dyn AnyLaunch>>, outcome: Started) {
         self.deferred.push(DeferredAction::AnswerStart(reply, StartAnswer { outcome, unused }));
     }
 }

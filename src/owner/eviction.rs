@@ -6,8 +6,7 @@ use std::sync::Arc;
 use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::util::rng::Rng;
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::AnyCell;
 use crate::worker::config::Eviction;
 
 /// How many idle workers are compared to find the victim.
@@ -18,15 +17,14 @@ const SAMPLE_LOOKS: usize = 64;
 const FALLBACK_LOOKS: usize = 1_024;
 
 /// The workers of a registry, in a list from which one can be picked at random. Empty if the registry does not evict.
-#[derive(Debug)]
-pub(crate) struct EvictionPool<W: Worker> {
+pub(crate) struct EvictionPool {
     eviction: Eviction,
-    cells: Vec<Arc<WorkerCell<W>>>,
+    cells: Vec<Arc<dyn AnyCell>>,
     index: HashMap<WorkerId, usize>,
     rng: Rng,
 }
 
-impl<W: Worker> EvictionPool<W> {
+impl EvictionPool {
     pub(crate) fn new(eviction: Eviction) -> Self {
         Self { eviction, cells: Vec::new(), index: HashMap::new(), rng: Rng::new(1) }
     }
@@ -35,9 +33,9 @@ impl<W: Worker> EvictionPool<W> {
         self.eviction != Eviction::Reject
     }
 
-    pub(crate) fn insert(&mut self, cell: &Arc<WorkerCell<W>>) {
+    pub(crate) fn insert(&mut self, cell: &Arc<dyn AnyCell>) {
         if self.evicts() {
-            self.index.insert(cell.entry.id, self.cells.len());
+            self.index.insert(cell.core().entry.id, self.cells.len());
             self.cells.push(Arc::clone(cell));
         }
     }
@@ -46,7 +44,7 @@ impl<W: Worker> EvictionPool<W> {
         let Some(index) = self.index.remove(&entry.id) else { return };
         self.cells.swap_remove(index);
         if let Some(moved) = self.cells.get(index) {
-            self.index.insert(moved.entry.id, index);
+            self.index.insert(moved.core().entry.id, index);
         }
     }
 
@@ -61,7 +59,7 @@ impl<W: Worker> EvictionPool<W> {
         if !self.evicts() || self.cells.is_empty() {
             return None;
         }
-        let mut sample: Vec<Arc<WorkerCell<W>>> = Vec::with_capacity(SAMPLE);
+        let mut sample: Vec<Arc<dyn AnyCell>> = Vec::with_capacity(SAMPLE);
         if self.cells.len() <= SAMPLE_LOOKS {
             sample.extend(self.cells.iter().filter(|cell| cell.is_idle()).map(Arc::clone));
         } else {
@@ -79,13 +77,13 @@ impl<W: Worker> EvictionPool<W> {
         // Cached keys: the workers write these numbers meanwhile, and the order must not change during the sort.
         match self.eviction {
             Eviction::LeastFrequentlyActive => {
-                sample.sort_by_cached_key(|cell| (cell.activity.uses_at(now), cell.activity.at()));
+                sample.sort_by_cached_key(|cell| (cell.core().activity.uses_at(now), cell.core().activity.at()));
             }
-            _ => sample.sort_by_cached_key(|cell| cell.activity.at()),
+            _ => sample.sort_by_cached_key(|cell| cell.core().activity.at()),
         }
         // A message may have arrived since the worker was inspected. Then try the next one.
         if let Some(victim) = sample.iter().find(|cell| cell.passivate(CloseReason::Evicted)) {
-            return Some(victim.entry);
+            return Some(victim.core().entry);
         }
         // Almost every worker is busy. Fall back to the first idle one, even if it is not the best victim.
         let first = self.rng.below(self.cells.len());
@@ -94,6 +92,6 @@ impl<W: Worker> EvictionPool<W> {
             .chain(before)
             .take(FALLBACK_LOOKS)
             .find(|cell| cell.passivate(CloseReason::Evicted))
-            .map(|victim| victim.entry)
+            .map(|victim| victim.core().entry)
     }
 }

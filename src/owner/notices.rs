@@ -4,25 +4,23 @@ use crate::lifecycle::{Deadline, Event};
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::util::panics;
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
-use crate::worker::events::Event as PublicEvent;
+use crate::worker::cell::CellEvent;
 use crate::worker::request::{LiveTypes, Notice};
 
-impl<W: Worker> Owner<W> {
+impl Owner {
     /// Looks up what the lifecycle must know of the table to decide on a notice. Returns `None` if the notice is none
     /// of the lifecycle's concern.
-    pub(super) fn notice_event(&mut self, notice: Notice<W>) -> Option<Event<LiveTypes>> {
+    pub(super) fn notice_event(&mut self, notice: Notice) -> Option<Event<LiveTypes>> {
         Some(match notice {
             Notice::Stop { entry, stopper } => Event::Stop { occupant: self.observe(entry), stopper },
             Notice::Crash { entry, reply } => {
                 // The run is asked to end here and not by the caller, so that starts, stops and crashes have one order.
-                let (occupant, run) = self.observe_then(entry, WorkerCell::crash).unzip();
+                let (occupant, run) = self.observe_then(entry, |cell| cell.crash()).unzip();
                 Event::Crash { occupant, run: run.flatten(), reply }
             }
             Notice::Begun(entry) => Event::InitBegun(entry),
             Notice::Ready(cell) => Event::Ready(self.set_current(cell)),
-            Notice::Closing(cell) => Event::Closing(self.observe_sender(&cell)),
+            Notice::Closing(cell) => Event::Closing(self.observe_sender(&*cell)),
             Notice::RunEnded(cell, incarnation, reason) => {
                 let entry = self.set_current(cell);
                 // This may be the last reference to the error, whose `Drop` is user code. (G5)
@@ -36,14 +34,14 @@ impl<W: Worker> Owner<W> {
             Notice::Restarted(cell, incarnation) => {
                 let entry = self.set_current(cell);
                 let now = self.shared.now_if_reported();
-                self.with_cell(entry, |cell| cell.set_started_at(now));
-                self.emit_started(entry, |worker| PublicEvent::Restarted { worker, incarnation });
+                self.with_cell(entry, |cell| cell.core().set_started_at(now));
+                self.emit_started(entry, CellEvent::Restarted { incarnation });
                 return None;
             }
             Notice::Exited(cell, exit, crash_record) => {
-                let occupant = self.observe_sender(&cell);
+                let occupant = self.observe_sender(&*cell);
                 // Before any reply: a caller whose stop has returned finds that the worker has exited.
-                cell.set_exit(exit.reason());
+                cell.core().set_exit(exit.reason());
                 let entry = self.set_current(cell);
                 if let Some(crash_record) = crash_record {
                     self.update_history(|history| history.record_exit(entry.hash, *crash_record));

@@ -13,15 +13,13 @@ use crate::owner::Owner;
 use crate::owner::admission::PriorHistory;
 use crate::owner::deadlines::Due;
 use crate::util::panics::catch_panic;
-use crate::worker::Worker;
-use crate::worker::events::Event as PublicEvent;
-use crate::worker::handle::WorkerHandle;
+use crate::worker::cell::CellEvent;
 
-impl<W: Worker> Owner<W> {
+impl Owner {
     /// Copies the numbers to the recorder and arms the next report.
     pub(super) fn report_metrics(&mut self) {
         if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
-            let stats = self.shared.stats(self.table.read().backlog(self.lifecycle.workers()));
+            let stats = self.shared.stats(self.table.backlog(self.lifecycle.workers()));
             reporter.report(&stats, self.shared.config.mailbox_capacity, self.shared.stopwatch.as_ref());
             self.arm(Due::Report);
         }
@@ -42,11 +40,13 @@ impl<W: Worker> Owner<W> {
         if self.reporter.is_none() {
             return;
         }
-        let age = self.with_worker(entry, |worker| {
-            let was_ready = worker.cell.is_reported_run();
-            if was_ready { self.shared.clock.since(worker.cell.started_at()) } else { Duration::ZERO }
+        let mut lasted = Duration::ZERO;
+        self.with_cell(entry, |cell| {
+            if cell.core().is_reported_run() {
+                lasted = self.shared.clock.since(cell.core().started_at());
+            }
         });
-        if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(age.unwrap_or_default())) {
+        if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(lasted)) {
             self.deadlines.arm_now(Due::FlushMetrics);
         }
     }
@@ -61,24 +61,21 @@ impl<W: Worker> Owner<W> {
     }
 
     /// Emits the start of a run and marks the run, so that its exit is emitted as well.
-    pub(super) fn emit_started(&self, entry: EntryId, event: impl FnOnce(WorkerHandle<W>) -> PublicEvent<W>) {
-        self.with_worker(entry, |worker| {
-            worker.cell.set_reported();
-            self.shared.events.emit(|| event(worker.clone()));
-        });
+    pub(super) fn emit_started(&self, entry: EntryId, event: CellEvent) {
+        if let Some(worker) = self.worker(entry) {
+            worker.core().set_reported();
+            worker.emit(event);
+        }
     }
 
     /// Emits the exit of a run if its start was emitted. Returns whether it was.
     pub(super) fn emit_exited(&self, entry: EntryId, incarnation: u64, reason: &ExitReason) -> bool {
-        let was_running = self.with_worker(entry, |worker| {
-            let was_running = worker.cell.take_reported();
-            if was_running {
-                let (worker, reason) = (worker.clone(), reason.clone());
-                self.shared.events.emit(|| PublicEvent::Exited { worker, incarnation, reason });
-            }
-            was_running
-        });
-        was_running.unwrap_or(false)
+        let Some(worker) = self.worker(entry) else { return false };
+        let was_running = worker.core().take_reported();
+        if was_running {
+            worker.emit(CellEvent::Exited { incarnation, reason: reason.clone() });
+        }
+        was_running
     }
 
     /// Opens the gate of a worker whose `init` has returned, and reports its start.
@@ -86,8 +83,8 @@ impl<W: Worker> Owner<W> {
         let now = self.shared.now_if_reported();
         let mut requested_at = now;
         self.with_cell(entry, |cell| {
-            requested_at = cell.started_at();
-            cell.set_started_at(now);
+            requested_at = cell.core().started_at();
+            cell.core().set_started_at(now);
             cell.open();
         });
         self.shared.numbers.counters.started();
@@ -103,7 +100,7 @@ impl<W: Worker> Owner<W> {
             }
         }
         // After the gate is open: a subscriber that sees the event finds the worker by lookup. (G3)
-        self.emit_started(entry, |worker| PublicEvent::Started { worker, incarnation: 1 });
+        self.emit_started(entry, CellEvent::Started);
     }
 
     /// Reports that a start failed.
@@ -126,15 +123,15 @@ impl<W: Worker> Owner<W> {
     pub(super) fn report_exited(&mut self, entry: EntryId, reason: ExitReason) {
         self.shared.numbers.counters.exited(&reason);
         self.record_lifetime(entry);
-        let Some(worker) = self.with_worker(entry, WorkerHandle::clone) else { return };
-        let incarnation = worker.incarnation();
+        let Some(worker) = self.worker(entry) else { return };
+        let incarnation = worker.core().incarnation();
         let was_running = self.emit_exited(entry, incarnation, &reason);
-        if worker.cell.has_reached_restart_limit() {
+        if worker.core().has_reached_restart_limit() {
             self.shared.numbers.counters.gave_up();
-            self.shared.events.emit(|| PublicEvent::GaveUp { worker, incarnation, reason });
+            worker.emit(CellEvent::GaveUp { incarnation, reason });
         } else if !was_running {
             // The exit of its last run was emitted, and subscribers expect a restart.
-            self.shared.events.emit(|| PublicEvent::NotRestarted { worker, incarnation, reason });
+            worker.emit(CellEvent::NotRestarted { incarnation, reason });
         }
     }
 }

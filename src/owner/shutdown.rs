@@ -4,23 +4,20 @@ use std::sync::Arc;
 
 use crate::lifecycle::ShutdownReport;
 use crate::lifecycle::exit::CloseReason;
-use crate::lifecycle::id::WorkerId;
 use crate::mailbox::queue::Gate;
 use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
-use crate::owner::insert::drop_launch;
 use crate::util::panics::catch_panic;
 use crate::util::sync::lock;
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::AnyCell;
 
-impl<W: Worker> Owner<W> {
+impl Owner {
     pub(super) fn close_all(&mut self) {
         self.table.begin_closing();
         for cell in self.cells() {
             // A worker that is starting has its own effect, which cancels it.
-            if cell.queue.gate() == Gate::Open {
+            if cell.gate() == Gate::Open {
                 cell.stop(CloseReason::Shutdown, self.shared.config.stop_mode);
             }
         }
@@ -29,12 +26,12 @@ impl<W: Worker> Owner<W> {
 
     pub(super) fn kill_all(&mut self) {
         for cell in self.cells() {
-            self.kill(&cell);
+            self.kill(&*cell);
         }
         self.arm(Due::ShutdownAbort);
     }
 
-    pub(super) fn kill(&self, cell: &WorkerCell<W>) {
+    pub(super) fn kill(&self, cell: &dyn AnyCell) {
         if self.is_stop_overdue { cell.kill_at_deadline() } else { cell.kill() }
     }
 
@@ -64,30 +61,15 @@ impl<W: Worker> Owner<W> {
     /// All workers in the order in which they were started.
     ///
     /// This is roughly their order in memory. To end a million workers in the order of the table takes twice as long.
-    fn cells(&self) -> Vec<Arc<WorkerCell<W>>> {
-        let cells = Vec::with_capacity(self.lifecycle.entries());
-        let mut cells = self.table.read().fold(
-            cells,
-            |_| Some(()),
-            |mut cells, handle, ()| {
-                cells.push(Some(Arc::clone(&handle.cell)));
-                cells
-            },
-        );
-        let order = order(cells.iter().flatten().map(|cell| cell.entry.id).collect());
-        order.into_iter().filter_map(|place| cells[place].take()).collect()
+    fn cells(&self) -> Vec<Arc<dyn AnyCell>> {
+        let mut cells: Vec<_> =
+            self.table.cells(self.lifecycle.entries()).into_iter().map(|cell| (cell.core().entry.id, cell)).collect();
+        cells.sort_unstable_by_key(|&(id, _)| id);
+        cells.into_iter().map(|(_, cell)| cell).collect()
     }
 }
 
-/// The places of workers in the order of their ids. Of no type of worker, so that the sort is compiled once.
-#[inline(never)]
-fn order(ids: Vec<WorkerId>) -> Vec<usize> {
-    let mut places: Vec<_> = ids.into_iter().enumerate().map(|(place, id)| (id, place)).collect();
-    places.sort_unstable();
-    places.into_iter().map(|(_, place)| place).collect()
-}
-
-impl<W: Worker> Drop for Owner<W> {
+impl Drop for Owner {
     /// After a shutdown this releases the workers that are stuck. If the runtime was dropped first, it ends all
     /// workers.
     fn drop(&mut self) {
@@ -100,7 +82,7 @@ impl<W: Worker> Drop for Owner<W> {
             catch_panic(|| drop(request));
         }
         for (_, launch) in std::mem::take(&mut self.queued_launches) {
-            drop_launch(launch);
+            launch.discard();
         }
         let none_delegated = self.observe_all();
         self.lifecycle.abort_all(none_delegated, &self.shared.start_refusal(), &mut self.effects);
@@ -118,7 +100,7 @@ impl<W: Worker> Drop for Owner<W> {
         let aborted = self.lifecycle.entries();
         self.eviction_pool.clear();
         self.table.clear();
-        self.shared.events.close();
+        self.shared.close_events();
         // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
         let final_report = self.final_report.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
         self.report.send_replace(Some(final_report));

@@ -18,9 +18,10 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
-use crate::worker::request::{InTransit, Notice};
+use crate::worker::launch::InTransit;
+use crate::worker::request::Notice;
 use crate::worker::shared::Shared;
-use crate::worker::task::{ExitGuard, Launch, RunArgs, run_worker};
+use crate::worker::task::{ExitGuard, RunArgs, TaskInput, run_worker};
 
 /// A key whose `Eq` panics while the flag is set.
 #[derive(Clone)]
@@ -65,7 +66,7 @@ impl Worker for Idle {
 /// A registry whose owner runs only in [`run_one`](Self::run_one).
 struct ManualOwner {
     registry: Registry<Idle>,
-    driver: Option<Driver<Idle>>,
+    driver: Option<Driver>,
 }
 
 impl ManualOwner {
@@ -146,7 +147,7 @@ async fn g3_gate_is_rechecked_before_returning_a_worker() {
     assert!(poll(next.as_mut()).is_pending());
     assert!(owner.run_one());
     assert!(poll(next.as_mut()).is_pending(), "a worker with a closed gate was returned");
-    let _ = owner.shared().notify(Notice::Closing(Arc::clone(&old.cell)));
+    let _ = owner.shared().notify(Notice::Closing(old.cell.clone()));
     owner.settle().await;
     let Poll::Ready(Ok(new)) = poll(next) else { panic!("its successor was started") };
     assert_ne!(old, new);
@@ -248,7 +249,7 @@ async fn g1_args_drop_before_exit_even_if_never_polled() {
         let is_unreported = Arc::<AtomicBool>::default();
         let args = Some(InTransit::new(ExitProbe(Some(Arc::clone(&cell)), Arc::clone(&is_unreported))));
         cell.kill();
-        let mut task = Box::pin(run_worker(Launch {
+        let mut task = Box::pin(run_worker(TaskInput {
             run_args: RunArgs { args, restart_state: None },
             guard: ExitGuard::new(Arc::clone(&cell)),
         }));
@@ -269,7 +270,7 @@ async fn idle_task_and_cell_stay_small() {
     let (registry, _driver) = Builder::<Idle>::new().assemble(None, Handle::current());
     let entry = EntryId::fresh(1);
     let cell = Arc::new(WorkerCell::new(key(1), entry, Arc::clone(registry.shared())));
-    let task = run_worker(Launch {
+    let task = run_worker(TaskInput {
         run_args: RunArgs { args: Some(InTransit::new(())), restart_state: None },
         guard: ExitGuard::new(cell.clone()),
     });

@@ -87,7 +87,7 @@ impl<W: Worker> Registry<W> {
         let shared = &self.starter.shared;
         // The owner publishes the stuck workers before it sets the report, so read them in the other order.
         let is_over = shared.report.borrow().is_some();
-        is_over && lock(&shared.stuck).iter().filter_map(Weak::upgrade).all(|cell| cell.exit().is_some())
+        is_over && lock(&shared.stuck).iter().filter_map(Weak::upgrade).all(|cell| cell.core().exit().is_some())
     }
 
     /// Waits until a shutdown is complete and no worker runs, not even a stuck one.
@@ -99,7 +99,7 @@ impl<W: Worker> Registry<W> {
         // Clone the list, because each worker that owns this registry waits for the same workers.
         let stuck = lock(&shared.stuck).clone();
         for cell in stuck.iter().filter_map(Weak::upgrade) {
-            cell.closed().await;
+            cell.core().closed().await;
         }
     }
 }

@@ -22,14 +22,15 @@ use crate::table::TableReader;
 use crate::util::coop::{poll_budget, poll_hit_budget, yield_after};
 use crate::util::opaque::Carries;
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{AnyCell, WorkerCell};
 use crate::worker::config::Eviction;
 use crate::worker::current::{current, current_of, is_current};
 use crate::worker::error::{Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::launch::Launch;
 use crate::worker::ownership::{is_worker_above_caller, workers_above_caller};
-use crate::worker::request::{AnyCell, InTransit, Request, StartAnswer, StartReply, StartRequest, StartSpec, Started};
+use crate::worker::request::{Request, StartAnswer, StartReply, StartRequest, Started};
 use crate::worker::shared::Shared;
 
 /// Polls the start. Not inlined, so that the code of a hit stays small.
@@ -186,7 +187,7 @@ impl<W: Worker> Starter<W> {
         }
         let cell = Arc::new(WorkerCell::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.shared)));
         cell.set_started_at(self.shared.now_if_reported());
-        let spec = StartSpec { cell, args: InTransit::new(make(args)), is_first: false };
+        let spec = Box::new(Launch::new(cell, make(args)));
         let guards = self.guard_workers_above_caller();
         let (reply, mut answer) = oneshot::channel(cx);
         let request = StartRequest { verb, spec, waits_in, reply: StartReply(reply) };
@@ -325,12 +326,14 @@ impl<W: Worker> Future for Start<'_, W> {
 }
 
 fn outcome<W: Worker>(answer: StartAnswer) -> Result<WorkerHandle<W>, StartError<W>> {
-    let handle = |cell: AnyCell| WorkerHandle::new(cell.downcast().expect("a registry replies with its own workers"));
+    let handle = |cell: Arc<dyn AnyCell>| {
+        WorkerHandle::new(cell.into_any().downcast().expect("a registry replies with its own workers"))
+    };
     let StartAnswer { outcome, unused } = answer;
-    match (outcome, unused.map(|unused| unused.downcast::<StartSpec<W>>())) {
-        (Started::Taken(cell), Some(Ok(spec))) => {
-            let StartSpec { args, .. } = *spec;
-            Err(StartError::AlreadyStarted { handle: handle(cell), args: Returned::new(args.into_inner()) })
+    match (outcome, unused.map(|unused| unused.into_any().downcast::<Launch<W>>())) {
+        (Started::Taken(cell), Some(Ok(launch))) => {
+            let args = launch.into_args().expect("they were not used");
+            Err(StartError::AlreadyStarted { handle: handle(cell), args: Returned::new(args) })
         }
         (outcome, unused) => {
             // Before the handle is returned. The drop of the key and the arguments is user code, and a panic in a drop that runs after leaks

@@ -25,17 +25,12 @@ impl<T> Bucket<T> {
         self.first.iter().chain(self.others.as_deref().map_or(&[][..], Vec::as_slice))
     }
 
-    /// The first element that matches. A loop and not `iter().find()`, which is several times the code to compile.
+    /// The first element that matches. Not `iter().find()`, which is several times the code to compile.
     pub(crate) fn find(&self, matches: impl Fn(&T) -> bool) -> Option<&T> {
         if let Some(first) = self.first.as_ref().filter(|first| matches(first)) {
             return Some(first);
         }
-        for other in self.others.as_deref()? {
-            if matches(other) {
-                return Some(other);
-            }
-        }
-        None
+        self.others.as_deref()?.iter().find(|other| matches(other))
     }
 
     pub(crate) fn push(&mut self, element: T) {

@@ -20,14 +20,16 @@
 //! and not yet freed would keep the table alive, and the table the entry. `Shared` does reach the owner, which has
 //! the table, through the combiner: until the owner is done, or is dropped with its runtime.
 
+mod any;
+mod core;
 mod flags;
 mod inbox;
 mod notices;
 mod runs;
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::lifecycle::exit::{CloseReason, StopMode, WorkerState};
 use crate::lifecycle::id::EntryId;
@@ -35,11 +37,11 @@ use crate::mailbox::activity::Activity;
 use crate::mailbox::queue::{Gate, Kind, Queue, TransitionToClosed};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::panics::{CatchDropPanic, catch_panic};
-use crate::util::sync::Mutex;
 use crate::worker::Worker;
+pub(crate) use crate::worker::cell::any::{AnyCell, CellEvent};
+pub(crate) use crate::worker::cell::core::CellCore;
 use crate::worker::current::Current;
 use crate::worker::shared::Shared;
-use crate::worker::watchers::ExitState;
 
 /// One worker, from before its `init` until after its state was dropped. Handles may keep the cell for longer.
 ///
@@ -49,55 +51,19 @@ use crate::worker::watchers::ExitState;
 pub(crate) struct WorkerCell<W: Worker> {
     pub(crate) key: CatchDropPanic<W::Key>,
     pub(crate) queue: Queue<W::Message>,
-    pub(crate) entry: EntryId,
     pub(crate) shared: Arc<Shared<W>>,
-    pub(crate) activity: Activity,
-    /// The number of the current run, counted from 1.
-    incarnation: AtomicU32,
-    /// How far the worker has come: a constant of [`runs`].
-    progress: AtomicU8,
-    /// The last run is over and the next one is not ready.
-    is_restarting: AtomicBool,
-    /// What the owner has yet to be notified of: bits of [`notices`].
-    pending_notices: AtomicU8,
-    /// Bits of [`flags`], in one byte: a registry has many cells.
-    flags: AtomicU8,
-    /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's
-    /// clock. Written by the owner only, once the cell is shared.
-    started_at: AtomicU64,
-    pub(crate) exit_state: Mutex<ExitState>,
+    pub(crate) core: CellCore,
 }
 
 impl<W: Worker> WorkerCell<W> {
     pub(crate) fn new(key: W::Key, entry: EntryId, shared: Arc<Shared<W>>) -> Self {
         let queue = Queue::new(shared.config.mailbox_capacity);
         let activity = Activity::new(shared.config.idle_timeout);
-        Self {
-            key: CatchDropPanic::new(key),
-            entry,
-            queue,
-            shared,
-            activity,
-            incarnation: AtomicU32::new(1),
-            progress: AtomicU8::new(runs::STARTING),
-            is_restarting: AtomicBool::new(false),
-            pending_notices: AtomicU8::new(0),
-            flags: AtomicU8::new(0),
-            started_at: AtomicU64::new(0),
-            exit_state: Mutex::new(ExitState::default()),
-        }
+        Self { key: CatchDropPanic::new(key), queue, shared, core: CellCore::new(entry, activity) }
     }
 
     pub(crate) fn current(&self) -> Current {
         Current { entry: self.entry, registry: self.shared.registry_id }
-    }
-
-    pub(crate) fn started_at(&self) -> u64 {
-        self.started_at.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_started_at(&self, at: u64) {
-        self.started_at.store(at, Ordering::Relaxed);
     }
 
     /// Opens the gate, unless it was closed in the meantime.
@@ -202,6 +168,14 @@ impl<W: Worker> WorkerCell<W> {
             Gate::Closed | Gate::Killed if self.exit().is_some() => WorkerState::Exited,
             Gate::Closed | Gate::Killed => WorkerState::Stopping,
         }
+    }
+}
+
+impl<W: Worker> Deref for WorkerCell<W> {
+    type Target = CellCore;
+
+    fn deref(&self) -> &CellCore {
+        &self.core
     }
 }
 

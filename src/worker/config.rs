@@ -47,6 +47,10 @@ pub(crate) struct StartLimiter {
 }
 
 impl StartLimiter {
+    pub(crate) fn new(starts: usize) -> Self {
+        Self { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) }
+    }
+
     /// Counts one start as waiting until the guard is dropped.
     pub(crate) fn count_waiting(&self) -> impl Drop {
         self.waiting.fetch_add(1, Ordering::Relaxed);

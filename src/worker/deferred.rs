@@ -8,30 +8,27 @@ use crate::lifecycle::StopFailure;
 use crate::lifecycle::exit::ExitReason;
 use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
-use crate::worker::Worker;
+use crate::worker::launch::AnyLaunch;
 use crate::worker::request::{StartAnswer, StartReply, StopReply};
-use crate::worker::task::{Launch, run_worker};
 
-pub(crate) enum DeferredAction<W: Worker> {
-    Spawn(Launch<W>),
+pub(crate) enum DeferredAction {
+    Spawn(Box<dyn AnyLaunch>),
     AnswerStart(StartReply, StartAnswer),
     AnswerStop(StopReply, Result<ExitReason, StopFailure>),
 }
 
-impl<W: Worker> Deferred for DeferredAction<W> {
+impl Deferred for DeferredAction {
     /// The registry's runtime. The task that runs this may belong to another one.
     type Place = Handle;
 
     fn run(self, runtime: &Handle) {
         match self {
-            Self::Spawn(launch) => {
-                runtime.spawn(run_worker(launch));
-            }
+            Self::Spawn(launch) => launch.spawn(runtime),
             Self::AnswerStart(reply, answer) => {
-                let Err(StartAnswer { unused: Some(spec), .. }) = reply.0.send(answer) else { return };
-                // The caller's future was dropped. The `Drop` of the arguments is user code, and runs in a task of
-                // its own. (G4)
-                spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(spec)) }));
+                let Err(StartAnswer { unused: Some(launch), .. }) = reply.0.send(answer) else { return };
+                // The caller's future was dropped. The `Drop` of a key and of arguments is user code, and runs in a task
+                // of its own. (G4)
+                spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(launch)) }));
             }
             Self::AnswerStop(reply, outcome) => {
                 // The caller's future may be dropped: the send fails, and there is nothing to do.

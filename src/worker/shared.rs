@@ -1,6 +1,7 @@
 //! What all workers of a registry share with each other, with their handles and with the owner: [`Shared`].
 
 use std::any::Any;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{OnceLock, Weak};
 
@@ -14,17 +15,19 @@ use crate::metrics::reporter::Stopwatch;
 use crate::metrics::stats::{Backlog, Counters, Stats};
 use crate::util::clock::Clock;
 use crate::util::coop::Outcome;
-use crate::util::opaque::Opaque;
 use crate::util::panics::CatchDropPanic;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::AnyCell;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{Config, OnUndelivered, RestartPlan, StartLimiter};
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::EventSender;
 use crate::worker::request::{Notice, Request};
+
+/// Capacity of the owner's request queue. Start requests beyond it wait.
+const REQUEST_CAPACITY: usize = 1_024;
 
 /// Counts that change with each start and exit.
 ///
@@ -52,34 +55,37 @@ pub(crate) struct Numbers {
 }
 
 /// What the workers of one registry share with each other, with their handles and with the owner.
-///
-/// A field that contains worker types, other than behind `fn` or `dyn`, is [`Opaque`].
 pub(crate) struct Shared<W: Worker> {
-    pub(crate) registry_id: RegistryId,
-    pub(crate) name: Box<str>,
-    pub(crate) config: Config,
+    pub(crate) core: SharedCore,
     /// The hook is user code when it is dropped, by the last reference to this, so its panic is contained.
     pub(crate) on_undelivered: Option<CatchDropPanic<OnUndelivered<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
+    pub(crate) events: EventSender<W>,
+    /// Formats the key for its worker's span. Present if the builder asked for it.
+    #[cfg(feature = "tracing")]
+    pub(crate) format_key: Option<FormatKey<W>>,
+}
+
+/// The part of [`Shared`] that has no worker type: it is compiled once.
+pub(crate) struct SharedCore {
+    pub(crate) registry_id: RegistryId,
+    pub(crate) name: Box<str>,
+    pub(crate) config: Config,
     /// Present if the number of concurrent starts is limited.
     pub(crate) start_limiter: Option<StartLimiter>,
     pub(crate) clock: Clock,
     /// Whether a reporter records how long starts and runs take.
     pub(crate) records_lifetimes: bool,
-    pub(crate) events: EventSender<W>,
     /// Counters that every thread writes, striped by thread.
     pub(crate) hot: StripedCounters,
     /// Measures how long messages take. Present if the builder asked for it.
     pub(crate) stopwatch: Option<Stopwatch>,
-    /// Formats the key for its worker's span. Present if the builder asked for it.
-    #[cfg(feature = "tracing")]
-    pub(crate) format_key: Option<FormatKey<W>>,
     /// Workers that were still running when the owner abandoned them as stuck and exited. A worker that owns this
     /// registry waits for them.
-    pub(crate) stuck: Opaque<Mutex<Vec<Weak<WorkerCell<W>>>>>,
+    pub(crate) stuck: Mutex<Vec<Weak<dyn AnyCell>>>,
     pub(crate) numbers: CachePadded<Numbers>,
     /// Runs the owner.
-    pub(crate) combiner: Opaque<Combiner<Request<W>, DeferredAction<W>>>,
+    pub(crate) combiner: CachePadded<Combiner<Request, DeferredAction>>,
     /// The report of the shutdown, once it is complete.
     pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
     /// Whether the runtime was shut down before the registry. Set before the owner refuses a start for that reason.
@@ -88,7 +94,69 @@ pub(crate) struct Shared<W: Worker> {
     pub(crate) registry: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
-impl<W: Worker> Shared<W> {
+impl<W: Worker> Deref for Shared<W> {
+    type Target = SharedCore;
+
+    #[inline]
+    fn deref(&self) -> &SharedCore {
+        &self.core
+    }
+}
+
+/// A [`Shared`] of whatever worker type.
+pub(crate) trait AnyShared: Send + Sync {
+    fn core(&self) -> &SharedCore;
+
+    /// Sends no more events.
+    fn close_events(&self);
+}
+
+impl<W: Worker> AnyShared for Shared<W> {
+    fn core(&self) -> &SharedCore {
+        &self.core
+    }
+
+    fn close_events(&self) {
+        self.events.close();
+    }
+}
+
+impl Deref for dyn AnyShared {
+    type Target = SharedCore;
+
+    fn deref(&self) -> &SharedCore {
+        self.core()
+    }
+}
+
+impl SharedCore {
+    pub(crate) fn new(
+        name: Box<str>,
+        config: Config,
+        clock: Clock,
+        records_lifetimes: bool,
+        stopwatch: Option<Stopwatch>,
+        report: watch::Receiver<Option<ShutdownReport>>,
+    ) -> Self {
+        let start_limiter = config.max_concurrent_starts.map(StartLimiter::new);
+        Self {
+            registry_id: RegistryId::fresh(),
+            name,
+            config,
+            start_limiter,
+            clock,
+            records_lifetimes,
+            hot: StripedCounters::new(),
+            stopwatch,
+            stuck: Mutex::new(Vec::new()),
+            numbers: CachePadded::default(),
+            combiner: CachePadded(Combiner::new(REQUEST_CAPACITY)),
+            report,
+            is_runtime_shut_down: AtomicBool::new(false),
+            registry: OnceLock::new(),
+        }
+    }
+
     /// The time by the registry's clock, for lifetimes that only a reporter records. Without a reporter the clock is
     /// not read.
     pub(crate) fn now_if_reported(&self) -> u64 {
@@ -96,13 +164,13 @@ impl<W: Worker> Shared<W> {
     }
 
     /// Submits a notice to the owner. It is dropped if the owner has exited, since nothing is left to act on it.
-    pub(crate) fn notify(&self, notice: Notice<W>) -> Outcome {
+    pub(crate) fn notify(&self, notice: Notice) -> Outcome {
         self.combiner.submit(Request::Notice(notice))
     }
 
     /// Queues a notice for the owner without running the owner here. The owner's driver, or the next task that submits
     /// something, executes it.
-    pub(crate) fn enqueue(&self, notice: Notice<W>) {
+    pub(crate) fn enqueue(&self, notice: Notice) {
         self.combiner.enqueue(Request::Notice(notice));
     }
 

@@ -53,10 +53,10 @@ use crate::mailbox::queue::Gate;
 use crate::util::panics::catch_panic;
 use crate::util::sync::{get_mut, lock};
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::events::Event;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::request::{AnyCell, StartAnswer, StartReply, Started};
+use crate::worker::request::{StartAnswer, StartReply, Started};
 use crate::worker::watchers::{ExitState, send_all};
 
 /// A delegated start that the owner has reclaimed.
@@ -138,7 +138,7 @@ impl Generations {
     }
 }
 
-impl<W: Worker> WorkerCell<W> {
+impl CellCore {
     /// Delegates the start to the worker, before the cell is shared. For the owner.
     pub(crate) fn delegate(&mut self, reply: StartReply, generation: Generation) {
         self.set_generation(generation);
@@ -146,8 +146,8 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     /// Reclaims the start if it is delegated and not complete. For the owner. (rule 1)
-    pub(crate) fn reclaim(&self) -> Option<ReclaimedStart> {
-        if self.queue.gate() == Gate::Open {
+    pub(crate) fn reclaim(&self, gate: Gate) -> Option<ReclaimedStart> {
+        if gate == Gate::Open {
             // The common case. An open gate means that the reply was taken: `complete_delegated` opens it under the
             // lock.
             return None;
@@ -170,7 +170,9 @@ impl<W: Worker> WorkerCell<W> {
         };
         Some(ReclaimedStart { reply, generation: self.generation() })
     }
+}
 
+impl<W: Worker> WorkerCell<W> {
     /// Completes the start if it is delegated: opens the gate, emits the event and replies to the caller. For the
     /// worker's own task, when `init` has returned `Ok`.
     pub(crate) fn complete_delegated(self: &Arc<Self>) -> Completion {
@@ -198,9 +200,8 @@ impl<W: Worker> WorkerCell<W> {
         self.set_reported();
         let event = || Event::Started { worker: WorkerHandle::new(Arc::clone(self)), incarnation: 1 };
         self.shared.events.emit(event);
-        let cell: AnyCell = Arc::<Self>::clone(self);
         // The receiver may be dropped already. Its waker may be foreign code.
-        catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(cell), unused: None })));
+        catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(self.clone()), unused: None })));
         Completion::Completed
     }
 }

@@ -179,7 +179,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// Submits a notice that ends the worker or its run, and waits for the owner's reply.
     async fn request_end(
         &self,
-        notice: impl FnOnce(Option<EntryId>, StopReply) -> Notice<W>,
+        notice: impl FnOnce(Option<EntryId>, StopReply) -> Notice,
     ) -> Result<ExitReason, StopError> {
         let shared = &self.cell.shared;
         if is_current(self.id()) || is_worker_above_caller(self.id(), shared.registry_id) {

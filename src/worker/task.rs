@@ -54,24 +54,24 @@ use crate::worker::trace;
 use crate::worker::trace::Trace;
 
 /// What a worker's task begins with. The arguments are dropped before the guard notifies the owner of the exit.
-pub(crate) struct Launch<W: Worker> {
+pub(crate) struct TaskInput<W: Worker> {
     pub(crate) run_args: RunArgs<W>,
     pub(crate) guard: ExitGuard<W>,
 }
 
-/// Runs one worker from its launch to its end.
+/// Runs one worker from its first `init` to its end.
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its argument twice")]
-pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output = ()> + Send {
+pub(crate) fn run_worker<W: Worker>(mut input: TaskInput<W>) -> impl Future<Output = ()> + Send {
     async move {
         // References to these are made anew after each await: one that is kept across an await takes a word of the
         // future.
-        let mut ctx = Context::new(WorkerHandle::new(Arc::clone(launch.guard.cell())));
-        let trace = Trace::new(launch.guard.cell());
+        let mut ctx = Context::new(WorkerHandle::new(Arc::clone(input.guard.cell())));
+        let trace = Trace::new(input.guard.cell());
         let exit = loop {
-            let cell = launch.guard.cell();
+            let cell = input.guard.cell();
             // The state lies outside the future of the run, and outlives it: whether the worker restarts is decided
             // after a panic and before the state is dropped.
-            let mut run = Run { cell, run_args: &mut launch.run_args, ctx: &mut ctx, state: None };
+            let mut run = Run { cell, run_args: &mut input.run_args, ctx: &mut ctx, state: None };
             let after = {
                 let exit = {
                     // Pinned in place: each move through another future would make the task larger by this one.
@@ -103,9 +103,9 @@ pub(crate) fn run_worker<W: Worker>(mut launch: Launch<W>) -> impl Future<Output
                 Err(exit) => break exit,
             }
         };
-        let crash_record = crash_record(launch.guard.cell(), &mut launch.run_args, &exit);
+        let crash_record = crash_record(input.guard.cell(), &mut input.run_args, &exit);
         drop(ctx);
-        launch.guard.finish(exit, crash_record, |shared, notice| {
+        input.guard.finish(exit, crash_record, |shared, notice| {
             // The outcome is not needed: no user code follows in this task, which is over in a moment.
             let _ = shared.notify(notice);
         });

@@ -66,7 +66,7 @@ use crate::util::id_list::{Id, IdList};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::sync::lock;
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::request::StartReply;
 use crate::worker::tasks::{Tasks, Work};
 use crate::worker::watchers::waiter::Waiter;
@@ -179,7 +179,7 @@ fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
     tasks.into_iter().for_each(|work| work.abort());
 }
 
-impl<W: Worker> WorkerCell<W> {
+impl CellCore {
     pub(crate) fn exit(&self) -> Option<ExitReason> {
         lock(&self.exit_state).watchers_mut().err().cloned()
     }
@@ -228,14 +228,6 @@ impl<W: Worker> WorkerCell<W> {
         }
     }
 
-    /// Waits for the end of the current run, or returns how the worker ended.
-    pub(crate) fn monitor(self: &Arc<Self>) -> Result<Waiter<Arc<Self>, ExitReason>, ExitReason> {
-        match lock(&self.exit_state).watchers_mut() {
-            Err(reason) => Err(reason.clone()),
-            Ok(watchers) => Ok(Waiter::subscribe(watchers, Arc::clone(self), |watchers| &mut watchers.on_run_end)),
-        }
-    }
-
     /// Notifies the monitors of how the current run ended, and the waiters for its stop.
     pub(crate) fn notify_monitors(&self, reason: &ExitReason) {
         let (on_run_end, on_stopping) = lock(&self.exit_state)
@@ -244,58 +236,16 @@ impl<W: Worker> WorkerCell<W> {
         send_exit(on_run_end, reason);
     }
 
-    /// Waits until the current run is asked to end, or is over. `None`: it is.
-    pub(crate) fn stopping(self: &Arc<Self>) -> Option<Waiter<Arc<Self>, ()>> {
-        match lock(&self.exit_state).watchers_mut() {
-            // Checked under the lock. (rule 2)
-            Ok(watchers) if !self.queue.is_ending() => {
-                Some(Waiter::subscribe(watchers, Arc::clone(self), |watchers| &mut watchers.on_stopping))
-            }
-            _ => None,
-        }
-    }
-
     /// Notifies the waiters for a stop of the current run, which was requested.
     pub(crate) fn notify_stopping(&self) {
         let on_stopping = lock(&self.exit_state).take(|watchers| mem::take(&mut watchers.on_stopping));
         send_all(on_stopping);
     }
 
-    /// Waits until the gate has opened, or the worker has ended without that.
-    pub(crate) async fn started(&self) {
-        let opened = match lock(&self.exit_state).watchers_mut() {
-            // Checked under the lock. (rule 2)
-            Ok(watchers) if self.queue.gate() == Gate::Starting => {
-                Waiter::subscribe(watchers, self, |watchers| &mut watchers.on_open)
-            }
-            _ => return,
-        };
-        // An error means that the worker has exited.
-        let _ = opened.await;
-    }
-
     /// Notifies the waiters for the gate, which is open.
     pub(crate) fn notify_opened(&self) {
         let on_open = lock(&self.exit_state).take_on_open();
         send_all(on_open);
-    }
-
-    /// Makes the end of the worker notify a directory. Returns `false` if the end has begun: it will not notify the
-    /// directory.
-    pub(crate) fn add_membership(&self, membership: Weak<dyn Membership>) -> bool {
-        let mut exit_state = lock(&self.exit_state);
-        let Ok(watchers) = exit_state.watchers_mut() else { return false };
-        // Checked under the lock. (rule 3)
-        if self.queue.gate() >= Gate::Closed {
-            return false;
-        }
-        let memberships = &mut watchers.get_or_insert_default().memberships;
-        // Drop the directories that no longer exist: short-lived directories must not pile up in a long-lived worker.
-        memberships.retain(|known| known.strong_count() > 0);
-        if !memberships.iter().any(|known| ptr::addr_eq(known.as_ptr(), membership.as_ptr())) {
-            memberships.push(membership);
-        }
-        true
     }
 
     /// Removes this worker from every directory. The gate is closed. (step 5)
@@ -370,6 +320,58 @@ impl<W: Worker> WorkerCell<W> {
     #[cfg(test)]
     pub(crate) fn memberships(&self) -> usize {
         lock(&self.exit_state).watchers().map_or(0, |watchers| watchers.memberships.len())
+    }
+}
+
+impl<W: Worker> WorkerCell<W> {
+    /// Waits for the end of the current run, or returns how the worker ended.
+    pub(crate) fn monitor(self: &Arc<Self>) -> Result<Waiter<Arc<Self>, ExitReason>, ExitReason> {
+        match lock(&self.exit_state).watchers_mut() {
+            Err(reason) => Err(reason.clone()),
+            Ok(watchers) => Ok(Waiter::subscribe(watchers, Arc::clone(self), |watchers| &mut watchers.on_run_end)),
+        }
+    }
+
+    /// Waits until the current run is asked to end, or is over. `None`: it is.
+    pub(crate) fn stopping(self: &Arc<Self>) -> Option<Waiter<Arc<Self>, ()>> {
+        match lock(&self.exit_state).watchers_mut() {
+            // Checked under the lock. (rule 2)
+            Ok(watchers) if !self.queue.is_ending() => {
+                Some(Waiter::subscribe(watchers, Arc::clone(self), |watchers| &mut watchers.on_stopping))
+            }
+            _ => None,
+        }
+    }
+
+    /// Waits until the gate has opened, or the worker has ended without that.
+    pub(crate) async fn started(&self) {
+        let opened = match lock(&self.exit_state).watchers_mut() {
+            // Checked under the lock. (rule 2)
+            Ok(watchers) if self.queue.gate() == Gate::Starting => {
+                Waiter::subscribe(watchers, self, |watchers| &mut watchers.on_open)
+            }
+            _ => return,
+        };
+        // An error means that the worker has exited.
+        let _ = opened.await;
+    }
+
+    /// Makes the end of the worker notify a directory. Returns `false` if the end has begun: it will not notify the
+    /// directory.
+    pub(crate) fn add_membership(&self, membership: Weak<dyn Membership>) -> bool {
+        let mut exit_state = lock(&self.exit_state);
+        let Ok(watchers) = exit_state.watchers_mut() else { return false };
+        // Checked under the lock. (rule 3)
+        if self.queue.gate() >= Gate::Closed {
+            return false;
+        }
+        let memberships = &mut watchers.get_or_insert_default().memberships;
+        // Drop the directories that no longer exist: short-lived directories must not pile up in a long-lived worker.
+        memberships.retain(|known| known.strong_count() > 0);
+        if !memberships.iter().any(|known| ptr::addr_eq(known.as_ptr(), membership.as_ptr())) {
+            memberships.push(membership);
+        }
+        true
     }
 }
 

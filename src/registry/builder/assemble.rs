@@ -1,14 +1,10 @@
 //! Makes the parts of a registry and connects them.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use crate::combiner::Combiner;
-use crate::lifecycle::id::RegistryId;
-use crate::metrics::counters::StripedCounters;
 use crate::metrics::names::{IsDropped, NameLease, RecorderId};
 #[cfg(feature = "metrics")]
 use crate::metrics::reporter::id_of;
@@ -18,16 +14,10 @@ use crate::registry::Registry;
 use crate::registry::builder::{BuildError, Builder};
 use crate::table::table;
 use crate::util::clock::Clock;
-use crate::util::opaque::opaque;
 use crate::util::panics::CatchDropPanic;
-use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
-use crate::worker::config::StartLimiter;
 use crate::worker::events::EventSender;
-use crate::worker::shared::Shared;
-
-/// Capacity of the owner's request queue. Start requests beyond it wait.
-const REQUEST_CAPACITY: usize = 1_024;
+use crate::worker::shared::{Shared, SharedCore};
 
 impl<W: Worker> Builder<W> {
     /// Returns a reporter if the registry has a name, which must not be in use.
@@ -67,45 +57,23 @@ impl<W: Worker> Builder<W> {
     }
 
     /// Makes the registry, its owner and the owner's driver.
-    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Driver<W>) {
+    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Driver) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
-        let start_limiter = self.config.max_concurrent_starts;
-        let start_limiter =
-            start_limiter.map(|starts| StartLimiter { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) });
         let stopwatch = self.stopwatch();
+        let records_lifetimes = reporter.is_some();
+        let clock = Clock::new(runtime.clone());
         let shared = Arc::new(Shared {
-            registry_id: fresh_registry_id(),
-            name: self.name,
-            config: self.config,
+            core: SharedCore::new(self.name, self.config, clock, records_lifetimes, stopwatch, reported),
             on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
             restart: self.restart,
-            start_limiter,
-            clock: Clock::new(runtime.clone()),
-            records_lifetimes: reporter.is_some(),
             events: EventSender::new(),
-            hot: StripedCounters::new(),
-            stopwatch,
             #[cfg(feature = "tracing")]
             format_key: self.format_key,
-            stuck: opaque(Mutex::new(Vec::new())),
-            numbers: CachePadded::default(),
-            combiner: Box::new(CachePadded(Combiner::new(REQUEST_CAPACITY))),
-            report: reported,
-            is_runtime_shut_down: AtomicBool::new(false),
-            registry: OnceLock::new(),
         });
         let registry = Registry::from_parts(reader, Arc::clone(&shared));
         let is_unset = shared.registry.set(Box::new(registry.downgrade())).is_ok();
         debug_assert!(is_unset, "nothing else sets it");
-        let owner = Owner::new(writer, Arc::clone(&shared), report, reporter, runtime.clone());
-        shared.combiner.set(Box::new(owner), runtime);
-        (registry, Driver::new(shared))
+        (registry, Owner::install(Box::new(writer), shared, report, reporter, runtime))
     }
-}
-
-fn fresh_registry_id() -> RegistryId {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    // Relaxed: the ids need only be unique.
-    RegistryId(NEXT.fetch_add(1, Ordering::Relaxed))
 }

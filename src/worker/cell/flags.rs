@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use crate::metrics::counters::UndeliveredReason;
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::start::Generation;
 
 /// The worker has used up its restarts.
@@ -25,8 +25,8 @@ const DISCARD_QUEUED: u8 = 64;
 /// The worker holds a permit of `max_concurrent_starts`. The party that clears the flag returns the permit.
 const HOLDS_PERMIT: u8 = 128;
 
-impl<W: Worker> WorkerCell<W> {
-    fn set_flag(&self, flag: u8) {
+impl CellCore {
+    pub(super) fn set_flag(&self, flag: u8) {
         self.flags.fetch_or(flag, Ordering::Relaxed);
     }
 
@@ -34,7 +34,7 @@ impl<W: Worker> WorkerCell<W> {
         self.flags.fetch_and(!flag, Ordering::Relaxed);
     }
 
-    fn has_flag(&self, flag: u8) -> bool {
+    pub(super) fn has_flag(&self, flag: u8) -> bool {
         self.flags.load(Ordering::Relaxed) & flag != 0
     }
 
@@ -53,23 +53,6 @@ impl<W: Worker> WorkerCell<W> {
     #[inline]
     pub(crate) fn is_crashed(&self) -> bool {
         self.has_flag(CRASHED)
-    }
-
-    /// Makes the worker's task discard what is queued.
-    pub(super) fn request_discard(&self) {
-        self.set_flag(DISCARD_QUEUED);
-        // The wake-up takes the queue's lock after the flag is set. The task registers its waker under that lock
-        // before it reads the flag.
-        self.queue.wake_task();
-    }
-
-    /// Discards what is queued if that was requested. For the worker's own task.
-    pub(crate) fn discard_if_requested(&self) {
-        if self.has_flag(DISCARD_QUEUED) {
-            self.clear_flag(DISCARD_QUEUED);
-            // The same reason as for a send that arrives now: the worker is stopping, and nothing failed.
-            self.undeliver(UndeliveredReason::Closed);
-        }
     }
 
     pub(super) fn set_killed_at_deadline(&self) {
@@ -115,13 +98,6 @@ impl<W: Worker> WorkerCell<W> {
         self.has_flag(RESTART_LIMIT_REACHED)
     }
 
-    /// Lets a start that waits for a permit go on without one.
-    pub(crate) fn skip_permit(&self) {
-        self.set_flag(SKIP_PERMIT);
-        // As in `request_discard`: the queue's lock orders the flag and the wake-up.
-        self.queue.wake_task();
-    }
-
     pub(crate) fn skips_permit(&self) -> bool {
         self.has_flag(SKIP_PERMIT)
     }
@@ -132,6 +108,32 @@ impl<W: Worker> WorkerCell<W> {
         // AcqRel pairs with `return_permit`: if the owner called it first and found no permit, the kill before that
         // call is visible to the check after this.
         self.flags.fetch_or(HOLDS_PERMIT, Ordering::AcqRel);
+    }
+}
+
+impl<W: Worker> WorkerCell<W> {
+    /// Makes the worker's task discard what is queued.
+    pub(super) fn request_discard(&self) {
+        self.set_flag(DISCARD_QUEUED);
+        // The wake-up takes the queue's lock after the flag is set. The task registers its waker under that lock
+        // before it reads the flag.
+        self.queue.wake_task();
+    }
+
+    /// Discards what is queued if that was requested. For the worker's own task.
+    pub(crate) fn discard_if_requested(&self) {
+        if self.has_flag(DISCARD_QUEUED) {
+            self.clear_flag(DISCARD_QUEUED);
+            // The same reason as for a send that arrives now: the worker is stopping, and nothing failed.
+            self.undeliver(UndeliveredReason::Closed);
+        }
+    }
+
+    /// Lets a start that waits for a permit go on without one.
+    pub(crate) fn skip_permit(&self) {
+        self.set_flag(SKIP_PERMIT);
+        // As in `request_discard`: the queue's lock orders the flag and the wake-up.
+        self.queue.wake_task();
     }
 
     /// Returns the permit that the worker holds, if it holds one. The worker's task calls this when `init` is over;

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use crate::mailbox::queue::Gate;
 use crate::util::coop::Outcome;
 use crate::worker::Worker;
-use crate::worker::cell::{WorkerCell, runs};
+use crate::worker::cell::{CellCore, WorkerCell, runs};
 use crate::worker::request::Notice;
 use crate::worker::start::Completion;
 
@@ -20,12 +20,14 @@ const RESTARTED: u8 = 2;
 /// The worker has closed its own gate.
 pub(super) const CLOSING: u8 = 4;
 
-impl<W: Worker> WorkerCell<W> {
+impl CellCore {
     pub(super) fn queue_notice(&self, notice: u8) {
         // Only the worker's own task writes and reads this.
         self.pending_notices.store(self.pending_notices.load(Ordering::Relaxed) | notice, Ordering::Relaxed);
     }
+}
 
+impl<W: Worker> WorkerCell<W> {
     /// Records that `init` has returned `Ok`: for the first time, or in a restart.
     pub(crate) fn set_ready(&self) {
         if self.is_ready() {
@@ -51,14 +53,14 @@ impl<W: Worker> WorkerCell<W> {
         if pending & READY != 0 {
             // A delegated start is completed without the owner. It wakes the caller of the start only.
             if let Completion::Reclaimed = self.complete_delegated() {
-                outcome = self.shared.notify(Notice::Ready(Arc::clone(self)));
+                outcome = self.shared.notify(Notice::Ready(self.clone()));
             }
         }
         if pending & RESTARTED != 0 {
-            outcome = self.shared.notify(Notice::Restarted(Arc::clone(self), self.incarnation()));
+            outcome = self.shared.notify(Notice::Restarted(self.clone(), self.incarnation()));
         }
         if pending & CLOSING != 0 {
-            outcome = self.shared.notify(Notice::Closing(Arc::clone(self)));
+            outcome = self.shared.notify(Notice::Closing(self.clone()));
         }
         outcome
     }

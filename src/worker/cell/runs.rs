@@ -9,7 +9,7 @@
 //! # Rules
 //!
 //! 1. **A crash is for the run that it names.** [`crash`](WorkerCell::crash) sets its flag and reads the number of
-//!    the run under the lock of the exit state. [`end_incarnation`](WorkerCell::end_incarnation) and
+//!    the run under the lock of the exit state. [`end_incarnation`](CellCore::end_incarnation) and
 //!    [`begin_incarnation`](WorkerCell::begin_incarnation) take the same lock. So a crash of the last run does not
 //!    end the next one.
 //! 2. **A crash between two runs fails.** There is no run to end. `end_incarnation` comes before the owner is
@@ -22,14 +22,14 @@ use crate::lifecycle::exit::ExitReason;
 use crate::mailbox::queue::Gate;
 use crate::util::sync::lock;
 use crate::worker::Worker;
-use crate::worker::cell::{WorkerCell, flags};
+use crate::worker::cell::{CellCore, WorkerCell, flags};
 
 /// Written by the worker's own task. Between two runs also under the lock of the exit state. (rule 1)
 pub(super) const STARTING: u8 = 0;
 pub(super) const RUNNING: u8 = 1;
 const BETWEEN_RUNS: u8 = 2;
 
-impl<W: Worker> WorkerCell<W> {
+impl CellCore {
     /// The number of the current run, counted from 1.
     pub(crate) fn incarnation(&self) -> u64 {
         self.incarnation.load(Ordering::Relaxed).into()
@@ -44,6 +44,14 @@ impl<W: Worker> WorkerCell<W> {
         self.is_restarting.load(Ordering::Relaxed)
     }
 
+    /// Ends the current run: from here on there is nothing to crash. (rule 2)
+    pub(crate) fn end_incarnation(&self) {
+        let _locked = lock(&self.exit_state);
+        self.progress.store(BETWEEN_RUNS, Ordering::Relaxed);
+    }
+}
+
+impl<W: Worker> WorkerCell<W> {
     /// Whether the policy restarts the worker after such an exit, regardless of how many restarts it has left.
     pub(crate) fn restart_applies(&self, reason: &ExitReason) -> bool {
         self.shared.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(reason))
@@ -79,12 +87,6 @@ impl<W: Worker> WorkerCell<W> {
         if self.is_restarting.swap(false, Ordering::AcqRel) {
             self.shared.numbers.restarting.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-
-    /// Ends the current run: from here on there is nothing to crash. (rule 2)
-    pub(crate) fn end_incarnation(&self) {
-        let _locked = lock(&self.exit_state);
-        self.progress.store(BETWEEN_RUNS, Ordering::Relaxed);
     }
 
     /// Begins the next run, before its `init`.

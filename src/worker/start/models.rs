@@ -17,7 +17,7 @@ use crate::worker::test_worker::TestWorker;
 
 /// A worker whose start is delegated, its caller's end of the reply, and the driver of its owner, which keeps the
 /// owner alive.
-fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer>, Driver<TestWorker>) {
+fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer>, Driver) {
     // A registry needs a runtime. Nothing runs on this one.
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));

@@ -11,7 +11,7 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::request::Notice;
 use crate::worker::restart::CrashRecord;
-use crate::worker::shared::Shared;
+use crate::worker::shared::SharedCore;
 
 /// Ends a worker for all other parties when it is dropped, unless [`finish`](Self::finish) has.
 pub(crate) struct ExitGuard<W: Worker> {
@@ -24,7 +24,7 @@ impl<W: Worker> ExitGuard<W> {
         Self { cell: Some(cell) }
     }
 
-    pub(super) fn cell(&self) -> &Arc<WorkerCell<W>> {
+    pub(crate) fn cell(&self) -> &Arc<WorkerCell<W>> {
         self.cell.as_ref().expect("a worker ends once, when its task is over")
     }
 
@@ -33,7 +33,7 @@ impl<W: Worker> ExitGuard<W> {
         &mut self,
         exit: Exit,
         crash_record: Option<Box<CrashRecord>>,
-        notify: impl FnOnce(&Shared<W>, Notice<W>),
+        notify: impl FnOnce(&SharedCore, Notice),
     ) {
         let Some(cell) = self.cell.take() else { return };
         debug_assert!(cell.queue.gate() >= Gate::Closed, "the gate of a worker that ends is closed");
@@ -43,7 +43,7 @@ impl<W: Worker> ExitGuard<W> {
         cell.queue.forget_task();
         cell.leave_directories();
         let reason = exit.reason();
-        notify(&cell.shared, Notice::Exited(Arc::clone(&cell), exit, crash_record));
+        notify(&cell.shared, Notice::Exited(cell.clone(), exit, crash_record));
         cell.set_exit(reason);
     }
 }
@@ -56,7 +56,7 @@ impl<W: Worker> Drop for ExitGuard<W> {
         // Enqueue the notice, and do not run the owner here. If the whole runtime is dropped, the driver is dropped
         // too, and with it the owner, which reports what was cut off (G10) and launches nothing more for this key. If
         // another task runs the owner before that, it handles this exit like any other.
-        self.finish(Exit::Ended(ExitReason::Killed), None, Shared::enqueue);
+        self.finish(Exit::Ended(ExitReason::Killed), None, SharedCore::enqueue);
     }
 }
 

@@ -14,7 +14,8 @@ use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Config;
-use crate::worker::request::{InTransit, Notice};
+use crate::worker::launch::InTransit;
+use crate::worker::request::Notice;
 use crate::worker::restart::{Backoff, CrashRecord, History};
 
 /// What the task of a worker keeps from run to run.
@@ -124,7 +125,7 @@ pub(super) async fn wait_backoff<W: Worker>(
     cell.begin_restart();
     cell.end_incarnation();
     // The outcome is not needed: the yield below lets all tasks run that the notice has woken.
-    let _ = cell.shared.notify(Notice::RunEnded(Arc::clone(cell), cell.incarnation(), (*reason).clone()));
+    let _ = cell.shared.notify(Notice::RunEnded(cell.clone(), cell.incarnation(), (*reason).clone()));
     cell.notify_monitors(&reason);
     // A worker that crashes at once in each run must not keep this thread busy.
     yield_now().await;

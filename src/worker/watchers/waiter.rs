@@ -1,8 +1,8 @@
 //! [`Waiter`]: one entry of a list of [`Watchers`], as a future.
 
 use std::future::Future;
-use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
@@ -11,27 +11,37 @@ use tokio::sync::oneshot::error::RecvError;
 use crate::util::id_list::Id;
 use crate::util::sync::lock;
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::watchers::{Waiters, Watchers};
 
 /// Picks one of the lists.
 type List<T> = fn(&mut Watchers) -> &mut Waiters<T>;
 
 /// A reference to the cell of a worker, of whatever type.
-pub(crate) trait Unsubscribe {
-    /// Removes an entry from one of the worker's lists.
-    fn unsubscribe<T>(&self, list: List<T>, id: Id);
+pub(crate) trait CellRef {
+    fn core(&self) -> &CellCore;
 }
 
-impl<W: Worker, S: Deref<Target = WorkerCell<W>>> Unsubscribe for S {
-    fn unsubscribe<T>(&self, list: List<T>, id: Id) {
-        let removed = lock(&self.exit_state).take(|watchers| list(watchers).remove(id));
-        drop(removed);
+impl CellRef for &CellCore {
+    fn core(&self) -> &CellCore {
+        self
+    }
+}
+
+impl<W: Worker> CellRef for &WorkerCell<W> {
+    fn core(&self) -> &CellCore {
+        &self.core
+    }
+}
+
+impl<W: Worker> CellRef for Arc<WorkerCell<W>> {
+    fn core(&self) -> &CellCore {
+        &self.core
     }
 }
 
 /// Resolves when its entry is notified. Dropped before that, it removes the entry.
-pub(crate) struct Waiter<S: Unsubscribe, T> {
+pub(crate) struct Waiter<S: CellRef, T> {
     receiver: oneshot::Receiver<T>,
     /// The worker, while the entry may be in its list.
     cell: Option<S>,
@@ -39,7 +49,7 @@ pub(crate) struct Waiter<S: Unsubscribe, T> {
     id: Id,
 }
 
-impl<W: Worker, S: Deref<Target = WorkerCell<W>>, T> Waiter<S, T> {
+impl<S: CellRef, T> Waiter<S, T> {
     /// Adds an entry. The caller holds the lock of the exit state.
     pub(super) fn subscribe(watchers: &mut Option<Box<Watchers>>, cell: S, list: List<T>) -> Self {
         let (sender, receiver) = oneshot::channel();
@@ -50,9 +60,9 @@ impl<W: Worker, S: Deref<Target = WorkerCell<W>>, T> Waiter<S, T> {
 }
 
 // Nothing is pinned.
-impl<S: Unsubscribe, T> Unpin for Waiter<S, T> {}
+impl<S: CellRef, T> Unpin for Waiter<S, T> {}
 
-impl<S: Unsubscribe, T> Future for Waiter<S, T> {
+impl<S: CellRef, T> Future for Waiter<S, T> {
     type Output = Result<T, RecvError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -65,10 +75,11 @@ impl<S: Unsubscribe, T> Future for Waiter<S, T> {
     }
 }
 
-impl<S: Unsubscribe, T> Drop for Waiter<S, T> {
+impl<S: CellRef, T> Drop for Waiter<S, T> {
     fn drop(&mut self) {
         if let Some(cell) = self.cell.take() {
-            cell.unsubscribe(self.list, self.id);
+            let removed = lock(&cell.core().exit_state).take(|watchers| (self.list)(watchers).remove(self.id));
+            drop(removed);
         }
     }
 }
