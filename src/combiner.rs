@@ -348,10 +348,9 @@ impl<I, E: Deferred> Combiner<I, E> {
     #[cfg(test)]
     pub(crate) fn combine_one(&self) -> bool {
         let mut core = lock(&self.core);
-        let Core { sequential, batch, .. } = &mut *core;
-        let sequential = sequential.as_mut().expect("the owner was not dropped");
+        let sequential = core.sequential.as_mut().expect("the owner was not dropped");
         let mut deferred = DeferredQueue::new();
-        let ran = match self.queue.try_recv(batch) {
+        let ran = match self.queue.try_recv() {
             Some(operation) => {
                 sequential.apply(operation);
                 true

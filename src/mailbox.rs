@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::WorkerId;
 use crate::mailbox::activity::{Activity, with_jitter};
-use crate::mailbox::queue::{BatchRef, Queue};
+use crate::mailbox::queue::Queue;
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
 
@@ -31,9 +31,9 @@ use crate::util::clock::Clock;
 /// virtual call.
 pub(crate) trait Inbox<M>: Send + Sync {
     /// Delivers the next message, and counts it.
-    fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Received<M>;
+    fn poll_recv(&self, cx: &mut Context<'_>) -> Received<M>;
     /// Delivers the next message if there is one, and counts it.
-    fn try_recv(&self, batch: &mut BatchRef<M>) -> Option<M>;
+    fn try_recv(&self) -> Option<M>;
     fn queue(&self) -> &Queue<M>;
     fn activity(&self) -> &Activity;
     fn clock(&self) -> &Clock;
@@ -126,8 +126,6 @@ pub(crate) enum Received<M> {
 /// "cancel". To interrupt the handler itself, select over that signal in the handler.
 pub struct Mailbox<M> {
     inbox: Arc<dyn Inbox<M>>,
-    /// Messages that were taken out of the queue together, and come next.
-    batch: BatchRef<M>,
     /// Boxed, and only used with an idle timeout, if activity is tracked, or if handling is measured.
     idle: Option<Box<IdleTimer>>,
 }
@@ -161,7 +159,7 @@ impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
         // Many messages may come before the worker is first idle. Where they count, they count from the first one.
         let counts_messages = inbox.tracks_activity() || inbox.stopwatch().is_some();
-        Self { inbox, batch: None, idle: counts_messages.then(Box::default) }
+        Self { inbox, idle: counts_messages.then(Box::default) }
     }
 
     /// Receives the next message, in the order in which they were accepted (G8).
@@ -215,7 +213,7 @@ impl<M> Mailbox<M> {
             if !has_budget_remaining() && self.inbox.queue().len() > 0 {
                 ready!(poll_proceed(cx)).made_progress();
             }
-            match self.inbox.poll_recv(&mut self.batch, cx) {
+            match self.inbox.poll_recv(cx) {
                 Received::Message(message) => {
                     self.begin_handling();
                     if let Poll::Ready(budget) = poll_proceed(cx) {
@@ -335,7 +333,7 @@ impl<M> Mailbox<M> {
     /// [`recv`](Self::recv) reports that.
     pub fn try_recv(&mut self) -> Option<M> {
         self.end_handling();
-        let received = self.inbox.try_recv(&mut self.batch);
+        let received = self.inbox.try_recv();
         if received.is_some() {
             self.begin_handling();
         }

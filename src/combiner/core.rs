@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::combiner::deferred::DeferredQueue;
 use crate::combiner::state::{ORPHANED, PENDING, TIMER};
-use crate::mailbox::queue::{BatchRef, Queue};
+use crate::mailbox::queue::Queue;
 use crate::util::coop::Outcome;
 use crate::util::panics::drop_payload;
 
@@ -32,8 +32,6 @@ pub(super) struct Core<I, E> {
     pub(super) sequential: Option<Box<dyn Sequential<I, E>>>,
     /// The deadline that the driver was last given.
     driver_deadline: Option<Instant>,
-    /// Operations that were taken out of the queue together and have not run yet.
-    pub(super) batch: BatchRef<I>,
 }
 
 /// What one task does as the combiner, in one or more passes.
@@ -65,14 +63,14 @@ pub(super) enum Pass {
 
 impl<I, E> Core<I, E> {
     pub(super) fn empty() -> Self {
-        Self { sequential: None, driver_deadline: None, batch: None }
+        Self { sequential: None, driver_deadline: None }
     }
 
     /// Does one pass: runs the combiner's own operation, then what the flags ask for, and moves the deferred actions
     /// out.
     #[inline]
     pub(super) fn run(&mut self, queue: &Queue<I>, turn: &mut Turn<I>, deferred: &mut DeferredQueue<E>) -> Pass {
-        let Self { sequential: Some(sequential), driver_deadline, batch } = self else { return Pass::Done };
+        let Self { sequential: Some(sequential), driver_deadline } = self else { return Pass::Done };
         let ran = catch_unwind(AssertUnwindSafe(|| {
             if turn.pending & ORPHANED != 0 {
                 return false;
@@ -83,7 +81,7 @@ impl<I, E> Core<I, E> {
             // The queue before the deadlines: an operation that was queued before its deadline is in time, even if both
             // are handled late.
             while turn.pending & PENDING != 0 && turn.budget > 0 && !sequential.is_done() {
-                match queue.try_recv(batch) {
+                match queue.try_recv() {
                     Some(operation) => {
                         turn.outcome = Outcome::Woke;
                         sequential.apply(operation);

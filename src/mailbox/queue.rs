@@ -34,12 +34,7 @@
 //!    `recv` returns `None`, while the gate stays open and later messages wait for the next run. A stop that discards
 //!    queued messages is a run boundary before the first of them, behind a closed gate: `recv` returns `None`, and the
 //!    messages wait for the drain.
-//! 7. **Batches.** A receiver that finds several messages takes them out together, and gives them out from its
-//!    [`Batch`] without the queue's lock. Batched messages still count as queued: they hold capacity, a drain takes
-//!    them back, a kill keeps them from being delivered. The batch has its own lock, which is taken after the queue's
-//!    or alone. The queue *revokes* a batch when it must be asked before the next delivery: a sender waits, the run
-//!    ends, or nothing is delivered any more.
-//! 8. **No user code runs under the lock.** Messages are moved under it and dropped outside. Wakers are cloned under it
+//! 7. **No user code runs under the lock.** Messages are moved under it and dropped outside. Wakers are cloned under it
 //!    and woken outside.
 //!
 //! # Proof
@@ -51,8 +46,8 @@
 //!   accepted before it, and the worker is not idle, or it is refused.
 //! - No wake-up of the receiver is lost: `poll_recv` finds the queue empty and stores its waker in one critical
 //!   section. A sender that comes later takes the waker and wakes it.
-//! - No wake-up of a sender is lost: while senders wait, the batch is revoked (rule 7), so that every delivery goes
-//!   through the queue, frees capacity, and reserves it for the first of them. A sender that is dropped passes its
+//! - No wake-up of a sender is lost: a sender finds the queue full and becomes a waiter in one critical section. Each
+//!   later delivery frees capacity and reserves it for the first of them (rule 4). A sender that is dropped passes its
 //!   reservation on.
 //!
 //! # Inlining
@@ -61,7 +56,6 @@
 //! by way of memory, and be loaded before the processor's store buffer has drained (`benches/NOTES.md`). Debug builds
 //! do not inline them, because all of them together would be in the caller's stack frame.
 
-mod batch;
 mod envelope;
 mod gate;
 #[cfg(all(test, gen_registry_loom))]
@@ -70,20 +64,15 @@ mod state;
 mod waiting;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use crate::lifecycle::exit::CloseReason;
-pub(crate) use crate::mailbox::queue::batch::Batch;
 pub(crate) use crate::mailbox::queue::envelope::{Envelope, Kind, Refusal, Sequence, whole};
 pub(crate) use crate::mailbox::queue::gate::{Gate, TransitionToClosed};
 use crate::mailbox::queue::state::State;
 pub(crate) use crate::mailbox::queue::waiting::{Reserving, Sending};
 use crate::util::panics::catch_panic;
 use crate::util::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, lock};
-
-/// The receiver's reference to its batch, if it has one. (rule 7)
-pub(crate) type BatchRef<M> = Option<Arc<Batch<M>>>;
 
 /// See the [module's documentation](self). The gate is the first field: see `WorkerCell`.
 #[derive(Debug)]
@@ -207,12 +196,9 @@ impl<M> Queue<M> {
         wake(sender);
     }
 
-    /// Delivers the next message. `batch` belongs to the receiver, and is `None` at first.
+    /// Delivers the next message.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn poll_recv(&self, batch: &mut BatchRef<M>, cx: &mut Context<'_>) -> Poll<Option<M>> {
-        if let Some(message) = batch.as_ref().and_then(|batch| batch.next()) {
-            return Poll::Ready(Some(message));
-        }
+    pub(crate) fn poll_recv(&self, cx: &mut Context<'_>) -> Poll<Option<M>> {
         let mut state = self.lock();
         if self.gate() == Gate::Killed {
             // The kill has woken the task, which drops the receiver in its next poll.
@@ -221,7 +207,7 @@ impl<M> Queue<M> {
         if state.is_at_run_boundary() {
             return Poll::Ready(None);
         }
-        if let Some((message, sender)) = state.pop(self.capacity, batch) {
+        if let Some((message, sender)) = state.pop(self.capacity) {
             drop(state);
             wake(sender);
             return Poll::Ready(Some(message));
@@ -229,24 +215,21 @@ impl<M> Queue<M> {
         if self.gate() == Gate::Closed {
             return Poll::Ready(None);
         }
-        state.shrink(self.idle_capacity, batch);
+        state.shrink(self.idle_capacity);
         state.park_receiver(cx.waker());
         Poll::Pending
     }
 
     /// Delivers the next message if there is one.
-    pub(crate) fn try_recv(&self, batch: &mut BatchRef<M>) -> Option<M> {
-        if let Some(message) = batch.as_ref().and_then(|batch| batch.next()) {
-            return Some(message);
-        }
+    pub(crate) fn try_recv(&self) -> Option<M> {
         let mut state = self.lock();
         if self.gate() == Gate::Killed || state.is_at_run_boundary() {
             return None;
         }
         // The receiver runs, so it no longer waits, even if no message has woken it.
         state.receiver = None;
-        let Some((message, sender)) = state.pop(self.capacity, batch) else {
-            state.shrink(self.idle_capacity, batch);
+        let Some((message, sender)) = state.pop(self.capacity) else {
+            state.shrink(self.idle_capacity);
             return None;
         };
         drop(state);

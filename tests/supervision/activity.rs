@@ -117,7 +117,7 @@ async fn messages_between_ticks_delay_idling() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn batched_messages_and_ticks_are_distinguished() {
+async fn queued_messages_and_ticks_are_distinguished() {
     let registry = builder().build().unwrap();
     let began = Instant::now();
     let worker = within(registry.start("p", with_intervals(&[1, 1, 1], Duration::ZERO)), "a start").await.unwrap();
@@ -128,7 +128,7 @@ async fn batched_messages_and_ticks_are_distinguished() {
         sleep(Duration::from_millis(40)).await;
         worker.cast(nothing()).await.unwrap();
     }
-    assert_rested(idles(&worker, began).await, 61, "a batch");
+    assert_rested(idles(&worker, began).await, 61, "the last queued message");
 }
 
 #[tokio::test(start_paused = true)]

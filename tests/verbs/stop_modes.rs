@@ -288,7 +288,7 @@ impl Worker for CustomRun {
 
 #[tokio::test(start_paused = true)]
 async fn custom_run_receives_none_after_discard() {
-    // Once with few messages, and once with a full batch.
+    // Once with few messages, and once with many.
     for messages in [3, 40] {
         let (registry, gate, seen) = (Registry::<CustomRun>::new(), Gate::new(), Arc::default());
         let worker = within(registry.start(&1, Arc::clone(&seen)), "a start").await.expect("the start succeeds");
@@ -421,7 +421,7 @@ impl Worker for Blocks {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn queued_messages_do_not_start_after_discard() {
-    // Once with few messages, and once with a full batch.
+    // Once with few messages, and once with many.
     for messages in [2, 30] {
         let (registry, handled) = (Registry::<Blocks>::new(), Arc::new(AtomicU64::new(0)));
         let worker = within(registry.start(&1, Arc::clone(&handled)), "a start").await.expect("the start succeeds");

@@ -134,8 +134,6 @@ impl<M> Queue<M> {
         }
         self.set_gate(&mut state, Gate::Killed);
         state.delivery_ended = true;
-        // A receiver with a batch either took its next message before this, or finds the batch revoked. (rule 7)
-        state.revoke();
         let task = state.task.take();
         let senders = state.release_waiters();
         drop(state);

@@ -29,11 +29,7 @@ impl Model {
     }
 
     async fn recv(&self) -> Option<u32> {
-        self.recv_next(&mut None).await
-    }
-
-    async fn recv_next(&self, batch: &mut BatchRef<u32>) -> Option<u32> {
-        poll_fn(|cx| self.queue.poll_recv(batch, cx)).await
+        poll_fn(|cx| self.queue.poll_recv(cx)).await
     }
 }
 
@@ -211,11 +207,8 @@ fn kill_wakes_the_watcher_and_stops_delivery() {
             move || {
                 model.queue.kill(&model.live);
                 let mut cx = Context::from_waker(Waker::noop());
-                assert_eq!(
-                    model.queue.poll_recv(&mut None, &mut cx),
-                    Poll::Pending,
-                    "a message was delivered after the kill"
-                );
+                let received = model.queue.poll_recv(&mut cx);
+                assert_eq!(received, Poll::Pending, "a message was delivered after the kill");
             }
         });
         // What the worker's task does: watch, then read the gate.
@@ -273,7 +266,7 @@ fn recv_racing_send_misses_no_wake() {
 }
 
 #[test]
-fn g6_batched_message_is_delivered_or_dropped() {
+fn g6_killed_queue_delivers_or_drops_each_message() {
     loom::model(|| {
         let model = model(4);
         for message in [1, 2, 3] {
@@ -282,9 +275,9 @@ fn g6_batched_message_is_delivered_or_dropped() {
         let receiver = thread::spawn({
             let model = Arc::clone(&model);
             move || {
-                let (mut batch, mut received) = (None, 0);
+                let mut received = 0;
                 let mut cx = Context::from_waker(Waker::noop());
-                while let Poll::Ready(Some(message)) = model.queue.poll_recv(&mut batch, &mut cx) {
+                while let Poll::Ready(Some(message)) = model.queue.poll_recv(&mut cx) {
                     received += 1;
                     assert_eq!(message, received, "out of order");
                 }
@@ -302,7 +295,7 @@ fn g6_batched_message_is_delivered_or_dropped() {
 }
 
 #[test]
-fn delivering_batch_frees_permits_for_senders() {
+fn delivery_frees_capacity_for_waiting_sender() {
     loom::model(|| {
         let model = model(2);
         assert!(model.try_send(1) && model.try_send(2));
@@ -311,9 +304,8 @@ fn delivering_batch_frees_permits_for_senders() {
             move || block_on(model.queue.send(3, Kind::Cast)).is_ok()
         });
         block_on(async {
-            let mut batch = None;
             for message in 1..=3 {
-                assert_eq!(model.recv_next(&mut batch).await, Some(message));
+                assert_eq!(model.recv().await, Some(message));
             }
         });
         assert!(sender.join().unwrap());
@@ -321,7 +313,7 @@ fn delivering_batch_frees_permits_for_senders() {
 }
 
 #[test]
-fn g8_ended_run_leaves_its_batch_to_the_next() {
+fn g8_ended_run_leaves_its_messages_to_the_next() {
     loom::model(|| {
         let model = model(4);
         for message in [1, 2, 3] {
@@ -337,8 +329,7 @@ fn g8_ended_run_leaves_its_batch_to_the_next() {
         let mut next = 1;
         let mut run = || {
             block_on(async {
-                let mut batch = None;
-                while let Some(message) = model.recv_next(&mut batch).await {
+                while let Some(message) = model.recv().await {
                     assert_eq!(message, next, "out of order");
                     next += 1;
                     if message == 2 {

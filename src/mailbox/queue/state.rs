@@ -2,19 +2,16 @@
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::Arc;
 use std::task::Waker;
 
 use crate::lifecycle::exit::CloseReason;
-use crate::mailbox::queue::batch::{BATCH, Batch};
-use crate::mailbox::queue::{BatchRef, Envelope, Kind, Sequence};
+use crate::mailbox::queue::{Envelope, Kind, Sequence};
 
 /// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and
 /// worker pass these lines back and forth.
 #[derive(Debug)]
 #[repr(C)]
 pub(super) struct State<M> {
-    /// The queued messages that are not in the receiver's batch.
     messages: VecDeque<Envelope<M>>,
     /// The number of accepted messages, which is the sequence number of the newest. After a drain, the number of those
     /// that were delivered: nothing is accepted any more.
@@ -22,7 +19,7 @@ pub(super) struct State<M> {
     /// The task that awaits `recv`.
     pub(super) receiver: Option<Waker>,
     /// Boxed on first use: most mailboxes are never full, and most workers are never restarted.
-    cold: Option<Box<Cold<M>>>,
+    cold: Option<Box<Cold>>,
     /// The worker's task, which a kill wakes whatever it awaits.
     pub(super) task: Option<Waker>,
     /// Capacity that is reserved for permits, and for senders that were woken and not yet polled.
@@ -34,13 +31,8 @@ pub(super) struct State<M> {
     pub(super) close_reason: Option<CloseReason>,
 }
 
-#[derive(Debug)]
-struct Cold<M> {
-    batch: BatchRef<M>,
-    /// The length of the batch when it was last read. The batch has only become shorter since.
-    batch_len: usize,
-    /// The batch was filled since the receiver was last idle.
-    batch_was_used: bool,
+#[derive(Debug, Default)]
+struct Cold {
     /// The last message of this run. (rule 6)
     run_boundary: Option<Sequence>,
     ticks: Ticks,
@@ -65,20 +57,6 @@ impl Ticks {
         while self.queued.front().is_some_and(|&tick| tick <= delivered) {
             self.queued.pop_front();
             self.delivered = self.delivered.saturating_add(1);
-        }
-    }
-}
-
-impl<M> Default for Cold<M> {
-    fn default() -> Self {
-        Self {
-            batch: None,
-            batch_len: 0,
-            batch_was_used: false,
-            run_boundary: None,
-            ticks: Ticks::default(),
-            next_ticket: 0,
-            senders: VecDeque::new(),
         }
     }
 }
@@ -110,51 +88,16 @@ impl<M> State<M> {
 
     /// Delivers the oldest message, and reserves its capacity for the sender that has waited longest.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn pop(&mut self, capacity: u32, batch_ref: &mut BatchRef<M>) -> Option<(M, Option<Waker>)> {
-        let envelope = match &self.cold {
-            None if self.messages.len() < BATCH => self.messages.pop_front()?,
-            _ => self.pop_batched(batch_ref)?,
-        };
+    pub(super) fn pop(&mut self, capacity: u32) -> Option<(M, Option<Waker>)> {
+        let envelope = self.messages.pop_front()?;
         // Without `cold` no sender waits, which is almost always so.
         let sender = if self.cold.is_none() { None } else { self.release_permit(capacity) };
         Some((envelope.message, sender))
     }
 
-    /// Delivers the oldest message from the batch. Creates or refills the batch if enough messages are queued.
-    fn pop_batched(&mut self, batch_ref: &mut BatchRef<M>) -> Option<Envelope<M>> {
-        let cold = self.cold.get_or_insert_default();
-        let batch = match &cold.batch {
-            None if self.messages.len() < BATCH => return self.messages.pop_front(),
-            _ => cold.batch.get_or_insert_default(),
-        };
-        let mut held = batch.lock();
-        if held.messages.is_empty() {
-            mem::swap(&mut held.messages, &mut self.messages);
-            cold.batch_was_used = true;
-        }
-        let first = held.messages.pop_front();
-        held.is_revoked = cold.run_boundary.is_some() || !cold.senders.is_empty();
-        cold.batch_len = held.messages.len();
-        drop(held);
-        // The receiver of a new run has no reference to the batch yet.
-        if batch_ref.is_none() {
-            *batch_ref = Some(Arc::clone(batch));
-        }
-        first
-    }
-
     /// Takes out all messages that were not delivered. None is accepted after this.
     pub(super) fn take_all(&mut self) -> VecDeque<Envelope<M>> {
-        let mut all = match self.batch() {
-            Some(batch) => {
-                let mut held = batch.lock();
-                held.is_revoked = true;
-                mem::take(&mut held.messages)
-            }
-            None => VecDeque::new(),
-        };
-        all.append(&mut self.messages);
-        self.messages = VecDeque::new();
+        let all = mem::take(&mut self.messages);
         self.accepted -= all.len() as u64;
         all
     }
@@ -163,31 +106,19 @@ impl<M> State<M> {
     ///
     /// It also resets the queue to the start of its memory, so that single messages always use the same cache line.
     #[inline]
-    pub(super) fn shrink(&mut self, idle_capacity: u16, batch_ref: &mut BatchRef<M>) {
+    pub(super) fn shrink(&mut self, idle_capacity: u16) {
         self.messages.clear();
         if self.messages.capacity() > idle_capacity.into() {
             self.messages.shrink_to(idle_capacity.into());
         }
         if self.cold.is_some() {
-            self.shrink_cold(idle_capacity, batch_ref);
+            self.shrink_cold();
         }
     }
 
     #[inline(never)]
-    fn shrink_cold(&mut self, idle_capacity: u16, batch_ref: &mut BatchRef<M>) {
-        let Some(cold) = &mut self.cold else { return };
-        if let (true, Some(batch)) = (mem::take(&mut cold.batch_was_used), &cold.batch) {
-            // Keep a batch that was just used, since more may come. It is dropped if it stays unused until the next
-            // time.
-            let mut held = batch.lock();
-            if held.messages.capacity() > idle_capacity.into() {
-                held.messages.shrink_to(idle_capacity.into());
-            }
-            return;
-        }
-        *batch_ref = None;
-        cold.batch = None;
-        cold.batch_len = 0;
+    fn shrink_cold(&mut self) {
+        let Some(cold) = &self.cold else { return };
         // A sender with a ticket waits or has a reservation. Without either no ticket is in use, and numbering may
         // start anew.
         let has_ticks = cold.ticks.delivered > 0 || !cold.ticks.queued.is_empty();
@@ -196,13 +127,9 @@ impl<M> State<M> {
         }
     }
 
-    fn batch(&self) -> Option<&Batch<M>> {
-        self.cold.as_ref()?.batch.as_deref()
-    }
-
     /// The number of queued messages.
     pub(super) fn queued(&self) -> usize {
-        self.messages.len() + self.batch().map_or(0, |batch| batch.lock().messages.len())
+        self.messages.len()
     }
 
     /// The number of delivered messages. They leave in order, so this is the sequence number of the last one.
@@ -210,23 +137,14 @@ impl<M> State<M> {
         self.accepted - self.queued() as u64
     }
 
-    /// Makes the receiver ask the queue before its next delivery. (rule 7)
-    pub(super) fn revoke(&self) {
-        if let Some(batch) = self.batch() {
-            batch.revoke();
-        }
-    }
-
     pub(super) fn mark_run_boundary(&mut self) {
         let last = self.accepted;
         self.cold.get_or_insert_default().run_boundary.get_or_insert(last);
-        self.revoke();
     }
 
     /// Delivers none of the queued messages any more. The gate is closed. (rule 6)
     pub(super) fn discard_queued(&mut self) {
         self.cold.get_or_insert_default().run_boundary = Some(0);
-        self.revoke();
     }
 
     pub(super) fn begin_next_run(&mut self) {
@@ -278,15 +196,10 @@ impl<M> State<M> {
         }
     }
 
-    /// Whether there is capacity for one more message. If not, the batch is revoked, so that its next delivery finds
-    /// the sender that is about to wait. (rule 7)
+    /// Whether there is capacity for one more message.
     #[inline]
-    pub(super) fn has_capacity(&mut self, capacity: u32) -> bool {
-        let taken = self.messages.len() + (self.reserved as usize);
-        match &mut self.cold {
-            None => taken < capacity as usize,
-            Some(cold) => cold.has_capacity(taken, capacity as usize),
-        }
+    pub(super) fn has_capacity(&self, capacity: u32) -> bool {
+        self.messages.len() + (self.reserved as usize) < capacity as usize
     }
 
     /// Reserves free capacity for the sender that has waited longest, and returns its waker. (rule 4)
@@ -333,21 +246,8 @@ impl<M> State<M> {
     }
 }
 
-impl<M> Cold<M> {
+impl Cold {
     fn position(&self, ticket: u64) -> Option<usize> {
         self.senders.binary_search_by_key(&ticket, |&(ticket, _)| ticket).ok()
-    }
-
-    fn has_capacity(&mut self, taken: usize, capacity: usize) -> bool {
-        if taken + self.batch_len < capacity {
-            return true;
-        }
-        let Some(batch) = &self.batch else { return false };
-        let mut held = batch.lock();
-        self.batch_len = held.messages.len();
-        let has_capacity = taken + self.batch_len < capacity;
-        // Under the batch's lock: the receiver has not delivered anything since its length was read.
-        held.is_revoked |= !has_capacity;
-        has_capacity
     }
 }

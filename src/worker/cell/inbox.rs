@@ -6,7 +6,7 @@ use std::task::{self, Poll};
 use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::WorkerId;
 use crate::mailbox::activity::Activity;
-use crate::mailbox::queue::{BatchRef, Queue};
+use crate::mailbox::queue::Queue;
 use crate::mailbox::{Inbox, Received};
 use crate::metrics::counters::HotCounter;
 use crate::metrics::reporter::Stopwatch;
@@ -49,8 +49,8 @@ impl<W: Worker> Inbox<W::Message> for WorkerCell<W> {
         self.shared.stopwatch.as_ref()
     }
 
-    fn poll_recv(&self, batch: &mut BatchRef<W::Message>, cx: &mut task::Context<'_>) -> Received<W::Message> {
-        let received = match self.queue.poll_recv(batch, cx) {
+    fn poll_recv(&self, cx: &mut task::Context<'_>) -> Received<W::Message> {
+        let received = match self.queue.poll_recv(cx) {
             Poll::Ready(Some(message)) => Received::Message(message),
             Poll::Ready(None) => Received::End,
             Poll::Pending if self.activity.idle_timeout().is_some() || self.tracks_activity() => Received::Idle,
@@ -63,8 +63,8 @@ impl<W: Worker> Inbox<W::Message> for WorkerCell<W> {
         received
     }
 
-    fn try_recv(&self, batch: &mut BatchRef<W::Message>) -> Option<W::Message> {
-        let received = self.queue.try_recv(batch);
+    fn try_recv(&self) -> Option<W::Message> {
+        let received = self.queue.try_recv();
         if received.is_some() {
             self.shared.hot.count(HotCounter::Handled);
         }
