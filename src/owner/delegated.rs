@@ -9,7 +9,7 @@ use crate::mailbox::queue::Gate;
 use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
 use crate::table::Found;
-use crate::table::any::AnyTable;
+use crate::table::any::{AnyTable, Cells};
 use crate::worker::cell::{AnyCell, CellCore};
 use crate::worker::request::{LiveTypes, StartReply};
 use crate::worker::shared::Numbers;
@@ -68,10 +68,10 @@ impl Owner {
     /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is
     /// delegated after that.
     pub(super) fn observe_all(&mut self) -> NoneDelegated {
-        let cells = self.table.cells(self.lifecycle.entries());
+        let cells = self.table.cells(Cells::NotOpen);
         let Self { lifecycle, generations, shared, .. } = self;
         lifecycle.observe_all(|lifecycle| {
-            for cell in cells.iter().filter(|cell| cell.gate() != Gate::Open) {
+            for cell in &cells {
                 lifecycle.observe(&mut Observer { cell: &**cell, generations, numbers: &shared.numbers });
             }
         })

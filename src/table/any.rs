@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::lifecycle::id::EntryId;
+use crate::mailbox::queue::Gate;
 use crate::metrics::stats::Backlog;
 use crate::table::{Found, TableWriter};
 use crate::worker::Worker;
@@ -26,8 +27,8 @@ pub(crate) trait AnyTable: Send {
     /// Removes the worker with this id, if it is in the table.
     fn remove(&mut self, entry: EntryId);
 
-    /// All workers, of which there are about so many, in any order.
-    fn cells(&self, len: usize) -> Vec<Arc<dyn AnyCell>>;
+    /// All workers, or those whose gate is not open, in any order.
+    fn cells(&self, which: Cells) -> Vec<Arc<dyn AnyCell>>;
 
     /// See [`TableReader::backlog`](crate::table::TableReader::backlog).
     fn backlog(&self, workers: usize) -> Backlog;
@@ -37,6 +38,13 @@ pub(crate) trait AnyTable: Send {
 
     /// Removes every entry.
     fn clear(&mut self);
+}
+
+/// Which workers [`AnyTable::cells`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cells {
+    All { about: usize },
+    NotOpen,
 }
 
 impl<W: Worker> AnyTable for TableWriter<W> {
@@ -68,16 +76,18 @@ impl<W: Worker> AnyTable for TableWriter<W> {
         self.remove(entry);
     }
 
-    fn cells(&self, len: usize) -> Vec<Arc<dyn AnyCell>> {
-        let cells: Vec<Arc<dyn AnyCell>> = Vec::with_capacity(len);
-        self.read().fold(
-            cells,
-            |_| Some(()),
-            |mut cells, worker, ()| {
-                cells.push(worker.cell.clone());
-                cells
-            },
-        )
+    fn cells(&self, which: Cells) -> Vec<Arc<dyn AnyCell>> {
+        let cells: Vec<Arc<dyn AnyCell>> = match which {
+            Cells::All { about } => Vec::with_capacity(about),
+            Cells::NotOpen => Vec::new(),
+        };
+        let is_asked_for = |worker: &WorkerHandle<W>| {
+            (which != Cells::NotOpen || worker.cell.queue.gate() != Gate::Open).then_some(())
+        };
+        self.read().fold(cells, is_asked_for, |mut cells, worker, ()| {
+            cells.push(worker.cell.clone());
+            cells
+        })
     }
 
     fn backlog(&self, workers: usize) -> Backlog {

@@ -44,10 +44,13 @@ impl<W: Worker> TableWriter<W> {
         let hash = worker.entry_id().hash;
         self.free_slots.remove(hash);
         let entries = self.entries().pin();
-        let former = entries.get(&Probe(hash));
-        let others = former.into_iter().flat_map(|entry| entry.workers.iter()).cloned();
+        let mut workers = match entries.get(&Probe(hash)) {
+            Some(former) => former.workers.clone(),
+            None => Bucket::default(),
+        };
+        workers.push(worker);
         // papaya puts the new element into the slot of the equal one. (rule 4)
-        entries.insert(Entry { hash, workers: others.chain([worker]).collect() });
+        entries.insert(Entry { hash, workers });
     }
 
     /// Removes the worker with this id, if it is in the table. (rule 3)
@@ -58,7 +61,7 @@ impl<W: Worker> TableWriter<W> {
         if former.workers.find(|worker| worker.entry_id() == entry).is_none() {
             return;
         }
-        let workers: Bucket<_> = former.workers.iter().filter(|worker| worker.entry_id() != entry).cloned().collect();
+        let workers = former.workers.without(|worker| worker.entry_id() == entry);
         let is_empty = workers.is_empty();
         if is_empty && self.is_closing {
             entries.remove(&Probe(hash));

@@ -12,6 +12,12 @@ pub(crate) struct Bucket<T> {
     pub(crate) others: Option<Box<Vec<T>>>,
 }
 
+impl<T> Default for Bucket<T> {
+    fn default() -> Self {
+        Self { first: None, others: None }
+    }
+}
+
 impl<T> Bucket<T> {
     pub(crate) fn of(element: T) -> Self {
         Self { first: Some(element), others: None }
@@ -40,6 +46,20 @@ impl<T> Bucket<T> {
         }
     }
 
+    /// A copy without the elements that match.
+    pub(crate) fn without(&self, matches: impl Fn(&T) -> bool) -> Self
+    where
+        T: Clone,
+    {
+        let mut kept = Self::default();
+        for element in self.iter() {
+            if !matches(element) {
+                kept.push(element.clone());
+            }
+        }
+        kept
+    }
+
     /// Removes the element that matches.
     pub(crate) fn remove(&mut self, matches: impl Fn(&T) -> bool) -> Option<T> {
         let others = self.others.as_deref_mut();
@@ -50,15 +70,6 @@ impl<T> Bucket<T> {
         let others = others?;
         let place = others.iter().position(matches)?;
         Some(others.swap_remove(place))
-    }
-}
-
-impl<T> FromIterator<T> for Bucket<T> {
-    fn from_iter<I: IntoIterator<Item = T>>(elements: I) -> Self {
-        let mut elements = elements.into_iter();
-        let first = elements.next();
-        let others: Vec<_> = elements.collect();
-        Self { first, others: (!others.is_empty()).then(|| Box::new(others)) }
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use tokio::time::{Sleep, sleep};
 
 use crate::lifecycle::id::RegistryId;
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::mailbox::queue::Gate;
+use crate::worker::cell::AnyCell;
 use crate::worker::current::Current;
 use crate::worker::guard::RunGuards;
 use crate::worker::ownership::{OwnerCycle, Ownership};
@@ -52,15 +52,15 @@ impl Children {
 ///
 /// Without `graceful` they are aborted at once. With it they may finish, until the worker is killed or crashes, or
 /// until `grace` is over.
-pub(crate) async fn end<W: Worker>(
+pub(crate) async fn end(
     children: Option<Box<Children>>,
-    cell: &WorkerCell<W>,
+    cell: &dyn AnyCell,
     graceful: bool,
     grace: Option<Duration>,
 ) -> ChildrenExit {
     let owned = children.map_or_else(Vec::new, |children| children.owned);
     // Timers and monitors end with the run, whether it is graceful or not.
-    cell.abort_tasks(true);
+    cell.core().abort_tasks(true);
     let mut is_aborted = false;
     let mut pending: Vec<_> = owned.iter().map(|(owned, _)| Some(owned.finished())).collect();
     owned.iter().for_each(|(owned, _)| owned.begin_shutdown(!graceful));
@@ -70,13 +70,13 @@ pub(crate) async fn end<W: Worker>(
         if is_late {
             deadline = None;
         }
-        if !is_aborted && (!graceful || is_late || cell.is_killed() || cell.is_crashed()) {
+        if !is_aborted && (!graceful || is_late || cell.gate() == Gate::Killed || cell.core().is_crashed()) {
             is_aborted = true;
-            cell.abort_tasks(false);
+            cell.core().abort_tasks(false);
             owned.iter().for_each(|(owned, _)| owned.begin_shutdown(true));
         }
         // Every future is polled, without a short circuit, so that each can wake this task.
-        let mut is_done = cell.poll_tasks(cx).is_ready();
+        let mut is_done = cell.core().poll_tasks(cx).is_ready();
         for finished in &mut pending {
             if finished.as_mut().is_some_and(|finished| finished.as_mut().poll(cx).is_ready()) {
                 *finished = None;

@@ -220,7 +220,7 @@ fn end_run<'r, 's, W: Worker>(
 ) -> Result<Pin<Box<impl Future<Output = Result<(), Exit>> + Send + use<'r, 's, W>>>, Exit> {
     let will_restart = will_restart(run.cell, &exit, &mut run.run_args.restart_state);
     let next_after = run.run_args.restart_state.as_ref().and_then(|restart_state| restart_state.next_after);
-    trace::ended(run.cell, &exit, next_after.filter(|_| will_restart));
+    trace::ended(&run.cell.shared.name, run.cell, &exit, next_after.filter(|_| will_restart));
     if !will_restart {
         // After a panic, a kill or a failed `init` nothing of this is done yet. No lookup may find the worker while
         // its state's `Drop` runs. (G3)
@@ -249,7 +249,7 @@ async fn join_children<W: Worker>(
         let graceful = matches!(&exit, Exit::Ended(reason) if is_graceful(reason));
         // Before a restart no deadline of the owner runs.
         let grace = will_restart.then_some(run.cell.shared.config.stop_timeout);
-        let ended = children::end(children, run.cell, graceful, grace).await;
+        let ended = children::end(children, &**run.cell, graceful, grace).await;
         if ended == ChildrenExit::Aborted && graceful {
             if run.cell.is_crashed() && !run.cell.is_killed() {
                 exit = Exit::Ended(ExitReason::Crashed);

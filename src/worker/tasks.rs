@@ -142,7 +142,7 @@ impl<W: Worker> TaskEntry<W> {
         let reason = panics::message(payload);
         // Counted before it is logged: the subscriber, which is user code, finds it counted.
         self.cell.shared.numbers.counters.task_panicked();
-        trace::task_panicked(&self.cell, &reason);
+        trace::task_panicked(&self.cell.shared.name, &self.cell, &reason);
         TaskError::Panicked(reason)
     }
 }

@@ -23,27 +23,33 @@ mod on {
     use tracing::span::Entered;
     use tracing::{Level, Span, error, span_enabled, warn};
 
+    use crate::lifecycle::id::WorkerId;
     use crate::lifecycle::{Exit, StartFailure};
     use crate::util::panics::{catch_panic, drop_payload};
     use crate::worker::Worker;
-    use crate::worker::cell::WorkerCell;
+    use crate::worker::cell::{CellCore, WorkerCell};
 
     /// A worker's span, if a subscriber is interested in it. Boxed: each worker has one of these for its whole life.
     pub(crate) struct Trace(Option<Box<Span>>);
 
     impl Trace {
         pub(crate) fn new<W: Worker>(cell: &WorkerCell<W>) -> Self {
+            Self::new_worker(&cell.shared.name, cell.entry.id, &|| Some(cell.shared.format_key?(&cell.key)))
+        }
+
+        fn new_worker(registry: &str, id: WorkerId, key: &dyn Fn() -> Option<String>) -> Self {
             // If the subscriber or the key's `Debug` panics, the worker has no span, and starts all the same. (G5)
             Self::of(|| {
                 if !span_enabled!(target: "gen_registry", Level::INFO, "worker") {
                     return Span::none();
                 }
                 let span = tracing::info_span!(
-                    target: "gen_registry", parent: None, "worker",
-                    registry = &*cell.shared.name, id = cell.entry.id.0, key = Empty,
+                    target: "gen_registry", parent: None, "worker", registry, id = id.0, key = Empty,
                 );
-                if let (Some(write), false) = (cell.shared.format_key, span.is_disabled()) {
-                    span.record("key", write(&cell.key).as_str());
+                if !span.is_disabled() {
+                    if let Some(key) = key() {
+                        span.record("key", key.as_str());
+                    }
                 }
                 span
             })
@@ -90,15 +96,14 @@ mod on {
     }
 
     /// Emits an event for a panic in one of the worker's own tasks.
-    pub(crate) fn task_panicked<W: Worker>(cell: &WorkerCell<W>, reason: &str) {
-        let (registry, id) = (&*cell.shared.name, cell.entry.id.0);
+    pub(crate) fn task_panicked(registry: &str, cell: &CellCore, reason: &str) {
+        let id = cell.entry.id.0;
         catch_panic(|| error!(target: "gen_registry", registry, id, reason, "a task of the worker panicked"));
     }
 
     /// Emits an event for the end of a run that an operator should know of, and for the restart that follows.
-    pub(crate) fn ended<W: Worker>(cell: &WorkerCell<W>, exit: &Exit, next_after: Option<Duration>) {
-        let (registry, id) = (&*cell.shared.name, cell.entry.id.0);
-        let incarnation = cell.incarnation();
+    pub(crate) fn ended(registry: &str, cell: &CellCore, exit: &Exit, next_after: Option<Duration>) {
+        let (id, incarnation) = (cell.entry.id.0, cell.incarnation());
         catch_panic(|| match exit {
             Exit::Ended(reason) => {
                 if reason.is_crash() {
@@ -127,7 +132,7 @@ mod off {
 
     use crate::lifecycle::Exit;
     use crate::worker::Worker;
-    use crate::worker::cell::WorkerCell;
+    use crate::worker::cell::{CellCore, WorkerCell};
 
     pub(crate) struct Trace;
 
@@ -145,7 +150,7 @@ mod off {
         }
     }
 
-    pub(crate) fn task_panicked<W: Worker>(_: &WorkerCell<W>, _: &str) {}
+    pub(crate) fn task_panicked(_: &str, _: &CellCore, _: &str) {}
 
-    pub(crate) fn ended<W: Worker>(_: &WorkerCell<W>, _: &Exit, _: Option<Duration>) {}
+    pub(crate) fn ended(_: &str, _: &CellCore, _: &Exit, _: Option<Duration>) {}
 }

@@ -10,14 +10,16 @@ use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::events::Event;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::shared::SharedCore;
 use crate::worker::start::ReclaimedStart;
 
 /// What the owner does with a worker.
 ///
-/// The owner knows its workers by this trait only, so that it is compiled once and not for each worker type: it is as much
-/// code as all else that a worker type needs.
+/// The owner knows its workers by this trait only, and so do the rare steps of a worker's task. They are compiled once and
+/// not for each worker type. Halves the code and the compile time of a worker type.
 pub(crate) trait AnyCell: Send + Sync {
     fn core(&self) -> &CellCore;
+    fn shared(&self) -> &SharedCore;
     fn gate(&self) -> Gate;
     fn open(&self);
     fn stop(&self, reason: CloseReason, mode: StopMode);
@@ -48,6 +50,10 @@ pub(crate) enum CellEvent {
 impl<W: Worker> AnyCell for WorkerCell<W> {
     fn core(&self) -> &CellCore {
         &self.core
+    }
+
+    fn shared(&self) -> &SharedCore {
+        &self.shared
     }
 
     fn gate(&self) -> Gate {

@@ -33,7 +33,7 @@ impl<W: Worker> ExitGuard<W> {
         &mut self,
         exit: Exit,
         crash_record: Option<Box<CrashRecord>>,
-        notify: impl FnOnce(&SharedCore, Notice),
+        notify: fn(&SharedCore, Notice),
     ) {
         let Some(cell) = self.cell.take() else { return };
         debug_assert!(cell.queue.gate() >= Gate::Closed, "the gate of a worker that ends is closed");

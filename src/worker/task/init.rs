@@ -11,10 +11,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::lifecycle::Exit;
 use crate::lifecycle::exit::{ExitReason, share};
+use crate::mailbox::queue::Gate;
 use crate::util::coop::yield_to_queue;
 use crate::util::future::spawn_boxed;
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::AnyCell;
 use crate::worker::config::{MIN_ABORT_GRACE, StartLimiter};
 use crate::worker::request::Notice;
 use crate::worker::task::Run;
@@ -22,13 +23,13 @@ use crate::worker::task::next_run::not_restarted;
 
 /// A permit to run an `init`. It is recorded in the cell, so that it can be returned for an `init` that blocks its
 /// thread: the future of such an `init` may never be dropped.
-struct StartPermit<'s, W: Worker> {
-    cell: &'s WorkerCell<W>,
+struct StartPermit<'s> {
+    cell: &'s dyn AnyCell,
     /// Returns the permit at a time limit, where the owner has no deadline.
     limit: Option<AbortHandle>,
 }
 
-impl<W: Worker> Drop for StartPermit<'_, W> {
+impl Drop for StartPermit<'_> {
     fn drop(&mut self) {
         if let Some(limit) = &self.limit {
             limit.abort();
@@ -38,12 +39,12 @@ impl<W: Worker> Drop for StartPermit<'_, W> {
 }
 
 /// Waits for a permit to run an `init`, in the order in which the starts requested one. `None`: the start needs none.
-async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, limiter: &StartLimiter) -> Option<StartPermit<'s, W>> {
+async fn acquire_permit<'s>(cell: &'s dyn AnyCell, limiter: &StartLimiter) -> Option<StartPermit<'s>> {
     let permit = {
         let _counted = limiter.count_waiting();
         let mut permit = pin!(limiter.permits.acquire());
         poll_fn(|cx| {
-            if cell.skips_permit() {
+            if cell.core().skips_permit() {
                 return Poll::Ready(None);
             }
             // The semaphore is never closed.
@@ -52,9 +53,9 @@ async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, limiter: &StartL
         .await
     };
     permit?.forget();
-    cell.hold_permit();
+    cell.core().hold_permit();
     let permit = StartPermit { cell, limit: None };
-    if cell.is_killed() {
+    if cell.gate() == Gate::Killed {
         // The owner may have tried to return the permit before it was held, and does not try again. So it is returned
         // here. The kill has woken this task, and the next poll drops this future.
         drop(permit);
@@ -66,7 +67,7 @@ async fn acquire_permit<'s, W: Worker>(cell: &'s WorkerCell<W>, limiter: &StartL
 /// Runs the first `init` of a worker that needs a permit, and notifies the owner when it begins. The owner returns
 /// the permit if the worker is stuck.
 pub(super) async fn init_with_permit<W: Worker>(run: &mut Run<'_, W>, limiter: &StartLimiter) -> Result<(), W::Error> {
-    let _permit = acquire_permit(run.cell, limiter).await;
+    let _permit = acquire_permit(&**run.cell, limiter).await;
     // `init` comes next and may block its thread. The yield lets the tasks that the notice has woken run first: among
     // them the driver, which sets its timer for this `init`. So the outcome is not needed. (G4)
     let _ = run.cell.shared.notify(Notice::Begun(run.cell.entry));
@@ -93,17 +94,14 @@ pub(super) fn poll_init<W: Worker>(
 
 /// Waits for the permit of a restart. The owner has no deadline for this `init`. So a task returns the permit after
 /// the time in which a start counts as stuck.
-async fn acquire_restart_permit<'s, W: Worker>(
-    cell: &'s Arc<WorkerCell<W>>,
-    limiter: &StartLimiter,
-) -> Option<StartPermit<'s, W>> {
-    let mut permit = acquire_permit(cell, limiter).await?;
-    let config = &cell.shared.config;
+async fn acquire_restart_permit<'s>(cell: &'s Arc<dyn AnyCell>, limiter: &StartLimiter) -> Option<StartPermit<'s>> {
+    let mut permit = acquire_permit(&**cell, limiter).await?;
+    let config = &cell.shared().config;
     let limit = config.init_timeout.saturating_add(config.stop_timeout.max(MIN_ABORT_GRACE));
-    let (weak, run) = (Arc::downgrade(cell), cell.incarnation());
+    let (weak, run) = (Arc::downgrade(cell), cell.core().incarnation());
     let return_late = async move {
         sleep(limit).await;
-        if let Some(cell) = weak.upgrade().filter(|cell| cell.incarnation() == run) {
+        if let Some(cell) = weak.upgrade().filter(|cell| cell.core().incarnation() == run) {
             cell.return_permit();
         }
     };
@@ -120,8 +118,9 @@ pub(super) async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Ex
     let cell = run.cell;
     let within = cell.shared.config.init_timeout;
     let mut made = pin!(async {
+        let any_cell: Arc<dyn AnyCell> = cell.clone();
         let _permit = match &cell.shared.start_limiter {
-            Some(limiter) => acquire_restart_permit(cell, limiter).await,
+            Some(limiter) => acquire_restart_permit(&any_cell, limiter).await,
             None => None,
         };
         let mut init = pin!(W::init(run.run_args.take_args(cell), run.ctx));
