@@ -141,7 +141,7 @@ impl<W: Worker> TableReader<W> {
 
     /// Calls `f` with the worker that has the key, whatever the state of its gate. `f` runs under a reclamation guard: keep it
     /// short.
-    #[inline]
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<Q, T>(&self, key: &Q, hash: u64, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
     where
         Q: ?Sized + Equivalent<W::Key>,
@@ -153,6 +153,15 @@ impl<W: Worker> TableReader<W> {
             Some(worker) if key.equivalent(worker.key()) => Some(f(worker)),
             _ => entry.workers.others.as_ref()?.iter().find(|worker| key.equivalent(worker.key())).map(f),
         }
+    }
+
+    /// As [`with`](Self::with), for rare callers: it is not inlined.
+    #[inline(never)]
+    pub(crate) fn with_rarely<Q, T>(&self, key: &Q, hash: u64, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        self.with(key, hash, f)
     }
 
     /// As [`with`](Self::with), and distinguishes whether the hash has an entry. The writer inserts accordingly.

@@ -178,7 +178,7 @@ impl<W: Worker> Starter<W> {
     {
         let start = |stage| Start { stage, shared: &self.shared };
         let waits_in = current_of(self.shared.registry_id);
-        if waits_in.is_some() && self.table.with(key, hash, |handle| is_current(handle.id())) == Some(true) {
+        if waits_in.is_some() && self.table.with_rarely(key, hash, |handle| is_current(handle.id())) == Some(true) {
             // The caller runs in the task of the key's own worker and would wait for itself.
             return start(Stage::Refused(StartFailure::WouldDeadlock));
         }
@@ -230,7 +230,7 @@ impl<W: Worker> Starter<W> {
         if current().is_none_or(|caller| caller.registry == registry) {
             return false;
         }
-        let stopping = self.table.with(key, hash, |handle| handle.is_ending().then(|| handle.id())).flatten();
+        let stopping = self.table.with_rarely(key, hash, |handle| handle.is_ending().then(|| handle.id())).flatten();
         stopping.is_some_and(|worker| is_worker_above_caller(worker, registry))
     }
 

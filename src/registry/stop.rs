@@ -130,6 +130,6 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
         let table = &self.starter.table;
-        table.with(key, table.hash(key), WorkerHandle::clone)
+        table.with_rarely(key, table.hash(key), WorkerHandle::clone)
     }
 }

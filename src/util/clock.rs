@@ -3,11 +3,12 @@
 //! `tokio::time::Instant::now` reads the clock of the runtime whose context the thread is in, or the system's clock
 //! outside a runtime. The clocks of two runtimes differ if one was paused. The owner runs in tasks of any runtime or of
 //! none. Therefore a registry's clock is read in the context of the registry's own runtime. That costs two updates of
-//! the runtime's reference count.
+//! the runtime's reference count, and only a current-thread runtime pays it: no other can be paused, so that its clock is
+//! the system's.
 
 use std::time::Duration;
 
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
 
 /// The clock of a registry's runtime.
@@ -15,18 +16,21 @@ use tokio::time::Instant;
 pub(crate) struct Clock {
     /// When the registry was created.
     origin: Instant,
-    runtime: Handle,
+    /// `None`: the runtime cannot be paused.
+    runtime: Option<Handle>,
 }
 
 impl Clock {
     /// Starts a clock at 0.
     pub(crate) fn new(runtime: Handle) -> Self {
-        Self { origin: read(&runtime), runtime }
+        let can_pause = !matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread);
+        let runtime = can_pause.then_some(runtime);
+        Self { origin: read(runtime.as_ref()), runtime }
     }
 
     /// The current time of the registry's runtime.
     pub(crate) fn instant(&self) -> Instant {
-        read(&self.runtime)
+        read(self.runtime.as_ref())
     }
 
     /// Nanoseconds since the registry was created.
@@ -54,9 +58,14 @@ impl Clock {
     }
 }
 
-fn read(runtime: &Handle) -> Instant {
-    let _entered = runtime.enter();
-    Instant::now()
+fn read(runtime: Option<&Handle>) -> Instant {
+    match runtime {
+        Some(runtime) => {
+            let _entered = runtime.enter();
+            Instant::now()
+        }
+        None => std::time::Instant::now().into(),
+    }
 }
 
 /// Nanoseconds of a duration. Saturates after 584 years.
