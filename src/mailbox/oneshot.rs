@@ -2,8 +2,8 @@
 //!
 //! A caller awaits the receiver as soon as its message is in the mailbox. The channel is therefore created with the
 //! caller's waker in it: in the common case the receiver registers nothing, and takes the value out without a lock.
-//! Compared to `tokio::sync::oneshot`, this saves 4 % or more of a call between two threads, 2 % of a start, and 24 bytes
-//! for each reply.
+//! Compared to `tokio::sync::oneshot`, this saves 4 % or more of a call between two threads, 2 % of a start, and 24
+//! bytes for each reply.
 //!
 //! # States
 //!
