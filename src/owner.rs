@@ -56,6 +56,7 @@ use crate::worker::deferred::DeferredAction;
 use crate::worker::launch::AnyLaunch;
 use crate::worker::request::{LiveTypes, Request, StartRequest};
 use crate::worker::shared::AnyShared;
+use crate::worker::start::Generations;
 
 /// See the [module's documentation](self).
 ///
@@ -77,8 +78,8 @@ pub(crate) struct Owner {
     /// The shutdown is complete. The combiner drops the owner.
     is_done: bool,
     is_maintenance_armed: bool,
-    /// How many starts were delegated to their workers and not reclaimed.
-    delegated: u64,
+    /// The starts that are delegated to their workers.
+    generations: Generations,
     /// What happens after the combiner has released its lock.
     deferred: DeferredQueue<DeferredAction>,
     deadlines: Deadlines,
@@ -139,7 +140,7 @@ impl Owner {
             lifecycle: Lifecycle::new(limits),
             is_first_of_hash: false,
             ids: Ids::default(),
-            delegated: 0,
+            generations: Generations::default(),
             effects: Vec::new(),
             deferred: DeferredQueue::new(),
             deadlines,

@@ -10,11 +10,14 @@ use crate::lifecycle::Deadline;
 use crate::lifecycle::id::EntryId;
 use crate::util::clock::Clock;
 use crate::worker::config::MIN_ABORT_GRACE;
+use crate::worker::start::Generation;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Entry(EntryId, Deadline),
+    /// [`Deadline::Init`] of a start that was delegated to its worker, in this generation.
+    DelegatedInit(EntryId, Generation),
     /// This run of the worker was asked to end as by a crash, and must have ended.
     Crash(EntryId, u32),
     /// All workers must have drained and terminated.
@@ -42,6 +45,9 @@ const FIRST_CHECK: Duration = Duration::from_millis(100);
 /// Tells which deadlines are still awaited.
 pub(crate) trait Liveness {
     fn is_live(&self, due: Due) -> bool;
+
+    /// Whether the deadline is too recent to ask [`is_live`](Self::is_live): the answer will be cheaper later.
+    fn is_recent(&self, due: Due) -> bool;
 }
 
 /// One queue per duration. `repr(C)` puts what every start writes first: see [`Owner`](crate::owner::Owner).
@@ -88,14 +94,16 @@ impl Queue {
         Some(now + self.first_check)
     }
 
-    /// Drops the deadlines that are no longer live, if there are many.
-    fn compact(&mut self, live: &dyn Liveness) {
-        if self.pending.len() >= self.compact_at {
-            self.pending.retain(|&(_, due)| live.is_live(due));
+    /// Drops the deadlines that are no longer live, if there are many. Returns whether there were.
+    fn compact(&mut self, live: &dyn Liveness) -> bool {
+        let is_long = self.pending.len() >= self.compact_at;
+        if is_long {
+            self.pending.retain(|&(_, due)| live.is_recent(due) || live.is_live(due));
             // Twice what is left, so that the cost of a compaction is spread over as many pushes.
             self.compact_at = MIN_COMPACT.max(self.pending.len() * 2);
             self.pending.shrink_to(self.compact_at);
         }
+        is_long
     }
 
     /// When a live deadline must be checked again.
@@ -145,22 +153,23 @@ impl Deadlines {
         }
     }
 
-    /// Arms a deadline.
-    pub(crate) fn arm(&mut self, due: Due, live: &dyn Liveness) {
+    /// Arms a deadline. Returns whether its queue was compacted.
+    pub(crate) fn arm(&mut self, due: Due, live: &dyn Liveness) -> bool {
         let queue = match due {
-            Due::Entry(_, Deadline::Init) => &mut self.init,
+            Due::DelegatedInit(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort | Due::Crash(..) => &mut self.abort,
             Due::Maintain => &mut self.maintain,
             Due::Report | Due::FlushMetrics | Due::FinalReport => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(|| self.clock.instant());
-        queue.compact(live);
+        let was_compacted = queue.compact(live);
         if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
                 self.earliest = Some(at);
             }
         }
+        was_compacted
     }
 
     /// Arms a deadline of the reporter that passes at once. The driver handles it, whose task may run the recorder.

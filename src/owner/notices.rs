@@ -56,6 +56,7 @@ impl Owner {
     pub(super) fn deadline_event(&mut self, due: Due) -> Option<Event<LiveTypes>> {
         Some(match due {
             Due::Entry(entry, deadline) => Event::DeadlineExpired(self.observe(entry)?, deadline),
+            Due::DelegatedInit(entry, _) => Event::DeadlineExpired(self.observe(entry)?, Deadline::Init),
             Due::Crash(entry, run) => Event::CrashDeadlineExpired { entry, run },
             Due::Shutdown => Event::ShutdownDeadlineExpired { aborting: false },
             Due::ShutdownAbort => Event::ShutdownDeadlineExpired { aborting: true },

@@ -24,7 +24,7 @@ fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer>, Driver) {
     let (registry, driver) = Builder::<TestWorker>::new().assemble(None, runtime.handle().clone());
     let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
     let (reply, answer) = oneshot::channel_unregistered();
-    cell.delegate(StartReply(reply));
+    cell.delegate(StartReply(reply), Generation::First);
     (Arc::new(cell), answer, driver)
 }
 
