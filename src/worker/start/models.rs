@@ -24,7 +24,7 @@ fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer>, Driver) {
     let (registry, driver) = Builder::<TestWorker>::new().assemble(None, runtime.handle().clone());
     let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
     let (reply, answer) = oneshot::channel_unregistered();
-    cell.delegate(StartReply(reply), Generation::First);
+    cell.core.delegate(StartReply(reply), Generation::First);
     (Arc::new(cell), answer, driver)
 }
 
@@ -36,13 +36,13 @@ fn g2_start_is_either_reclaimed_or_open() {
             let cell = Arc::clone(&cell);
             move || cell.complete_delegated()
         });
-        let reclaimed = cell.reclaim();
+        let reclaimed = cell.core.reclaim(cell.queue.gate());
         let gate = cell.queue.gate();
         assert!(reclaimed.is_some() || gate == Gate::Open, "the start has no decider: its gate is {gate:?}");
         let is_complete = worker.join().expect("the worker does not panic") == Completion::Completed;
         assert_ne!(is_complete, reclaimed.is_some());
         assert_eq!(cell.queue.gate(), if is_complete { Gate::Open } else { Gate::Starting });
-        assert!(cell.reclaim().is_none(), "the start was reclaimed twice");
+        assert!(cell.core.reclaim(cell.queue.gate()).is_none(), "the start was reclaimed twice");
     });
 }
 
@@ -54,7 +54,9 @@ fn g5_failed_start_can_always_be_reclaimed() {
             let cell = Arc::clone(&cell);
             move || cell.set_exit(ExitReason::Killed)
         });
-        let Some(ReclaimedStart { reply, .. }) = cell.reclaim() else { panic!("the caller gets no reply") };
+        let Some(ReclaimedStart { reply, .. }) = cell.core.reclaim(cell.queue.gate()) else {
+            panic!("the caller gets no reply")
+        };
         worker.join().expect("the worker does not panic");
         assert!(cell.exit().is_some());
         assert!(!reply.0.is_closed());
