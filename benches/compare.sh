@@ -40,6 +40,8 @@ cargo bench --locked -p benches --bench memory -- "${mode[@]}" >"$run/memory.tsv
 step 'growth'
 # Its verdict is in the report as well.
 cargo bench --locked -p benches --bench growth -- "${mode[@]}" | tee "$run/growth.tsv" | grep -v ^figure || growth=failed
+step 'worker types'
+benches/types/measure "${compiles}" >"$run/types.tsv"
 step 'elixir'
 if command -v elixir >/dev/null 2>&1; then
     elixir --erl '+S 2:2 +P 4000000' benches/elixir/registry.exs "${mode[@]}" >"$run/elixir.tsv"

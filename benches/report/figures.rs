@@ -217,7 +217,7 @@ fn from_criterion(folder: &Path) -> anyhow::Result<Figure> {
 
 /// In the order of the report's questions, then by words and numbers.
 fn by_group(one: &str, other: &str) -> Ordering {
-    const OPERATIONS: [&str; 20] = [
+    const OPERATIONS: [&str; 21] = [
         "lookup",
         "lookup_or_start",
         "start",
@@ -238,6 +238,7 @@ fn by_group(one: &str, other: &str) -> Ordering {
         "shut down",
         "memory",
         "growth",
+        "worker types",
     ];
     let place = |group: &str| {
         let operation = group.split('/').next().unwrap_or_default();

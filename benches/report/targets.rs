@@ -211,6 +211,13 @@ pub(crate) fn rows(figures: &Figures) -> Vec<Row> {
         ),
         with_options(figures),
     ];
+    let types = |what: &str, other: &str| over(&format!("worker types/{what}, each further"), other);
+    rows.push(ratios(
+        "a further worker type in a program, against one of kameo's",
+        ("≤ 1.0", 1.0),
+        [("time to compile", types("compile", "kameo")), ("bytes of the binary", types("binary", "kameo"))],
+        [("over ractor: time", types("compile", "ractor")), ("bytes", types("binary", "ractor"))],
+    ));
     rows.push(numbers(
         figures,
         "a million workers",

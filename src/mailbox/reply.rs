@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use crate::mailbox::oneshot;
 use crate::mailbox::oneshot::Receiver;
-use crate::util::opaque::Carries;
+use crate::util::carries::Carries;
 use crate::util::panics::{drop_payload, unwind_safe};
 
 /// The sending end of a call: a worker sends its answer here.

@@ -4,7 +4,7 @@ use crate::lifecycle::{Deadline, Event};
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::util::panics;
-use crate::worker::cell::CellEvent;
+use crate::worker::events::EventKind;
 use crate::worker::request::{LiveTypes, Notice};
 
 impl Owner {
@@ -35,7 +35,7 @@ impl Owner {
                 let entry = self.set_current(cell);
                 let now = self.shared.now_if_reported();
                 self.with_cell(entry, |cell| cell.core().set_started_at(now));
-                self.emit_started(entry, CellEvent::Restarted { incarnation });
+                self.emit_started(entry, EventKind::Restarted { incarnation });
                 return None;
             }
             Notice::Exited(cell, exit, crash_record) => {

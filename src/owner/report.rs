@@ -13,7 +13,8 @@ use crate::owner::Owner;
 use crate::owner::admission::PriorHistory;
 use crate::owner::deadlines::Due;
 use crate::util::panics::catch_panic;
-use crate::worker::cell::CellEvent;
+use crate::worker::cell::AnyCell;
+use crate::worker::events::{AnyEvent, EventKind};
 
 impl Owner {
     /// Copies the numbers to the recorder and arms the next report.
@@ -60,11 +61,15 @@ impl Owner {
         self.emit_exited(entry, incarnation, reason);
     }
 
+    fn emit(&self, worker: Arc<dyn AnyCell>, kind: EventKind) {
+        self.shared.events.emit(|| AnyEvent { worker, kind });
+    }
+
     /// Emits the start of a run and marks the run, so that its exit is emitted as well.
-    pub(super) fn emit_started(&self, entry: EntryId, event: CellEvent) {
+    pub(super) fn emit_started(&self, entry: EntryId, kind: EventKind) {
         if let Some(worker) = self.worker(entry) {
             worker.core().set_reported();
-            worker.emit(event);
+            self.emit(worker, kind);
         }
     }
 
@@ -73,7 +78,7 @@ impl Owner {
         let Some(worker) = self.worker(entry) else { return false };
         let was_running = worker.core().take_reported();
         if was_running {
-            worker.emit(CellEvent::Exited { incarnation, reason: reason.clone() });
+            self.emit(worker, EventKind::Exited { incarnation, reason: reason.clone() });
         }
         was_running
     }
@@ -100,7 +105,7 @@ impl Owner {
             }
         }
         // After the gate is open: a subscriber that sees the event finds the worker by lookup. (G3)
-        self.emit_started(entry, CellEvent::Started);
+        self.emit_started(entry, EventKind::Started);
     }
 
     /// Reports that a start failed.
@@ -128,10 +133,10 @@ impl Owner {
         let was_running = self.emit_exited(entry, incarnation, &reason);
         if worker.core().has_reached_restart_limit() {
             self.shared.numbers.counters.gave_up();
-            worker.emit(CellEvent::GaveUp { incarnation, reason });
+            self.emit(worker, EventKind::GaveUp { incarnation, reason });
         } else if !was_running {
             // The exit of its last run was emitted, and subscribers expect a restart.
-            worker.emit(CellEvent::NotRestarted { incarnation, reason });
+            self.emit(worker, EventKind::NotRestarted { incarnation, reason });
         }
     }
 }

@@ -103,7 +103,7 @@ impl Drop for Owner {
         let aborted = self.lifecycle.entries();
         self.eviction_pool.clear();
         self.table.clear();
-        self.shared.close_events();
+        self.shared.events.close();
         // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.
         let final_report = self.final_report.unwrap_or(ShutdownReport { aborted, ..ShutdownReport::default() });
         self.report.send_replace(Some(final_report));

@@ -19,10 +19,10 @@ use crate::mailbox::queue::{Kind, Sequence};
 use crate::metrics::counters::HotCounter;
 use crate::registry::key::ToKey;
 use crate::table::TableReader;
+use crate::util::carries::Carries;
 use crate::util::coop::{poll_budget, poll_hit_budget, yield_after};
-use crate::util::opaque::Carries;
 use crate::worker::Worker;
-use crate::worker::cell::{AnyCell, WorkerCell};
+use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::current::{current, current_of, is_current};
 use crate::worker::error::{Returned, StartError};
@@ -326,14 +326,11 @@ impl<W: Worker> Future for Start<'_, W> {
 }
 
 fn outcome<W: Worker>(answer: StartAnswer) -> Result<WorkerHandle<W>, StartError<W>> {
-    let handle = |cell: Arc<dyn AnyCell>| {
-        WorkerHandle::new(cell.into_any().downcast().expect("a registry replies with its own workers"))
-    };
     let StartAnswer { outcome, unused } = answer;
     match (outcome, unused.map(|unused| unused.into_any().downcast::<Launch<W>>())) {
         (Started::Taken(cell), Some(Ok(launch))) => {
             let args = launch.into_args().expect("they were not used");
-            Err(StartError::AlreadyStarted { handle: handle(cell), args: Returned::new(args) })
+            Err(StartError::AlreadyStarted { handle: WorkerHandle::of(cell), args: Returned::new(args) })
         }
         (outcome, unused) => {
             // Before the handle is returned. The drop of the key and the arguments is user code, and a panic in a drop that runs after leaks
@@ -341,7 +338,7 @@ fn outcome<W: Worker>(answer: StartAnswer) -> Result<WorkerHandle<W>, StartError
             drop(unused);
             match outcome {
                 // `Taken` without unused arguments: they made this worker, so this call has started it.
-                Started::Worker(cell) | Started::Taken(cell) => Ok(handle(cell)),
+                Started::Worker(cell) | Started::Taken(cell) => Ok(WorkerHandle::of(cell)),
                 Started::Failed(failure) => Err(failure.into()),
             }
         }

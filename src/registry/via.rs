@@ -63,7 +63,7 @@ pub struct Via<W: Worker> {
 }
 
 /// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the arguments
-/// may contain the address of another worker type (see [`Opaque`](crate::util::opaque::Opaque)).
+/// may contain the address of another worker type (see [`carries`](crate::util::carries)).
 pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> A + Send + Sync>;
 
 /// A [`MakeArgs`] that clones these arguments.

@@ -64,7 +64,7 @@ impl<W: Worker> AnyTable for TableWriter<W> {
     }
 
     fn insert(&mut self, cell: Arc<dyn AnyCell>, is_first: bool) {
-        let worker = WorkerHandle::new(cell.into_any().downcast().expect("the cell is of this registry"));
+        let worker = WorkerHandle::of(cell);
         if is_first {
             self.insert_first(worker);
         } else {

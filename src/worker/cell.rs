@@ -38,7 +38,7 @@ use crate::mailbox::queue::{Gate, Kind, Queue, TransitionToClosed};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::worker::Worker;
-pub(crate) use crate::worker::cell::any::{AnyCell, CellEvent};
+pub(crate) use crate::worker::cell::any::AnyCell;
 pub(crate) use crate::worker::cell::core::CellCore;
 use crate::worker::current::Current;
 use crate::worker::shared::Shared;

@@ -1,6 +1,7 @@
 //! [`Events`]: the starts, restarts and exits of a registry's workers, as a stream.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -8,10 +9,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::lifecycle::exit::ExitReason;
 use crate::util::coop::cooperate;
-use crate::util::opaque::{Opaque, opaque};
 use crate::util::panics::{catch_panic, unwind_safe, with_contained_waker};
 use crate::util::sync::{AtomicBool, Mutex, MutexGuard, Ordering, fence, lock};
 use crate::worker::Worker;
+use crate::worker::cell::AnyCell;
 use crate::worker::handle::WorkerHandle;
 
 /// A start, a restart or an exit of a worker.
@@ -137,66 +138,98 @@ pub struct Lagged(pub u64);
 /// How many events are kept for a slow subscriber before it loses the oldest.
 const BACKLOG: usize = 1_024;
 
+/// An [`Event`] of a worker of whatever type.
+#[derive(Clone)]
+pub(crate) struct AnyEvent {
+    pub(crate) worker: Arc<dyn AnyCell>,
+    pub(crate) kind: EventKind,
+}
+
+#[derive(Clone)]
+pub(crate) enum EventKind {
+    Started,
+    Restarted { incarnation: u64 },
+    Exited { incarnation: u64, reason: ExitReason },
+    NotRestarted { incarnation: u64, reason: ExitReason },
+    GaveUp { incarnation: u64, reason: ExitReason },
+}
+
+impl AnyEvent {
+    fn into_event<W: Worker>(self) -> Event<W> {
+        let worker = WorkerHandle::of(self.worker);
+        match self.kind {
+            EventKind::Started => Event::Started { worker, incarnation: 1 },
+            EventKind::Restarted { incarnation } => Event::Restarted { worker, incarnation },
+            EventKind::Exited { incarnation, reason } => Event::Exited { worker, incarnation, reason },
+            EventKind::NotRestarted { incarnation, reason } => Event::NotRestarted { worker, incarnation, reason },
+            EventKind::GaveUp { incarnation, reason } => Event::GaveUp { worker, incarnation, reason },
+        }
+    }
+}
+
 /// Where events are emitted: by the owner, and for a delegated start by the worker's task.
-pub(crate) struct EventSender<W: Worker> {
-    channel: Mutex<Channel<W>>,
+pub(crate) struct EventSender {
+    channel: Mutex<Channel>,
     /// A subscriber has existed. Most registries have none, and then no event takes the lock.
     has_channel: AtomicBool,
 }
 
-enum Channel<W: Worker> {
+enum Channel {
     /// No subscriber has ever existed: no event is made.
     Unused,
-    /// [`Opaque`]: it is part of what every handle refers to.
-    Open(Arc<Opaque<broadcast::Sender<Event<W>>>>),
+    Open(broadcast::Sender<AnyEvent>),
     Closed,
 }
 
-impl<W: Worker> EventSender<W> {
+impl EventSender {
     pub(crate) fn new() -> Self {
         Self { channel: Mutex::new(Channel::Unused), has_channel: AtomicBool::new(false) }
     }
 
-    fn channel(&self) -> MutexGuard<'_, Channel<W>> {
+    fn channel(&self) -> MutexGuard<'_, Channel> {
         lock(&self.channel)
     }
 
-    pub(crate) fn subscribe(&self) -> Events<W> {
+    /// The events from now on. The caller knows the type of the workers.
+    pub(crate) fn subscribe<W: Worker>(&self) -> Events<W> {
+        Events { receiver: self.receiver(), _workers: PhantomData }
+    }
+
+    fn receiver(&self) -> Option<broadcast::Receiver<AnyEvent>> {
         let mut channel = self.channel();
         if let Channel::Unused = &*channel {
-            *channel = Channel::Open(Arc::new(opaque(broadcast::channel(BACKLOG).0)));
+            *channel = Channel::Open(broadcast::channel(BACKLOG).0);
             self.has_channel.store(true, Ordering::Relaxed);
             // Pairs with the fence in `emit`, which has the reason.
             fence(Ordering::SeqCst);
         }
-        Events(match &*channel {
+        match &*channel {
             Channel::Open(sender) => Some(sender.subscribe()),
             _ => None,
-        })
+        }
     }
 
     /// Sends an event to all subscribers. Never waits.
-    pub(crate) fn emit(&self, event: impl FnOnce() -> Event<W>) {
+    pub(crate) fn emit(&self, event: impl FnOnce() -> AnyEvent) {
         // Pairs with the fence in `subscribe`. The caller has opened or closed a gate before this. One of the two
         // fences comes first. Either this sees the subscriber; or the subscriber, which lists the workers after it
         // has subscribed, sees the gate. So a subscriber never misses both.
         fence(Ordering::SeqCst);
         if self.has_channel.load(Ordering::Relaxed) {
-            let mut event = Some(event);
-            self.send(&mut || event.take().map(|event| event()));
+            self.send(event());
         }
     }
 
     #[cold]
-    fn send(&self, event: &mut dyn FnMut() -> Option<Event<W>>) {
+    fn send(&self, event: AnyEvent) {
         let sender = match &*self.channel() {
-            // Without a receiver the event would be made only to be dropped.
-            Channel::Open(sender) if sender.receiver_count() > 0 => Arc::clone(sender),
+            // Without a receiver the event would be kept in the channel.
+            Channel::Open(sender) if sender.receiver_count() > 0 => sender.clone(),
             _ => return,
         };
         // Outside the lock, which other tasks take: the waker of a subscriber may be foreign code. The last receiver
         // may be dropped in between, and the event with it.
-        catch_panic(|| drop(event().map(|event| sender.send(event))));
+        catch_panic(|| drop(sender.send(event)));
     }
 
     /// Closes the channel: no event follows.
@@ -245,7 +278,10 @@ impl<W: Worker> EventSender<W> {
 /// # Ok(())
 /// # }
 /// ```
-pub struct Events<W: Worker>(Option<broadcast::Receiver<Event<W>>>);
+pub struct Events<W: Worker> {
+    receiver: Option<broadcast::Receiver<AnyEvent>>,
+    _workers: PhantomData<fn() -> W>,
+}
 
 impl<W: Worker> Events<W> {
     /// Waits for the next event. `None`: the registry is shut down, and no event follows.
@@ -258,13 +294,13 @@ impl<W: Worker> Events<W> {
     ///
     /// Dropped before it is ready, no event is lost.
     pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
-        let Some(receiver) = &mut self.0 else { return cooperate(None).await };
+        let Some(receiver) = &mut self.receiver else { return cooperate(None).await };
         // Tokio's `recv` spends budget, and takes no event before it has some.
         match with_contained_waker(receiver.recv()).await {
-            Ok(event) => Some(Ok(event)),
+            Ok(event) => Some(Ok(event.into_event())),
             Err(RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
             Err(RecvError::Closed) => {
-                self.0 = None;
+                self.receiver = None;
                 None
             }
         }
@@ -276,8 +312,8 @@ impl<W: Worker> Events<W> {
     ///
     /// As for [`recv`](Self::recv).
     pub fn try_recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
-        match self.0.as_mut()?.try_recv() {
-            Ok(event) => Some(Ok(event)),
+        match self.receiver.as_mut()?.try_recv() {
+            Ok(event) => Some(Ok(event.into_event())),
             Err(broadcast::error::TryRecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
             Err(_) => None,
         }

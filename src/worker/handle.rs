@@ -11,11 +11,11 @@ use std::sync::Arc;
 
 use crate::lifecycle::exit::{ExitReason, WorkerState};
 use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::util::carries::Carries;
 use crate::util::coop::cooperate;
-use crate::util::opaque::Carries;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{AnyCell, WorkerCell};
 
 /// A reference to one worker of a registry.
 ///
@@ -32,6 +32,11 @@ pub struct WorkerHandle<W: Worker> {
 impl<W: Worker> WorkerHandle<W> {
     pub(crate) fn new(cell: Arc<WorkerCell<W>>) -> Self {
         Self { _messages: PhantomData, cell }
+    }
+
+    /// The handle of a worker of this type, whose registry has returned the cell.
+    pub(crate) fn of(cell: Arc<dyn AnyCell>) -> Self {
+        Self::new(cell.into_any().downcast().expect("a registry has workers of one type"))
     }
 
     pub(crate) fn entry_id(&self) -> EntryId {

@@ -60,7 +60,6 @@ pub(crate) struct Shared<W: Worker> {
     /// The hook is user code when it is dropped, by the last reference to this, so its panic is contained.
     pub(crate) on_undelivered: Option<CatchDropPanic<OnUndelivered<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
-    pub(crate) events: EventSender<W>,
     /// Formats the key for its worker's span. Present if the builder asked for it.
     #[cfg(feature = "tracing")]
     pub(crate) format_key: Option<FormatKey<W>>,
@@ -83,6 +82,7 @@ pub(crate) struct SharedCore {
     /// Workers that were still running when the owner abandoned them as stuck and exited. A worker that owns this
     /// registry waits for them.
     pub(crate) stuck: Mutex<Vec<Weak<dyn AnyCell>>>,
+    pub(crate) events: EventSender,
     pub(crate) numbers: CachePadded<Numbers>,
     /// Runs the owner.
     pub(crate) combiner: CachePadded<Combiner<Request, DeferredAction>>,
@@ -106,18 +106,11 @@ impl<W: Worker> Deref for Shared<W> {
 /// A [`Shared`] of whatever worker type.
 pub(crate) trait AnyShared: Send + Sync {
     fn core(&self) -> &SharedCore;
-
-    /// Sends no more events.
-    fn close_events(&self);
 }
 
 impl<W: Worker> AnyShared for Shared<W> {
     fn core(&self) -> &SharedCore {
         &self.core
-    }
-
-    fn close_events(&self) {
-        self.events.close();
     }
 }
 
@@ -149,6 +142,7 @@ impl SharedCore {
             hot: StripedCounters::new(),
             stopwatch,
             stuck: Mutex::new(Vec::new()),
+            events: EventSender::new(),
             numbers: CachePadded::default(),
             combiner: CachePadded(Combiner::new(REQUEST_CAPACITY)),
             report,

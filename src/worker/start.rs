@@ -54,8 +54,7 @@ use crate::util::panics::catch_panic;
 use crate::util::sync::{get_mut, lock};
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
-use crate::worker::events::Event;
-use crate::worker::handle::WorkerHandle;
+use crate::worker::events::{AnyEvent, EventKind};
 use crate::worker::request::{StartAnswer, StartReply, Started};
 use crate::worker::watchers::{ExitState, send_all};
 
@@ -198,8 +197,7 @@ impl<W: Worker> WorkerCell<W> {
         // worker by lookup, and before the reply, after which the caller may end the worker. The owner emits the
         // event of the exit.
         self.set_reported();
-        let event = || Event::Started { worker: WorkerHandle::new(Arc::clone(self)), incarnation: 1 };
-        self.shared.events.emit(event);
+        self.shared.events.emit(|| AnyEvent { worker: self.clone(), kind: EventKind::Started });
         // The receiver may be dropped already. Its waker may be foreign code.
         catch_panic(|| drop(reply.0.send(StartAnswer { outcome: Started::Worker(self.clone()), unused: None })));
         Completion::Completed

@@ -16,7 +16,6 @@ use crate::table::table;
 use crate::util::clock::Clock;
 use crate::util::panics::CatchDropPanic;
 use crate::worker::Worker;
-use crate::worker::events::EventSender;
 use crate::worker::shared::{Shared, SharedCore};
 
 impl<W: Worker> Builder<W> {
@@ -67,7 +66,6 @@ impl<W: Worker> Builder<W> {
             core: SharedCore::new(self.name, self.config, clock, records_lifetimes, stopwatch, reported),
             on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
             restart: self.restart,
-            events: EventSender::new(),
             #[cfg(feature = "tracing")]
             format_key: self.format_key,
         });

@@ -3,13 +3,11 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use crate::lifecycle::exit::{CloseReason, ExitReason, StopMode};
+use crate::lifecycle::exit::{CloseReason, StopMode};
 use crate::mailbox::queue::Gate;
 use crate::metrics::counters::UndeliveredReason;
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
-use crate::worker::events::Event;
-use crate::worker::handle::WorkerHandle;
 use crate::worker::shared::SharedCore;
 use crate::worker::start::ReclaimedStart;
 
@@ -32,19 +30,8 @@ pub(crate) trait AnyCell: Send + Sync {
     fn skip_permit(&self);
     fn return_permit(&self);
     fn reclaim(&self) -> Option<ReclaimedStart>;
-    /// Sends an event to the registry's subscribers.
-    fn emit(self: Arc<Self>, event: CellEvent);
     fn as_any(&self) -> &dyn Any;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
-}
-
-/// An [`Event`] without its worker.
-pub(crate) enum CellEvent {
-    Started,
-    Restarted { incarnation: u64 },
-    Exited { incarnation: u64, reason: ExitReason },
-    GaveUp { incarnation: u64, reason: ExitReason },
-    NotRestarted { incarnation: u64, reason: ExitReason },
 }
 
 impl<W: Worker> AnyCell for WorkerCell<W> {
@@ -102,20 +89,6 @@ impl<W: Worker> AnyCell for WorkerCell<W> {
 
     fn reclaim(&self) -> Option<ReclaimedStart> {
         self.core.reclaim(self.queue.gate())
-    }
-
-    fn emit(self: Arc<Self>, event: CellEvent) {
-        let events = Arc::clone(&self.shared);
-        events.events.emit(|| {
-            let worker = WorkerHandle::new(self);
-            match event {
-                CellEvent::Started => Event::Started { worker, incarnation: 1 },
-                CellEvent::Restarted { incarnation } => Event::Restarted { worker, incarnation },
-                CellEvent::Exited { incarnation, reason } => Event::Exited { worker, incarnation, reason },
-                CellEvent::GaveUp { incarnation, reason } => Event::GaveUp { worker, incarnation, reason },
-                CellEvent::NotRestarted { incarnation, reason } => Event::NotRestarted { worker, incarnation, reason },
-            }
-        });
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -87,7 +87,7 @@ fn subscriber_sees_open_gate_or_gets_event() {
             let cell = Arc::clone(&cell);
             move || cell.complete_delegated()
         });
-        let mut events = cell.shared.events.subscribe();
+        let mut events = cell.shared.events.subscribe::<TestWorker>();
         let is_open = cell.queue.is_open();
         assert_eq!(worker.join().expect("the worker does not panic"), Completion::Completed);
         assert!(is_open || events.try_recv().is_some(), "the subscriber neither sees the gate open nor gets the event");
