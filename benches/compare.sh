@@ -7,8 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case "$*" in
-'') mode=() rounds=(15 3) name='Full run' ;;
---quick) mode=(--quick) rounds=(12 1) name='Quick run, few rounds' ;;
+'') mode=() rounds=(15 3) compiles=3 name='Full run' ;;
+--quick) mode=(--quick) rounds=(12 1) compiles=1 name='Quick run, few rounds' ;;
 *) echo 'usage: benches/compare.sh [--quick]' >&2; exit 2 ;;
 esac
 
@@ -41,7 +41,7 @@ step 'growth'
 # Its verdict is in the report as well.
 cargo bench --locked -p benches --bench growth -- "${mode[@]}" | tee "$run/growth.tsv" | grep -v ^figure || growth=failed
 step 'worker types'
-benches/types/measure "${compiles}" >"$run/types.tsv"
+benches/types/measure "$compiles" >"$run/types.tsv"
 step 'elixir'
 if command -v elixir >/dev/null 2>&1; then
     elixir --erl '+S 2:2 +P 4000000' benches/elixir/registry.exs "${mode[@]}" >"$run/elixir.tsv"
