@@ -1,8 +1,10 @@
-//! Directories find workers by something other than their key: [`Aliases`] by unique names, [`Groups`] by shared properties.
+//! Directories find workers by something other than their key: [`Aliases`] by unique names, [`Groups`] by shared
+//! properties.
 //!
-//! Both consist of an [`Index`](index::Index): entries by name, read concurrently and changed under one lock, and a reverse
-//! index from workers to their entries under the same lock. A worker's cell has a weak reference to every directory that the
-//! worker is in. When the worker exits, it calls [`Membership::forget`] on each, which removes the worker's entries.
+//! Both consist of an [`Index`](index::Index): entries by name, read concurrently and changed under one lock, and a
+//! reverse index from workers to their entries under the same lock. A worker's cell has a weak reference to every
+//! directory that the worker is in. When the worker exits, it calls [`Membership::forget`] on each, which removes the
+//! worker's entries.
 //!
 //! # Races
 //!

@@ -1,8 +1,8 @@
-//! The concurrent map from keys to workers. Any thread reads it without a lock and without a message. Only the owner, which
-//! holds the one [`TableWriter`], changes it.
+//! The concurrent map from keys to workers. Any thread reads it without a lock and without a message. Only the owner,
+//! which holds the one [`TableWriter`], changes it.
 //!
-//! A worker is in the table from before its `init` until after its state is dropped, so that the owner also finds keys that
-//! are starting or stopping. The worker's gate says whether a reader may return it.
+//! A worker is in the table from before its `init` until after its state is dropped, so that the owner also finds keys
+//! that are starting or stopping. The worker's gate says whether a reader may return it.
 //!
 //! # States of an entry
 //!
@@ -12,9 +12,9 @@
 //! - *Occupied*: the entry holds the workers whose keys have this hash. Almost always there is one.
 //! - *Empty*: the entry holds no worker. It keeps its slot in the set for the next worker with this hash.
 //!
-//! [`insert_first`](TableWriter::insert_first) turns an absent entry into an occupied one, and [`insert`](TableWriter::insert)
-//! adds a worker to an entry that exists. [`remove`](TableWriter::remove) leaves an empty entry behind the last worker; a
-//! bounded number of those is kept.
+//! [`insert_first`](TableWriter::insert_first) turns an absent entry into an occupied one, and
+//! [`insert`](TableWriter::insert) adds a worker to an entry that exists. [`remove`](TableWriter::remove) leaves an
+//! empty entry behind the last worker; a bounded number of those is kept.
 //!
 //! # Rules
 //!
@@ -120,9 +120,9 @@ pub(crate) enum Found<T> {
 /// The read half.
 pub(crate) struct TableReader<W: Worker>(Arc<Table<W>>);
 
-/// How many removed entries a thread collects before it reclaims them. A reclamation issues a `membarrier` system call, which
-/// interrupts every thread of the process. With 32, the least that seize chooses itself, the calls are a seventh of the time of
-/// starts and stops on two threads.
+/// How many removed entries a thread collects before it reclaims them. A reclamation issues a `membarrier` system call,
+/// which interrupts every thread of the process. With 32, the least that seize chooses itself, the calls are a seventh
+/// of the time of starts and stops on two threads.
 const RECLAIM_BATCH: usize = 128;
 
 /// Makes both halves of an empty table.
@@ -139,8 +139,8 @@ impl<W: Worker> TableReader<W> {
         self.0.hasher.hash_one(key)
     }
 
-    /// Calls `f` with the worker that has the key, whatever the state of its gate. `f` runs under a reclamation guard: keep it
-    /// short.
+    /// Calls `f` with the worker that has the key, whatever the state of its gate. `f` runs under a reclamation guard:
+    /// keep it short.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn with<Q, T>(&self, key: &Q, hash: u64, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T>
     where

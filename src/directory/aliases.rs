@@ -25,17 +25,19 @@ use crate::worker::watchers::Membership;
 /// A directory of workers by name. A name belongs to one worker; a worker may have many names.
 ///
 /// A clone is another handle to the same names. A name is any hashable type. The workers may belong to any number of
-/// registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker loses all its names when its gate closes: from that moment
-/// no read finds it, and other workers may take the names. They are removed before [`closed`](WorkerHandle::closed) or
-/// [`stop`](WorkerHandle::stop) returns. Dropping the last handle to the names does not affect the workers.
+/// registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker loses all its names when its gate closes:
+/// from that moment no read finds it, and other workers may take the names. They are removed before
+/// [`closed`](WorkerHandle::closed) or [`stop`](WorkerHandle::stop) returns. Dropping the last handle to the names does
+/// not affect the workers.
 ///
-/// A worker may register itself in its `init`. It has the name from then on, and reads find it once `init` has returned `Ok`.
-/// If `init` fails, the name is free again.
+/// A worker may register itself in its `init`. It has the name from then on, and reads find it once `init` has returned
+/// `Ok`. If `init` fails, the name is free again.
 ///
-/// A read passes no message. It takes a lock that it shares with other reads, and runs none of the name's code under it. A change
-/// briefly takes one lock for all names, and the name's `Eq` runs under it: it should not block, and must not change the directory.
-/// A panic in `Eq` reaches the caller and leaves the directory as it was. A name is dropped by its last user, which may be the
-/// task of an exiting worker or an unrelated read. A panic in its `Drop` is contained.
+/// A read passes no message. It takes a lock that it shares with other reads, and runs none of the name's code under
+/// it. A change briefly takes one lock for all names, and the name's `Eq` runs under it: it should not block, and must
+/// not change the directory. A panic in `Eq` reaches the caller and leaves the directory as it was. A name is dropped
+/// by its last user, which may be the task of an exiting worker or an unrelated read. A panic in its `Drop` is
+/// contained.
 ///
 /// # Examples
 ///
@@ -122,8 +124,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         Self(Arc::new(Names { index: Index::new(), waiters: NameWaiters::default() }))
     }
 
-    /// Registers a worker under a name that no other worker has. The worker keeps the name until it exits or the name is
-    /// [unregistered](Self::unregister).
+    /// Registers a worker under a name that no other worker has. The worker keeps the name until it exits or the name
+    /// is [unregistered](Self::unregister).
     ///
     /// Registering a worker under a name that it has changes nothing. A name whose holder is stopping is free.
     ///
@@ -139,8 +141,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// Only if the name's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn register(&self, name: N, worker: &WorkerHandle<W>) -> Result<(), RegisterError<N, W>> {
         let hash = self.0.index.hash(&name);
-        // Outside the closure, which takes it only to insert it: a refused name is returned, and a panic drops it, after the lock
-        // is released.
+        // Outside the closure, which takes it only to insert it: a refused name is returned, and a panic drops it,
+        // after the lock is released.
         let mut name = Some(name);
         let registered = self.0.index.change(|change| {
             let wanted = name.as_ref().expect("the name is taken below");
@@ -202,8 +204,9 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Finds the worker that has the name.
     ///
-    /// Returns `None` also while the worker is starting or stopping: a read that begins after a worker's gate closed never returns
-    /// it (G3). Costs about twice a [`lookup`](crate::Registry::lookup). Never allocates or passes a message.
+    /// Returns `None` also while the worker is starting or stopping: a read that begins after a worker's gate closed
+    /// never returns it (G3). Costs about twice a [`lookup`](crate::Registry::lookup). Never allocates or passes a
+    /// message.
     ///
     /// # Panics
     ///
@@ -218,8 +221,9 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Waits until a worker has the name and is ready, and returns it. Returns at once if there is one.
     ///
-    /// A worker that registers itself in its `init` is found once `init` has returned `Ok`. With a timeout of zero this looks once.
-    /// A timeout beyond the range of the clock is none. A worker whose own task waits for its own name waits until the timeout.
+    /// A worker that registers itself in its `init` is found once `init` has returned `Ok`. With a timeout of zero this
+    /// looks once. A timeout beyond the range of the clock is none. A worker whose own task waits for its own name
+    /// waits until the timeout.
     ///
     /// # Errors
     ///
@@ -327,8 +331,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Folds over the names whose workers are found by them.
     ///
-    /// A name that is registered throughout is visited once. A name that is registered or removed meanwhile may be visited or not.
-    /// The closure runs in this call, under no lock.
+    /// A name that is registered throughout is visited once. A name that is registered or removed meanwhile may be
+    /// visited or not. The closure runs in this call, under no lock.
     ///
     /// # Panics
     ///

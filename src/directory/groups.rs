@@ -20,16 +20,16 @@ use crate::worker::watchers::Membership;
 
 /// A directory of workers by property. Many workers may share a property, and a worker may have many.
 ///
-/// A clone is another handle to the same groups. A property is any hashable type. The workers may belong to any number of
-/// registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker leaves all its groups when its gate closes: from that
-/// moment no list of members contains it. A group exists while it has members. Dropping the last handle to the groups does not
-/// affect the workers.
+/// A clone is another handle to the same groups. A property is any hashable type. The workers may belong to any number
+/// of registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker leaves all its groups when its gate
+/// closes: from that moment no list of members contains it. A group exists while it has members. Dropping the last
+/// handle to the groups does not affect the workers.
 ///
 /// A worker may join in its `init`. It is among the members once `init` has returned `Ok`.
 ///
-/// A read passes no message. It takes locks that it shares with other reads, and holds the group's lock while it clones the
-/// members' handles. A change briefly takes one lock for all groups. A property's `Eq` and `Drop` run where those of a name in
-/// [`Aliases`](crate::Aliases) run, with the same requirements.
+/// A read passes no message. It takes locks that it shares with other reads, and holds the group's lock while it clones
+/// the members' handles. A change briefly takes one lock for all groups. A property's `Eq` and `Drop` run where those
+/// of a name in [`Aliases`](crate::Aliases) run, with the same requirements.
 ///
 /// # Examples
 ///
@@ -98,8 +98,8 @@ struct Properties<P, W: Worker> {
     index: Index<P, Members<W>>,
 }
 
-/// The members of one group, by id. Changed only under the index's lock, so that an empty group is removed before another
-/// worker can join it.
+/// The members of one group, by id. Changed only under the index's lock, so that an empty group is removed before
+/// another worker can join it.
 struct Members<W: Worker>(RwLock<BTreeMap<WorkerId, WorkerHandle<W>>>);
 
 impl<W: Worker> Members<W> {
@@ -164,7 +164,8 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// Only if the property's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn join(&self, property: P, worker: &WorkerHandle<W>) -> Result<(), JoinError<P>> {
         let hash = self.0.index.hash(&property);
-        // Outside the closure, which takes it only to insert it: otherwise it is returned or dropped after the lock is released.
+        // Outside the closure, which takes it only to insert it: otherwise it is returned or dropped after the lock is
+        // released.
         let mut property = Some(property);
         let has_joined = self.0.index.change(|change| {
             let wanted = property.as_ref().expect("the property is taken below");
@@ -211,8 +212,8 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// The members of the property's group, the oldest workers first.
     ///
-    /// A read that begins after a worker's gate closed never returns it (G3). Never waits for another task. Clones each member's
-    /// handle.
+    /// A read that begins after a worker's gate closed never returns it (G3). Never waits for another task. Clones each
+    /// member's handle.
     ///
     /// # Panics
     ///
@@ -227,23 +228,25 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// Sends a message to each member of the property's group, and waits for room in those mailboxes that are full.
     ///
-    /// The recipients are the workers that [`members`](Self::members) returns at the first poll. Workers that join later get no
-    /// message, and workers that leave later still get theirs. `message` builds all messages at the first poll. Mailboxes with room
-    /// accept theirs at once, and the broadcast waits in the queues of the others concurrently. A stuck member thus delays the
-    /// return but no other member's message: wrap the broadcast in a timeout, or use [`try_broadcast`](Self::try_broadcast). An
-    /// accepted message is handled or undelivered as for [`WorkerHandle::cast`]. Two broadcasts of one sender, of which the first
-    /// returned before the second began, are handled in that order (G8).
+    /// The recipients are the workers that [`members`](Self::members) returns at the first poll. Workers that join
+    /// later get no message, and workers that leave later still get theirs. `message` builds all messages at the first
+    /// poll. Mailboxes with room accept theirs at once, and the broadcast waits in the queues of the others
+    /// concurrently. A stuck member thus delays the return but no other member's message: wrap the broadcast in a
+    /// timeout, or use [`try_broadcast`](Self::try_broadcast). An accepted message is handled or undelivered as for
+    /// [`WorkerHandle::cast`]. Two broadcasts of one sender, of which the first returned before the second began, are
+    /// handled in that order (G8).
     ///
-    /// [`Broadcast::refused`] contains the members that began to stop before they accepted the message ([`SendError::Closed`]),
-    /// and the broadcasting worker itself if its own mailbox is full ([`SendError::WouldDeadlock`]).
+    /// [`Broadcast::refused`] contains the members that began to stop before they accepted the message
+    /// ([`SendError::Closed`]), and the broadcasting worker itself if its own mailbox is full
+    /// ([`SendError::WouldDeadlock`]).
     ///
     /// [`SendError::Closed`]: crate::SendError::Closed
     /// [`SendError::WouldDeadlock`]: crate::SendError::WouldDeadlock
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped after its first poll, the members that had accepted their message keep it, and no other member
-    /// gets one.
+    /// If the future is dropped after its first poll, the members that had accepted their message keep it, and no other
+    /// member gets one.
     ///
     /// # Panics
     ///
@@ -315,8 +318,8 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
 
     /// Folds over the groups that have members, each with its property and [`members`](Self::members).
     ///
-    /// A group that exists throughout is visited once. A group that is created or removed meanwhile may be visited or not. The
-    /// closure runs in this call, under no lock.
+    /// A group that exists throughout is visited once. A group that is created or removed meanwhile may be visited or
+    /// not. The closure runs in this call, under no lock.
     ///
     /// # Panics
     ///

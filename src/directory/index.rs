@@ -1,13 +1,14 @@
 //! [`Index`]: a concurrent map from names to values, with a reverse index from workers to their names.
 //!
-//! A name's `Hash` runs once, in the caller, first of all. A read finds the entries of that hash, clones their `Arc`s out of the
-//! shard, and runs the name's `Eq` under no lock. In a change, `Eq` runs under the lock for changes, before anything is
-//! changed, so a panic leaves the index as it was. Names are dropped under no lock, with panics contained, by the last user:
-//! the task that removed the entry, or a reader that still held it.
+//! A name's `Hash` runs once, in the caller, first of all. A read finds the entries of that hash, clones their `Arc`s
+//! out of the shard, and runs the name's `Eq` under no lock. In a change, `Eq` runs under the lock for changes, before
+//! anything is changed, so a panic leaves the index as it was. Names are dropped under no lock, with panics contained,
+//! by the last user: the task that removed the entry, or a reader that still held it.
 //!
-//! Not a papaya map, as in [`table`](crate::table): papaya does not reuse the slot of a removed element, so names that come and
-//! go would move the whole map repeatedly (26 µs for a register and an unregister at 10,000 names). The table, whose reads must
-//! take no lock, keeps empty entries instead. A read here takes a shard's lock, shared with other reads, for one lookup.
+//! Not a papaya map, as in [`table`](crate::table): papaya does not reuse the slot of a removed element, so names that
+//! come and go would move the whole map repeatedly (26 µs for a register and an unregister at 10,000 names). The table,
+//! whose reads must take no lock, keeps empty entries instead. A read here takes a shard's lock, shared with other
+//! reads, for one lookup.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::hash::{BuildHasher, Hash};
@@ -59,7 +60,8 @@ pub(crate) struct Index<N, V> {
 struct ReverseIndex {
     /// The number of the next entry.
     next_number: u64,
-    /// The hash, by worker and entry number. One tree for all workers, because its memory shrinks when entries are removed.
+    /// The hash, by worker and entry number. One tree for all workers, because its memory shrinks when entries are
+    /// removed.
     refs: BTreeMap<(WorkerId, u64), u64>,
 }
 
@@ -122,7 +124,8 @@ impl<N, V> Index<N, V> {
         self.shards.iter().map(counted).sum()
     }
 
-    /// The names of one worker, in the order of their insertion. They are cloned under no lock. Empty if the worker is stopping.
+    /// The names of one worker, in the order of their insertion. They are cloned under no lock. Empty if the worker is
+    /// stopping.
     pub(crate) fn names_of<W: Worker>(&self, worker: &WorkerHandle<W>) -> Vec<N>
     where
         N: Clone,
@@ -175,8 +178,9 @@ impl<N, V> Change<'_, N, V> {
         self.index.get(entry_ref)
     }
 
-    /// Makes sure that the worker's exit calls [`Membership::forget`], which needs the lock that this change holds, and so finds
-    /// the entry that is inserted next. `false`: the worker is stopping, and nothing may be inserted for it. (race 1)
+    /// Makes sure that the worker's exit calls [`Membership::forget`], which needs the lock that this change holds, and
+    /// so finds the entry that is inserted next. `false`: the worker is stopping, and nothing may be inserted for it.
+    /// (race 1)
     #[must_use = "a stopping worker must not get an entry"]
     pub(crate) fn track<W: Worker, D: Membership + 'static>(
         &self,

@@ -46,8 +46,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Sends a message to the worker that has the name, and waits for room if its mailbox is full.
     ///
-    /// A send that finds a stopping worker goes on to the next worker that has the name, as the message was not handled. `Ok` means
-    /// what it means for [`WorkerHandle::cast`]. This starts no worker.
+    /// A send that finds a stopping worker goes on to the next worker that has the name, as the message was not
+    /// handled. `Ok` means what it means for [`WorkerHandle::cast`]. This starts no worker.
     ///
     /// # Errors
     ///
@@ -110,13 +110,13 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::try_cast(&self.at(name), message)
     }
 
-    /// Sends a message that carries a [`Reply`] to the worker that has the name now, if its mailbox has room, and returns a
-    /// future for the answer.
+    /// Sends a message that carries a [`Reply`] to the worker that has the name now, if its mailbox has room, and
+    /// returns a future for the answer.
     ///
     /// # Errors
     ///
-    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls itself. Each returns the message,
-    /// with a closed reply.
+    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls itself. Each returns
+    /// the message, with a closed reply.
     ///
     /// # Panics
     ///
@@ -132,7 +132,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         address::try_call(&self.at(name), message)
     }
 
-    /// Waits for a place in the mailbox of the worker that has the name, and reserves it: see [`WorkerHandle::reserve`].
+    /// Waits for a place in the mailbox of the worker that has the name, and reserves it: see
+    /// [`WorkerHandle::reserve`].
     ///
     /// The place belongs to that worker, even if another one has the name later.
     ///
@@ -158,7 +159,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
 
     /// Sends a message that carries a [`Reply`] to the worker that has the name, and waits for the answer.
     ///
-    /// A message that a worker has accepted is not sent to another one. The error says whether its handler may have run.
+    /// A message that a worker has accepted is not sent to another one. The error says whether its handler may have
+    /// run.
     ///
     /// # Errors
     ///

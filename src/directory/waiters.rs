@@ -1,7 +1,7 @@
 //! [`NameWaiters`]: the tasks that wait for a name to be registered, by the hash of the name.
 //!
-//! A waiter stores its waker, and then looks the name up: see race 7 of [the directory](super). Names with one hash wake each
-//! other's waiters, which look again and keep waiting. No user code of a name runs here.
+//! A waiter stores its waker, and then looks the name up: see race 7 of [the directory](super). Names with one hash
+//! wake each other's waiters, which look again and keep waiting. No user code of a name runs here.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,7 +1,7 @@
 //! Sends by address: by key ([`Via`]) or by name ([`Aliases`](crate::Aliases)).
 //!
-//! A send goes to the worker that the address finds at that moment. If the worker closes its gate before it accepts the message,
-//! the mailbox returns the message and the send resolves the address again.
+//! A send goes to the worker that the address finds at that moment. If the worker closes its gate before it accepts the
+//! message, the mailbox returns the message and the send resolves the address again.
 
 use std::time::Duration;
 
@@ -23,9 +23,9 @@ use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
 use crate::worker::send::{Unsent, deadline_after, with_deadline};
 
-/// How many workers that exit by themselves one send tries. Without a limit, a worker that exits as soon as it has started would
-/// be started forever. Workers that were stopped do not count: one exit wakes both a task that stops the key in a loop and a
-/// waiting send, and they may race at any number of successors.
+/// How many workers that exit by themselves one send tries. Without a limit, a worker that exits as soon as it has
+/// started would be started forever. Workers that were stopped do not count: one exit wakes both a task that stops the
+/// key in a loop and a waiting send, and they may race at any number of successors.
 const MAX_ATTEMPTS: u32 = 16;
 
 /// Where a message is sent to: a key or a name.
@@ -41,8 +41,9 @@ pub(crate) trait Address<W: Worker> {
 
     /// The address that starts a worker if there is none.
     ///
-    /// Not an async method of this trait: the compiler erases lifetimes in futures, and then cannot find the implementation for a
-    /// name with a `'static` bound again. The future of a send would not be `Send` inside another one.
+    /// Not an async method of this trait: the compiler erases lifetimes in futures, and then cannot find the
+    /// implementation for a name with a `'static` bound again. The future of a send would not be `Send` inside another
+    /// one.
     fn starts(&self) -> Option<&Via<W>> {
         None
     }
@@ -152,7 +153,8 @@ impl<'a, A> Search<'a, A> {
     }
 }
 
-/// Sends the message to the first worker that accepts it, until the deadline passes. On an error the message is returned.
+/// Sends the message to the first worker that accepts it, until the deadline passes. On an error the message is
+/// returned.
 async fn deliver<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
@@ -192,7 +194,8 @@ fn take<M>(message: &mut Option<M>) -> M {
     message.take().expect("an unsent message is put back")
 }
 
-/// Puts an unsent message back. A separate function, because in a debug build it has several copies of the message on the stack.
+/// Puts an unsent message back. A separate function, because in a debug build it has several copies of the message on
+/// the stack.
 #[inline(never)]
 fn put_back<M>(accepted: Result<Sequence, Unsent<M>>, message: &mut Option<M>) -> Result<Sequence, Unsent<()>> {
     let (unsent, returned) = match accepted {
@@ -225,8 +228,8 @@ pub(crate) async fn cast_timeout<W: Worker>(
     boxed_in_debug(|| deliver_cast(address, message, deadline_after(timeout))).await
 }
 
-/// Sends the message to the current worker, if it has room. Stopped workers count as attempts too: this cannot yield to the task
-/// that stops them.
+/// Sends the message to the current worker, if it has room. Stopped workers count as attempts too: this cannot yield to
+/// the task that stops them.
 fn try_deliver<W: Worker>(
     address: &impl Address<W>,
     mut message: W::Message,

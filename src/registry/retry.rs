@@ -10,7 +10,8 @@ use crate::worker::Worker;
 use crate::worker::error::{CallError, StartError};
 
 /// A retry policy for [`Via::call_with_retry`](crate::Via::call_with_retry) and
-/// [`Aliases::call_with_retry`](crate::Aliases::call_with_retry): which calls are repeated, how often, and after which pauses.
+/// [`Aliases::call_with_retry`](crate::Aliases::call_with_retry): which calls are repeated, how often, and after which
+/// pauses.
 ///
 /// A call is repeated if its message was never handled and another attempt may succeed:
 ///
@@ -24,8 +25,9 @@ use crate::worker::error::{CallError, StartError};
 /// | [`NotFound`](CallError::NotFound) | no: the address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
 /// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: every attempt fails the same way |
 ///
-/// Handles have no retries. The worker of a handle that returns `NotDelivered` has exited for good, and only an address can reach
-/// the key's next worker. A worker that is restarted keeps its mailbox, so queued messages need no repetition.
+/// Handles have no retries. The worker of a handle that returns `NotDelivered` has exited for good, and only an address
+/// can reach the key's next worker. A worker that is restarted keeps its mailbox, so queued messages need no
+/// repetition.
 ///
 /// # Examples
 ///
@@ -84,21 +86,23 @@ impl Retry {
         self
     }
 
-    /// Sets the pause after the first attempt, and the longest pause. The pause doubles with each attempt. Each pause is shortened
-    /// at random by up to half, so that callers that failed together do not retry together.
+    /// Sets the pause after the first attempt, and the longest pause. The pause doubles with each attempt. Each pause
+    /// is shortened at random by up to half, so that callers that failed together do not retry together.
     pub const fn backoff(mut self, first: Duration, longest: Duration) -> Self {
         self.first = first;
         self.longest = longest;
         self
     }
 
-    /// Sets a timeout for each attempt, as in [`call_timeout`](crate::Via::call_timeout). It does not include the pauses.
+    /// Sets a timeout for each attempt, as in [`call_timeout`](crate::Via::call_timeout). It does not include the
+    /// pauses.
     pub const fn attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
         self
     }
 
-    /// Also repeats the call after [`CallError::NoReply`] and [`CallError::TimedOut`]. Its message may be handled more than once.
+    /// Also repeats the call after [`CallError::NoReply`] and [`CallError::TimedOut`]. Its message may be handled more
+    /// than once.
     pub const fn even_if_it_may_have_run(mut self) -> Self {
         self.even_if_it_may_have_run = true;
         self

@@ -40,7 +40,8 @@ fn poll_cold<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F:
     Pin::new(future).poll(cx)
 }
 
-/// Takes the arguments of a start. They are passed by reference up to here: in a debug build each move is a copy on the stack.
+/// Takes the arguments of a start. They are passed by reference up to here: in a debug build each move is a copy on the
+/// stack.
 pub(super) fn take<A>(args: &mut Option<A>) -> A {
     args.take().expect("the arguments are taken once")
 }
@@ -91,8 +92,9 @@ impl<W: Worker> Starter<W> {
         found
     }
 
-    /// Looks the worker up and casts to it in one step, without a handle. This leaves the reference count alone, whose cache line
-    /// the worker's thread may be writing. The future returns the message if there is no worker, no room, or a closed gate.
+    /// Looks the worker up and casts to it in one step, without a handle. This leaves the reference count alone, whose
+    /// cache line the worker's thread may be writing. The future returns the message if there is no worker, no room, or
+    /// a closed gate.
     #[inline]
     pub(crate) fn offer<'s>(&'s self, key: &'s W::Key, message: W::Message) -> Offer<'s, W> {
         Offer { starter: self, key, hash: self.table.hash(key), message: Some(message) }
@@ -121,10 +123,11 @@ impl<W: Worker> Starter<W> {
         )
     }
 
-    /// Returns the worker that has the key, or starts one. On a miss, `make` builds the arguments from `args`; on a hit, `hit`
-    /// disposes of `args` and decides the result.
+    /// Returns the worker that has the key, or starts one. On a miss, `make` builds the arguments from `args`; on a
+    /// hit, `hit` disposes of `args` and decides the result.
     ///
-    /// Not an `async fn`: that would initialize a state with room for the start before the lookup, which makes a hit 20 % slower.
+    /// Not an `async fn`: that would initialize a state with room for the start before the lookup, which makes a hit 20
+    /// % slower.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn find_or_start<Q, A>(
         &self,
@@ -145,8 +148,8 @@ impl<W: Worker> Starter<W> {
                 none => {
                     let hash = self.table.hash(key);
                     if let Some(handle) = self.find(key, hash) {
-                        // Without budget, drop the handle and look it up again in the next poll: the worker may have closed its
-                        // gate by then. (G3)
+                        // Without budget, drop the handle and look it up again in the next poll: the worker may have
+                        // closed its gate by then. (G3)
                         ready!(poll_hit_budget(cx));
                         self.shared.hot.count(HotCounter::Hit);
                         return Poll::Ready(hit(handle, &mut args));
@@ -160,8 +163,8 @@ impl<W: Worker> Starter<W> {
         })
     }
 
-    /// Submits a start to the owner. The lookup missed, so the key is vacant, or its worker is starting or stopping. The caller
-    /// must poll the returned future in the same poll.
+    /// Submits a start to the owner. The lookup missed, so the key is vacant, or its worker is starting or stopping.
+    /// The caller must poll the returned future in the same poll.
     #[cold]
     #[inline(never)]
     fn submit_start<Q, A>(
@@ -219,9 +222,9 @@ impl<W: Worker> Starter<W> {
         })
     }
 
-    /// Whether the key's worker is stopping and exits only after the worker in whose task the caller runs, because it owns the
-    /// caller's registry or one above it. Waiting for that exit would deadlock. If the worker closes its gate after this check,
-    /// the start waits until the stop timeout ends the caller and then the worker.
+    /// Whether the key's worker is stopping and exits only after the worker in whose task the caller runs, because it
+    /// owns the caller's registry or one above it. Waiting for that exit would deadlock. If the worker closes its gate
+    /// after this check, the start waits until the stop timeout ends the caller and then the worker.
     fn exits_after_caller<Q>(&self, key: &Q, hash: u64) -> bool
     where
         Q: ?Sized + Equivalent<W::Key>,
@@ -234,9 +237,9 @@ impl<W: Worker> Starter<W> {
         stopping.is_some_and(|worker| is_worker_above_caller(worker, registry))
     }
 
-    /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only after the
-    /// worker in whose task the caller runs, so a start that waits for its place would wait for the caller. Returns no guards if
-    /// the registry evicts nothing.
+    /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only
+    /// after the worker in whose task the caller runs, so a start that waits for its place would wait for the caller.
+    /// Returns no guards if the registry evicts nothing.
     fn guard_workers_above_caller(&self) -> Vec<BusyGuard<W>> {
         let (config, registry) = (&self.shared.config, self.shared.registry_id);
         let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
@@ -274,7 +277,8 @@ impl<W: Worker> Future for Offer<'_, W> {
             return Poll::Pending;
         };
         let sent = starter.table.with(*key, *hash, |handle| {
-            // No user code runs under the guard: the message is not dropped here, and the queue contains a waker's panic.
+            // No user code runs under the guard: the message is not dropped here, and the queue contains a waker's
+            // panic.
             let message = offered.take().expect("`Offer` polled after completion");
             if !handle.is_open() {
                 return Err(message);
@@ -303,7 +307,8 @@ pub(super) struct Start<'s, W: Worker> {
 enum Stage<'s> {
     /// The start was not submitted, or the owner has shut down.
     Refused(StartFailure),
-    /// Pending in the poll that makes it, and so exempt from the budget: see [`cooperate`](crate::util::coop::cooperate).
+    /// Pending in the poll that makes it, and so exempt from the budget: see
+    /// [`cooperate`](crate::util::coop::cooperate).
     Waiting(Receiver<StartAnswer>),
     /// The rare cases: the owner's queue was full, the answer was immediate, or guards are held.
     Boxed(Pin<Box<dyn Future<Output = Option<StartAnswer>> + Send + 's>>),
@@ -333,8 +338,8 @@ fn outcome<W: Worker>(answer: StartAnswer) -> Result<WorkerHandle<W>, StartError
             Err(StartError::AlreadyStarted { handle: WorkerHandle::of(cell), args: Returned::new(args) })
         }
         (outcome, unused) => {
-            // Before the handle is returned. The drop of the key and the arguments is user code, and a panic in a drop that runs after leaks
-            // the returned value, here the worker's memory.
+            // Before the handle is returned. The drop of the key and the arguments is user code, and a panic in a drop
+            // that runs after leaks the returned value, here the worker's memory.
             drop(unused);
             match outcome {
                 // `Taken` without unused arguments: they made this worker, so this call has started it.

@@ -22,12 +22,12 @@ use crate::worker::permit::Permit;
 /// The address of a key. Each send goes to the worker that has the key at that moment. An address made by
 /// [`via_or_start`](crate::Registry::via_or_start) starts a worker if there is none.
 ///
-/// An address outlives the workers behind it. A send that finds a stopping worker goes on to the key's next worker, as the
-/// message was not handled. A send whose start is cancelled by a stop starts the worker again. Like a handle, an address does not
-/// keep the registry alive. Each send costs one lookup more than a send through a [`WorkerHandle`].
+/// An address outlives the workers behind it. A send that finds a stopping worker goes on to the key's next worker, as
+/// the message was not handled. A send whose start is cancelled by a stop starts the worker again. Like a handle, an
+/// address does not keep the registry alive. Each send costs one lookup more than a send through a [`WorkerHandle`].
 ///
-/// When the address starts a worker, `Args::clone` runs under a lock that the address shares with its clones: a slow `clone`
-/// delays their starts. Cloning the address does not clone the arguments.
+/// When the address starts a worker, `Args::clone` runs under a lock that the address shares with its clones: a slow
+/// `clone` delays their starts. Cloning the address does not clone the arguments.
 ///
 /// # Examples
 ///
@@ -62,8 +62,8 @@ pub struct Via<W: Worker> {
     args: Option<MakeArgs<W::Args>>,
 }
 
-/// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the arguments
-/// may contain the address of another worker type (see [`carries`](crate::util::carries)).
+/// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the
+/// arguments may contain the address of another worker type (see [`carries`](crate::util::carries)).
 pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> A + Send + Sync>;
 
 /// A [`MakeArgs`] that clones these arguments.
@@ -97,7 +97,8 @@ impl<W: Worker> Via<W> {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped before it completes, the message is dropped and was not sent. A start that it caused continues.
+    /// If the future is dropped before it completes, the message is dropped and was not sent. A start that it caused
+    /// continues.
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         // Almost always there is a worker with room. It accepts the message without a handle.
         let message = match self.starter.offer(&self.key, message).await {
@@ -111,8 +112,8 @@ impl<W: Worker> Via<W> {
     ///
     /// # Errors
     ///
-    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: no worker accepted the message in time. Each returns the
-    /// message.
+    /// Those of [`cast`](Self::cast), and [`SendError::TimedOut`]: no worker accepted the message in time. Each returns
+    /// the message.
     ///
     /// # Cancel safety
     ///
@@ -127,8 +128,8 @@ impl<W: Worker> Via<W> {
 
     /// Sends a message to the worker that has the key now, if its mailbox has room.
     ///
-    /// This starts no worker, not even through an address made by [`via_or_start`](crate::Registry::via_or_start), because a
-    /// start must be awaited. Use it where nothing can be awaited, such as in
+    /// This starts no worker, not even through an address made by [`via_or_start`](crate::Registry::via_or_start),
+    /// because a start must be awaited. Use it where nothing can be awaited, such as in
     /// [`on_undelivered`](crate::Builder::on_undelivered).
     ///
     /// # Errors
@@ -164,13 +165,13 @@ impl<W: Worker> Via<W> {
         address::try_cast(self, message)
     }
 
-    /// Sends a message that carries a [`Reply`] to the worker that has the key now, if its mailbox has room, and returns a
-    /// future for the answer. This starts no worker: see [`try_cast`](Self::try_cast).
+    /// Sends a message that carries a [`Reply`] to the worker that has the key now, if its mailbox has room, and
+    /// returns a future for the answer. This starts no worker: see [`try_cast`](Self::try_cast).
     ///
     /// # Errors
     ///
-    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls its own key. Each returns the
-    /// message, with a closed reply.
+    /// Those of [`try_cast`](Self::try_cast), and [`SendError::WouldDeadlock`]: the worker calls its own key. Each
+    /// returns the message, with a closed reply.
     ///
     /// # Panics
     ///
@@ -184,8 +185,8 @@ impl<W: Worker> Via<W> {
 
     /// Waits for a place in the mailbox of the worker that has the key, and reserves it: see [`WorkerHandle::reserve`].
     ///
-    /// The place belongs to that worker. If the worker begins to stop before the message is sent, [`Permit::send`] returns the
-    /// message.
+    /// The place belongs to that worker. If the worker begins to stop before the message is sent, [`Permit::send`]
+    /// returns the message.
     ///
     /// # Errors
     ///
@@ -203,7 +204,8 @@ impl<W: Worker> Via<W> {
 
     /// Sends a message that carries a [`Reply`] to the worker that has the key, and waits for the answer.
     ///
-    /// A message that a worker has accepted is not sent to another one. The error says whether its handler may have run.
+    /// A message that a worker has accepted is not sent to another one. The error says whether its handler may have
+    /// run.
     ///
     /// # Errors
     ///
@@ -220,8 +222,8 @@ impl<W: Worker> Via<W> {
         address::call(self, message).await
     }
 
-    /// Like [`call`](Self::call), with a timeout that includes the start of the worker. It is measured by the clock of the
-    /// caller's runtime.
+    /// Like [`call`](Self::call), with a timeout that includes the start of the worker. It is measured by the clock of
+    /// the caller's runtime.
     ///
     /// # Errors
     ///
@@ -245,8 +247,8 @@ impl<W: Worker> Via<W> {
         address::call_timeout(self, timeout, message).await
     }
 
-    /// Like [`call`](Self::call), and repeats the call according to the [`Retry`] policy. The closure builds a message for each
-    /// attempt.
+    /// Like [`call`](Self::call), and repeats the call according to the [`Retry`] policy. The closure builds a message
+    /// for each attempt.
     ///
     /// # Errors
     ///

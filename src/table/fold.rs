@@ -24,13 +24,14 @@ impl<W: Worker> TableReader<W> {
         self.0.entries.pin().iter().flat_map(|entry| entry.workers.iter()).try_fold(init, f)
     }
 
-    /// Folds over the workers for which `look` returns `Some`. `look` is evaluated again right before `f`, so a worker that
-    /// began to stop during the fold, even because of `f`, is skipped. (G3)
+    /// Folds over the workers for which `look` returns `Some`. `look` is evaluated again right before `f`, so a worker
+    /// that began to stop during the fold, even because of `f`, is skipped. (G3)
     ///
-    /// The fold works in batches, and each batch in short loops: collect the entries, read where their workers are, look at
-    /// the workers, fold. Reading an entry and then its worker are two dependent loads that usually miss the caches. The
-    /// processor overlaps only those misses that lie within its out-of-order window, and a shorter loop puts more of them
-    /// there. The second `look` then reads cached memory. A list of all workers takes a fifth of the time.
+    /// The fold works in batches, and each batch in short loops: collect the entries, read where their workers are,
+    /// look at the workers, fold. Reading an entry and then its worker are two dependent loads that usually miss the
+    /// caches. The processor overlaps only those misses that lie within its out-of-order window, and a shorter loop
+    /// puts more of them there. The second `look` then reads cached memory. A list of all workers takes a fifth of the
+    /// time.
     pub(crate) fn fold<A, T>(
         &self,
         init: A,
@@ -68,9 +69,9 @@ impl<W: Worker> TableReader<W> {
         }
     }
 
-    /// How many messages are queued, out of a registry of this many workers. In a large registry this extrapolates from a
-    /// sample of bounded size: the first workers in table order, which is the order of the hashes and so independent of
-    /// the keys.
+    /// How many messages are queued, out of a registry of this many workers. In a large registry this extrapolates from
+    /// a sample of bounded size: the first workers in table order, which is the order of the hashes and so independent
+    /// of the keys.
     pub(crate) fn backlog(&self, workers: usize) -> Backlog {
         let (mut sampled, mut queued, mut fullest) = (0, 0, 0);
         let _: ControlFlow<()> = self.try_fold((), |(), handle| {

@@ -96,7 +96,8 @@ pub(super) const MAX_FREE_SLOTS: usize = 512;
 pub(super) struct FreeSlots {
     /// By hash: the number of the removal that emptied the entry.
     by_hash: HashMap<u64, u64, PassHash>,
-    /// Hashes and numbers, oldest first. An element whose number is not the one in `by_hash` is stale: its slot was reused.
+    /// Hashes and numbers, oldest first. An element whose number is not the one in `by_hash` is stale: its slot was
+    /// reused.
     queue: VecDeque<(u64, u64)>,
     /// The number of the last removal.
     last: u64,

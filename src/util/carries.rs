@@ -1,9 +1,9 @@
 //! [`Carries`]: where the compiler's search for auto traits begins.
 //!
 //! Whether a user's type is `Send` is proved through everything that it contains. If worker types form a tree, each
-//! with an address of the next in its state or arguments, the proof must not go through each registry's shared state and
-//! on to the next registry: four levels would be the most that compile. So no cell, and nothing that cells share, names a
-//! worker type other than behind `fn` or `dyn`, and the search ends there.
+//! with an address of the next in its state or arguments, the proof must not go through each registry's shared state
+//! and on to the next registry: four levels would be the most that compile. So no cell, and nothing that cells share,
+//! names a worker type other than behind `fn` or `dyn`, and the search ends there.
 
 use std::marker::PhantomData;
 

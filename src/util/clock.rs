@@ -3,8 +3,8 @@
 //! `tokio::time::Instant::now` reads the clock of the runtime whose context the thread is in, or the system's clock
 //! outside a runtime. The clocks of two runtimes differ if one was paused. The owner runs in tasks of any runtime or of
 //! none. Therefore a registry's clock is read in the context of the registry's own runtime. That costs two updates of
-//! the runtime's reference count, and only a current-thread runtime pays it: no other can be paused, so that its clock is
-//! the system's.
+//! the runtime's reference count, and only a current-thread runtime pays it: no other can be paused, so that its clock
+//! is the system's.
 
 use std::time::Duration;
 

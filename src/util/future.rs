@@ -13,8 +13,8 @@ pub(crate) fn boxed<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::pin(make())
 }
 
-/// Spawns a task that a registry spawns rarely. In a box: each type of future that tokio spawns is 5,000 lines of LLVM's input,
-/// and a generic one is a further type in each program for each worker type.
+/// Spawns a task that a registry spawns rarely. In a box: each type of future that tokio spawns is 5,000 lines of
+/// LLVM's input, and a generic one is a further type in each program for each worker type.
 #[inline(never)]
 pub(crate) fn spawn_boxed(runtime: &Handle, future: Pin<Box<dyn Future<Output = ()> + Send>>) -> JoinHandle<()> {
     runtime.spawn(future)

@@ -26,8 +26,8 @@ impl Deferred for DeferredAction {
             Self::Spawn(launch) => launch.spawn(runtime),
             Self::AnswerStart(reply, answer) => {
                 let Err(StartAnswer { unused: Some(launch), .. }) = reply.0.send(answer) else { return };
-                // The caller's future was dropped. The `Drop` of a key and of arguments is user code, and runs in a task
-                // of its own. (G4)
+                // The caller's future was dropped. The `Drop` of a key and of arguments is user code, and runs in a
+                // task of its own. (G4)
                 spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(launch)) }));
             }
             Self::AnswerStop(reply, outcome) => {

@@ -11,10 +11,11 @@ use crate::worker::cell::{AnyCell, CellCore, WorkerCell};
 use crate::worker::restart::History;
 use crate::worker::task::{ExitGuard, RestartState, RunArgs, TaskInput, run_worker};
 
-/// What the task of a worker begins with. Its caller makes it, in a box, because the owner's time is shared by all callers.
+/// What the task of a worker begins with. Its caller makes it, in a box, because the owner's time is shared by all
+/// callers.
 ///
-/// The order of the fields is the order of their drops: the arguments are dropped before the guard notifies the owner of
-/// the exit.
+/// The order of the fields is the order of their drops: the arguments are dropped before the guard notifies the owner
+/// of the exit.
 pub(crate) struct Launch<W: Worker> {
     run_args: RunArgs<W>,
     stage: LaunchStage<W>,
@@ -23,8 +24,8 @@ pub(crate) struct Launch<W: Worker> {
 enum LaunchStage<W: Worker> {
     /// The request has the only reference to the cell.
     Requested(Arc<WorkerCell<W>>),
-    /// The cell is in the table. From here on a launch that is dropped ends the worker: a runtime that shuts down drops its
-    /// task without polling it. (G5)
+    /// The cell is in the table. From here on a launch that is dropped ends the worker: a runtime that shuts down drops
+    /// its task without polling it. (G5)
     Inserted(ExitGuard<W>),
 }
 

@@ -53,8 +53,8 @@ pub(crate) enum Notice {
 /// The reply to the caller of a start.
 pub(crate) struct StartAnswer {
     pub(crate) outcome: Started,
-    /// The launch, if it was not used. The caller drops it, and not the owner: the `Drop` of a key and of arguments is user
-    /// code. (G4)
+    /// The launch, if it was not used. The caller drops it, and not the owner: the `Drop` of a key and of arguments is
+    /// user code. (G4)
     pub(crate) unused: Option<Box<dyn AnyLaunch>>,
 }
 

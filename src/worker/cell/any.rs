@@ -13,8 +13,8 @@ use crate::worker::start::ReclaimedStart;
 
 /// What the owner does with a worker.
 ///
-/// The owner knows its workers by this trait only, and so do the rare steps of a worker's task. They are compiled once and
-/// not for each worker type. Halves the code and the compile time of a worker type.
+/// The owner knows its workers by this trait only, and so do the rare steps of a worker's task. They are compiled once
+/// and not for each worker type. Halves the code and the compile time of a worker type.
 pub(crate) trait AnyCell: Send + Sync {
     fn core(&self) -> &CellCore;
     fn shared(&self) -> &SharedCore;

@@ -8,8 +8,8 @@ use crate::util::sync::Mutex;
 use crate::worker::cell::runs;
 use crate::worker::watchers::ExitState;
 
-/// What a [`WorkerCell`](super::WorkerCell) holds besides the key and the mailbox. It has no type parameter, so that its
-/// functions are compiled once and not for each worker type.
+/// What a [`WorkerCell`](super::WorkerCell) holds besides the key and the mailbox. It has no type parameter, so that
+/// its functions are compiled once and not for each worker type.
 pub(crate) struct CellCore {
     pub(crate) entry: EntryId,
     pub(crate) activity: Activity,
