@@ -13,7 +13,7 @@
 //!
 //! # State
 //!
-//! One byte of flags, [`State`]:
+//! One byte of flags, [`Flags`]:
 //!
 //! - `LOCKED`: a task runs the owner.
 //! - `PENDING`: operations were queued since a combiner last looked.
@@ -95,8 +95,8 @@ use tokio::time::Instant;
 pub(crate) use crate::combiner::core::Sequential;
 use crate::combiner::core::{Core, Pass, Turn};
 pub(crate) use crate::combiner::deferred::{Deferred, DeferredQueue};
-use crate::combiner::state::{Lock, ORPHANED, PENDING, State, TIMER, TransitionToUnlocked};
-use crate::mailbox::queue::{Kind, Queue, Refusal};
+use crate::combiner::state::{Flags, Lock, ORPHANED, PENDING, TIMER, TransitionToUnlocked};
+use crate::mailbox::queue::{MessageKind, Queue, Refusal};
 use crate::util::coop::Outcome;
 use crate::util::panics::catch_panic;
 use crate::util::sync::{Mutex, MutexGuard, lock};
@@ -104,7 +104,7 @@ use crate::util::sync::{Mutex, MutexGuard, lock};
 /// See the [module's documentation](self). `repr(C)` keeps what every operation needs in one cache line.
 #[repr(C)]
 pub(crate) struct Combiner<I, E: Deferred> {
-    state: State,
+    state: Flags,
     /// Locked by the combiner only. (rule 1)
     core: Mutex<Core<I, E>>,
     queue: Queue<I>,
@@ -152,7 +152,7 @@ impl<I, E: Deferred> Combiner<I, E> {
     /// Creates a combiner whose queue has room for `capacity` operations of callers that [wait](Self::submit_queued).
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            state: State::new(),
+            state: Flags::new(),
             queue: Queue::for_owner(capacity),
             core: Mutex::new(Core::empty()),
             driver_state: Mutex::new(DriverState::default()),
@@ -179,7 +179,7 @@ impl<I, E: Deferred> Combiner<I, E> {
         if self.state.try_lock() {
             return self.run_locked(Some(operation), Role::Caller);
         }
-        if self.queue.force_send(operation, Kind::Cast).is_err() {
+        if self.queue.force_send(operation, MessageKind::Cast).is_err() {
             return Outcome::Quiet;
         }
         self.run_pending()
@@ -191,7 +191,7 @@ impl<I, E: Deferred> Combiner<I, E> {
         if self.state.try_lock() {
             return Ok(self.run_locked(Some(operation), Role::Caller));
         }
-        match self.queue.try_send(operation, Kind::Call) {
+        match self.queue.try_send(operation, MessageKind::Call) {
             Ok(_) => Ok(self.run_pending()),
             Err((Refusal::Full, operation)) => Err(Full(operation)),
             Err((Refusal::Closed, _)) => Ok(Outcome::Quiet),
@@ -204,14 +204,14 @@ impl<I, E: Deferred> Combiner<I, E> {
     ///
     /// If the future is dropped before it completes, the operation was not submitted.
     pub(crate) async fn submit_queued(&self, operation: I) -> Result<Outcome, Closed> {
-        self.queue.send(operation, Kind::Call).await.map_err(|_| Closed)?;
+        self.queue.send(operation, MessageKind::Call).await.map_err(|_| Closed)?;
         Ok(self.run_pending())
     }
 
     /// Queues an operation for the driver or an earlier combiner, and never runs the owner. For callers that must not
     /// run it, such as a `Drop`.
     pub(crate) fn enqueue(&self, operation: I) {
-        if self.queue.force_send(operation, Kind::Cast).is_err() {
+        if self.queue.force_send(operation, MessageKind::Cast).is_err() {
             return;
         }
         if self.state.set_pending() == Lock::Free {

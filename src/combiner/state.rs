@@ -1,4 +1,4 @@
-//! [`State`]: the combiner's flags and their transitions.
+//! [`Flags`]: the combiner's flags and their transitions.
 
 use crate::util::sync::{AtomicU8, Ordering, spin_loop};
 
@@ -15,7 +15,7 @@ pub(super) const ORPHANED: u8 = 8;
 /// sections. An operation that another thread completes wakes the waiting task on that thread, and so migrates it.
 const SPIN_LIMIT: usize = if cfg!(gen_registry_loom) { 1 } else { 40 };
 
-pub(super) struct State(AtomicU8);
+pub(super) struct Flags(AtomicU8);
 
 /// Whether another task held the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) enum TransitionToUnlocked {
     StillLocked,
 }
 
-impl State {
+impl Flags {
     pub(super) fn new() -> Self {
         Self(AtomicU8::new(0))
     }

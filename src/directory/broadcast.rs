@@ -5,7 +5,7 @@ use std::fmt;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use crate::mailbox::queue::{Kind, Refusal};
+use crate::mailbox::queue::{MessageKind, Refusal};
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::current::is_current;
@@ -44,7 +44,7 @@ fn offer<W: Worker>(
     let (mut broadcast, mut full) = (Broadcast { taken: 0, refused: Vec::new() }, Vec::new());
     for member in members {
         let message = message(&member);
-        match member.cell.queue.try_send(message, Kind::Cast) {
+        match member.cell.queue.try_send(message, MessageKind::Cast) {
             Ok(_) => broadcast.taken += 1,
             Err((Refusal::Full, message)) => full.push((member, message)),
             Err((Refusal::Closed, message)) => broadcast.refuse(member, SendError::Closed, message),
@@ -81,7 +81,7 @@ pub(super) async fn broadcast<W: Worker>(
             continue;
         }
         sends.push(async move {
-            let sent = member.cell.queue.send(message, Kind::Cast).await;
+            let sent = member.cell.queue.send(message, MessageKind::Cast).await;
             (member, sent)
         });
     }

@@ -24,11 +24,11 @@ struct Wakers {
 
 impl NameWaiters {
     /// Makes a waiter. It is not woken before it has registered its waker.
-    pub(crate) fn subscribe(&self, hash: u64) -> Waiter<'_> {
+    pub(crate) fn subscribe(&self, hash: u64) -> NameWaiter<'_> {
         let mut wakers = self.lock();
         let ticket = wakers.next_ticket;
         wakers.next_ticket += 1;
-        Waiter { waiters: self, id: (hash, ticket) }
+        NameWaiter { waiters: self, id: (hash, ticket) }
     }
 
     /// Wakes every waiter for the hash.
@@ -55,13 +55,13 @@ impl NameWaiters {
 }
 
 /// A waiter. Dropping it removes its waker.
-pub(crate) struct Waiter<'w> {
+pub(crate) struct NameWaiter<'w> {
     waiters: &'w NameWaiters,
     /// The hash and the ticket.
     id: (u64, u64),
 }
 
-impl Waiter<'_> {
+impl NameWaiter<'_> {
     /// Stores the waker. The caller does this before each lookup.
     pub(crate) fn register(&self, waker: &Waker) {
         let waker = waker.clone();
@@ -71,7 +71,7 @@ impl Waiter<'_> {
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for NameWaiter<'_> {
     fn drop(&mut self) {
         let waker = self.waiters.lock().by_id.remove(&self.id);
         catch_panic(|| drop(waker));

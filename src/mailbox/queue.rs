@@ -67,7 +67,7 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use crate::lifecycle::exit::CloseReason;
-pub(crate) use crate::mailbox::queue::envelope::{Envelope, Kind, Refusal, Sequence, whole};
+pub(crate) use crate::mailbox::queue::envelope::{Envelope, MessageKind, Refusal, Sequence, whole};
 pub(crate) use crate::mailbox::queue::gate::{Gate, TransitionToClosed};
 use crate::mailbox::queue::state::State;
 pub(crate) use crate::mailbox::queue::waiting::{Reserving, Sending};
@@ -117,7 +117,7 @@ impl<M> Queue<M> {
 
     /// Accepts a message if there is capacity.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn try_send(&self, message: M, kind: Kind) -> Result<Sequence, (Refusal, M)> {
+    pub(crate) fn try_send(&self, message: M, kind: MessageKind) -> Result<Sequence, (Refusal, M)> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
             return Err((Refusal::Closed, message));
@@ -133,7 +133,7 @@ impl<M> Queue<M> {
 
     /// Accepts a message regardless of capacity: for the worker's own timers and monitors, whose number bounds the
     /// excess.
-    pub(crate) fn force_send(&self, message: M, kind: Kind) -> Result<Sequence, M> {
+    pub(crate) fn force_send(&self, message: M, kind: MessageKind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
             return Err(message);
@@ -151,7 +151,7 @@ impl<M> Queue<M> {
         if self.gate() >= Gate::Closed {
             return Err(message);
         }
-        let (sequence, receiver) = state.push(message, Kind::Cast);
+        let (sequence, receiver) = state.push(message, MessageKind::Cast);
         state.record_tick(sequence);
         drop(state);
         wake(receiver);
@@ -159,7 +159,7 @@ impl<M> Queue<M> {
     }
 
     /// Sends when there is capacity. Dropped before it is ready, the message was not accepted.
-    pub(crate) fn send(&self, message: M, kind: Kind) -> Sending<'_, M> {
+    pub(crate) fn send(&self, message: M, kind: MessageKind) -> Sending<'_, M> {
         Sending::new(self, message, kind)
     }
 
@@ -170,7 +170,7 @@ impl<M> Queue<M> {
     }
 
     /// Accepts a message into [reserved](Self::reserve) capacity, unless the gate was closed meanwhile.
-    pub(crate) fn send_reserved(&self, message: M, kind: Kind) -> Result<Sequence, M> {
+    pub(crate) fn send_reserved(&self, message: M, kind: MessageKind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
             // The close has released all reservations. (rule 4)

@@ -13,14 +13,14 @@ pub(crate) type RecorderId = usize;
 /// Whether a recorder was dropped, so that its id may be reused for another one.
 pub(crate) type IsDropped = Box<dyn Fn() -> bool + Send>;
 
-struct Entry {
+struct NameRecord {
     is_taken: bool,
     /// The totals from which the next registry of the name continues.
     totals: Vec<u64>,
     is_dropped: Option<IsDropped>,
 }
 
-type Names = HashMap<(RecorderId, Box<str>), Entry>;
+type Names = HashMap<(RecorderId, Box<str>), NameRecord>;
 
 static NAMES: LazyLock<Mutex<Names>> = LazyLock::new(Mutex::default);
 
@@ -42,7 +42,7 @@ impl NameLease {
         let mut names = names();
         names.retain(|_, entry| !entry.is_dropped.as_ref().is_some_and(|is_dropped| is_dropped()));
         let key = (recorder, Box::from(name));
-        let entry = names.entry(key).or_insert_with(|| Entry { is_taken: false, totals: Vec::new(), is_dropped });
+        let entry = names.entry(key).or_insert_with(|| NameRecord { is_taken: false, totals: Vec::new(), is_dropped });
         if std::mem::replace(&mut entry.is_taken, true) {
             return None;
         }

@@ -57,15 +57,15 @@ pub(crate) struct Deadlines {
     earliest: Option<Instant>,
     /// When the owner's current pass began, if it has read the clock: see [`end_pass`](Self::end_pass).
     now: Option<Instant>,
-    init: Queue,
-    stop: Queue,
-    abort: Queue,
-    maintain: Queue,
-    report: Queue,
+    init: DeadlineQueue,
+    stop: DeadlineQueue,
+    abort: DeadlineQueue,
+    maintain: DeadlineQueue,
+    report: DeadlineQueue,
     clock: Clock,
 }
 
-struct Queue {
+struct DeadlineQueue {
     pending: VecDeque<(Instant, Due)>,
     after: Duration,
     /// How long after a deadline was armed it is first checked.
@@ -76,7 +76,7 @@ struct Queue {
 
 const MIN_COMPACT: usize = 512;
 
-impl Queue {
+impl DeadlineQueue {
     fn new(after: Duration) -> Self {
         Self { after, first_check: after, pending: VecDeque::new(), compact_at: MIN_COMPACT }
     }
@@ -142,11 +142,11 @@ impl Queue {
 impl Deadlines {
     pub(crate) fn new(init_timeout: Duration, stop_timeout: Duration, retention: Duration, clock: Clock) -> Self {
         Self {
-            init: Queue::checked_early(init_timeout),
-            stop: Queue::checked_early(stop_timeout),
-            abort: Queue::checked_early(stop_timeout.max(MIN_ABORT_GRACE)),
-            maintain: Queue::new(retention),
-            report: Queue::new(REPORT_EVERY),
+            init: DeadlineQueue::checked_early(init_timeout),
+            stop: DeadlineQueue::checked_early(stop_timeout),
+            abort: DeadlineQueue::checked_early(stop_timeout.max(MIN_ABORT_GRACE)),
+            maintain: DeadlineQueue::new(retention),
+            report: DeadlineQueue::new(REPORT_EVERY),
             earliest: None,
             now: None,
             clock,

@@ -62,7 +62,7 @@ impl Owner {
     /// Observes the worker that has sent a notice.
     pub(super) fn observe_sender(&mut self, cell: &dyn AnyCell) -> Occupant {
         let Self { lifecycle, generations, shared, .. } = self;
-        lifecycle.observe(&mut Sender(Observer { cell, generations, numbers: &shared.numbers }))
+        lifecycle.observe(&mut NoticeSender(Observer { cell, generations, numbers: &shared.numbers }))
     }
 
     /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is
@@ -117,9 +117,9 @@ impl Observe<StartReply> for Observer<'_> {
 
 /// A worker that has sent a notice. If it is ready, it has completed its start before, or found it reclaimed: see rule
 /// 4 of [`start`](crate::worker::start). Saves the lock of [`AnyCell::reclaim`].
-struct Sender<'o>(Observer<'o>);
+struct NoticeSender<'o>(Observer<'o>);
 
-impl Observe<StartReply> for Sender<'_> {
+impl Observe<StartReply> for NoticeSender<'_> {
     fn entry(&self) -> EntryId {
         self.0.entry()
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
-use crate::mailbox::queue::{Kind, Refusal, Sequence, whole};
+use crate::mailbox::queue::{MessageKind, Refusal, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::UndeliveredReason;
@@ -158,7 +158,7 @@ impl<'a, A> Search<'a, A> {
 async fn deliver<W: Worker>(
     address: &impl Address<W>,
     message: W::Message,
-    kind: Kind,
+    kind: MessageKind,
     deadline: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), (W::Message, DeliverError<W>)> {
     let mut message = Some(message);
@@ -168,7 +168,7 @@ async fn deliver<W: Worker>(
             Ok(handle) => handle,
             Err(why) => break why,
         };
-        if kind == Kind::Call && is_current(handle.id()) {
+        if kind == MessageKind::Call && is_current(handle.id()) {
             break DeliverError::WouldDeadlock;
         }
         let accepted = match deadline {
@@ -214,7 +214,7 @@ pub(crate) async fn deliver_cast<W: Worker>(
     message: W::Message,
     deadline: Option<Instant>,
 ) -> Result<(), SendError<W>> {
-    match boxed_in_debug(|| deliver(address, message, Kind::Cast, deadline)).await {
+    match boxed_in_debug(|| deliver(address, message, MessageKind::Cast, deadline)).await {
         Ok(_) => Ok(()),
         Err((message, why)) => Err(why.into_send_error(message)),
     }
@@ -233,12 +233,12 @@ pub(crate) async fn cast_timeout<W: Worker>(
 fn try_deliver<W: Worker>(
     address: &impl Address<W>,
     mut message: W::Message,
-    kind: Kind,
+    kind: MessageKind,
 ) -> Result<(WorkerHandle<W>, Sequence), SendError<W>> {
     let mut attempts = 0;
     loop {
         let Some(handle) = address.find() else { return Err(DeliverError::NotFound.into_send_error(message)) };
-        if kind == Kind::Call && is_current(handle.id()) {
+        if kind == MessageKind::Call && is_current(handle.id()) {
             return Err(DeliverError::WouldDeadlock.into_send_error(message));
         }
         match handle.cell.queue.try_send(message, kind) {
@@ -262,7 +262,7 @@ fn try_deliver<W: Worker>(
 }
 
 pub(crate) fn try_cast<W: Worker>(address: &impl Address<W>, message: W::Message) -> Result<(), SendError<W>> {
-    try_deliver(address, message, Kind::Cast).map(drop)
+    try_deliver(address, message, MessageKind::Cast).map(drop)
 }
 
 pub(crate) fn try_call<W: Worker, T>(
@@ -270,7 +270,7 @@ pub(crate) fn try_call<W: Worker, T>(
     message: impl FnOnce(Reply<T>) -> W::Message,
 ) -> Result<PendingReply<W, T>, SendError<W>> {
     let (reply, answer) = reply::channel_unregistered();
-    let (handle, sequence) = try_deliver(address, message(reply), Kind::Call)?;
+    let (handle, sequence) = try_deliver(address, message(reply), MessageKind::Call)?;
     Ok(PendingReply::new(handle, sequence, answer))
 }
 
@@ -283,7 +283,7 @@ fn send_call_now<W: Worker>(
     match address.find() {
         // `deliver` reports the deadlock.
         Some(handle) if is_current(handle.id()) => Err(message),
-        Some(handle) => match handle.cell.queue.try_send(message, Kind::Call) {
+        Some(handle) => match handle.cell.queue.try_send(message, MessageKind::Call) {
             Ok(sequence) => {
                 address.count_hit();
                 Ok((handle, sequence))
@@ -300,7 +300,7 @@ async fn deliver_call<W: Worker>(
     message: W::Message,
     deadline: Option<Instant>,
 ) -> Result<(WorkerHandle<W>, Sequence), CallError<W>> {
-    match boxed_in_debug(|| deliver(address, message, Kind::Call, deadline)).await {
+    match boxed_in_debug(|| deliver(address, message, MessageKind::Call, deadline)).await {
         Ok(accepted) => Ok(cooperate(accepted).await),
         Err((message, why)) => {
             // Dropped before the error is returned: a panic in a drop that runs after leaks the returned value.

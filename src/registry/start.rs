@@ -15,7 +15,7 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{StartFailure, Verb};
 use crate::mailbox::oneshot;
 use crate::mailbox::oneshot::Receiver;
-use crate::mailbox::queue::{Kind, Sequence};
+use crate::mailbox::queue::{MessageKind, Sequence};
 use crate::metrics::counters::HotCounter;
 use crate::registry::key::ToKey;
 use crate::table::TableReader;
@@ -283,7 +283,7 @@ impl<W: Worker> Future for Offer<'_, W> {
             if !handle.is_open() {
                 return Err(message);
             }
-            handle.cell.queue.try_send(message, Kind::Cast).map_err(|(_, refused)| refused)
+            handle.cell.queue.try_send(message, MessageKind::Cast).map_err(|(_, refused)| refused)
         });
         Poll::Ready(match sent {
             Some(Ok(sequence)) => {

@@ -27,7 +27,7 @@ impl BuildHasher for SipBuilder {
 
     #[inline]
     fn build_hasher(&self) -> KeyHasher {
-        KeyHasher { key: self.key, state: State::Nothing }
+        KeyHasher { key: self.key, state: HashState::Nothing }
     }
 }
 
@@ -39,12 +39,12 @@ impl BuildHasher for SipBuilder {
 #[derive(Clone)]
 pub(crate) struct KeyHasher {
     key: SipKey,
-    state: State,
+    state: HashState,
 }
 
 /// What was written so far.
 #[derive(Clone)]
-enum State {
+enum HashState {
     Nothing,
     /// Bytes with this hash.
     Bytes(u64),
@@ -70,20 +70,20 @@ impl KeyHasher {
     /// Switches to the stream: there is more to hash than one string.
     #[inline]
     fn stream(&mut self) -> &mut SipHasher13 {
-        if !matches!(self.state, State::Stream(_)) {
+        if !matches!(self.state, HashState::Stream(_)) {
             let mut stream = sip(self.key);
             match self.state {
-                State::Bytes(hash) => stream.write_u64(hash),
-                State::Text(hash) => {
+                HashState::Bytes(hash) => stream.write_u64(hash),
+                HashState::Text(hash) => {
                     stream.write_u64(hash);
                     stream.write_u8(TERMINATOR);
                 }
-                State::Nothing | State::Stream(_) => {}
+                HashState::Nothing | HashState::Stream(_) => {}
             }
-            self.state = State::Stream(stream);
+            self.state = HashState::Stream(stream);
         }
         match &mut self.state {
-            State::Stream(stream) => stream,
+            HashState::Stream(stream) => stream,
             _ => unreachable!("the state is a stream now"),
         }
     }
@@ -93,7 +93,7 @@ impl Hasher for KeyHasher {
     #[inline]
     fn write(&mut self, bytes: &[u8]) {
         match self.state {
-            State::Nothing => self.state = State::Bytes(hash_bytes(self.key, bytes)),
+            HashState::Nothing => self.state = HashState::Bytes(hash_bytes(self.key, bytes)),
             _ => self.stream().write(bytes),
         }
     }
@@ -101,7 +101,7 @@ impl Hasher for KeyHasher {
     #[inline]
     fn write_u8(&mut self, number: u8) {
         match self.state {
-            State::Bytes(hash) if number == TERMINATOR => self.state = State::Text(hash),
+            HashState::Bytes(hash) if number == TERMINATOR => self.state = HashState::Text(hash),
             _ => self.stream().write_u8(number),
         }
     }
@@ -129,11 +129,11 @@ impl Hasher for KeyHasher {
     #[inline]
     fn finish(&self) -> u64 {
         match &self.state {
-            State::Text(hash) => *hash,
+            HashState::Text(hash) => *hash,
             // Inverted, so that bytes differ from the string of the same bytes.
-            State::Bytes(hash) => !hash,
-            State::Stream(stream) => stream.finish(),
-            State::Nothing => sip(self.key).finish(),
+            HashState::Bytes(hash) => !hash,
+            HashState::Stream(stream) => stream.finish(),
+            HashState::Nothing => sip(self.key).finish(),
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::Instant;
 
 use crate::mailbox::oneshot::Receiver;
-use crate::mailbox::queue::{Kind, Refusal, Sequence};
+use crate::mailbox::queue::{MessageKind, Refusal, Sequence};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::UndeliveredReason;
@@ -48,7 +48,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         let (reply, mut receiver) = reply::channel().await;
         // There is almost always room. The future that waits for it is made only after a refusal, and boxed.
-        let sent = match self.cell.queue.try_send(message(reply), Kind::Call) {
+        let sent = match self.cell.queue.try_send(message(reply), MessageKind::Call) {
             Ok(sequence) => Some(sequence),
             Err(refused) => {
                 receiver.check_on_next_poll();
@@ -65,7 +65,7 @@ impl<W: Worker> WorkerHandle<W> {
         refused: (Refusal, W::Message),
         deadline: Option<Instant>,
     ) -> Result<Sequence, CallError<W>> {
-        let (message, error) = match self.wait_and_send(refused, Kind::Call, deadline).await {
+        let (message, error) = match self.wait_and_send(refused, MessageKind::Call, deadline).await {
             Ok(sequence) => return Ok(sequence),
             Err(Unsent::Closed(message)) => {
                 // Counted before the message is dropped, since that may panic.
@@ -114,7 +114,7 @@ impl<W: Worker> WorkerHandle<W> {
             return Err(CallError::WouldDeadlock);
         }
         let (reply, mut receiver) = reply::channel().await;
-        let sequence = match self.cell.queue.try_send(message(reply), Kind::Call) {
+        let sequence = match self.cell.queue.try_send(message(reply), MessageKind::Call) {
             Ok(sequence) => sequence,
             Err(refused) => {
                 receiver.check_on_next_poll();
@@ -172,7 +172,7 @@ impl<W: Worker> WorkerHandle<W> {
         if is_current(self.id()) {
             return Err(SendError::WouldDeadlock(Returned::new(message)));
         }
-        match self.cell.queue.try_send(message, Kind::Call) {
+        match self.cell.queue.try_send(message, MessageKind::Call) {
             Ok(sequence) => Ok(PendingReply::new(self.clone(), sequence, receiver)),
             Err((Refusal::Full, message)) => {
                 self.count_undelivered(UndeliveredReason::Full);

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use crate::lifecycle::exit::{CloseReason, StopMode, WorkerState};
 use crate::lifecycle::id::EntryId;
 use crate::mailbox::activity::Activity;
-use crate::mailbox::queue::{Gate, Kind, Queue, TransitionToClosed};
+use crate::mailbox::queue::{Gate, MessageKind, Queue, TransitionToClosed};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::worker::Worker;
@@ -154,7 +154,7 @@ impl<W: Worker> WorkerCell<W> {
         self.shared.hot.add(HotCounter::Undelivered(reason), lost.len() as u64);
         for envelope in lost {
             catch_panic(|| match &self.shared.on_undelivered {
-                Some(hook) if envelope.kind == Kind::Cast => hook(&self.key, envelope.message),
+                Some(hook) if envelope.kind == MessageKind::Cast => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::mailbox::queue::Kind;
+use crate::mailbox::queue::MessageKind;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::SendError;
@@ -35,7 +35,7 @@ impl<W: Worker> Permit<W> {
     /// Look its key up again.
     pub fn send(mut self, message: W::Message) -> Result<(), SendError<W>> {
         self.is_used = true;
-        match self.handle.cell.queue.send_reserved(message, Kind::Cast) {
+        match self.handle.cell.queue.send_reserved(message, MessageKind::Cast) {
             Ok(_) => Ok(()),
             Err(message) => Err(self.handle.send_error(Unsent::Closed(message))),
         }

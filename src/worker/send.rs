@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 
-use crate::mailbox::queue::{Kind, Refusal, Sending, Sequence, whole};
+use crate::mailbox::queue::{MessageKind, Refusal, Sending, Sequence, whole};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::future::boxed_in_debug;
@@ -84,7 +84,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// - [`SendError::Full`]: the mailbox is full. Wait for room with [`cast`](Self::cast), or shed the message.
     /// - [`SendError::Closed`]: the worker has exited or is stopping. Look its key up again.
     pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
-        match self.cell.queue.try_send(message, Kind::Cast) {
+        match self.cell.queue.try_send(message, MessageKind::Cast) {
             Ok(_) => Ok(()),
             Err((Refusal::Full, message)) => {
                 self.count_undelivered(UndeliveredReason::Full);
@@ -141,7 +141,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     pub async fn cast_timeout(&self, timeout: Duration, message: W::Message) -> Result<(), SendError<W>> {
-        let sent = self.send_before(deadline_after(timeout), message, Kind::Cast).await;
+        let sent = self.send_before(deadline_after(timeout), message, MessageKind::Cast).await;
         sent.map(drop).map_err(|unsent| self.send_error(unsent))
     }
 
@@ -227,8 +227,8 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// Does not count a message that a closed mailbox refuses: the caller may send it to another worker.
     #[inline]
-    pub(crate) async fn send(&self, message: W::Message, kind: Kind) -> Result<Sequence, Unsent<W::Message>> {
-        if kind == Kind::Cast {
+    pub(crate) async fn send(&self, message: W::Message, kind: MessageKind) -> Result<Sequence, Unsent<W::Message>> {
+        if kind == MessageKind::Cast {
             let mut cast = Cast { handle: self, state: CastState::New(Some(message)) };
             return poll_fn(|cx| cast.poll_send(cx)).await;
         }
@@ -244,9 +244,9 @@ impl<W: Worker> WorkerHandle<W> {
         &self,
         deadline: Option<Instant>,
         message: W::Message,
-        kind: Kind,
+        kind: MessageKind,
     ) -> Result<Sequence, Unsent<W::Message>> {
-        if kind == Kind::Cast {
+        if kind == MessageKind::Cast {
             let mut cast = Cast { handle: self, state: CastState::New(Some(message)) };
             let sent = with_deadline(deadline, poll_fn(|cx| cast.poll_send(cx))).await;
             return match sent {
@@ -265,7 +265,7 @@ impl<W: Worker> WorkerHandle<W> {
     pub(super) async fn wait_and_send(
         &self,
         refused: (Refusal, W::Message),
-        kind: Kind,
+        kind: MessageKind,
         deadline: Option<Instant>,
     ) -> Result<Sequence, Unsent<W::Message>> {
         let (refusal, message) = refused;
@@ -298,7 +298,7 @@ impl<W: Worker> WorkerHandle<W> {
         Ok(())
     }
 
-    fn queue_for_room(&self, message: W::Message, kind: Kind) -> QueuedSend<'_, W> {
+    fn queue_for_room(&self, message: W::Message, kind: MessageKind) -> QueuedSend<'_, W> {
         QueuedSend { cell: &self.cell, sending: self.cell.queue.send(message, kind) }
     }
 }
@@ -378,7 +378,7 @@ impl<W: Worker> Cast<'_, W> {
             *unsent = Some(message);
             return Poll::Pending;
         };
-        match queue.try_send(message, Kind::Cast) {
+        match queue.try_send(message, MessageKind::Cast) {
             Ok(sequence) => {
                 budget.spend();
                 Poll::Ready(Ok(sequence))
@@ -401,7 +401,7 @@ impl<W: Worker> Cast<'_, W> {
             Ok(()) => {
                 // A send that waits makes no progress, and spends no budget.
                 drop(budget);
-                self.state = CastState::Queued(self.handle.queue_for_room(message, Kind::Cast));
+                self.state = CastState::Queued(self.handle.queue_for_room(message, MessageKind::Cast));
                 self.poll_queued(cx)
             }
             Err(wrap) => {

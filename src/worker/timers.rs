@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::lifecycle::exit::ExitReason;
 use crate::mailbox::Inbox;
-use crate::mailbox::queue::{Kind, Sequence};
+use crate::mailbox::queue::{MessageKind, Sequence};
 use crate::util::panics::{catch_panic, unwind_safe};
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
@@ -66,13 +66,14 @@ impl Monitor {
 
 /// Sends a message past the mailbox's capacity. `None`: the worker has closed its gate.
 fn send<W: Worker>(cell: &WorkerCell<W>, message: W::Message) -> Option<Sequence> {
-    sequence_or_drop(cell.queue.force_send(message, Kind::Cast))
+    sequence_or_drop(cell.queue.force_send(message, MessageKind::Cast))
 }
 
 /// Sends a tick, which does not count as activity of the worker.
 fn send_tick<W: Worker>(cell: &WorkerCell<W>, message: W::Message) -> Option<Sequence> {
     let needs_activity = cell.tracks_activity() || cell.activity.idle_timeout().is_some();
-    let sent = if needs_activity { cell.queue.send_tick(message) } else { cell.queue.force_send(message, Kind::Cast) };
+    let sent =
+        if needs_activity { cell.queue.send_tick(message) } else { cell.queue.force_send(message, MessageKind::Cast) };
     sequence_or_drop(sent)
 }
 

@@ -9,7 +9,7 @@ use std::hint::black_box;
 /// load of a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
-pub(crate) enum Kind {
+pub(crate) enum MessageKind {
     Cast,
     Call,
 }
@@ -21,7 +21,7 @@ pub(crate) enum Kind {
 #[repr(C)]
 pub(crate) struct Envelope<M> {
     pub(crate) message: M,
-    pub(crate) kind: Kind,
+    pub(crate) kind: MessageKind,
 }
 
 /// Why a message was not accepted.

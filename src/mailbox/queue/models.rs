@@ -25,7 +25,7 @@ fn model(capacity: usize) -> Arc<Model> {
 
 impl Model {
     fn try_send(&self, message: u32) -> bool {
-        self.queue.try_send(message, Kind::Cast).is_ok()
+        self.queue.try_send(message, MessageKind::Cast).is_ok()
     }
 
     async fn recv(&self) -> Option<u32> {
@@ -63,7 +63,7 @@ fn g6_drained_messages_are_marked_undelivered() {
         let model = model(2);
         let sender = thread::spawn({
             let model = Arc::clone(&model);
-            move || model.queue.try_send(1, Kind::Call).ok()
+            move || model.queue.try_send(1, MessageKind::Call).ok()
         });
         let drained = model.queue.drain(&model.live).len();
         let sequence = sender.join().unwrap();
@@ -90,7 +90,7 @@ fn recv_or_close_wakes_waiting_sender() {
                     }
                 }
             });
-            let sent = block_on(model.queue.send(1, Kind::Cast));
+            let sent = block_on(model.queue.send(1, MessageKind::Cast));
             other.join().unwrap();
             assert_eq!(sent.is_err(), closes);
         });
@@ -102,7 +102,7 @@ fn dropped_sender_passes_its_permit_on() {
     loom::model(|| {
         let model = model(1);
         assert!(model.try_send(0));
-        let mut leaver = Box::pin(model.queue.send(1, Kind::Cast));
+        let mut leaver = Box::pin(model.queue.send(1, MessageKind::Cast));
         assert!(leaver.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         let receiver = thread::spawn({
             let model = Arc::clone(&model);
@@ -110,7 +110,7 @@ fn dropped_sender_passes_its_permit_on() {
         });
         let stayer = thread::spawn({
             let model = Arc::clone(&model);
-            move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
+            move || block_on(model.queue.send(2, MessageKind::Cast)).is_ok()
         });
         drop(leaver);
         assert_eq!(receiver.join().unwrap(), Some(0));
@@ -128,10 +128,10 @@ fn permit_is_used_once_or_passed_to_next_sender() {
             assert!(!model.try_send(0), "the capacity is reserved");
             let waits = thread::spawn({
                 let model = Arc::clone(&model);
-                move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
+                move || block_on(model.queue.send(2, MessageKind::Cast)).is_ok()
             });
             if sends {
-                assert!(model.queue.send_reserved(1, Kind::Cast).is_ok());
+                assert!(model.queue.send_reserved(1, MessageKind::Cast).is_ok());
                 assert_eq!(block_on(model.recv()), Some(1), "the sender overtook the permit");
             } else {
                 model.queue.release();
@@ -157,7 +157,7 @@ fn dropped_reserve_passes_its_permit_on() {
             });
             let sender = thread::spawn({
                 let model = Arc::clone(&model);
-                move || block_on(model.queue.send(2, Kind::Cast)).is_ok()
+                move || block_on(model.queue.send(2, MessageKind::Cast)).is_ok()
             });
             if stays {
                 assert!(block_on(reserving.as_mut()));
@@ -184,7 +184,7 @@ fn g6_permit_racing_a_close_is_used_or_refused() {
                 }
             });
             let sent = if sends {
-                model.queue.send_reserved(1, Kind::Call).ok()
+                model.queue.send_reserved(1, MessageKind::Call).ok()
             } else {
                 model.queue.release();
                 None
@@ -301,7 +301,7 @@ fn delivery_frees_capacity_for_waiting_sender() {
         assert!(model.try_send(1) && model.try_send(2));
         let sender = thread::spawn({
             let model = Arc::clone(&model);
-            move || block_on(model.queue.send(3, Kind::Cast)).is_ok()
+            move || block_on(model.queue.send(3, MessageKind::Cast)).is_ok()
         });
         block_on(async {
             for message in 1..=3 {

@@ -5,7 +5,7 @@ use std::mem;
 use std::task::Waker;
 
 use crate::lifecycle::exit::CloseReason;
-use crate::mailbox::queue::{Envelope, Kind, Sequence};
+use crate::mailbox::queue::{Envelope, MessageKind, Sequence};
 
 /// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and
 /// worker pass these lines back and forth.
@@ -80,7 +80,7 @@ impl<M> Default for State<M> {
 impl<M> State<M> {
     /// Accepts a message, and returns the receiver if it must be woken.
     #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(super) fn push(&mut self, message: M, kind: Kind) -> (Sequence, Option<Waker>) {
+    pub(super) fn push(&mut self, message: M, kind: MessageKind) -> (Sequence, Option<Waker>) {
         self.messages.push_back(Envelope { message, kind });
         self.accepted += 1;
         (self.accepted, self.receiver.take())

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::mailbox::queue::state::State;
-use crate::mailbox::queue::{Gate, Kind, Queue, Sequence, wake};
+use crate::mailbox::queue::{Gate, MessageKind, Queue, Sequence, wake};
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::sync::MutexGuard;
 
@@ -78,14 +78,14 @@ impl<M> Drop for Acquire<'_, M> {
 pub(crate) struct Sending<'a, M> {
     acquire: Acquire<'a, M>,
     message: Option<M>,
-    kind: Kind,
+    kind: MessageKind,
 }
 
 // The message is moved, never pinned.
 impl<M> Unpin for Sending<'_, M> {}
 
 impl<'a, M> Sending<'a, M> {
-    pub(super) fn new(queue: &'a Queue<M>, message: M, kind: Kind) -> Self {
+    pub(super) fn new(queue: &'a Queue<M>, message: M, kind: MessageKind) -> Self {
         Self { acquire: Acquire { queue, ticket: None }, message: Some(message), kind }
     }
 
