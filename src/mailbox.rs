@@ -1,4 +1,4 @@
-//! [`Mailbox`]: the receiving end of a worker's [queue](queue), with its idle timer.
+//! [`Mailbox`]: the receiving end of a worker's [queue], with its idle timer.
 //!
 //! # When a worker is idle
 //!

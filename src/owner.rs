@@ -5,7 +5,7 @@
 //!
 //! It runs behind a [`combiner`](crate::combiner): in the task that submits a request, one operation at a time. A
 //! background task, the [`Driver`], runs what no caller has time for, and waits for the
-//! [deadlines](crate::owner::deadlines).
+//! [deadlines].
 //!
 //! Before it admits the start of a vacant key, it checks the [crash history](crate::owner::history) and, if the
 //! registry has a limit, which worker may be [evicted](crate::owner::eviction). It counts what happens, and emits it to

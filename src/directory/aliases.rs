@@ -25,7 +25,7 @@ use crate::worker::watchers::Membership;
 /// A directory of workers by name. A name belongs to one worker; a worker may have many names.
 ///
 /// A clone is another handle to the same names. A name is any hashable type. The workers may belong to any number of
-/// registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker loses all its names when its gate closes:
+/// registries, or to none ([`spawn`](fn@crate::spawn)). A worker loses all its names when its gate closes:
 /// from that moment no read finds it, and other workers may take the names. They are removed before
 /// [`closed`](WorkerHandle::closed) or [`stop`](WorkerHandle::stop) returns. Dropping the last handle to the names does
 /// not affect the workers.

@@ -21,7 +21,7 @@ use crate::worker::watchers::Membership;
 /// A directory of workers by property. Many workers may share a property, and a worker may have many.
 ///
 /// A clone is another handle to the same groups. A property is any hashable type. The workers may belong to any number
-/// of registries, or to none ([`spawn`](fn@crate::registry::spawn)). A worker leaves all its groups when its gate
+/// of registries, or to none ([`spawn`](fn@crate::spawn)). A worker leaves all its groups when its gate
 /// closes: from that moment no list of members contains it. A group exists while it has members. Dropping the last
 /// handle to the groups does not affect the workers.
 ///

@@ -102,7 +102,7 @@ impl CellCore {
         self.has_flag(SKIP_PERMIT)
     }
 
-    /// Records that the worker holds a permit, until [`return_permit`](Self::return_permit). For the worker's own
+    /// Records that the worker holds a permit, until [`return_permit`](WorkerCell::return_permit). For the worker's own
     /// task, which checks afterwards whether it was killed.
     pub(crate) fn hold_permit(&self) {
         // AcqRel pairs with `return_permit`: if the owner called it first and found no permit, the kill before that
