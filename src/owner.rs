@@ -56,7 +56,6 @@ use crate::worker::deferred::DeferredAction;
 use crate::worker::launch::AnyLaunch;
 use crate::worker::request::{LiveTypes, Request, StartRequest};
 use crate::worker::shared::AnyShared;
-use crate::worker::start::Generations;
 
 /// See the [module's documentation](self).
 ///
@@ -78,8 +77,8 @@ pub(crate) struct Owner {
     /// The shutdown is complete. The combiner drops the owner.
     is_done: bool,
     is_maintenance_armed: bool,
-    /// The starts that are delegated to their workers.
-    generations: Generations,
+    /// How many starts were delegated to their workers and not reclaimed.
+    delegated: u64,
     /// What happens after the combiner has released its lock.
     deferred: DeferredQueue<DeferredAction>,
     deadlines: Deadlines,
@@ -140,7 +139,7 @@ impl Owner {
             lifecycle: Lifecycle::new(limits),
             is_first_of_hash: false,
             ids: Ids::default(),
-            generations: Generations::default(),
+            delegated: 0,
             effects: Vec::new(),
             deferred: DeferredQueue::new(),
             deadlines,

@@ -10,14 +10,11 @@ use crate::lifecycle::Deadline;
 use crate::lifecycle::id::EntryId;
 use crate::util::clock::Clock;
 use crate::worker::config::MIN_ABORT_GRACE;
-use crate::worker::start::Generation;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Due {
     Entry(EntryId, Deadline),
-    /// [`Deadline::Init`] of a start that was delegated to its worker, in this generation.
-    DelegatedInit(EntryId, Generation),
     /// This run of the worker was asked to end as by a crash, and must have ended.
     Crash(EntryId, u32),
     /// All workers must have drained and terminated.
@@ -45,9 +42,6 @@ const FIRST_CHECK: Duration = Duration::from_millis(100);
 /// Tells which deadlines are still awaited.
 pub(crate) trait Liveness {
     fn is_live(&self, due: Due) -> bool;
-
-    /// Whether the deadline is too recent to ask [`is_live`](Self::is_live): the answer will be cheaper later.
-    fn is_recent(&self, due: Due) -> bool;
 }
 
 /// One queue per duration. `repr(C)` puts what every start writes first: see [`Owner`](crate::owner::Owner).
@@ -94,16 +88,14 @@ impl DeadlineQueue {
         Some(now + self.first_check)
     }
 
-    /// Drops the deadlines that are no longer live, if there are many. Returns whether there were.
-    fn compact(&mut self, live: &dyn Liveness) -> bool {
-        let is_long = self.pending.len() >= self.compact_at;
-        if is_long {
-            self.pending.retain(|&(_, due)| live.is_recent(due) || live.is_live(due));
+    /// Drops the deadlines that are no longer live, if there are many.
+    fn compact(&mut self, live: &dyn Liveness) {
+        if self.pending.len() >= self.compact_at {
+            self.pending.retain(|&(_, due)| live.is_live(due));
             // Twice what is left, so that the cost of a compaction is spread over as many pushes.
             self.compact_at = MIN_COMPACT.max(self.pending.len() * 2);
             self.pending.shrink_to(self.compact_at);
         }
-        is_long
     }
 
     /// When a live deadline must be checked again.
@@ -153,23 +145,22 @@ impl Deadlines {
         }
     }
 
-    /// Arms a deadline. Returns whether its queue was compacted.
-    pub(crate) fn arm(&mut self, due: Due, live: &dyn Liveness) -> bool {
+    /// Arms a deadline.
+    pub(crate) fn arm(&mut self, due: Due, live: &dyn Liveness) {
         let queue = match due {
-            Due::DelegatedInit(..) | Due::Entry(_, Deadline::Init) => &mut self.init,
+            Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
             Due::Entry(_, Deadline::Abort) | Due::ShutdownAbort | Due::Crash(..) => &mut self.abort,
             Due::Maintain => &mut self.maintain,
             Due::Report | Due::FlushMetrics | Due::FinalReport => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(|| self.clock.instant());
-        let was_compacted = queue.compact(live);
+        queue.compact(live);
         if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
                 self.earliest = Some(at);
             }
         }
-        was_compacted
     }
 
     /// Arms a deadline of the reporter that passes at once. The driver handles it, whose task may run the recorder.
@@ -202,23 +193,17 @@ impl Deadlines {
 mod tests {
     use std::cell::Cell;
     use std::collections::BTreeSet;
-    use std::sync::atomic::{AtomicU64, Ordering};
 
     use tokio::runtime::Handle;
     use tokio::time::sleep_until;
 
     use super::*;
-    use crate::worker::start::Generations;
 
     struct All;
 
     impl Liveness for All {
         fn is_live(&self, _: Due) -> bool {
             true
-        }
-
-        fn is_recent(&self, _: Due) -> bool {
-            false
         }
     }
 
@@ -227,10 +212,6 @@ mod tests {
     impl Liveness for Only {
         fn is_live(&self, due: Due) -> bool {
             self.0 == Some(due)
-        }
-
-        fn is_recent(&self, _: Due) -> bool {
-            false
         }
     }
 
@@ -247,7 +228,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_timer_left_once_all_starts_are_over() {
         let mut deadlines = deadlines();
-        assert!(!deadlines.arm(init(), &All));
+        deadlines.arm(init(), &All);
         let check = deadlines.end_pass().expect("it is live");
         assert_eq!(check - Instant::now(), FIRST_CHECK);
         sleep_until(check).await;
@@ -259,7 +240,7 @@ mod tests {
     async fn passes_on_time_after_few_polls() {
         let (mut deadlines, began, checks) = (deadlines(), Instant::now(), Cell::new(0));
         let due = init();
-        assert!(!deadlines.arm(due, &All));
+        deadlines.arm(due, &All);
         let passed = loop {
             sleep_until(deadlines.end_pass().expect("it is live")).await;
             checks.set(checks.get() + 1);
@@ -277,13 +258,13 @@ mod tests {
     async fn new_deadline_is_polled_soon_despite_older_one() {
         let mut deadlines = deadlines();
         let (hung, short) = (init(), Due::Entry(EntryId::fresh(2), Deadline::Init));
-        assert!(!deadlines.arm(hung, &All));
+        deadlines.arm(hung, &All);
         for _ in 0..5 {
             sleep_until(deadlines.end_pass().expect("it is live")).await;
             assert_eq!(deadlines.pop_passed(&All), None);
         }
         let rare = deadlines.end_pass().expect("it is live");
-        assert!(!deadlines.arm(short, &All));
+        deadlines.arm(short, &All);
         let check = deadlines.end_pass().expect("they are live");
         assert!(check < rare);
         sleep_until(check).await;
@@ -291,73 +272,45 @@ mod tests {
         assert!(deadlines.end_pass().expect("the older one is live") > Instant::now() + FIRST_CHECK);
     }
 
-    /// Delegated starts in two generations, as an owner has them.
-    struct Starts {
-        generations: Generations,
-        begun: [AtomicU64; 2],
-        hung: BTreeSet<u64>,
-        asked: Cell<usize>,
-    }
+    /// Only these starts are not over.
+    #[derive(Default)]
+    struct Hung(BTreeSet<u64>);
 
-    impl Liveness for Starts {
+    impl Liveness for Hung {
         fn is_live(&self, due: Due) -> bool {
-            let Due::DelegatedInit(entry, generation) = due else { return true };
-            !self.generations.is_complete(generation, &self.begun) && {
-                self.asked.set(self.asked.get() + 1);
-                self.hung.contains(&entry.hash)
-            }
-        }
-
-        fn is_recent(&self, due: Due) -> bool {
-            matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.current())
-        }
-    }
-
-    impl Starts {
-        fn new() -> Self {
-            let (generations, hung, asked) = (Generations::default(), BTreeSet::new(), Cell::new(0));
-            Self { generations, begun: [AtomicU64::new(0), AtomicU64::new(0)], hung, asked }
-        }
-
-        fn start(&mut self, deadlines: &mut Deadlines, start: u64, hangs: bool) {
-            let generation = self.generations.add();
-            if deadlines.arm(Due::DelegatedInit(EntryId::fresh(start), generation), self) {
-                self.generations.advance();
-            }
-            if hangs {
-                self.hung.insert(start);
-            } else {
-                self.begun[usize::from(generation.is_second())].fetch_add(1, Ordering::Relaxed);
-            }
+            matches!(due, Due::Entry(entry, _) if self.0.contains(&entry.hash))
         }
     }
 
     const MANY: u64 = 40 * MIN_COMPACT as u64;
 
     #[tokio::test(start_paused = true)]
-    async fn finished_starts_are_swept_without_queries() {
-        let (mut deadlines, mut starts) = (deadlines(), Starts::new());
+    async fn deadlines_of_finished_starts_do_not_pile_up() {
+        let (mut deadlines, none) = (deadlines(), Hung::default());
         for start in 0..MANY {
-            starts.start(&mut deadlines, start, false);
-            assert!(deadlines.init.pending.len() <= 4 * MIN_COMPACT, "finished starts pile up");
+            deadlines.arm(Due::Entry(EntryId::fresh(start), Deadline::Init), &none);
+            assert!(deadlines.init.pending.len() <= MIN_COMPACT, "finished starts pile up");
         }
-        assert_eq!(starts.asked.get(), 0);
-        assert_eq!(deadlines.pop_passed(&starts), None);
+        assert_eq!(deadlines.pop_passed(&none), None);
         assert!(deadlines.init.pending.capacity() <= 2 * MIN_COMPACT, "the memory of many deadlines is kept");
     }
 
     #[tokio::test(start_paused = true)]
     async fn hung_start_keeps_deadline_without_backlog() {
-        let (mut deadlines, mut starts) = (deadlines(), Starts::new());
+        let (mut deadlines, mut hung) = (deadlines(), Hung::default());
+        let hang = [0, 1_000, MANY - 1];
         for start in 0..MANY {
-            starts.start(&mut deadlines, start, [0, 1_000, MANY - 1].contains(&start));
-            assert!(deadlines.init.pending.len() <= 8 * MIN_COMPACT, "finished starts pile up");
+            if hang.contains(&start) {
+                hung.0.insert(start);
+            }
+            deadlines.arm(Due::Entry(EntryId::fresh(start), Deadline::Init), &hung);
+            assert!(deadlines.init.pending.len() <= 2 * MIN_COMPACT, "finished starts pile up");
         }
         sleep_until(Instant::now() + INIT).await;
-        for hung in [0, 1_000, MANY - 1] {
-            let passed = deadlines.pop_passed(&starts);
-            assert!(matches!(passed, Some(Due::DelegatedInit(entry, _)) if entry.hash == hung), "{passed:?}");
+        for start in hang {
+            let passed = deadlines.pop_passed(&hung);
+            assert!(matches!(passed, Some(Due::Entry(entry, _)) if entry.hash == start), "{passed:?}");
         }
-        assert_eq!(deadlines.pop_passed(&starts), None);
+        assert_eq!(deadlines.pop_passed(&hung), None);
     }
 }

@@ -13,15 +13,14 @@ use crate::table::any::{AnyTable, Cells};
 use crate::worker::cell::{AnyCell, CellCore};
 use crate::worker::request::{LiveTypes, StartReply};
 use crate::worker::shared::Numbers;
-use crate::worker::start::{Generations, ReclaimedStart};
 
 impl Owner {
     /// Delegates a start to its worker, which is not in the table yet.
     pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut CellCore, reply: StartReply) {
-        let generation = self.generations.add();
-        self.shared.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
-        cell.delegate(reply, generation);
-        self.arm(Due::DelegatedInit(entry, generation));
+        self.delegated += 1;
+        self.shared.numbers.delegated.store(self.delegated, Ordering::Relaxed);
+        cell.delegate(reply);
+        self.arm(Due::Entry(entry, Deadline::Init));
     }
 
     /// Observes the worker of an entry. Returns `None` if the table does not have it.
@@ -35,10 +34,10 @@ impl Owner {
         entry: EntryId,
         act: impl FnOnce(&dyn AnyCell) -> T,
     ) -> Option<(Occupant, T)> {
-        let Self { lifecycle, generations, table, shared, .. } = self;
+        let Self { lifecycle, delegated, table, shared, .. } = self;
         let (mut act, mut observed) = (Some(act), None);
         table.visit(entry, &mut |cell| {
-            let occupant = lifecycle.observe(&mut Observer { cell, generations, numbers: &shared.numbers });
+            let occupant = lifecycle.observe(&mut Observer { cell, delegated, numbers: &shared.numbers });
             observed = act.take().map(|act| (occupant, act(cell)));
         });
         observed
@@ -47,10 +46,10 @@ impl Owner {
     /// Observes the worker that has the key of `cell`. Runs the key's `Eq`.
     #[inline]
     pub(super) fn observe_key(&mut self, cell: &dyn AnyCell) -> Found<Occupant> {
-        let Self { lifecycle, generations, table, shared, .. } = self;
+        let Self { lifecycle, delegated, table, shared, .. } = self;
         let mut observed = None;
         let found = table.find(cell, &mut |cell| {
-            observed = Some(lifecycle.observe(&mut Observer { cell, generations, numbers: &shared.numbers }));
+            observed = Some(lifecycle.observe(&mut Observer { cell, delegated, numbers: &shared.numbers }));
         });
         match (found, observed) {
             (_, Some(occupant)) => Found::Worker(occupant),
@@ -61,40 +60,38 @@ impl Owner {
 
     /// Observes the worker that has sent a notice.
     pub(super) fn observe_sender(&mut self, cell: &dyn AnyCell) -> Occupant {
-        let Self { lifecycle, generations, shared, .. } = self;
-        lifecycle.observe(&mut NoticeSender(Observer { cell, generations, numbers: &shared.numbers }))
+        let Self { lifecycle, delegated, shared, .. } = self;
+        lifecycle.observe(&mut NoticeSender(Observer { cell, delegated, numbers: &shared.numbers }))
     }
 
     /// Observes all workers that have not started, before a shutdown begins or the owner is dropped. Nothing is
     /// delegated after that.
     pub(super) fn observe_all(&mut self) -> NoneDelegated {
         let cells = self.table.cells(Cells::NotOpen);
-        let Self { lifecycle, generations, shared, .. } = self;
+        let Self { lifecycle, delegated, shared, .. } = self;
         lifecycle.observe_all(|lifecycle| {
             for cell in &cells {
-                lifecycle.observe(&mut Observer { cell: &**cell, generations, numbers: &shared.numbers });
+                lifecycle.observe(&mut Observer { cell: &**cell, delegated, numbers: &shared.numbers });
             }
         })
     }
 
     pub(super) fn arm(&mut self, due: Due) {
-        let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
-        let live = LiveEntries { lifecycle, table: &**table, generations, numbers: &shared.numbers };
-        if deadlines.arm(due, &live) {
-            generations.advance();
-        }
+        let Self { deadlines, lifecycle, table, .. } = self;
+        let live = LiveEntries { lifecycle, table: &**table };
+        deadlines.arm(due, &live);
     }
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
-        let Self { deadlines, lifecycle, table, generations, shared, .. } = self;
-        deadlines.pop_passed(&LiveEntries { lifecycle, table: &**table, generations, numbers: &shared.numbers })
+        let Self { deadlines, lifecycle, table, .. } = self;
+        deadlines.pop_passed(&LiveEntries { lifecycle, table: &**table })
     }
 }
 
 /// A worker, as the lifecycle observes it.
 struct Observer<'o> {
     cell: &'o dyn AnyCell,
-    generations: &'o mut Generations,
+    delegated: &'o mut u64,
     numbers: &'o Numbers,
 }
 
@@ -104,9 +101,9 @@ impl Observe<StartReply> for Observer<'_> {
     }
 
     fn reclaim(&mut self) -> Option<StartReply> {
-        let ReclaimedStart { reply, generation } = self.cell.reclaim()?;
-        self.generations.remove(generation);
-        self.numbers.delegated.store(self.generations.total(), Ordering::Relaxed);
+        let reply = self.cell.reclaim()?;
+        *self.delegated -= 1;
+        self.numbers.delegated.store(*self.delegated, Ordering::Relaxed);
         Some(reply)
     }
 
@@ -137,8 +134,6 @@ impl Observe<StartReply> for NoticeSender<'_> {
 struct LiveEntries<'o> {
     lifecycle: &'o Lifecycle<LiveTypes>,
     table: &'o dyn AnyTable,
-    generations: &'o Generations,
-    numbers: &'o Numbers,
 }
 
 impl LiveEntries<'_> {
@@ -153,23 +148,16 @@ impl LiveEntries<'_> {
 impl Liveness for LiveEntries<'_> {
     fn is_live(&self, due: Due) -> bool {
         match due {
-            Due::Entry(entry, deadline) => self.lifecycle.awaits(entry, deadline).unwrap_or(false),
-            // A reclaimed start is in the lifecycle and no longer belongs to its generation, so look there first.
-            Due::DelegatedInit(entry, generation) => {
-                self.lifecycle.awaits(entry, Deadline::Init).unwrap_or_else(|| {
-                    // A worker that is ready completes its start in the current poll, reclaimed or not.
-                    !self.generations.is_complete(generation, &self.numbers.completed_delegated)
-                        && self.is_not_ready(entry)
-                })
+            Due::Entry(entry, deadline) => {
+                // A delegated start is not in the lifecycle. A worker that is ready completes its start in the current
+                // poll, reclaimed or not.
+                let is_delegated = || deadline == Deadline::Init && self.is_not_ready(entry);
+                self.lifecycle.awaits(entry, deadline).unwrap_or_else(is_delegated)
             }
             Due::Crash(entry, run) => self.lifecycle.awaits_crash(entry, run),
             Due::Shutdown | Due::ShutdownAbort | Due::Maintain | Due::Report | Due::FlushMetrics | Due::FinalReport => {
                 true
             }
         }
-    }
-
-    fn is_recent(&self, due: Due) -> bool {
-        matches!(due, Due::DelegatedInit(_, generation) if generation == self.generations.current())
     }
 }

@@ -1,6 +1,6 @@
 //! What notices and deadlines mean to the lifecycle.
 
-use crate::lifecycle::{Deadline, Event};
+use crate::lifecycle::Event;
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::util::panics;
@@ -56,7 +56,6 @@ impl Owner {
     pub(super) fn deadline_event(&mut self, due: Due) -> Option<Event<LiveTypes>> {
         Some(match due {
             Due::Entry(entry, deadline) => Event::DeadlineExpired(self.observe(entry)?, deadline),
-            Due::DelegatedInit(entry, _) => Event::DeadlineExpired(self.observe(entry)?, Deadline::Init),
             Due::Crash(entry, run) => Event::CrashDeadlineExpired { entry, run },
             Due::Shutdown => Event::ShutdownDeadlineExpired { aborting: false },
             Due::ShutdownAbort => Event::ShutdownDeadlineExpired { aborting: true },

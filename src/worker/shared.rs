@@ -43,8 +43,8 @@ pub(crate) struct Numbers {
     pub(crate) waiting_for_room: AtomicUsize,
     /// Starts that the owner has delegated to their workers and not reclaimed, including completed ones.
     pub(crate) delegated: AtomicU64,
-    /// How many of `delegated` are complete, by generation. Counted by the workers.
-    pub(crate) completed_delegated: [AtomicU64; 2],
+    /// How many of `delegated` are complete. Counted by the workers.
+    pub(crate) completed_delegated: AtomicU64,
     /// Open gates.
     pub(crate) live: AtomicUsize,
     /// Keys without a worker whose crash history or failed start is remembered.
@@ -192,7 +192,7 @@ impl SharedCore {
         // Completions are read before delegations, since each completed start was delegated before. A start that
         // completes between the two loads is then still counted as starting, and the difference is not negative. It
         // saturates because Relaxed loads may be reordered.
-        let completed: u64 = numbers.completed_delegated.iter().map(|count| count.load(Ordering::Relaxed)).sum();
+        let completed = numbers.completed_delegated.load(Ordering::Relaxed);
         let delegated = numbers.delegated.load(Ordering::Relaxed).saturating_sub(completed);
         let delegated = usize::try_from(delegated).unwrap_or(usize::MAX);
         let (workers, starting, live) =

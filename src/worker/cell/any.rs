@@ -8,8 +8,8 @@ use crate::mailbox::queue::Gate;
 use crate::metrics::counters::UndeliveredReason;
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
+use crate::worker::request::StartReply;
 use crate::worker::shared::SharedCore;
-use crate::worker::start::ReclaimedStart;
 
 /// What the owner does with a worker.
 ///
@@ -29,7 +29,7 @@ pub(crate) trait AnyCell: Send + Sync {
     fn undeliver(&self, reason: UndeliveredReason);
     fn skip_permit(&self);
     fn return_permit(&self);
-    fn reclaim(&self) -> Option<ReclaimedStart>;
+    fn reclaim(&self) -> Option<StartReply>;
     fn as_any(&self) -> &dyn Any;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
 }
@@ -87,7 +87,7 @@ impl<W: Worker> AnyCell for WorkerCell<W> {
         self.return_permit();
     }
 
-    fn reclaim(&self) -> Option<ReclaimedStart> {
+    fn reclaim(&self) -> Option<StartReply> {
         self.core.reclaim(self.queue.gate())
     }
 

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering;
 use crate::metrics::counters::UndeliveredReason;
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
-use crate::worker::start::Generation;
 
 /// The worker has used up its restarts.
 const RESTART_LIMIT_REACHED: u8 = 1;
@@ -16,8 +15,6 @@ const SKIP_PERMIT: u8 = 2;
 const KILLED_AT_DEADLINE: u8 = 4;
 /// The start event of the current run was emitted, and its exit event was not. For the owner.
 const REPORTED: u8 = 8;
-/// The start was delegated in the second of the two generations.
-const SECOND_GENERATION: u8 = 16;
 /// The current run must end as by a crash. Written under the lock of the exit state: see [`runs`](super::runs).
 pub(super) const CRASHED: u8 = 32;
 /// The queued messages must be discarded.
@@ -61,18 +58,6 @@ impl CellCore {
 
     pub(super) fn was_killed_at_deadline(&self) -> bool {
         self.has_flag(KILLED_AT_DEADLINE)
-    }
-
-    /// The generation in which the start was delegated.
-    pub(crate) fn generation(&self) -> Generation {
-        Generation::of(self.has_flag(SECOND_GENERATION))
-    }
-
-    /// Sets the generation before the cell is shared.
-    pub(crate) fn set_generation(&mut self, generation: Generation) {
-        if generation.is_second() {
-            *self.flags.get_mut() |= SECOND_GENERATION;
-        }
     }
 
     /// Records that the start event of the current run was emitted. For the party that emits it.

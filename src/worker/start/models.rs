@@ -24,7 +24,7 @@ fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer>, Driver) {
     let (registry, driver) = Builder::<TestWorker>::new().assemble(None, runtime.handle().clone());
     let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
     let (reply, answer) = oneshot::channel_unregistered();
-    cell.core.delegate(StartReply(reply), Generation::First);
+    cell.core.delegate(StartReply(reply));
     (Arc::new(cell), answer, driver)
 }
 
@@ -54,9 +54,7 @@ fn g5_failed_start_can_always_be_reclaimed() {
             let cell = Arc::clone(&cell);
             move || cell.set_exit(ExitReason::Killed)
         });
-        let Some(ReclaimedStart { reply, .. }) = cell.core.reclaim(cell.queue.gate()) else {
-            panic!("the caller gets no reply")
-        };
+        let Some(reply) = cell.core.reclaim(cell.queue.gate()) else { panic!("the caller gets no reply") };
         worker.join().expect("the worker does not panic");
         assert!(cell.exit().is_some());
         assert!(!reply.0.is_closed());
