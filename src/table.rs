@@ -178,14 +178,8 @@ impl<W: Worker> TableReader<W> {
         }
     }
 
-    /// Calls `f` with the worker that has this id, whatever the state of its gate.
-    pub(crate) fn with_entry<T>(&self, entry: EntryId, f: impl FnOnce(&WorkerHandle<W>) -> T) -> Option<T> {
-        let (mut f, mut result) = (Some(f), None);
-        self.visit_entry(entry, &mut |worker| result = f.take().map(|f| f(worker)));
-        result
-    }
-
-    /// Dynamic, so that the search is compiled once for each worker type and not for each closure.
+    /// Calls `visit` with the worker that has this id, whatever the state of its gate. Dynamic, so that the search is
+    /// compiled once for each worker type and not for each closure.
     pub(crate) fn visit_entry(&self, entry: EntryId, visit: &mut dyn FnMut(&WorkerHandle<W>)) {
         let entries = self.0.entries.pin();
         let Some(found) = entries.get(&Probe(entry.hash)) else { return };

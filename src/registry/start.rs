@@ -240,14 +240,17 @@ impl<W: Worker> Starter<W> {
     /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only
     /// after the worker in whose task the caller runs, so a start that waits for its place would wait for the caller.
     /// Returns no guards if the registry evicts nothing.
-    fn guard_workers_above_caller(&self) -> Vec<BusyGuard<W>> {
+    fn guard_workers_above_caller(&self) -> Vec<BusyGuard> {
         let (config, registry) = (&self.shared.config, self.shared.registry_id);
         let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
         if !evicts || current().is_none_or(|caller| caller.registry == registry) {
             return Vec::new();
         }
-        let guard = |entry| self.table.with_entry(entry, |handle| BusyGuard::new(&handle.cell));
-        workers_above_caller(registry).into_iter().filter_map(guard).collect()
+        let mut guards = Vec::new();
+        for entry in workers_above_caller(registry) {
+            self.table.visit_entry(entry, &mut |worker| guards.push(BusyGuard::new(worker.cell.clone())));
+        }
+        guards
     }
 }
 

@@ -184,7 +184,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn keep_active(&mut self) -> ActiveGuard {
         let cell = Arc::clone(&self.handle.cell);
-        self.children().guards.guard(move || BusyGuard::new(&cell))
+        self.children().guards.guard(move || BusyGuard::new(cell.clone()))
     }
 
     /// Spawns a task that belongs to this worker.
@@ -229,7 +229,7 @@ impl<W: Worker> Context<W> {
         F::Output: Send + 'static,
     {
         let cell = &self.handle.cell;
-        tasks::spawn_task(cell, future, BusyGuard::new(cell))
+        tasks::spawn_task(cell, future, BusyGuard::new(cell.clone()))
     }
 
     /// Runs blocking code, such as a database write, on tokio's blocking threads, as a task that belongs to this
@@ -271,7 +271,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn spawn_blocking<T: Send + 'static>(&mut self, work: impl FnOnce() -> T + Send + 'static) -> Task<T> {
         let cell = &self.handle.cell;
-        tasks::spawn_blocking(cell, work, BusyGuard::new(cell))
+        tasks::spawn_blocking(cell, work, BusyGuard::new(cell.clone()))
     }
 
     pub(crate) fn children(&mut self) -> &mut Children {

@@ -6,23 +6,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::util::sync::{Mutex, lock};
-use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::AnyCell;
 
 /// Keeps a worker from idling and from being evicted until it is dropped.
-#[derive(Debug)]
-pub(crate) struct BusyGuard<W: Worker>(Arc<WorkerCell<W>>);
+pub(crate) struct BusyGuard(Arc<dyn AnyCell>);
 
-impl<W: Worker> BusyGuard<W> {
-    pub(crate) fn new(cell: &Arc<WorkerCell<W>>) -> Self {
-        cell.activity.holds.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(cell))
+impl BusyGuard {
+    pub(crate) fn new(cell: Arc<dyn AnyCell>) -> Self {
+        cell.core().activity.holds.fetch_add(1, Ordering::Relaxed);
+        Self(cell)
     }
 }
 
-impl<W: Worker> Drop for BusyGuard<W> {
+impl Drop for BusyGuard {
     fn drop(&mut self) {
-        self.0.activity.holds.fetch_sub(1, Ordering::Relaxed);
+        self.0.core().activity.holds.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -39,20 +37,19 @@ pub(crate) struct RunGuards(Option<Arc<Mutex<Guards>>>);
 #[derive(Default)]
 struct Guards {
     count: usize,
-    /// Present while there are guards and the run has not ended. It is a [`BusyGuard`] without its type, so that an
-    /// [`ActiveGuard`] needs no type parameter.
-    busy: Option<Box<dyn Send>>,
+    /// Present while there are guards and the run has not ended.
+    busy: Option<BusyGuard>,
     is_over: bool,
 }
 
 impl RunGuards {
     /// Makes one more guard. `busy` is called if it is the only one.
-    pub(crate) fn guard<W: Worker>(&mut self, busy: impl FnOnce() -> BusyGuard<W>) -> ActiveGuard {
+    pub(crate) fn guard(&mut self, busy: impl FnOnce() -> BusyGuard) -> ActiveGuard {
         let guards = self.0.get_or_insert_default();
         {
             let mut guards = lock(guards);
             guards.count += 1;
-            guards.busy.get_or_insert_with(|| Box::new(busy()));
+            guards.busy.get_or_insert_with(busy);
         }
         ActiveGuard(Arc::clone(guards))
     }

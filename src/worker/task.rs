@@ -259,7 +259,10 @@ async fn join_children<W: Worker>(
         }
     }
     match &mut run.run_args.restart_state {
-        Some(restart_state) if will_restart => wait_backoff(run.cell, restart_state, exit).await,
+        Some(restart_state) if will_restart => {
+            let after = restart_state.next_after.take().unwrap_or_default();
+            wait_backoff(run.cell.clone(), after, exit).await
+        }
         _ => Err(exit),
     }
 }

@@ -247,7 +247,7 @@ pub(crate) fn spawn_timer<W: Worker>(
 }
 
 /// Spawns the task of `ctx.spawn`. `busy` is dropped before the result is available.
-pub(crate) fn spawn_task<W: Worker, F>(cell: &Arc<WorkerCell<W>>, code: F, busy: BusyGuard<W>) -> Task<F::Output>
+pub(crate) fn spawn_task<W: Worker, F>(cell: &Arc<WorkerCell<W>>, code: F, busy: BusyGuard) -> Task<F::Output>
 where
     F: Future + Send + 'static,
     F::Output: Send + 'static,
@@ -357,7 +357,7 @@ trait QueuedCode: Send {
 
 struct QueuedWork<W: Worker, F, T> {
     work: F,
-    busy: BusyGuard<W>,
+    busy: BusyGuard,
     sender: oneshot::Sender<Result<T, TaskError>>,
     span: Trace,
     entry: TaskEntry<W>,
@@ -412,7 +412,7 @@ impl Drop for PooledJob {
 pub(crate) fn spawn_blocking<W: Worker, T: Send + 'static>(
     cell: &Arc<WorkerCell<W>>,
     work: impl FnOnce() -> T + Send + 'static,
-    busy: BusyGuard<W>,
+    busy: BusyGuard,
 ) -> Task<T> {
     let (sender, result) = oneshot::channel();
     let id = Id::fresh();

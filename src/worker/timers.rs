@@ -123,7 +123,7 @@ impl<W: Worker> Context<W> {
     /// ```
     pub fn send_after(&mut self, delay: Duration, message: W::Message) -> Timer {
         let cell = self.handle().cell.clone();
-        let busy = BusyGuard::new(&cell);
+        let busy = BusyGuard::new(cell.clone());
         Timer(tasks::spawn_timer(&self.handle().cell, async move {
             sleep(delay).await;
             send(&cell, message);

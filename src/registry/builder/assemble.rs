@@ -6,9 +6,9 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use crate::metrics::names::{IsDropped, NameLease, RecorderId};
-#[cfg(feature = "metrics")]
-use crate::metrics::reporter::id_of;
 use crate::metrics::reporter::{Reporter, Stopwatch};
+#[cfg(feature = "metrics")]
+use crate::metrics::reporter::{SharedRecorder, id_of};
 use crate::owner::{Driver, Owner};
 use crate::registry::Registry;
 use crate::registry::builder::{BuildError, Builder};
@@ -20,29 +20,12 @@ use crate::worker::shared::{Shared, SharedCore};
 
 impl<W: Worker> Builder<W> {
     /// Returns a reporter if the registry has a name, which must not be in use.
-    #[cfg(feature = "metrics")]
     pub(super) fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
-        let recorder = self.recorder.take();
-        let is_dropped = recorder.as_ref().map(|recorder| {
-            let recorder = Arc::downgrade(recorder);
-            Box::new(move || recorder.strong_count() == 0) as IsDropped
-        });
-        let lease = self.lease_name(id_of(recorder.as_ref()), is_dropped)?;
-        Ok(lease.map(|lease| Reporter::new(lease, &self.name, recorder)))
-    }
-
-    /// Leases the name without metrics too, so that enabling the feature in another crate does not make a build fail.
-    #[cfg(not(feature = "metrics"))]
-    pub(super) fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
-        Ok(self.lease_name(0, None)?.map(Reporter::new))
-    }
-
-    fn lease_name(&self, recorder: RecorderId, is_dropped: Option<IsDropped>) -> Result<Option<NameLease>, BuildError> {
-        if self.name.is_empty() {
-            return Ok(None);
-        }
-        let taken = || BuildError::NameTaken { name: self.name.to_string() };
-        NameLease::new(recorder, &self.name, is_dropped).map(Some).ok_or_else(taken)
+        reporter(
+            &self.name,
+            #[cfg(feature = "metrics")]
+            self.recorder.take(),
+        )
     }
 
     #[cfg(feature = "metrics")]
@@ -74,4 +57,32 @@ impl<W: Worker> Builder<W> {
         debug_assert!(is_unset, "nothing else sets it");
         (registry, Owner::install(Box::new(writer), shared, report, reporter, runtime))
     }
+}
+
+#[cfg(feature = "metrics")]
+fn reporter(name: &str, recorder: Option<SharedRecorder>) -> Result<Option<Reporter>, BuildError> {
+    let is_dropped = recorder.as_ref().map(|recorder| {
+        let recorder = Arc::downgrade(recorder);
+        Box::new(move || recorder.strong_count() == 0) as IsDropped
+    });
+    let lease = lease_name(name, id_of(recorder.as_ref()), is_dropped)?;
+    Ok(lease.map(|lease| Reporter::new(lease, name, recorder)))
+}
+
+/// Leases the name without metrics too, so that enabling the feature in another crate does not make a build fail.
+#[cfg(not(feature = "metrics"))]
+fn reporter(name: &str) -> Result<Option<Reporter>, BuildError> {
+    Ok(lease_name(name, 0, None)?.map(Reporter::new))
+}
+
+fn lease_name(
+    name: &str,
+    recorder: RecorderId,
+    is_dropped: Option<IsDropped>,
+) -> Result<Option<NameLease>, BuildError> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let taken = || BuildError::NameTaken { name: name.to_owned() };
+    NameLease::new(recorder, name, is_dropped).map(Some).ok_or_else(taken)
 }

@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use crate::lifecycle::exit::{CloseReason, StopMode};
 use crate::mailbox::queue::Gate;
@@ -29,6 +30,10 @@ pub(crate) trait AnyCell: Send + Sync {
     fn undeliver(&self, reason: UndeliveredReason);
     fn skip_permit(&self);
     fn return_permit(&self);
+    fn begin_restart(&self);
+    fn begin_incarnation(&self);
+    fn close_reason(&self) -> Option<CloseReason>;
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
     fn reclaim(&self) -> Option<StartReply>;
     fn as_any(&self) -> &dyn Any;
     fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
@@ -85,6 +90,22 @@ impl<W: Worker> AnyCell for WorkerCell<W> {
 
     fn return_permit(&self) {
         self.return_permit();
+    }
+
+    fn begin_restart(&self) {
+        self.begin_restart();
+    }
+
+    fn begin_incarnation(&self) {
+        self.begin_incarnation();
+    }
+
+    fn close_reason(&self) -> Option<CloseReason> {
+        self.queue.close_reason()
+    }
+
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.queue.poll_closed(cx)
     }
 
     fn reclaim(&self) -> Option<StartReply> {

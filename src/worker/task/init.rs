@@ -137,7 +137,7 @@ pub(super) async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Ex
         Some(Ok(Ok(()))) => Ok(()),
         Some(Ok(Err(error))) => Err(Exit::Ended(ExitReason::Failed(share(error)))),
         Some(Err(_)) => Err(Exit::Ended(ExitReason::Failed(share(RestartTimedOut)))),
-        None => Err(not_restarted(cell)),
+        None => Err(not_restarted(&**cell)),
     }
 }
 

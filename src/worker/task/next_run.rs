@@ -10,9 +10,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::lifecycle::Exit;
 use crate::lifecycle::exit::{Cause, ExitReason};
+use crate::mailbox::queue::Gate;
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::worker::Worker;
-use crate::worker::cell::WorkerCell;
+use crate::worker::cell::{AnyCell, WorkerCell};
 use crate::worker::config::Config;
 use crate::worker::launch::InTransit;
 use crate::worker::request::Notice;
@@ -114,34 +115,30 @@ pub(super) fn will_restart<W: Worker>(
 }
 
 /// Reports the end of a run, and waits until the next one may begin. Fails if the gate is closed before that.
-pub(super) async fn wait_backoff<W: Worker>(
-    cell: &Arc<WorkerCell<W>>,
-    restart_state: &mut RestartState<W>,
-    exit: Exit,
-) -> Result<(), Exit> {
+pub(super) async fn wait_backoff(cell: Arc<dyn AnyCell>, after: Duration, exit: Exit) -> Result<(), Exit> {
     let Exit::Ended(reason) = exit else { return Err(exit) };
     // The `Drop` of an error is user code, and this may be its last reference. (G5)
     let reason = CatchDropPanic::new(reason);
     cell.begin_restart();
-    cell.end_incarnation();
+    cell.core().end_incarnation();
+    let incarnation = cell.core().incarnation();
     // The outcome is not needed: the yield below lets all tasks run that the notice has woken.
-    let _ = cell.shared.notify(Notice::RunEnded(cell.clone(), cell.incarnation(), (*reason).clone()));
-    cell.notify_monitors(&reason);
+    let _ = cell.shared().notify(Notice::RunEnded(Arc::clone(&cell), incarnation, (*reason).clone()));
+    cell.core().notify_monitors(&reason);
     // A worker that crashes at once in each run must not keep this thread busy.
     yield_now().await;
-    let after = restart_state.next_after.take().unwrap_or_default();
-    let closed = poll_fn(|cx| cell.queue.poll_closed(cx));
+    let closed = poll_fn(|cx| cell.poll_closed(cx));
     if timeout(after, closed).await.is_ok() {
-        return Err(not_restarted(cell));
+        return Err(not_restarted(&*cell));
     }
     cell.begin_incarnation();
     Ok(())
 }
 
 /// The exit of a worker whose gate was closed before its next run was ready.
-pub(super) fn not_restarted<W: Worker>(cell: &WorkerCell<W>) -> Exit {
-    let reason = match cell.queue.close_reason() {
-        Some(reason) if !cell.is_killed() => reason.into(),
+pub(super) fn not_restarted(cell: &dyn AnyCell) -> Exit {
+    let reason = match cell.close_reason() {
+        Some(reason) if cell.gate() != Gate::Killed => reason.into(),
         _ => ExitReason::Killed,
     };
     Exit::NotRestarted(reason)
@@ -165,11 +162,14 @@ pub(super) fn crash_record<W: Worker>(
         history = spent;
         history.forget_exited(config.intensity, now);
     }
+    record(history, exit, cell.has_reached_restart_limit())
+}
+
+fn record(history: History, exit: &Exit, gave_up: bool) -> Option<Box<CrashRecord>> {
     let crash = match exit {
         Exit::Ended(reason) if reason.is_crash() => Cause::of(reason),
         _ => None,
     };
-    let gave_up = cell.has_reached_restart_limit();
     let is_remembered = crash.is_some() || gave_up || !history.is_empty();
     is_remembered.then(|| Box::new(CrashRecord { history, crash, gave_up }))
 }
