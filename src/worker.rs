@@ -1,6 +1,6 @@
 //! One worker: what a user writes ([`Worker`]), and what runs it.
 //!
-//! - [`task`] runs a worker from its launch to its end; [`restart`] decides whether and when it has another run.
+//! - [`launch`] is a worker before it has a task. [`task`] runs it to its end; [`restart`] decides whether and when it has another run.
 //! - [`cell`] is what the task, the handles and the owner share. [`start`] and [`watchers`] are the protocols of its
 //!   start and its end.
 //! - [`handle`] is the public reference to a worker. Its verbs are in [`send`], [`call`] and [`stop`], and their errors in

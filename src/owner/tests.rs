@@ -18,7 +18,7 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
-use crate::worker::launch::InTransit;
+use crate::worker::launch::{AnyLaunch, InTransit, Launch};
 use crate::worker::request::Notice;
 use crate::worker::shared::Shared;
 use crate::worker::task::{ExitGuard, RunArgs, TaskInput, run_worker};
@@ -259,6 +259,26 @@ async fn g1_args_drop_before_exit_even_if_never_polled() {
         drop(task);
         assert!(is_unreported.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
         assert!(cell.exit().is_some());
+    }
+}
+
+/// A worker that is in the table and is never spawned.
+#[tokio::test(start_paused = true)]
+async fn g1_args_of_an_unspawned_launch_drop_before_exit() {
+    for discards in [false, true] {
+        let (registry, _driver) = Builder::<ProbeWorker>::new().assemble(None, Handle::current());
+        let cell = Arc::new(WorkerCell::new(1, EntryId::fresh(1), Arc::clone(registry.shared())));
+        let is_unreported = Arc::<AtomicBool>::default();
+        let args = ExitProbe(Some(Arc::clone(&cell)), Arc::clone(&is_unreported));
+        let mut launch: Box<dyn AnyLaunch> = Box::new(Launch::new(Arc::clone(&cell), args));
+        launch.insert(None);
+        if discards {
+            launch.discard()
+        } else {
+            drop(launch)
+        }
+        assert!(is_unreported.load(Ordering::SeqCst), "the key was free before the arguments were dropped");
+        assert!(cell.exit().is_some(), "the owner waits for a worker that does not run");
     }
 }
 

@@ -72,3 +72,27 @@ fn read(runtime: Option<&Handle>) -> Instant {
 pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests {
+    use std::thread;
+
+    use tokio::runtime::Builder;
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn clock_is_that_of_its_own_runtime_in_any_context() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let other = Builder::new_multi_thread().worker_threads(1).enable_time().build().expect("a runtime");
+        let (paused, running) = (Clock::new(Handle::current()), Clock::new(other.handle().clone()));
+        advance(HOUR).await;
+        assert_eq!(paused.now(), nanos(HOUR));
+        assert!(running.now() < nanos(HOUR), "a clock that cannot be paused follows the caller's");
+        let outside = thread::spawn(move || paused.now()).join().expect("it only reads a clock");
+        assert_eq!(outside, nanos(HOUR), "a paused clock follows the system's on another thread");
+        // A runtime cannot be dropped in a task.
+        other.shutdown_background();
+    }
+}

@@ -223,12 +223,11 @@ impl EventSender {
     #[cold]
     fn send(&self, event: AnyEvent) {
         let sender = match &*self.channel() {
-            // Without a receiver the event would be kept in the channel.
-            Channel::Open(sender) if sender.receiver_count() > 0 => sender.clone(),
-            _ => return,
+            Channel::Open(sender) => sender.clone(),
+            Channel::Unused | Channel::Closed => return,
         };
         // Outside the lock, which other tasks take: the waker of a subscriber may be foreign code. The last receiver
-        // may be dropped in between, and the event with it.
+        // may be dropped already: then the event is dropped here, and a key with it, which is user code. (G5)
         catch_panic(|| drop(sender.send(event)));
     }
 

@@ -164,8 +164,8 @@ async fn join_in_init_counts_once_init_returns() {
 async fn broadcast_builds_one_message_per_member() {
     let (registry, groups) = (Registry::new(), Groups::<u32, Probe>::new());
     let workers = probes(&registry, 5).await;
-    let nobody = groups.broadcast(&1, |_| unreachable!("the group is empty")).await;
-    assert_eq!((nobody.taken, nobody.refused.len()), (0, 0));
+    let sent = groups.broadcast(&1, |_| unreachable!("the group is empty")).await;
+    assert_eq!((sent.taken, sent.refused.len()), (0, 0));
     for worker in &workers[..4] {
         groups.join(1, worker).unwrap();
     }
