@@ -271,6 +271,111 @@
 
 mod combiner;
 mod directory;
+pub mod guide {
+    #![doc = include_str!("../guide/guide.md")]
+
+    pub mod getting_started {
+        //! Install the crate, write a worker, call it.
+        //!
+        #![doc = include_str!("../guide/getting_started.md")]
+    }
+
+    pub mod messages {
+        //! Send and forget, send and wait, and what each error means.
+        //!
+        #![doc = include_str!("../guide/messages.md")]
+    }
+
+    pub mod starting_and_stopping {
+        //! What starts a worker, what ends it, and what runs in between.
+        //!
+        #![doc = include_str!("../guide/starting_and_stopping.md")]
+    }
+
+    pub mod failure {
+        //! Crashes, restart policies, restart budgets, monitors and trees of workers.
+        //!
+        #![doc = include_str!("../guide/failure.md")]
+    }
+
+    pub mod idle_and_capacity {
+        //! End workers that nothing uses, and limit how many there are.
+        //!
+        #![doc = include_str!("../guide/idle_and_capacity.md")]
+    }
+
+    pub mod finding_workers {
+        //! Find workers by key, by other names, by a shared property, or all of them.
+        //!
+        #![doc = include_str!("../guide/finding_workers.md")]
+    }
+
+    pub mod sockets {
+        //! A worker that waits for more than its mailbox.
+        //!
+        #![doc = include_str!("../guide/sockets.md")]
+    }
+
+    pub mod persistence {
+        //! What to write when, so that a crash loses what you accept to lose and no more.
+        //!
+        #![doc = include_str!("../guide/persistence.md")]
+    }
+
+    pub mod web_server {
+        //! The order in which a server, its registries and its stores end.
+        //!
+        #![cfg_attr(not(doctest), doc = include_str!("../guide/web_server.md"))]
+    }
+
+    pub mod testing {
+        //! Paused time, workers without a registry, gates instead of sleeps.
+        //!
+        #![doc = include_str!("../guide/testing.md")]
+    }
+
+    pub mod monitoring {
+        //! See how many workers there are, how they fare, and which need a look.
+        //!
+        #![doc = include_str!("../guide/monitoring.md")]
+    }
+
+    pub mod guarantees {
+        //! The guarantees G1 to G11, each with an example, and what is not promised.
+        //!
+        #![doc = include_str!("../guide/guarantees.md")]
+    }
+
+    pub mod performance {
+        //! What each operation costs, and how large a mailbox should be.
+        //!
+        #![doc = include_str!("../guide/performance.md")]
+    }
+
+    pub mod when_not {
+        //! What to use instead, and how to tell.
+        //!
+        #![doc = include_str!("../guide/when_not.md")]
+    }
+
+    pub mod from_elixir {
+        //! GenServer, Supervisor, DynamicSupervisor, Registry, GenRegistry, gproc, via tuples, `exit(pid, :kill)`.
+        //!
+        #![doc = include_str!("../guide/from_elixir.md")]
+    }
+
+    pub mod from_maps_and_actors {
+        //! `DashMap<Key, Sender>` and the actor frameworks of Rust, with code on both sides.
+        //!
+        #![cfg_attr(not(doctest), doc = include_str!("../guide/from_maps_and_actors.md"))]
+    }
+
+    pub mod security {
+        //! Which option answers which attack.
+        //!
+        #![doc = include_str!("../guide/security.md")]
+    }
+}
 mod lifecycle;
 mod mailbox;
 pub mod metrics;
