@@ -29,6 +29,7 @@ pub(crate) use crate::registry::start::Starter;
 use crate::registry::start::take;
 use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
+use crate::util::in_transit::InTransit;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::{Returned, StartError};
@@ -195,7 +196,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.starter.find_or_start(Verb::LookupOrStart, key, args, take, |handle, args| {
+        self.starter.find_or_start(Verb::LookupOrStart, key, InTransit::new(args), take, |handle, args| {
             // A panic in the `Drop` of the arguments would leak a return value that is already in place.
             drop(args.take());
             Ok(handle)
@@ -246,7 +247,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.starter.lookup_or_start_with(key, args)
+        self.starter.lookup_or_start_with(key, || InTransit::new(args()))
     }
 
     /// Starts a worker for a vacant key. Of concurrent callers at most one gets `Ok` (G2).
@@ -268,8 +269,8 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        self.starter.find_or_start(Verb::Start, key, args, take, |handle, args| {
-            Err(StartError::AlreadyStarted { handle, args: Returned::new(take(args)) })
+        self.starter.find_or_start(Verb::Start, key, InTransit::new(args), take, |handle, args| {
+            Err(StartError::AlreadyStarted { handle, args: Returned::in_transit(take(args)) })
         })
     }
 
@@ -324,7 +325,7 @@ impl<W: Worker> Registry<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        Via::new(self.starter.clone(), key.to_key(), Some(Arc::new(args)))
+        Via::new(self.starter.clone(), key.to_key(), Some(Arc::new(move || InTransit::new(args()))))
     }
 
     #[cfg(test)]

@@ -7,6 +7,7 @@ pub(crate) mod coop;
 pub(crate) mod future;
 pub(crate) mod hash;
 pub(crate) mod id_list;
+pub(crate) mod in_transit;
 pub(crate) mod panics;
 pub(crate) mod prehashed;
 pub(crate) mod rng;

@@ -13,12 +13,13 @@ use crate::lifecycle::id::EntryId;
 use crate::owner::Driver;
 use crate::registry::Registry;
 use crate::registry::builder::Builder;
+use crate::util::in_transit::InTransit;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
-use crate::worker::launch::{AnyLaunch, InTransit, Launch};
+use crate::worker::launch::{AnyLaunch, Launch};
 use crate::worker::request::Notice;
 use crate::worker::shared::Shared;
 use crate::worker::task::{ExitGuard, RunArgs, TaskInput, run_worker};
@@ -270,7 +271,7 @@ async fn g1_args_of_an_unspawned_launch_drop_before_exit() {
         let cell = Arc::new(WorkerCell::new(1, EntryId::fresh(1), Arc::clone(registry.shared())));
         let is_unreported = Arc::<AtomicBool>::default();
         let args = ExitProbe(Some(Arc::clone(&cell)), Arc::clone(&is_unreported));
-        let mut launch: Box<dyn AnyLaunch> = Box::new(Launch::new(Arc::clone(&cell), args));
+        let mut launch: Box<dyn AnyLaunch> = Box::new(Launch::new(Arc::clone(&cell), InTransit::new(args)));
         launch.insert(None);
         if discards {
             launch.discard()

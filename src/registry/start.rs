@@ -21,6 +21,7 @@ use crate::registry::key::ToKey;
 use crate::table::TableReader;
 use crate::util::carries::Carries;
 use crate::util::coop::{poll_budget, poll_hit_budget, yield_after};
+use crate::util::in_transit::InTransit;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
@@ -108,7 +109,7 @@ impl<W: Worker> Starter<W> {
     ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
-        F: FnOnce() -> W::Args,
+        F: FnOnce() -> InTransit<W::Args>,
     {
         self.find_or_start(
             Verb::LookupOrStart,
@@ -134,7 +135,7 @@ impl<W: Worker> Starter<W> {
         verb: Verb,
         key: &Q,
         args: A,
-        make: impl FnOnce(&mut Option<A>) -> W::Args + Copy,
+        make: impl FnOnce(&mut Option<A>) -> InTransit<W::Args> + Copy,
         hit: impl FnOnce(WorkerHandle<W>, &mut Option<A>) -> Result<WorkerHandle<W>, StartError<W>> + Copy,
     ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
@@ -173,7 +174,7 @@ impl<W: Worker> Starter<W> {
         verb: Verb,
         key: &Q,
         args: &mut Option<A>,
-        make: impl FnOnce(&mut Option<A>) -> W::Args,
+        make: impl FnOnce(&mut Option<A>) -> InTransit<W::Args>,
         hash: u64,
     ) -> Start<'_, W>
     where
@@ -338,7 +339,7 @@ fn outcome<W: Worker>(answer: StartAnswer) -> Result<WorkerHandle<W>, StartError
     match (outcome, unused.map(|unused| unused.into_any().downcast::<Launch<W>>())) {
         (Started::Taken(cell), Some(Ok(launch))) => {
             let args = launch.into_args().expect("they were not used");
-            Err(StartError::AlreadyStarted { handle: WorkerHandle::of(cell), args: Returned::new(args) })
+            Err(StartError::AlreadyStarted { handle: WorkerHandle::of(cell), args: Returned::in_transit(args) })
         }
         (outcome, unused) => {
             // Before the handle is returned. The drop of the key and the arguments is user code, and a panic in a drop

@@ -12,6 +12,7 @@ use crate::registry::address::{Address, DeliverError, deliver_cast};
 use crate::registry::retry;
 use crate::registry::retry::Retry;
 use crate::util::future::boxed_in_debug;
+use crate::util::in_transit::InTransit;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::{CallError, ReserveError, SendError};
@@ -64,14 +65,14 @@ pub struct Via<W: Worker> {
 
 /// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the
 /// arguments may contain the address of another worker type (see [`carries`](crate::util::carries)).
-pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> A + Send + Sync>;
+pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> InTransit<A> + Send + Sync>;
 
 /// A [`MakeArgs`] that clones these arguments.
 pub(crate) fn clones_of<A: Clone + Send + 'static>(args: A) -> MakeArgs<A> {
     // The mutex makes arguments that are only `Send` also `Sync`.
-    let args = Mutex::new(args);
+    let args = Mutex::new(InTransit::new(args));
     // A `clone` that panicked has not changed the original, which it borrows shared.
-    Arc::new(move || args.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    Arc::new(move || InTransit::new(args.lock().unwrap_or_else(PoisonError::into_inner).get().clone()))
 }
 
 impl<W: Worker> Via<W> {

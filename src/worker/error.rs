@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
+use crate::util::in_transit::InTransit;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 pub use crate::worker::error::start::StartError;
@@ -25,18 +26,22 @@ pub use crate::worker::error::start::StartError;
 /// let returned = gen_registry::Returned::new(String::from("unsent"));
 /// assert_eq!(returned.into_inner(), "unsent");
 /// ```
-pub struct Returned<T>(Mutex<T>);
+pub struct Returned<T>(Mutex<InTransit<T>>);
 
 impl<T> Returned<T> {
     /// Wraps a value that is returned.
     pub fn new(value: T) -> Self {
+        Self::in_transit(InTransit::new(value))
+    }
+
+    pub(crate) fn in_transit(value: InTransit<T>) -> Self {
         Self(Mutex::new(value))
     }
 
     /// Returns the value.
     pub fn into_inner(self) -> T {
         // The mutex is there for the `Sync` that it implements. Only `clone` locks it.
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner).into_inner()
     }
 }
 
@@ -55,7 +60,7 @@ impl<T> From<T> for Returned<T> {
 /// Clones the value under the lock that makes it `Sync`. The value's `Clone` must not use this `Returned`.
 impl<T: Clone> Clone for Returned<T> {
     fn clone(&self) -> Self {
-        Self::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).clone())
+        Self::new(self.0.lock().unwrap_or_else(PoisonError::into_inner).get().clone())
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::util::in_transit::InTransit;
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
 use crate::worker::cell::{AnyCell, CellCore, WorkerCell};
@@ -30,14 +31,14 @@ enum LaunchStage<W: Worker> {
 }
 
 impl<W: Worker> Launch<W> {
-    pub(crate) fn new(cell: Arc<WorkerCell<W>>, args: W::Args) -> Self {
-        let run_args = RunArgs { args: Some(InTransit::new(args)), restart_state: None };
+    pub(crate) fn new(cell: Arc<WorkerCell<W>>, args: InTransit<W::Args>) -> Self {
+        let run_args = RunArgs { args: Some(args), restart_state: None };
         Self { run_args, stage: LaunchStage::Requested(cell) }
     }
 
     /// Returns the arguments of a launch that was not used.
-    pub(crate) fn into_args(self) -> Option<W::Args> {
-        self.run_args.args.map(InTransit::into_inner)
+    pub(crate) fn into_args(self) -> Option<InTransit<W::Args>> {
+        self.run_args.args
     }
 }
 
@@ -103,38 +104,5 @@ impl<W: Worker> AnyLaunch for Launch<W> {
 
     fn into_any(self: Box<Self>) -> Box<dyn Any + Send> {
         self
-    }
-}
-
-/// Arguments on their way from a caller to the task of the worker.
-///
-/// In an unoptimized build each of the forty functions on that way has copies of the arguments in its stack frame:
-/// arguments of 32 KiB overflow a stack of 2 MiB. So a debug build boxes them. An optimized build has few of these
-/// copies, and saves the allocation.
-#[cfg(debug_assertions)]
-pub(crate) struct InTransit<T>(Box<T>);
-
-#[cfg(not(debug_assertions))]
-pub(crate) struct InTransit<T>(T);
-
-#[cfg(debug_assertions)]
-impl<T> InTransit<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(Box::new(value))
-    }
-
-    pub(crate) fn into_inner(self) -> T {
-        *self.0
-    }
-}
-
-#[cfg(not(debug_assertions))]
-impl<T> InTransit<T> {
-    pub(crate) fn new(value: T) -> Self {
-        Self(value)
-    }
-
-    pub(crate) fn into_inner(self) -> T {
-        self.0
     }
 }

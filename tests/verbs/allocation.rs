@@ -40,11 +40,14 @@ async fn lookup_allocates_nothing() {
     assert_eq!(measure(|| assert!(registry.lookup("b").is_none())).count_total, 0);
 }
 
+/// A debug build boxes the arguments of a start, so that large ones fit on the stack: see `stack_size`.
+const ARGS_BOX: u64 = if cfg!(debug_assertions) { 1 } else { 0 };
+
 #[tokio::test]
 async fn lookup_or_start_hit_allocates_nothing() {
     let registry = with_one_worker().await;
     let plan = Plan::default();
-    assert_eq!(measure(|| assert!(ready(registry.lookup_or_start("a", plan)).is_ok())).count_total, 0);
+    assert_eq!(measure(|| assert!(ready(registry.lookup_or_start("a", plan)).is_ok())).count_total, ARGS_BOX);
     let hit = || assert!(ready(registry.lookup_or_start_with("a", || unreachable!("a hit"))).is_ok());
     assert_eq!(measure(hit).count_total, 0);
 }
@@ -54,7 +57,7 @@ async fn refused_start_allocates_nothing() {
     let registry = with_one_worker().await;
     let plan = Plan::default();
     let refused = || assert!(matches!(ready(registry.start("a", plan)), Err(StartError::AlreadyStarted { .. })));
-    assert_eq!(measure(refused).count_total, 0);
+    assert_eq!(measure(refused).count_total, ARGS_BOX);
 }
 
 #[tokio::test]

@@ -11,11 +11,11 @@ use tokio::time::{Instant, timeout};
 use crate::lifecycle::Exit;
 use crate::lifecycle::exit::{Cause, ExitReason};
 use crate::mailbox::queue::Gate;
+use crate::util::in_transit::InTransit;
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::worker::Worker;
 use crate::worker::cell::{AnyCell, WorkerCell};
 use crate::worker::config::Config;
-use crate::worker::launch::InTransit;
 use crate::worker::request::Notice;
 use crate::worker::restart::{Backoff, CrashRecord, History};
 
@@ -33,21 +33,17 @@ impl<W: Worker> RunArgs<W> {
         let (Some(restart_state), Some(plan)) = (&mut self.restart_state, &cell.shared.restart) else {
             return self.args.take().expect("a worker without a restart policy runs once").into_inner();
         };
-        match self.args.take() {
-            Some(args) => {
-                let args = args.into_inner();
-                restart_state.args = Some((plan.clone_args)(&args));
-                args
-            }
-            None => (plan.clone_args)(restart_state.args.as_ref().expect("the first run has cloned them")),
+        if let Some(args) = self.args.take() {
+            restart_state.args = Some(args);
         }
+        (plan.clone_args)(restart_state.args.as_ref().expect("set for the first run").get())
     }
 }
 
 /// What a worker keeps for its next run.
 pub(crate) struct RestartState<W: Worker> {
     /// Cloned for each run. Set by the first one.
-    args: Option<W::Args>,
+    args: Option<InTransit<W::Args>>,
     /// The restarts that the key has used up.
     history: History,
     /// The backoff before the next run, once that is decided. `None` while a run is in progress.
