@@ -7,20 +7,19 @@
 //! place_call, +12025550199 to +12025550123          placed
 //! +12025550123 blocks +12025550199                  ok
 //! place_call, +12025550199 to +12025550123          rejected
-//! place_call, +12025550177 to +12025550123          placed
+//! place_call, +12025550144 to +12025550123          placed
 //! place_call, +12025550199 to +12025550144          placed
 //! place_call, +12025550199 to 555-0123              error: use a number such as +12025550123
-//! start +12025550123                                already started, the same worker
+//! start +12025550123                                already started
 //! start +12025550155                                started
 //! lookup +12025550155                               found
 //! lookup +12025550100                               not found
 //! count                                             3
 //! reduce to the highest number                      +12025550155
-//! the longest denylist                              +12025550123, with 1 number
+//! the longest denylist                              +12025550123, of length 1
 //! stop +12025550123                                 stopped
 //! stop +12025550123                                 not found
 //! count                                             2
-//! place_call, +12025550199 to +12025550123          placed
 //! two registries of one worker type                 1 and 0 workers
 //! ```
 //!
@@ -57,10 +56,11 @@ impl Worker for Denylist {
 
     async fn init((): (), ctx: &mut Context<Self>) -> Result<Self, Self::Error> {
         // If a start fails, its caller gets the error and the registry has no entry.
-        match ctx.key().strip_prefix('+') {
-            Some(digits) if digits.bytes().all(|digit| digit.is_ascii_digit()) => Ok(Denylist::default()),
-            _ => Err("use a number such as +12025550123"),
+        let digits = ctx.key().strip_prefix('+').unwrap_or_default();
+        if digits.is_empty() || digits.contains(|digit: char| !digit.is_ascii_digit()) {
+            return Err("use a number such as +12025550123");
         }
+        Ok(Denylist::default())
     }
 
     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
@@ -81,46 +81,75 @@ async fn main() -> anyhow::Result<()> {
     session(&mut io::stdout().lock()).await
 }
 
+const ADA: &str = "+12025550123";
+const BEN: &str = "+12025550144";
+const CLEO: &str = "+12025550155";
+const SPAMMER: &str = "+12025550199";
+
 /// Plays the session of the README, and writes each step with its result.
 async fn session(out: &mut impl Write) -> anyhow::Result<()> {
-    let mut step = |step: &str, result: &str| writeln!(out, "{step:<50}{result}");
-    let denylists = Registry::<Denylist>::new();
-    let (ada, ben, cleo, spammer) = ("+12025550123", "+12025550144", "+12025550155", "+12025550199");
+    let denylists = Registry::new();
+    place_calls(&denylists, out).await?;
+    manage_workers(&denylists, out).await?;
 
-    // Who is allowed, and who is denied.
-    step(&calling(spammer, ada), placed(place_call(&denylists, spammer, ada).await?))?;
-    let sender = spammer.to_string();
-    denylists.via(ada).call(|reply| Message::Block { sender, reply }).await?;
-    step(&format!("{ada} blocks {spammer}"), "ok")?;
-    step(&calling(spammer, ada), placed(place_call(&denylists, spammer, ada).await?))?;
-    step(&calling("+12025550177", ada), placed(place_call(&denylists, "+12025550177", ada).await?))?;
-    step(&calling(spammer, ben), placed(place_call(&denylists, spammer, ben).await?))?;
-    let failed = place_call(&denylists, spammer, "555-0123").await.err();
-    let reason = failed.map_or("placed".to_string(), |error| format!("error: {}", error.root_cause()));
-    step(&calling(spammer, "555-0123"), &reason)?;
+    // A registry is a value: one worker type may have several. Their names are for metrics.
+    let mobile = Registry::<Denylist>::builder().name("mobile").build()?;
+    let landline = Registry::<Denylist>::builder().name("landline").build()?;
+    mobile.start(ADA, ()).await?;
+    let workers = format!("{} and {} workers", mobile.count(), landline.count());
+    write_step(out, "two registries of one worker type", &workers)?;
+    Ok(())
+}
 
-    // `start` is for a caller that wants to own the worker: it fails if the key has one.
-    for phone in [ada, cleo] {
+/// Places calls to phones that have a worker, and to phones that have none yet.
+async fn place_calls(denylists: &Registry<Denylist>, out: &mut impl Write) -> anyhow::Result<()> {
+    write_call(denylists, SPAMMER, ADA, out).await?;
+    let sender = SPAMMER.to_string();
+    denylists.via(ADA).call(|reply| Message::Block { sender, reply }).await?;
+    write_step(out, &format!("{ADA} blocks {SPAMMER}"), "ok")?;
+    write_call(denylists, SPAMMER, ADA, out).await?;
+    write_call(denylists, BEN, ADA, out).await?;
+    write_call(denylists, SPAMMER, BEN, out).await?;
+    write_call(denylists, SPAMMER, "555-0123", out).await?;
+    Ok(())
+}
+
+async fn write_call(
+    denylists: &Registry<Denylist>,
+    sender: &str,
+    recipient: &str,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let result = match place_call(denylists, sender, recipient).await {
+        Ok(true) => "placed".to_string(),
+        Ok(false) => "rejected".to_string(),
+        Err(error) => format!("error: {}", error.root_cause()),
+    };
+    write_step(out, &format!("place_call, {sender} to {recipient}"), &result)
+}
+
+/// Starts, finds, counts and stops workers by their keys.
+async fn manage_workers(denylists: &Registry<Denylist>, out: &mut impl Write) -> anyhow::Result<()> {
+    // `start` is for a caller that wants to be the only owner: it fails if the key has a worker.
+    for phone in [ADA, CLEO] {
         let result = match denylists.start(phone, ()).await {
             Ok(_) => "started",
-            Err(StartError::AlreadyStarted { handle, .. }) if denylists.lookup(phone) == Some(handle.clone()) => {
-                "already started, the same worker"
-            }
+            Err(StartError::AlreadyStarted { .. }) => "already started",
             Err(error) => return Err(error.into()),
         };
-        step(&format!("start {phone}"), result)?;
+        write_step(out, &format!("start {phone}"), result)?;
     }
 
     // `lookup` passes no message and starts no worker.
-    for phone in [cleo, "+12025550100"] {
+    for phone in [CLEO, "+12025550100"] {
         let result = if denylists.lookup(phone).is_some() { "found" } else { "not found" };
-        step(&format!("lookup {phone}"), result)?;
+        write_step(out, &format!("lookup {phone}"), result)?;
     }
 
-    // All workers. The closure of `reduce` cannot wait, so take the handles first, then call the workers.
-    step("count", &denylists.count().to_string())?;
+    // All workers. The closure of `reduce` cannot await, so calls to all workers go through `to_list`.
+    write_step(out, "count", &denylists.count().to_string())?;
     let highest = denylists.reduce(String::new(), |highest, phone, _| highest.max(phone.clone()));
-    step("reduce to the highest number", &highest)?;
+    write_step(out, "reduce to the highest number", &highest)?;
     let (mut longest, mut most) = (String::new(), 0);
     for denylist in denylists.to_list() {
         let Ok(len) = denylist.call(Message::Len).await else { continue }; // stopped in the meantime
@@ -128,34 +157,23 @@ async fn session(out: &mut impl Write) -> anyhow::Result<()> {
             (longest, most) = (denylist.key().clone(), len);
         }
     }
-    step("the longest denylist", &format!("{longest}, with {most} number"))?;
+    write_step(out, "the longest denylist", &format!("{longest}, of length {most}"))?;
 
     // When `stop` returns, the state is dropped and the key is free.
     for _ in 0..2 {
-        let result = match denylists.stop(ada).await {
+        let result = match denylists.stop(ADA).await {
             Ok(reason) => reason.to_string(),
             Err(StopError::NotFound) => "not found".to_string(),
             Err(error) => return Err(error.into()),
         };
-        step(&format!("stop {ada}"), &result)?;
+        write_step(out, &format!("stop {ADA}"), &result)?;
     }
-    step("count", &denylists.count().to_string())?;
-    step(&calling(spammer, ada), placed(place_call(&denylists, spammer, ada).await?))?;
-
-    // A registry is a value: one worker type may have several. A name is needed for metrics only.
-    let mobile = Registry::<Denylist>::builder().name("mobile").build()?;
-    let landline = Registry::<Denylist>::builder().name("landline").build()?;
-    mobile.start(ada, ()).await?;
-    step("two registries of one worker type", &format!("{} and {} workers", mobile.count(), landline.count()))?;
+    write_step(out, "count", &denylists.count().to_string())?;
     Ok(())
 }
 
-fn calling(sender: &str, recipient: &str) -> String {
-    format!("place_call, {sender} to {recipient}")
-}
-
-fn placed(is_placed: bool) -> &'static str {
-    if is_placed { "placed" } else { "rejected" }
+fn write_step(out: &mut impl Write, step: &str, result: &str) -> io::Result<()> {
+    writeln!(out, "{step:<50}{result}")
 }
 
 #[cfg(test)]
@@ -183,6 +201,16 @@ mod tests {
         let denylists = Registry::<Denylist>::new();
         within(place_call(&denylists, "+1", "home"), "the error").await.expect_err("not a number");
         assert_eq!(denylists.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn start_of_a_started_phone_returns_its_worker() {
+        let denylists = Registry::<Denylist>::new();
+        let first = within(denylists.start("+1", ()), "the first start").await.expect("the key is vacant");
+        match within(denylists.start("+1", ()), "the second start").await {
+            Err(StartError::AlreadyStarted { handle, .. }) => assert_eq!(handle, first),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]
