@@ -2,7 +2,7 @@
 //!
 //! The notes need a server process with a dictionary of names, a monitor for each bucket and code that removes the
 //! entries of buckets that have exited. Here the [`Registry`] is all of that, and a bucket is a [`Worker`]. The program
-//! plays the session of the notes, then measures what a call and a cast do when a sender is faster than its bucket.
+//! plays the session of the notes. Then it measures what a call and a cast do when a sender is faster than its bucket.
 //!
 //! `cargo run -p buckets` prints each step and its result, and then the measurements:
 //!
@@ -95,7 +95,8 @@ impl Worker for Bucket {
     }
 }
 
-/// The buckets of this program. Each verb starts the bucket if the name has none, as a client expects.
+/// The buckets that clients use. A message to a name without a bucket starts one. If a bucket begins to stop just before a
+/// message, the message goes to its successor.
 struct Buckets(Registry<Bucket>);
 
 impl Buckets {
@@ -104,13 +105,13 @@ impl Buckets {
     }
 
     async fn put(&self, name: &str, item: &str, quantity: u32) -> anyhow::Result<()> {
-        let bucket = self.0.lookup_or_start(name, ()).await?;
+        let bucket = self.0.via_or_start(name, ());
         let item = item.to_string();
         Ok(bucket.call(|reply| BucketMessage::Put { item, quantity, reply: Some(reply) }).await?)
     }
 
     async fn get(&self, name: &str, item: &str) -> anyhow::Result<Option<u32>> {
-        let bucket = self.0.lookup_or_start(name, ()).await?;
+        let bucket = self.0.via_or_start(name, ());
         let item = item.to_string();
         Ok(bucket.call(|reply| BucketMessage::Get { item, reply }).await?)
     }
@@ -152,20 +153,27 @@ impl Worker for Shell {
                 ctx.monitor(&bucket, |reason| ShellMessage::Down(Exit { bucket: name, reason }));
                 reply.send(());
             }
-            ShellMessage::Down(exit) => self.exits.push_back(exit),
-            // A reply can be kept: the call returns when there is an exit to report.
-            ShellMessage::NextExit(reply) => self.waiting.push_back(reply),
-        }
-        while !self.exits.is_empty() && !self.waiting.is_empty() {
-            if let (Some(exit), Some(reply)) = (self.exits.pop_front(), self.waiting.pop_front()) {
-                reply.send(exit);
+            ShellMessage::Down(mut exit) => {
+                while let Some(reply) = self.waiting.pop_front() {
+                    match reply.try_send(exit) {
+                        Ok(()) => return Ok(()),
+                        // This caller no longer waits. The exit is for the next one.
+                        Err(unsent) => exit = unsent,
+                    }
+                }
+                self.exits.push_back(exit);
             }
+            ShellMessage::NextExit(reply) => match self.exits.pop_front() {
+                Some(exit) => reply.send(exit),
+                // A reply can be kept, and sent later.
+                None => self.waiting.push_back(reply),
+            },
         }
         Ok(())
     }
 }
 
-/// How one sender fared that sent puts to one bucket as fast as it could.
+/// What one sender measured that sent puts to one bucket as fast as it could.
 struct Load {
     accepted: usize,
     /// How many sends found the mailbox full.
@@ -182,7 +190,8 @@ enum Verb {
     Call,
 }
 
-/// Sends puts from one task to a new bucket. The `try_` verbs come first because they report a full mailbox.
+/// Sends puts from one task to a new bucket. It tries each send without waiting first, to count how often the mailbox is
+/// full.
 async fn load(verb: Verb, sends: usize) -> anyhow::Result<Load> {
     let buckets = Buckets::new()?;
     let bucket = buckets.0.start("load", ()).await?;
@@ -232,7 +241,7 @@ async fn session(out: &mut impl Write) -> anyhow::Result<()> {
     step("flush", &format!("DOWN {}: {}", exit.bucket, exit.reason))?;
     step("lookup shopping", found(&buckets, "shopping"))?;
 
-    // A bucket that crashes, as by a bug. Other buckets, and the registry, are not affected.
+    // A bucket that crashes. `crash` ends it as a bug would. Other buckets are not affected.
     let (week, next_week) = ("café, week 32", "café, week 33");
     buckets.put(week, "eggs", 12).await?;
     step(&format!("put {week:?} eggs 12"), "ok")?;
