@@ -267,6 +267,7 @@
 //! |---|---|---|
 //! | `metrics` | yes | named registries report to the recorder of the facade; costs next to nothing while none is installed |
 //! | `tracing` | yes | spans and events; costs one check per worker without a subscriber |
+//! | `macros` | no | the attribute `worker`: methods instead of a message type and its dispatch |
 //! | `prometheus` | no | [`metrics`](mod@metrics)`::prometheus` installs the exporter; depends on an HTTP server |
 
 mod combiner;
@@ -413,6 +414,9 @@ pub use crate::worker::restart::Restart;
 pub use crate::worker::tasks::Task;
 pub use crate::worker::timers::{Monitor, Timer};
 pub use equivalent::Equivalent;
+#[cfg(feature = "macros")]
+#[doc = include_str!("worker/macro.md")]
+pub use gen_registry_macros::worker;
 
 /// Runs the examples of the README as doctests.
 #[cfg(doctest)]
