@@ -7,6 +7,7 @@ use thiserror::Error;
 
 use crate::rule::MAX_RULES;
 use crate::store::StoreError;
+use crate::words;
 
 /// The timeout of a call, including the worker's start.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,7 +25,7 @@ pub(crate) enum Failure {
     MayHaveRun,
     #[error("the limit of workers is reached, and all of them are busy; nothing was changed")]
     NoRoom,
-    #[error("the worker crashed too often, and may be started again in {0:?}; nothing was changed")]
+    #[error("the worker crashed too often, and may be started again in {}; nothing was changed", words::duration(*.0))]
     GivenUp(Duration),
     #[error("the worker did not stop in time")]
     NotStopped,

@@ -5,13 +5,13 @@ use std::fs::File;
 use std::io::BufReader;
 use std::path::PathBuf;
 
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-
 use crate::cli_error::CliError;
 use crate::complaint::Complaint;
 use crate::complaint_reader::{BadRow, ComplaintReader, Row};
 use crate::println_lossy::println_lossy;
+use crate::progress::Progress;
 use crate::store::{Counted, Store};
+use crate::words;
 
 /// How many complaints are counted in one transaction. As many are in memory, and as many are read again after an
 /// interrupted import.
@@ -22,7 +22,7 @@ pub(crate) struct ImportArgs {
     /// A daily file of the FTC's Do Not Call Reported Calls, as published (CSV)
     file: PathBuf,
     /// The database file, created if it does not exist. It must not be open in a running service
-    #[arg(long, value_name = "FILE", default_value = "denylist.redb")]
+    #[arg(long, env = "DENYLIST_DB", value_name = "FILE", default_value = "denylist.redb")]
     db: PathBuf,
 }
 
@@ -44,8 +44,7 @@ pub(crate) fn import(args: &ImportArgs) -> Result<(), CliError> {
         ComplaintReader::new(BufReader::new(file)).map_err(|error| CliError::header(&args.file, &error))?;
     let store = Store::open(&args.db)?;
 
-    // It draws on standard error, and only on a terminal.
-    let bar = progress_bar(length);
+    let progress = Progress::new();
     let mut tally = Tally::default();
     let mut batch = Vec::with_capacity(BATCH);
     loop {
@@ -58,21 +57,19 @@ pub(crate) fn import(args: &ImportArgs) -> Result<(), CliError> {
         }
         if batch.len() == BATCH || is_end {
             tally.count(&store, &mut batch)?;
+            let read = words::size(reader.bytes_read());
+            match length {
+                Some(length) => progress.show(format_args!("read {read} of {}", words::size(length))),
+                None => progress.show(format_args!("read {read}")),
+            }
         }
-        bar.set_position(reader.bytes_read());
         if is_end {
             break;
         }
     }
-    bar.finish_and_clear();
+    progress.clear();
     tally.print();
     Ok(())
-}
-
-fn progress_bar(length: Option<u64>) -> ProgressBar {
-    let Some(length) = length else { return ProgressBar::no_length() };
-    let style = ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta} left");
-    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 impl Tally {
@@ -87,12 +84,13 @@ impl Tally {
     fn print(&self) {
         let Counted { new, known } = self.counted;
         let skipped: u64 = self.bad.values().map(|(rows, _)| rows).sum();
-        println_lossy(format_args!("read {} rows", HumanCount(new + known + skipped)));
-        println_lossy(format_args!("counted {} complaints", HumanCount(new)));
-        println_lossy(format_args!("{} were counted before", HumanCount(known)));
-        println_lossy(format_args!("skipped {} rows", HumanCount(skipped)));
+        let were = if known == 1 { "was" } else { "were" };
+        println_lossy(format_args!("read {}", words::count(new + known + skipped, "row")));
+        println_lossy(format_args!("counted {}", words::count(new, "complaint")));
+        println_lossy(format_args!("{} {were} counted before", words::number(known)));
+        println_lossy(format_args!("skipped {}", words::count(skipped, "row")));
         for (why, (rows, line)) in &self.bad {
-            println_lossy(format_args!("  {}: {why} (first in line {line})", HumanCount(*rows)));
+            println_lossy(format_args!("  {}: {why} (first in line {line})", words::number(*rows)));
         }
     }
 }

@@ -12,9 +12,11 @@ mod complaint_reader;
 mod denylist;
 mod failure;
 mod import;
+mod log;
 mod phone_number;
 mod println_lossy;
 mod problem;
+mod progress;
 mod replay;
 mod reputation;
 mod rule;
@@ -22,6 +24,7 @@ mod serve;
 mod service;
 mod store;
 mod telemetry;
+mod words;
 
 use std::process::ExitCode;
 
@@ -34,9 +37,9 @@ use crate::serve::{ServeArgs, serve};
 
 /// Decides whether a caller may ring a phone.
 ///
-/// Without a command it serves HTTP.
+/// Without a command it serves HTTP, as `denylist serve` does.
 #[derive(Debug, Parser)]
-#[command(name = "denylist", args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+#[command(name = "denylist", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
 struct Cli {
     #[command(flatten)]
     serve: ServeArgs,
@@ -51,6 +54,8 @@ Exit codes: 0 success; 2 invalid command line; 65 a file has invalid content; 66
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serves HTTP. This is the default
+    Serve(ServeArgs),
     /// Counts the complaints of a file, each complaint once
     Import(ImportArgs),
     /// Sends calls from the callers of a file to a running service and measures it
@@ -70,6 +75,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), CliError> {
     match cli.command {
         None => runtime()?.block_on(serve(cli.serve)),
+        Some(Command::Serve(args)) => runtime()?.block_on(serve(args)),
         Some(Command::Import(args)) => import(&args),
         Some(Command::Replay(args)) => runtime()?.block_on(replay(args)),
     }

@@ -5,6 +5,7 @@ use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use tracing::error;
 
 use crate::failure::Failure;
 
@@ -61,6 +62,9 @@ impl From<Failure> for Problem {
             | Failure::GivenUp(_)
             | Failure::NotStopped => StatusCode::SERVICE_UNAVAILABLE,
         };
+        if let Failure::Store(error) = &failure {
+            error!(%error, "a request failed in the database");
+        }
         let mut problem = Self::new(status, failure.to_string());
         if let Failure::GivenUp(retry_after) = failure {
             // Round up to whole seconds.

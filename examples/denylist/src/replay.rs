@@ -10,16 +10,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use serde::Deserialize;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
 use crate::cli_error::CliError;
-use crate::client::{Client, ServiceUrl};
+use crate::client::{Answer, Client, ServiceUrl};
 use crate::complaint_reader::{ComplaintReader, Row};
 use crate::phone_number::PhoneNumber;
 use crate::println_lossy::println_lossy;
+use crate::progress::Progress;
+use crate::words;
 
 /// Area codes in use, each with the hundred numbers 555-0100 to 555-0199 that are reserved for fiction.
 const AREA_CODES: [u64; 20] =
@@ -33,7 +34,7 @@ pub(crate) struct ReplayArgs {
     /// A file of complaints. Each call is from the caller of a random row, so frequent callers call often
     file: PathBuf,
     /// The URL of the service
-    #[arg(long, default_value = "http://127.0.0.1:8080")]
+    #[arg(long, env = "DENYLIST_URL", default_value = "http://127.0.0.1:8080")]
     url: ServiceUrl,
     /// The number of calls
     #[arg(long, default_value_t = NonZeroU64::new(10_000).unwrap())]
@@ -81,17 +82,15 @@ struct Plan {
     /// The next call to make.
     next: AtomicU64,
     started: Instant,
-    bar: ProgressBar,
 }
 
 pub(crate) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let callers = read_callers(&args.file)?;
     let client = Client::new(args.url.clone());
-    let ready = timeout(TIMEOUT, client.get("/readyz")).await;
-    match ready.unwrap_or_else(|_| Err(String::from("no response"))) {
+    match in_time(client.get("/readyz")).await {
         Ok((200, _)) => {}
-        Ok((status, _)) => {
-            return Err(CliError::unavailable(format!("{} is not ready: status {status}", args.url)));
+        Ok(answer) => {
+            return Err(CliError::unavailable(format!("{} is not ready: {}", args.url, refusal(&answer))));
         }
         Err(error) => return Err(CliError::unavailable(format!("cannot reach {}: {error}", args.url))),
     }
@@ -100,29 +99,32 @@ pub(crate) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     }
 
     let (calls, concurrency) = (args.calls.get(), args.concurrency);
-    let plan = Arc::new(Plan {
-        callers,
-        client,
-        next: AtomicU64::new(0),
-        started: Instant::now(),
-        // It draws on standard error, and only on a terminal.
-        bar: progress_bar(calls),
-        args,
-    });
+    let plan = Arc::new(Plan { callers, client, next: AtomicU64::new(0), started: Instant::now(), args });
     let mut tasks = JoinSet::new();
     for _ in 0..concurrency {
         tasks.spawn(call_in_turn(Arc::clone(&plan)));
     }
     let mut tally = Tally::new();
-    while let Some(part) = tasks.join_next().await {
-        tally.add(part.map_err(CliError::other)?);
+    let progress = Progress::new();
+    let mut ticks = interval(Duration::from_millis(200));
+    loop {
+        tokio::select! {
+            part = tasks.join_next() => match part {
+                Some(part) => tally.add(part.map_err(CliError::other)?),
+                None => break,
+            },
+            _ = ticks.tick() => {
+                let begun = plan.next.load(Ordering::Relaxed).min(calls);
+                progress.show(format_args!("{} of {}", words::number(begun), words::count(calls, "call")));
+            }
+        }
     }
     let took = plan.started.elapsed();
-    plan.bar.finish_and_clear();
+    progress.clear();
     tally.print(took);
     match tally.errors.values().sum() {
         0 => Ok(()),
-        errors => Err(CliError::other(format!("{} of {} calls failed", HumanCount(errors), HumanCount(calls)))),
+        errors => Err(CliError::other(format!("{} of {} failed", words::number(errors), words::count(calls, "call")))),
     }
 }
 
@@ -145,12 +147,31 @@ fn read_callers(path: &Path) -> Result<Vec<PhoneNumber>, CliError> {
 async fn give_rules(client: &Client, recipients: u64, threshold: NonZeroU64) -> Result<(), CliError> {
     for recipient in (0..recipients).map(recipient) {
         let path = format!("/v1/denylists/{recipient}/rules/complaints:{threshold}");
-        match timeout(TIMEOUT, client.put(&path)).await {
-            Ok(Ok((200 | 201, _))) => {}
-            failed => return Err(CliError::other(format!("could not add a rule for {recipient}: {failed:?}"))),
-        }
+        let reason = match in_time(client.put(&path)).await {
+            Ok((200 | 201, _)) => continue,
+            Ok(answer) => refusal(&answer),
+            Err(error) => error,
+        };
+        return Err(CliError::other(format!("cannot add a rule for {recipient}: {reason}")));
     }
     Ok(())
+}
+
+async fn in_time(answer: impl Future<Output = Answer>) -> Answer {
+    timeout(TIMEOUT, answer).await.unwrap_or_else(|_| Err(String::from("no response in time")))
+}
+
+/// The reason that the service gives: `status 503: the service is shutting down`.
+fn refusal((status, body): &(u16, Vec<u8>)) -> String {
+    #[derive(Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    match serde_json::from_slice(body) {
+        Ok(Problem { detail }) => format!("status {status}: {detail}"),
+        // Something else answers at this address, such as a proxy.
+        Err(_) => format!("status {status}"),
+    }
 }
 
 /// Makes calls until none are left.
@@ -167,9 +188,7 @@ async fn call_in_turn(plan: Arc<Plan>) -> Tally {
         // With a rate, a call that is delayed by slow calls has waited since it was due.
         let from = if plan.args.rate.is_some() { due } else { Instant::now() };
         let body = plan.body(call);
-        let answer = timeout(TIMEOUT, plan.client.post("/v1/calls", body)).await;
-        tally.record(answer.unwrap_or_else(|_| Err(String::from("no response in time"))), from.elapsed());
-        plan.bar.inc(1);
+        tally.record(in_time(plan.client.post("/v1/calls", body)).await, from.elapsed());
     }
 }
 
@@ -201,11 +220,6 @@ fn recipient(index: u64) -> PhoneNumber {
     PhoneNumber::from_digits(10_000_000_000 + area_code * 10_000_000 + 5_550_100 + index % 100)
 }
 
-fn progress_bar(calls: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} calls {per_sec} {eta} left");
-    ProgressBar::new(calls).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-}
-
 impl Tally {
     fn new() -> Self {
         // A bounded histogram is not resized: all parts have the same range.
@@ -214,7 +228,7 @@ impl Tally {
         Self { placed: 0, rejected: BTreeMap::new(), errors: BTreeMap::new(), micros }
     }
 
-    fn record(&mut self, answer: Result<(u16, Vec<u8>), String>, took: Duration) {
+    fn record(&mut self, answer: Answer, took: Duration) {
         let error = match answer {
             Ok((200, body)) => match serde_json::from_slice(&body) {
                 Ok(Decided::Place) => {
@@ -227,7 +241,7 @@ impl Tally {
                 }
                 Err(error) => Some(format!("unexpected response: {error}")),
             },
-            Ok((status, _)) => Some(format!("status {status}")),
+            Ok(answer) => Some(refusal(&answer)),
             Err(error) => Some(error),
         };
         match error {
@@ -251,19 +265,21 @@ impl Tally {
     fn print(&self, took: Duration) {
         let seconds = took.as_secs_f64();
         let answered = self.micros.len();
-        let rate = answered as f64 / seconds;
-        println_lossy(format_args!("{} calls completed in {seconds:.2} s: {rate:.0} per second", HumanCount(answered)));
-        println_lossy(format_args!("placed {}", HumanCount(self.placed)));
-        println_lossy(format_args!("rejected {}", HumanCount(self.rejected.values().sum())));
+        let rate = words::number((answered as f64 / seconds) as u64);
+        let (calls, took) = (words::count(answered, "call"), words::duration(took));
+        println_lossy(format_args!("{calls} completed in {took}: {rate} per second"));
+        println_lossy(format_args!("placed {}", words::number(self.placed)));
+        println_lossy(format_args!("rejected {}", words::number(self.rejected.values().sum())));
         for (rule, calls) in &self.rejected {
-            println_lossy(format_args!("  {}: {rule}", HumanCount(*calls)));
+            println_lossy(format_args!("  {}: {rule}", words::number(*calls)));
         }
-        println_lossy(format_args!("errors {}", HumanCount(self.errors.values().sum())));
+        println_lossy(format_args!("errors {}", words::number(self.errors.values().sum())));
         for (error, calls) in &self.errors {
-            println_lossy(format_args!("  {}: {error}", HumanCount(*calls)));
+            println_lossy(format_args!("  {}: {error}", words::number(*calls)));
         }
         let at = |quantile| Duration::from_micros(self.micros.value_at_quantile(quantile));
-        println_lossy(format_args!("p50 {:?}, p99 {:?}, p99.9 {:?}, max {:?}", at(0.5), at(0.99), at(0.999), at(1.0)));
+        let [p50, p99, p999, max] = [0.5, 0.99, 0.999, 1.0].map(|quantile| words::duration(at(quantile)));
+        println_lossy(format_args!("p50 {p50}, p99 {p99}, p99.9 {p999}, max {max}"));
     }
 }
 

@@ -6,18 +6,23 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
+use gen_registry::ShutdownReport;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tracing::info;
 
 use crate::api::router;
 use crate::cli_error::CliError;
 use crate::complaint_reader::{ComplaintReader, Row};
+use crate::log::LogArgs;
 use crate::phone_number::PhoneNumber;
 use crate::println_lossy::println_lossy;
 use crate::rule::Rule;
 use crate::service::{Residency, Service};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
+use crate::words;
 
 /// Fictitious complaints. Every number is reserved for fiction.
 const SAMPLE: &str = include_str!("../sample.csv");
@@ -30,26 +35,30 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(11);
 #[derive(Debug, clap::Args)]
 pub(crate) struct ServeArgs {
     /// The address to listen on; port 0 picks a free port and prints it
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8080")]
+    #[arg(long, env = "DENYLIST_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
     listen: SocketAddr,
     /// The database file; created if it does not exist
-    #[arg(long, value_name = "FILE", default_value = "denylist.redb")]
+    #[arg(long, env = "DENYLIST_DB", value_name = "FILE", default_value = "denylist.redb")]
     db: PathBuf,
     /// Do not import the sample of fictitious complaints into a new database
-    #[arg(long)]
+    #[arg(long, env = "DENYLIST_NO_SAMPLE", value_parser = FalseyValueParser::new())]
     no_sample: bool,
     /// How long to keep serving after a signal while /readyz returns 503, so that a load balancer stops sending
     /// requests; a second signal ends the delay
-    #[arg(long, value_name = "SECONDS", default_value_t = 0)]
+    #[arg(long, env = "DENYLIST_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 0)]
     drain_delay: u64,
     #[command(flatten)]
     residency: Residency,
     /// Serve POST /v1/workers/{number}/crash, for testing alerts and dashboards
-    #[arg(long)]
+    #[arg(long, env = "DENYLIST_DRILLS", value_parser = FalseyValueParser::new())]
     drills: bool,
+    #[command(flatten)]
+    log: LogArgs,
 }
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
+    let has_numbers = args.log.log_numbers;
+    args.log.install().map_err(CliError::other)?;
     // Bind first: a second service at the same address fails before it opens the database.
     let listener = TcpListener::bind(args.listen).await.map_err(|error| {
         CliError::unavailable(format!("cannot listen on {}: {error}; choose another with --listen", args.listen))
@@ -65,11 +74,13 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
     }
     let size = store.size()?;
     println_lossy(format_args!(
-        "it has {} rules and {} complaints about {} callers",
-        size.rules, size.complaints, size.callers
+        "it has {} and {} about {}",
+        words::count(size.rules, "rule"),
+        words::count(size.complaints, "complaint"),
+        words::count(size.callers, "caller")
     ));
 
-    let service = Service::new(store.clone(), args.residency).map_err(CliError::other)?;
+    let service = Service::new(store.clone(), args.residency, has_numbers).map_err(CliError::other)?;
     let mut signals = Signals::new().map_err(CliError::other)?;
     let (stop, mut stopped) = watch::channel(());
     let server = axum::serve(listener, router(service.clone(), telemetry.clone(), args.drills))
@@ -77,6 +88,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
         .with_graceful_shutdown(async move { _ = stopped.changed().await });
     let upkeep = tokio::spawn(telemetry.upkeep());
     let mut server = tokio::spawn(server.into_future());
+    info!(%address, "listening");
     greet(address, !args.no_sample);
 
     let signal = tokio::select! {
@@ -84,6 +96,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
         ended = &mut server => return Err(CliError::other(format!("the server stopped unexpectedly: {ended:?}"))),
     };
     service.start_draining();
+    info!(signal, "draining");
     println_lossy(format_args!("{signal}: draining"));
     tokio::select! {
         () = tokio::time::sleep(Duration::from_secs(args.drain_delay)) => {}
@@ -95,8 +108,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
         server.abort();
     }
     let (denylists, reputations) = service.shutdown().await;
-    println_lossy(format_args!("denylist: {denylists:?}"));
-    println_lossy(format_args!("reputation: {reputations:?}"));
+    report("denylist", &denylists);
+    report("reputation", &reputations);
     upkeep.abort();
     // The workers have exited and released the database.
     drop(service);
@@ -122,6 +135,24 @@ async fn close(store: Store) -> bool {
     false
 }
 
+/// Reports how the workers of a registry ended. What did not happen is not listed.
+fn report(registry: &str, report: &ShutdownReport) {
+    let ShutdownReport { drained, crashed, aborted, cancelled, stuck, .. } = *report;
+    info!(registry, drained, crashed, aborted, cancelled, stuck, "shut down");
+    let mut line = format!("{registry}: {} drained", words::count(drained as u64, "worker"));
+    for (workers, what) in [
+        (crashed, "crashed while stopping"),
+        (aborted, "aborted after the stop timeout"),
+        (cancelled, "cancelled while starting"),
+        (stuck, "still running code that never yields"),
+    ] {
+        if workers > 0 {
+            line += &format!(", {} {what}", words::number(workers as u64));
+        }
+    }
+    println_lossy(line);
+}
+
 fn import_sample(store: &Store) -> Result<(), CliError> {
     let mut reader = ComplaintReader::new(SAMPLE.as_bytes()).map_err(CliError::other)?;
     let mut complaints = Vec::new();
@@ -134,8 +165,8 @@ fn import_sample(store: &Store) -> Result<(), CliError> {
     let rules = [Rule::Anonymous, Rule::Complaints(5)].map(|rule| (recipient, rule));
     match store.seed(&complaints, &rules)? {
         Some(counted) => println_lossy(format_args!(
-            "imported the sample: {} made-up complaints, and rules for {recipient}",
-            counted.new
+            "imported the sample: {}, and rules for {recipient}",
+            words::count(counted.new, "made-up complaint")
         )),
         None => println_lossy("the sample was imported before"),
     }

@@ -32,13 +32,13 @@ pub(crate) struct Service {
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct Residency {
     /// Seconds of inactivity after which a worker exits; 0 is never
-    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    #[arg(long, env = "DENYLIST_IDLE_TIMEOUT", value_name = "SECONDS", default_value_t = 900)]
     idle_timeout: u64,
     /// The maximum number of workers in each of the two registries; 0 is unlimited
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, env = "DENYLIST_MAX_WORKERS", value_name = "N", default_value_t = 100_000)]
     max_workers: usize,
     /// Which inactive worker is evicted when the limit is reached
-    #[arg(long, value_enum, default_value_t = EvictionArg::LeastRecentlyActive)]
+    #[arg(long, env = "DENYLIST_EVICTION", value_enum, default_value_t = EvictionArg::LeastRecentlyActive)]
     eviction: EvictionArg,
 }
 
@@ -51,10 +51,13 @@ enum EvictionArg {
 }
 
 impl Residency {
-    fn apply<W: Worker<Args: Clone>>(self, registry: Builder<W>) -> Builder<W> {
+    fn apply<W: Worker<Key = PhoneNumber, Args: Clone>>(self, registry: Builder<W>, trace_numbers: bool) -> Builder<W> {
         // A crashed worker restarts and handles the waiting calls, up to three times in five seconds. After that its
         // callers get an error, and the key cannot start until the five seconds are over.
         let mut registry = registry.restart(Restart::Transient).measure_handling();
+        if trace_numbers {
+            registry = registry.trace_keys();
+        }
         if self.idle_timeout > 0 {
             registry = registry.idle_timeout(Duration::from_secs(self.idle_timeout));
         }
@@ -135,9 +138,12 @@ pub(crate) struct Stopped {
 
 impl Service {
     /// Builds the registries. Workers start on the first request for their number.
-    pub(crate) fn new(store: Store, residency: Residency) -> Result<Self, BuildError> {
-        let denylists = residency.apply(Registry::<Denylist>::builder()).name("denylist").build()?;
-        let reputations = residency.apply(Registry::<Reputation>::builder()).name("reputation").build()?;
+    ///
+    /// `trace_numbers` puts the number of a worker into the log.
+    pub(crate) fn new(store: Store, residency: Residency, trace_numbers: bool) -> Result<Self, BuildError> {
+        let denylists = residency.apply(Registry::<Denylist>::builder(), trace_numbers).name("denylist").build()?;
+        let reputations =
+            residency.apply(Registry::<Reputation>::builder(), trace_numbers).name("reputation").build()?;
         let backend = Backend { store, reputations };
         Ok(Self { denylists, backend, is_draining: Arc::default(), drills: Arc::default() })
     }

@@ -42,14 +42,19 @@ impl TestDir {
     /// The program with this directory as its working directory.
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(binary());
+        // The settings of the shell that runs the tests are not those of the tests.
+        for (name, _) in std::env::vars_os() {
+            if name == "RUST_LOG" || name.to_string_lossy().starts_with("DENYLIST_") {
+                command.env_remove(name);
+            }
+        }
         command.current_dir(self.0.path());
         command
     }
 
     /// Runs the program until it exits.
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
-        let child = self.command().args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
-        Ran::of(child.expect("the program starts"))
+        Ran::new(self.command().args(args))
     }
 
     pub(crate) fn import(&self, name: &str, rows: &[&str]) -> Ran {
@@ -75,8 +80,10 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    fn of(child: Child) -> Self {
-        let mut child = KillOnDrop(child);
+    /// Runs a program until it exits.
+    pub(crate) fn new(command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        let mut child = KillOnDrop(child.expect("the program starts"));
         let mut pipes = (child.0.stdout.take().expect("piped"), child.0.stderr.take().expect("piped"));
         // Read while it runs, because a full pipe would block it.
         let stdout = thread::spawn(move || read_all(&mut pipes.0));

@@ -37,8 +37,8 @@ fn overlapping_file_counts_new_rows() {
     let dir = TestDir::new();
     dir.import("a.csv", &GOOD[..2]).succeeded();
     let report = dir.import("b.csv", &GOOD[1..]).succeeded();
-    assert_says(&report, "counted 1 complaints");
-    assert_says(&report, "1 were counted before");
+    assert_says(&report, "counted 1 complaint");
+    assert_says(&report, "1 was counted before");
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn resumed_import_counts_nothing_twice() {
 
     let service = dir.serve_with(&["--no-sample"]);
     let line = service.log().into_iter().find(|line| line.starts_with("it has")).expect("the size");
-    assert!(line.contains(" 25000 complaints"), "{line}");
+    assert!(line.contains(" 25,000 complaints"), "{line}");
     // A caller of the file.
     let expected = rows.iter().filter(|row| row.starts_with("2025550119")).count();
     assert!(expected > 0);

@@ -15,6 +15,8 @@ mod import;
 #[cfg(unix)]
 mod lifecycle;
 #[cfg(unix)]
+mod operation;
+#[cfg(unix)]
 mod replay;
 #[cfg(unix)]
 mod residency;

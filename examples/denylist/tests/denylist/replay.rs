@@ -39,6 +39,12 @@ fn makes_and_reports_every_call() {
     assert_eq!(number_after(&report, "errors "), 0);
     // Three of four rows are from the caller with three complaints, so it calls most often.
     assert!((1_350..1_650).contains(&rejected), "{report}");
+    let latencies = report.lines().last().expect("a line").split(", ");
+    for (latency, name) in latencies.zip(["p50 ", "p99 ", "p99.9 ", "max "]) {
+        let figure = latency.strip_prefix(name).unwrap_or_else(|| panic!("{latency} is not {name}"));
+        // At most three digits, and a unit.
+        assert!(figure.len() <= "1.25 µs".len() && figure.ends_with('s'), "{figure}");
+    }
     for figure in ["per second", "p50 ", "p99 ", "p99.9 "] {
         assert!(report.contains(figure), "no {figure} in {report}");
     }
@@ -89,4 +95,18 @@ fn failed_calls_are_counted_and_fail_the_run() {
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(number_after(&ran.stdout, "errors ") > 0, "{ran:?}");
     assert!(ran.stderr.contains("of 400 calls failed"), "{ran:?}");
+}
+
+#[test]
+fn refused_rule_is_reported_in_words() {
+    let dir = prepared();
+    // The first phone takes the only place, and the second is refused.
+    let service = dir.serve_with(&["--no-sample", "--max-workers", "1", "--eviction", "none"]);
+    let args = ["--recipients", "2", "--with-threshold", "3"];
+    let reason = "cannot add a rule for +12015550101: status 503: the limit of workers is reached";
+    replay(&dir, service.address, &args).failed(1, reason);
+    // So are calls: by status and reason.
+    let ran = replay(&dir, service.address, &["--recipients", "2", "--calls", "50"]);
+    assert!(ran.stdout.contains(": status 503: the limit of workers is reached"), "{ran:?}");
+    assert_eq!(ran.code, Some(1), "{ran:?}");
 }
