@@ -152,6 +152,7 @@ impl<W: Worker> Registry<W> {
     /// # }
     /// ```
     #[inline]
+    #[doc(alias("get", "whereis"))]
     pub fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
@@ -188,6 +189,7 @@ impl<W: Worker> Registry<W> {
     /// # Panics
     ///
     /// If the key's `Hash`, `Eq` or `Clone` panics.
+    #[doc(alias("entry", "get_or_insert", "get_or_spawn"))]
     pub fn lookup_or_start<Q>(
         &self,
         key: &Q,
@@ -265,6 +267,7 @@ impl<W: Worker> Registry<W> {
     /// # Panics
     ///
     /// If the key's `Hash`, `Eq` or `Clone` panics.
+    #[doc(alias("insert", "spawn", "start_child", "start_link"))]
     pub fn start<Q>(&self, key: &Q, args: W::Args) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
     where
         Q: ?Sized + ToKey<W::Key>,
@@ -276,6 +279,7 @@ impl<W: Worker> Registry<W> {
 
     /// Returns the address of a key. Each send through it goes to the worker that has the key at that time, and fails
     /// if there is none.
+    #[doc(alias("address"))]
     pub fn via<Q>(&self, key: &Q) -> Via<W>
     where
         Q: ?Sized + ToKey<W::Key>,

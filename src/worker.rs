@@ -197,6 +197,7 @@ pub trait Worker: Sized + Send + 'static {
     /// # Cancel safety
     ///
     /// A kill, a [crash](crate::WorkerHandle::crash) or the stop deadline drops this future at an await.
+    #[doc(alias("handle_call", "handle_cast", "handle_info", "receive"))]
     fn handle(
         &mut self,
         message: Self::Message,

@@ -251,6 +251,7 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// # Panics
     ///
     /// If the closure panics, or the property's `Hash` or `Eq`. Members whose message was built before may have it.
+    #[doc(alias("publish", "send", "dispatch"))]
     pub async fn broadcast<Q>(&self, property: &Q, message: impl FnMut(&WorkerHandle<W>) -> W::Message) -> Broadcast<W>
     where
         Q: ?Sized + Hash + Equivalent<P>,

@@ -131,6 +131,7 @@ impl<W: Worker> Builder<W> {
     }
 
     /// Sets how many messages may wait in one worker's mailbox, not counting the one being handled. At least 1.
+    #[doc(alias("backpressure", "bounded", "buffer"))]
     pub fn mailbox_capacity(mut self, messages: usize) -> Self {
         self.config.mailbox_capacity = messages;
         self
@@ -158,6 +159,7 @@ impl<W: Worker> Builder<W> {
     ///
     /// A shutdown applies it once to all workers together. Ending a worker takes some microseconds of processor time:
     /// with a million workers on one busy core, allow more than the default.
+    #[doc(alias("grace_period"))]
     pub fn stop_timeout(mut self, within: Duration) -> Self {
         self.config.stop_timeout = within;
         self
@@ -322,6 +324,7 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("dead_letter", "dead_letters"))]
     pub fn on_undelivered(mut self, hook: impl Fn(&W::Key, W::Message) + Send + Sync + 'static) -> Self {
         self.on_undelivered = Some(Box::new(hook));
         self
@@ -379,6 +382,7 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("supervisor", "supervise", "one_for_one"))]
     pub fn restart(mut self, policy: Restart) -> Self
     where
         W::Args: Clone,
@@ -395,6 +399,7 @@ impl<W: Worker> Builder<W> {
     ///
     /// The budget is per key and does not affect other keys. It outlives the worker as long as the registry remembers
     /// the key (at most 16,384 keys without a worker). With a `max` of 0, the first crash spends the budget.
+    #[doc(alias("max_restarts", "max_seconds"))]
     pub fn restart_intensity(mut self, max: usize, period: Duration) -> Self {
         self.config.intensity = Intensity { max, period };
         self.sets_intensity = true;
@@ -463,6 +468,7 @@ impl<W: Worker> Builder<W> {
     /// its `init_timeout` has expired. Its permit then goes to the next start, and it runs in addition to the limit.
     /// Its worker is counted as [`stopping`](crate::Stats::stopping), or as [`restarting`](crate::Stats::restarting) in
     /// a restart.
+    #[doc(alias("semaphore", "throttle"))]
     pub fn max_concurrent_starts(mut self, starts: usize) -> Self {
         self.config.max_concurrent_starts = Some(starts);
         self
@@ -515,6 +521,7 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("ttl", "time_to_idle", "passivate", "hibernate", "expire"))]
     pub fn idle_timeout(mut self, after: Duration) -> Self {
         self.config.idle_timeout = Some(after);
         self
@@ -549,6 +556,7 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("capacity", "max_children", "limit"))]
     pub fn max_workers(mut self, workers: usize) -> Self {
         self.config.max_workers = Some(workers);
         self
@@ -561,6 +569,7 @@ impl<W: Worker> Builder<W> {
     /// busy, the start fails with [`StartError::AtCapacity`](crate::StartError::AtCapacity). So does a start by one of
     /// the registry's own workers: it never waits for room, because the worker that would make room may be waiting for
     /// it.
+    #[doc(alias("evict", "lru"))]
     pub fn eviction(mut self, eviction: Eviction) -> Self {
         self.config.eviction = eviction;
         self
@@ -591,6 +600,7 @@ impl<W: Worker> Builder<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("negative_cache"))]
     pub fn remember_failed_starts(mut self, within: Duration) -> Self {
         self.config.remember_failed_starts = Some(within);
         self

@@ -76,6 +76,7 @@ impl<W: Worker> Context<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("link", "supervisor", "child"))]
     pub fn own<C: Worker>(&mut self, child: &Registry<C>) {
         let owner = self.handle().cell.current();
         assert!(child.id() != owner.registry, "a worker cannot own the registry it belongs to");

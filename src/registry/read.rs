@@ -11,6 +11,7 @@ use crate::worker::handle::WorkerHandle;
 
 impl<W: Worker> Registry<W> {
     /// Returns the number of workers that a lookup would find. One atomic load.
+    #[doc(alias("len"))]
     pub fn count(&self) -> usize {
         self.starter.shared.numbers.live.load(Ordering::Relaxed)
     }
@@ -48,6 +49,7 @@ impl<W: Worker> Registry<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("for_each", "fold", "iter"))]
     pub fn reduce<A>(&self, init: A, mut f: impl FnMut(A, &W::Key, &WorkerHandle<W>) -> A) -> A {
         let open = |handle: &WorkerHandle<W>| handle.is_open().then_some(());
         let folded = self.starter.table.fold(init, open, |folded, handle, ()| f(folded, handle.key(), handle));
@@ -63,6 +65,7 @@ impl<W: Worker> Registry<W> {
     /// It takes a few steps while the table is about as full as it has been. A table that has shrunk is searched past
     /// its empty places: with ten workers left of a million, that takes some milliseconds. The same holds for
     /// [`reduce`](Self::reduce) and [`to_list`](Self::to_list).
+    #[doc(alias("random"))]
     pub fn sample(&self) -> Option<WorkerHandle<W>> {
         let found = self.starter.table.try_fold((), |(), handle| {
             if handle.is_open() { ControlFlow::Break(handle.clone()) } else { ControlFlow::Continue(()) }
@@ -76,6 +79,7 @@ impl<W: Worker> Registry<W> {
     /// Returns the handles of all workers. A handle has the worker's [key](WorkerHandle::key).
     ///
     /// The list is as consistent as that of [`reduce`](Self::reduce).
+    #[doc(alias("all", "keys", "values"))]
     pub fn to_list(&self) -> Vec<WorkerHandle<W>> {
         self.reduce(Vec::with_capacity(self.count()), |mut list, _, handle| {
             list.push(handle.clone());
@@ -88,6 +92,7 @@ impl<W: Worker> Registry<W> {
     ///
     /// Past events are not kept, and a registry without a subscription makes none. The [`Events`] keep the registry's
     /// memory alive, but no worker.
+    #[doc(alias("watch"))]
     pub fn subscribe(&self) -> Events<W> {
         self.starter.shared.events.subscribe()
     }
@@ -119,6 +124,7 @@ impl<W: Worker> Registry<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("info"))]
     pub fn stats(&self) -> Stats {
         let shared = &self.starter.shared;
         shared.stats(self.starter.table.backlog(shared.numbers.workers.load(Ordering::Relaxed)))

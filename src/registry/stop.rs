@@ -29,6 +29,7 @@ impl<W: Worker> Registry<W> {
     /// # Cancel safety
     ///
     /// If the future is dropped after its first poll, the worker ends all the same.
+    #[doc(alias("remove", "terminate_child"))]
     pub async fn stop<Q>(&self, key: &Q) -> Result<ExitReason, StopError>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,
@@ -104,6 +105,7 @@ impl<W: Worker> Registry<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("exit"))]
     pub async fn crash<Q>(&self, key: &Q) -> Result<ExitReason, StopError>
     where
         Q: ?Sized + Hash + Equivalent<W::Key>,

@@ -100,6 +100,7 @@ impl<W: Worker> Via<W> {
     ///
     /// If the future is dropped before it completes, the message is dropped and was not sent. A start that it caused
     /// continues.
+    #[doc(alias("send", "tell"))]
     pub async fn cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         // Almost always there is a worker with room. It accepts the message without a handle.
         let message = match self.starter.offer(&self.key, message).await {
@@ -219,6 +220,7 @@ impl<W: Worker> Via<W> {
     /// # Cancel safety
     ///
     /// As for [`WorkerHandle::call`]. A start that it caused continues.
+    #[doc(alias("ask", "send", "request"))]
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         address::call(self, message).await
     }

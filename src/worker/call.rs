@@ -40,6 +40,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Panics
     ///
     /// Panics if the closure panics.
+    #[doc(alias("ask", "send", "request"))]
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         if is_current(self.id()) {
             // A loop of failing calls yields to other tasks and can be cancelled.
@@ -102,6 +103,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Panics
     ///
     /// Panics outside a tokio runtime, in one whose timer is not enabled, or if the closure panics.
+    #[doc(alias("ask_timeout"))]
     pub async fn call_timeout<T>(
         &self,
         timeout: Duration,

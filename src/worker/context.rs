@@ -182,6 +182,7 @@ impl<W: Worker> Context<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("lease"))]
     pub fn keep_active(&mut self) -> ActiveGuard {
         let cell = Arc::clone(&self.handle.cell);
         self.children().guards.guard(move || BusyGuard::new(cell.clone()))

@@ -95,6 +95,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Cancel safety
     ///
     /// This method is cancel safe: dropping the future loses nothing.
+    #[doc(alias("join", "wait_for_shutdown"))]
     pub async fn closed(&self) -> ExitReason {
         self.cell.closed().await
     }

@@ -71,6 +71,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # }
     /// ```
     #[inline]
+    #[doc(alias("send", "tell", "do_send"))]
     pub fn cast(&self, message: W::Message) -> impl Future<Output = Result<(), SendError<W>>> {
         Cast { handle: self, state: CastState::New(Some(message)) }
     }
@@ -83,6 +84,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// - [`SendError::Full`]: the mailbox is full. Wait for room with [`cast`](Self::cast), or shed the message.
     /// - [`SendError::Closed`]: the worker has exited or is stopping. Look its key up again.
+    #[doc(alias("try_send", "try_tell"))]
     pub fn try_cast(&self, message: W::Message) -> Result<(), SendError<W>> {
         match self.cell.queue.try_send(message, MessageKind::Cast) {
             Ok(_) => Ok(()),
@@ -186,6 +188,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("permit"))]
     pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
         let mut reserving = self.cell.queue.reserve();
         let reserved = poll_fn(|cx| match Pin::new(&mut reserving).poll(cx) {

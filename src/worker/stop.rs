@@ -98,6 +98,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Cancel safety
     ///
     /// If the future is dropped after its first poll, the worker is still killed.
+    #[doc(alias("abort"))]
     pub async fn kill(&self) -> Result<ExitReason, StopError> {
         self.end(StopKind::Kill).await
     }
@@ -164,6 +165,7 @@ impl<W: Worker> WorkerHandle<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("exit"))]
     pub async fn crash(&self) -> Result<ExitReason, StopError> {
         self.request_end(|_, reply| Notice::Crash { entry: self.entry_id(), reply }).await
     }

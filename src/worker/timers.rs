@@ -121,6 +121,7 @@ impl<W: Worker> Context<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("schedule", "timer", "delay"))]
     pub fn send_after(&mut self, delay: Duration, message: W::Message) -> Timer {
         let cell = self.handle().cell.clone();
         let busy = BusyGuard::new(cell.clone());
@@ -179,6 +180,7 @@ impl<W: Worker> Context<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("schedule", "ticker"))]
     pub fn send_interval(
         &mut self,
         period: Duration,
@@ -267,6 +269,7 @@ impl<W: Worker> Context<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias("link", "watch", "DOWN"))]
     pub fn monitor<V: Worker>(
         &mut self,
         other: &WorkerHandle<V>,
@@ -293,6 +296,7 @@ impl<W: Worker> Context<W> {
     /// socket.
     ///
     /// Its idle time starts anew.
+    #[doc(alias("keep_alive"))]
     pub fn touch(&self) {
         let cell = &self.handle().cell;
         cell.activity.stamp(cell.shared.clock.now(), 1);

@@ -8,6 +8,7 @@ mod context;
 mod coop_budget;
 mod count;
 mod deadlock;
+mod docs;
 mod error_types;
 mod errors;
 mod exit;
