@@ -8,7 +8,8 @@
 //! ```
 //!
 //! - A change is acknowledged when it is on disk. After an error it may be on disk or not.
-//! - Each part may crash or be killed at any time, and the rest continues. Lists are read from disk again.
+//! - Each part may crash or be killed at any time, and the rest continues. A list that restarts is read from disk. A
+//!   write whose database worker crashes is repeated by its list, so that the client only waits.
 //! - The children of a supervisor restart one for one, each five times in five seconds at most. A child that crashes
 //!   once more ends its supervisor, and the crash moves up the tree. At the top it ends the system.
 //! - A start reads the disk in the task of its own list: neither the cache nor any other start waits for it.
@@ -23,10 +24,13 @@
 //! todo DIR show LIST Y-M-D    prints the entries of a day
 //! ```
 //!
-//! `cargo run -p todo` prints the sessions with their results. `sessions.rs` has their code, and `system.rs` the workers.
+//! `cargo run -p todo` prints the sessions with their results. Read [`list`], [`database`] and [`supervisor`] in this order,
+//! then the [`sessions`].
 
+mod database;
+mod list;
 mod sessions;
-mod system;
+mod supervisor;
 #[cfg(test)]
 mod tests;
 
@@ -36,7 +40,8 @@ use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::system::{Date, Entry, Failure, List, Todo};
+use crate::list::{Date, Entry, List};
+use crate::supervisor::{Failure, Todo};
 
 const USAGE: &str = "usage: todo [DIR], todo DIR many [COUNT], todo DIR add LIST Y-M-D, todo DIR show LIST Y-M-D";
 

@@ -9,7 +9,9 @@ use futures_util::future::try_join_all;
 use gen_registry::{ExitReason, StartError, WorkerHandle};
 use tokio::task::JoinSet;
 
-use crate::system::{Cache, Date, Failure, List, POOL_SIZE, Todo, choose_worker};
+use crate::database::{POOL_SIZE, choose_worker};
+use crate::list::{Cache, Date, List};
+use crate::supervisor::{Failure, Todo};
 
 const DAY: Date = (2016, 10, 1);
 

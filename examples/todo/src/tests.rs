@@ -10,8 +10,10 @@ use gen_registry::{CallError, ExitReason, StartError, WorkerHandle};
 use test_support::within;
 use tokio::task::JoinSet;
 
+use crate::database::{POOL_SIZE, choose_worker};
+use crate::list::{Date, Entry, List};
 use crate::sessions;
-use crate::system::{Date, Entry, Failure, List, POOL_SIZE, Pool, Todo, choose_worker};
+use crate::supervisor::{Failure, Pool, Todo};
 
 const DAY: Date = (2016, 9, 22);
 
