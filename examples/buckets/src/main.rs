@@ -4,7 +4,7 @@
 //! entries of buckets that have exited. Here the [`Registry`] is all of that, and a bucket is a [`Worker`]. The program
 //! plays the session of the notes. Then it measures what a call and a cast do when a sender is faster than its bucket.
 //!
-//! `cargo run -p buckets` prints each step and its result, and then the measurements:
+//! `cargo run -p buckets` prints each step and its result, and then the measurements. Only the times vary:
 //!
 //! ```text
 //! start shopping                          started
