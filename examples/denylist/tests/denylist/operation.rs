@@ -51,7 +51,8 @@ fn settings_come_from_the_environment() {
 #[test]
 fn invalid_setting_is_a_usage_error() {
     let dir = TestDir::new();
-    for (name, value) in [("DENYLIST_LISTEN", "nowhere"), ("RUST_LOG", "denylist=loud"), ("DENYLIST_LOG_FORMAT", "xml")] {
+    for (name, value) in [("DENYLIST_LISTEN", "nowhere"), ("RUST_LOG", "denylist=loud"), ("DENYLIST_LOG_FORMAT", "xml")]
+    {
         let mut command = dir.command();
         let ran = Ran::new(command.env(name, value));
         assert_eq!(ran.code, Some(2), "{ran:?}");
