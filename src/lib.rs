@@ -177,6 +177,8 @@
 
 mod combiner;
 mod directory;
+// The guide links to items of the default features.
+#[cfg_attr(not(all(feature = "metrics", feature = "tracing")), allow(rustdoc::broken_intra_doc_links))]
 pub mod guide {
     #![doc = include_str!("../guide/guide.md")]
 
