@@ -22,7 +22,7 @@
 //! absent: refused: cannot read the job: No such file or directory (os error 2)
 //! export: running, attempt 1
 //! export: refused: it runs already
-//! export: cancelled
+//! export: cancelled (stopped)
 //! ```
 //!
 //! | what | how |
@@ -229,8 +229,8 @@ async fn record<B: Backend>(
             Ok(Event::GaveUp { worker, incarnation: attempts, .. }) => {
                 (worker, Outcome::GaveUp { attempts }, format!("gave up, attempts: {attempts}"))
             }
-            Ok(Event::Exited { worker, .. } | Event::NotRestarted { worker, .. }) => {
-                (worker, Outcome::Cancelled, "cancelled".into())
+            Ok(Event::Exited { worker, reason, .. } | Event::NotRestarted { worker, reason, .. }) => {
+                (worker, Outcome::Cancelled, format!("cancelled ({reason})"))
             }
             Ok(_) => continue,
             Err(Lagged(lost)) => {
@@ -298,7 +298,7 @@ async fn run_all(directory: &Path) -> Result<bool, BoxError> {
     };
     let ended = tokio::select! {
         ended = all => ended,
-        interrupted = tokio::signal::ctrl_c() => interrupted.and(Err(io::ErrorKind::Interrupted.into())),
+        signal = tokio::signal::ctrl_c() => Err(signal.map_or_else(BoxError::from, |()| "interrupted".into())),
     };
     let _ = runner.jobs.shutdown().await; // cancels what still runs, and ends `record`
     drop(lines);
