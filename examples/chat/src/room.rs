@@ -102,3 +102,37 @@ impl Worker for Room {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use test_support::within;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn room_keeps_the_last_messages() {
+        let rooms = supervisor(1).unwrap();
+        let room = rooms.via_or_start("tea", ());
+        for text in 0..2 * KEPT {
+            let line = Line { from: "ada".to_owned(), text: text.to_string() };
+            within(room.cast(Message::Add(Arc::new(line))), "a message").await.unwrap();
+        }
+        let lines = within(room.call(Message::Get), "the messages").await.unwrap();
+        let texts = lines.iter().map(|line| line.text.parse::<usize>().unwrap());
+        assert!(texts.eq((KEPT..2 * KEPT).rev()), "{lines:?}");
+    }
+
+    /// A page keeps its room. Without pages, the room ends and its messages with it.
+    #[tokio::test(start_paused = true)]
+    async fn room_idles_when_its_pages_have_left() {
+        let rooms = supervisor(1).unwrap();
+        let room = rooms.start("tea", ()).await.unwrap();
+        let page = within(room.call(Message::Join), "the join").await.unwrap();
+        tokio::time::sleep(10 * IDLE).await;
+        assert_eq!(rooms.count(), 1);
+        drop(page);
+        // The clock is paused: this waits for nothing but the idle timeout.
+        assert_eq!(room.closed().await.to_string(), gen_registry::ExitReason::Idle.to_string());
+        assert_eq!(rooms.count(), 0);
+    }
+}
