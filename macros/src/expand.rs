@@ -2,6 +2,7 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
 use syn::{Attribute, Ident, TypeGenerics};
 
 use crate::lifecycle::Written;
@@ -213,7 +214,8 @@ impl Worker {
         let called = if message.is_async { quote_spanned!(span=> #called.await) } else { called };
         let done = match (&message.answer, &message.fails) {
             (Some(Answer { field, .. }), _) if !message.takes_reply() => quote_spanned!(span=> #field.send(#called)),
-            (_, Some(_)) => quote_spanned!(span=> #called?),
+            // A failing conversion is reported at the type of the error.
+            (_, Some(ty)) => quote_spanned!(Span::mixed_site().located_at(ty.span())=> #called?),
             _ => called,
         };
         quote_spanned!(span=> #(#cfgs)* #path::#variant #pattern => #done,)

@@ -2,7 +2,6 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote_spanned;
-use syn::spanned::Spanned;
 use syn::{
     Attribute, Error, FnArg, Ident, ImplItemFn, PathArguments, Result, ReturnType, Signature, Type, parse_quote_spanned,
 };
@@ -60,7 +59,7 @@ const FORM_OF_INIT: &str = "`init` makes the state: `async fn init(args: Args, c
 
 fn init(signature: &Signature) -> Result<Init> {
     if let Some(receiver) = signature.receiver() {
-        return Err(Error::new(receiver.span(), FORM_OF_INIT));
+        return Err(Error::new_spanned(receiver, FORM_OF_INIT));
     }
     let params = signature
         .inputs
@@ -68,14 +67,14 @@ fn init(signature: &Signature) -> Result<Init> {
         .map(|input| match input {
             FnArg::Typed(argument) if is_reference_to(&argument.ty, "Context") => Ok(InitParam::Context),
             FnArg::Typed(argument) if is_associated(&argument.ty, "Args") => {
-                Err(Error::new(argument.ty.span(), "write the type: the worker's `Args` is taken from here"))
+                Err(Error::new_spanned(&argument.ty, "write the type: the worker's `Args` is taken from here"))
             }
             FnArg::Typed(argument) => Ok(InitParam::Args(argument.ty.clone())),
-            FnArg::Receiver(receiver) => Err(Error::new(receiver.span(), FORM_OF_INIT)),
+            FnArg::Receiver(receiver) => Err(Error::new_spanned(receiver, FORM_OF_INIT)),
         })
         .collect::<Result<_>>()?;
     let output = match &signature.output {
-        ReturnType::Default => return Err(Error::new(signature.ident.span(), FORM_OF_INIT)),
+        ReturnType::Default => return Err(Error::new_spanned(&signature.ident, FORM_OF_INIT)),
         ReturnType::Type(_, ty) => &**ty,
     };
     let fails = last_segment(output).is_some_and(|segment| segment.ident.to_string().ends_with("Result"));
@@ -106,7 +105,7 @@ fn written(method: &ImplItemFn, is_exact: bool) -> Result<Written> {
         } else {
             "`handle` has the form that it has in the trait: `async fn handle(&mut self, message: Message, ctx: &mut Context<Self>) -> Result<(), Error>`. A message of this name needs a mark, `#[call]` or `#[cast]`"
         };
-        return Err(Error::new(ident.span(), form));
+        return Err(Error::new_spanned(ident, form));
     }
     let has = |name| {
         inputs.iter().any(|input| matches!(input, FnArg::Typed(argument) if is_reference_to(&argument.ty, name)))
@@ -144,7 +143,7 @@ impl Init {
         };
         match arguments_of(output, "Result").as_deref() {
             Some([_, error]) if is_associated(error, "Error") => {
-                Err(Error::new(error.span(), "write the type: the worker's `Error` is taken from here"))
+                Err(Error::new_spanned(error, "write the type: the worker's `Error` is taken from here"))
             }
             Some([_, error]) => Ok((*error).clone()),
             // `io::Result<Self>` has the error `io::Error`, as have `anyhow` and most.
@@ -160,8 +159,8 @@ impl Init {
                     }
                     Ok(Type::Path(error))
                 }
-                _ => Err(Error::new(
-                    output.span(),
+                _ => Err(Error::new_spanned(
+                    output,
                     "which error is this? Write `Result<Self, Error>`, or `#[worker(error = Error)]`",
                 )),
             },

@@ -1,16 +1,16 @@
 //! A call or a cast: a method that is marked as one, and what the message enum, the dispatch and the client need of it.
 
 use proc_macro2::Span;
-use syn::spanned::Spanned;
+use syn::punctuated::Punctuated;
 use syn::{
     Attribute, Error, FnArg, Ident, ImplItemFn, Meta, Pat, PatType, Receiver, ReceiverKind, Result, Safety, Signature,
-    Type, Visibility,
+    Token, Type, Visibility,
 };
 
 use crate::types::{Role, arguments_of, check_owned, is_reference_to, last_segment, returned};
 
 /// Methods of handles and addresses. The client's methods are found after these, and would never be called.
-pub(crate) const RESERVED: [&str; 19] = [
+pub(crate) const RESERVED: [&str; 18] = [
     "call",
     "call_timeout",
     "call_with_retry",
@@ -29,7 +29,6 @@ pub(crate) const RESERVED: [&str; 19] = [
     "stop_with",
     "try_call",
     "try_cast",
-    "registry",
 ];
 /// Methods of the prelude's traits that handles and addresses have.
 const OF_THE_PRELUDE: [&str; 6] = ["clone", "eq", "ne", "into", "try_into", "to_owned"];
@@ -122,8 +121,8 @@ fn mark(attribute: &Attribute) -> Result<Option<Mark>> {
         Meta::Path(_) => false,
         Meta::List(list) if list.parse_args::<Ident>().is_ok_and(|option| option == "internal") => true,
         meta => {
-            return Err(Error::new(
-                meta.span(),
+            return Err(Error::new_spanned(
+                meta,
                 "write `#[call]`, `#[cast]`, `#[call(internal)]` or `#[cast(internal)]`",
             ));
         }
@@ -139,7 +138,7 @@ pub(crate) fn take(method: &mut ImplItemFn) -> Option<Result<Message>> {
     let (first, more) = marks.split_first()?;
     let message = match more {
         [] => mark(first).and_then(|mark| parse(mark.expect("the attribute is a mark"), method)),
-        [second, ..] => Err(Error::new(second.span(), "a method is one message: mark it once")),
+        [second, ..] => Err(Error::new_spanned(second, "a method is one message: mark it once")),
     };
     // Not the compiler's business: a parameter of a function has no documentation.
     for input in &mut method.sig.inputs {
@@ -163,7 +162,7 @@ fn parse(mark: Mark, method: &ImplItemFn) -> Result<Message> {
             FnArg::Receiver(_) => None,
         })
         .collect::<Result<Vec<(Param, Option<Type>)>>>()?;
-    check_params(&params, inputs.span())?;
+    check_params(&params, inputs)?;
     let reply = params.iter().find_map(|(param, answer)| match (param, answer) {
         (Param::Reply(field), Some(ty)) => Some(Answer { ty: Some(ty.clone()), field: field.clone() }),
         _ => None,
@@ -206,35 +205,35 @@ fn failure(output: Option<&Type>, advice: &str) -> Result<Option<Type>> {
         Some(ty) if last_segment(ty).is_some_and(|segment| segment.ident.to_string().ends_with("Result")) => {
             Ok(Some(ty.clone()))
         }
-        Some(ty) => Err(Error::new(ty.span(), advice)),
+        Some(ty) => Err(Error::new_spanned(ty, advice)),
     }
 }
 
 fn check_signature(signature: &Signature) -> Result<()> {
     match signature.receiver() {
         None => {
-            return Err(Error::new(
-                signature.ident.span(),
+            return Err(Error::new_spanned(
+                &signature.ident,
                 "a message is handled with the state: take `&self` or `&mut self`",
             ));
         }
         Some(receiver) => check_receiver(receiver)?,
     }
     if let Some(parameter) = signature.generics.params.first() {
-        return Err(Error::new(
-            parameter.span(),
+        return Err(Error::new_spanned(
+            parameter,
             "a message has one type: write the concrete type, or make the worker generic (`impl<T> Worker<T>`)",
         ));
     }
     if let Some(clause) = &signature.generics.where_clause {
-        return Err(Error::new(
-            clause.span(),
+        return Err(Error::new_spanned(
+            clause,
             "put the bounds on the impl block: all messages are variants of one enum",
         ));
     }
     match &signature.safety {
         Safety::Default => Ok(()),
-        safety => Err(Error::new(safety.span(), "a message can come from any task: the method must be safe")),
+        safety => Err(Error::new_spanned(safety, "a message can come from any task: the method must be safe")),
     }
 }
 
@@ -242,13 +241,13 @@ fn check_receiver(receiver: &Receiver) -> Result<()> {
     match &receiver.kind {
         ReceiverKind::Reference(_, None, _) => Ok(()),
         ReceiverKind::Reference(_, Some(lifetime), _) => {
-            Err(Error::new(lifetime.span(), "no lifetime is needed: take `&self` or `&mut self`"))
+            Err(Error::new_spanned(lifetime, "no lifetime is needed: take `&self` or `&mut self`"))
         }
-        ReceiverKind::Value => Err(Error::new(
-            receiver.span(),
+        ReceiverKind::Value => Err(Error::new_spanned(
+            receiver,
             "a message does not consume the state: take `&mut self`. To end the worker call `ctx.stop()`; `terminate` consumes the state",
         )),
-        _ => Err(Error::new(receiver.span(), "take `&self` or `&mut self`")),
+        _ => Err(Error::new_spanned(receiver, "take `&self` or `&mut self`")),
     }
 }
 
@@ -258,7 +257,7 @@ fn check_name(name: &Ident) -> Result<()> {
         let advice = format!(
             "handles and addresses have a method `{bare}` already, which would be called instead: choose another name, or mark the method `(internal)`"
         );
-        return Err(Error::new(name.span(), advice));
+        return Err(Error::new_spanned(name, advice));
     }
     Ok(())
 }
@@ -272,8 +271,8 @@ fn param(argument: &PatType, kind: Kind) -> Result<(Param, Option<Type>)> {
     let ident = match &*argument.pat {
         Pat::Ident(pattern) if pattern.by_ref.is_none() && pattern.subpat.is_none() => pattern.ident.clone(),
         pattern => {
-            return Err(Error::new(
-                pattern.span(),
+            return Err(Error::new_spanned(
+                pattern,
                 "name this argument: the message and the client's method use the name",
             ));
         }
@@ -287,13 +286,13 @@ fn param(argument: &PatType, kind: Kind) -> Result<(Param, Option<Type>)> {
     Ok((Param::Field(Field { ident, ty: argument.ty.clone(), docs }), None))
 }
 
-fn check_params(params: &[(Param, Option<Type>)], span: Span) -> Result<()> {
+fn check_params(params: &[(Param, Option<Type>)], inputs: &Punctuated<FnArg, Token![,]>) -> Result<()> {
     let count = |is: fn(&Param) -> bool| params.iter().filter(|(param, _)| is(param)).count();
     if count(|param| matches!(param, Param::Context)) > 1 {
-        return Err(Error::new(span, "one `ctx: &mut Context<Self>` is enough"));
+        return Err(Error::new_spanned(inputs, "one `ctx: &mut Context<Self>` is enough"));
     }
     if count(|param| matches!(param, Param::Reply(_))) > 1 {
-        return Err(Error::new(span, "a call has one `Reply`"));
+        return Err(Error::new_spanned(inputs, "a call has one `Reply`"));
     }
     Ok(())
 }
@@ -304,8 +303,8 @@ fn check_reply_field(message: &Message) -> Result<()> {
         return Ok(());
     }
     match message.fields().find(|field| field.ident == "reply") {
-        Some(field) => Err(Error::new(
-            field.ident.span(),
+        Some(field) => Err(Error::new_spanned(
+            &field.ident,
             "the message has its reply in a field `reply`: rename this argument, or take `reply: Reply<T>` and answer through it",
         )),
         None => Ok(()),

@@ -36,14 +36,14 @@ impl Parse for Options {
         let mut options = Self::default();
         while !input.is_empty() {
             let name = input.call(Ident::parse_any)?;
-            input.parse::<Token![=]>().map_err(|error| Error::new(error.span(), format!("expected `{name} = ..`")))?;
+            input.parse::<Token![=]>().map_err(|_| Error::new_spanned(&name, format!("expected `{name} = ..`")))?;
             match name.to_string().as_str() {
                 "key" => set(&mut options.key, &name, input)?,
                 "error" => set(&mut options.error, &name, input)?,
                 "message" => set(&mut options.message, &name, input)?,
                 "client" => set(&mut options.client, &name, input)?,
                 "crate" => set(&mut options.krate, &name, input)?,
-                _ => return Err(Error::new(name.span(), UNKNOWN)),
+                _ => return Err(Error::new_spanned(&name, UNKNOWN)),
             }
             if !input.is_empty() {
                 input.parse::<Token![,]>()?;
@@ -57,7 +57,7 @@ const UNKNOWN: &str = "unknown option: `#[worker]` has `key = Type`, `error = Ty
 
 fn set<T: Parse>(option: &mut Option<T>, name: &Ident, input: ParseStream<'_>) -> Result<()> {
     if option.replace(input.parse()?).is_some() {
-        return Err(Error::new(name.span(), format!("`{name}` is set twice")));
+        return Err(Error::new_spanned(name, format!("`{name}` is set twice")));
     }
     Ok(())
 }

@@ -2,7 +2,6 @@
 
 use proc_macro2::{Group, Ident, Spacing, TokenStream, TokenTree};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::spanned::Spanned;
 use syn::{Error, GenericArgument, Path, PathArguments, PathSegment, ReturnType, Type, TypeParamBound};
 
 /// What a type belongs to, for the advice in an error.
@@ -17,10 +16,10 @@ pub(crate) fn check_owned(ty: &Type, role: Role) -> syn::Result<()> {
     match ty {
         Type::Reference(reference) => match &reference.lifetime {
             Some(lifetime) if lifetime.ident == "static" => check_owned(&reference.elem, role),
-            _ => Err(Error::new(ty.span(), borrowed(role))),
+            _ => Err(Error::new_spanned(ty, borrowed(role))),
         },
-        Type::ImplTrait(_) => Err(Error::new(
-            ty.span(),
+        Type::ImplTrait(_) => Err(Error::new_spanned(
+            ty,
             match role {
                 Role::Argument => {
                     "a message has one type: name the type, or box a trait object (`Box<dyn Trait + Send>`)"
@@ -28,7 +27,7 @@ pub(crate) fn check_owned(ty: &Type, role: Role) -> syn::Result<()> {
                 Role::Answer => "a reply has one type: name the type, or box a trait object (`Box<dyn Trait + Send>`)",
             },
         )),
-        Type::Infer(_) => Err(Error::new(ty.span(), "name the type: it becomes a part of the message")),
+        Type::Infer(_) => Err(Error::new_spanned(ty, "name the type: it becomes a part of the message")),
         Type::Array(array) => check_owned(&array.elem, role),
         Type::Slice(slice) => check_owned(&slice.elem, role),
         Type::Group(group) => check_owned(&group.elem, role),
@@ -54,7 +53,7 @@ fn check_arguments(segment: &PathSegment, role: Role) -> syn::Result<()> {
 }
 
 fn check_lifetime(lifetime: &syn::Lifetime, role: Role) -> syn::Result<()> {
-    if lifetime.ident == "static" { Ok(()) } else { Err(Error::new(lifetime.span(), borrowed(role))) }
+    if lifetime.ident == "static" { Ok(()) } else { Err(Error::new_spanned(lifetime, borrowed(role))) }
 }
 
 fn borrowed(role: Role) -> &'static str {

@@ -2,7 +2,6 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
-use syn::spanned::Spanned;
 use syn::{
     Error, Generics, Ident, ImplItem, ImplItemFn, ItemImpl, Path, Result, Signature, Type, Visibility, parse_quote,
 };
@@ -75,14 +74,14 @@ pub(crate) fn expand(options: Options, mut item: ItemImpl) -> TokenStream {
 /// The name of the worker's type.
 fn check(item: &ItemImpl) -> Result<Ident> {
     if let Some((path, _)) = &item.trait_ {
-        return Err(Error::new(
-            path.span(),
+        return Err(Error::new_spanned(
+            path,
             "`#[worker]` makes the implementation of `Worker`: put it on an inherent block, `impl Denylist { .. }`",
         ));
     }
     if let Some(lifetime) = item.generics.lifetimes().next() {
-        return Err(Error::new(
-            lifetime.span(),
+        return Err(Error::new_spanned(
+            lifetime,
             "a worker outlives every borrow: let the state own its data, or share it by `Arc`",
         ));
     }
@@ -90,7 +89,7 @@ fn check(item: &ItemImpl) -> Result<Ident> {
         Type::Path(_) => last_segment(&item.self_ty).map(|segment| segment.ident.clone()),
         _ => None,
     };
-    name.ok_or_else(|| Error::new(item.self_ty.span(), "a worker is a struct or an enum"))
+    name.ok_or_else(|| Error::new_spanned(&item.self_ty, "a worker is a struct or an enum"))
 }
 
 fn worker(options: Options, name: Ident, item: &mut ItemImpl, errors: &mut Errors) -> Option<Worker> {
@@ -116,14 +115,14 @@ fn worker(options: Options, name: Ident, item: &mut ItemImpl, errors: &mut Error
         }
         name_associated_types(method, &this);
     }
-    check_names(&messages, errors);
-    let init = match lifecycle.init.take() {
-        Some(init) => init,
-        None if has_init => return None,
-        None => {
-            errors.add(Error::new(item.self_ty.span(), NO_INIT));
-            return None;
+    check_names(&mut messages, errors);
+    let Some(init) = lifecycle.init.take() else {
+        if has_init {
+            remove_init(item);
+        } else {
+            errors.add(Error::new_spanned(&item.self_ty, NO_INIT));
         }
+        return None;
     };
     let Some(key) = options.key else {
         errors.add(Error::new(Span::call_site(), "name the type of the worker's key: `#[worker(key = String)]`"));
@@ -131,7 +130,10 @@ fn worker(options: Options, name: Ident, item: &mut ItemImpl, errors: &mut Error
     };
     let error = match options.error {
         Some(error) => error,
-        None => errors.take(init.error())?,
+        None => errors.take(init.error()).or_else(|| {
+            remove_init(item);
+            None
+        })?,
     };
     let vis = widest(&messages);
     let (message, message_vis) = named(options.message, &vis, || Ident::new(&format!("{name}Message"), name.span()));
@@ -153,6 +155,11 @@ fn worker(options: Options, name: Ident, item: &mut ItemImpl, errors: &mut Error
     })
 }
 
+/// An `init` with an error is reported. Without a worker, the types that it names would be reported too.
+fn remove_init(item: &mut ItemImpl) {
+    item.items.retain(|item| !matches!(item, ImplItem::Fn(method) if method.sig.ident == "init"));
+}
+
 const NO_INIT: &str = "a worker needs `init`, which makes its state: `async fn init(args: Args, ctx: &mut Context<Self>) -> Result<Self, Error>`, or shorter: `fn init() -> Self`";
 
 /// An inherent impl cannot name `Self::Error`. The macro can.
@@ -163,15 +170,18 @@ fn name_associated_types(method: &mut ImplItemFn, this: &SelfType<'_>) {
 }
 
 /// The client has one method of each name.
-fn check_names(messages: &[Message], errors: &mut Errors) {
+fn check_names(messages: &mut Vec<Message>, errors: &mut Errors) {
     let calls = messages.iter().filter(|message| message.kind == Kind::Call && !message.is_internal);
-    for with_timeout in calls.map(Message::with_timeout) {
-        if let Some(message) = messages.iter().find(|message| message.method == with_timeout) {
-            let advice =
-                format!("the client has `{with_timeout}` already, as the call with a timeout: choose another name");
-            errors.add(Error::new(message.method.span(), advice));
+    let taken: Vec<Ident> = calls.map(Message::with_timeout).collect();
+    messages.retain(|message| {
+        let is_free = message.is_internal || !taken.contains(&message.method);
+        if !is_free {
+            let name = &message.method;
+            let advice = format!("the client has `{name}` already, a call with a timeout: choose another name");
+            errors.add(Error::new_spanned(name, advice));
         }
-    }
+        is_free
+    });
 }
 
 fn named(option: Option<Named>, vis: &Visibility, default: impl FnOnce() -> Ident) -> (Ident, Visibility) {
