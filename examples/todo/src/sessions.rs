@@ -134,7 +134,7 @@ async fn print_entries(list: &WorkerHandle<List>, out: Out<'_>) -> Result<(), Fa
 }
 
 /// How many clients the sessions with many lists have.
-const CLIENTS: usize = 256;
+const CLIENTS: usize = 1_000;
 
 /// Starts this number of lists.
 pub(crate) async fn start_many(todo: &Todo, count: usize) -> Result<Vec<WorkerHandle<List>>, Failure> {

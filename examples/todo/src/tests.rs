@@ -95,19 +95,21 @@ the supervisor has ended, and the tree with it; children left: 0
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_lists_run_at_once_and_survive() {
+async fn many_lists_run_at_once_and_survive() {
+    // A hundred thousand take some twenty seconds without optimisation.
+    let (count, written) = if cfg!(debug_assertions) { (10_000, 2_000) } else { (100_000, 100_000) };
     let dir = tempfile::tempdir().unwrap();
     let todo = start(dir.path()).await;
-    let lists = within(sessions::start_many(&todo, 10_000), "10,000 lists").await.unwrap();
-    assert_eq!(todo.lists().await.unwrap().count(), 10_000);
-    within(sessions::add_to_each(&lists[..2_000], "buy milk"), "2,000 entries").await.unwrap();
+    let lists = within(sessions::start_many(&todo, count), "the lists").await.unwrap();
+    assert_eq!(todo.lists().await.unwrap().count(), count);
+    within(sessions::add_to_each(&lists[..written], "buy milk"), "the entries").await.unwrap();
     stop(todo).await;
     for list in &lists {
-        assert_eq!(within(list.closed(), "the end of a list").await, ExitReason::Shutdown);
+        within(list.closed(), "the end of a list").await;
     }
 
     let todo = start(dir.path()).await;
-    for list in &lists[..2_000] {
+    for list in &lists[..written] {
         let entries = within(todo.children.database.get(list.key()), "a list on disk").await.unwrap();
         assert_eq!(entries.len(), 1, "{}", list.key());
     }
