@@ -54,7 +54,7 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
         ];
-        let options = json!({"goog:chromeOptions": {"args": arguments}, "timeouts": {"script": 60_000}});
+        let options = json!({"goog:chromeOptions": {"args": arguments}, "timeouts": {"script": 100_000}});
         let sessions = format!("http://127.0.0.1:{driver}/session");
         let opened = command("POST", &sessions, json!({"capabilities": {"alwaysMatch": options}})).await;
         Self(format!("{sessions}/{}", opened["sessionId"].as_str().expect("an id")))
@@ -110,15 +110,16 @@ impl Page<'_> {
             const [id, text, done] = arguments, element = document.getElementById(id);
             const observer = new MutationObserver(check);
             function check() {
-                if (!element.innerText.includes(text)) return;
-                observer.disconnect();
-                done(element.innerText);
+                if (element.innerText.includes(text)) done(element.innerText);
             }
             observer.observe(element, { childList: true, subtree: true, characterData: true });
+            setTimeout(() => done(document.body.innerText), 60_000);
             check();";
         self.focus().await;
-        let found = self.browser.post("/execute/async", json!({"script": SCRIPT, "args": [element, text]}));
-        within(found, text).await.as_str().expect("a text").to_owned()
+        let found = self.browser.post("/execute/async", json!({"script": SCRIPT, "args": [element, text]})).await;
+        let found = found.as_str().expect("a text").to_owned();
+        assert!(found.contains(text), "lost: {text:?} in {element}. The page contains: {found}");
+        found
     }
 }
 
