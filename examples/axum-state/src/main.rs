@@ -62,6 +62,7 @@ const LONGEST_ITEM: usize = 64;
 /// The items that one customer wants.
 struct Cart {
     items: Vec<String>,
+    is_changed: bool,
     file: PathBuf,
 }
 
@@ -83,13 +84,14 @@ impl Worker for Cart {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             text => text?.lines().map(String::from).collect(),
         };
-        Ok(Cart { items, file })
+        Ok(Cart { items, is_changed: false, file })
     }
 
     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), BoxError> {
         match message {
             Message::Add(item, reply) => {
                 self.items.push(item);
+                self.is_changed = true;
                 reply.send(self.items.join(", "));
             }
             Message::List(reply) => reply.send(self.items.join(", ")),
@@ -98,13 +100,17 @@ impl Worker for Cart {
     }
 
     async fn terminate(self, _: &ExitReason, ctx: &mut Context<Self>) {
-        let Cart { items, file } = self;
-        let key = ctx.key().clone();
-        ctx.spawn_blocking(move || {
-            if let Err(error) = fs::write(&file, items.join("\n")) {
-                eprintln!("could not write the cart of {key}: {error}");
-            }
-        });
+        let Cart { items, is_changed, file } = self;
+        if is_changed {
+            // The worker has not ended before this has, so a shutdown waits for it.
+            ctx.spawn_blocking(move || {
+                let new = file.with_extension("new");
+                let written = fs::write(&new, items.join("\n")).and_then(|()| fs::rename(new, &file));
+                if let Err(error) = written {
+                    eprintln!("could not write {}: {error}", file.display());
+                }
+            });
+        }
     }
 }
 

@@ -48,9 +48,10 @@
 //! Readings are written when a worker ends, so a panic, a kill or a power failure loses those since then. Write each
 //! reading before its `ok` if that is too much.
 
+mod session;
+
 use std::error::Error;
 use std::future::{Future, pending};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
@@ -62,8 +63,7 @@ use gen_registry::{
     ActiveGuard, BuildError, Context, ExitReason, Mailbox, Registry, Reply, ShutdownReport, StartError, Worker,
 };
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Framed, LinesCodec, LinesCodecError};
@@ -72,8 +72,11 @@ type Lines = Framed<TcpStream, LinesCodec>;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 const LONGEST_LINE: usize = 256;
-/// How long a new connection may take to send `hello`, and any device to accept a line.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a new connection may take to send `hello`.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a device may take to accept a line. Much shorter than the stop timeout of five seconds: a device that does
+/// not read must not keep its worker from saving.
+const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// Connections that have not sent `hello` yet.
 const MAX_HANDSHAKES: usize = 1_000;
 
@@ -99,7 +102,7 @@ impl Settings {
 }
 
 /// What is kept of a device.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Record {
     readings: u64,
     last: f64,
@@ -111,12 +114,11 @@ impl Record {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             text => text?,
         };
-        let (readings, last) = text.split_once(' ').ok_or(io::ErrorKind::InvalidData)?;
-        let invalid = |error: BoxError| io::Error::new(io::ErrorKind::InvalidData, error);
-        Ok(Self {
-            readings: readings.parse().map_err(|error| invalid(Box::new(error)))?,
-            last: last.parse().map_err(|error| invalid(Box::new(error)))?,
-        })
+        let parse = |text: &str| {
+            let (readings, last) = text.split_once(' ')?;
+            Some(Self { readings: readings.parse().ok()?, last: last.parse().ok()? })
+        };
+        parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Replaces the file in one step: a reader finds the old content or the new.
@@ -147,7 +149,7 @@ enum Message {
     /// The device has connected.
     Connect(Lines),
     /// Sends a line to the device. The reply is false if it is not connected.
-    Push(&'static str, Reply<bool>),
+    Push(String, Reply<bool>),
 }
 
 impl Worker for Device {
@@ -183,21 +185,22 @@ impl Worker for Device {
                 self.connection = Some(Connection { lines, silent_at, _active: ctx.keep_active() });
                 self.send(&format!("welcome, readings: {}", self.record.readings)).await;
             }
-            Message::Push(line, reply) => reply.send(self.send(line).await),
+            Message::Push(line, reply) => reply.send(self.send(&line).await),
         }
         Ok(())
     }
 
     async fn terminate(mut self, reason: &ExitReason, ctx: &mut Context<Self>) {
-        self.send(&format!("bye {reason}")).await;
         if self.is_changed {
-            let (record, path) = (self.record, self.path);
-            match ctx.spawn_blocking(move || record.save(&path)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => eprintln!("could not save {}: {error}", ctx.key()),
-                Err(error) => eprintln!("could not save {}: {error}", ctx.key()),
-            }
+            let (record, path) = (self.record, self.path.clone());
+            // The key is not free before this has ended: the next worker of the device reads what it writes.
+            ctx.spawn_blocking(move || {
+                if let Err(error) = record.save(&path) {
+                    eprintln!("could not save {}: {error}", path.display());
+                }
+            });
         }
+        self.send(&format!("bye {reason}")).await;
     }
 }
 
@@ -239,7 +242,7 @@ impl Device {
     /// Sends a line if the device is connected. A device that does not accept it is disconnected.
     async fn send(&mut self, line: &str) -> bool {
         let Some(connection) = &mut self.connection else { return false };
-        let is_sent = matches!(timeout(PATIENCE, connection.lines.send(line)).await, Ok(Ok(())));
+        let is_sent = matches!(timeout(SEND_TIMEOUT, connection.lines.send(line)).await, Ok(Ok(())));
         if !is_sent {
             self.connection = None;
         }
@@ -289,7 +292,7 @@ async fn serve(
 
 /// Passes a connection to the worker of its device, or refuses it.
 async fn admit(mut lines: Lines, devices: &Registry<Device>, settings: Settings) {
-    let hello = timeout(PATIENCE, lines.next()).await;
+    let hello = timeout(HELLO_TIMEOUT, lines.next()).await;
     let id = match &hello {
         Ok(Some(Ok(line))) => line.strip_prefix("hello ").filter(|id| is_valid(id)),
         _ => None,
@@ -315,14 +318,14 @@ fn is_valid(id: &str) -> bool {
 
 async fn refuse(mut lines: Lines, why: &str) {
     // If it fails, the connection has ended already.
-    let _ = timeout(PATIENCE, lines.send(why)).await;
+    let _ = timeout(SEND_TIMEOUT, lines.send(why)).await;
 }
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let mut arguments = std::env::args().skip(1);
     let Some(address) = arguments.next() else {
-        session().await?.iter().for_each(|line| println!("{line}"));
+        session::play().await?.iter().for_each(|line| println!("{line}"));
         return Ok(());
     };
     let directory = PathBuf::from(arguments.next().ok_or("usage: gateway [ADDRESS DIRECTORY]")?);
@@ -339,152 +342,4 @@ async fn main() -> Result<(), BoxError> {
     let report = serve(listener, devices(&settings)?, settings, interrupt).await;
     println!("{report:?}");
     Ok(())
-}
-
-/// A gateway that runs in a task.
-struct Gateway {
-    address: SocketAddr,
-    devices: Registry<Device>,
-    stop: oneshot::Sender<()>,
-    served: JoinHandle<ShutdownReport>,
-}
-
-impl Gateway {
-    async fn start(settings: Settings) -> Result<Self, BoxError> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let (address, devices) = (listener.local_addr()?, devices(&settings)?);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let stopped = async { drop(stopped.await) };
-        let served = tokio::spawn(serve(listener, devices.clone(), settings, stopped));
-        Ok(Self { address, devices, stop, served })
-    }
-}
-
-/// A device in the session.
-struct Client {
-    name: &'static str,
-    lines: Lines,
-}
-
-impl Client {
-    async fn connect(name: &'static str, gateway: &Gateway) -> Result<Self, BoxError> {
-        Ok(Self { name, lines: Framed::new(TcpStream::connect(gateway.address).await?, LinesCodec::new()) })
-    }
-
-    /// Sends a line and receives one.
-    async fn ask(&mut self, line: &str, printed: &mut Vec<String>) -> Result<(), BoxError> {
-        printed.push(format!("{:<5} > {line}", self.name));
-        self.lines.send(line).await?;
-        self.receive(printed).await
-    }
-
-    async fn receive(&mut self, printed: &mut Vec<String>) -> Result<(), BoxError> {
-        let line = self.lines.next().await.ok_or("the gateway has disconnected")??;
-        printed.push(format!("{:<5} < {line}", self.name));
-        Ok(())
-    }
-}
-
-/// Plays the session of the documentation, and returns what it prints.
-async fn session() -> Result<Vec<String>, BoxError> {
-    let directory = tempfile::tempdir()?;
-    let settings = Settings {
-        directory: directory.path().into(),
-        max_devices: 2,
-        idle_timeout: Duration::from_millis(100),
-        ..Settings::new()
-    };
-    let mut printed = Vec::new();
-    let gateway = Gateway::start(settings.clone()).await?;
-
-    let mut lamp = Client::connect("lamp", &gateway).await?;
-    for line in ["hello lamp", "21.5", "warm"] {
-        lamp.ask(line, &mut printed).await?;
-    }
-    printed.push("the operator sends: dim".into());
-    gateway.devices.via("lamp").call(|reply| Message::Push("dim", reply)).await?;
-    lamp.receive(&mut printed).await?;
-
-    printed.push("the lamp connects again".into());
-    let mut lamp2 = Client::connect("lamp2", &gateway).await?;
-    lamp2.ask("hello lamp", &mut printed).await?;
-    lamp.receive(&mut printed).await?;
-
-    let mut meter = Client::connect("meter", &gateway).await?;
-    meter.ask("hello meter", &mut printed).await?;
-    Client::connect("fan", &gateway).await?.ask("hello fan", &mut printed).await?;
-
-    let worker = gateway.devices.lookup("lamp").ok_or("the lamp has a worker")?;
-    drop(lamp2);
-    printed.push(format!("the lamp disconnects, and its worker ends: {}", worker.closed().await));
-    let mut fan = Client::connect("fan", &gateway).await?;
-    fan.ask("hello fan", &mut printed).await?;
-
-    printed.push("the gateway shuts down".into());
-    drop(gateway.stop);
-    meter.receive(&mut printed).await?;
-    fan.receive(&mut printed).await?;
-    printed.push(format!("workers that ended in time: {}", gateway.served.await?.drained));
-
-    printed.push("the gateway starts again".into());
-    let gateway = Gateway::start(settings).await?;
-    Client::connect("lamp", &gateway).await?.ask("hello lamp", &mut printed).await?;
-    Ok(printed)
-}
-
-#[cfg(test)]
-mod tests {
-    use test_support::within;
-
-    use super::*;
-
-    /// The session in the documentation above.
-    fn documented() -> Vec<&'static str> {
-        let (_, block) = include_str!("main.rs").split_once("//! ```text\n").expect("there is a session");
-        block.lines().take_while(|line| *line != "//! ```").map(|line| &line[4..]).collect()
-    }
-
-    /// Connects, sends these lines, and returns what the gateway answers until it disconnects.
-    async fn answers(settings: Settings, sent: &[&str]) -> Vec<String> {
-        let gateway = Gateway::start(settings).await.expect("the gateway starts");
-        let mut client = Client::connect("test", &gateway).await.expect("the gateway accepts");
-        for line in sent {
-            client.lines.send(line).await.expect("the gateway reads");
-        }
-        let received = client.lines.map(|line| line.expect("a line"));
-        within(received.collect(), "the end of the connection").await
-    }
-
-    #[tokio::test]
-    async fn session_prints_the_documented_lines() {
-        let printed = within(session(), "the session").await.expect("the session has no errors");
-        assert_eq!(printed, documented());
-    }
-
-    #[tokio::test]
-    async fn id_cannot_leave_the_directory() {
-        for hello in ["hello ../passwd", "hello ", "hello LAMP", "21.5"] {
-            assert_eq!(answers(Settings::new(), &[hello]).await, ["error expected: hello and an id"], "{hello}");
-        }
-    }
-
-    #[tokio::test]
-    async fn silent_device_is_disconnected() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let silence = Duration::from_millis(20);
-        let settings = Settings { directory: directory.path().into(), silence, ..Settings::new() };
-        assert_eq!(answers(settings, &["hello lamp"]).await, ["welcome, readings: 0", "bye silent"]);
-        let mut files = fs::read_dir(&directory).expect("the directory exists");
-        assert!(files.next().is_none(), "a device without readings has no file");
-    }
-
-    #[tokio::test]
-    async fn damaged_file_is_not_overwritten() {
-        let directory = tempfile::tempdir().expect("a directory");
-        let file = directory.path().join("lamp");
-        fs::write(&file, "damaged").expect("a file");
-        let settings = Settings { directory: directory.path().into(), ..Settings::new() };
-        assert_eq!(answers(settings, &["hello lamp"]).await, ["error unavailable"]);
-        assert_eq!(fs::read_to_string(&file).expect("a file"), "damaged");
-    }
 }

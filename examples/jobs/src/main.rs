@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run -p jobs              # plays the session below
-//! cargo run -p jobs -- scripts   # runs each file of the directory `scripts` with `sh`, until Ctrl-C
+//! cargo run -p jobs -- scripts   # runs each file of the directory `scripts` with `sh`; Ctrl-C cancels them
 //! ```
 //!
 //! The session has a script that succeeds, one that succeeds at the third attempt, one that always fails, and one that
