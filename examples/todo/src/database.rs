@@ -18,10 +18,13 @@ pub(crate) const POOL_SIZE: u64 = 3;
 /// The most writes of one transaction.
 const MAX_WRITES: usize = 1_000;
 
+/// redb's default is 1 GiB for each file.
+const CACHE_BYTES: usize = 16 << 20;
+
 const LISTS: TableDefinition<'_, &str, Vec<(u64, Date, &str)>> = TableDefinition::new("lists");
 
 fn open(path: &Path) -> Result<redb::Database, redb::Error> {
-    let file = redb::Database::create(path)?;
+    let file = redb::Database::builder().set_cache_size(CACHE_BYTES).create(path)?;
     let transaction = file.begin_write()?;
     transaction.open_table(LISTS)?; // creates it, so that a read need not check whether it exists
     transaction.commit()?;

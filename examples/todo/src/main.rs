@@ -14,8 +14,9 @@
 //!   once more ends its supervisor, and the crash moves up the tree. At the top it ends the system.
 //! - A start reads the disk in the task of its own list: neither the cache nor any other start waits for it.
 //!
-//! What the document calls `Process.exit(pid, :kill)` is `crash` here: the supervisor's policy applies. After a `kill`
-//! no policy applies, and the next user of the key starts it.
+//! Two things differ from the document. Its `add_entry` is a cast, and its test sleeps until the entry must be on disk:
+//! here it is a call, and the answer says so. Its `Process.exit(pid, :kill)` is `crash` here, after which the restart
+//! policy applies. After a `kill` it does not: the next user of the key starts a worker.
 //!
 //! ```text
 //! todo [DIR]                  plays the document's sessions, in a temporary directory unless one is given
@@ -37,8 +38,10 @@ mod supervisor;
 #[cfg(test)]
 mod tests;
 
+use std::error::Error;
 use std::io;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -49,11 +52,23 @@ use crate::supervisor::{Failure, Todo};
 const USAGE: &str = "usage: todo [DIR], todo DIR many [COUNT], todo DIR add LIST Y-M-D, todo DIR show LIST Y-M-D";
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> ExitCode {
+    let Err(error) = run().await else { return ExitCode::SUCCESS };
+    // The errors above the cause name the workers that have failed with it.
+    let mut cause: &dyn Error = &*error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    eprintln!("todo: {cause}");
+    ExitCode::FAILURE
+}
+
+async fn run() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args[..] {
         [] => sessions::play(tempfile::tempdir()?.path(), &mut io::stdout()).await,
+        [option, ..] if option.starts_with('-') => Err(USAGE.into()),
         [dir] => sessions::play(dir.as_ref(), &mut io::stdout()).await,
         [dir, "many"] => many(dir.as_ref(), 100_000).await,
         [dir, "many", count] => many(dir.as_ref(), count.parse()?).await,

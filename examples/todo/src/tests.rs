@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use gen_registry::{CallError, ExitReason, StartError, WorkerHandle};
+use gen_registry::{CallError, ExitReason, StartError, WorkerHandle, WorkerState};
 use test_support::within;
 use tokio::task::JoinSet;
 
@@ -176,6 +176,34 @@ async fn init_that_waits_for_its_worker_delays_no_other() {
     stop(todo).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_read_delays_no_other_list_of_its_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let todo = start(dir.path()).await;
+    let long = list_of(1);
+    // It takes a thousand times as long to read as an empty list.
+    let entries = (1..=300_000).map(|id| Entry { id, date: DAY, title: format!("entry {id}") }).collect();
+    within(todo.children.database.store(&long, &Arc::new(entries)), "a long list").await.unwrap();
+    let reading = tokio::spawn({
+        let (todo, long) = (todo.clone(), long.clone());
+        async move { todo.server_process(&long).await }
+    });
+    let lists = todo.lists().await.unwrap();
+    let started = async {
+        while lists.stats().starting == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(started, "the start of the long list").await;
+
+    let short = (0..).map(|n| format!("short {n}")).find(|list| choose_worker(list) == 1).unwrap();
+    server(&todo, &short).await;
+    assert!(!reading.is_finished() && lists.lookup(&long).is_none());
+    let long = within(reading, "the long list").await.unwrap().unwrap();
+    assert_eq!(titles(&long).await.len(), 300_000);
+    stop(todo).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn list_without_its_worker_reads_but_does_not_write() {
     let dir = tempfile::tempdir().unwrap();
@@ -259,6 +287,21 @@ async fn killed_children_are_started_again() {
         within(cache, "the cache").await;
         assert_eq!(titles(&server(&todo, "Bob's list").await).await, ["an entry"]);
     }
+    stop(todo).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn killed_supervisor_takes_the_tree_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let todo = start(dir.path()).await;
+    let list = server(&todo, "Bob's list").await;
+    add(&list, "an entry").await;
+    within(todo.supervisor.kill(), "the end of the supervisor").await.unwrap();
+    assert_eq!(list.state(), WorkerState::Exited);
+    assert!((1..=POOL_SIZE).all(|id| todo.children.database.workers.whereis(&id).is_none()));
+
+    let todo = start(dir.path()).await;
+    assert_eq!(titles(&server(&todo, "Bob's list").await).await, ["an entry"]);
     stop(todo).await;
 }
 
