@@ -19,6 +19,7 @@ mod room;
 mod session;
 mod web;
 
+use std::io::Write;
 use std::net::SocketAddr;
 
 use anyhow::Context;
@@ -45,8 +46,7 @@ enum Command {
 async fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     if let Some(Command::Session) = cli.command {
-        print!("{}", session::play().await?);
-        return Ok(());
+        return Ok(std::io::stdout().write_all(session::play().await?.as_bytes())?);
     }
     let listener = TcpListener::bind(cli.listen).await.with_context(|| format!("cannot listen on {}", cli.listen))?;
     println!("Open http://{} in two or three windows. Ctrl-C stops the chat.", listener.local_addr()?);
