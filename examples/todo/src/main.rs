@@ -16,10 +16,11 @@
 //!
 //! Two things differ from the document. Its `add_entry` is a cast, and its test sleeps until the entry must be on disk:
 //! here it is a call, and the answer says so. Its `Process.exit(pid, :kill)` is `crash` here, after which the restart
-//! policy applies. After a `kill` it does not: the next user of the key starts a worker.
+//! policy applies. A `kill` is for good: the supervisors start another child, and the next user of a list another server.
 //!
 //! ```text
-//! todo [DIR]                  plays the document's sessions, in a temporary directory unless one is given
+//! todo [DIR]                  plays the document's sessions, in a temporary directory unless one is given; it first
+//!                             clears the lists of the sessions: Bob's, Alice's, and "my key"
 //! todo DIR many [COUNT]       starts this number of lists (100,000), and adds an entry to each
 //! todo DIR add LIST Y-M-D     adds an entry for each line of its input, and prints each when it is on disk
 //! todo DIR show LIST Y-M-D    prints the entries of a day
