@@ -16,7 +16,7 @@
 //!
 //! Two things differ from the document. Its `add_entry` is a cast, and its test sleeps until the entry must be on disk:
 //! here it is a call, and the answer says so. Its `Process.exit(pid, :kill)` is `crash` here, after which the restart
-//! policy applies. A `kill` is for good: the supervisors start another child, and the next user of a list another server.
+//! policy applies. A `kill` is for good: a supervisor starts another child, the next user of a list another server.
 //!
 //! ```text
 //! todo [DIR]                  plays the document's sessions, in a temporary directory unless one is given; it first
@@ -29,8 +29,8 @@
 //! With 1,000 clients on two cores, `many` starts its 100,000 lists in about two seconds, and their entries are on disk
 //! after two more (`--release`).
 //!
-//! `cargo run -p todo` prints the sessions with their results. Read [`list`], [`database`] and [`supervisor`] in this order,
-//! then the [`sessions`].
+//! `cargo run -p todo` prints the sessions with their results. Read [`list`], [`database`] and [`supervisor`] in this
+//! order, then the [`sessions`].
 
 mod database;
 mod list;

@@ -20,8 +20,8 @@ fn one_for_one<W: Worker<Args: Clone>>() -> Result<Registry<W>, BuildError> {
     Registry::builder().restart(Restart::Permanent).restart_intensity(5, Duration::from_secs(5)).build()
 }
 
-/// Keeps a child running. The registry restarts it after a crash, and this starts it after a kill. Returns why it cannot
-/// be started: almost always, because it has crashed too often.
+/// Keeps a child running. The registry restarts it after a crash, and this starts it after a kill. Returns why it
+/// cannot be started: almost always, because it has crashed too often.
 async fn keep<W: Worker<Args: Clone>>(children: &Registry<W>, key: W::Key, args: W::Args) -> StartError<W> {
     loop {
         match children.lookup_or_start(&key, args.clone()).await {
