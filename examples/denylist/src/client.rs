@@ -9,6 +9,7 @@ use http_body_util::BodyExt;
 use hyper_util::client::legacy::Client as HttpClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use serde::Deserialize;
 
 /// The URL of a service: `http://127.0.0.1:8080`.
 #[derive(Debug, Clone)]
@@ -70,6 +71,19 @@ impl Client {
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.map_err(root)?;
         Ok((status, body.to_bytes().into()))
+    }
+}
+
+/// The reason that the service gives: `status 503: the service is shutting down`.
+pub(crate) fn refusal((status, body): &(u16, Vec<u8>)) -> String {
+    #[derive(Deserialize)]
+    struct Problem {
+        detail: String,
+    }
+    match serde_json::from_slice(body) {
+        Ok(Problem { detail }) => format!("status {status}: {detail}"),
+        // Something else answers at this address, such as a proxy.
+        Err(_) => format!("status {status}"),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 
 use crate::phone_number::PhoneNumber;
 
@@ -38,8 +39,9 @@ impl Timestamp {
         self.0
     }
 
-    pub(crate) fn from_stored(digits: u64) -> Self {
-        Self(digits)
+    /// `None` if it has more than 14 digits.
+    pub(crate) fn from_stored(digits: u64) -> Option<Self> {
+        (digits < 100_000_000_000_000).then_some(Self(digits))
     }
 }
 
@@ -58,7 +60,7 @@ impl Serialize for Timestamp {
 }
 
 /// The complaints about one caller.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, ToSchema)]
 pub(crate) struct Record {
     pub(crate) complaints: u64,
     /// How many of them were about a recorded message.
@@ -69,7 +71,7 @@ pub(crate) struct Record {
     pub(crate) subjects: Vec<Subject>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Subject {
     pub(crate) subject: String,
     pub(crate) complaints: u64,

@@ -2,6 +2,7 @@
 
 use gen_registry::{Context, Registry, Reply, Worker};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::failure::{Failure, ask};
 use crate::phone_number::{Caller, PhoneNumber};
@@ -42,7 +43,7 @@ pub(crate) enum Command {
 }
 
 /// The decision on a call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "decision", rename_all = "lowercase")]
 pub(crate) enum Decision {
     Place,

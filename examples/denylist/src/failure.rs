@@ -10,7 +10,7 @@ use crate::store::StoreError;
 use crate::words;
 
 /// The timeout of a call, including the worker's start.
-const TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a call may meet a worker that stops before it handles the message.
 const MAX_ATTEMPTS: u32 = 16;
 
@@ -21,6 +21,8 @@ pub(crate) enum Failure {
     ShuttingDown,
     #[error("the worker did not reply; nothing was changed")]
     NotHandled,
+    #[error("the database did not reply in time")]
+    NotRead,
     #[error("the worker did not reply in time, and may have handled the request; repeating it is safe")]
     MayHaveRun,
     #[error("the limit of workers is reached, and all of them are busy; nothing was changed")]

@@ -13,12 +13,15 @@ mod denylist;
 mod failure;
 mod import;
 mod log;
+mod openapi;
 mod phone_number;
 mod println_lossy;
 mod problem;
 mod progress;
+mod ready;
 mod replay;
 mod reputation;
+mod request;
 mod rule;
 mod serve;
 mod service;
@@ -32,6 +35,7 @@ use clap::{Parser, Subcommand};
 
 use crate::cli_error::CliError;
 use crate::import::{ImportArgs, import};
+use crate::ready::{ReadyArgs, ready};
 use crate::replay::{ReplayArgs, replay};
 use crate::serve::{ServeArgs, serve};
 
@@ -58,6 +62,8 @@ enum Command {
     Serve(ServeArgs),
     /// Counts the complaints of a file, each complaint once
     Import(ImportArgs),
+    /// Exits with 0 if a running service is ready, and with 69 if it is not
+    Ready(ReadyArgs),
     /// Sends calls from the callers of a file to a running service and measures it
     Replay(ReplayArgs),
 }
@@ -77,6 +83,7 @@ fn run(cli: Cli) -> Result<(), CliError> {
         None => runtime()?.block_on(serve(cli.serve)),
         Some(Command::Serve(args)) => runtime()?.block_on(serve(args)),
         Some(Command::Import(args)) => import(&args),
+        Some(Command::Ready(args)) => runtime()?.block_on(ready(args)),
         Some(Command::Replay(args)) => runtime()?.block_on(replay(args)),
     }
 }

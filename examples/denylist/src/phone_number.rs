@@ -4,13 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use phonenumber::country;
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 /// The shortest number that can be dialled from abroad.
 const MIN_DIGITS: usize = 7;
 /// Longer texts are rejected, whatever their punctuation.
 const MAX_LENGTH: usize = 40;
+/// The first number with more than 15 digits.
+const TOO_LONG: u64 = 1_000_000_000_000_000;
 /// The national numbers of the North American plan: ten digits, the first being 2 to 9.
 const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_999;
 
@@ -18,8 +20,7 @@ const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_
 ///
 /// It has at most 15 digits, and the first is not 0. So an integer holds it without loss, is cheap to copy and to hash,
 /// and sorts in the database.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PhoneNumber(u64);
 
 impl PhoneNumber {
@@ -28,9 +29,9 @@ impl PhoneNumber {
         self.0
     }
 
-    /// A number from stored digits, which were validated before.
-    pub(crate) fn from_digits(digits: u64) -> Self {
-        Self(digits)
+    /// The number with these digits, unless there are too many or none.
+    pub(crate) fn from_digits(digits: u64) -> Option<Self> {
+        (1..TOO_LONG).contains(&digits).then_some(Self(digits))
     }
 }
 
@@ -75,17 +76,9 @@ impl FromStr for PhoneNumber {
         }
         let e164 = number.format().mode(phonenumber::Mode::E164).to_string();
         match e164.trim_start_matches('+').parse() {
-            Ok(digits @ 1..1_000_000_000_000_000) => Ok(Self(digits)),
-            _ => Err(NumberError::TooLong),
+            Ok(digits) => Self::from_digits(digits).ok_or(NumberError::TooLong),
+            Err(_) => Err(NumberError::TooLong),
         }
-    }
-}
-
-impl TryFrom<String> for PhoneNumber {
-    type Error = NumberError;
-
-    fn try_from(text: String) -> Result<Self, NumberError> {
-        text.parse()
     }
 }
 
@@ -123,23 +116,17 @@ pub(crate) enum NumberError {
 }
 
 /// A caller: a number, or one that hides it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(try_from = "Option<String>")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Caller {
-    #[default]
     Anonymous,
     Known(PhoneNumber),
 }
 
-impl TryFrom<Option<String>> for Caller {
-    type Error = NumberError;
+impl FromStr for Caller {
+    type Err = NumberError;
 
-    fn try_from(text: Option<String>) -> Result<Self, NumberError> {
-        match text {
-            None => Ok(Self::Anonymous),
-            Some(text) if text.eq_ignore_ascii_case("anonymous") => Ok(Self::Anonymous),
-            Some(text) => text.parse().map(Self::Known),
-        }
+    fn from_str(text: &str) -> Result<Self, NumberError> {
+        if text.eq_ignore_ascii_case("anonymous") { Ok(Self::Anonymous) } else { text.parse().map(Self::Known) }
     }
 }
 

@@ -1,11 +1,11 @@
 //! [`Problem`]: an error as the client sees it.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use tracing::error;
+use utoipa::ToSchema;
 
 use crate::failure::Failure;
 
@@ -23,21 +23,35 @@ impl Problem {
         Self { status, detail: detail.into(), retry_after: 1 }
     }
 
+    /// The request is malformed.
+    pub(crate) fn bad_request(detail: impl ToString) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail.to_string())
+    }
+
     /// The request is well-formed but invalid.
     pub(crate) fn unprocessable(detail: impl ToString) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail.to_string())
     }
 }
 
+/// An error.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct Body {
+    #[schema(example = "about:blank")]
+    r#type: &'static str,
+    /// The name of the status.
+    #[schema(example = "Unprocessable Entity")]
+    title: &'static str,
+    #[schema(example = 422)]
+    status: u16,
+    /// What is wrong, in words.
+    #[schema(example = "`to`: phone number too short")]
+    detail: String,
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            r#type: &'static str,
-            title: &'static str,
-            status: u16,
-            detail: String,
-        }
         let title = self.status.canonical_reason().unwrap_or("Error");
         let body = Body { r#type: "about:blank", title, status: self.status.as_u16(), detail: self.detail };
         let mut response = (self.status, Json(body)).into_response();
@@ -57,6 +71,7 @@ impl From<Failure> for Problem {
             Failure::TooManyRules => StatusCode::UNPROCESSABLE_ENTITY,
             Failure::ShuttingDown
             | Failure::NotHandled
+            | Failure::NotRead
             | Failure::MayHaveRun
             | Failure::NoRoom
             | Failure::GivenUp(_)
@@ -73,15 +88,3 @@ impl From<Failure> for Problem {
         problem
     }
 }
-
-macro_rules! from_rejection {
-    ($($rejection:ident)+) => {
-        $(impl From<$rejection> for Problem {
-            fn from(rejection: $rejection) -> Self {
-                Self::new(rejection.status(), rejection.body_text())
-            }
-        })+
-    };
-}
-
-from_rejection!(JsonRejection PathRejection QueryRejection);

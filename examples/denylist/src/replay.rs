@@ -12,22 +12,21 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde::Deserialize;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval, sleep_until, timeout};
+use tokio::time::{Instant, interval, sleep_until};
 
 use crate::cli_error::CliError;
-use crate::client::{Answer, Client, ServiceUrl};
+use crate::client::{Answer, Client, ServiceUrl, refusal};
 use crate::complaint_reader::{ComplaintReader, Row};
 use crate::phone_number::PhoneNumber;
 use crate::println_lossy::println_lossy;
 use crate::progress::Progress;
+use crate::ready::{TIMEOUT, in_time, require_ready};
 use crate::words;
 
 /// Area codes in use, each with the hundred numbers 555-0100 to 555-0199 that are reserved for fiction.
 const AREA_CODES: [u64; 20] =
     [201, 202, 206, 212, 303, 305, 312, 404, 415, 503, 512, 602, 615, 617, 702, 713, 801, 808, 901, 907];
 const RECIPIENTS: u64 = AREA_CODES.len() as u64 * 100;
-/// Longer than the service takes to report a failure.
-const TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayArgs {
@@ -87,13 +86,7 @@ struct Plan {
 pub(crate) async fn replay(args: ReplayArgs) -> Result<(), CliError> {
     let callers = read_callers(&args.file)?;
     let client = Client::new(args.url.clone());
-    match in_time(client.get("/readyz")).await {
-        Ok((200, _)) => {}
-        Ok(answer) => {
-            return Err(CliError::unavailable(format!("{} is not ready: {}", args.url, refusal(&answer))));
-        }
-        Err(error) => return Err(CliError::unavailable(format!("cannot reach {}: {error}", args.url))),
-    }
+    require_ready(&client, &args.url).await?;
     if let Some(threshold) = args.with_threshold {
         give_rules(&client, args.recipients, threshold).await?;
     }
@@ -157,23 +150,6 @@ async fn give_rules(client: &Client, recipients: u64, threshold: NonZeroU64) -> 
     Ok(())
 }
 
-async fn in_time(answer: impl Future<Output = Answer>) -> Answer {
-    timeout(TIMEOUT, answer).await.unwrap_or_else(|_| Err(String::from("no response in time")))
-}
-
-/// The reason that the service gives: `status 503: the service is shutting down`.
-fn refusal((status, body): &(u16, Vec<u8>)) -> String {
-    #[derive(Deserialize)]
-    struct Problem {
-        detail: String,
-    }
-    match serde_json::from_slice(body) {
-        Ok(Problem { detail }) => format!("status {status}: {detail}"),
-        // Something else answers at this address, such as a proxy.
-        Err(_) => format!("status {status}"),
-    }
-}
-
 /// Makes calls until none are left.
 async fn call_in_turn(plan: Arc<Plan>) -> Tally {
     let mut tally = Tally::new();
@@ -217,7 +193,8 @@ fn mix(seed: u64) -> u64 {
 
 fn recipient(index: u64) -> PhoneNumber {
     let area_code = AREA_CODES[(index / 100) as usize];
-    PhoneNumber::from_digits(10_000_000_000 + area_code * 10_000_000 + 5_550_100 + index % 100)
+    let digits = 10_000_000_000 + area_code * 10_000_000 + 5_550_100 + index % 100;
+    PhoneNumber::from_digits(digits).expect("it has eleven digits")
 }
 
 impl Tally {

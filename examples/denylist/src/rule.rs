@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Serialize, Serializer};
 use thiserror::Error;
 
 use crate::phone_number::{Caller, NumberError, PhoneNumber};
@@ -16,8 +16,7 @@ const MOST_COMPLAINTS: u64 = 1_000_000_000;
 /// A reason to reject a caller. Its text is `+12025550123`, `+1900*`, `anonymous` or `complaints:5`.
 ///
 /// If several rules match, the first variant is reported.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Rule {
     /// This caller.
     Number(PhoneNumber),
@@ -66,14 +65,6 @@ impl FromStr for Rule {
             };
         }
         Ok(Self::Number(text.parse()?))
-    }
-}
-
-impl TryFrom<String> for Rule {
-    type Error = RuleError;
-
-    fn try_from(text: String) -> Result<Self, RuleError> {
-        text.parse()
     }
 }
 

@@ -10,14 +10,15 @@ use gen_registry::{
     StopError, Worker,
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::complaint::Record;
 use crate::denylist::{Backend, Command, Decision, Denylist, Edited};
-use crate::failure::{Failure, ask, with_retry};
+use crate::failure::{Failure, TIMEOUT, ask, with_retry};
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::reputation::{Query, Reputation};
 use crate::rule::{Edit, Rule};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// The service. Clones are cheap and share the registries.
 #[derive(Debug, Clone)]
@@ -73,7 +74,7 @@ impl Residency {
 }
 
 /// A row of a listing.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 pub(crate) struct Listed {
     #[serde(flatten)]
     pub(crate) name: WorkerName,
@@ -83,7 +84,7 @@ pub(crate) struct Listed {
 }
 
 /// The counters of one registry.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Counters {
     starting: usize,
     running: usize,
@@ -115,13 +116,13 @@ impl From<Stats> for Counters {
 }
 
 /// Identifies a worker. Listings are in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 pub(crate) struct WorkerName {
     pub(crate) registry: Kind,
     pub(crate) number: PhoneNumber,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Kind {
     Denylist,
@@ -129,7 +130,7 @@ pub(crate) enum Kind {
 }
 
 /// A stopped worker.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Stopped {
     #[serde(flatten)]
     name: WorkerName,
@@ -169,6 +170,15 @@ impl Service {
 
     pub(crate) async fn rules(&self, of: PhoneNumber) -> Result<Vec<Rule>, Failure> {
         ask(&self.denylists.via_or_start(&of, self.backend.clone()), Command::Rules).await
+    }
+
+    /// The first phones with rules after `after`, at most `limit` of them. Read from disk: a phone with rules need not
+    /// have a worker.
+    pub(crate) async fn phones(&self, after: Option<PhoneNumber>, limit: usize) -> Result<Vec<PhoneNumber>, Failure> {
+        let store = self.backend.store.clone();
+        let read = tokio::task::spawn_blocking(move || store.phones(after, limit));
+        let read = tokio::time::timeout(TIMEOUT, read).await.map_err(|_| Failure::NotRead)?;
+        Ok(read.map_err(|_| StoreError::Interrupted)??)
     }
 
     /// Changes rules. `Ok` means that the change is on disk.

@@ -112,6 +112,21 @@ impl Store {
         Ok(set.into_iter().collect())
     }
 
+    /// The first phones with rules after `after`, at most `limit` of them. Each costs one look-up, however many rules it
+    /// has.
+    pub(crate) fn phones(&self, after: Option<PhoneNumber>, limit: usize) -> Result<Vec<PhoneNumber>, StoreError> {
+        let rules = self.0.begin_read()?.open_table(RULES)?;
+        let mut phones = Vec::new();
+        let mut from = after.map_or(0, |after| after.digits() + 1);
+        while phones.len() < limit {
+            let Some(row) = rules.range((from, "")..)?.next() else { break };
+            let (digits, _) = row?.0.value();
+            phones.push(PhoneNumber::from_digits(digits).ok_or(StoreError::Corrupt)?);
+            from = digits + 1;
+        }
+        Ok(phones)
+    }
+
     /// Writes a change to disk. It is durable when this returns.
     pub(crate) fn edit(&self, of: PhoneNumber, edit: &Edit) -> Result<(), StoreError> {
         let transaction = self.0.begin_write()?;
@@ -141,7 +156,8 @@ impl Store {
             let (key, count) = row?;
             subjects.push((key.value().1.to_owned(), count.value()));
         }
-        Ok(Record::new(complaints, robocalls, Timestamp::from_stored(last), subjects))
+        let last = Timestamp::from_stored(last).ok_or(StoreError::Corrupt)?;
+        Ok(Record::new(complaints, robocalls, last, subjects))
     }
 
     /// Counts complaints, each once, in one transaction.
@@ -258,6 +274,9 @@ pub(crate) enum StoreError {
     /// The operation may have taken effect.
     #[error("the database operation did not complete: {0}")]
     Task(#[from] TaskError),
+    /// A read outside of a worker.
+    #[error("the database operation did not complete")]
+    Interrupted,
 }
 
 macro_rules! from_redb {

@@ -38,25 +38,46 @@ fn wrong_method_is_405_with_allow() {
 fn malformed_body_is_400_or_422() {
     let service = TestDir::new().serve();
     let call = |body| service.send("POST", "/v1/calls", body);
-    for bad in ["", "{", "no", r#"{"to":"+12025550100"} x"#, "{\"to\":\"\u{1}\"}"] {
-        call(bad).problem(400);
+    for (bad, detail) in [
+        ("", "the body is empty; it must be a JSON object"),
+        ("{", "the body is not valid JSON (line 1, column 1)"),
+        ("no", "the body is not valid JSON (line 1, column 2)"),
+        (r#"{"to":"+12025550100"} x"#, "the body is not valid JSON (line 1, column 23)"),
+        ("{\"to\":\n\"\u{1}\"}", "the body is not valid JSON (line 2, column 2)"),
+    ] {
+        assert_eq!(call(bad).problem(400), detail);
     }
     for (bad, why) in [
         (r#"{"to":"+12025550100","form":"x"}"#, "unknown field `form`"),
         (r#"{"from":"+12025550100"}"#, "missing field `to`"),
-        (r#"{"to":null}"#, "to"),
-        (r#"{"to":12025550100}"#, "to"),
-        (r#"{"to":"12345"}"#, "too short"),
-        (r#"{"to":"+12025550100","from":"nobody"}"#, "not a phone number"),
-        (r#"{"to":"+12025550100","from":""}"#, "no number"),
-        (r#"{"to":"anonymous"}"#, "not a phone number"),
-        ("[]", ""),
+        (r#"{"to":null}"#, "`to` must be a string, and is null"),
+        (r#"{"to":12025550100}"#, "`to` must be a string, and is a number"),
+        (r#"{"to":"+12025550100","from":{}}"#, "`from` must be a string, and is an object"),
+        (r#"{"to":"+12025550100","to":"+12025550101"}"#, "the field `to` is given twice"),
+        (r#"{"to":"12345"}"#, "`to`: phone number too short"),
+        (r#"{"to":"+12025550100","from":"nobody"}"#, "`from`: not a phone number"),
+        (r#"{"to":"+12025550100","from":""}"#, "`from`: no number"),
+        (r#"{"to":"anonymous"}"#, "`to`: not a phone number"),
+        ("[]", "the body must be a JSON object"),
+        ("7", "the body must be a JSON object"),
     ] {
         let detail = call(bad).problem(422);
         assert!(detail.contains(why), "{bad}: {detail}");
+        // Neither Rust's types nor serde's.
+        for foreign in ["expected", "deserialize", "struct", "sequence", "map", "::", "String"] {
+            assert!(!detail.contains(foreign), "{bad}: {detail}");
+        }
     }
+    let long = "x".repeat(1_000);
+    let detail = call(&format!(r#"{{"{long}":1}}"#)).problem(422);
+    assert!(detail.len() < 150, "{detail}");
     let denylist = |body| service.send("PUT", "/v1/denylists/+12025550100", body);
-    denylist(r#"{"rules":["anonymous","nonsense"]}"#).problem(422);
+    let detail = denylist(r#"{"rules":["anonymous","nonsense"]}"#).problem(422);
+    assert!(detail.starts_with("`rules[1]`: not a phone number; a rule is"), "{detail}");
+    let detail = denylist(r#"{"rules":["anonymous",null]}"#).problem(422);
+    assert_eq!(detail, "`rules[1]` must be a string, and is null");
+    let detail = denylist(r#"{"rules":"anonymous"}"#).problem(422);
+    assert_eq!(detail, "`rules` must be a list, and is a string");
     denylist(r#"{"rules":["anonymous"],"more":1}"#).problem(422);
     denylist("{}").problem(422);
     assert!(service.rules("+12025550100").is_empty(), "half a list was taken");
@@ -66,7 +87,7 @@ fn malformed_body_is_400_or_422() {
 fn oversized_body_is_413() {
     let service = TestDir::new().serve();
     let body = format!(r#"{{"to":"{}"}}"#, "1".repeat(65 << 10));
-    service.send("POST", "/v1/calls", &body).problem(413);
+    assert_eq!(service.send("POST", "/v1/calls", &body).problem(413), "the body exceeds 64 KiB");
 }
 
 #[test]
@@ -93,18 +114,27 @@ fn invalid_path_segment_is_400_or_422() {
         service.put(&format!("/v1/denylists/+12025550100/rules/{rule}")).problem(422);
     }
     service.delete("/v1/workers/x").problem(422);
-    service.get("/v1/denylists/%ff").problem(400);
+    assert_eq!(service.get("/v1/denylists/%ff").problem(400), "the path is not percent-encoded UTF-8");
+    assert_eq!(service.get("/v1/denylists/12345").problem(422), "`number`: phone number too short");
 }
 
 #[test]
 fn invalid_paging_is_400_or_422() {
     let service = TestDir::new().serve();
-    service.get("/v1/workers?limit=0").problem(422);
-    service.get("/v1/workers?limit=1001").problem(422);
-    service.get("/v1/workers?after=nowhere").problem(422);
-    service.get("/v1/workers?after=denylist:x").problem(422);
-    service.get("/v1/workers?limit=x").problem(400);
-    service.get("/v1/workers?offset=3").problem(400);
+    for list in ["/v1/workers", "/v1/denylists"] {
+        service.get(&format!("{list}?limit=0")).problem(422);
+        service.get(&format!("{list}?limit=1001")).problem(422);
+        service.get(&format!("{list}?after=nowhere")).problem(422);
+        service.get(&format!("{list}?after=denylist:x")).problem(422);
+        service.get(&format!("{list}?after=denylist:0")).problem(422);
+        service.get(&format!("{list}?after=")).problem(422);
+        let detail = service.get(&format!("{list}?limit=x")).problem(400);
+        assert_eq!(detail, "`limit` is a number from 1 to 1000");
+        let detail = service.get(&format!("{list}?offset=3")).problem(400);
+        assert_eq!(detail, "unknown parameter `offset`; this request takes `limit` and `after`");
+        let detail = service.get(&format!("{list}?limit=3&limit=4")).problem(400);
+        assert_eq!(detail, "the parameter `limit` is given twice");
+    }
 }
 
 #[test]

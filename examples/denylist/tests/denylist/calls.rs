@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{TestDir, text};
+use crate::harness::{Service, TestDir, text};
 
 const TO: &str = "+12025550100";
 
@@ -113,6 +113,45 @@ fn all_notations_reach_one_worker() {
         assert_eq!(service.call(Some(from), to).as_deref(), Some("+13035550147"));
     }
     assert_eq!(service.get("/v1/workers").json(200)["denylists"], 1);
+}
+
+fn page(service: &Service, path: &str) -> (Vec<String>, Option<String>) {
+    let page = service.get(path).json(200);
+    let denylists = serde_json::from_value(page["denylists"].clone()).expect("a list of numbers");
+    (denylists, page["next"].as_str().map(str::to_owned))
+}
+
+#[test]
+fn pages_list_each_phone_with_rules_once() {
+    let dir = TestDir::new();
+    let service = dir.serve_with(&["--no-sample"]);
+    assert_eq!(page(&service, "/v1/denylists"), (Vec::new(), None));
+    // Numbers of several lengths, added in another order, each with several rules.
+    let numbers = ["+493023125000", "+12025550101", "+442079460123", "+12025550103", "+12025550102"];
+    for number in numbers {
+        let path = format!("/v1/denylists/{number}");
+        service.send("PUT", &path, r#"{"rules":["anonymous","+1900*","complaints:5"]}"#).json(200);
+    }
+    let expected = ["+12025550101", "+12025550102", "+12025550103", "+442079460123", "+493023125000"];
+    assert_eq!(page(&service, "/v1/denylists").0, expected);
+    let mut listed = Vec::new();
+    let mut next = Some(String::from("/v1/denylists?limit=2"));
+    while let Some(path) = next {
+        let (numbers, following) = page(&service, &path);
+        assert!(numbers.len() <= 2, "{numbers:?}");
+        listed.extend(numbers);
+        next = following;
+    }
+    assert_eq!(listed, expected);
+    // `after` need not have rules. A plus sign may be written.
+    assert_eq!(page(&service, "/v1/denylists?after=+12025550199").0, expected[3..]);
+
+    // The list is that of the disk: it needs no workers, and a phone without rules is not in it.
+    service.delete("/v1/denylists/+442079460123");
+    service.terminate();
+    let service = dir.serve_with(&["--no-sample"]);
+    assert_eq!(page(&service, "/v1/denylists?limit=10").0, [&expected[..3], &expected[4..]].concat());
+    assert_eq!(service.get("/v1/workers").json(200)["denylists"], 0);
 }
 
 #[test]

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::description::Description;
+
 /// Longer than anything takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const HEADER: &str = "Company_Phone_Number,Created_Date,Violation_Date,Consumer_City,Consumer_State,\
@@ -169,6 +171,8 @@ impl Service {
         service.wait_for_line("stop it with");
         let line = service.wait_for_line("listening on http://");
         service.address = line.rsplit('/').next().and_then(|text| text.parse().ok()).expect("an address");
+        // While it surely responds.
+        Description::of(service.address);
         service
     }
 
@@ -269,6 +273,15 @@ pub(crate) struct Response {
 }
 
 impl Response {
+    pub(crate) fn parse(answer: &str) -> Option<Self> {
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let response = Self { status, head: head.to_owned(), body: body.to_owned() };
+        let length = response.header("content-length").map_or(Ok(0), str::parse).ok()?;
+        // A truncated response acknowledges nothing.
+        (response.body.len() >= length).then_some(response)
+    }
+
     #[track_caller]
     pub(crate) fn json(self, status: u16) -> Value {
         assert_eq!(self.status, status, "{self:?}");
@@ -293,8 +306,16 @@ impl Response {
     }
 }
 
-/// A request on a new connection. `None` if the response is incomplete.
+/// A request on a new connection, whose response must be described. `None` if the response is incomplete.
+#[track_caller]
 pub(crate) fn request(to: SocketAddr, method: &str, path: &str, body: Option<(&str, &str)>) -> Option<Response> {
+    let response = exchange(to, method, path, body)?;
+    Description::of(to).check(method, path, body.map(|(_, body)| body), &response);
+    Some(response)
+}
+
+/// A request on a new connection. `None` if the response is incomplete.
+pub(crate) fn exchange(to: SocketAddr, method: &str, path: &str, body: Option<(&str, &str)>) -> Option<Response> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n");
     if let Some((content_type, body)) = body {
         head += &format!("Content-Type: {content_type}\r\nContent-Length: {}\r\n", body.len());
@@ -305,12 +326,7 @@ pub(crate) fn request(to: SocketAddr, method: &str, path: &str, body: Option<(&s
     stream.write_all(format!("{head}\r\n{body}").as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split(' ').nth(1)?.parse().ok()?;
-    let response = Response { status, head: head.to_owned(), body: body.to_owned() };
-    let length = response.header("content-length").map_or(Ok(0), str::parse).ok()?;
-    // A truncated response acknowledges nothing.
-    (response.body.len() >= length).then_some(response)
+    Response::parse(&answer)
 }
 
 /// The output of a program.

@@ -6,6 +6,8 @@ mod api;
 #[cfg(unix)]
 mod calls;
 #[cfg(unix)]
+mod description;
+#[cfg(unix)]
 mod durability;
 mod grafana;
 #[cfg(unix)]
@@ -14,6 +16,8 @@ mod harness;
 mod import;
 #[cfg(unix)]
 mod lifecycle;
+#[cfg(unix)]
+mod openapi;
 #[cfg(unix)]
 mod operation;
 #[cfg(unix)]

@@ -49,6 +49,19 @@ fn settings_come_from_the_environment() {
 }
 
 #[test]
+fn ready_command_reports_readiness() {
+    let dir = TestDir::new();
+    let service = dir.serve_with(&["--drain-delay", "3600"]);
+    let url = format!("http://{}", service.address);
+    assert_eq!(dir.run(&["ready", "--url", &url]).succeeded(), "ready\n");
+    service.signal("TERM");
+    eventually("it is not ready", || service.get("/readyz").status == 503);
+    dir.run(&["ready", "--url", &url]).failed(69, "is not ready: status 503: the service is shutting down");
+    service.kill();
+    dir.run(&["ready", "--url", &url]).failed(69, "cannot reach http://127.0.0.1:");
+}
+
+#[test]
 fn invalid_setting_is_a_usage_error() {
     let dir = TestDir::new();
     for (name, value) in [("DENYLIST_LISTEN", "nowhere"), ("RUST_LOG", "denylist=loud"), ("DENYLIST_LOG_FORMAT", "xml")]

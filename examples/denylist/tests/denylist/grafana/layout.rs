@@ -51,10 +51,12 @@ fn whole(dashboard: &Dashboard, problems: &mut Vec<String>) {
     has(is_text(&json["uid"]) && is_text(&json["title"]) && is_text(&json["description"]), "has no uid, title or text");
     has(json["schemaVersion"].as_u64().is_some_and(|version| (39..=42).contains(&version)), "another schema");
     // Only the import dialogue resolves these. A provisioned dashboard would have no data source.
-    has(json.get("__inputs").is_none() && json.get("__requires").is_none(), "has __inputs");
+    has(json.get("__inputs").is_none(), "has __inputs");
+    has(requires(dashboard), "__requires is not Grafana, Prometheus and the types of its panels");
     // An id belongs to the database of one Grafana.
     has(json.get("id").is_none_or(Value::is_null), "has an id");
-    has(json["editable"] == false, "is editable");
+    // An imported dashboard is a copy, to change as needed. The provisioned one is protected by its provider.
+    has(json["editable"] == true, "is not editable");
     for annotation in dashboard.annotations() {
         has(is_the_variable(&annotation["datasource"]), "an annotation does not use the variable's data source");
         let target = &annotation["target"];
@@ -62,6 +64,17 @@ fn whole(dashboard: &Dashboard, problems: &mut Vec<String>) {
         has(is_whole, "an annotation's query is not target: {refId, expr, interval}");
     }
     has(dashboard.annotations().count() > 0, "has no annotation");
+}
+
+/// Whether the dashboard lists what it needs, as an exported one does.
+fn requires(dashboard: &Dashboard) -> bool {
+    let listed: BTreeSet<_> = list(&dashboard.0["__requires"])
+        .iter()
+        .filter(|required| is_text(&required["name"]) && required["version"].is_string())
+        .map(|required| (required["type"].as_str().unwrap_or_default(), required["id"].as_str().unwrap_or_default()))
+        .collect();
+    let panels = dashboard.panels().into_iter().map(|panel| ("panel", panel["type"].as_str().unwrap_or_default()));
+    listed == panels.chain([("grafana", "grafana"), ("datasource", "prometheus")]).collect()
 }
 
 fn panels(dashboard: &Dashboard, problems: &mut Vec<String>) {

@@ -105,7 +105,7 @@ fn alert_mistakes_are_found() {
     let found = |from, to, problem| text_is_found(rules::FILE, from, to, problem);
     found("severity: critical", "severity: terrible", "an unknown severity");
     found("        for: 5m\n", "", "fires without waiting");
-    found("#genregistrycrashloop", "#crashloop", "does not point to its chapter");
+    found("#genregistrycrashloop", "#crashloop", "has no link to its chapter");
     found("alert: GenRegistryOwnerBacklog", "alert: GenRegistryOwnerLate", "has no chapter in the runbook");
     found("alert: GenRegistryOwnerBacklog", "alert: GenRegistryOwnerLate", "runbook GenRegistryOwnerBacklog: no alert");
     found("alert: GenRegistryOwnerBacklog", "alert: OwnerBacklog", "is not found by the dashboard");
@@ -147,7 +147,9 @@ fn layout_mistakes_are_found() {
     change_is_found("/panels/2/targets/0/instant", json!(true), "not either instant or a range");
     change_is_found("/schemaVersion", json!(16), "another schema");
     change_is_found("/__inputs", json!([]), "has __inputs");
-    change_is_found("/editable", json!(true), "is editable");
+    change_is_found("/editable", json!(false), "is not editable");
+    change_is_found("/__requires/2/id", json!("gauge"), "__requires is not");
+    change_is_found("/__requires/0/name", json!(""), "__requires is not");
     change_is_found("/annotations/list/1/target/interval", Value::Null, "an annotation's query is not");
     change_is_found("/annotations/list/1/builtIn", json!(1), "has no annotation");
     change_is_found("/templating/list/2/allValue", json!(".*"), "its All is not");

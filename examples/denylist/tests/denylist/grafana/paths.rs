@@ -29,7 +29,7 @@ pub(crate) fn yaml(relative: &str) -> Value {
     yaml_serde::from_str(&text(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
 
-/// A program of Debian's package `prometheus`.
+/// A program of Debian's packages `prometheus` and `prometheus-alertmanager`.
 ///
 /// `None` where it is not installed. Some tests are then skipped with a note. With `CI=true`, nothing is skipped.
 #[track_caller]
@@ -38,8 +38,9 @@ pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let found = std::env::split_paths(&directories).map(|directory| directory.join(name)).find(|file| file.is_file());
     if found.is_none() {
         let is_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-        assert!(!is_ci, "{name} is not installed: apt-get install prometheus");
-        println!("SKIPPED: {name} is not installed (Debian: apt-get install prometheus)");
+        let package = if name == "amtool" { "prometheus-alertmanager" } else { "prometheus" };
+        assert!(!is_ci, "{name} is not installed: apt-get install {package}");
+        println!("SKIPPED: {name} is not installed (Debian: apt-get install {package})");
     }
     found
 }

@@ -7,18 +7,23 @@ use std::time::Duration;
 
 use crate::grafana::{exporter, paths, rules};
 
-/// Runs `promtool` if it is installed.
 #[track_caller]
 fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
-    let mut command = Command::new(paths::program("promtool")?);
+    checker("promtool", arguments, stdin)
+}
+
+/// Runs a program if it is installed.
+#[track_caller]
+fn checker(program: &str, arguments: &[&str], stdin: &str) -> Option<Output> {
+    let mut command = Command::new(paths::program(program)?);
     command.args(arguments).current_dir(paths::root());
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("promtool starts");
+    let mut child = command.spawn().expect("the program starts");
     let mut pipe = child.stdin.take().expect("piped");
     let text = stdin.to_owned();
     // It may print before it has read everything.
     let writer = thread::spawn(move || pipe.write_all(text.as_bytes()));
-    let output = child.wait_with_output().expect("promtool ends");
+    let output = child.wait_with_output().expect("the program ends");
     let written = writer.join().expect("writing does not panic");
     assert!(written.is_ok() || !output.status.success(), "{written:?}");
     Some(output)
@@ -29,7 +34,7 @@ fn is_content(output: &Output) {
     let Output { status, stdout, stderr } = output;
     let (stdout, stderr) = (String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
     println!("{stdout}{stderr}");
-    assert!(status.success(), "promtool: {status}\n{stdout}\n{stderr}");
+    assert!(status.success(), "{status}\n{stdout}\n{stderr}");
 }
 
 #[test]
@@ -92,9 +97,26 @@ fn loosened_alert_fails_its_tests() {
 }
 
 #[test]
-fn scrape_config_is_valid() {
-    if let Some(output) = promtool(&["check", "config", "grafana/prometheus/prometheus.yml"], "") {
+fn scrape_configs_are_valid() {
+    let files = ["grafana/prometheus/prometheus.yml", "grafana/prometheus/local.yml"];
+    if let Some(output) = promtool(&["check", "config", files[0], files[1]], "") {
         is_content(&output);
+    }
+}
+
+/// Uses the program of Debian's package `prometheus-alertmanager` if it is installed.
+#[test]
+fn amtool_accepts_the_alertmanager_config() {
+    let file = "grafana/alertmanager/alertmanager.yml";
+    if let Some(output) = checker("amtool", &["check-config", file], "") {
+        is_content(&output);
+    }
+    let routed = |severity| checker("amtool", &["config", "routes", "test", "--config.file", file, severity], "");
+    for (severity, receiver) in [("severity=critical", "page"), ("severity=warning", "morning")] {
+        if let Some(output) = routed(severity) {
+            is_content(&output);
+            assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), receiver);
+        }
     }
 }
 

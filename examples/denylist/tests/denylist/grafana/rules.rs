@@ -10,7 +10,7 @@ use crate::grafana::promql::Query;
 
 pub(crate) const FILE: &str = "grafana/prometheus/rules.yml";
 pub(crate) const TESTS: &str = "grafana/prometheus/rules_test.yml";
-const RUNBOOK: &str = "grafana/README.md";
+const RUNBOOK: &str = "grafana/RUNBOOK.md";
 
 pub(crate) struct Rules(pub(crate) Value);
 
@@ -40,7 +40,10 @@ impl Rules {
     /// The problems of the alerts.
     pub(crate) fn problems(&self) -> Vec<String> {
         let runbook = paths::text(RUNBOOK);
-        let headings: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("### ")).collect();
+        let manifest = paths::text("Cargo.toml");
+        let repository = manifest.lines().find_map(|line| line.strip_prefix("repository = \"")?.strip_suffix('"'));
+        let repository = repository.expect("the manifest names the repository");
+        let headings: BTreeSet<_> = runbook.lines().filter_map(|line| line.strip_prefix("## ")).collect();
         let mut problems = Vec::new();
         for alert in self.alerts() {
             let name = alert["alert"].as_str().unwrap_or_default();
@@ -56,8 +59,9 @@ impl Rules {
                 let text = alert["annotations"][annotation].as_str().unwrap_or_default();
                 has(text.contains("{{ $labels.registry }}"), &format!("names no registry in its {annotation}"));
             }
-            let pointer = format!("{RUNBOOK}#{}", name.to_lowercase());
-            has(alert["annotations"]["runbook"] == pointer.as_str(), "does not point to its chapter of the runbook");
+            // The anchor of a heading on the page of the repository.
+            let url = format!("{repository}/blob/main/{RUNBOOK}#{}", name.to_lowercase());
+            has(alert["annotations"]["runbook_url"] == url.as_str(), "has no link to its chapter of the runbook");
             has(headings.contains(name), "has no chapter in the runbook");
             has(name.starts_with("GenRegistry"), "is not found by the dashboard, which counts GenRegistry*");
         }

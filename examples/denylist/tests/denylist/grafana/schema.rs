@@ -31,6 +31,8 @@ fn errors(validator: &Validator, value: &Value, location: &str) -> Vec<String> {
 
 pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
     let mut json = dashboard.0.clone();
+    // For the import dialogue. `layout` checks it.
+    json.as_object_mut().map(|fields| fields.remove("__requires"));
     for annotation in json["annotations"]["list"].as_array_mut().into_iter().flatten() {
         if let Some(fields) = annotation.as_object_mut().filter(|fields| !fields.contains_key("builtIn")) {
             fields.retain(|name, _| !OF_PROMETHEUS_ANNOTATIONS.contains(&name.as_str()));
