@@ -21,6 +21,11 @@ impl Epoch {
     /// Revisions have this many bits: 8,900 years of 1,000 commits a second.
     const REVISION_BITS: u32 = 48;
 
+    #[cfg(test)]
+    pub(crate) const MIN: Epoch = Epoch(0);
+    #[cfg(test)]
+    pub(crate) const MAX: Epoch = Epoch(u64::MAX);
+
     pub(crate) fn new(era: u16, revision: Revision) -> Epoch {
         Epoch((u64::from(era) << Self::REVISION_BITS) | (revision.0 & ((1 << Self::REVISION_BITS) - 1)))
     }

@@ -33,7 +33,7 @@
 // Until a node drives the machine, only its tests do.
 #[cfg_attr(not(test), allow(dead_code))]
 mod id;
-#[cfg_attr(not(test), allow(dead_code))]
+#[cfg_attr(not(test), allow(dead_code, unused_imports))]
 mod machine;
 
 pub use id::{Epoch, NodeId, Revision, Shard};

@@ -1,0 +1,199 @@
+//! Machines against a linearizable store, over a network that delays, loses and doubles, with clocks of their own, in
+//! processes that are stopped, suspended and killed. Everything follows from a seed.
+//!
+//! ```sh
+//! cargo test -p gen-registry-cluster simulator                                      # a few seconds
+//! GEN_REGISTRY_CLUSTER_STEPS=1000000 cargo test -p gen-registry-cluster --release simulator -- --nocapture
+//! GEN_REGISTRY_CLUSTER_SEED=42 cargo test -p gen-registry-cluster simulator         # one run again
+//! ```
+//!
+//! A run has some minutes with faults and then calm. A step is an input of a machine or a request at the store. A failure
+//! prints the seed, the smallest plan that still fails, and the end of its trace.
+
+mod checks;
+mod driver;
+mod node;
+mod plan;
+mod random;
+mod scenarios;
+mod store;
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::machine::mutation::Mutation;
+use crate::machine::simulator::checks::Failure;
+use crate::machine::simulator::plan::{Breaks, Noise, Plan};
+use crate::machine::simulator::world::World;
+
+/// The steps of a plain `cargo test`.
+const STEPS: u64 = 150_000;
+
+/// Runs the plan to its end. Returns the world, and what did not hold.
+fn run(plan: &Plan, is_traced: bool) -> (World, Result<(), Failure>) {
+    let mut world = World::new(plan.clone(), is_traced);
+    let result = world.check_calm();
+    (world, result)
+}
+
+/// The number in an environment variable.
+fn variable(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(text.replace('_', "").parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+}
+
+/// The seeds to run, and for how many steps: one, if it is given; new ones in a long run; the same in each short one.
+fn seeds() -> (Box<dyn Iterator<Item = u64>>, u64) {
+    let steps = variable("GEN_REGISTRY_CLUSTER_STEPS");
+    if let Some(seed) = variable("GEN_REGISTRY_CLUSTER_SEED") {
+        return (Box::new(std::iter::once(seed)), u64::MAX);
+    }
+    let first = match steps {
+        Some(_) => {
+            use std::hash::{BuildHasher, Hasher};
+            std::collections::hash_map::RandomState::new().build_hasher().finish() >> 16
+        }
+        None => 1,
+    };
+    println!("seeds from {first}");
+    (Box::new(first..), steps.unwrap_or(STEPS))
+}
+
+/// The smallest plan found that fails in the same way.
+fn shrink(plan: &Plan, kind: &str) -> Plan {
+    let mut best = plan.clone();
+    let fails = |plan: &Plan| run(plan, false).1.is_err_and(|failure| failure.kind == kind);
+    let zero: [fn(&mut Noise) -> &mut u64; 6] = [
+        |noise| &mut noise.very_slow,
+        |noise| &mut noise.slow,
+        |noise| &mut noise.lose,
+        |noise| &mut noise.double,
+        |noise| &mut noise.stuck,
+        |noise| &mut noise.never_yields,
+    ];
+    loop {
+        let mut smaller: Vec<Plan> = Vec::new();
+        let faults = best.faults.len();
+        for (index, length) in [faults / 2, faults / 4, 1]
+            .into_iter()
+            .filter(|length| *length > 0)
+            .flat_map(|length| (0..faults).step_by(length).map(move |index| (index, length)))
+        {
+            let mut plan = best.clone();
+            plan.faults.drain(index..(index + length).min(faults));
+            smaller.push(plan);
+        }
+        for field in zero {
+            let mut plan = best.clone();
+            if std::mem::take(field(&mut plan.noise)) > 0 {
+                smaller.push(plan);
+            }
+        }
+        match smaller.into_iter().find(fails) {
+            Some(plan) => best = plan,
+            None => return best,
+        }
+    }
+}
+
+fn explain(plan: &Plan, failure: &Failure) -> String {
+    let smallest = shrink(plan, failure.kind);
+    let (world, _) = run(&smallest, true);
+    let trace = world.trace.unwrap_or_default();
+    let last = &trace[trace.len().saturating_sub(120)..];
+    format!(
+        "{}: {}\nthe smallest plan: {smallest:#?}\nthe end of its trace:\n{}\nGEN_REGISTRY_CLUSTER_SEED={}",
+        failure.kind,
+        failure.what,
+        last.join("\n"),
+        plan.seed
+    )
+}
+
+#[derive(Default)]
+struct Totals {
+    runs: u64,
+    steps: u64,
+    fences: u64,
+    moves: u64,
+    overlaps: u64,
+    owned: Duration,
+}
+
+/// Runs plans until the steps are used up, and fails with the first that fails.
+fn storm(breaks: Breaks) -> Totals {
+    let (seeds, steps) = seeds();
+    let (mut totals, begin) = (Totals::default(), Instant::now());
+    for seed in seeds {
+        let plan = Plan::new(seed, breaks);
+        let (world, result) = run(&plan, false);
+        if let Err(failure) = result {
+            panic!("{}", explain(&plan, &failure));
+        }
+        totals.runs += 1;
+        totals.steps += world.steps;
+        totals.fences += world.checks.fences;
+        totals.moves += world.store.moves.values().sum::<u64>();
+        totals.overlaps += world.checks.overlaps;
+        totals.owned = totals.owned.max(world.checks.owned);
+        if totals.steps >= steps {
+            break;
+        }
+    }
+    let Totals { runs, steps, fences, moves, overlaps, owned } = totals;
+    let rate = steps as f64 / begin.elapsed().as_secs_f64();
+    println!(
+        "{steps} steps in {runs} runs, {rate:.0} steps/s: {fences} fences, {moves} moves, {overlaps} overlaps; \
+         owned again {owned:.1?} after the last fault at the latest"
+    );
+    totals
+}
+
+#[test]
+fn c1_c2_hold_under_the_assumptions() {
+    let totals = storm(Breaks::default());
+    assert!(totals.runs == 1 || totals.fences > 0 && totals.moves > 0, "the runs are not idle");
+}
+
+#[test]
+fn c2_epochs_grow_whatever_the_clocks_do() {
+    let totals = storm(Breaks { beyond_a2: true, ..Breaks::default() });
+    assert!(totals.runs == 1 || totals.overlaps > 0, "the clocks were never beyond A2");
+}
+
+/// The steps after which the break is found, and as what.
+fn caught(breaks: Breaks) -> (u64, u64, Failure) {
+    let (mut steps, budget) = (0, 1_000_000);
+    for seed in 1.. {
+        let (world, result) = run(&Plan::new(seed, breaks), false);
+        steps += world.steps;
+        match result {
+            Err(failure) => return (seed, steps, failure),
+            Ok(()) => assert!(steps < budget, "{breaks:?} is not found within {steps} steps"),
+        }
+    }
+    unreachable!("there are seeds enough for the budget")
+}
+
+/// Each mistake breaks a guarantee: the simulator finds it, and finds nothing without it.
+#[test]
+fn every_mutation_is_caught() {
+    let mutations = [
+        Mutation::DeadlineFromAnswer,
+        Mutation::RemovalWithoutCondition,
+        Mutation::StuckCountsAsEnded,
+        Mutation::CreateRevisionAsEpoch,
+        Mutation::GiftBeforeDrain,
+        Mutation::TakeIsValid,
+    ];
+    let mut all: BTreeMap<String, Breaks> = mutations
+        .map(|mutation| (format!("{mutation:?}"), Breaks { mutation: Some(mutation), ..Breaks::default() }))
+        .into();
+    all.insert("ClockStopsInSuspend".to_owned(), Breaks { clock_stops: true, ..Breaks::default() });
+    for (name, breaks) in all {
+        let (seed, steps, Failure { kind, what }) = caught(breaks);
+        println!("{name}: caught after {steps} steps, in run {seed}: {kind}: {what}");
+        assert!(["two holders", "two lives", "epoch"].contains(&kind), "{name} breaks a guarantee, not only {kind}");
+    }
+}

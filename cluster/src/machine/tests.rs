@@ -1,0 +1,3 @@
+//! Single decisions. What follows from many is in the [simulator](super::simulator).
+
+mod records;
