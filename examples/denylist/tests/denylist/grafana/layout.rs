@@ -6,6 +6,7 @@ use promql_parser::label::MatchOp;
 use serde_json::Value;
 
 use crate::grafana::dashboard::{Dashboard, list};
+use crate::grafana::paths;
 use crate::grafana::promql::Query;
 
 /// The units in use. Grafana shows an unknown unit as text behind the number.
@@ -184,6 +185,16 @@ fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
 #[test]
 fn dashboard_layout_has_no_problems() {
     assert_eq!(problems(&Dashboard::read()), [""; 0]);
+}
+
+#[test]
+fn picture_shows_every_panel() {
+    let (page, picture) = (paths::text("grafana/README.md"), paths::text("grafana/dashboard.svg"));
+    assert!(page.contains("](dashboard.svg)"));
+    for panel in Dashboard::read().all_panels() {
+        let title = panel["title"].as_str().expect("a title");
+        assert!(picture.contains(&format!(">{title}<")), "{title} is missing; README.md says how to draw it again");
+    }
 }
 
 #[test]

@@ -69,7 +69,7 @@ pub(crate) fn picture(dashboard: &Dashboard, prometheus: &Prometheus, seconds: u
             Some("stat") => stat(&mut svg, &inside, unit, &lines),
             Some("bargauge") => bars(&mut svg, &inside, unit, &lines),
             Some("heatmap") => heatmap(&mut svg, &inside, unit, lines),
-            _ => chart(&mut svg, &inside, unit, &lines),
+            _ => chart(&mut svg, &inside, unit, &lines, seconds),
         }
     }
     svg + "</svg>\n"
@@ -112,13 +112,31 @@ fn filled_in(legend: &str, labels: &BTreeMap<String, String>) -> String {
 fn shown(value: f64, unit: &str) -> String {
     match unit {
         _ if !value.is_finite() => String::from("no data"),
-        "s" if value < 0.001 => format!("{:.0} µs", value * 1e6),
-        "s" if value < 1.0 => format!("{:.2} ms", value * 1e3),
-        "s" => format!("{value:.4} s").replace(".0000", ""),
-        "percentunit" => format!("{:.0} %", value * 100.0),
-        "cps" => format!("{value:.2}/s"),
-        _ => format!("{value:.0}"),
+        "s" if value == 0.0 => String::from("0 s"),
+        "s" if value < 0.000_999_5 => format!("{} µs", rounded(value * 1e6)),
+        "s" if value < 0.999_5 => format!("{} ms", rounded(value * 1e3)),
+        "s" => format!("{} s", rounded(value)),
+        "percentunit" => format!("{} %", rounded(value * 100.0)),
+        "cps" => format!("{}/s", rounded(value)),
+        _ => rounded(value),
     }
+}
+
+/// Three digits, without zeros behind the point.
+fn rounded(value: f64) -> String {
+    let decimals = match value.abs() {
+        100.0.. => 0,
+        10.0.. => 1,
+        _ => 2,
+    };
+    let text = format!("{value:.decimals$}");
+    if decimals == 0 { text } else { text.trim_end_matches('0').trim_end_matches('.').to_owned() }
+}
+
+/// The distance of the lines of a scale: 1, 2 or 5 times a power of ten, so that at most four reach the value.
+fn step(most: f64) -> f64 {
+    let power = 10.0_f64.powf((most / 4.0).log10().floor());
+    [1.0, 2.0, 5.0, 10.0].map(|digit| digit * power).into_iter().find(|step| step * 4.0 >= most).unwrap_or(power)
 }
 
 fn last(line: &Line) -> f64 {
@@ -144,21 +162,24 @@ fn bars(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line]) {
     }
 }
 
-fn chart(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line]) {
+fn chart(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line], seconds: u64) {
     let values = || lines.iter().flat_map(|line| &line.points).copied().filter(|value| value.is_finite());
     let most = values().fold(0.0, f64::max);
-    let top = if most > 0.0 { most * 1.1 } else { 1.0 };
+    let step = step(if most > 0.0 { most } else { 1.0 });
+    let count = (most / step).ceil().max(1.0);
+    let top = step * count;
     // The legends are below, the scale is to the left.
-    let (left, bottom) = (56.0, 12.0 * lines.len().div_ceil(2) as f64 + 6.0);
+    let (left, bottom) = (56.0, 12.0 * lines.len().div_ceil(2) as f64 + 18.0);
     let (width, height) = (frame.width - left, frame.height - bottom);
-    for step in 0..=2 {
-        let value = top * f64::from(step) / 2.0;
-        let (y, x) = (frame.y + height * (1.0 - f64::from(step) / 2.0), frame.x + left);
+    for line in 0..=count as u32 {
+        let value = step * f64::from(line);
+        let (y, x) = (frame.y + height * (1.0 - value / top), frame.x + left);
         let right = x + width;
         put(svg, format_args!("<line x1=\"{x}\" y1=\"{y:.1}\" x2=\"{right}\" y2=\"{y:.1}\" stroke=\"#e8e8e8\"/>"));
-        let number = if unit == "short" && top < 4.0 { format!("{value:.1}") } else { shown(value, unit) };
-        text(svg, frame.x, y + 4.0, 10, &number);
+        text(svg, frame.x, y + 4.0, 10, &shown(value, unit));
     }
+    text(svg, frame.x + left, frame.y + height + 12.0, 9, &format!("{seconds} s ago"));
+    text(svg, frame.x + frame.width - 18.0, frame.y + height + 12.0, 9, "now");
     // Series may begin later, and all end now.
     let longest = lines.iter().map(|line| line.points.len()).max().unwrap_or_default().max(2);
     for (n, line) in lines.iter().enumerate() {
@@ -178,7 +199,7 @@ fn chart(svg: &mut String, frame: &Frame, unit: &str, lines: &[Line]) {
         }
         let colour = COLOURS[n % COLOURS.len()];
         put(svg, format_args!("<path d=\"{path}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"1.6\"/>"));
-        let (x, y) = (frame.x + frame.width / 2.0 * (n % 2) as f64, frame.y + height + 16.0 + 12.0 * (n / 2) as f64);
+        let (x, y) = (frame.x + frame.width / 2.0 * (n % 2) as f64, frame.y + height + 26.0 + 12.0 * (n / 2) as f64);
         let square = y - 8.0;
         put(svg, format_args!("<rect x=\"{x}\" y=\"{square}\" width=\"8\" height=\"8\" fill=\"{colour}\"/>"));
         text(svg, x + 12.0, y, 10, &format!("{}: {}", line.legend, shown(last(line), unit)));
@@ -200,6 +221,7 @@ fn heatmap(svg: &mut String, frame: &Frame, unit: &str, mut lines: Vec<Line>) {
     let most = most.map(|(row, column)| cell(row, column)).fold(f64::MIN_POSITIVE, f64::max);
     let left = 62.0;
     let (height, width) = (frame.height / lines.len().max(1) as f64, (frame.width - left) / columns.max(1) as f64);
+    put(svg, format_args!("<g fill=\"#e0742f\">"));
     for (row, line) in lines.iter().enumerate() {
         let y = frame.y + frame.height - height * (row + 1) as f64;
         let bound = line.label.filter(|bound| bound.is_finite());
@@ -207,16 +229,17 @@ fn heatmap(svg: &mut String, frame: &Frame, unit: &str, mut lines: Vec<Line>) {
         text(svg, frame.x, y + height - 2.0, 9, &bound);
         for column in 0..columns {
             let share = (cell(row, column) / most).sqrt();
-            if share > 0.0 {
+            if share > 0.01 {
                 let x = frame.x + left + width * column as f64;
                 put(
                     svg,
                     format_args!(
-                        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{height:.1}\" fill=\"#e0742f\" \
-                     fill-opacity=\"{share:.2}\"/>"
+                        "<rect x=\"{x:.1}\" y=\"{y:.1}\" width=\"{width:.2}\" height=\"{height:.1}\" \
+                         fill-opacity=\"{share:.2}\"/>"
                     ),
                 );
             }
         }
     }
+    put(svg, format_args!("</g>"));
 }
