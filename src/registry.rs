@@ -179,6 +179,7 @@ impl<W: Worker> Registry<W> {
     /// - [`StartError::WouldDeadlock`]: the caller is a worker that would wait for itself, directly or through other
     ///   workers, or for the end of a worker that [owns](crate::Context::own) its registry. Start it from a task of
     ///   `tokio::spawn`.
+    /// - [`StartError::Refused`]: the registry does not [accept](Builder::accepts) the key.
     /// - [`StartError::Shutdown`], [`StartError::RuntimeShutdown`]: the registry, or its runtime, has been shut down.
     ///
     /// # Cancel safety

@@ -87,6 +87,7 @@ pub(crate) enum StartFailure {
     TimedOut,
     Cancelled,
     WouldDeadlock,
+    Refused,
     Shutdown,
     RuntimeShutdown,
 }

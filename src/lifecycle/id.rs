@@ -32,6 +32,13 @@ pub(crate) type EntrySet = HashSet<EntryId, PassHash>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct WorkerId(pub(crate) u64);
 
+impl WorkerId {
+    /// The id as a number. It orders the workers of one registry by their starts, for example in a fencing token.
+    pub fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

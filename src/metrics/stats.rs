@@ -235,7 +235,8 @@ impl Counters {
             StartFailure::AtCapacity
             | StartFailure::RestartLimit { .. }
             | StartFailure::RecentlyFailed(_)
-            | StartFailure::WouldDeadlock => &self.starts.rejected,
+            | StartFailure::WouldDeadlock
+            | StartFailure::Refused => &self.starts.rejected,
         });
     }
 

@@ -23,7 +23,7 @@ use crate::worker::Worker;
 use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
-use crate::worker::config::{Config, OnUndelivered, RestartPlan};
+use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan};
 use crate::worker::restart::{Backoff, Intensity, Restart};
 
 /// Sets the options of a registry, and builds it.
@@ -36,6 +36,7 @@ use crate::worker::restart::{Backoff, Intensity, Restart};
 /// | [`stop_timeout`](Self::stop_timeout) | 5 s | as in OTP: leaves time to flush, within the grace period of common orchestrators |
 /// | [`stop_mode`](Self::stop_mode) | `Drain` | messages that a mailbox has accepted are handled |
 /// | [`on_undelivered`](Self::on_undelivered) | none | an undelivered cast is dropped; an undelivered call returns an error |
+/// | [`accepts`](Self::accepts) | all | a registry has workers of any key |
 /// | [`restart`](Self::restart) | `Temporary` | as in GenRegistry: the next caller that needs the worker starts it |
 /// | [`restart_intensity`](Self::restart_intensity) | 3 in 5 s | as in Elixir: ends a crash loop soon |
 /// | [`restart_backoff`](Self::restart_backoff) | none | as in OTP: a restart does not wait |
@@ -79,6 +80,7 @@ pub struct Builder<W: Worker> {
     name: Box<str>,
     config: Config,
     on_undelivered: Option<OnUndelivered<W>>,
+    accepts: Option<AcceptsKey<W>>,
     restart: Option<RestartPlan<W>>,
     /// Whether the intensity and the backoff were set. `build` checks them against each other only if both were.
     sets_intensity: bool,
@@ -109,6 +111,7 @@ impl<W: Worker> Builder<W> {
                 stop_mode: StopMode::default(),
             },
             on_undelivered: None,
+            accepts: None,
             restart: None,
             sets_intensity: false,
             sets_backoff: false,
@@ -122,6 +125,10 @@ impl<W: Worker> Builder<W> {
     }
 
     /// Names the registry. The name is the label `registry` of its metrics, and a field in the span of each worker.
+    ///
+    /// The name must be unique among the registries that report to one recorder, installed or not: otherwise
+    /// [`build`](Self::build) fails with [`NameTaken`](crate::BuildError::NameTaken). Tests of one process run in
+    /// parallel, so name the registry where the program starts, and not where a test also builds it.
     ///
     /// A registry without a name exports no metrics. Name a few long-lived registries rather than many short-lived
     /// ones: the process remembers each name that has ever reported to a live recorder, to continue its counters.
@@ -327,6 +334,39 @@ impl<W: Worker> Builder<W> {
     #[doc(alias("dead_letter", "dead_letters"))]
     pub fn on_undelivered(mut self, hook: impl Fn(&W::Key, W::Message) + Send + Sync + 'static) -> Self {
         self.on_undelivered = Some(Box::new(hook));
+        self
+    }
+
+    /// Limits the registry to the keys for which `accepts` returns true. The start of any other key fails with
+    /// [`StartError::Refused`](crate::StartError::Refused).
+    ///
+    /// Use it if a process has one registry per shard of the keys, so that no path starts a key in the wrong one: not a
+    /// caller, and not a worker that starts another through [`Context::registry`](crate::Context::registry).
+    ///
+    /// The closure runs in the task of the caller, on a miss only, and under no lock. It must return the same for equal
+    /// keys. If it panics, the start panics. A worker that exists is found and restarted without it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, StartError, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let even = Registry::<Room>::builder().accepts(|key| key % 2 == 0).build()?;
+    /// assert!(even.start(&2, ()).await.is_ok());
+    /// assert!(matches!(even.start(&3, ()).await, Err(StartError::Refused)));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn accepts(mut self, accepts: impl Fn(&W::Key) -> bool + Send + Sync + 'static) -> Self {
+        self.accepts = Some(Box::new(accepts));
         self
     }
 

@@ -23,7 +23,7 @@ use crate::worker::error::{CallError, StartError};
 /// | `NotStarted`: [`Init`](StartError::Init), [`Panicked`](StartError::Panicked), [`RecentlyFailed`](StartError::RecentlyFailed) | with [`even_if_init_failed`](Self::even_if_init_failed): only the author of the worker knows whether another `init` may succeed |
 /// | [`NoReply`](CallError::NoReply), [`TimedOut`](CallError::TimedOut) | with [`even_if_it_may_have_run`](Self::even_if_it_may_have_run) |
 /// | [`NotFound`](CallError::NotFound) | no: the address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
-/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: every attempt fails the same way |
+/// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Refused`](StartError::Refused), [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: every attempt fails the same way |
 ///
 /// Handles have no retries. The worker of a handle that returns `NotDelivered` has exited for good, and only an address
 /// can reach the key's next worker. A worker that is restarted keeps its mailbox, so queued messages need no
@@ -136,6 +136,7 @@ impl Retry {
                 // A send never returns `AlreadyStarted`.
                 StartError::AlreadyStarted { .. }
                 | StartError::WouldDeadlock
+                | StartError::Refused
                 | StartError::Shutdown
                 | StartError::RuntimeShutdown => false,
             },

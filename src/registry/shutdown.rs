@@ -63,11 +63,88 @@ impl<W: Worker> Registry<W> {
     /// # }
     /// ```
     pub async fn shutdown(&self) -> ShutdownReport {
+        self.end_all(false).await
+    }
+
+    /// Ends all workers at once, and waits until they have ended (G10).
+    ///
+    /// Like [`shutdown`](Self::shutdown), but nothing is drained: each worker is aborted as by
+    /// [`kill`](Self::kill), without `terminate`, and its queued messages are undelivered. The report counts the workers
+    /// as aborted. If a shutdown is in progress, this shortens it, and both get the same report.
+    ///
+    /// Use it if the workers must not go on, for example because the process has lost the right to run them.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped after its first poll, the shutdown goes on.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// let room = rooms.start(&1, ()).await?;
+    /// room.cast(()).await?; // not handled any more
+    ///
+    /// let report = rooms.abort().await;
+    /// assert_eq!((report.drained, report.aborted, report.stuck), (0, 1, 0));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn abort(&self) -> ShutdownReport {
+        self.end_all(true).await
+    }
+
+    /// Waits until a shutdown is complete and no worker runs, not even one that the report counts as stuck.
+    ///
+    /// It does not begin a shutdown. A worker of this registry that awaits it waits until it is aborted.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: dropping the future loses nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// rooms.start(&1, ()).await?;
+    /// let report = rooms.shutdown().await;
+    /// if report.stuck > 0 {
+    ///     // Give a lock on the rooms away only after this.
+    ///     rooms.gone().await;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn gone(&self) {
+        self.finished().await;
+    }
+
+    async fn end_all(&self, at_once: bool) -> ShutdownReport {
         let shared = &self.starter.shared;
         if current_of(shared.registry_id).is_some() || is_registry_above_caller(shared.registry_id) {
             return cooperate(ShutdownReport { would_deadlock: true, ..ShutdownReport::default() }).await;
         }
-        self.begin_shutdown(false);
+        self.begin_shutdown(at_once);
         let mut report = shared.report.clone();
         // This consumes coop budget even if the report is there already.
         match with_contained_waker(report.wait_for(Option::is_some)).await {

@@ -189,7 +189,11 @@ impl<W: Worker> Starter<W> {
         if self.exits_after_caller(key, hash) {
             return start(Stage::Refused(StartFailure::WouldDeadlock));
         }
-        let cell = Arc::new(WorkerCell::new(key.to_key(), EntryId::unassigned(hash), Arc::clone(&self.shared)));
+        let owned_key = key.to_key();
+        if self.shared.accepts.as_ref().is_some_and(|accepts| !accepts(&owned_key)) {
+            return start(Stage::Refused(StartFailure::Refused));
+        }
+        let cell = Arc::new(WorkerCell::new(owned_key, EntryId::unassigned(hash), Arc::clone(&self.shared)));
         cell.set_started_at(self.shared.now_if_reported());
         let spec = Box::new(Launch::new(cell, make(args)));
         let guards = self.guard_workers_above_caller();
@@ -365,6 +369,7 @@ impl<W: Worker> From<StartFailure> for StartError<W> {
             StartFailure::TimedOut => Self::TimedOut,
             StartFailure::Cancelled => Self::Cancelled,
             StartFailure::WouldDeadlock => Self::WouldDeadlock,
+            StartFailure::Refused => Self::Refused,
             StartFailure::Shutdown => Self::Shutdown,
             StartFailure::RuntimeShutdown => Self::RuntimeShutdown,
         }

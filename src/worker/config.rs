@@ -69,6 +69,9 @@ impl Drop for WaitingGuard<'_> {
 /// The hook that receives casts which were accepted and never handled.
 pub(crate) type OnUndelivered<W> = Box<dyn Fn(&<W as Worker>::Key, <W as Worker>::Message) + Send + Sync>;
 
+/// Decides whether a registry may have a worker of this key.
+pub(crate) type AcceptsKey<W> = Box<dyn Fn(&<W as Worker>::Key) -> bool + Send + Sync>;
+
 /// Formats a key for the `tracing` span of its worker.
 #[cfg(feature = "tracing")]
 pub(crate) type FormatKey<W> = fn(&<W as Worker>::Key) -> String;

@@ -87,6 +87,10 @@ impl<W: Worker> Context<W> {
     /// stop timeout to [`terminate`](Worker::terminate). The future borrows nothing, so it can move into a task of
     /// [`spawn`](Self::spawn), which otherwise runs until the stop timeout aborts it.
     ///
+    /// A [`run`](Worker::run) of your own needs it less: [`Mailbox::recv`](crate::Mailbox::recv) returns `None` when the
+    /// worker is to end. A `run` that returns without that `None` exits as
+    /// [`Normal`](crate::ExitReason::Normal), also after a stop.
+    ///
     /// The future completes at once if the run has been asked to end before, and at the latest when the run ends. A
     /// kill and a [`crash`](WorkerHandle::crash) need no such signal, since they drop what the worker awaits. Neither
     /// idling nor eviction interrupts a handler.

@@ -21,7 +21,7 @@ use crate::worker::Worker;
 use crate::worker::cell::AnyCell;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
-use crate::worker::config::{Config, OnUndelivered, RestartPlan, StartLimiter};
+use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, StartLimiter};
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::EventSender;
 use crate::worker::request::{Notice, Request};
@@ -59,6 +59,8 @@ pub(crate) struct Shared<W: Worker> {
     pub(crate) core: SharedCore,
     /// The hook is user code when it is dropped, by the last reference to this, so its panic is contained.
     pub(crate) on_undelivered: Option<CatchDropPanic<OnUndelivered<W>>>,
+    /// As for the hook, its drop is user code.
+    pub(crate) accepts: Option<CatchDropPanic<AcceptsKey<W>>>,
     pub(crate) restart: Option<RestartPlan<W>>,
     /// Formats the key for its worker's span. Present if the builder asked for it.
     #[cfg(feature = "tracing")]

@@ -1,7 +1,7 @@
 //! G10: a shutdown cancels starts, drains, aborts at the deadline, and returns the same report to every caller.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -212,4 +212,62 @@ async fn crash_while_draining_is_reported() {
     worker.cast(Message::Do(Act::Panic)).await.unwrap();
     let report = within(registry.shutdown(), "a shutdown with a crash").await;
     assert_eq!((report.drained, report.crashed), (1, 1), "{report:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn abort_ends_all_at_once_and_undelivers() {
+    let (book, lost) = (Arc::<Book>::default(), Arc::<AtomicUsize>::default());
+    let counter = Arc::clone(&lost);
+    let hook = move |_: &u32, _| {
+        counter.fetch_add(1, Ordering::SeqCst);
+    };
+    let registry: Registry<Probe> = Registry::builder().on_undelivered(hook).build().unwrap();
+    for key in 0..3 {
+        let worker = registry.start(&key, Plan::new(&book)).await.unwrap();
+        worker.cast(Message::Do(Act::Hang)).await.unwrap();
+        worker.cast(Message::Note(1)).await.unwrap();
+        worker.cast(Message::Note(2)).await.unwrap();
+    }
+    settle().await;
+    registry.start(&3, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
+    let before = tokio::time::Instant::now();
+    let report = within(registry.abort(), "an abort").await;
+    assert_eq!((report.drained, report.aborted, report.stuck), (0, 4, 0), "{report:?}");
+    assert_eq!(before.elapsed(), Duration::ZERO, "an abort drains nothing");
+    assert_eq!((book.live(), lost.load(Ordering::SeqCst)), (0, 6));
+    assert!((0..4).all(|key| book.of(key).terminated == 0), "`terminate` ran in an abort");
+    assert!(matches!(registry.start(&1, Plan::new(&book)).await, Err(StartError::Shutdown)));
+    within(registry.gone(), "the end of every worker").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn abort_shortens_a_shutdown_in_progress() {
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    registry.start(&1, Plan::new(&book).terminate(Act::Hang)).await.unwrap();
+    let before = tokio::time::Instant::now();
+    let shutdown = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.shutdown().await }
+    });
+    settle().await;
+    let report = within(registry.abort(), "an abort").await;
+    assert_eq!((report.aborted, report), (1, within(shutdown, "the shutdown").await.unwrap()));
+    assert_eq!(before.elapsed(), Duration::ZERO, "the abort waited for the drain");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn gone_waits_for_workers_reported_as_stuck() {
+    let book = Arc::<Book>::default();
+    let registry: Registry<Probe> = Registry::builder().stop_timeout(Duration::ZERO).build().unwrap();
+    let released = Arc::<AtomicBool>::default();
+    let _at_the_end = ReleaseOnDrop(Arc::clone(&released));
+    let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
+    block(&worker, &released).await;
+    let mut gone = Box::pin(registry.gone());
+    assert!(crate::rig::poll_once(gone.as_mut()).await.is_none(), "nothing has begun a shutdown");
+    assert_eq!(within(registry.abort(), "an abort with a stuck worker").await.stuck, 1);
+    assert!(crate::rig::poll_once(gone.as_mut()).await.is_none(), "the stuck worker still runs");
+    released.store(true, Ordering::SeqCst);
+    within(gone, "the end of the stuck worker").await;
+    assert_eq!(book.live(), 0);
 }

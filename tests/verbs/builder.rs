@@ -1,9 +1,10 @@
 //! `Builder`: which options it accepts, and that registries with different names are separate.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use gen_registry::{BuildError, Registry};
-use test_support::{Plan, Probe, value_of, within};
+use gen_registry::{BuildError, Registry, SendError, StartError};
+use test_support::{Ask, Plan, Probe, value_of, within};
 
 /// "custom name: multiple GenRegistries can be started for the same module with custom names"
 #[tokio::test(start_paused = true)]
@@ -99,4 +100,45 @@ async fn timeouts_may_be_infinite() {
         Registry::<Probe>::builder().init_timeout(Duration::MAX).stop_timeout(Duration::MAX).build().unwrap();
     within(registry.start("a", Plan::default()), "the start").await.unwrap();
     within(registry.stop("a"), "the stop").await.unwrap();
+}
+
+/// Each path to a start: by each verb, through an address, and by a worker through its own registry.
+#[tokio::test(start_paused = true)]
+async fn refused_key_is_started_by_no_verb() {
+    let asked = Arc::<Mutex<Vec<String>>>::default();
+    let log = Arc::clone(&asked);
+    let accepts = move |key: &String| {
+        log.lock().unwrap().push(key.clone());
+        key.starts_with("shard 1/")
+    };
+    let registry = Registry::<Probe>::builder().accepts(accepts).build().unwrap();
+    let (mine, other) = ("shard 1/a", "shard 2/a");
+    let plan = Plan::default();
+    let refused = |result| matches!(result, Err(StartError::Refused));
+    assert!(refused(within(registry.start(other, plan.clone()), "a start").await));
+    assert!(refused(within(registry.lookup_or_start(other, plan.clone()), "a start").await));
+    assert!(refused(within(registry.lookup_or_start_with(other, || unreachable!("refused before")), "a start").await));
+    let sent = within(registry.via_or_start(other, plan.clone()).cast(Ask::Note(1)), "a cast").await;
+    assert!(
+        matches!(&sent, Err(SendError::NotStarted { source, .. }) if matches!(**source, StartError::Refused)),
+        "{sent:?}"
+    );
+    assert_eq!((registry.count(), asked.lock().unwrap().len()), (0, 4));
+
+    within(registry.start(mine, plan.clone()), "the start of an accepted key").await.unwrap();
+    within(registry.lookup_or_start(mine, plan), "a lookup").await.unwrap();
+    assert!(registry.lookup(other).is_none());
+    assert_eq!(asked.lock().unwrap().len(), 5, "a hit or a lookup asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_in_accepts_fails_only_its_own_start() {
+    let accepts = |key: &String| if key == "b" { panic!("as scripted") } else { true };
+    let registry = Registry::<Probe>::builder().accepts(accepts).build().unwrap();
+    let panics = registry.clone();
+    let joined = tokio::spawn(async move { panics.start("b", Plan::default()).await.map(drop) });
+    assert!(within(joined, "the panic").await.unwrap_err().is_panic());
+    within(registry.start("a", Plan::default()), "a start after the panic").await.unwrap();
+    let report = within(registry.shutdown(), "the shutdown").await;
+    assert_eq!((report.drained, registry.stats().starting), (1, 0));
 }

@@ -102,6 +102,8 @@ struct Fixture {
     /// Has `max_workers` workers.
     crowded: Registry<Subject>,
     forgiving: Registry<Subject>,
+    /// Accepts no key.
+    picky: Registry<Subject>,
     shut: Registry<Subject>,
     /// The runtime of this registry has been shut down.
     cut_off: Registry<Subject>,
@@ -132,6 +134,7 @@ impl Fixture {
         crowded.start(&IDLE, Plan::Serve).await.unwrap();
         let forgiving = Registry::builder().remember_failed_starts(Duration::from_secs(3_600)).build().unwrap();
         assert!(forgiving.start(&VACANT, Plan::Fail).await.is_err());
+        let picky = Registry::builder().accepts(|_| false).build().unwrap();
         let shut = small();
         let events = Mutex::new(shut.subscribe());
         assert_eq!(shut.shutdown().await.stuck, 0);
@@ -160,6 +163,7 @@ impl Fixture {
             ended,
             crowded,
             forgiving,
+            picky,
             shut,
             cut_off,
             cut_off_worker,
@@ -285,6 +289,9 @@ fn starts() -> Vec<Case> {
         case!("Registry::start", "refused", |s| {
             gives!(s.crowded.start(&VACANT, Serve), Err(StartError::AtCapacity))
         }),
+        case!("Registry::start", "of a refused key", |s| {
+            gives!(s.picky.start(&VACANT, Plan::Serve), Err(StartError::Refused))
+        }),
         case!("Registry::start", "after a shutdown", |s| {
             gives!(s.shut.start(&VACANT, Serve), Err(StartError::Shutdown))
         }),
@@ -375,6 +382,11 @@ fn ends() -> Vec<Case> {
         case!("Registry::shutdown", "after the runtime's shutdown", |s| {
             assert_eq!(s.cut_off.shutdown().await.stuck, 0)
         }),
+        case!("Registry::abort", "end", |_s| assert!(!small().abort().await.would_deadlock)),
+        case!("Registry::abort", "over", |s| assert!(!s.shut.abort().await.would_deadlock)),
+        case!("Registry::abort", "would deadlock", |s, _inside| assert!(s.registry.abort().await.would_deadlock)),
+        case!("Registry::gone", "over", |s| s.shut.gone().await),
+        case!("Registry::gone", "after the runtime's shutdown", |s| s.cut_off.gone().await),
         case!("Registry::shutdown", "would deadlock", |s, _inside| {
             assert!(s.registry.shutdown().await.would_deadlock)
         }),

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Each tenant has a worker with a token bucket. A request takes a token, or gets `429` with `Retry-After`. In the
-//! session, a tenant sends one request more than its burst, and another after the time in `Retry-After`:
+//! session, a tenant sends one request more than its bucket holds, and another after the time in `Retry-After`:
 //!
 //! ```text
 //! acme    200
@@ -54,12 +54,12 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 /// Tokens in a full bucket: requests that a tenant may send at once.
-const BURST: u32 = 3;
+const CAPACITY: u32 = 3;
 /// The time in which one token is refilled.
 const REFILL: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_secs(60);
 // An idle worker forgets only a full bucket.
-const _: () = assert!(IDLE.as_millis() > REFILL.as_millis() * BURST as u128);
+const _: () = assert!(IDLE.as_millis() > REFILL.as_millis() * CAPACITY as u128);
 const MAX_TENANTS: usize = 100_000;
 /// A longer name is refused, because each name is kept as a key.
 const LONGEST_NAME: usize = 64;
@@ -84,7 +84,7 @@ impl Worker for Bucket {
     async fn handle(&mut self, reply: Take, _: &mut Context<Self>) -> Result<(), Infallible> {
         let now = Instant::now();
         let full_at = self.0.max(now) + REFILL;
-        let wait = full_at.saturating_duration_since(now + BURST * REFILL);
+        let wait = full_at.saturating_duration_since(now + CAPACITY * REFILL);
         if !wait.is_zero() {
             reply.send(Err(wait));
         } else if reply.try_send(Ok(())).is_ok() {

@@ -48,6 +48,7 @@ impl<W: Worker> Builder<W> {
         let shared = Arc::new(Shared {
             core: SharedCore::new(self.name, self.config, clock, records_lifetimes, stopwatch, reported),
             on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
+            accepts: self.accepts.map(CatchDropPanic::new),
             restart: self.restart,
             #[cfg(feature = "tracing")]
             format_key: self.format_key,

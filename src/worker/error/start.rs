@@ -51,6 +51,9 @@ pub enum StartError<W: Worker> {
     /// Start the worker from a task of `tokio::spawn`. A task of `ctx.spawn` does not help, since its worker waits for
     /// it.
     WouldDeadlock,
+    /// The registry does not accept the key: see [`Builder::accepts`](crate::Builder::accepts). No other start of the key
+    /// succeeds either.
+    Refused,
     /// The registry was shut down, or its last [`Registry`](crate::Registry) was dropped.
     Shutdown,
     /// The tokio runtime that the registry was built on was shut down, and all workers with it.
@@ -83,6 +86,7 @@ impl<W: Worker> fmt::Display for StartError<W> {
             Self::WouldDeadlock => {
                 f.write_str("the start would wait for its own caller; start the worker from a task of `tokio::spawn`")
             }
+            Self::Refused => f.write_str("the registry does not accept the key; see `Builder::accepts`"),
             Self::Shutdown => f.write_str("the registry is shut down and starts no more workers"),
             Self::RuntimeShutdown => f.write_str(
                 "the tokio runtime that the registry was built on is shut down; build the registry on this runtime",
@@ -118,6 +122,7 @@ where
             Self::RestartLimit { retry_after } => Self::RestartLimit { retry_after: *retry_after },
             Self::Cancelled => Self::Cancelled,
             Self::WouldDeadlock => Self::WouldDeadlock,
+            Self::Refused => Self::Refused,
             Self::Shutdown => Self::Shutdown,
             Self::RuntimeShutdown => Self::RuntimeShutdown,
         }
@@ -183,6 +188,7 @@ impl<W: Worker> fmt::Debug for StartError<W> {
             Self::TimedOut => f.write_str("TimedOut"),
             Self::Cancelled => f.write_str("Cancelled"),
             Self::WouldDeadlock => f.write_str("WouldDeadlock"),
+            Self::Refused => f.write_str("Refused"),
             Self::Shutdown => f.write_str("Shutdown"),
             Self::RuntimeShutdown => f.write_str("RuntimeShutdown"),
         }
