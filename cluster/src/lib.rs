@@ -30,6 +30,7 @@
 //! **A storage must check the epoch.** C1 rests on clocks. Between a look at the clock and the effect of a write a process
 //! can be stopped for any time, and only the storage can refuse what it writes afterwards.
 
+pub mod engine;
 // Until a node drives the machine, only its tests do.
 #[cfg_attr(not(test), allow(dead_code))]
 mod id;
