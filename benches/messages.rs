@@ -10,7 +10,7 @@ use common::peers::{Kameo, Ractor, xtra_spawn};
 use common::{
     Begin, Benches, Counter, Counts, Fixture, Group, Key, Load, MAILBOX, Probes, Threads, Variant, fill, time,
 };
-use gen_registry::{Registry, WorkerHandle};
+use gen_registry::{Registry, WorkerHandle, worker};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ fn main() {
     call(&mut benches);
     cast(&mut benches);
     cast_to_many(&mut benches);
+    made_by_the_macro(&mut benches);
     lookup_and_call(&mut benches);
     via(&mut benches);
     benches.final_summary();
@@ -171,6 +172,65 @@ fn cast_to_many(benches: &mut Benches) {
     bench(&mut group, "ractor", async || all(async || Ractor::spawn(None, Begin::AtOnce).await).await);
     bench(&mut group, "xtra", async || all(async || xtra_spawn()).await);
     group.finish();
+}
+
+/// The counter as methods, with the messages and the client of `#[worker]`.
+struct Methods(u64);
+
+#[worker(key = String)]
+impl Methods {
+    async fn init(begin: Begin) -> Self {
+        begin.init().await;
+        Methods(0)
+    }
+
+    #[cast]
+    fn add(&mut self, n: u64) {
+        self.0 += n;
+    }
+
+    #[call]
+    fn get(&self) -> u64 {
+        self.0
+    }
+
+    #[cast(internal)]
+    fn note(&mut self) {
+        common::TALLY.count();
+    }
+}
+
+impl Counts for WorkerHandle<Methods> {
+    async fn cast(&self) {
+        self.add(1).await.expect("the worker is running");
+    }
+
+    async fn call(&self) -> u64 {
+        self.get().await.expect("the worker replies")
+    }
+
+    fn note(&self) {
+        self.try_cast(MethodsMessage::Note).expect("the mailbox has room");
+    }
+}
+
+/// A call and a cast to a worker of `#[worker]`, and to the same worker by hand.
+fn made_by_the_macro(benches: &mut Benches) {
+    async fn methods() -> (WorkerHandle<Methods>, Registry<Methods>) {
+        let registry = Registry::new();
+        (registry.start("+15550000000", Begin::AtOnce).await.expect("the start succeeds"), registry)
+    }
+
+    for (load, name) in loads() {
+        let mut group = benches.benchmark_group(format!("macro, call/{name}"));
+        calls(&mut group, "gen-registry, #[worker]", load, methods);
+        calls(&mut group, "gen-registry", load, gen_registry);
+        group.finish();
+        let mut group = benches.benchmark_group(format!("macro, cast/{name}"));
+        casts(&mut group, "gen-registry, #[worker]", load, methods);
+        casts(&mut group, "gen-registry", load, gen_registry);
+        group.finish();
+    }
 }
 
 async fn filled<W: Variant<String>>() -> W {
