@@ -161,7 +161,10 @@ impl Machine {
                 self.extend(sent);
             }
             (Purpose::Depart, Outcome::Done(_)) => self.stop(End::Left),
-            (_, Outcome::Done(revision)) => self.own.gate = Gate::Revision(revision),
+            (_, Outcome::Done(revision)) => {
+                self.own.gate = Gate::Revision(revision);
+                self.own.due = self.now;
+            }
             // The node was removed: its record has the revision of the condition for as long as it is a member.
             (Purpose::Beat, Outcome::Conflict) => self.fence(None),
             (Purpose::Beat, Outcome::Unknown) => {

@@ -1,6 +1,6 @@
 //! The node watches the beats of the others, by its own clock.
 
-use crate::id::NodeId;
+use crate::id::{NodeId, Revision};
 use crate::machine::flight::{Gate, Purpose};
 use crate::machine::input::Outcome;
 use crate::machine::membership::is_earlier;
@@ -47,7 +47,9 @@ impl Machine {
     pub(super) fn removal_outcome(&mut self, node: NodeId, outcome: Outcome) {
         let gate = match outcome {
             Outcome::Done(revision) => Gate::Revision(revision),
-            Outcome::Conflict | Outcome::Unknown => Gate::Read(self.reads.want(false)),
+            // A beat, or the removal by another observer, is on its way to this node.
+            Outcome::Conflict => Gate::Revision(Revision(self.map.revision.0 + 1)),
+            Outcome::Unknown => Gate::Read(self.reads.want(false)),
         };
         self.set_removal(node, gate);
     }

@@ -221,6 +221,12 @@ impl Machine {
         (waits && self.phase == Phase::Member).then_some(self.quiet_since + self.settings.settle)
     }
 
+    /// The last beat of the node is recent: a shard that is given to it is served. Otherwise the next beat, or the removal,
+    /// decides the move.
+    fn beats(&self, node: NodeId) -> bool {
+        self.map.seen(node).is_some_and(|seen| self.now.since(seen) <= self.settings.beat * 3)
+    }
+
     /// Begins to drain shards that should be elsewhere, while there are lanes. (rule 10)
     pub(super) fn begin_moves(&mut self) {
         if self.phase != Phase::Member || self.movable.is_empty() || !self.may_move() {
@@ -232,8 +238,11 @@ impl Machine {
             _ => self.desired[usize::from(shard.0)].is_some(),
         };
         let lanes = self.settings.lanes.saturating_sub(self.moving.iter().filter(holds_lane).count());
-        let is_given = |shard: &&Shard| self.leave.is_some() || self.desired[usize::from(shard.0)].is_some();
-        let chosen: Vec<Shard> = self.movable.iter().filter(is_given).take(lanes).copied().collect();
+        let is_ready = |shard: &&Shard| match self.desired[usize::from(shard.0)] {
+            Some(to) => self.beats(to),
+            None => self.leave.is_some(),
+        };
+        let chosen: Vec<Shard> = self.movable.iter().filter(is_ready).take(lanes).copied().collect();
         for shard in chosen {
             let Local::Serving { epoch } = self.local(shard) else { continue };
             self.set_local(shard, Local::Draining { epoch, since: self.now, is_stuck: false });

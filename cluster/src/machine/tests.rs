@@ -1,3 +1,8 @@
 //! Single decisions. What follows from many is in the [simulator](super::simulator).
 
+mod bench;
+mod engine;
+mod fencing;
+mod joining;
+mod moving;
 mod records;

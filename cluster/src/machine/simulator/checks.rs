@@ -1,6 +1,6 @@
 //! What must hold after each step, and in the end.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use crate::id::{Epoch, NodeId, Revision, Shard};
@@ -25,7 +25,8 @@ pub(super) struct Checks {
     /// The highest epoch under which each shard was opened.
     highest: Vec<Option<Epoch>>,
     pub(super) opened: HashSet<(Shard, Epoch)>,
-    pub(super) fences: u64,
+    /// How often each rare thing has happened.
+    pub(super) reached: BTreeMap<&'static str, u64>,
     /// Beyond A2: how often two nodes held a shard.
     pub(super) overlaps: u64,
     /// How long after the last fault each shard had an owner again.
@@ -35,7 +36,15 @@ pub(super) struct Checks {
 impl Checks {
     pub(super) fn new(shards: u16) -> Checks {
         let (highest, opened) = (vec![None; usize::from(shards)], HashSet::new());
-        Checks { highest, opened, fences: 0, overlaps: 0, owned: Duration::ZERO }
+        Checks { highest, opened, reached: BTreeMap::new(), overlaps: 0, owned: Duration::ZERO }
+    }
+
+    pub(super) fn reach(&mut self, what: &'static str) {
+        *self.reached.entry(what).or_default() += 1;
+    }
+
+    pub(super) fn count(&self, what: &str) -> u64 {
+        self.reached.get(what).copied().unwrap_or(0)
     }
 }
 

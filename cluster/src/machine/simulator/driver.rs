@@ -4,12 +4,13 @@ use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::simulator::checks::Failure;
 use crate::machine::simulator::node::{Life, Watch};
 use crate::machine::simulator::plan::{Fault, MS};
-use crate::machine::simulator::world::{Event, Request, World};
-use crate::machine::{Effect, End, Input, Outcome};
+use crate::machine::simulator::world::{Occurrence, Request, World};
+use crate::machine::{Effect, End, Event, Input, Outcome};
 
 impl World {
     pub(super) fn perform(&mut self, index: usize, id: NodeId, effect: Effect) -> Result<(), Failure> {
         self.note(|| format!("node {index} ({id}) -> {effect:?}"));
+        self.checks.reach(name(&effect));
         match effect {
             Effect::Commit { id, when, then } => self.send(index, Request::Commit { id, when, then }),
             Effect::Read { read, watch } => {
@@ -34,7 +35,6 @@ impl World {
                 self.abort(index, shard, epoch);
             }
             Effect::Fence => {
-                self.checks.fences += 1;
                 self.nodes[index].routing.fill(None);
                 let lives: Vec<(Shard, Epoch)> = self.nodes[index].lives.keys().copied().collect();
                 for (shard, epoch) in lives {
@@ -45,7 +45,7 @@ impl World {
             Effect::Overdue => self.crash(index, Some(MS)),
             Effect::Flush => {
                 let (delay, process) = (self.random.between(0, 500 * MS), self.nodes[index].process);
-                self.after(delay, Event::Deliver { node: index, process, input: Input::Flushed });
+                self.after(delay, Occurrence::Deliver { node: index, process, input: Input::Flushed });
             }
             Effect::End(End::Left) => {
                 self.check_left(index)?;
@@ -62,7 +62,8 @@ impl World {
         self.note(|| format!("the process of node {index} ends"));
         self.nodes[index].crash();
         if let Some(down) = down {
-            self.after(down, Event::Start { node: index });
+            let at = (self.now + down).min(self.plan.calm.max(self.now + MS));
+            self.at(at, Occurrence::Start { node: index });
         }
     }
 
@@ -89,7 +90,7 @@ impl World {
         for _ in 0..copies {
             let delay = self.delay();
             if !is_cut && (is_calm || !self.random.is(noise.lose)) {
-                self.after(delay, Event::Arrive { node, process, sent, request: request.clone() });
+                self.after(delay, Occurrence::Arrive { node, process, sent, request: request.clone() });
             }
         }
         // A connection that is refused at once.
@@ -98,7 +99,7 @@ impl World {
                 Request::Commit { id, .. } => Input::Committed { id, outcome: Outcome::Unknown },
                 Request::Read { read, .. } => Input::ReadFailed { read },
             };
-            self.after(MS, Event::Deliver { node, process, input });
+            self.after(MS, Occurrence::Deliver { node, process, input });
         }
     }
 
@@ -108,7 +109,7 @@ impl World {
             // Half of what waits is executed when the majority is there again.
             if self.random.is(500) {
                 let delay = self.away_until - self.now + self.delay();
-                self.after(delay, Event::Arrive { node, process, sent, request });
+                self.after(delay, Occurrence::Arrive { node, process, sent, request });
             }
             return;
         }
@@ -118,16 +119,17 @@ impl World {
         let event = match request {
             Request::Commit { id, when, then } => {
                 let outcome = self.store.commit(&when, &then);
+                self.checks.reach(if outcome == Outcome::Conflict { "conflict" } else { "done" });
                 self.note(|| format!("store: commit {} of node {node}: {outcome:?}", id.0));
                 if let Outcome::Done(_) = outcome {
                     self.notify();
                 }
-                Event::Deliver { node, process, input: Input::Committed { id, outcome } }
+                Occurrence::Deliver { node, process, input: Input::Committed { id, outcome } }
             }
             Request::Read { read, watch } => {
                 let revision = self.store.revision;
                 let input = Input::Snapshot { read, revision, entries: self.store.read() };
-                Event::Snapshot { node, process, input, watch: watch.then_some(revision) }
+                Occurrence::Snapshot { node, process, input, watch: watch.then_some(revision) }
             }
         };
         let is_lost = self.nodes[node].cut_from > self.now || !self.is_calm() && self.random.is(self.plan.noise.lose);
@@ -159,7 +161,7 @@ impl World {
         if !watch.is_mute {
             watch.last = watch.last.max(now + delay);
             let (at, id, process) = (watch.last, watch.id, node.process);
-            self.at(at, Event::Watch { node: index, process, id, until });
+            self.at(at, Occurrence::Watch { node: index, process, id, until });
         }
     }
 
@@ -177,7 +179,7 @@ impl World {
         if is_paused {
             // It waits in the socket.
             let process = self.nodes[index].process;
-            self.after(50 * MS, Event::Watch { node: index, process, id, until });
+            self.after(50 * MS, Occurrence::Watch { node: index, process, id, until });
             return Ok(());
         }
         let position = watch.position;
@@ -186,7 +188,8 @@ impl World {
         }
         let Some(changes) = self.store.changes(position, until) else {
             self.nodes[index].watch = None;
-            return self.input(index, Input::WatchLost); // compacted
+            self.checks.reach("watch is compacted");
+            return self.input(index, Input::WatchLost);
         };
         watch.position = until;
         self.input(index, Input::Changes { revision: until, changes })
@@ -197,7 +200,7 @@ impl World {
         let process = self.nodes[index].process;
         if !self.is_calm() && self.random.is(self.plan.noise.stuck) {
             let time_out = self.random.between(MS, 500 * MS);
-            self.after(time_out, Event::Deliver { node: index, process, input: Input::Stuck { shard, epoch } });
+            self.after(time_out, Occurrence::Deliver { node: index, process, input: Input::Stuck { shard, epoch } });
             let end = self.random.between(time_out, 2 * self.plan.timing.take.as_nanos() as u64);
             self.end_life(index, shard, epoch, end);
         } else {
@@ -223,14 +226,14 @@ impl World {
             && life.ends.is_none_or(|earlier| end < earlier)
         {
             life.ends = Some(end);
-            self.at(end, Event::LifeEnds { node, process, shard, epoch });
+            self.at(end, Occurrence::LifeEnds { node, process, shard, epoch });
         }
     }
 
     pub(super) fn life_ends(&mut self, index: usize, shard: Shard, epoch: Epoch) -> Result<(), Failure> {
         if let Some(time) = self.nodes[index].paused {
             let process = self.nodes[index].process;
-            self.at(time + MS, Event::LifeEnds { node: index, process, shard, epoch });
+            self.at(time + MS, Occurrence::LifeEnds { node: index, process, shard, epoch });
             return Ok(());
         }
         match self.nodes[index].lives.remove(&(shard, epoch)) {
@@ -271,7 +274,7 @@ impl World {
         if node.machine.is_some() && node.paused.is_none_or(|until| until < end) {
             node.paused = Some(end);
             let process = node.process;
-            self.at(end, Event::Resume { node: index, process });
+            self.at(end, Occurrence::Resume { node: index, process });
         }
     }
 
@@ -325,5 +328,27 @@ impl World {
             }
         }
         Ok(())
+    }
+}
+
+/// What the effect is counted as.
+fn name(effect: &Effect) -> &'static str {
+    match effect {
+        Effect::Fence => "fence",
+        Effect::Overdue => "overdue",
+        Effect::Flush => "flush",
+        Effect::Drain { .. } => "drain",
+        Effect::Abort { .. } => "abort",
+        Effect::Read { watch: true, .. } => "watch begins anew",
+        Effect::Read { .. } => "read",
+        Effect::End(End::Left) => "left",
+        Effect::Report(Event::Rejoined(_)) => "rejoined",
+        Effect::Report(Event::Died(_)) => "died",
+        Effect::Report(Event::ShardMoved { .. }) => "moved",
+        Effect::Report(Event::ShardStuck { .. }) => "stuck",
+        Effect::Report(Event::ShardLost { .. }) => "lost",
+        Effect::Report(Event::EngineAway) => "engine away",
+        Effect::Report(Event::EngineBack) => "engine back",
+        _ => "other",
     }
 }

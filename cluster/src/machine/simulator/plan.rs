@@ -12,6 +12,8 @@ pub(super) const MS: u64 = 1_000_000;
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) nodes: usize,
+    /// The first is not zero.
+    pub(super) weights: Vec<u32>,
     pub(super) shards: u16,
     pub(super) timing: Timing,
     pub(super) noise: Noise,
@@ -118,13 +120,22 @@ impl Plan {
     pub(super) fn new(seed: u64, breaks: Breaks) -> Plan {
         let mut random = Random(seed);
         let nodes = random.between(3, 6) as usize;
+        let weights = (0..nodes).map(|node| if node == 0 { 1 } else { random.pick(&[1, 1, 1, 3, 0]) }).collect();
         let timing = Timing::new(&mut random, breaks.beyond_a2);
         let noise = Noise::new(&mut random);
         let calm = timing.take.as_nanos() as u64 * random.between(4, 12);
         let mut faults = Vec::new();
         for _ in 0..random.between(0, 16) {
             let (at, node) = (random.between(0, calm), random.between(0, nodes as u64) as usize);
-            faults.push((at, Fault::new(&mut random, node, &timing)));
+            let fault = Fault::new(&mut random, node, &timing);
+            faults.push((at, fault));
+            // A link that degrades often fails next.
+            if let Fault::Slow { time, .. } = fault
+                && random.is(500)
+            {
+                let cut = Fault::Cut { node, time: 2 * timing.take.as_nanos() as u64, to: true, from: true };
+                faults.push((at + random.between(0, time), cut));
+            }
             // Faults seldom come alone.
             while random.is(400) {
                 let at = at + random.between(0, timing.take.as_nanos() as u64);
@@ -138,7 +149,7 @@ impl Plan {
         }
         faults.retain(|(at, _)| *at < calm);
         faults.sort_by_key(|(at, _)| *at);
-        Plan { seed, nodes, shards: random.between(3, 20) as u16, timing, noise, calm, faults, breaks }
+        Plan { seed, nodes, weights, shards: random.between(3, 20) as u16, timing, noise, calm, faults, breaks }
     }
 
     /// A run without noise, whose faults are those of the test.
@@ -155,7 +166,7 @@ impl Plan {
         };
         let faults = faults.into_iter().map(|(at, fault)| (at.as_nanos() as u64, fault)).collect();
         let (noise, breaks, calm) = (Noise::default(), Breaks::default(), calm.as_nanos() as u64);
-        Plan { seed: 1, nodes, shards, timing, noise, calm, faults, breaks }
+        Plan { seed: 1, nodes, weights: vec![1; nodes], shards, timing, noise, calm, faults, breaks }
     }
 }
 

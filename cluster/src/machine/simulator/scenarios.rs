@@ -37,7 +37,7 @@ fn deploy_in_place_moves_a_shard_at_most_twice() {
             let earlier = before.store.moves.get(shard).copied().unwrap_or(0);
             assert!(*moves <= earlier + 2, "{shard:?} moves {} times, one node each {gap} s", moves - earlier);
         }
-        assert_eq!(world.checks.fences, 0, "a deploy fences no node");
+        assert_eq!(world.checks.count("fence"), 0, "a deploy fences no node");
     }
 }
 
@@ -45,14 +45,14 @@ fn deploy_in_place_moves_a_shard_at_most_twice() {
 fn short_outage_of_the_engine_passes_unnoticed() {
     let before = play(3, 64, &[]);
     let world = play(3, 64, &[(60, Fault::Away { time: seconds(6) })]);
-    assert_eq!((world.checks.fences, most_moves(&world)), (0, most_moves(&before)));
+    assert_eq!((world.checks.count("fence"), most_moves(&world)), (0, most_moves(&before)));
 }
 
 #[test]
 fn long_outage_of_the_engine_fences_all_and_moves_nothing() {
     let before = play(3, 64, &[]);
     let world = play(3, 64, &[(60, Fault::Away { time: seconds(30) })]);
-    assert_eq!(world.checks.fences, 3);
+    assert_eq!(world.checks.count("fence"), 3);
     // Each node joins again at its address, which is its place: it opens what it had, once.
     assert_eq!(world.checks.opened.len(), before.checks.opened.len() + 64);
     assert_eq!(most_moves(&world), most_moves(&before));
@@ -65,13 +65,13 @@ fn flapping_node_moves_a_shard_at_most_twice() {
     let flaps: Vec<_> = (0..15).map(|n| cut(60 + 4 * n)).collect();
     let world = play(4, 64, &flaps);
     assert!(most_moves(&world) <= most_moves(&before) + 2);
-    assert_eq!(world.checks.fences, 0);
+    assert_eq!(world.checks.count("fence"), 0);
 }
 
 #[test]
 fn paused_node_is_fenced_and_joins_again() {
     let world = play(3, 64, &[(60, Fault::Pause { node: 2, time: seconds(13) })]);
-    assert_eq!(world.checks.fences, 1);
+    assert_eq!(world.checks.count("fence"), 1);
     let world = play(3, 64, &[(60, Fault::Pause { node: 2, time: seconds(4) })]);
-    assert_eq!(world.checks.fences, 0);
+    assert_eq!(world.checks.count("fence"), 0);
 }

@@ -7,22 +7,24 @@ use crate::machine::record::{Condition, Key, Record, Write};
 use crate::machine::{Change, Entry, Outcome};
 
 #[derive(Debug, Default)]
-pub(super) struct Store {
-    pub(super) revision: Revision,
+pub(crate) struct Store {
+    pub(crate) revision: Revision,
     records: BTreeMap<Key, (Record, Revision)>,
     /// The changes of each commit. The first is that of the revision after `compacted`.
     log: Vec<Vec<Change>>,
     compacted: Revision,
     /// Each ownership that there ever was.
-    pub(super) owners: HashMap<(Shard, Revision), NodeId>,
+    pub(crate) owners: HashMap<(Shard, Revision), NodeId>,
     /// How often a shard went from one member to another.
-    pub(super) moves: HashMap<Shard, u64>,
+    pub(crate) moves: HashMap<Shard, u64>,
+    /// How often an owner gave a shard to itself.
+    pub(crate) kept: u64,
     /// How often a record of a member changed.
-    pub(super) member_changes: u64,
+    pub(crate) member_changes: u64,
 }
 
 impl Store {
-    pub(super) fn commit(&mut self, when: &[Condition], then: &[Write]) -> Outcome {
+    pub(crate) fn commit(&mut self, when: &[Condition], then: &[Write]) -> Outcome {
         let holds = |condition: &Condition| match condition {
             Condition::Absent(key) => !self.records.contains_key(key),
             Condition::At(key, revision) => self.records.get(key).is_some_and(|(_, at)| at == revision),
@@ -60,23 +62,24 @@ impl Store {
 
     fn note_owner(&mut self, shard: Shard, owner: NodeId) {
         self.owners.insert((shard, self.revision), owner);
+        self.kept += u64::from(self.owner(shard) == Some(owner));
         if self.owner(shard).is_some_and(|before| before != owner && self.is_member(before)) {
             *self.moves.entry(shard).or_default() += 1;
         }
     }
 
-    pub(super) fn owner(&self, shard: Shard) -> Option<NodeId> {
+    pub(crate) fn owner(&self, shard: Shard) -> Option<NodeId> {
         match self.records.get(&Key::Claim(shard)) {
             Some((Record::Claim(owner), _)) => Some(*owner),
             _ => None,
         }
     }
 
-    pub(super) fn is_member(&self, node: NodeId) -> bool {
+    pub(crate) fn is_member(&self, node: NodeId) -> bool {
         self.records.contains_key(&Key::Member(node))
     }
 
-    pub(super) fn read(&self) -> Vec<Entry> {
+    pub(crate) fn read(&self) -> Vec<Entry> {
         let entry = |(key, (record, revision)): (&Key, &(Record, Revision))| Entry {
             key: *key,
             revision: *revision,
@@ -86,13 +89,13 @@ impl Store {
     }
 
     /// All changes after one revision, up to another. `None` if the first are compacted.
-    pub(super) fn changes(&self, after: Revision, until: Revision) -> Option<Vec<Change>> {
+    pub(crate) fn changes(&self, after: Revision, until: Revision) -> Option<Vec<Change>> {
         let first = after.0.checked_sub(self.compacted.0)? as usize;
         let last = (until.0.saturating_sub(self.compacted.0)) as usize;
         Some(self.log.get(first..last.max(first))?.iter().flatten().cloned().collect())
     }
 
-    pub(super) fn compact(&mut self) {
+    pub(crate) fn compact(&mut self) {
         self.log.clear();
         self.compacted = self.revision;
     }

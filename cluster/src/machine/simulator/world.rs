@@ -13,7 +13,7 @@ use crate::machine::simulator::store::Store;
 use crate::machine::{CommitId, Input, Machine, Settings};
 
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum Occurrence {
     Wake {
         node: usize,
         process: u64,
@@ -71,7 +71,7 @@ pub(super) enum Request {
 struct Timed {
     at: u64,
     number: u64,
-    event: Event,
+    event: Occurrence,
 }
 
 impl PartialEq for Timed {
@@ -132,20 +132,20 @@ impl World {
         };
         for node in 0..world.nodes.len() {
             let at = world.random.between(0, 2000 * MS);
-            world.at(at, Event::Start { node });
+            world.at(at, Occurrence::Start { node });
         }
         for (at, fault) in world.plan.faults.clone() {
-            world.at(at, Event::Fault(fault));
+            world.at(at, Occurrence::Fault(fault));
         }
         world
     }
 
-    pub(super) fn at(&mut self, at: u64, event: Event) {
+    pub(super) fn at(&mut self, at: u64, event: Occurrence) {
         self.numbers += 1;
         self.queue.push(Timed { at, number: self.numbers, event });
     }
 
-    pub(super) fn after(&mut self, delay: u64, event: Event) {
+    pub(super) fn after(&mut self, delay: u64, event: Occurrence) {
         self.at(self.now.saturating_add(delay), event);
     }
 
@@ -174,34 +174,36 @@ impl World {
         self.nodes[node].machine.is_some() && self.nodes[node].process == process
     }
 
-    fn happen(&mut self, event: Event) -> Result<(), Failure> {
+    fn happen(&mut self, event: Occurrence) -> Result<(), Failure> {
         match event {
-            Event::Wake { node, process } if self.is_current(node, process) => self.wake(node),
-            Event::Arrive { node, process, sent, request } => {
+            Occurrence::Wake { node, process } if self.is_current(node, process) => self.wake(node),
+            Occurrence::Arrive { node, process, sent, request } => {
                 self.steps += 1;
                 self.arrive(node, process, sent, request);
                 Ok(())
             }
-            Event::Deliver { node, process, input } if self.is_current(node, process) => self.input(node, input),
-            Event::Snapshot { node, process, input, watch } if self.is_current(node, process) => {
+            Occurrence::Deliver { node, process, input } if self.is_current(node, process) => self.input(node, input),
+            Occurrence::Snapshot { node, process, input, watch } if self.is_current(node, process) => {
                 if let Some(revision) = watch {
                     self.start_watch(node, revision);
                 }
                 self.input(node, input)
             }
-            Event::Watch { node, process, id, until } if self.is_current(node, process) => self.watch(node, id, until),
-            Event::LifeEnds { node, process, shard, epoch } if self.is_current(node, process) => {
+            Occurrence::Watch { node, process, id, until } if self.is_current(node, process) => {
+                self.watch(node, id, until)
+            }
+            Occurrence::LifeEnds { node, process, shard, epoch } if self.is_current(node, process) => {
                 self.life_ends(node, shard, epoch)
             }
-            Event::Resume { node, process } if self.is_current(node, process) => self.resume(node),
-            Event::Fault(fault) => self.fault(fault),
-            Event::Start { node } => self.start(node),
-            Event::Wake { .. }
-            | Event::Deliver { .. }
-            | Event::Snapshot { .. }
-            | Event::Watch { .. }
-            | Event::LifeEnds { .. }
-            | Event::Resume { .. } => Ok(()),
+            Occurrence::Resume { node, process } if self.is_current(node, process) => self.resume(node),
+            Occurrence::Fault(fault) => self.fault(fault),
+            Occurrence::Start { node } => self.start(node),
+            Occurrence::Wake { .. }
+            | Occurrence::Deliver { .. }
+            | Occurrence::Snapshot { .. }
+            | Occurrence::Watch { .. }
+            | Occurrence::LifeEnds { .. }
+            | Occurrence::Resume { .. } => Ok(()),
         }
     }
 
@@ -220,6 +222,7 @@ impl World {
             lanes: timing.lanes,
             batch: timing.batch,
             version: self.nodes[index].version,
+            weight: self.plan.weights[index],
             ..Settings::new(format!("10.0.0.{index}:7101"))
         };
         let now = self.nodes[index].clock.local(self.now);
@@ -254,7 +257,7 @@ impl World {
         if node.wake.is_none_or(|earlier| earlier > at) && at < u64::MAX {
             node.wake = Some(at);
             let process = node.process;
-            self.at(at, Event::Wake { node: index, process });
+            self.at(at, Occurrence::Wake { node: index, process });
         }
     }
 
