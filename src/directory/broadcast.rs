@@ -14,6 +14,7 @@ use crate::worker::handle::WorkerHandle;
 
 /// The result of a broadcast. Each member either accepted its message, or is in `refused` with it.
 #[non_exhaustive]
+#[must_use = "a broadcast that is dropped does not say which members it reached"]
 pub struct Broadcast<W: Worker> {
     /// How many mailboxes accepted the message.
     pub taken: usize,

@@ -30,6 +30,7 @@ use crate::util::panics::{drop_payload, unwind_safe};
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "the caller gets an error if the reply is dropped"]
 pub struct Reply<T> {
     _carries: Carries<T>,
     target: Target<T>,

@@ -57,6 +57,7 @@ use crate::worker::permit::Permit;
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "an address does nothing until something is sent through it"]
 pub struct Via<W: Worker> {
     starter: Starter<W>,
     key: W::Key,

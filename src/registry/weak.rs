@@ -11,6 +11,7 @@ use crate::worker::Worker;
 /// A reference to a [`Registry`] that does not keep it alive.
 ///
 /// A worker gets the one to its own registry from [`Context::registry`](crate::Context::registry).
+#[must_use = "a weak registry does nothing until it is upgraded"]
 pub struct WeakRegistry<W: Worker>(Weak<ShutdownOnDrop<W>>);
 
 impl<W: Worker> Registry<W> {

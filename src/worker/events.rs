@@ -277,6 +277,7 @@ impl EventSender {
 /// # Ok(())
 /// # }
 /// ```
+#[must_use = "a subscription that is dropped receives nothing"]
 pub struct Events<W: Worker> {
     receiver: Option<broadcast::Receiver<AnyEvent>>,
     _workers: PhantomData<fn() -> W>,
