@@ -56,7 +56,7 @@
 //!
 //! # Inputs
 //!
-//! - From the clock: [`Tick`](Input::Tick).
+//! - From the clock: [`Tick`](Input::Tick), [`Fenced`](Input::Fenced).
 //! - From the engine: [`Snapshot`](Input::Snapshot), [`ReadFailed`](Input::ReadFailed), [`Changes`](Input::Changes),
 //!   [`WatchLost`](Input::WatchLost), [`Committed`](Input::Committed).
 //! - From the workers: [`Ended`](Input::Ended), [`Stuck`](Input::Stuck).
@@ -82,9 +82,10 @@
 //!    node wrote it. If it is done, the deadline is the moment of its sending and `valid`. The join and the mark of a leave
 //!    are beats too. No other outcome extends the deadline.
 //! 4. **The clock is looked at first.** Whatever the input says, a member whose deadline has passed is fenced before it is
-//!    looked at. So is a member whose beat fails its condition, or whose record is deleted. A fenced node routes nothing,
-//!    aborts its workers, and joins again under a new id once all have ended. If some have not at the deadline and half of
-//!    `take - valid`, it reports [`Overdue`](Effect::Overdue).
+//!    looked at. So is a member whose beat fails its condition, or whose record is deleted. Routing does not wait for the
+//!    machine: it compares the clock with the last [`Valid`](Effect::Valid). A fenced node routes nothing, aborts its workers,
+//!    and joins again under a new id once all have ended. If some have not at the deadline and half of `take - valid`, it
+//!    reports [`Overdue`](Effect::Overdue).
 //! 5. **A member is removed by the clock of its observer.** An observer notes when it sees a new beat. Once that is `take`
 //!    ago, it deletes the member on the condition that this is still the last beat. An observer that sees late waits longer.
 //!    After a conflict it waits for the next change of the map.
@@ -107,7 +108,8 @@
 //!     same for `settle` and are of one version. It moves only to a member whose last beat is recent. At most `lanes` move at
 //!     a time; a stuck one does not count.
 //! 11. **A leaving node is given nothing.** It marks its record, which breaks the conditions of gifts to it and of its own
-//!     claims, and gives all shards away. It departs once the map shows the mark and no shard is left, and answers are
+//!     claims. Once the map shows the mark, it gives all shards away: a node that is given one has seen the mark too, and does
+//!     not give it back. It departs once the map shows the mark and no shard is left, and answers are
 //!     flushed. Shards that no member could take stay claimed by a node that is no member: they are vacant.
 //! 12. **A config holds for a membership.** Joins, claims and gifts are on the condition that the config is the one that was
 //!     compared. A member that sees another one is fenced and ends.
@@ -148,12 +150,14 @@
 
 pub(crate) mod effect;
 mod flight;
+mod follow;
 pub(crate) mod input;
 mod map;
 mod membership;
 mod mutation;
 mod observe;
 mod place;
+mod query;
 pub(crate) mod record;
 pub(crate) mod settings;
 mod shards;
@@ -165,7 +169,7 @@ pub(crate) mod time;
 
 use std::collections::BTreeSet;
 
-use crate::id::{Epoch, NodeId, Revision, Shard};
+use crate::id::{NodeId, Revision, Shard};
 pub(crate) use crate::machine::effect::{Effect, End, Event, Outputs, Refusal};
 pub(crate) use crate::machine::flight::CommitId;
 use crate::machine::flight::{Flight, Gate, Pending, Purpose, Reads};
@@ -174,7 +178,7 @@ use crate::machine::map::Map;
 use crate::machine::membership::{Leave, Own};
 use crate::machine::mutation::Mutation;
 use crate::machine::place::Heir;
-use crate::machine::record::{Condition, Key, Write};
+use crate::machine::record::{Condition, Write};
 pub(crate) use crate::machine::settings::{Settings, SettingsError};
 use crate::machine::shards::Local;
 pub(crate) use crate::machine::time::Instant;
@@ -314,6 +318,8 @@ impl Machine {
             Input::Stuck { shard, epoch } => self.stuck(shard, epoch),
             Input::Leave => self.begin_leave(),
             Input::Flushed => self.flushed(),
+            Input::Fenced if self.phase == Phase::Member => self.fence(None),
+            Input::Fenced => {}
         }
     }
 
@@ -343,78 +349,6 @@ impl Machine {
         }
     }
 
-    fn snapshot(&mut self, read: u64, revision: Revision, entries: Vec<Entry>) {
-        if let Some(asked) = self.reads.answer(read) {
-            self.note_silence(false);
-            if revision < asked.revision {
-                return self.stop(End::Refused(Refusal::EngineWentBack)); // A1 does not hold
-            }
-        }
-        if revision > self.map.revision {
-            let changes = self.map.difference(revision, entries);
-            self.changes(revision, changes);
-        }
-    }
-
-    fn changes(&mut self, revision: Revision, changes: Vec<Change>) {
-        let before = self.map.revision;
-        let mut shards = Vec::new();
-        for change in changes {
-            let (key, at) = (change.key, change.revision);
-            if at <= before {
-                continue; // the watch repeats what a snapshot had
-            }
-            if let Key::Claim(shard) = key {
-                shards.push(shard);
-            }
-            if let Key::Member(node) = key {
-                self.member_changes(node, &change);
-            }
-            self.map.apply(self.now, change);
-            match key {
-                Key::Config => self.config_changed(),
-                Key::Member(node) if node == self.id => self.my_record_changed(at),
-                _ => {}
-            }
-        }
-        self.map.revision = before.max(revision);
-        // The last of several claims of a shard is the one that counts.
-        for shard in shards {
-            self.reconcile(shard);
-        }
-    }
-
-    /// Before the map has the change.
-    fn member_changes(&mut self, node: NodeId, change: &Change) {
-        self.heirs_changed = true;
-        self.quiet_since = self.now;
-        if node == self.id {
-            return;
-        }
-        match (self.map.members.get(&node), &change.record) {
-            (None, Some(_)) => self.report(Event::Joined(node)),
-            (Some(member), None) => {
-                let event = if member.record.is_leaving { Event::Left } else { Event::Died };
-                self.report(event(node));
-            }
-            _ => {}
-        }
-    }
-
-    /// A member stays only in the cluster that it has joined. (rule 12)
-    fn config_changed(&mut self) {
-        if self.phase != Phase::Member {
-            return; // the join compares
-        }
-        let refusal = match self.map.config {
-            Some((config, _)) => self.compare(config),
-            None => Some(Refusal::EngineWentBack),
-        };
-        if let Some(refusal) = refusal {
-            self.stop(End::Refused(refusal));
-        }
-    }
-
     fn outcome(&mut self, pending: Pending, outcome: Outcome) {
         if let Outcome::Done(revision) = outcome
             && revision > self.known
@@ -427,16 +361,6 @@ impl Machine {
             Purpose::Claim => self.claim_outcome(outcome),
             Purpose::Give(shard) => self.gift_outcome(shard, outcome),
             _ => self.own_outcome(pending, outcome),
-        }
-    }
-
-    /// A watch that is silent while this node commits has lost its way: the map is read, and the watch begins anew.
-    fn check_lag(&mut self) {
-        if self.map.revision >= self.known {
-            self.behind = None;
-        } else if self.behind.is_some_and(|since| since + self.settings.beat <= self.now) {
-            self.behind = Some(self.now);
-            self.reads.want(true);
         }
     }
 
@@ -485,17 +409,5 @@ impl Machine {
     #[expect(clippy::unused_self, reason = "the question is the same in tests")]
     fn is_mutated(&self, _: Mutation) -> bool {
         false
-    }
-
-    /// The id of the present membership, or of the next.
-    pub(crate) fn id(&self) -> NodeId {
-        self.id
-    }
-
-    /// The owner of a shard and its epoch, as the map has it: a guess, since the owner decides.
-    pub(crate) fn owner(&self, shard: Shard) -> Option<(NodeId, Epoch)> {
-        let claim = self.map.claim(shard)?;
-        let is_member = self.map.members.contains_key(&claim.owner);
-        is_member.then(|| (claim.owner, Epoch::new(self.settings.era, claim.revision)))
     }
 }

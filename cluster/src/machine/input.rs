@@ -23,6 +23,8 @@ pub(crate) enum Input {
     Ended { shard: Shard, epoch: Epoch, workers: u64 },
     /// A drain has passed its time-outs, and something of the shard still runs. [`Ended`](Input::Ended) follows when it ends.
     Stuck { shard: Shard, epoch: Epoch },
+    /// The node was fenced without the machine: what looks at the deadline has seen it pass before it saw a later one.
+    Fenced,
     /// Give all shards away, then leave.
     Leave,
     /// The answer to [`Effect::Flush`](super::Effect::Flush).

@@ -84,14 +84,15 @@ impl Map {
 
     /// The members that may be given shards, and whether the program runs in several versions: then only members of the
     /// newest are heirs. Of a process that has joined twice, only the later membership counts.
-    pub(crate) fn heirs(&self, leaving: Option<NodeId>) -> (Vec<Heir>, bool) {
+    pub(crate) fn heirs(&self) -> (Vec<Heir>, bool) {
         let is_last = |node: NodeId| {
             let later = NodeId { membership: u32::MAX, ..node };
             self.members.range(node..=later).nth(1).is_none()
         };
-        let up = self.members.iter().filter(|(node, member)| {
-            !member.record.is_leaving && member.record.weight > 0 && Some(**node) != leaving && is_last(**node)
-        });
+        let up = self
+            .members
+            .iter()
+            .filter(|(node, member)| !member.record.is_leaving && member.record.weight > 0 && is_last(**node));
         let newest = up.clone().map(|(_, member)| member.record.version).max();
         let is_mixed = up.clone().any(|(_, member)| Some(member.record.version) != newest);
         let heirs = up.filter(|(_, member)| Some(member.record.version) == newest).map(|(id, member)| Heir {

@@ -190,8 +190,7 @@ impl Machine {
     }
 
     fn advance_leave(&mut self, leave: Leave) {
-        let shown = self.map.members.get(&self.id);
-        let is_marked = shown.is_some_and(|me| me.record.is_leaving);
+        let is_marked = self.is_marked();
         // The map of this revision has all that was claimed and given under the earlier record. (rule 11)
         if is_marked && leave == Leave::Flushed && self.has_given_all() {
             let when = vec![self.i_am_a_member()];
@@ -206,10 +205,15 @@ impl Machine {
         }
     }
 
+    /// The map shows that this node leaves. So will the map of a node that is given a shard by it.
+    pub(super) fn is_marked(&self) -> bool {
+        self.map.members.get(&self.id).is_some_and(|me| me.record.is_leaving)
+    }
+
     /// Asks for the flush once the last shard is given away.
     pub(super) fn advance_flush(&mut self) {
-        let is_marked = self.map.members.get(&self.id).is_some_and(|me| me.record.is_leaving);
-        if self.phase == Phase::Member && self.leave == Some(Leave::Giving) && is_marked && self.has_given_all() {
+        let is_giving = self.phase == Phase::Member && self.leave == Some(Leave::Giving);
+        if is_giving && self.is_marked() && self.has_given_all() {
             self.leave = Some(Leave::Flushing);
             self.emit(Effect::Flush);
         }
@@ -222,7 +226,7 @@ impl Machine {
             Phase::Member if self.leave.is_none() => {
                 self.leave = Some(Leave::Giving);
                 self.own.due = self.now;
-                self.heirs_changed = true;
+                self.heirs_changed |= self.is_mutated(Mutation::GiftsBeforeMark);
                 self.report(Event::Leaving(self.id));
             }
             Phase::Fenced { .. } => self.after_fence = self.after_fence.or(Some(End::Left)),

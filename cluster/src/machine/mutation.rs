@@ -14,6 +14,8 @@ pub(crate) enum Mutation {
     CreateRevisionAsEpoch,
     /// The commit that gives a shard away is sent at the beginning of the drain. (rule 9)
     GiftBeforeDrain,
+    /// A leaving node gives shards away before the map shows that it leaves. (rule 11)
+    GiftsBeforeMark,
     /// An observer waits for `valid` instead of `take`. (rule 5)
     TakeIsValid,
 }

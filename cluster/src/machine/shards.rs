@@ -62,7 +62,10 @@ impl Machine {
         if !std::mem::take(&mut self.heirs_changed) {
             return;
         }
-        let (heirs, is_mixed) = self.map.heirs(self.leave.map(|_| self.id));
+        let (mut heirs, is_mixed) = self.map.heirs();
+        if self.is_mutated(Mutation::GiftsBeforeMark) && self.leave.is_some() {
+            heirs.retain(|heir| heir.id != self.id);
+        }
         self.is_mixed = is_mixed;
         let is_same = heirs == self.heirs;
         self.heirs = heirs;
@@ -212,7 +215,11 @@ impl Machine {
 
     /// Whether shards that have an owner may move. (rule 10)
     fn may_move(&self) -> bool {
-        self.leave.is_some() || !self.is_mixed && self.quiet_since + self.settings.settle <= self.now
+        match self.leave {
+            // Before the others see the mark, they would give the shards back. (rule 11)
+            Some(_) => self.is_marked() || self.is_mutated(Mutation::GiftsBeforeMark),
+            None => !self.is_mixed && self.quiet_since + self.settings.settle <= self.now,
+        }
     }
 
     /// When shards may move that may not now.

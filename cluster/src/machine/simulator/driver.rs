@@ -5,14 +5,18 @@ use crate::machine::simulator::checks::Failure;
 use crate::machine::simulator::node::{Life, Watch};
 use crate::machine::simulator::plan::{Fault, MS};
 use crate::machine::simulator::world::{Occurrence, Request, World};
-use crate::machine::{Effect, End, Event, Input, Outcome};
+use crate::machine::{Effect, End, Event, Input, Instant, Outcome};
 
 impl World {
     pub(super) fn perform(&mut self, index: usize, id: NodeId, effect: Effect) -> Result<(), Failure> {
         self.note(|| format!("node {index} ({id}) -> {effect:?}"));
         self.checks.reach(name(&effect));
         match effect {
-            Effect::Commit { id, when, then } => self.send(index, Request::Commit { id, when, then }),
+            Effect::Commit { id, when, then } => {
+                let revision = self.nodes[index].machine.as_ref().map_or(Revision(0), |machine| machine.map.revision);
+                let view = self.store.view(revision);
+                self.send(index, Request::Commit { id, when, then, view });
+            }
             Effect::Read { read, watch } => {
                 if watch {
                     self.nodes[index].watch = None;
@@ -22,6 +26,12 @@ impl World {
             Effect::Valid { until } => {
                 self.nodes[index].until = until;
                 self.check_holders(index)?;
+                // The thread that looks at the deadline was faster.
+                if until > Instant(0) && !self.is_calm() && self.random.is(self.plan.noise.early_fences) {
+                    self.nodes[index].until = Instant(0);
+                    let process = self.nodes[index].process;
+                    self.after(0, Occurrence::Deliver { node: index, process, input: Input::Fenced });
+                }
             }
             Effect::Open { shard, epoch } => {
                 self.check_open(index, id, shard, epoch)?;
@@ -60,7 +70,9 @@ impl World {
 
     fn crash(&mut self, index: usize, down: Option<u64>) {
         self.note(|| format!("the process of node {index} ends"));
-        self.nodes[index].crash();
+        let (now, node) = (self.now, &mut self.nodes[index]);
+        node.crash();
+        node.clock.set_rate(now, node.rate); // a suspend is over, too
         if let Some(down) = down {
             let at = (self.now + down).min(self.plan.calm.max(self.now + MS));
             self.at(at, Occurrence::Start { node: index });
@@ -104,24 +116,25 @@ impl World {
     }
 
     /// The store executes a request.
-    pub(super) fn arrive(&mut self, node: usize, process: u64, sent: u64, request: Request) {
+    pub(super) fn arrive(&mut self, node: usize, process: u64, sent: u64, request: Request) -> Result<(), Failure> {
         if self.away_until > self.now {
             // Half of what waits is executed when the majority is there again.
             if self.random.is(500) {
                 let delay = self.away_until - self.now + self.delay();
                 self.after(delay, Occurrence::Arrive { node, process, sent, request });
             }
-            return;
+            return Ok(());
         }
         if self.is_calm() && sent < self.plan.calm && self.now > self.plan.calm + 1000 * MS {
-            return; // for a liveness that can be bounded, what is on its way is lost at some time
+            return Ok(()); // for a liveness that can be bounded, what is on its way is lost at some time
         }
         let event = match request {
-            Request::Commit { id, when, then } => {
+            Request::Commit { id, when, then, view } => {
                 let outcome = self.store.commit(&when, &then);
                 self.checks.reach(if outcome == Outcome::Conflict { "conflict" } else { "done" });
                 self.note(|| format!("store: commit {} of node {node}: {outcome:?}", id.0));
                 if let Outcome::Done(_) = outcome {
+                    self.check_moves(view)?;
                     self.notify();
                 }
                 Occurrence::Deliver { node, process, input: Input::Committed { id, outcome } }
@@ -140,6 +153,7 @@ impl World {
         if !is_lost {
             self.after(delay, event);
         }
+        Ok(())
     }
 
     /// All watches are sent what is new.
@@ -285,7 +299,7 @@ impl World {
             Fault::Pause { node, time } => self.pause(node, time),
             Fault::Suspend { node, time } => {
                 self.pause(node, time);
-                if self.plan.breaks.clock_stops {
+                if self.plan.breaks.clock_stops && self.nodes[node].paused.is_some() {
                     self.nodes[node].clock.set_rate(now, 0);
                 }
             }

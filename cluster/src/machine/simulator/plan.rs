@@ -47,6 +47,8 @@ pub(super) struct Noise {
     pub(super) very_slow: u64,
     /// A drain that does not keep its time-outs.
     pub(super) stuck: u64,
+    /// A later deadline that is seen too late.
+    pub(super) early_fences: u64,
     /// An abort that does not take effect in time.
     pub(super) never_yields: u64,
 }
@@ -177,7 +179,8 @@ impl Timing {
             (ms(1000), ms(8000), ms(10_000)),
             (ms(1000), ms(4000), ms(5000)),
             (ms(500), ms(2000), ms(2500)),
-            (ms(1000), ms(3000), ms(4500)),
+            (ms(500), ms(1500), ms(1900)),
+            (ms(500), ms(1500), ms(1900)),
         ]);
         // valid (1 + drift) + half of (take - valid) + 10 ms for the wake-up <= take (1 - drift)
         let slack = (take - valid) / 2 - ms(20);
@@ -205,6 +208,7 @@ impl Noise {
             slow: level(&[0, 20, 200]),
             very_slow: level(&[0, 5, 50]),
             stuck: level(&[0, 50, 300]),
+            early_fences: level(&[0, 0, 10]),
             never_yields: level(&[0, 0, 20]),
         }
     }

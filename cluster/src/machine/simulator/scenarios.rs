@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::id::Shard;
 use crate::machine::simulator::plan::{Fault, Plan};
 use crate::machine::simulator::run;
 use crate::machine::simulator::world::World;
@@ -74,4 +75,26 @@ fn paused_node_is_fenced_and_joins_again() {
     assert_eq!(world.checks.count("fence"), 1);
     let world = play(3, 64, &[(60, Fault::Pause { node: 2, time: seconds(4) })]);
     assert_eq!(world.checks.count("fence"), 0);
+}
+
+#[test]
+fn c8_c9_dead_node_is_replaced_and_no_other_shard_opens() {
+    let crash = Fault::Crash { node: 1, down: u64::MAX / 2, version: 0 };
+    let plan = Plan::quiet(4, 256, SECOND * 200, vec![(SECOND * 60, crash)]);
+    let mut world = World::new(plan, false);
+    let run_until = |world: &mut World, at: u64| world.run_until(at).expect("nothing is violated");
+    run_until(&mut world, seconds(60) - 1);
+    let (opened, died) = (world.checks.opened.len(), world.now);
+    let id = world.nodes[1].machine.as_ref().expect("it runs").id();
+    let held = (0..256).filter(|shard| world.store.owner(Shard(*shard)) == Some(id)).count();
+    run_until(&mut world, seconds(60));
+    assert_eq!(world.unserved().len(), held);
+    while !world.unserved().is_empty() {
+        let next = world.now + 10_000_000;
+        run_until(&mut world, next);
+    }
+    let outage = Duration::from_nanos(world.now - died);
+    assert!(outage > SECOND * 9 && outage <= SECOND * 10 + SECOND / 2, "{outage:?}");
+    assert!(held > 30);
+    assert_eq!(world.checks.opened.len(), opened + held);
 }

@@ -19,8 +19,10 @@ pub(crate) struct Store {
     pub(crate) moves: HashMap<Shard, u64>,
     /// How often an owner gave a shard to itself.
     pub(crate) kept: u64,
-    /// How often a record of a member changed.
-    pub(crate) member_changes: u64,
+    /// The shards that the last commit moved.
+    pub(crate) moved: Vec<Shard>,
+    /// The commits that changed members.
+    members: Vec<Revision>,
 }
 
 impl Store {
@@ -33,6 +35,7 @@ impl Store {
             return Outcome::Conflict;
         }
         self.revision.0 += 1;
+        self.moved.clear();
         let mut changes = Vec::with_capacity(then.len());
         for write in then {
             changes.extend(self.write(write));
@@ -48,13 +51,13 @@ impl Store {
                 if let (Key::Claim(shard), Record::Claim(owner)) = (key, record) {
                     self.note_owner(*shard, *owner);
                 }
-                self.member_changes += u64::from(matches!(key, Key::Member(_)));
+                self.note_member(*key);
                 self.records.insert(*key, (record.clone(), revision));
                 Some(Change { key: *key, revision, record: Some(record.clone()) })
             }
             Write::Delete(key) => {
                 self.records.remove(key)?;
-                self.member_changes += u64::from(matches!(key, Key::Member(_)));
+                self.note_member(*key);
                 Some(Change { key: *key, revision, record: None })
             }
         }
@@ -65,7 +68,20 @@ impl Store {
         self.kept += u64::from(self.owner(shard) == Some(owner));
         if self.owner(shard).is_some_and(|before| before != owner && self.is_member(before)) {
             *self.moves.entry(shard).or_default() += 1;
+            self.moved.push(shard);
         }
+    }
+
+    fn note_member(&mut self, key: Key) {
+        if matches!(key, Key::Member(_)) && self.members.last() != Some(&self.revision) {
+            self.members.push(self.revision);
+        }
+    }
+
+    /// The last change of the members that a map of this revision has.
+    pub(crate) fn view(&self, revision: Revision) -> Revision {
+        let seen = self.members.partition_point(|change| *change <= revision);
+        seen.checked_sub(1).map_or(Revision(0), |last| self.members[last])
     }
 
     pub(crate) fn owner(&self, shard: Shard) -> Option<NodeId> {

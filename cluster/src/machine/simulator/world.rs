@@ -64,8 +64,17 @@ pub(super) enum Occurrence {
 
 #[derive(Debug, Clone)]
 pub(super) enum Request {
-    Commit { id: CommitId, when: Vec<Condition>, then: Vec<Write> },
-    Read { read: u64, watch: bool },
+    /// `view`: the last change of the members that its sender knew.
+    Commit {
+        id: CommitId,
+        when: Vec<Condition>,
+        then: Vec<Write>,
+        view: Revision,
+    },
+    Read {
+        read: u64,
+        watch: bool,
+    },
 }
 
 struct Timed {
@@ -179,8 +188,7 @@ impl World {
             Occurrence::Wake { node, process } if self.is_current(node, process) => self.wake(node),
             Occurrence::Arrive { node, process, sent, request } => {
                 self.steps += 1;
-                self.arrive(node, process, sent, request);
-                Ok(())
+                self.arrive(node, process, sent, request)
             }
             Occurrence::Deliver { node, process, input } if self.is_current(node, process) => self.input(node, input),
             Occurrence::Snapshot { node, process, input, watch } if self.is_current(node, process) => {

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use crate::id::Shard;
+use crate::machine::query::Counts;
 use crate::machine::record::{Key, Record};
 use crate::machine::tests::bench::{Bench, SECOND, commit, other};
 use crate::machine::{Effect, Event, Input, Outcome};
@@ -152,4 +153,21 @@ fn removal_names_the_beat_that_was_seen() {
         }
     }
     assert!(bench.store.is_member(node));
+}
+
+#[test]
+fn node_that_was_fenced_by_its_thread_joins_again() {
+    let mut bench = Bench::member(Bench::settings());
+    let before = bench.machine.id();
+    assert_eq!(bench.machine.counts(), Counts { here: 16, ..Counts::default() });
+    bench.input(Input::Fenced);
+    assert!(bench.take().contains(&Effect::Fence));
+    assert_eq!(bench.machine.deadline(), None);
+    assert_eq!(bench.machine.counts(), Counts { ending: 16, ..Counts::default() });
+    bench.input(Input::Fenced); // and once more, by the thread
+    assert_eq!(bench.take(), []);
+    bench.end_all();
+    bench.run();
+    assert_eq!(bench.machine.members().map(|(node, ..)| node).collect::<Vec<_>>(), [before.next()]);
+    assert_eq!(bench.machine.counts(), Counts { here: 16, ..Counts::default() });
 }
