@@ -29,6 +29,7 @@
 //! An implementation must never: answer from a replica that may lag; count on a wall clock, a lease or a session; retry a
 //! commit of unknown outcome; merge two commits into one [`Change`], or split one; acknowledge before the commit is durable.
 
+mod etcd;
 mod memory;
 
 use std::future::Future;
@@ -37,6 +38,7 @@ use bytes::Bytes;
 use futures_util::Stream;
 use thiserror::Error;
 
+pub use crate::engine::etcd::{Compaction, Etcd, EtcdTls, EtcdTlsError};
 pub use crate::engine::memory::Memory;
 use crate::id::Revision;
 

@@ -9,6 +9,9 @@
 )]
 
 pub mod conformance;
+pub mod etcd;
+pub mod load;
+pub mod proxy;
 
 use std::future::IntoFuture;
 use std::time::Duration;
