@@ -166,6 +166,7 @@ mod simulator;
 #[cfg(test)]
 mod tests;
 pub(crate) mod time;
+pub(crate) mod wire;
 
 use std::collections::BTreeSet;
 

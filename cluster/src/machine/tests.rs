@@ -6,3 +6,4 @@ mod fencing;
 mod joining;
 mod moving;
 mod records;
+mod wire;

@@ -32,7 +32,7 @@ pub(super) struct Timing {
     pub(super) attempt: Duration,
     pub(super) lanes: usize,
     pub(super) batch: usize,
-    /// The clocks run faster or slower than the true time by at most so many millionths.
+    /// The clocks run faster or slower than the true time by at most this many millionths.
     pub(super) drift: u64,
 }
 

@@ -55,7 +55,7 @@ fn damaged_records_are_refused() {
         (Key::Config, &b"shards=1024\nhash=1\n"[..]),
         (Key::Config, b"shards=99999\nhash=1\nera=0\n"),
         (Key::Config, b"\xff\xfe"),
-        (Key::Member(node), b"address=a\nweight=1\nversion=1\nstate=gone\n"),
+        (Key::Member(node), b"address=a\nweight=1\nversion=1\nstate=away\n"),
         (Key::Member(node), b"weight=1\nversion=1\nstate=up\n"),
         (Key::Claim(Shard(0)), b""),
         (Key::Claim(Shard(0)), b"node-1"),
