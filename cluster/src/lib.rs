@@ -30,11 +30,22 @@
 //! **A storage must check the epoch.** C1 rests on clocks. Between a look at the clock and the effect of a write a process
 //! can be stopped for any time, and only the storage can refuse what it writes afterwards.
 
+mod codec;
 pub mod engine;
+mod error;
+mod key;
+mod message;
+mod transport;
+
 // Until a node drives the machine, only its tests do.
 #[cfg_attr(not(test), allow(dead_code))]
 mod id;
 #[cfg_attr(not(test), allow(dead_code, unused_imports))]
 mod machine;
 
+pub use codec::{Codec, CodecError, Json, Named, Part, Prost};
+pub use error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Unreachable, Why};
 pub use id::{Epoch, NodeId, Revision, Shard};
+pub use key::ClusterKey;
+pub use message::{Answers, Call, Cast, Takes};
+pub use transport::{ListenError, NodeTls, NodeTlsError};

@@ -1,0 +1,71 @@
+//! [`Why`]: the reasons of `NotDelivered`, `NoReply` and `Unknown`.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a message was not delivered, or why it is not known whether it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Why {
+    /// No node owned the shard of the key in time.
+    NoOwner,
+    /// The shard moved to another node, and did not arrive in time.
+    Moving,
+    /// The owner of the shard could no longer prove its ownership.
+    Fenced,
+    /// This node has no connection to the engine, and does not know the owners of the shards.
+    EngineAway,
+    /// There was no stream to the owner of the shard in time.
+    Unreachable(Unreachable),
+    /// The window of the owner, or its mailbox, had no room in time.
+    Overloaded,
+    /// The worker ended before it began the message.
+    WorkerEnded,
+    /// The stream to the owner of the shard ended before an answer.
+    ConnectionLost,
+    /// The owner of the shard was declared dead before an answer.
+    OwnerDied,
+    /// The handler dropped the reply, or the worker ended in the handler.
+    ReplyDropped,
+    /// There was no answer in time.
+    TimedOut,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoOwner => "no node owned the key's shard in time",
+            Self::Moving => "the key's shard moved to another node and did not arrive in time",
+            Self::Fenced => "the node that owned the key's shard could no longer prove it",
+            Self::EngineAway => "this node has no connection to the engine",
+            Self::Unreachable(unreachable) => return unreachable.fmt(f),
+            Self::Overloaded => "the node that owns the key had no room for the message in time",
+            Self::WorkerEnded => "the worker ended before it began the message",
+            Self::ConnectionLost => "the connection to the node that owns the key was lost before an answer",
+            Self::OwnerDied => "the node that owned the key died before an answer",
+            Self::ReplyDropped => "the worker sent no reply",
+            Self::TimedOut => "the node that owns the key did not answer in time",
+        })
+    }
+}
+
+/// Why there was no stream to a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unreachable(Arc<str>);
+
+impl Unreachable {
+    pub(crate) fn new(reason: impl Into<Arc<str>>) -> Unreachable {
+        Unreachable(reason.into())
+    }
+
+    /// Returns the reason of the last attempt as text.
+    pub fn reason(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Unreachable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the node that owns the key cannot be reached: {}", self.0)
+    }
+}

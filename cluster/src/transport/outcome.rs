@@ -1,0 +1,168 @@
+//! How a request ended, and what its sender does then.
+
+use bytes::Bytes;
+use gen_registry::Returned;
+
+use crate::codec::CodecError;
+use crate::error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Unreachable, Why};
+use crate::id::Revision;
+use crate::transport::request::{Refusal, Response};
+
+/// How a request ended. Each request has exactly one. (C4)
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    Answered(Response),
+    /// It was not sent: it did not begin and never will.
+    NotSent(NotSent),
+    /// It was sent, and no answer will arrive. It may have run.
+    Lost(Why),
+    /// It was sent, and its deadline passed. It may have run, or may yet.
+    TimedOut,
+}
+
+/// Why a request was not sent.
+#[derive(Debug, Clone)]
+pub(crate) enum NotSent {
+    /// The sender took it back, to look for the owner again.
+    Rerouted,
+    /// The other node was declared dead.
+    Dead,
+    /// This node has left the cluster.
+    Left,
+    /// Its deadline passed: there was no stream.
+    Unreachable(Unreachable),
+    /// Its deadline passed: the window was full, or the stream took no more.
+    Overloaded,
+    /// Its deadline passed: the other node leaves.
+    Leaving,
+    TooLarge(TooLarge),
+}
+
+impl NotSent {
+    /// Why a request that was sent has no answer, if the peer was closed for this reason.
+    pub(super) fn lost(&self) -> Why {
+        match self {
+            NotSent::Dead => Why::OwnerDied,
+            _ => Why::ConnectionLost,
+        }
+    }
+}
+
+/// What the sender of a request does next.
+#[derive(Debug)]
+pub(crate) enum Next<T> {
+    Done(T),
+    /// The request did not begin. It is sent again until its deadline, to the owner by a map that has at least the revision.
+    /// After the deadline it is not delivered for this reason.
+    Again {
+        why: Why,
+        revision: Revision,
+    },
+    Failed(Failure),
+}
+
+/// Why a request failed, without the message.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    NotDelivered(Why),
+    MayHaveRun(Why),
+    NotStarted(RemoteError),
+    NotFound,
+    WouldDeadlock,
+    Codec(CodecError),
+    TooLarge(TooLarge),
+    Left,
+}
+
+impl From<Failure> for ClusterCallError {
+    fn from(failure: Failure) -> ClusterCallError {
+        match failure {
+            Failure::NotDelivered(why) => ClusterCallError::NotDelivered(why),
+            Failure::MayHaveRun(Why::TimedOut) => ClusterCallError::TimedOut,
+            Failure::MayHaveRun(why) => ClusterCallError::NoReply(why),
+            Failure::NotStarted(error) => ClusterCallError::NotStarted(error),
+            Failure::NotFound => ClusterCallError::NotFound,
+            Failure::WouldDeadlock => ClusterCallError::WouldDeadlock,
+            Failure::Codec(error) => ClusterCallError::Codec(error),
+            Failure::TooLarge(error) => ClusterCallError::TooLarge(error),
+            Failure::Left => ClusterCallError::Left,
+        }
+    }
+}
+
+impl Failure {
+    /// The error of a cast, with the message unless a mailbox may have it.
+    pub(crate) fn returning<C>(self, cast: C) -> ClusterCastError<C> {
+        let cast = Returned::new(cast);
+        match self {
+            Failure::NotDelivered(why) => ClusterCastError::NotDelivered { cast, why },
+            Failure::MayHaveRun(why) => ClusterCastError::Unknown { why },
+            Failure::NotStarted(error) => ClusterCastError::NotStarted { cast, error },
+            Failure::NotFound => ClusterCastError::NotFound(cast),
+            Failure::WouldDeadlock => ClusterCastError::WouldDeadlock(cast),
+            Failure::Codec(error) => ClusterCastError::Codec { cast, error },
+            Failure::TooLarge(error) => ClusterCastError::TooLarge { cast, error },
+            Failure::Left => ClusterCastError::Left(cast),
+        }
+    }
+}
+
+impl Outcome {
+    /// What the sender of a call, a stop or a count does: with the bytes of the reply.
+    pub(crate) fn of_call(self) -> Next<Bytes> {
+        match self.next() {
+            Ok(Response::Replied(body)) => Next::Done(body),
+            // The answer to a cast: the receiver is at fault, and there is no reply.
+            Ok(_) => Next::Failed(Failure::MayHaveRun(Why::ReplyDropped)),
+            Err(next) => next,
+        }
+    }
+
+    /// What the sender of a cast does.
+    pub(crate) fn of_cast(self) -> Next<()> {
+        match self.next() {
+            Ok(Response::Taken) => Next::Done(()),
+            // The answer to a call: the receiver is at fault.
+            Ok(_) => Next::Failed(Failure::MayHaveRun(Why::ReplyDropped)),
+            Err(Next::Again { why, revision }) => Next::Again { why, revision },
+            Err(Next::Failed(failure)) => Next::Failed(failure),
+            Err(Next::Done(_)) => Next::Done(()),
+        }
+    }
+
+    /// The answers that differ between calls and casts, or what is the same for both.
+    fn next(self) -> Result<Response, Next<Bytes>> {
+        let again = |why, revision| Err(Next::Again { why, revision });
+        let failed = |failure| Err(Next::Failed(failure));
+        match self {
+            Outcome::Answered(response) => match response {
+                Response::Replied(_) | Response::Taken => Ok(response),
+                Response::Refused(refusal, revision) => match refusal {
+                    Refusal::NotHere | Refusal::Moving => again(Why::Moving, revision),
+                    Refusal::Fenced => again(Why::Fenced, revision),
+                    Refusal::Overloaded => again(Why::Overloaded, revision),
+                    Refusal::TooLate => failed(Failure::NotDelivered(Why::TimedOut)),
+                },
+                Response::NotStarted(error) => failed(Failure::NotStarted(error)),
+                Response::NotFound => failed(Failure::NotFound),
+                Response::WouldDeadlock => failed(Failure::WouldDeadlock),
+                Response::WorkerEnded => failed(Failure::NotDelivered(Why::WorkerEnded)),
+                Response::ReplyDropped => failed(Failure::MayHaveRun(Why::ReplyDropped)),
+                Response::TimedOut => failed(Failure::MayHaveRun(Why::TimedOut)),
+                Response::Codec(error) => failed(Failure::Codec(error)),
+                Response::TooLarge(error) => failed(Failure::TooLarge(error)),
+            },
+            Outcome::NotSent(not_sent) => match not_sent {
+                NotSent::Rerouted => again(Why::Moving, Revision(0)),
+                NotSent::Dead => again(Why::NoOwner, Revision(0)),
+                NotSent::Left => failed(Failure::Left),
+                NotSent::Unreachable(reason) => failed(Failure::NotDelivered(Why::Unreachable(reason))),
+                NotSent::Overloaded => failed(Failure::NotDelivered(Why::Overloaded)),
+                NotSent::Leaving => failed(Failure::NotDelivered(Why::Moving)),
+                NotSent::TooLarge(error) => failed(Failure::TooLarge(error)),
+            },
+            Outcome::Lost(why) => failed(Failure::MayHaveRun(why)),
+            Outcome::TimedOut => failed(Failure::MayHaveRun(Why::TimedOut)),
+        }
+    }
+}

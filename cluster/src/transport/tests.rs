@@ -1,0 +1,3 @@
+mod hello;
+mod outcomes;
+mod support;
