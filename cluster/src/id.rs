@@ -30,6 +30,11 @@ impl Epoch {
         Epoch((u64::from(era) << Self::REVISION_BITS) | (revision.0 & ((1 << Self::REVISION_BITS) - 1)))
     }
 
+    /// The epoch with this number, which [`get`](Self::get) returned.
+    pub(crate) fn from_number(number: u64) -> Epoch {
+        Epoch(number)
+    }
+
     /// The number, for a storage that keeps the highest one per key.
     pub fn get(self) -> u64 {
         self.0

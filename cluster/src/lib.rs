@@ -30,9 +30,13 @@
 //! **A storage must check the epoch.** C1 rests on clocks. Between a look at the clock and the effect of a write a process
 //! can be stopped for any time, and only the storage can refuse what it writes afterwards.
 
+#[cfg_attr(not(test), allow(dead_code))]
+mod clock;
 mod codec;
 pub mod engine;
 mod error;
+#[cfg_attr(not(test), allow(dead_code))]
+mod fence;
 mod key;
 mod message;
 mod transport;
@@ -43,8 +47,10 @@ mod id;
 #[cfg_attr(not(test), allow(dead_code, unused_imports))]
 mod machine;
 
+pub use clock::{Clock, ClockDriver};
 pub use codec::{Codec, CodecError, Json, Named, Part, Prost};
 pub use error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Unreachable, Why};
+pub use fence::{Fence, FencePolicy, Token};
 pub use id::{Epoch, NodeId, Revision, Shard};
 pub use key::ClusterKey;
 pub use message::{Answers, Call, Cast, Takes};

@@ -43,6 +43,10 @@ impl FromStr for Member {
             return Err(wrong("it has a host and a port, and nothing else"));
         }
         let host = uri.host().unwrap_or_default();
+        // A port that is no number is none to `Uri`.
+        if uri.port().is_none() && uri.authority().is_some_and(|authority| authority.as_str() != host) {
+            return Err(wrong("it has no valid port"));
+        }
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if host.is_empty() {
             return Err(wrong("it has no host"));

@@ -1,0 +1,284 @@
+//! What a worker has of its ownership, and what ends it.
+//!
+//! A node owns its shards until a *deadline*, which each of its beats moves forward. When the deadline passes, the node must
+//! stop to route messages and to run workers, whatever state its runtime is in. Other nodes rely on that.
+//!
+//! 1. A [`Validity`] belongs to one membership. Its deadline moves forward until it has passed or the validity is revoked. It
+//!    never holds again after that: a node that joins again gets a new one.
+//! 2. A shard is *routed* to while its slot has its epoch. It is *held* from its opening until its release, also while it
+//!    drains: its workers still write.
+//! 3. A revocation ends both for all shards, in any thread. The deadline is struck out first, so that no message is routed
+//!    from that moment on. A shard that opens at the same time either is among those that are released, or is refused:
+//!    both happen under one lock, and the opening looks at the deadline under it.
+//! 4. The [thread](thread) revokes what the node itself has not revoked in time.
+
+#[cfg(test)]
+mod tests;
+pub(crate) mod thread;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::clock::Clock;
+use crate::id::{Epoch, Shard};
+use crate::machine::Instant;
+
+/// What a worker has of its node's ownership of its shard.
+///
+/// It is an argument of the factory that makes a worker's arguments, so the worker has it from `init` on, and in each restart.
+///
+/// [`holds`](Self::holds) looks at the clock. That is worth having, and is not enough: between the look and the effect of what
+/// follows, the process can be stopped for any time. **A storage must compare the [`token`](Self::token)**: it keeps the
+/// highest one per key, and refuses a write with a lower one.
+#[derive(Clone)]
+pub struct Fence {
+    ownership: Arc<Ownership>,
+    validity: Arc<Validity>,
+    start: u64,
+}
+
+/// Orders all workers of a key: a later one has a greater token, on whatever node it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Token {
+    /// Orders the ownerships of the shard.
+    pub epoch: Epoch,
+    /// Orders the workers in one ownership, whose writes may overtake each other.
+    pub start: u64,
+}
+
+/// What happens if code still runs when a fenced node must have come to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FencePolicy {
+    /// The process is aborted. Only code that does not yield for half of `take - valid` causes it.
+    #[default]
+    AbortProcess,
+    /// It is reported. For programs whose storage compares tokens: exclusion rests on that alone then.
+    Report,
+}
+
+impl Fence {
+    /// The epoch of the ownership, for a storage that keeps one number per key.
+    pub fn epoch(&self) -> Epoch {
+        self.ownership.epoch
+    }
+
+    /// The epoch and the number of the worker's start.
+    pub fn token(&self) -> Token {
+        Token { epoch: self.ownership.epoch, start: self.start }
+    }
+
+    /// Whether the node still owns the shard. It looks at the clock.
+    pub fn holds(&self) -> bool {
+        !self.valid_for().is_zero()
+    }
+
+    /// How long the node owns the shard if it sends no beat any more. Zero: it does not own it.
+    pub fn valid_for(&self) -> Duration {
+        if self.ownership.is_held.load(Ordering::SeqCst) { self.validity.valid_for() } else { Duration::ZERO }
+    }
+
+    /// Waits until the node does not own the shard any more.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped.
+    pub async fn lost(&self) {
+        let mut notified = pin!(self.ownership.lost.notified());
+        loop {
+            // Before the look: a release after the look then notifies.
+            notified.as_mut().enable();
+            if !self.ownership.is_held.load(Ordering::SeqCst) {
+                return;
+            }
+            notified.as_mut().await;
+            notified.set(self.ownership.lost.notified());
+        }
+    }
+
+    /// For the worker with this number, which must grow with each start of the key.
+    #[must_use]
+    pub(crate) fn with_start(self, start: u64) -> Fence {
+        Fence { start, ..self }
+    }
+}
+
+impl fmt::Debug for Fence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fence").field("token", &self.token()).field("valid_for", &self.valid_for()).finish()
+    }
+}
+
+/// One epoch of one shard on this node.
+#[derive(Debug)]
+struct Ownership {
+    epoch: Epoch,
+    is_held: AtomicBool,
+    lost: Notify,
+}
+
+impl Ownership {
+    fn release(&self) {
+        // Sequentially consistent, as all steps of a fence are: each is rare, and then none needs a proof of its own.
+        self.is_held.store(false, Ordering::SeqCst);
+        self.lost.notify_waiters();
+    }
+}
+
+/// The deadline before any beat was answered. Every moment of a clock is after it.
+const NOT_YET: u64 = 1;
+/// The deadline after a revocation.
+const REVOKED: u64 = 0;
+
+/// What one membership of a node may serve, and until when. See the [module](self).
+pub(crate) struct Validity {
+    clock: Clock,
+    deadline: AtomicU64,
+    /// By the number of the shard: the epoch to which messages are routed, or 0.
+    routed: Box<[AtomicU64]>,
+    held: Mutex<HashMap<Shard, Arc<Ownership>>>,
+    /// When it was revoked, or when its deadline passed, if that was before. 0: not yet.
+    ended: AtomicU64,
+    /// Nothing that was held runs any more.
+    is_at_rest: AtomicBool,
+}
+
+impl Validity {
+    pub(crate) fn new(clock: Clock, shards: u16) -> Arc<Validity> {
+        Arc::new(Validity {
+            clock,
+            deadline: AtomicU64::new(NOT_YET),
+            routed: (0..shards).map(|_| AtomicU64::new(0)).collect(),
+            held: Mutex::default(),
+            ended: AtomicU64::new(0),
+            is_at_rest: AtomicBool::new(false),
+        })
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<Shard, Arc<Ownership>>> {
+        // No code that may panic runs under the lock.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.deadline.load(Ordering::SeqCst) == REVOKED
+    }
+
+    /// Moves the deadline forward. False: it has passed, or the validity was revoked, and it stays so. (rule 1)
+    pub(crate) fn extend(&self, until: Instant) -> bool {
+        let now = self.clock.now().0;
+        let extended = self.deadline.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |deadline| match deadline {
+            REVOKED => None,
+            NOT_YET => Some(until.0),
+            deadline if deadline <= now => None,
+            deadline => Some(deadline.max(until.0)),
+        });
+        extended.is_ok()
+    }
+
+    /// How long the node serves if it sends no beat any more.
+    pub(crate) fn valid_for(&self) -> Duration {
+        Instant(self.deadline.load(Ordering::SeqCst)).since(self.clock.now())
+    }
+
+    /// Begins to route to the shard, or goes on after a [`drain`](Self::drain) of the same epoch. `None`: the validity is
+    /// revoked. (rule 3)
+    pub(crate) fn open(self: &Arc<Self>, shard: Shard, epoch: Epoch) -> Option<Fence> {
+        let mut held = self.held();
+        if self.is_revoked() {
+            return None;
+        }
+        let new = || Arc::new(Ownership { epoch, is_held: AtomicBool::new(true), lost: Notify::new() });
+        let ownership = held.entry(shard).or_insert_with(new);
+        let earlier = (ownership.epoch != epoch).then(|| std::mem::replace(ownership, new()));
+        let fence = Fence { ownership: ownership.clone(), validity: self.clone(), start: 0 };
+        self.routed[usize::from(shard.0)].store(epoch.get(), Ordering::SeqCst);
+        drop(held);
+        // Outside the lock: it wakes tasks.
+        if let Some(earlier) = earlier {
+            earlier.release();
+        }
+        Some(fence)
+    }
+
+    /// Stops to route to the shard. It is still held. (rule 2)
+    pub(crate) fn drain(&self, shard: Shard, epoch: Epoch) {
+        let _held = self.held();
+        let slot = &self.routed[usize::from(shard.0)];
+        // A failure: another epoch is routed to, or none.
+        let _ = slot.compare_exchange(epoch.get(), 0, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    /// The shard is not held any more: it is given away or lost.
+    pub(crate) fn release(&self, shard: Shard, epoch: Epoch) {
+        self.drain(shard, epoch);
+        let mut held = self.held();
+        let released = held.get(&shard).is_some_and(|ownership| ownership.epoch == epoch).then(|| held.remove(&shard));
+        drop(held);
+        if let Some(ownership) = released.flatten() {
+            ownership.release();
+        }
+    }
+
+    /// The epoch to which a message for the shard is routed, now. It looks at the coarse clock.
+    pub(crate) fn route(&self, shard: Shard) -> Option<Epoch> {
+        // Relaxed: the epoch is all that is passed on. What was opened for it is found by the epoch.
+        let epoch = self.routed.get(usize::from(shard.0))?.load(Ordering::Relaxed);
+        if epoch == 0 || self.clock.coarse().0 >= self.deadline.load(Ordering::Relaxed) {
+            return None;
+        }
+        Some(Epoch::from_number(epoch))
+    }
+
+    /// Ends all shards, now and for good. True for the first call.
+    pub(crate) fn revoke(&self) -> bool {
+        let deadline = self.deadline.swap(REVOKED, Ordering::SeqCst);
+        if deadline != REVOKED {
+            self.end(deadline);
+        }
+        deadline != REVOKED
+    }
+
+    /// Ends all shards, if this is still the deadline: a beat may have been answered in time.
+    fn revoke_at(&self, deadline: u64) -> bool {
+        let revoked = self.deadline.compare_exchange(deadline, REVOKED, Ordering::SeqCst, Ordering::SeqCst).is_ok();
+        if revoked {
+            self.end(deadline);
+        }
+        revoked
+    }
+
+    /// The one call that has struck out the deadline ends the shards. (rule 3)
+    fn end(&self, deadline: u64) {
+        let now = self.clock.now().0;
+        let ended = if deadline == NOT_YET { now } else { deadline.min(now) };
+        self.ended.store(ended, Ordering::SeqCst);
+        let mut held = self.held();
+        for slot in &self.routed {
+            slot.store(0, Ordering::SeqCst);
+        }
+        let released = std::mem::take(&mut *held);
+        drop(held);
+        // Outside the lock: it wakes tasks.
+        for ownership in released.into_values() {
+            ownership.release();
+        }
+    }
+
+    /// Nothing that was held runs any more, so the fence is complete.
+    pub(crate) fn set_at_rest(&self) {
+        self.is_at_rest.store(true, Ordering::SeqCst);
+    }
+}
+
+impl fmt::Debug for Validity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let held = self.held().len();
+        f.debug_struct("Validity").field("valid_for", &self.valid_for()).field("held", &held).finish_non_exhaustive()
+    }
+}

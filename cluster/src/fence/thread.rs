@@ -1,0 +1,146 @@
+//! The thread that fences a node whose runtime is stuck.
+//!
+//! It is a thread of its own and not a task, it takes no lock that user code runs under, and it never waits for the runtime.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::fence::{FencePolicy, NOT_YET, REVOKED, Validity};
+use crate::machine::Instant;
+
+/// How often the thread looks at the clock.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// What the thread reports, from the thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// The deadline has passed, and all shards are revoked. Workers must be aborted now.
+    Passed {
+        /// How long after the deadline the thread looked.
+        late: Duration,
+    },
+    /// Something still runs, after all the time that it may take.
+    Overdue {
+        /// Since the deadline.
+        after: Duration,
+    },
+}
+
+/// The thread. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct FenceThread {
+    watched: Arc<Mutex<Option<Arc<Validity>>>>,
+    thread: Thread,
+}
+
+impl Drop for FenceThread {
+    fn drop(&mut self) {
+        // The thread finds that `watched` is dropped. It is not joined: it may be the one that runs this.
+        self.thread.unpark();
+    }
+}
+
+impl FenceThread {
+    /// Starts the thread. `reaction` is how long workers may run after the deadline: half of `take - valid`.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread left.
+    pub(crate) fn spawn(
+        clock: Clock,
+        reaction: Duration,
+        policy: FencePolicy,
+        alarm: impl FnMut(Alarm) + Send + 'static,
+    ) -> io::Result<FenceThread> {
+        let watched = Arc::default();
+        let mut guard = Guard::new(Arc::downgrade(&watched), clock, reaction, policy, alarm);
+        let run = move || {
+            while guard.look() {
+                thread::park_timeout(LOOK);
+            }
+        };
+        let thread = thread::Builder::new().name("gen-registry-fence".into()).spawn(run)?.thread().clone();
+        Ok(FenceThread { watched, thread })
+    }
+
+    /// Watches this membership from now on, and not the one before.
+    pub(crate) fn watch(&self, validity: Arc<Validity>) {
+        *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(validity);
+    }
+}
+
+/// What the thread does at each look.
+pub(super) struct Guard<A> {
+    watched: Weak<Mutex<Option<Arc<Validity>>>>,
+    clock: Clock,
+    reaction: Duration,
+    policy: FencePolicy,
+    alarm: A,
+    /// The membership whose workers were overdue, which is reported once.
+    reported: Weak<Validity>,
+}
+
+impl<A: FnMut(Alarm)> Guard<A> {
+    pub(super) fn new(
+        watched: Weak<Mutex<Option<Arc<Validity>>>>,
+        clock: Clock,
+        reaction: Duration,
+        policy: FencePolicy,
+        alarm: A,
+    ) -> Guard<A> {
+        Guard { watched, clock, reaction, policy, alarm, reported: Weak::new() }
+    }
+
+    /// False: there is nothing to watch any more.
+    pub(super) fn look(&mut self) -> bool {
+        self.clock.refresh();
+        let Some(watched) = self.watched.upgrade() else { return false };
+        let watched = watched.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(validity) = watched {
+            self.look_at(&validity);
+        }
+        true
+    }
+
+    fn look_at(&mut self, validity: &Arc<Validity>) {
+        let now = self.clock.now();
+        match validity.deadline.load(Ordering::SeqCst) {
+            NOT_YET => return,
+            REVOKED => {}
+            deadline if now < Instant(deadline) => return,
+            deadline if validity.revoke_at(deadline) => {
+                self.report(Alarm::Passed { late: now.since(Instant(deadline)) });
+            }
+            // Another thread has extended it in time, or is about to revoke it.
+            _ => return,
+        }
+        let ended = validity.ended.load(Ordering::SeqCst);
+        // 0: another thread has struck out the deadline, and says when in a moment.
+        let is_due = ended != 0 && now >= Instant(ended) + self.reaction && !validity.is_at_rest.load(Ordering::SeqCst);
+        if is_due && !std::ptr::eq(self.reported.as_ptr(), Arc::as_ptr(validity)) {
+            self.reported = Arc::downgrade(validity);
+            self.overdue(now.since(Instant(ended)));
+        }
+    }
+
+    fn overdue(&mut self, after: Duration) {
+        if self.policy == FencePolicy::AbortProcess {
+            eprintln!(
+                "gen-registry-cluster: workers still run {after:?} after the node's ownership ended, and other nodes may begin \
+                 theirs. The process is aborted (FencePolicy::AbortProcess)."
+            );
+            std::process::abort();
+        }
+        self.report(Alarm::Overdue { after });
+    }
+
+    fn report(&mut self, alarm: Alarm) {
+        // The thread outlives a panic of what it notifies: then `Overdue` follows.
+        let _ = catch_unwind(AssertUnwindSafe(|| (self.alarm)(alarm)));
+    }
+}
