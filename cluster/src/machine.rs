@@ -2,7 +2,7 @@
 //! returns [`Effect`]s and the moment of the next wake-up.
 //!
 //! The machine knows neither tokio nor etcd, and reads no clock. Its driver hands it what happens and performs the effects
-//! in their order. The [simulator](simulator) replaces the driver, the network, the store and the clocks.
+//! in their order. The simulator (`machine/simulator`) replaces the driver, the network, the store and the clocks.
 //!
 //! # What is in the engine
 //!

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::machine::mutation::Mutation;
 use crate::machine::simulator::checks::Failure;
-use crate::machine::simulator::plan::{Breaks, Noise, Plan};
+use crate::machine::simulator::plan::{Breaks, Fault, Noise, Plan};
 use crate::machine::simulator::world::World;
 
 /// The steps of a plain `cargo test`.
@@ -239,4 +239,21 @@ fn every_mutation_is_caught() {
         println!("{name}: caught after {steps} steps, in run {seed}: {kind}: {what}");
         assert!(kinds.contains(&kind), "{name} is found as {kind}");
     }
+}
+
+#[test]
+fn seed_gives_the_same_run_again() {
+    let trace = |seed| run(&Plan::new(seed, Breaks::default()), true).0.trace.expect("it is traced");
+    assert_eq!(trace(11), trace(11));
+    assert_ne!(trace(11), trace(12));
+}
+
+#[test]
+fn smallest_plan_keeps_what_the_failure_needs() {
+    let breaks = Breaks { clock_stops: true, ..Breaks::default() };
+    let (seed, _, failure) = caught(breaks);
+    let plan = Plan::new(seed, breaks);
+    let smallest = shrink(&plan, failure.kind);
+    assert!(smallest.faults.len() < plan.faults.len(), "{smallest:?}");
+    assert!(smallest.faults.iter().any(|(_, fault)| matches!(fault, Fault::Suspend { .. })), "{smallest:?}");
 }

@@ -1,4 +1,4 @@
-//! Single decisions. What follows from many is in the [simulator](super::simulator).
+//! Single decisions. What follows from many is in the simulator.
 
 mod bench;
 mod engine;

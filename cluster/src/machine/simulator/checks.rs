@@ -66,12 +66,17 @@ impl World {
 
     /// C1: no other node holds a shard that this one holds. Only an opening and a later deadline make a node hold more.
     pub(super) fn check_holders(&mut self, index: usize) -> Result<(), Failure> {
-        let shards = (0..self.plan.shards).map(Shard);
-        let held: Vec<Shard> = shards.filter(|shard| self.nodes[index].holds(*shard, self.now)).collect();
-        for shard in held {
-            let holds = |other: &usize| *other != index && self.nodes[*other].holds(shard, self.now);
-            if let Some(other) = (0..self.nodes.len()).find(holds) {
-                self.overlap("two holders", format!("nodes {index} and {other} hold {shard:?}"))?;
+        let now = self.now;
+        if !self.nodes[index].is_valid(now) {
+            return Ok(());
+        }
+        for other in (0..self.nodes.len()).filter(|other| *other != index) {
+            if !self.nodes[other].is_valid(now) {
+                continue;
+            }
+            let mut both = self.nodes[index].routing.iter().zip(&self.nodes[other].routing);
+            if let Some(shard) = both.position(|(here, there)| here.is_some() && there.is_some()) {
+                self.overlap("two holders", format!("nodes {index} and {other} hold shard {shard}"))?;
             }
         }
         Ok(())

@@ -114,7 +114,11 @@ impl Node {
 
     /// The node would answer a message for the shard now.
     pub(super) fn holds(&self, shard: Shard, now: u64) -> bool {
-        self.routing[usize::from(shard.0)].is_some() && self.clock.local(now) < self.until
+        self.routing[usize::from(shard.0)].is_some() && self.is_valid(now)
+    }
+
+    pub(super) fn is_valid(&self, now: u64) -> bool {
+        self.clock.local(now) < self.until
     }
 
     /// Workers of the shard run, or would if the process were not stopped through no fault of the protocol.

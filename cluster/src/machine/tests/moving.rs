@@ -168,3 +168,38 @@ fn last_node_leaves_its_shards_vacant() {
     assert!(!bench.store.is_member(me));
     assert!(bench.take().contains(&Effect::End(End::Left)));
 }
+
+#[test]
+fn leave_ends_a_node_that_is_no_member() {
+    let mut bench = Bench::new(Bench::settings());
+    bench.is_cut = true;
+    bench.run();
+    bench.input(Input::Leave);
+    assert!(bench.take().contains(&Effect::End(End::Left)));
+
+    let mut bench = Bench::member(Bench::settings());
+    bench.input(Input::Fenced);
+    bench.input(Input::Leave);
+    assert!(!bench.take().contains(&Effect::End(End::Left)), "workers run");
+    bench.end_all();
+    assert!(bench.take().contains(&Effect::End(End::Left)));
+}
+
+#[test]
+fn mark_of_a_leave_that_is_lost_is_sent_again() {
+    let mut bench = Bench::member(Bench::settings());
+    let (node, member) = other(1);
+    bench.join(node, member);
+    pass(&mut bench, 1);
+    bench.is_cut = true;
+    bench.input(Input::Leave);
+    assert_eq!(bench.asked().len(), 1); // and is lost
+    bench.pass(Duration::from_millis(900));
+    bench.take();
+    assert!(theirs(&bench).len() < 16, "no shard moves before the mark is seen");
+    bench.asked();
+    bench.is_cut = false;
+    pass(&mut bench, 3);
+    assert!(bench.take().iter().any(|effect| matches!(effect, Effect::Drain { .. })));
+    assert!(bench.machine.members().any(|(node, record, _)| node == bench.machine.id() && record.is_leaving));
+}
