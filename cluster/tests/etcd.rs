@@ -30,6 +30,15 @@ fn beginning_with(etcd: &EtcdCluster, member: usize) -> Etcd {
         .expect("by chance")
 }
 
+/// Overwrites a record until that is done, and returns the revision.
+async fn overwrite(engine: &Etcd, key: &str, last: Revision, value: &str) -> Revision {
+    // A conflict: an attempt of unknown outcome was done.
+    let _ = settle(engine, &[(key.to_owned(), Expect::At(last))], &[put(key, value)]).await;
+    let read = within(engine.read(key), "a read").await.expect("the engine answers");
+    assert_eq!(read.entries[0].value, value);
+    read.entries[0].revision
+}
+
 #[tokio::test]
 async fn etcd_keeps_the_contract() {
     let Some(etcd) = EtcdCluster::start(1).await else { return };
@@ -88,24 +97,14 @@ async fn hung_follower_is_left_for_another_member() {
     let unknown = client.commit(&[("/hung/a".into(), Expect::At(start))], &[put("/hung/a", "x")]).await;
     assert!(matches!(unknown, Err(EngineError::Unknown(_))), "{unknown:?}");
     assert_ne!(client.member(), Some(etcd.url(follower)), "the member that hangs is asked again");
-    assert_eq!(
-        settle(&client, &[("/hung/a".into(), Expect::At(first))], &[put("/hung/a", "2")]).await,
-        begun_commit(first, &client).await
-    );
+    let revision = overwrite(&client, "/hung/a", first, "2").await;
     let answered = begun.elapsed();
     let second = within(watch.next(), "a change from another member").await.expect("no end").expect("no error");
     println!("follower hung: commit after {answered:?}, watch after {:?}", begun.elapsed());
-    assert_eq!(second.ops, [put("/hung/a", "2")]);
+    assert_eq!((second.revision, second.ops), (revision, vec![put("/hung/a", "2")]));
     assert!(answered < SECOND * 2 && begun.elapsed() < SECOND * 4, "{answered:?}, {:?}", begun.elapsed());
     etcd.wake(follower);
     done(&client, &[], &[put("/hung/a", "3")]).await;
-}
-
-/// What the record says of the commit that wrote it.
-async fn begun_commit(before: Revision, client: &Etcd) -> Commit {
-    let read = within(client.read("/hung/a"), "a read").await.expect("the engine answers");
-    assert!(read.entries[0].revision > before);
-    Commit::Done(read.entries[0].revision)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -282,6 +281,24 @@ async fn members_that_are_away_are_passed_over() {
 }
 
 #[tokio::test]
+async fn hung_member_is_left_by_callers_that_give_up() {
+    let Some(etcd) = EtcdCluster::start(1).await else { return };
+    let hole = Proxy::to(etcd.address(0)).await;
+    hole.both(Flow::Swallow);
+    let hole_url = format!("http://{}", hole.address());
+    let hung = || Etcd::new([hole_url.clone(), etcd.url(0)]);
+    let client =
+        std::iter::repeat_with(hung).find(|client| client.member().as_ref() == Some(&hole_url)).expect("by chance");
+    // A caller that goes at once says nothing of the member.
+    assert!(tokio::time::timeout(SECOND / 20, client.read("/")).await.is_err());
+    assert_eq!(client.member().as_ref(), Some(&hole_url));
+    // One that waited for most of an attempt does.
+    assert!(tokio::time::timeout(SECOND * 2 / 5, client.commit(&[], &[put("/a", "")])).await.is_err());
+    assert_eq!(client.member(), Some(etcd.url(0)));
+    done(&client, &[], &[put("/a", "")]).await;
+}
+
+#[tokio::test]
 async fn restarted_member_is_reached_again() {
     let Some(mut etcd) = EtcdCluster::start(1).await else { return };
     let client = etcd.client();
@@ -294,9 +311,9 @@ async fn restarted_member_is_reached_again() {
     let away = within(client.commit(&[], &[put("/again/a", "x")]), "a commit").await;
     assert!(matches!(away, Err(EngineError::Unavailable(_))), "nothing was sent: {away:?}");
     etcd.restart(0);
-    let outcome = settle(&client, &[("/again/a".into(), Expect::At(start))], &[put("/again/a", "2")]).await;
+    let revision = overwrite(&client, "/again/a", start, "2").await;
     let change = within(watch.next(), "a change after the restart").await.expect("no end").expect("no error");
-    assert_eq!(outcome, Commit::Done(change.revision));
+    assert_eq!(change.revision, revision);
 }
 
 #[tokio::test]
@@ -330,8 +347,13 @@ async fn outlives_its_tokens(etcd: &mut EtcdCluster) {
     let chat = etcd.client().user("chat", "secret");
     let start = done(&chat, &[], &[put("/chat/a", "1")]).await;
     let mut watch = pin!(chat.watch("/chat/", start));
+    let mut last = start;
     for round in 0..3 {
         assert!(tokio::time::timeout(SECOND * 3, watch.next()).await.is_err(), "nothing was committed");
+        // No request has renewed the token before this watch opens.
+        let mut fresh = pin!(chat.watch("/chat/", Revision(start.0 - 1)));
+        let change = within(fresh.next(), "a watch under an expired token").await.expect("no end").expect("no error");
+        assert_eq!(change.revision, start);
         match round {
             // The revision of the users changes: tokens that name another are refused.
             1 => {
@@ -343,9 +365,9 @@ async fn outlives_its_tokens(etcd: &mut EtcdCluster) {
             }
             _ => {}
         }
-        let outcome = settle(&chat, &[], &[put("/chat/a", "2")]).await;
+        last = overwrite(&chat, "/chat/a", last, &format!("{round}")).await;
         let change = within(watch.next(), "a change under an expired token").await.expect("no end").expect("no error");
-        assert_eq!(outcome, Commit::Done(change.revision), "round {round}");
+        assert_eq!(change.revision, last, "round {round}");
         assert!(within(chat.read("/chat/"), "a read").await.is_ok());
     }
 }

@@ -5,7 +5,9 @@
 //! 3. It asks for the commits **from** that revision on, not after it, and drops those that it has yielded. etcd compares the
 //!    starting point with the last compaction and accepts an equal one, but may have lost a removal at that very revision
 //!    (etcd-io/etcd#18089, #19179). With the earlier point, what is accepted is complete.
-//! 4. After a silence it asks for a sign of life. The answer is that and nothing else: its revision may run ahead of events
+//! 4. Where a token has expired, etcd refuses a watch as if the user had no right to it (`isWatchPermitted`). So a refusal
+//!    counts only with a token that was made for this attempt.
+//! 5. After a silence it asks for a sign of life. The answer is that and nothing else: its revision may run ahead of events
 //!    that are still on their way (etcd-io/etcd#15220).
 
 use std::collections::VecDeque;
@@ -21,6 +23,8 @@ use crate::engine::etcd::{end_of, revision};
 use crate::engine::{Change, Op, WatchError};
 use crate::id::Revision;
 
+/// How many tokens in a row may be refused. The first may have expired, and so may another that a request has got meanwhile.
+const MOST_RENEWALS: u32 = 2;
 /// The longest pause between two attempts to open a watch.
 const MOST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -34,6 +38,7 @@ pub(super) struct Watch<'a> {
     ready: VecDeque<Change>,
     turn: usize,
     failures: u32,
+    renewals: u32,
     is_ended: bool,
 }
 
@@ -58,6 +63,7 @@ impl<'a> Watch<'a> {
             ready: VecDeque::new(),
             turn: client.turn(),
             failures: 0,
+            renewals: 0,
             is_ended: false,
         }
     }
@@ -135,20 +141,21 @@ impl<'a> Watch<'a> {
     }
 
     fn fail_with(&mut self, failure: Failure) -> Result<(), WatchError> {
+        let may_be_of_token = is_of_token(&failure) || matches!(failure, Failure::Status(Code::PermissionDenied, _));
         match failure {
-            failure if !is_of_token(&failure) => self.fail(judge(failure)),
+            failure if !may_be_of_token => self.fail(judge(failure)),
             _ if self.renew_token() => Ok(()),
             Failure::Status(_, why) | Failure::Lost(why) | Failure::NotSent(why) => self.fail(Failed::Refused(why)),
         }
     }
 
-    /// Another token may help, if this is not the first failure in a row. Then the watch opens again.
+    /// Whether another token may help. Then the watch opens again, with a new one. (rule 4)
     fn renew_token(&mut self) -> bool {
         let Some(open) = self.open.take() else { return false };
-        if self.client.config.user.is_none() || self.failures > 2 {
+        if self.client.config.user.is_none() || self.renewals == MOST_RENEWALS {
             return false;
         }
-        self.failures += 1;
+        self.renewals += 1;
         self.client.forget_token(open.token);
         true
     }
@@ -177,6 +184,7 @@ impl<'a> Watch<'a> {
         // The creation is confirmed before it is refused.
         if !response.created {
             self.failures = 0;
+            self.renewals = 0;
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         open.events.extend(response.events);
