@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use promql_parser::label::MatchOp;
+use rusty_promql_parser::LabelMatchOp;
 use serde_json::Value;
 
 use crate::grafana::dashboard::{Dashboard, list};
@@ -167,7 +167,7 @@ fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
             }
             let variable = format!("${label}");
             let follows = reading.matchers.iter().any(|matcher| {
-                matcher.name == label && matches!(matcher.op, MatchOp::Re(_)) && matcher.value == variable
+                matcher.name == label && matcher.op == LabelMatchOp::RegexMatch && matcher.value == variable
             });
             if !follows {
                 problems.push(format!("{}: does not select {label}=~\"{variable}\": {}", query.location, query.text));

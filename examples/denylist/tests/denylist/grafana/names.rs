@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::grafana::dashboard::{Dashboard, list};
 use crate::grafana::paths;
-use crate::grafana::promql::{Query, Reading, named_values};
+use crate::grafana::promql::{Query, Reading, named_values, selects};
 use crate::grafana::rules::{self, Rules};
 
 /// The labels that Prometheus adds to every target.
@@ -108,7 +108,7 @@ impl Names {
                 (Series::Alerts, "alertstate") => vec!["pending", "firing"],
                 (Series::Alerts, "alertname") => {
                     // A pattern that matches all alerts, including future ones.
-                    if !self.alerts.iter().all(|alert| matcher.is_match(alert)) {
+                    if !self.alerts.iter().all(|alert| selects(matcher, alert)) {
                         problems.push(format!("{matcher} does not match every alert"));
                     }
                     continue;

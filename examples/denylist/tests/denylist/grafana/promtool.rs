@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use crate::grafana::{exporter, paths, rules};
+use crate::grafana::{exporter, paths, promql, rules};
 
 #[track_caller]
 fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
@@ -49,6 +49,22 @@ fn alert_tests_pass() {
     if let Some(output) = promtool(&["test", "rules", rules::TESTS], "") {
         is_content(&output);
     }
+}
+
+#[test]
+fn promtool_refuses_what_our_parser_refuses() {
+    let file = tempfile::NamedTempFile::new().expect("a temporary file");
+    let path = file.path().to_str().expect("a temporary path is text");
+    let accepts = |text: &str| {
+        // JSON is YAML.
+        let rules = serde_json::json!({"groups": [{"name": "group", "rules": [{"record": "record", "expr": text}]}]});
+        std::fs::write(path, rules.to_string()).expect("the file is written");
+        Some(promtool(&["check", "rules", path], "")?.status.success())
+    };
+    for text in promql::INVALID {
+        assert_ne!(accepts(text), Some(true), "{text:?}");
+    }
+    assert_ne!(accepts("rate(a[5m])"), Some(false), "the rule around it is invalid");
 }
 
 /// Each change makes an alert fire in one of the cases in which it must not.
