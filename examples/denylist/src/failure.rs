@@ -47,6 +47,9 @@ pub(crate) async fn ask<W: Worker, T>(
 
 /// Calls, and repeats the call if its message never began, which is safe (G6). Any other failed call may have run, so
 /// the caller decides whether to repeat it.
+///
+/// [`Via::call_with_retry`] differs in two ways. It also repeats a call that the limit of workers refused, and here an
+/// overload is reported at once. It calls through an address, and the service looks up reputations by handle.
 pub(crate) async fn with_retry<W: Worker, T, F>(call: impl Fn() -> F) -> Result<T, Failure>
 where
     F: Future<Output = Result<T, CallError<W>>>,
