@@ -99,6 +99,7 @@ use crate::combiner::state::{Flags, Lock, ORPHANED, PENDING, TIMER, TransitionTo
 use crate::mailbox::queue::{MessageKind, Queue, Refusal};
 use crate::util::coop::Outcome;
 use crate::util::panics::catch_panic;
+use crate::util::seeded::seeded;
 use crate::util::sync::{Mutex, MutexGuard, lock};
 
 /// See the [module's documentation](self). `repr(C)` keeps what every operation needs in one cache line.
@@ -284,6 +285,7 @@ impl<I, E: Deferred> Combiner<I, E> {
                 Pass::Done => return self.close(core, turn.own),
             }
             drop(core);
+            seeded!(CombinerLeavesWork => turn.pending = 0);
             match self.state.unlock(mine, turn.pending) {
                 TransitionToUnlocked::Idle => return turn.outcome,
                 TransitionToUnlocked::TimerLeft => {

@@ -31,6 +31,7 @@ use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
 use crate::util::in_transit::InTransit;
 use crate::util::panics::unwind_safe;
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::error::{Returned, StartError};
 use crate::worker::handle::WorkerHandle;
@@ -200,6 +201,7 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + ToKey<W::Key>,
     {
         self.starter.find_or_start(Verb::LookupOrStart, key, InTransit::new(args), take, |handle, args| {
+            seeded!(UnusedArgsDropLate => return Ok(handle));
             // A panic in the `Drop` of the arguments would leak a return value that is already in place.
             drop(args.take());
             Ok(handle)

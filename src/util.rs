@@ -11,4 +11,5 @@ pub(crate) mod in_transit;
 pub(crate) mod panics;
 pub(crate) mod prehashed;
 pub(crate) mod rng;
+pub(crate) mod seeded;
 pub(crate) mod sync;

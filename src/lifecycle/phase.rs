@@ -2,6 +2,7 @@
 
 use crate::lifecycle::event::{Effect, ReplySender, StartFailure, StartOutcome, StartWaiter, StopWaiter, Types, Verb};
 use crate::lifecycle::id::{EntryId, EntryMap};
+use crate::util::seeded::seeded;
 
 /// The progress of a stop. It only moves forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,6 +146,7 @@ pub(super) fn join<P: Types>(
     starter: StartWaiter<P>,
     effects: &mut Vec<Effect<P>>,
 ) {
+    seeded!(EveryStartSucceeds => return starters.push(StartWaiter { verb: Verb::LookupOrStart, ..starter }));
     if needs_compaction(starters, starters.capacity()) {
         // The first caller has given its spec to the launch. It stays first, since a missing spec marks it. (rule 4)
         let rest = starters.split_off(1);

@@ -7,6 +7,7 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::occupant::NoneDelegated;
 use crate::lifecycle::phase::{Phase, fail_all};
 use crate::lifecycle::{Effects, Lifecycle, Mode};
+use crate::util::seeded::seeded;
 
 impl<P: Types> Lifecycle<P> {
     /// Before a shutdown, or before the owner is dropped: has `observe` [observe](Self::observe) every worker that has
@@ -33,6 +34,7 @@ impl<P: Types> Lifecycle<P> {
                     Phase::Stopping { next, .. } => fail_all(mem::take(next), &StartFailure::Shutdown, effects),
                 }
             }
+            seeded!(ShutdownSkipsStarts => starting.clear());
             for entry in starting {
                 self.cancel(entry, StartFailure::Shutdown, effects);
             }

@@ -7,6 +7,7 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::occupant::{Observe, Occupant};
 use crate::lifecycle::phase::{Phase, StopStage, fail, join, reply_with};
 use crate::lifecycle::{Effects, Lifecycle};
+use crate::util::seeded::seeded;
 
 impl<P: Types> Lifecycle<P> {
     pub(super) fn start(
@@ -150,6 +151,7 @@ impl<P: Types> Lifecycle<P> {
         };
         // Open before replying: a caller that holds the handle must find it by lookup. (rule 2)
         effects.push(Effect::Open(entry));
+        seeded!(WaitersLostWithStarter => if waiting[0].reply.is_abandoned() { return std::mem::forget(waiting) });
         for starter in waiting {
             // A caller whose spec is still there did not start this worker. (rule 4)
             let outcome = if starter.verb == Verb::Start && starter.spec.is_some() {

@@ -10,6 +10,7 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::occupant::Occupant;
 use crate::lifecycle::phase::{Phase, StopStage, fail_all, join_stop};
 use crate::lifecycle::{Effects, Lifecycle, Mode};
+use crate::util::seeded::seeded;
 
 impl<P: Types> Lifecycle<P> {
     pub(super) fn stop(&mut self, occupant: Option<Occupant>, stopper: StopWaiter<P>, effects: &mut Effects<P>) {
@@ -33,6 +34,7 @@ impl<P: Types> Lifecycle<P> {
                     StopKind::Kill => self.abort(entry, effects),
                     StopKind::Stop(mode) => {
                         effects.push(Effect::Close(entry, CloseReason::Stopped, mode));
+                        seeded!(KeyFreedBeforeExit => effects.push(Effect::Remove(entry)));
                         // During a shutdown the shutdown's own deadline applies to every worker.
                         if self.is_serving() {
                             effects.push(Effect::Arm(entry, Deadline::Drain));
@@ -92,6 +94,7 @@ impl<P: Types> Lifecycle<P> {
         }
         // Remove before replying: a caller that learns of the exit must find the key free. (rule 2)
         effects.push(Effect::Remove(entry));
+        seeded!(FailedStartKeepsEntry => if was_starting { drop(effects.pop()) });
         self.last_run_ended(entry, &exit, effects);
         let next = phase.map_or_else(Vec::new, |phase| self.reply_to_all(entry, phase, &exit, was_starting, effects));
         if let Mode::ShuttingDown { report, .. } = &mut self.mode {
@@ -151,6 +154,7 @@ impl<P: Types> Lifecycle<P> {
     }
 
     pub(super) fn deadline_expired(&mut self, entry: EntryId, deadline: Deadline, effects: &mut Effects<P>) {
+        seeded!(StopHasNoDeadline => return);
         if self.awaits(entry, deadline) != Some(true) {
             return;
         }

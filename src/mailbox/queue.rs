@@ -72,6 +72,7 @@ pub(crate) use crate::mailbox::queue::gate::{Gate, TransitionToClosed};
 use crate::mailbox::queue::state::State;
 pub(crate) use crate::mailbox::queue::waiting::{Reserving, Sending};
 use crate::util::panics::catch_panic;
+use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, lock};
 
 /// See the [module's documentation](self). The gate is the first field: see `WorkerCell`.
@@ -339,6 +340,7 @@ impl<M> Queue<M> {
     /// Whether an accepted message was not delivered and never will be. (rule 3)
     pub(crate) fn was_dropped_unhandled(&self, sequence: Sequence) -> bool {
         let state = self.lock();
+        seeded!(UndeliveredCallMayHaveRun => return false);
         state.delivery_ended && state.delivered() < sequence
     }
 

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::lifecycle::Deadline;
 use crate::lifecycle::id::EntryId;
 use crate::util::clock::Clock;
+use crate::util::seeded::seeded;
 use crate::worker::config::MIN_ABORT_GRACE;
 
 /// What a deadline is for.
@@ -81,6 +82,7 @@ impl DeadlineQueue {
 
     /// Returns when the deadline must first be checked.
     fn push(&mut self, now: Instant, due: Due) -> Option<Instant> {
+        seeded!(DeadlineOverflows => let _ = now + self.after);
         // A deadline beyond the clock's range never passes.
         let at = now.checked_add(self.after)?;
         self.pending.push_back((at, due));
@@ -178,6 +180,7 @@ impl Deadlines {
         if passed.is_none() {
             let queues = [&self.init, &self.stop, &self.abort, &self.maintain, &self.report];
             self.earliest = queues.into_iter().filter_map(|queue| queue.next(now)).min();
+            seeded!(TimerKeptAtRest => self.earliest = self.earliest.or(Some(now + FIRST_CHECK)));
         }
         passed
     }

@@ -10,6 +10,7 @@ use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
 use crate::table::Found;
 use crate::table::any::{AnyTable, Cells};
+use crate::util::seeded::seeded;
 use crate::worker::cell::{AnyCell, CellCore};
 use crate::worker::request::{LiveTypes, StartReply};
 use crate::worker::shared::Numbers;
@@ -101,6 +102,7 @@ impl Observe<StartReply> for Observer<'_> {
     }
 
     fn reclaim(&mut self) -> Option<StartReply> {
+        seeded!(DelegatedStartNotReclaimed => return None);
         let reply = self.cell.reclaim()?;
         *self.delegated -= 1;
         self.numbers.delegated.store(*self.delegated, Ordering::Relaxed);

@@ -7,6 +7,7 @@ use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
+use crate::util::seeded::seeded;
 use crate::worker::deferred::DeferredAction;
 use crate::worker::launch::AnyLaunch;
 use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, Started};
@@ -84,6 +85,7 @@ impl Owner {
 
     fn abandon_mailbox(&self, entry: EntryId) {
         let Some(cell) = self.worker(entry) else { return };
+        seeded!(StuckStartKeepsPermit => return);
         // Its `init` may never return, and other starts wait for the permit. (G4)
         cell.return_permit();
         // The `Drop` of a message is user code. (G4)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::id::EntryId;
 use crate::owner::Owner;
+use crate::util::seeded::seeded;
 use crate::worker::launch::AnyLaunch;
 
 impl Owner {
@@ -20,5 +21,6 @@ impl Owner {
         self.eviction_pool.insert(&cell);
         // Before the spawn: a worker finds itself in the table, so that it can detect that it waits for itself.
         self.table.insert(Arc::clone(&cell), self.is_first_of_hash);
+        seeded!(GateOpensBeforeInit => cell.open());
     }
 }

@@ -317,3 +317,23 @@ async fn g10_the_report_is_published_when_the_queue_is_empty() {
     // The drop of `owner` unlocks it once more.
     owner.shared().combiner.lock_for_test();
 }
+
+#[tokio::test(start_paused = true)]
+async fn driver_runs_what_a_combiner_leaves() {
+    // More than one combiner runs.
+    const STARTS: u32 = 200;
+    let (registry, driver) = Builder::<Idle>::new().assemble(None, Handle::current());
+    registry.shared().combiner.lock_for_test();
+    tokio::spawn(driver.run());
+    let keys: Vec<Key> = (0..STARTS).map(key).collect();
+    let mut starts: Vec<_> = keys.iter().map(|key| Box::pin(registry.start(key, ()))).collect();
+    for start in &mut starts {
+        assert!(poll(start.as_mut()).is_pending());
+    }
+    registry.shared().combiner.unlock_for_test();
+    for start in starts {
+        let started = tokio::time::timeout(std::time::Duration::from_secs(60), start).await;
+        started.expect("lost: a start that the combiner has left to the driver").expect("nothing is in its way");
+    }
+    assert_eq!(registry.count(), STARTS as usize);
+}

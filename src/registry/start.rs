@@ -22,6 +22,7 @@ use crate::table::TableReader;
 use crate::util::carries::Carries;
 use crate::util::coop::{poll_budget, poll_hit_budget, yield_after};
 use crate::util::in_transit::InTransit;
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
@@ -80,6 +81,7 @@ impl<W: Worker> Starter<W> {
     where
         Q: ?Sized + Equivalent<W::Key>,
     {
+        seeded!(LookupIgnoresGate => return self.table.with(key, hash, WorkerHandle::clone));
         self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten()
     }
 

@@ -167,3 +167,16 @@ async fn entry_is_found_from_insert_to_remove() {
         assert_eq!(rig.keys(), present.keys().copied().collect(), "seed {seed}");
     }
 }
+
+#[tokio::test]
+async fn removed_workers_are_freed_in_small_batches() {
+    let mut rig = Rig::new();
+    let mut workers = Vec::new();
+    for key in 0..10 * RECLAIM_BATCH as u32 {
+        let entry = rig.insert(key, key.into());
+        rig.writer.read().visit_entry(entry, &mut |worker| workers.push(Arc::downgrade(&worker.cell)));
+        rig.writer.remove(entry);
+    }
+    let kept = workers.iter().filter(|worker| worker.strong_count() > 0).count();
+    assert!(kept <= 2 * RECLAIM_BATCH, "{kept} removed workers are in memory");
+}

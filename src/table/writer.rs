@@ -8,6 +8,7 @@ use crate::lifecycle::id::EntryId;
 use crate::table::{Entry, Probe, TableReader};
 use crate::util::bucket::Bucket;
 use crate::util::prehashed::PassHash;
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 
@@ -61,12 +62,14 @@ impl<W: Worker> TableWriter<W> {
         if former.workers.find(|worker| worker.entry_id() == entry).is_none() {
             return;
         }
+        seeded!(ExitRemovesSuccessor => { entries.remove(&Probe(hash)); return; });
         let workers = former.workers.without(|worker| worker.entry_id() == entry);
         let is_empty = workers.is_empty();
         if is_empty && self.is_closing {
             entries.remove(&Probe(hash));
             return;
         }
+        seeded!(RetiredEntriesKept => std::mem::forget(self.entries().pin()));
         entries.insert(Entry { hash, workers });
         if is_empty {
             self.free_slots.add(hash);

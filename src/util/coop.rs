@@ -48,6 +48,8 @@ use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::task::coop::{RestoreOnPending, consume_budget, has_budget_remaining, poll_proceed};
 
+use crate::util::seeded::seeded;
+
 /// What a submission to an owner has done to other tasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "a task that was woken may wait in this thread's next-task slot"]
@@ -81,6 +83,7 @@ pub(crate) async fn yield_to_queue() {
 
 /// Moves a woken task out of this thread's next-task slot, where the caller cannot yield before user code runs.
 pub(crate) fn flush_lifo_slot(outcome: Outcome) {
+    seeded!(WokenTaskKeptInSlot => return);
     if outcome != Outcome::Quiet {
         // An empty task displaces the woken one into the queue. Outside a runtime there is no slot.
         if let Ok(runtime) = Handle::try_current() {
@@ -143,6 +146,7 @@ pub(crate) fn poll_budget(cx: &mut Context<'_>, would_wait: impl FnOnce() -> boo
 ///
 /// It is awaited after the verb has acted: a caller that drops it loses the result only.
 pub(crate) async fn cooperate<T>(result: T) -> T {
+    seeded!(VerbWithoutBudget => return result);
     consume_budget().await;
     result
 }

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::util::seeded::seeded;
+
 /// Identifies one entry of one list. Ids are unique in the process: a late removal never hits another entry, in this
 /// list or in one that has replaced it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +45,7 @@ impl<T> IdList<T> {
         let place = self.entries.binary_search_by_key(&id, |&(other, _)| other).ok()?;
         let removed = self.entries[place].1.take()?;
         self.present -= 1;
+        seeded!(EndedTasksKeepMemory => return Some(removed));
         if self.present == 0 {
             self.entries = Vec::new();
             return Some(removed);

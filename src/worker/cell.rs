@@ -37,6 +37,7 @@ use crate::mailbox::activity::Activity;
 use crate::mailbox::queue::{Gate, MessageKind, Queue, TransitionToClosed};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::panics::{CatchDropPanic, catch_panic};
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 pub(crate) use crate::worker::cell::any::AnyCell;
 pub(crate) use crate::worker::cell::core::CellCore;
@@ -104,6 +105,7 @@ impl<W: Worker> WorkerCell<W> {
     /// Closes the gate from the worker's own task. [`flush_notices`](Self::flush_notices) then notifies the owner.
     pub(crate) fn close_by_worker(&self) -> bool {
         let closed = self.close(CloseReason::Normal);
+        seeded!(SelfStopNotReported => return closed);
         // Not while the worker starts. The owner does not track a delegated start: it would take the worker for a
         // running one and grant it the time of a stop. `set_ready` queues this notice later, or the exit makes it
         // needless.
@@ -115,6 +117,7 @@ impl<W: Worker> WorkerCell<W> {
 
     /// Closes the gate if the worker is idle. Returns whether this call closed it. (G7)
     pub(crate) fn passivate(&self, reason: CloseReason) -> bool {
+        seeded!(IdleCheckNotAtomic => return self.is_idle() && { crate::util::seeded::delay(); self.close(reason) });
         !self.is_restarting()
             && !self.activity.is_held()
             && self.after_close(self.queue.close_if_idle(reason, &self.shared.numbers.live))
@@ -124,6 +127,7 @@ impl<W: Worker> WorkerCell<W> {
     /// [invariant](self#invariant).
     fn after_close(&self, transition: TransitionToClosed) -> bool {
         let closed = transition == TransitionToClosed::Closed;
+        seeded!(StoppedRestartStillCounted => return closed);
         if closed {
             self.end_restart();
             self.notify_stopping();
@@ -152,6 +156,7 @@ impl<W: Worker> WorkerCell<W> {
         let lost = self.queue.drain(&self.shared.numbers.live);
         // Count first: a caller that is notified of the loss must find it counted.
         self.shared.hot.add(HotCounter::Undelivered(reason), lost.len() as u64);
+        seeded!(UndeliveredCastNotReported => return);
         for envelope in lost {
             catch_panic(|| match &self.shared.on_undelivered {
                 Some(hook) if envelope.kind == MessageKind::Cast => hook(&self.key, envelope.message),

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 use crate::lifecycle::id::{EntryId, RegistryId, WorkerId};
+use crate::util::seeded::seeded;
 
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
@@ -27,6 +28,7 @@ pub(crate) fn current_of(registry: RegistryId) -> Option<EntryId> {
 
 /// Whether this code runs in this worker's own task.
 pub(crate) fn is_current(worker: WorkerId) -> bool {
+    seeded!(WorkerMayWaitForItself => return false);
     current().is_some_and(|current| current.entry.id == worker)
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::lifecycle::exit::{Cause, ExitReason};
 use crate::util::rng::random_fraction;
+use crate::util::seeded::seeded;
 
 /// When a worker restarts after a run has ended. The policies are those of OTP.
 ///
@@ -143,6 +144,7 @@ impl History {
 
     /// Removes the restarts that are out of the period.
     pub(crate) fn forget(&mut self, intensity: Intensity, now: Instant) {
+        seeded!(IntensityPeriodTooLong => return self.within_period.retain(|&at| now - at <= intensity.period));
         while self.within_period.front().is_some_and(|&at| now.saturating_duration_since(at) >= intensity.period) {
             self.within_period.pop_front();
         }

@@ -16,6 +16,7 @@ use crate::metrics::stats::{Backlog, Counters, Stats};
 use crate::util::clock::Clock;
 use crate::util::coop::Outcome;
 use crate::util::panics::CatchDropPanic;
+use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
 use crate::worker::cell::AnyCell;
@@ -172,6 +173,7 @@ impl SharedCore {
 
     /// The failure of a start that the owner refused or did not reply to.
     pub(crate) fn start_refusal(&self) -> StartFailure {
+        seeded!(RuntimeEndBlamedOnShutdown => return StartFailure::Shutdown);
         // Relaxed: the lock of the reply, or of the closed request queue, orders this load after the store.
         if self.is_runtime_shut_down.load(Ordering::Relaxed) {
             StartFailure::RuntimeShutdown

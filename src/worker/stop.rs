@@ -6,6 +6,7 @@ use crate::lifecycle::exit::{ExitReason, StopMode};
 use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{StopFailure, StopKind, StopWaiter};
 use crate::util::coop::{cooperate, recv_then_yield};
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::current::{current_of, is_current};
 use crate::worker::error::StopError;
@@ -189,6 +190,7 @@ impl<W: Worker> WorkerHandle<W> {
         }
         let (reply, ended) = oneshot::channel();
         let outcome = shared.notify(notice(current_of(shared.registry_id), StopReply(reply)));
+        seeded!(StopReturnsAtOnce => return Ok(ExitReason::Stopped));
         match recv_then_yield(ended, outcome).await {
             Some(Ok(reason)) => Ok(reason),
             Some(Err(StopFailure::NotFound)) => Err(StopError::NotFound),

@@ -37,6 +37,7 @@ use crate::mailbox::{Inbox, Mailbox};
 use crate::util::coop::flush_lifo_slot;
 use crate::util::future::{boxed, boxed_in_debug};
 use crate::util::panics::catch_panic;
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::children;
@@ -191,6 +192,7 @@ fn finish_run<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output
             let _ = terminated.await;
             return exit;
         }
+        seeded!(GateClosesAfterTerminate => { terminate(run, reason).await; return exit; });
         if run.cell.close_by_worker() {
             // Yield, so that the owner is notified before `terminate` and `on_undelivered`, which may take long.
             yield_now().await;

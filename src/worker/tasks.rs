@@ -27,6 +27,7 @@ use tokio::task::{self, AbortHandle};
 use crate::util::id_list::{Id, IdList};
 use crate::util::panics;
 use crate::util::panics::{catch_panic, drop_payload, unwind_safe};
+use crate::util::seeded::seeded;
 use crate::util::sync::{Mutex, lock};
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
@@ -140,6 +141,7 @@ impl<W: Worker> TaskEntry<W> {
     /// Counts a panic, logs it, and returns it as an error.
     fn report(&self, payload: Box<dyn Any + Send>) -> TaskError {
         let reason = panics::message(payload);
+        seeded!(TaskPanicNotReported => return TaskError::Panicked(reason));
         // Counted before it is logged: the subscriber, which is user code, finds it counted.
         self.cell.shared.numbers.counters.task_panicked();
         trace::task_panicked(&self.cell.shared.name, &self.cell, &reason);
@@ -331,6 +333,7 @@ impl BlockingJob {
 
 impl Work for BlockingJob {
     fn abort(&self) {
+        seeded!(QueuedWorkHoldsWorker => return);
         // Code that runs was taken, and is not aborted. (2)
         if let Some(queued) = self.take() {
             queued.discard();

@@ -26,6 +26,7 @@ mod on {
     use crate::lifecycle::id::WorkerId;
     use crate::lifecycle::{Exit, StartFailure};
     use crate::util::panics::{catch_panic, drop_payload};
+    use crate::util::seeded::seeded;
     use crate::worker::Worker;
     use crate::worker::cell::{CellCore, WorkerCell};
 
@@ -57,6 +58,7 @@ mod on {
 
         /// The current span: in the worker's own code, the worker's span or a child.
         pub(crate) fn current() -> Self {
+            seeded!(TasksOutsideSpan => return Self(None));
             Self::of(Span::current)
         }
 
@@ -68,6 +70,7 @@ mod on {
         /// Enters the span until the guard is dropped. If the subscriber panics, the span is not entered.
         #[inline]
         pub(crate) fn enter(&self) -> Option<Inside<'_>> {
+            seeded!(SubscriberPanicEscapes => return self.0.as_ref().map(|span| Inside(Some(span.enter()))));
             self.0.as_ref().and_then(|span| {
                 let entered = catch_unwind(AssertUnwindSafe(|| span.enter()));
                 entered.map_err(drop_payload).ok().map(|entered| Inside(Some(entered)))

@@ -64,6 +64,7 @@ use crate::mailbox::queue::Gate;
 use crate::util::coop::cooperate;
 use crate::util::id_list::{Id, IdList};
 use crate::util::panics::{CatchDropPanic, catch_panic};
+use crate::util::seeded::seeded;
 use crate::util::sync::lock;
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
@@ -250,6 +251,7 @@ impl CellCore {
 
     /// Removes this worker from every directory. The gate is closed. (step 5)
     pub(crate) fn leave_directories(&self) {
+        seeded!(NamesOutliveWorker => return);
         let memberships = lock(&self.exit_state).take(|watchers| mem::take(&mut watchers.memberships));
         for membership in memberships {
             // The `Drop` of a name is user code: a panic in one directory does not keep the worker in the next.
@@ -291,6 +293,7 @@ impl CellCore {
 
     /// Whether the current run has tasks that have not ended.
     pub(crate) fn has_tasks(&self) -> bool {
+        seeded!(TasksOutliveWorker => return false);
         lock(&self.exit_state).watchers().is_some_and(|watchers| watchers.tasks.is_some())
     }
 

@@ -1,14 +1,15 @@
 //! G4: no user code runs in the owner. A hung `init` delays its own key only.
 
+use std::future::Future;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use gen_registry::{Context, Registry, Worker};
+use gen_registry::{Context, Registry, StartError, Worker, WorkerHandle};
 
-use crate::rig::{Act, Book, Message, Plan, ReleaseOnDrop, job, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, ReleaseOnDrop, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn slow_inits_run_concurrently() {
@@ -186,7 +187,7 @@ async fn owner_never_drops_abandoned_args() {
 #[tokio::test(start_paused = true)]
 async fn busy_sender_yields_to_other_tasks() {
     let book = Arc::<Book>::default();
-    let registry = Registry::<crate::rig::Probe>::builder().mailbox_capacity(usize::MAX).build().unwrap();
+    let registry = Registry::<Probe>::builder().mailbox_capacity(usize::MAX).build().unwrap();
     let worker = registry.start(&1, Plan::new(&book)).await.unwrap();
     let polls = Arc::<AtomicUsize>::default();
     let other = tokio::spawn({
@@ -243,9 +244,47 @@ async fn blocking_init_delays_no_deadline_or_key() {
         });
         // After the deadline, and then the one at which it counts as stuck, the caller gets an error.
         let result = within(blocked, "a start whose init blocks its thread").await.unwrap();
-        assert!(matches!(result, Err(gen_registry::StartError::TimedOut)), "{result:?}");
+        assert!(matches!(result, Err(StartError::TimedOut)), "{result:?}");
         within(registry.start(&2, None), "another key").await.unwrap();
         let report = within(registry.shutdown(), "a shutdown beside a blocked thread").await;
         assert_eq!((report.drained, report.stuck), (1, 1));
     }
+}
+
+/// Starts a worker whose state blocks its thread in `Drop` until the flag is set. The receiver gets a message when it
+/// does.
+async fn start_with_blocking_drop(
+    registry: &Registry<Probe>,
+    released: &Arc<AtomicBool>,
+) -> (WorkerHandle<Probe>, tokio::sync::mpsc::UnboundedReceiver<()>) {
+    let (began, begun) = tokio::sync::mpsc::unbounded_channel();
+    let released = Arc::clone(released);
+    let block = move || {
+        began.send(()).unwrap();
+        while !released.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+    };
+    let plan = Plan { on_drop: Some(Arc::new(block)), ..Plan::new(&Arc::default()) };
+    (registry.start(&1, plan).await.unwrap(), begun)
+}
+
+/// Less than [`within`] allows: here a wait that is lost is not rare when the code is wrong.
+async fn soon<F: Future>(awaited: F, lost: &str) -> F::Output {
+    let in_time = tokio::time::timeout(Duration::from_secs(10), awaited).await;
+    in_time.unwrap_or_else(|_| panic!("timed out, lost: {lost}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocking_drop_after_a_panic_delays_no_deadline() {
+    let released = Arc::<AtomicBool>::default();
+    let _at_the_end = ReleaseOnDrop(Arc::clone(&released));
+    let timeouts = (Duration::from_millis(50), Duration::from_millis(10));
+    let registry = Registry::<Probe>::builder().init_timeout(timeouts.0).stop_timeout(timeouts.1).build().unwrap();
+    let (worker, mut begun) = start_with_blocking_drop(&registry, &released).await;
+    worker.cast(Message::Do(Act::Panic)).await.unwrap();
+    soon(begun.recv(), "the drop of the state").await.unwrap();
+    let hung = registry.start(&2, Plan::new(&Arc::default()).init(Act::Hang));
+    let hung = soon(hung, "the timeout of another key's init").await;
+    assert!(matches!(hung, Err(StartError::TimedOut)), "{hung:?}");
 }

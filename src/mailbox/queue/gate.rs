@@ -3,6 +3,7 @@
 use crate::lifecycle::exit::{CloseReason, StopMode};
 use crate::mailbox::queue::state::State;
 use crate::mailbox::queue::{Queue, wake, wake_all};
+use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicUsize, Ordering};
 
 /// The state of a worker's gate. The discriminants are in the order of the transitions. (rule 1 of [`queue`](super))
@@ -129,11 +130,13 @@ impl<M> Queue<M> {
             return;
         }
         if was == Gate::Open {
+            seeded!(KilledWorkerStillCounted => live.fetch_add(1, Ordering::Relaxed));
             // Lower the count before the gate closes. (rule 5)
             live.fetch_sub(1, Ordering::Relaxed);
         }
         self.set_gate(&mut state, Gate::Killed);
         state.delivery_ended = true;
+        seeded!(KillWakesNoTask => state.task = None);
         let task = state.task.take();
         let senders = state.release_waiters();
         drop(state);

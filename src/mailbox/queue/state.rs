@@ -6,6 +6,7 @@ use std::task::Waker;
 
 use crate::lifecycle::exit::CloseReason;
 use crate::mailbox::queue::{Envelope, MessageKind, Sequence};
+use crate::util::seeded::seeded;
 
 /// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and
 /// worker pass these lines back and forth.
@@ -148,6 +149,7 @@ impl<M> State<M> {
     }
 
     pub(super) fn begin_next_run(&mut self) {
+        seeded!(RunBoundaryKept => return);
         if let Some(cold) = &mut self.cold {
             cold.run_boundary = None;
         }
@@ -166,6 +168,7 @@ impl<M> State<M> {
 
     /// Whether the receiver is parked (a message takes its waker) and there is nothing for it to do.
     pub(super) fn is_idle(&self) -> bool {
+        seeded!(BusyWorkerEvicted => return true);
         self.receiver.is_some()
             && self.queued() == 0
             && self.reserved == 0
@@ -183,6 +186,7 @@ impl<M> State<M> {
     /// How many ticks were delivered since the last call.
     pub(super) fn take_ticks(&mut self) -> u32 {
         let delivered = self.delivered();
+        seeded!(TickCountsAsActivity => return 0);
         let Some(cold) = &mut self.cold else { return 0 };
         cold.ticks.advance(delivered);
         mem::take(&mut cold.ticks.delivered)
@@ -199,6 +203,7 @@ impl<M> State<M> {
     /// Whether there is capacity for one more message.
     #[inline]
     pub(super) fn has_capacity(&self, capacity: u32) -> bool {
+        seeded!(SenderOvertakesWaiters => return self.messages.len() < capacity as usize);
         self.messages.len() + (self.reserved as usize) < capacity as usize
     }
 

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use crate::mailbox::queue::state::State;
 use crate::mailbox::queue::{Gate, MessageKind, Queue, Sequence, wake};
 use crate::util::coop::{Budget, poll_budget};
+use crate::util::seeded::seeded;
 use crate::util::sync::MutexGuard;
 
 /// Acquires capacity for one message, in order. (rule 4)
@@ -56,6 +57,7 @@ impl<'a, M> Acquire<'a, M> {
 impl<M> Drop for Acquire<'_, M> {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
+        seeded!(DroppedSenderKeepsReservation => return);
         let mut state = self.queue.lock();
         if self.queue.gate() >= Gate::Closed {
             return;

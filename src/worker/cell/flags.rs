@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::metrics::counters::UndeliveredReason;
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
 
@@ -72,6 +73,7 @@ impl CellCore {
 
     /// Records that the exit event of the run is emitted. Returns whether the run had a start event. For the owner.
     pub(crate) fn take_reported(&self) -> bool {
+        seeded!(ExitReportedTwice => return true);
         self.flags.fetch_and(!REPORTED, Ordering::Relaxed) & REPORTED != 0
     }
 
@@ -125,6 +127,7 @@ impl<W: Worker> WorkerCell<W> {
     /// the owner, or the permit's own timer, calls it for an `init` that never yields. The first call returns the
     /// permit.
     pub(crate) fn return_permit(&self) {
+        seeded!(StartPermitKept => return);
         // AcqRel pairs with `hold_permit`.
         if self.flags.fetch_and(!HOLDS_PERMIT, Ordering::AcqRel) & HOLDS_PERMIT != 0 {
             if let Some(limiter) = &self.shared.start_limiter {

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 
 use crate::lifecycle::exit::ExitReason;
 use crate::mailbox::queue::Gate;
+use crate::util::seeded::seeded;
 use crate::util::sync::lock;
 use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell, flags};
@@ -97,6 +98,7 @@ impl<W: Worker> WorkerCell<W> {
             self.incarnation.fetch_add(1, Ordering::Relaxed);
             self.progress.store(RUNNING, Ordering::Relaxed);
             self.clear_flag(flags::CRASHED);
+            seeded!(CrashEndsNextRunToo => self.request_crash());
         }
         self.queue.begin_next_run();
     }

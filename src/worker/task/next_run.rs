@@ -13,6 +13,7 @@ use crate::lifecycle::exit::{Cause, ExitReason};
 use crate::mailbox::queue::Gate;
 use crate::util::in_transit::InTransit;
 use crate::util::panics::{CatchDropPanic, catch_panic};
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::{AnyCell, WorkerCell};
 use crate::worker::config::Config;
@@ -147,6 +148,7 @@ pub(super) fn crash_record<W: Worker>(
     run_args: &mut RunArgs<W>,
     exit: &Exit,
 ) -> Option<Box<CrashRecord>> {
+    seeded!(BudgetForgotten => return None);
     // There are some left if the worker was killed before it ran.
     catch_panic(|| drop(run_args.args.take()));
     let mut history = History::default();

@@ -27,9 +27,16 @@ use gen_registry::{CallError, Context, ExitReason, Registry, Reply, Worker, Work
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
+/// How long a test waits for what must happen, in seconds. `tests/seeded/run` sets `GEN_REGISTRY_PATIENCE` for a test that
+/// waits in real time for what does not happen.
+fn patience() -> Duration {
+    let set = std::env::var("GEN_REGISTRY_PATIENCE").ok();
+    Duration::from_secs(set.map_or(120, |seconds| seconds.parse().expect("a number of seconds")))
+}
+
 /// Waits for a future that must complete, and panics with what was lost if it does not.
 pub async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
-    match tokio::time::timeout(Duration::from_secs(120), awaited).await {
+    match tokio::time::timeout(patience(), awaited).await {
         Ok(output) => output,
         Err(_) => panic!("timed out, lost: {lost}"),
     }
