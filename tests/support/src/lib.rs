@@ -13,6 +13,7 @@
 )]
 
 pub mod exposition;
+pub mod public_futures;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, IntoFuture, poll_fn};
