@@ -1,1 +1,1 @@
-//! placeholder
+//! Foreign code: each place where code that is not the library's runs.

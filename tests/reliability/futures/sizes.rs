@@ -12,6 +12,8 @@ pub(crate) const BYTES: &[(&str, usize)] = &[
     ("Registry::kill", 224),
     ("Registry::crash", 192),
     ("Registry::shutdown", 344),
+    ("Registry::abort", 344),
+    ("Registry::gone", 344),
     ("WorkerHandle::stop", 192),
     ("WorkerHandle::stop_with", 176),
     ("WorkerHandle::kill", 176),

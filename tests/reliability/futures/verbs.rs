@@ -161,6 +161,7 @@ fn ends() -> Vec<Verb> {
         verb!("Registry::kill", Ends, |s| s.registry.kill(&s.key), any),
         verb!("Registry::crash", Ends, |s| s.registry.crash(&s.key), any),
         verb!("Registry::shutdown", Shuts, |s| s.registry.shutdown(), joined),
+        verb!("Registry::abort", Shuts, |s| s.registry.abort(), joined),
         verb!("WorkerHandle::stop", Ends, |s| s.worker.stop(), any),
         verb!("WorkerHandle::stop_with", Ends, |s| s.worker.stop_with(StopMode::Discard), any),
         verb!("WorkerHandle::kill", Ends, |s| s.worker.kill(), any),
@@ -219,6 +220,7 @@ fn calls() -> Vec<Verb> {
 
 fn waits() -> Vec<Verb> {
     vec![
+        verb!("Registry::gone", Waits, |s| s.registry.gone(), joined),
         verb!("WorkerHandle::closed", Waits, |s| s.worker.closed(), joined),
         verb!("WorkerHandle::run_ended", Waits, |s| s.worker.run_ended(), joined),
         verb!("Aliases::await_registration", Plain, |s| s.aliases.await_registration(&"name", LONG), any),

@@ -17,12 +17,13 @@ pub(crate) enum Event {
     Kill,
     Crash,
     Shutdown,
+    Abort,
     RegistryDropped,
     RuntimeDropped,
 }
 
 impl Event {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::None,
         Self::CallerDropped,
         Self::CallerAborted,
@@ -30,6 +31,7 @@ impl Event {
         Self::Kill,
         Self::Crash,
         Self::Shutdown,
+        Self::Abort,
         Self::RegistryDropped,
         Self::RuntimeDropped,
     ];
@@ -41,7 +43,7 @@ impl Event {
 
     /// Whether the registry starts nothing afterwards.
     pub(crate) fn is_final(self) -> bool {
-        matches!(self, Self::Shutdown | Self::RegistryDropped | Self::RuntimeDropped)
+        matches!(self, Self::Shutdown | Self::Abort | Self::RegistryDropped | Self::RuntimeDropped)
     }
 }
 
@@ -152,7 +154,7 @@ impl Cell {
             && (crashes || self.event == Event::Crash && self.moment == Moment::Reached(Phase::Handle));
         // `terminate` has no error, and a run that panics or is killed has no `terminate`.
         let is_cut = self.moment == Moment::Reached(Phase::Handle)
-            && matches!(self.event, Event::Kill | Event::RuntimeDropped)
+            && matches!(self.event, Event::Kill | Event::Abort | Event::RuntimeDropped)
             && matches!(handle, Fault::Slow | Fault::Hang);
         let terminates = handle != Fault::Hang && (handle != Fault::Panic || restarts) && !is_cut;
         if terminate == Fault::Error || terminate != Fault::Ok && !terminates || restart != Fault::Ok && !restarts {

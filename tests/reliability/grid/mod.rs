@@ -15,6 +15,7 @@ mod world;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,34 @@ fn threads() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime")
 }
 
+/// Wakes a thread of the runtime from time to time, as other events do in a program.
+///
+/// A thread that begins to block right after it has waited for timers leaves them without a thread, until tokio wakes
+/// another one. This is documented at the trait `Worker`.
+struct Waker {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Waker {
+    fn start(runtime: &Runtime) -> Self {
+        let (is_over, handle) = (Arc::<AtomicBool>::default(), runtime.handle().clone());
+        let waker = Self { is_over: Arc::clone(&is_over) };
+        std::thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                drop(handle.spawn(async {}));
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        waker
+    }
+}
+
+impl Drop for Waker {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs a cell on a runtime of its own.
 fn run(cell: Cell, clock: Clock) {
     let (book, ledger) = (Arc::<Book>::default(), Arc::<Ledger>::default());
@@ -40,6 +69,7 @@ fn run(cell: Cell, clock: Clock) {
         Clock::Paused => paused(),
         Clock::Real => threads(),
     };
+    let _waker = (clock == Clock::Real).then(|| Waker::start(&runtime));
     let mut world = runtime.block_on(async { World::new(cell, clock, &book, &ledger) });
     match runtime.block_on(world.drive()) {
         Ok(()) => {
@@ -86,8 +116,13 @@ fn run_all(cells: Vec<Cell>, clock: Clock, threads: usize) {
                 loop {
                     let next = queue.lock().expect("no cell runs under the lock").pop_front();
                     let Some(cell) = next else { return };
+                    let cell_began = Instant::now();
                     if catch_unwind(AssertUnwindSafe(|| run(cell, clock))).is_err() {
                         failed.lock().expect("no cell runs under the lock").push(cell.to_string());
+                    }
+                    let took = cell_began.elapsed();
+                    if took > Duration::from_secs(2) {
+                        println!("{cell}: took {took:?}");
                     }
                 }
             });
