@@ -7,6 +7,8 @@ use tonic_prost::ProstCodec;
 
 use crate::transport::frame::Envelope;
 pub(crate) use crate::transport::grpc::client::GrpcConnect;
+#[cfg(test)]
+pub(in crate::transport) use crate::transport::grpc::client::channel;
 pub use crate::transport::grpc::server::ListenError;
 pub(crate) use crate::transport::grpc::server::Server;
 
@@ -17,7 +19,7 @@ const PATH: &str = "/gen_registry.cluster.Nodes/Stream";
 const STREAM_WINDOW: u32 = 512 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
-fn codec() -> ProstCodec<Envelope, Envelope> {
+pub(in crate::transport) fn codec() -> ProstCodec<Envelope, Envelope> {
     ProstCodec::default()
 }
 

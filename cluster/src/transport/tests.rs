@@ -1,3 +1,10 @@
+mod bench;
 mod hello;
 mod outcomes;
+mod proxy;
+mod rules;
+mod sockets;
+mod storm;
 mod support;
+mod tls;
+mod violations;

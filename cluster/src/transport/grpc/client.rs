@@ -2,6 +2,8 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::transport::frame::{Broken, Envelope, Frame, MAX_FRAME};
 use crate::transport::grpc::{CONNECTION_WINDOW, PATH, STREAM_WINDOW, codec, status_text, text};
@@ -34,6 +36,30 @@ impl Connect for GrpcConnect {
 }
 
 async fn connect(tls: Option<TlsConfig>, address: String, outgoing: Outgoing) -> Result<Incoming, Broken> {
+    let secured = tls.is_some();
+    let channel = channel(tls, address).await?;
+    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_FRAME);
+    client.ready().await.map_err(|error| Broken(hinted(text(&error), secured)))?;
+    let outgoing = outgoing.map(|frame| Envelope { frame: Some(frame) });
+    let response = client
+        .streaming(tonic::Request::new(outgoing), PathAndQuery::from_static(PATH), codec())
+        .await
+        .map_err(|status| Broken(hinted(status_text(&status), secured)))?;
+    Ok(frames(response.into_inner()))
+}
+
+/// Adds what is wrong most of the time when the other end closes a connection that has just opened. Neither a server that
+/// expects TLS nor one that rejects a certificate has a way to say so that always arrives.
+fn hinted(text: String, secured: bool) -> String {
+    match secured {
+        true => format!("{text}; it may not accept the certificate of this node"),
+        false => format!("{text}; it may require TLS, and this node has none"),
+    }
+}
+
+/// Opens a connection.
+pub(in crate::transport) async fn channel(tls: Option<TlsConfig>, address: String) -> Result<Channel, Broken> {
+    let secured = tls.is_some();
     // The connector below knows the address. This is the authority of the requests.
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|error| Broken(format!("`{address}` is no host and port: {}", text(&error))))?
@@ -42,16 +68,19 @@ async fn connect(tls: Option<TlsConfig>, address: String, outgoing: Outgoing) ->
         // Frees a connection to a host that vanished. The stream has ended long before, by its own pings.
         .http2_keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
-    let connector = Connector { tls, address };
-    let channel = endpoint.connect_with_connector(connector).await.map_err(|error| Broken(text(&error)))?;
-    let mut client = tonic::client::Grpc::new(channel).max_decoding_message_size(MAX_FRAME);
-    client.ready().await.map_err(|error| Broken(text(&error)))?;
-    let outgoing = outgoing.map(|frame| Envelope { frame: Some(frame) });
-    let response = client
-        .streaming(tonic::Request::new(outgoing), PathAndQuery::from_static(PATH), codec())
-        .await
-        .map_err(|status| Broken(status_text(&status)))?;
-    Ok(frames(response.into_inner()))
+    let open = Arc::new(AtomicBool::new(false));
+    let connector = Connector { tls, address, open: Arc::clone(&open) };
+    endpoint.connect_with_connector(connector).await.map_err(|error| {
+        let text = text(&error);
+        Broken(match open.load(Ordering::Relaxed) {
+            true => hinted(text, secured),
+            // Plain bytes are no TLS record.
+            false if text.contains("corrupt message") => {
+                format!("{text}; it may have no TLS, and this node requires it")
+            }
+            false => text,
+        })
+    })
 }
 
 /// The frames of a stream of either direction.
@@ -68,6 +97,8 @@ pub(super) fn frames(stream: tonic::Streaming<Envelope>) -> Incoming {
 struct Connector {
     tls: Option<TlsConfig>,
     address: String,
+    /// Whether the socket was opened and secured.
+    open: Arc<AtomicBool>,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send {}
@@ -85,7 +116,7 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        let (tls, address) = (self.tls.clone(), self.address.clone());
+        let (tls, address, open) = (self.tls.clone(), self.address.clone(), Arc::clone(&self.open));
         Box::pin(async move {
             let socket = TcpStream::connect(address).await?;
             socket.set_nodelay(true)?;
@@ -93,6 +124,7 @@ impl tower_service::Service<Uri> for Connector {
                 None => Box::pin(socket),
                 Some(tls) => Box::pin(TlsConnector::from(tls.client).connect(tls.name, socket).await?),
             };
+            open.store(true, Ordering::Relaxed);
             Ok(TokioIo::new(io))
         })
     }

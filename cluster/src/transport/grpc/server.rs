@@ -68,6 +68,20 @@ impl Server {
         if tls.is_none() && !insecure && !address.ip().to_canonical().is_loopback() {
             return Err(ListenError::Insecure(address));
         }
+        Server::listen_with(address, tls, Nodes { accept }).await
+    }
+
+    /// Listens for a service.
+    pub(in crate::transport) async fn listen_with<S>(
+        address: SocketAddr,
+        tls: Option<TlsConfig>,
+        service: S,
+    ) -> Result<Server, ListenError>
+    where
+        S: tower_service::Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+        S: Clone + Send + 'static,
+        S::Future: Send,
+    {
         let failed = |source| ListenError::Io { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
@@ -80,7 +94,7 @@ impl Server {
             .http2_keepalive_interval(Some(Duration::from_secs(20)))
             .max_concurrent_streams(16)
             .serve_with_incoming_shutdown(
-                Nodes { accept },
+                service,
                 stream::poll_fn(move |cx| accepted.poll_recv(cx).map(|io| io.map(Ok::<_, io::Error>))),
                 // Either way it is dropped.
                 async { drop(stopped.await) },

@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
+use tokio::task::coop::consume_budget;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::codec::Part;
@@ -128,6 +129,8 @@ impl Reader<'_> {
                     if let Err(broken) = self.frame(frame) {
                         return broken;
                     }
+                    // Frames may be ready for ever. Other tasks run between them.
+                    consume_budget().await;
                 }
                 _ = ticks.tick() => {
                     if missed == MISSED_PINGS {

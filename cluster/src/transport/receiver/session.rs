@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::{Notify, watch};
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
 use crate::codec::Part;
@@ -216,6 +217,8 @@ impl<S: Serve> Reader<'_, S> {
                         Some(frame) => self.frame(frame?).await?,
                         None => return Ok(()),
                     }
+                    // Frames may be ready for ever. Other tasks run between them.
+                    consume_budget().await;
                 }
                 () = self.session.changed.notified() => {}
                 changed = phase.changed() => {
