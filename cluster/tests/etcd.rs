@@ -42,7 +42,7 @@ async fn overwrite(engine: &Etcd, key: &str, last: Revision, value: &str) -> Rev
 #[tokio::test]
 async fn etcd_keeps_the_contract() {
     let Some(etcd) = EtcdCluster::start(1).await else { return };
-    conformance::all(&[etcd.client()]).await;
+    conformance::all(&[etcd.client_of(0)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -61,7 +61,7 @@ async fn commits_stay_right_when_the_leader_is_killed() {
     sleep(SECOND * 5).await;
     etcd.restart(leader);
     sleep(SECOND * 2).await;
-    let counted = load.end(&etcd.client()).await;
+    let counted = load.end(&etcd.client_of(0)).await;
     println!("leader killed: {counted:?}");
     assert!(counted.done > 100 && counted.longest_gap < SECOND * 6, "{counted:?}");
 }
@@ -77,7 +77,7 @@ async fn commits_stay_right_when_a_paused_leader_wakes() {
     sleep(SECOND * 7).await;
     etcd.wake(leader);
     sleep(SECOND * 3).await;
-    let counted = load.end(&etcd.client()).await;
+    let counted = load.end(&etcd.client_of(0)).await;
     println!("leader paused and woken: {counted:?}");
     assert!(counted.done > 100 && counted.longest_gap < SECOND * 6, "{counted:?}");
 }
@@ -124,7 +124,7 @@ async fn commits_stay_right_in_a_rolling_restart() {
         };
         within(ready, "a member that restarts").await;
     }
-    let counted = load.end(&etcd.client()).await;
+    let counted = load.end(&etcd.client_of(0)).await;
     println!("rolling restart: {counted:?}");
     assert!(counted.done > 100, "{counted:?}");
 }
@@ -133,7 +133,7 @@ async fn commits_stay_right_in_a_rolling_restart() {
 async fn outcome_of_a_cut_commit_is_unknown_and_never_wrong() {
     let Some(etcd) = EtcdCluster::start(1).await else { return };
     let (proxy, through) = proxied(&etcd, 0).await;
-    let direct = etcd.client();
+    let direct = etcd.client_of(0);
     done(&through, &[], &[put("/warm", "")]).await;
     let written = async |key: &str| !direct.read(key).await.expect("the engine answers").entries.is_empty();
     for (key, to_server, to_client, is_done) in [
@@ -173,7 +173,7 @@ async fn commits_stay_right_when_connections_are_reset() {
         proxy.reset();
     }
     proxy.both(Flow::Pass);
-    let counted = load.end(&etcd.client()).await;
+    let counted = load.end(&etcd.client_of(0)).await;
     println!("60 resets, {} connections: {counted:?}", proxy.accepted());
     assert!(counted.unknown > 0 && counted.done > 50 && proxy.accepted() > 30, "{counted:?}");
 }
@@ -182,7 +182,7 @@ async fn commits_stay_right_when_connections_are_reset() {
 async fn watch_that_is_cut_at_every_event_misses_none() {
     let Some(etcd) = EtcdCluster::start(1).await else { return };
     let (proxy, through) = proxied(&etcd, 0).await;
-    let direct = etcd.client();
+    let direct = etcd.client_of(0);
     let start = done(&direct, &[], &[put("/cut/a", "start")]).await;
     let mut watch = pin!(through.watch("/cut/", start));
     let mut next = async |expected: Revision| {
@@ -228,7 +228,7 @@ async fn watch_that_is_cut_at_every_event_misses_none() {
 async fn compaction_under_a_watch_ends_it() {
     let Some(etcd) = EtcdCluster::start(1).await else { return };
     let (proxy, through) = proxied(&etcd, 0).await;
-    let direct = etcd.client();
+    let direct = etcd.client_of(0);
     let start = done(&direct, &[], &[put("/old/a", "0")]).await;
     let mut watch = pin!(through.watch("/old/", start));
     let first = done(&direct, &[], &[put("/old/a", "1")]).await;
@@ -251,7 +251,7 @@ async fn compaction_under_a_watch_ends_it() {
 async fn silent_connection_is_noticed_by_the_watch() {
     let Some(etcd) = EtcdCluster::start(1).await else { return };
     let (proxy, through) = proxied(&etcd, 0).await;
-    let direct = etcd.client();
+    let direct = etcd.client_of(0);
     let start = done(&direct, &[], &[put("/silent/a", "0")]).await;
     let mut watch = pin!(through.watch("/silent/", start));
     // Quiet, but alive: the watch stays on its connection.
@@ -320,14 +320,14 @@ async fn restarted_member_is_reached_again() {
 async fn what_is_not_allowed_is_refused() {
     let Some(etcd) = EtcdCluster::start_with(1, false, &["--bcrypt-cost", "4"]).await else { return };
     // Before authentication is on, a user is accepted, too.
-    let chat = etcd.client().user("chat", "secret");
+    let chat = etcd.client_of(0).user("chat", "secret");
     done(&chat, &[], &[put("/chat/a", "1")]).await;
     etcd.turn_authentication_on();
     let revision = done(&chat, &[], &[put("/chat/a", "2")]).await;
     assert_eq!(chat.read("/chat/").await.expect("the role allows it").entries[0].revision, revision);
     chat.compact(revision).await.expect("etcd lets every user compact");
     for (client, at) in
-        [(etcd.client(), "/chat/"), (etcd.client().user("chat", "wrong"), "/chat/"), (chat.clone(), "/other/")]
+        [(etcd.client_of(0), "/chat/"), (etcd.client_of(0).user("chat", "wrong"), "/chat/"), (chat.clone(), "/other/")]
     {
         let read = within(client.read(at), "a read").await;
         assert!(matches!(read, Err(EngineError::Refused(_))), "{at}: {read:?}");
@@ -336,7 +336,7 @@ async fn what_is_not_allowed_is_refused() {
         let watch = within(pin!(client.watch(at, revision)).next(), "a watch").await;
         assert!(matches!(watch, Some(Err(WatchError::Refused(_)))), "{at}: {watch:?}");
     }
-    let root = etcd.client().user("root", "root");
+    let root = etcd.client_of(0).user("root", "root");
     assert_eq!(within(root.read("/other/"), "a read").await.expect("root may").entries, []);
     assert_eq!(within(root.read("/chat/"), "a read").await.expect("root may").entries.len(), 1);
 }
@@ -344,7 +344,7 @@ async fn what_is_not_allowed_is_refused() {
 /// A watch and requests go on while the tokens of a user expire.
 async fn outlives_its_tokens(etcd: &mut EtcdCluster) {
     etcd.turn_authentication_on();
-    let chat = etcd.client().user("chat", "secret");
+    let chat = etcd.client_of(0).user("chat", "secret");
     let start = done(&chat, &[], &[put("/chat/a", "1")]).await;
     let mut watch = pin!(chat.watch("/chat/", start));
     let mut last = start;
@@ -389,7 +389,7 @@ async fn expired_signed_tokens_are_renewed() {
 #[tokio::test]
 async fn members_and_clients_prove_themselves_by_tls() {
     let Some(etcd) = EtcdCluster::start_with_tls(1).await else { return };
-    let client = etcd.client();
+    let client = etcd.client_of(0);
     let start = done(&client, &[], &[put("/tls/a", "1")]).await;
     let mut watch = pin!(client.watch("/tls/", start));
     let next = done(&client, &[], &[put("/tls/a", "2")]).await;

@@ -170,9 +170,9 @@ impl EtcdCluster {
         self.trusting(Etcd::new((0..self.len()).map(|member| self.url(member))))
     }
 
-    /// A client of one member.
+    /// A patient client of one member, for what a test does beside the faults: it never gives up on a machine under load.
     pub fn client_of(&self, member: usize) -> Etcd {
-        self.trusting(Etcd::new([self.url(member)]))
+        self.trusting(Etcd::new([self.url(member)])).attempt(Duration::from_secs(20))
     }
 
     /// The member that an address belongs to.

@@ -39,7 +39,7 @@ pub fn delete(key: impl Into<Key>) -> Op {
 pub async fn done(engine: &impl Engine, when: &[(Key, Expect)], then: &[Op]) -> Revision {
     match within(engine.commit(when, then), "the outcome of a commit").await {
         Ok(Commit::Done(revision)) => revision,
-        other => panic!("{then:?} was not done: {other:?}"),
+        other => panic!("{:?} was not done: {other:?}", then.iter().map(Op::key).collect::<Vec<_>>()),
     }
 }
 
@@ -49,7 +49,7 @@ pub async fn settle(engine: &impl Engine, when: &[(Key, Expect)], then: &[Op]) -
         loop {
             match engine.commit(when, then).await {
                 Ok(outcome) => return outcome,
-                Err(EngineError::Refused(why)) => panic!("{then:?} was refused: {why}"),
+                Err(EngineError::Refused(why)) => panic!("refused: {why}"),
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
