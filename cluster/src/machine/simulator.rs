@@ -3,7 +3,7 @@
 //!
 //! ```sh
 //! cargo test -p gen-registry-cluster simulator                                      # a few seconds
-//! GEN_REGISTRY_CLUSTER_STEPS=1000000 cargo test -p gen-registry-cluster --release simulator -- --nocapture
+//! GEN_REGISTRY_CLUSTER_STEPS=1000000 cargo test -p gen-registry-cluster simulator -- --nocapture     # as in CI
 //! GEN_REGISTRY_CLUSTER_SEED=42 cargo test -p gen-registry-cluster simulator         # one run again
 //! ```
 //!
