@@ -304,7 +304,8 @@ impl Worker {
             let target = format_ident!("{target}");
             let methods = messages.iter().flat_map(|message| self.client_methods(message)).map(|method| {
                 let ClientMethod { cfgs, signature, body, .. } = method;
-                quote!(#cfgs #signature { #body })
+                // Of a worker without parameters, it would not be inlined in another crate or codegen unit.
+                quote!(#[inline] #cfgs #signature { #body })
             });
             quote! {
                 #[automatically_derived]
