@@ -4,9 +4,7 @@
 
 mod checklist;
 mod hashes;
-#[cfg(feature = "metrics")]
 mod labels;
-#[cfg(feature = "tracing")]
 mod logs;
 mod messages;
 mod slow;

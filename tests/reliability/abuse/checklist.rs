@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-const GUIDE: &str = include_str!("../../guide/security.md");
+const GUIDE: &str = include_str!("../../../guide/security.md");
 
 /// The sources of these tests.
 const SOURCES: [&str; 6] = [
