@@ -64,7 +64,7 @@ impl Options {
     /// The part of the window that a request takes: its bytes, and at least those of one call of a full window. So one fair
     /// semaphore is both limits.
     fn cost(&self, request: &Request) -> u32 {
-        let least = self.window_bytes / self.window_calls.max(1);
+        let least = self.window_bytes.div_ceil(self.window_calls.max(1));
         let bytes = request.key.len() + request.body.len();
         // A message that is larger than the window takes all of it.
         u32::try_from(bytes.max(least).min(self.window_bytes)).unwrap_or(u32::MAX)

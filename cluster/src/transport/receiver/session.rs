@@ -303,7 +303,9 @@ impl<S: Serve> Reader<'_, S> {
         let (session, receiver, from) = (Arc::clone(self.session), Arc::clone(self.receiver), self.from);
         let task = tokio::spawn(async move {
             let response = if Instant::now() < deadline {
-                let serving = AssertUnwindSafe(receiver.serve.serve(from, request, deadline)).catch_unwind();
+                // In a block, so that a panic before the first poll is caught as well.
+                let serving = async { receiver.serve.serve(from, request, deadline).await };
+                let serving = AssertUnwindSafe(serving).catch_unwind();
                 match timeout_at(deadline, serving).await {
                     Ok(Ok(response)) => response,
                     // Code of the user panicked, before the message began or in it.

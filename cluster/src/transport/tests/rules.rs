@@ -1,6 +1,6 @@
 //! The rules of the transport, at each point where a caller or a stream may end.
 
-use std::future::pending;
+use std::future::{Future, pending};
 use std::sync::Mutex;
 
 use futures_util::future::BoxFuture;
@@ -10,12 +10,13 @@ use tokio::task::yield_now;
 use tokio::time::Instant;
 
 use super::support::*;
+use crate::id::NodeId;
 use crate::transport::frame::Broken;
 use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Outgoing, Peer};
 use crate::transport::receiver::{Accept, Receiver};
-use crate::transport::request::Response;
-use crate::transport::{Connect, Incoming, Way};
+use crate::transport::request::{Request, Response, Serve, Verb};
+use crate::transport::{Connect, Incoming, LocalNetwork, Way};
 
 #[tokio::test(start_paused = true)]
 async fn caller_dropped_at_any_poll_leaves_nothing() {
@@ -145,6 +146,26 @@ async fn c6_lost_call_does_not_overtake_the_next() {
     pair.send(message("echo", 2, 8)).await;
     until_idle().await;
     assert!(matches!(pair.world.order()[..], [2] | [1, 2]), "{:?}", pair.world.order());
+}
+
+/// Panics before it returns a future.
+struct PanicsAtOnce;
+
+impl Serve for PanicsAtOnce {
+    fn serve(&self, _: NodeId, request: Request, _: Instant) -> impl Future<Output = Response> + Send {
+        assert_eq!(request.verb, Verb::Count, "a test panics at once");
+        std::future::ready(Response::Taken)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn panic_without_a_future_is_answered() {
+    let network = LocalNetwork::new();
+    network.listen("b", Receiver::new(PanicsAtOnce, identity(2), Options::default()));
+    let peer = Peer::new(identity(1), node(2), "b".into(), network.connector("a"), Options::default());
+    let outcome = send(&peer, message("echo", 1, 8), SECOND).await;
+    assert!(matches!(outcome, Outcome::Answered(Response::ReplyDropped)), "{outcome:?}");
+    assert_eq!(peer.in_flight(), 0);
 }
 
 #[tokio::test(start_paused = true)]
