@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use gen_registry_cluster::Revision;
 use gen_registry_cluster::engine::{Commit, Engine, EngineError, Expect, Memory, WatchError};
+use support::load::Load;
 use support::{conformance, delete, done, put, within};
 use tokio::time;
 
@@ -139,4 +140,33 @@ async fn watch_that_lags_behind_a_compaction_ends() {
     assert!(second < third);
     assert_eq!(within(watch.next(), "the end").await, Some(Err(WatchError::Compacted { oldest: third })));
     assert_eq!(within(watch.next(), "the end").await, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn numbers_stay_right_under_all_faults() {
+    let memory = Memory::new();
+    let clients = [memory.client("a"), memory.client("b"), memory.client("c")];
+    let load = Load::begin(&clients, "/load/").await;
+    for round in 0..200_u64 {
+        time::sleep(Duration::from_millis(3 + round * 7 % 40)).await;
+        let by = Duration::from_millis(round * 11 % 300);
+        match round % 8 {
+            0 => memory.lose_next(),
+            1 => memory.lose_next_request(),
+            2 => memory.commit_late(by),
+            3 => memory.answer_late(by),
+            4 => memory.commit_twice(),
+            5 => {
+                memory.pause();
+                time::sleep(by * 3).await;
+                memory.resume();
+            }
+            6 => memory.split("b"),
+            _ => memory.heal("b"),
+        }
+    }
+    memory.heal("b");
+    let counted = load.end(&memory).await;
+    println!("{counted:?}");
+    assert!(counted.done > 100 && counted.unknown > 50 && counted.conflicts > 0, "{counted:?}");
 }

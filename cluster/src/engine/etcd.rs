@@ -36,7 +36,7 @@ use crate::id::Revision;
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
 /// let engine = Etcd::new(["https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"])
 ///     .tls(EtcdTls::from_pem(std::fs::read("etcd-ca.pem")?)?)
-///     .user("chat", std::fs::read_to_string("etcd-password")?)
+///     .user("chat", std::fs::read_to_string("etcd-password")?.trim_end())
 ///     .compaction(Compaction::Operators);
 /// # Ok(())
 /// # }

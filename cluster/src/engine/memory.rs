@@ -130,19 +130,20 @@ impl Memory {
         result
     }
 
-    /// Waits until the requests of the client reach the engine, and `look` finds something there.
+    /// What `look` finds, if requests of the client reach the engine.
+    fn now<T>(&self, look: impl FnOnce(&mut State) -> Option<T>) -> Option<T> {
+        let mut state = self.lock();
+        if state.faults.is_cut(&self.client) { None } else { look(&mut state) }
+    }
+
+    /// Waits until requests of the client reach the engine, and `look` finds something there.
     async fn until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> T {
         let mut version = self.shared.version.subscribe();
         loop {
             // Before the look: a change that comes after the look is then a new version.
             version.borrow_and_update();
-            {
-                let mut state = self.lock();
-                if !state.faults.is_cut(&self.client)
-                    && let Some(found) = look(&mut state)
-                {
-                    return found;
-                }
+            if let Some(found) = self.now(&mut look) {
+                return found;
             }
             // `self` keeps the sender.
             let _ = version.changed().await;
@@ -178,8 +179,9 @@ impl Memory {
 impl Engine for Memory {
     async fn read(&self, prefix: &str) -> Result<Snapshot, EngineError> {
         let look = |state: &mut State| Some(state.store.read(prefix));
-        if !self.lock().faults.is_cut(&self.client) {
-            return Ok(self.until(look).await);
+        // First without a timer, as in `outcome`.
+        if let Some(snapshot) = self.now(look) {
+            return Ok(snapshot);
         }
         let answer = time::timeout(ATTEMPT, self.until(look)).await;
         answer.map_err(|_| EngineError::Unavailable("no answer in time".into()))

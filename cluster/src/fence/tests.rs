@@ -264,9 +264,13 @@ fn overdue_process_is_aborted() {
     const MARK: &str = "GEN_REGISTRY_TEST_OVERDUE";
     if std::env::var_os(MARK).is_some() {
         let (clock, driver, validity, _fences) = valid();
-        let thread = FenceThread::spawn(clock, SECOND, FencePolicy::AbortProcess, |_| {}).expect("a thread");
+        // A registry that is stuck: what is notified never returns.
+        let stuck = |_| std::thread::sleep(SECOND * 3600);
+        let thread = FenceThread::spawn(clock, SECOND, FencePolicy::AbortProcess, stuck).expect("a thread");
         thread.watch(validity);
-        driver.advance(SECOND * 2);
+        driver.advance(SECOND);
+        std::thread::sleep(SECOND / 10);
+        driver.advance(SECOND);
         std::thread::sleep(SECOND * 60);
         return;
     }

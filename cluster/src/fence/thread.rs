@@ -1,10 +1,13 @@
 //! The thread that fences a node whose runtime is stuck.
 //!
-//! It is a thread of its own and not a task, it takes no lock that user code runs under, and it never waits for the runtime.
+//! It is a thread of its own and not a task. It waits for nothing but the clock: what it notifies runs in a second thread, and
+//! so does the output of its last words. Neither a registry that is stuck nor a pipe that is full holds up the end of the
+//! process.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::Duration;
@@ -16,7 +19,10 @@ use crate::machine::Instant;
 /// How often the thread looks at the clock.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// What the thread reports, from the thread.
+/// How long the output of the last words may take.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// What is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Alarm {
     /// The deadline has passed, and all shards are revoked. Workers must be aborted now.
@@ -46,7 +52,8 @@ impl Drop for FenceThread {
 }
 
 impl FenceThread {
-    /// Starts the thread. `reaction` is how long workers may run after the deadline: half of `take - valid`.
+    /// Starts the thread. `reaction` is how long workers may run after the deadline: half of `take - valid`. `alarm` runs in a
+    /// thread of its own, and may wait.
     ///
     /// # Errors
     ///
@@ -57,8 +64,14 @@ impl FenceThread {
         policy: FencePolicy,
         alarm: impl FnMut(Alarm) + Send + 'static,
     ) -> io::Result<FenceThread> {
+        let (alarms, receiver) = channel();
+        thread::Builder::new().name("gen-registry-alarm".into()).spawn(move || deliver(receiver, alarm))?;
         let watched = Arc::default();
-        let mut guard = Guard::new(Arc::downgrade(&watched), clock, reaction, policy, alarm);
+        let send = move |alarm| {
+            // The thread of the alarms ends after this one only.
+            let _ = alarms.send(alarm);
+        };
+        let mut guard = Guard::new(Arc::downgrade(&watched), clock, reaction, policy, send);
         let run = move || {
             while guard.look() {
                 thread::park_timeout(LOOK);
@@ -71,6 +84,13 @@ impl FenceThread {
     /// Watches this membership from now on, and not the one before.
     pub(crate) fn watch(&self, validity: Arc<Validity>) {
         *self.watched.lock().unwrap_or_else(PoisonError::into_inner) = Some(validity);
+    }
+}
+
+fn deliver(alarms: Receiver<Alarm>, mut alarm: impl FnMut(Alarm)) {
+    for next in alarms {
+        // A panic must not hide the alarms that follow.
+        let _ = catch_unwind(AssertUnwindSafe(|| alarm(next)));
     }
 }
 
@@ -114,7 +134,7 @@ impl<A: FnMut(Alarm)> Guard<A> {
             REVOKED => {}
             deadline if now < Instant(deadline) => return,
             deadline if validity.revoke_at(deadline) => {
-                self.report(Alarm::Passed { late: now.since(Instant(deadline)) });
+                (self.alarm)(Alarm::Passed { late: now.since(Instant(deadline)) });
             }
             // Another thread has extended it in time, or is about to revoke it.
             _ => return,
@@ -130,17 +150,23 @@ impl<A: FnMut(Alarm)> Guard<A> {
 
     fn overdue(&mut self, after: Duration) {
         if self.policy == FencePolicy::AbortProcess {
-            eprintln!(
-                "gen-registry-cluster: workers still run {after:?} after the node's ownership ended, and other nodes may begin \
-                 theirs. The process is aborted (FencePolicy::AbortProcess)."
-            );
-            std::process::abort();
+            abort(after);
         }
-        self.report(Alarm::Overdue { after });
+        (self.alarm)(Alarm::Overdue { after });
     }
+}
 
-    fn report(&mut self, alarm: Alarm) {
-        // The thread outlives a panic of what it notifies: then `Overdue` follows.
-        let _ = catch_unwind(AssertUnwindSafe(|| (self.alarm)(alarm)));
-    }
+/// Aborts the process, and says why if that can be said in time.
+fn abort(after: Duration) -> ! {
+    let (written, wait) = channel();
+    // A failure: the system has no thread left. Then nothing is said.
+    let _ = thread::Builder::new().spawn(move || {
+        eprintln!(
+            "gen-registry-cluster: workers still run {after:?} after the node's ownership ended, and other nodes may begin \
+             theirs. The process is aborted (FencePolicy::AbortProcess)."
+        );
+        let _ = written.send(());
+    });
+    let _ = wait.recv_timeout(LAST_WORDS);
+    std::process::abort()
 }
