@@ -76,6 +76,14 @@ impl<P: Types> Lifecycle<P> {
         }
     }
 
+    /// How the start of an entry has failed, if it has not succeeded by the time the owner is dropped. (G9)
+    pub(crate) fn unfinished_start(&self, entry: EntryId, failure: &StartFailure) -> Option<StartFailure> {
+        match self.phases.get(&entry)? {
+            Phase::Queued { .. } | Phase::Starting { .. } => Some(failure.clone()),
+            Phase::Stopping { cancelled, .. } => cancelled.as_ref().map(|(failure, _)| failure.clone()),
+        }
+    }
+
     /// Fails every start that waits: the owner is dropped with its runtime, before the registry was shut down.
     pub(crate) fn abort_all(&mut self, _: NoneDelegated, failure: &StartFailure, effects: &mut Effects<P>) {
         self.mode = Mode::Over;

@@ -203,7 +203,8 @@ public_totals! {
     }
 }
 
-/// The counters of rare events. Only the owner writes them, except for `task_panics`. Delegated starts that succeed are
+/// The counters of rare events. Only the owner writes them, and after it the workers that it has left; except for
+/// `task_panics`. Delegated starts that succeed are
 /// counted in [`Numbers`](crate::worker::shared::Numbers) instead.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -241,7 +242,16 @@ impl Counters {
     }
 
     pub(crate) fn exited(&self, reason: &ExitReason) {
-        count(match reason {
+        count(self.of_exit(reason));
+    }
+
+    /// Counts an exit after the owner was dropped. Several workers may do so at the same time.
+    pub(crate) fn exited_without_owner(&self, reason: &ExitReason) {
+        self.of_exit(reason).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn of_exit(&self, reason: &ExitReason) -> &AtomicU64 {
+        match reason {
             ExitReason::Normal => &self.exits.normal,
             ExitReason::Stopped => &self.exits.stopped,
             ExitReason::Idle => &self.exits.idle,
@@ -251,7 +261,7 @@ impl Counters {
             ExitReason::Failed(_) => &self.exits.failed,
             ExitReason::Panicked(_) => &self.exits.panicked,
             ExitReason::Crashed => &self.exits.crashed,
-        });
+        }
     }
 
     pub(crate) fn restarted(&self, cause: Cause) {

@@ -1,6 +1,7 @@
 //! How a registry ends: closing and killing all workers, the report, and the owner's `Drop`.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::lifecycle::ShutdownReport;
 use crate::lifecycle::exit::CloseReason;
@@ -53,6 +54,29 @@ impl Owner {
         self.is_done = true;
     }
 
+    /// Leaves all workers, since the owner is dropped: each counts its own exit. A start that has not succeeded counts
+    /// as failed now. (G9)
+    fn leave_all(&mut self) {
+        let failure = self.shared.start_refusal();
+        let mut started = Vec::new();
+        for cell in self.cells() {
+            let entry = cell.core().entry;
+            match self.lifecycle.unfinished_start(entry, &failure) {
+                Some(failure) => self.report_not_started(entry, failure),
+                None => started.push(cell),
+            }
+        }
+        let numbers = &self.shared.numbers;
+        numbers.workers.store(started.len(), Ordering::Relaxed);
+        numbers.starting.store(0, Ordering::Relaxed);
+        numbers.waiting_for_room.store(0, Ordering::Relaxed);
+        for cell in started {
+            cell.core().leave();
+            // It may have exited already, and the notice may be lost.
+            self.shared.count_left(cell.core());
+        }
+    }
+
     /// Publishes the workers that have not exited. The owner of a nested registry waits for them, after it has the
     /// report.
     fn publish_stuck(&self) {
@@ -88,6 +112,7 @@ impl Drop for Owner {
             launch.discard();
         }
         let none_delegated = self.observe_all();
+        self.leave_all();
         self.lifecycle.abort_all(none_delegated, &self.shared.start_refusal(), &mut self.effects);
         self.perform_all();
         // The combiner does not run these any more, and callers that wait beside a shutdown need their replies. (G10)

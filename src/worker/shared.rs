@@ -19,7 +19,7 @@ use crate::util::panics::CatchDropPanic;
 use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
-use crate::worker::cell::AnyCell;
+use crate::worker::cell::{AnyCell, CellCore};
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, StartLimiter};
@@ -179,6 +179,14 @@ impl SharedCore {
             StartFailure::RuntimeShutdown
         } else {
             StartFailure::Shutdown
+        }
+    }
+
+    /// Counts the exit of a worker that the owner has left, once. (G9)
+    pub(crate) fn count_left(&self, worker: &CellCore) {
+        if let Some(reason) = worker.take_left_exit() {
+            self.numbers.workers.fetch_sub(1, Ordering::Relaxed);
+            self.numbers.counters.exited_without_owner(&reason);
         }
     }
 

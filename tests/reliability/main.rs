@@ -9,4 +9,5 @@
 mod foreign;
 mod futures;
 mod grid;
+mod heartbeat;
 mod ledger;

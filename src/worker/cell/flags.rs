@@ -3,6 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::lifecycle::exit::ExitReason;
 use crate::metrics::counters::UndeliveredReason;
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
@@ -16,6 +17,8 @@ const SKIP_PERMIT: u8 = 2;
 const KILLED_AT_DEADLINE: u8 = 4;
 /// The start event of the current run was emitted, and its exit event was not. For the owner.
 const REPORTED: u8 = 8;
+/// The owner was dropped before this worker exited. The party that clears the flag counts the exit.
+const LEFT: u8 = 16;
 /// The current run must end as by a crash. Written under the lock of the exit state: see [`runs`](super::runs).
 pub(super) const CRASHED: u8 = 32;
 /// The queued messages must be discarded.
@@ -75,6 +78,23 @@ impl CellCore {
     pub(crate) fn take_reported(&self) -> bool {
         seeded!(ExitReportedTwice => return true);
         self.flags.fetch_and(!REPORTED, Ordering::Relaxed) & REPORTED != 0
+    }
+
+    /// Records that the owner is dropped and counts nothing more of this worker, which has started. For the owner.
+    pub(crate) fn leave(&self) {
+        self.set_flag(LEFT);
+    }
+
+    /// The exit of a worker that the owner has left, for the one caller that counts it.
+    ///
+    /// The worker asks after it has set its exit, and the owner after it has left the worker. The lock of the exit state
+    /// orders the two, so that the later one finds both the flag and the exit.
+    pub(crate) fn take_left_exit(&self) -> Option<ExitReason> {
+        if !self.has_flag(LEFT) {
+            return None;
+        }
+        let exit = self.exit()?;
+        (self.flags.fetch_and(!LEFT, Ordering::Relaxed) & LEFT != 0).then_some(exit)
     }
 
     pub(crate) fn set_restart_limit_reached(&self) {

@@ -45,6 +45,8 @@ impl<W: Worker> ExitGuard<W> {
         let reason = exit.reason();
         notify(&cell.shared, Notice::Exited(cell.clone(), exit, crash_record));
         cell.set_exit(reason);
+        // The owner may have been dropped before the notice.
+        cell.shared.count_left(&cell.core);
     }
 }
 

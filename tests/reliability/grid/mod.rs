@@ -15,7 +15,6 @@ mod world;
 
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use self::cells::{Cell, blocking, yielding};
 use self::worker::Book;
 use self::world::{Clock, RuntimeEnds, World};
+use crate::heartbeat::Heartbeat;
 use crate::ledger::Ledger;
 
 fn paused() -> Runtime {
@@ -34,34 +34,6 @@ fn threads() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime")
 }
 
-/// Wakes a thread of the runtime from time to time, as other events do in a program.
-///
-/// A thread that begins to block right after it has waited for timers leaves them without a thread, until tokio wakes
-/// another one. This is documented at the trait `Worker`.
-struct Waker {
-    is_over: Arc<AtomicBool>,
-}
-
-impl Waker {
-    fn start(runtime: &Runtime) -> Self {
-        let (is_over, handle) = (Arc::<AtomicBool>::default(), runtime.handle().clone());
-        let waker = Self { is_over: Arc::clone(&is_over) };
-        std::thread::spawn(move || {
-            while !is_over.load(Ordering::Relaxed) {
-                drop(handle.spawn(async {}));
-                std::thread::sleep(Duration::from_millis(10));
-            }
-        });
-        waker
-    }
-}
-
-impl Drop for Waker {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Relaxed);
-    }
-}
-
 /// Runs a cell on a runtime of its own.
 fn run(cell: Cell, clock: Clock) {
     let (book, ledger) = (Arc::<Book>::default(), Arc::<Ledger>::default());
@@ -69,7 +41,7 @@ fn run(cell: Cell, clock: Clock) {
         Clock::Paused => paused(),
         Clock::Real => threads(),
     };
-    let _waker = (clock == Clock::Real).then(|| Waker::start(&runtime));
+    let _heartbeat = (clock == Clock::Real).then(|| Heartbeat::start(&runtime));
     let mut world = runtime.block_on(async { World::new(cell, clock, &book, &ledger) });
     match runtime.block_on(world.drive()) {
         Ok(()) => {
