@@ -59,7 +59,7 @@ fn fresh_directory() -> PathBuf {
 }
 
 impl EtcdCluster {
-    /// Starts so many members. `None`: etcd is not installed, and the test passes.
+    /// Starts this number of members. `None`: etcd is not installed, and the test passes.
     pub async fn start(members: usize) -> Option<EtcdCluster> {
         EtcdCluster::start_with(members, false, &[]).await
     }

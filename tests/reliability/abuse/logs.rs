@@ -16,6 +16,7 @@ const MESSAGE: &str = "message-of-mallory";
 /// A worker whose key, arguments and messages are secrets.
 struct Secretive;
 
+#[allow(dead_code, reason = "only a log would read what they carry")]
 #[derive(Debug)]
 enum Secret {
     Crash(&'static str),
@@ -114,7 +115,7 @@ async fn log_of(key: &str, build: impl FnOnce(Builder<Secretive>) -> Builder<Sec
     }
     within(worker.closed(), "the end of the worker").await;
     printed += &format!("{:?}", registry.start(key, ARGUMENT).await.map(drop));
-    within(registry.shutdown(), "the shutdown").await;
+    let _ = within(registry.shutdown(), "the shutdown").await;
     (log.text(), printed)
 }
 

@@ -37,7 +37,7 @@ pub(super) enum Failure {
     Status(Code, String),
 }
 
-/// The codes of gRPC that are told apart.
+/// The codes of gRPC that have a meaning of their own here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Code {
     InvalidArgument,

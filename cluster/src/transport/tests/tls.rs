@@ -1,4 +1,4 @@
-//! Certificates: who is let in, and what the others read.
+//! Certificates: which peers a node accepts, and what the rejected ones read.
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
