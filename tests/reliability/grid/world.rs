@@ -188,14 +188,15 @@ impl World {
     fn target(&self) -> &'static str {
         match self.cell.moment {
             Moment::Requested | Moment::Reached(Phase::Init) => "first starter",
-            _ if self.has_stoppers => "first stopper",
+            // After an error of the handler `terminate` runs without a stop.
+            Moment::Reached(Phase::Terminate) if self.cell.faults.handle != Fault::Error => "first stopper",
             _ => "pending call",
         }
     }
 
     async fn add(&mut self, name: &'static str, future: impl Future<Output = String> + Send + 'static) {
-        let is_aborted = self.cell.event == Event::CallerAborted;
-        if is_aborted && matches!(name, "first starter" | "first stopper" | "pending call") {
+        // Only the caller that is aborted is a task: one that was woken on a thread that blocks has to wait for it.
+        if self.cell.event == Event::CallerAborted && name == self.target() {
             self.callers.spawn(name, future);
         } else {
             self.callers.add(name, future).await;
