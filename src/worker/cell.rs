@@ -36,6 +36,7 @@ use crate::lifecycle::id::EntryId;
 use crate::mailbox::activity::Activity;
 use crate::mailbox::queue::{Gate, MessageKind, Queue, TransitionToClosed};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
+use crate::util::coop::{Outcome, flush_lifo_slot};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
@@ -75,7 +76,7 @@ impl<W: Worker> WorkerCell<W> {
 
     /// Closes the gate. Returns whether this call closed it.
     pub(crate) fn close(&self, reason: CloseReason) -> bool {
-        self.after_close(self.queue.close(reason, &self.shared.numbers.live))
+        self.after_close(self.queue.close(reason, &self.shared.numbers.live)).is_some()
     }
 
     /// Closes the gate of a worker that is stopped. With [`StopMode::Discard`] the queued messages are discarded,
@@ -91,7 +92,7 @@ impl<W: Worker> WorkerCell<W> {
     /// Closes the gate for good. No message begins after this, and the next poll of the worker's task drops what runs.
     pub(crate) fn kill(&self) {
         self.queue.kill(&self.shared.numbers.live);
-        self.after_close(TransitionToClosed::Closed);
+        self.after_close(TransitionToClosed::Closed { has_woken: true });
     }
 
     /// Kills a worker whose stop took too long.
@@ -104,7 +105,10 @@ impl<W: Worker> WorkerCell<W> {
 
     /// Closes the gate from the worker's own task. [`flush_notices`](Self::flush_notices) then notifies the owner.
     pub(crate) fn close_by_worker(&self) -> bool {
-        let closed = self.close(CloseReason::Normal);
+        let outcome = self.after_close(self.queue.close(CloseReason::Normal, &self.shared.numbers.live));
+        // The worker's own code comes next, and may block the thread. (G4)
+        flush_lifo_slot(outcome.unwrap_or(Outcome::Quiet));
+        let closed = outcome.is_some();
         seeded!(SelfStopNotReported => return closed);
         // Not while the worker starts. The owner does not track a delegated start: it would take the worker for a
         // running one and grant it the time of a stop. `set_ready` queues this notice later, or the exit makes it
@@ -120,19 +124,17 @@ impl<W: Worker> WorkerCell<W> {
         seeded!(IdleCheckNotAtomic => return self.is_idle() && { crate::util::seeded::delay(); self.close(reason) });
         !self.is_restarting()
             && !self.activity.is_held()
-            && self.after_close(self.queue.close_if_idle(reason, &self.shared.numbers.live))
+            && self.after_close(self.queue.close_if_idle(reason, &self.shared.numbers.live)).is_some()
     }
 
-    /// What follows a close of the gate, in one place. Returns whether the transition closed it. See the
-    /// [invariant](self#invariant).
-    fn after_close(&self, transition: TransitionToClosed) -> bool {
-        let closed = transition == TransitionToClosed::Closed;
-        seeded!(StoppedRestartStillCounted => return closed);
-        if closed {
-            self.end_restart();
-            self.notify_stopping();
-        }
-        closed
+    /// What follows a close of the gate, in one place. Returns `None` if the transition did not close it, and otherwise
+    /// whether tasks were woken. See the [invariant](self#invariant).
+    fn after_close(&self, transition: TransitionToClosed) -> Option<Outcome> {
+        let TransitionToClosed::Closed { has_woken } = transition else { return None };
+        let outcome = if has_woken { Outcome::Woke } else { Outcome::Quiet };
+        seeded!(StoppedRestartStillCounted => return Some(outcome));
+        self.end_restart();
+        Some(if self.notify_stopping() { Outcome::Woke } else { outcome })
     }
 
     /// Whether the worker has nothing to do, so that it may be passivated.
@@ -146,7 +148,8 @@ impl<W: Worker> WorkerCell<W> {
 
     /// Takes the messages out of the mailbox that were accepted and will not begin. The gate is closed. A call learns
     /// of it by the drop of its reply, a cast goes to `on_undelivered` (G6). A panic on the way costs one message
-    /// only (G5). `reason` applies unless the worker was killed.
+    /// only (G5). `reason` applies unless the worker was killed. No caller that this wakes waits behind user code that
+    /// follows (G4).
     pub(crate) fn undeliver(&self, reason: UndeliveredReason) {
         let reason = match self.queue.gate() {
             Gate::Killed if self.was_killed_at_deadline() => UndeliveredReason::Deadline,
@@ -158,10 +161,15 @@ impl<W: Worker> WorkerCell<W> {
         self.shared.hot.add(HotCounter::Undelivered(reason), lost.len() as u64);
         seeded!(UndeliveredCastNotReported => return);
         for envelope in lost {
+            let kind = envelope.kind;
             catch_panic(|| match &self.shared.on_undelivered {
-                Some(hook) if envelope.kind == MessageKind::Cast => hook(&self.key, envelope.message),
+                Some(hook) if kind == MessageKind::Cast => hook(&self.key, envelope.message),
                 _ => drop(envelope.message),
             });
+            if kind == MessageKind::Call {
+                // Its caller is woken. The next message's `Drop`, the hook and `terminate` may block the thread.
+                flush_lifo_slot(Outcome::Woke);
+            }
         }
     }
 

@@ -237,10 +237,12 @@ impl CellCore {
         send_exit(on_run_end, reason);
     }
 
-    /// Notifies the waiters for a stop of the current run, which was requested.
-    pub(crate) fn notify_stopping(&self) {
+    /// Notifies the waiters for a stop of the current run, which was requested. Returns whether there were any.
+    pub(crate) fn notify_stopping(&self) -> bool {
         let on_stopping = lock(&self.exit_state).take(|watchers| mem::take(&mut watchers.on_stopping));
+        let has_woken = !on_stopping.is_empty();
         send_all(on_stopping);
+        has_woken
     }
 
     /// Notifies the waiters for the gate, which is open.

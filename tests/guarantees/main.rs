@@ -7,6 +7,7 @@ mod g01_exclusion;
 mod g02_coalescing;
 mod g03_no_stale_handle;
 mod g04_isolation;
+mod g04_woken_callers;
 mod g05_failure_leaves_nothing;
 mod g05_panicking_drops;
 mod g06_no_silent_loss;

@@ -25,6 +25,8 @@ pub(crate) enum Act {
     Wait(Arc<Semaphore>),
     Sleep(Duration),
     Hang,
+    /// Blocks the thread until the flag is set.
+    Block(Arc<AtomicBool>),
 }
 
 /// Occupies a worker with code that never yields until the flag is set. Returns once that code runs.
@@ -34,16 +36,21 @@ pub(crate) async fn block(worker: &WorkerHandle<Probe>, released: &Arc<AtomicBoo
     let blocks = job(move |_| {
         Box::pin(async move {
             began.send(()).expect("the receiver waits");
-            while !released.load(Ordering::SeqCst) {
-                std::thread::yield_now();
-            }
+            block_thread(&released);
         })
     });
     worker.cast(blocks).await.expect("the worker runs");
     within(begun, "code that never yields").await.expect("the message is handled");
 }
 
-/// ReleaseOnDrop blocking code at the end of the test, even if it fails. Otherwise its runtime could not be dropped.
+/// Keeps its thread until the flag is set.
+pub(crate) fn block_thread(released: &AtomicBool) {
+    while !released.load(Ordering::SeqCst) {
+        std::thread::yield_now();
+    }
+}
+
+/// Releases blocking code at the end of the test, even if it fails. Otherwise its runtime could not be dropped.
 pub(crate) struct ReleaseOnDrop(pub(crate) Arc<AtomicBool>);
 
 impl Drop for ReleaseOnDrop {
@@ -61,6 +68,7 @@ impl Act {
             Self::Wait(gate) => gate.acquire().await.expect("the gate is never closed").forget(),
             Self::Sleep(time) => tokio::time::sleep(*time).await,
             Self::Hang => pending().await,
+            Self::Block(released) => block_thread(released),
         }
         Ok(())
     }

@@ -35,8 +35,8 @@ impl Gate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "the caller that closes the gate also ends the restart and notifies the tasks that wait for the close"]
 pub(crate) enum TransitionToClosed {
-    /// This call closed the gate.
-    Closed,
+    /// This call closed the gate. Whether it has woken senders that waited for room.
+    Closed { has_woken: bool },
     /// The gate was closed before, or the worker is not idle and the transition required it.
     Unchanged,
 }
@@ -102,8 +102,9 @@ impl<M> Queue<M> {
             state.discard_queued();
         }
         drop(state);
+        let has_woken = !senders.is_empty();
         wake_all(receiver, senders);
-        TransitionToClosed::Closed
+        TransitionToClosed::Closed { has_woken }
     }
 
     /// `Open` → `Closed`, if the worker is idle: it awaits `recv`, nothing is queued and no sender waits. Later sends
@@ -119,7 +120,8 @@ impl<M> Queue<M> {
         let receiver = state.receiver.take();
         drop(state);
         wake(receiver);
-        TransitionToClosed::Closed
+        // An idle worker has no waiting senders.
+        TransitionToClosed::Closed { has_woken: false }
     }
 
     /// Any state → `Killed`. Nothing is delivered after this returns, and the worker's task is woken to drop what runs.

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 
 use crate::lifecycle::exit::ExitReason;
 use crate::mailbox::queue::Gate;
+use crate::util::coop::{Outcome, flush_lifo_slot};
 use crate::util::seeded::seeded;
 use crate::util::sync::lock;
 use crate::worker::Worker;
@@ -63,7 +64,10 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn end_run(&self) {
         if self.restart_applies(&ExitReason::Normal) {
             self.queue.end_run_after_accepted();
-            self.notify_stopping();
+            if self.notify_stopping() {
+                // The rest of the handler comes next, and may block the thread. (G4)
+                flush_lifo_slot(Outcome::Woke);
+            }
         } else {
             self.close_by_worker();
         }
