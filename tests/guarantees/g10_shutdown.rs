@@ -270,4 +270,6 @@ async fn gone_waits_for_workers_reported_as_stuck() {
     released.store(true, Ordering::SeqCst);
     within(gone, "the end of the stuck worker").await;
     assert_eq!(book.live(), 0);
+    let stats = registry.stats();
+    assert_eq!((stats.stopping, stats.exits.total()), (0, 1), "G9: {stats:?}");
 }

@@ -59,6 +59,9 @@ fn runtime_drop_ends_everything() {
     drop(rt);
     assert_eq!(book.live(), 0, "a state outlived its runtime");
     assert_eq!((registry.count(), registry.lookup(&1), registry.to_list().len()), (0, None, 0));
+    let stats = registry.stats();
+    assert_eq!((stats.starting, stats.running, stats.stopping), (0, 0, 0), "G9: {stats:?}");
+    assert_eq!((stats.starts.ok, stats.exits.total()), (50, 50), "G9: {stats:?}");
     runtime().block_on(async {
         let lost = "a result after the runtime was dropped";
         assert!(matches!(within(pending_call, lost).await, Err(CallError::NotDelivered)));
