@@ -144,6 +144,8 @@
 //! | run work that ends with the worker | [`Context::spawn`], [`spawn_blocking`](Context::spawn_blocking) |
 //! | get back casts that were not handled | [`Builder::on_undelivered`] |
 //! | observe all workers | [`Registry::subscribe`], [`Registry::stats`], [`metrics`](mod@metrics) |
+//! | see one worker's age, mailbox and restarts | [`WorkerHandle::info`] |
+//! | see what runs, in a console | [`Builder::inspect`], [`inspect`] |
 //! | run a worker whose state is not `Send` | a thread of its own: see [`Worker`](Worker#workers-that-are-not-send) |
 //!
 //! # The life of a key
@@ -286,6 +288,7 @@ pub mod guide {
         #![doc = include_str!("../guide/security.md")]
     }
 }
+pub mod inspect;
 mod lifecycle;
 mod mailbox;
 pub mod metrics;

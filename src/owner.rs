@@ -33,6 +33,7 @@ mod shutdown;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -102,6 +103,8 @@ pub(crate) struct Owner {
     reporter: Option<Reporter>,
     /// Published after the recorder has the last report.
     final_report: Option<ShutdownReport>,
+    /// What readers of an inspected registry see. Kept here, so that it ends with the owner: it refers to the table.
+    _inspection: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Owner {
@@ -112,8 +115,9 @@ impl Owner {
         report: watch::Sender<Option<ShutdownReport>>,
         reporter: Option<Reporter>,
         runtime: Handle,
+        inspection: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Driver {
-        let owner = Self::new(table, Arc::clone(&shared), report, reporter, runtime.clone());
+        let owner = Self::new(table, Arc::clone(&shared), report, reporter, runtime.clone(), inspection);
         shared.combiner.set(Box::new(owner), runtime);
         Driver::new(shared)
     }
@@ -124,6 +128,7 @@ impl Owner {
         report: watch::Sender<Option<ShutdownReport>>,
         reporter: Option<Reporter>,
         runtime: Handle,
+        inspection: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
         let config = &shared.config;
         let crash_history = CrashHistory::new(config.intensity, config.remember_failed_starts, shared.clock.clone());
@@ -157,6 +162,7 @@ impl Owner {
             final_report: None,
             is_done: false,
             shared,
+            _inspection: inspection,
         }
     }
 

@@ -178,6 +178,14 @@ impl<W: Worker> TableReader<W> {
         }
     }
 
+    /// Calls `visit` with the workers whose keys have this hash, whatever the state of their gates. Almost always there
+    /// is at most one.
+    pub(crate) fn visit_hash(&self, hash: u64, visit: &mut dyn FnMut(&WorkerHandle<W>)) {
+        let entries = self.0.entries.pin();
+        let Some(found) = entries.get(&Probe(hash)) else { return };
+        found.workers.iter().for_each(visit);
+    }
+
     /// Calls `visit` with the worker that has this id, whatever the state of its gate. Dynamic, so that the search is
     /// compiled once for each worker type and not for each closure.
     pub(crate) fn visit_entry(&self, entry: EntryId, visit: &mut dyn FnMut(&WorkerHandle<W>)) {

@@ -22,6 +22,7 @@ pub(crate) mod events;
 mod gate;
 pub(crate) mod guard;
 pub(crate) mod handle;
+pub(crate) mod info;
 pub(crate) mod launch;
 pub(crate) mod ownership;
 pub(crate) mod pending_reply;

@@ -359,10 +359,28 @@ impl<M> Queue<M> {
         self.lock().is_idle()
     }
 
+    /// What a reader sees of the queue, all at one moment.
+    pub(crate) fn glance(&self) -> Glance {
+        let state = self.lock();
+        Glance { queued: state.queued(), delivered: state.delivered(), is_idle: state.is_idle() }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
     /// How many of the messages that were delivered since the last call were ticks. For the receiver.
     pub(crate) fn take_ticks(&self) -> u32 {
         self.lock().take_ticks()
     }
+}
+
+/// See [`Queue::glance`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Glance {
+    pub(crate) queued: usize,
+    pub(crate) delivered: Sequence,
+    pub(crate) is_idle: bool,
 }
 
 #[inline]

@@ -4,9 +4,9 @@ mod assemble;
 mod check;
 mod error;
 
+use std::any::Any;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-#[cfg(feature = "metrics")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 use crate::lifecycle::exit::StopMode;
 #[cfg(feature = "metrics")]
 use crate::metrics::reporter::SharedRecorder;
-use crate::registry::Registry;
 pub use crate::registry::builder::error::BuildError;
+use crate::registry::{Registry, Starter};
 use crate::util::future::spawn_boxed;
 use crate::util::panics::drop_payload;
 use crate::worker::Worker;
@@ -24,6 +24,7 @@ use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan};
+use crate::worker::handle::WorkerHandle;
 use crate::worker::restart::{Backoff, Intensity, Restart};
 
 /// Sets the options of a registry, and builds it.
@@ -82,6 +83,8 @@ pub struct Builder<W: Worker> {
     on_undelivered: Option<OnUndelivered<W>>,
     accepts: Option<AcceptsKey<W>>,
     restart: Option<RestartPlan<W>>,
+    inspection: Option<OpenInspection<W>>,
+    labels: Option<Labels<W>>,
     /// Whether the intensity and the backoff were set. `build` checks them against each other only if both were.
     sets_intensity: bool,
     sets_backoff: bool,
@@ -92,6 +95,13 @@ pub struct Builder<W: Worker> {
     #[cfg(feature = "metrics")]
     measures_handling: bool,
 }
+
+/// Opens a registry to inspection. The owner keeps what this returns, so that it ends with the registry.
+pub(crate) type OpenInspection<W> =
+    Box<dyn FnOnce(&Starter<W>, Option<Labels<W>>) -> Arc<dyn Any + Send + Sync> + Send + Sync>;
+
+/// What an inspected registry shows of a worker besides what it knows.
+pub(crate) type Labels<W> = Box<dyn Fn(&WorkerHandle<W>) -> Vec<String> + Send + Sync>;
 
 impl<W: Worker> Builder<W> {
     pub(crate) fn new() -> Self {
@@ -113,6 +123,8 @@ impl<W: Worker> Builder<W> {
             on_undelivered: None,
             accepts: None,
             restart: None,
+            inspection: None,
+            labels: None,
             sets_intensity: false,
             sets_backoff: false,
             #[cfg(feature = "tracing")]
@@ -701,6 +713,15 @@ impl<W: Worker> Builder<W> {
     pub fn measure_handling(mut self) -> Self {
         self.measures_handling = true;
         self
+    }
+
+    /// For the room above, whose views are made of the registry's parts.
+    pub(crate) fn set_inspection(&mut self, open: OpenInspection<W>) {
+        self.inspection = Some(open);
+    }
+
+    pub(crate) fn set_inspection_labels(&mut self, labels: Labels<W>) {
+        self.labels = Some(labels);
     }
 
     /// Builds the registry on the current tokio runtime. Its workers run there, from wherever they are started.

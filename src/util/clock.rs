@@ -6,7 +6,7 @@
 //! the runtime's reference count, and only a current-thread runtime pays it: no other can be paused, so that its clock
 //! is the system's.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::Instant;
@@ -20,6 +20,8 @@ pub(crate) struct Clock {
     origin: Instant,
     /// `None`: the runtime cannot be paused.
     runtime: Option<Handle>,
+    /// The same as `origin`, by the system's calendar.
+    built_at: SystemTime,
 }
 
 impl Clock {
@@ -27,7 +29,7 @@ impl Clock {
     pub(crate) fn new(runtime: Handle) -> Self {
         let can_pause = !matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread);
         let runtime = can_pause.then_some(runtime);
-        Self { origin: read(runtime.as_ref()), runtime }
+        Self { origin: read(runtime.as_ref()), runtime, built_at: SystemTime::now() }
     }
 
     /// The current time of the registry's runtime.
@@ -53,6 +55,16 @@ impl Clock {
     /// The time that has passed since `then`.
     pub(crate) fn since(&self, then: u64) -> Duration {
         Duration::from_nanos(self.now().saturating_sub(then))
+    }
+
+    /// When the registry was created.
+    pub(crate) fn built_at(&self) -> SystemTime {
+        self.built_at
+    }
+
+    /// The calendar time at which [`now`](Self::now) was `nanos`.
+    pub(crate) fn calendar(&self, nanos: u64) -> SystemTime {
+        self.built_at.checked_add(Duration::from_nanos(nanos)).unwrap_or(self.built_at)
     }
 
     /// The instant at which [`now`](Self::now) is `nanos`. `None`: it is not representable.

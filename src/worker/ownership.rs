@@ -64,6 +64,11 @@ impl Drop for Ownership {
     }
 }
 
+/// The workers that own this registry.
+pub(crate) fn owners_of(registry: RegistryId) -> Vec<Current> {
+    owners().get(&registry).cloned().unwrap_or_default()
+}
+
 /// Whether one of the workers above a registry matches. There are no cycles, but two paths up may meet.
 fn is_above(owners: &Owners, registry: RegistryId, mut matches: impl FnMut(&Current) -> bool) -> bool {
     seeded!(OwnerCycleAllowed => return false);

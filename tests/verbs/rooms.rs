@@ -5,8 +5,19 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms, from the top down. A room imports from the rooms below it only.
-const ROOMS: [&str; 10] =
-    ["directory", "registry", "owner", "table", "worker", "combiner", "mailbox", "metrics", "lifecycle", "util"];
+const ROOMS: [&str; 11] = [
+    "inspect",
+    "directory",
+    "registry",
+    "owner",
+    "table",
+    "worker",
+    "combiner",
+    "mailbox",
+    "metrics",
+    "lifecycle",
+    "util",
+];
 
 /// A longer file must consist of documentation for the most part.
 const MAX_FILE_LINES: usize = 500;

@@ -56,7 +56,8 @@ impl<W: Worker> Builder<W> {
         let registry = Registry::from_parts(reader, Arc::clone(&shared));
         let is_unset = shared.registry.set(Box::new(registry.downgrade())).is_ok();
         debug_assert!(is_unset, "nothing else sets it");
-        (registry, Owner::install(Box::new(writer), shared, report, reporter, runtime))
+        let inspection = self.inspection.map(|open| open(&registry.starter, self.labels));
+        (registry, Owner::install(Box::new(writer), shared, report, reporter, runtime, inspection))
     }
 }
 

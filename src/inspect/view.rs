@@ -1,0 +1,276 @@
+//! [`View`]: a registry as its readers see it.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Weak;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use crate::inspect::action::{ActError, Acting, Action};
+use crate::inspect::inspector::Opened;
+use crate::inspect::query::{Column, Page, Query, WorkerRef, WorkerView};
+use crate::inspect::recent::RecentEvent;
+use crate::inspect::scan::{Rank, Scan, Scans, Selection};
+use crate::inspect::{Inspect, Parent};
+use crate::lifecycle::exit::ExitReason;
+use crate::lifecycle::id::EntryId;
+use crate::metrics::stats::Stats;
+use crate::registry::Starter;
+use crate::registry::builder::Labels;
+use crate::util::panics::{CatchDropPanic, drop_payload};
+use crate::worker::Worker;
+use crate::worker::config::Config;
+use crate::worker::handle::WorkerHandle;
+use crate::worker::ownership::owners_of;
+
+/// Makes the text of a key.
+pub(super) type KeyText<W> = Box<dyn Fn(&<W as Worker>::Key) -> String + Send + Sync>;
+
+const PANICKED: &str = "(the text of this key panicked)";
+
+/// A registry as its readers see it. The owner keeps it, so that it ends with the registry.
+pub(super) struct View<W: Worker> {
+    starter: Starter<W>,
+    opened: Weak<Opened>,
+    /// Its drop is user code.
+    key_text: CatchDropPanic<KeyText<W>>,
+    labels: CatchDropPanic<Option<Labels<W>>>,
+    scans: Scans,
+}
+
+/// How many entries of the table are examined before the time is read again.
+const STEP: usize = 512;
+
+impl<W: Worker> View<W> {
+    pub(super) fn new(
+        starter: &Starter<W>,
+        opened: Weak<Opened>,
+        key_text: KeyText<W>,
+        labels: Option<Labels<W>>,
+    ) -> Self {
+        Self {
+            starter: starter.clone(),
+            opened,
+            key_text: CatchDropPanic::new(key_text),
+            labels: CatchDropPanic::new(labels),
+            scans: Scans::default(),
+        }
+    }
+
+    fn key_text(&self, worker: &WorkerHandle<W>) -> String {
+        contained(|| (self.key_text)(worker.key())).unwrap_or_else(|| PANICKED.to_owned())
+    }
+
+    fn labels(&self, worker: &WorkerHandle<W>) -> Vec<String> {
+        let Some(labels) = &*self.labels else { return Vec::new() };
+        contained(|| labels(worker)).unwrap_or_default()
+    }
+
+    fn show(&self, worker: &WorkerHandle<W>, labels: Vec<String>) -> WorkerView {
+        WorkerView { worker: WorkerRef(worker.entry_id()), key: self.key_text(worker), info: worker.info(), labels }
+    }
+
+    /// Examines some more workers for a page. Returns whether there are further ones.
+    fn examine(&self, selection: &Selection, scan: &mut Scan) -> bool {
+        let table = &self.starter.table;
+        let wants = |worker: &WorkerHandle<W>| selection.state.is_none_or(|state| worker.state() == state);
+        let now = self.starter.shared.clock.now();
+        let (from, mut examined) = (scan.position, 0);
+        let passed = if selection.needs_key() {
+            let mut candidates = Vec::with_capacity(STEP);
+            let passed = table.slice(from, STEP, &mut |worker| {
+                examined += 1;
+                if wants(worker) {
+                    candidates.push(worker.clone());
+                }
+            });
+            // Outside the table's guard. (rule 2 of `scan`)
+            for worker in candidates {
+                let key = self.key_text(&worker);
+                if selection.accepts_key(&key) {
+                    let rank = match selection.sort {
+                        Column::Key => Rank::Text(key),
+                        column => rank(&worker, column, now),
+                    };
+                    scan.add(selection, rank, worker.entry_id());
+                }
+            }
+            passed
+        } else {
+            table.slice(from, STEP, &mut |worker| {
+                examined += 1;
+                if wants(worker) {
+                    scan.add(selection, rank(worker, selection.sort, now), worker.entry_id());
+                }
+            })
+        };
+        scan.position += passed;
+        scan.examined += examined;
+        passed == STEP
+    }
+
+    fn get(&self, entry: EntryId) -> Option<WorkerHandle<W>> {
+        let mut found = None;
+        self.starter.table.visit_entry(entry, &mut |worker| found = Some(worker.clone()));
+        found
+    }
+
+    /// The worker, or the one that has its key now.
+    fn find(&self, worker: &WorkerRef) -> Option<WorkerHandle<W>> {
+        let mut found = None;
+        self.starter.table.visit_hash(worker.0.hash, &mut |other| {
+            if found.is_none() || other.entry_id() == worker.0 {
+                found = Some(other.clone());
+            }
+        });
+        found
+    }
+}
+
+/// The value of a column, other than that of the key.
+fn rank<W: Worker>(worker: &WorkerHandle<W>, column: Column, now: u64) -> Rank {
+    let cell = &worker.cell;
+    match column {
+        Column::Id | Column::Key => Rank::Number(worker.id().as_u64()),
+        Column::State => Rank::Number(worker.state() as u64),
+        Column::Queued => Rank::Number(cell.queue.glance().queued as u64),
+        Column::Handled => Rank::Number(cell.queue.glance().delivered),
+        Column::Restarts => Rank::Number(cell.incarnation().saturating_sub(1)),
+        Column::Age => cell.age(now).into(),
+        Column::IdleFor => cell.idle_for(now).into(),
+        Column::BusyFor => cell.busy_for(now).into(),
+        Column::Undelivered => cell.undelivered().into(),
+        Column::LastCrash => cell.crashed_at().map(|at| now.saturating_sub(at)).into(),
+    }
+}
+
+/// Runs code of the user, and contains its panic. (G5)
+fn contained<T>(code: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(code)).map_err(drop_payload).ok()
+}
+
+impl<W: Worker> Inspect for View<W> {
+    fn name(&self) -> &str {
+        &self.starter.shared.name
+    }
+
+    fn id(&self) -> u64 {
+        self.starter.shared.registry_id.0
+    }
+
+    fn worker_type(&self) -> &'static str {
+        std::any::type_name::<W>()
+    }
+
+    fn built_at(&self) -> SystemTime {
+        self.starter.shared.clock.built_at()
+    }
+
+    fn stats(&self) -> Stats {
+        let shared = &self.starter.shared;
+        shared.stats(self.starter.table.backlog(shared.numbers.workers.load(Ordering::Relaxed)))
+    }
+
+    fn options(&self) -> Vec<(&'static str, String)> {
+        let shared = &self.starter.shared;
+        options(&shared.config, shared.restart.as_ref().map(|plan| format!("{:?}", plan.policy)))
+    }
+
+    fn parents(&self) -> Vec<Parent> {
+        let inspected = self.opened.upgrade().map(|opened| opened.registries()).unwrap_or_default();
+        let parent = |owner: crate::worker::current::Current| {
+            let registry = inspected.iter().find(|registry| registry.id() == owner.registry.0);
+            let worker = WorkerRef(owner.entry);
+            Parent {
+                registry: owner.registry.0,
+                registry_name: registry.map(|registry| registry.name().to_owned()),
+                worker,
+                key: registry.and_then(|registry| registry.worker(&worker)).map(|worker| worker.key),
+            }
+        };
+        owners_of(self.starter.shared.registry_id).into_iter().map(parent).collect()
+    }
+
+    fn workers(&self, query: &Query) -> Page {
+        let found = self.scans.find(Selection::of(query), &mut |selection, scan| self.examine(selection, scan));
+        let place = query.offset.min(Query::MAX_DEPTH);
+        let limit = query.limit.min(Query::MAX_LIMIT);
+        let shown = found.order.iter().skip(place).take(limit);
+        let workers = shown.filter_map(|&entry| Some(self.show(&self.get(entry)?, Vec::new()))).collect();
+        Page {
+            workers,
+            matched: found.matched,
+            examined: found.examined,
+            is_complete: found.is_complete,
+            total: self.starter.shared.numbers.workers.load(Ordering::Relaxed),
+        }
+    }
+
+    fn worker(&self, worker: &WorkerRef) -> Option<WorkerView> {
+        let worker = self.find(worker)?;
+        Some(self.show(&worker, self.labels(&worker)))
+    }
+
+    fn events(&self, after: u64) -> Vec<RecentEvent> {
+        let _ = after;
+        Vec::new()
+    }
+
+    fn allows_actions(&self) -> bool {
+        self.opened.upgrade().is_some_and(|opened| opened.allows_actions())
+    }
+
+    fn act(&self, worker: &WorkerRef, action: Action) -> Acting {
+        let refused = |error| Box::pin(async move { Err(error) }) as Acting;
+        if !self.allows_actions() {
+            return refused(ActError::NotAllowed);
+        }
+        let restarts_crashes =
+            self.starter.shared.restart.as_ref().is_some_and(|plan| plan.policy.applies_to(&ExitReason::Crashed));
+        if action == Action::Restart && !restarts_crashes {
+            return refused(ActError::NoRestart);
+        }
+        let Some(found) = self.find(worker).filter(|found| found.entry_id() == worker.0) else {
+            return refused(ActError::NotFound);
+        };
+        Box::pin(async move {
+            let ended = match action {
+                Action::Stop => found.stop().await,
+                Action::Kill => found.kill().await,
+                Action::Crash | Action::Restart => found.crash().await,
+            };
+            ended.map_err(ActError::from)
+        })
+    }
+}
+
+/// The options as a reader sees them, in the order of the table in `Builder`.
+fn options(config: &Config, restart: Option<String>) -> Vec<(&'static str, String)> {
+    let none = || "none".to_owned();
+    let within = |time: Option<std::time::Duration>| time.map_or_else(none, |time| format!("{time:?}"));
+    let number = |limit: Option<usize>| limit.map_or_else(none, |limit| limit.to_string());
+    let (intensity, backoff) = (config.intensity, config.backoff);
+    vec![
+        ("mailbox_capacity", config.mailbox_capacity.to_string()),
+        ("init_timeout", format!("{:?}", config.init_timeout)),
+        ("stop_timeout", format!("{:?}", config.stop_timeout)),
+        ("stop_mode", format!("{:?}", config.stop_mode)),
+        ("restart", restart.unwrap_or_else(|| "Temporary".to_owned())),
+        ("restart_intensity", format!("{} in {:?}", intensity.max, intensity.period)),
+        (
+            "restart_backoff",
+            if backoff.is_on() { format!("{:?} to {:?}", backoff.first, backoff.most) } else { none() },
+        ),
+        ("max_concurrent_starts", number(config.max_concurrent_starts)),
+        ("idle_timeout", within(config.idle_timeout)),
+        ("max_workers", number(config.max_workers)),
+        ("eviction", format!("{:?}", config.eviction)),
+        ("remember_failed_starts", within(config.remember_failed_starts)),
+    ]
+}
+
+impl<W: Worker> fmt::Debug for View<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inspect").field("name", &self.name()).field("id", &self.id()).finish_non_exhaustive()
+    }
+}
