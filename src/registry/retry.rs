@@ -22,7 +22,7 @@ use crate::worker::error::{CallError, StartError};
 /// | `NotStarted`: [`RestartLimit`](StartError::RestartLimit) | yes, after its `retry_after`, unless that exceeds the longest pause |
 /// | `NotStarted`: [`Init`](StartError::Init), [`Panicked`](StartError::Panicked), [`RecentlyFailed`](StartError::RecentlyFailed) | with [`even_if_init_failed`](Self::even_if_init_failed): only the author of the worker knows whether another `init` may succeed |
 /// | [`NoReply`](CallError::NoReply), [`TimedOut`](CallError::TimedOut) | with [`even_if_it_may_have_run`](Self::even_if_it_may_have_run) |
-/// | [`NotFound`](CallError::NotFound) | no: the address starts no worker; use [`via_or_start`](crate::Registry::via_or_start), or [`await_registration`](crate::Aliases::await_registration) for a name |
+/// | [`NotFound`](CallError::NotFound) | with [`even_if_not_found`](Self::even_if_not_found): only the program knows whether another worker will take the key or the name |
 /// | [`WouldDeadlock`](CallError::WouldDeadlock), `NotStarted`: [`Refused`](StartError::Refused), [`Shutdown`](StartError::Shutdown), [`RuntimeShutdown`](StartError::RuntimeShutdown) | no: every attempt fails the same way |
 ///
 /// Handles have no retries. The worker of a handle that returns `NotDelivered` has exited for good, and only an address
@@ -65,6 +65,7 @@ pub struct Retry {
     attempt_timeout: Option<Duration>,
     even_if_it_may_have_run: bool,
     even_if_init_failed: bool,
+    even_if_not_found: bool,
 }
 
 impl Retry {
@@ -77,6 +78,7 @@ impl Retry {
             attempt_timeout: None,
             even_if_it_may_have_run: false,
             even_if_init_failed: false,
+            even_if_not_found: false,
         }
     }
 
@@ -114,6 +116,14 @@ impl Retry {
         self
     }
 
+    /// Also repeats the call if no worker has the key or the name. For a name that a later worker takes over, such as
+    /// one that a service registers anew in each `init`. To wait for the first holder of a name, use
+    /// [`await_registration`](crate::Aliases::await_registration).
+    pub const fn even_if_not_found(mut self) -> Self {
+        self.even_if_not_found = true;
+        self
+    }
+
     /// How long to wait after this many attempts, of which the last failed with this error. `None`: do not retry.
     fn pause<W: Worker>(&self, attempts: u32, error: &CallError<W>) -> Option<Duration> {
         if attempts >= self.attempts {
@@ -123,7 +133,8 @@ impl Retry {
         let may_succeed = match error {
             CallError::NotDelivered | CallError::NotSent => true,
             CallError::NoReply | CallError::TimedOut => self.even_if_it_may_have_run,
-            CallError::NotFound | CallError::WouldDeadlock => false,
+            CallError::NotFound => self.even_if_not_found,
+            CallError::WouldDeadlock => false,
             CallError::NotStarted(error) => match **error {
                 StartError::TimedOut | StartError::AtCapacity | StartError::Cancelled => true,
                 StartError::RestartLimit { retry_after } => {

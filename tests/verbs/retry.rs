@@ -203,6 +203,24 @@ async fn call_by_name_retries_at_next_holder() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn missing_worker_is_waited_for_on_request_only() {
+    let (registry, names) = (Registry::<Probe>::new(), Aliases::<u32, Probe>::new());
+    let retry = Retry::new().attempts(2).even_if_not_found();
+    let result = within(names.call_with_retry(&7, retry, Ask::Value), "the last error").await;
+    assert!(matches!(result, Err(CallError::NotFound)), "no worker took the name: {result:?}");
+
+    let mut by_name = pin!(names.call_with_retry(&7, retry, Ask::Value));
+    let via = registry.via("a");
+    let mut by_key = pin!(via.call_with_retry(retry, Ask::Value));
+    assert!(poll_once(by_name.as_mut()).await.is_pending(), "the call pauses");
+    assert!(poll_once(by_key.as_mut()).await.is_pending(), "the call pauses");
+    let worker = within(registry.start("a", Plan::value(2)), "the start").await.unwrap();
+    names.register(7, &worker).unwrap();
+    assert_eq!(within(by_name, "the reply by name").await.unwrap(), 2);
+    assert_eq!(within(by_key, "the reply by key").await.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn pauses_double_to_a_limit_with_jitter() {
     let registry = Registry::<Probe>::builder().max_workers(1).build().unwrap();
     within(registry.start("other", Plan::default()), "the start").await.unwrap();
