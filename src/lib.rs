@@ -310,6 +310,7 @@ pub use crate::lifecycle::id::WorkerId;
 pub use crate::mailbox::Mailbox;
 #[doc(alias("oneshot", "ReplyTo", "from"))]
 pub use crate::mailbox::reply::Reply;
+pub use crate::metrics::group::MetricsGroup;
 pub use crate::metrics::stats::{Exits, Lookups, Restarts, Starts, Stats, Undelivered};
 #[doc(alias("ActorSystem", "DashMap", "DynamicSupervisor", "GenRegistry", "supervisor"))]
 pub use crate::registry::Registry;

@@ -26,6 +26,8 @@
 //! are lost if no recorder is installed when they are flushed. After the end of a registry all its gauges are 0, except
 //! for the two settings `workers_limit` and `mailbox_capacity`.
 //!
+//! The registries of a [`MetricsGroup`](crate::MetricsGroup) report together, as one registry with the group's name.
+//!
 //! # The catalogue
 //!
 //! `registry` is the registry's name. All other labels have the listed values and no others, so the number of series
@@ -47,6 +49,7 @@
 
 mod catalogue;
 pub(crate) mod counters;
+pub(crate) mod group;
 pub(crate) mod names;
 #[cfg(feature = "prometheus")]
 pub mod prometheus;

@@ -45,7 +45,7 @@ use tokio::time::Instant;
 use crate::combiner::{DeferredQueue, Sequential};
 use crate::lifecycle::id::{EntryId, EntryMap, Ids};
 use crate::lifecycle::{Deadline, Effect, Event, Lifecycle, Limits, ShutdownReport};
-use crate::metrics::reporter::Reporter;
+use crate::metrics::reporter::RegistryReporter;
 use crate::owner::admission::PriorHistory;
 use crate::owner::deadlines::{Deadlines, Due};
 pub(crate) use crate::owner::driver::Driver;
@@ -100,7 +100,7 @@ pub(crate) struct Owner {
     retries: VecDeque<StartRequest>,
     report: watch::Sender<Option<ShutdownReport>>,
     /// `None` for a registry without a name, and after the last report.
-    reporter: Option<Reporter>,
+    reporter: Option<RegistryReporter>,
     /// Published after the recorder has the last report.
     final_report: Option<ShutdownReport>,
     /// What readers of an inspected registry see. Kept here, so that it ends with the owner: it refers to the table.
@@ -113,7 +113,7 @@ impl Owner {
         table: Box<dyn AnyTable>,
         shared: Arc<dyn AnyShared>,
         report: watch::Sender<Option<ShutdownReport>>,
-        reporter: Option<Reporter>,
+        reporter: Option<RegistryReporter>,
         runtime: Handle,
         inspection: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Driver {
@@ -126,7 +126,7 @@ impl Owner {
         table: Box<dyn AnyTable>,
         shared: Arc<dyn AnyShared>,
         report: watch::Sender<Option<ShutdownReport>>,
-        reporter: Option<Reporter>,
+        reporter: Option<RegistryReporter>,
         runtime: Handle,
         inspection: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
@@ -135,7 +135,7 @@ impl Owner {
         let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
         let clock = shared.clock.clone();
         let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, crash_history.retention(), clock);
-        if reporter.is_some() {
+        if reporter.as_ref().is_some_and(RegistryReporter::arms_report) {
             deadlines.arm_now(Due::Report);
         }
         Self {

@@ -14,7 +14,7 @@ use crate::inspect::scan::{Rank, Scan, Scans, Selection};
 use crate::inspect::{Inspect, Parent};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
-use crate::metrics::stats::Stats;
+use crate::metrics::stats::{BACKLOG_SAMPLE, Stats};
 use crate::registry::Starter;
 use crate::registry::builder::Labels;
 use crate::util::panics::{CatchDropPanic, drop_payload};
@@ -168,7 +168,8 @@ impl<W: Worker> Inspect for View<W> {
 
     fn stats(&self) -> Stats {
         let shared = &self.starter.shared;
-        shared.stats(self.starter.table.backlog(shared.numbers.workers.load(Ordering::Relaxed)))
+        let workers = shared.numbers.workers.load(Ordering::Relaxed);
+        shared.stats(self.starter.table.backlog(workers, BACKLOG_SAMPLE))
     }
 
     fn options(&self) -> Vec<(&'static str, String)> {

@@ -66,6 +66,34 @@ impl Stats {
     pub fn workers(&self) -> usize {
         self.starting + self.running + self.restarting + self.stopping
     }
+
+    /// Adds the state and the totals of another registry. Not its limit.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.starting += other.starting;
+        self.waiting_for_turn += other.waiting_for_turn;
+        self.waiting_for_room += other.waiting_for_room;
+        self.running += other.running;
+        self.restarting += other.restarting;
+        self.stopping += other.stopping;
+        self.remembered += other.remembered;
+        self.queued += other.queued;
+        self.fullest_mailbox = self.fullest_mailbox.max(other.fullest_mailbox);
+        self.owner_queue += other.owner_queue;
+        self.add_totals(other);
+    }
+
+    /// Adds the totals of another registry, without its state.
+    pub(crate) fn add_totals(&mut self, other: &Self) {
+        self.starts.add(&other.starts);
+        self.exits.add(&other.exits);
+        self.restarts.add(&other.restarts);
+        self.restarts_by_caller.add(&other.restarts_by_caller);
+        self.lookups.add(&other.lookups);
+        self.undelivered.add(&other.undelivered);
+        self.gave_up += other.gave_up;
+        self.task_panics += other.task_panics;
+        self.handled += other.handled;
+    }
 }
 
 macro_rules! public_totals {
@@ -81,6 +109,10 @@ macro_rules! public_totals {
             /// The sum of all fields.
             pub fn total(&self) -> u64 {
                 0 $(+ self.$field)+
+            }
+
+            fn add(&mut self, other: &Self) {
+                $(self.$field += other.$field;)+
             }
 
             /// Each field with its name, which is the value of a label.
@@ -312,6 +344,9 @@ impl Counters {
         }
     }
 }
+
+/// How many mailboxes are read to count the messages in all of them.
+pub(crate) const BACKLOG_SAMPLE: usize = 1_024;
 
 /// The messages that wait in mailboxes.
 #[derive(Debug, Clone, Copy, Default)]

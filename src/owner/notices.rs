@@ -48,6 +48,10 @@ impl Owner {
                 }
                 Event::Exited(occupant, exit)
             }
+            Notice::LeadReports => {
+                self.take_lead();
+                return None;
+            }
             Notice::Shutdown { at_once } => Event::Shutdown { at_once, none_delegated: self.observe_all() },
         })
     }

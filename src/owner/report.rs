@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::lifecycle::StartFailure;
 use crate::lifecycle::exit::{Cause, ExitReason, SharedError};
 use crate::lifecycle::id::EntryId;
-use crate::metrics::reporter::Reporter;
+use crate::metrics::reporter::{RegistryReporter, Reporter};
 use crate::metrics::stats::Backlog;
 use crate::owner::Owner;
 use crate::owner::admission::PriorHistory;
@@ -19,10 +19,22 @@ use crate::worker::events::{AnyEvent, EventKind};
 impl Owner {
     /// Copies the numbers to the recorder and arms the next report.
     pub(super) fn report_metrics(&mut self) {
-        if let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) {
-            let stats = self.shared.stats(self.table.backlog(self.lifecycle.workers()));
-            reporter.report(&stats, self.shared.config.mailbox_capacity, self.shared.stopwatch.as_ref());
-            self.arm(Due::Report);
+        let (true, Some(reporter)) = (Reporter::IS_ON, &mut self.reporter) else { return };
+        match reporter {
+            RegistryReporter::Own(reporter) => {
+                let stats = self.shared.stats(self.table.backlog(self.lifecycle.workers()));
+                let stopwatch = self.shared.stopwatch.as_ref();
+                reporter.report(&stats, self.shared.config.mailbox_capacity, stopwatch.as_slice());
+            }
+            RegistryReporter::Member(member) => member.report(),
+        }
+        self.arm(Due::Report);
+    }
+
+    /// Arms the report of the registry's group, if this registry is its leader from now on.
+    pub(super) fn take_lead(&mut self) {
+        if self.reporter.as_ref().is_some_and(RegistryReporter::arms_report) {
+            self.deadlines.arm_now(Due::Report);
         }
     }
 

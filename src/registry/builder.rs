@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::lifecycle::exit::StopMode;
+use crate::metrics::group::MetricsGroup;
 #[cfg(feature = "metrics")]
 use crate::metrics::reporter::SharedRecorder;
 pub use crate::registry::builder::error::BuildError;
@@ -32,6 +33,7 @@ use crate::worker::restart::{Backoff, Intensity, Restart};
 /// | option | default | reason for the default |
 /// |---|---|---|
 /// | [`name`](Self::name) | none | only a registry that is monitored needs one |
+/// | [`metrics_group`](Self::metrics_group) | none | each named registry reports by itself |
 /// | [`mailbox_capacity`](Self::mailbox_capacity) | 64 | absorbs short peaks, and lets senders notice an overload soon |
 /// | [`init_timeout`](Self::init_timeout) | 30 s | ends a start that hangs; longer than a healthy load takes |
 /// | [`stop_timeout`](Self::stop_timeout) | 5 s | as in OTP: leaves time to flush, within the grace period of common orchestrators |
@@ -94,6 +96,7 @@ pub struct Builder<W: Worker> {
     recorder: Option<SharedRecorder>,
     #[cfg(feature = "metrics")]
     measures_handling: bool,
+    metrics_group: Option<MetricsGroup>,
 }
 
 /// Opens a registry to inspection. The owner keeps what this returns, so that it ends with the registry.
@@ -133,6 +136,7 @@ impl<W: Worker> Builder<W> {
             recorder: None,
             #[cfg(feature = "metrics")]
             measures_handling: false,
+            metrics_group: None,
         }
     }
 
@@ -146,6 +150,15 @@ impl<W: Worker> Builder<W> {
     /// ones: the process remembers each name that has ever reported to a live recorder, to continue its counters.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into().into_boxed_str();
+        self
+    }
+
+    /// Reports the registry's metrics together with those of the other registries of a group, under the group's name.
+    ///
+    /// The name and the recorder are those of the group: [`build`](Self::build) refuses a [`name`](Self::name) or a
+    /// recorder beside it.
+    pub fn metrics_group(mut self, group: &MetricsGroup) -> Self {
+        self.metrics_group = Some(group.clone());
         self
     }
 

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 
-use crate::metrics::stats::Stats;
+use crate::metrics::stats::{BACKLOG_SAMPLE, Stats};
 use crate::registry::Registry;
 use crate::worker::Worker;
 use crate::worker::events::Events;
@@ -127,6 +127,7 @@ impl<W: Worker> Registry<W> {
     #[doc(alias("info"))]
     pub fn stats(&self) -> Stats {
         let shared = &self.starter.shared;
-        shared.stats(self.starter.table.backlog(shared.numbers.workers.load(Ordering::Relaxed)))
+        let workers = shared.numbers.workers.load(Ordering::Relaxed);
+        shared.stats(self.starter.table.backlog(workers, BACKLOG_SAMPLE))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::id::EntryId;
 use crate::mailbox::queue::Gate;
-use crate::metrics::stats::Backlog;
+use crate::metrics::stats::{BACKLOG_SAMPLE, Backlog};
 use crate::table::{Found, TableWriter};
 use crate::worker::Worker;
 use crate::worker::cell::{AnyCell, WorkerCell};
@@ -91,7 +91,7 @@ impl<W: Worker> AnyTable for TableWriter<W> {
     }
 
     fn backlog(&self, workers: usize) -> Backlog {
-        self.read().backlog(workers)
+        self.read().backlog(workers, BACKLOG_SAMPLE)
     }
 
     fn begin_closing(&mut self) {

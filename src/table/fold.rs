@@ -11,9 +11,6 @@ use crate::worker::handle::WorkerHandle;
 /// How many entries a fold reads together.
 pub(super) const BATCH: usize = 128;
 
-/// How many mailboxes [`TableReader::backlog`] reads at most.
-const BACKLOG_SAMPLE: usize = 1_024;
-
 impl<W: Worker> TableReader<W> {
     /// Folds over every worker, whatever the state of its gate, until `f` breaks. For folds that break early;
     /// [`fold`](Self::fold) is faster for the others.
@@ -94,21 +91,20 @@ impl<W: Worker> TableReader<W> {
     }
 
     /// How many messages are queued, out of a registry of this many workers. In a large registry this extrapolates from
-    /// a sample of bounded size: the first workers in table order, which is the order of the hashes and so independent
-    /// of the keys.
-    pub(crate) fn backlog(&self, workers: usize) -> Backlog {
+    /// a sample of at most this size, and at least one worker: the first workers in table order, which is the order of
+    /// the hashes and so independent of the keys.
+    pub(crate) fn backlog(&self, workers: usize, sample: usize) -> Backlog {
         let (mut sampled, mut queued, mut fullest) = (0, 0, 0);
         let _: ControlFlow<()> = self.try_fold((), |(), handle| {
             let len = handle.cell.queue.len();
             sampled += 1;
             queued += len;
             fullest = fullest.max(len);
-            if sampled < BACKLOG_SAMPLE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            if sampled < sample { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         // Workers start and exit during the fold, so the sample may exceed the count.
         let all = workers.max(sampled);
-        let queued =
-            if sampled < BACKLOG_SAMPLE { queued } else { (queued as f64 * all as f64 / sampled as f64) as usize };
+        let queued = if sampled < sample { queued } else { (queued as f64 * all as f64 / sampled as f64) as usize };
         Backlog { queued, fullest }
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Notice {
     Stop { entry: EntryId, stopper: StopWaiter<LiveTypes> },
     /// A caller crashes the current run of this worker. The request stands, as for a stop.
     Crash { entry: EntryId, reply: StopReply },
+    /// The registry may have to report for its [group](crate::metrics::group) from now on.
+    LeadReports,
     /// The registry shuts down.
     Shutdown { at_once: bool },
 }

@@ -1,5 +1,6 @@
 //! What a registry counts, and what it reports to a recorder.
 
+mod group;
 mod healing;
 mod names;
 mod recorders;

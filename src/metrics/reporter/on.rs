@@ -7,7 +7,8 @@ use std::time::Duration;
 use metrics::{Histogram, Key, Label, Level, Metadata, Recorder, SharedString};
 
 use crate::metrics as catalogue;
-use crate::metrics::names::{NameLease, RecorderId};
+use crate::metrics::names::{IsDropped, NameLease, RecorderId};
+use crate::metrics::reporter::{FLUSH_AT, MAX_BUFFERED};
 use crate::metrics::stats::{Restarts, Stats};
 use crate::metrics::{Kind, Metric, Presence, Unit};
 use crate::util::panics::{CatchDropPanic, catch_panic};
@@ -16,15 +17,11 @@ use crate::util::panics::{CatchDropPanic, catch_panic};
 pub(crate) type SharedRecorder = Arc<dyn Recorder + Send + Sync>;
 
 /// The identity of a recorder while it lives.
-pub(crate) fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
+fn id_of(recorder: Option<&SharedRecorder>) -> RecorderId {
     recorder.map_or(0, |recorder| Arc::as_ptr(recorder).cast::<()>() as usize)
 }
 
 const METADATA: Metadata<'static> = Metadata::new("gen_registry", Level::INFO, Some("gen_registry"));
-/// At this number of buffered values a histogram is flushed before the next report.
-const FLUSH_AT: usize = 1_024;
-/// Values beyond this number are dropped: the runtime does not run the driver that would flush them.
-const MAX_BUFFERED: usize = 64 * FLUSH_AT;
 
 /// Whether gauges have their present value, or 0 after the end of the registry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +46,17 @@ pub(crate) struct Reporter {
 impl Reporter {
     pub(crate) const IS_ON: bool = true;
 
-    pub(crate) fn new(lease: NameLease, name: &str, recorder: Option<SharedRecorder>) -> Self {
+    /// Leases the name. Returns `None` if a live registry or group has it.
+    pub(crate) fn lease(name: &str, recorder: Option<SharedRecorder>) -> Option<Self> {
+        let is_dropped = recorder.as_ref().map(|recorder| {
+            let recorder = Arc::downgrade(recorder);
+            Box::new(move || recorder.strong_count() == 0) as IsDropped
+        });
+        let lease = NameLease::new(id_of(recorder.as_ref()), name, is_dropped)?;
+        Some(Self::new(lease, name, recorder))
+    }
+
+    fn new(lease: NameLease, name: &str, recorder: Option<SharedRecorder>) -> Self {
         let registry: Arc<str> = Arc::from(name);
         let mut counters = Vec::new();
         each_counter(&Stats::default(), |metric, labels, _| counters.push(key(metric, &registry, labels)));
@@ -88,23 +95,30 @@ impl Reporter {
     }
 
     /// Records all metrics.
-    pub(crate) fn report(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>) {
-        self.record(stats, mailbox_capacity, stopwatch, ReportKind::Live);
+    pub(crate) fn report(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatches: &[&Stopwatch]) {
+        self.record(stats, mailbox_capacity, stopwatches, ReportKind::Live);
     }
 
-    /// Records all metrics for the last time, with gauges of 0. The name is free when this returns.
-    pub(crate) fn finish(mut self, stats: &Stats, mailbox_capacity: usize) {
-        self.record(stats, mailbox_capacity, None, ReportKind::Final);
+    /// Records all metrics for the last time, with gauges of 0.
+    pub(crate) fn report_final(&mut self, stats: &Stats, mailbox_capacity: usize) {
+        self.record(stats, mailbox_capacity, &[], ReportKind::Final);
+    }
+
+    /// Releases the name, with the totals from which its next registry continues. Runs no user code: what is left may
+    /// be the last reference to the recorder.
+    #[must_use = "its drop is user code"]
+    pub(crate) fn release(mut self, stats: &Stats) -> impl Sized {
         let mut totals = Vec::with_capacity(self.counters.len());
         each_counter(stats, |_, _, value| totals.push(value));
         let former = self.lease.totals().iter().chain(std::iter::repeat(&0));
         let totals = totals.iter().zip(former).map(|(own, former)| own + former).collect();
         self.lease.store_totals(totals);
+        self.recorder
     }
 
-    fn record(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatch: Option<&Stopwatch>, kind: ReportKind) {
+    fn record(&mut self, stats: &Stats, mailbox_capacity: usize, stopwatches: &[&Stopwatch], kind: ReportKind) {
         self.with_recorder(|this, recorder| {
-            describe(recorder, stats.limit.is_some(), stopwatch.is_some());
+            describe(recorder, stats.limit.is_some(), !stopwatches.is_empty());
             let former = this.lease.totals().iter().chain(std::iter::repeat(&0));
             let mut keys = this.counters.iter().zip(former);
             each_counter(stats, |_, _, value| {
@@ -120,7 +134,7 @@ impl Reporter {
             });
             this.start_duration.record(recorder);
             this.lifetime.record(recorder);
-            if let Some(stopwatch) = stopwatch {
+            for stopwatch in stopwatches {
                 stopwatch.set_histogram(recorder.register_histogram(&this.handling, &METADATA));
             }
         });

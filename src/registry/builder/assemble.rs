@@ -1,31 +1,43 @@
 //! Makes the parts of a registry and connects them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::metrics::names::{IsDropped, NameLease, RecorderId};
-use crate::metrics::reporter::{Reporter, Stopwatch};
-#[cfg(feature = "metrics")]
-use crate::metrics::reporter::{SharedRecorder, id_of};
+use crate::metrics::group::Source;
+use crate::metrics::reporter::{RegistryReporter, Reporter, Stopwatch};
+use crate::metrics::stats::Stats;
 use crate::owner::{Driver, Owner};
 use crate::registry::Registry;
 use crate::registry::builder::{BuildError, Builder};
-use crate::table::table;
+use crate::table::{TableReader, table};
 use crate::util::clock::Clock;
 use crate::util::panics::CatchDropPanic;
 use crate::worker::Worker;
+use crate::worker::request::Notice;
 use crate::worker::shared::{Shared, SharedCore};
 
 impl<W: Worker> Builder<W> {
-    /// Returns a reporter if the registry has a name, which must not be in use.
-    pub(super) fn reporter(&mut self) -> Result<Option<Reporter>, BuildError> {
-        reporter(
-            &self.name,
-            #[cfg(feature = "metrics")]
-            self.recorder.take(),
-        )
+    /// Returns a reporter if the registry has a name, which must not be in use outside its group.
+    pub(super) fn reporter(&mut self) -> Result<Option<RegistryReporter>, BuildError> {
+        if let Some(group) = &self.metrics_group {
+            self.name = group.name().into();
+        }
+        if self.name.is_empty() {
+            return Ok(None);
+        }
+        let reporter = match &self.metrics_group {
+            Some(group) => group.join().map(RegistryReporter::Member),
+            None => Reporter::lease(
+                &self.name,
+                #[cfg(feature = "metrics")]
+                self.recorder.take(),
+            )
+            .map(|reporter| RegistryReporter::Own(Box::new(reporter))),
+        };
+        reporter.map(Some).ok_or_else(|| BuildError::NameTaken { name: self.name.to_string() })
     }
 
     #[cfg(feature = "metrics")]
@@ -39,7 +51,7 @@ impl<W: Worker> Builder<W> {
     }
 
     /// Makes the registry, its owner and the owner's driver.
-    pub(crate) fn assemble(self, reporter: Option<Reporter>, runtime: Handle) -> (Registry<W>, Driver) {
+    pub(crate) fn assemble(self, reporter: Option<RegistryReporter>, runtime: Handle) -> (Registry<W>, Driver) {
         let (report, reported) = watch::channel(None);
         let (writer, reader) = table();
         let stopwatch = self.stopwatch();
@@ -53,6 +65,9 @@ impl<W: Worker> Builder<W> {
             #[cfg(feature = "tracing")]
             format_key: self.format_key,
         });
+        if let Some(RegistryReporter::Member(member)) = &reporter {
+            member.attach(Arc::new(GroupSource { table: reader.clone(), shared: Arc::clone(&shared) }));
+        }
         let registry = Registry::from_parts(reader, Arc::clone(&shared));
         let is_unset = shared.registry.set(Box::new(registry.downgrade())).is_ok();
         debug_assert!(is_unset, "nothing else sets it");
@@ -61,30 +76,31 @@ impl<W: Worker> Builder<W> {
     }
 }
 
-#[cfg(feature = "metrics")]
-fn reporter(name: &str, recorder: Option<SharedRecorder>) -> Result<Option<Reporter>, BuildError> {
-    let is_dropped = recorder.as_ref().map(|recorder| {
-        let recorder = Arc::downgrade(recorder);
-        Box::new(move || recorder.strong_count() == 0) as IsDropped
-    });
-    let lease = lease_name(name, id_of(recorder.as_ref()), is_dropped)?;
-    Ok(lease.map(|lease| Reporter::new(lease, name, recorder)))
+/// One registry of a group, as the group reads it.
+struct GroupSource<W: Worker> {
+    table: TableReader<W>,
+    shared: Arc<Shared<W>>,
 }
 
-/// Leases the name without metrics too, so that enabling the feature in another crate does not make a build fail.
-#[cfg(not(feature = "metrics"))]
-fn reporter(name: &str) -> Result<Option<Reporter>, BuildError> {
-    Ok(lease_name(name, 0, None)?.map(Reporter::new))
-}
-
-fn lease_name(
-    name: &str,
-    recorder: RecorderId,
-    is_dropped: Option<IsDropped>,
-) -> Result<Option<NameLease>, BuildError> {
-    if name.is_empty() {
-        return Ok(None);
+impl<W: Worker> Source for GroupSource<W> {
+    fn stats(&self, sample: usize) -> Stats {
+        let workers = self.shared.numbers.workers.load(Ordering::Relaxed);
+        self.shared.stats(self.table.backlog(workers, sample))
     }
-    let taken = || BuildError::NameTaken { name: name.to_owned() };
-    NameLease::new(recorder, name, is_dropped).map(Some).ok_or_else(taken)
+
+    fn mailbox_capacity(&self) -> usize {
+        self.shared.config.mailbox_capacity
+    }
+
+    fn shared_limits(&self) -> Option<usize> {
+        None
+    }
+
+    fn stopwatch(&self) -> Option<&Stopwatch> {
+        self.shared.stopwatch.as_ref()
+    }
+
+    fn lead(&self) {
+        self.shared.enqueue(Notice::LeadReports);
+    }
 }

@@ -12,12 +12,27 @@ impl<W: Worker> Builder<W> {
     pub(super) fn check(&self) -> Result<(), BuildError> {
         check_limits(&self.config)?;
         check_restarts(&self.config)?;
+        self.check_group()?;
         if self.sets_intensity && self.sets_backoff && self.config.backoff.outlasts(self.config.intensity) {
             return invalid(
                 "restart_intensity",
                 "with this `restart_backoff` that many restarts take longer than the period; allow fewer, set a longer \
                  period, or set `usize::MAX` to restart forever",
             );
+        }
+        Ok(())
+    }
+
+    fn check_group(&self) -> Result<(), BuildError> {
+        if self.metrics_group.is_none() {
+            return Ok(());
+        }
+        if !self.name.is_empty() {
+            return invalid("name", "a registry of a `metrics_group` has the name of the group");
+        }
+        #[cfg(feature = "metrics")]
+        if self.recorder.is_some() {
+            return invalid("recorder", "a registry of a `metrics_group` has the recorder of the group");
         }
         Ok(())
     }
