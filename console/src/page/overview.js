@@ -1,0 +1,184 @@
+// All registries, and the tree of them.
+
+const STATES = ["running", "starting", "restarting", "stopping"];
+const address = {
+  registry: (id, parameters = {}) => `#/registry/${id}${query(parameters)}`,
+  worker: (id, worker, key) => `#/worker/${id}${query({ ref: worker, key })}`,
+};
+
+function query(parameters) {
+  const kept = Object.entries(parameters).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return kept.length ? `?${new URLSearchParams(kept)}` : "";
+}
+
+/** What is not 0, the most frequent first: "1,204 idle, 3 failed". */
+function nonzero(counts, but = []) {
+  const named = Object.entries(counts).filter(([name, count]) => count > 0 && !but.includes(name));
+  return named.sort((a, b) => b[1] - a[1]).map(([name, count]) => `${short(count)} ${name}`).join(", ");
+}
+
+/** A figure with its last ten minutes. */
+function tile(label) {
+  const value = el("div", { className: "value" }), unit = el("small"), number = document.createTextNode("");
+  value.append(number, unit);
+  const note = el("div", { className: "note" }), line = spark(POINTS);
+  const root = el("div", { className: "tile" }, el("div", { className: "label" }, label), value, note, line);
+  root.set = (text, of, more, isBad = false) => {
+    if (number.data !== text) number.data = text;
+    setText(unit, of);
+    setText(note, more);
+    note.title = more;
+    root.classList.toggle("bad", isBad);
+  };
+  root.line = line;
+  return root;
+}
+
+/** The size of a registry: a bar of its states against its limit. */
+function sizeBar() {
+  const parts = STATES.map(state => el("span", { className: state }));
+  const counts = STATES.map(() => el("b"));
+  const names = STATES.map((state, index) => el("span", {}, el("span", { className: `dot ${state}` }), counts[index], ` ${state}`));
+  const limit = el("span", { className: "end" });
+  const root = el("div", { className: "size" },
+    el("div", { className: "stack", role: "img" }, parts), el("div", { className: "legend" }, names, limit));
+  root.set = registry => {
+    const size = total(registry.workers), whole_ = Math.max(registry.limit ?? size, size, 1);
+    STATES.forEach((state, index) => {
+      const count = registry.workers[state];
+      parts[index].style.flexBasis = `${count / whole_ * 100}%`;
+      setText(counts[index], whole(count));
+      names[index].hidden = count === 0 && state !== "running";
+    });
+    const waiting = [
+      registry.workers.waiting_for_turn && `${whole(registry.workers.waiting_for_turn)} wait for a permit`,
+      registry.workers.waiting_for_room && `${whole(registry.workers.waiting_for_room)} wait for room`,
+    ].filter(Boolean).join(", ");
+    const of = registry.limit ? `${(size / registry.limit * 100).toFixed(size < registry.limit ? 1 : 0)} % of ${whole(registry.limit)}` : "no limit";
+    setText(limit, waiting ? `${waiting} \u00b7 ${of}` : of);
+    root.firstChild.setAttribute("aria-label", `${whole(size)} workers, ${of}`);
+  };
+  return root;
+}
+
+/** A registry with all its figures. The page of one registry has it too, as its head. */
+function registryCard(id, level) {
+  const link = el("a", { href: address.registry(id) }), owner = el("span", { className: "owner" });
+  const size = sizeBar();
+  const names = ["Workers", "Starts", "Restarts", "Exits", "Lookups", "Messages handled", "Waiting messages", "Undelivered"];
+  const tiles = names.map(tile);
+  const [workers, starts, restarts, exits, lookups, handled, queued, undelivered] = tiles;
+  const root = el("section", { className: "card", "data-registry": id },
+    el("div", { className: "head" }, el("div", {}, el(level, {}, level === "h2" ? link : (link.removeAttribute("href"), link)), owner), size),
+    el("div", { className: "tiles" }, tiles));
+  root.update = (registry, history) => {
+    setText(link, registry.name);
+    root.setAttribute("aria-label", registry.name);
+    showOwner(owner, registry);
+    size.set(registry);
+    const { rates } = registry, failed = registry.starts.error + registry.starts.panic + registry.starts.timeout;
+    const looked = rates.hits + rates.misses, allLooked = registry.lookups.hit + registry.lookups.miss;
+    const crashes = registry.exits.failed + registry.exits.panicked + registry.exits.crashed;
+    const lost = Object.values(registry.undelivered).reduce((sum, one) => sum + one, 0);
+    const fullest = registry.capacity ? `fullest ${whole(registry.fullest)} of ${whole(registry.capacity)}` : `fullest ${whole(registry.fullest)}`;
+    workers.set(short(total(registry.workers)), "", registry.gave_up ? `${short(registry.gave_up)} gave up` : "");
+    starts.set(rate(rates.starts), "/s", join(`${short(registry.starts.ok)} in all`, nonzero(registry.starts, ["ok"])), failed > 0 && rates.crashes > 0);
+    restarts.set(rate(rates.restarts), "/s", `${short(registry.restarts)} in all`, rates.restarts > 0);
+    exits.set(rate(rates.exits), "/s", nonzero(registry.exits) || "none", rates.crashes > 0);
+    lookups.set(rate(looked), "/s", allLooked ? `${share(registry.lookups.hit, allLooked)} hits, ${short(registry.lookups.miss)} misses` : "none");
+    handled.set(rate(rates.handled), "/s", `${short(registry.handled)} in all`);
+    queued.set(short(registry.queued), "", registry.owner_queue ? `${fullest}, owner ${whole(registry.owner_queue)}` : fullest);
+    undelivered.set(rate(rates.undelivered), "/s", lost ? nonzero(registry.undelivered) : "none", rates.undelivered > 0);
+    drawHistory(tiles, history, crashes);
+  };
+  return root;
+}
+
+const join = (...texts) => texts.filter(Boolean).join(", ");
+
+/** 99.9 % and not 100 % while there is one miss. */
+function share(part, all) {
+  const percent = Math.floor(part / all * 1_000) / 10;
+  return `${percent % 1 ? percent.toFixed(1) : percent} %`;
+}
+
+function drawHistory([workers, starts, restarts, exits, lookups, handled, queued, undelivered], history) {
+  if (!history) return;
+  workers.line.set(history.workers, "workers");
+  starts.line.set(history.starts, "starts per second");
+  restarts.line.set(history.restarts, "restarts per second");
+  exits.line.set(history.exits, "exits per second", history.crashes);
+  lookups.line.set(history.hits.map((hits, index) => hits + history.misses[index]), "lookups per second", history.misses);
+  handled.line.set(history.handled, "messages per second");
+  queued.line.set(history.queued, "waiting messages");
+  undelivered.line.set(history.undelivered, "undelivered per second");
+}
+
+function showOwner(element, registry) {
+  const parent = registry.parent, key = parent?.key ?? "a worker", text = parent ? `owned by ${key}` : "";
+  if (element.textContent === text) return;
+  element.replaceChildren();
+  if (!parent) return;
+  // A parent without a key is of a registry that is not inspected.
+  const isShown = parent.key !== null && parent.key !== undefined;
+  element.append("owned by ", isShown ? el("a", { href: address.worker(parent.registry, parent.worker, key) }, el("code", {}, key)) : key);
+}
+
+function overviewView() {
+  const list = el("div", { className: "column" });
+  const note = el("div"), more = el("p", { className: "faint", hidden: true });
+  const cards = new Map();
+  const update = () => {
+    const registries = [...store.registries.values()];
+    for (const registry of registries) {
+      if (!cards.has(registry.id)) cards.set(registry.id, registryCard(registry.id, "h2"));
+      cards.get(registry.id).update(registry, store.histories.get(registry.id));
+    }
+    for (const id of cards.keys()) if (!store.registries.has(id)) cards.delete(id);
+    arrange(list, registries.map(registry => cards.get(registry.id)));
+    more.hidden = !store.more;
+    setText(more, `${plural(store.more, "further registry", "further registries")} of the process: only the first ${whole(registries.length)} are listed.`);
+    note.replaceChildren();
+    if (store.problem) note.append(failure(store.problem));
+    else if (store.isLoaded && !registries.length) {
+      note.append(el("div", { className: "card" }, empty("No registry is inspected",
+        "A registry appears here when its builder has an `inspect` and it is built.")));
+    }
+    note.hidden = !note.childElementCount;
+  };
+  return { title: "All registries", nodes: [el("h1", {}, "All registries"), note, list, more], update, wanted: "" };
+}
+
+function treeView() {
+  const body = el("div", { className: "card" });
+  let timer = 0;
+  const node = tree => el("li", {},
+    el("div", {}, el("a", { href: address.registry(tree.registry), className: "of" }, tree.name), el("span", { className: "faint" }, plural(tree.workers, "worker"))),
+    tree.owners.length > 0 && el("ul", {}, tree.owners.map(owner => el("li", {},
+      el("div", {}, el("a", { href: address.worker(tree.registry, owner.worker, owner.key), className: "key" }, owner.key), el("span", { className: "faint" }, "owns")),
+      el("ul", {}, owner.registries.map(node))))));
+  let shown = "";
+  const load = async () => {
+    try {
+      const tree = await ask("tree"), text = JSON.stringify(tree);
+      // The same tree again would take the focus from a link of it.
+      if (text !== shown) {
+        body.replaceChildren(tree.roots.length ? el("ul", { className: "tree" }, tree.roots.map(node)) : empty("No registry is inspected"));
+      }
+      shown = text;
+    } catch (error) {
+      body.replaceChildren(failure(error.message));
+      shown = "";
+    }
+  };
+  const leave = () => clearInterval(timer);
+  const enter = () => {
+    load();
+    timer = setInterval(() => document.hidden || load(), 2_000);
+  };
+  return {
+    title: "Tree",
+    nodes: [el("h1", {}, "Tree"), el("p", { className: "faint" }, "A worker may own registries. They end with it, before its key is free."), body],
+    update() {}, enter, leave, wanted: "",
+  };
+}
