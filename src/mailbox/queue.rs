@@ -170,6 +170,19 @@ impl<M> Queue<M> {
         Reserving::new(self)
     }
 
+    /// Reserves capacity for one message, if there is some. It is not waited for.
+    pub(crate) fn try_reserve(&self) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            return Err(Refusal::Closed);
+        }
+        if !state.has_capacity(self.capacity) {
+            return Err(Refusal::Full);
+        }
+        state.reserved += 1;
+        Ok(())
+    }
+
     /// Accepts a message into [reserved](Self::reserve) capacity, unless the gate was closed meanwhile.
     pub(crate) fn send_reserved(&self, message: M, kind: MessageKind) -> Result<Sequence, M> {
         let mut state = self.lock();

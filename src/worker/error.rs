@@ -246,6 +246,8 @@ impl<W: Worker> fmt::Debug for CallError<W> {
 pub enum ReserveError<W: Worker> {
     /// The worker has exited or is stopping. Look its key up again, or use a [`Via`](crate::Via), which does.
     Closed,
+    /// The mailbox is full. Only [`try_reserve`](crate::WorkerHandle::try_reserve) returns this, the others wait for room.
+    Full,
     /// A worker would wait for room in its own full mailbox, which only it empties.
     WouldDeadlock,
     /// No worker has the key, and this [`Via`](crate::Via) does not start one; or no worker has the
@@ -269,6 +271,7 @@ impl<W: Worker> fmt::Display for ReserveError<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Closed => CLOSED,
+            Self::Full => "the worker's mailbox is full; wait for a place with `reserve`",
             Self::WouldDeadlock => "the worker would wait for room in its own mailbox",
             Self::NotFound => NOT_FOUND,
             Self::NotStarted(_) => NOT_STARTED,
@@ -286,6 +289,7 @@ impl<W: Worker> fmt::Debug for ReserveError<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("Closed"),
+            Self::Full => f.write_str("Full"),
             Self::WouldDeadlock => f.write_str("WouldDeadlock"),
             Self::NotFound => f.write_str("NotFound"),
             Self::NotStarted(source) => f.debug_tuple("NotStarted").field(source).finish(),

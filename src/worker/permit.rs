@@ -3,15 +3,19 @@
 use std::fmt;
 
 use crate::mailbox::queue::MessageKind;
+use crate::mailbox::reply;
+use crate::mailbox::reply::Reply;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
-use crate::worker::error::SendError;
+use crate::worker::current::is_current;
+use crate::worker::error::{Returned, SendError};
 use crate::worker::handle::WorkerHandle;
+use crate::worker::pending_reply::PendingReply;
 use crate::worker::send::Unsent;
 
 /// A place in a worker's mailbox, reserved for one message.
 ///
-/// [`WorkerHandle::reserve`], [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve)
+/// [`WorkerHandle::reserve`], [`WorkerHandle::try_reserve`], [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve)
 /// return it. A permit that is dropped unused gives its place to the sender that has waited longest.
 #[must_use = "the place is taken until the permit is used or dropped"]
 pub struct Permit<W: Worker> {
@@ -37,6 +41,59 @@ impl<W: Worker> Permit<W> {
         self.is_used = true;
         match self.handle.cell.queue.send_reserved(message, MessageKind::Cast) {
             Ok(_) => Ok(()),
+            Err(message) => Err(self.handle.send_error(Unsent::Closed(message))),
+        }
+    }
+
+    /// Sends a message that carries a [`Reply`] into the reserved place, without waiting, and returns a future of the
+    /// reply.
+    ///
+    /// The closure runs after the place is reserved, so that what it consumes is lost only if the worker stops at this
+    /// moment.
+    ///
+    /// # Errors
+    ///
+    /// - [`SendError::Closed`], as for [`send`](Self::send).
+    /// - [`SendError::WouldDeadlock`]: the worker calls itself.
+    ///
+    /// Each returns the message, with a closed reply.
+    ///
+    /// # Panics
+    ///
+    /// If the closure panics. The place is free again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Reply, ReserveError, Worker};
+    /// # struct Doubler;
+    /// # impl Worker for Doubler {
+    /// #     type Key = u32; type Args = (); type Message = (u32, Reply<u32>); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Doubler) }
+    /// #     async fn handle(&mut self, (n, reply): Self::Message, _: &mut Context<Self>) -> Result<(), Infallible> {
+    /// #         Ok(reply.send(2 * n))
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let doublers = Registry::<Doubler>::builder().mailbox_capacity(1).build()?;
+    /// let doubler = doublers.start(&7, ()).await?;
+    /// let place = doubler.try_reserve()?;
+    /// assert!(matches!(doubler.try_reserve(), Err(ReserveError::Full)));
+    /// assert_eq!(place.call(|reply| (21, reply))?.await?, 42);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn call<T>(mut self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<PendingReply<W, T>, SendError<W>> {
+        let (reply, receiver) = reply::channel_unregistered();
+        let message = message(reply);
+        if is_current(self.handle.id()) {
+            return Err(SendError::WouldDeadlock(Returned::new(message)));
+        }
+        self.is_used = true;
+        match self.handle.cell.queue.send_reserved(message, MessageKind::Call) {
+            Ok(sequence) => Ok(PendingReply::new(self.handle.clone(), sequence, receiver)),
             Err(message) => Err(self.handle.send_error(Unsent::Closed(message))),
         }
     }

@@ -209,6 +209,20 @@ impl<W: Worker> WorkerHandle<W> {
         }
     }
 
+    /// Reserves a place in the mailbox if there is one now: see [`reserve`](Self::reserve).
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::Full`]: the mailbox is full.
+    /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
+    pub fn try_reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
+        match self.cell.queue.try_reserve() {
+            Ok(()) => Ok(Permit::new(self.clone())),
+            Err(Refusal::Full) => Err(ReserveError::Full),
+            Err(Refusal::Closed) => Err(ReserveError::Closed),
+        }
+    }
+
     /// Turns a refusal into the public error, and counts it as undelivered unless the wait for room has counted it.
     #[cold]
     pub(super) fn send_error(&self, unsent: Unsent<W::Message>) -> SendError<W> {
