@@ -116,7 +116,6 @@ impl CodecError {
         self.at_owner
     }
 
-    #[cfg_attr(not(test), allow(dead_code))]
     pub(crate) fn of(self, part: Part) -> CodecError {
         CodecError { part, ..self }
     }

@@ -20,7 +20,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -40,7 +40,9 @@ use crate::machine::Instant;
 pub struct Fence {
     ownership: Arc<Ownership>,
     validity: Arc<Validity>,
-    start: u64,
+    /// Shared by the clones of one worker. It is drawn by the first look and not before the start, because a start that
+    /// waits may be overtaken by one that was requested later.
+    start: Arc<OnceLock<u64>>,
 }
 
 /// Orders all workers of a key: a later one has a greater token, on whatever node it runs.
@@ -48,7 +50,7 @@ pub struct Fence {
 pub struct Token {
     /// Orders the ownerships of the shard.
     pub epoch: Epoch,
-    /// Orders the workers in one ownership, whose writes may overtake each other.
+    /// Orders the workers of a key in one ownership, whose writes may overtake each other.
     pub start: u64,
 }
 
@@ -69,8 +71,14 @@ impl Fence {
     }
 
     /// The epoch and the number of the worker's start.
+    ///
+    /// The first call draws the number, and later ones return the same, also in the restarts of the worker. Call it in
+    /// `init`, or in other code that ends with the worker: a number that is drawn after the end of the worker may be
+    /// greater than that of the next one.
     pub fn token(&self) -> Token {
-        Token { epoch: self.ownership.epoch, start: self.start }
+        // Relaxed: a worker of the key draws after the end of the one before it, and so gets a greater number.
+        let start = *self.start.get_or_init(|| self.ownership.starts.fetch_add(1, Ordering::Relaxed) + 1);
+        Token { epoch: self.ownership.epoch, start }
     }
 
     /// Whether the node still owns the shard. It looks at the clock.
@@ -101,16 +109,17 @@ impl Fence {
         }
     }
 
-    /// For the worker with this number, which must grow with each start of the key.
+    /// For another worker of the shard.
     #[must_use]
-    pub(crate) fn with_start(self, start: u64) -> Fence {
-        Fence { start, ..self }
+    pub(crate) fn for_next_start(&self) -> Fence {
+        Fence { start: Arc::default(), ..self.clone() }
     }
 }
 
 impl fmt::Debug for Fence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fence").field("token", &self.token()).field("valid_for", &self.valid_for()).finish()
+        // Not the token: its first use draws a number.
+        f.debug_struct("Fence").field("epoch", &self.epoch()).field("valid_for", &self.valid_for()).finish()
     }
 }
 
@@ -120,9 +129,15 @@ struct Ownership {
     epoch: Epoch,
     is_held: AtomicBool,
     lost: Notify,
+    /// How many workers have drawn their number.
+    starts: AtomicU64,
 }
 
 impl Ownership {
+    fn new(epoch: Epoch) -> Arc<Ownership> {
+        Arc::new(Ownership { epoch, is_held: AtomicBool::new(true), lost: Notify::new(), starts: AtomicU64::new(0) })
+    }
+
     fn release(&self) {
         // Sequentially consistent, as all steps of a fence are: each is rare, and then none needs a proof of its own.
         self.is_held.store(false, Ordering::SeqCst);
@@ -193,10 +208,10 @@ impl Validity {
         if self.is_revoked() {
             return None;
         }
-        let new = || Arc::new(Ownership { epoch, is_held: AtomicBool::new(true), lost: Notify::new() });
+        let new = || Ownership::new(epoch);
         let ownership = held.entry(shard).or_insert_with(new);
         let earlier = (ownership.epoch != epoch).then(|| std::mem::replace(ownership, new()));
-        let fence = Fence { ownership: ownership.clone(), validity: self.clone(), start: 0 };
+        let fence = Fence { ownership: ownership.clone(), validity: self.clone(), start: Arc::default() };
         self.routed[usize::from(shard.0)].store(epoch.get(), Ordering::SeqCst);
         drop(held);
         // Outside the lock: it wakes tasks.
@@ -204,6 +219,18 @@ impl Validity {
             earlier.release();
         }
         Some(fence)
+    }
+
+    /// The fence of the shard, if messages are routed to it.
+    pub(crate) fn fence(self: &Arc<Self>, shard: Shard) -> Option<Fence> {
+        let held = self.held();
+        let ownership = held.get(&shard)?;
+        // Under the lock, as all changes of the slot are.
+        (self.route(shard)? == ownership.epoch).then(|| Fence {
+            ownership: ownership.clone(),
+            validity: self.clone(),
+            start: Arc::default(),
+        })
     }
 
     /// Stops to route to the shard. It is still held. (rule 2)

@@ -59,8 +59,6 @@ pub trait ClusterKey: Clone + Eq + Hash + Send + Sync + 'static {
 }
 
 /// Returns the shard of a key with these bytes.
-// Until a node routes, only tests ask.
-#[cfg_attr(not(test), allow(dead_code))]
 pub(crate) fn shard_of(key: &[u8], shards: u16) -> Shard {
     let hash = u128::from(xxh3_64(key));
     // The upper bits of the hash select the shard. The product is below `shards << 64`.

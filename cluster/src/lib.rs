@@ -30,28 +30,41 @@
 //! **A storage must check the epoch.** C1 rests on clocks. Between a look at the clock and the effect of a write a process
 //! can be stopped for any time, and only the storage can refuse what it writes afterwards.
 
-#[cfg_attr(not(test), allow(dead_code))]
+mod builder;
 mod clock;
+mod cluster;
 mod codec;
 pub mod engine;
 mod error;
-#[cfg_attr(not(test), allow(dead_code))]
+mod events;
+mod exit;
 mod fence;
-mod key;
-mod message;
-mod transport;
-
-// Until a node drives the machine, only its tests do.
-#[cfg_attr(not(test), allow(dead_code))]
+mod health;
+mod host;
 mod id;
-#[cfg_attr(not(test), allow(dead_code, unused_imports))]
+mod key;
+mod kind;
 mod machine;
+mod message;
+mod node;
+mod registry;
+mod send;
+mod serve;
+mod transport;
+mod via;
 
+pub use builder::{ClusterBuilder, JoinError, Timing};
 pub use clock::{Clock, ClockDriver};
+pub use cluster::Cluster;
 pub use codec::{Codec, CodecError, Json, Named, Part, Prost};
 pub use error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Unreachable, Why};
+pub use events::{ClusterEvent, ClusterEvents};
 pub use fence::{Fence, FencePolicy, Token};
+pub use health::{ClusterStats, Health, LeaveReport, Member, ShardCounts};
+pub use host::{HostBuilder, HostError};
 pub use id::{Epoch, NodeId, Revision, Shard};
 pub use key::ClusterKey;
 pub use message::{Answers, Call, Cast, Takes};
+pub use registry::{ClusterRegistry, ClusterStopError, Here, Partial};
 pub use transport::{ListenError, NodeTls, NodeTlsError};
+pub use via::ClusterVia;

@@ -179,7 +179,7 @@ use crate::machine::map::Map;
 use crate::machine::membership::{Leave, Own};
 use crate::machine::mutation::Mutation;
 use crate::machine::place::Heir;
-use crate::machine::record::{Condition, Write};
+pub(crate) use crate::machine::record::{Condition, Key, Write};
 pub(crate) use crate::machine::settings::{Settings, SettingsError};
 use crate::machine::shards::Local;
 pub(crate) use crate::machine::time::Instant;

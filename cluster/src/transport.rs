@@ -9,7 +9,7 @@
 //!   request that has not ended.
 //! - `receiver`: the receiving side. [`Receiver`] passes each request to the node by [`Serve`], and sends one answer.
 //! - `outbox` and `inbox`: the order in which frames leave, and the bodies that arrive in pieces. Both sides have them.
-//! - `grpc` and `local`: two ways to carry the frames. `tls` is the security of the former.
+//! - `grpc` carries the frames, and in tests `local`. `tls` is the security of the former.
 //!
 //! # The states of a request
 //!
@@ -51,14 +51,11 @@
 //! Deadlines travel as durations, because clocks of nodes are not compared. Pings find connections that are half open. They decide
 //! nothing about ownership.
 
-// Until a node uses the transport, only tests do.
-#![allow(dead_code)]
-#![allow(unused_imports)]
-
 mod frame;
 mod grpc;
 mod hello;
 mod inbox;
+#[cfg(test)]
 mod local;
 mod outbox;
 mod outcome;
@@ -76,15 +73,16 @@ use crate::transport::frame::{Broken, Frame};
 pub use crate::transport::grpc::ListenError;
 pub(crate) use crate::transport::grpc::{GrpcConnect, Server};
 pub(crate) use crate::transport::hello::Identity;
+#[cfg(test)]
 pub(crate) use crate::transport::local::{LocalNetwork, Way};
-pub(crate) use crate::transport::outcome::{Failure, Next, NotSent, Outcome};
+pub(crate) use crate::transport::outcome::{Failure, Next, Outcome};
 pub(crate) use crate::transport::peer::{Options, Outgoing, Peer};
-pub(crate) use crate::transport::receiver::{Accept, Receiver};
+pub(crate) use crate::transport::receiver::{Accept, Answers, Certified, Receiver};
 pub(crate) use crate::transport::request::{Refusal, Request, Response, Serve, Verb};
 pub use crate::transport::tls::{NodeTls, NodeTlsError};
 
 /// The frames of the other end of a stream.
-type Incoming = Pin<Box<dyn Stream<Item = Result<Frame, Broken>> + Send>>;
+pub(crate) type Incoming = Pin<Box<dyn Stream<Item = Result<Frame, Broken>> + Send>>;
 
 /// How streams to other nodes are opened.
 pub(crate) trait Connect: Send + Sync + 'static {

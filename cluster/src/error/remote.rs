@@ -20,7 +20,6 @@ enum Kind {
     Text { text: Arc<str>, source: Option<Arc<RemoteError>> },
 }
 
-#[cfg_attr(not(test), allow(dead_code))]
 impl RemoteError {
     /// An error of this node.
     pub(crate) fn here(error: impl Into<Box<dyn Error + Send + Sync>>) -> RemoteError {

@@ -11,6 +11,8 @@ pub enum Why {
     NoOwner,
     /// The shard moved to another node, and did not arrive in time.
     Moving,
+    /// The owner of the shard does not host the kind of the worker.
+    NotHosted,
     /// The owner of the shard could no longer prove its ownership.
     Fenced,
     /// This node has no connection to the engine, and does not know the owners of the shards.
@@ -36,6 +38,7 @@ impl fmt::Display for Why {
         f.write_str(match self {
             Self::NoOwner => "no node owned the key's shard in time",
             Self::Moving => "the key's shard moved to another node and did not arrive in time",
+            Self::NotHosted => "the node that owns the key does not host workers of this kind",
             Self::Fenced => "the node that owned the key's shard could no longer prove it",
             Self::EngineAway => "this node has no connection to the engine",
             Self::Unreachable(unreachable) => return unreachable.fmt(f),

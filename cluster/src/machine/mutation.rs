@@ -2,6 +2,7 @@
 
 /// One mistake in the protocol. Only tests make a machine with one; in a program each question for a mutation is `false`
 /// at compile time.
+#[cfg_attr(not(test), allow(dead_code, reason = "only tests mutate"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mutation {
     /// The deadline is counted from the answer to a beat. (rule 3)

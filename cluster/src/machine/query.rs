@@ -1,9 +1,9 @@
 //! What the driver asks the machine, for routing, for operators and for metrics.
 
-use crate::id::{Epoch, NodeId, Shard};
+use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::record::Member;
 use crate::machine::shards::Local;
-use crate::machine::{Instant, Machine, Phase};
+use crate::machine::{Instant, Machine};
 
 /// The shards of the cluster, as this node sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -26,9 +26,15 @@ impl Machine {
         self.id
     }
 
+    /// The revision of the map.
+    pub(crate) fn revision(&self) -> Revision {
+        self.map.revision
+    }
+
     /// The node is a member, and holds its shards until this moment.
+    #[cfg(test)]
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        (self.phase == Phase::Member).then_some(self.deadline)
+        (self.phase == crate::machine::Phase::Member).then_some(self.deadline)
     }
 
     /// The owner of a shard and its epoch, as the map has it: a guess, since the owner decides.

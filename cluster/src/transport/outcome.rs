@@ -141,6 +141,7 @@ impl Outcome {
                     Refusal::NotHere | Refusal::Moving => again(Why::Moving, revision),
                     Refusal::Fenced => again(Why::Fenced, revision),
                     Refusal::Overloaded => again(Why::Overloaded, revision),
+                    Refusal::NotHosted => again(Why::NotHosted, revision),
                     Refusal::TooLate => failed(Failure::NotDelivered(Why::TimedOut)),
                 },
                 Response::NotStarted(error) => failed(Failure::NotStarted(error)),

@@ -17,7 +17,7 @@ use crate::codec::Part;
 use crate::error::{TooLarge, Why};
 use crate::id::NodeId;
 use crate::transport::Connect;
-use crate::transport::frame::{Hello, MAX_KEY};
+use crate::transport::frame::MAX_KEY;
 use crate::transport::hello::Identity;
 use crate::transport::outcome::{NotSent, Outcome};
 use crate::transport::peer::state::{Abandoned, After, Link, State};
@@ -187,6 +187,11 @@ impl Peer {
         self.close(NotSent::Dead);
     }
 
+    /// This node has another id now, and reaches the other one by another peer. What was not sent is routed again.
+    pub(crate) fn retire(&self) {
+        self.close(NotSent::Rerouted);
+    }
+
     /// This node has left the cluster.
     pub(crate) fn leave(&self) {
         self.close(NotSent::Left);
@@ -212,7 +217,8 @@ impl Peer {
     }
 
     /// What the other node last said of itself.
-    pub(crate) fn hello(&self) -> Option<Hello> {
+    #[cfg(test)]
+    pub(crate) fn hello(&self) -> Option<crate::transport::frame::Hello> {
         self.shared.lock().hello.clone()
     }
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use crate::id::NodeId;
 use crate::transport::Incoming;
 use crate::transport::hello::Identity;
 use crate::transport::peer::Options;
@@ -30,8 +29,9 @@ pub(crate) struct Receiver<S> {
     serve: Arc<S>,
     own: Identity,
     options: Options,
-    /// The current stream of each other node. (rule 6)
-    sessions: Mutex<HashMap<NodeId, Arc<Session>>>,
+    /// The current stream of each other process: a node that has joined again has another id, and its messages the same
+    /// order. (rule 6)
+    sessions: Mutex<HashMap<u64, Arc<Session>>>,
     /// How many sessions have not ended.
     live: watch::Sender<usize>,
     phase: watch::Sender<Phase>,
@@ -47,7 +47,7 @@ enum Phase {
 }
 
 impl<S> Receiver<S> {
-    fn sessions(&self) -> MutexGuard<'_, HashMap<NodeId, Arc<Session>>> {
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Session>>> {
         // Nothing panics under the lock but for a lack of memory.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,6 +74,11 @@ impl<S: Serve> Receiver<S> {
     pub(crate) async fn drained(&self) {
         // The sender is in `self`.
         let _ = self.live.subscribe().wait_for(|live| *live == 0).await;
+    }
+
+    /// How many requests have not been answered.
+    pub(crate) fn unanswered(&self) -> usize {
+        self.sessions().values().map(|session| session.unanswered()).sum()
     }
 
     /// Ends all streams. Requests that have not been answered are dropped.

@@ -84,6 +84,8 @@ pub(crate) enum Refusal {
     Overloaded,
     /// It arrived after its deadline, or its sender no longer waits.
     TooLate,
+    /// The receiver does not host the kind, or not yet.
+    NotHosted,
 }
 
 /// The receiving side: what a node does with the requests of other nodes.
@@ -108,8 +110,8 @@ const TOO_LARGE: u32 = 10;
 const REFUSED: u32 = 16;
 
 impl Refusal {
-    const ALL: [Refusal; 5] =
-        [Refusal::NotHere, Refusal::Moving, Refusal::Fenced, Refusal::Overloaded, Refusal::TooLate];
+    const ALL: [Refusal; 6] =
+        [Refusal::NotHere, Refusal::Moving, Refusal::Fenced, Refusal::Overloaded, Refusal::TooLate, Refusal::NotHosted];
 
     fn code(self) -> u32 {
         REFUSED + self as u32

@@ -120,7 +120,7 @@ impl Session {
         if *receiver.phase.borrow() != Phase::Open {
             return Err(Broken::new("it leaves the cluster"));
         }
-        let earlier = receiver.sessions().insert(hello.node.into(), Arc::clone(self));
+        let earlier = receiver.sessions().insert(hello.node.process, Arc::clone(self));
         if let Some(earlier) = earlier {
             // What the other node counts as lost must not begin behind what it sends now. (rule 6)
             earlier.superseded.notify_one();
@@ -139,6 +139,10 @@ impl Session {
             // An aborted task ends at its next await.
             let _ = task.await;
         }
+    }
+
+    pub(super) fn unanswered(&self) -> usize {
+        self.lock().unanswered()
     }
 
     async fn answers_taken(&self) {

@@ -139,6 +139,11 @@ impl State {
         !self.full
     }
 
+    /// How many requests have not been answered, or their answers have not left.
+    pub(super) fn unanswered(&self) -> usize {
+        self.open.len() + self.outbox.messages()
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         self.gone
     }

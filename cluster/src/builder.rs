@@ -1,0 +1,538 @@
+//! [`ClusterBuilder`]: the options of a node, and its join.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::clock::Clock;
+use crate::cluster::Cluster;
+use crate::engine::{Engine, Memory};
+use crate::fence::FencePolicy;
+use crate::fence::thread::{Alarm, FenceThread};
+use crate::id::NodeId;
+use crate::machine::wire::Wire;
+use crate::machine::{Machine, Refusal, Settings};
+use crate::node::driver::{Driver, DriverState};
+use crate::node::engine::{AnyEngine, Erased};
+use crate::node::membership::{Door, Membership, NodeSlot};
+use crate::node::routes::Dialer;
+use crate::node::{Ended, Node, NodeOptions, State};
+use crate::transport::{Connect, GrpcConnect, Identity, ListenError, NodeTls, NodeTlsError, Options, Server};
+
+/// The times of a cluster. All its nodes have the same.
+///
+/// `valid` is at most 0.8 of `take`, and at least three beats. What is between `valid` and `take` is for clocks that differ in
+/// rate, and for workers that take time to yield.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a node proves to the engine that it lives. 1 s.
+    pub beat: Duration,
+    /// How long a node serves after a beat that was committed. An outage of the engine that is shorter passes unnoticed. 8 s.
+    pub valid: Duration,
+    /// How long a node must be silent before others take its shards. 10 s.
+    pub take: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Timing {
+        Timing { beat: Duration::from_secs(1), valid: Duration::from_secs(8), take: Duration::from_secs(10) }
+    }
+}
+
+/// The options of a node: made by [`Cluster::builder`].
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use gen_registry_cluster::engine::Memory;
+/// use gen_registry_cluster::{Cluster, Timing};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Memory::new(); // `Etcd` in production
+/// let cluster = Cluster::builder("chat")
+///     .engine(engine)
+///     .listen("127.0.0.1:0".parse()?)
+///     .shards(64)
+///     .timing(Timing { beat: Duration::from_millis(500), valid: Duration::from_secs(4), take: Duration::from_secs(5) })
+///     .join()
+///     .await?;
+/// assert_eq!(cluster.members().len(), 1);
+/// cluster.leave().await;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use = "a node joins with `join`"]
+pub struct ClusterBuilder {
+    name: String,
+    engine: Option<Arc<dyn AnyEngine>>,
+    listen: Option<SocketAddr>,
+    advertise: Option<String>,
+    tls: Option<NodeTls>,
+    insecure: bool,
+    shards: u16,
+    timing: Timing,
+    weight: u32,
+    version: u64,
+    era: u16,
+    lanes: usize,
+    settle: Duration,
+    call_timeout: Duration,
+    join_timeout: Duration,
+    leave_timeout: Duration,
+    options: Options,
+    fence_policy: FencePolicy,
+    clock: Option<Clock>,
+    #[cfg(test)]
+    network: Option<Arc<crate::transport::LocalNetwork>>,
+}
+
+impl ClusterBuilder {
+    pub(crate) fn new(name: String) -> ClusterBuilder {
+        ClusterBuilder {
+            name,
+            engine: None,
+            listen: None,
+            advertise: None,
+            tls: None,
+            insecure: false,
+            shards: 1024,
+            timing: Timing::default(),
+            weight: 1,
+            version: 0,
+            era: 0,
+            lanes: 8,
+            settle: Duration::from_secs(10),
+            call_timeout: Duration::from_secs(10),
+            join_timeout: Duration::from_secs(30),
+            leave_timeout: Duration::from_secs(30),
+            options: Options::default(),
+            fence_policy: FencePolicy::default(),
+            clock: None,
+            #[cfg(test)]
+            network: None,
+        }
+    }
+
+    /// Sets the engine that decides which node owns which shard: [`Etcd`](crate::engine::Etcd), or [`Memory`] in one process.
+    /// Required.
+    pub fn engine(mut self, engine: impl Engine) -> ClusterBuilder {
+        self.engine = Some(Arc::new(Erased(Arc::new(engine))));
+        self
+    }
+
+    /// Sets the address at which other nodes reach this one. With port 0 the system chooses one.
+    ///
+    /// An address that is not loopback demands [`tls`](Self::tls), or [`insecure`](Self::insecure).
+    pub fn listen(mut self, address: SocketAddr) -> ClusterBuilder {
+        self.listen = Some(address);
+        self
+    }
+
+    /// Sets the address that other nodes are given: `host:port`. The address of [`listen`](Self::listen), unless set, which
+    /// must not be unspecified (`0.0.0.0`) then.
+    ///
+    /// It is also the node's place: a process that starts again at its address is given the same shards.
+    pub fn advertise(mut self, address: impl Into<String>) -> ClusterBuilder {
+        self.advertise = Some(address.into());
+        self
+    }
+
+    /// Sets the certificates by which nodes know each other.
+    pub fn tls(mut self, tls: NodeTls) -> ClusterBuilder {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Allows other hosts to send to the workers without a certificate. For networks that are trusted.
+    pub fn insecure(mut self) -> ClusterBuilder {
+        self.insecure = true;
+        self
+    }
+
+    /// Sets the number of shards of the cluster. 1,024, unless set. **It can never change** while the cluster lives.
+    pub fn shards(mut self, shards: u16) -> ClusterBuilder {
+        self.shards = shards;
+        self
+    }
+
+    /// Sets the times of the cluster.
+    pub fn timing(mut self, timing: Timing) -> ClusterBuilder {
+        self.timing = timing;
+        self
+    }
+
+    /// Sets the node's share of the shards, relative to the weights of the others. 1, unless set. A node of weight 0 owns
+    /// none.
+    pub fn weight(mut self, weight: u32) -> ClusterBuilder {
+        self.weight = weight;
+        self
+    }
+
+    /// Sets the version of the program. While two run, shards are given to nodes of the newest.
+    pub fn version(mut self, version: u64) -> ClusterBuilder {
+        self.version = version;
+        self
+    }
+
+    /// Sets the era of the cluster. Raise it by one, on all nodes, after the engine was restored from a backup.
+    pub fn era(mut self, era: u16) -> ClusterBuilder {
+        self.era = era;
+        self
+    }
+
+    /// Sets how many shards this node moves at a time. 8, unless set.
+    pub fn lanes(mut self, lanes: usize) -> ClusterBuilder {
+        self.lanes = lanes;
+        self
+    }
+
+    /// Sets how long the members must be the same before shards move that have an owner. 10 s, unless set.
+    pub fn settle(mut self, settle: Duration) -> ClusterBuilder {
+        self.settle = settle;
+        self
+    }
+
+    /// Sets the deadline of each send that has none of its own. 10 s, unless set.
+    pub fn call_timeout(mut self, within: Duration) -> ClusterBuilder {
+        self.call_timeout = within;
+        self
+    }
+
+    /// Sets how long [`join`](Self::join) waits for the engine. 30 s, unless set.
+    pub fn join_timeout(mut self, within: Duration) -> ClusterBuilder {
+        self.join_timeout = within;
+        self
+    }
+
+    /// Sets how long [`Cluster::leave`] hands over. 30 s, unless set.
+    pub fn leave_timeout(mut self, within: Duration) -> ClusterBuilder {
+        self.leave_timeout = within;
+        self
+    }
+
+    /// Sets how many requests to one node are open at a time, and how many bytes of them. 4,096 and 16 MiB, unless set.
+    /// Beyond, senders wait in their own futures.
+    pub fn window(mut self, calls: usize, bytes: usize) -> ClusterBuilder {
+        self.options.window_calls = calls;
+        self.options.window_bytes = bytes;
+        self
+    }
+
+    /// Sets the largest message with its key, and the largest reply, in bytes. 4 MiB, unless set.
+    pub fn max_message(mut self, bytes: usize) -> ClusterBuilder {
+        self.options.max_message = bytes;
+        self
+    }
+
+    /// Sets what happens if code of a fenced node does not yield in time.
+    pub fn fence_policy(mut self, policy: FencePolicy) -> ClusterBuilder {
+        self.fence_policy = policy;
+        self
+    }
+
+    /// Sets the clock, for tests.
+    pub fn clock(mut self, clock: Clock) -> ClusterBuilder {
+        self.clock = Some(clock);
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn network(mut self, network: &Arc<crate::transport::LocalNetwork>, address: &str) -> ClusterBuilder {
+        self.network = Some(network.clone());
+        self.advertise(address)
+    }
+
+    /// Joins the cluster, and returns when this node is a member.
+    ///
+    /// Shards arrive afterwards: at once those that no member holds, and after [`settle`](Self::settle) a share of the
+    /// others. Messages wait meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// See [`JoinError`]. Nothing of the node is left then.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the node leaves.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer.
+    pub async fn join(self) -> Result<Cluster, JoinError> {
+        let within = self.join_timeout;
+        let cluster = self.begin().await?;
+        let mut state = cluster.node().state();
+        let joined = timeout(within, state.wait_for(|state| matches!(state, State::Up | State::Ended(_)))).await;
+        match joined {
+            Ok(Ok(joined)) => match &*joined {
+                State::Ended(ended) => Err(JoinError::of(ended.clone())),
+                _ => {
+                    drop(joined);
+                    Ok(cluster)
+                }
+            },
+            // The sender is in the node. So the time has passed.
+            Ok(Err(_)) | Err(_) => {
+                let why = cluster.node().engine().last_error.unwrap_or_else(|| "it did not answer in time".into());
+                Err(JoinError::EngineAway { why })
+            }
+        }
+    }
+
+    /// Starts the node, with what it listens at.
+    async fn begin(self) -> Result<Cluster, JoinError> {
+        self.check()?;
+        let tls = self.tls.as_ref().map(|tls| tls.read(&self.name)).transpose()?;
+        let parts = self.parts();
+        let server = match self.listen {
+            Some(address) => Some(Server::listen(address, tls.clone(), self.insecure, parts.door.clone()).await?),
+            None => None,
+        };
+        let connect: Arc<dyn Connect> = Arc::new(GrpcConnect { tls });
+        self.start(parts, server, connect)
+    }
+
+    /// Starts the node without a port.
+    pub(crate) fn solo(self) -> Result<Cluster, JoinError> {
+        let this = self.engine(Memory::new());
+        this.check()?;
+        let parts = this.parts();
+        this.start(parts, None, Arc::new(GrpcConnect { tls: None }))
+    }
+
+    fn check(&self) -> Result<(), JoinError> {
+        let invalid = |option, problem: &str| Err(JoinError::Option { option, problem: problem.to_owned() });
+        let is_path = |name: &str| !name.is_empty() && !name.contains(|c: char| c == '/' || c.is_control());
+        if !is_path(&self.name) {
+            return invalid("name", "it is a part of a path: not empty, without `/` and control characters");
+        }
+        if self.engine.is_none() {
+            return invalid("engine", "a cluster needs an engine, which decides who owns what");
+        }
+        if let (Some(listen), None) = (self.listen, &self.advertise)
+            && listen.ip().is_unspecified()
+        {
+            return invalid("advertise", "other nodes cannot connect to an unspecified address; say which they use");
+        }
+        let reachable = self.listen.is_some() || self.is_solo();
+        if self.weight > 0 && !reachable {
+            return invalid("listen", "a node that owns shards listens for the others; or set its weight to 0");
+        }
+        if self.options.window_calls == 0 || self.options.window_bytes == 0 || self.options.max_message == 0 {
+            return invalid("window", "the window and the largest message must not be zero");
+        }
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn is_solo(&self) -> bool {
+        self.network.is_some() || self.advertise.is_some()
+    }
+
+    #[cfg(not(test))]
+    fn is_solo(&self) -> bool {
+        self.advertise.is_some()
+    }
+
+    fn identity(&self, node: NodeId) -> Identity {
+        Identity {
+            cluster: self.name.clone(),
+            era: self.era,
+            shards: self.shards,
+            node,
+            kinds: Vec::new(),
+            beat: self.timing.beat,
+        }
+    }
+
+    fn parts(&self) -> Parts {
+        // Seeded by the system for each process, and different for each call.
+        let process = RandomState::new().build_hasher().finish();
+        let id = NodeId::first(process);
+        let slot: NodeSlot = Arc::new(OnceLock::new());
+        let clock = self.clock.clone().unwrap_or_default();
+        let own = self.identity(id);
+        let membership = Membership::new(slot.clone(), &own, id, clock.clone(), &self.options);
+        let door = Door::new(membership.receiver.clone());
+        Parts { process, slot, clock, own, membership, door }
+    }
+
+    fn start(self, parts: Parts, server: Option<Server>, connect: Arc<dyn Connect>) -> Result<Cluster, JoinError> {
+        let Parts { process, slot, clock, own, membership, door } = parts;
+        let listening = server.as_ref().map(|server| server.address().to_string());
+        let address = self.advertise.clone().or(listening).unwrap_or_default();
+        #[cfg(test)]
+        let connect = match &self.network {
+            Some(network) => {
+                network.listen(&address, door.clone());
+                network.connector(&address)
+            }
+            None => connect,
+        };
+        let Some(engine) = self.engine.clone() else { unreachable!("it was checked") };
+        let settings = self.settings(address, engine.most_ops());
+        let machine = Machine::new(settings, process, clock.now())
+            .map_err(|error| JoinError::Option { option: "timing", problem: error.to_string() })?;
+        let (inputs, receiver) = mpsc::unbounded_channel();
+        let options = NodeOptions {
+            name: self.name.clone(),
+            shards: self.shards,
+            call_timeout: self.call_timeout,
+            leave_timeout: self.leave_timeout,
+            clock: clock.clone(),
+        };
+        let node = Arc::new(Node::new(options, machine, membership, inputs));
+        // Nothing else sets it.
+        let _ = slot.set(Arc::downgrade(&node));
+        let reaction = (self.timing.take - self.timing.valid) / 2;
+        let alarmed = Arc::downgrade(&node);
+        let thread = FenceThread::spawn(clock, reaction, self.fence_policy, move |alarm| {
+            if let (Alarm::Passed { .. }, Some(node)) = (alarm, alarmed.upgrade()) {
+                node.begin_abort();
+                node.input(crate::machine::Input::Fenced);
+            }
+        })
+        .map_err(JoinError::Thread)?;
+        let driver = Driver {
+            node: node.clone(),
+            slot,
+            engine,
+            wire: Wire::new(&self.name),
+            dialer: Dialer { own, connect, options: self.options },
+            door,
+            server,
+            thread,
+            inputs: receiver,
+            state: DriverState::new(),
+        };
+        tokio::spawn(driver.run());
+        Ok(Cluster::new(node))
+    }
+
+    fn settings(&self, address: String, most_ops: usize) -> Settings {
+        let Timing { beat, valid, take } = self.timing;
+        Settings {
+            beat,
+            valid,
+            take,
+            settle: self.settle,
+            // An answer that takes longer than a beat is waited for no longer, and asked for again.
+            attempt: beat.min(Duration::from_secs(1)),
+            shards: self.shards,
+            era: self.era,
+            lanes: self.lanes,
+            batch: most_ops.min(100),
+            weight: self.weight,
+            version: self.version,
+            ..Settings::new(address)
+        }
+    }
+}
+
+/// What exists before the node listens.
+struct Parts {
+    process: u64,
+    slot: NodeSlot,
+    clock: Clock,
+    own: Identity,
+    membership: Membership,
+    door: Arc<Door>,
+}
+
+impl fmt::Debug for ClusterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterBuilder")
+            .field("name", &self.name)
+            .field("listen", &self.listen)
+            .field("advertise", &self.advertise)
+            .field("timing", &self.timing)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a node has not joined.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// An option is missing, or cannot work.
+    #[error("the option `{option}` cannot work: {problem}")]
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The node cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] NodeTlsError),
+    /// The engine did not answer in time. Repeat the join, or look after the engine.
+    #[error("the engine cannot be reached: {why}")]
+    EngineAway {
+        /// The last error, as text.
+        why: String,
+    },
+    /// The engine refuses the requests: the credentials, the rights of the role, an address that is none.
+    #[error("the engine refuses the node: {why}")]
+    EngineRefused {
+        /// Why, as text.
+        why: String,
+    },
+    /// The cluster has another number of shards, which cannot change.
+    #[error("the cluster has {cluster} shards; this node must have the same")]
+    Shards {
+        /// The number of the cluster.
+        cluster: u16,
+    },
+    /// The cluster assigns keys to shards by another version of the hash. It needs a build with that version.
+    #[error("the cluster has the hash version {cluster}, which this build does not have")]
+    Hash {
+        /// The version of the cluster.
+        cluster: u32,
+    },
+    /// The cluster is in a later era. This node missed a restore of the engine: stop it, and start it with that era.
+    #[error("the cluster is in era {cluster}; this node must be started with it")]
+    Era {
+        /// The era of the cluster.
+        cluster: u16,
+    },
+    /// The engine forgot commits that it had acknowledged: it was restored from a backup. Raise the era on all nodes.
+    #[error("the engine has gone back in time; if it was restored from a backup, raise the era on all nodes")]
+    EngineWentBack,
+    /// A record of the cluster is damaged, or another program writes to its keys.
+    #[error("{what}; another program may write to the keys of the cluster")]
+    Damaged {
+        /// Which record.
+        what: String,
+    },
+    /// The system has no thread left.
+    #[error("the thread that looks at the deadline cannot be started: {0}")]
+    Thread(std::io::Error),
+    /// The runtime was shut down, or the node left while it joined.
+    #[error("the node was stopped while it joined")]
+    Stopped,
+}
+
+impl JoinError {
+    fn of(ended: Ended) -> JoinError {
+        match ended {
+            Ended::Refused(Refusal::Shards { cluster }) => JoinError::Shards { cluster },
+            Ended::Refused(Refusal::Hash { cluster }) => JoinError::Hash { cluster },
+            Ended::Refused(Refusal::Era { cluster }) => JoinError::Era { cluster },
+            Ended::Refused(Refusal::EngineWentBack) => JoinError::EngineWentBack,
+            Ended::EngineRefused(why) => JoinError::EngineRefused { why },
+            Ended::Damaged(what) => JoinError::Damaged { what },
+            Ended::Left | Ended::Stopped => JoinError::Stopped,
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! [`HostBuilder`]: a worker type that is hosted in a cluster.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use gen_registry::{BuildError, Builder, Worker};
+use thiserror::Error;
+
+use crate::fence::Fence;
+use crate::key::ClusterKey;
+use crate::kind::{Configure, Kind, MakeArgs};
+use crate::message::{Answers, Call, Cast, Takes};
+use crate::node::Node;
+use crate::registry::ClusterRegistry;
+use crate::serve::{Local, serve_call, serve_cast};
+use crate::transport::Response;
+
+/// Serves a message of one name. `None`: the shard moved, and nothing of the message has begun.
+pub(crate) type Handler<W> = for<'a> fn(Local<'a, W>) -> BoxFuture<'a, Option<Response>>;
+
+/// Hosts a worker type: made by [`Cluster::host`](crate::Cluster::host).
+///
+/// Every node that may own shards hosts the same kinds, and so does every node that sends to them.
+#[must_use = "nothing is hosted before `start`"]
+pub struct HostBuilder<W: Worker> {
+    node: Arc<Node>,
+    kind: &'static str,
+    args: MakeArgs<W>,
+    handlers: HashMap<&'static str, Handler<W>>,
+    twice: Option<&'static str>,
+    configure: Configure<W>,
+}
+
+impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
+    pub(crate) fn new(
+        node: Arc<Node>,
+        kind: &'static str,
+        args: impl Fn(&W::Key, Fence) -> W::Args + Send + Sync + 'static,
+    ) -> HostBuilder<W> {
+        HostBuilder {
+            node,
+            kind,
+            args: Box::new(args),
+            handlers: HashMap::new(),
+            twice: None,
+            configure: Box::new(|builder| builder),
+        }
+    }
+
+    fn travels(mut self, name: &'static str, handler: Handler<W>) -> HostBuilder<W> {
+        if self.handlers.insert(name, handler).is_some() {
+            self.twice = Some(name);
+        }
+        self
+    }
+
+    /// The call `C` may arrive from other nodes.
+    pub fn call<C: Call>(self) -> HostBuilder<W>
+    where
+        W: Answers<C>,
+    {
+        self.travels(C::NAME, serve_call::<W, C>)
+    }
+
+    /// The cast `C` may arrive from other nodes.
+    pub fn cast<C: Cast>(self) -> HostBuilder<W>
+    where
+        W: Takes<C>,
+    {
+        self.travels(C::NAME, serve_cast::<W, C>)
+    }
+
+    /// Sets options of the local registries, of which each owned shard has one: idle time-outs, restarts, the capacity of
+    /// mailboxes.
+    ///
+    /// The closure runs for each registry. Limits such as `max_workers` hold for each of them. Registries have no
+    /// [`name`](Builder::name) of their own, and their [`accepts`](Builder::accepts) is the shard.
+    pub fn local(mut self, options: impl Fn(Builder<W>) -> Builder<W> + Send + Sync + 'static) -> HostBuilder<W> {
+        self.configure = Box::new(options);
+        self
+    }
+
+    /// Hosts the worker type from now on.
+    ///
+    /// # Errors
+    ///
+    /// - [`HostError::KindTaken`]: this node hosts another worker type under this name.
+    /// - [`HostError::NameTaken`]: two messages have one name.
+    /// - [`HostError::Options`]: the local registries cannot be built with these options.
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime.
+    pub fn start(self) -> Result<ClusterRegistry<W>, HostError> {
+        let HostBuilder { node, kind, args, handlers, twice, configure } = self;
+        if let Some(message) = twice {
+            return Err(HostError::NameTaken { kind, message });
+        }
+        let name = kind;
+        let kind = Arc::new(Kind::new(kind, node.shards(), args, configure, handlers));
+        // The options are checked now, and not at the first message. This registry accepts no key.
+        kind.build(None).map_err(|source| HostError::Options { kind: name, source })?;
+        node.host(name, kind.clone())?;
+        Ok(ClusterRegistry::new(node, kind))
+    }
+}
+
+impl<W: Worker> fmt::Debug for HostBuilder<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names: Vec<_> = self.handlers.keys().collect();
+        names.sort_unstable();
+        f.debug_struct("HostBuilder").field("kind", &self.kind).field("messages", &names).finish_non_exhaustive()
+    }
+}
+
+/// Why a worker type is not hosted.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum HostError {
+    /// This node hosts another worker type under this name.
+    #[error("this node hosts the kind `{kind}` already")]
+    KindTaken {
+        /// The name.
+        kind: &'static str,
+    },
+    /// Two messages of the worker type have one name, and a receiver could not tell them apart.
+    #[error("two messages of the kind `{kind}` have the name `{message}`")]
+    NameTaken {
+        /// The kind.
+        kind: &'static str,
+        /// The name of the messages.
+        message: &'static str,
+    },
+    /// The local registries cannot be built with the options of [`HostBuilder::local`].
+    #[error("the registries of the kind `{kind}` cannot be built: {source}")]
+    Options {
+        /// The kind.
+        kind: &'static str,
+        /// Which option, and why.
+        source: BuildError,
+    },
+}

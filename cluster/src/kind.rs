@@ -1,0 +1,287 @@
+//! One worker type on one node: a local registry for each owned shard, and the ways into it.
+//!
+//! # Rules
+//!
+//! 1. **A slot has one registry.** It is made at the first message, under the write lock of its slot, if the shard is routed to
+//!    at that moment. A shard that stops to be routed to is first marked so, and then [taken](AnyKind::take) out of its slot. So
+//!    a registry that is made before is taken, and none is made after.
+//! 2. **A message is consumed under the read lock.** From the look at the epoch to the entry into the mailbox no one waits.
+//!    `take` needs the write lock, so a shutdown begins after each message that has passed the look: it is accepted, and
+//!    handled. A message that has not passed is still its sender's, who may send it elsewhere. Nothing in between exists, and
+//!    so a move loses nothing (C7), whatever the message is.
+//! 3. **Waits are outside the lock.** A sender waits for a worker to start, or for room, with a reservation in hand, and looks
+//!    again under the lock before it uses it. Senders that wait have errors when the registry is shut down.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use gen_registry::{Builder, Permit, Registry, ReserveError, ShutdownReport, Worker};
+use tokio::runtime::Handle;
+
+use crate::fence::{Fence, Validity};
+use crate::host::Handler;
+use crate::id::{Epoch, Shard};
+use crate::key::{ClusterKey, shard_of};
+use crate::transport::{Request, Response};
+
+/// The registry of one shard in one ownership.
+pub(crate) struct Open<W: Worker> {
+    epoch: Epoch,
+    validity: Arc<Validity>,
+    fence: Fence,
+    pub(crate) registry: Registry<W>,
+}
+
+impl<W: Worker> Open<W> {
+    /// The node owns the shard in this ownership, and routes to it. It looks at the coarse clock.
+    fn is_routed(&self, shard: Shard) -> bool {
+        self.validity.route(shard) == Some(self.epoch)
+    }
+}
+
+struct Slot<W: Worker> {
+    open: RwLock<Option<Arc<Open<W>>>>,
+    /// Calls and casts that a worker here has accepted from this node. On the cache line of the lock.
+    sent: AtomicU64,
+}
+
+/// Why a message was not sent here.
+pub(crate) enum NotSent<W: Worker> {
+    /// There is no registry, or its shard is not routed to.
+    NotOpen,
+    /// There is no worker, or it has no room.
+    NoRoom(Arc<Open<W>>),
+}
+
+pub(crate) type MakeArgs<W> = Box<dyn Fn(&<W as Worker>::Key, Fence) -> <W as Worker>::Args + Send + Sync>;
+pub(crate) type Configure<W> = Box<dyn Fn(Builder<W>) -> Builder<W> + Send + Sync>;
+
+/// See the [module](self).
+pub(crate) struct Kind<W: Worker> {
+    pub(crate) name: &'static str,
+    slots: Box<[Slot<W>]>,
+    args: MakeArgs<W>,
+    configure: Configure<W>,
+    handlers: HashMap<&'static str, Handler<W>>,
+    runtime: Handle,
+}
+
+impl<W: Worker> fmt::Debug for Kind<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kind").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker<Key: ClusterKey>> Kind<W> {
+    pub(crate) fn new(
+        name: &'static str,
+        shards: u16,
+        args: MakeArgs<W>,
+        configure: Configure<W>,
+        handlers: HashMap<&'static str, Handler<W>>,
+    ) -> Kind<W> {
+        let slot = |_| Slot { open: RwLock::new(None), sent: AtomicU64::new(0) };
+        let runtime = Handle::current();
+        Kind { name, slots: (0..shards).map(slot).collect(), args, configure, handlers, runtime }
+    }
+
+    pub(crate) fn shards(&self) -> u16 {
+        self.slots.len() as u16 // it was made from a `u16`
+    }
+
+    /// The message with this name travels.
+    pub(crate) fn travels(&self, name: &str) -> bool {
+        self.handlers.contains_key(name)
+    }
+
+    pub(crate) fn handler(&self, name: &[u8]) -> Option<Handler<W>> {
+        self.handlers.get(std::str::from_utf8(name).ok()?).copied()
+    }
+
+    fn slot(&self, shard: Shard) -> &Slot<W> {
+        &self.slots[usize::from(shard.0)]
+    }
+
+    /// Sends to the worker of the key, if it runs here and has room. `send` runs under the lock. (rule 2)
+    #[inline]
+    pub(crate) fn offer<R>(
+        &self,
+        shard: Shard,
+        key: &W::Key,
+        send: impl FnOnce(Permit<W>) -> R,
+    ) -> Result<R, NotSent<W>> {
+        let slot = self.slot(shard);
+        // A panic in `send` changes nothing that the lock protects. A writer does not wait for user code, so it is not
+        // waited for long.
+        let open = slot.open.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = open.as_ref().filter(|open| open.is_routed(shard)) else { return Err(NotSent::NotOpen) };
+        let Some(handle) = open.registry.lookup(key) else { return Err(NotSent::NoRoom(open.clone())) };
+        match handle.try_reserve() {
+            Ok(permit) => {
+                slot.sent.fetch_add(1, Ordering::Relaxed);
+                Ok(send(permit))
+            }
+            Err(_) => Err(NotSent::NoRoom(open.clone())),
+        }
+    }
+
+    /// Sends with a permit that was waited for, unless the shard has moved meanwhile. (rule 3)
+    pub(crate) fn send_reserved<R>(
+        &self,
+        shard: Shard,
+        open: &Arc<Open<W>>,
+        permit: Permit<W>,
+        send: impl FnOnce(Permit<W>) -> R,
+    ) -> Option<R> {
+        let slot = self.slot(shard);
+        let present = slot.open.read().unwrap_or_else(PoisonError::into_inner);
+        let is_same = present.as_ref().is_some_and(|present| Arc::ptr_eq(present, open));
+        if !is_same || !open.is_routed(shard) {
+            return None;
+        }
+        slot.sent.fetch_add(1, Ordering::Relaxed);
+        Some(send(permit))
+    }
+
+    /// Waits for a place in the mailbox of the key's worker, which is started if need be.
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
+        open: &Open<W>,
+        key: &W::Key,
+        if_running: bool,
+    ) -> Result<Permit<W>, ReserveError<W>> {
+        let via = if if_running {
+            open.registry.via(key)
+        } else {
+            let (kind, fence, of) = (self.clone(), open.fence.clone(), key.clone());
+            open.registry.via_or_start_with(key, move || (kind.args)(&of, fence.for_next_start()))
+        };
+        via.reserve().await
+    }
+
+    /// The registry of a shard that is routed to. It is made if need be. `None`: the shard is not routed to any more.
+    /// (rule 1)
+    ///
+    /// # Errors
+    ///
+    /// The options of the registry do not work, though they did when the kind was hosted.
+    pub(crate) fn open(
+        &self,
+        shard: Shard,
+        validity: &Arc<Validity>,
+    ) -> Result<Option<Arc<Open<W>>>, gen_registry::BuildError> {
+        let mut slot = self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner);
+        // Looked at under the lock: what is marked as not routed to is taken afterwards.
+        let Some(fence) = validity.fence(shard) else { return Ok(None) };
+        let epoch = fence.epoch();
+        if let Some(open) = slot.as_ref().filter(|open| open.epoch == epoch && Arc::ptr_eq(&open.validity, validity)) {
+            return Ok(Some(open.clone()));
+        }
+        let registry = self.build(Some(shard))?;
+        let open = Arc::new(Open { epoch, validity: validity.clone(), fence, registry });
+        // One of another ownership was taken before the shard opened again, so this drops none.
+        *slot = Some(open.clone());
+        Ok(Some(open))
+    }
+
+    /// A registry with the options of the user. It accepts keys of the shard, or none.
+    pub(crate) fn build(&self, shard: Option<Shard>) -> Result<Registry<W>, gen_registry::BuildError> {
+        let shards = self.shards();
+        let accepts = move |key: &W::Key| {
+            let mut bytes = Vec::new();
+            key.encode(&mut bytes);
+            Some(shard_of(&bytes, shards)) == shard
+        };
+        // The workers run where the node runs, whichever runtime the sender is on.
+        let _entered = self.runtime.enter();
+        (self.configure)(Registry::builder()).name("").accepts(accepts).build()
+    }
+
+    /// The registry of a shard, whether it is routed to or not.
+    pub(crate) fn at(&self, shard: Shard) -> Option<Arc<Open<W>>> {
+        self.slot(shard).open.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The registries of this node.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Open<W>>> {
+        (0..self.shards()).filter_map(|shard| self.at(Shard(shard)))
+    }
+}
+
+/// A [`Kind`] without its worker type.
+pub(crate) trait AnyKind: Send + Sync {
+    /// Takes the registry of a shard that is not routed to any more. (rule 1)
+    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>>;
+    /// Begins to abort the workers of all registries, without a wait.
+    fn begin_abort(&self);
+    /// The number of workers that run here.
+    fn count(&self) -> u64;
+    /// The number of messages that workers here have accepted from this node.
+    fn sent(&self) -> u64;
+    /// Serves a request of another node for a shard that is this node's. `None`: it is not any more, and nothing of the
+    /// request has begun.
+    fn serve<'a>(
+        self: Arc<Self>,
+        request: &'a Request,
+        shard: Shard,
+        validity: &'a Arc<Validity>,
+    ) -> BoxFuture<'a, Option<Response>>;
+}
+
+/// A registry without its worker type.
+pub(crate) trait AnyOpen: Send + Sync {
+    fn begin_abort(&self);
+    /// Shuts the registry down, or aborts it.
+    fn end(&self, at_once: bool) -> BoxFuture<'_, ShutdownReport>;
+    /// Waits until nothing runs any more, not even what is stuck.
+    fn gone(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<W: Worker<Key: ClusterKey>> AnyOpen for Open<W> {
+    fn begin_abort(&self) {
+        // Its first poll begins the abort, and a drop does not end it.
+        let _ = self.registry.abort().now_or_never();
+    }
+
+    fn end(&self, at_once: bool) -> BoxFuture<'_, ShutdownReport> {
+        Box::pin(async move { if at_once { self.registry.abort().await } else { self.registry.shutdown().await } })
+    }
+
+    fn gone(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.registry.gone())
+    }
+}
+
+impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
+    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>> {
+        let taken = self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner).take();
+        taken.map(|open| open as Arc<dyn AnyOpen>)
+    }
+
+    fn begin_abort(&self) {
+        for open in self.all() {
+            AnyOpen::begin_abort(&*open);
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.all().map(|open| open.registry.count() as u64).sum()
+    }
+
+    fn sent(&self) -> u64 {
+        self.slots.iter().map(|slot| slot.sent.load(Ordering::Relaxed)).sum()
+    }
+
+    fn serve<'a>(
+        self: Arc<Self>,
+        request: &'a Request,
+        shard: Shard,
+        validity: &'a Arc<Validity>,
+    ) -> BoxFuture<'a, Option<Response>> {
+        Box::pin(crate::serve::serve(self, request, shard, validity))
+    }
+}

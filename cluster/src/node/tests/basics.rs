@@ -1,0 +1,78 @@
+//! Nodes join, and messages reach the worker of their key.
+
+use super::support::*;
+use crate::{Cluster, ClusterCallError, ClusterCastError, ClusterStopError};
+
+#[tokio::test(start_paused = true)]
+async fn solo_cluster_serves_without_an_engine_and_a_port() {
+    let (cluster, world) = (Cluster::solo("solo"), Bed::new().world);
+    let counters = host(&cluster, &world);
+    for round in 1..=3 {
+        let value = within(counters.via("a").call(Add(1)), "the answer to a call").await;
+        assert_eq!(value.expect("the call is answered"), round);
+    }
+    within(counters.via("b").cast(Note(7)), "the end of a cast").await.expect("the cast is accepted");
+    assert_eq!(counters.count().await, Ok(2));
+    assert_eq!(counters.here().count(), 2);
+    let stopped = within(counters.stop("b"), "the end of a worker").await;
+    assert_eq!(stopped, Ok(gen_registry::ExitReason::Stopped));
+    assert_eq!(counters.stop("b").await, Err(ClusterStopError::NotFound));
+    let error = counters.via_if_running("b").call(Add(1)).await.expect_err("no worker runs");
+    assert!(matches!(error, ClusterCallError::NotFound), "{error:?}");
+
+    let report = within(cluster.leave(), "the end of the node").await;
+    assert_eq!((report.stuck, report.unanswered), (0, 0));
+    let error = counters.via("a").call(Add(1)).await.expect_err("the node has left");
+    assert!(matches!(error, ClusterCallError::Left), "{error:?}");
+    let error = counters.via("a").cast(Note(8)).await.expect_err("the node has left");
+    assert!(matches!(error, ClusterCastError::Left(_)), "{error:?}");
+    assert_eq!(error.into_cast(), Some(Note(8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn three_nodes_share_the_shards_and_each_reaches_all_keys() {
+    let bed = Bed::new();
+    let nodes = [bed.join("a").await, bed.join("b").await, bed.join("c").await];
+    for node in &nodes {
+        node.serves(8..=24).await;
+    }
+    let shards: usize = nodes.iter().map(|node| node.cluster.health().shards.here).sum();
+    assert_eq!(shards, 48);
+    for key in (0..100).map(|n| format!("k{n}")) {
+        for (turn, node) in nodes.iter().enumerate() {
+            assert_eq!(node.add(&key).await, turn as u64 + 1, "{key}");
+        }
+        assert_eq!(bed.world.entry(&key).inits, 1);
+    }
+    for node in &nodes {
+        assert_eq!(within(node.counters.count(), "the count of all nodes").await, Ok(100));
+        assert!((10..=60).contains(&node.counters.here().count()));
+        assert_eq!(node.cluster.members().len(), 3);
+    }
+    bed.world.check();
+}
+
+/// Over sockets, in real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_nodes_reach_each_other_over_loopback() {
+    let bed = Bed::new();
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        let options = Cluster::builder("test").engine(bed.engine.clone()).shards(48).settle(SECOND / 10);
+        let options = options.listen(([127, 0, 0, 1], 0).into());
+        nodes.push(bed.join_with(options).await);
+    }
+    for node in &nodes {
+        node.serves(8..=24).await;
+    }
+    for key in (0..30).map(|n| format!("k{n}")) {
+        for (turn, node) in nodes.iter().enumerate() {
+            assert_eq!(node.add(&key).await, turn as u64 + 1, "{key}");
+        }
+    }
+    for node in &nodes {
+        let report = within(node.cluster.leave(), "the end of a node").await;
+        assert_eq!((report.stuck, report.unanswered), (0, 0));
+    }
+    bed.world.check();
+}
