@@ -43,6 +43,9 @@ const FIRST_CHECK: Duration = Duration::from_millis(100);
 /// Tells which deadlines are still awaited.
 pub(crate) trait Liveness {
     fn is_live(&self, due: Due) -> bool;
+
+    /// How many deadlines of starts are live at most.
+    fn most_starts(&self) -> usize;
 }
 
 /// One queue per duration. `repr(C)` puts what every start writes first: see [`Owner`](crate::owner::Owner).
@@ -90,14 +93,24 @@ impl DeadlineQueue {
         Some(now + self.first_check)
     }
 
-    /// Drops the deadlines that are no longer live, if there are many.
-    fn compact(&mut self, live: &dyn Liveness) {
-        if self.pending.len() >= self.compact_at {
-            self.pending.retain(|&(_, due)| live.is_live(due));
-            // Twice what is left, so that the cost of a compaction is spread over as many pushes.
-            self.compact_at = MIN_COMPACT.max(self.pending.len() * 2);
-            self.pending.shrink_to(self.compact_at);
+    fn must_compact(&self) -> bool {
+        self.pending.len() >= self.compact_at
+    }
+
+    /// Drops the deadlines that are no longer live, of which there are `most` at most.
+    #[cold]
+    fn compact(&mut self, most: usize, live: &dyn Liveness) {
+        // Most are over, and the live ones are at the back. The others are not looked at one by one: 4 to 6 % of a start.
+        let (mut left, mut over) = (most, self.pending.len());
+        while left > 0 && over > 0 {
+            over -= 1;
+            left -= usize::from(live.is_live(self.pending[over].1));
         }
+        self.pending.drain(..over);
+        self.pending.retain(|&(_, due)| live.is_live(due));
+        // Twice what is left, so that the cost of a compaction is spread over as many pushes.
+        self.compact_at = MIN_COMPACT.max(self.pending.len() * 2);
+        self.pending.shrink_to(self.compact_at);
     }
 
     /// When a live deadline must be checked again.
@@ -149,6 +162,7 @@ impl Deadlines {
 
     /// Arms a deadline.
     pub(crate) fn arm(&mut self, due: Due, live: &dyn Liveness) {
+        let is_start = matches!(due, Due::Entry(_, Deadline::Init));
         let queue = match due {
             Due::Entry(_, Deadline::Init) => &mut self.init,
             Due::Entry(_, Deadline::Drain) | Due::Shutdown => &mut self.stop,
@@ -157,7 +171,10 @@ impl Deadlines {
             Due::Report | Due::FlushMetrics | Due::FinalReport => &mut self.report,
         };
         let now = *self.now.get_or_insert_with(|| self.clock.instant());
-        queue.compact(live);
+        if queue.must_compact() {
+            let most = if is_start { live.most_starts() } else { usize::MAX };
+            queue.compact(most, live);
+        }
         if let Some(at) = queue.push(now, due) {
             if self.earliest.is_none_or(|earliest| at < earliest) {
                 self.earliest = Some(at);
@@ -208,6 +225,10 @@ mod tests {
         fn is_live(&self, _: Due) -> bool {
             true
         }
+
+        fn most_starts(&self) -> usize {
+            usize::MAX
+        }
     }
 
     struct Only(Option<Due>);
@@ -215,6 +236,10 @@ mod tests {
     impl Liveness for Only {
         fn is_live(&self, due: Due) -> bool {
             self.0 == Some(due)
+        }
+
+        fn most_starts(&self) -> usize {
+            usize::from(self.0.is_some())
         }
     }
 
@@ -282,6 +307,10 @@ mod tests {
     impl Liveness for Hung {
         fn is_live(&self, due: Due) -> bool {
             matches!(due, Due::Entry(entry, _) if self.0.contains(&entry.hash))
+        }
+
+        fn most_starts(&self) -> usize {
+            self.0.len()
         }
     }
 

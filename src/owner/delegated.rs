@@ -4,7 +4,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::{Deadline, Lifecycle, NoneDelegated, Observe, Occupant};
+use crate::lifecycle::{Deadline, Lifecycle, NoneDelegated, Observe, Occupant, Tally};
 use crate::mailbox::queue::Gate;
 use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
@@ -18,10 +18,11 @@ use crate::worker::shared::Numbers;
 impl Owner {
     /// Delegates a start to its worker, which is not in the table yet.
     pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut CellCore, reply: StartReply) {
+        // Before it is counted: see `most_starts`.
+        self.arm(Due::Entry(entry, Deadline::Init));
         self.delegated += 1;
         self.shared.numbers.delegated.store(self.delegated, Ordering::Relaxed);
         cell.delegate(reply);
-        self.arm(Due::Entry(entry, Deadline::Init));
     }
 
     /// Observes the worker of an entry. Returns `None` if the table does not have it.
@@ -78,14 +79,15 @@ impl Owner {
     }
 
     pub(super) fn arm(&mut self, due: Due) {
-        let Self { deadlines, lifecycle, table, .. } = self;
-        let live = LiveEntries { lifecycle, table: &**table };
+        let Self { deadlines, lifecycle, table, delegated, shared, .. } = self;
+        let live = LiveEntries { lifecycle, table: &**table, delegated: *delegated, numbers: &shared.numbers };
         deadlines.arm(due, &live);
     }
 
     pub(super) fn pop_passed(&mut self) -> Option<Due> {
-        let Self { deadlines, lifecycle, table, .. } = self;
-        deadlines.pop_passed(&LiveEntries { lifecycle, table: &**table })
+        let Self { deadlines, lifecycle, table, delegated, shared, .. } = self;
+        let live = LiveEntries { lifecycle, table: &**table, delegated: *delegated, numbers: &shared.numbers };
+        deadlines.pop_passed(&live)
     }
 }
 
@@ -136,6 +138,8 @@ impl Observe<StartReply> for NoticeSender<'_> {
 struct LiveEntries<'o> {
     lifecycle: &'o Lifecycle<LiveTypes>,
     table: &'o dyn AnyTable,
+    delegated: u64,
+    numbers: &'o Numbers,
 }
 
 impl LiveEntries<'_> {
@@ -161,5 +165,13 @@ impl Liveness for LiveEntries<'_> {
                 true
             }
         }
+    }
+
+    fn most_starts(&self) -> usize {
+        // Relaxed: a worker counts its start after it is ready. A count that is seen late makes this too large.
+        let completed = self.numbers.completed_delegated.load(Ordering::Relaxed);
+        let delegated = usize::try_from(self.delegated.saturating_sub(completed)).unwrap_or(usize::MAX);
+        let Tally { queued, starting } = self.lifecycle.tally();
+        (queued + starting).saturating_add(delegated)
     }
 }
