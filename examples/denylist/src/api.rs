@@ -12,12 +12,13 @@ use axum::{Extension, Json, Router};
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
+use crate::body::{Call, NewRules};
 use crate::complaint::Record;
 use crate::denylist::Decision;
 use crate::openapi::{self, BadBody, BadPath, BadQuery, Failed, Missing, ShuttingDown};
 use crate::phone_number::{Caller, PhoneNumber};
 use crate::problem::Problem;
-use crate::request::{self, MAX_BODY, Object, Parameters, Segments, missing, parse};
+use crate::request::{MAX_BODY, Object, Parameters, Segments, parse};
 use crate::rule::{Edit, Rule};
 use crate::service::{Counters, Kind, Listed, Service, Stopped, WorkerName};
 use crate::telemetry::Telemetry;
@@ -74,30 +75,6 @@ async fn observe(request: Request, next: Next) -> Response {
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     Telemetry::served(&method, route, response.status(), started.elapsed());
     response
-}
-
-/// A call to decide on.
-#[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Call {
-    /// Absent or null if the caller hides the number.
-    #[schema(required = false, nullable)]
-    from: Caller,
-    to: PhoneNumber,
-}
-
-impl TryFrom<Object> for Call {
-    type Error = Problem;
-
-    fn try_from(object: Object) -> Result<Self, Problem> {
-        let [from, to] = object.fields(["from", "to"])?;
-        let from = match from.filter(|from| !from.is_null()) {
-            Some(from) => parse("from", &request::text("from", from)?)?,
-            None => Caller::Anonymous,
-        };
-        let to = request::text("to", to.ok_or_else(|| missing("to"))?)?;
-        Ok(Self { from, to: parse("to", &to)? })
-    }
 }
 
 /// A decision on a call.
@@ -192,28 +169,6 @@ struct Rules {
 async fn rules(State(service): State<Service>, Segments(number): Segments<String>) -> Result<Json<Rules>, Problem> {
     let number = parse("number", &number)?;
     Ok(Json(Rules { number, rules: service.rules(number).await? }))
-}
-
-/// All rules of a phone.
-#[derive(Debug, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct NewRules {
-    #[schema(value_type = Vec<Rule>)]
-    rules: BTreeSet<Rule>,
-}
-
-impl TryFrom<Object> for NewRules {
-    type Error = Problem;
-
-    fn try_from(object: Object) -> Result<Self, Problem> {
-        let [rules] = object.fields(["rules"])?;
-        let rules = request::list("rules", rules.ok_or_else(|| missing("rules"))?)?;
-        let rules = rules.into_iter().enumerate().map(|(index, rule)| {
-            let name = format!("rules[{index}]");
-            parse(&name, &request::text(&name, rule)?)
-        });
-        Ok(Self { rules: rules.collect::<Result<_, _>>()? })
-    }
 }
 
 /// Replaces the rules of a phone

@@ -9,22 +9,26 @@ use crate::phone_number::PhoneNumber;
 
 /// A complaint to the FTC about a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Complaint {
-    pub(crate) about: PhoneNumber,
-    pub(crate) created: Timestamp,
-    pub(crate) subject: String,
-    pub(crate) is_robocall: bool,
+pub struct Complaint {
+    /// The number that called.
+    pub about: PhoneNumber,
+    /// When the complaint was made.
+    pub created: Timestamp,
+    /// What the call was about, shortened.
+    pub subject: String,
+    /// Whether it was a recorded message.
+    pub is_robocall: bool,
     /// A digest of all columns, because the file has no id for a complaint.
-    pub(crate) digest: u128,
+    pub digest: u128,
 }
 
 /// A date and time without a time zone, as in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub(crate) struct Timestamp(u64);
+pub struct Timestamp(u64);
 
 impl Timestamp {
     /// Parses `2021-07-07 00:01:15`.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let is_shaped = text.len() == 19
             && text.bytes().zip(b"0000-00-00 00:00:00").all(|(byte, shape)| match shape {
                 b'0' => byte.is_ascii_digit(),
@@ -35,12 +39,12 @@ impl Timestamp {
     }
 
     /// 20210707000115.
-    pub(crate) fn to_stored(self) -> u64 {
+    pub fn to_stored(self) -> u64 {
         self.0
     }
 
     /// `None` if it has more than 14 digits.
-    pub(crate) fn from_stored(digits: u64) -> Option<Self> {
+    pub fn from_stored(digits: u64) -> Option<Self> {
         (digits < 100_000_000_000_000).then_some(Self(digits))
     }
 }

@@ -34,7 +34,7 @@ const MAX_SUBJECT: usize = 100;
 /// A row is a line, because the file has no line breaks within quotes. So an unclosed quote costs one row and not the
 /// rest of the file. The longest line bounds the memory.
 #[derive(Debug)]
-pub(crate) struct ComplaintReader<R> {
+pub struct ComplaintReader<R> {
     input: R,
     /// The index of each of [`COLUMNS`] in a row.
     columns: [usize; COLUMNS.len()],
@@ -47,14 +47,20 @@ pub(crate) struct ComplaintReader<R> {
 
 /// One row of the file.
 #[derive(Debug)]
-pub(crate) enum Row {
+pub enum Row {
+    /// A complaint.
     Complaint(Complaint),
+    /// A row that is none. It is skipped.
     Bad(BadRow),
 }
 
 impl<R: BufRead> ComplaintReader<R> {
     /// Reads the header.
-    pub(crate) fn new(input: R) -> Result<Self, HeaderError> {
+    ///
+    /// # Errors
+    ///
+    /// The input cannot be read, or its first line does not name all columns.
+    pub fn new(input: R) -> Result<Self, HeaderError> {
         let columns = [0; COLUMNS.len()];
         let mut reader = Self { input, columns, width: 0, line: Vec::new(), line_number: 0, bytes_read: 0 };
         let header = match reader.next_line()? {
@@ -72,7 +78,7 @@ impl<R: BufRead> ComplaintReader<R> {
     }
 
     /// The next row, if there is one. An error is an I/O error. An invalid row is a [`Row`].
-    pub(crate) fn next_row(&mut self) -> io::Result<Option<Row>> {
+    pub fn next_row(&mut self) -> io::Result<Option<Row>> {
         Ok(self.next_line()?.map(|line| {
             let row = match line {
                 Line::Text => self.parse(),
@@ -83,11 +89,12 @@ impl<R: BufRead> ComplaintReader<R> {
     }
 
     /// The line number of the last row, counted from 1.
-    pub(crate) fn line_number(&self) -> u64 {
+    pub fn line_number(&self) -> u64 {
         self.line_number
     }
 
-    pub(crate) fn bytes_read(&self) -> u64 {
+    /// How much of the input is read.
+    pub fn bytes_read(&self) -> u64 {
         self.bytes_read
     }
 
@@ -203,28 +210,37 @@ fn unquote(quoted: &str) -> Option<(Cow<'_, str>, &str)> {
 
 /// Why a row is not a complaint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub(crate) enum BadRow {
+pub enum BadRow {
+    /// The number of the caller is none.
     #[error(transparent)]
     Number(#[from] NumberError),
+    /// The date of the complaint is none.
     #[error("created date not like 2021-07-07 00:01:15")]
     Date,
+    /// It has more or fewer columns than the header.
     #[error("wrong number of columns")]
     Columns,
+    /// A quote is not closed, or text follows it.
     #[error("an unclosed quote")]
     Quotes,
+    /// It is not text.
     #[error("not UTF-8")]
     NotUtf8,
+    /// It is longer than any row.
     #[error("line longer than 64 KiB")]
     LineTooLong,
 }
 
 /// Why a file is not a file of complaints.
 #[derive(Debug, Error)]
-pub(crate) enum HeaderError {
+pub enum HeaderError {
+    /// There is no first line.
     #[error("it is empty")]
     Empty,
+    /// The first line does not name this column.
     #[error("its first line has no column {0}; it must name the columns of the FTC's Do Not Call Reported Calls")]
     Missing(&'static str),
+    /// The input cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

@@ -21,16 +21,16 @@ const NORTH_AMERICAN: std::ops::RangeInclusive<u64> = 2_000_000_000..=9_999_999_
 /// It has at most 15 digits, and the first is not 0. So an integer holds it without loss, is cheap to copy and to hash,
 /// and sorts in the database.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct PhoneNumber(u64);
+pub struct PhoneNumber(u64);
 
 impl PhoneNumber {
     /// The digits after the plus sign.
-    pub(crate) fn digits(self) -> u64 {
+    pub fn digits(self) -> u64 {
         self.0
     }
 
     /// The number with these digits, unless there are too many or none.
-    pub(crate) fn from_digits(digits: u64) -> Option<Self> {
+    pub fn from_digits(digits: u64) -> Option<Self> {
         (1..TOO_LONG).contains(&digits).then_some(Self(digits))
     }
 }
@@ -102,23 +102,30 @@ impl fmt::Debug for PhoneNumber {
 
 /// Why a text is not a phone number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Error)]
-pub(crate) enum NumberError {
+pub enum NumberError {
+    /// There is no text.
     #[error("no number")]
     Empty,
+    /// It has other characters than digits and punctuation, or no digit, or digits that no number begins with.
     #[error("not a phone number")]
     NotANumber,
+    /// No phone has such a short number.
     #[error("phone number too short")]
     TooShort,
+    /// It has more digits than the plan of its country allows, or too much punctuation.
     #[error("phone number too long")]
     TooLong,
+    /// Its length is plausible, and no country assigns it.
     #[error("in no country's numbering plan")]
     NotInPlan,
 }
 
 /// A caller: a number, or one that hides it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Caller {
+pub enum Caller {
+    /// It hides its number.
     Anonymous,
+    /// Its number is known.
     Known(PhoneNumber),
 }
 

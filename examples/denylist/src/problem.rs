@@ -11,7 +11,7 @@ use crate::failure::Failure;
 
 /// An `application/problem+json` of RFC 9457. The type is `about:blank`: the status identifies the problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Problem {
+pub struct Problem {
     status: StatusCode,
     detail: String,
     /// Seconds, for status 503.

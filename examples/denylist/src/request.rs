@@ -5,7 +5,7 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -20,9 +20,25 @@ pub(crate) const MAX_BODY: usize = 64 << 10;
 
 /// A body: the fields of a JSON object, in their order.
 #[derive(Debug)]
-pub(crate) struct Object(Vec<(String, Value)>);
+pub struct Object(Vec<(String, Value)>);
 
 impl Object {
+    /// Reads a body.
+    ///
+    /// # Errors
+    ///
+    /// It is not JSON, or not an object.
+    pub fn read(body: &[u8]) -> Result<Self, Problem> {
+        serde_json::from_slice(body).map_err(|error| match error.classify() {
+            Category::Data => Problem::unprocessable("the body must be a JSON object"),
+            _ if body.is_empty() => Problem::bad_request("the body is empty; it must be a JSON object"),
+            _ => {
+                let (line, column) = (error.line(), error.column());
+                Problem::bad_request(format!("the body is not valid JSON (line {line}, column {column})"))
+            }
+        })
+    }
+
     /// The values of these fields, and none for those that are absent. Any other field is an error.
     pub(crate) fn fields<const N: usize>(self, names: [&str; N]) -> Result<[Option<Value>; N], Problem> {
         pick(self.0, names, "field").map_err(Problem::unprocessable)
@@ -37,21 +53,20 @@ impl<S: Send + Sync> FromRequest<S> for Object {
             let detail = "the body must be JSON; set the header Content-Type to application/json";
             return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
         }
+        // What announces itself as too large need not arrive first.
+        if request.body().size_hint().lower() > MAX_BODY as u64 {
+            return Err(too_large());
+        }
         let body = Bytes::from_request(request, state).await.map_err(|rejection| match rejection.status() {
-            status @ StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(status, format!("the body exceeds {} KiB", MAX_BODY >> 10))
-            }
+            StatusCode::PAYLOAD_TOO_LARGE => too_large(),
             _ => Problem::bad_request("the body did not arrive completely"),
         })?;
-        serde_json::from_slice(&body).map_err(|error| match error.classify() {
-            Category::Data => Problem::unprocessable("the body must be a JSON object"),
-            _ if body.is_empty() => Problem::bad_request("the body is empty; it must be a JSON object"),
-            _ => {
-                let (line, column) = (error.line(), error.column());
-                Problem::bad_request(format!("the body is not valid JSON (line {line}, column {column})"))
-            }
-        })
+        Self::read(&body)
     }
+}
+
+fn too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body exceeds {} KiB", MAX_BODY >> 10))
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -10,14 +10,14 @@ use thiserror::Error;
 use crate::phone_number::{Caller, NumberError, PhoneNumber};
 
 /// How many rules a phone may have. They are in its worker's memory and sent in one reply.
-pub(crate) const MAX_RULES: usize = 1_000;
+pub const MAX_RULES: usize = 1_000;
 const MOST_COMPLAINTS: u64 = 1_000_000_000;
 
 /// A reason to reject a caller. Its text is `+12025550123`, `+1900*`, `anonymous` or `complaints:5`.
 ///
 /// If several rules match, the first variant is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Rule {
+pub enum Rule {
     /// This caller.
     Number(PhoneNumber),
     /// Every caller whose number begins with these digits.
@@ -30,7 +30,7 @@ pub(crate) enum Rule {
 
 impl Rule {
     /// The kind of rule, a label of a metric.
-    pub(crate) fn kind(self) -> &'static str {
+    pub fn kind(self) -> &'static str {
         match self {
             Self::Number(_) => "number",
             Self::Prefix(_) => "prefix",
@@ -87,38 +87,47 @@ impl Serialize for Rule {
 
 /// Why a text is not a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub(crate) enum RuleError {
+pub enum RuleError {
+    /// It ends with a star, and what precedes is not a prefix.
     #[error("a prefix is written like +1900*: a plus, 1 to 14 digits of which the first is not 0, and a star")]
     Prefix,
+    /// It begins with `complaints:`, and what follows is not a threshold.
     #[error("a complaint threshold is written like complaints:5, with a number from 1 to 1000000000")]
     Complaints,
+    /// It is read as a number, and is none.
     #[error("{0}; a rule is a number such as +12025550123, a prefix such as +1900*, anonymous, or complaints:5")]
     Number(#[from] NumberError),
 }
 
 /// A change to the rules of one phone.
 #[derive(Debug, Clone)]
-pub(crate) enum Edit {
+pub enum Edit {
+    /// Adds a rule.
     Add(Rule),
+    /// Removes a rule.
     Remove(Rule),
+    /// Replaces all rules.
     Replace(BTreeSet<Rule>),
 }
 
 /// The rules of one phone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct RuleSet(BTreeSet<Rule>);
+pub struct RuleSet(BTreeSet<Rule>);
 
 /// The verdict of the rules on a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
+    /// The caller may ring.
     Place,
+    /// The caller may not, because of this rule.
     Reject(Rule),
     /// Reject if the caller has at least this many complaints.
     RejectFrom(u64),
 }
 
 impl RuleSet {
-    pub(crate) fn judge(&self, caller: Caller) -> Verdict {
+    /// Decides on a caller by the most specific rule.
+    pub fn judge(&self, caller: Caller) -> Verdict {
         let Caller::Known(number) = caller else {
             let is_rejected = self.0.contains(&Rule::Anonymous);
             return if is_rejected { Verdict::Reject(Rule::Anonymous) } else { Verdict::Place };
@@ -141,7 +150,8 @@ impl RuleSet {
         }
     }
 
-    pub(crate) fn edited(&self, edit: &Edit) -> Self {
+    /// The rules after a change.
+    pub fn edited(&self, edit: &Edit) -> Self {
         let mut rules = self.clone();
         match edit {
             Edit::Add(rule) => _ = rules.0.insert(*rule),
@@ -155,11 +165,13 @@ impl RuleSet {
         self.0.len()
     }
 
-    pub(crate) fn to_set(&self) -> BTreeSet<Rule> {
+    /// The rules.
+    pub fn to_set(&self) -> BTreeSet<Rule> {
         self.0.clone()
     }
 
-    pub(crate) fn to_vec(&self) -> Vec<Rule> {
+    /// The rules, the most specific first.
+    pub fn to_vec(&self) -> Vec<Rule> {
         self.0.iter().copied().collect()
     }
 }
