@@ -25,9 +25,11 @@ mod reputation;
 mod request;
 pub mod rule;
 mod serve;
+mod server;
 mod service;
 mod store;
 mod telemetry;
+mod timed;
 mod words;
 
 use std::process::ExitCode;

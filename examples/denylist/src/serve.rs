@@ -1,6 +1,5 @@
 //! [`serve`]: runs the service.
 
-use std::future::IntoFuture;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -19,6 +18,7 @@ use crate::log::LogArgs;
 use crate::phone_number::PhoneNumber;
 use crate::println_lossy::println_lossy;
 use crate::rule::Rule;
+use crate::server::{ConnectionArgs, Server};
 use crate::service::{Residency, Service};
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -47,6 +47,8 @@ pub(crate) struct ServeArgs {
     /// requests; a second signal ends the delay
     #[arg(long, env = "DENYLIST_DRAIN_DELAY", value_name = "SECONDS", default_value_t = 0)]
     drain_delay: u64,
+    #[command(flatten)]
+    connections: ConnectionArgs,
     #[command(flatten)]
     residency: Residency,
     /// Serve POST /v1/workers/{number}/crash, for testing alerts and dashboards
@@ -82,12 +84,12 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
 
     let service = Service::new(store.clone(), args.residency, has_numbers).map_err(CliError::other)?;
     let mut signals = Signals::new().map_err(CliError::other)?;
-    let (stop, mut stopped) = watch::channel(());
-    let server = axum::serve(listener, router(service.clone(), telemetry.clone(), args.drills))
-        // The sender sends nothing. Dropping it is the signal.
-        .with_graceful_shutdown(async move { _ = stopped.changed().await });
+    // The sender sends nothing. Dropping it is the signal.
+    let (stop, stopped) = watch::channel(());
+    let router = router(service.clone(), telemetry.clone(), args.drills);
+    let server = Server::new(listener, router, args.connections);
     let upkeep = tokio::spawn(telemetry.upkeep());
-    let mut server = tokio::spawn(server.into_future());
+    let mut server = tokio::spawn(server.run(stopped));
     info!(%address, "listening");
     greet(address, !args.no_sample);
 
