@@ -5,7 +5,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::complaint_reader::HeaderError;
-use crate::store::{OpenError, StoreError};
+use crate::database::OpenError;
+use crate::store::StoreError;
 
 /// An error that ends the program. The exit codes follow sysexits.h, so that scripts can distinguish them. clap exits
 /// with 2 for an invalid command line.
@@ -57,7 +58,7 @@ impl From<OpenError> for CliError {
     fn from(error: OpenError) -> Self {
         let code = match error {
             OpenError::NotOurs(_) => 65,
-            OpenError::Io(..) | OpenError::Store(..) => 74,
+            OpenError::Empty(_) | OpenError::Damaged(..) | OpenError::Io(..) | OpenError::Store(..) => 74,
             OpenError::Locked(_) => 75,
         };
         Self::with(code, error)

@@ -10,6 +10,7 @@ mod cli_error;
 mod client;
 pub mod complaint;
 pub mod complaint_reader;
+mod database;
 mod denylist;
 mod failure;
 mod import;

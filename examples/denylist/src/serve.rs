@@ -14,13 +14,14 @@ use tracing::info;
 use crate::api::router;
 use crate::cli_error::CliError;
 use crate::complaint_reader::{ComplaintReader, Row};
+use crate::database::OpenError;
 use crate::log::LogArgs;
 use crate::phone_number::PhoneNumber;
 use crate::println_lossy::println_lossy;
 use crate::rule::Rule;
 use crate::server::{ConnectionArgs, Server};
 use crate::service::{Residency, Service};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::words;
 
@@ -71,10 +72,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
     // No request is served yet, so this may block.
     let store = Store::open(&args.db)?;
     println_lossy(format_args!("opened {}", args.db.display()));
+    let failed = |error| OpenError::store(&args.db, error);
     if !args.no_sample {
-        import_sample(&store)?;
+        import_sample(&store, failed)?;
     }
-    let size = store.size()?;
+    let size = store.size().map_err(failed)?;
     println_lossy(format_args!(
         "it has {} and {} about {}",
         words::count(size.rules, "rule"),
@@ -155,7 +157,7 @@ fn report(registry: &str, report: &ShutdownReport) {
     println_lossy(line);
 }
 
-fn import_sample(store: &Store) -> Result<(), CliError> {
+fn import_sample(store: &Store, failed: impl Fn(StoreError) -> OpenError) -> Result<(), CliError> {
     let mut reader = ComplaintReader::new(SAMPLE.as_bytes()).map_err(CliError::other)?;
     let mut complaints = Vec::new();
     while let Some(row) = reader.next_row().map_err(CliError::other)? {
@@ -165,7 +167,7 @@ fn import_sample(store: &Store) -> Result<(), CliError> {
     }
     let recipient: PhoneNumber = SAMPLE_RECIPIENT.parse().map_err(CliError::other)?;
     let rules = [Rule::Anonymous, Rule::Complaints(5)].map(|rule| (recipient, rule));
-    match store.seed(&complaints, &rules)? {
+    match store.seed(&complaints, &rules).map_err(failed)? {
         Some(counted) => println_lossy(format_args!(
             "imported the sample: {}, and rules for {recipient}",
             words::count(counted.new, "made-up complaint")

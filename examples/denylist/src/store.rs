@@ -2,16 +2,19 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use gen_registry::TaskError;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, ReadableTableMetadata, StorageError};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata};
 use redb::{TableDefinition, TableError, TableHandle, WriteTransaction};
 use thiserror::Error;
+use tracing::warn;
 
 use crate::complaint::{Complaint, Record, Timestamp};
+use crate::database::{self, OpenError, Opened, contained};
 use crate::phone_number::PhoneNumber;
+use crate::println_lossy::println_lossy;
 use crate::rule::{Edit, Rule, RuleSet};
 
 /// Identifies the file. Without it, the database belongs to another program.
@@ -27,9 +30,6 @@ const REPUTATIONS: TableDefinition<'_, u64, (u64, u64, u64)> = TableDefinition::
 const SUBJECTS: TableDefinition<'_, (u64, &str), u64> = TableDefinition::new("subjects");
 
 const FORMAT: &str = "denylist 1";
-/// redb's default of 1 GiB would let an import grow to that size.
-const CACHE_BYTES: usize = 32 << 20;
-
 /// The database file. Clones are cheap. The methods block.
 #[derive(Debug, Clone)]
 pub(crate) struct Store(Arc<Database>);
@@ -54,12 +54,20 @@ pub(crate) struct Size {
 impl Store {
     /// Opens the database, or creates it.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        let store = Self(Arc::new(database.map_err(|error| OpenError::new(path, error))?));
-        match store.prepare() {
-            Ok(true) => Ok(store),
-            Ok(false) => Err(OpenError::NotOurs(path.into())),
-            Err(error) => Err(OpenError::Store(path.into(), error)),
+        let Opened { database, is_repaired } = database::open(path)?;
+        if is_repaired {
+            warn!(path = %path.display(), "the database was damaged and is set back to its last intact state");
+            println_lossy(format_args!(
+                "{} was damaged and is set back to its last intact state: the last changes may be missing",
+                path.display()
+            ));
+        }
+        let store = Self(Arc::new(database));
+        match contained(|| store.prepare()) {
+            Ok(Ok(true)) => Ok(store),
+            Ok(Ok(false)) => Err(OpenError::NotOurs(path.into())),
+            Ok(Err(error)) => Err(OpenError::store(path, error)),
+            Err(why) => Err(OpenError::Damaged(path.into(), why)),
         }
     }
 
@@ -237,33 +245,6 @@ fn count(transaction: &WriteTransaction, complaints: &[Complaint]) -> Result<Cou
     Ok(counted)
 }
 
-/// Why a database could not be opened.
-#[derive(Debug, Error)]
-pub(crate) enum OpenError {
-    #[error("the database {} is open in another process; stop it first, or choose another with --db", .0.display())]
-    Locked(PathBuf),
-    #[error("{} is not a database of this program; choose another with --db", .0.display())]
-    NotOurs(PathBuf),
-    #[error("cannot open the database {}: {}", .0.display(), .1)]
-    Io(PathBuf, io::Error),
-    #[error("cannot read the database {}: {}", .0.display(), .1)]
-    Store(PathBuf, StoreError),
-}
-
-impl OpenError {
-    fn new(path: &Path, error: DatabaseError) -> Self {
-        match error {
-            DatabaseError::DatabaseAlreadyOpen => Self::Locked(path.into()),
-            DatabaseError::UpgradeRequired(_) => Self::NotOurs(path.into()),
-            DatabaseError::Storage(StorageError::Io(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                Self::NotOurs(path.into())
-            }
-            DatabaseError::Storage(StorageError::Io(error)) => Self::Io(path.into(), error),
-            error => Self::Store(path.into(), StoreError::from(error)),
-        }
-    }
-}
-
 /// Why the database failed.
 #[derive(Debug, Clone, Error)]
 pub(crate) enum StoreError {
@@ -277,6 +258,22 @@ pub(crate) enum StoreError {
     /// A read outside of a worker.
     #[error("the database operation did not complete")]
     Interrupted,
+}
+
+impl StoreError {
+    /// The error of the system, if there is one.
+    pub(crate) fn io(&self) -> Option<io::Error> {
+        match self {
+            Self::Database(error) => match &**error {
+                // io::Error is not Clone.
+                redb::Error::Io(error) => {
+                    Some(error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
 }
 
 macro_rules! from_redb {
