@@ -43,7 +43,12 @@ impl TestDir {
 
     /// The program with this directory as its working directory.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(binary());
+        self.command_of(binary().to_str().expect("the path is text"))
+    }
+
+    /// Another program with this directory as its working directory.
+    pub(crate) fn command_of(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
         // The settings of the shell that runs the tests are not those of the tests.
         for (name, _) in std::env::vars_os() {
             if name == "RUST_LOG" || name.to_string_lossy().starts_with("DENYLIST_") {
@@ -158,7 +163,14 @@ pub(crate) struct Service {
 
 impl Service {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = KillOnDrop(command.stdout(Stdio::piped()).spawn().expect("the program starts"));
+        let mut service = Self::watch(KillOnDrop(command.stdout(Stdio::piped()).spawn().expect("the program starts")));
+        service.wait_for_line("stop it with");
+        service.find_address();
+        service
+    }
+
+    /// Collects what a child prints.
+    fn watch(mut child: KillOnDrop) -> Self {
         let stdout = BufReader::new(child.0.stdout.take().expect("piped"));
         let log = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&log);
@@ -167,13 +179,35 @@ impl Service {
                 kept.lock().expect("no code panics while holding the lock").push(line);
             }
         });
-        let mut service = Self { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), log, reader };
-        service.wait_for_line("stop it with");
-        let line = service.wait_for_line("listening on http://");
-        service.address = line.rsplit('/').next().and_then(|text| text.parse().ok()).expect("an address");
+        Self { child, address: SocketAddr::from(([0, 0, 0, 0], 0)), log, reader }
+    }
+
+    #[track_caller]
+    fn find_address(&mut self) {
+        let line = self.wait_for_line("listening on http://");
+        self.address = line.rsplit('/').next().and_then(|text| text.parse().ok()).expect("an address");
         // While it surely responds.
-        Description::of(service.address);
-        service
+        Description::of(self.address);
+    }
+
+    /// Starts it, or returns what it printed and its exit code if it refuses to start.
+    #[allow(dead_code, reason = "used by tests/reliability")]
+    pub(crate) fn attempt(command: &mut Command) -> Result<Self, Ran> {
+        let mut child =
+            KillOnDrop(command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts"));
+        let mut stderr = child.0.stderr.take().expect("piped");
+        let errors = thread::spawn(move || read_all(&mut stderr));
+        let mut service = Self::watch(child);
+        eventually("it is ready or exits", || {
+            service.reader.is_finished() || service.log().iter().any(|line| line.contains("stop it with"))
+        });
+        if service.reader.is_finished() {
+            let status = wait_for_exit(&mut service.child.0);
+            let stderr = errors.join().expect("reading does not panic");
+            return Err(Ran { code: status.code(), stdout: service.log().join("\n"), stderr });
+        }
+        service.find_address();
+        Ok(service)
     }
 
     #[track_caller]
