@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What shows times to people, and computes with none.
-const SHOWN: [&str; 3] = ["src/inspect.rs", "src/util/clock.rs", "src/worker/info.rs"];
+/// Reads it once for each registry, so that people can be shown times.
+const SHOWN: &str = "src/util/clock.rs";
 
 /// Everything below a directory.
 fn sources(directory: &Path) -> Vec<PathBuf> {
@@ -27,12 +27,12 @@ fn no_deadline_reads_the_wall_clock() {
         let files = sources(&directory);
         assert!(files.len() >= least, "only {} files in {}", files.len(), directory.display());
         for file in files {
-            if SHOWN.iter().any(|shown| file.ends_with(shown)) {
+            if file.ends_with(SHOWN) {
                 continue;
             }
             let text = fs::read_to_string(&file).expect("a source file is text");
             for (number, line) in text.lines().enumerate() {
-                let reads = ["SystemTime", "UNIX_EPOCH", "CLOCK_REALTIME"].iter().any(|name| line.contains(name));
+                let reads = ["SystemTime::now", "UNIX_EPOCH", "CLOCK_REALTIME"].iter().any(|name| line.contains(name));
                 assert!(!reads, "{}:{}: {line}", file.display(), number + 1);
             }
         }
