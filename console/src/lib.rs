@@ -43,7 +43,12 @@
 //! - **The tree** of registries that workers own, and **the events**: crashes, restarts, evictions, workers that are stuck, slow
 //!   messages, full mailboxes.
 //!
-//! The same is there as [JSON](api).
+//! The same is there as [JSON](api), and in a terminal, for hosts without a browser:
+//!
+//! ```sh
+//! cargo install gen-registry-console --features terminal
+//! gen-registry-console http://127.0.0.1:8080/console
+//! ```
 //!
 //! # Actions
 //!
@@ -57,6 +62,12 @@
 //! for a registry. Ended registries leave it. Without an open page nothing else runs. A list reads workers for at most some milliseconds on a
 //! thread for blocking work, one list at a time; what a page shows is then read by reference, which takes about a microsecond for each row.
 //! Streams of slow clients queue nothing. See the rules of the [protocol](api).
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `terminal` | no | the program `gen-registry-console`; depends on ratatui. The library does not need it |
 //!
 //! # Shutdown
 //!
