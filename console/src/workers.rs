@@ -77,7 +77,8 @@ fn read_page(registry: &dyn Inspect, query: &Query) -> json::Page {
     }
 }
 
-/// Reads the rows of a page again, without a scan: those whose worker, or a later one of its key, still runs.
+/// Reads the rows of a page again, without a scan: those whose worker, or a later one of its key, still runs. They stay where
+/// they are until the next scan orders all workers.
 pub(crate) fn refresh(registry: &dyn Inspect, page: &mut json::Page) {
     page.now = convert::now();
     page.rows.retain_mut(|row| {

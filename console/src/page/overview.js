@@ -78,7 +78,6 @@ function registryCard(id, level) {
     size.set(registry);
     const { rates } = registry, failed = registry.starts.error + registry.starts.panic + registry.starts.timeout;
     const looked = rates.hits + rates.misses, allLooked = registry.lookups.hit + registry.lookups.miss;
-    const crashes = registry.exits.failed + registry.exits.panicked + registry.exits.crashed;
     const lost = Object.values(registry.undelivered).reduce((sum, one) => sum + one, 0);
     const fullest = registry.capacity ? `fullest ${whole(registry.fullest)} of ${whole(registry.capacity)}` : `fullest ${whole(registry.fullest)}`;
     workers.set(short(total(registry.workers)), "", registry.gave_up ? `${short(registry.gave_up)} gave up` : "");
@@ -89,10 +88,43 @@ function registryCard(id, level) {
     handled.set(rate(rates.handled), "/s", `${short(registry.handled)} in all`);
     queued.set(short(registry.queued), "", registry.owner_queue ? `${fullest}, owner ${whole(registry.owner_queue)}` : fullest);
     undelivered.set(rate(rates.undelivered), "/s", lost ? nonzero(registry.undelivered) : "none", rates.undelivered > 0);
-    drawHistory(tiles, history, crashes);
+    drawHistory(tiles, history);
   };
   return root;
 }
+
+/** The figures of an owned registry, in the order of the tiles: what it shows, and which line. */
+const FIGURES = [
+  ["Workers", registry => short(total(registry.workers)), history => history.workers],
+  ["Starts/s", registry => rate(registry.rates.starts), history => history.starts],
+  ["Restarts/s", registry => rate(registry.rates.restarts), history => history.restarts],
+  ["Exits/s", registry => rate(registry.rates.exits), history => history.exits],
+  ["Lookups/s", registry => rate(registry.rates.hits + registry.rates.misses), history => sum(history.hits, history.misses)],
+  ["Handled/s", registry => rate(registry.rates.handled), history => history.handled],
+  ["Waiting", registry => short(registry.queued), history => history.queued],
+  ["Undelivered/s", registry => rate(registry.rates.undelivered), history => history.undelivered],
+];
+
+/** A registry that a worker owns: one row. There may be as many of them as there are workers. */
+function registryRow(id) {
+  const link = el("a", { href: address.registry(id) }), owner = el("span", { className: "owner" });
+  const figures = FIGURES.map(([label]) => {
+    const value = el("span"), line = spark(POINTS, "small");
+    return { value, line, cell: el("td", { "data-label": label }, el("span", { className: "figure" }, value, line)) };
+  });
+  const root = el("tr", { "data-registry": id }, el("td", { className: "name" }, link, owner), figures.map(figure => figure.cell));
+  root.update = (registry, history) => {
+    setText(link, registry.name);
+    showOwner(owner, registry);
+    FIGURES.forEach(([label, show, series], index) => {
+      setText(figures[index].value, show(registry));
+      if (history) figures[index].line.set(series(history), label);
+    });
+  };
+  return root;
+}
+
+const sum = (one, other) => one.map((value, index) => value + other[index]);
 
 const join = (...texts) => texts.filter(Boolean).join(", ");
 
@@ -108,7 +140,7 @@ function drawHistory([workers, starts, restarts, exits, lookups, handled, queued
   starts.line.set(history.starts, "starts per second");
   restarts.line.set(history.restarts, "restarts per second");
   exits.line.set(history.exits, "exits per second", history.crashes);
-  lookups.line.set(history.hits.map((hits, index) => hits + history.misses[index]), "lookups per second", history.misses);
+  lookups.line.set(sum(history.hits, history.misses), "lookups per second", history.misses);
   handled.line.set(history.handled, "messages per second");
   queued.line.set(history.queued, "waiting messages");
   undelivered.line.set(history.undelivered, "undelivered per second");
@@ -125,17 +157,23 @@ function showOwner(element, registry) {
 }
 
 function overviewView() {
-  const list = el("div", { className: "column" });
+  const list = el("div", { className: "column" }), rows = el("tbody");
+  const owned = el("section", { className: "card", "aria-label": "Owned by workers" }, el("h2", {}, "Owned by workers"),
+    el("div", { className: "scroll list figures" }, el("table", {}, el("thead", {}, el("tr", {},
+      ["Registry", ...FIGURES.map(([label]) => label)].map(label => el("th", { scope: "col" }, label)))), rows)));
   const note = el("div"), more = el("p", { className: "faint", hidden: true });
-  const cards = new Map();
+  const shown = new Map();
   const update = () => {
     const registries = [...store.registries.values()];
     for (const registry of registries) {
-      if (!cards.has(registry.id)) cards.set(registry.id, registryCard(registry.id, "h2"));
-      cards.get(registry.id).update(registry, store.histories.get(registry.id));
+      if (!shown.has(registry.id)) shown.set(registry.id, registry.parent ? registryRow(registry.id) : registryCard(registry.id, "h2"));
+      shown.get(registry.id).update(registry, store.histories.get(registry.id));
     }
-    for (const id of cards.keys()) if (!store.registries.has(id)) cards.delete(id);
-    arrange(list, registries.map(registry => cards.get(registry.id)));
+    for (const id of shown.keys()) if (!store.registries.has(id)) shown.delete(id);
+    const nodes = isOwned => registries.filter(registry => Boolean(registry.parent) === isOwned).map(registry => shown.get(registry.id));
+    arrange(list, nodes(false));
+    arrange(rows, nodes(true));
+    owned.hidden = !rows.childElementCount;
     more.hidden = !store.more;
     setText(more, `${plural(store.more, "further registry", "further registries")} of the process: only the first ${whole(registries.length)} are listed.`);
     note.replaceChildren();
@@ -146,7 +184,7 @@ function overviewView() {
     }
     note.hidden = !note.childElementCount;
   };
-  return { title: "All registries", nodes: [el("h1", {}, "All registries"), note, list, more], update, wanted: "" };
+  return { title: "All registries", nodes: [el("h1", {}, "All registries"), note, list, owned, more], update, wanted: "" };
 }
 
 function treeView() {

@@ -52,7 +52,7 @@ function stateLabel() {
 function workerRow(registry) {
   const link = el("a", {}), state = stateLabel(), bar = meter("queue"), count = el("span");
   const cells = [
-    el("td", { className: "key" }, link), el("td", {}, state), el("td"),
+    el("td", { className: "key" }, link), el("td", { className: "state-of" }, state), el("td"),
     el("td", { className: "wide" }, el("span", { className: "queue" }, bar, count)),
     el("td"), el("td"), el("td"), el("td"),
   ];
@@ -71,6 +71,7 @@ function workerRow(registry) {
     setText(cells[4], short(row.handled));
     setText(cells[5], rate(speed));
     setText(cells[6], whole(row.restarts));
+    cells[6].classList.toggle("none", row.restarts === 0);
     const isBusy = row.busy !== null && row.busy !== undefined;
     setText(cells[7], isBusy ? `busy ${duration(row.busy)}` : duration(row.idle));
   };

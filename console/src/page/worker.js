@@ -100,6 +100,9 @@ function mailboxCard() {
   return root;
 }
 
+/** Facts whose values may be long. They come last. */
+const WIDE = ["Last crash", "Labels"];
+
 function showFacts(list, worker, speed) {
   const known = value => value !== null && value !== undefined;
   const budget = worker.budget;
@@ -113,14 +116,19 @@ function showFacts(list, worker, speed) {
     ["Per second", rate(speed)],
     ["Undelivered", known(worker.undelivered) ? whole(worker.undelivered) : null],
     ["Restarts", whole(worker.restarts)],
-    ["Restart budget", budget ? `${known(budget.used) ? whole(budget.used) : "?"} used of ${whole(budget.allowed)}` : null],
+    ["Budget", budget ? `${known(budget.used) ? whole(budget.used) : "?"} used of ${whole(budget.allowed)}` : null],
     ["Last crash", worker.crash ? worker.crash.reason + (known(worker.crash.at) ? `, ${duration(Math.max(worker.now - worker.crash.at, 0))} ago` : "") : "none"],
     ["Labels", worker.labels.join(", ") || null],
   ].filter(([, value]) => value !== null);
   const names = rows.map(([name]) => name).join();
   if (list.dataset.names !== names) {
     list.dataset.names = names;
-    list.replaceChildren(...rows.flatMap(([name]) => [el("dt", {}, name), el("dd")]));
+    // An odd one takes a row of its own, as a long one does.
+    const long = rows.length - WIDE.filter(name => names.includes(name)).length;
+    list.replaceChildren(...rows.flatMap(([name], index) => {
+      const isWide = WIDE.includes(name) || (index === long - 1 && long % 2 === 1);
+      return [el("dt", {}, name), el("dd", { className: isWide ? "wide" : "" })];
+    }));
   }
   const values = list.querySelectorAll("dd");
   rows.forEach(([, value], index) => setText(values[index], value));
