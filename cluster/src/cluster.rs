@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use gen_registry::Worker;
 use tokio::time::timeout;
@@ -259,17 +260,16 @@ impl Cluster {
     pub async fn leave(&self) -> LeaveReport {
         let node = self.node();
         let moved = node.moved();
-        let present = node.present();
         let mut state = node.state();
         node.input(Input::Leave);
         let ended = timeout(node.leave_timeout, state.wait_for(|state| matches!(state, State::Ended(_)))).await.is_ok();
-        let unanswered = present.receiver.unanswered();
         if !ended {
             node.revoke();
             // It ends when nothing runs any more. What does not yield is the concern of the fence policy.
             let _ = timeout(node.call_timeout(), state.wait_for(|state| matches!(state, State::Ended(_)))).await;
         }
         let counts = node.machine().counts();
+        let unanswered = node.counters.unanswered.load(Ordering::Relaxed) as usize;
         LeaveReport { moved: node.moved() - moved, stuck: counts.stuck + counts.ending, unanswered }
     }
 }

@@ -64,21 +64,28 @@ pub struct Member {
 }
 
 /// The counters of a node, since it began to join.
+///
+/// At rest, and if no caller was dropped: `calls` is the sum of `answered`, `not_delivered`, `no_reply`, `timed_out` and
+/// `failed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClusterStats {
-    /// Calls and casts of this node that a worker on this node has accepted.
-    pub here: u64,
-    /// Calls that were answered, without those that a running worker on this node answered at once.
+    /// Calls that were sent through this node.
+    pub calls: u64,
+    /// Calls with a reply.
     pub answered: u64,
-    /// Calls and casts that never began.
+    /// Calls that did not begin and never will.
     pub not_delivered: u64,
-    /// Calls and casts that may have run, and had no answer.
+    /// Calls that may have run, and will have no reply.
     pub no_reply: u64,
-    /// Calls that had no answer in time.
+    /// Calls that may have run, and had no reply in time.
     pub timed_out: u64,
-    /// Calls and casts that failed otherwise: `init` failed, a codec, a key that no worker has.
+    /// Calls that failed otherwise: `init` failed, no worker, a codec, a deadlock, or the node has left.
     pub failed: u64,
+    /// Casts that were sent through this node.
+    pub casts: u64,
+    /// Casts that returned an error.
+    pub casts_failed: u64,
     /// Workers that run on this node.
     pub workers: u64,
     /// Shards that this node has given away.

@@ -45,8 +45,16 @@ impl<W: Worker> Open<W> {
 
 struct Slot<W: Worker> {
     open: RwLock<Option<Arc<Open<W>>>>,
-    /// Calls and casts that a worker here has accepted from this node. On the cache line of the lock.
-    sent: AtomicU64,
+    /// What this node has sent to a worker here that ran and had room. On the cache line of the lock.
+    counts: Counts,
+}
+
+/// Counts of one slot.
+#[derive(Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) calls: AtomicU64,
+    pub(crate) answered: AtomicU64,
+    pub(crate) casts: AtomicU64,
 }
 
 /// Why a message was not sent here.
@@ -84,7 +92,7 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         configure: Configure<W>,
         handlers: HashMap<&'static str, Handler<W>>,
     ) -> Kind<W> {
-        let slot = |_| Slot { open: RwLock::new(None), sent: AtomicU64::new(0) };
+        let slot = |_| Slot { open: RwLock::new(None), counts: Counts::default() };
         let runtime = Handle::current();
         Kind { name, slots: (0..shards).map(slot).collect(), args, configure, handlers, runtime }
     }
@@ -100,6 +108,10 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
 
     pub(crate) fn handler(&self, name: &[u8]) -> Option<Handler<W>> {
         self.handlers.get(std::str::from_utf8(name).ok()?).copied()
+    }
+
+    pub(crate) fn counts(&self, shard: Shard) -> &Counts {
+        &self.slot(shard).counts
     }
 
     fn slot(&self, shard: Shard) -> &Slot<W> {
@@ -121,10 +133,7 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         let Some(open) = open.as_ref().filter(|open| open.is_routed(shard)) else { return Err(NotSent::NotOpen) };
         let Some(handle) = open.registry.lookup(key) else { return Err(NotSent::NoRoom(open.clone())) };
         match handle.try_reserve() {
-            Ok(permit) => {
-                slot.sent.fetch_add(1, Ordering::Relaxed);
-                Ok(send(permit))
-            }
+            Ok(permit) => Ok(send(permit)),
             Err(_) => Err(NotSent::NoRoom(open.clone())),
         }
     }
@@ -143,7 +152,6 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         if !is_same || !open.is_routed(shard) {
             return None;
         }
-        slot.sent.fetch_add(1, Ordering::Relaxed);
         Some(send(permit))
     }
 
@@ -220,8 +228,8 @@ pub(crate) trait AnyKind: Send + Sync {
     fn begin_abort(&self);
     /// The number of workers that run here.
     fn count(&self) -> u64;
-    /// The number of messages that workers here have accepted from this node.
-    fn sent(&self) -> u64;
+    /// The sums of the counts of its slots: calls, answered calls, casts.
+    fn sums(&self) -> [u64; 3];
     /// Serves a request of another node for a shard that is this node's. `None`: it is not any more, and nothing of the
     /// request has begun.
     fn serve<'a>(
@@ -272,8 +280,11 @@ impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
         self.all().map(|open| open.registry.count() as u64).sum()
     }
 
-    fn sent(&self) -> u64 {
-        self.slots.iter().map(|slot| slot.sent.load(Ordering::Relaxed)).sum()
+    fn sums(&self) -> [u64; 3] {
+        let sum = |of: fn(&Counts) -> &AtomicU64| {
+            self.slots.iter().map(|slot| of(&slot.counts).load(Ordering::Relaxed)).sum()
+        };
+        [sum(|counts| &counts.calls), sum(|counts| &counts.answered), sum(|counts| &counts.casts)]
     }
 
     fn serve<'a>(

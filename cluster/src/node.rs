@@ -80,7 +80,7 @@ use crate::kind::{AnyKind, AnyOpen};
 use crate::machine::{Input, Machine, Refusal};
 use crate::node::membership::Membership;
 use crate::node::routes::{Routes, Waiting};
-use crate::transport::{Failure, Next, Peer};
+use crate::transport::{Failure, Peer};
 
 /// How far the node is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,15 +118,6 @@ pub(crate) enum Nowhere {
     Left,
 }
 
-impl Nowhere {
-    pub(crate) fn into_next<T>(self) -> Next<T> {
-        match self {
-            Nowhere::Wait(why) => Next::Again { why, revision: Revision(0) },
-            Nowhere::Left => Next::Failed(Failure::Left),
-        }
-    }
-}
-
 /// The registries that end, by what they belonged to.
 type Ending = HashMap<(Shard, Epoch), Vec<Arc<dyn AnyOpen>>>;
 
@@ -158,18 +149,23 @@ pub(crate) struct Node {
     state: watch::Sender<State>,
     events: RwLock<Option<broadcast::Sender<ClusterEvent>>>,
     engine: Mutex<EngineState>,
-    counters: Counters,
+    pub(crate) counters: Counters,
 }
 
+/// What happens rarely, or takes long. The slots of the kinds count the rest.
 #[derive(Debug, Default)]
-struct Counters {
+pub(crate) struct Counters {
+    pub(crate) calls: AtomicU64,
     answered: AtomicU64,
     not_delivered: AtomicU64,
     no_reply: AtomicU64,
     timed_out: AtomicU64,
     failed: AtomicU64,
+    pub(crate) casts: AtomicU64,
+    casts_failed: AtomicU64,
     moved: AtomicU64,
     fences: AtomicU64,
+    pub(crate) unanswered: AtomicU64,
 }
 
 /// How many events a subscriber may lag behind.
@@ -250,7 +246,8 @@ impl Node {
         }
         let routes = self.routes();
         match routes.owner(shard) {
-            Some(owner) if owner == present.id => {
+            // This node's, now or before it was fenced.
+            Some(owner) if owner.process == present.id.process => {
                 let is_fenced = present.validity.valid_for().is_zero();
                 Err(Nowhere::Wait(if is_fenced { Why::Fenced } else { Why::Moving }))
             }
@@ -364,8 +361,8 @@ impl Node {
         }
     }
 
-    /// Counts the end of a call that was not answered at once by a worker here.
-    pub(crate) fn count<T>(&self, result: &Result<T, Failure>) {
+    /// Counts the end of a call that a worker here did not answer at once.
+    pub(crate) fn count_call<T>(&self, result: &Result<T, Failure>) {
         let counter = match result {
             Ok(_) => &self.counters.answered,
             Err(Failure::NotDelivered(_)) => &self.counters.not_delivered,
@@ -376,14 +373,8 @@ impl Node {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a cast that failed.
-    pub(crate) fn count_cast(&self, failure: &Failure) {
-        let counter = match failure {
-            Failure::NotDelivered(_) => &self.counters.not_delivered,
-            Failure::MayHaveRun(_) => &self.counters.no_reply,
-            _ => &self.counters.failed,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn count_failed_cast(&self) {
+        self.counters.casts_failed.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn moved(&self) -> u64 {
@@ -392,16 +383,24 @@ impl Node {
 
     pub(crate) fn stats(&self) -> ClusterStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (counters, kinds) = (&self.counters, self.kinds());
+        let mut here = [0; 3];
+        for kind in &kinds {
+            here.iter_mut().zip(kind.sums()).for_each(|(sum, part)| *sum += part);
+        }
+        let [calls, answered, casts] = here;
         ClusterStats {
-            here: self.kinds().iter().map(|kind| kind.sent()).sum(),
-            answered: load(&self.counters.answered),
-            not_delivered: load(&self.counters.not_delivered),
-            no_reply: load(&self.counters.no_reply),
-            timed_out: load(&self.counters.timed_out),
-            failed: load(&self.counters.failed),
-            workers: self.kinds().iter().map(|kind| kind.count()).sum(),
+            calls: calls + load(&counters.calls),
+            answered: answered + load(&counters.answered),
+            not_delivered: load(&counters.not_delivered),
+            no_reply: load(&counters.no_reply),
+            timed_out: load(&counters.timed_out),
+            failed: load(&counters.failed),
+            casts: casts + load(&counters.casts),
+            casts_failed: load(&counters.casts_failed),
+            workers: kinds.iter().map(|kind| kind.count()).sum(),
             moved: self.moved(),
-            fences: load(&self.counters.fences),
+            fences: load(&counters.fences),
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::id::{NodeId, Revision};
 use crate::key::{ClusterKey, shard_of};
 use crate::kind::Kind;
 use crate::node::{Node, Place};
-use crate::send::{Target, moving};
+use crate::send::{Attempts, Target, moving};
 use crate::serve;
 use crate::transport::{Failure, Next, Response, Verb};
 use crate::via::ClusterVia;
@@ -75,21 +75,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
     pub async fn stop<Q: ?Sized + ToKey<W::Key>>(&self, key: &Q) -> Result<ExitReason, ClusterStopError> {
         let target = self.target(key.to_key(), true);
         let deadline = Instant::now() + self.node.call_timeout();
-        let stopped = target.until(deadline, async |place| match place {
-            Place::Here(validity) => {
-                let stop = serve::stop(&self.kind, target.shard, &target.key, &validity);
-                match timeout_at(deadline, stop).await {
-                    Ok(Some(Response::Replied(body))) => Next::Done(body),
-                    Ok(_) => moving(),
-                    Err(_) => Next::Failed(Failure::MayHaveRun(Why::TimedOut)),
-                }
-            }
-            Place::There(peer, revision) => {
-                let request = target.request(Verb::Stop, "", revision, Bytes::new());
-                peer.exchange(request, deadline, self.node.leaves(target.shard, &peer)).await.of_call()
-            }
-        });
-        let body = match stopped.await {
+        let body = match self.send_stop(&target, deadline).await {
             Ok(body) => body,
             Err(Failure::MayHaveRun(why)) => return Err(ClusterStopError::Unknown(why)),
             Err(Failure::NotDelivered(why)) => return Err(ClusterStopError::NotDelivered(why)),
@@ -102,6 +88,31 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
             Some(Err(StopError::WouldDeadlock)) => Err(ClusterStopError::WouldDeadlock),
             Some(Err(_)) => Err(ClusterStopError::Stuck),
             None => Err(ClusterStopError::Unknown(Why::ReplyDropped)),
+        }
+    }
+
+    async fn send_stop(&self, target: &Target<W>, deadline: Instant) -> Result<Bytes, Failure> {
+        let mut attempts = Attempts::new(&self.node, target.shard, deadline);
+        loop {
+            let next = match attempts.place().await? {
+                Place::Here(validity) => {
+                    let stop = serve::stop(&self.kind, target.shard, &target.key, &validity);
+                    match timeout_at(deadline, stop).await {
+                        Ok(Some(Response::Replied(body))) => Next::Done(body),
+                        Ok(_) => moving(),
+                        Err(_) => Next::Failed(Failure::MayHaveRun(Why::TimedOut)),
+                    }
+                }
+                Place::There(peer, revision) => {
+                    let request = target.request(Verb::Stop, "", revision, Bytes::new());
+                    peer.exchange(request, deadline, self.node.leaves(target.shard, &peer)).await.of_call()
+                }
+            };
+            match next {
+                Next::Done(body) => return Ok(body),
+                Next::Failed(failure) => return Err(failure),
+                Next::Again { why, revision } => attempts.again(why, revision).await?,
+            }
         }
     }
 

@@ -17,7 +17,8 @@ use crate::fence::Validity;
 use crate::id::{Revision, Shard};
 use crate::key::ClusterKey;
 use crate::kind::{Kind, NotSent};
-use crate::node::{Node, Place};
+use crate::node::routes::Waiting;
+use crate::node::{Node, Nowhere, Place};
 use crate::transport::{Failure, Next, Outcome, Peer, Request, Verb};
 
 /// The first and the longest wait before a message is offered again, if the map does not change meanwhile.
@@ -67,42 +68,16 @@ impl<W: Worker<Key: ClusterKey>> Target<W> {
     /// Sends the message until its deadline.
     pub(crate) async fn send<M: Message<W>>(&self, message: &mut M, deadline: Instant) -> Result<M::Output, Failure> {
         let mut body = None;
-        self.until(deadline, async |place| match place {
-            Place::Here(validity) => self.here(message, &validity, deadline).await,
-            Place::There(peer, revision) => self.there(message, &mut body, &peer, revision, deadline).await,
-        })
-        .await
-    }
-
-    /// Attempts what `attempt` does at the place of the shard, until it is done or the deadline has passed.
-    pub(crate) async fn until<T>(
-        &self,
-        deadline: Instant,
-        mut attempt: impl AsyncFnMut(Place) -> Next<T>,
-    ) -> Result<T, Failure> {
-        let mut waiting = self.node.waiting();
-        let mut pause = PAUSES.0;
+        let mut attempts = Attempts::new(&self.node, self.shard, deadline);
         loop {
-            // Before the look: what changes after it ends the wait.
-            waiting.mark();
-            let next = match self.node.find(self.shard) {
-                Ok(place) => attempt(place).await,
-                Err(next) => next.into_next(),
+            let next = match attempts.place().await? {
+                Place::Here(validity) => self.here(message, &validity, deadline).await,
+                Place::There(peer, revision) => self.there(message, &mut body, &peer, revision, deadline).await,
             };
-            let (why, revision) = match next {
+            match next {
                 Next::Done(output) => return Ok(output),
                 Next::Failed(failure) => return Err(failure),
-                Next::Again { why, revision } => (why, revision),
-            };
-            let change = async {
-                tokio::select! {
-                    () = waiting.changed(revision) => PAUSES.0,
-                    () = sleep(pause) => (pause * 2).min(PAUSES.1),
-                }
-            };
-            match timeout_at(deadline, change).await {
-                Ok(next) => pause = next,
-                Err(_) => return Err(Failure::NotDelivered(why)),
+                Next::Again { why, revision } => attempts.again(why, revision).await?,
             }
         }
     }
@@ -169,6 +144,53 @@ impl<W: Worker<Key: ClusterKey>> Target<W> {
 
     fn does_not_travel(&self, message: &str) -> CodecError {
         CodecError::new(format!("`{message}` does not travel: name it where the kind `{}` is hosted", self.kind.name))
+    }
+}
+
+/// The attempts of one send, and the waits between them.
+pub(crate) struct Attempts<'a> {
+    node: &'a Node,
+    shard: Shard,
+    deadline: Instant,
+    waiting: Waiting,
+    pause: Duration,
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(node: &'a Node, shard: Shard, deadline: Instant) -> Attempts<'a> {
+        Attempts { node, shard, deadline, waiting: node.waiting(), pause: PAUSES.0 }
+    }
+
+    /// Where the shard is. Waits while it is nowhere.
+    pub(crate) async fn place(&mut self) -> Result<Place, Failure> {
+        loop {
+            // Before the look: what changes after it ends the wait.
+            self.waiting.mark();
+            match self.node.find(self.shard) {
+                Ok(place) => return Ok(place),
+                Err(Nowhere::Left) => return Err(Failure::Left),
+                Err(Nowhere::Wait(why)) => self.again(why, Revision(0)).await?,
+            }
+        }
+    }
+
+    /// Waits until the map has the revision, or else for a change or a pause. After the deadline the message is not delivered
+    /// for this reason.
+    pub(crate) async fn again(&mut self, why: Why, revision: Revision) -> Result<(), Failure> {
+        let (waiting, pause) = (&mut self.waiting, self.pause);
+        let change = async {
+            tokio::select! {
+                () = waiting.changed(revision) => PAUSES.0,
+                () = sleep(pause) => (pause * 2).min(PAUSES.1),
+            }
+        };
+        match timeout_at(self.deadline, change).await {
+            Ok(pause) => {
+                self.pause = pause;
+                Ok(())
+            }
+            Err(_) => Err(Failure::NotDelivered(why)),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! [`ClusterVia`]: the address of a key in a cluster.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,17 +84,25 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
         let mut message = CallMessage(Some(call));
         // Almost always the worker runs and has room. Nothing is waited for then but the reply.
         let result = match target.kind.offer(target.shard, &target.key, |permit| send_call(&mut message, permit)) {
-            Ok(Ok(pending)) => match timeout(within, pending).await {
-                Ok(Ok(reply)) => return Ok(reply),
-                Ok(Err(error)) => Err(not_answered(&error)),
-                Err(_) => Err(Failure::MayHaveRun(Why::TimedOut)),
-            },
-            Ok(Err(failure)) => Err(failure),
-            Err(_) => Box::pin(target.send(&mut message, Instant::now() + within)).await,
+            Ok(sent) => {
+                let counts = target.kind.counts(target.shard);
+                counts.calls.fetch_add(1, Ordering::Relaxed);
+                match here(within, sent).await {
+                    Ok(reply) => {
+                        counts.answered.fetch_add(1, Ordering::Relaxed);
+                        return Ok(reply);
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            Err(_) => {
+                target.node.counters.calls.fetch_add(1, Ordering::Relaxed);
+                Box::pin(target.send(&mut message, Instant::now() + within)).await
+            }
         };
         // A loop of failing calls yields to other tasks.
         consume_budget().await;
-        target.node.count(&result);
+        target.node.count_call(&result);
         result.map_err(ClusterCallError::from)
     }
 
@@ -117,13 +126,19 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
         let target = &self.target;
         let mut message = CastMessage(Some(cast));
         let result = match target.kind.offer(target.shard, &target.key, |permit| message.send(permit)) {
-            Ok(sent) => sent,
-            Err(_) => Box::pin(target.send(&mut message, Instant::now() + target.node.call_timeout())).await,
+            Ok(sent) => {
+                target.kind.counts(target.shard).casts.fetch_add(1, Ordering::Relaxed);
+                sent
+            }
+            Err(_) => {
+                target.node.counters.casts.fetch_add(1, Ordering::Relaxed);
+                Box::pin(target.send(&mut message, Instant::now() + target.node.call_timeout())).await
+            }
         };
         // A loop of casts yields to other tasks.
         consume_budget().await;
         let Err(failure) = result else { return Ok(()) };
-        target.node.count_cast(&failure);
+        target.node.count_failed_cast();
         match message.0.take() {
             Some(cast) => Err(failure.returning(cast)),
             // The worker ended by itself between the reservation and the send. The message is in no mailbox, and it is not
@@ -142,6 +157,15 @@ impl<W: Worker> Clone for ClusterVia<W> {
 impl<W: Worker> fmt::Debug for ClusterVia<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterVia").field("kind", &self.target.kind.name).field("shard", &self.target.shard).finish()
+    }
+}
+
+/// Waits for the reply of a worker on this node.
+async fn here<W: Worker, T>(within: Duration, sent: Result<PendingReply<W, T>, Failure>) -> Result<T, Failure> {
+    match timeout(within, sent?).await {
+        Ok(Ok(reply)) => Ok(reply),
+        Ok(Err(error)) => Err(not_answered(&error)),
+        Err(_) => Err(Failure::MayHaveRun(Why::TimedOut)),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::id::{NodeId, Revision};
 use crate::machine::effect::{End, Event, Refusal};
 use crate::machine::input::{Change, Entry};
-use crate::machine::record::Key;
+use crate::machine::record::{Key, Record};
 use crate::machine::{Machine, Phase};
 
 impl Machine {
@@ -60,6 +60,9 @@ impl Machine {
             (Some(member), None) => {
                 let event = if member.record.is_leaving { Event::Left } else { Event::Died };
                 self.report(event(node));
+            }
+            (Some(member), Some(Record::Member(record))) if record.is_leaving && !member.record.is_leaving => {
+                self.report(Event::Leaving(node));
             }
             _ => {}
         }

@@ -282,8 +282,10 @@ impl Driver {
                     sleep(Duration::from_millis(5)).await;
                 }
             };
-            // What is not answered by then is in the report of the leave.
-            let _ = timeout(node.call_timeout, answered).await;
+            if timeout(node.call_timeout, answered).await.is_err() {
+                let unanswered = present.receiver.unanswered() as u64;
+                node.counters.unanswered.store(unanswered, Ordering::Relaxed);
+            }
             node.input(Input::Flushed);
         });
     }
@@ -317,7 +319,7 @@ impl Driver {
         while history.front().is_some_and(|(seen, _)| now.since(*seen) >= HISTORY) {
             before = history.pop_front().map(|(_, revision)| revision);
         }
-        if let Some(before) = before.filter(|_| is_lowest) {
+        if let Some(before) = before.filter(|before| is_lowest && *before > Revision(0)) {
             let compaction = self.engine.compact(before);
             self.state.requests.push(Box::pin(async move { Answer::Compacted(compaction.await) }));
         }

@@ -1,4 +1,7 @@
 //! Nodes of one process, on one engine in memory, under paused time unless a test says otherwise.
 
+mod bad_input;
 mod basics;
+mod fencing;
+mod moves;
 mod support;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -9,12 +10,14 @@ use gen_registry::{Context, ExitReason, Reply, Worker};
 use serde::{Deserialize, Serialize};
 pub(super) use test_support::within;
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::engine::Memory;
-use crate::transport::LocalNetwork;
+use crate::transport::{LocalNetwork, Way};
 use crate::{
-    Answers, Call, Cast, Clock, Cluster, ClusterBuilder, ClusterRegistry, Fence, FencePolicy, Named, Takes, Timing,
-    Token,
+    Answers, Call, Cast, Clock, Cluster, ClusterBuilder, ClusterEvent, ClusterEvents, ClusterRegistry, Codec,
+    CodecError, Fence, FencePolicy, Named, Takes, Timing, Token,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -95,10 +98,64 @@ impl Cast for Note {
     type Codec = Named;
 }
 
+/// Is answered with its length.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Blob(pub(super) Vec<u8>);
+
+impl Call for Blob {
+    const NAME: &'static str = "blob";
+    type Codec = Named;
+    type Reply = usize;
+}
+
+/// Is answered with this many bytes.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Grow(pub(super) usize);
+
+impl Call for Grow {
+    const NAME: &'static str = "grow";
+    type Codec = Named;
+    type Reply = Vec<u8>;
+}
+
+/// Is not named where the kind is hosted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Unnamed;
+
+impl Call for Unnamed {
+    const NAME: &'static str = "unnamed";
+    type Codec = Named;
+    type Reply = u64;
+}
+
+/// Has no encoding.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+impl Cast for Broken {
+    const NAME: &'static str = "broken";
+    type Codec = NoCodec;
+}
+
+pub(super) enum NoCodec {}
+
+impl Codec<Broken> for NoCodec {
+    fn encode(_: &Broken, _: &mut Vec<u8>) -> Result<(), CodecError> {
+        Err(CodecError::new("it has none"))
+    }
+
+    fn decode(_: &[u8]) -> Result<Broken, CodecError> {
+        Err(CodecError::new("it has none"))
+    }
+}
+
 pub(super) enum Message {
     Add(Add, Reply<u64>),
     Wait(Reply<u64>),
     Note(Note),
+    Blob(Blob, Reply<usize>),
+    Grow(Grow, Reply<Vec<u8>>),
+    Broken,
 }
 
 pub(super) struct Counter {
@@ -159,6 +216,9 @@ impl Worker for Counter {
                 self.world.gate.0.acquire().await.expect("the gate is never closed").forget();
                 reply.send(self.world.entry(&self.key).value);
             }
+            Message::Blob(Blob(bytes), reply) => reply.send(bytes.len()),
+            Message::Grow(Grow(size), reply) => reply.send(vec![7; size]),
+            Message::Broken => {}
             Message::Note(Note(note)) => self.world.with(&self.key, |entry| entry.notes.push(note)),
         }
         Ok(())
@@ -181,6 +241,30 @@ impl Answers<Wait> for Counter {
     }
 }
 
+impl Answers<Blob> for Counter {
+    fn message(call: Blob, reply: Reply<usize>) -> Message {
+        Message::Blob(call, reply)
+    }
+}
+
+impl Answers<Grow> for Counter {
+    fn message(call: Grow, reply: Reply<Vec<u8>>) -> Message {
+        Message::Grow(call, reply)
+    }
+}
+
+impl Answers<Unnamed> for Counter {
+    fn message(_: Unnamed, reply: Reply<u64>) -> Message {
+        Message::Wait(reply)
+    }
+}
+
+impl Takes<Broken> for Counter {
+    fn message(_: Broken) -> Message {
+        Message::Broken
+    }
+}
+
 impl Takes<Note> for Counter {
     fn message(cast: Note) -> Message {
         Message::Note(cast)
@@ -191,7 +275,8 @@ impl Takes<Note> for Counter {
 pub(super) fn host(cluster: &Cluster, world: &Arc<World>) -> ClusterRegistry<Counter> {
     let world = world.clone();
     let host = cluster.host::<Counter>("counter", move |_, fence| (world.clone(), fence));
-    host.call::<Add>().call::<Wait>().cast::<Note>().start().expect("the kind is hosted once")
+    let host = host.call::<Add>().call::<Wait>().call::<Blob>().call::<Grow>().cast::<Note>().cast::<Broken>();
+    host.start().expect("the kind is hosted once")
 }
 
 /// What the nodes of a test share.
@@ -225,6 +310,15 @@ impl Bed {
             .timing(Timing { beat: SECOND / 2, valid: 4 * SECOND, take: 5 * SECOND })
     }
 
+    /// Cuts a node off from all others and from the engine: to them it is dead.
+    pub(super) fn cut(&self, node: &str, others: &[&str]) {
+        self.engine.split(node);
+        for other in others {
+            self.network.set(node, other, Way::Cut);
+            self.network.set(other, node, Way::Cut);
+        }
+    }
+
     pub(super) async fn join(&self, address: &str) -> Member {
         self.join_with(self.options(address)).await
     }
@@ -250,4 +344,87 @@ impl Member {
         };
         within(waiting, "the shards of a node").await;
     }
+    /// A key whose shard this node owns.
+    pub(super) fn key(&self, prefix: &str) -> String {
+        let owns = |key: &String| self.cluster.owner_of(key.as_bytes()).is_some_and(|(id, _)| id == self.cluster.id());
+        (0..10_000).map(|n| format!("{prefix}{n}")).find(owns).expect("the node owns some shard")
+    }
+
+    /// Waits for the next event that the test looks for.
+    pub(super) async fn event<T>(events: &mut ClusterEvents, look: impl Fn(&ClusterEvent) -> Option<T>) -> T {
+        let waiting = async {
+            loop {
+                let event = events.next().await.expect("the node has not ended");
+                if let Some(found) = look(&event) {
+                    return found;
+                }
+            }
+        };
+        within(waiting, "an event of the node").await
+    }
+}
+
+/// Calls keys in turn until it is stopped. Each key belongs to one caller, so it knows what each answer must be.
+pub(super) struct Load {
+    stop: Arc<AtomicBool>,
+    callers: Vec<JoinHandle<Tally>>,
+}
+
+/// What callers saw.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) ok: u64,
+    pub(super) not_delivered: u64,
+    pub(super) may_have_run: u64,
+    pub(super) violations: u64,
+    pub(super) longest: Duration,
+}
+
+impl Load {
+    /// One caller for each key, through the registry of one node.
+    pub(super) fn new(counters: &ClusterRegistry<Counter>, keys: impl Iterator<Item = String>) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let callers = keys.map(|key| tokio::spawn(call_until(counters.clone(), key, stop.clone()))).collect();
+        Load { stop, callers }
+    }
+
+    pub(super) async fn end(self) -> Tally {
+        self.stop.store(true, Ordering::SeqCst);
+        let mut sum = Tally::default();
+        for caller in self.callers {
+            let tally = within(caller, "the end of a caller").await.expect("a caller does not panic");
+            sum.ok += tally.ok;
+            sum.not_delivered += tally.not_delivered;
+            sum.may_have_run += tally.may_have_run;
+            sum.violations += tally.violations;
+            sum.longest = sum.longest.max(tally.longest);
+        }
+        sum
+    }
+}
+
+async fn call_until(counters: ClusterRegistry<Counter>, key: String, stop: Arc<AtomicBool>) -> Tally {
+    let mut tally = Tally::default();
+    // The number of the key is between what was acknowledged and that with all that may have run.
+    let (mut least, mut most) = (0, 0);
+    let mut answered = Instant::now();
+    while !stop.load(Ordering::SeqCst) {
+        match counters.via(&key).call(Add(1)).await {
+            Ok(value) => {
+                most += 1;
+                tally.ok += 1;
+                tally.violations += u64::from(value <= least || value > most);
+                (least, most) = (value, value);
+                tally.longest = tally.longest.max(answered.elapsed());
+                answered = Instant::now();
+            }
+            Err(error) if error.may_have_run() => {
+                most += 1;
+                tally.may_have_run += 1;
+            }
+            Err(_) => tally.not_delivered += 1,
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    tally
 }

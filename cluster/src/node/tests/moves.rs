@@ -1,0 +1,196 @@
+//! Shards move between nodes, and callers notice nothing but time.
+
+use std::sync::Arc;
+
+use tokio::time::{Instant, sleep};
+
+use super::support::*;
+use crate::ClusterEvent;
+
+fn keys(prefix: &str) -> impl Iterator<Item = String> + use<> {
+    let prefix = prefix.to_owned();
+    (0..40).map(move |n| format!("{prefix}{n}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn c7_callers_of_moving_shards_see_latency_only() {
+    let bed = Bed::new();
+    let (a, b) = (bed.join("a").await, bed.join("b").await);
+    b.serves(16..).await;
+    let loads = [Load::new(&a.counters, keys("a")), Load::new(&b.counters, keys("b"))];
+    let c = bed.join("c").await;
+    c.serves(8..).await;
+    let report = within(b.cluster.leave(), "the end of a node");
+    // The callers of a node that leaves are answered until it has left.
+    let [of_a, of_b] = loads;
+    let of_b = of_b.end().await;
+    let report = report.await;
+    assert!(report.moved >= 8 && report.stuck == 0 && report.unanswered == 0, "{report:?}");
+    sleep(SECOND).await;
+    let of_a = of_a.end().await;
+    for (load, tally) in [("a", &of_a), ("b", &of_b)] {
+        assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{load}: {tally:?}");
+        assert!(tally.ok > 1_000 && tally.longest < SECOND, "{load}: {tally:?}");
+    }
+    assert_eq!(a.cluster.health().shards.here + c.cluster.health().shards.here, 48);
+    bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c2_each_ownership_has_a_greater_epoch() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    let epoch = |key: &String| a.cluster.owner_of(key.as_bytes()).expect("it has an owner").1;
+    let mut epochs: Vec<Vec<_>> = keys("k").map(|key| vec![epoch(&key)]).collect();
+    for round in 0..3 {
+        let node = bed.join(&format!("n{round}")).await;
+        node.serves(8..).await;
+        keys("k").zip(&mut epochs).for_each(|(key, epochs)| epochs.push(epoch(&key)));
+        within(node.cluster.leave(), "the end of a node").await;
+        a.serves(48..).await;
+        keys("k").zip(&mut epochs).for_each(|(key, epochs)| epochs.push(epoch(&key)));
+    }
+    assert!(epochs.iter().all(|epochs| epochs.is_sorted()), "{epochs:?}");
+    let moved = epochs.iter().filter(|epochs| epochs.first() < epochs.last()).count();
+    assert!(moved > 20, "most keys have moved in three rounds: {epochs:?}");
+    bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_callers_on_all_nodes_share_one_init() {
+    let bed = Bed::new();
+    let nodes = [bed.join("a").await, bed.join("b").await, bed.join("c").await];
+    nodes[2].serves(8..).await;
+    let calls = (0..300).map(|n| nodes[n % 3].add("slow start"));
+    let mut values = within(futures_util::future::join_all(calls), "the answers to calls").await;
+    values.sort_unstable();
+    assert_eq!(values, (1..=300).collect::<Vec<_>>());
+    assert_eq!(bed.world.entry("slow start").inits, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_order_of_a_sender_holds_across_moves() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    let casts = tokio::spawn({
+        let counters = a.counters.clone();
+        async move {
+            for number in 0..1_500 {
+                for key in keys("k") {
+                    counters.via(&key).cast(Note(number)).await.expect("the cast is accepted");
+                }
+                sleep(SECOND / 200).await;
+            }
+        }
+    });
+    let b = bed.join("b").await;
+    b.serves(8..).await;
+    within(b.cluster.leave(), "the end of a node").await;
+    within(casts, "the end of the casts").await.expect("no cast fails");
+    // A call after the last cast is handled after it.
+    for key in keys("k") {
+        a.add(&key).await;
+        assert_eq!(bed.world.entry(&key).notes, (0..1_500).collect::<Vec<_>>(), "{key}");
+    }
+    bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c9_slow_worker_delays_no_key_of_another_shard() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    // Each of these workers waits for the gate, and so for its stop time-out of five seconds.
+    let slow: Vec<_> = (0..4)
+        .map(|n| {
+            let counters = a.counters.clone();
+            tokio::spawn(async move { counters.via(&format!("w{n}")).call(Wait).await })
+        })
+        .collect();
+    let load = Load::new(&a.counters, keys("k"));
+    let b = bed.join("b").await;
+    // `settle` and the moves of the others, but not the time-out of one of them.
+    let begin = Instant::now();
+    b.serves(12..).await;
+    assert!(begin.elapsed() < 3 * SECOND, "{:?}", begin.elapsed());
+    let tally = load.end().await;
+    assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+    bed.world.gate.0.add_permits(4);
+    for call in slow {
+        within(call, "the end of a call").await.expect("the caller does not panic").expect("the worker answers");
+    }
+    bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c7_answers_are_sent_before_the_node_has_left() {
+    let bed = Bed::new();
+    let (a, b) = (bed.join("a").await, bed.join("b").await);
+    b.serves(8..).await;
+    let key = b.key("w");
+    let waiting = tokio::spawn({
+        let (counters, key) = (a.counters.clone(), key.clone());
+        async move { counters.via(&key).call(Wait).await }
+    });
+    sleep(SECOND / 10).await;
+    let leave = tokio::spawn({
+        let cluster = b.cluster.clone();
+        async move { cluster.leave().await }
+    });
+    sleep(2 * SECOND).await;
+    assert!(!leave.is_finished(), "the worker has not answered");
+    bed.world.gate.0.add_permits(1);
+    let report = within(leave, "the end of the node").await.expect("it does not panic");
+    assert_eq!((report.stuck, report.unanswered), (0, 0));
+    let answer = within(waiting, "the answer").await.expect("the caller does not panic");
+    assert_eq!(answer.expect("the call is answered"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c13_calls_and_shards_add_up_at_rest() {
+    let bed = Bed::new();
+    let nodes = [bed.join("a").await, bed.join("b").await];
+    nodes[1].serves(8..).await;
+    let loads: Vec<Load> =
+        nodes.iter().enumerate().map(|(n, node)| Load::new(&node.counters, keys(&format!("{n}-")))).collect();
+    let c = bed.join("c").await;
+    c.serves(8..).await;
+    let mut ok = 0;
+    for load in loads {
+        ok += load.end().await.ok;
+    }
+    let timed_out = nodes[0].counters.via("w").call_timeout(SECOND, Wait).await.expect_err("the gate is closed");
+    assert!(timed_out.may_have_run(), "{timed_out:?}");
+    let stats = nodes.each_ref().map(|node| node.cluster.stats());
+    let sum = |of: fn(&crate::ClusterStats) -> u64| stats.iter().map(of).sum::<u64>();
+    assert_eq!(sum(|stats| stats.calls), ok + 1);
+    assert_eq!((sum(|stats| stats.answered), sum(|stats| stats.timed_out)), (ok, 1));
+    assert_eq!(sum(|stats| stats.not_delivered + stats.no_reply + stats.failed + stats.casts_failed), 0);
+    let shards = |node: &Member| node.cluster.health().shards;
+    assert_eq!(nodes.iter().chain([&c]).map(|node| shards(node).here).sum::<usize>(), 48);
+    assert_eq!(shards(&c).vacant, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_tell_of_moves_and_leaves() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    let mut events = a.cluster.subscribe();
+    let b = bed.join("b").await;
+    let id = b.cluster.id();
+    Member::event(&mut events, |event| (*event == ClusterEvent::Joined(id)).then_some(())).await;
+    Member::event(&mut events, |event| match event {
+        ClusterEvent::ShardMoved { to, .. } if *to == id => Some(()),
+        _ => None,
+    })
+    .await;
+    b.serves(8..).await;
+    drop(b); // the last handle: it leaves in the background
+    Member::event(&mut events, |event| (*event == ClusterEvent::Leaving(id)).then_some(())).await;
+    Member::event(&mut events, |event| (*event == ClusterEvent::Left(id)).then_some(())).await;
+    a.serves(48..).await;
+    assert!(Arc::strong_count(a.cluster.node()) > 0);
+}
