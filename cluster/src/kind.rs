@@ -7,7 +7,7 @@
 //!    a registry that is made before is taken, and none is made after.
 //! 2. **A message is consumed under the read lock.** From the look at the epoch to the entry into the mailbox no one waits.
 //!    `take` needs the write lock, so a shutdown begins after each message that has passed the look: it is accepted, and
-//!    handled. A message that has not passed is still its sender's, who may send it elsewhere. Nothing in between exists, and
+//!    handled. A message that has not passed is still its sender's, to be sent elsewhere. Nothing in between exists, and
 //!    so a move loses nothing (C7), whatever the message is.
 //! 3. **Waits are outside the lock.** A sender waits for a worker to start, or for room, with a reservation in hand, and looks
 //!    again under the lock before it uses it. Senders that wait have errors when the registry is shut down.
