@@ -1,0 +1,87 @@
+//! The FTC's file of complaints.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+
+use denylist::complaint::{Complaint, Timestamp};
+use denylist::complaint_reader::{BadRow, ComplaintReader, HeaderError, Row};
+use denylist::phone_number::PhoneNumber;
+
+use crate::kind;
+
+pub(crate) const WORDS: &[&str] = &[
+    "Company_Phone_Number,Created_Date,Violation_Date,Consumer_City,Consumer_State,Consumer_Area_Code,Subject,\
+     Recorded_Message_Or_Robocall\n",
+    "2025550123,2021-07-07 00:01:15,2021-07-06 11:48:00,Reno,Nevada,775,Other,Y\n",
+    "\r\n",
+    "\n",
+    ",",
+    "\"",
+    "\"\"",
+    "\u{feff}",
+    "2021-07-07 00:01:15",
+    "2025550123",
+    ",,,,,,,",
+    "Subject",
+    "\0",
+];
+
+/// A file that is read to its end.
+#[derive(Debug, PartialEq, Eq)]
+struct File {
+    rows: Vec<Result<Complaint, BadRow>>,
+    bytes: u64,
+    lines: u64,
+}
+
+fn read(input: impl BufRead) -> Result<File, String> {
+    let mut reader = match ComplaintReader::new(input) {
+        Ok(reader) => reader,
+        Err(HeaderError::Io(error)) => panic!("memory is readable: {error}"),
+        Err(error) => return Err(error.to_string()),
+    };
+    let mut rows = Vec::new();
+    let mut line = reader.line_number();
+    while let Some(row) = reader.next_row().expect("memory is readable") {
+        assert!(reader.line_number() > line, "two rows in line {line}");
+        line = reader.line_number();
+        rows.push(match row {
+            Row::Complaint(complaint) => Ok(complaint),
+            Row::Bad(why) => Err(why),
+        });
+    }
+    Ok(File { rows, bytes: reader.bytes_read(), lines: reader.line_number() })
+}
+
+pub(crate) fn run(data: &[u8]) -> u64 {
+    let file = read(data);
+    // Where the chunks of the input end is no matter.
+    for size in [1, 7] {
+        assert_eq!(read(BufReader::with_capacity(size, data)), file, "in chunks of {size} bytes");
+    }
+    let Ok(file) = file else { return kind(file.err()) };
+    assert_eq!(file.bytes, data.len() as u64, "bytes are left");
+    let lines = data.split_inclusive(|byte| *byte == b'\n').count() as u64;
+    assert_eq!(file.lines, lines, "lines are left");
+    let mut reasons = BTreeSet::new();
+    for row in &file.rows {
+        match row {
+            Ok(complaint) => check(complaint),
+            Err(why) => drop(reasons.insert(*why)),
+        }
+    }
+    // A line break at the end is no row, and a row after it does not change those before.
+    let more = [data, b"\n2025550123\n".as_slice()].concat();
+    let more = read(more.as_slice()).expect("the header is the same").rows;
+    assert_eq!(more[..file.rows.len()], file.rows, "a later row changes an earlier one");
+    let good = file.rows.iter().filter(|row| row.is_ok()).count();
+    kind((format!("{reasons:?}"), good.min(4)))
+}
+
+fn check(complaint: &Complaint) {
+    let Complaint { about, created, subject, .. } = complaint;
+    assert_eq!(about.to_string().parse::<PhoneNumber>(), Ok(*about));
+    assert_eq!(Timestamp::parse(&created.to_string()), Some(*created));
+    assert_eq!(Timestamp::from_stored(created.to_stored()), Some(*created), "it cannot be read again");
+    assert!(subject.chars().count() <= 100, "{subject:?} is not shortened");
+}
