@@ -141,32 +141,8 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
     /// Only if the name's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn register(&self, name: N, worker: &WorkerHandle<W>) -> Result<(), RegisterError<N, W>> {
         let hash = self.0.index.hash(&name);
-        // Outside the closure, which takes it only to insert it: a refused name is returned, and a panic drops it,
-        // after the lock is released.
         let mut name = Some(name);
-        let registered = self.0.index.change(|change| {
-            let wanted = name.as_ref().expect("the name is taken below");
-            let found = change.find(wanted, hash);
-            if let Some(entry) = &found {
-                let holder = &*entry.value;
-                if holder != worker && !holder.is_ending() {
-                    return Err(Refused::Taken(holder.clone()));
-                }
-            }
-            if !change.track(worker, &self.0) {
-                return Err(Refused::Closed);
-            }
-            if let Some(entry) = found {
-                if *entry.value == *worker {
-                    return Ok(());
-                }
-                change.remove(entry.id);
-                change.remove_ref(entry.value.id(), entry.id);
-            }
-            let entry_ref = change.insert(name.take().expect("the name is taken once"), hash, worker.clone());
-            change.add_ref(worker.id(), entry_ref);
-            Ok(())
-        });
+        let registered = self.try_register(&mut name, hash, worker);
         match (registered, name) {
             (Ok(()), _) => {
                 // After the entry was inserted. (race 7)
@@ -181,6 +157,32 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         }
     }
 
+    /// Takes the name if it inserts it. A refused name, and one whose `Eq` panics, is returned or dropped after the lock is
+    /// released.
+    fn try_register(&self, name: &mut Option<N>, hash: u64, worker: &WorkerHandle<W>) -> Result<(), Refused<W>> {
+        let wanted = name.as_ref().expect("the name is taken below");
+        let (mut change, found) = self.0.index.begin_change(wanted, hash);
+        if let Some(entry) = &found {
+            let holder = &*entry.value;
+            if holder != worker && !holder.is_ending() {
+                return Err(Refused::Taken(holder.clone()));
+            }
+        }
+        if !change.track(worker, &self.0) {
+            return Err(Refused::Closed);
+        }
+        if let Some(entry) = found {
+            if *entry.value == *worker {
+                return Ok(());
+            }
+            change.remove(entry.id);
+            change.remove_ref(entry.value.id(), entry.id);
+        }
+        let entry_ref = change.insert(name.take().expect("the name is taken once"), hash, worker.clone());
+        change.add_ref(worker.id(), entry_ref);
+        Ok(())
+    }
+
     /// Removes a name, and returns the worker that had it.
     ///
     /// Returns `None` if no worker had it, or if its holder is stopping.
@@ -193,12 +195,14 @@ impl<N: Eq + Hash + Send + Sync + 'static, W: Worker> Aliases<N, W> {
         Q: ?Sized + Hash + Equivalent<N>,
     {
         let hash = self.0.index.hash(name);
-        let holder = self.0.index.change(|change| {
-            let entry = change.find(name, hash)?;
-            change.remove(entry.id);
-            change.remove_ref(entry.value.id(), entry.id);
-            Some((*entry.value).clone())
-        });
+        let holder = {
+            let (mut change, found) = self.0.index.begin_change(name, hash);
+            found.map(|entry| {
+                change.remove(entry.id);
+                change.remove_ref(entry.value.id(), entry.id);
+                (*entry.value).clone()
+            })
+        };
         holder.filter(|holder| !holder.is_ending())
     }
 

@@ -164,32 +164,33 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
     /// Only if the property's `Hash` or `Eq` panics. Nothing is changed then.
     pub fn join(&self, property: P, worker: &WorkerHandle<W>) -> Result<(), JoinError<P>> {
         let hash = self.0.index.hash(&property);
-        // Outside the closure, which takes it only to insert it: otherwise it is returned or dropped after the lock is
-        // released.
         let mut property = Some(property);
-        let has_joined = self.0.index.change(|change| {
-            let wanted = property.as_ref().expect("the property is taken below");
-            let found = change.find(wanted, hash);
-            if !change.track(worker, &self.0) {
-                return false;
-            }
-            let entry_ref = match found {
-                Some(entry) => {
-                    entry.value.write().entry(worker.id()).or_insert_with(|| worker.clone());
-                    entry.id
-                }
-                None => {
-                    let members = Members(RwLock::new(BTreeMap::from([(worker.id(), worker.clone())])));
-                    change.insert(property.take().expect("the property is taken once"), hash, members)
-                }
-            };
-            change.add_ref(worker.id(), entry_ref);
-            true
-        });
+        let has_joined = self.try_join(&mut property, hash, worker);
         match property {
             Some(property) if !has_joined => Err(JoinError::Closed(Returned::new(property))),
             _ => Ok(()),
         }
+    }
+
+    /// Takes the property if it inserts it. Otherwise it is returned or dropped after the lock is released.
+    fn try_join(&self, property: &mut Option<P>, hash: u64, worker: &WorkerHandle<W>) -> bool {
+        let wanted = property.as_ref().expect("the property is taken below");
+        let (mut change, found) = self.0.index.begin_change(wanted, hash);
+        if !change.track(worker, &self.0) {
+            return false;
+        }
+        let entry_ref = match found {
+            Some(entry) => {
+                entry.value.write().entry(worker.id()).or_insert_with(|| worker.clone());
+                entry.id
+            }
+            None => {
+                let members = Members(RwLock::new(BTreeMap::from([(worker.id(), worker.clone())])));
+                change.insert(property.take().expect("the property is taken once"), hash, members)
+            }
+        };
+        change.add_ref(worker.id(), entry_ref);
+        true
     }
 
     /// Removes a worker from the property's group. Returns whether it was a member and is not stopping.
@@ -202,11 +203,13 @@ impl<P: Eq + Hash + Send + Sync + 'static, W: Worker> Groups<P, W> {
         Q: ?Sized + Hash + Equivalent<P>,
     {
         let hash = self.0.index.hash(property);
-        let left = self.0.index.change(|change| {
-            let entry_ref = change.find(property, hash)?.id;
-            change.remove_ref(worker.id(), entry_ref);
-            remove_member(change, entry_ref, worker.id())
-        });
+        let left = {
+            let (mut change, found) = self.0.index.begin_change(property, hash);
+            found.and_then(|entry| {
+                change.remove_ref(worker.id(), entry.id);
+                remove_member(&mut change, entry.id, worker.id())
+            })
+        };
         left.is_some_and(|left| !left.is_ending())
     }
 

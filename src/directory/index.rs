@@ -1,9 +1,10 @@
 //! [`Index`]: a concurrent map from names to values, with a reverse index from workers to their names.
 //!
-//! A name's `Hash` runs once, in the caller, first of all. A read finds the entries of that hash, clones their `Arc`s
-//! out of the shard, and runs the name's `Eq` under no lock. In a change, `Eq` runs under the lock for changes, before
-//! anything is changed, so a panic leaves the index as it was. Names are dropped under no lock, with panics contained,
-//! by the last user: the task that removed the entry, or a reader that still held it.
+//! No code of a name runs under a lock, so that it may use the directory itself. A name's `Hash` runs once, in the
+//! caller, first of all. A read finds the entries of that hash, clones their `Arc`s out of the shard, and then runs the
+//! name's `Eq`. A change does the same before it takes the lock for changes, and starts over if an entry of the hash was
+//! inserted or removed in between. Names are dropped by the last user, with panics contained: the task that removed the
+//! entry, or a reader that still held it.
 //!
 //! Not a papaya map, as in [`table`](crate::table): papaya does not reuse the slot of a removed element, so names that
 //! come and go would move the whole map repeatedly (26 µs for a register and an unregister at 10,000 names). The table,
@@ -100,8 +101,20 @@ impl<N, V> Index<N, V> {
 
     /// Finds the entry of a name. Runs the name's `Eq`, which may panic.
     pub(crate) fn find<Q: ?Sized + Equivalent<N>>(&self, name: &Q, hash: u64) -> Option<Arc<Entry<N, V>>> {
-        let bucket = Self::read(self.shard(hash)).get(&hash).cloned()?;
-        bucket.into_iter().find(|entry| name.equivalent(&entry.name))
+        self.bucket(hash).into_iter().find(|entry| name.equivalent(&entry.name))
+    }
+
+    /// The entries whose names have this hash.
+    fn bucket(&self, hash: u64) -> Bucket<Arc<Entry<N, V>>> {
+        Self::read(self.shard(hash)).get(&hash).cloned().unwrap_or_default()
+    }
+
+    /// Whether the entries of this hash are still those of `bucket`.
+    fn has_only(&self, hash: u64, bucket: &Bucket<Arc<Entry<N, V>>>) -> bool {
+        match Self::read(self.shard(hash)).get(&hash) {
+            Some(now) => now.iter().map(|entry| entry.id).eq(bucket.iter().map(|entry| entry.id)),
+            None => bucket.is_empty(),
+        }
     }
 
     /// Finds an entry by its reference, if it was not removed.
@@ -142,8 +155,26 @@ impl<N, V> Index<N, V> {
         change(&mut Change { index: self, reverse: self.lock(), removed: Vec::new() })
     }
 
+    /// Begins a change that concerns a name, and finds the name's entry. Runs the name's `Eq`, which may panic, before it
+    /// takes the lock.
+    pub(crate) fn begin_change<Q>(&self, name: &Q, hash: u64) -> (Change<'_, N, V>, Option<Arc<Entry<N, V>>>)
+    where
+        Q: ?Sized + Equivalent<N>,
+    {
+        loop {
+            let bucket = self.bucket(hash);
+            let found = bucket.find(|entry| name.equivalent(&entry.name)).cloned();
+            let reverse = self.lock();
+            // All changes take the lock, so this holds until it is released: `found` is not the last reference to a
+            // name. Otherwise an entry that came or went since may be that of the name. (races 4 and 5)
+            if self.has_only(hash, &bucket) {
+                return (Change { index: self, reverse, removed: Vec::new() }, found);
+            }
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, ReverseIndex> {
-        // Only a name's `Eq` can panic under this lock, and it runs before anything is changed.
+        // Nothing under this lock can panic: no code of a name runs there.
         self.reverse.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -169,11 +200,6 @@ pub(crate) struct Change<'c, N, V> {
 }
 
 impl<N, V> Change<'_, N, V> {
-    /// Finds the entry of a name. Runs the name's `Eq`, which may panic, so it must come before every mutation.
-    pub(crate) fn find<Q: ?Sized + Equivalent<N>>(&self, name: &Q, hash: u64) -> Option<Arc<Entry<N, V>>> {
-        self.index.find(name, hash)
-    }
-
     pub(crate) fn get(&self, entry_ref: EntryRef) -> Option<Arc<Entry<N, V>>> {
         self.index.get(entry_ref)
     }

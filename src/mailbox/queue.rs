@@ -34,8 +34,8 @@
 //!    `recv` returns `None`, while the gate stays open and later messages wait for the next run. A stop that discards
 //!    queued messages is a run boundary before the first of them, behind a closed gate: `recv` returns `None`, and the
 //!    messages wait for the drain.
-//! 7. **No user code runs under the lock.** Messages are moved under it and dropped outside. Wakers are cloned under it
-//!    and woken outside.
+//! 7. **No foreign code runs under the lock.** Messages are moved under it and dropped outside. Wakers are woken and
+//!    dropped outside. The only exception is the clone of a waker.
 //!
 //! # Proof
 //!
@@ -230,7 +230,9 @@ impl<M> Queue<M> {
             return Poll::Ready(None);
         }
         state.shrink(self.idle_capacity);
-        state.park_receiver(cx.waker());
+        let former = state.park_receiver(cx.waker());
+        drop(state);
+        drop(former);
         Poll::Pending
     }
 
@@ -240,10 +242,11 @@ impl<M> Queue<M> {
         if self.gate() == Gate::Killed || state.is_at_run_boundary() {
             return None;
         }
-        // The receiver runs, so it no longer waits, even if no message has woken it.
-        state.receiver = None;
+        // The receiver runs, so it no longer waits, even if no message has woken it. Dropped after the lock. (rule 7)
+        let _former = state.receiver.take();
         let Some((message, sender)) = state.pop(self.capacity) else {
             state.shrink(self.idle_capacity);
+            drop(state);
             return None;
         };
         drop(state);
@@ -255,9 +258,9 @@ impl<M> Queue<M> {
     pub(crate) fn park(&self, cx: &Context<'_>) -> bool {
         let mut state = self.lock();
         let is_parked = self.gate() < Gate::Closed && state.queued() == 0 && !state.is_at_run_boundary();
-        if is_parked {
-            state.park_receiver(cx.waker());
-        }
+        let former = if is_parked { state.park_receiver(cx.waker()) } else { None };
+        drop(state);
+        drop(former);
         is_parked
     }
 
@@ -277,14 +280,17 @@ impl<M> Queue<M> {
         }
         // A message takes this waker too, and the task waits again. It waits here only in restarts, which are rare and
         // short.
-        state.park_receiver(cx.waker());
+        let former = state.park_receiver(cx.waker());
+        drop(state);
+        drop(former);
         Poll::Pending
     }
 
     /// Stores the waker of the worker's task, which a kill wakes.
     pub(crate) fn watch_for_kill(&self, task: &Waker) {
         // The caller reads the gate after this. Both sides take the lock, so that it sees a kill that came first.
-        self.lock().task = Some(task.clone());
+        let former = self.lock().task.replace(task.clone());
+        drop(former);
     }
 
     /// Wakes the worker's task, whatever it awaits.

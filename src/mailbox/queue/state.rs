@@ -192,11 +192,13 @@ impl<M> State<M> {
         mem::take(&mut cold.ticks.delivered)
     }
 
+    /// Stores the waker of the receiver, and returns the one that it replaces.
     #[inline]
-    pub(super) fn park_receiver(&mut self, waker: &Waker) {
+    #[must_use = "its drop is foreign code, which must not run under the lock"]
+    pub(super) fn park_receiver(&mut self, waker: &Waker) -> Option<Waker> {
         match &mut self.receiver {
-            Some(parked) if parked.will_wake(waker) => {}
-            receiver => *receiver = Some(waker.clone()),
+            Some(parked) if parked.will_wake(waker) => None,
+            receiver => receiver.replace(waker.clone()),
         }
     }
 
@@ -234,11 +236,13 @@ impl<M> State<M> {
         Some(&mut cold.senders[place].1)
     }
 
-    /// Removes a sender that waits. `None`: it no longer waits, because capacity was reserved for it.
-    pub(super) fn remove_waiter(&mut self, ticket: u64) -> Option<()> {
+    /// Removes a sender that waits, and returns its waker. `None`: it no longer waits, because capacity was reserved for
+    /// it.
+    #[must_use = "its drop is foreign code, which must not run under the lock"]
+    pub(super) fn remove_waiter(&mut self, ticket: u64) -> Option<Waker> {
         let cold = self.cold.as_mut()?;
         let place = cold.position(ticket)?;
-        cold.senders.remove(place).map(drop)
+        cold.senders.remove(place).map(|(_, waker)| waker)
     }
 
     /// Releases all reservations and all senders that wait: they will find the gate closed. Removes the run boundary,

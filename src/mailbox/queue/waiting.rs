@@ -2,12 +2,14 @@
 //! [`queue`](super).
 
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::mailbox::queue::state::State;
 use crate::mailbox::queue::{Gate, MessageKind, Queue, Sequence, wake};
 use crate::util::coop::{Budget, poll_budget};
+use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
 use crate::util::sync::MutexGuard;
 
@@ -41,9 +43,10 @@ impl<'a, M> Acquire<'a, M> {
             }
             Some(ticket) => {
                 if let Some(waker) = state.waiter_mut(ticket) {
-                    if !waker.will_wake(cx.waker()) {
-                        *waker = cx.waker().clone();
-                    }
+                    let former = (!waker.will_wake(cx.waker())).then(|| mem::replace(waker, cx.waker().clone()));
+                    drop(locked);
+                    // A foreign waker's `drop` is foreign code. (rule 7)
+                    drop(former);
                     return Poll::Pending;
                 }
                 state.reserved -= 1;
@@ -62,16 +65,18 @@ impl<M> Drop for Acquire<'_, M> {
         if self.queue.gate() >= Gate::Closed {
             return;
         }
-        let next = match state.remove_waiter(ticket) {
-            Some(()) => None,
+        let own = state.remove_waiter(ticket);
+        let next = if own.is_none() {
             // Capacity was reserved for this sender. Pass it on, or it would be lost.
-            None => {
-                state.reserved -= 1;
-                state.release_permit(self.queue.capacity)
-            }
+            state.reserved -= 1;
+            state.release_permit(self.queue.capacity)
+        } else {
+            None
         };
         drop(state);
         wake(next);
+        // A foreign waker's `drop` is foreign code. (rule 7)
+        catch_panic(|| drop(own));
     }
 }
 
