@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 
 /// How long a test waits for what must happen, in seconds. `tests/seeded/run` sets `GEN_REGISTRY_PATIENCE` for a test that
 /// waits in real time for what does not happen.
-fn patience() -> Duration {
+pub fn patience() -> Duration {
     let set = std::env::var("GEN_REGISTRY_PATIENCE").ok();
     Duration::from_secs(set.map_or(120, |seconds| seconds.parse().expect("a number of seconds")))
 }

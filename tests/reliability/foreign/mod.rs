@@ -1,1 +1,0 @@
-//! Foreign code: each place where code that is not the library's runs.
