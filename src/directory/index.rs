@@ -157,7 +157,7 @@ impl<N, V> Index<N, V> {
 
     /// Begins a change that concerns a name, and finds the name's entry. Runs the name's `Eq`, which may panic, before it
     /// takes the lock.
-    pub(crate) fn begin_change<Q>(&self, name: &Q, hash: u64) -> (Change<'_, N, V>, Option<Arc<Entry<N, V>>>)
+    pub(crate) fn begin_change<Q>(&self, name: &Q, hash: u64) -> ChangeFound<'_, N, V>
     where
         Q: ?Sized + Equivalent<N>,
     {
@@ -190,6 +190,9 @@ impl<N, V> Index<N, V> {
         self.shards.iter().map(|shard| Self::read(shard).capacity()).sum()
     }
 }
+
+/// A change that concerns a name, and the name's entry.
+pub(crate) type ChangeFound<'c, N, V> = (Change<'c, N, V>, Option<Arc<Entry<N, V>>>);
 
 /// A change in progress. It holds the lock.
 pub(crate) struct Change<'c, N, V> {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use gen_registry::{Aliases, Groups, Registry};
 use test_support::{BoxFuture, within};
@@ -12,13 +12,15 @@ use crate::host::{Args, BYSTANDER, FRESH, Host, Id, Message, Name, STANDBY, VICT
 
 /// The futures of verbs that foreign code has polled once, by the name of the verb.
 #[derive(Clone, Default)]
-pub(crate) struct Started(Arc<Mutex<Vec<(&'static str, BoxFuture<'static, ()>)>>>);
+pub(crate) struct Started(Arc<Mutex<Vec<Pending>>>);
+
+type Pending = (&'static str, BoxFuture<'static, ()>);
 
 impl Started {
     /// Polls the future of a verb once, as code does that must not wait.
     fn poll_once(&self, verb: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let mut future: BoxFuture<'static, ()> = Box::pin(future);
-        if let Poll::Pending = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        if future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             self.0.lock().unwrap_or_else(PoisonError::into_inner).push((verb, future));
         }
     }

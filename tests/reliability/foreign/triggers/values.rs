@@ -170,7 +170,7 @@ pub(super) async fn record(world: &World) {
         return;
     }
     world.arm();
-    // The recorder gets the durations when so many are buffered.
+    // The recorder gets the durations at 1,024 of them.
     world.churn(1_100).await;
     world.device.reached().await;
 }
