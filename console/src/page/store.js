@@ -102,6 +102,7 @@ const stream = {
   source: null,
   wanted: "",
   retry: 0,
+  steady: 0,
   attempts: 0,
   handlers: {},
 
@@ -112,6 +113,7 @@ const stream = {
 
   open() {
     clearTimeout(this.retry);
+    clearTimeout(this.steady);
     this.source?.close();
     this.source = null;
     if (document.hidden) return this.show("", "paused");
@@ -119,25 +121,41 @@ const stream = {
     const parameters = new URLSearchParams(this.wanted);
     if (store.latest) parameters.set("after", store.latest);
     const source = this.source = new EventSource(`${API}stream?${parameters}`);
-    source.onopen = () => {
+    const isSteady = () => {
       // What moved while there was no stream.
       if (this.attempts) this.handlers.reconnected?.();
       this.attempts = 0;
       this.show("live", "live");
     };
+    // A service that stops accepts a stream and ends it at once: that is no connection yet.
+    source.onopen = () => this.attempts ? this.steady = setTimeout(isSteady, 400) : isSteady();
     source.onerror = () => {
       // The browser's own retry would repeat an old `after`, and gives up after a refusal.
       source.close();
       if (source !== this.source) return;
+      clearTimeout(this.steady);
       this.attempts += 1;
       // A stream that ends after its time is opened anew, unseen.
-      if (this.attempts > 1) this.show("lost", "reconnecting");
+      if (this.attempts > 1) {
+        this.show("lost", "reconnecting");
+        this.forget();
+      }
       this.retry = setTimeout(() => this.open(), Math.min(250 * 2 ** this.attempts, 5_000));
     };
     for (const name of ["registries", "events", "workers", "worker"]) {
       source.addEventListener(name, message => {
         if (source === this.source) this.handlers[name]?.(JSON.parse(message.data));
       });
+    }
+  },
+
+  /** Follows no registry that has ended: the service refuses its stream, and would forever. */
+  async forget() {
+    const wanted = this.wanted, registry = new URLSearchParams(wanted).get("registry");
+    try {
+      if (registry) await ask(`registries/${registry}`);
+    } catch (error) {
+      if (error.code === "no_registry" && wanted === this.wanted) this.wanted = "";
     }
   },
 

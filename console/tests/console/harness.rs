@@ -43,6 +43,14 @@ impl Service {
     }
 
     pub(crate) async fn of(inspector: Inspector, options: impl FnOnce(Builder<Probe>) -> Builder<Probe>) -> Self {
+        Self::at("127.0.0.1:0", inspector, options).await
+    }
+
+    pub(crate) async fn at(
+        address: &str,
+        inspector: Inspector,
+        options: impl FnOnce(Builder<Probe>) -> Builder<Probe>,
+    ) -> Self {
         // Two registries of one name cannot report to one recorder, and the tests of a process share it.
         static SERVICES: AtomicU32 = AtomicU32::new(0);
         let name = format!("rooms {}", SERVICES.fetch_add(1, Ordering::Relaxed));
@@ -50,7 +58,7 @@ impl Service {
         let rooms = options(rooms).build().expect("the registry is built");
         let console = Console::new(&inspector);
         let (stop, stopped) = oneshot::channel::<()>();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind(address).await.expect("a port");
         let url = format!("http://{}/ops/console", listener.local_addr().expect("its address"));
         let app = Router::new().nest("/ops/console", console.router());
         let served = axum::serve(listener, app).with_graceful_shutdown(async move {
