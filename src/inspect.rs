@@ -20,7 +20,8 @@
 //!
 //! Nothing of a worker's state or messages: only what the registry knows. Keys appear as the text that the program's
 //! function makes of them, the reasons of crashes as the text of the worker's errors and panics. Both may be personal or
-//! secret, and so may the fact that a key has a worker: who may read an inspector is the program's decision.
+//! secret, and so may the fact that a key has a worker. The program decides
+//! which users may read an inspector.
 //!
 //! # Examples
 //!
@@ -58,6 +59,7 @@ mod inspector;
 mod query;
 mod recent;
 mod scan;
+mod sweep;
 mod view;
 
 use std::fmt;
@@ -76,7 +78,7 @@ use crate::metrics::stats::Stats;
 /// Obtain it from [`Inspector::registries`]. It keeps the registry's memory, but neither the registry nor a worker
 /// alive. Reads of a registry that has ended find no workers.
 pub trait Inspect: Send + Sync + fmt::Debug {
-    /// The registry's name, or the empty string. Unnamed registries are told apart by their [`id`](Self::id).
+    /// The registry's name, or the empty string. Unnamed registries differ by their [`id`](Self::id).
     fn name(&self) -> &str;
 
     /// The registry's number. No other registry of the process ever has it.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::inspect::Inspect;
 use crate::inspect::view::View;
-use crate::registry::builder::Builder;
+use crate::registry::builder::{Builder, OpenInspection};
 use crate::util::clock::nanos;
 use crate::util::panics::unwind_safe;
 use crate::util::sync::{Mutex, lock};
@@ -124,12 +124,16 @@ impl<W: Worker> Builder<W> {
     #[doc(alias("console", "observer"))]
     pub fn inspect(mut self, inspector: &Inspector, key: impl Fn(&W::Key) -> String + Send + Sync + 'static) -> Self {
         let opened = Arc::clone(&inspector.0);
-        self.set_inspection(Box::new(move |starter, labels| {
-            let view = Arc::new(View::new(starter, Arc::downgrade(&opened), Box::new(key), labels));
-            let shown: Arc<dyn Inspect> = view.clone();
-            opened.add(Arc::downgrade(&shown));
-            view as Arc<dyn Any + Send + Sync>
-        }));
+        let slow_after = Duration::from_nanos(opened.slow_after.load(Ordering::Relaxed));
+        self.set_inspection(OpenInspection {
+            slow_after,
+            open: Box::new(move |starter, feed, labels| {
+                let view = Arc::new(View::new(starter, feed, Arc::downgrade(&opened), Box::new(key), labels));
+                let shown: Arc<dyn Inspect> = view.clone();
+                opened.add(Arc::downgrade(&shown));
+                view as Arc<dyn Any + Send + Sync>
+            }),
+        });
         self
     }
 

@@ -53,8 +53,8 @@ pub enum RecentKind {
     },
     /// A start failed.
     StartFailed {
-        /// Why.
-        reason: String,
+        /// Why: an error or a panic of `init`, or that it did not return in time.
+        reason: ExitReason,
     },
     /// The worker was evicted to make room.
     Evicted,

@@ -11,8 +11,8 @@
 //!    use the registry, inspect it, block or panic. The call takes the scan out of the list and puts it back. A second
 //!    call for the same order meanwhile begins a scan of its own, and the one that is further stays.
 //! 2. **That function runs outside the table's guard.** It may block, and the guard delays the reclamation of memory.
-//! 3. **A result is reused only if it was expensive.** It is used for ten times the time that it took to find, so that
-//!    scans take at most a tenth of one core. A cheap one is found anew each time.
+//! 3. **A result is reused only if it was expensive.** It is used for a hundred times the time that it took to find, so
+//!    that scans take at most a hundredth of one core. A cheap one is found anew each time.
 //! 4. **The order is total.** Equal values are ordered by the ids of the workers, which never change.
 //!
 //! The position of a scan is a number of entries of the table. A worker that is inserted or removed behind it may shift
@@ -35,7 +35,7 @@ const SLICE: Duration = Duration::from_millis(8);
 const MAX_SCANS: usize = 16;
 
 /// A result that took less than this to find is not reused. (rule 3)
-const CHEAP: Duration = Duration::from_millis(2);
+const CHEAP: Duration = Duration::from_millis(1);
 
 /// A scan keeps at least this many workers, so that pages of different lengths share it.
 const MIN_DEPTH: usize = 256;
@@ -166,7 +166,7 @@ pub(super) struct Found {
 impl Found {
     /// Whether it may still be shown without another scan. (rule 3)
     fn is_fresh(&self) -> bool {
-        self.took >= CHEAP && self.at.elapsed() < self.took * 10
+        self.took >= CHEAP && self.at.elapsed() < self.took * 100
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Weak;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
 
 use crate::inspect::action::{ActError, Acting, Action};
@@ -11,6 +11,7 @@ use crate::inspect::inspector::Opened;
 use crate::inspect::query::{Column, Page, Query, WorkerRef, WorkerView};
 use crate::inspect::recent::RecentEvent;
 use crate::inspect::scan::{Rank, Scan, Scans, Selection};
+use crate::inspect::sweep::Sweep;
 use crate::inspect::{Inspect, Parent};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
@@ -18,8 +19,10 @@ use crate::metrics::stats::{BACKLOG_SAMPLE, Stats};
 use crate::registry::Starter;
 use crate::registry::builder::Labels;
 use crate::util::panics::{CatchDropPanic, drop_payload};
+use crate::util::sync::Mutex;
 use crate::worker::Worker;
 use crate::worker::config::Config;
+use crate::worker::feed::Feed;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::ownership::owners_of;
 
@@ -30,7 +33,9 @@ const PANICKED: &str = "(the text of this key panicked)";
 
 /// A registry as its readers see it. The owner keeps it, so that it ends with the registry.
 pub(super) struct View<W: Worker> {
-    starter: Starter<W>,
+    pub(super) starter: Starter<W>,
+    pub(super) feed: Arc<Feed>,
+    pub(super) sweep: Mutex<Sweep>,
     opened: Weak<Opened>,
     /// Its drop is user code.
     key_text: CatchDropPanic<KeyText<W>>,
@@ -44,12 +49,15 @@ const STEP: usize = 512;
 impl<W: Worker> View<W> {
     pub(super) fn new(
         starter: &Starter<W>,
+        feed: Arc<Feed>,
         opened: Weak<Opened>,
         key_text: KeyText<W>,
         labels: Option<Labels<W>>,
     ) -> Self {
         Self {
             starter: starter.clone(),
+            feed,
+            sweep: Mutex::default(),
             opened,
             key_text: CatchDropPanic::new(key_text),
             labels: CatchDropPanic::new(labels),
@@ -57,7 +65,7 @@ impl<W: Worker> View<W> {
         }
     }
 
-    fn key_text(&self, worker: &WorkerHandle<W>) -> String {
+    pub(super) fn key_text(&self, worker: &WorkerHandle<W>) -> String {
         contained(|| (self.key_text)(worker.key())).unwrap_or_else(|| PANICKED.to_owned())
     }
 
@@ -213,8 +221,8 @@ impl<W: Worker> Inspect for View<W> {
     }
 
     fn events(&self, after: u64) -> Vec<RecentEvent> {
-        let _ = after;
-        Vec::new()
+        self.sweep();
+        self.feed.after(after).into_iter().map(|event| self.event(event)).collect()
     }
 
     fn allows_actions(&self) -> bool {

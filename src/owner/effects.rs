@@ -1,5 +1,7 @@
 //! How the owner performs the [`Effect`]s of the lifecycle.
 
+use std::sync::Arc;
+
 use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{Effect, StartOutcome, StartWaiter};
 use crate::metrics::counters::UndeliveredReason;
@@ -9,6 +11,7 @@ use crate::util::future::spawn_boxed;
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
 use crate::worker::deferred::DeferredAction;
+use crate::worker::feed::RecordedKind;
 use crate::worker::launch::AnyLaunch;
 use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, Started};
 
@@ -49,10 +52,7 @@ impl Owner {
             Effect::Close(entry, reason, mode) => self.with_cell(entry, |cell| cell.stop(reason, mode)),
             Effect::Kill(entry) => self.with_cell(entry, |cell| self.kill(cell)),
             Effect::AbandonMailbox(entry) => self.abandon_mailbox(entry),
-            Effect::Remove(entry) => {
-                self.eviction_pool.remove(entry);
-                self.table.remove(entry);
-            }
+            Effect::Remove(entry) => self.remove(entry),
             Effect::Arm(entry, deadline) => self.arm(Due::Entry(entry, deadline)),
             Effect::ArmCrash { entry, run } => self.arm(Due::Crash(entry, run)),
             Effect::ReplyStart(reply, spec, outcome) => {
@@ -85,6 +85,7 @@ impl Owner {
 
     fn abandon_mailbox(&self, entry: EntryId) {
         let Some(cell) = self.worker(entry) else { return };
+        self.shared.record_event(Some(Arc::clone(&cell)), || RecordedKind::Stuck);
         seeded!(StuckStartKeepsPermit => return);
         // Its `init` may never return, and other starts wait for the permit. (G4)
         cell.return_permit();

@@ -5,6 +5,7 @@ use crate::owner::Owner;
 use crate::owner::deadlines::Due;
 use crate::util::panics;
 use crate::worker::events::EventKind;
+use crate::worker::feed::RecordedKind;
 use crate::worker::request::{LiveTypes, Notice};
 
 impl Owner {
@@ -33,8 +34,9 @@ impl Owner {
             }
             Notice::Restarted(cell, incarnation) => {
                 let entry = self.set_current(cell);
-                let now = self.shared.now_if_reported();
-                self.with_cell(entry, |cell| cell.core().set_started_at(now));
+                let now = self.shared.now_if_recorded();
+                self.with_cell(entry, |cell| self.shared.set_started_at(cell.core(), now));
+                self.shared.record_event(self.worker(entry), || RecordedKind::Restarted);
                 self.emit_started(entry, EventKind::Restarted { incarnation });
                 return None;
             }

@@ -12,9 +12,10 @@ use crate::metrics::stats::Backlog;
 use crate::owner::Owner;
 use crate::owner::admission::PriorHistory;
 use crate::owner::deadlines::Due;
-use crate::util::panics::catch_panic;
+use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::worker::cell::AnyCell;
 use crate::worker::events::{AnyEvent, EventKind};
+use crate::worker::feed::RecordedKind;
 
 impl Owner {
     /// Copies the numbers to the recorder and arms the next report.
@@ -56,7 +57,7 @@ impl Owner {
         let mut lasted = Duration::ZERO;
         self.with_cell(entry, |cell| {
             if cell.core().is_reported_run() {
-                lasted = self.shared.clock.since(cell.core().started_at());
+                lasted = self.shared.clock.since(self.shared.started_at(cell.core()).unwrap_or_default());
             }
         });
         if self.reporter.as_mut().is_some_and(|reporter| reporter.ended(lasted)) {
@@ -69,6 +70,10 @@ impl Owner {
         self.record_lifetime(entry);
         if let Some(cause) = Cause::of(reason) {
             self.shared.numbers.counters.restarted(cause);
+        }
+        if reason.is_crash() {
+            let crashed = || RecordedKind::Crashed(CatchDropPanic::new(reason.clone()));
+            self.shared.record_event(self.worker(entry), crashed);
         }
         self.emit_exited(entry, incarnation, reason);
     }
@@ -97,11 +102,11 @@ impl Owner {
 
     /// Opens the gate of a worker whose `init` has returned, and reports its start.
     pub(super) fn open(&mut self, entry: EntryId) {
-        let now = self.shared.now_if_reported();
+        let now = self.shared.now_if_recorded();
         let mut requested_at = now;
         self.with_cell(entry, |cell| {
-            requested_at = cell.core().started_at();
-            cell.core().set_started_at(now);
+            requested_at = self.shared.started_at(cell.core()).unwrap_or_default();
+            self.shared.set_started_at(cell.core(), now);
             cell.open();
         });
         self.shared.numbers.counters.started();
@@ -124,6 +129,10 @@ impl Owner {
     pub(super) fn report_not_started(&mut self, entry: EntryId, failure: StartFailure) {
         self.prior_by_entry.remove(&entry);
         self.shared.numbers.counters.not_started(&failure);
+        if matches!(failure, StartFailure::Init(_) | StartFailure::Panicked(_) | StartFailure::TimedOut) {
+            let failed = || RecordedKind::StartFailed(CatchDropPanic::new(failure.clone()));
+            self.shared.record_event(self.worker(entry), failed);
+        }
         if !self.crash_history.remembers_failures() {
             return;
         }
@@ -141,6 +150,7 @@ impl Owner {
         self.shared.numbers.counters.exited(&reason);
         self.record_lifetime(entry);
         let Some(worker) = self.worker(entry) else { return };
+        self.record_exit_event(&worker, &reason);
         let incarnation = worker.core().incarnation();
         let was_running = self.emit_exited(entry, incarnation, &reason);
         if worker.core().has_reached_restart_limit() {
@@ -149,6 +159,24 @@ impl Owner {
         } else if !was_running {
             // The exit of its last run was emitted, and subscribers expect a restart.
             self.emit(worker, EventKind::NotRestarted { incarnation, reason });
+        }
+    }
+}
+
+impl Owner {
+    /// Records the exit of a worker of an inspected registry, if an operator may have to know of it.
+    fn record_exit_event(&self, worker: &Arc<dyn AnyCell>, reason: &ExitReason) {
+        let of = |reason: &ExitReason| CatchDropPanic::new(reason.clone());
+        let kind = || match reason {
+            _ if worker.core().has_reached_restart_limit() => Some(RecordedKind::GaveUp(of(reason))),
+            ExitReason::Evicted => Some(RecordedKind::Evicted),
+            reason if reason.is_crash() => Some(RecordedKind::Crashed(of(reason))),
+            _ => None,
+        };
+        if self.shared.inspection.is_some() {
+            if let Some(kind) = kind() {
+                self.shared.record_event(Some(Arc::clone(worker)), || kind);
+            }
         }
     }
 }

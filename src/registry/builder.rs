@@ -25,6 +25,7 @@ use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan};
+use crate::worker::feed::Feed;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::restart::{Backoff, Intensity, Restart};
 
@@ -99,9 +100,15 @@ pub struct Builder<W: Worker> {
     metrics_group: Option<MetricsGroup>,
 }
 
-/// Opens a registry to inspection. The owner keeps what this returns, so that it ends with the registry.
-pub(crate) type OpenInspection<W> =
-    Box<dyn FnOnce(&Starter<W>, Option<Labels<W>>) -> Arc<dyn Any + Send + Sync> + Send + Sync>;
+/// How a registry is opened to inspection.
+pub(crate) struct OpenInspection<W: Worker> {
+    pub(crate) slow_after: Duration,
+    /// Makes the view. The owner keeps what this returns, so that it ends with the registry.
+    pub(crate) open: OpenView<W>,
+}
+
+type OpenView<W> =
+    Box<dyn FnOnce(&Starter<W>, Arc<Feed>, Option<Labels<W>>) -> Arc<dyn Any + Send + Sync> + Send + Sync>;
 
 /// What an inspected registry shows of a worker besides what it knows.
 pub(crate) type Labels<W> = Box<dyn Fn(&WorkerHandle<W>) -> Vec<String> + Send + Sync>;

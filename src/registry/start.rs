@@ -196,7 +196,7 @@ impl<W: Worker> Starter<W> {
             return start(Stage::Refused(StartFailure::Refused));
         }
         let cell = Arc::new(WorkerCell::new(owned_key, EntryId::unassigned(hash), Arc::clone(&self.shared)));
-        cell.set_started_at(self.shared.now_if_reported());
+        cell.set_started_at(self.shared.now_if_recorded());
         let spec = Box::new(Launch::new(cell, make(args)));
         let guards = self.guard_workers_above_caller();
         let (reply, mut answer) = oneshot::channel(cx);

@@ -24,6 +24,7 @@ mod any;
 mod core;
 mod flags;
 mod inbox;
+mod inspected;
 mod notices;
 mod runs;
 
@@ -159,6 +160,9 @@ impl<W: Worker> WorkerCell<W> {
         let lost = self.queue.drain(&self.shared.numbers.live);
         // Count first: a caller that is notified of the loss must find it counted.
         self.shared.hot.add(HotCounter::Undelivered(reason), lost.len() as u64);
+        if let Some(record) = self.shared.record(&self.core) {
+            record.count_undelivered(lost.len() as u64);
+        }
         seeded!(UndeliveredCastNotReported => return);
         for envelope in lost {
             let kind = envelope.kind;

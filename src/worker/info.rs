@@ -8,6 +8,7 @@ use crate::lifecycle::id::WorkerId;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::record::Glimpse;
 
 /// What is known of one worker at one moment, by [`WorkerHandle::info`].
 ///
@@ -116,7 +117,12 @@ impl<W: Worker> WorkerHandle<W> {
 impl<W: Worker> WorkerCell<W> {
     /// When the current run was ready, or the start was requested, by the registry's clock.
     fn ready_at(&self) -> Option<u64> {
-        self.shared.records_lifetimes.then(|| self.started_at())
+        if self.shared.records_lifetimes { self.shared.started_at(&self.core) } else { None }
+    }
+
+    /// What an inspected registry has recorded of the worker.
+    fn glimpse(&self) -> Option<Glimpse> {
+        self.shared.record(&self.core)?.read(self.entry.id)
     }
 
     /// How many nanoseconds ago that was. `now` is by the registry's clock.
@@ -126,23 +132,42 @@ impl<W: Worker> WorkerCell<W> {
 
     /// For how many nanoseconds the worker has been at rest.
     pub(crate) fn idle_for(&self, now: u64) -> Option<u64> {
+        if self.state() != WorkerState::Running || !self.queue.is_idle() {
+            return None;
+        }
         let is_measured = self.shared.config.tracks_activity() || self.activity.idle_timeout().is_some();
-        let is_idle = self.state() == WorkerState::Running && self.queue.is_idle();
-        (is_measured && is_idle).then(|| now.saturating_sub(self.activity.at()))
+        let since = match self.glimpse() {
+            Some(glimpse) => glimpse.idle_since?,
+            None if is_measured => self.activity.at(),
+            None => return None,
+        };
+        Some(now.saturating_sub(since))
     }
 
     /// For how many nanoseconds the message in hand has been there.
-    pub(crate) fn busy_for(&self, _now: u64) -> Option<u64> {
-        None
+    pub(crate) fn busy_for(&self, now: u64) -> Option<u64> {
+        self.glimpse()?.busy_since.map(|since| now.saturating_sub(since))
     }
 
     pub(crate) fn undelivered(&self) -> Option<u64> {
-        None
+        Some(self.glimpse()?.undelivered)
     }
 
     /// When the worker last crashed.
     pub(crate) fn crashed_at(&self) -> Option<u64> {
-        None
+        self.shared.record(&self.core)?.crashed_at(self.entry.id)
+    }
+
+    /// The last crash: what was recorded, or else the one that the worker ended by.
+    fn crash_or(&self, exit: Option<&ExitReason>) -> Option<Crash> {
+        let recorded = self.last_crash().map(|(reason, at)| Crash { reason, at: Some(self.shared.clock.calendar(at)) });
+        recorded.or_else(|| Some(Crash { reason: exit.filter(|exit| exit.is_crash())?.clone(), at: None }))
+    }
+
+    fn restarts_used(&self, now: u64) -> Option<usize> {
+        self.shared.restart.as_ref()?;
+        let record = self.shared.record(&self.core)?;
+        Some(record.restarts_used(self.entry.id, self.shared.config.intensity, now))
     }
 
     fn info(&self) -> WorkerInfo {
@@ -167,9 +192,9 @@ impl<W: Worker> WorkerCell<W> {
             handled: glance.delivered,
             undelivered: self.undelivered(),
             restarts: incarnation.saturating_sub(1),
-            restarts_used: None,
+            restarts_used: self.restarts_used(now),
             restarts_allowed: self.shared.restart.as_ref().map(|_| config.intensity.max),
-            last_crash: exit.clone().filter(ExitReason::is_crash).map(|reason| Crash { reason, at: None }),
+            last_crash: self.crash_or(exit.as_ref()),
             exit,
         }
     }

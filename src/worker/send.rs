@@ -6,6 +6,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 
 use crate::mailbox::queue::{MessageKind, Refusal, Sending, Sequence, whole};
-use crate::metrics::counters::{HotCounter, UndeliveredReason};
+use crate::metrics::counters::UndeliveredReason;
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::future::boxed_in_debug;
 use crate::worker::Worker;
@@ -237,7 +238,7 @@ impl<W: Worker> WorkerHandle<W> {
     }
 
     pub(crate) fn count_undelivered(&self, reason: UndeliveredReason) {
-        self.cell.shared.hot.count(HotCounter::Undelivered(reason));
+        self.cell.count_undelivered(reason);
     }
 
     /// Sends a message, and waits for room if the mailbox is full.
@@ -322,7 +323,7 @@ impl<W: Worker> WorkerHandle<W> {
 
 /// A send that waits for room. If it is dropped while it waits, it is counted as undelivered.
 struct QueuedSend<'c, W: Worker> {
-    cell: &'c WorkerCell<W>,
+    cell: &'c Arc<WorkerCell<W>>,
     sending: Sending<'c, W::Message>,
 }
 
@@ -336,7 +337,7 @@ impl<W: Worker> QueuedSend<'_, W> {
 impl<W: Worker> Drop for QueuedSend<'_, W> {
     fn drop(&mut self) {
         if self.sending.is_waiting() {
-            self.cell.shared.hot.count(HotCounter::Undelivered(UndeliveredReason::Full));
+            self.cell.count_undelivered(UndeliveredReason::Full);
         }
     }
 }

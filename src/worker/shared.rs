@@ -25,6 +25,7 @@ use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, StartLimiter};
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::EventSender;
+use crate::worker::feed::Inspection;
 use crate::worker::request::{Notice, Request};
 
 /// Capacity of the owner's request queue. Start requests beyond it wait.
@@ -76,7 +77,7 @@ pub(crate) struct SharedCore {
     /// Present if the number of concurrent starts is limited.
     pub(crate) start_limiter: Option<StartLimiter>,
     pub(crate) clock: Clock,
-    /// Whether a reporter records how long starts and runs take.
+    /// Whether a reporter records how long starts and runs take, or readers of an inspected registry see it.
     pub(crate) records_lifetimes: bool,
     /// Counters that every thread writes, striped by thread.
     pub(crate) hot: StripedCounters,
@@ -95,6 +96,8 @@ pub(crate) struct SharedCore {
     pub(crate) is_runtime_shut_down: AtomicBool,
     /// The `WeakRegistry` of these workers, which is a type of a room above. Set once, by the builder.
     pub(crate) registry: OnceLock<Box<dyn Any + Send + Sync>>,
+    /// Present if the registry is inspected.
+    pub(crate) inspection: Option<Box<Inspection>>,
 }
 
 impl<W: Worker> Deref for Shared<W> {
@@ -133,6 +136,7 @@ impl SharedCore {
         records_lifetimes: bool,
         stopwatch: Option<Stopwatch>,
         report: watch::Receiver<Option<ShutdownReport>>,
+        inspection: Option<Box<Inspection>>,
     ) -> Self {
         let start_limiter = config.max_concurrent_starts.map(StartLimiter::new);
         Self {
@@ -141,7 +145,7 @@ impl SharedCore {
             config,
             start_limiter,
             clock,
-            records_lifetimes,
+            records_lifetimes: records_lifetimes || inspection.is_some(),
             hot: StripedCounters::new(),
             stopwatch,
             stuck: Mutex::new(Vec::new()),
@@ -151,12 +155,13 @@ impl SharedCore {
             report,
             is_runtime_shut_down: AtomicBool::new(false),
             registry: OnceLock::new(),
+            inspection,
         }
     }
 
-    /// The time by the registry's clock, for lifetimes that only a reporter records. Without a reporter the clock is
-    /// not read.
-    pub(crate) fn now_if_reported(&self) -> u64 {
+    /// The time by the registry's clock, for lifetimes that only a reporter or an inspected registry records. Without
+    /// either the clock is not read.
+    pub(crate) fn now_if_recorded(&self) -> u64 {
         if self.records_lifetimes { self.clock.now() } else { 0 }
     }
 
@@ -197,6 +202,16 @@ impl SharedCore {
         self.enqueue(Notice::Shutdown { at_once });
     }
 
+    /// How many starts wait for a permit.
+    pub(crate) fn starts_waiting_for_turn(&self) -> usize {
+        self.start_limiter.as_ref().map_or(0, |limiter| limiter.waiting.load(Ordering::Relaxed))
+    }
+
+    /// How many starts wait for the exit of an evicted worker.
+    pub(crate) fn starts_waiting_for_room(&self) -> usize {
+        self.numbers.waiting_for_room.load(Ordering::Relaxed)
+    }
+
     /// The registry's current statistics. The caller samples the mailboxes, which the table knows.
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
         let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
@@ -214,8 +229,8 @@ impl SharedCore {
         counted.starts.ok += completed;
         Stats {
             starting,
-            waiting_for_turn: self.start_limiter.as_ref().map_or(0, |limiter| load(&limiter.waiting)),
-            waiting_for_room: load(&numbers.waiting_for_room),
+            waiting_for_turn: self.starts_waiting_for_turn(),
+            waiting_for_room: self.starts_waiting_for_room(),
             running: live - restarting,
             restarting,
             // Includes workers whose exit the owner has not processed yet.

@@ -116,6 +116,9 @@ impl<W: Worker> WorkerCell<W> {
             (reply, exit_state.take_on_open())
         };
         send_all(waiters);
+        if self.shared.records_lifetimes {
+            self.shared.set_started_at(&self.core, self.shared.clock.now_in_worker());
+        }
         // The same order as in the owner. The event comes after the gate is open, so that a subscriber finds the
         // worker by lookup, and before the reply, after which the caller may end the worker. The owner emits the
         // event of the exit.

@@ -33,7 +33,7 @@ use tokio::time::timeout;
 
 use crate::lifecycle::exit::{ExitReason, share};
 use crate::lifecycle::{Exit, StartFailure};
-use crate::mailbox::{Inbox, Mailbox};
+use crate::mailbox::Mailbox;
 use crate::util::coop::flush_lifo_slot;
 use crate::util::future::{boxed, boxed_in_debug};
 use crate::util::panics::catch_panic;
@@ -166,7 +166,7 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
             yield_now().await;
         }
         let reason = {
-            let mut mailbox = Mailbox::new(Arc::clone(run.cell) as Arc<dyn Inbox<W::Message>>);
+            let mut mailbox = Mailbox::new(run.cell.inbox());
             let state = run.state.as_mut().expect("`init` has just made it");
             match boxed_in_debug(|| state.run(&mut mailbox, run.ctx)).await {
                 Ok(()) => mailbox.end_reason().into(),
@@ -223,6 +223,7 @@ fn end_run<'r, 's, W: Worker>(
     let will_restart = will_restart(run.cell, &exit, &mut run.run_args.restart_state);
     let next_after = run.run_args.restart_state.as_ref().and_then(|restart_state| restart_state.next_after);
     trace::ended(&run.cell.shared.name, run.cell, &exit, next_after.filter(|_| will_restart));
+    run.cell.record_run_end(&exit, will_restart);
     if !will_restart {
         // After a panic, a kill or a failed `init` nothing of this is done yet. No lookup may find the worker while
         // its state's `Drop` runs. (G3)

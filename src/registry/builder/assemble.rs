@@ -16,6 +16,7 @@ use crate::table::{TableReader, table};
 use crate::util::clock::Clock;
 use crate::util::panics::CatchDropPanic;
 use crate::worker::Worker;
+use crate::worker::feed::{Feed, Inspection};
 use crate::worker::request::Notice;
 use crate::worker::shared::{Shared, SharedCore};
 
@@ -57,8 +58,10 @@ impl<W: Worker> Builder<W> {
         let stopwatch = self.stopwatch();
         let records_lifetimes = reporter.is_some();
         let clock = Clock::new(runtime.clone());
+        let feed = Arc::new(Feed::default());
+        let inspected = self.inspection.as_ref().map(|opened| Box::new(Inspection::new(&feed, opened.slow_after)));
         let shared = Arc::new(Shared {
-            core: SharedCore::new(self.name, self.config, clock, records_lifetimes, stopwatch, reported),
+            core: SharedCore::new(self.name, self.config, clock, records_lifetimes, stopwatch, reported, inspected),
             on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
             accepts: self.accepts.map(CatchDropPanic::new),
             restart: self.restart,
@@ -71,7 +74,7 @@ impl<W: Worker> Builder<W> {
         let registry = Registry::from_parts(reader, Arc::clone(&shared));
         let is_unset = shared.registry.set(Box::new(registry.downgrade())).is_ok();
         debug_assert!(is_unset, "nothing else sets it");
-        let inspection = self.inspection.map(|open| open(&registry.starter, self.labels));
+        let inspection = self.inspection.map(|opened| (opened.open)(&registry.starter, feed, self.labels));
         (registry, Owner::install(Box::new(writer), shared, report, reporter, runtime, inspection))
     }
 }

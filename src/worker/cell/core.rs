@@ -6,6 +6,7 @@ use crate::lifecycle::id::EntryId;
 use crate::mailbox::activity::Activity;
 use crate::util::sync::Mutex;
 use crate::worker::cell::runs;
+use crate::worker::record::NO_RECORD;
 use crate::worker::watchers::ExitState;
 
 /// What a [`WorkerCell`](super::WorkerCell) holds besides the key and the mailbox. It has no type parameter, so that
@@ -24,7 +25,8 @@ pub(crate) struct CellCore {
     /// Bits of [`flags`](super::flags), in one byte: a registry has many cells.
     pub(super) flags: AtomicU8,
     /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's
-    /// clock. Written by the owner only, once the cell is shared.
+    /// clock. Written by the owner only, once the cell is shared. In an inspected registry, once the worker is in the
+    /// table, the number of its [`Record`](crate::worker::record::Record), which has the time.
     started_at: AtomicU64,
     pub(crate) exit_state: Mutex<ExitState>,
 }
@@ -50,5 +52,14 @@ impl CellCore {
 
     pub(crate) fn set_started_at(&self, at: u64) {
         self.started_at.store(at, Ordering::Relaxed);
+    }
+
+    /// The number of the worker's record. For workers of an inspected registry.
+    pub(crate) fn record_number(&self) -> u32 {
+        u32::try_from(self.started_at()).unwrap_or(NO_RECORD)
+    }
+
+    pub(crate) fn set_record_number(&self, number: u32) {
+        self.set_started_at(number.into());
     }
 }

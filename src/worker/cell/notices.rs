@@ -32,9 +32,11 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn set_ready(&self) {
         if self.is_ready() {
             self.end_restart();
+            self.record_rest();
             return self.queue_notice(RESTARTED);
         }
         self.progress.store(runs::RUNNING, Ordering::Relaxed);
+        self.record_rest();
         self.queue_notice(READY);
         if self.queue.gate() == Gate::Closed {
             // `init` has called `ctx.stop()`, and `close_by_worker` queues no notice while the worker starts.

@@ -1,0 +1,104 @@
+//! [`Feed`]: the recent events of an inspected registry, and what its workers and its owner need to record them.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use crate::lifecycle::StartFailure;
+use crate::lifecycle::exit::ExitReason;
+use crate::util::clock::nanos;
+use crate::util::panics::{CatchDropPanic, catch_panic};
+use crate::util::sync::{Mutex, lock};
+use crate::worker::cell::AnyCell;
+use crate::worker::record::Records;
+
+/// How many events are kept.
+const CAPACITY: usize = 512;
+
+/// The recent events of a registry.
+///
+/// An event has its worker's cell, and the text of its key is made when the event is read: that is user code, which
+/// does not run in the owner (G4). So a feed must not be reachable from a cell by counted references. The view of the
+/// registry has it, and [`Inspection`] refers to it weakly.
+#[derive(Default)]
+pub(crate) struct Feed(Mutex<Ring>);
+
+#[derive(Default)]
+struct Ring {
+    /// How many events there were.
+    recorded: u64,
+    events: VecDeque<Recorded>,
+}
+
+/// One event.
+#[derive(Clone)]
+pub(crate) struct Recorded {
+    /// Counted from 1.
+    pub(crate) number: u64,
+    /// By the registry's clock.
+    pub(crate) at: u64,
+    pub(crate) worker: Option<Arc<dyn AnyCell>>,
+    pub(crate) incarnation: u64,
+    pub(crate) kind: Arc<RecordedKind>,
+}
+
+/// What happened.
+pub(crate) enum RecordedKind {
+    Crashed(CatchDropPanic<ExitReason>),
+    Restarted,
+    GaveUp(CatchDropPanic<ExitReason>),
+    StartFailed(CatchDropPanic<StartFailure>),
+    Evicted,
+    Stuck,
+    Slow { lasted: u64, is_in_hand: bool },
+    MailboxFull { undelivered: u64 },
+    StartsWait { for_turn: usize, for_room: usize },
+}
+
+impl Feed {
+    /// Records an event, and forgets the oldest one if there are too many.
+    pub(crate) fn record(&self, at: u64, worker: Option<Arc<dyn AnyCell>>, kind: RecordedKind) {
+        let incarnation = worker.as_ref().map_or(0, |worker| worker.core().incarnation());
+        let kind = Arc::new(kind);
+        let forgotten = {
+            let mut ring = lock(&self.0);
+            ring.recorded += 1;
+            let number = ring.recorded;
+            let forgotten = if ring.events.len() == CAPACITY { ring.events.pop_front() } else { None };
+            ring.events.push_back(Recorded { number, at, worker, incarnation, kind });
+            forgotten
+        };
+        // Outside the lock: this may drop a key and an error, whose `Drop`s are user code. (G5)
+        catch_panic(|| drop(forgotten));
+    }
+
+    /// The events with a number above this, oldest first.
+    pub(crate) fn after(&self, number: u64) -> Vec<Recorded> {
+        let ring = lock(&self.0);
+        let first = ring.events.partition_point(|event| event.number <= number);
+        ring.events.range(first..).cloned().collect()
+    }
+}
+
+/// What an inspected registry has beyond any other, as its workers and its owner need it.
+pub(crate) struct Inspection {
+    pub(crate) records: Records,
+    feed: Weak<Feed>,
+    /// For how many nanoseconds a message may be in hand before that is an event.
+    pub(crate) slow_after: u64,
+}
+
+impl Inspection {
+    pub(crate) fn new(feed: &Arc<Feed>, slow_after: Duration) -> Self {
+        Self { records: Records::new(), feed: Arc::downgrade(feed), slow_after: nanos(slow_after) }
+    }
+
+    /// Records an event, unless the registry has ended.
+    pub(crate) fn record(&self, at: u64, worker: Option<Arc<dyn AnyCell>>, kind: RecordedKind) {
+        if let Some(feed) = self.feed.upgrade() {
+            feed.record(at, worker, kind);
+            // This may be the last reference to the feed, and with it to its events.
+            catch_panic(|| drop(feed));
+        }
+    }
+}
