@@ -139,7 +139,7 @@ pub(crate) fn event(event: RecentEvent, registry: u64, name: &str) -> json::Even
 fn level(kind: &RecentKind) -> &'static str {
     match kind {
         RecentKind::Crashed { .. } | RecentKind::GaveUp { .. } => "crash",
-        RecentKind::Restarted | RecentKind::Evicted => "note",
+        RecentKind::Restarted | RecentKind::Evicted { .. } => "note",
         // Of kinds to come, better one too many is shown.
         _ => "warning",
     }

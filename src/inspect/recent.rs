@@ -56,8 +56,11 @@ pub enum RecentKind {
         /// Why: an error or a panic of `init`, or that it did not return in time.
         reason: ExitReason,
     },
-    /// The worker was evicted to make room.
-    Evicted,
+    /// The worker was evicted to make room. Recorded at most once a second.
+    Evicted {
+        /// How many others were evicted since the last event of this kind.
+        others: u64,
+    },
     /// The worker was aborted, but runs code that does not yield. Its key stays taken.
     Stuck,
     /// A message was in hand for longer than [`Inspector::slow_after`](crate::inspect::Inspector::slow_after), or still
@@ -91,7 +94,7 @@ impl RecentKind {
             Self::Restarted => "restarted",
             Self::GaveUp { .. } => "gave_up",
             Self::StartFailed { .. } => "start_failed",
-            Self::Evicted => "evicted",
+            Self::Evicted { .. } => "evicted",
             Self::Stuck => "stuck",
             Self::Slow { .. } => "slow",
             Self::MailboxFull { .. } => "mailbox_full",
@@ -108,7 +111,8 @@ impl fmt::Display for RecentKind {
             Self::Restarted => f.write_str("restarted"),
             Self::GaveUp { reason } => write!(f, "used up its restarts; {reason}"),
             Self::StartFailed { reason } => write!(f, "did not start: {reason}"),
-            Self::Evicted => f.write_str("evicted to make room"),
+            Self::Evicted { others: 0 } => f.write_str("evicted to make room"),
+            Self::Evicted { others } => write!(f, "evicted to make room, after {others} others"),
             Self::Stuck => f.write_str("aborted, but does not yield"),
             Self::Slow { lasted, is_in_hand: true } => write!(f, "a message is in hand for {lasted:?}"),
             Self::Slow { lasted, is_in_hand: false } => write!(f, "a message was in hand for {lasted:?}"),

@@ -125,7 +125,7 @@ fn shown(kind: &RecordedKind) -> RecentKind {
         RecordedKind::Restarted => RecentKind::Restarted,
         RecordedKind::GaveUp(reason) => RecentKind::GaveUp { reason: (**reason).clone() },
         RecordedKind::StartFailed(failure) => RecentKind::StartFailed { reason: failed_start(failure) },
-        RecordedKind::Evicted => RecentKind::Evicted,
+        &RecordedKind::Evicted { others } => RecentKind::Evicted { others },
         RecordedKind::Stuck => RecentKind::Stuck,
         &RecordedKind::Slow { lasted, is_in_hand } => {
             RecentKind::Slow { lasted: Duration::from_nanos(lasted), is_in_hand }

@@ -169,14 +169,15 @@ impl Owner {
         let of = |reason: &ExitReason| CatchDropPanic::new(reason.clone());
         let kind = || match reason {
             _ if worker.core().has_reached_restart_limit() => Some(RecordedKind::GaveUp(of(reason))),
-            ExitReason::Evicted => Some(RecordedKind::Evicted),
             reason if reason.is_crash() => Some(RecordedKind::Crashed(of(reason))),
             _ => None,
         };
-        if self.shared.inspection.is_some() {
-            if let Some(kind) = kind() {
-                self.shared.record_event(Some(Arc::clone(worker)), || kind);
-            }
+        let Some(inspection) = &self.shared.inspection else { return };
+        let now = self.shared.clock.now();
+        if *reason == ExitReason::Evicted {
+            inspection.record_eviction(now, Arc::clone(worker));
+        } else if let Some(kind) = kind() {
+            inspection.record(now, Some(Arc::clone(worker)), kind);
         }
     }
 }

@@ -48,11 +48,22 @@ pub(crate) enum RecordedKind {
     Restarted,
     GaveUp(CatchDropPanic<ExitReason>),
     StartFailed(CatchDropPanic<StartFailure>),
-    Evicted,
+    /// With how many others since the last such event.
+    Evicted {
+        others: u64,
+    },
     Stuck,
-    Slow { lasted: u64, is_in_hand: bool },
-    MailboxFull { undelivered: u64 },
-    StartsWait { for_turn: usize, for_room: usize },
+    Slow {
+        lasted: u64,
+        is_in_hand: bool,
+    },
+    MailboxFull {
+        undelivered: u64,
+    },
+    StartsWait {
+        for_turn: usize,
+        for_room: usize,
+    },
 }
 
 impl Feed {
@@ -86,11 +97,41 @@ pub(crate) struct Inspection {
     feed: Weak<Feed>,
     /// For how many nanoseconds a message may be in hand before that is an event.
     pub(crate) slow_after: u64,
+    evictions: Mutex<Evictions>,
 }
+
+/// A registry that makes room for each start would fill the feed with evictions: one in a second is an event.
+#[derive(Default)]
+struct Evictions {
+    reported: Option<u64>,
+    since: u64,
+}
+
+/// In nanoseconds: one second.
+const EVICTIONS_REPORTED_EVERY: u64 = 1_000_000_000;
 
 impl Inspection {
     pub(crate) fn new(feed: &Arc<Feed>, slow_after: Duration) -> Self {
-        Self { records: Records::new(), feed: Arc::downgrade(feed), slow_after: nanos(slow_after) }
+        Self {
+            records: Records::new(),
+            feed: Arc::downgrade(feed),
+            slow_after: nanos(slow_after),
+            evictions: Mutex::default(),
+        }
+    }
+
+    /// Records an eviction, or counts it for the next one that is recorded. For the owner.
+    pub(crate) fn record_eviction(&self, at: u64, worker: Arc<dyn AnyCell>) {
+        let others = {
+            let mut evictions = lock(&self.evictions);
+            if evictions.reported.is_some_and(|last| at.saturating_sub(last) < EVICTIONS_REPORTED_EVERY) {
+                evictions.since += 1;
+                return;
+            }
+            evictions.reported = Some(at);
+            std::mem::take(&mut evictions.since)
+        };
+        self.record(at, Some(worker), RecordedKind::Evicted { others });
     }
 
     /// Records an event, unless the registry has ended.

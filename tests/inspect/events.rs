@@ -88,6 +88,22 @@ async fn failed_starts_and_evictions_are_events() {
     assert_eq!(reasons[2], "did not start: failed: `init` did not return in time");
 }
 
+#[tokio::test(start_paused = true)]
+async fn evictions_do_not_fill_the_ring() {
+    let inspector = Inspector::new();
+    let registry =
+        builder(&inspector).max_workers(1).eviction(Eviction::LeastRecentlyActive).build().expect("valid options");
+    for round in ["a", "b"] {
+        for n in 0..50 {
+            started(&registry, &format!("{round}{n}")).await;
+            until_idle().await;
+        }
+        advance(Duration::from_secs(2)).await;
+    }
+    let events: Vec<String> = only(&inspector).events(0).iter().map(|event| event.kind.to_string()).collect();
+    assert_eq!(events, ["evicted to make room", "evicted to make room, after 48 others"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stuck_worker_is_an_event() {
     let inspector = Inspector::new();
