@@ -15,11 +15,12 @@ pub use crate::builder::join_error::JoinError;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::engine::{Engine, Memory};
+use crate::events::ClusterEvent;
 use crate::fence::FencePolicy;
 use crate::fence::thread::{Alarm, FenceThread};
 use crate::id::NodeId;
 use crate::machine::wire::Wire;
-use crate::machine::{Machine, Settings};
+use crate::machine::{Input, Machine, Settings};
 use crate::node::driver::{Driver, DriverState};
 use crate::node::engine::{AnyEngine, Erased};
 use crate::node::membership::{Door, Membership, NodeSlot};
@@ -351,7 +352,8 @@ impl ClusterBuilder {
             shards: self.shards,
             node,
             kinds: Vec::new(),
-            beat: self.timing.beat,
+            // Three missed pings end a stream. A process that is stopped for half of `valid` loses nothing by that.
+            beat: self.timing.valid / 4,
         }
     }
 
@@ -397,9 +399,14 @@ impl ClusterBuilder {
         let reaction = (self.timing.take - self.timing.valid) / 2;
         let alarmed = Arc::downgrade(&node);
         let thread = FenceThread::spawn(clock, reaction, self.fence_policy, move |alarm| {
-            if let (Alarm::Passed { .. }, Some(node)) = (alarm, alarmed.upgrade()) {
-                node.begin_abort();
-                node.input(crate::machine::Input::Fenced);
+            // Without a node there is nothing to end.
+            let Some(node) = alarmed.upgrade() else { return };
+            match alarm {
+                Alarm::Passed { .. } => {
+                    node.begin_abort();
+                    node.input(Input::Fenced);
+                }
+                Alarm::Overdue { .. } => node.emit(ClusterEvent::Overdue),
             }
         })
         .map_err(JoinError::Thread)?;

@@ -37,8 +37,8 @@
 //! 5. **A shard that opens after the fence thread has revoked is not routed to.** The validity refuses it under its lock. The
 //!    driver still counts it as open, and reports its end when the machine fences: the machine has its answer for each `Open`.
 //! 6. **Another id, another membership.** The machine takes the next id only when nothing runs. The driver then marks the
-//!    old validity as at rest, closes the old receiver, retires the peers, and makes new ones. Messages that wait for a
-//!    peer are routed again. What was sent has lost its connection.
+//!    old validity as at rest, and closes the old receiver once its answers have left. The peers stay: a stream is that of a
+//!    process, so what this node has sent to others keeps its order and is answered.
 //! 7. **A caller that is dropped** leaves nothing behind: a message that waits is dropped with its future, a reservation is
 //!    released, a request that has left is cancelled at the other node. A start that it caused goes on, as in the library.
 //!    A registry that it made stays for the next message.
@@ -354,7 +354,7 @@ impl Node {
         }
     }
 
-    fn emit(&self, event: ClusterEvent) {
+    pub(crate) fn emit(&self, event: ClusterEvent) {
         if let Some(events) = &*self.events.read().unwrap_or_else(PoisonError::into_inner) {
             // An error: there is no subscriber.
             let _ = events.send(event);

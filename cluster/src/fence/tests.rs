@@ -305,3 +305,19 @@ fn what_a_route_costs() {
     measure("coarse reading", &|| clock.coarse().0 > 0);
     measure("precise reading", &|| clock.now().0 > 0);
 }
+
+#[test]
+fn workers_of_a_stopped_process_have_their_time_when_it_wakes() {
+    let (clock, driver, validity, _fences) = valid();
+    let (mut guard, alarms, _watched) = guard(&clock, &validity);
+    assert!(guard.look());
+    // The process was stopped: the first look is long after the deadline.
+    driver.advance(20 * SECOND);
+    assert!(guard.look());
+    assert!(matches!(alarms.try_recv(), Ok(Alarm::Passed { .. })));
+    driver.advance(SECOND - NANOSECOND);
+    assert!(guard.look() && alarms.try_recv().is_err(), "the workers have had no time");
+    driver.advance(NANOSECOND);
+    assert!(guard.look());
+    assert!(matches!(alarms.try_recv(), Ok(Alarm::Overdue { .. })));
+}

@@ -101,6 +101,8 @@ pub(super) struct Guard<A> {
     reaction: Duration,
     policy: FencePolicy,
     alarm: A,
+    /// The membership that was found to be revoked last, and when that was.
+    noticed: (Weak<Validity>, Instant),
     /// The membership whose workers were overdue, which is reported once.
     reported: Weak<Validity>,
 }
@@ -113,7 +115,8 @@ impl<A: FnMut(Alarm)> Guard<A> {
         policy: FencePolicy,
         alarm: A,
     ) -> Guard<A> {
-        Guard { watched, clock, reaction, policy, alarm, reported: Weak::new() }
+        let noticed = (Weak::new(), Instant::default());
+        Guard { watched, clock, reaction, policy, alarm, noticed, reported: Weak::new() }
     }
 
     /// False: there is nothing to watch any more.
@@ -141,11 +144,26 @@ impl<A: FnMut(Alarm)> Guard<A> {
         }
         let ended = validity.ended.load(Ordering::SeqCst);
         // 0: another thread has struck out the deadline, and says when in a moment.
-        let is_due = ended != 0 && now >= Instant(ended) + self.reaction && !validity.is_at_rest.load(Ordering::SeqCst);
+        if ended == 0 || validity.is_at_rest.load(Ordering::SeqCst) {
+            return;
+        }
+        let is_due = now >= self.due(validity, now, Instant(ended));
         if is_due && !std::ptr::eq(self.reported.as_ptr(), Arc::as_ptr(validity)) {
             self.reported = Arc::downgrade(validity);
             self.overdue(now.since(Instant(ended)));
         }
+    }
+
+    /// When the workers of a membership must have ended.
+    fn due(&mut self, validity: &Arc<Validity>, now: Instant, ended: Instant) -> Instant {
+        if !std::ptr::eq(self.noticed.0.as_ptr(), Arc::as_ptr(validity)) {
+            self.noticed = (Arc::downgrade(validity), now);
+        }
+        let noticed = self.noticed.1;
+        // A thread that has missed so much was stopped with its process, and the workers were, too. They have their time from
+        // now on. To abort the process for it would end each that was suspended.
+        let was_stopped = noticed.since(ended) > self.reaction / 2;
+        (if was_stopped { noticed } else { ended }) + self.reaction
     }
 
     fn overdue(&mut self, after: Duration) {

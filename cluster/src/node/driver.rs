@@ -15,7 +15,6 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::engine::{Change, WatchError};
-use crate::events::ClusterEvent;
 use crate::fence::thread::FenceThread;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::wire::Wire;
@@ -204,7 +203,8 @@ impl Driver {
                     self.end_shard(shard, epoch, true);
                 }
             }
-            Effect::Overdue => self.node.emit(ClusterEvent::Overdue),
+            // The fence thread decides on that. It knows whether the process was stopped meanwhile.
+            Effect::Overdue => {}
             Effect::Flush => self.flush(),
             Effect::End(End::Left) => self.end(Ended::Left),
             Effect::End(End::Refused(refusal)) => self.end(Ended::Refused(refusal)),
@@ -236,16 +236,13 @@ impl Driver {
         self.door.lead_to(next.receiver.clone());
         self.thread.watch(next.validity.clone());
         *self.node.present.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        before.receiver.close();
-        let retired: Vec<_> = {
-            let machine = self.node.machine();
-            let mut routes = self.node.routes.write().unwrap_or_else(PoisonError::into_inner);
-            let retired = routes.peers.drain().map(|(_, peer)| peer).collect();
-            // None is a member of the last step and not of this one.
-            let _ = routes.follow_members(&machine, &self.dialer);
-            retired
-        };
-        retired.iter().for_each(|peer| peer.retire());
+        // Nothing runs, so each request that has arrived has its answer: those leave before the streams end.
+        let (receiver, within) = (before.receiver.clone(), self.dialer.options.open_timeout);
+        tokio::spawn(async move {
+            receiver.leave();
+            let _ = timeout(within, receiver.drained()).await;
+            receiver.close();
+        });
     }
 
     /// Publishes the routes of this step. (rule 1)

@@ -2,9 +2,10 @@
 
 use std::fmt;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::clock::Clock;
 use crate::fence::Validity;
@@ -13,6 +14,10 @@ use crate::key::shard_of;
 use crate::node::Node;
 use crate::transport::{Accept, Answers, Certified, Identity, Incoming, Options, Receiver};
 use crate::transport::{Refusal, Request, Response, Serve, Verb};
+
+/// How long a request waits for the map by which it was sent. Until it is refused its sender cannot know that it has not
+/// begun, so this is short. A node whose map lags for longer has lost the engine.
+const ARRIVAL: Duration = Duration::from_millis(250);
 
 /// The node of a [`Service`], once it is built.
 pub(crate) type NodeSlot = Arc<OnceLock<Weak<Node>>>;
@@ -52,6 +57,7 @@ impl Serve for Service {
         }
         let shard = shard_of(&request.key, node.shards());
         let mut map = node.map();
+        let mut has_waited = false;
         loop {
             // Before the look: by this map the shard is not here.
             let revision = *map.borrow_and_update();
@@ -60,12 +66,14 @@ impl Serve for Service {
             {
                 return response;
             }
-            if revision >= request.revision {
+            // The sender knows more than this node. What it knows may be that the shard is here.
+            let may_arrive = revision < request.revision && !has_waited && !self.validity.valid_for().is_zero();
+            if !may_arrive {
                 return Response::Refused(self.refusal(&node, &request), revision);
             }
-            // The sender knows more than this node. The transport ends the wait at the deadline. The sender of the map is in
-            // the node.
-            let _ = map.wait_for(|revision| *revision >= request.revision).await;
+            has_waited = true;
+            // An error: time is up. The sender of the map is in the node.
+            let _ = timeout(ARRIVAL, map.wait_for(|revision| *revision >= request.revision)).await;
         }
     }
 }

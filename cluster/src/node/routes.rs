@@ -29,7 +29,7 @@ impl Routes {
         Routes { revision: Revision(0), owners: vec![None; usize::from(shards)], peers: HashMap::new() }
     }
 
-    /// Makes a peer for each new member. Returns those of the members that are none any more.
+    /// Makes a peer for each new member. It stays when this node joins again. Returns those of the members that are none any more.
     pub(crate) fn follow_members(&mut self, machine: &Machine, dialer: &Dialer) -> Vec<Arc<Peer>> {
         let me = machine.id();
         for (id, member, _) in machine.members() {

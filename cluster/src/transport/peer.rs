@@ -187,11 +187,6 @@ impl Peer {
         self.close(NotSent::Dead);
     }
 
-    /// This node has another id now, and reaches the other one by another peer. What was not sent is routed again.
-    pub(crate) fn retire(&self) {
-        self.close(NotSent::Rerouted);
-    }
-
     /// This node has left the cluster.
     pub(crate) fn leave(&self) {
         self.close(NotSent::Left);

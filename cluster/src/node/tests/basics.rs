@@ -63,7 +63,8 @@ async fn three_nodes_reach_each_other_over_loopback() {
         nodes.push(bed.join_with(options).await);
     }
     for node in &nodes {
-        node.serves(8..=24).await;
+        // Their ports decide how many.
+        node.serves(1..40).await;
     }
     for key in (0..30).map(|n| format!("k{n}")) {
         for (turn, node) in nodes.iter().enumerate() {

@@ -1,0 +1,163 @@
+//! The runs. Names of the design's list come first.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use crate::bed::{Bed, SECOND, keys, timing};
+use crate::support::proxy::Flow;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j1_killed_node_is_replaced() {
+    let Some(mut bed) = Bed::start(1, false).await else { return };
+    let keys = keys("k", 120);
+    let load = bed.load(&keys);
+    sleep(SECOND).await;
+    let killed = bed.nodes.remove(0);
+    let concerned = bed.owned_by(killed.listen, &keys);
+    load.mark();
+    killed.signal(Signal::KILL);
+    bed.storage.stopped(killed.pid());
+    drop(killed);
+    sleep(timing().take + 2 * SECOND).await;
+    let report = bed.report("J1, SIGKILL of one of three", &load.end().await, &concerned);
+    // A connection that breaks may have had a call in it. What was not sent is not lost.
+    assert_eq!((report.all.not_delivered, report.all.timed_out, report.refused), (0, 0, 0));
+    assert!(report.all.no_reply <= concerned.len() as u64);
+    // The design's bars are `take` + 0.5 s and 250 ms, on a machine that does nothing else.
+    assert!(report.hit.worst() < timing().take + 2 * SECOND, "{:?}", report.hit.worst());
+    assert!(report.others.worst() < 2 * SECOND, "{:?}", report.others.worst());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j2_stopped_node_that_wakes_writes_nothing() {
+    let Some(mut bed) = Bed::start(1, false).await else { return };
+    let (mut all, work) = (keys("k", 90), keys("work-fenced", 15));
+    all.extend(work);
+    all.extend(keys("work-blind", 15));
+    let load = bed.load(&all);
+    sleep(SECOND).await;
+    let stopped = bed.nodes.remove(0);
+    let concerned = bed.owned_by(stopped.listen, &all);
+
+    // Shorter than `valid`: nothing but the pause itself.
+    load.mark();
+    stopped.signal(Signal::STOP);
+    sleep(timing().valid / 2).await;
+    stopped.signal(Signal::CONT);
+    sleep(2 * SECOND).await;
+    let report = bed.report("J2, SIGSTOP for half of `valid`", &load.end().await, &concerned);
+    assert_eq!((report.all.not_delivered, report.all.no_reply, report.refused), (0, 0, 0), "it is still the owner");
+    let load = bed.load_again(&all);
+    sleep(SECOND).await;
+    assert_eq!(bed.owned_by(stopped.listen, &all), concerned);
+
+    // Longer than `take`: others are the owners when it wakes.
+    load.mark();
+    stopped.signal(Signal::STOP);
+    bed.storage.stopped(stopped.pid());
+    sleep(timing().take + 3 * SECOND).await;
+    stopped.signal(Signal::CONT);
+    let (_, late) = stopped.line("fenced").await;
+    stopped.line("rejoined").await;
+    sleep(2 * SECOND).await;
+    let report = bed.report("J2, SIGSTOP for `take` and 3 s", &load.end().await, &concerned);
+    let (fenced, blind) = (bed.storage.refused("work-fenced"), bed.storage.refused("work-blind"));
+    println!("    it woke {late} µs after its deadline; refused work: {fenced} with `holds`, {blind} without");
+    assert_eq!((fenced, bed.storage.refused("k-")), (0, 0), "a fence that was looked at, or an answer");
+    assert_eq!(report.all.not_delivered, 0);
+    assert!(report.hit.worst() < timing().take + 3 * SECOND, "{:?}", report.hit.worst());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j4_engine_that_is_away_stops_all_and_is_forgiven() {
+    let Some(mut bed) = Bed::start(1, false).await else { return };
+    let keys = keys("k", 120);
+    let load = bed.load(&keys);
+    sleep(SECOND).await;
+    load.mark();
+    bed.etcd.pause(0);
+    sleep(timing().valid / 2).await;
+    bed.etcd.wake(0);
+    sleep(2 * SECOND).await;
+    let report = bed.report("J4, engine away for 2 s", &load.end().await, &BTreeSet::new());
+    assert_eq!((report.all.not_delivered, report.all.no_reply, report.all.timed_out), (0, 0, 0));
+    assert!(report.all.violations == 0 && report.others.worst() < 2 * SECOND, "{:?}", report.others.worst());
+
+    let load = bed.load_again(&keys);
+    sleep(SECOND).await;
+    load.mark();
+    let paused = Instant::now();
+    bed.etcd.pause(0);
+    for node in &bed.nodes {
+        let (at, late) = node.line("fenced").await;
+        // From the last beat, which is up to one beat before the pause.
+        println!("    fenced {:?} after the pause, noticed {late} µs after the deadline", at - paused);
+        assert!(at - paused < timing().valid + SECOND, "{:?}", at - paused);
+    }
+    sleep((paused + 2 * timing().take).saturating_duration_since(Instant::now())).await;
+    let woken = Instant::now();
+    bed.etcd.wake(0);
+    for node in &bed.nodes {
+        node.line("rejoined").await;
+    }
+    let rejoined = woken.elapsed();
+    bed.balanced(3).await;
+    sleep(SECOND).await;
+    let all = keys.iter().cloned().collect();
+    bed.report("J4, engine away for 10 s", &load.end().await, &all);
+    println!("    all nodes have joined again {rejoined:?} after the engine was back");
+    assert!(rejoined < 2 * timing().beat + 4 * SECOND, "{rejoined:?}");
+    assert!(bed.nodes.iter_mut().all(|node| !node.has_ended()), "no process exits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j5_node_cut_off_from_the_engine_stops_in_time() {
+    let Some(bed) = Bed::start(1, true).await else { return };
+    let keys = keys("k", 120);
+    let load = bed.load(&keys);
+    sleep(SECOND).await;
+    let concerned = bed.owned_by(bed.nodes[0].listen, &keys);
+    load.mark();
+    let proxy = bed.nodes[0].to_engine.as_ref().expect("the run has proxies");
+    proxy.both(Flow::Swallow);
+    bed.nodes[0].line("fenced").await;
+    sleep(3 * SECOND).await;
+    proxy.both(Flow::Pass);
+    proxy.reset();
+    bed.nodes[0].line("rejoined").await;
+    bed.balanced(3).await;
+    let report = bed.report("J5, one node cut off from the engine", &load.end().await, &concerned);
+    assert_eq!((report.all.not_delivered, report.all.timed_out, report.refused), (0, 0, 0));
+    // Only handlers that were aborted leave their callers without a reply.
+    assert!(report.all.no_reply <= 10, "{}", report.all.no_reply);
+    // Its peers reach it until its deadline, so its keys are away for `take - valid` and a beat.
+    assert!(report.hit.worst() < timing().take, "{:?}", report.hit.worst());
+    assert!(report.others.worst() < 2 * SECOND, "{:?}", report.others.worst());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j9_rolling_deploy_loses_nothing() {
+    let Some(mut bed) = Bed::start(1, false).await else { return };
+    let keys = keys("k", 120);
+    let load = bed.load(&keys);
+    sleep(SECOND).await;
+    load.mark();
+    let begin = Instant::now();
+    let mut moved = 0;
+    for _ in 0..3 {
+        let (address, [given, stuck, unanswered]) = bed.nodes.remove(0).leave().await;
+        assert_eq!((stuck, unanswered), (0, 0));
+        moved += given;
+        bed.begin(address, None);
+        bed.nodes.last().expect("it was begun").line("up").await;
+        bed.balanced(3).await;
+    }
+    let took = begin.elapsed();
+    let report = bed.report("J9, rolling deploy of three nodes", &load.end().await, &keys.iter().cloned().collect());
+    println!("    {took:?}; the leaving nodes gave {moved} shards away");
+    assert_eq!((report.all.not_delivered, report.all.no_reply, report.all.timed_out, report.refused), (0, 0, 0, 0));
+    assert!(report.hit.worst() < 2 * SECOND, "{:?}", report.hit.worst());
+}

@@ -1,0 +1,211 @@
+//! A storage that compares tokens, in the test process, and its client in the node processes.
+//!
+//! Lines over TCP. It also records the lives of workers, for the check that no two of a key overlap.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gen_registry_cluster::Token;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::{mpsc, oneshot};
+
+/// The machine's monotonic clock, which all processes share, in nanoseconds.
+pub(crate) fn now() -> u64 {
+    let time = clock_gettime(ClockId::Monotonic);
+    time.tv_sec.unsigned_abs() * 1_000_000_000 + time.tv_nsec.unsigned_abs()
+}
+
+type Order = (u64, u64);
+
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Cell {
+    pub(crate) value: u64,
+    token: Order,
+    pub(crate) refused: u64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Life {
+    pub(crate) key: String,
+    pub(crate) process: u32,
+    token: Order,
+    begin: u64,
+    end: Option<u64>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) cells: HashMap<String, Cell>,
+    pub(crate) lives: Vec<Life>,
+}
+
+/// The storage. Its threads end with the connections.
+#[derive(Debug, Clone)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+impl Server {
+    pub(crate) fn start() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("the listener is bound");
+        let state: Arc<Mutex<State>> = Arc::default();
+        let shared = state.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = shared.clone();
+                std::thread::spawn(move || serve(stream, &shared));
+            }
+        });
+        Server { address, state }
+    }
+
+    pub(crate) fn with<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
+        with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The workers of a process that was killed, or is stopped, do not run any more.
+    pub(crate) fn stopped(&self, process: u32) {
+        let at = now();
+        self.with(|state| {
+            for life in state.lives.iter_mut().filter(|life| life.process == process && life.end.is_none()) {
+                life.end = Some(at);
+            }
+        });
+    }
+
+    /// How often two workers of a key have lived at the same time.
+    pub(crate) fn overlaps(&self) -> u64 {
+        self.with(|state| {
+            let mut by_key: HashMap<&str, Vec<&Life>> = HashMap::new();
+            for life in &state.lives {
+                by_key.entry(&life.key).or_default().push(life);
+            }
+            let mut overlaps = 0;
+            for lives in by_key.values_mut() {
+                lives.sort_by_key(|life| life.begin);
+                for pair in lives.windows(2) {
+                    if pair[0].end.is_none_or(|end| end > pair[1].begin) {
+                        eprintln!("overlap: {pair:?}");
+                        overlaps += 1;
+                    }
+                }
+            }
+            overlaps
+        })
+    }
+
+    /// The writes of keys with this prefix that were refused.
+    pub(crate) fn refused(&self, prefix: &str) -> u64 {
+        self.with(|state| {
+            let cells = state.cells.iter().filter(|(key, _)| key.starts_with(prefix));
+            cells.map(|(_, cell)| cell.refused).sum()
+        })
+    }
+}
+
+fn serve(stream: TcpStream, state: &Mutex<State>) {
+    let Ok(mut answers) = stream.try_clone() else { return };
+    let _ = stream.set_nodelay(true); // it only costs time
+    for line in BufReader::new(stream).lines() {
+        let Ok(line) = line else { return };
+        let answer = perform(&line, &mut state.lock().unwrap_or_else(PoisonError::into_inner));
+        if writeln!(answers, "{answer}").is_err() {
+            return;
+        }
+    }
+}
+
+fn perform(line: &str, state: &mut State) -> u64 {
+    let words: Vec<&str> = line.split(' ').collect();
+    let number = |index: usize| -> u64 { words[index].parse().expect("a number of the protocol") };
+    let key = words[1].to_owned();
+    match words[0] {
+        "read" => state.cells.entry(key).or_default().value,
+        "write" => {
+            let cell = state.cells.entry(key).or_default();
+            let token = (number(2), number(3));
+            if token < cell.token {
+                cell.refused += 1;
+                return 0;
+            }
+            (cell.token, cell.value) = (token, number(4));
+            1
+        }
+        "began" => {
+            let token = (number(2), number(3));
+            state.lives.push(Life { key, process: number(5) as u32, token, begin: number(4), end: None });
+            1
+        }
+        "ended" => {
+            let (token, end) = ((number(2), number(3)), number(4));
+            let life = state.lives.iter_mut().rev().find(|life| life.key == key && life.token == token);
+            if let Some(life) = life {
+                life.end.get_or_insert(end);
+            }
+            1
+        }
+        other => panic!("no verb of the protocol: {other}"),
+    }
+}
+
+/// The client: one connection, whose answers arrive in the order of the requests.
+#[derive(Debug)]
+pub(crate) struct Storage(mpsc::UnboundedSender<(String, Option<oneshot::Sender<u64>>)>);
+
+impl Storage {
+    /// Connects. Its two threads end with it.
+    pub(crate) fn connect(address: &str) -> Arc<Storage> {
+        let stream = TcpStream::connect(address).expect("the storage listens");
+        stream.set_nodelay(true).expect("the option exists");
+        let answers = BufReader::new(stream.try_clone().expect("a second handle of the socket"));
+        let (sender, mut requests) = mpsc::unbounded_channel::<(String, Option<oneshot::Sender<u64>>)>();
+        let (waiting, expected) = std::sync::mpsc::channel::<Option<oneshot::Sender<u64>>>();
+        std::thread::spawn(move || {
+            let mut stream = stream;
+            while let Some((line, answer)) = requests.blocking_recv() {
+                if waiting.send(answer).is_err() || writeln!(stream, "{line}").is_err() {
+                    return;
+                }
+            }
+        });
+        std::thread::spawn(move || {
+            for line in answers.lines() {
+                let (Ok(line), Ok(answer)) = (line, expected.recv()) else { return };
+                if let Some(answer) = answer {
+                    // The worker may have been aborted meanwhile.
+                    let _ = answer.send(line.parse().expect("a number of the protocol"));
+                }
+            }
+        });
+        Arc::new(Storage(sender))
+    }
+
+    async fn ask(&self, line: String) -> Option<u64> {
+        let (sender, answer) = oneshot::channel();
+        self.0.send((line, Some(sender))).ok()?;
+        answer.await.ok()
+    }
+
+    pub(crate) async fn read(&self, key: &str) -> Option<u64> {
+        self.ask(format!("read {key}")).await
+    }
+
+    /// False: the storage has refused it.
+    pub(crate) async fn write(&self, key: &str, token: Token, value: u64) -> bool {
+        self.ask(format!("write {key} {} {} {value}", token.epoch.get(), token.start)).await == Some(1)
+    }
+
+    pub(crate) fn began(&self, key: &str, token: Token) {
+        let line = format!("began {key} {} {} {} {}", token.epoch.get(), token.start, now(), std::process::id());
+        let _ = self.0.send((line, None)); // the process ends
+    }
+
+    pub(crate) fn ended(&self, key: &str, token: Token) {
+        let line = format!("ended {key} {} {} {}", token.epoch.get(), token.start, now());
+        let _ = self.0.send((line, None)); // as above
+    }
+}
