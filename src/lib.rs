@@ -130,6 +130,7 @@
 //! | end workers that are idle | [`Builder::idle_timeout`], [`Context::set_idle_timeout`] |
 //! | keep an idle worker running | [`Context::touch`], [`keep_active`](Context::keep_active) |
 //! | limit the number of workers, and evict idle ones to make room | [`Builder::max_workers`], [`eviction`](Builder::eviction) |
+//! | limit several registries together | [`SharedLimits`] |
 //! | limit how much may wait in a mailbox | [`Builder::mailbox_capacity`] |
 //! | limit concurrent starts to what the store behind them can take | [`Builder::max_concurrent_starts`], [`remember_failed_starts`](Builder::remember_failed_starts) |
 //!
@@ -334,6 +335,7 @@ pub use crate::worker::events::{Event, Events, Lagged};
 pub use crate::worker::guard::ActiveGuard;
 #[doc(alias("ActorRef", "Addr", "address", "pid"))]
 pub use crate::worker::handle::WorkerHandle;
+pub use crate::worker::limits::SharedLimits;
 pub use crate::worker::pending_reply::PendingReply;
 pub use crate::worker::permit::Permit;
 #[doc(alias("supervisor", "supervision"))]

@@ -20,7 +20,8 @@
 //!
 //! - **Vacant**: the table has no entry for the key.
 //! - **Queued**: the table has an entry whose worker is not spawned yet. At the limit of workers the owner has closed
-//!   the gate of an idle worker, the *victim*, and the entry waits for the victim's exit.
+//!   the gate of an idle worker, the *victim*, and the entry waits for the victim's exit. If the limit is shared, the
+//!   victim may be a worker of another registry, and the entry waits for a [place](crate::worker::limits).
 //! - **Starting**: the worker is spawned and its first `init` has not returned. It waits for a permit if starts are
 //!   paced.
 //! - **Running**: the worker accepts messages. A worker between two runs is running too: it keeps its entry, and its
@@ -41,6 +42,8 @@
 //!   [`Shutdown`](Event::Shutdown).
 //! - From the worker's task: [`InitBegun`](Event::InitBegun), [`Ready`](Event::Ready), [`Closing`](Event::Closing),
 //!   [`RunEnded`](Event::RunEnded), [`Exited`](Event::Exited).
+//! - From limits that are shared with other registries, for a queued entry: [`PlaceGranted`](Event::PlaceGranted),
+//!   [`PlaceRefused`](Event::PlaceRefused).
 //! - From the owner, for what it has armed: [`DeadlineExpired`](Event::DeadlineExpired),
 //!   [`CrashDeadlineExpired`](Event::CrashDeadlineExpired),
 //!   [`ShutdownDeadlineExpired`](Event::ShutdownDeadlineExpired).
@@ -57,6 +60,7 @@
 //! - To the counters, subscribers and the crash history: [`ReportFailedStart`](Effect::ReportFailedStart),
 //!   [`ReportExit`](Effect::ReportExit).
 //! - Back to the owner: [`Retry`](Effect::Retry).
+//! - To shared limits: [`ReturnPlaces`](Effect::ReturnPlaces).
 //!
 //! # Rules
 //!
@@ -75,9 +79,10 @@
 //!    launch, or if starts are paced when the permit is granted. `Stopping` ends by [`Deadline::Drain`] and then by
 //!    [`Deadline::Abort`], or by the deadlines of the shutdown. When the last one expires the worker is *stuck*: its
 //!    callers are answered, and its key stays taken until it does exit. `Queued` ends with its victim. A deadline that
-//!    expires in another state is stale and has no effect.
+//!    expires in another state is stale and has no effect. An entry that waits for a place gets it or is refused.
 //! 7. **Launched workers count until they exit.** At the limit one more is launched only after a victim has exited, and
-//!    takes the victim's place. A queued entry does not count.
+//!    takes the victim's place. A queued entry does not count. If the limit is shared, `max_workers` is the number of
+//!    places that the registry has. It grows before a launch, and a place that no worker has is returned.
 //! 8. **A wait that would close a cycle is refused.** Each caller says in which worker's task it waits, so a cycle of
 //!    workers that wait for each other is found when its last wait is requested ([`deadlock`]). A start that a worker
 //!    waits for is therefore never delegated.
@@ -140,7 +145,10 @@ enum Mode {
 /// The registry's options that decide transitions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
+    /// The number of places for workers. If the limit is shared, the places that the registry has taken.
     pub(crate) max_workers: Option<usize>,
+    /// The registry takes its places from limits that it shares with others, and returns them.
+    pub(crate) is_shared: bool,
     /// Starts wait for a permit (`max_concurrent_starts`).
     pub(crate) is_paced: bool,
 }
@@ -188,6 +196,8 @@ impl<P: Types> Lifecycle<P> {
             Event::RunEnded { entry, run, reason } => self.run_ended(entry, run, &reason, effects),
             Event::InitBegun(entry) => self.init_begun(entry, effects),
             Event::Ready(entry) => self.ready(entry, effects),
+            Event::PlaceGranted(entry) => self.place_granted(entry, effects),
+            Event::PlaceRefused(entry) => self.cancel_queued(entry, effects),
             Event::Closing(occupant) => self.closing(occupant.entry(), effects),
             Event::Exited(occupant, exit) => self.exited(occupant.entry(), exit, effects),
             Event::DeadlineExpired(occupant, deadline) => {
@@ -224,6 +234,27 @@ impl<P: Types> Lifecycle<P> {
     pub(crate) fn is_full(&self) -> bool {
         seeded!(LimitIgnored => return false);
         self.limits.max_workers.is_some_and(|most| self.workers() >= most)
+    }
+
+    /// Adds a place that was taken from shared limits.
+    pub(crate) fn add_place(&mut self) {
+        if let Some(most) = &mut self.limits.max_workers {
+            *most += 1;
+        }
+    }
+
+    /// Removes the places that no worker has, and returns their number.
+    pub(crate) fn take_spare_places(&mut self) -> usize {
+        let workers = self.workers();
+        let Some(most) = self.limits.max_workers.as_mut().filter(|_| self.limits.is_shared) else { return 0 };
+        let spare = most.saturating_sub(workers);
+        *most -= spare;
+        spare
+    }
+
+    /// The number of places that were taken from shared limits.
+    pub(crate) fn places(&self) -> usize {
+        self.limits.max_workers.filter(|_| self.limits.is_shared).unwrap_or(0)
     }
 
     pub(crate) fn is_serving(&self) -> bool {

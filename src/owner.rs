@@ -131,8 +131,14 @@ impl Owner {
         inspection: Option<Arc<dyn Any + Send + Sync>>,
     ) -> Self {
         let config = &shared.config;
-        let crash_history = CrashHistory::new(config.intensity, config.remember_failed_starts, shared.clock.clone());
-        let limits = Limits { max_workers: config.max_workers, is_paced: config.max_concurrent_starts.is_some() };
+        let crash_history = CrashHistory::new(&shared);
+        let places = shared.limits.clone().filter(|limits| limits.limits_workers());
+        let limits = Limits {
+            // A registry that shares its limit takes each place when it needs it.
+            max_workers: if places.is_some() { Some(0) } else { config.max_workers },
+            is_shared: places.is_some(),
+            is_paced: config.max_concurrent_starts.is_some(),
+        };
         let clock = shared.clock.clone();
         let mut deadlines = Deadlines::new(config.init_timeout, config.stop_timeout, crash_history.retention(), clock);
         if reporter.as_ref().is_some_and(RegistryReporter::arms_report) {
@@ -148,7 +154,7 @@ impl Owner {
             effects: Vec::new(),
             deferred: DeferredQueue::new(),
             deadlines,
-            eviction_pool: EvictionPool::new(config.eviction),
+            eviction_pool: EvictionPool::new(config.eviction, places),
             crash_history,
             is_maintenance_armed: false,
             queued_launches: EntryMap::default(),

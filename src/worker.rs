@@ -8,6 +8,7 @@
 //! - [`children`], [`tasks`] and [`timers`] belong to a worker and end with it.
 //! - [`shared`] and [`config`] are the same for all workers of a registry. [`request`] is what callers and workers
 //!   submit to the owner.
+//! - [`limits`] are limits that several registries share. [`pool`] picks the worker that is evicted.
 
 pub(crate) mod call;
 pub(crate) mod cell;
@@ -25,9 +26,11 @@ pub(crate) mod guard;
 pub(crate) mod handle;
 pub(crate) mod info;
 pub(crate) mod launch;
+pub(crate) mod limits;
 pub(crate) mod ownership;
 pub(crate) mod pending_reply;
 pub(crate) mod permit;
+pub(crate) mod pool;
 pub(crate) mod record;
 pub(crate) mod request;
 pub(crate) mod restart;

@@ -111,6 +111,8 @@ pub(crate) enum Admission {
     Refused(StartFailure),
     /// Yes, when this victim has exited. The owner has closed its gate.
     InPlaceOf(EntryId),
+    /// Yes, when the entry has a place of the shared limits: see [`Event::PlaceGranted`].
+    Waits,
 }
 
 /// Why a stop returns no exit reason.
@@ -148,8 +150,12 @@ pub(crate) enum Event<P: Types> {
     InitBegun(EntryId),
     /// A worker's first `init` has returned `Ok`.
     Ready(EntryId),
-    /// A worker has closed its own gate.
+    /// A worker has closed its own gate, or it was closed to make room for a start of another registry.
     Closing(Occupant),
+    /// The registry has one place more, for this entry, which [waits](Admission::Waits) for it.
+    PlaceGranted(EntryId),
+    /// The entry gets no place.
+    PlaceRefused(EntryId),
     /// A worker's task has ended, and its state is dropped.
     Exited(Occupant, Exit),
     /// A deadline of [`Effect::Arm`] has expired.
@@ -182,6 +188,8 @@ pub(crate) enum Effect<P: Types> {
     ReportExit(EntryId, ExitReason),
     /// Process this start anew: the worker whose exit it waited for has exited.
     Retry(StartWaiter<P>),
+    /// Return the [places](super::Lifecycle::take_spare_places) that no worker has.
+    ReturnPlaces,
     /// Open the gate after `init`.
     Open(EntryId),
     /// Close the gate. The worker drains or discards its mailbox, and exits. If the gate is closed already, the mailbox

@@ -17,8 +17,9 @@ pub(super) enum StopStage {
 
 /// A key that is neither vacant nor running.
 pub(super) enum Phase<P: Types> {
-    /// The entry waits for the exit of `victim`, in whose place its worker is launched.
-    Queued { victim: EntryId, waiting: Vec<StartWaiter<P>> },
+    /// The entry waits for the exit of `victim`, in whose place its worker is launched. Without a victim it waits for a
+    /// place that other registries share.
+    Queued { victim: Option<EntryId>, waiting: Vec<StartWaiter<P>> },
     Starting {
         waiting: Vec<StartWaiter<P>>,
         /// Callers that came after the gate was closed: the worker was ready and has closed it again, and its notices

@@ -29,7 +29,8 @@ impl<P: Types> Lifecycle<P> {
                     effects.push(Effect::ReportFailedStart(fresh, failure.clone()));
                     fail(starter, failure, effects);
                 }
-                Admission::InPlaceOf(victim) => self.queue(starter, fresh, victim, effects),
+                Admission::InPlaceOf(victim) => self.queue_behind(starter, fresh, victim, effects),
+                Admission::Waits => self.queue(starter, fresh, None, effects),
             };
         };
         let (entry, is_closed) = (occupant.entry(), occupant.is_closed());
@@ -68,6 +69,9 @@ impl<P: Types> Lifecycle<P> {
     /// Launches a worker for a vacant key, unless the caller has cancelled.
     fn launch(&mut self, mut starter: StartWaiter<P>, fresh: EntryId, may_delegate: bool, effects: &mut Effects<P>) {
         if starter.reply.is_abandoned() {
+            if self.limits.is_shared {
+                effects.push(Effect::ReturnPlaces);
+            }
             return fail(starter, StartFailure::Cancelled, effects);
         }
         let Some(spec) = starter.spec.take() else { return };
@@ -87,14 +91,25 @@ impl<P: Types> Lifecycle<P> {
     }
 
     /// Makes an entry for a vacant key, whose worker is launched when `victim` has exited. (rule 7)
-    fn queue(&mut self, mut starter: StartWaiter<P>, fresh: EntryId, victim: EntryId, effects: &mut Effects<P>) {
+    fn queue_behind(&mut self, starter: StartWaiter<P>, fresh: EntryId, victim: EntryId, effects: &mut Effects<P>) {
         // The owner has closed the victim's gate, so the victim exits even if this start is cancelled.
         self.phases.insert(victim, Phase::draining());
         effects.push(Effect::Arm(victim, Deadline::Drain));
+        self.successors.insert(victim, fresh);
+        self.queue(starter, fresh, Some(victim), effects);
+    }
+
+    /// Makes an entry for a vacant key, whose worker is launched later. Without a victim it waits for a place.
+    fn queue(
+        &mut self,
+        mut starter: StartWaiter<P>,
+        fresh: EntryId,
+        victim: Option<EntryId>,
+        effects: &mut Effects<P>,
+    ) {
         let Some(spec) = starter.spec.take() else { return };
         self.entries += 1;
         self.unlaunched.insert(fresh);
-        self.successors.insert(victim, fresh);
         self.phases.insert(fresh, Phase::Queued { victim, waiting: vec![starter] });
         effects.push(Effect::Queue(fresh, spec));
     }
@@ -102,7 +117,28 @@ impl<P: Types> Lifecycle<P> {
     /// Launches the queued start that takes the place of a worker that has exited, unless all its callers have
     /// cancelled.
     pub(super) fn launch_successor(&mut self, victim: EntryId, effects: &mut Effects<P>) {
-        let Some(entry) = self.successors.remove(&victim) else { return };
+        if let Some(entry) = self.successors.remove(&victim) {
+            self.launch_queued(entry, effects);
+        }
+    }
+
+    /// A queued entry has a place, or the registry has one place more than workers: the start was cancelled meanwhile.
+    pub(super) fn place_granted(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        self.add_place();
+        self.launch_queued(entry, effects);
+        if !self.is_full() {
+            effects.push(Effect::ReturnPlaces);
+        }
+    }
+
+    /// Cancels an entry that is still queued: no worker ends in whose place it could be launched.
+    pub(super) fn cancel_queued(&mut self, entry: EntryId, effects: &mut Effects<P>) {
+        if matches!(self.phases.get(&entry), Some(Phase::Queued { .. })) {
+            self.cancel(entry, StartFailure::AtCapacity, effects);
+        }
+    }
+
+    fn launch_queued(&mut self, entry: EntryId, effects: &mut Effects<P>) {
         match self.phases.remove(&entry) {
             Some(Phase::Queued { waiting, .. }) if waiting.iter().any(|starter| !starter.reply.is_abandoned()) => {
                 self.unlaunched.remove(&entry);
@@ -172,7 +208,9 @@ impl<P: Types> Lifecycle<P> {
     pub(super) fn cancel(&mut self, entry: EntryId, failure: StartFailure, effects: &mut Effects<P>) {
         let (waiting, next, is_queued) = match self.phases.remove(&entry) {
             Some(Phase::Queued { victim, waiting }) => {
-                self.successors.remove(&victim);
+                if let Some(victim) = victim {
+                    self.successors.remove(&victim);
+                }
                 (waiting, Vec::new(), true)
             }
             Some(Phase::Starting { waiting, next }) => (waiting, next, false),

@@ -120,7 +120,9 @@ impl<P: Types> Lifecycle<P> {
         match phase {
             Phase::Queued { victim, waiting } => {
                 // Only the end of the runtime drops a queued worker that was not cancelled.
-                self.successors.remove(&victim);
+                if let Some(victim) = victim {
+                    self.successors.remove(&victim);
+                }
                 fail_all(waiting, &StartFailure::RuntimeShutdown, effects);
                 Vec::new()
             }

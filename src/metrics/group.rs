@@ -31,7 +31,8 @@ use crate::util::panics::catch_panic;
 /// many registries, for example one per shard. Build each of them with
 /// [`Builder::metrics_group`](crate::Builder::metrics_group).
 ///
-/// The totals of a registry that ends stay in the sums. `mailbox_depth_max` is the greatest of all registries. The mailboxes of at most 1,024 workers
+/// The totals of a registry that ends stay in the sums. `mailbox_depth_max` is the greatest of all registries. A limit
+/// of workers that several registries [share](crate::SharedLimits) counts once. The mailboxes of at most 1,024 workers
 /// are read for `mailbox_messages`, and at least one of each registry.
 ///
 /// The name is taken while a registry of the group lives. Two groups, or a group and a registry, may not have one name

@@ -11,6 +11,7 @@ use crate::owner::deadlines::Due;
 use crate::owner::history::{CrashHistory, Verdict};
 use crate::table::Found;
 use crate::util::panics::{self, catch_panic};
+use crate::worker::limits::Room;
 use crate::worker::request::{LiveTypes, StartRequest, Started};
 use crate::worker::restart::History;
 
@@ -71,9 +72,18 @@ impl Owner {
             _ => {}
         }
         if !self.lifecycle.is_full() {
-            // At the end of a tracked start, the owner removes the key's history and reports how long the start took.
-            let is_plain = self.prior.is_none() && self.reporter.is_none();
-            return if is_plain { Admission::Granted } else { Admission::Tracked };
+            return self.granted();
+        }
+        if let Some(limits) = self.eviction_pool.shared() {
+            let may_wait = starter.waits_in.is_none();
+            return match limits.take_place(fresh, &self.shared, may_wait, self.shared.clock.now()) {
+                Room::Place => {
+                    self.lifecycle.add_place();
+                    self.granted()
+                }
+                Room::Waits => Admission::Waits,
+                Room::Full => Admission::Refused(StartFailure::AtCapacity),
+            };
         }
         // A worker never waits for room: the victim's `terminate` may wait for that worker.
         let victim = match starter.waits_in {
@@ -84,6 +94,12 @@ impl Owner {
             Some(victim) => Admission::InPlaceOf(victim),
             None => Admission::Refused(StartFailure::AtCapacity),
         }
+    }
+
+    /// At the end of a tracked start, the owner removes the key's history and reports how long the start took.
+    fn granted(&self) -> Admission {
+        let is_plain = self.prior.is_none() && self.reporter.is_none();
+        if is_plain { Admission::Granted } else { Admission::Tracked }
     }
 
     /// Changes the crash history, and arms its maintenance while it has records.

@@ -39,12 +39,16 @@ impl Owner {
                 }
             }
             Effect::DropQueued(entry) => {
+                if let Some(limits) = self.eviction_pool.shared() {
+                    limits.give_up(entry);
+                }
                 if let Some(launch) = self.queued_launches.remove(&entry) {
                     // The arguments' `Drop` is user code. (G4)
                     spawn_boxed(&self.runtime, Box::pin(async move { launch.discard() }));
                 }
             }
             Effect::SkipPermit(entry) => self.with_cell(entry, |cell| cell.skip_permit()),
+            Effect::ReturnPlaces => self.return_places(),
             Effect::Open(entry) => self.open(entry),
             Effect::ReportFailedStart(entry, failure) => self.report_not_started(entry, failure),
             Effect::ReportExit(entry, reason) => self.report_exited(entry, reason),
@@ -75,6 +79,14 @@ impl Owner {
         self.deferred.push(DeferredAction::Spawn(launch));
     }
 
+    /// Returns the places of the shared limits that no worker has.
+    pub(super) fn return_places(&mut self) {
+        let places = self.lifecycle.take_spare_places();
+        if let Some(limits) = self.eviction_pool.shared() {
+            limits.release(places);
+        }
+    }
+
     fn retry(&mut self, starter: StartWaiter<LiveTypes>) {
         let StartWaiter { verb, waits_in, spec, reply } = starter;
         // Only a launch takes a caller's spec, and a start that was launched is not tried again.
@@ -84,6 +96,9 @@ impl Owner {
     }
 
     fn abandon_mailbox(&self, entry: EntryId) {
+        if let Some(limits) = self.eviction_pool.shared() {
+            limits.stuck(entry);
+        }
         let Some(cell) = self.worker(entry) else { return };
         self.shared.record_event(Some(Arc::clone(&cell)), || RecordedKind::Stuck);
         seeded!(StuckStartKeepsPermit => return);

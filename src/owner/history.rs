@@ -19,7 +19,9 @@ use crate::lifecycle::StartFailure;
 use crate::lifecycle::exit::{Cause, SharedError};
 use crate::util::clock::Clock;
 use crate::util::panics::CatchDropPanic;
+use crate::worker::limits::LimitsCore;
 use crate::worker::restart::{CrashRecord, History, Intensity};
+use crate::worker::shared::SharedCore;
 
 /// How many keys are remembered. They take a few megabytes at most.
 const KEYS: u64 = 16_384;
@@ -30,6 +32,8 @@ pub(crate) struct CrashHistory {
     failed_for: Option<Duration>,
     /// Created with the first record.
     keys: Option<Cache<u64, KeyRecord>>,
+    /// Other registries with which this one shares the number of keys.
+    limits: Option<Arc<LimitsCore>>,
     clock: Clock,
 }
 
@@ -54,8 +58,9 @@ pub(crate) enum Verdict {
 }
 
 impl CrashHistory {
-    pub(crate) fn new(intensity: Intensity, failed_for: Option<Duration>, clock: Clock) -> Self {
-        Self { intensity, failed_for, keys: None, clock }
+    pub(crate) fn new(shared: &SharedCore) -> Self {
+        let (config, limits, clock) = (&shared.config, shared.limits.clone(), shared.clock.clone());
+        Self { intensity: config.intensity, failed_for: config.remember_failed_starts, keys: None, limits, clock }
     }
 
     /// How long a record is kept at most.
@@ -74,7 +79,22 @@ impl CrashHistory {
         })
     }
 
+    /// Whether a key may have a record. A registry without shared limits forgets another key instead.
+    fn has_room(&mut self, hash: u64) -> bool {
+        let Some(limits) = self.limits.clone() else { return true };
+        let keys = self.keys();
+        if keys.contains_key(&hash) {
+            return true;
+        }
+        // `moka` counts what it has processed.
+        keys.run_pending_tasks();
+        keys.entry_count() < limits.share_of(KEYS)
+    }
+
     fn change(&mut self, hash: u64, change: impl FnOnce(&mut KeyRecord)) {
+        if !self.has_room(hash) {
+            return;
+        }
         let keys = self.keys();
         let mut record = keys.get(&hash).unwrap_or_default();
         change(&mut record);

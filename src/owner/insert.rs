@@ -11,7 +11,7 @@ use crate::worker::record::NO_RECORD;
 impl Owner {
     /// Removes a worker that has exited.
     pub(super) fn remove(&mut self, entry: EntryId) {
-        self.eviction_pool.remove(entry);
+        let has_places = self.eviction_pool.remove(entry);
         if let Some(inspection) = &self.shared.inspection {
             self.with_cell(entry, |cell| {
                 let number = cell.core().record_number();
@@ -22,6 +22,9 @@ impl Owner {
             });
         }
         self.table.remove(entry);
+        if has_places {
+            self.return_places();
+        }
     }
 
     /// Inserts a worker that is not spawned yet.

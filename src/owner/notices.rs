@@ -50,6 +50,13 @@ impl Owner {
                 }
                 Event::Exited(occupant, exit)
             }
+            // The worker may have exited in the meantime.
+            Notice::Evicted(entry) => Event::Closing(self.observe(entry)?),
+            Notice::Place(entry, place) => {
+                place.keep();
+                Event::PlaceGranted(entry)
+            }
+            Notice::NoRoom(entry) => Event::PlaceRefused(entry),
             Notice::LeadReports => {
                 self.take_lead();
                 return None;

@@ -56,7 +56,9 @@ impl Owner {
 
     /// Leaves all workers, since the owner is dropped: each counts its own exit. A start that has not succeeded counts
     /// as failed now. (G9)
-    fn leave_all(&mut self) {
+    ///
+    /// Returns how many workers it leaves.
+    fn leave_all(&mut self) -> usize {
         let failure = self.shared.start_refusal();
         let mut started = Vec::new();
         for cell in self.cells() {
@@ -70,11 +72,13 @@ impl Owner {
         numbers.workers.store(started.len(), Ordering::Relaxed);
         numbers.starting.store(0, Ordering::Relaxed);
         numbers.waiting_for_room.store(0, Ordering::Relaxed);
+        let left = started.len();
         for cell in started {
             cell.core().leave();
             // It may have exited already, and the notice may be lost.
             self.shared.count_left(cell.core());
         }
+        left
     }
 
     /// Publishes the workers that have not exited. The owner of a nested registry waits for them, after it has the
@@ -112,7 +116,7 @@ impl Drop for Owner {
             launch.discard();
         }
         let none_delegated = self.observe_all();
-        self.leave_all();
+        let left = self.leave_all();
         self.lifecycle.abort_all(none_delegated, &self.shared.start_refusal(), &mut self.effects);
         self.perform_all();
         // The combiner does not run these any more, and callers that wait beside a shutdown need their replies. (G10)
@@ -127,6 +131,11 @@ impl Drop for Owner {
         self.report_final();
         let aborted = self.lifecycle.entries();
         self.eviction_pool.clear();
+        if let Some(limits) = &self.shared.limits {
+            let entries: Vec<_> = self.cells().iter().map(|cell| cell.core().entry).collect();
+            // A worker that is left returns its own place when it has exited: see `SharedCore::count_left`.
+            limits.leave(self.shared.registry_id, &entries, self.lifecycle.places().saturating_sub(left));
+        }
         self.table.clear();
         self.shared.events.close();
         // Last: a caller that has the report finds the name free, the queue closed and empty, and no event to come.

@@ -27,6 +27,7 @@ use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan};
 use crate::worker::feed::Feed;
 use crate::worker::handle::WorkerHandle;
+use crate::worker::limits::SharedLimits;
 use crate::worker::restart::{Backoff, Intensity, Restart};
 
 /// Sets the options of a registry, and builds it.
@@ -50,6 +51,7 @@ use crate::worker::restart::{Backoff, Intensity, Restart};
 /// | [`max_workers`](Self::max_workers) | no limit | memory is the limit |
 /// | [`eviction`](Self::eviction) | `Reject` | no worker is evicted unless the program asks for it |
 /// | [`remember_failed_starts`](Self::remember_failed_starts) | off | each start runs `init` |
+/// | [`shared_limits`](Self::shared_limits) | none | a limit is that of one registry |
 ///
 /// The number of callers that wait for one start is not limited. Each of them is a future that its caller holds anyway,
 /// and the registry drops its records of callers that no longer wait.
@@ -98,6 +100,7 @@ pub struct Builder<W: Worker> {
     #[cfg(feature = "metrics")]
     measures_handling: bool,
     metrics_group: Option<MetricsGroup>,
+    shared_limits: Option<SharedLimits>,
 }
 
 /// How a registry is opened to inspection.
@@ -144,6 +147,7 @@ impl<W: Worker> Builder<W> {
             #[cfg(feature = "metrics")]
             measures_handling: false,
             metrics_group: None,
+            shared_limits: None,
         }
     }
 
@@ -678,6 +682,17 @@ impl<W: Worker> Builder<W> {
         self
     }
 
+    /// Shares limits with other registries: see [`SharedLimits`].
+    ///
+    /// The registry has the [`max_workers`](Self::max_workers), [`eviction`](Self::eviction),
+    /// [`max_concurrent_starts`](Self::max_concurrent_starts) and
+    /// [`remember_failed_starts`](Self::remember_failed_starts) of the shared limits. [`build`](Self::build) refuses
+    /// them beside it, and checks their values.
+    pub fn shared_limits(mut self, limits: &SharedLimits) -> Self {
+        self.shared_limits = Some(limits.clone());
+        self
+    }
+
     /// Records the key of each worker in its span.
     ///
     /// By default no span or event of this crate has the key, because it may be secret or personal.
@@ -759,6 +774,7 @@ impl<W: Worker> Builder<W> {
     /// - [`BuildError::NameTaken`]: a live registry with the same recorder has this name. Choose another name, or wait
     ///   for the end of that registry's shutdown.
     pub fn build(mut self) -> Result<Registry<W>, BuildError> {
+        self.apply_shared_limits()?;
         self.check()?;
         let runtime = Handle::try_current().map_err(|_| BuildError::NoRuntime)?;
         // Tokio reports a missing timer only by a panic when a timer is made.

@@ -183,7 +183,7 @@ impl<W: Worker> Starter<W> {
         Q: ?Sized + ToKey<W::Key>,
     {
         let start = |stage| Start { stage, shared: &self.shared };
-        let waits_in = current_of(self.shared.registry_id);
+        let waits_in = self.waiting_worker();
         if waits_in.is_some() && self.table.with_rarely(key, hash, |handle| is_current(handle.id())) == Some(true) {
             // The caller runs in the task of the key's own worker and would wait for itself.
             return start(Stage::Refused(StartFailure::WouldDeadlock));
@@ -227,6 +227,13 @@ impl<W: Worker> Starter<W> {
                 }
             })),
         })
+    }
+
+    /// The worker in whose task the caller waits. A worker of another registry that shares the limits counts too: it may
+    /// hold a permit or be about to make room.
+    fn waiting_worker(&self) -> Option<EntryId> {
+        let of_limits = || self.shared.limits.as_ref().and_then(|limits| limits.current_of_any());
+        current_of(self.shared.registry_id).or_else(of_limits)
     }
 
     /// Whether the key's worker is stopping and exits only after the worker in whose task the caller runs, because it

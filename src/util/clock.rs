@@ -6,6 +6,7 @@
 //! the runtime's reference count, and only a current-thread runtime pays it: no other can be paused, so that its clock
 //! is the system's.
 
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -16,12 +17,14 @@ use crate::util::seeded::seeded;
 /// The clock of a registry's runtime.
 #[derive(Debug, Clone)]
 pub(crate) struct Clock {
-    /// When the registry was created.
+    /// When the registry was created, or the first of those that share its limits.
     origin: Instant,
     /// `None`: the runtime cannot be paused.
     runtime: Option<Handle>,
     /// The same as `origin`, by the system's calendar.
     built_at: SystemTime,
+    /// How long before that it began.
+    began_earlier: Duration,
 }
 
 impl Clock {
@@ -29,7 +32,14 @@ impl Clock {
     pub(crate) fn new(runtime: Handle) -> Self {
         let can_pause = !matches!(runtime.runtime_flavor(), RuntimeFlavor::MultiThread);
         let runtime = can_pause.then_some(runtime);
-        Self { origin: read(runtime.as_ref()), runtime, built_at: SystemTime::now() }
+        Self { origin: read(runtime.as_ref()), runtime, built_at: SystemTime::now(), began_earlier: Duration::ZERO }
+    }
+
+    /// Starts a clock at 0, or, if `origin` is set, at the time that has passed since.
+    pub(crate) fn since_origin(runtime: Handle, origin: &OnceLock<Instant>) -> Self {
+        let clock = Self::new(runtime);
+        let origin = *origin.get_or_init(|| clock.origin);
+        Self { origin, began_earlier: clock.origin.saturating_duration_since(origin), ..clock }
     }
 
     /// The current time of the registry's runtime.
@@ -38,7 +48,7 @@ impl Clock {
         read(self.runtime.as_ref())
     }
 
-    /// Nanoseconds since the registry was created.
+    /// Nanoseconds since the clock began.
     pub(crate) fn now(&self) -> u64 {
         self.nanos_at(self.instant())
     }
@@ -64,7 +74,9 @@ impl Clock {
 
     /// The calendar time at which [`now`](Self::now) was `nanos`.
     pub(crate) fn calendar(&self, nanos: u64) -> SystemTime {
-        self.built_at.checked_add(Duration::from_nanos(nanos)).unwrap_or(self.built_at)
+        // A clock that began with another registry was built later than it began.
+        let since_built = Duration::from_nanos(nanos).checked_sub(self.began_earlier).unwrap_or_default();
+        self.built_at.checked_add(since_built).unwrap_or(self.built_at)
     }
 
     /// The instant at which [`now`](Self::now) is `nanos`. `None`: it is not representable.

@@ -1,5 +1,6 @@
 //! The options of a registry, as its workers and its owner read them.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -41,14 +42,15 @@ pub(crate) struct RestartPlan<W: Worker> {
 
 /// Limits how many `init`s run at once ([`Builder::max_concurrent_starts`](crate::Builder::max_concurrent_starts)).
 pub(crate) struct StartLimiter {
-    pub(crate) permits: Semaphore,
+    /// May be shared with other registries.
+    pub(crate) permits: Arc<Semaphore>,
     /// How many starts wait for a permit.
     pub(crate) waiting: AtomicUsize,
 }
 
 impl StartLimiter {
-    pub(crate) fn new(starts: usize) -> Self {
-        Self { permits: Semaphore::new(starts), waiting: AtomicUsize::new(0) }
+    pub(crate) fn new(permits: Arc<Semaphore>) -> Self {
+        Self { permits, waiting: AtomicUsize::new(0) }
     }
 
     /// Counts one start as waiting until the guard is dropped.

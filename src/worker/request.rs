@@ -9,6 +9,7 @@ use crate::lifecycle::{Exit, ReplySender, StartFailure, StopFailure, StopWaiter,
 use crate::mailbox::oneshot;
 use crate::worker::cell::AnyCell;
 use crate::worker::launch::AnyLaunch;
+use crate::worker::limits::Place;
 use crate::worker::restart::CrashRecord;
 
 /// What the [combiner](crate::combiner) passes to the owner.
@@ -46,6 +47,13 @@ pub(crate) enum Notice {
     Stop { entry: EntryId, stopper: StopWaiter<LiveTypes> },
     /// A caller crashes the current run of this worker. The request stands, as for a stop.
     Crash { entry: EntryId, reply: StopReply },
+    /// The gate of the worker was closed to make room for a start, perhaps one of another registry that shares its
+    /// [limits](crate::worker::limits).
+    Evicted(EntryId),
+    /// The start that was queued for it has a place.
+    Place(EntryId, Place),
+    /// No worker ends in whose place this queued start could be launched.
+    NoRoom(EntryId),
     /// The registry may have to report for its [group](crate::metrics::group) from now on.
     LeadReports,
     /// The registry shuts down.

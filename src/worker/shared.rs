@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{OnceLock, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::combiner::Combiner;
 use crate::lifecycle::id::RegistryId;
@@ -26,6 +26,7 @@ use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, Star
 use crate::worker::deferred::DeferredAction;
 use crate::worker::events::EventSender;
 use crate::worker::feed::Inspection;
+use crate::worker::limits::LimitsCore;
 use crate::worker::request::{Notice, Request};
 
 /// Capacity of the owner's request queue. Start requests beyond it wait.
@@ -74,6 +75,8 @@ pub(crate) struct SharedCore {
     pub(crate) registry_id: RegistryId,
     pub(crate) name: Box<str>,
     pub(crate) config: Config,
+    /// The limits that it shares with other registries. `config` has their values as well.
+    pub(crate) limits: Option<Arc<LimitsCore>>,
     /// Present if the number of concurrent starts is limited.
     pub(crate) start_limiter: Option<StartLimiter>,
     pub(crate) clock: Clock,
@@ -128,21 +131,38 @@ impl Deref for dyn AnyShared {
     }
 }
 
+/// What a registry reports with.
+pub(crate) struct Reports {
+    /// Whether there is a reporter.
+    pub(crate) records_lifetimes: bool,
+    pub(crate) stopwatch: Option<Stopwatch>,
+    pub(crate) report: watch::Receiver<Option<ShutdownReport>>,
+    pub(crate) inspection: Option<Box<Inspection>>,
+}
+
 impl SharedCore {
     pub(crate) fn new(
         name: Box<str>,
         config: Config,
+        limits: Option<Arc<LimitsCore>>,
         clock: Clock,
-        records_lifetimes: bool,
-        stopwatch: Option<Stopwatch>,
-        report: watch::Receiver<Option<ShutdownReport>>,
-        inspection: Option<Box<Inspection>>,
+        reports: Reports,
     ) -> Self {
-        let start_limiter = config.max_concurrent_starts.map(StartLimiter::new);
+        let Reports { records_lifetimes, stopwatch, report, inspection } = reports;
+        let permits = |starts| match &limits {
+            Some(limits) => limits.permits(starts),
+            None => Arc::new(Semaphore::new(starts)),
+        };
+        let start_limiter = config.max_concurrent_starts.map(|starts| StartLimiter::new(permits(starts)));
+        let registry_id = RegistryId::fresh();
+        if let Some(limits) = &limits {
+            limits.join(registry_id);
+        }
         Self {
-            registry_id: RegistryId::fresh(),
+            registry_id,
             name,
             config,
+            limits,
             start_limiter,
             clock,
             records_lifetimes: records_lifetimes || inspection.is_some(),
@@ -192,6 +212,9 @@ impl SharedCore {
         if let Some(reason) = worker.take_left_exit() {
             self.numbers.workers.fetch_sub(1, Ordering::Relaxed);
             self.numbers.counters.exited_without_owner(&reason);
+            if let Some(limits) = self.limits.as_ref().filter(|limits| limits.limits_workers()) {
+                limits.release(1);
+            }
         }
     }
 

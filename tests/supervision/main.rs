@@ -25,6 +25,7 @@ mod restart;
 mod restart_ended;
 mod restart_limit;
 mod run_ended;
+mod shared_limits;
 mod stuck_init;
 #[cfg(feature = "tracing")]
 mod subscriber;

@@ -10,7 +10,7 @@ use crate::lifecycle::tests::op::Op;
 use crate::lifecycle::tests::world::World;
 
 fn world() -> World {
-    World::new(Limits { max_workers: None, is_paced: false })
+    World::new(Limits { max_workers: None, is_shared: false, is_paced: false })
 }
 
 /// A world in which these keys have running workers.

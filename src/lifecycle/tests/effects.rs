@@ -3,7 +3,7 @@
 use crate::lifecycle::event::{Deadline, Effect, Event, Exit, ShutdownReport, StartOutcome, StopFailure, Verb};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::tests::world::{Gate, Notice, Task, Worker, World};
+use crate::lifecycle::tests::world::{Gate, Notice, PLACES, Task, Worker, World};
 use crate::lifecycle::tests::{Simulated, TestReply};
 
 impl World {
@@ -14,12 +14,19 @@ impl World {
         for effect in effects {
             self.perform(effect);
         }
-        let max_workers = self.limits.max_workers.unwrap_or(usize::MAX);
+        let most = self.limits.max_workers.unwrap_or(usize::MAX);
+        let max_workers = if self.limits.is_shared { self.machine.places() } else { most };
         let launched = self.workers.values().filter(|worker| worker.task != Task::Queued).count();
         assert_eq!(self.machine.entries(), self.workers.len(), "G9: the machine and the table disagree");
         assert!(launched <= max_workers, "G11: {launched} workers");
         assert!(self.machine.workers() >= launched, "G11: a worker is not counted");
         assert!(self.machine.workers() <= max_workers, "G11: more are counted");
+        if self.limits.is_shared {
+            let is_granted = |notice: &&Notice| matches!(notice, Notice::Event(Event::PlaceGranted(_)));
+            let on_the_way = self.notices.iter().filter(is_granted).count();
+            assert_eq!(max_workers, self.machine.workers(), "a place without a worker was kept");
+            assert_eq!(self.free_places + self.other_places + max_workers + on_the_way, PLACES, "a place was lost");
+        }
         if let Some(starter) = self.retries.pop_front() {
             self.start(starter);
         }
@@ -58,7 +65,11 @@ impl World {
             Effect::Close(entry, ..) => self.close(entry, Gate::Closed),
             Effect::Kill(entry) => self.close(entry, Gate::Killed),
             Effect::AbandonMailbox(entry) => assert_eq!(self.worker(entry).gate, Gate::Killed),
-            Effect::Remove(entry) => self.remove(entry),
+            Effect::Remove(entry) => {
+                self.remove(entry);
+                self.return_spare_places();
+            }
+            Effect::ReturnPlaces => self.return_spare_places(),
             Effect::Arm(entry, deadline) => self.armed.push((entry, deadline)),
             Effect::ArmCrash { entry, run } => self.crashes_armed.push_back((entry, run)),
             Effect::ReplyStart(reply, spec, outcome) => self.reply_start(&reply, spec.is_some(), &outcome),
@@ -89,6 +100,11 @@ impl World {
         self.workers.insert(worker.entry.id, worker);
     }
 
+    fn return_spare_places(&mut self) {
+        let places = self.machine.take_spare_places();
+        self.return_places(places);
+    }
+
     fn drop_queued(&mut self, entry: EntryId) {
         let now = self.now;
         let worker = self.worker(entry);
@@ -96,6 +112,7 @@ impl World {
         worker.closed_at.get_or_insert(now);
         self.notices.push_back(Notice::Exited(entry, Exit::Ended(ExitReason::Killed)));
         self.dropped.insert(entry.id);
+        self.waits_for_place.retain(|waiting| *waiting != entry);
     }
 
     fn remove(&mut self, entry: EntryId) {

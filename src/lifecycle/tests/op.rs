@@ -38,6 +38,11 @@ pub(super) enum Op {
     DeadlineExpires(usize),
     CrashDeadlineExpires,
     ShutdownDeadlineExpires,
+    /// Another registry takes a place of the limits that it shares with this one, or returns it.
+    OtherTakesPlace,
+    OtherReturnsPlace,
+    /// A victim is stuck: the start that has waited shortest is refused.
+    NoRoom,
 }
 
 fn stop_kind() -> impl Strategy<Value = StopKind> {
@@ -68,5 +73,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         2 => (0..20_usize).prop_map(Op::CallerCancels),
         1 => Just(Op::Shutdown),
         1 => Just(Op::ShutdownDeadlineExpires),
+        2 => Just(Op::OtherTakesPlace),
+        2 => Just(Op::OtherReturnsPlace),
+        1 => Just(Op::NoRoom),
     ]
 }

@@ -18,6 +18,7 @@ impl World {
                     self.apply(&Op::Restarts(nth));
                 }
             }
+            self.apply(&Op::OtherReturnsPlace);
             self.deliver_all();
         }
     }
@@ -33,9 +34,11 @@ impl World {
                 self.deliver_all();
             }
             let is_armed = !self.armed.is_empty() || !self.crashes_armed.is_empty();
-            if self.report.is_some() || (!is_armed && self.shutdown_armed.is_none()) {
+            let is_awaited = is_armed || self.shutdown_armed.is_some() || !self.waits_for_place.is_empty();
+            if self.report.is_some() || !is_awaited {
                 return;
             }
+            self.apply(&Op::NoRoom);
             self.apply(&Op::CrashDeadlineExpires);
             self.apply(&Op::DeadlineExpires(0));
             self.apply(&Op::ShutdownDeadlineExpires);
@@ -44,8 +47,15 @@ impl World {
 }
 
 fn limits() -> impl Strategy<Value = Limits> {
-    let max_workers = prop_oneof![Just(None), Just(Some(1)), Just(Some(2))];
-    (max_workers, any::<bool>()).prop_map(|(max_workers, is_paced)| Limits { max_workers, is_paced })
+    let max_workers = prop_oneof![
+        Just((None, false)),
+        Just((Some(1), false)),
+        Just((Some(2), false)),
+        // It takes its places from the world.
+        Just((Some(0), true)),
+    ];
+    let limits = |((max_workers, is_shared), is_paced)| Limits { max_workers, is_shared, is_paced };
+    (max_workers, any::<bool>()).prop_map(limits)
 }
 
 fn cases() -> ProptestConfig {

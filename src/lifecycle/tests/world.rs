@@ -85,6 +85,8 @@ impl Observe<TestReply> for Worker {
 pub(super) enum Notice {
     Closing(EntryId),
     Exited(EntryId, Exit),
+    /// The worker makes room for a start. It may have exited in the meantime.
+    Evicted(EntryId),
     /// Does not decide on the worker, so that the worker is not observed.
     Event(Event<Simulated>),
 }
@@ -100,6 +102,9 @@ pub(super) struct Caller {
     pub(super) run: Option<u32>,
     pub(super) is_abandoned: Rc<Cell<bool>>,
 }
+
+/// How many places there are if the limits are shared.
+pub(super) const PLACES: usize = 2;
 
 pub(super) struct World {
     pub(super) machine: Lifecycle<Simulated>,
@@ -119,6 +124,10 @@ pub(super) struct World {
     pub(super) replies: BTreeMap<usize, usize>,
     pub(super) now: usize,
     last_id: u64,
+    /// The places of shared limits that are free, and those of other registries.
+    pub(super) free_places: usize,
+    pub(super) other_places: usize,
+    pub(super) waits_for_place: VecDeque<EntryId>,
     pub(super) is_shut_down: bool,
     pub(super) report: Option<ShutdownReport>,
 }
@@ -140,6 +149,9 @@ impl World {
             now: 0,
             // The cases use small ids of their own.
             last_id: 1 << 32,
+            free_places: if limits.is_shared { PLACES } else { 0 },
+            other_places: 0,
+            waits_for_place: VecDeque::new(),
             is_shut_down: false,
             report: None,
         }
@@ -234,6 +246,13 @@ impl World {
                     }
                 }
             }
+            Op::OtherTakesPlace => self.other_takes_place(),
+            Op::OtherReturnsPlace => self.other_returns_place(),
+            Op::NoRoom => {
+                if let Some(entry) = self.waits_for_place.pop_back() {
+                    self.notices.push_back(Notice::Event(Event::PlaceRefused(entry)));
+                }
+            }
             Op::ShutdownDeadlineExpires => {
                 if let Some(aborting) = self.shutdown_armed.take() {
                     self.step(Event::ShutdownDeadlineExpired { aborting });
@@ -253,9 +272,24 @@ impl World {
             let is_idle = |worker: &&Worker| worker.gate == Gate::Open && worker.task == Task::Ready;
             let victim = self.workers.values().find(is_idle).map(|worker| worker.entry);
             admission = match victim {
+                _ if self.free_places > 0 => {
+                    self.free_places -= 1;
+                    self.machine.add_place();
+                    Admission::Granted
+                }
                 Some(victim) if starter.waits_in.is_none() && !self.is_waiting(victim) => {
                     self.close(victim, Gate::Closed);
-                    Admission::InPlaceOf(victim)
+                    if self.limits.is_shared {
+                        self.notices.push_back(Notice::Evicted(victim));
+                        self.waits_for_place.push_back(fresh);
+                        Admission::Waits
+                    } else {
+                        Admission::InPlaceOf(victim)
+                    }
+                }
+                None if starter.waits_in.is_none() && self.other_places > self.waits_for_place.len() => {
+                    self.waits_for_place.push_back(fresh);
+                    Admission::Waits
                 }
                 _ => Admission::Refused(StartFailure::AtCapacity),
             };
@@ -372,6 +406,10 @@ impl World {
         let Some(notice) = self.notices.pop_front() else { return };
         let event = match notice {
             Notice::Event(event) => Some(event),
+            Notice::Evicted(entry) => match self.observe(entry) {
+                Some(occupant) => Some(Event::Closing(occupant)),
+                None => return,
+            },
             Notice::Closing(entry) => self.observe(entry).map(Event::Closing),
             Notice::Exited(entry, exit) => self.observe(entry).map(|occupant| Event::Exited(occupant, exit)),
         };
@@ -396,6 +434,28 @@ impl World {
     /// Observes the worker of an entry, as the owner does. (rule 9)
     pub(super) fn observe(&mut self, entry: EntryId) -> Option<Occupant> {
         self.workers.get_mut(&entry.id).map(|worker| self.machine.observe(worker))
+    }
+
+    fn other_takes_place(&mut self) {
+        let taken = self.free_places.min(1);
+        self.free_places -= taken;
+        self.other_places += taken;
+    }
+
+    fn other_returns_place(&mut self) {
+        let returned = self.other_places.min(1);
+        self.other_places -= returned;
+        self.return_places(returned);
+    }
+
+    /// Returns places to the shared limits: to the entry that has waited longest, if there is one.
+    pub(super) fn return_places(&mut self, places: usize) {
+        for _ in 0..places {
+            match self.waits_for_place.pop_front() {
+                Some(entry) => self.notices.push_back(Notice::Event(Event::PlaceGranted(entry))),
+                None => self.free_places += 1,
+            }
+        }
     }
 
     pub(super) fn close(&mut self, entry: EntryId, gate: Gate) {

@@ -18,7 +18,7 @@ use crate::util::panics::CatchDropPanic;
 use crate::worker::Worker;
 use crate::worker::feed::{Feed, Inspection};
 use crate::worker::request::Notice;
-use crate::worker::shared::{Shared, SharedCore};
+use crate::worker::shared::{Reports, Shared, SharedCore};
 
 impl<W: Worker> Builder<W> {
     /// Returns a reporter if the registry has a name, which must not be in use outside its group.
@@ -57,11 +57,16 @@ impl<W: Worker> Builder<W> {
         let (writer, reader) = table();
         let stopwatch = self.stopwatch();
         let records_lifetimes = reporter.is_some();
-        let clock = Clock::new(runtime.clone());
+        let limits = self.shared_limits.map(|limits| limits.0);
+        let clock = match &limits {
+            Some(limits) => Clock::since_origin(runtime.clone(), &limits.origin),
+            None => Clock::new(runtime.clone()),
+        };
         let feed = Arc::new(Feed::default());
         let inspected = self.inspection.as_ref().map(|opened| Box::new(Inspection::new(&feed, opened.slow_after)));
+        let reports = Reports { records_lifetimes, stopwatch, inspection: inspected, report: reported };
         let shared = Arc::new(Shared {
-            core: SharedCore::new(self.name, self.config, clock, records_lifetimes, stopwatch, reported, inspected),
+            core: SharedCore::new(self.name, self.config, limits, clock, reports),
             on_undelivered: self.on_undelivered.map(CatchDropPanic::new),
             accepts: self.accepts.map(CatchDropPanic::new),
             restart: self.restart,
@@ -96,7 +101,7 @@ impl<W: Worker> Source for GroupSource<W> {
     }
 
     fn shared_limits(&self) -> Option<usize> {
-        None
+        self.shared.limits.as_ref().map(|limits| Arc::as_ptr(limits).addr())
     }
 
     fn stopwatch(&self) -> Option<&Stopwatch> {

@@ -6,7 +6,8 @@ use tokio::sync::Semaphore;
 
 use crate::registry::builder::{BuildError, Builder};
 use crate::worker::Worker;
-use crate::worker::config::Config;
+use crate::worker::config::{Config, Eviction};
+use crate::worker::limits::SharedLimits;
 
 impl<W: Worker> Builder<W> {
     pub(super) fn check(&self) -> Result<(), BuildError> {
@@ -20,6 +21,26 @@ impl<W: Worker> Builder<W> {
                  period, or set `usize::MAX` to restart forever",
             );
         }
+        Ok(())
+    }
+
+    /// Copies the limits that are shared with other registries into the options.
+    pub(super) fn apply_shared_limits(&mut self) -> Result<(), BuildError> {
+        let Some(SharedLimits(limits)) = &self.shared_limits else { return Ok(()) };
+        let (shared, own) = (limits.options, &mut self.config);
+        let beside = [
+            ("max_workers", own.max_workers.is_some()),
+            ("eviction", own.eviction != Eviction::default()),
+            ("max_concurrent_starts", own.max_concurrent_starts.is_some()),
+            ("remember_failed_starts", own.remember_failed_starts.is_some()),
+        ];
+        if let Some(&(option, _)) = beside.iter().find(|(_, is_set)| *is_set) {
+            return invalid(option, "a registry with `shared_limits` has this limit from there");
+        }
+        own.max_workers = shared.max_workers;
+        own.eviction = shared.eviction;
+        own.max_concurrent_starts = shared.max_concurrent_starts;
+        own.remember_failed_starts = shared.remember_failed_starts;
         Ok(())
     }
 
