@@ -132,7 +132,22 @@ pub(crate) fn event(event: RecentEvent, registry: u64, name: &str) -> json::Even
         key: event.key,
         worker: event.worker.map(|worker| worker.to_string()),
         incarnation: event.incarnation,
-        detail: event.kind.to_string(),
+        detail: detail(&event.kind),
+    }
+}
+
+/// What the kind does not say itself.
+fn detail(kind: &RecentKind) -> String {
+    match kind {
+        RecentKind::Restarted => String::new(),
+        RecentKind::Evicted { others: 0 } => "to make room".to_owned(),
+        RecentKind::Evicted { others } => format!("to make room, after {others} others"),
+        RecentKind::StartFailed { reason } => reason.to_string(),
+        RecentKind::Slow { lasted, is_in_hand } => {
+            let (verb, seconds) = (if *is_in_hand { "is" } else { "was" }, lasted.as_secs_f64());
+            format!("a message {verb} in hand for {seconds:.1} s")
+        }
+        kind => kind.to_string(),
     }
 }
 

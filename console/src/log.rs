@@ -11,6 +11,9 @@ use crate::json;
 /// Events that are kept. Their texts are bounded by what the library keeps for as many events.
 const MOST: usize = 2_000;
 
+/// The levels of events.
+const LEVELS: [&str; 3] = ["crash", "warning", "note"];
+
 /// The newest events, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
@@ -51,11 +54,20 @@ impl Log {
             self.latest += 1;
             event.sequence = self.latest;
             if self.events.len() == MOST {
-                self.events.pop_front();
+                self.forget();
             }
             self.events.push_back(event);
         }
         self.latest
+    }
+
+    /// Makes room: drops the oldest event of the level that has the most. A flood of failed starts leaves the crashes there.
+    fn forget(&mut self) {
+        let count = |level: &str| self.events.iter().filter(|event| event.level == level).count();
+        let Some(fullest) = LEVELS.into_iter().max_by_key(|level| count(level)) else { return };
+        if let Some(oldest) = self.events.iter().position(|event| event.level == fullest) {
+            self.events.remove(oldest);
+        }
     }
 
     /// At most `limit` events after a sequence: the newest of them, the oldest first.
@@ -84,5 +96,36 @@ fn missed(registry: &dyn Inspect, lost: u64) -> json::Event {
         level: "warning".to_owned(),
         detail: format!("{lost} events happened at once and are not listed"),
         ..json::Event::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(level: &str, sequence: u64) -> json::Event {
+        json::Event { level: level.to_owned(), sequence, ..json::Event::default() }
+    }
+
+    #[test]
+    fn flood_of_warnings_leaves_the_crashes() {
+        let mut log = Log::default();
+        log.events.extend((0..5).map(|sequence| of("crash", sequence)));
+        log.events.extend((5..20).map(|sequence| of("warning", sequence)));
+        for _ in 0..10 {
+            log.forget();
+        }
+        let kept: Vec<_> = log.events.iter().map(|event| event.sequence).collect();
+        assert_eq!(kept, [0, 1, 2, 3, 4, 15, 16, 17, 18, 19]);
+    }
+
+    #[test]
+    fn sequence_of_another_process_begins_anew() {
+        let mut log = Log { latest: 3, ..Log::default() };
+        log.events.extend((1..=3).map(|sequence| of("note", sequence)));
+        let sequences =
+            |after, limit| log.after(after, limit).events.iter().map(|event| event.sequence).collect::<Vec<_>>();
+        assert_eq!((sequences(1, 9), sequences(0, 2), sequences(3, 9)), (vec![2, 3], vec![2, 3], vec![]));
+        assert_eq!(sequences(900, 9), [1, 2, 3]);
     }
 }

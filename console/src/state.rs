@@ -1,16 +1,15 @@
 //! [`State`]: what all requests of one console share, and the task that samples each second.
 //!
-//! One task samples, however many pages are open. It holds the state weakly: it ends with the console. A sample reads the
+//! One task samples, however many pages are open. It holds the state weakly: it ends within a tick of the console's end. A sample reads the
 //! statistics of each registry, which is as cheap as the reporter of metrics. Nothing else runs while no page is open.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use gen_registry::inspect::{Inspect, Inspector};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::convert;
@@ -39,7 +38,7 @@ pub(crate) struct State {
     pub(crate) readers: Semaphore,
     log: Mutex<Log>,
     histories: Mutex<HashMap<u64, History>>,
-    sampler: OnceLock<AbortOnDrop>,
+    is_sampling: Once,
 }
 
 /// The sample of a second, and its text, which is made once for all streams and only if there is one.
@@ -52,14 +51,6 @@ pub(crate) struct Sampled {
 impl Sampled {
     pub(crate) fn text(&self) -> &str {
         self.text.get_or_init(|| serde_json::to_string(&self.overview).unwrap_or_default())
-    }
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 
@@ -79,7 +70,7 @@ impl State {
             readers: Semaphore::new(1),
             log: Mutex::default(),
             histories: Mutex::default(),
-            sampler: OnceLock::new(),
+            is_sampling: Once::new(),
         });
         // A router may be made before there is a runtime. Then the first request begins the sampling.
         if Handle::try_current().is_ok() {
@@ -90,11 +81,11 @@ impl State {
 
     /// Begins to sample, once. Needs a runtime.
     pub(crate) fn start_sampling(self: &Arc<Self>) {
-        self.sampler.get_or_init(|| {
+        self.is_sampling.call_once(|| {
             let mut sampler = Sampler { before: HashMap::new() };
             sampler.sample(self);
             self.collect();
-            AbortOnDrop(tokio::spawn(sampler.run(Arc::downgrade(self))))
+            tokio::spawn(sampler.run(Arc::downgrade(self)));
         });
     }
 
@@ -192,3 +183,6 @@ fn rates(before: &json::Registry, after: &json::Registry, passed: Duration) -> j
         undelivered: rate(|registry| registry.undelivered.total()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,7 @@ function refresh() {
 
 async function loadAll() {
   try {
-    const [overview, feed] = await Promise.all([ask(`registries?points=${POINTS}`), ask(`events?limit=${MOST_EVENTS}`)]);
+    const [overview, feed] = await Promise.all([ask(`registries?points=${POINTS}`), ask("events")]);
     takeOverview(overview, true);
     takeEvents(feed);
     store.seen ??= store.latest;

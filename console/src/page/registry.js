@@ -10,6 +10,13 @@ const COLUMNS = [
   { name: "restarts", label: "Restarts", order: "descending", isNumber: true },
   { name: "idle_for", label: "Idle for", order: "descending", isNumber: true },
 ];
+/** Orders that have no column. */
+const MORE_SORTS = [
+  { name: "busy_for", label: "Busy for", order: "descending" },
+  { name: "undelivered", label: "Undelivered", order: "descending" },
+  { name: "last_crash", label: "Last crash", order: "ascending" },
+  { name: "id", label: "Start", order: "ascending" },
+];
 const LIMITS = [25, 50, 100, 200];
 const SHOWN_STATES = ["any", ...STATES];
 const DEFAULTS = { filter: "", state: "any", sort: "key", order: "ascending", limit: 50, offset: 0 };
@@ -58,6 +65,7 @@ function workerRow(registry) {
   ];
   COLUMNS.forEach((column, index) => {
     cells[index].dataset.label = column.label;
+    cells[index].dataset.column = column.name ?? "speed";
     if (column.isNumber) cells[index].classList.add("number");
   });
   const root = el("tr", {}, cells);
@@ -74,6 +82,7 @@ function workerRow(registry) {
     cells[6].classList.toggle("none", row.restarts === 0);
     const isBusy = row.busy !== null && row.busy !== undefined;
     setText(cells[7], isBusy ? `busy ${duration(row.busy)}` : duration(row.idle));
+    cells[7].dataset.label = isBusy ? "Message in hand" : COLUMNS[7].label;
   };
   return root;
 }
@@ -94,7 +103,7 @@ function registryView(id, parameters) {
   const card = registryCard(id, "h1"), problem = el("div"), body = el("tbody"), options = el("details", { className: "card" });
   const list = el("section", { className: "card", "aria-label": "Workers" }, tools, problem,
     el("div", { className: "scroll list" }, el("table", {}, head, body)), pager.root);
-  const rows = new Map(), speeds = new Speeds();
+  const here = el("span"), rows = new Map(), speeds = new Speeds();
 
   const showPage = page => {
     speeds.take(page.rows, page.now);
@@ -128,12 +137,13 @@ function registryView(id, parameters) {
     const registry = store.registries.get(id);
     card.hidden = !registry;
     if (registry) {
+      setText(here, registry.name);
       card.update(registry, store.histories.get(id));
     } else if (store.isLoaded) fail(new Error("This registry is no longer there."));
   };
   return {
     title: () => store.registries.get(id)?.name ?? "Registry",
-    nodes: [el("nav", { className: "crumbs", "aria-label": "Where" }, el("a", { href: "#/" }, "All registries"), "\u203a"), card, list, options],
+    nodes: [el("nav", { className: "crumbs", "aria-label": "Where" }, el("a", { href: "#/" }, "All registries"), "\u203a", here), card, list, options],
     update, enter, onWorkers: showPage, search: tools.querySelector("input"), pager,
     wanted: new URLSearchParams({ registry: id, ...wanted }).toString(),
   };
@@ -175,10 +185,11 @@ function listTools(chosen, go) {
     },
   });
   const option = (value, label, isSelected) => el("option", { value, selected: isSelected }, label);
+  const sorts = [...COLUMNS.filter(column => column.name), ...MORE_SORTS];
   const sort = el("select", {
     id: "sort", "aria-label": "Sort by",
-    onchange: () => go({ sort: sort.value, order: COLUMNS.find(column => column.name === sort.value).order, offset: 0 }),
-  }, COLUMNS.filter(column => column.name).map(column => option(column.name, column.label, column.name === chosen.sort)));
+    onchange: () => go({ sort: sort.value, order: sorts.find(column => column.name === sort.value).order, offset: 0 }),
+  }, sorts.map(column => option(column.name, column.label, column.name === chosen.sort)));
   const isUp = chosen.order === "ascending";
   const turn = el("button", {
     type: "button", "aria-label": isUp ? "Ascending: turn the order" : "Descending: turn the order",

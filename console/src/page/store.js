@@ -3,7 +3,8 @@
 /** Below the script's own address, wherever the service has nested the console. */
 const API = new URL("api/", document.currentScript.src).href;
 const POINTS = 150;
-const MOST_EVENTS = 500;
+/** Of a level. */
+const MOST_EVENTS = 300;
 const SERIES = ["starts", "restarts", "exits", "crashes", "hits", "misses", "handled", "undelivered"];
 
 const store = {
@@ -89,7 +90,9 @@ function takeEvents(feed) {
   const known = feed.latest < store.latest ? 0 : store.latest;
   const fresh = feed.events.filter(event => event.sequence > known);
   store.events.push(...fresh);
-  store.events.splice(0, store.events.length - MOST_EVENTS);
+  // Of each level the newest: a flood of warnings leaves the crashes there.
+  const counts = {};
+  store.events = store.events.reverse().filter(({ level }) => (counts[level] = (counts[level] ?? 0) + 1) <= MOST_EVENTS).reverse();
   store.latest = feed.latest;
   return fresh;
 }

@@ -94,6 +94,8 @@ async fn worker_is_found_by_reference_and_by_key() {
     let odd = service.read(&format!("{path}?key=%3Cscript%3Ealert(1)%3C/script%3E")).await;
     assert_eq!(odd["key"], "<script>alert(1)</script>");
     assert_eq!(service.read(&format!("{path}?key=%C3%A4/%C3%B6?%26%3D")).await["key"], "ä/ö?&=");
+    // The key says which worker is meant, where the two differ.
+    assert_eq!(service.read(&format!("{path}?ref={reference}&key=ab")).await["key"], "ab");
     // A reference of another process, whose key has a worker here.
     assert_eq!(service.read(&format!("{path}?ref=999-00000000000000ff&key=ab")).await["key"], "ab");
 
@@ -127,7 +129,8 @@ async fn tree_has_owned_registries_below_their_owner() {
     owners.start(&7, service.inspector.clone()).await.expect("the owner starts");
     // The next sample has it.
     let mut stream = crate::harness::Events::open(&service, "").await.expect("it opens");
-    while stream.next("registries").await["registries"].as_array().expect("registries").len() < 3 {}
+    let has_three = |sample: &Value| sample["registries"].as_array().is_some_and(|registries| registries.len() == 3);
+    stream.until("registries", "the owned registry in a sample", has_three).await;
     let tree = service.read("/api/tree").await;
     let roots = tree["roots"].as_array().expect("roots");
     assert_eq!(

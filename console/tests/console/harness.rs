@@ -178,6 +178,19 @@ impl Events {
         within(next, &format!("the event {name} of a stream")).await
     }
 
+    /// Reads events of a name until one of them is as expected, and returns that.
+    pub(crate) async fn until(&mut self, name: &str, lost: &str, is_expected: impl Fn(&Value) -> bool) -> Value {
+        let found = async {
+            loop {
+                let event = self.next(name).await;
+                if is_expected(&event) {
+                    return event;
+                }
+            }
+        };
+        within(found, lost).await
+    }
+
     /// Reads until the stream ends.
     pub(crate) async fn end(mut self) {
         within(async { while self.any().await.is_some() {} }, "the end of a stream").await;
