@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
+use gen_registry_console::Console;
 use serde::Serialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -27,6 +28,7 @@ use crate::telemetry::Telemetry;
 const TIMEOUT: Duration = Duration::from_secs(10);
 const LARGEST_PAGE: usize = 1_000;
 const DEFAULT_PAGE: usize = 100;
+const CONSOLE: &str = "/console";
 /// Exists only with `--drills`.
 const CRASH: &str = "/v1/workers/{number}/crash";
 
@@ -48,12 +50,12 @@ pub(crate) fn routes() -> Vec<(&'static str, MethodRouter<Service>)> {
     ]
 }
 
-/// The service over HTTP. Every path without a route returns a problem.
-pub(crate) fn router(service: Service, telemetry: Telemetry, has_drills: bool) -> Router {
+/// The service over HTTP, with the console beside it. Every path without a route returns a problem.
+pub(crate) fn router(service: Service, telemetry: Telemetry, has_drills: bool, console: &Console) -> Router {
     let served = routes().into_iter().filter(|(path, _)| has_drills || *path != CRASH);
     served
         .fold(Router::new(), |router, (path, methods)| router.route(path, methods))
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
+        .fallback(elsewhere)
         .method_not_allowed_fallback(|method: Method| async move {
             let detail = format!("this path does not support {method}; the header Allow has what it supports");
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
@@ -62,6 +64,17 @@ pub(crate) fn router(service: Service, telemetry: Telemetry, has_drills: bool) -
         .layer(Extension(telemetry))
         .layer(from_fn(observe))
         .with_state(service)
+        // Outside the layers: an open page is no request of a client that has a time limit and is measured.
+        .nest_service(CONSOLE, console.router())
+}
+
+/// Sends a browser that asks for the root to the console. There is nothing else at paths without a route.
+async fn elsewhere(method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    let accepts = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if method == Method::GET && uri.path() == "/" && accepts.contains("text/html") {
+        return Redirect::temporary(CONSOLE).into_response();
+    }
+    Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path").into_response()
 }
 
 /// Limits and measures the time of a request.

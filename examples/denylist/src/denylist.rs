@@ -1,7 +1,10 @@
 //! [`Denylist`]: the rules of one phone.
 
+use std::time::Duration;
+
 use gen_registry::{Context, Registry, Reply, Worker};
 use serde::Serialize;
+use tokio::time::sleep;
 use utoipa::ToSchema;
 
 use crate::failure::{Failure, ask};
@@ -40,6 +43,8 @@ pub(crate) enum Command {
     Edit(Edit, Reply<Result<Edited, Failure>>),
     /// Panics, to test alerts and dashboards.
     Crash,
+    /// Does nothing for a while, so that other commands wait.
+    Pause(Duration),
 }
 
 /// The decision on a call.
@@ -78,6 +83,7 @@ impl Worker for Denylist {
             // The caller gets the error. The worker continues with the acknowledged rules.
             Command::Edit(edit, reply) => reply.send(self.edit(edit, ctx).await),
             Command::Crash => panic!("this is a drill"),
+            Command::Pause(time) => sleep(time).await,
         }
         Ok(())
     }

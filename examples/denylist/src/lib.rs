@@ -11,6 +11,7 @@ mod client;
 pub mod complaint;
 pub mod complaint_reader;
 mod database;
+mod demo;
 mod denylist;
 mod failure;
 mod import;

@@ -26,7 +26,7 @@ use crate::words;
 /// Area codes in use, each with the hundred numbers 555-0100 to 555-0199 that are reserved for fiction.
 const AREA_CODES: [u64; 20] =
     [201, 202, 206, 212, 303, 305, 312, 404, 415, 503, 512, 602, 615, 617, 702, 713, 801, 808, 901, 907];
-const RECIPIENTS: u64 = AREA_CODES.len() as u64 * 100;
+pub(crate) const RECIPIENTS: u64 = AREA_CODES.len() as u64 * 100;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayArgs {
@@ -184,14 +184,15 @@ impl Plan {
 }
 
 /// SplitMix64's output function.
-fn mix(seed: u64) -> u64 {
+pub(crate) fn mix(seed: u64) -> u64 {
     let mut bits = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^ (bits >> 31)
 }
 
-fn recipient(index: u64) -> PhoneNumber {
+/// A phone whose number is reserved for fiction. There are [`RECIPIENTS`].
+pub(crate) fn recipient(index: u64) -> PhoneNumber {
     let area_code = AREA_CODES[(index / 100) as usize];
     let digits = 10_000_000_000 + area_code * 10_000_000 + 5_550_100 + index % 100;
     PhoneNumber::from_digits(digits).expect("it has eleven digits")

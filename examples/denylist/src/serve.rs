@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use gen_registry::ShutdownReport;
+use gen_registry::inspect::Inspector;
+use gen_registry_console::Console;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::info;
@@ -15,6 +17,7 @@ use crate::api::router;
 use crate::cli_error::CliError;
 use crate::complaint_reader::{ComplaintReader, Row};
 use crate::database::OpenError;
+use crate::demo;
 use crate::log::LogArgs;
 use crate::phone_number::PhoneNumber;
 use crate::println_lossy::println_lossy;
@@ -55,6 +58,13 @@ pub(crate) struct ServeArgs {
     /// Serve POST /v1/workers/{number}/crash, for testing alerts and dashboards
     #[arg(long, env = "DENYLIST_DRILLS", value_parser = FalseyValueParser::new())]
     drills: bool,
+    /// Let the console at /console stop, kill, crash and restart workers
+    #[arg(long, env = "DENYLIST_CONSOLE_ACTIONS", value_parser = FalseyValueParser::new())]
+    console_actions: bool,
+    /// Place calls, crash workers and evict others, so that the console has something to show. Keeps at most 400 workers,
+    /// and changes no rules
+    #[arg(long, env = "DENYLIST_DEMO", value_parser = FalseyValueParser::new())]
+    demo: bool,
     #[command(flatten)]
     log: LogArgs,
 }
@@ -84,16 +94,21 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
         words::count(size.callers, "caller")
     ));
 
-    let service = Service::new(store.clone(), args.residency, has_numbers).map_err(CliError::other)?;
+    let inspector = Inspector::new();
+    let inspector = if args.console_actions { inspector.allow_actions() } else { inspector };
+    let residency = if args.demo { args.residency.for_demo() } else { args.residency };
+    let service = Service::new(store.clone(), residency, has_numbers, &inspector).map_err(CliError::other)?;
+    let console = Console::new(&inspector);
     let mut signals = Signals::new().map_err(CliError::other)?;
     // The sender sends nothing. Dropping it is the signal.
     let (stop, stopped) = watch::channel(());
-    let router = router(service.clone(), telemetry.clone(), args.drills);
+    let router = router(service.clone(), telemetry.clone(), args.drills, &console);
     let server = Server::new(listener, router, args.connections);
     let upkeep = tokio::spawn(telemetry.upkeep());
     let mut server = tokio::spawn(server.run(stopped));
     info!(%address, "listening");
-    greet(address, !args.no_sample);
+    let demo = args.demo.then(|| tokio::spawn(demo::run(service.clone())));
+    greet(address, !args.no_sample, args.demo);
 
     let signal = tokio::select! {
         signal = signals.next() => signal,
@@ -106,6 +121,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
         () = tokio::time::sleep(Duration::from_secs(args.drain_delay)) => {}
         signal = signals.next() => println_lossy(format_args!("{signal}: without delay")),
     }
+    if let Some(demo) = demo {
+        demo.abort();
+    }
+    // The server waits for open pages otherwise.
+    console.close();
     drop(stop);
     if tokio::time::timeout(SHUTDOWN_TIMEOUT, &mut server).await.is_err() {
         println_lossy("some connections did not close in time");
@@ -177,13 +197,15 @@ fn import_sample(store: &Store, failed: impl Fn(StoreError) -> OpenError) -> Res
     Ok(())
 }
 
-fn greet(address: SocketAddr, has_sample: bool) {
+fn greet(address: SocketAddr, has_sample: bool, is_demo: bool) {
     let url = format!("http://{address}");
     println_lossy(format_args!("listening on {url}"));
     println_lossy(format_args!("  {url}/v1/denylists/{SAMPLE_RECIPIENT}     the rules of a phone"));
     println_lossy(format_args!("  {url}/v1/reputations/{SAMPLE_CALLER}   the complaints about a caller"));
     println_lossy(format_args!("  {url}/v1/workers                     the running workers"));
     println_lossy(format_args!("  {url}/metrics"));
+    let demo = if is_demo { "" } else { "; start it with --demo to see it move" };
+    println_lossy(format_args!("open {url}/console in a browser to see what runs{demo}"));
     let outcome = if has_sample { "may this caller ring? (no)" } else { "may this caller ring?" };
     println_lossy(format_args!("try: {outcome}"));
     println_lossy(format_args!(

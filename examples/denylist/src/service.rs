@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use gen_registry::inspect::Inspector;
 use gen_registry::{
     BuildError, Builder, CallError, Eviction, ExitReason, Registry, Restart, SendError, ShutdownReport, Stats,
     StopError, Worker,
@@ -52,10 +53,24 @@ enum EvictionArg {
 }
 
 impl Residency {
-    fn apply<W: Worker<Key = PhoneNumber, Args: Clone>>(self, registry: Builder<W>, trace_numbers: bool) -> Builder<W> {
+    /// For the demo: so little room and patience that workers come and go.
+    pub(crate) fn for_demo(self) -> Self {
+        let idle_timeout = if self.idle_timeout == 0 { 30 } else { self.idle_timeout.min(30) };
+        let max_workers = if self.max_workers == 0 { 400 } else { self.max_workers.min(400) };
+        Self { idle_timeout, max_workers, ..self }
+    }
+
+    fn apply<W: Worker<Key = PhoneNumber, Args: Clone>>(
+        self,
+        registry: Builder<W>,
+        trace_numbers: bool,
+        inspector: &Inspector,
+    ) -> Builder<W> {
         // A crashed worker restarts and handles the waiting calls, up to three times in five seconds. After that its
         // callers get an error, and the key cannot start until the five seconds are over.
-        let mut registry = registry.restart(Restart::Transient).measure_handling();
+        let registry = registry.restart(Restart::Transient).measure_handling();
+        // The numbers that `GET /v1/workers` lists too.
+        let mut registry = registry.inspect(inspector, PhoneNumber::to_string);
         if trace_numbers {
             registry = registry.trace_keys();
         }
@@ -141,10 +156,16 @@ impl Service {
     /// Builds the registries. Workers start on the first request for their number.
     ///
     /// `trace_numbers` puts the number of a worker into the log.
-    pub(crate) fn new(store: Store, residency: Residency, trace_numbers: bool) -> Result<Self, BuildError> {
-        let denylists = residency.apply(Registry::<Denylist>::builder(), trace_numbers).name("denylist").build()?;
-        let reputations =
-            residency.apply(Registry::<Reputation>::builder(), trace_numbers).name("reputation").build()?;
+    pub(crate) fn new(
+        store: Store,
+        residency: Residency,
+        trace_numbers: bool,
+        inspector: &Inspector,
+    ) -> Result<Self, BuildError> {
+        let denylists = residency.apply(Registry::<Denylist>::builder(), trace_numbers, inspector);
+        let denylists = denylists.name("denylist").build()?;
+        let reputations = residency.apply(Registry::<Reputation>::builder(), trace_numbers, inspector);
+        let reputations = reputations.name("reputation").build()?;
         let backend = Backend { store, reputations };
         Ok(Self { denylists, backend, is_draining: Arc::default(), drills: Arc::default() })
     }
@@ -166,6 +187,12 @@ impl Service {
             Err(SendError::NotStarted { source, .. }) => Err((*source).into()),
             Err(_) => Err(Failure::NotHandled),
         }
+    }
+
+    /// Makes the denylist of a number busy, so that calls of it wait.
+    pub(crate) async fn pause(&self, of: PhoneNumber, time: Duration) -> Result<(), Failure> {
+        let denylist = self.denylists.via_or_start(&of, self.backend.clone());
+        denylist.cast(Command::Pause(time)).await.map_err(|_| Failure::NotHandled)
     }
 
     pub(crate) async fn rules(&self, of: PhoneNumber) -> Result<Vec<Rule>, Failure> {

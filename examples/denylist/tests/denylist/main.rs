@@ -6,6 +6,8 @@ mod api;
 #[cfg(unix)]
 mod calls;
 #[cfg(unix)]
+mod console;
+#[cfg(unix)]
 mod description;
 #[cfg(unix)]
 mod durability;
