@@ -4,4 +4,5 @@ mod bad_input;
 mod basics;
 mod fencing;
 mod moves;
+mod storms;
 mod support;
