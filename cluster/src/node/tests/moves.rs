@@ -37,6 +37,23 @@ async fn c7_callers_of_moving_shards_see_latency_only() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn c7_next_owner_begins_after_the_end_of_terminate() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    let load = Load::new(&a.counters, keys("linger"));
+    sleep(SECOND / 10).await;
+    let b = bed.join("b").await;
+    b.serves(16..).await;
+    let report = within(b.cluster.leave(), "the end of a node").await;
+    assert!(report.moved >= 16, "{report:?}");
+    let tally = load.end().await;
+    assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+    assert!(tally.longest > SECOND / 2, "some key has moved: {tally:?}");
+    bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
 async fn c2_each_ownership_has_a_greater_epoch() {
     let bed = Bed::new();
     let a = bed.join("a").await;

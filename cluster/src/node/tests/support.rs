@@ -225,6 +225,9 @@ impl Worker for Counter {
     }
 
     async fn terminate(self, _: &ExitReason, _: &mut Context<Self>) {
+        if self.key.starts_with("linger") {
+            tokio::time::sleep(SECOND / 2).await;
+        }
         drop(self.running);
     }
 }
