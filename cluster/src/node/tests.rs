@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod basics;
+mod bench;
 mod fencing;
 mod moves;
 mod storms;

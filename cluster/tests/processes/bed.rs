@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use crate::load::{Load, Sum, Tally};
-use crate::messages::{Add, Counter, KIND};
+use crate::messages::{Add, Block, Counter, KIND};
 use crate::storage::{Server, Storage};
 use crate::support::etcd::EtcdCluster;
 use crate::support::proxy::Proxy;
@@ -115,6 +115,19 @@ impl Node {
         kill_process(Pid::from_child(&self.process), signal).expect("a signal to a process of this test");
     }
 
+    /// Waits until the process has ended, and returns whether a signal ended it: it was aborted.
+    pub(crate) async fn aborted(&mut self) -> bool {
+        use std::os::unix::process::ExitStatusExt;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < deadline {
+            if let Some(status) = self.process.try_wait().expect("a process of this test") {
+                return status.signal().is_some();
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
+        panic!("the node {} has not ended", self.listen);
+    }
+
     /// Whether the process has ended by itself.
     pub(crate) fn has_ended(&mut self) -> bool {
         self.process.try_wait().expect("a process of this test").is_some()
@@ -154,7 +167,7 @@ impl Bed {
         let client = within(client.join(), "the join of the client").await.expect("the client joins");
         // It owns no shard, so it makes no arguments.
         let unused = Storage::connect(&storage.address.to_string());
-        let host = client.host::<Counter>(KIND, move |_, fence| (unused.clone(), fence)).call::<Add>();
+        let host = client.host::<Counter>(KIND, move |_, fence| (unused.clone(), fence)).call::<Add>().call::<Block>();
         let counters = host.start().expect("the kind is hosted once");
         let mut bed = Bed { etcd, storage, nodes: Vec::new(), client, counters, _one: one };
         for _ in 0..3 {

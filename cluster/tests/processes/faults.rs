@@ -7,7 +7,9 @@ use rustix::process::Signal;
 use tokio::time::sleep;
 
 use crate::bed::{Bed, SECOND, keys, timing};
+use crate::messages::Block;
 use crate::support::proxy::Flow;
+use crate::support::within;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn j1_killed_node_is_replaced() {
@@ -136,6 +138,60 @@ async fn j5_node_cut_off_from_the_engine_stops_in_time() {
     // Its peers reach it until its deadline, so its keys are away for `take - valid` and a beat.
     assert!(report.hit.worst() < timing().take, "{:?}", report.hit.worst());
     assert!(report.others.worst() < 2 * SECOND, "{:?}", report.others.worst());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j3_leader_of_the_engine_that_dies_or_sleeps_is_unnoticed() {
+    let Some(mut bed) = Bed::start(3, false).await else { return };
+    let keys = keys("k", 120);
+    let owners = bed.owners();
+    let load = bed.load(&keys);
+    sleep(SECOND).await;
+    load.mark();
+    let leader = bed.etcd.leader();
+    bed.etcd.kill(leader);
+    sleep(4 * SECOND).await;
+    bed.etcd.restart(leader);
+    sleep(SECOND).await;
+    // A leader that was paused for longer than `take`. With leases, it revokes live ones when it wakes.
+    let leader = bed.etcd.leader();
+    bed.etcd.pause(leader);
+    sleep(2 * timing().take).await;
+    bed.etcd.wake(leader);
+    sleep(3 * SECOND).await;
+    let run = "J3, leader killed, then paused for 10 s and woken";
+    let report = bed.report(run, &load.end().await, &BTreeSet::new());
+    assert_eq!((report.all.not_delivered, report.all.no_reply, report.all.timed_out, report.refused), (0, 0, 0, 0));
+    assert_eq!(bed.owners(), owners, "no shard has moved");
+    assert!(report.others.worst() < 2 * SECOND, "{:?}", report.others.worst());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn j8_code_that_never_yields_costs_the_process_in_time() {
+    let Some(mut bed) = Bed::start(1, true).await else { return };
+    let keys = keys("k", 120);
+    let load = bed.load(&keys);
+    sleep(SECOND).await;
+    let mut node = bed.nodes.remove(0);
+    let concerned = bed.owned_by(node.listen, &keys);
+    let key = concerned.first().expect("the node owns some key").clone();
+    let via = bed.counters.via(&key);
+    let blocked = tokio::spawn(async move { via.call(Block(60)).await });
+    sleep(SECOND / 2).await;
+    load.mark();
+    let cut = Instant::now();
+    node.to_engine.as_ref().expect("the run has proxies").both(Flow::Swallow);
+    assert!(node.aborted().await, "the default policy");
+    bed.storage.stopped(node.pid());
+    let aborted = cut.elapsed();
+    sleep((cut + timing().take + 3 * SECOND).saturating_duration_since(Instant::now())).await;
+    let lost = within(blocked, "the end of the blocked call").await.expect("it does not panic");
+    assert!(lost.is_err_and(|error| error.may_have_run()));
+    let report = bed.report("J8, code that never yields in a fence", &load.end().await, &concerned);
+    println!("    aborted {aborted:?} after the cut; `valid` {:?}, `take` {:?}", timing().valid, timing().take);
+    let reaction = (timing().take - timing().valid) / 2;
+    assert!(aborted < timing().valid + reaction + SECOND / 4, "before others may take over: {aborted:?}");
+    assert_eq!((report.all.not_delivered, report.refused), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

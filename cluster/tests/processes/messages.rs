@@ -21,8 +21,19 @@ impl Call for Add {
     type Reply = u64;
 }
 
+/// Blocks the thread of its worker for this many seconds: code that never yields.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Block(pub(crate) u64);
+
+impl Call for Block {
+    const NAME: &'static str = "block";
+    type Codec = Named;
+    type Reply = ();
+}
+
 pub(crate) enum Message {
     Add(Reply<u64>),
+    Block(Block, Reply<()>),
     /// The next write that no message asks for.
     Work,
 }
@@ -77,6 +88,10 @@ impl Worker for Counter {
                 }
                 reply.send(self.value);
             }
+            Message::Block(Block(seconds), reply) => {
+                std::thread::sleep(Duration::from_secs(seconds));
+                reply.send(());
+            }
             Message::Work => {
                 if (key.starts_with("work-blind") || fence.holds()) && !storage.write(key, *token, self.value).await {
                     return Err("the storage refuses the work".into());
@@ -91,5 +106,11 @@ impl Worker for Counter {
 impl Answers<Add> for Counter {
     fn message(_: Add, reply: Reply<u64>) -> Message {
         Message::Add(reply)
+    }
+}
+
+impl Answers<Block> for Counter {
+    fn message(call: Block, reply: Reply<()>) -> Message {
+        Message::Block(call, reply)
     }
 }

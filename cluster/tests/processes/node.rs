@@ -7,12 +7,12 @@ use gen_registry_cluster::{Cluster, ClusterEvent, Fence};
 use tokio::sync::mpsc;
 
 use crate::bed::{SHARDS, settle, timing};
-use crate::messages::{Add, Counter, KIND};
+use crate::messages::{Add, Block, Counter, KIND};
 use crate::storage::Storage;
 
 /// `engine,engine;listen;advertise;storage`.
 pub(crate) fn run(options: &str) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
     runtime.expect("a runtime").block_on(node(options));
     // Without the report of the test harness, which nothing reads.
     std::process::exit(0);
@@ -36,6 +36,7 @@ async fn node(options: &str) {
     let counters = cluster
         .host::<Counter>(KIND, move |_, fence: Fence| (storage.clone(), fence))
         .call::<Add>()
+        .call::<Block>()
         .start()
         .expect("the kind is hosted once");
     println!("@ up {}", cluster.id());
