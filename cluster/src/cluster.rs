@@ -226,6 +226,7 @@ impl Cluster {
         };
         Health {
             valid_for: node.present().validity.valid_for(),
+            since: node.since(),
             is_engine_away: engine.is_away,
             engine_error: engine.last_error,
             shards: ShardCounts {
@@ -249,6 +250,8 @@ impl Cluster {
     ///
     /// What is not handed over within [`leave_timeout`](ClusterBuilder::leave_timeout) is aborted, and other nodes take it
     /// over after `take`. Each caller gets a report.
+    ///
+    /// A worker that awaits it waits for its own end, until its stop time-out has passed. Call it from another task.
     ///
     /// # Cancel safety
     ///

@@ -5,11 +5,30 @@ use std::time::Duration;
 use crate::id::NodeId;
 
 /// Whether a node serves: see [`Cluster::health`](crate::Cluster::health).
+///
+/// ```
+/// use gen_registry_cluster::Cluster;
+/// use gen_registry_cluster::engine::Memory;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let listen = "127.0.0.1:0".parse()?;
+/// let cluster = Cluster::builder("chat").engine(Memory::new()).listen(listen).join().await?;
+/// let health = cluster.health();
+/// assert!(health.is_ok() && !health.is_engine_away);
+///
+/// cluster.leave().await;
+/// assert!(!cluster.health().is_ok());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
     /// How long the node holds its shards if it sends no beat any more. Zero: it serves nothing.
     pub valid_for: Duration,
+    /// How long it has served without a fence, or how long it has not served.
+    pub since: Duration,
     /// Whether the last two requests to the engine had no answer.
     pub is_engine_away: bool,
     /// The last error of the engine, if there was any.

@@ -23,6 +23,46 @@ pub(crate) type Handler<W> = for<'a> fn(Local<'a, W>) -> BoxFuture<'a, Option<Re
 /// Hosts a worker type: made by [`Cluster::host`](crate::Cluster::host).
 ///
 /// Every node that may own shards hosts the same kinds, and so does every node that sends to them.
+///
+/// # Examples
+///
+/// ```
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// # let minute = std::time::Duration::from_secs(60);
+/// let cluster = Cluster::solo("visits");
+/// let counters = cluster
+///     .host::<Counter>("counter", |_key, fence| fence)
+///     .call::<Get>() // what may arrive from other nodes
+///     .cast::<Add>()
+///     .local(move |builder| builder.idle_timeout(15 * minute).mailbox_capacity(1024))
+///     .start()?;
+/// assert_eq!(counters.via("home").call(Get).await?, 0);
+///
+/// let again = cluster.host::<Counter>("counter", |_key, fence| fence).start();
+/// assert!(again.is_err(), "a kind is hosted once");
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "nothing is hosted before `start`"]
 pub struct HostBuilder<W: Worker> {
     node: Arc<Node>,

@@ -77,7 +77,7 @@ use crate::health::ClusterStats;
 use crate::host::HostError;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::kind::{AnyKind, AnyOpen};
-use crate::machine::{Input, Machine, Refusal};
+use crate::machine::{Input, Instant, Machine, Refusal};
 use crate::node::membership::Membership;
 use crate::node::routes::{Routes, Waiting};
 use crate::transport::{Failure, Peer};
@@ -149,6 +149,8 @@ pub(crate) struct Node {
     state: watch::Sender<State>,
     events: RwLock<Option<broadcast::Sender<ClusterEvent>>>,
     engine: Mutex<EngineState>,
+    /// When the node was last seen to begin or to end to serve, on its clock.
+    changed: Mutex<Instant>,
     pub(crate) counters: Counters,
 }
 
@@ -179,6 +181,7 @@ impl Node {
         inputs: mpsc::UnboundedSender<Input>,
     ) -> Node {
         let NodeOptions { name, shards, call_timeout, leave_timeout, clock } = options;
+        let now = clock.now();
         Node {
             name,
             shards,
@@ -196,6 +199,7 @@ impl Node {
             state: watch::Sender::new(State::Joining),
             events: RwLock::new(Some(broadcast::Sender::new(EVENTS))),
             engine: Mutex::default(),
+            changed: Mutex::new(now),
             counters: Counters::default(),
         }
     }
@@ -344,6 +348,11 @@ impl Node {
 
     pub(crate) fn engine(&self) -> EngineState {
         lock(&self.engine).clone()
+    }
+
+    /// How long the node has served, or has not.
+    pub(crate) fn since(&self) -> Duration {
+        self.clock.now().since(*lock(&self.changed))
     }
 
     pub(crate) fn subscribe(&self) -> broadcast::Receiver<ClusterEvent> {

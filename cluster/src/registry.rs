@@ -26,7 +26,47 @@ use crate::via::ClusterVia;
 ///
 /// # Examples
 ///
-/// See [`Cluster`](crate::Cluster).
+/// ```
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().cast::<Add>().start()?;
+/// counters.via("home").cast(Add(1)).await?;
+/// counters.via("about").cast(Add(1)).await?;
+///
+/// assert_eq!(counters.count().await?, 2); // on all nodes
+/// assert_eq!(counters.here().count(), 2); // on this one
+/// let mut keys = counters.here().reduce(Vec::new(), |mut keys, key, _| {
+///     keys.push(key.clone());
+///     keys
+/// });
+/// keys.sort_unstable();
+/// assert_eq!(keys, ["about", "home"]);
+///
+/// counters.stop("home").await?; // wherever it runs
+/// assert_eq!(counters.count().await?, 1);
+/// # Ok(())
+/// # }
+/// ```
 pub struct ClusterRegistry<W: Worker> {
     node: Arc<Node>,
     kind: Arc<Kind<W>>,

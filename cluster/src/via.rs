@@ -24,7 +24,41 @@ use crate::transport::{Failure, Next, Outcome, Verb};
 ///
 /// # Examples
 ///
-/// See [`Cluster`](crate::Cluster).
+/// ```
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().cast::<Add>().start()?;
+///
+/// let home = counters.via("home");
+/// home.cast(Add(41)).await?;
+/// home.cast(Add(1)).await?; // after the first, also if the shard has moved meanwhile
+/// assert_eq!(home.call(Get).await?, 42);
+///
+/// let error = counters.via_if_running("about").call(Get).await.unwrap_err();
+/// assert!(!error.may_have_run());
+/// # Ok(())
+/// # }
+/// ```
 #[must_use = "an address does nothing until something is sent through it"]
 pub struct ClusterVia<W: Worker> {
     target: Target<W>,

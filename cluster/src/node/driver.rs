@@ -216,10 +216,14 @@ impl Driver {
         match &event {
             Event::Joined(node) | Event::Rejoined(node) if *node == self.node.machine().id() => {
                 self.state.was_up = true;
+                *lock(&self.node.changed) = self.node.clock.now();
                 self.node.set_state(State::Up);
             }
             Event::ShardMoved { .. } => drop(self.node.counters.moved.fetch_add(1, Ordering::Relaxed)),
-            Event::Fenced { .. } => drop(self.node.counters.fences.fetch_add(1, Ordering::Relaxed)),
+            Event::Fenced { .. } => {
+                self.node.counters.fences.fetch_add(1, Ordering::Relaxed);
+                *lock(&self.node.changed) = self.node.clock.now();
+            }
             Event::EngineAway => lock(&self.node.engine).is_away = true,
             Event::EngineBack => lock(&self.node.engine).is_away = false,
             _ => {}

@@ -71,7 +71,7 @@ impl Worker for Counter {
         let (key, token) = (ctx.key().clone(), fence.token());
         storage.began(&key, token);
         let life = Life { key, token, fence, storage };
-        let value = life.storage.read(&life.key).await.ok_or("the storage is gone")?;
+        let value = life.storage.read(&life.key).await.ok_or("the storage has ended")?;
         if life.key.starts_with("work") {
             let _ = ctx.send_after(Duration::from_millis(5), Message::Work); // it ends with the worker
         }

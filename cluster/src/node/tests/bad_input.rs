@@ -7,7 +7,8 @@ use tokio::time::{Instant, sleep};
 use super::support::*;
 use crate::engine::{Commit, Engine, EngineError, Expect, Memory, Op};
 use crate::{
-    Cluster, ClusterBuilder, ClusterCallError, ClusterCastError, HostError, JoinError, ListenError, Part, Timing, Why,
+    Cluster, ClusterBuilder, ClusterCallError, ClusterCastError, HostError, JoinError, ListenError, NodeTls,
+    NodeTlsError, Part, Timing, Why,
 };
 
 async fn refused(options: ClusterBuilder) -> JoinError {
@@ -48,6 +49,14 @@ async fn public_address_demands_certificates() {
     let error = refused(options).await;
     assert!(matches!(error, JoinError::Listen(ListenError::Insecure(_))), "{error}");
     assert!(error.to_string().contains("`insecure`"), "{error}");
+}
+
+#[tokio::test]
+async fn certificates_that_are_none_are_an_error() {
+    let tls = NodeTls::from_pem("no", "certificate", "at all");
+    let options = Cluster::builder("a").engine(Memory::new()).listen(([127, 0, 0, 1], 0).into()).tls(tls);
+    let error = refused(options).await;
+    assert!(matches!(error, JoinError::Tls(NodeTlsError::Empty { file: "authorities" })), "{error}");
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ impl Worker for Cell {
 
     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Infallible> {
         match message {
-            Message::Get(_, reply) => reply.send(self.0),
+            Message::Get(Get(bytes), reply) => reply.send(self.0 + u64::from(bytes[0])),
             Message::Put(Put(value)) => self.0 = self.0.wrapping_add(value),
         }
         Ok(())

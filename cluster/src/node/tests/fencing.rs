@@ -3,6 +3,7 @@
 use tokio::time::{Instant, sleep};
 
 use super::support::*;
+use crate::engine::Engine;
 use crate::{ClusterCallError, ClusterEvent, Why};
 
 fn keys(prefix: &str) -> impl Iterator<Item = String> + use<> {
@@ -123,7 +124,8 @@ async fn longer_outage_stops_all_nodes_until_the_engine_answers() {
     bed.engine.pause();
     sleep(6 * SECOND).await;
     for node in &nodes {
-        assert!(!node.cluster.health().is_ok());
+        let health = node.cluster.health();
+        assert!(!health.is_ok() && health.since > SECOND && health.since < 4 * SECOND, "{health:?}");
         assert_eq!(node.counters.here().count(), 0);
         let refused = node.counters.via("k").call_timeout(SECOND, Add(1)).await.expect_err("no node is valid");
         assert!(matches!(refused, ClusterCallError::NotDelivered(_)), "{refused:?}");
@@ -194,5 +196,31 @@ async fn lost_answers_of_the_engine_change_nothing() {
         let tally = load.end().await;
         assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
     }
+    bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn watch_whose_history_is_compacted_begins_anew() {
+    let bed = Bed::new();
+    let nodes = [bed.join("a").await, bed.join("b").await];
+    nodes[1].serves(8..).await;
+    let load = Load::new(&nodes[0].counters, keys("a"));
+    bed.engine.split("b");
+    sleep(3 * SECOND / 2).await;
+    // What b has not seen is forgotten.
+    let now = bed.engine.read("").await.expect("the engine answers").revision;
+    bed.engine.compact(now).await.expect("the engine answers");
+    bed.engine.heal("b");
+    let c = bed.join("c").await;
+    c.serves(8..).await;
+    let has_seen = async {
+        while nodes[1].cluster.members().len() < 3 {
+            sleep(SECOND / 10).await;
+        }
+    };
+    within(has_seen, "the new member in the map of the node").await;
+    let tally = load.end().await;
+    assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+    assert_eq!(nodes[1].cluster.stats().fences, 0);
     bed.world.check();
 }
