@@ -48,9 +48,10 @@ const CHECKED: &[(&str, &str, &[&str])] = &[
     ("keys in logs", "trace_keys", &["keys_arguments_and_messages_are_not_logged", "logged_key_is_escaped"]),
 ];
 
-/// The cells of the checklist's rows.
+/// The cells of the checklist's rows. It is the first table.
 fn rows() -> Vec<[String; 3]> {
-    let lines = GUIDE.lines().filter(|line| line.starts_with('|')).skip(2);
+    let is_row = |line: &&str| line.starts_with('|');
+    let lines = GUIDE.lines().skip_while(|line| !is_row(line)).take_while(is_row).skip(2);
     lines
         .map(|line| {
             let cells: Vec<_> = line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect();
