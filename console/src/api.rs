@@ -41,6 +41,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/registries/{id}/actions", post(action))
         .route("/events", get(events))
         .route("/tree", get(tree))
+        .route("/cluster", get(cluster))
         .route("/stream", get(stream))
         // A route and no fallback: the fallback of a router that is nested is outside of its layers.
         .route(
@@ -176,6 +177,14 @@ fn node(registry: &json::Registry, owned: &HashMap<Option<u64>, Vec<&json::Regis
         }
     }
     json::Node { registry: registry.id, name: registry.name.clone(), workers: registry.workers.total(), owners }
+}
+
+async fn cluster(Shared(state): Shared<Arc<State>>, parameters: Parameters) -> Answer<json::Cluster> {
+    parameters.end()?;
+    let cluster = state.cluster().ok_or_else(|| {
+        Failure::new(StatusCode::NOT_FOUND, "no_cluster", "the program shows no cluster; see `Console::cluster`")
+    })?;
+    Ok(Json(cluster.view()))
 }
 
 async fn stream(

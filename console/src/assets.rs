@@ -14,6 +14,7 @@ const SCRIPT: &str = concat!(
     include_str!("page/overview.js"),
     include_str!("page/registry.js"),
     include_str!("page/worker.js"),
+    include_str!("page/cluster.js"),
     include_str!("page/main.js"),
 );
 

@@ -19,6 +19,8 @@ pub struct Overview {
     pub registries: Vec<Registry>,
     /// How many more are inspected and not listed, because the list is bounded.
     pub more: usize,
+    /// Whether there is a cluster to show.
+    pub cluster: bool,
 }
 
 /// One registry: its state, its totals and their rates.
@@ -355,6 +357,85 @@ pub struct Owner {
     pub key: String,
     /// What it owns.
     pub registries: Vec<Node>,
+}
+
+/// The answer of `api/cluster`: a cluster, as the node of this service sees it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Cluster {
+    /// When this was read.
+    pub now: u64,
+    /// The name of the cluster.
+    pub name: String,
+    /// This node.
+    pub node: String,
+    /// How long this node may serve without an answer of the engine. 0: it does not serve.
+    pub valid: u64,
+    /// Whether the engine does not answer.
+    pub engine_away: bool,
+    /// The last error of the engine, if there was any.
+    pub engine_error: Option<String>,
+    /// The shards.
+    pub shards: Shards,
+    /// The longest time since a member was seen.
+    pub oldest_beat: u64,
+    /// The members.
+    pub nodes: Vec<Member>,
+    /// Workers of clustered kinds on this node.
+    pub workers: u64,
+    /// Shards that this node has handed over.
+    pub moved: u64,
+    /// How often this node has lost its membership and stopped all its workers.
+    pub fences: u64,
+    /// Calls through this node.
+    pub calls: u64,
+    /// Calls that were answered.
+    pub answered: u64,
+    /// Calls that never began.
+    pub not_delivered: u64,
+    /// Calls that may have run, without an answer.
+    pub no_reply: u64,
+    /// Calls that took too long.
+    pub timed_out: u64,
+    /// Calls that failed for another reason.
+    pub failed: u64,
+    /// Casts through this node.
+    pub casts: u64,
+    /// Casts that were not sent.
+    pub casts_failed: u64,
+}
+
+/// Shards by what this node does with them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Shards {
+    /// Served by this node.
+    pub here: usize,
+    /// On their way from this node to another.
+    pub moving: usize,
+    /// Of those, the ones with a worker that has passed its timeouts.
+    pub stuck: usize,
+    /// Aborted on this node, and not ended.
+    pub ending: usize,
+    /// That no node owns.
+    pub vacant: usize,
+}
+
+/// A node of a cluster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub id: String,
+    /// Where other nodes reach it.
+    pub address: String,
+    /// Its share of the shards.
+    pub weight: u32,
+    /// The version of its program.
+    pub version: u64,
+    /// Whether it hands its shards over.
+    pub leaving: bool,
+    /// Whether this node is connected to it.
+    pub connected: bool,
+    /// Since it was seen.
+    pub seen: u64,
 }
 
 /// The body of `POST api/registries/{id}/actions`.

@@ -42,6 +42,7 @@
 //! - **One worker**: all of [`WorkerInfo`](gen_registry::inspect::WorkerInfo), its mailbox as it fills, its events, what it owns.
 //! - **The tree** of registries that workers own, and **the events**: crashes, restarts, evictions, workers that are stuck, slow
 //!   messages, full mailboxes.
+//! - **The cluster**, if the program [has one](Console::cluster): nodes, shards, moves and fences, as this node sees them.
 //!
 //! The same is there as [JSON](api), and in a terminal, for hosts without a browser:
 //!
@@ -67,6 +68,7 @@
 //!
 //! | feature | default | |
 //! |---|---|---|
+//! | `cluster` | no | `gen_registry_cluster::Cluster` is a [`ClusterView`] |
 //! | `terminal` | no | the program `gen-registry-console`; depends on ratatui. The library does not need it |
 //!
 //! # Shutdown
@@ -75,6 +77,7 @@
 
 pub mod api;
 mod assets;
+mod cluster;
 mod convert;
 mod failure;
 mod guard;
@@ -91,6 +94,8 @@ use std::sync::Arc;
 
 use axum::Router;
 use gen_registry::inspect::Inspector;
+
+pub use crate::cluster::ClusterView;
 
 use crate::state::State;
 
@@ -125,6 +130,13 @@ impl Console {
     /// routers of one console share their samples.
     pub fn router(&self) -> Router {
         api::router(Arc::clone(&self.0))
+    }
+
+    /// Shows a cluster too: its nodes, shards, moves and fences, as this node sees them. See [`ClusterView`].
+    #[must_use]
+    pub fn cluster(self, cluster: impl ClusterView) -> Self {
+        self.0.show_cluster(Arc::new(cluster));
+        self
     }
 
     /// Ends the streams of all open pages, and those of later requests at once.

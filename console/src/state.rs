@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
+use crate::cluster::ClusterView;
 use crate::convert;
 use crate::history::{History, Sample, round};
 use crate::json;
@@ -36,6 +37,7 @@ pub(crate) struct State {
     pub(crate) streams: Arc<Semaphore>,
     /// One list is read at a time: ten pages of a million workers take one thread and not ten.
     pub(crate) readers: Semaphore,
+    cluster: Mutex<Option<Arc<dyn ClusterView>>>,
     log: Mutex<Log>,
     histories: Mutex<HashMap<u64, History>>,
     is_sampling: Once,
@@ -68,6 +70,7 @@ impl State {
             closed: watch::Sender::default(),
             streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             readers: Semaphore::new(1),
+            cluster: Mutex::default(),
             log: Mutex::default(),
             histories: Mutex::default(),
             is_sampling: Once::new(),
@@ -111,6 +114,14 @@ impl State {
 
     pub(crate) fn history(&self, registry: u64, points: usize) -> Option<json::History> {
         lock(&self.histories).get(&registry).map(|history| history.read(points))
+    }
+
+    pub(crate) fn cluster(&self) -> Option<Arc<dyn ClusterView>> {
+        lock(&self.cluster).clone()
+    }
+
+    pub(crate) fn show_cluster(&self, cluster: Arc<dyn ClusterView>) {
+        *lock(&self.cluster) = Some(cluster);
     }
 
     pub(crate) fn overview(&self) -> Arc<Sampled> {
@@ -163,7 +174,13 @@ impl Sampler {
         histories.retain(|id, _| before.contains_key(id));
         drop(histories);
         self.before = before;
-        let overview = json::Overview { version: json::VERSION, now: convert::now(), registries, more };
+        let overview = json::Overview {
+            version: json::VERSION,
+            now: convert::now(),
+            registries,
+            more,
+            cluster: state.cluster().is_some(),
+        };
         state.sampled.send_replace(Arc::new(Sampled { overview, text: OnceLock::new() }));
     }
 }

@@ -44,7 +44,7 @@ function rate(number) {
   return number < 100 ? number.toFixed(1).replace(/\.0$/, "") : short(number);
 }
 
-/** A duration of so many milliseconds: 40 ms, 1.2 s, 42 s, 3 m 20 s, 2 h 5 m, 3 d 4 h. */
+/** A duration in milliseconds: 40 ms, 1.2 s, 42 s, 3 m 20 s, 2 h 5 m, 3 d 4 h. */
 function duration(milliseconds) {
   if (milliseconds === null || milliseconds === undefined) return "\u2013";
   if (milliseconds < 1_000) return `${Math.round(milliseconds)} ms`;

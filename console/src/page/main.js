@@ -69,6 +69,7 @@ function route() {
   if (name === "registry") view = registryView(Number(id), found);
   else if (name === "worker") view = workerView(Number(id), found);
   else if (name === "tree") view = treeView();
+  else if (name === "cluster") view = clusterView();
   else if (name === "events") view = eventsView(found);
   else view = overviewView();
   view.name = path;
@@ -94,6 +95,7 @@ function refresh() {
   // The first answer may arrive before the first view.
   if (!view) return;
   view.update();
+  at("cluster").hidden = !store.hasCluster;
   const title = typeof view.title === "function" ? view.title() : view.title;
   document.title = `${title} \u00b7 registries`;
   const unseen = store.events.filter(event => event.level === "crash" && event.sequence > (store.seen ?? store.latest)).length;

@@ -189,34 +189,27 @@ function overviewView() {
 
 function treeView() {
   const body = el("div", { className: "card" });
-  let timer = 0;
   const node = tree => el("li", {},
     el("div", {}, el("a", { href: address.registry(tree.registry), className: "of" }, tree.name), el("span", { className: "faint" }, plural(tree.workers, "worker"))),
     tree.owners.length > 0 && el("ul", {}, tree.owners.map(owner => el("li", {},
       el("div", {}, el("a", { href: address.worker(tree.registry, owner.worker, owner.key), className: "key" }, owner.key), el("span", { className: "faint" }, "owns")),
       el("ul", {}, owner.registries.map(node))))));
   let shown = "";
-  const load = async () => {
-    try {
-      const tree = await ask("tree"), text = JSON.stringify(tree);
-      // The same tree again would take the focus from a link of it.
-      if (text !== shown) {
-        body.replaceChildren(tree.roots.length ? el("ul", { className: "tree" }, tree.roots.map(node)) : empty("No registry is inspected"));
-      }
-      shown = text;
-    } catch (error) {
-      body.replaceChildren(failure(error.message));
-      shown = "";
+  const show = tree => {
+    const text = JSON.stringify(tree);
+    // The same tree again would take the focus from a link of it.
+    if (text !== shown) {
+      body.replaceChildren(tree.roots.length ? el("ul", { className: "tree" }, tree.roots.map(node)) : empty("No registry is inspected"));
     }
+    shown = text;
   };
-  const leave = () => clearInterval(timer);
-  const enter = () => {
-    load();
-    timer = setInterval(() => document.hidden || load(), 2_000);
+  const fail = error => {
+    body.replaceChildren(failure(error.message));
+    shown = "";
   };
   return {
     title: "Tree",
     nodes: [el("h1", {}, "Tree"), el("p", { className: "faint" }, "A worker may own registries. They end with it, before its key is free."), body],
-    update() {}, enter, leave, wanted: "",
+    update() {}, wanted: "", ...repeat("tree", 2_000, show, fail),
   };
 }

@@ -13,6 +13,7 @@ const store = {
   events: [],
   latest: 0,
   more: 0,
+  hasCluster: false,
   isLoaded: false,
   problem: "",
 };
@@ -60,6 +61,7 @@ function takeOverview(overview, isWhole) {
   store.registries = new Map(overview.registries.map(registry => [registry.id, registry]));
   for (const id of store.histories.keys()) if (!store.registries.has(id)) store.histories.delete(id);
   store.more = overview.more;
+  store.hasCluster = overview.cluster;
   store.isLoaded = true;
 }
 

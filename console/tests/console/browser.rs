@@ -9,7 +9,7 @@ use serde_json::json;
 use test_support::{Ask, Gate, Step, within};
 use tokio::net::TcpListener;
 
-use crate::harness::{Owner, Service};
+use crate::harness::{Owner, Service, TwoNodes};
 use crate::webdriver::{Browser, ENTER, ESCAPE, TAB, in_browser};
 
 /// Expressions of the page.
@@ -350,6 +350,24 @@ async fn page_finds_the_service_again() {
         browser.until("document.querySelector('.failure')?.textContent.includes('no longer')").await;
         browser.press("a").await;
         browser.until(&format!("document.querySelector('main h2 a').textContent === '{}'", second.name)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn cluster_has_a_view_where_there_is_one() {
+    in_browser(&["404"], async |browser| {
+        let service = Service::start().await;
+        service.open(browser, "#/cluster").await;
+        browser.until("document.querySelector('main .empty').textContent.includes('No cluster is shown')").await;
+        assert_eq!(browser.value("document.getElementById('cluster').hidden").await, true);
+        let _ = service.console.clone().cluster(TwoNodes); // Its clones share the cluster.
+        browser.until("!document.getElementById('cluster').hidden").await;
+        browser.until("document.querySelectorAll('main tbody tr').length === 2").await;
+        let text = browser.value("document.querySelector('main').innerText").await;
+        for part in ["<b>chat</b>", "40 on this node", "3 moving", "this node", "leaving", "for 7.4 s more", "12"] {
+            assert!(text.as_str().expect("a text").contains(part), "{part}: {text}");
+        }
     })
     .await;
 }

@@ -9,8 +9,17 @@ async fn every_answer_is_hardened() {
     let service = Service::start().await;
     let id = service.id();
     let list = format!("/api/registries/{id}/workers");
-    let paths =
-        ["", "/console.css", "/console.js", "/api/registries", &list, "/api/nothing", "/api/events?x=1", "/api/tree"];
+    let paths = [
+        "",
+        "/console.css",
+        "/console.js",
+        "/api/registries",
+        &list,
+        "/api/nothing",
+        "/api/events?x=1",
+        "/api/tree",
+        "/api/cluster",
+    ];
     let answers = paths.map(|path| ("GET", path)).into_iter().chain([("POST", "/api/registries"), ("PUT", "")]);
     for (method, path) in answers {
         let answer = request(method, &format!("{}{path}", service.url), &[], String::new()).await;

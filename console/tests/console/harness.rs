@@ -8,12 +8,12 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Request, StatusCode};
 use gen_registry::inspect::Inspector;
 use gen_registry::{Builder, Context, Registry, Restart, Worker};
-use gen_registry_console::Console;
+use gen_registry_console::{ClusterView, Console, json};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use serde_json::{Value, json};
+use serde_json::Value;
 use test_support::{Plan, Probe, within};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -90,7 +90,7 @@ impl Service {
 
     pub(crate) async fn act(&self, action: &str, worker: &str, headers: &[(&str, &str)]) -> Answer {
         let url = format!("{}/api/registries/{}/actions", self.url, self.id());
-        let body = json!({"action": action, "worker": worker}).to_string();
+        let body = serde_json::json!({"action": action, "worker": worker}).to_string();
         request("POST", &url, headers, body).await
     }
 
@@ -194,6 +194,32 @@ impl Events {
     /// Reads until the stream ends.
     pub(crate) async fn end(mut self) {
         within(async { while self.any().await.is_some() {} }, "the end of a stream").await;
+    }
+}
+
+/// A cluster of two nodes, of which one is leaving.
+pub(crate) struct TwoNodes;
+
+impl ClusterView for TwoNodes {
+    fn view(&self) -> json::Cluster {
+        let member = |id: &str, leaving| json::Member {
+            id: id.to_owned(),
+            address: "10.0.0.7:4000".to_owned(),
+            leaving,
+            connected: true,
+            seen: 1_500,
+            ..json::Member::default()
+        };
+        json::Cluster {
+            name: "<b>chat</b>".to_owned(),
+            node: "a-1".to_owned(),
+            valid: 7_400,
+            shards: json::Shards { here: 40, moving: 3, ..json::Shards::default() },
+            nodes: vec![member("a-1", false), member("b-1", true)],
+            moved: 12,
+            fences: 1,
+            ..json::Cluster::default()
+        }
     }
 }
 

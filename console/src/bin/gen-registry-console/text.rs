@@ -37,7 +37,7 @@ pub(crate) fn rate(number: f64) -> String {
     }
 }
 
-/// A duration of so many milliseconds: 40ms, 1.2s, 3m20s, 2h05m, 3d04h.
+/// A duration in milliseconds: 40ms, 1.2s, 3m20s, 2h05m, 3d04h.
 pub(crate) fn duration(milliseconds: Option<u64>) -> String {
     let Some(milliseconds) = milliseconds else { return "-".to_owned() };
     let seconds = milliseconds / 1_000;
