@@ -21,6 +21,8 @@ use crate::fence::thread::{Alarm, FenceThread};
 use crate::id::NodeId;
 use crate::machine::wire::Wire;
 use crate::machine::{Input, Machine, Settings};
+#[cfg(feature = "metrics")]
+use crate::metrics::{SharedRecorder, report_until_end};
 use crate::node::driver::{Driver, DriverState};
 use crate::node::engine::{AnyEngine, Erased};
 use crate::node::membership::{Door, Membership, NodeSlot};
@@ -93,6 +95,8 @@ pub struct ClusterBuilder {
     options: Options,
     fence_policy: FencePolicy,
     clock: Option<Clock>,
+    #[cfg(feature = "metrics")]
+    recorder: Option<SharedRecorder>,
     #[cfg(test)]
     network: Option<Arc<crate::transport::LocalNetwork>>,
 }
@@ -119,6 +123,8 @@ impl ClusterBuilder {
             options: Options::default(),
             fence_policy: FencePolicy::default(),
             clock: None,
+            #[cfg(feature = "metrics")]
+            recorder: None,
             #[cfg(test)]
             network: None,
         }
@@ -200,6 +206,14 @@ impl ClusterBuilder {
     /// Sets how long the members must be the same before shards move that have an owner. 10 s, unless set.
     pub fn settle(mut self, settle: Duration) -> ClusterBuilder {
         self.settle = settle;
+        self
+    }
+
+    /// Reports the metrics of the node, and of its registries, to this recorder instead of the one of the process. See
+    /// [`metrics`](crate::metrics).
+    #[cfg(feature = "metrics")]
+    pub fn recorder(mut self, recorder: Arc<dyn metrics::Recorder + Send + Sync>) -> ClusterBuilder {
+        self.recorder = Some(recorder);
         self
     }
 
@@ -392,6 +406,9 @@ impl ClusterBuilder {
             call_timeout: self.call_timeout,
             leave_timeout: self.leave_timeout,
             clock: clock.clone(),
+            valid: self.timing.valid,
+            #[cfg(feature = "metrics")]
+            recorder: self.recorder.clone(),
         };
         let node = Arc::new(Node::new(options, machine, membership, inputs));
         // Nothing else sets it.
@@ -422,6 +439,8 @@ impl ClusterBuilder {
             inputs: receiver,
             state: DriverState::new(),
         };
+        #[cfg(feature = "metrics")]
+        tokio::spawn(report_until_end(node.clone(), self.recorder.clone()));
         tokio::spawn(driver.run());
         Ok(Cluster::new(node))
     }

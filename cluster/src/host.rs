@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use gen_registry::{BuildError, Builder, Worker};
+use gen_registry::{BuildError, Builder, SharedLimits, Worker};
 use thiserror::Error;
 
 use crate::fence::Fence;
@@ -71,6 +71,7 @@ pub struct HostBuilder<W: Worker> {
     handlers: HashMap<&'static str, Handler<W>>,
     twice: Option<&'static str>,
     configure: Configure<W>,
+    limits: Option<SharedLimits>,
 }
 
 impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
@@ -86,6 +87,7 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
             handlers: HashMap::new(),
             twice: None,
             configure: Box::new(|builder| builder),
+            limits: None,
         }
     }
 
@@ -115,10 +117,44 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
     /// Sets options of the local registries, of which each owned shard has one: idle time-outs, restarts, the capacity of
     /// mailboxes.
     ///
-    /// The closure runs for each registry. Limits such as `max_workers` hold for each of them. Registries have no
-    /// [`name`](Builder::name) of their own, and their [`accepts`](Builder::accepts) is the shard.
+    /// The closure runs for each registry. Limits such as `max_workers` hold for each of them, and not for the node: set
+    /// those with [`limits`](Self::limits). Registries have no [`name`](Builder::name) of their own: they report
+    /// [together](gen_registry::MetricsGroup), under the name of the kind. Their [`accepts`](Builder::accepts) is the shard.
     pub fn local(mut self, options: impl Fn(Builder<W>) -> Builder<W> + Send + Sync + 'static) -> HostBuilder<W> {
         self.configure = Box::new(options);
+        self
+    }
+
+    /// Sets the limits that all registries of this node have together: `max_workers` with eviction,
+    /// `max_concurrent_starts`, `remember_failed_starts`.
+    ///
+    /// They hold over all shards of the kind on this node. Kinds that are given the same limits share them.
+    ///
+    /// # Examples
+    ///
+    /// After a fail-over at most 32 workers of this node load at a time, however many keys are called:
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, SharedLimits, Worker};
+    /// # use gen_registry_cluster::Cluster;
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = String; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let cluster = Cluster::solo("chat");
+    /// let limits = SharedLimits::new().max_concurrent_starts(32);
+    /// let rooms = cluster.host::<Room>("room", |_, _| ()).limits(&limits).start()?;
+    /// # let _ = rooms;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limits(mut self, limits: &SharedLimits) -> HostBuilder<W> {
+        self.limits = Some(limits.clone());
         self
     }
 
@@ -134,11 +170,12 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
     ///
     /// Outside a tokio runtime.
     pub fn start(self) -> Result<ClusterRegistry<W>, HostError> {
-        let HostBuilder { node, kind, args, handlers, twice, configure } = self;
+        let HostBuilder { node, kind, args, handlers, twice, configure, limits } = self;
         if let Some(message) = twice {
             return Err(HostError::NameTaken { kind, message });
         }
         let name = kind;
+        let configure = node.configure_kind(name, limits, configure);
         let kind = Arc::new(Kind::new(kind, node.shards(), args, configure, handlers));
         // The options are checked now, and not at the first message. This registry accepts no key.
         kind.build(None).map_err(|source| HostError::Options { kind: name, source })?;

@@ -206,7 +206,7 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         };
         // The workers run where the node runs, whichever runtime the sender is on.
         let _entered = self.runtime.enter();
-        (self.configure)(Registry::builder()).name("").accepts(accepts).build()
+        (self.configure)(Registry::builder()).accepts(accepts).build()
     }
 
     /// The registry of a shard, whether it is routed to or not.

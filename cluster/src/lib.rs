@@ -46,6 +46,7 @@ mod key;
 mod kind;
 mod machine;
 mod message;
+pub mod metrics;
 mod node;
 mod registry;
 mod send;

@@ -67,6 +67,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use gen_registry::{SharedLimits, Worker};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::clock::Clock;
@@ -76,8 +77,11 @@ use crate::fence::Validity;
 use crate::health::ClusterStats;
 use crate::host::HostError;
 use crate::id::{Epoch, NodeId, Revision, Shard};
-use crate::kind::{AnyKind, AnyOpen};
+use crate::kind::{AnyKind, AnyOpen, Configure};
 use crate::machine::{Input, Instant, Machine, Refusal};
+use crate::metrics::measures::Measures;
+#[cfg(feature = "metrics")]
+use crate::metrics::{SharedRecorder, group_of};
 use crate::node::membership::Membership;
 use crate::node::routes::{Routes, Waiting};
 use crate::transport::{Failure, Peer};
@@ -152,6 +156,12 @@ pub(crate) struct Node {
     /// When the node was last seen to begin or to end to serve, on its clock.
     changed: Mutex<Instant>,
     pub(crate) counters: Counters,
+    pub(crate) measures: Measures,
+    /// How long it serves after a beat.
+    #[cfg_attr(not(feature = "metrics"), allow(dead_code, reason = "for the metrics"))]
+    pub(crate) valid: Duration,
+    #[cfg(feature = "metrics")]
+    recorder: Option<SharedRecorder>,
 }
 
 /// What happens rarely, or takes long. The slots of the kinds count the rest.
@@ -180,9 +190,13 @@ impl Node {
         present: Membership,
         inputs: mpsc::UnboundedSender<Input>,
     ) -> Node {
-        let NodeOptions { name, shards, call_timeout, leave_timeout, clock } = options;
+        let NodeOptions { name, shards, call_timeout, leave_timeout, clock, valid, .. } = options;
         let now = clock.now();
         Node {
+            measures: Measures::default(),
+            valid,
+            #[cfg(feature = "metrics")]
+            recorder: options.recorder,
             name,
             shards,
             call_timeout,
@@ -237,6 +251,31 @@ impl Node {
         }
         kinds.insert(name, kind);
         Ok(())
+    }
+
+    /// Adds what the registries of a kind have together to the options of the program.
+    #[cfg_attr(
+        not(feature = "metrics"),
+        allow(clippy::unused_self, unused_variables, reason = "only metrics need them")
+    )]
+    pub(crate) fn configure_kind<W: Worker>(
+        &self,
+        kind: &'static str,
+        limits: Option<SharedLimits>,
+        configure: Configure<W>,
+    ) -> Configure<W> {
+        #[cfg(feature = "metrics")]
+        let group = group_of(kind, self.recorder.clone());
+        Box::new(move |builder| {
+            let builder = configure(builder).name("");
+            let builder = match &limits {
+                Some(limits) => builder.shared_limits(limits),
+                None => builder,
+            };
+            #[cfg(feature = "metrics")]
+            let builder = builder.metrics_group(&group);
+            builder
+        })
     }
 
     /// Where a message for the shard goes to.
@@ -431,6 +470,9 @@ pub(crate) struct NodeOptions {
     pub(crate) call_timeout: Duration,
     pub(crate) leave_timeout: Duration,
     pub(crate) clock: Clock,
+    pub(crate) valid: Duration,
+    #[cfg(feature = "metrics")]
+    pub(crate) recorder: Option<SharedRecorder>,
 }
 
 /// No code that may panic runs under these locks, but for a lack of memory.

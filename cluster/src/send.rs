@@ -17,6 +17,7 @@ use crate::fence::Validity;
 use crate::id::{Revision, Shard};
 use crate::key::ClusterKey;
 use crate::kind::{Kind, NotSent};
+use crate::metrics::measures::count;
 use crate::node::routes::Waiting;
 use crate::node::{Node, Nowhere, Place};
 use crate::transport::{Failure, Next, Outcome, Peer, Request, Verb};
@@ -127,7 +128,12 @@ impl<W: Worker<Key: ClusterKey>> Target<W> {
             },
         };
         let request = self.request(M::VERB, M::NAME, revision, body);
-        M::output(peer.exchange(request, deadline, self.node.leaves(self.shard, peer)).await)
+        let began = Instant::now();
+        let next = M::output(peer.exchange(request, deadline, self.node.leaves(self.shard, peer)).await);
+        if M::VERB == Verb::Call {
+            self.node.measures.called_there(began.elapsed(), &next);
+        }
+        next
     }
 
     pub(crate) fn request(&self, verb: Verb, name: &'static str, revision: Revision, body: Bytes) -> Request {
@@ -177,6 +183,7 @@ impl<'a> Attempts<'a> {
     /// Waits until the map has the revision, or else for a change or a pause. After the deadline the message is not delivered
     /// for this reason.
     pub(crate) async fn again(&mut self, why: Why, revision: Revision) -> Result<(), Failure> {
+        count(&self.node.measures.retries);
         let (waiting, pause) = (&mut self.waiting, self.pause);
         let change = async {
             tokio::select! {

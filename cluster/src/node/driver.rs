@@ -19,6 +19,7 @@ use crate::fence::thread::FenceThread;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::wire::Wire;
 use crate::machine::{Effect, End, Event, Input, Instant, Key};
+use crate::metrics::measures::count;
 use crate::node::driver::requests::Answer;
 use crate::node::engine::AnyEngine;
 use crate::node::membership::{Door, Membership, NodeSlot};
@@ -213,15 +214,24 @@ impl Driver {
     }
 
     fn report(&mut self, event: Event) {
+        let measures = &self.node.measures;
         match &event {
             Event::Joined(node) | Event::Rejoined(node) if *node == self.node.machine().id() => {
                 self.state.was_up = true;
                 *lock(&self.node.changed) = self.node.clock.now();
                 self.node.set_state(State::Up);
             }
-            Event::ShardMoved { .. } => drop(self.node.counters.moved.fetch_add(1, Ordering::Relaxed)),
-            Event::Fenced { .. } => {
-                self.node.counters.fences.fetch_add(1, Ordering::Relaxed);
+            Event::ShardHere { .. } => count(&measures.takeovers),
+            Event::ShardMoved { took, .. } => {
+                count(&self.node.counters.moved);
+                count(&measures.moves[0]);
+                measures.move_seconds.record(*took);
+            }
+            Event::ShardLost { .. } => count(&measures.moves[1]),
+            Event::ShardStuck { .. } => count(&measures.moves[2]),
+            Event::Fenced { late } => {
+                count(&self.node.counters.fences);
+                measures.late_seconds.record(*late);
                 *lock(&self.node.changed) = self.node.clock.now();
             }
             Event::EngineAway => lock(&self.node.engine).is_away = true,
@@ -321,8 +331,8 @@ impl Driver {
             before = history.pop_front().map(|(_, revision)| revision);
         }
         if let Some(before) = before.filter(|before| is_lowest && *before > Revision(0)) {
-            let compaction = self.engine.compact(before);
-            self.state.requests.push(Box::pin(async move { Answer::Compacted(compaction.await) }));
+            let (compaction, began) = (self.engine.compact(before), tokio::time::Instant::now());
+            self.state.requests.push(Box::pin(async move { Answer::Compacted(compaction.await, began.elapsed()) }));
         }
     }
 }

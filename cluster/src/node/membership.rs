@@ -50,6 +50,7 @@ impl Serve for Service {
             return Response::Refused(Refusal::Moving, Revision(0)); // it starts, or has ended
         };
         let Some(kind) = node.kind(&request.kind) else {
+            node.measures.refused(Refusal::NotHosted);
             return Response::Refused(Refusal::NotHosted, Revision(0));
         };
         if request.verb == Verb::Count {
@@ -69,7 +70,9 @@ impl Serve for Service {
             // The sender knows more than this node. What it knows may be that the shard is here.
             let may_arrive = revision < request.revision && !has_waited && !self.validity.valid_for().is_zero();
             if !may_arrive {
-                return Response::Refused(self.refusal(&node, &request), revision);
+                let why = self.refusal(&node, &request);
+                node.measures.refused(why);
+                return Response::Refused(why, revision);
             }
             has_waited = true;
             // An error: time is up. The sender of the map is in the node.

@@ -4,6 +4,8 @@ mod bad_input;
 mod basics;
 mod bench;
 mod fencing;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod moves;
 mod storms;
 mod support;

@@ -1,6 +1,7 @@
 //! The ends of shards.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::join_all;
 
@@ -29,11 +30,14 @@ impl Driver {
 
 async fn end(node: Arc<Node>, registries: Vec<Arc<dyn AnyOpen>>, shard: Shard, epoch: Epoch, at_once: bool) {
     let reports = join_all(registries.iter().map(|registry| registry.end(at_once))).await;
-    if reports.iter().any(|report| report.stuck > 0) {
+    let stuck = reports.iter().map(|report| report.stuck as u64).sum::<u64>();
+    if stuck > 0 {
+        node.measures.stuck_workers.fetch_add(stuck, Ordering::Relaxed);
         node.input(Input::Stuck { shard, epoch });
     }
     // Not even what is stuck: another node may start the next worker of the key after this.
     join_all(registries.iter().map(|registry| registry.gone())).await;
+    node.measures.stuck_workers.fetch_sub(stuck, Ordering::Relaxed);
     let workers = reports.iter().map(|report| report.drained + report.crashed + report.aborted).sum::<usize>();
     node.input(Input::Ended { shard, epoch, workers: workers as u64 });
 }

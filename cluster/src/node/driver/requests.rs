@@ -1,16 +1,21 @@
 //! Requests to the engine, and their answers.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use crate::engine::{Change, Commit, EngineError, Snapshot, WatchError};
 use crate::machine::wire::outcome;
-use crate::machine::{CommitId, Condition, Input, Write};
+use crate::machine::{CommitId, Condition, Input, Key, Write};
+use crate::metrics::measures::EngineVerb;
 use crate::node::driver::Driver;
 use crate::node::{Ended, lock};
 
 /// What the engine answered.
 pub(super) enum Answer {
-    Read(u64, Result<Snapshot, EngineError>),
-    Committed(CommitId, Result<Commit, EngineError>),
-    Compacted(Result<(), EngineError>),
+    Read(u64, Result<Snapshot, EngineError>, Duration),
+    Committed(CommitId, Result<Commit, EngineError>, EngineVerb, Duration),
+    Compacted(Result<(), EngineError>, Duration),
 }
 
 impl Driver {
@@ -23,30 +28,44 @@ impl Driver {
             self.state.watch_after = Some(read);
         }
         let request = self.engine.read(self.wire.prefix().to_owned());
-        self.state.requests.push(Box::pin(async move { Answer::Read(read, request.await) }));
+        let began = Instant::now();
+        self.state.requests.push(Box::pin(async move { Answer::Read(read, request.await, began.elapsed()) }));
     }
 
     pub(super) fn commit(&mut self, id: CommitId, when: &[Condition], then: &[Write]) {
         let request = self.engine.commit(self.wire.conditions(when), self.wire.ops(then));
-        self.state.requests.push(Box::pin(async move { Answer::Committed(id, request.await) }));
+        let is_beat = matches!(then, [Write::Put(Key::Beat(_), _)]);
+        let (verb, began) = (if is_beat { EngineVerb::Beat } else { EngineVerb::Commit }, Instant::now());
+        self.state.requests.push(Box::pin(async move { Answer::Committed(id, request.await, verb, began.elapsed()) }));
     }
 
     pub(super) fn answered(&mut self, answer: Answer) -> Option<Input> {
+        let measures = &self.node.measures;
+        match &answer {
+            Answer::Read(_, answer, took) => {
+                measures.engine_answered(EngineVerb::Read, *took, answer, false);
+                answer.iter().for_each(|snapshot| measures.confirm(snapshot.revision));
+            }
+            Answer::Committed(_, answer, verb, took) => measures.committed(*verb, *took, answer),
+            Answer::Compacted(answer, took) => {
+                measures.engine_answered(EngineVerb::Compact, *took, answer, false);
+            }
+        }
         match answer {
-            Answer::Read(read, Ok(snapshot)) => self.snapshot(read, &snapshot),
-            Answer::Read(read, Err(error)) => {
+            Answer::Read(read, Ok(snapshot), _) => self.snapshot(read, &snapshot),
+            Answer::Read(read, Err(error), _) => {
                 self.note(&error);
                 Some(Input::ReadFailed { read })
             }
-            Answer::Committed(id, answer) => {
+            Answer::Committed(id, answer, ..) => {
                 if let Err(error) = &answer {
                     self.note(error);
                 }
                 Some(Input::Committed { id, outcome: outcome(&answer) })
             }
-            Answer::Compacted(Ok(())) => None,
+            Answer::Compacted(Ok(()), _) => None,
             // It is repeated in five minutes.
-            Answer::Compacted(Err(error)) => {
+            Answer::Compacted(Err(error), _) => {
                 self.note(&error);
                 None
             }

@@ -16,15 +16,20 @@ const COLUMNS: u64 = 24;
 const WITHOUT_REGISTRY: [&str; 1] = ["gen_registry_build_info"];
 
 pub(crate) fn problems(dashboard: &Dashboard) -> Vec<String> {
+    problems_of(dashboard, "registry")
+}
+
+/// The problems of a dashboard whose last variable is this label.
+pub(crate) fn problems_of(dashboard: &Dashboard, subject: &str) -> Vec<String> {
     let mut problems = Vec::new();
     whole(dashboard, &mut problems);
     panels(dashboard, &mut problems);
     positions(dashboard, &mut problems);
-    variables(dashboard, &mut problems);
+    variables(dashboard, subject, &mut problems);
     match (dashboard.targets(), dashboard.annotation_queries()) {
         (Ok(targets), Ok(annotations)) => {
             for query in targets.iter().map(|target| &target.query).chain(&annotations) {
-                follows_the_variables(query, &mut problems);
+                follows_the_variables(query, subject, &mut problems);
             }
         }
         (targets, annotations) => {
@@ -132,10 +137,10 @@ fn positions(dashboard: &Dashboard, problems: &mut Vec<String>) {
     }
 }
 
-fn variables(dashboard: &Dashboard, problems: &mut Vec<String>) {
+fn variables(dashboard: &Dashboard, subject: &str, problems: &mut Vec<String>) {
     let variables = dashboard.variables();
     let names: Vec<_> = variables.iter().map(|variable| variable["name"].as_str().unwrap_or_default()).collect();
-    if names != ["datasource", "job", "instance", "registry"] {
+    if names != ["datasource", "job", "instance", subject] {
         problems.push(format!("the variables are {names:?}"));
     }
     for variable in variables {
@@ -159,9 +164,9 @@ fn variables(dashboard: &Dashboard, problems: &mut Vec<String>) {
 }
 
 /// A query that ignores a variable would show what the user has deselected.
-fn follows_the_variables(query: &Query, problems: &mut Vec<String>) {
+fn follows_the_variables(query: &Query, subject: &str, problems: &mut Vec<String>) {
     for reading in query.readings() {
-        for label in ["job", "instance", "registry"] {
+        for label in ["job", "instance", subject] {
             if label == "registry" && WITHOUT_REGISTRY.contains(&reading.metric) {
                 continue;
             }

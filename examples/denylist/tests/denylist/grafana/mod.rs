@@ -4,6 +4,7 @@
 //! `prometheus`, they print a note and pass. With `CI=true` in the environment, they fail instead.
 
 mod catalogue;
+mod cluster;
 mod dashboard;
 #[cfg(unix)]
 mod denylist;

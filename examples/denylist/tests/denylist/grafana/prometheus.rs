@@ -65,9 +65,15 @@ impl Prometheus {
     /// installed.
     #[track_caller]
     pub(crate) fn scraping(job: &str, target: SocketAddr) -> Option<Self> {
+        Self::scraping_with(crate::grafana::rules::FILE, job, target)
+    }
+
+    /// As [`scraping`](Self::scraping), with these rules.
+    #[track_caller]
+    pub(crate) fn scraping_with(rules: &str, job: &str, target: SocketAddr) -> Option<Self> {
         let program = paths::program("prometheus")?;
         for _ in 0..PORTS {
-            if let Some(prometheus) = Self::start(&program, job, target) {
+            if let Some(prometheus) = Self::start(&program, rules, job, target) {
                 eventually(&format!("{target} is scraped"), || {
                     let up = prometheus.query(&format!("up{{job=\"{job}\"}}"));
                     up.iter().any(|series| series.values == [1.0])
@@ -79,9 +85,9 @@ impl Prometheus {
     }
 
     /// Starts a process and waits until it responds. `None` if it exits, which it does if its port is taken.
-    fn start(program: &Path, job: &str, target: SocketAddr) -> Option<Self> {
+    fn start(program: &Path, rules: &str, job: &str, target: SocketAddr) -> Option<Self> {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let rules = paths::path(crate::grafana::rules::FILE);
+        let rules = paths::path(rules);
         let config = serde_json::json!({
             "global": { "scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s" },
             "rule_files": [rules],

@@ -41,7 +41,7 @@ impl Query {
     /// The expression as Grafana sends it, with all jobs, instances and registries selected.
     pub(crate) fn filled_in(&self, rate_interval: &str) -> String {
         let mut text = self.text.replace(RATE_INTERVAL, rate_interval);
-        for variable in ["$job", "$instance", "$registry"] {
+        for variable in ["$job", "$instance", "$registry", "$cluster"] {
             text = text.replace(variable, ".+");
         }
         text

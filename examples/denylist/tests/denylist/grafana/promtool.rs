@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::grafana::{exporter, paths, promql, rules};
 
 #[track_caller]
-fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
+pub(crate) fn promtool(arguments: &[&str], stdin: &str) -> Option<Output> {
     checker("promtool", arguments, stdin)
 }
 
@@ -30,7 +30,7 @@ fn checker(program: &str, arguments: &[&str], stdin: &str) -> Option<Output> {
 }
 
 #[track_caller]
-fn is_content(output: &Output) {
+pub(crate) fn is_content(output: &Output) {
     let Output { status, stdout, stderr } = output;
     let (stdout, stderr) = (String::from_utf8_lossy(stdout), String::from_utf8_lossy(stderr));
     println!("{stdout}{stderr}");
