@@ -39,6 +39,7 @@ mod error;
 mod events;
 mod exit;
 mod fence;
+pub mod guide;
 mod health;
 mod host;
 mod id;

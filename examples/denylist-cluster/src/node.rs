@@ -1,0 +1,66 @@
+//! A node: joins the cluster, hosts the denylists, and hands them over at its end.
+
+use std::time::Duration;
+
+use gen_registry::SharedLimits;
+use gen_registry_cluster::engine::Etcd;
+use gen_registry_cluster::{Cluster, ClusterBuilder, ClusterRegistry, HostError, Timing};
+
+use crate::denylist::{Allows, Block, Denylist, KIND};
+use crate::storage::Storage;
+use crate::{ClusterArgs, Failed, NodeArgs};
+
+/// The options that all nodes of the cluster have, and its clients.
+pub fn options(args: &ClusterArgs) -> ClusterBuilder {
+    let beat = Duration::from_millis(args.beat);
+    let timing = Timing { beat, valid: 8 * beat, take: 10 * beat };
+    Cluster::builder(&args.cluster).engine(Etcd::new(&args.engine)).timing(timing).settle(2 * beat)
+}
+
+/// Hosts the denylists. Clients do too: they need the names of the messages.
+pub fn host(cluster: &Cluster, storage: Storage, loads: usize) -> Result<ClusterRegistry<Denylist>, HostError> {
+    // After the death of a node, its numbers are loaded by the others, at most this many at a time on each.
+    let limits = SharedLimits::new().max_concurrent_starts(loads);
+    cluster
+        .host::<Denylist>(KIND, move |_, fence| (storage.clone(), fence))
+        .call::<Block>()
+        .call::<Allows>()
+        .local(|builder| builder.idle_timeout(Duration::from_secs(900)))
+        .limits(&limits)
+        .start()
+}
+
+pub async fn run(args: NodeArgs) -> Result<(), Failed> {
+    let cluster = if args.cluster.engine.is_empty() {
+        Cluster::solo(&args.cluster.cluster)
+    } else {
+        let mut options = options(&args.cluster).listen(args.listen);
+        if let Some(advertise) = &args.advertise {
+            options = options.advertise(advertise);
+        }
+        options.join().await?
+    };
+    // The node hosts the kind with or without this handle.
+    let _denylists = host(&cluster, Storage::at(&args.storage), args.loads)?;
+    println!("node {} serves", cluster.id());
+    until_ended().await?;
+    let report = cluster.leave().await;
+    println!("{} shards given away, {} stuck, {} calls not answered", report.moved, report.stuck, report.unanswered);
+    Ok(())
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn until_ended() -> Result<(), Failed> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut terminated = signal(SignalKind::terminate())?;
+        tokio::select! {
+            ended = tokio::signal::ctrl_c() => ended?,
+            _ = terminated.recv() => {}
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await?;
+    Ok(())
+}
