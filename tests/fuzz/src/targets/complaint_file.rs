@@ -70,12 +70,83 @@ pub(crate) fn run(data: &[u8]) -> u64 {
             Err(why) => drop(reasons.insert(*why)),
         }
     }
+    if data.len() < 60_000 {
+        let rows: Vec<_> = file.rows.iter().map(|row| row.as_ref().map(seen).map_err(|why| *why)).collect();
+        assert_eq!(Some(rows), model(data), "against the model");
+    }
     // A line break at the end is no row, and a row after it does not change those before.
     let more = [data, b"\n2025550123\n".as_slice()].concat();
     let more = read(more.as_slice()).expect("the header is the same").rows;
     assert_eq!(more[..file.rows.len()], file.rows, "a later row changes an earlier one");
     let good = file.rows.iter().filter(|row| row.is_ok()).count();
     kind((format!("{reasons:?}"), good.min(4)))
+}
+
+/// What the model knows of a complaint.
+type Seen = (PhoneNumber, Timestamp, String, bool);
+
+fn seen(complaint: &Complaint) -> Seen {
+    (complaint.about, complaint.created, complaint.subject.clone(), complaint.is_robocall)
+}
+
+/// The rows of a file with short lines, character by character. `None` without a header.
+fn model(data: &[u8]) -> Option<Vec<Result<Seen, BadRow>>> {
+    let lines = data.split_inclusive(|byte| *byte == b'\n').map(|line| match line.strip_suffix(b"\n") {
+        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
+        None => line,
+    });
+    let mut lines = lines.filter(|line| !line.is_empty());
+    let header = String::from_utf8_lossy(lines.next()?).into_owned();
+    let names = cells(header.trim_start_matches('\u{feff}'))?;
+    let place = |name: &str| names.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
+    let number = place("Company_Phone_Number")?;
+    let [created, subject, robocall] =
+        [place("Created_Date")?, place("Subject")?, place("Recorded_Message_Or_Robocall")?];
+    let row = |line: &[u8]| {
+        let line = std::str::from_utf8(line).map_err(|_| BadRow::NotUtf8)?;
+        let cells = cells(line).ok_or(BadRow::Quotes)?;
+        if cells.len() != names.len() {
+            return Err(BadRow::Columns);
+        }
+        let about = cells[number].trim().parse()?;
+        let created = Timestamp::parse(cells[created].trim()).ok_or(BadRow::Date)?;
+        let subject = cells[subject].trim().chars().take(100).collect();
+        Ok((about, created, subject, cells[robocall].trim().eq_ignore_ascii_case("y")))
+    };
+    Some(lines.map(row).collect())
+}
+
+/// The cells of a line. `None` if a quote is not closed, or text follows it.
+fn cells(line: &str) -> Option<Vec<String>> {
+    enum At {
+        Start,
+        Plain,
+        Quoted,
+        /// After a quote that closes the cell, or is the first of two.
+        Quote,
+    }
+    let (mut cells, mut cell, mut at) = (Vec::new(), String::new(), At::Start);
+    for char in line.chars() {
+        at = match (at, char) {
+            (At::Start, '"') => At::Quoted,
+            (At::Start | At::Plain | At::Quote, ',') => {
+                cells.push(std::mem::take(&mut cell));
+                At::Start
+            }
+            (At::Quoted, '"') => At::Quote,
+            (At::Quote, '"') | (At::Quoted, _) => {
+                cell.push(char);
+                At::Quoted
+            }
+            (At::Start | At::Plain, _) => {
+                cell.push(char);
+                At::Plain
+            }
+            (At::Quote, _) => return None,
+        };
+    }
+    cells.push(cell);
+    if let At::Quoted = at { None } else { Some(cells) }
 }
 
 fn check(complaint: &Complaint) {
