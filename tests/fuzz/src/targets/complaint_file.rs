@@ -26,6 +26,17 @@ pub(crate) const WORDS: &[&str] = &[
     "\0",
 ];
 
+const COLUMNS: [&str; 8] = [
+    "Company_Phone_Number",
+    "Created_Date",
+    "Violation_Date",
+    "Consumer_City",
+    "Consumer_State",
+    "Consumer_Area_Code",
+    "Subject",
+    "Recorded_Message_Or_Robocall",
+];
+
 /// A file that is read to its end.
 #[derive(Debug, PartialEq, Eq)]
 struct File {
@@ -71,8 +82,12 @@ pub(crate) fn run(data: &[u8]) -> u64 {
         }
     }
     if data.len() < 60_000 {
-        let rows: Vec<_> = file.rows.iter().map(|row| row.as_ref().map(seen).map_err(|why| *why)).collect();
-        assert_eq!(Some(rows), model(data), "against the model");
+        let (rows, quoted) = model(data).expect("a header that is read");
+        let found: Vec<_> = file.rows.iter().map(|row| row.as_ref().map(seen).map_err(|why| *why)).collect();
+        assert_eq!(found, rows, "against the model");
+        // The same rows with every cell in quotes, and so with the same digests.
+        let good: Vec<_> = file.rows.iter().filter(|row| row.is_ok()).cloned().collect();
+        assert_eq!(read(quoted.as_bytes()).map(|file| file.rows), Ok(good), "with every cell in quotes");
     }
     // A line break at the end is no row, and a row after it does not change those before.
     let more = [data, b"\n2025550123\n".as_slice()].concat();
@@ -89,8 +104,9 @@ fn seen(complaint: &Complaint) -> Seen {
     (complaint.about, complaint.created, complaint.subject.clone(), complaint.is_robocall)
 }
 
-/// The rows of a file with short lines, character by character. `None` without a header.
-fn model(data: &[u8]) -> Option<Vec<Result<Seen, BadRow>>> {
+/// The rows of a file with short lines, character by character, and the good ones as a file with every cell in quotes.
+/// `None` without a header.
+fn model(data: &[u8]) -> Option<(Vec<Result<Seen, BadRow>>, String)> {
     let lines = data.split_inclusive(|byte| *byte == b'\n').map(|line| match line.strip_suffix(b"\n") {
         Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
         None => line,
@@ -99,21 +115,23 @@ fn model(data: &[u8]) -> Option<Vec<Result<Seen, BadRow>>> {
     let header = String::from_utf8_lossy(lines.next()?).into_owned();
     let names = cells(header.trim_start_matches('\u{feff}'))?;
     let place = |name: &str| names.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
-    let number = place("Company_Phone_Number")?;
-    let [created, subject, robocall] =
-        [place("Created_Date")?, place("Subject")?, place("Recorded_Message_Or_Robocall")?];
-    let row = |line: &[u8]| {
+    let places = COLUMNS.map(place).into_iter().collect::<Option<Vec<_>>>()?;
+    let mut quoted = COLUMNS.join(",");
+    let rows = lines.map(|line| {
         let line = std::str::from_utf8(line).map_err(|_| BadRow::NotUtf8)?;
         let cells = cells(line).ok_or(BadRow::Quotes)?;
         if cells.len() != names.len() {
             return Err(BadRow::Columns);
         }
-        let about = cells[number].trim().parse()?;
-        let created = Timestamp::parse(cells[created].trim()).ok_or(BadRow::Date)?;
-        let subject = cells[subject].trim().chars().take(100).collect();
-        Ok((about, created, subject, cells[robocall].trim().eq_ignore_ascii_case("y")))
-    };
-    Some(lines.map(row).collect())
+        let cells: Vec<&str> = places.iter().map(|place| cells[*place].trim()).collect();
+        let about = cells[0].parse()?;
+        let created = Timestamp::parse(cells[1]).ok_or(BadRow::Date)?;
+        let row: Vec<_> = cells.iter().map(|cell| format!("\"{}\"", cell.replace('"', "\"\""))).collect();
+        quoted += &format!("\n{}", row.join(","));
+        Ok((about, created, cells[6].chars().take(100).collect(), cells[7].eq_ignore_ascii_case("y")))
+    });
+    let rows = rows.collect();
+    Some((rows, quoted))
 }
 
 /// The cells of a line. `None` if a quote is not closed, or text follows it.

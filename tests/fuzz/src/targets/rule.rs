@@ -48,6 +48,10 @@ pub(crate) fn run(data: &[u8]) -> u64 {
             }
         };
         assert_eq!(rule.to_string().parse(), Ok(rule), "{line:?} is not stable");
+        if let Rule::Prefix(prefix) = rule {
+            let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+            assert_eq!(prefix.to_string(), digits, "{line:?} lost digits");
+        }
         if is_removal {
             rules = rules.edited(&Edit::Remove(rule));
             model.remove(&rule);
