@@ -29,9 +29,9 @@ fn one_of_three_nodes_is_killed_and_nothing_is_lost() {
         line.split('|').skip(2).filter_map(|cell| cell.trim().trim_end_matches(" ms").parse().ok()).collect()
     };
     let (killed, others) = (row("the killed node"), row("the other nodes"));
-    assert!(killed[0] > 0 && others[0] > killed[0], "a third of the numbers is of the killed node: {printed}");
-    // Its numbers were away for about `take`, 2.5 s. The others lost no call.
-    assert!(killed[4] > 1_500, "the killed node's numbers were never away: {printed}");
+    assert!(killed[0] > 0 && others[0] > 0, "each node has some of the numbers: {printed}");
+    // Its numbers were away for about `take`, 4 s. The others lost no call.
+    assert!(killed[4] > 2_500, "the killed node's numbers were never away: {printed}");
     assert_eq!((others[2], others[3]), (0, 0), "callers of the other nodes noticed: {printed}");
 }
 
