@@ -103,9 +103,10 @@ pub async fn run(short: bool) -> Result<(), Failed> {
         (0..NUMBERS).map(|n| tokio::spawn(call_until(denylists.clone(), number(n), stop.clone()))).collect();
     sleep(Duration::from_secs(seconds)).await;
     let members: BTreeSet<NodeId> = cluster.members().iter().map(|member| member.id).collect();
-    let killed = nodes.remove(0).id().ok_or("the node runs")?;
-    kill(killed)?;
-    println!("node process {killed} is killed; others take its numbers when it was silent for {take:?}");
+    let mut killed = nodes.remove(0);
+    // As a power cut would end it.
+    killed.kill().await?;
+    println!("a node is killed; others take its numbers when it was silent for {take:?}");
     sleep(take + Duration::from_secs(seconds)).await;
     let left: BTreeSet<NodeId> = cluster.members().iter().map(|member| member.id).collect();
     stop.store(true, Ordering::Relaxed);
@@ -118,12 +119,6 @@ pub async fn run(short: bool) -> Result<(), Failed> {
     report(&all, &is_of_dead, &storage)?;
     cluster.leave().await;
     Ok(())
-}
-
-/// Ends a process as a power cut would.
-fn kill(process: u32) -> Result<(), Failed> {
-    let killed = std::process::Command::new("kill").args(["-KILL", &process.to_string()]).status()?;
-    if killed.success() { Ok(()) } else { Err("the node could not be killed".into()) }
 }
 
 /// Prints what callers saw, and compares it with what the storage has.

@@ -42,25 +42,26 @@ pub async fn run(args: NodeArgs) -> Result<(), Failed> {
     };
     // The node hosts the kind with or without this handle.
     let _denylists = host(&cluster, Storage::at(&args.storage), args.loads)?;
+    let ended = until_ended()?;
     println!("node {} serves", cluster.id());
-    until_ended().await?;
+    ended.await?;
     let report = cluster.leave().await;
     println!("{} shards given away, {} stuck, {} calls not answered", report.moved, report.stuck, report.unanswered);
     Ok(())
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn until_ended() -> Result<(), Failed> {
+/// Waits for Ctrl-C or SIGTERM, which are caught from the call on.
+fn until_ended() -> Result<impl Future<Output = Result<(), Failed>>, Failed> {
     #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let mut terminated = signal(SignalKind::terminate())?;
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    Ok(async move {
+        #[cfg(unix)]
         tokio::select! {
             ended = tokio::signal::ctrl_c() => ended?,
             _ = terminated.recv() => {}
         }
-    }
-    #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await?;
-    Ok(())
+        #[cfg(not(unix))]
+        tokio::signal::ctrl_c().await?;
+        Ok(())
+    })
 }

@@ -177,7 +177,11 @@ impl Service {
             let (stream, _) = listener.accept().await?;
             let service = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = service.answer(stream).await {
+                let Err(error) = service.answer(stream).await else { return };
+                // A node that is killed resets its connections.
+                let is_reset =
+                    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::ConnectionReset);
+                if !is_reset {
                     eprintln!("denylist-cluster: a connection to the storage failed: {error}");
                 }
             });
