@@ -24,8 +24,10 @@ const LIFETIME: Duration = Duration::from_secs(600);
 const MOST_EVENTS: usize = 500;
 const LIST: Duration = Duration::from_secs(1);
 const WORKER: Duration = Duration::from_millis(250);
-/// All streams together ask for lists at most this share of the time: half a percent of a core.
+/// All streams together ask for lists at most one in so many parts of the time: half a percent of a core.
 const SHARE: u32 = 200;
+/// The same while a list of many workers has not been examined once: otherwise that would take minutes.
+const FIRST_SHARE: u32 = 20;
 
 /// What the page of a stream shows beside the registries and the events.
 pub(crate) enum Focus {
@@ -119,7 +121,8 @@ impl Follow {
                         // A list that cannot be read now is read with a later tick.
                         let read = workers::page(&self.state, Arc::clone(registry), query.clone()).await.ok()?;
                         let open = MOST_STREAMS - self.state.streams.available_permits();
-                        let pause = Duration::from_micros(read.took) * SHARE * u32::try_from(open).unwrap_or(1);
+                        let share = if read.complete { SHARE } else { FIRST_SHARE };
+                        let pause = Duration::from_micros(read.took) * share * u32::try_from(open).unwrap_or(1);
                         *page = Some((read, Instant::now() + pause.max(LIST)));
                     }
                 }
