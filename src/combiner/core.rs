@@ -26,7 +26,7 @@ pub(crate) trait Sequential<I, E>: Send {
 }
 
 /// How many operations a combiner runs besides its own. (rule 5)
-const COMBINE_LIMIT: usize = if cfg!(gen_registry_loom) { 2 } else { 64 };
+const COMBINE_LIMIT: usize = if cfg!(any(gen_registry_loom, gen_registry_shuttle)) { 2 } else { 64 };
 
 pub(super) struct Core<I, E> {
     pub(super) sequential: Option<Box<dyn Sequential<I, E>>>,

@@ -13,7 +13,7 @@ pub(super) const ORPHANED: u8 = 8;
 
 /// How often a submitter reads a taken lock before it queues its operation: about the time of two or three critical
 /// sections. An operation that another thread completes wakes the waiting task on that thread, and so migrates it.
-const SPIN_LIMIT: usize = if cfg!(gen_registry_loom) { 1 } else { 40 };
+const SPIN_LIMIT: usize = if cfg!(any(gen_registry_loom, gen_registry_shuttle)) { 1 } else { 40 };
 
 pub(super) struct Flags(AtomicU8);
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::Hash;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::Arc;
 
 use equivalent::Equivalent;
 
@@ -13,6 +13,7 @@ use crate::directory::index::{Change, EntryRef, Index};
 use crate::lifecycle::id::WorkerId;
 use crate::util::coop::cooperate;
 use crate::util::panics::unwind_safe;
+use crate::util::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard, read, write};
 use crate::worker::Worker;
 use crate::worker::error::Returned;
 use crate::worker::handle::WorkerHandle;
@@ -105,11 +106,11 @@ struct Members<W: Worker>(RwLock<BTreeMap<WorkerId, WorkerHandle<W>>>);
 impl<W: Worker> Members<W> {
     // No user code runs under these locks: handles are cloned and compared there, and dropped outside.
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<WorkerId, WorkerHandle<W>>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        read(&self.0)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<WorkerId, WorkerHandle<W>>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        write(&self.0)
     }
 
     fn open(&self) -> Vec<WorkerHandle<W>> {

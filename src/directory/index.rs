@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap, hash_map};
 use std::hash::{BuildHasher, Hash};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
 
@@ -22,6 +22,7 @@ use crate::util::bucket::Bucket;
 use crate::util::hash::SipBuilder;
 use crate::util::panics::CatchDropPanic;
 use crate::util::prehashed::PassHash;
+use crate::util::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, lock, read, write};
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::watchers::Membership;
@@ -77,7 +78,7 @@ impl<N, V> Index<N, V> {
     pub(crate) fn new() -> Self {
         Self {
             hasher: SipBuilder::new(),
-            shards: std::array::from_fn(|_| RwLock::default()),
+            shards: std::array::from_fn(|_| RwLock::new(Shard::default())),
             reverse: Mutex::new(ReverseIndex { next_number: 0, refs: BTreeMap::new() }),
         }
     }
@@ -92,11 +93,11 @@ impl<N, V> Index<N, V> {
     }
 
     fn read(shard: &RwLock<Shard<N, V>>) -> RwLockReadGuard<'_, Shard<N, V>> {
-        shard.read().unwrap_or_else(PoisonError::into_inner)
+        read(shard)
     }
 
     fn write(shard: &RwLock<Shard<N, V>>) -> RwLockWriteGuard<'_, Shard<N, V>> {
-        shard.write().unwrap_or_else(PoisonError::into_inner)
+        write(shard)
     }
 
     /// Finds the entry of a name. Runs the name's `Eq`, which may panic.
@@ -175,7 +176,7 @@ impl<N, V> Index<N, V> {
 
     fn lock(&self) -> MutexGuard<'_, ReverseIndex> {
         // Nothing under this lock can panic: no code of a name runs there.
-        self.reverse.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.reverse)
     }
 
     /// How many entries there are, and how many references.

@@ -4,12 +4,11 @@
 //! wake each other's waiters, which look again and keep waiting. No user code of a name runs here.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 use crate::util::panics::catch_panic;
+use crate::util::sync::{Mutex, MutexGuard, lock};
 
-#[derive(Default)]
 pub(crate) struct NameWaiters {
     wakers: Mutex<Wakers>,
 }
@@ -20,6 +19,12 @@ struct Wakers {
     next_ticket: u64,
     /// By hash and ticket. One tree for all names, because its memory shrinks when wakers are removed.
     by_id: BTreeMap<(u64, u64), Waker>,
+}
+
+impl Default for NameWaiters {
+    fn default() -> Self {
+        Self { wakers: Mutex::new(Wakers::default()) }
+    }
 }
 
 impl NameWaiters {
@@ -45,7 +50,7 @@ impl NameWaiters {
 
     fn lock(&self) -> MutexGuard<'_, Wakers> {
         // Nothing under this lock can panic: wakers are cloned, woken and dropped outside.
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wakers)
     }
 
     #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::lifecycle::{Effect, StartOutcome, StartWaiter};
 use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
-use crate::util::future::spawn_boxed;
+use crate::util::future::spawn_boxed_detached;
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
 use crate::worker::deferred::DeferredAction;
@@ -44,7 +44,7 @@ impl Owner {
                 }
                 if let Some(launch) = self.queued_launches.remove(&entry) {
                     // The arguments' `Drop` is user code. (G4)
-                    spawn_boxed(&self.runtime, Box::pin(async move { launch.discard() }));
+                    spawn_boxed_detached(&self.runtime, Box::pin(async move { launch.discard() }));
                 }
             }
             Effect::SkipPermit(entry) => self.with_cell(entry, |cell| cell.skip_permit()),
@@ -105,7 +105,7 @@ impl Owner {
         // Its `init` may never return, and other starts wait for the permit. (G4)
         cell.return_permit();
         // The `Drop` of a message is user code. (G4)
-        spawn_boxed(&self.runtime, Box::pin(async move { cell.undeliver(UndeliveredReason::Killed) }));
+        spawn_boxed_detached(&self.runtime, Box::pin(async move { cell.undeliver(UndeliveredReason::Killed) }));
     }
 
     fn start_result(&self, outcome: StartOutcome) -> Started {

@@ -18,7 +18,7 @@ use crate::metrics::group::MetricsGroup;
 use crate::metrics::reporter::SharedRecorder;
 pub use crate::registry::builder::error::BuildError;
 use crate::registry::{Registry, Starter};
-use crate::util::future::spawn_boxed;
+use crate::util::future::spawn_boxed_detached;
 use crate::util::panics::drop_payload;
 use crate::worker::Worker;
 use crate::worker::config::Eviction;
@@ -784,7 +784,7 @@ impl<W: Worker> Builder<W> {
         }
         let reporter = self.reporter()?;
         let (registry, driver) = self.assemble(reporter, runtime.clone());
-        spawn_boxed(&runtime, Box::pin(driver.run()));
+        spawn_boxed_detached(&runtime, Box::pin(driver.run()));
         Ok(registry)
     }
 }

@@ -20,6 +20,24 @@ pub(crate) fn spawn_boxed(runtime: &Handle, future: Pin<Box<dyn Future<Output = 
     runtime.spawn(future)
 }
 
+/// Spawns a task of a registry that nothing joins or aborts.
+#[inline]
+pub(crate) fn spawn_detached(runtime: &Handle, future: impl Future<Output = ()> + Send + 'static) {
+    #[cfg(gen_registry_shuttle)]
+    {
+        let _ = runtime;
+        drop(shuttle::future::spawn(future));
+    }
+    #[cfg(not(gen_registry_shuttle))]
+    drop(runtime.spawn(future));
+}
+
+/// As [`spawn_boxed`], detached.
+#[inline(never)]
+pub(crate) fn spawn_boxed_detached(runtime: &Handle, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
+    spawn_detached(runtime, future);
+}
+
 /// Creates a future, [`boxed`] in debug builds only.
 #[cfg(debug_assertions)]
 pub(crate) fn boxed_in_debug<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {

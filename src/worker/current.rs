@@ -5,8 +5,15 @@ use std::cell::Cell;
 use crate::lifecycle::id::{EntryId, RegistryId, WorkerId};
 use crate::util::seeded::seeded;
 
+#[cfg(not(gen_registry_shuttle))]
 thread_local! {
     static CURRENT: Cell<Option<Current>> = const { Cell::new(None) };
+}
+
+// Shuttle runs all tasks on one thread, and switches in the middle of a poll.
+#[cfg(gen_registry_shuttle)]
+shuttle::thread_local! {
+    static CURRENT: Cell<Option<Current>> = Cell::new(None);
 }
 
 /// A worker and its registry.
@@ -18,7 +25,7 @@ pub(crate) struct Current {
 
 /// The worker in whose own task this code runs, if any. A task that the worker spawned is not its own task.
 pub(crate) fn current() -> Option<Current> {
-    CURRENT.get()
+    CURRENT.with(Cell::get)
 }
 
 /// The current worker, if it belongs to this registry.
@@ -35,13 +42,13 @@ pub(crate) fn is_current(worker: WorkerId) -> bool {
 /// Makes a worker the current one until the guard is dropped. A panic drops it too.
 #[inline]
 pub(crate) fn enter(current: Current) -> impl Drop {
-    Restore(CURRENT.replace(Some(current)))
+    Restore(CURRENT.with(|cell| cell.replace(Some(current))))
 }
 
 struct Restore(Option<Current>);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        CURRENT.set(self.0);
+        CURRENT.with(|cell| cell.set(self.0));
     }
 }

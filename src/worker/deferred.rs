@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 use crate::combiner::Deferred;
 use crate::lifecycle::StopFailure;
 use crate::lifecycle::exit::ExitReason;
-use crate::util::future::spawn_boxed;
+use crate::util::future::spawn_boxed_detached;
 use crate::util::panics::catch_panic;
 use crate::worker::launch::AnyLaunch;
 use crate::worker::request::{StartAnswer, StartReply, StopReply};
@@ -28,7 +28,7 @@ impl Deferred for DeferredAction {
                 let Err(StartAnswer { unused: Some(launch), .. }) = reply.0.send(answer) else { return };
                 // The caller's future was dropped. The `Drop` of a key and of arguments is user code, and runs in a
                 // task of its own. (G4)
-                spawn_boxed(runtime, Box::pin(async move { catch_panic(|| drop(launch)) }));
+                spawn_boxed_detached(runtime, Box::pin(async move { catch_panic(|| drop(launch)) }));
             }
             Self::AnswerStop(reply, outcome) => {
                 // The caller's future may be dropped: the send fails, and there is nothing to do.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
+use crate::util::future::spawn_detached;
 use crate::util::in_transit::InTransit;
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
@@ -92,7 +93,7 @@ impl<W: Worker> AnyLaunch for Launch<W> {
     fn spawn(self: Box<Self>, runtime: &Handle) {
         let Self { run_args, stage } = *self;
         if let LaunchStage::Inserted(guard) = stage {
-            runtime.spawn(run_worker(TaskInput { run_args, guard }));
+            spawn_detached(runtime, run_worker(TaskInput { run_args, guard }));
         }
     }
 
