@@ -32,6 +32,8 @@ mod broadcast;
 mod error;
 mod groups;
 mod index;
+#[cfg(all(test, gen_registry_loom))]
+mod models;
 mod send;
 #[cfg(test)]
 mod tests;

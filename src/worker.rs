@@ -27,6 +27,8 @@ pub(crate) mod handle;
 pub(crate) mod info;
 pub(crate) mod launch;
 pub(crate) mod limits;
+#[cfg(all(test, gen_registry_loom))]
+pub(crate) mod models;
 pub(crate) mod ownership;
 pub(crate) mod pending_reply;
 pub(crate) mod permit;

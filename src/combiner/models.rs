@@ -21,6 +21,9 @@ struct Recorder {
     deferred: DeferredQueue<Op>,
 }
 
+/// An operation that submits the next number.
+const SUBMITS: u32 = 100;
+
 /// The deferred action of each operation.
 struct Op(u32, Arc<Seen>);
 
@@ -80,6 +83,10 @@ impl Recorder {
 
 impl Sequential<Arc<u32>, Op> for Recorder {
     fn apply(&mut self, operation: Arc<u32>) {
+        if let (SUBMITS, Some(combiner)) = (*operation, self.combiner.upgrade()) {
+            // As a key's `Eq` may. Nothing waits for the lock. (rule 4)
+            assert_ne!(combiner.submit(Arc::new(SUBMITS + 1)), Outcome::HandedOff);
+        }
         self.exclusive(|| self.seen.applied.lock().unwrap().push(*operation));
         self.deferred.push(Op(*operation, Arc::clone(&self.seen)));
     }
@@ -227,5 +234,45 @@ fn driver_handles_a_tick_that_found_the_lock_taken() {
         block_on(drive(&combiner));
         let _ = other.join().unwrap();
         assert_eq!((seen.number(&seen.ticks), seen.number(&seen.drops)), (1, 1));
+    });
+}
+
+/// Rule 4.
+#[test]
+fn operation_may_submit_another_one() {
+    loom::model(|| {
+        let (combiner, seen) = combiner(usize::MAX);
+        let other = thread::spawn({
+            let combiner = Arc::clone(&combiner);
+            move || combiner.submit(Arc::new(1))
+        });
+        let outcomes = [combiner.submit(Arc::new(SUBMITS)), other.join().unwrap()];
+        if outcomes.contains(&Outcome::HandedOff) {
+            let _ = combiner.run_pending();
+        }
+        assert_eq!(seen.sorted(), [1, SUBMITS, SUBMITS + 1]);
+        combiner.orphan();
+        assert_eq!(seen.number(&seen.drops), 1);
+    });
+}
+
+/// Rule 5.
+#[test]
+fn g4_combiner_runs_a_bounded_number_of_operations() {
+    loom::model(|| {
+        let (combiner, seen) = combiner(4);
+        for operation in 1..=3 {
+            combiner.enqueue(Arc::new(operation));
+        }
+        let driver = thread::spawn({
+            let combiner = Arc::clone(&combiner);
+            move || block_on(drive(&combiner))
+        });
+        // Behind the others. (rule 3)
+        let _ = combiner.submit(Arc::new(4));
+        // The recorder is done after four operations, which neither of the two runs alone.
+        driver.join().unwrap();
+        assert_eq!(seen.applied(), [1, 2, 3, 4]);
+        assert_eq!((seen.sorted().len(), seen.number(&seen.drops)), (4, 1));
     });
 }

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use gen_registry::{Aliases, CallError, ExitReason, StartError, StopError};
+use gen_registry::{Aliases, CallError, Eviction, ExitReason, StartError, StopError};
 
 use crate::exec::{check, pass, spawn, yield_now};
 use crate::subject::{Ask, Init};
@@ -279,6 +279,35 @@ fn g6_messages_wait_for_the_next_run() {
         casts.await;
         crash.await;
         assert_eq!(worker.call(Ask::Echo).await.ok(), Some(KEY), "no message is lost in a restart");
+        world.check(events).await;
+    });
+}
+
+#[test]
+fn g7_idle_or_evicted_worker_loses_no_message() {
+    check(|| async {
+        let (world, events) = World::new(|builder| {
+            let builder = builder.max_workers(1).eviction(Eviction::LeastRecentlyActive);
+            builder.idle_timeout(Duration::from_millis(1))
+        });
+        world.start(KEY).await;
+        let sender = world.clone();
+        let sends = spawn(async move {
+            for note in 101..=103 {
+                if sender.registry.via_or_start(&KEY, sender.plan(Init::Ready)).cast(Ask::Note(note)).await.is_ok() {
+                    sender.book.accept(note);
+                }
+            }
+        });
+        let evicts = world.clone();
+        let evict = spawn(async move {
+            drop(evicts.registry.lookup_or_start(&OTHER, evicts.plan(Init::Ready)).await);
+        });
+        pass(LONG).await;
+        sends.await;
+        evict.await;
+        // Nothing stops a worker: what was accepted was handled.
+        assert_eq!(world.book.undelivered_notes(), 0, "a message was lost in an idle window");
         world.check(events).await;
     });
 }

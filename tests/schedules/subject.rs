@@ -49,6 +49,11 @@ impl Book {
         self.records().undelivered.push(note);
     }
 
+    /// How many messages were accepted and not handled.
+    pub(crate) fn undelivered_notes(&self) -> usize {
+        self.records().undelivered.len()
+    }
+
     /// Each accepted message was handled or was reported as undelivered, once. (G6) No other one was handled twice, and
     /// the messages of one sender were handled in order. (G8)
     pub(crate) fn check(&self) {

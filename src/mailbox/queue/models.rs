@@ -9,6 +9,7 @@ use loom::future::block_on;
 use loom::thread;
 
 use super::*;
+use crate::lifecycle::exit::StopMode;
 use crate::util::sync::Ordering;
 
 /// A queue with the count of open gates.
@@ -346,5 +347,108 @@ fn g8_ended_run_leaves_its_messages_to_the_next() {
         let _ = model.queue.close(CloseReason::Stopped, &model.live);
         run();
         assert_eq!(next, 5);
+    });
+}
+
+/// Rule 1.
+#[test]
+fn gate_only_moves_forward() {
+    loom::model(|| {
+        let model = Arc::new(Model { queue: Queue::new(1), live: AtomicUsize::new(0) });
+        let killer = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.queue.kill(&model.live)
+        });
+        let opener = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                model.queue.open(&model.live);
+                let _ = model.queue.close(CloseReason::Normal, &model.live);
+            }
+        });
+        let gates = [(); 3].map(|()| model.queue.gate());
+        assert!(gates.is_sorted(), "{gates:?}");
+        killer.join().unwrap();
+        opener.join().unwrap();
+        assert_eq!(model.queue.gate(), Gate::Killed);
+    });
+}
+
+/// Rule 6: a stop that discards leaves what is queued to the drain.
+#[test]
+fn g6_discarding_stop_leaves_its_messages_to_the_drain() {
+    loom::model(|| {
+        let model = model(4);
+        assert!(model.try_send(1) && model.try_send(2));
+        let stopper = thread::spawn({
+            let model = Arc::clone(&model);
+            move || {
+                let _ = model.queue.stop(CloseReason::Stopped, StopMode::Discard, &model.live);
+                model.try_send(3)
+            }
+        });
+        let mut received = 0;
+        while block_on(model.recv()).is_some() {
+            received += 1;
+        }
+        assert!(!stopper.join().unwrap(), "a message was accepted after the close");
+        assert_eq!(model.queue.drain(&model.live).len(), 2 - received);
+    });
+}
+
+/// The proof of G7.
+#[test]
+fn g7_idle_close_racing_a_send_loses_no_message() {
+    loom::model(|| {
+        let model = model(1);
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(model.queue.poll_recv(&mut cx).is_pending(), "the receiver waits");
+        let sender = thread::spawn({
+            let model = Arc::clone(&model);
+            move || model.try_send(1)
+        });
+        let transition = model.queue.close_if_idle(CloseReason::Idle, &model.live);
+        let closed = matches!(transition, TransitionToClosed::Closed { .. });
+        assert!(sender.join().unwrap() != closed, "the message is lost, or the idle worker stays");
+        assert_eq!(model.queue.try_recv(), (!closed).then_some(1));
+    });
+}
+
+/// A waker that uses its queue when it is dropped, as the last reference to a task of another executor may.
+struct UsesQueue(Arc<Model>);
+
+impl std::task::Wake for UsesQueue {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for UsesQueue {
+    fn drop(&mut self) {
+        let _ = self.0.try_send(9);
+    }
+}
+
+/// Rule 7: a lock that is taken twice is a deadlock, which loom reports.
+#[test]
+fn dropped_waker_may_use_its_queue() {
+    loom::model(|| {
+        let model = model(1);
+        assert!(model.try_send(0));
+        let waker = || Waker::from(Arc::new(UsesQueue(Arc::clone(&model))));
+        let mut sending = Box::pin(model.queue.send(1, MessageKind::Cast));
+        assert!(sending.as_mut().poll(&mut Context::from_waker(&waker())).is_pending());
+        let receiver = thread::spawn({
+            let model = Arc::clone(&model);
+            move || block_on(model.recv())
+        });
+        // The second waker replaces the first, unless capacity was reserved for the sender.
+        let polled = sending.as_mut().poll(&mut Context::from_waker(&waker()));
+        drop(sending);
+        assert_eq!(receiver.join().unwrap(), Some(0));
+        while model.queue.try_recv().is_some() {}
+        let parked = model.queue.poll_recv(&mut Context::from_waker(&waker()));
+        assert!(parked.is_pending(), "{polled:?}");
+        // This one replaces the waker of the receiver.
+        assert!(model.queue.park(&Context::from_waker(Waker::noop())));
+        assert_eq!(model.queue.try_recv(), Some(9));
     });
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::lifecycle::id::EntryId;
 use crate::mailbox::activity::Activity;
-use crate::util::sync::Mutex;
+use crate::util::sync::{self, Mutex};
 use crate::worker::cell::runs;
 use crate::worker::record::NO_RECORD;
 use crate::worker::watchers::ExitState;
@@ -23,7 +23,7 @@ pub(crate) struct CellCore {
     /// What the owner has yet to be notified of: bits of [`notices`](super::notices).
     pub(super) pending_notices: AtomicU8,
     /// Bits of [`flags`](super::flags), in one byte: a registry has many cells.
-    pub(super) flags: AtomicU8,
+    pub(super) flags: sync::AtomicU8,
     /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's
     /// clock. Written by the owner only, once the cell is shared. In an inspected registry, once the worker is in the
     /// table, the number of its [`Record`](crate::worker::record::Record), which has the time.
@@ -40,7 +40,7 @@ impl CellCore {
             progress: AtomicU8::new(runs::STARTING),
             is_restarting: AtomicBool::new(false),
             pending_notices: AtomicU8::new(0),
-            flags: AtomicU8::new(0),
+            flags: sync::AtomicU8::new(0),
             started_at: AtomicU64::new(0),
             exit_state: Mutex::new(ExitState::default()),
         }

@@ -1,0 +1,214 @@
+//! Loom models of a worker's cell: its end, its runs, its permit and its count. They run every interleaving of the steps
+//! of the worker's task, the owner and a caller: `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use loom::future::block_on;
+use loom::thread;
+use tokio::runtime::{self, Runtime};
+
+use crate::lifecycle::exit::{CloseReason, ExitReason};
+use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::mailbox::queue::Gate;
+use crate::owner::Driver;
+use crate::registry::builder::Builder;
+use crate::worker::cell::WorkerCell;
+use crate::worker::test_worker::TestWorker;
+use crate::worker::watchers::Membership;
+
+/// The cell of a worker whose gate is open, and the driver of its owner, which keeps the owner alive.
+pub(crate) fn open_cell(
+    id: u64,
+    options: impl FnOnce(Builder<TestWorker>) -> Builder<TestWorker>,
+) -> (Arc<WorkerCell<TestWorker>>, Driver) {
+    // A registry needs a runtime. Nothing runs on this one.
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
+    let (registry, driver) = options(Builder::new()).assemble(None, runtime.handle().clone());
+    let cell = Arc::new(WorkerCell::new(1, EntryId { id: WorkerId(id), hash: 1 }, Arc::clone(registry.shared())));
+    cell.open();
+    (cell, driver)
+}
+
+fn plain_cell() -> (Arc<WorkerCell<TestWorker>>, Driver) {
+    open_cell(1, |builder| builder)
+}
+
+/// Runs a step of another party.
+fn beside<T: 'static>(
+    cell: &Arc<WorkerCell<TestWorker>>,
+    step: impl FnOnce(&WorkerCell<TestWorker>) -> T + 'static,
+) -> thread::JoinHandle<T> {
+    let cell = Arc::clone(cell);
+    thread::spawn(move || step(&cell))
+}
+
+/// Rule 1 of `watchers`.
+#[test]
+fn waiter_for_the_exit_is_notified_or_finds_it() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        let worker = beside(&cell, |cell| cell.set_exit(ExitReason::Stopped));
+        // A lost notification is a deadlock, which loom reports.
+        assert!(matches!(block_on(cell.closed()), ExitReason::Stopped));
+        worker.join().unwrap();
+    });
+}
+
+/// Rule 2 of `watchers`.
+#[test]
+fn waiter_for_a_stop_sees_the_close_or_is_notified() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        let owner = beside(&cell, |cell| assert!(cell.close(CloseReason::Stopped)));
+        if let Some(stopping) = cell.stopping() {
+            let _ = block_on(stopping);
+        }
+        assert_eq!(cell.queue.gate(), Gate::Closed);
+        owner.join().unwrap();
+    });
+}
+
+/// A directory that counts how often the worker's end has called it.
+struct Directory(AtomicUsize);
+
+impl Membership for Directory {
+    fn forget(&self, _: WorkerId) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Rule 3 of `watchers`.
+#[test]
+fn g3_directory_sees_the_closed_gate_or_the_end_sees_it() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        let worker = beside(&cell, |cell| {
+            assert!(cell.close(CloseReason::Normal));
+            cell.leave_directories();
+        });
+        let directory = Arc::new(Directory(AtomicUsize::new(0)));
+        let weak: std::sync::Weak<Directory> = Arc::downgrade(&directory);
+        let is_added = cell.add_membership(weak);
+        worker.join().unwrap();
+        assert_eq!(directory.0.load(Ordering::SeqCst), usize::from(is_added));
+    });
+}
+
+/// Rule 7 of `watchers`: the owner and the worker's task both set the exit, and a monitor gets the first reason.
+#[test]
+fn g9_exit_is_set_once() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        let monitor = cell.monitor().expect("it has not exited");
+        let owner = beside(&cell, |cell| cell.set_exit(ExitReason::Killed));
+        cell.set_exit(ExitReason::Stopped);
+        owner.join().unwrap();
+        let reason = block_on(monitor).expect("the monitor is notified");
+        assert_eq!(cell.exit(), Some(reason));
+    });
+}
+
+/// Rules 1 and 2 of `runs`: a crash ends the run that it names, and no other.
+#[test]
+fn crash_ends_the_run_that_it_names() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        cell.set_ready();
+        let worker = beside(&cell, |cell| {
+            cell.end_incarnation();
+            cell.begin_incarnation();
+        });
+        let run = cell.crash();
+        worker.join().unwrap();
+        assert!(matches!(run, None | Some(1 | 2)), "{run:?}");
+        assert_eq!(cell.is_crashed(), run == Some(2), "the crash of run {run:?} and run {}", cell.incarnation());
+    });
+}
+
+/// Rule 3 of `runs`.
+#[test]
+fn g9_stopped_worker_does_not_count_as_restarting() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        let worker = beside(&cell, WorkerCell::begin_restart);
+        cell.close(CloseReason::Stopped);
+        worker.join().unwrap();
+        assert!(!cell.is_restarting());
+        assert_eq!(cell.shared.numbers.restarting.load(Ordering::SeqCst), 0);
+        assert_eq!(cell.shared.numbers.live.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// A run that is stopped while it becomes ready again leaves the count once.
+#[test]
+fn g9_restart_ends_once() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        cell.set_ready();
+        cell.begin_restart();
+        let worker = beside(&cell, WorkerCell::set_ready);
+        cell.close(CloseReason::Stopped);
+        worker.join().unwrap();
+        assert_eq!(cell.shared.numbers.restarting.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// The owner is dropped while the worker exits: one of them counts the exit.
+#[test]
+fn g9_worker_that_the_owner_has_left_is_counted_once() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        cell.shared.numbers.workers.store(1, Ordering::SeqCst);
+        let worker = beside(&cell, |cell| {
+            cell.set_exit(ExitReason::Killed);
+            cell.shared.count_left(&cell.core);
+        });
+        cell.core.leave();
+        cell.shared.count_left(&cell.core);
+        worker.join().unwrap();
+        assert_eq!(cell.shared.numbers.workers.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// A start that gets its permit while it is killed: the task or the owner returns the permit.
+#[test]
+fn g4_permit_of_a_killed_start_is_returned_once() {
+    loom::model(|| {
+        let (cell, _driver) = open_cell(1, |builder| builder.max_concurrent_starts(1));
+        let permits = |cell: &WorkerCell<TestWorker>| {
+            cell.shared.start_limiter.as_ref().map(|limiter| limiter.permits.available_permits())
+        };
+        let limiter = cell.shared.start_limiter.as_ref().expect("starts are limited");
+        limiter.permits.try_acquire().expect("there is one").forget();
+        let worker = beside(&cell, |cell| {
+            cell.hold_permit();
+            if cell.queue.gate() == Gate::Killed {
+                cell.return_permit();
+            }
+        });
+        cell.kill();
+        cell.return_permit();
+        worker.join().unwrap();
+        assert_eq!(permits(&cell), Some(1));
+    });
+}
+
+/// A kill that comes while the worker's task registers its waker wakes it, or is seen.
+#[test]
+fn g10_kill_is_seen_or_wakes_the_task() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        let owner = beside(&cell, WorkerCell::kill);
+        let mut is_watched = false;
+        // A lost wake-up is a deadlock, which loom reports.
+        block_on(std::future::poll_fn(|cx| {
+            if !std::mem::replace(&mut is_watched, true) {
+                cell.queue.watch_for_kill(cx.waker());
+            }
+            if cell.is_killed() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
+        }));
+        owner.join().unwrap();
+    });
+}
