@@ -3,6 +3,7 @@
 //!
 //! - [`grid`]: each fault of a worker with each event.
 //! - [`futures`]: each public future, dropped after each number of polls.
+//! - [`resources`]: durations from nothing to for ever, a runtime that is not driven, and memory after bursts.
 
 #![allow(missing_docs, reason = "a test binary")]
 
@@ -10,3 +11,4 @@ mod futures;
 mod grid;
 mod heartbeat;
 mod ledger;
+mod resources;

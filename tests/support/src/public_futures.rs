@@ -14,6 +14,16 @@ pub fn public_futures(src: &Path) -> BTreeSet<String> {
     public
 }
 
+/// Names each public function that takes a duration.
+pub fn public_durations(src: &Path) -> BTreeSet<String> {
+    let mut found = Found::default();
+    found.read(src);
+    let public = found.durations.iter().filter(|(of, _)| found.public_types.contains(of));
+    let public: BTreeSet<_> = public.map(|(of, name)| format!("{of}::{name}")).collect();
+    assert!(public.len() > 10, "the source was not parsed: {public:#?}");
+    public
+}
+
 /// The public items found in the source. The parser relies on rustfmt's layout and on public items not being in macros.
 #[derive(Default)]
 struct Found {
@@ -21,6 +31,8 @@ struct Found {
     /// Function names, with the type that they belong to.
     functions: BTreeSet<(Option<String>, String)>,
     future_types: BTreeSet<String>,
+    /// Functions that take a duration.
+    durations: BTreeSet<(String, String)>,
 }
 
 impl Found {
@@ -41,7 +53,7 @@ impl Found {
             let mut item = line.to_owned();
             // Join the lines of a multi-line item head.
             let is_head = |start: &str| line.trim_start().starts_with(start);
-            if ["impl", "pub fn", "pub async fn", "pub struct", "pub enum"].into_iter().any(is_head) {
+            if ["impl", "pub fn", "pub async fn", "pub const fn", "pub struct", "pub enum"].into_iter().any(is_head) {
                 while !item.ends_with(['{', ';', '}']) && !item.ends_with("where") {
                     let Some(next) = lines.next() else { break };
                     item = format!("{item} {}", next.trim());
@@ -67,6 +79,12 @@ impl Found {
                     block = None;
                 }
             } else if let Some(of) = &block {
+                let name = item.strip_prefix("    pub async fn ").or_else(|| item.strip_prefix("    pub fn "));
+                let name = name.or_else(|| item.strip_prefix("    pub const fn "));
+                let takes = item.split_once(" -> ").map_or(&*item, |(takes, _)| takes);
+                if let Some(name) = name.filter(|_| takes.contains("Duration")) {
+                    self.durations.insert((of.clone(), identifier(name)));
+                }
                 let returns = item.split_once(" -> ").map_or("", |(_, returns)| returns);
                 let name = match item.strip_prefix("    pub async fn ") {
                     Some(rest) => Some(rest),
