@@ -1,4 +1,4 @@
-//! [`Log`]: the events of all registries, under one sequence.
+//! [`Log`]: the events of all registries, under one sequence. [`Collector`]: what feeds it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,19 +14,16 @@ const MOST: usize = 2_000;
 /// The levels of events.
 const LEVELS: [&str; 3] = ["crash", "warning", "note"];
 
-/// The newest events, the oldest first.
+/// Reads what the registries have recorded since the last time.
 #[derive(Debug, Default)]
-pub(crate) struct Log {
-    events: VecDeque<json::Event>,
-    /// The sequence of the newest event.
-    latest: u64,
+pub(crate) struct Collector {
     /// The number of the last event of each registry that was read.
     read: HashMap<u64, u64>,
 }
 
-impl Log {
-    /// Reads what the registries have recorded since the last time, and returns the sequence of the newest event.
-    pub(crate) fn collect(&mut self, registries: &[Arc<dyn Inspect>]) -> u64 {
+impl Collector {
+    /// Returns the new events, the oldest first. Under no lock: the texts of keys are made by the program.
+    pub(crate) fn collect(&mut self, registries: &[Arc<dyn Inspect>]) -> Vec<json::Event> {
         let mut fresh = Vec::new();
         let mut read = HashMap::with_capacity(registries.len());
         for registry in registries {
@@ -50,6 +47,21 @@ impl Log {
         self.read = read;
         // Stable: events of one registry and one moment keep their order.
         fresh.sort_by_key(|event| event.at);
+        fresh
+    }
+}
+
+/// The newest events, the oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Log {
+    events: VecDeque<json::Event>,
+    /// The sequence of the newest event.
+    latest: u64,
+}
+
+impl Log {
+    /// Appends events, and returns the sequence of the newest one.
+    pub(crate) fn append(&mut self, fresh: Vec<json::Event>) -> u64 {
         for mut event in fresh {
             self.latest += 1;
             event.sequence = self.latest;

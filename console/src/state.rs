@@ -16,7 +16,7 @@ use crate::cluster::ClusterView;
 use crate::convert;
 use crate::history::{History, Sample, round};
 use crate::json;
-use crate::log::Log;
+use crate::log::{Collector, Log};
 
 /// Registries that are sampled and listed. A program in which each worker owns a registry may have many more.
 pub(crate) const MOST_REGISTRIES: usize = 256;
@@ -85,17 +85,11 @@ impl State {
     /// Begins to sample, once. Needs a runtime.
     pub(crate) fn start_sampling(self: &Arc<Self>) {
         self.is_sampling.call_once(|| {
-            let mut sampler = Sampler { before: HashMap::new() };
+            let mut sampler = Sampler::default();
             sampler.sample(self);
-            self.collect();
+            sampler.collect(self);
             tokio::spawn(sampler.run(Arc::downgrade(self)));
         });
-    }
-
-    /// Reads new events into the log.
-    fn collect(&self) {
-        let latest = lock(&self.log).collect(&self.registries());
-        self.latest.send_if_modified(|known| std::mem::replace(known, latest) != latest);
     }
 
     fn registries(&self) -> Vec<Arc<dyn Inspect>> {
@@ -129,8 +123,10 @@ impl State {
     }
 }
 
-/// The task that samples.
+/// The task that samples. It holds no lock while it reads: the texts of keys are made by the program.
+#[derive(Default)]
 struct Sampler {
+    collector: Collector,
     /// The last sample of each registry, and when.
     before: HashMap<u64, (Instant, json::Registry)>,
 }
@@ -148,9 +144,16 @@ impl Sampler {
                 self.sample(&state);
             }
             if is_sample || state.streams.available_permits() < MOST_STREAMS {
-                state.collect();
+                self.collect(&state);
             }
         }
+    }
+
+    /// Reads new events into the log.
+    fn collect(&mut self, state: &State) {
+        let fresh = self.collector.collect(&state.registries());
+        let latest = lock(&state.log).append(fresh);
+        state.latest.send_if_modified(|known| std::mem::replace(known, latest) != latest);
     }
 
     fn sample(&mut self, state: &State) {
@@ -159,17 +162,21 @@ impl Sampler {
         let now = Instant::now();
         let mut registries = Vec::with_capacity(open.len() - more);
         let mut before = HashMap::with_capacity(open.len() - more);
-        let mut histories = lock(&state.histories);
+        let mut samples = Vec::with_capacity(open.len() - more);
         for registry in open.iter().take(MOST_REGISTRIES) {
             let mut sample = convert::registry(registry.as_ref());
             let last = self.before.get(&sample.id);
             sample.rates = last.map(|(then, last)| rates(last, &sample, now - *then)).unwrap_or_default();
             // The first has no rates: it would draw a line that begins with 0.
             if last.is_some() {
-                histories.entry(sample.id).or_default().push(Sample::of(&sample));
+                samples.push((sample.id, Sample::of(&sample)));
             }
             before.insert(sample.id, (now, sample.clone()));
             registries.push(sample);
+        }
+        let mut histories = lock(&state.histories);
+        for (id, sample) in samples {
+            histories.entry(id).or_default().push(sample);
         }
         histories.retain(|id, _| before.contains_key(id));
         drop(histories);

@@ -30,7 +30,7 @@ function eventsView(parameters) {
   const go = changes => navigate(`#/events${query({ level, registry: registry || "", ...changes })}`);
   const list = el("ul", { className: "feed" });
   const levels = el("span", { className: "segments", role: "group", "aria-label": "Which events" }, LEVELS.map(([name, label]) =>
-    el("button", { type: "button", "aria-pressed": String(name === level), onclick: () => navigate(`#/events?${new URLSearchParams({ level: name, ...(registry ? { registry } : {}) })}`) }, label)));
+    el("button", { type: "button", id: `level-${name}`, "aria-pressed": String(name === level), onclick: () => navigate(`#/events?${new URLSearchParams({ level: name, ...(registry ? { registry } : {}) })}`) }, label)));
   const select = el("select", { id: "registry", "aria-label": "Of which registry", onchange: () => go({ registry: select.value }) });
   const update = () => {
     const options = [["", "All registries"], ...[...store.registries.values()].map(one => [String(one.id), one.name])];
@@ -119,6 +119,8 @@ async function loadAll() {
 stream.handlers = {
   registries(overview) {
     store.problem = "";
+    // Samples were missed, and the lines would be short of them.
+    if (store.now && overview.now - store.now > 5_000) loadAll();
     takeOverview(overview, false);
     refresh();
   },
@@ -228,6 +230,9 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   addEventListener("popstate", route);
   addEventListener("keydown", onKey);
-  document.addEventListener("visibilitychange", () => stream.open());
+  document.addEventListener("visibilitychange", () => {
+    stream.open();
+    if (!document.hidden) loadAll();
+  });
   loadAll().then(route, route);
 });

@@ -165,7 +165,7 @@ function listHead(chosen, go) {
     const other = chosen.order === "ascending" ? "descending" : "ascending";
     const order = chosen.sort === column.name ? other : column.order;
     return el("th", { className, scope: "col" },
-      el("button", { type: "button", "data-sort": column.name, onclick: () => go({ sort: column.name, order, offset: 0 }) }, column.label));
+      el("button", { type: "button", id: `by-${column.name}`, "data-sort": column.name, onclick: () => go({ sort: column.name, order, offset: 0 }) }, column.label));
   });
   const mark = () => COLUMNS.forEach((column, index) => {
     if (column.name === chosen.sort) cells[index].setAttribute("aria-sort", chosen.order);
@@ -179,11 +179,14 @@ function listTools(chosen, go) {
   const filter = el("input", {
     type: "search", id: "filter", value: chosen.filter, placeholder: "Search in keys", autocomplete: "off", spellcheck: false, maxLength: 200, "aria-label": "Search in keys",
     // While typing, the address is replaced: "back" leaves the search and not one letter of it.
-    oninput: () => {
+    oninput: event => {
       clearTimeout(timer);
+      // A new view would break a word that is being composed.
+      if (event.isComposing) return;
       timer = setTimeout(() => filter.isConnected && go({ filter: filter.value, offset: 0 }, true), 250);
     },
   });
+  filter.addEventListener("compositionend", () => filter.dispatchEvent(new Event("input")));
   const option = (value, label, isSelected) => el("option", { value, selected: isSelected }, label);
   const sorts = [...COLUMNS.filter(column => column.name), ...MORE_SORTS];
   const sort = el("select", {
@@ -192,7 +195,7 @@ function listTools(chosen, go) {
   }, sorts.map(column => option(column.name, column.label, column.name === chosen.sort)));
   const isUp = chosen.order === "ascending";
   const turn = el("button", {
-    type: "button", "aria-label": isUp ? "Ascending: turn the order" : "Descending: turn the order",
+    type: "button", id: "turn", "aria-label": isUp ? "Ascending: turn the order" : "Descending: turn the order",
     onclick: () => go({ order: isUp ? "descending" : "ascending", offset: 0 }),
   }, isUp ? "\u2191" : "\u2193");
   const state = el("select", { id: "state", "aria-label": "State", onchange: () => go({ state: state.value, offset: 0 }) },
@@ -204,7 +207,7 @@ function listTools(chosen, go) {
 
 function listPager(chosen, go) {
   const where = el("span"), cost = el("span", { className: "faint" });
-  const button = (label, onclick) => el("button", { type: "button", disabled: true, onclick }, label);
+  const button = (label, onclick) => el("button", { type: "button", id: label.toLowerCase(), disabled: true, onclick }, label);
   let next = null;
   const first = button("First", () => go({ offset: 0 }));
   const previous = button("Previous", () => go({ offset: Math.max(chosen.offset - chosen.limit, 0) }));

@@ -12,6 +12,8 @@ const store = {
   histories: new Map(),
   events: [],
   latest: 0,
+  /** When the last sample was taken. */
+  now: 0,
   more: 0,
   hasCluster: false,
   isLoaded: false,
@@ -60,6 +62,7 @@ function takeOverview(overview, isWhole) {
   }
   store.registries = new Map(overview.registries.map(registry => [registry.id, registry]));
   for (const id of store.histories.keys()) if (!store.registries.has(id)) store.histories.delete(id);
+  store.now = overview.now;
   store.more = overview.more;
   store.hasCluster = overview.cluster;
   store.isLoaded = true;
