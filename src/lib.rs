@@ -253,6 +253,12 @@ pub mod guide {
         #![doc = include_str!("../guide/monitoring.md")]
     }
 
+    pub mod console {
+        //! See which key has what in its mailbox, since when, and why it crashed.
+        //!
+        #![cfg_attr(not(doctest), doc = include_str!("../guide/console.md"))]
+    }
+
     pub mod guarantees {
         //! The guarantees G1 to G11, and what is not promised.
         //!

@@ -15,12 +15,11 @@
 //!    that scans take at most a hundredth of one core. A cheap one is found anew each time.
 //! 4. **The order is total.** Equal values are ordered by the ids of the workers, which never change.
 //!
-//! The position of a scan is a number of entries of the table. A worker that is inserted or removed behind it may shift
-//! others past it, and a growing table reorders all. The scan may then miss a worker, or meet one twice, which
-//! [`Ranked`] entries show by their ids. The next scan begins anew.
+//! The position of a scan is the number of a [`Record`](crate::worker::record::Record), which a worker keeps for its
+//! whole life. So a worker that is present throughout is examined exactly once, whatever starts or ends meanwhile.
 
 use std::cmp::Ordering;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::BinaryHeap;
 use std::time::{Duration, Instant};
 
 use crate::inspect::query::{Column, Query};
@@ -120,8 +119,8 @@ impl PartialOrd for Ranked {
 /// A scan in progress.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
-    /// How many entries of the table are passed.
-    pub(super) position: usize,
+    /// The number of the record to go on with.
+    pub(super) position: u32,
     pub(super) examined: usize,
     matched: usize,
     /// The greatest is the first to be replaced.
@@ -144,9 +143,7 @@ impl Scan {
     }
 
     fn result(&self, is_complete: bool) -> Found {
-        let mut seen = HashSet::with_capacity(self.best.len());
-        let best = self.best.clone().into_sorted_vec();
-        let order = best.into_iter().map(|ranked| ranked.entry).filter(|entry| seen.insert(entry.id)).collect();
+        let order = self.best.clone().into_sorted_vec().into_iter().map(|ranked| ranked.entry).collect();
         let (matched, examined, took) = (self.matched, self.examined, self.took);
         Found { order, matched, examined, is_complete, took, at: Instant::now() }
     }
@@ -181,10 +178,13 @@ struct Remembered {
 #[derive(Debug, Default)]
 pub(super) struct Scans(Mutex<Vec<Remembered>>);
 
+/// See [`Scans::find`].
+type Step<'s> = dyn FnMut(&Selection, &mut Scan, Instant) -> bool + 's;
+
 impl Scans {
-    /// Finds the workers of a page. `step` examines some entries from the position of the scan on, and returns whether
-    /// there are more.
-    pub(super) fn find(&self, selection: Selection, step: &mut dyn FnMut(&Selection, &mut Scan) -> bool) -> Found {
+    /// Finds the workers of a page. `step` examines workers from the position of the scan on until the deadline, and
+    /// returns whether there are more.
+    pub(super) fn find(&self, selection: Selection, step: &mut Step<'_>) -> Found {
         let Remembered { selection, mut scan, mut found } = self.take(selection);
         if let Some(fresh) = found.as_ref().filter(|found| found.is_fresh()) {
             let shown = fresh.clone();
@@ -192,9 +192,10 @@ impl Scans {
             return shown;
         }
         let began = Instant::now();
+        let deadline = began + SLICE;
         let mut has_more = true;
-        while has_more && began.elapsed() < SLICE {
-            has_more = step(&selection, &mut scan);
+        while has_more && Instant::now() < deadline {
+            has_more = step(&selection, &mut scan, deadline);
         }
         scan.took += began.elapsed();
         let shown = if has_more {
@@ -228,5 +229,71 @@ impl Scans {
             scans.remove(0);
         }
         scans.push(remembered);
+    }
+}
+
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::lifecycle::id::WorkerId;
+
+    fn entry(id: u64) -> EntryId {
+        EntryId { id: WorkerId(id), hash: id }
+    }
+
+    fn ids(found: &Found) -> Vec<u64> {
+        found.order.iter().map(|entry| entry.id.0).collect()
+    }
+
+    /// Examines one of three workers in each call, for longer than a call has.
+    fn step(selection: &Selection, scan: &mut Scan, _: Instant) -> bool {
+        thread::sleep(SLICE);
+        scan.position += 1;
+        scan.examined += 1;
+        let id = u64::from(scan.position);
+        scan.add(selection, Rank::Number(10 - id), entry(id));
+        scan.position < 3
+    }
+
+    #[test]
+    fn scan_goes_on_where_the_last_call_ended() {
+        let (scans, query) = (Scans::default(), Query { sort: Column::Queued, ..Query::default() });
+        let find = || scans.find(Selection::of(&query), &mut step);
+        let (first, second, third) = (find(), find(), find());
+        assert_eq!((ids(&first), first.examined, first.is_complete), (vec![1], 1, false));
+        assert_eq!((ids(&second), second.examined, second.is_complete), (vec![2, 1], 2, false));
+        assert_eq!((ids(&third), third.matched, third.is_complete), (vec![3, 2, 1], 3, true));
+        let reused = scans.find(Selection::of(&query), &mut |_, _, _| panic!("it was expensive, and is reused"));
+        assert_eq!(ids(&reused), [3, 2, 1]);
+        // Another order is another scan.
+        let other = Query { descending: true, ..query.clone() };
+        assert_eq!(scans.find(Selection::of(&other), &mut step).examined, 1);
+    }
+
+    #[test]
+    fn order_is_bounded_and_total() {
+        let query = Query { sort: Column::Queued, ..Query::default() };
+        let (selection, mut scan) = (Selection::of(&query), Scan::default());
+        for id in (0..2_000).rev() {
+            let rank = if id % 2 == 0 { Rank::Unknown } else { Rank::Number(id % 10) };
+            scan.add(&selection, rank, entry(id));
+        }
+        let found = scan.result(true);
+        assert_eq!((found.order.len(), found.matched), (MIN_DEPTH, 2_000));
+        let expected: Vec<u64> =
+            (0..MIN_DEPTH as u64).map(|nth| if nth < 200 { nth * 10 + 1 } else { (nth - 200) * 10 + 3 }).collect();
+        assert_eq!(ids(&found), expected, "equal values are in the order of the ids, unknown ones are last");
+    }
+
+    #[test]
+    fn few_orders_are_remembered() {
+        let scans = Scans::default();
+        for limit in 0..100 {
+            let query = Query { filter: limit.to_string(), ..Query::default() };
+            assert!(scans.find(Selection::of(&query), &mut |_, _, _| false).is_complete);
+        }
+        assert_eq!(lock(&scans.0).len(), MAX_SCANS);
     }
 }

@@ -12,10 +12,12 @@ use crate::inspect::recent::{RecentEvent, RecentKind};
 use crate::inspect::view::View;
 use crate::lifecycle::StartFailure;
 use crate::lifecycle::exit::ExitReason;
+use crate::lifecycle::id::EntryId;
 use crate::util::sync::lock;
 use crate::worker::Worker;
 use crate::worker::feed::{Recorded, RecordedKind};
 use crate::worker::handle::WorkerHandle;
+use crate::worker::record::Record;
 
 /// How often a registry is swept, in nanoseconds of its clock: once a second.
 const EVERY: u64 = 1_000_000_000;
@@ -23,16 +25,13 @@ const EVERY: u64 = 1_000_000_000;
 /// How long one sweep takes.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// How many entries are examined before the time is read again.
-const STEP: usize = 512;
-
 /// Starts that wait are reported at most this often: every ten seconds.
 const WAITS_REPORTED_EVERY: u64 = 10 * EVERY;
 
 #[derive(Debug, Default)]
 pub(super) struct Sweep {
     last: Option<u64>,
-    position: usize,
+    position: u32,
     /// Whether starts waited at the last sweep.
     starts_waited: bool,
     waits_reported: Option<u64>,
@@ -65,21 +64,38 @@ impl<W: Worker> View<W> {
     }
 
     /// Returns the position for the next sweep.
-    fn sweep_from(&self, mut position: usize) -> usize {
-        let (shared, began, mut noticed) = (&self.starter.shared, Instant::now(), Vec::new());
+    fn sweep_from(&self, from: u32) -> u32 {
+        let (shared, deadline) = (&self.starter.shared, Instant::now() + SLICE);
         let Some(inspection) = &shared.inspection else { return 0 };
-        loop {
-            let now = shared.clock.now();
-            let passed = self.starter.table.slice(position, STEP, &mut |worker| {
-                noticed.extend(notice(worker, now, inspection.slow_after).map(|kind| (worker.clone(), kind)));
-            });
-            position = if passed == STEP { position + passed } else { 0 };
-            for (worker, kind) in noticed.drain(..) {
-                self.feed.record(now, Some(worker.cell), kind);
+        let now = shared.clock.now();
+        let mut visit = |record: &Record| {
+            // Only a worker that is busy is slow, or has a mailbox that stays full.
+            let Some(entry) = record.entry() else { return };
+            let Some(since) = record.read(entry.id).and_then(|seen| seen.busy_since) else { return };
+            if record.report_slow(now.saturating_sub(inspection.slow_after)) {
+                let slow = RecordedKind::Slow { lasted: now.saturating_sub(since), is_in_hand: true };
+                self.record(now, entry, slow);
             }
-            if position == 0 || began.elapsed() >= SLICE {
-                return position;
+            if self.is_full(entry) && record.report_full(now) {
+                let undelivered = record.read(entry.id).map_or(0, |seen| seen.undelivered);
+                self.record(now, entry, RecordedKind::MailboxFull { undelivered });
             }
+        };
+        inspection.records.visit(from, &mut visit, &mut || Instant::now() < deadline).unwrap_or(0)
+    }
+
+    fn is_full(&self, entry: EntryId) -> bool {
+        let mut is_full = false;
+        self.starter.table.visit_entry(entry, &mut |worker| {
+            is_full = worker.cell.queue.glance().queued >= worker.cell.queue.capacity();
+        });
+        is_full
+    }
+
+    /// Records an event of a worker, unless it has exited meanwhile.
+    fn record(&self, now: u64, entry: EntryId, kind: RecordedKind) {
+        if let Some(worker) = self.get(entry) {
+            self.feed.record(now, Some(worker.cell), kind);
         }
     }
 
@@ -103,20 +119,6 @@ impl<W: Worker> View<W> {
             kind: shown(&kind),
         }
     }
-}
-
-/// Whether a worker needs a look: its message is in hand for too long, or its mailbox is full.
-fn notice<W: Worker>(worker: &WorkerHandle<W>, now: u64, slow_after: u64) -> Option<RecordedKind> {
-    let cell = &worker.cell;
-    let record = cell.shared.record(&cell.core)?;
-    let since = record.read(cell.entry.id)?.busy_since;
-    if let Some(since) = since.filter(|_| record.report_slow(now.saturating_sub(slow_after))) {
-        return Some(RecordedKind::Slow { lasted: now.saturating_sub(since), is_in_hand: true });
-    }
-    // Only a worker that is busy for a while has a mailbox that stays full.
-    let is_full = since.is_some() && cell.queue.glance().queued >= cell.queue.capacity();
-    (is_full && record.report_full(now))
-        .then(|| RecordedKind::MailboxFull { undelivered: cell.undelivered().unwrap_or(0) })
 }
 
 fn shown(kind: &RecordedKind) -> RecentKind {

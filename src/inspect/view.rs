@@ -1,10 +1,11 @@
 //! [`View`]: a registry as its readers see it.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use crate::inspect::action::{ActError, Acting, Action};
 use crate::inspect::inspector::Opened;
@@ -25,6 +26,7 @@ use crate::worker::config::Config;
 use crate::worker::feed::Feed;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::ownership::owners_of;
+use crate::worker::record::Record;
 
 /// Makes the text of a key.
 pub(super) type KeyText<W> = Box<dyn Fn(&<W as Worker>::Key) -> String + Send + Sync>;
@@ -43,8 +45,8 @@ pub(super) struct View<W: Worker> {
     scans: Scans,
 }
 
-/// How many entries of the table are examined before the time is read again.
-const STEP: usize = 512;
+/// How many workers one call examines at least.
+const LEAST_VISITED: usize = 2_048;
 
 impl<W: Worker> View<W> {
     pub(super) fn new(
@@ -78,46 +80,51 @@ impl<W: Worker> View<W> {
         WorkerView { worker: WorkerRef(worker.entry_id()), key: self.key_text(worker), info: worker.info(), labels }
     }
 
-    /// Examines some more workers for a page. Returns whether there are further ones.
-    fn examine(&self, selection: &Selection, scan: &mut Scan) -> bool {
-        let table = &self.starter.table;
-        let wants = |worker: &WorkerHandle<W>| selection.state.is_none_or(|state| worker.state() == state);
-        let now = self.starter.shared.clock.now();
-        let (from, mut examined) = (scan.position, 0);
-        let passed = if selection.needs_key() {
-            let mut candidates = Vec::with_capacity(STEP);
-            let passed = table.slice(from, STEP, &mut |worker| {
-                examined += 1;
-                if wants(worker) {
-                    candidates.push(worker.clone());
-                }
-            });
-            // Outside the table's guard. (rule 2 of `scan`)
-            for worker in candidates {
-                let key = self.key_text(&worker);
-                if selection.accepts_key(&key) {
-                    let rank = match selection.sort {
-                        Column::Key => Rank::Text(key),
-                        column => rank(&worker, column, now),
-                    };
-                    scan.add(selection, rank, worker.entry_id());
-                }
+    /// Examines further workers for a page until the deadline. Returns whether there are more.
+    fn examine(&self, selection: &Selection, scan: &mut Scan, deadline: Instant) -> bool {
+        let Some(inspection) = &self.starter.shared.inspection else { return false };
+        let (from, now, visited) = (scan.position, self.starter.shared.clock.now(), Cell::new(0));
+        let mut visit = |record: &Record| {
+            visited.set(visited.get() + 1);
+            let Some(entry) = record.entry() else { return };
+            scan.examined += 1;
+            if let Some(rank) = self.rank(selection, record, entry, now) {
+                scan.add(selection, rank, entry);
             }
-            passed
-        } else {
-            table.slice(from, STEP, &mut |worker| {
-                examined += 1;
-                if wants(worker) {
-                    scan.add(selection, rank(worker, selection.sort, now), worker.entry_id());
-                }
-            })
         };
-        scan.position += passed;
-        scan.examined += examined;
-        passed == STEP
+        // A small registry is complete at once, however busy the machine is.
+        let mut goes_on = || visited.get() < LEAST_VISITED || Instant::now() < deadline;
+        let next = inspection.records.visit(from, &mut visit, &mut goes_on);
+        scan.position = next.unwrap_or(0);
+        next.is_some()
     }
 
-    fn get(&self, entry: EntryId) -> Option<WorkerHandle<W>> {
+    /// The value by which a worker is ordered. `None`: it is not selected.
+    fn rank(&self, selection: &Selection, record: &Record, entry: EntryId, now: u64) -> Option<Rank> {
+        if selection.needs_key() {
+            // Outside the table's guard. (rule 2 of `scan`)
+            let worker = self.get(entry)?;
+            let key = self.key_text(&worker);
+            let is_selected = is_in_state(selection, &worker) && selection.accepts_key(&key);
+            return is_selected.then(|| match selection.sort {
+                Column::Key => Rank::Text(key),
+                column => rank_by_record(record, entry, column, now).unwrap_or_else(|| rank_by_cell(&worker, column)),
+            });
+        }
+        let by_record = rank_by_record(record, entry, selection.sort, now);
+        if by_record.is_some() && selection.state.is_none() {
+            return by_record;
+        }
+        let mut rank = None;
+        self.starter.table.visit_entry(entry, &mut |worker| {
+            if is_in_state(selection, worker) {
+                rank = by_record.clone().or_else(|| Some(rank_by_cell(worker, selection.sort)));
+            }
+        });
+        rank
+    }
+
+    pub(super) fn get(&self, entry: EntryId) -> Option<WorkerHandle<W>> {
         let mut found = None;
         self.starter.table.visit_entry(entry, &mut |worker| found = Some(worker.clone()));
         found
@@ -135,21 +142,33 @@ impl<W: Worker> View<W> {
     }
 }
 
-/// The value of a column, other than that of the key.
-fn rank<W: Worker>(worker: &WorkerHandle<W>, column: Column, now: u64) -> Rank {
-    let cell = &worker.cell;
-    match column {
-        Column::Id | Column::Key => Rank::Number(worker.id().as_u64()),
-        Column::State => Rank::Number(worker.state() as u64),
-        Column::Queued => Rank::Number(cell.queue.glance().queued as u64),
-        Column::Handled => Rank::Number(cell.queue.glance().delivered),
-        Column::Restarts => Rank::Number(cell.incarnation().saturating_sub(1)),
-        Column::Age => cell.age(now).into(),
-        Column::IdleFor => cell.idle_for(now).into(),
-        Column::BusyFor => cell.busy_for(now).into(),
-        Column::Undelivered => cell.undelivered().into(),
-        Column::LastCrash => cell.crashed_at().map(|at| now.saturating_sub(at)).into(),
-    }
+fn is_in_state<W: Worker>(selection: &Selection, worker: &WorkerHandle<W>) -> bool {
+    selection.state.is_none_or(|state| worker.state() == state)
+}
+
+/// The value of a column that a record has. Records lie one behind the other: a million take some milliseconds.
+fn rank_by_record(record: &Record, entry: EntryId, column: Column, now: u64) -> Option<Rank> {
+    let ago = |then: Option<u64>| Rank::from(then.map(|then| now.saturating_sub(then)));
+    let read = || record.read(entry.id);
+    Some(match column {
+        Column::Id => Rank::Number(entry.id.as_u64()),
+        Column::Age => ago(read().map(|seen| seen.started_at)),
+        Column::IdleFor => ago(read().and_then(|seen| seen.idle_since)),
+        Column::BusyFor => ago(read().and_then(|seen| seen.busy_since)),
+        Column::Undelivered => read().map(|seen| seen.undelivered).into(),
+        Column::LastCrash => ago(record.crashed_at(entry.id)),
+        Column::Key | Column::State | Column::Queued | Column::Handled | Column::Restarts => return None,
+    })
+}
+
+/// The value of any other column, apart from the key.
+fn rank_by_cell<W: Worker>(worker: &WorkerHandle<W>, column: Column) -> Rank {
+    Rank::Number(match column {
+        Column::State => worker.state() as u64,
+        Column::Queued => worker.cell.queue.glance().queued as u64,
+        Column::Handled => worker.cell.queue.glance().delivered,
+        _ => worker.cell.incarnation(),
+    })
 }
 
 /// Runs code of the user, and contains its panic. (G5)
@@ -201,7 +220,9 @@ impl<W: Worker> Inspect for View<W> {
     }
 
     fn workers(&self, query: &Query) -> Page {
-        let found = self.scans.find(Selection::of(query), &mut |selection, scan| self.examine(selection, scan));
+        let found = self
+            .scans
+            .find(Selection::of(query), &mut |selection, scan, deadline| self.examine(selection, scan, deadline));
         let place = query.offset.min(Query::MAX_DEPTH);
         let limit = query.limit.min(Query::MAX_LIMIT);
         let shown = found.order.iter().skip(place).take(limit);

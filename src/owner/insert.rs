@@ -33,7 +33,7 @@ impl Owner {
         launch.core_mut().entry = entry;
         if let Some(inspection) = &self.shared.inspection {
             let core = launch.core_mut();
-            let number = inspection.records.assign(entry.id, core.started_at());
+            let number = inspection.records.assign(entry, core.started_at());
             core.set_record_number(number);
         }
         let history = self.prior.take().map(|prior| {

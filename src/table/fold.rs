@@ -1,6 +1,5 @@
 //! Reads of the whole table.
 
-use std::hint::black_box;
 use std::ops::ControlFlow;
 
 use crate::metrics::stats::Backlog;
@@ -65,29 +64,6 @@ impl<W: Worker> TableReader<W> {
                 return folded;
             }
         }
-    }
-
-    /// Calls `visit` with the workers of at most `most` entries, whatever the state of their gates, after skipping
-    /// `from` entries. Returns how many entries were visited: fewer than `most` at the end of the table.
-    ///
-    /// The order of the entries changes only when the table grows or shrinks. Skipping an entry does not read it. The
-    /// short loops are those of [`fold`](Self::fold).
-    pub(crate) fn slice(&self, from: usize, most: usize, visit: &mut dyn FnMut(&WorkerHandle<W>)) -> usize {
-        let pinned = self.0.entries.pin();
-        let mut entries = pinned.iter().skip(from);
-        let mut visited = 0;
-        while visited < most {
-            let batch: Vec<&Entry<W>> = entries.by_ref().take(BATCH.min(most - visited)).collect();
-            let firsts: Vec<&WorkerHandle<W>> = batch.iter().filter_map(|entry| entry.workers.first.as_ref()).collect();
-            // Only to bring the workers into the caches.
-            black_box(firsts.iter().map(|worker| usize::from(worker.is_open())).sum::<usize>());
-            batch.iter().flat_map(|entry| entry.workers.iter()).for_each(&mut *visit);
-            if batch.is_empty() {
-                break;
-            }
-            visited += batch.len();
-        }
-        visited
     }
 
     /// How many messages are queued, out of a registry of this many workers. In a large registry this extrapolates from

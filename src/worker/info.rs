@@ -126,12 +126,12 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     /// How many nanoseconds ago that was. `now` is by the registry's clock.
-    pub(crate) fn age(&self, now: u64) -> Option<u64> {
+    fn age(&self, now: u64) -> Option<u64> {
         self.ready_at().map(|ready| now.saturating_sub(ready))
     }
 
     /// For how many nanoseconds the worker has been at rest.
-    pub(crate) fn idle_for(&self, now: u64) -> Option<u64> {
+    fn idle_for(&self, now: u64) -> Option<u64> {
         if self.state() != WorkerState::Running || !self.queue.is_idle() {
             return None;
         }
@@ -145,17 +145,12 @@ impl<W: Worker> WorkerCell<W> {
     }
 
     /// For how many nanoseconds the message in hand has been there.
-    pub(crate) fn busy_for(&self, now: u64) -> Option<u64> {
+    fn busy_for(&self, now: u64) -> Option<u64> {
         self.glimpse()?.busy_since.map(|since| now.saturating_sub(since))
     }
 
-    pub(crate) fn undelivered(&self) -> Option<u64> {
+    fn undelivered(&self) -> Option<u64> {
         Some(self.glimpse()?.undelivered)
-    }
-
-    /// When the worker last crashed.
-    pub(crate) fn crashed_at(&self) -> Option<u64> {
-        self.shared.record(&self.core)?.crashed_at(self.entry.id)
     }
 
     /// The last crash: what was recorded, or else the one that the worker ended by.

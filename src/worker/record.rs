@@ -16,11 +16,11 @@
 //!    for the record's next worker, which is harmless, and so becomes unlikely.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use crate::lifecycle::exit::ExitReason;
-use crate::lifecycle::id::WorkerId;
+use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::util::clock::nanos;
 use crate::util::panics::CatchDropPanic;
 use crate::util::sync::{Mutex, lock};
@@ -34,6 +34,8 @@ use crate::worker::restart::Intensity;
 pub(crate) struct Record {
     /// The id of the worker, or 0.
     worker: AtomicU64,
+    /// The hash of its key, which finds it in the table.
+    hash: AtomicU64,
     /// When the start was requested; once the worker is ready, when the current run was.
     started_at: AtomicU64,
     /// Since when the worker is at rest, or has the message in hand that it has: then with [`BUSY`].
@@ -50,6 +52,9 @@ pub(crate) struct Record {
 const BUSY: u64 = 1 << 63;
 /// It was reported that this message is in hand for long.
 const REPORTED: u64 = 1 << 62;
+
+/// The worker starts or is between two runs.
+const NEITHER: u64 = REPORTED - 1;
 
 /// The crashes and restarts of one worker.
 #[derive(Default)]
@@ -88,7 +93,7 @@ impl Record {
         let glimpse = Glimpse {
             started_at: self.started_at(),
             busy_since: is_busy.then_some(since),
-            idle_since: (!is_busy).then_some(since),
+            idle_since: (!is_busy && since != NEITHER).then_some(since),
             undelivered: self.undelivered.load(Ordering::Relaxed),
         };
         // Pairs with the fence in `release`: had a value been that of a later worker, the id would be cleared.
@@ -96,14 +101,24 @@ impl Record {
         (self.worker.load(Ordering::Relaxed) == worker.0).then_some(glimpse)
     }
 
+    /// The worker that has the record. As for [`read`](Self::read), the hash is that of this worker.
+    pub(crate) fn entry(&self) -> Option<EntryId> {
+        let id = self.worker.load(Ordering::Acquire);
+        let hash = self.hash.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let is_same = id != 0 && self.worker.load(Ordering::Relaxed) == id;
+        is_same.then_some(EntryId { id: WorkerId(id), hash })
+    }
+
     /// Gives the record to a worker. For the owner.
-    fn assign(&self, worker: WorkerId, requested_at: u64) {
+    fn assign(&self, worker: EntryId, requested_at: u64) {
+        self.hash.store(worker.hash, Ordering::Relaxed);
         self.started_at.store(requested_at, Ordering::Relaxed);
-        self.activity.store(requested_at, Ordering::Relaxed);
+        self.activity.store(NEITHER, Ordering::Relaxed);
         self.undelivered.store(0, Ordering::Relaxed);
         self.full_reported.store(0, Ordering::Relaxed);
         // Release pairs with the Acquire in `read`.
-        self.worker.store(worker.0, Ordering::Release);
+        self.worker.store(worker.id.0, Ordering::Release);
     }
 
     /// Takes the record back. For the owner.
@@ -137,6 +152,11 @@ impl Record {
     /// The worker is at rest. Returns as [`begin_message`](Self::begin_message). For the worker's task.
     pub(crate) fn rest(&self, now: u64) -> Option<u64> {
         self.replace_activity(now)
+    }
+
+    /// A run is over: there is neither a message in hand nor rest. For the worker's task.
+    pub(crate) fn end_run(&self) {
+        self.activity.store(NEITHER, Ordering::Relaxed);
     }
 
     fn replace_activity(&self, next: u64) -> Option<u64> {
@@ -211,6 +231,9 @@ impl Record {
 /// How many records are allocated at once.
 const CHUNK: usize = 1_024;
 
+/// How many records are visited before the time is read again.
+const VISITED_AT_ONCE: usize = 128;
+
 /// The chunks of one row. An `Arc`, because a worker's task keeps its chunk.
 type Row = Box<[OnceLock<Arc<[Record]>>]>;
 
@@ -219,16 +242,10 @@ type Row = Box<[OnceLock<Arc<[Record]>>]>;
 /// The chunk with number `n` is in row `log2(n + 1)`, and row `r` has `2^r` chunks.
 pub(crate) struct Records {
     rows: [OnceLock<Row>; 22],
-    /// Written by the owner only.
-    unused: Mutex<Unused>,
-}
-
-#[derive(Default)]
-struct Unused {
-    /// The number of the first record that was never used.
-    next: u32,
-    /// Records that were given back, oldest first. (rule 3)
-    released: VecDeque<u32>,
+    /// The number of the first record that was never used. Written by the owner only.
+    next: AtomicU32,
+    /// Records that were given back, oldest first. (rule 3) For the owner: no reader takes this lock.
+    released: Mutex<VecDeque<u32>>,
 }
 
 /// The number of a worker without a record.
@@ -236,25 +253,22 @@ pub(crate) const NO_RECORD: u32 = u32::MAX;
 
 impl Records {
     pub(crate) fn new() -> Self {
-        Self { rows: [const { OnceLock::new() }; 22], unused: Mutex::new(Unused::default()) }
+        Self { rows: [const { OnceLock::new() }; 22], next: AtomicU32::new(0), released: Mutex::default() }
     }
 
     /// Gives a record to a worker, and returns the record's number. For the owner.
-    pub(crate) fn assign(&self, worker: WorkerId, requested_at: u64) -> u32 {
-        let number = {
-            let mut unused = lock(&self.unused);
-            let next = unused.next;
-            unused.released.pop_front().unwrap_or_else(|| {
-                unused.next += 1;
-                next
-            })
-        };
+    pub(crate) fn assign(&self, worker: EntryId, requested_at: u64) -> u32 {
+        let next = self.next.load(Ordering::Relaxed);
+        let number = lock(&self.released).pop_front().unwrap_or(next);
         let (row, place, offset) = place_of(number);
         // Beyond four billion records: the worker has none.
         let Some(row_chunks) = self.rows.get(row) else { return NO_RECORD };
         let row_chunks = row_chunks.get_or_init(|| (0..1_usize << row).map(|_| OnceLock::new()).collect());
         let chunk = row_chunks[place].get_or_init(|| (0..CHUNK).map(|_| Record::default()).collect());
         chunk[offset].assign(worker, requested_at);
+        if number == next {
+            self.next.store(next + 1, Ordering::Relaxed);
+        }
         number
     }
 
@@ -262,7 +276,33 @@ impl Records {
     pub(crate) fn release(&self, number: u32) {
         if let Some(record) = self.get(number) {
             record.release();
-            lock(&self.unused).released.push_back(number);
+            lock(&self.released).push_back(number);
+        }
+    }
+
+    /// Calls `visit` with the records from this number on, as long as `goes_on` returns true; it is asked now and then.
+    /// Returns the number to go on with, or `None` at the end.
+    ///
+    /// A worker has one record for its whole life, so that one that is present throughout is met exactly once.
+    pub(crate) fn visit(
+        &self,
+        from: u32,
+        visit: &mut dyn FnMut(&Record),
+        goes_on: &mut dyn FnMut() -> bool,
+    ) -> Option<u32> {
+        let mut from = from as usize;
+        loop {
+            let end = self.next.load(Ordering::Relaxed) as usize;
+            if from >= end {
+                return None;
+            }
+            let (chunk, offset) = self.chunk(u32::try_from(from).ok()?)?;
+            let most = VISITED_AT_ONCE.min(end - from).min(CHUNK - offset);
+            chunk[offset..offset + most].iter().for_each(&mut *visit);
+            from += most;
+            if !goes_on() {
+                return u32::try_from(from).ok();
+            }
         }
     }
 
@@ -292,10 +332,14 @@ mod tests {
 
     use super::*;
 
+    fn entry(id: u64) -> EntryId {
+        EntryId { id: WorkerId(id), hash: id }
+    }
+
     #[test]
     fn every_record_has_its_own_place() {
         let records = Records::new();
-        let numbers: Vec<u32> = (1..=5_000).map(|id| records.assign(WorkerId(id), id)).collect();
+        let numbers: Vec<u32> = (1..=5_000).map(|id| records.assign(entry(id), id)).collect();
         for (id, &number) in (1..).zip(&numbers) {
             let read = records.get(number).and_then(|record| record.read(WorkerId(id)));
             assert_eq!(read.map(|glimpse| glimpse.started_at), Some(id));
@@ -306,17 +350,35 @@ mod tests {
     }
 
     #[test]
+    fn each_worker_is_visited_once() {
+        let records = Records::new();
+        let numbers: Vec<u32> = (1..=3_000).map(|id| records.assign(entry(id), 0)).collect();
+        numbers.iter().skip(1).step_by(2).for_each(|&number| records.release(number));
+        let (mut seen, mut from, mut rounds) = (Vec::new(), 0, 0);
+        loop {
+            rounds += 1;
+            let mut visit = |record: &Record| seen.extend(record.entry());
+            match records.visit(from, &mut visit, &mut || false) {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        let expected: Vec<EntryId> = (1..=3_000).step_by(2).map(entry).collect();
+        assert!(seen == expected && rounds > 3_000 / VISITED_AT_ONCE, "{} in {rounds} rounds", seen.len());
+    }
+
+    #[test]
     fn released_record_shows_nothing() {
         let records = Records::new();
         let (old, new) = (WorkerId(1), WorkerId(2));
-        let number = records.assign(old, 10);
+        let number = records.assign(entry(1), 10);
         let record = records.get(number).expect("it was assigned");
         record.count_undelivered(3);
         record.record_crash(ExitReason::Crashed, 11);
         records.release(number);
         assert!(record.read(old).is_none() && record.crash(old).is_none());
 
-        assert_eq!(records.assign(new, 20), number, "it is reused");
+        assert_eq!(records.assign(entry(2), 20), number, "it is reused");
         assert!(record.read(old).is_none() && record.crash(new).is_none());
         assert_eq!(record.read(new).map(|glimpse| glimpse.undelivered), Some(0));
     }
@@ -324,7 +386,7 @@ mod tests {
     #[test]
     fn restarts_leave_the_budget() {
         let record = Record::default();
-        record.assign(WorkerId(1), 0);
+        record.assign(entry(1), 0);
         let intensity = Intensity { max: 3, period: Duration::from_nanos(100) };
         for at in [0, 50, 90] {
             record.record_restart(at);
@@ -340,7 +402,7 @@ mod tests {
     #[test]
     fn slow_message_is_reported_once() {
         let record = Record::default();
-        record.assign(WorkerId(1), 0);
+        record.assign(entry(1), 0);
         assert!(!record.report_slow(50), "nothing is in hand");
         assert_eq!(record.begin_message(10), None);
         assert!(!record.report_slow(10));

@@ -99,6 +99,49 @@ fn page_of_a_million_takes_20_ms() {
     let _report = runtime.block_on(async { within(registry.shutdown(), "the shutdown").await });
 }
 
+/// Run it with `--release`, alone, as the one above.
+#[test]
+#[ignore = "prints figures"]
+fn messages_of_an_inspected_worker() {
+    let inspector = Inspector::new();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let start = |inspected: bool| {
+        runtime.block_on(async {
+            let builder = Registry::<Idle>::builder().mailbox_capacity(MESSAGES as usize);
+            let builder = if inspected { builder.inspect(&inspector, u64::to_string) } else { builder };
+            let registry = builder.build().expect("valid options");
+            let worker = within(registry.start(&1, ()), "a start").await.expect("the start succeeds");
+            (registry, worker)
+        })
+    };
+    let (plain, inspected) = (start(false), start(true));
+    // One message after the other, each to a worker at rest; and many at once.
+    for (what, at_once) in [("to a worker at rest", 1), ("in a row", MESSAGES)] {
+        let (mut least, mut least_inspected) = (Duration::MAX, Duration::MAX);
+        for _ in 0..40 {
+            least = least.min(runtime.block_on(handled(&plain.1, at_once)));
+            least_inspected = least_inspected.min(runtime.block_on(handled(&inspected.1, at_once)));
+        }
+        println!("a message {what}: {:?}, inspected {:?}", least / MESSAGES, least_inspected / MESSAGES);
+    }
+}
+
+const MESSAGES: u32 = 10_000;
+
+/// The processor time of [`MESSAGES`] messages.
+async fn handled(worker: &gen_registry::WorkerHandle<Idle>, at_once: u32) -> Duration {
+    let used = processor_time();
+    for _ in 0..MESSAGES / at_once {
+        for _ in 0..at_once {
+            worker.try_cast(()).expect("there is room");
+        }
+        while worker.info().queued > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+    processor_time().saturating_sub(used)
+}
+
 /// Reads a page until it is complete, and prints what one read took.
 fn print_pages(what: &str, mut read: impl FnMut() -> (bool, usize)) {
     let (mut longest, mut all, mut reads) = (Duration::ZERO, Duration::ZERO, 0_u32);

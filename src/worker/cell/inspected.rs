@@ -72,7 +72,7 @@ impl<W: Worker> WorkerCell<W> {
     pub(crate) fn record_run_end(&self, exit: &Exit, will_restart: bool) {
         let Some(record) = self.shared.record(&self.core) else { return };
         let now = self.shared.clock.now_in_worker();
-        record.rest(now);
+        record.end_run();
         if let Exit::Ended(reason) = exit {
             if reason.is_crash() {
                 record.record_crash(reason.clone(), now);

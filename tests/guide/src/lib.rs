@@ -5,5 +5,8 @@
 #[doc = include_str!("../../../guide/web_server.md")]
 mod web_server {}
 
+#[doc = include_str!("../../../guide/console.md")]
+mod console {}
+
 #[doc = include_str!("../../../guide/from_maps_and_actors.md")]
 mod from_maps_and_actors {}
