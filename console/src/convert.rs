@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use gen_registry::WorkerState;
 use gen_registry::inspect::{Action, Inspect, Parent, RecentEvent, RecentKind, WorkerView};
+use gen_registry::{Stats, WorkerState};
 
 use crate::json;
 
@@ -55,6 +55,7 @@ pub(crate) fn registry(registry: &dyn Inspect) -> json::Registry {
         capacity: capacity(registry),
         starts: stats.starts.into(),
         exits: stats.exits.into(),
+        crashes: crashes(&stats),
         restarts: stats.restarts.total() + stats.restarts_by_caller.total(),
         gave_up: stats.gave_up,
         task_panics: stats.task_panics,
@@ -67,6 +68,12 @@ pub(crate) fn registry(registry: &dyn Inspect) -> json::Registry {
         actions,
         ..json::Registry::default()
     }
+}
+
+/// Each crash is followed by a restart or by an exit, and the library counts those.
+fn crashes(stats: &Stats) -> u64 {
+    let (restarts, exits) = (stats.restarts, stats.exits);
+    restarts.failed + restarts.panicked + restarts.crashed + exits.failed + exits.panicked + exits.crashed
 }
 
 pub(crate) fn options(registry: &dyn Inspect) -> Vec<(String, String)> {
@@ -147,6 +154,8 @@ fn detail(kind: &RecentKind) -> String {
             let (verb, seconds) = (if *is_in_hand { "is" } else { "was" }, lasted.as_secs_f64());
             format!("a message {verb} in hand for {seconds:.1} s")
         }
+        RecentKind::MailboxFull { undelivered: 1 } => "1 message undelivered so far".to_owned(),
+        RecentKind::MailboxFull { undelivered } => format!("{undelivered} messages undelivered so far"),
         kind => kind.to_string(),
     }
 }

@@ -45,6 +45,8 @@ pub struct Registry {
     pub starts: Starts,
     /// Exits, by reason.
     pub exits: Exits,
+    /// Runs that failed, panicked or were crashed, whether they restarted or not.
+    pub crashes: u64,
     /// Restarts by the policy and by callers.
     pub restarts: u64,
     /// Workers that spent their restart budget.
@@ -150,13 +152,6 @@ totals! {
 totals! {
     /// Messages that were not handled, by reason: [`gen_registry::Undelivered`].
     Undelivered { closed, full, killed, crashed, deadline }
-}
-
-impl Exits {
-    /// Exits of workers that failed, panicked or were crashed.
-    pub fn crashes(&self) -> u64 {
-        self.failed + self.panicked + self.crashed
-    }
 }
 
 /// What moved, per second.

@@ -200,7 +200,7 @@ fn rates(before: &json::Registry, after: &json::Registry, passed: Duration) -> j
         starts: rate(|registry| registry.starts.ok),
         restarts: rate(|registry| registry.restarts),
         exits: rate(|registry| registry.exits.total()),
-        crashes: rate(|registry| registry.exits.crashes()),
+        crashes: rate(|registry| registry.crashes),
         hits: rate(|registry| registry.lookups.hit),
         misses: rate(|registry| registry.lookups.miss),
         handled: rate(|registry| registry.handled),

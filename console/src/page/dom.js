@@ -102,7 +102,7 @@ function spark(points, className = "") {
     return `${index ? "L" : "M"}${x} ${y.toFixed(1)}`;
   }).join("");
   svg.set = (values, of, other = [], limit = 0) => {
-    const shown = values.slice(-points), top = Math.max(limit, ...shown, 1e-9);
+    const shown = values.slice(-points), top = Math.max(limit, ...shown, ...other.slice(-points), 1e-9);
     const path = shown.length > 1 ? draw(shown, top) : "";
     line.setAttribute("d", path);
     area.setAttribute("d", path && `${path}L${points - 1} ${HEIGHT}L${points - shown.length} ${HEIGHT}Z`);

@@ -159,7 +159,7 @@ const HELP = [
 
 function showHelp() {
   const keys = HELP.map(([names, what]) => [el("dt", {}, names.split(" ").map(name => [el("kbd", {}, name), " "])), el("dd", {}, what)]);
-  askUser("Keys", [el("dl", {}, keys), el("p", { className: "faint" }, "A line shows the last ten minutes. Red in it are crashes among exits, and misses among lookups.")], [["Close", ""]]);
+  askUser("Keys", [el("dl", {}, keys), el("p", { className: "faint" }, "A line shows the last ten minutes. Red among the exits are crashes, with those that restart, and red among the lookups are misses.")], [["Close", ""]]);
 }
 
 function moveRow(step) {

@@ -91,6 +91,8 @@ async fn without_streams_events_are_read_each_second() {
     let feed = state.events(0, 10);
     assert_eq!((feed.latest, &*feed.events[0].kind, feed.events[0].key.as_deref()), (1, "crashed", Some("1")));
 
+    assert_eq!(state.overview().overview.registries[0].crashes, 1);
+
     let stream = Arc::clone(&state.streams).try_acquire_owned().expect("none is open");
     rooms.start(&2, ()).await.expect("it starts").crash().await.expect("it crashes");
     sleep(Duration::from_millis(300)).await;

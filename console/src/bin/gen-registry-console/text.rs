@@ -96,7 +96,7 @@ pub(crate) fn overview(overview: &Overview) -> String {
             short(registry.starts.ok),
             short(registry.restarts),
             short(registry.exits.total()),
-            short(registry.exits.crashes()),
+            short(registry.crashes),
             short(registry.handled),
             short(registry.queued as u64),
             short(registry.undelivered.total()),
