@@ -3,7 +3,7 @@
 //!
 //! - [`grid`]: each fault of a worker with each event.
 //! - [`futures`]: each public future, dropped after each number of polls.
-//! - [`resources`]: durations from nothing to for ever, a runtime that is not driven, and memory after bursts.
+//! - [`resources`]: durations from nothing to for ever, a runtime that is not driven, and memory after heavy use.
 
 #![allow(missing_docs, reason = "a test binary")]
 

@@ -65,6 +65,10 @@ async fn pair(first: Verb, second: Verb, has_worker: bool) {
     }
     sends.await;
     assert!(world.registry.count() <= 1, "more than `max_workers`");
+    if [first, second].iter().all(|verb| matches!(verb, Verb::Start | Verb::Idle | Verb::Evict)) {
+        // Nothing stops a worker: what was accepted was handled. (G7)
+        assert_eq!(world.book.undelivered_notes(), 0, "a message was lost in an idle window");
+    }
     world.check(events).await;
 }
 

@@ -28,7 +28,7 @@ const EXTREMES: [Duration; 7] = [
     Duration::MAX,
 ];
 
-/// No code under test waits for so long, if it does not wait for ever.
+/// Longer than any wait of the code under test that has an end.
 const LONG: Duration = Duration::from_secs(1_000_000);
 
 fn is_short(duration: Duration) -> bool {

@@ -1,4 +1,4 @@
-//! Memory after bursts: what a burst has used is there for the next one, and grows no further.
+//! Memory after heavy use: what one round has used is there for the next one, and grows no further.
 
 use std::future::Future;
 
@@ -7,21 +7,21 @@ use test_support::{Ask, Plan, Probe, assert_at_rest, in_own_process, resident, w
 
 const WORKERS: u32 = 10_000;
 
-/// Runs bursts, and compares the memory after the last ones with that after the first ones.
-async fn stays_flat<F: Future<Output = ()>>(burst: impl Fn() -> F) {
+/// Runs rounds, and compares the memory after the last ones with that after the first ones.
+async fn stays_flat<F: Future<Output = ()>>(round: impl Fn() -> F) {
     let mut after = Vec::new();
     for _ in 0..8 {
-        burst().await;
+        round().await;
         after.push(resident());
     }
-    // The first bursts fill the allocator's and the library's own reserves.
+    // The first rounds fill the allocator's and the library's own reserves.
     let (early, late) = (after[2], after[7]);
-    assert!(late as f64 <= early as f64 * 1.05, "resident bytes after each burst: {after:?}");
+    assert!(late as f64 <= early as f64 * 1.05, "resident bytes after each round: {after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bursts_of_workers_leave_no_memory() {
-    if !in_own_process(module_path!(), "bursts_of_workers_leave_no_memory") {
+async fn rounds_of_workers_leave_no_memory() {
+    if !in_own_process(module_path!(), "rounds_of_workers_leave_no_memory") {
         return;
     }
     let registry = Registry::<Probe>::new();
@@ -39,8 +39,8 @@ async fn bursts_of_workers_leave_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bursts_of_messages_leave_no_memory() {
-    if !in_own_process(module_path!(), "bursts_of_messages_leave_no_memory") {
+async fn rounds_of_messages_leave_no_memory() {
+    if !in_own_process(module_path!(), "rounds_of_messages_leave_no_memory") {
         return;
     }
     let registry = Registry::<Probe>::builder().mailbox_capacity(WORKERS as usize).build().unwrap();
@@ -57,8 +57,8 @@ async fn bursts_of_messages_leave_no_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bursts_of_names_and_subscribers_leave_no_memory() {
-    if !in_own_process(module_path!(), "bursts_of_names_and_subscribers_leave_no_memory") {
+async fn rounds_of_names_and_subscribers_leave_no_memory() {
+    if !in_own_process(module_path!(), "rounds_of_names_and_subscribers_leave_no_memory") {
         return;
     }
     let registry = Registry::<Probe>::new();
