@@ -117,3 +117,20 @@ async fn refreshed_page_has_no_worker_that_has_exited() {
     assert_eq!(keys, ["0", "2"]);
     assert_eq!(page.rows[0].idle, Some(5_000));
 }
+
+#[tokio::test(start_paused = true)]
+async fn missed_events_are_counted() {
+    let inspector = Inspector::new();
+    let rooms = rooms(&inspector);
+    let state = State::new(inspector);
+    // More than a registry keeps, within a second.
+    for room in 0..600 {
+        rooms.start(&room, ()).await.expect("it starts").crash().await.expect("it crashes");
+    }
+    sleep(Duration::from_secs(2)).await;
+    let feed = state.events(0, 1_000);
+    let lost: Vec<_> = feed.events.iter().filter(|event| event.kind == "lost").map(|event| &*event.detail).collect();
+    assert_eq!(lost, ["88 events happened at once and are not listed"]);
+    let crashes = feed.events.iter().filter(|event| event.kind == "crashed").count();
+    assert_eq!(crashes, 512);
+}
