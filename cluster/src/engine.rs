@@ -85,6 +85,19 @@ pub trait Engine: Send + Sync + 'static {
         100
     }
 
+    /// Returns whether the history of the engine is not that of this cluster alone, so that others decide when it is
+    /// [compacted](Self::compact). `prefix` is that of the cluster.
+    ///
+    /// # Errors
+    ///
+    /// As of [`read`](Self::read).
+    fn serves_others(&self, prefix: &str) -> impl Future<Output = Result<bool, EngineError>> + Send {
+        async move {
+            let _ = prefix; // An engine of one cluster.
+            Ok(false)
+        }
+    }
+
     /// Allows the engine to forget the history before a revision. A watch from `before` or later still misses nothing. Records
     /// are not touched. To repeat a compaction, or to make an older one, has no effect.
     ///

@@ -62,6 +62,9 @@ pub enum ClusterEvent {
     /// Workers of a fenced node still run, and other nodes may start theirs: see
     /// [`FencePolicy::Report`](crate::FencePolicy::Report).
     Overdue,
+    /// The engine has keys of others, or its operators compact it, so this cluster does not. A node makes some hundred bytes of
+    /// history a second, which must be compacted at some time. Reported once, after ten minutes.
+    HistoryOfOthers,
     /// The engine does not answer. The node serves until its deadline.
     EngineAway,
     /// The engine answers again.

@@ -14,13 +14,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use gen_registry::{Builder, Permit, Registry, ReserveError, ShutdownReport, Worker};
+use gen_registry::{Builder, Event, Lagged, Permit, Registry, ReserveError, ShutdownReport, Worker};
 use tokio::runtime::Handle;
+use tokio::sync::broadcast;
 
 use crate::fence::{Fence, Validity};
 use crate::host::Handler;
@@ -34,6 +35,8 @@ pub(crate) struct Open<W: Worker> {
     validity: Arc<Validity>,
     fence: Fence,
     pub(crate) registry: Registry<W>,
+    /// Its events are forwarded to the subscribers of the kind.
+    is_observed: AtomicBool,
 }
 
 impl<W: Worker> Open<W> {
@@ -76,7 +79,12 @@ pub(crate) struct Kind<W: Worker> {
     configure: Configure<W>,
     handlers: HashMap<&'static str, Handler<W>>,
     runtime: Handle,
+    /// Of the registries here, if there was a subscriber. An error: this many are lost.
+    events: broadcast::Sender<Result<Event<W>, u64>>,
 }
+
+/// How many events of workers a subscriber may lag behind.
+const EVENTS: usize = 1024;
 
 impl<W: Worker> fmt::Debug for Kind<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -93,8 +101,8 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         handlers: HashMap<&'static str, Handler<W>>,
     ) -> Kind<W> {
         let slot = |_| Slot { open: RwLock::new(None), counts: Counts::default() };
-        let runtime = Handle::current();
-        Kind { name, slots: (0..shards).map(slot).collect(), args, configure, handlers, runtime }
+        let (runtime, events) = (Handle::current(), broadcast::Sender::new(EVENTS));
+        Kind { name, slots: (0..shards).map(slot).collect(), args, configure, handlers, runtime, events }
     }
 
     pub(crate) fn shards(&self) -> u16 {
@@ -190,7 +198,12 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
             return Ok(Some(open.clone()));
         }
         let registry = self.build(Some(shard))?;
-        let open = Arc::new(Open { epoch, validity: validity.clone(), fence, registry });
+        let is_observed = AtomicBool::new(false);
+        let open = Arc::new(Open { epoch, validity: validity.clone(), fence, registry, is_observed });
+        // Before it has a worker, so that no event is missed.
+        if self.events.receiver_count() > 0 {
+            self.observe(&open);
+        }
         // One of another ownership was taken before the shard opened again, so this drops none.
         *slot = Some(open.clone());
         Ok(Some(open))
@@ -207,6 +220,28 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         // The workers run where the node runs, whichever runtime the sender is on.
         let _entered = self.runtime.enter();
         (self.configure)(Registry::builder()).accepts(accepts).build()
+    }
+
+    /// Subscribes to the events of the workers here. A registry that is made meanwhile is found by the loop, or finds the
+    /// subscriber.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Result<Event<W>, u64>> {
+        let subscriber = self.events.subscribe();
+        self.all().for_each(|open| self.observe(&open));
+        subscriber
+    }
+
+    /// Forwards the events of a registry until it has ended.
+    fn observe(&self, open: &Open<W>) {
+        if open.is_observed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (mut events, subscribers) = (open.registry.subscribe(), self.events.clone());
+        self.runtime.spawn(async move {
+            while let Some(event) = events.recv().await {
+                // An error: there is no subscriber now. There may be one again.
+                let _ = subscribers.send(event.map_err(|Lagged(lost)| lost));
+            }
+        });
     }
 
     /// The registry of a shard, whether it is routed to or not.

@@ -67,6 +67,6 @@ pub use host::{HostBuilder, HostError};
 pub use id::{Epoch, NodeId, Revision, Shard};
 pub use key::ClusterKey;
 pub use message::{Answers, Call, Cast, Takes};
-pub use registry::{ClusterRegistry, ClusterStopError, Here, Partial};
+pub use registry::{ClusterRegistry, ClusterStopError, Here, HereEvents, Partial};
 pub use transport::{ListenError, NodeTls, NodeTlsError};
 pub use via::ClusterVia;

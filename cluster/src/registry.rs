@@ -5,8 +5,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gen_registry::{ExitReason, StopError, ToKey, Worker, WorkerHandle};
+use gen_registry::{Event, ExitReason, Lagged, StopError, ToKey, Worker, WorkerHandle};
 use thiserror::Error;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, timeout_at};
 
 use crate::error::Why;
@@ -243,6 +244,36 @@ impl<W: Worker<Key: ClusterKey>> Here<'_, W> {
             list.push(handle.clone());
             list
         })
+    }
+
+    /// Subscribes to the starts, restarts and exits of the workers on this node from now on.
+    ///
+    /// Past events are not kept, and without a subscription none are made.
+    pub fn subscribe(&self) -> HereEvents<W> {
+        HereEvents(self.kind.subscribe())
+    }
+}
+
+/// The starts, restarts and exits of workers on one node: see [`Here::subscribe`].
+#[derive(Debug)]
+pub struct HereEvents<W: Worker>(broadcast::Receiver<Result<Event<W>, u64>>);
+
+impl<W: Worker> HereEvents<W> {
+    /// Waits for the next event. Events of one shard are in their order.
+    ///
+    /// # Errors
+    ///
+    /// [`Lagged`]: this subscriber was too slow and has lost events.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
+        match self.0.recv().await {
+            Ok(event) => Some(event.map_err(Lagged)),
+            Err(RecvError::Lagged(lost)) => Some(Err(Lagged(lost))),
+            Err(RecvError::Closed) => None,
+        }
     }
 }
 

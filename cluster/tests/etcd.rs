@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use gen_registry_cluster::Revision;
-use gen_registry_cluster::engine::{Commit, Engine, EngineError, Etcd, EtcdTls, Expect, WatchError};
+use gen_registry_cluster::engine::{Commit, Compaction, Engine, EngineError, Etcd, EtcdTls, Expect, WatchError};
 use support::etcd::EtcdCluster;
 use support::load::Load;
 use support::proxy::{Flow, Proxy};
@@ -424,4 +424,22 @@ async fn wrong_addresses_are_named() {
         let watch = within(pin!(client.watch("", Revision(0))).next(), "a watch").await;
         assert!(matches!(&watch, Some(Err(WatchError::Refused(why))) if why.contains(named)), "{watch:?}");
     }
+}
+
+#[tokio::test]
+async fn etcd_with_keys_of_others_is_not_ours_to_compact() {
+    let Some(etcd) = EtcdCluster::start(1).await else { return };
+    let engine = etcd.client_of(0);
+    done(&engine, &[], &[put("/chat/config", "ours")]).await;
+    assert_eq!(engine.serves_others("/chat/").await, Ok(false));
+    for foreign in ["/a", "/chau"] {
+        done(&engine, &[], &[put(foreign, "theirs")]).await;
+        assert_eq!(engine.serves_others("/chat/").await, Ok(true), "{foreign}");
+        assert_eq!(engine.clone().compaction(Compaction::Ours).serves_others("/chat/").await, Ok(false));
+        done(&engine, &[], &[delete(foreign)]).await;
+    }
+    assert_eq!(engine.clone().compaction(Compaction::Operators).serves_others("/chat/").await, Ok(true));
+    // A role that may use the prefix only does not see whether there are others.
+    etcd.turn_authentication_on();
+    assert_eq!(engine.user("chat", "secret").serves_others("/chat/").await, Ok(true));
 }

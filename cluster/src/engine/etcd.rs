@@ -54,15 +54,15 @@ use crate::id::Revision;
 #[derive(Debug, Clone)]
 pub struct Etcd {
     client: Arc<Client>,
-    compaction: Compaction,
+    /// Absent: ours, unless others have keys there.
+    compaction: Option<Compaction>,
 }
 
 /// Whose task it is to compact the history of etcd.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Compaction {
     /// The cluster compacts what it no longer needs, as the API server of Kubernetes does on its etcd. Compaction concerns
     /// all keys, so this is for an etcd that nothing else uses.
-    #[default]
     Ours,
     /// The operators of etcd compact (`--auto-compaction-retention`). The cluster makes some hundred bytes of history a
     /// second and node, which must go at some time.
@@ -80,7 +80,7 @@ impl Etcd {
             if members.is_empty() { Err("etcd has at least one member".to_owned()) } else { Ok(members) }
         });
         let config = Config { members, tls: None, user: None, attempt: Duration::from_millis(500) };
-        Etcd { client: Arc::new(Client::new(config)), compaction: Compaction::default() }
+        Etcd { client: Arc::new(Client::new(config)), compaction: None }
     }
 
     fn with(self, change: impl FnOnce(&mut Config)) -> Etcd {
@@ -110,10 +110,18 @@ impl Etcd {
         self.with(|config| config.attempt = deadline.max(Duration::from_millis(1)))
     }
 
-    /// Whose task the compaction is. Ours, unless set.
+    /// Whose task the compaction is. Unless set: ours, if etcd has no keys but those of the cluster, or else that of its
+    /// operators.
     #[must_use]
     pub fn compaction(self, compaction: Compaction) -> Etcd {
-        Etcd { compaction, ..self }
+        Etcd { compaction: Some(compaction), ..self }
+    }
+
+    /// Whether a key in this range exists.
+    async fn has_keys(&self, from: Bytes, to: Bytes) -> Result<bool, EngineError> {
+        let request = RangeRequest { key: from, range_end: to, limit: 1, keys_only: true };
+        let RangeResponse { kvs, .. } = self.client.ask("/etcdserverpb.KV/Range", &request).await?;
+        Ok(!kvs.is_empty())
     }
 
     /// The address of the member that is asked next.
@@ -125,7 +133,7 @@ impl Etcd {
 impl Engine for Etcd {
     async fn read(&self, prefix: &str) -> Result<Snapshot, EngineError> {
         let key = Bytes::copy_from_slice(if prefix.is_empty() { b"\0" } else { prefix.as_bytes() });
-        let request = RangeRequest { key, range_end: end_of(prefix.as_bytes()) };
+        let request = RangeRequest { key, range_end: end_of(prefix.as_bytes()), limit: 0, keys_only: false };
         let RangeResponse { header, kvs } = self.client.ask("/etcdserverpb.KV/Range", &request).await?;
         let header = header.ok_or_else(|| EngineError::Unavailable("an answer without a revision".into()))?;
         let entries = kvs.into_iter().filter_map(|kv| {
@@ -154,8 +162,25 @@ impl Engine for Etcd {
         stream::unfold(Watch::new(&self.client, prefix, from), async |mut watch| Some((watch.next().await?, watch)))
     }
 
+    async fn serves_others(&self, prefix: &str) -> Result<bool, EngineError> {
+        if let Some(compaction) = self.compaction {
+            return Ok(compaction == Compaction::Operators);
+        }
+        let (first, last) = (Bytes::from_static(b"\0"), end_of(prefix.as_bytes()));
+        let prefix = Bytes::copy_from_slice(prefix.as_bytes());
+        for (from, to) in [(first.clone(), prefix), (last, first)] {
+            match self.has_keys(from, to).await {
+                Ok(false) => {}
+                // A role that may not see whether there are others has been made because of them.
+                Ok(true) | Err(EngineError::Refused(_)) => return Ok(true),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
     async fn compact(&self, before: Revision) -> Result<(), EngineError> {
-        if self.compaction == Compaction::Operators {
+        if self.compaction == Some(Compaction::Operators) {
             return Ok(());
         }
         let request = CompactionRequest { revision: revision(before) };

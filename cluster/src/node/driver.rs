@@ -85,6 +85,8 @@ pub(crate) struct DriverState {
     open: HashMap<Shard, Epoch>,
     compaction: Interval,
     history: VecDeque<(Instant, Revision)>,
+    /// It was reported that the history is not this cluster's to compact.
+    is_history_of_others: bool,
     was_up: bool,
 }
 
@@ -100,6 +102,7 @@ impl DriverState {
             open: HashMap::new(),
             compaction,
             history: VecDeque::new(),
+            is_history_of_others: false,
             was_up: false,
         }
     }
@@ -331,7 +334,8 @@ impl Driver {
             before = history.pop_front().map(|(_, revision)| revision);
         }
         if let Some(before) = before.filter(|before| is_lowest && *before > Revision(0)) {
-            let (compaction, began) = (self.engine.compact(before), tokio::time::Instant::now());
+            let prefix = self.wire.prefix().to_owned();
+            let (compaction, began) = (self.engine.compact(prefix, before), tokio::time::Instant::now());
             self.state.requests.push(Box::pin(async move { Answer::Compacted(compaction.await, began.elapsed()) }));
         }
     }

@@ -12,7 +12,8 @@ pub(crate) trait AnyEngine: Send + Sync {
     fn read(&self, prefix: String) -> BoxFuture<'static, Result<Snapshot, EngineError>>;
     fn commit(&self, when: Vec<(Key, Expect)>, then: Vec<Op>) -> BoxFuture<'static, Result<Commit, EngineError>>;
     fn watch(&self, prefix: String, from: Revision) -> BoxStream<'static, Result<Change, WatchError>>;
-    fn compact(&self, before: Revision) -> BoxFuture<'static, Result<(), EngineError>>;
+    /// Compacts, unless the history is not this cluster's alone: then it returns false.
+    fn compact(&self, prefix: String, before: Revision) -> BoxFuture<'static, Result<bool, EngineError>>;
     fn most_ops(&self) -> usize;
 }
 
@@ -46,9 +47,14 @@ impl<E: Engine> AnyEngine for Erased<E> {
             .boxed()
     }
 
-    fn compact(&self, before: Revision) -> BoxFuture<'static, Result<(), EngineError>> {
+    fn compact(&self, prefix: String, before: Revision) -> BoxFuture<'static, Result<bool, EngineError>> {
         let engine = self.0.clone();
-        Box::pin(async move { engine.compact(before).await })
+        Box::pin(async move {
+            if engine.serves_others(&prefix).await? {
+                return Ok(false);
+            }
+            engine.compact(before).await.map(|()| true)
+        })
     }
 
     fn most_ops(&self) -> usize {

@@ -24,6 +24,11 @@ pub(super) struct RangeRequest {
     pub(super) key: bytes::Bytes,
     #[prost(bytes = "bytes", tag = "2")]
     pub(super) range_end: bytes::Bytes,
+    /// 0: all.
+    #[prost(int64, tag = "3")]
+    pub(super) limit: i64,
+    #[prost(bool, tag = "8")]
+    pub(super) keys_only: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::engine::{Change, Commit, EngineError, Snapshot, WatchError};
+use crate::events::ClusterEvent;
 use crate::machine::wire::outcome;
 use crate::machine::{CommitId, Condition, Input, Key, Write};
 use crate::metrics::measures::EngineVerb;
@@ -15,7 +16,7 @@ use crate::node::{Ended, lock};
 pub(super) enum Answer {
     Read(u64, Result<Snapshot, EngineError>, Duration),
     Committed(CommitId, Result<Commit, EngineError>, EngineVerb, Duration),
-    Compacted(Result<(), EngineError>, Duration),
+    Compacted(Result<bool, EngineError>, Duration),
 }
 
 impl Driver {
@@ -63,7 +64,13 @@ impl Driver {
                 }
                 Some(Input::Committed { id, outcome: outcome(&answer) })
             }
-            Answer::Compacted(Ok(()), _) => None,
+            Answer::Compacted(Ok(true), _) => None,
+            Answer::Compacted(Ok(false), _) => {
+                if !std::mem::replace(&mut self.state.is_history_of_others, true) {
+                    self.node.emit(ClusterEvent::HistoryOfOthers);
+                }
+                None
+            }
             // It is repeated in five minutes.
             Answer::Compacted(Err(error), _) => {
                 self.note(&error);

@@ -1,7 +1,7 @@
 //! Nodes join, and messages reach the worker of their key.
 
 use super::support::*;
-use crate::{Cluster, ClusterCallError, ClusterCastError, ClusterStopError};
+use crate::{Cluster, ClusterCallError, ClusterCastError, ClusterStopError, Why};
 
 #[tokio::test(start_paused = true)]
 async fn solo_cluster_serves_without_an_engine_and_a_port() {
@@ -27,6 +27,52 @@ async fn solo_cluster_serves_without_an_engine_and_a_port() {
     let error = counters.via("a").cast(Note(8)).await.expect_err("the node has left");
     assert!(matches!(error, ClusterCastError::Left(_)), "{error:?}");
     assert_eq!(error.into_cast(), Some(Note(8)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_of_workers_are_those_of_this_node() {
+    let bed = Bed::new();
+    let (a, b) = (bed.join("a").await, bed.join("b").await);
+    b.serves(8..).await;
+    let (before, after, of_b) = (a.key("x"), a.key("y"), b.key("z"));
+    a.add(&before).await; // its registry is made before the subscription
+    let mut events = a.counters.here().subscribe();
+    b.add(&of_b).await;
+    a.add(&after).await;
+    within(a.counters.stop(&before), "the end of a worker").await.expect("it runs");
+    for (key, starts) in [(&after, true), (&before, false)] {
+        let event = within(events.recv(), "an event").await.expect("the kind is hosted").expect("none is lost");
+        assert_eq!(event.worker().key(), key);
+        assert_eq!(matches!(event, gen_registry::Event::Started { .. }), starts, "{event:?}");
+    }
+    within(a.cluster.leave(), "the end of the node").await;
+    let event = within(events.recv(), "an event").await.expect("the kind is hosted").expect("none is lost");
+    assert_eq!((event.worker().key(), event.incarnation()), (&after, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c10_window_holds_and_delays_no_key_of_another_node() {
+    let bed = Bed::new();
+    let a = bed.join_with(bed.options("a").window(4, 1024)).await;
+    let b = bed.join_with(bed.options("b").window(4, 1024)).await;
+    b.serves(8..).await;
+    let (key, own) = (b.key("w"), a.key("k"));
+    let blocked: Vec<_> = (0..6)
+        .map(|_| {
+            let via = a.counters.via(&key);
+            tokio::spawn(async move { via.call(Wait).await })
+        })
+        .collect();
+    until_idle().await;
+    let error = a.counters.via(&key).call_timeout(SECOND, Add(1)).await.expect_err("the window is full");
+    assert!(matches!(error, ClusterCallError::NotDelivered(Why::Overloaded)), "{error:?}");
+    assert_eq!(a.add(&own).await, 1, "a key of this node");
+    bed.world.gate.0.add_permits(6);
+    for call in blocked {
+        let answer = within(call, "the end of a call").await.expect("the caller does not panic");
+        answer.expect("the call is answered");
+    }
+    assert_eq!(a.add(&key).await, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gen_registry::{Context, ExitReason, Reply, Worker};
 use serde::{Deserialize, Serialize};
-pub(super) use test_support::within;
+pub(super) use test_support::{until_idle, within};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
