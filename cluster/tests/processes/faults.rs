@@ -21,7 +21,7 @@ async fn j1_killed_node_is_replaced() {
     let concerned = bed.owned_by(killed.listen, &keys);
     load.mark();
     killed.signal(Signal::KILL);
-    bed.storage.stopped(killed.pid());
+    bed.storage.killed(killed.pid());
     drop(killed);
     sleep(timing().take + 2 * SECOND).await;
     let report = bed.report("J1, SIGKILL of one of three", &load.end().await, &concerned);
@@ -58,9 +58,10 @@ async fn j2_stopped_node_that_wakes_writes_nothing() {
 
     // Longer than `take`: others are the owners when it wakes.
     load.mark();
+    let pause = bed.storage.paused(stopped.pid());
     stopped.signal(Signal::STOP);
-    bed.storage.stopped(stopped.pid());
     sleep(timing().take + 3 * SECOND).await;
+    pause.end();
     stopped.signal(Signal::CONT);
     let (_, late) = stopped.line("fenced").await;
     stopped.line("rejoined").await;
@@ -150,7 +151,7 @@ async fn j3_leader_of_the_engine_that_dies_or_sleeps_is_unnoticed() {
     load.mark();
     let leader = bed.etcd.leader();
     bed.etcd.kill(leader);
-    sleep(4 * SECOND).await;
+    sleep(3 * SECOND).await;
     bed.etcd.restart(leader);
     sleep(SECOND).await;
     // A leader that was paused for longer than `take`. With leases, it revokes live ones when it wakes.
@@ -158,7 +159,7 @@ async fn j3_leader_of_the_engine_that_dies_or_sleeps_is_unnoticed() {
     bed.etcd.pause(leader);
     sleep(2 * timing().take).await;
     bed.etcd.wake(leader);
-    sleep(3 * SECOND).await;
+    sleep(2 * SECOND).await;
     let run = "J3, leader killed, then paused for 10 s and woken";
     let report = bed.report(run, &load.end().await, &BTreeSet::new());
     assert_eq!((report.all.not_delivered, report.all.no_reply, report.all.timed_out, report.refused), (0, 0, 0, 0));
@@ -182,7 +183,7 @@ async fn j8_code_that_never_yields_costs_the_process_in_time() {
     let cut = Instant::now();
     node.to_engine.as_ref().expect("the run has proxies").both(Flow::Swallow);
     assert!(node.aborted().await, "the default policy");
-    bed.storage.stopped(node.pid());
+    bed.storage.killed(node.pid());
     let aborted = cut.elapsed();
     sleep((cut + timing().take + 3 * SECOND).saturating_duration_since(Instant::now())).await;
     let lost = within(blocked, "the end of the blocked call").await.expect("it does not panic");

@@ -1,4 +1,4 @@
-//! Nodes as processes, with the real etcd, under faults: J1, J2, J4, J5 and J9 of the design, in short forms.
+//! Nodes as processes, with the real etcd, under faults: J1 to J5, J8, J9 and J12 of the design, in short forms.
 //!
 //! ```sh
 //! cargo test -p gen-registry-cluster --test processes -- --nocapture      # prints what each run saw
@@ -23,6 +23,7 @@ mod faults;
 mod load;
 mod messages;
 mod node;
+mod soak;
 mod storage;
 
 /// A node process: this binary, executed by a test.

@@ -11,6 +11,8 @@ use gen_registry_cluster::Token;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bed::timing;
+
 /// The machine's monotonic clock, which all processes share, in nanoseconds.
 pub(crate) fn now() -> u64 {
     let time = clock_gettime(ClockId::Monotonic);
@@ -39,6 +41,21 @@ pub(crate) struct Life {
 pub(crate) struct State {
     pub(crate) cells: HashMap<String, Cell>,
     pub(crate) lives: Vec<Life>,
+    /// The times in which a process was stopped.
+    pauses: Vec<(u32, u64, u64)>,
+}
+
+impl State {
+    /// Whether the process ran at some moment between two. After a pause its workers have some time to end: what they do in it is
+    /// the concern of the storage.
+    fn ran(&self, process: u32, mut from: u64, to: u64) -> bool {
+        for (paused, begin, end) in &self.pauses {
+            if *paused == process && (*begin..=*end).contains(&from) {
+                from = *end;
+            }
+        }
+        from < to
+    }
 }
 
 /// The storage. Its threads end with the connections.
@@ -67,8 +84,13 @@ impl Server {
         with(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The workers of a process that was killed, or is stopped, do not run any more.
-    pub(crate) fn stopped(&self, process: u32) {
+    /// A process is stopped until the end of the pause that is returned.
+    pub(crate) fn paused(&self, process: u32) -> Pause {
+        Pause { server: self.clone(), process, begin: now() }
+    }
+
+    /// The workers of a process that was killed do not run any more.
+    pub(crate) fn killed(&self, process: u32) {
         let at = now();
         self.with(|state| {
             for life in state.lives.iter_mut().filter(|life| life.process == process && life.end.is_none()) {
@@ -88,7 +110,8 @@ impl Server {
             for lives in by_key.values_mut() {
                 lives.sort_by_key(|life| life.begin);
                 for pair in lives.windows(2) {
-                    if pair[0].end.is_none_or(|end| end > pair[1].begin) {
+                    let end = pair[0].end.unwrap_or(u64::MAX);
+                    if end > pair[1].begin && state.ran(pair[0].process, pair[1].begin, end) {
                         eprintln!("overlap: {pair:?}");
                         overlaps += 1;
                     }
@@ -104,6 +127,22 @@ impl Server {
             let cells = state.cells.iter().filter(|(key, _)| key.starts_with(prefix));
             cells.map(|(_, cell)| cell.refused).sum()
         })
+    }
+}
+
+/// A process is stopped.
+pub(crate) struct Pause {
+    server: Server,
+    process: u32,
+    begin: u64,
+}
+
+impl Pause {
+    /// The process goes on.
+    pub(crate) fn end(self) {
+        let reaction = (timing().take - timing().valid) / 2;
+        let end = now() + reaction.as_nanos() as u64;
+        self.server.with(|state| state.pauses.push((self.process, self.begin, end)));
     }
 }
 
