@@ -33,8 +33,9 @@ use crate::util::in_transit::InTransit;
 use crate::util::panics::unwind_safe;
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
-use crate::worker::error::{Returned, StartError};
+use crate::worker::error::{ReserveError, Returned, StartError};
 use crate::worker::handle::WorkerHandle;
+use crate::worker::permit::Permit;
 use crate::worker::shared::Shared;
 
 /// A set of workers with at most one live [`Worker`] per key.
@@ -159,6 +160,47 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
         self.starter.lookup(key)
+    }
+
+    /// Reserves a place in the mailbox of a key's worker, if it runs and has room now: see [`WorkerHandle::reserve`].
+    ///
+    /// It is a [`lookup`](Self::lookup) and a [`try_reserve`](WorkerHandle::try_reserve) in one step.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::NotFound`]: the key has no worker, or it starts or stops.
+    /// - [`ReserveError::Full`], [`ReserveError::Closed`]: as for [`WorkerHandle::try_reserve`].
+    ///
+    /// # Panics
+    ///
+    /// If the key's `Hash` or `Eq` panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, ReserveError, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = &'static str; type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: &'static str, _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// assert!(matches!(rooms.try_reserve(&7), Err(ReserveError::NotFound)));
+    /// rooms.start(&7, ()).await?;
+    /// rooms.try_reserve(&7)?.send("hello")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    pub fn try_reserve<Q>(&self, key: &Q) -> Result<Permit<W>, ReserveError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        self.starter.try_reserve(key)
     }
 
     /// Finds the worker of a key, or starts one.

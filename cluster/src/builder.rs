@@ -97,6 +97,8 @@ pub struct ClusterBuilder {
     clock: Option<Clock>,
     #[cfg(feature = "metrics")]
     recorder: Option<SharedRecorder>,
+    /// No other node can reach it, and none exists.
+    is_solo: bool,
     #[cfg(test)]
     network: Option<Arc<crate::transport::LocalNetwork>>,
 }
@@ -125,6 +127,7 @@ impl ClusterBuilder {
             clock: None,
             #[cfg(feature = "metrics")]
             recorder: None,
+            is_solo: false,
             #[cfg(test)]
             network: None,
         }
@@ -318,8 +321,9 @@ impl ClusterBuilder {
     }
 
     /// Starts the node without a port.
-    pub(crate) fn solo(self) -> Result<Cluster, JoinError> {
-        let this = self.engine(Memory::new());
+    pub(crate) fn solo(mut self) -> Result<Cluster, JoinError> {
+        self.is_solo = true;
+        let this = self.engine(Memory::new()).advertise("solo");
         this.check()?;
         let parts = this.parts();
         this.start(parts, None, Arc::new(GrpcConnect { tls: None }))
@@ -339,8 +343,7 @@ impl ClusterBuilder {
         {
             return invalid("advertise", "other nodes cannot connect to an unspecified address; say which they use");
         }
-        let reachable = self.listen.is_some() || self.is_solo();
-        if self.weight > 0 && !reachable {
+        if self.listen.is_none() && !self.needs_no_port() {
             return invalid("listen", "a node that owns shards listens for the others; or set its weight to 0");
         }
         if self.options.window_calls == 0 || self.options.window_bytes == 0 || self.options.max_message == 0 {
@@ -349,14 +352,13 @@ impl ClusterBuilder {
         Ok(())
     }
 
-    #[cfg(test)]
-    fn is_solo(&self) -> bool {
-        self.network.is_some() || self.advertise.is_some()
-    }
-
-    #[cfg(not(test))]
-    fn is_solo(&self) -> bool {
-        self.advertise.is_some()
+    /// Other nodes reach it without a port, or there is none.
+    fn needs_no_port(&self) -> bool {
+        #[cfg(test)]
+        if self.network.is_some() {
+            return true;
+        }
+        self.is_solo || self.weight == 0
     }
 
     fn identity(&self, node: NodeId) -> Identity {

@@ -143,7 +143,7 @@ impl Cluster {
     ///
     /// Outside a tokio runtime, or in one without a timer; if the name is empty or has a `/`; if the system has no thread left.
     pub fn solo(name: impl Into<String>) -> Cluster {
-        match ClusterBuilder::new(name.into()).shards(SOLO_SHARDS).advertise("solo").solo() {
+        match ClusterBuilder::new(name.into()).shards(SOLO_SHARDS).solo() {
             Ok(cluster) => cluster,
             Err(error) => panic!("{error}"),
         }

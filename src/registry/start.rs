@@ -27,11 +27,12 @@ use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::current::{current, current_of, is_current};
-use crate::worker::error::{Returned, StartError};
+use crate::worker::error::{ReserveError, Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::launch::Launch;
 use crate::worker::ownership::{is_worker_above_caller, workers_above_caller};
+use crate::worker::permit::Permit;
 use crate::worker::request::{Request, StartAnswer, StartReply, StartRequest, Started};
 use crate::worker::shared::Shared;
 
@@ -93,6 +94,19 @@ impl<W: Worker> Starter<W> {
         let found = self.find(key, hash);
         self.shared.hot.count(if found.is_some() { HotCounter::Hit } else { HotCounter::Miss });
         found
+    }
+
+    /// Looks the worker up and reserves a place in its mailbox in one step, with one reference to the worker.
+    #[inline]
+    pub(crate) fn try_reserve<Q>(&self, key: &Q) -> Result<Permit<W>, ReserveError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        // No user code runs under the guard: the permit of a worker whose gate is closed is not made.
+        let reserve = |handle: &WorkerHandle<W>| handle.is_open().then(|| handle.try_reserve());
+        let reserved = self.table.with(key, self.table.hash(key), reserve).flatten();
+        self.shared.hot.count(if reserved.is_some() { HotCounter::Hit } else { HotCounter::Miss });
+        reserved.unwrap_or(Err(ReserveError::NotFound))
     }
 
     /// Looks the worker up and casts to it in one step, without a handle. This leaves the reference count alone, whose

@@ -15,18 +15,18 @@ use crate::worker::send::Unsent;
 
 /// A place in a worker's mailbox, reserved for one message.
 ///
-/// [`WorkerHandle::reserve`], [`WorkerHandle::try_reserve`], [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve)
+/// [`WorkerHandle::reserve`], [`WorkerHandle::try_reserve`], [`Registry::try_reserve`](crate::Registry::try_reserve), [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve)
 /// return it. A permit that is dropped unused gives its place to the sender that has waited longest.
 #[must_use = "the place is taken until the permit is used or dropped"]
 pub struct Permit<W: Worker> {
-    handle: WorkerHandle<W>,
-    is_used: bool,
+    /// `None` once the place is used.
+    place: Option<WorkerHandle<W>>,
 }
 
 impl<W: Worker> Permit<W> {
     /// The permit of a place that was reserved in the handle's mailbox.
     pub(super) fn new(handle: WorkerHandle<W>) -> Self {
-        Self { handle, is_used: false }
+        Self { place: Some(handle) }
     }
 
     /// Sends a message into the reserved place, without waiting.
@@ -38,11 +38,15 @@ impl<W: Worker> Permit<W> {
     /// [`SendError::Closed`], with the message, if the worker has begun to stop or has exited since the reservation.
     /// Look its key up again.
     pub fn send(mut self, message: W::Message) -> Result<(), SendError<W>> {
-        self.is_used = true;
-        match self.handle.cell.queue.send_reserved(message, MessageKind::Cast) {
+        let handle = self.take();
+        match handle.cell.queue.send_reserved(message, MessageKind::Cast) {
             Ok(_) => Ok(()),
-            Err(message) => Err(self.handle.send_error(Unsent::Closed(message))),
+            Err(message) => Err(handle.send_error(Unsent::Closed(message))),
         }
+    }
+
+    fn take(&mut self) -> WorkerHandle<W> {
+        self.place.take().expect("a place is used once")
     }
 
     /// Sends a message that carries a [`Reply`] into the reserved place, without waiting, and returns a future of the
@@ -88,33 +92,33 @@ impl<W: Worker> Permit<W> {
     pub fn call<T>(mut self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<PendingReply<W, T>, SendError<W>> {
         let (reply, receiver) = reply::channel_unregistered();
         let message = message(reply);
-        if is_current(self.handle.id()) {
+        if is_current(self.worker().id()) {
             return Err(SendError::WouldDeadlock(Returned::new(message)));
         }
-        self.is_used = true;
-        match self.handle.cell.queue.send_reserved(message, MessageKind::Call) {
-            Ok(sequence) => Ok(PendingReply::new(self.handle.clone(), sequence, receiver)),
-            Err(message) => Err(self.handle.send_error(Unsent::Closed(message))),
+        let handle = self.take();
+        match handle.cell.queue.send_reserved(message, MessageKind::Call) {
+            Ok(sequence) => Ok(PendingReply::new(handle, sequence, receiver)),
+            Err(message) => Err(handle.send_error(Unsent::Closed(message))),
         }
     }
 
     /// Returns the worker whose mailbox has the place.
     pub fn worker(&self) -> &WorkerHandle<W> {
-        &self.handle
+        self.place.as_ref().expect("a place is used once")
     }
 }
 
 impl<W: Worker> Drop for Permit<W> {
     fn drop(&mut self) {
-        if !self.is_used {
-            self.handle.cell.queue.release();
+        if let Some(handle) = &self.place {
+            handle.cell.queue.release();
         }
     }
 }
 
 impl<W: Worker> fmt::Debug for Permit<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Permit").field("worker", &self.handle).finish_non_exhaustive()
+        f.debug_struct("Permit").field("worker", self.worker()).finish_non_exhaustive()
     }
 }
 

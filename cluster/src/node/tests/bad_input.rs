@@ -28,6 +28,7 @@ async fn options_that_cannot_work_are_named() {
         ("name", Cluster::builder("a/b").engine(Memory::new()).listen(([127, 0, 0, 1], 0).into())),
         ("engine", Cluster::builder("a").listen(([127, 0, 0, 1], 0).into())),
         ("listen", Cluster::builder("a").engine(Memory::new())),
+        ("listen", Cluster::builder("a").engine(Memory::new()).advertise("10.0.0.7:7101")),
         ("advertise", Cluster::builder("a").engine(Memory::new()).listen(public)),
         ("timing", bed.options("a").timing(times(100, 900, 1000))),
         ("timing", bed.options("a").timing(times(500, 1000, 2000))),
