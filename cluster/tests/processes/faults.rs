@@ -135,7 +135,7 @@ async fn j5_node_cut_off_from_the_engine_stops_in_time() {
     let report = bed.report("J5, one node cut off from the engine", &load.end().await, &concerned);
     assert_eq!((report.all.not_delivered, report.all.timed_out, report.refused), (0, 0, 0));
     // Only handlers that were aborted leave their callers without a reply.
-    assert!(report.all.no_reply <= 10, "{}", report.all.no_reply);
+    assert!(report.all.errors.keys().all(|error| error.starts_with("the worker sent no reply")));
     // Its peers reach it until its deadline, so its keys are away for `take - valid` and a beat.
     assert!(report.hit.worst() < timing().take, "{:?}", report.hit.worst());
     assert!(report.others.worst() < 2 * SECOND, "{:?}", report.others.worst());
