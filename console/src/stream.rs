@@ -123,7 +123,13 @@ impl Follow {
                         let open = MOST_STREAMS - self.state.streams.available_permits();
                         let share = if read.complete { SHARE } else { FIRST_SHARE };
                         let pause = Duration::from_micros(read.took) * share * u32::try_from(open).unwrap_or(1);
-                        *page = Some((read, Instant::now() + pause.max(LIST)));
+                        if read.complete {
+                            *page = Some((read, Instant::now() + pause.max(LIST)));
+                        } else {
+                            // The next part may be due sooner than the next tick.
+                            self.ticks.reset_after(pause.min(LIST));
+                            *page = Some((read, Instant::now() + pause));
+                        }
                     }
                 }
                 self.page.as_ref().map(|(page, _)| event("workers", page))
