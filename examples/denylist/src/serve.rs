@@ -94,6 +94,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), CliError> {
         words::count(size.callers, "caller")
     ));
 
+    // The first number makes its parser compile patterns. On a busy machine that takes longer than a request may.
+    SAMPLE_RECIPIENT.parse::<PhoneNumber>().map_err(CliError::other)?;
     let inspector = Inspector::new();
     let inspector = if args.console_actions { inspector.allow_actions() } else { inspector };
     let residency = if args.demo { args.residency.for_demo() } else { args.residency };
