@@ -1,5 +1,8 @@
 //! The values of the console's JSON, which [`api`](crate::api) describes. A client in Rust may read them with these types.
 //!
+//! A minor release may add fields: make values with `..Default::default()`. A field that an older service does not send has its
+//! default.
+//!
 //! Times are milliseconds: of the Unix epoch for a moment, else of a duration. A worker's id is a text, because the numbers of
 //! JavaScript hold 53 bits.
 
@@ -10,6 +13,7 @@ pub const VERSION: u32 = 1;
 
 /// All registries: the answer of `api/registries`, and the event `registries` of the stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Overview {
     /// [`VERSION`].
     pub version: u32,
@@ -25,6 +29,7 @@ pub struct Overview {
 
 /// One registry: its state, its totals and their rates.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Registry {
     /// Unique in the process, and never used again.
     pub id: u64,
@@ -79,6 +84,7 @@ pub struct Registry {
 
 /// The worker that owns a registry.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Parent {
     /// Its registry.
     pub registry: u64,
@@ -90,6 +96,7 @@ pub struct Parent {
 
 /// Workers by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the fields are those of `gen_registry::Stats`")]
 pub struct Workers {
     pub starting: usize,
@@ -112,6 +119,7 @@ macro_rules! totals {
     ($(#[$doc:meta])* $name:ident { $($field:ident),+ }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+        #[serde(default)]
         #[expect(missing_docs, reason = "the fields are those of the library's type of this name")]
         pub struct $name {
             $(pub $field: u64,)+
@@ -156,6 +164,7 @@ totals! {
 
 /// What moved, per second.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the fields are those of `Registry`")]
 pub struct Rates {
     pub starts: f64,
@@ -170,6 +179,7 @@ pub struct Rates {
 
 /// The last ten minutes: each series from the oldest point to the newest. A point is the mean of its seconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 #[expect(missing_docs, reason = "the series are those of `Rates`, and two gauges")]
 pub struct History {
     /// The seconds of a point.
@@ -188,6 +198,7 @@ pub struct History {
 
 /// A page of workers: the answer of `api/registries/{id}/workers`, and the event `workers` of the stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Page {
     /// When this was read.
     pub now: u64,
@@ -209,6 +220,7 @@ pub struct Page {
 
 /// One worker in a list.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Row {
     /// Its key, as the program shows it.
     pub key: String,
@@ -236,6 +248,7 @@ pub struct Row {
 
 /// One worker: the answer of `api/registries/{id}/worker`, and the event `worker` of the stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Worker {
     /// When this was read.
     pub now: u64,
@@ -260,6 +273,7 @@ pub struct Worker {
 
 /// A restart budget.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Budget {
     /// Restarts within the last period of `restart_intensity`, if they are counted.
     pub used: Option<usize>,
@@ -269,6 +283,7 @@ pub struct Budget {
 
 /// How a run ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Crash {
     /// When, if known.
     pub at: Option<u64>,
@@ -278,6 +293,7 @@ pub struct Crash {
 
 /// A registry that a worker owns.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Child {
     /// The registry.
     pub registry: u64,
@@ -289,6 +305,7 @@ pub struct Child {
 
 /// The events: the answer of `api/events`, and the event `events` of the stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Feed {
     /// When this was read.
     pub now: u64,
@@ -300,6 +317,7 @@ pub struct Feed {
 
 /// What happened to a worker.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Event {
     /// Grows with each event of the process.
     pub sequence: u64,
@@ -325,6 +343,7 @@ pub struct Event {
 
 /// The answer of `api/tree`: the registries that no inspected worker owns, and below each worker what it owns.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Tree {
     /// The registries at the top.
     pub roots: Vec<Node>,
@@ -332,6 +351,7 @@ pub struct Tree {
 
 /// A registry in the tree.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Node {
     /// The registry.
     pub registry: u64,
@@ -345,6 +365,7 @@ pub struct Node {
 
 /// A worker that owns registries.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Owner {
     /// The worker.
     pub worker: String,
@@ -356,6 +377,7 @@ pub struct Owner {
 
 /// The answer of `api/cluster`: a cluster, as the node of this service sees it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Cluster {
     /// When this was read.
     pub now: u64,
@@ -401,6 +423,7 @@ pub struct Cluster {
 
 /// Shards by what this node does with them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Shards {
     /// Served by this node.
     pub here: usize,
@@ -416,6 +439,7 @@ pub struct Shards {
 
 /// A node of a cluster.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Member {
     /// Its id.
     pub id: String,
@@ -445,6 +469,7 @@ pub struct Action {
 
 /// The answer to an action.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Acted {
     /// What the action did.
     pub outcome: String,
@@ -452,6 +477,7 @@ pub struct Acted {
 
 /// The body of every failure.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Failure {
     /// What failed, in one word for programs.
     pub code: String,

@@ -26,8 +26,8 @@ const LIST: Duration = Duration::from_secs(1);
 const WORKER: Duration = Duration::from_millis(250);
 /// All streams together ask for lists at most one in so many parts of the time: half a percent of a core.
 const SHARE: u32 = 200;
-/// The same while a list of many workers has not been examined once: otherwise that would take minutes.
-const FIRST_SHARE: u32 = 20;
+/// The same while a list of many workers has not been examined once: otherwise that would take long.
+const FIRST_SHARE: u32 = 50;
 
 /// What the page of a stream shows beside the registries and the events.
 pub(crate) enum Focus {

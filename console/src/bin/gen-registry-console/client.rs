@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use axum::http::{Request, Uri, header};
-use gen_registry_console::json::{Failure, Feed, Overview, Page, Worker};
+use gen_registry_console::json::{Failure, Feed, Overview, Page, VERSION, Worker};
 use http_body_util::{BodyExt, Empty};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
@@ -47,7 +47,14 @@ impl Client {
     }
 
     pub(crate) async fn overview(&self) -> Result<Overview, String> {
-        self.get("registries?points=60").await
+        let overview: Overview = self.get("registries?points=60").await?;
+        if overview.version == VERSION {
+            return Ok(overview);
+        }
+        Err(format!(
+            "the console has version {} of its JSON, and this program reads version {VERSION}",
+            overview.version
+        ))
     }
 
     /// Asks for what a screen shows.
@@ -82,7 +89,7 @@ impl Client {
         if is_success {
             return serde_json::from_slice(&body).map_err(|error| format!("{at} is no console: {error}"));
         }
-        let failure: Option<Failure> = serde_json::from_slice(&body).ok();
+        let failure = serde_json::from_slice(&body).ok().filter(|failure: &Failure| !failure.message.is_empty());
         Err(failure.map_or_else(|| format!("{at} is no console"), |failure| failure.message))
     }
 
