@@ -1,136 +1,161 @@
-//! What a console costs a service, in processor time: of a registry with many workers that rest.
+//! What open pages cost a busy service: calls per second of processor time, with and without ten pages.
 //!
 //! ```sh
-//! cargo run --release -p gen-registry-console --example cost -- 1000000
+//! cargo run --release -p gen-registry-console --example cost -- [WORKERS] [PAGES] [ROUNDS]
 //! ```
 //!
-//! Processor time, not time on the clock: other processes of the machine change it little.
+//! The pages are streams of a list of workers, read by another process over TCP. The service counts its calls and the processor
+//! time of all its threads, so that what else runs on the machine does not count. Rounds with and without pages alternate.
 
-use std::convert::Infallible;
-use std::time::{Duration, Instant};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use gen_registry::inspect::Inspector;
-use gen_registry::{Context, Registry, Worker};
-use gen_registry_console::Console;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use gen_registry::{Context, Registry, Reply, Worker};
 
-type Error = Box<dyn std::error::Error + Send + Sync>;
+struct Counter(u64);
 
-struct Room;
-
-impl Worker for Room {
+impl Worker for Counter {
     type Key = u64;
     type Args = ();
-    type Message = ();
-    type Error = Infallible;
+    type Message = Reply<u64>;
+    type Error = std::convert::Infallible;
 
-    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> {
-        Ok(Self)
+    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
+        Ok(Self(0))
     }
 
-    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> {
+    async fn handle(&mut self, reply: Reply<u64>, _: &mut Context<Self>) -> Result<(), Self::Error> {
+        self.0 += 1;
+        reply.send(self.0);
         Ok(())
     }
 }
 
-/// The processor time of this process. Linux counts it in hundredths of a second.
-fn used() -> Result<Duration, Error> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no fields")?;
-    // The first field here is the third of the manual.
-    let ticks: Vec<u64> = fields.split(' ').skip(11).take(2).map(str::parse).collect::<Result<_, _>>()?;
-    Ok(Duration::from_millis(ticks.iter().sum::<u64>() * 10))
+const CALLERS: u64 = 8;
+const ROUND: Duration = Duration::from_secs(3);
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> Result<(), Failure> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [first, address, path, pages] = &args[..]
+        && first == "read"
+    {
+        return read_pages(address.parse()?, path, pages.parse()?);
+    }
+    let number = |at: usize, default: u64| args.get(at).map_or(Ok(default), |text| text.parse());
+    let (workers, pages, rounds) = (number(0, 10_000)?, number(1, 10)?, number(2, 7)?);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(measure(workers, pages, rounds))
 }
 
-/// The processor time for each second of a while.
-async fn per_second(what: &str) -> Result<f64, Error> {
-    const WHILE: Duration = Duration::from_secs(20);
-    sleep(Duration::from_secs(3)).await;
-    let (began, before) = (Instant::now(), used()?);
-    sleep(WHILE).await;
-    let milliseconds = (used()? - before).as_secs_f64() * 1_000.0 / began.elapsed().as_secs_f64();
-    println!("{what}: {milliseconds:.1} ms of processor time a second, {:.2} % of a core", milliseconds / 10.0);
-    Ok(milliseconds)
-}
-
-async fn ask(address: &str, path: &str) -> Result<TcpStream, Error> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream
-        .write_all(format!("GET /api/{path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())
-        .await?;
-    Ok(stream)
-}
-
-/// Reads as long as the service sends.
-async fn drain(mut stream: TcpStream) -> Result<usize, Error> {
-    let (mut buffer, mut all) = ([0; 65_536], 0);
-    loop {
-        match stream.read(&mut buffer).await? {
-            0 => return Ok(all),
-            read => all += read,
-        }
+/// Reads streams until it is killed.
+fn read_pages(address: SocketAddr, path: &str, pages: u64) -> Result<(), Failure> {
+    let mut readers = Vec::new();
+    for _ in 0..pages {
+        let mut stream = TcpStream::connect(address)?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")?;
+        readers.push(std::thread::spawn(move || {
+            let mut buffer = [0; 64 << 10];
+            while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        }));
     }
-}
-
-#[tokio::main]
-async fn main() -> Result<(), Error> {
-    let workers: u64 = std::env::args().nth(1).map_or(Ok(1_000_000), |text| text.parse())?;
-    let inspector = Inspector::new();
-    let rooms =
-        Registry::<Room>::builder().name("rooms").inspect(&inspector, |room| format!("room {room:08}")).build()?;
-    for room in 0..workers {
-        rooms.start(&room, ()).await?;
-    }
-    println!("{workers} workers");
-    let without = per_second("without a console").await?;
-
-    let console = Console::new(&inspector);
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?.to_string();
-    let app: Router = console.router();
-    tokio::spawn(async move { axum::serve(listener, app).await });
-    let with = per_second("a console, no page open").await?;
-
-    let mut pages = JoinSet::new();
-    for _ in 0..10 {
-        pages.spawn(drain(ask(&address, "stream").await?));
-    }
-    let overview = per_second("ten pages of all registries").await?;
-    pages.shutdown().await;
-
-    let mut pages = JoinSet::new();
-    for sort in ["key", "queued", "age", "handled", "restarts", "idle_for", "state", "id", "busy_for", "undelivered"] {
-        pages.spawn(drain(ask(&address, &format!("stream?registry=1&limit=50&sort={sort}&order=descending")).await?));
-    }
-    let lists = per_second("ten pages of lists, each in another order").await?;
-    pages.shutdown().await;
-    println!(
-        "more than without: {:.1} ms for the console, {:.1} ms for ten overviews, {:.1} ms for ten lists",
-        with - without,
-        overview - without,
-        lists - without
-    );
-
-    for path in [
-        "registries/1/workers?sort=queued&order=descending",
-        "registries/1/workers?filter=77&sort=key",
-        "registries/1/worker?key=room%2000000077",
-    ] {
-        const TIMES: u32 = 30;
-        let before = used()?;
-        let began = Instant::now();
-        for _ in 0..TIMES {
-            drain(ask(&address, path).await?).await?;
-        }
-        println!(
-            "{path}: {:?} of processor time, {:?} on the clock",
-            (used()? - before) / TIMES,
-            began.elapsed() / TIMES
-        );
-    }
+    readers.into_iter().for_each(|reader| drop(reader.join()));
     Ok(())
+}
+
+async fn measure(workers: u64, pages: u64, rounds: u64) -> Result<(), Failure> {
+    let inspector = Inspector::new();
+    let registry = Registry::<Counter>::builder().name("counters").inspect(&inspector, u64::to_string).build()?;
+    for key in 0..workers {
+        registry.start(&key, ()).await?;
+    }
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    let service = Router::new().nest_service("/console", gen_registry_console::router(&inspector));
+    tokio::spawn(async move { axum::serve(listener, service).await });
+
+    let (calls, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+    let callers: Vec<_> = (0..CALLERS)
+        .map(|caller| tokio::spawn(call(registry.clone(), caller, workers, Arc::clone(&calls), Arc::clone(&stop))))
+        .collect();
+    let id = inspector.registries()[0].id();
+    let path = format!("/console/api/stream?registry={id}&sort=handled&order=descending&limit=50");
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        without.push(rate(&calls).await?);
+        let readers = Readers(
+            Command::new(std::env::current_exe()?)
+                .args(["read", &address.to_string(), &path, &pages.to_string()])
+                .stdout(Stdio::null())
+                .spawn()?,
+        );
+        with.push(rate(&calls).await?);
+        drop(readers);
+    }
+    stop.store(true, Ordering::Relaxed);
+    for caller in callers {
+        caller.await?;
+    }
+    let (without, with) = (median(without), median(with));
+    println!("{workers} workers, {pages} pages, median of {rounds} rounds of {ROUND:?}, by second of processor time:");
+    println!("  {without:9.0} calls without pages");
+    println!("  {with:9.0} calls with pages: {:+.2} %", (with / without - 1.0) * 100.0);
+    Ok(())
+}
+
+/// The process that reads the pages. Killed when dropped.
+struct Readers(Child);
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Calls one worker after the other.
+async fn call(registry: Registry<Counter>, caller: u64, workers: u64, calls: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
+    let mut key = caller;
+    while !stop.load(Ordering::Relaxed) {
+        let Some(worker) = registry.lookup(&(key % workers)) else { return };
+        if worker.call(|reply| reply).await.is_err() {
+            return;
+        }
+        calls.fetch_add(1, Ordering::Relaxed);
+        key = key.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    }
+}
+
+/// Calls in one round, by second of processor time.
+async fn rate(calls: &AtomicU64) -> Result<f64, Failure> {
+    // Streams open, and samples settle.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (before, used) = (calls.load(Ordering::Relaxed), processor_time()?);
+    tokio::time::sleep(ROUND).await;
+    let (after, now) = (calls.load(Ordering::Relaxed), processor_time()?);
+    Ok((after - before) as f64 / (now - used).as_secs_f64())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The processor time of all threads of this process. Linux only.
+fn processor_time() -> Result<Duration, Failure> {
+    let mut nanos = 0;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        // A thread may end meanwhile.
+        let Ok(text) = std::fs::read_to_string(thread?.path().join("schedstat")) else { continue };
+        nanos += text.split_whitespace().next().and_then(|nanos| nanos.parse::<u64>().ok()).unwrap_or(0);
+    }
+    Ok(Duration::from_nanos(nanos))
 }

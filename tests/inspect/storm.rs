@@ -60,8 +60,7 @@ async fn readers_see_each_worker_once() {
         .map(|sort| {
             let (shown, done) = (only(&inspector), Arc::clone(&done));
             tokio::task::spawn_blocking(move || {
-                let mut pages = 0;
-                while !done.load(Ordering::Relaxed) {
+                loop {
                     let page = shown.workers(&Query { sort, limit: 1_000, ..Query::default() });
                     let ids: HashSet<u64> = page.workers.iter().map(|worker| worker.worker.id().as_u64()).collect();
                     assert_eq!(ids.len(), page.workers.len(), "no worker is listed twice");
@@ -72,9 +71,11 @@ async fn readers_see_each_worker_once() {
                     }
                     let numbers: Vec<u64> = shown.events(0).iter().map(|event| event.number).collect();
                     assert!(numbers.windows(2).all(|pair| pair[0] + 1 == pair[1]), "events have no gaps");
-                    pages += 1;
+                    // After the page: a reader that begins late reads one too.
+                    if done.load(Ordering::Relaxed) {
+                        return;
+                    }
                 }
-                pages
             })
         })
         .collect();
@@ -84,7 +85,7 @@ async fn readers_see_each_worker_once() {
     }
     done.store(true, Ordering::Relaxed);
     for reader in readers {
-        assert!(within(reader, "a reader").await.expect("no panic") > 0);
+        within(reader, "a reader").await.expect("no panic");
     }
     let _report = within(registry.shutdown(), "the shutdown").await;
 }
