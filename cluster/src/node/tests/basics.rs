@@ -1,6 +1,9 @@
 //! Nodes join, and messages reach the worker of their key.
 
+use tokio::time::sleep;
+
 use super::support::*;
+use crate::engine::Engine;
 use crate::{Cluster, ClusterCallError, ClusterCastError, ClusterStopError, Why};
 
 #[tokio::test(start_paused = true)]
@@ -122,4 +125,25 @@ async fn three_nodes_reach_each_other_over_loopback() {
         assert_eq!((report.stuck, report.unanswered), (0, 0));
     }
     bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c14_engine_gets_beats_and_nothing_per_key() {
+    let bed = Bed::new();
+    let nodes = [bed.join("a").await, bed.join("b").await, bed.join("c").await];
+    nodes[2].serves(8..).await;
+    sleep(2 * SECOND).await; // the last moves
+    let revision = async || bed.engine.read("").await.expect("the engine answers").revision.0;
+    let before = revision().await;
+    for n in 0..300 {
+        let node = &nodes[n % 3];
+        node.add(&format!("k{n}")).await;
+        if n % 2 == 0 {
+            within(node.counters.stop(&format!("k{n}")), "the end of a worker").await.expect("it runs");
+        }
+        sleep(SECOND / 30).await;
+    }
+    // Three nodes, ten seconds, two beats a second each.
+    let commits = revision().await - before;
+    assert!((57..=63).contains(&commits), "{commits}");
 }

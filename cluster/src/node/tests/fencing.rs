@@ -4,6 +4,7 @@ use tokio::time::{Instant, sleep};
 
 use super::support::*;
 use crate::engine::Engine;
+use crate::transport::Way;
 use crate::{ClusterCallError, ClusterEvent, Why};
 
 fn keys(prefix: &str) -> impl Iterator<Item = String> + use<> {
@@ -223,4 +224,23 @@ async fn watch_whose_history_is_compacted_begins_anew() {
     assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
     assert_eq!(nodes[1].cluster.stats().fences, 0);
     bed.world.check();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_call_that_may_have_run_is_not_sent_again() {
+    let bed = Bed::new();
+    let nodes = [bed.join("a").await, bed.join("b").await];
+    nodes[1].serves(8..).await;
+    let key = nodes[1].key("w");
+    let (counters, of) = (nodes[0].counters.clone(), key.clone());
+    let sent = tokio::spawn(async move { counters.via(&of).call(Wait).await });
+    sleep(SECOND / 10).await;
+    bed.network.set("a", "b", Way::Cut);
+    let lost = within(sent, "the end of a call").await.expect("the caller does not panic").expect_err("it is lost");
+    assert!(lost.may_have_run(), "{lost:?}");
+    bed.network.set("a", "b", Way::Open);
+    // Each `Wait` that the worker handles takes one of these.
+    bed.world.gate.0.add_permits(2);
+    assert_eq!(nodes[0].add(&key).await, 1);
+    assert_eq!(bed.world.gate.0.available_permits(), 1, "the call was handled once");
 }
