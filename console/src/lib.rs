@@ -64,9 +64,10 @@
 //! thread for blocking work, one list at a time; what a page shows is then read by reference, which takes about a microsecond for each row.
 //! Streams of slow clients queue nothing. See the rules of the [protocol](api).
 //!
-//! With a million workers at rest, measured in a build without optimisations: 3.5 ms of processor time a second without an open page,
-//! 5.5 ms with ten pages of all registries, 12 ms with ten lists in different orders, their clients included; 9 to 12 ms for the first page of
-//! a list. `cargo run --release -p gen-registry-console --example cost` measures it.
+//! With a million workers at rest, in a build without optimisations, a second costs this processor time: 3 to 4 ms without an open page,
+//! 5.5 ms with ten pages of all registries, 24 ms with ten lists in different orders while they are first examined and 12 ms later, the
+//! clients of this measurement included. The first page of a list takes 6 to 12 ms.
+//! `cargo run --release -p gen-registry-console --example cost` measures it.
 //!
 //! # Features
 //!

@@ -83,7 +83,7 @@ function registryCard(id, level) {
     workers.set(short(total(registry.workers)), "", `built ${duration(Math.max(store.now - registry.built, 0))} ago`);
     starts.set(rate(rates.starts), "/s", join(`${short(registry.starts.ok)} in all`, nonzero(registry.starts, ["ok"])));
     restarts.set(rate(rates.restarts), "/s", join(`${short(registry.restarts)} in all`, registry.gave_up && `${short(registry.gave_up)} gave up`), rates.restarts > 0);
-    exits.set(rate(rates.exits), "/s", join(registry.crashes && plural(registry.crashes, "crash", "crashes"), nonzero(registry.exits)) || "none", rates.crashes > 0);
+    exits.set(rate(rates.exits), "/s", join(registry.crashes && plural(registry.crashes, "crash", "crashes"), nonzero(registry.exits)) || "none");
     lookups.set(rate(looked), "/s", allLooked ? `${share(registry.lookups.hit, allLooked)} hits, ${short(registry.lookups.miss)} misses` : "none");
     handled.set(rate(rates.handled), "/s", `${short(registry.handled)} in all`);
     queued.set(short(registry.queued), "", registry.owner_queue ? `${fullest}, owner ${whole(registry.owner_queue)}` : fullest);
