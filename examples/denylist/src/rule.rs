@@ -57,10 +57,11 @@ impl FromStr for Rule {
         if let Some(prefix) = text.strip_suffix('*') {
             let digits: String = prefix.chars().filter(|char| !" -.()".contains(*char)).collect();
             let digits = digits.strip_prefix('+').ok_or(RuleError::Prefix)?;
-            let is_prefix = (1..=14).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+            let is_number = (1..=14).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
             // No country code begins with 0, so an integer holds a prefix without loss.
+            let is_prefix = is_number && !digits.starts_with('0');
             return match digits.parse() {
-                Ok(digits @ 1..) if is_prefix && !prefix.contains("+0") => Ok(Self::Prefix(digits)),
+                Ok(digits @ 1..) if is_prefix => Ok(Self::Prefix(digits)),
                 _ => Err(RuleError::Prefix),
             };
         }
@@ -205,7 +206,7 @@ mod tests {
 
     #[test]
     fn invalid_rules_are_rejected() {
-        for text in ["", "*", "+*", "1900*", "+0900*", "+19x0*", "+1+9*", "+1234567890123456*", "+1 9Ġ0*"] {
+        for text in ["", "*", "+*", "1900*", "+0900*", "+19x0*", "+1+9*", "+1234567890123456*", "+1 9Ġ0*", "+()02*"] {
             assert!(text.parse::<Rule>().is_err(), "{text:?}");
         }
         for text in
