@@ -110,7 +110,7 @@ fn g9_exit_is_set_once() {
     });
 }
 
-/// Rules 1 and 2 of `runs`: a crash ends the run that it names, and no other.
+/// Rule 1 of `runs`: a crash ends the run that it names, and no other.
 #[test]
 fn crash_ends_the_run_that_it_names() {
     loom::model(|| {
@@ -124,6 +124,20 @@ fn crash_ends_the_run_that_it_names() {
         worker.join().unwrap();
         assert!(matches!(run, None | Some(1 | 2)), "{run:?}");
         assert_eq!(cell.is_crashed(), run == Some(2), "the crash of run {run:?} and run {}", cell.incarnation());
+    });
+}
+
+/// Rule 2 of `runs`: a crash comes before the end of the run, or fails.
+#[test]
+fn crash_between_two_runs_fails() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        cell.set_ready();
+        let worker = beside(&cell, |cell| cell.end_incarnation());
+        let run = cell.crash();
+        worker.join().unwrap();
+        assert_eq!(cell.is_crashed(), run == Some(1), "{run:?}");
+        assert_eq!(cell.crash(), None, "a run was crashed after its end");
     });
 }
 

@@ -380,15 +380,22 @@ fn g6_discarding_stop_leaves_its_messages_to_the_drain() {
     loom::model(|| {
         let model = model(4);
         assert!(model.try_send(1) && model.try_send(2));
+        let has_stopped = Arc::new(AtomicUsize::new(0));
         let stopper = thread::spawn({
-            let model = Arc::clone(&model);
+            let (model, has_stopped) = (Arc::clone(&model), Arc::clone(&has_stopped));
             move || {
                 let _ = model.queue.stop(CloseReason::Stopped, StopMode::Discard, &model.live);
+                has_stopped.store(1, Ordering::Release);
                 model.try_send(3)
             }
         });
         let mut received = 0;
-        while block_on(model.recv()).is_some() {
+        loop {
+            let had_stopped = has_stopped.load(Ordering::Acquire) == 1;
+            if block_on(model.recv()).is_none() {
+                break;
+            }
+            assert!(!had_stopped, "a message was delivered after the stop");
             received += 1;
         }
         assert!(!stopper.join().unwrap(), "a message was accepted after the close");
