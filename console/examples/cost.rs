@@ -1,11 +1,12 @@
-//! What open pages cost a busy service: calls per second of processor time, with and without ten pages.
+//! What open pages cost a service: their processor time, and calls per second of it with and without ten pages.
 //!
 //! ```sh
 //! cargo run --release -p gen-registry-console --example cost -- [WORKERS] [PAGES] [ROUNDS]
 //! ```
 //!
 //! The pages are streams of a list of workers, read by another process over TCP. The service counts its calls and the processor
-//! time of all its threads, so that what else runs on the machine does not count. Rounds with and without pages alternate.
+//! time of all its threads, so that what else runs on the machine does not count. First there are no calls: then all of that time is
+//! the console's. Then rounds of calls with and without pages alternate. Their difference is below the noise of a busy machine.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -63,6 +64,8 @@ fn read_pages(address: SocketAddr, path: &str, pages: u64) -> Result<(), Failure
         write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")?;
         readers.push(std::thread::spawn(move || {
             let mut buffer = [0; 64 << 10];
+            let first = stream.read(&mut buffer).expect("an answer");
+            assert!(buffer[..first].starts_with(b"HTTP/1.1 200"), "the stream was refused");
             while stream.read(&mut buffer).is_ok_and(|read| read > 0) {}
         }));
     }
@@ -81,21 +84,28 @@ async fn measure(workers: u64, pages: u64, rounds: u64) -> Result<(), Failure> {
     let service = Router::new().nest_service("/console", gen_registry_console::router(&inspector));
     tokio::spawn(async move { axum::serve(listener, service).await });
 
+    let id = inspector.registries()[0].id();
+    let path = format!("/console/api/stream?registry={id}&sort=handled&order=descending&limit=50");
+    let open = || -> Result<Readers, Failure> {
+        let mut program = Command::new(std::env::current_exe()?);
+        program.args(["read", &address.to_string(), &path, &pages.to_string()]).stdout(Stdio::null());
+        Ok(Readers(program.spawn()?))
+    };
+    let alone = busy(rounds).await?;
+    let readers = open()?;
+    let watched = busy(rounds).await?;
+    drop(readers);
+    println!("{workers} workers, {pages} pages, no calls, in {ROUND:?} times {rounds}:");
+    println!("  {alone:6.2} ms of processor time a second without pages, {watched:6.2} ms with them");
+
     let (calls, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| tokio::spawn(call(registry.clone(), caller, workers, Arc::clone(&calls), Arc::clone(&stop))))
         .collect();
-    let id = inspector.registries()[0].id();
-    let path = format!("/console/api/stream?registry={id}&sort=handled&order=descending&limit=50");
     let (mut without, mut with) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         without.push(rate(&calls).await?);
-        let readers = Readers(
-            Command::new(std::env::current_exe()?)
-                .args(["read", &address.to_string(), &path, &pages.to_string()])
-                .stdout(Stdio::null())
-                .spawn()?,
-        );
+        let readers = open()?;
         with.push(rate(&calls).await?);
         drop(readers);
     }
@@ -104,7 +114,7 @@ async fn measure(workers: u64, pages: u64, rounds: u64) -> Result<(), Failure> {
         caller.await?;
     }
     let (without, with) = (median(without), median(with));
-    println!("{workers} workers, {pages} pages, median of {rounds} rounds of {ROUND:?}, by second of processor time:");
+    println!("the same under calls, median of {rounds} rounds, by second of processor time:");
     println!("  {without:9.0} calls without pages");
     println!("  {with:9.0} calls with pages: {:+.2} %", (with / without - 1.0) * 100.0);
     Ok(())
@@ -142,6 +152,16 @@ async fn rate(calls: &AtomicU64) -> Result<f64, Failure> {
     tokio::time::sleep(ROUND).await;
     let (after, now) = (calls.load(Ordering::Relaxed), processor_time()?);
     Ok((after - before) as f64 / (now - used).as_secs_f64())
+}
+
+/// The processor time of this process in milliseconds a second.
+async fn busy(rounds: u64) -> Result<f64, Failure> {
+    tokio::time::sleep(ROUND).await;
+    let (began, used) = (std::time::Instant::now(), processor_time()?);
+    for _ in 0..rounds {
+        tokio::time::sleep(ROUND).await;
+    }
+    Ok((processor_time()? - used).as_secs_f64() * 1e3 / began.elapsed().as_secs_f64())
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
