@@ -20,7 +20,7 @@
 //!
 //! The workers themselves have the metrics of gen-registry: the registries of one kind are a
 //! [`MetricsGroup`](gen_registry::MetricsGroup) with the name of the kind, so that each series is the sum over the shards of
-//! this process.
+//! this process. A kind that has the name of another registry of this process cannot be hosted.
 //!
 //! A process that runs several nodes of one cluster should give each a recorder. With one recorder each node would overwrite the
 //! values of the others.
