@@ -24,7 +24,7 @@ const LIFETIME: Duration = Duration::from_secs(600);
 const MOST_EVENTS: usize = 500;
 const LIST: Duration = Duration::from_secs(1);
 const WORKER: Duration = Duration::from_millis(250);
-/// All streams together ask for lists at most one in so many parts of the time: half a percent of a core.
+/// All streams together read lists for at most the 200th part of the time: half a percent of a core.
 const SHARE: u32 = 200;
 /// The same while a list of many workers has not been examined once: otherwise that would take long.
 const FIRST_SHARE: u32 = 50;
