@@ -16,10 +16,15 @@ pub(crate) struct Raw {
 impl Raw {
     #[track_caller]
     pub(crate) fn connect(to: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("a connection");
+        Self::try_connect(to).expect("a connection")
+    }
+
+    /// `None` if the service accepts no connections.
+    pub(crate) fn try_connect(to: SocketAddr) -> Option<Self> {
+        let stream = TcpStream::connect_timeout(&to, PATIENCE).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
-        Self { stream, unread: Vec::new() }
+        Some(Self { stream, unread: Vec::new() })
     }
 
     /// Sends bytes. Returns whether the service still reads them.

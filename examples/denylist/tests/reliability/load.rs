@@ -30,10 +30,11 @@ fn press(client: usize, service: &Service, count: &AtomicUsize, seen: &Mutex<See
     );
     let mut connection = None;
     for n in 0..1_000 {
+        if connection.is_none() {
+            connection = Raw::try_connect(service.address);
+        }
         // Refused: it listens no more.
-        let Ok(stream) = std::net::TcpStream::connect(service.address) else { return };
-        drop(stream);
-        let open = connection.get_or_insert_with(|| Raw::connect(service.address));
+        let Some(open) = &mut connection else { return };
         let is_write = n % 4 == 0;
         let rule = format!("complaints:{}", n + 1);
         let put = format!("PUT /v1/denylists/{number}/rules/{rule} HTTP/1.1\r\nHost: x\r\n\r\n");
