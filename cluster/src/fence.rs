@@ -10,7 +10,7 @@
 //! 3. A revocation ends both for all shards, in any thread. The deadline is struck out first, so that no message is routed
 //!    from that moment on. A shard that opens at the same time either is among those that are released, or is refused:
 //!    both happen under one lock, and the opening looks at the deadline under it.
-//! 4. The [thread](thread) revokes what the node itself has not revoked in time.
+//! 4. The [`thread`] revokes what the node itself has not revoked in time.
 
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@
 //!
 //! - The **driver** ([`driver`]) is one task. It hands inputs to the [machine](crate::machine) and performs its effects.
 //! - The **fence thread** ([`crate::fence::thread`]) looks at the deadline, whatever the runtime does.
-//! - A **membership** ([`membership`]) is an id, its [`Validity`](crate::fence::Validity), and the receiver of requests for
+//! - A **membership** ([`membership`]) is an id, its [`Validity`], and the receiver of requests for
 //!   this id. A node that joins again gets another.
 //! - A **kind** ([`crate::kind`]) is a hosted worker type, with a registry for each owned shard.
 //! - **Routes** ([`routes`]) are the owners of the shards and the peers, as the driver has last published them.

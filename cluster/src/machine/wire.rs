@@ -1,4 +1,4 @@
-//! Between the records of the machine and the bytes of an [engine](crate::engine).
+//! Between the records of the machine and the bytes of an [`engine`].
 
 use std::fmt;
 
