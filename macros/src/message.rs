@@ -10,7 +10,7 @@ use syn::{
 use crate::types::{Role, arguments_of, check_owned, is_reference_to, last_segment, returned};
 
 /// Methods of handles and addresses. The client's methods are found after these, and would never be called.
-pub(crate) const RESERVED: [&str; 18] = [
+pub(crate) const RESERVED: [&str; 20] = [
     "call",
     "call_timeout",
     "call_with_retry",
@@ -20,6 +20,7 @@ pub(crate) const RESERVED: [&str; 18] = [
     "crash",
     "id",
     "incarnation",
+    "info",
     "key",
     "kill",
     "reserve",
@@ -29,6 +30,7 @@ pub(crate) const RESERVED: [&str; 18] = [
     "stop_with",
     "try_call",
     "try_cast",
+    "try_reserve",
 ];
 /// Methods of the prelude's traits that handles and addresses have.
 const OF_THE_PRELUDE: [&str; 6] = ["clone", "eq", "ne", "into", "try_into", "to_owned"];
