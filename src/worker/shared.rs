@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use tokio::sync::{Semaphore, watch};
 
 use crate::combiner::Combiner;
+use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::RegistryId;
 use crate::lifecycle::{ShutdownReport, StartFailure};
 use crate::metrics::counters::StripedCounters;
@@ -19,7 +20,7 @@ use crate::util::panics::CatchDropPanic;
 use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
-use crate::worker::cell::{AnyCell, CellCore};
+use crate::worker::cell::AnyCell;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, StartLimiter};
@@ -207,14 +208,17 @@ impl SharedCore {
         }
     }
 
-    /// Counts the exit of a worker that the owner has left, once. (G9)
-    pub(crate) fn count_left(&self, worker: &CellCore) {
-        if let Some(reason) = worker.take_left_exit() {
-            self.numbers.workers.fetch_sub(1, Ordering::Relaxed);
-            self.numbers.counters.exited_without_owner(&reason);
-            if let Some(limits) = self.limits.as_ref().filter(|limits| limits.limits_workers()) {
-                limits.release(1);
-            }
+    /// Counts the exit of a worker that the owner has left. For the caller for which [`take_left`](crate::worker::cell::CellCore::take_left) is true,
+    /// which then [releases](Self::release_left) the worker's place. (G9)
+    pub(crate) fn count_left(&self, reason: &ExitReason) {
+        self.numbers.workers.fetch_sub(1, Ordering::Relaxed);
+        self.numbers.counters.exited_without_owner(reason);
+    }
+
+    /// Releases the place of a worker that the owner has left. It wakes tasks, so not under a lock.
+    pub(crate) fn release_left(&self) {
+        if let Some(limits) = self.limits.as_ref().filter(|limits| limits.limits_workers()) {
+            limits.release(1);
         }
     }
 

@@ -187,9 +187,18 @@ impl CellCore {
 
     /// Sets the exit and notifies all watchers, unless the exit is set already. (rule 7)
     pub(crate) fn set_exit(&self, reason: ExitReason) {
+        self.set_exit_then(reason, |_| {});
+    }
+
+    /// As [`set_exit`](Self::set_exit). If the owner has left the worker, `count_left` counts the exit, under the lock:
+    /// no party finds the worker exited before it is counted. (G9)
+    pub(crate) fn set_exit_then(&self, reason: ExitReason, count_left: impl FnOnce(&ExitReason)) {
         let exited = CatchDropPanic::new(reason.clone());
         let (watchers, _unused) = {
             let mut exit_state = lock(&self.exit_state);
+            if matches!(*exit_state, ExitState::Running(_) | ExitState::Delegated(..)) && self.take_left() {
+                count_left(&reason);
+            }
             match mem::take(&mut *exit_state) {
                 ExitState::Running(watchers) => {
                     *exit_state = ExitState::Exited(exited);

@@ -3,7 +3,6 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::lifecycle::exit::ExitReason;
 use crate::metrics::counters::UndeliveredReason;
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
@@ -85,16 +84,12 @@ impl CellCore {
         self.set_flag(LEFT);
     }
 
-    /// The exit of a worker that the owner has left, for the one caller that counts it.
+    /// Whether the owner has left the worker. True for one caller, which counts its exit.
     ///
-    /// The worker asks after it has set its exit, and the owner after it has left the worker. The lock of the exit state
-    /// orders the two, so that the later one finds both the flag and the exit.
-    pub(crate) fn take_left_exit(&self) -> Option<ExitReason> {
-        if !self.has_flag(LEFT) {
-            return None;
-        }
-        let exit = self.exit()?;
-        (self.flags.fetch_and(!LEFT, Ordering::Relaxed) & LEFT != 0).then_some(exit)
+    /// The worker asks while it sets its exit, under the lock of the exit state. The owner asks after it has left the
+    /// worker and has found the exit under that lock. So the later one finds both the flag and the exit.
+    pub(crate) fn take_left(&self) -> bool {
+        self.has_flag(LEFT) && self.flags.fetch_and(!LEFT, Ordering::Relaxed) & LEFT != 0
     }
 
     pub(crate) fn set_restart_limit_reached(&self) {

@@ -44,9 +44,15 @@ impl<W: Worker> ExitGuard<W> {
         cell.leave_directories();
         let reason = exit.reason();
         notify(&cell.shared, Notice::Exited(cell.clone(), exit, crash_record));
-        cell.set_exit(reason);
         // The owner may have been dropped before the notice.
-        cell.shared.count_left(&cell.core);
+        let mut was_left = false;
+        cell.set_exit_then(reason, |reason| {
+            was_left = true;
+            cell.shared.count_left(reason);
+        });
+        if was_left {
+            cell.shared.release_left();
+        }
     }
 }
 
