@@ -147,6 +147,7 @@
 //! | observe all workers | [`Registry::subscribe`], [`Registry::stats`], [`metrics`](mod@metrics) |
 //! | see one worker's age, mailbox and restarts | [`WorkerHandle::info`] |
 //! | see what runs, in a console | [`Builder::inspect`], [`inspect`] |
+//! | have one worker per key on several machines | the crate `gen-registry-cluster` |
 //! | run a worker whose state is not `Send` | a thread of its own: see [`Worker`](Worker#workers-that-are-not-send) |
 //!
 //! # The life of a key
