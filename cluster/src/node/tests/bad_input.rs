@@ -156,7 +156,7 @@ async fn engine_that_is_away_for_ever_ends_every_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn address_that_nobody_listens_at_is_unreachable() {
+async fn address_without_a_listener_is_unreachable() {
     let bed = Bed::new();
     let (a, b) = (bed.join("a").await, bed.join("b").await);
     b.serves(8..).await;

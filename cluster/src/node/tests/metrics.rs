@@ -97,7 +97,7 @@ async fn nodes_report_what_they_do() {
         }
     }
     assert!(here > 0.0 && there > 0.0);
-    let failed = first.counters.via_if_running("nobody").call(Add(1)).await;
+    let failed = first.counters.via_if_running("absent").call(Add(1)).await;
     assert!(matches!(failed, Err(ClusterCallError::NotFound)), "{failed:?}");
     let now = scrape.next().await;
     for (place, calls) in [("here", here), ("there", there)] {
