@@ -76,10 +76,7 @@ impl Owner {
         for cell in started {
             cell.core().leave();
             // It may have exited already, and the notice may be lost.
-            if let Some(reason) = cell.core().exit().filter(|_| cell.core().take_left()) {
-                self.shared.count_left(&reason);
-                self.shared.release_left();
-            }
+            self.shared.count_if_exited(cell.core());
         }
         left
     }

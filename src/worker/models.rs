@@ -175,14 +175,26 @@ fn g9_worker_that_the_owner_has_left_is_counted_once() {
     loom::model(|| {
         let (cell, _driver) = plain_cell();
         cell.shared.numbers.workers.store(1, Ordering::SeqCst);
-        let worker = beside(&cell, |cell| {
-            cell.set_exit(ExitReason::Killed);
-            cell.shared.count_left(&cell.core);
-        });
+        let worker = beside(&cell, |cell| cell.shared.set_exit(&cell.core, ExitReason::Killed));
         cell.core.leave();
-        cell.shared.count_left(&cell.core);
+        cell.shared.count_if_exited(&cell.core);
         worker.join().unwrap();
         assert_eq!(cell.shared.numbers.workers.load(Ordering::SeqCst), 0);
+    });
+}
+
+/// A caller that finds such a worker exited finds it counted.
+#[test]
+fn g9_left_worker_is_counted_before_its_exit_is_seen() {
+    loom::model(|| {
+        let (cell, _driver) = plain_cell();
+        cell.shared.numbers.workers.store(1, Ordering::SeqCst);
+        cell.core.leave();
+        let worker = beside(&cell, |cell| cell.shared.set_exit(&cell.core, ExitReason::Killed));
+        if cell.exit().is_some() {
+            assert_eq!(cell.shared.numbers.workers.load(Ordering::SeqCst), 0);
+        }
+        worker.join().unwrap();
     });
 }
 

@@ -20,7 +20,7 @@ use crate::util::panics::CatchDropPanic;
 use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicUsize, CachePadded, Mutex};
 use crate::worker::Worker;
-use crate::worker::cell::AnyCell;
+use crate::worker::cell::{AnyCell, CellCore};
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, StartLimiter};
@@ -208,15 +208,34 @@ impl SharedCore {
         }
     }
 
-    /// Counts the exit of a worker that the owner has left. For the caller for which [`take_left`](crate::worker::cell::CellCore::take_left) is true,
-    /// which then [releases](Self::release_left) the worker's place. (G9)
-    pub(crate) fn count_left(&self, reason: &ExitReason) {
+    /// Sets the exit of a worker from its own task. If the owner has left it, the exit is counted here, before any party
+    /// finds it. (G9)
+    pub(crate) fn set_exit(&self, worker: &CellCore, reason: ExitReason) {
+        let mut was_left = false;
+        worker.set_exit_then(reason, |reason| {
+            was_left = true;
+            self.count_left(reason);
+        });
+        if was_left {
+            self.release_left();
+        }
+    }
+
+    /// Counts the exit of a worker that the owner has left, if it has exited already and has not counted itself. (G9)
+    pub(crate) fn count_if_exited(&self, worker: &CellCore) {
+        if let Some(reason) = worker.exit().filter(|_| worker.take_left()) {
+            self.count_left(&reason);
+            self.release_left();
+        }
+    }
+
+    fn count_left(&self, reason: &ExitReason) {
         self.numbers.workers.fetch_sub(1, Ordering::Relaxed);
         self.numbers.counters.exited_without_owner(reason);
     }
 
     /// Releases the place of a worker that the owner has left. It wakes tasks, so not under a lock.
-    pub(crate) fn release_left(&self) {
+    fn release_left(&self) {
         if let Some(limits) = self.limits.as_ref().filter(|limits| limits.limits_workers()) {
             limits.release(1);
         }

@@ -45,14 +45,7 @@ impl<W: Worker> ExitGuard<W> {
         let reason = exit.reason();
         notify(&cell.shared, Notice::Exited(cell.clone(), exit, crash_record));
         // The owner may have been dropped before the notice.
-        let mut was_left = false;
-        cell.set_exit_then(reason, |reason| {
-            was_left = true;
-            cell.shared.count_left(reason);
-        });
-        if was_left {
-            cell.shared.release_left();
-        }
+        cell.shared.set_exit(&cell.core, reason);
     }
 }
 
