@@ -40,7 +40,7 @@
 //! | `fence_late_seconds` | histogram | | how long after its deadline the node noticed |
 //! | `calls_total` | counter | `where`, `outcome` | calls of this node by where their worker was, or was to be |
 //! | `call_seconds` | histogram | `where` | calls that went to another node. A call here is not measured |
-//! | `refusals_total` | counter | `why` | requests of other nodes that were refused for their shard or kind, and have not begun |
+//! | `refusals_total` | counter | `why` | requests of other nodes that were refused and have not begun: for their shard or kind, because the window had no room (`overloaded`), or after their deadline (`too_late`) |
 //! | `retries_total` | counter | | messages that waited to be offered again |
 //! | `in_flight` | gauge | `peer` | requests that were sent and have not ended |
 //! | `peer_up` | gauge | `peer` | 1 if there is a stream to the node |

@@ -1,7 +1,8 @@
 //! [`RemoteError`]: an error of another node.
 
 use std::error::Error;
-use std::fmt;
+use std::fmt::{self, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 /// Sources beyond this many are dropped, and so is text beyond this many bytes of each.
@@ -47,11 +48,11 @@ impl RemoteError {
     }
 
     /// The text of an error and of its sources, as it travels.
+    ///
+    /// Both are made by code of the user: a panic is contained, and a text without end is cut off while it is written.
     pub(crate) fn chain_of(error: &(dyn Error + 'static)) -> Vec<String> {
-        std::iter::successors(Some(error), |&error| error.source())
-            .take(MOST_SOURCES)
-            .map(|error| truncated(&error.to_string()).to_owned())
-            .collect()
+        let all = std::iter::successors(Some(error), |&error| contained(|| error.source()).flatten());
+        all.take(MOST_SOURCES).map(text_of).collect()
     }
 }
 
@@ -64,8 +65,38 @@ impl RemoteError {
     }
 }
 
+/// `None`: the code of the user has panicked.
+fn contained<T>(code: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(code)).ok()
+}
+
+fn text_of(error: &(dyn Error + 'static)) -> String {
+    let mut text = Bounded(String::new());
+    match contained(|| write!(text, "{error}")) {
+        // An error: the text is cut off.
+        Some(_) => text.0,
+        None => "an error whose text has panicked".to_owned(),
+    }
+}
+
+/// A text of at most [`MOST_TEXT`] bytes. What is longer is an error.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let room = MOST_TEXT - self.0.len();
+        self.0.push_str(beginning(more, room));
+        if more.len() > room { Err(fmt::Error) } else { Ok(()) }
+    }
+}
+
 fn truncated(text: &str) -> &str {
-    let end = (0..=MOST_TEXT.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    beginning(text, MOST_TEXT)
+}
+
+/// At most the first `most` bytes of a text.
+fn beginning(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or(0)]
 }
 

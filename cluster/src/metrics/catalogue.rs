@@ -78,7 +78,7 @@ pub(super) const BEAT_OUTCOMES: &[&str] = &["ok", "refused", "failed"];
 pub(super) const MOVE_OUTCOMES: &[&str] = &["moved", "lost", "stuck"];
 pub(super) const WHERE: &[&str] = &["here", "there"];
 pub(super) const CALL_OUTCOMES: &[&str] = &["answered", "not_delivered", "no_reply", "timed_out", "failed"];
-pub(super) const REFUSAL_REASONS: &[&str] = &["moving", "not_here", "fenced", "not_hosted"];
+pub(super) const REFUSAL_REASONS: &[&str] = &["moving", "not_here", "fenced", "not_hosted", "overloaded", "too_late"];
 pub(super) const VERBS: &[&str] = &["read", "commit", "compact"];
 pub(super) const ENGINE_OUTCOMES: &[&str] = &["ok", "conflict", "unknown", "unavailable", "refused"];
 
@@ -124,7 +124,7 @@ catalogue! {
         "Time of a request to another node, from its first byte to its answer.";
     /// What this node did not begin.
     REFUSALS = "refusals_total", Kind::Counter, [label("why", REFUSAL_REASONS)],
-        "Requests of other nodes that were refused because of their shard or kind, and have not begun.";
+        "Requests of other nodes that were refused because of their shard or kind, for lack of room or of time, and have not begun.";
     /// What had to wait.
     RETRIES = "retries_total", Kind::Counter, [],
         "How often a message waited to be offered again.";

@@ -1,5 +1,7 @@
 //! [`Measures`]: what a node counts and measures for its metrics, besides its [stats](crate::ClusterStats).
 
+#[cfg(feature = "metrics")]
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(feature = "metrics")]
 use std::sync::{PoisonError, RwLock};
@@ -17,7 +19,7 @@ pub(crate) struct Measures {
     pub(crate) takeovers: AtomicU64,
     /// Calls that ended at another node, by outcome.
     pub(crate) there: [AtomicU64; 5],
-    pub(crate) refusals: [AtomicU64; 4],
+    pub(crate) refusals: [AtomicU64; 6],
     pub(crate) retries: AtomicU64,
     pub(crate) engine: [[AtomicU64; 5]; 3],
     /// The highest revision that the engine has confirmed.
@@ -92,8 +94,8 @@ impl Measures {
             Refusal::NotHere => 1,
             Refusal::Fenced => 2,
             Refusal::NotHosted => 3,
-            // Decided by the transport, which knows of no shard.
-            Refusal::Overloaded | Refusal::TooLate => return,
+            Refusal::Overloaded => 4,
+            Refusal::TooLate => 5,
         };
         count(&self.refusals[place]);
     }
@@ -126,7 +128,8 @@ impl Durations {
     pub(crate) fn record(&self, took: Duration) {
         let histogram = self.histogram.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(histogram) = histogram {
-            histogram.record(took.as_secs_f64());
+            // It is code of the recorder. The call, or the driver, that measures has nothing to do with its panic.
+            let _ = catch_unwind(AssertUnwindSafe(|| histogram.record(took.as_secs_f64())));
         }
     }
 

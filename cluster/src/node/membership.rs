@@ -79,6 +79,13 @@ impl Serve for Service {
             let _ = timeout(ARRIVAL, map.wait_for(|revision| *revision >= request.revision)).await;
         }
     }
+
+    fn refused(&self, why: Refusal) {
+        // Without a node there is nothing that is counted.
+        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
+            node.measures.refused(why);
+        }
+    }
 }
 
 impl Service {

@@ -26,7 +26,7 @@ pub(crate) trait Accept: Send + Sync + 'static {
 
 /// Takes requests of other nodes and passes them to the node.
 pub(crate) struct Receiver<S> {
-    serve: Arc<S>,
+    pub(super) serve: Arc<S>,
     own: Identity,
     options: Options,
     /// The current stream of each other process: a node that has joined again has another id, and its messages the same

@@ -95,6 +95,11 @@ pub(crate) trait Serve: Send + Sync + 'static {
     /// The future is dropped at `deadline`, when the sender cancels, and when the stream ends. Then nothing of the request may
     /// begin any more, so a message that waits for room is taken back, and the `Reply` of a call that has begun is closed.
     fn serve(&self, from: NodeId, request: Request, deadline: Instant) -> impl Future<Output = Response> + Send;
+
+    /// The transport has refused a request for a reason of its own.
+    fn refused(&self, why: Refusal) {
+        let _ = why; // Only a node counts.
+    }
 }
 
 const REPLIED: u32 = 1;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gen_registry::SharedLimits;
+use metrics::{Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use test_support::exposition::Exposition;
 use tokio::time::sleep;
@@ -162,6 +163,72 @@ async fn refusal_is_counted_where_it_is_made() {
     assert_eq!(sum(&now, REFUSALS.name, &[]), 0.0);
     assert!(now.value("gen_registry_cluster_retries_total", &[]) >= 1.0);
     assert_eq!(now.value(CALLS.name, &[("where", "there"), ("outcome", "not_delivered")]), 0.0, "no node has it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn refusal_of_the_transport_is_counted_too() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    let scrape = Scrape::new();
+    // It has less room than the other one believes.
+    let b = bed.join_with(bed.options("b").window(1, 1024).recorder(scrape.recorder.clone())).await;
+    b.serves(8..).await;
+    let key = b.key("w");
+    let waiting = [0, 1].map(|_| {
+        let via = a.counters.via(&key);
+        tokio::spawn(async move { via.call(Wait).await })
+    });
+    sleep(SECOND / 10).await;
+    assert!(scrape.next().await.value(REFUSALS.name, &[("why", "overloaded")]) >= 1.0);
+    bed.world.gate.0.add_permits(2);
+    for call in waiting {
+        within(call, "the end of a call").await.expect("the caller does not panic").expect("it is answered");
+    }
+}
+
+/// A recorder whose histograms panic.
+struct Panics;
+
+impl metrics::HistogramFn for Panics {
+    fn record(&self, _: f64) {
+        panic!("a histogram that panics")
+    }
+
+    fn record_many(&self, _: f64, _: usize) {}
+}
+
+impl metrics::Recorder for Panics {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> metrics::Counter {
+        metrics::Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Panics))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn recorder_that_panics_costs_its_measures() {
+    let bed = Bed::new();
+    let a = bed.join_with(bed.options("a").recorder(Arc::new(Panics))).await;
+    let b = bed.join("b").await;
+    b.serves(8..).await;
+    sleep(3 * SECOND).await; // its histograms are there
+    for _ in 0..3 {
+        a.add(&b.key("there")).await;
+        a.add(&a.key("here")).await;
+        sleep(SECOND).await;
+    }
+    assert!(a.cluster.health().is_ok() && a.cluster.stats().fences == 0, "its beats are measured");
+    bed.world.check();
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,5 +1,6 @@
 //! Accepting streams.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -13,7 +14,7 @@ use futures_util::{Stream, StreamExt, stream};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -29,7 +30,8 @@ use crate::transport::tls::TlsConfig;
 
 /// Connections whose handshake takes longer are dropped.
 const HANDSHAKE: Duration = Duration::from_secs(5);
-/// At most this many handshakes run at a time.
+/// At most this many handshakes run at a time. One more ends the oldest: a handshake takes milliseconds, and one that takes long
+/// must not keep a node out.
 const HANDSHAKES: usize = 256;
 
 /// Why a node does not listen.
@@ -117,23 +119,26 @@ impl Drop for Server {
 
 /// Accepts connections for as long as the task runs. tonic's own loop ends at the first lack of file descriptors.
 async fn accept_all(listener: TcpListener, tls: Option<TlsConfig>, connections: mpsc::Sender<NodeIo>) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let mut handshakes: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
         let Ok((socket, _)) = listener.accept().await else {
             // A connection that was reset, or no file descriptors: those that are open may be closed meanwhile.
             sleep(Duration::from_millis(20)).await;
             continue;
         };
+        handshakes.retain(|handshake| !handshake.is_finished());
+        if handshakes.len() == HANDSHAKES
+            && let Some(oldest) = handshakes.pop_front()
+        {
+            oldest.abort();
+        }
         let (tls, connections) = (tls.clone(), connections.clone());
-        tokio::spawn(async move {
+        handshakes.push_back(tokio::spawn(async move {
             // Without a handshake there is no connection, and nothing to report it to: the other end has the error.
             if let Ok(Ok(io)) = timeout(HANDSHAKE, handshake(socket, tls)).await {
                 drop(connections.send(io).await);
             }
-            drop(permit);
-        });
+        }));
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt, Stream, StreamExt};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
 
@@ -18,7 +19,7 @@ use crate::codec::Part;
 use crate::error::TooLarge;
 use crate::id::{NodeId, Revision};
 use crate::transport::Incoming;
-use crate::transport::frame::{Broken, Empty, Frame, Hello, PIECE, RequestFrame};
+use crate::transport::frame::{Broken, Empty, Frame, Hello, OutcomeFrame, PIECE, RequestFrame};
 use crate::transport::hello::difference;
 use crate::transport::inbox::Inbox;
 use crate::transport::peer::Options;
@@ -77,8 +78,10 @@ impl Session {
     ) {
         let _ended = Ended { session: &self, receiver: &*receiver };
         let mut phase = receiver.phase.subscribe();
+        let mut earlier = None;
+        let open = self.open(&receiver, &mut incoming, certified, &mut earlier);
         let opened = tokio::select! {
-            opened = timeout(receiver.options.open_timeout, self.open(&receiver, &mut incoming, certified)) => opened,
+            opened = timeout(receiver.options.open_timeout, open) => opened,
             // Its sender is in `receiver`.
             _ = phase.wait_for(|phase| *phase == Phase::Closed) => Ok(Err(Broken::new("it has left the cluster"))),
         };
@@ -91,9 +94,16 @@ impl Session {
                 None
             }
             Ok(Err(Broken(reason))) => Some(Frame::Rejected(reason)),
+            Err(_) if earlier.is_some() => {
+                Some(Frame::Rejected("what the earlier stream has begun does not end".into()))
+            }
             Err(_) => Some(Frame::Rejected("its hello did not arrive in time".into())),
         };
         self.end(last).await;
+        // What this stream has not waited for, a later one waits for. (rule 6)
+        if let Some(earlier) = earlier {
+            earlier.has_ended().await;
+        }
         // A later stream of the same node begins now.
         self.ended.send_replace(true);
         // The last frames leave before the stream is dropped, unless no one takes them.
@@ -106,6 +116,7 @@ impl Session {
         receiver: &Receiver<S>,
         incoming: &mut Incoming,
         certified: Certified,
+        earlier: &mut Option<Arc<Session>>,
     ) -> Result<Hello, Broken> {
         certified.map_err(Broken)?;
         let hello = match incoming.next().await {
@@ -120,12 +131,13 @@ impl Session {
         if *receiver.phase.borrow() != Phase::Open {
             return Err(Broken::new("it leaves the cluster"));
         }
-        let earlier = receiver.sessions().insert(hello.node.process, Arc::clone(self));
-        if let Some(earlier) = earlier {
+        *earlier = receiver.sessions().insert(hello.node.process, Arc::clone(self));
+        if let Some(session) = earlier {
             // What the other node counts as lost must not begin behind what it sends now. (rule 6)
-            earlier.superseded.notify_one();
-            let _ = earlier.ended.subscribe().wait_for(|ended| *ended).await;
+            session.superseded.notify_one();
+            session.has_ended().await;
         }
+        *earlier = None;
         self.with(|state| state.control(Frame::Hello(own)));
         Ok(hello)
     }
@@ -134,11 +146,18 @@ impl Session {
     async fn end(&self, last: Option<Frame>) {
         let (tasks, after) = self.lock().end(last);
         self.run_after(after);
+        // All first: one that does not yield holds up no other.
+        tasks.iter().for_each(JoinHandle::abort);
         for task in tasks {
-            task.abort();
             // An aborted task ends at its next await.
             let _ = task.await;
         }
+    }
+
+    /// Waits until nothing of this stream runs any more.
+    async fn has_ended(&self) {
+        // The sender is in `self`.
+        let _ = self.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     pub(super) fn unanswered(&self) -> usize {
@@ -151,14 +170,39 @@ impl Session {
         }
     }
 
-    fn answer(&self, id: u64, response: Response, max: usize) {
-        let response = match response {
-            Response::Replied(body) if body.len() > max => {
-                Response::TooLarge(TooLarge { part: Part::Reply, size: body.len() as u64, max: max as u64 })
-            }
-            response => response,
+    /// Sends the one answer of a request. The text of an error is made by code of the user, and so before the lock is taken.
+    fn answer(&self, id: u64, (outcome, body): (OutcomeFrame, Bytes), max: usize) {
+        let (outcome, body) = if body.len() > max {
+            Response::TooLarge(TooLarge { part: Part::Reply, size: body.len() as u64, max: max as u64 }).into_frame()
+        } else {
+            (outcome, body)
         };
-        self.with(|state| state.answer(id, response));
+        self.with(|state| state.answer(id, outcome, body));
+    }
+}
+
+/// The answer of a request that runs. A task that ends without one is that of a request whose values have panicked in their
+/// drop: it has sent no reply. Without an answer its sender would never have its part of the window again. (rule 5)
+struct Answering {
+    session: Arc<Session>,
+    id: u64,
+    max: usize,
+    is_due: bool,
+}
+
+impl Answering {
+    fn answer(mut self, response: Response) {
+        let frame = response.into_frame();
+        self.is_due = false;
+        self.session.answer(self.id, frame, self.max);
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        if self.is_due {
+            self.session.answer(self.id, Response::ReplyDropped.into_frame(), self.max);
+        }
     }
 }
 
@@ -281,7 +325,11 @@ impl<S: Serve> Reader<'_, S> {
         };
         let pending = match refused {
             Some(response) => {
-                self.session.with(|state| state.refuse(id, response));
+                if let Response::Refused(refusal, _) = response {
+                    self.receiver.serve.refused(refusal);
+                }
+                let (outcome, body) = response.into_frame();
+                self.session.with(|state| state.refuse(id, outcome, body));
                 None
             }
             None => {
@@ -305,6 +353,7 @@ impl<S: Serve> Reader<'_, S> {
     fn start(&self, id: u64, Pending { mut request, deadline }: Pending, body: Bytes) {
         request.body = body;
         let (session, receiver, from) = (Arc::clone(self.session), Arc::clone(self.receiver), self.from);
+        let answering = Answering { session, id, max: receiver.options.max_message, is_due: true };
         let task = tokio::spawn(async move {
             let response = if Instant::now() < deadline {
                 // In a block, so that a panic before the first poll is caught as well.
@@ -317,9 +366,10 @@ impl<S: Serve> Reader<'_, S> {
                     Err(_) => Response::TimedOut,
                 }
             } else {
+                receiver.serve.refused(Refusal::TooLate);
                 Response::Refused(Refusal::TooLate, Revision(0))
             };
-            session.answer(id, response, receiver.options.max_message);
+            answering.answer(response);
         });
         self.session.lock().started(id, task);
     }
@@ -336,7 +386,7 @@ impl<S: Serve> Reader<'_, S> {
         if let Some(task) = task {
             task.abort();
             let _ = task.await;
-            self.session.answer(id, Response::TimedOut, 0);
+            self.session.answer(id, Response::TimedOut.into_frame(), 0);
         }
     }
 }

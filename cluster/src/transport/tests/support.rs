@@ -33,13 +33,20 @@ pub(super) struct World {
     did: Mutex<HashMap<u64, Did>>,
     /// In the order in which they began.
     order: Mutex<Vec<u64>>,
+    /// What the transport has refused.
+    refused: Mutex<Vec<Refusal>>,
     /// What `gate` waits for.
     pub(super) gate: Semaphore,
 }
 
 impl World {
     pub(super) fn new() -> Arc<World> {
-        Arc::new(World { did: Mutex::default(), order: Mutex::default(), gate: Semaphore::new(0) })
+        Arc::new(World {
+            did: Mutex::default(),
+            order: Mutex::default(),
+            refused: Mutex::default(),
+            gate: Semaphore::new(0),
+        })
     }
 
     pub(super) fn did(&self, number: u64) -> Did {
@@ -48,6 +55,10 @@ impl World {
 
     pub(super) fn order(&self) -> Vec<u64> {
         self.order.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn refused(&self) -> Vec<Refusal> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn note(&self, number: u64, note: impl FnOnce(&mut Did)) {
@@ -99,9 +110,13 @@ impl Serve for Fake {
         running.ended = true;
         response
     }
+
+    fn refused(&self, why: Refusal) {
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).push(why);
+    }
 }
 
-fn number(body: &[u8]) -> u64 {
+pub(super) fn number(body: &[u8]) -> u64 {
     body.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)).expect("a body begins with a number")
 }
 

@@ -116,3 +116,19 @@ fn unusable_certificates_are_errors() {
     assert!(matches!(read(&broken, &certificate, &key, "chat"), Err(NodeTlsError::Pem { .. })));
     assert_eq!(format!("{:?}", authority.node("x")), "NodeTls(..)");
 }
+
+/// Connections that say nothing are dropped after five seconds. A node does not wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_keep_no_node_out() {
+    let authority = Authority::new();
+    let node = serve(identity(2), Some(authority.config("chat"))).await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        let connecting = tokio::net::TcpStream::connect(node.server.address());
+        silent.push(within(connecting, "a connection").await.expect("it is accepted"));
+    }
+    let peer = connect(node.server.address(), Some(authority.config("chat")));
+    let outcome = send(&peer, message("echo", 1, 8), SECOND * 4).await;
+    assert!(matches!(outcome, Outcome::Answered(Response::Replied(_))), "{outcome:?}");
+    drop(silent);
+}

@@ -1,21 +1,23 @@
 //! What no node of this protocol sends: it ends the stream, and costs no memory.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex};
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, StreamExt, stream};
 use test_support::until_idle;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
 
 use super::support::*;
 use crate::error::Why;
+use crate::id::NodeId;
 use crate::transport::frame::{AnswerFrame, Broken, Empty, Frame, LANES, OutcomeFrame, PIECE, Piece, RequestFrame};
 use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Outgoing, Peer};
 use crate::transport::receiver::{Accept, Answers, Receiver};
-use crate::transport::request::{Request, Response};
+use crate::transport::request::{Refusal, Request, Response, Serve};
 use crate::transport::{Connect, Incoming};
 
 /// A sender of any frames.
@@ -24,7 +26,7 @@ struct Raw {
     answers: Answers,
 }
 
-fn raw(receiver: &Arc<Receiver<Fake>>) -> Raw {
+fn raw<S: Serve>(receiver: &Arc<Receiver<S>>) -> Raw {
     let (frames, mut sent) = mpsc::unbounded_channel();
     let incoming = Box::pin(stream::poll_fn(move |cx| sent.poll_recv(cx)));
     Raw { frames, answers: Arc::<Receiver<_>>::clone(receiver).accept(incoming, Ok(())) }
@@ -39,7 +41,7 @@ impl Raw {
         within(self.answers.next(), "a frame or the end of the stream").await
     }
 
-    async fn hello(receiver: &Arc<Receiver<Fake>>) -> Raw {
+    async fn hello<S: Serve>(receiver: &Arc<Receiver<S>>) -> Raw {
         let mut raw = raw(receiver);
         raw.send(Frame::Hello(identity(1).hello(Some(node(2)))));
         assert!(matches!(raw.next().await, Some(Frame::Hello(_))));
@@ -139,6 +141,7 @@ async fn requests_beyond_the_limits_are_refused_unbegun() {
     assert!(matches!(code(raw.next().await), Response::Replied(_)));
     assert!(matches!(code(raw.next().await), Response::Replied(_)));
     assert_eq!(world.order(), [3, 4]);
+    assert_eq!(world.refused(), [Refusal::TooLate, Refusal::Overloaded], "each is counted where it is made");
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,6 +156,91 @@ async fn later_stream_begins_when_the_earlier_has_ended() {
     let _second = Raw::hello(&receiver).await;
     assert!((1..=100).all(|id| world.did(id).dropped == 1));
     assert_eq!(first.next().await, None);
+}
+
+/// Blocks its thread in each request until the test opens it, as a codec of the user may.
+struct Blocks {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+    order: Mutex<Vec<u64>>,
+    reached: Semaphore,
+}
+
+impl Serve for Blocks {
+    async fn serve(&self, _: NodeId, request: Request, _: Instant) -> Response {
+        self.reached.add_permits(1);
+        let is_open = self.is_open.lock().expect("no panic");
+        drop(self.opened.wait_while(is_open, |is_open| !*is_open).expect("no panic"));
+        self.order.lock().expect("no panic").push(number(&request.body));
+        Response::Replied(request.body)
+    }
+}
+
+/// In real time, because a thread is blocked: streams that are given up meanwhile do not hide the first from a later one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn c6_no_stream_begins_beside_one_that_cannot_end() {
+    let (is_open, opened, order) = (Mutex::new(false), Condvar::new(), Mutex::default());
+    let blocks = Blocks { is_open, opened, order, reached: Semaphore::new(0) };
+    let options = Options { open_timeout: SECOND / 20, ..Options::default() };
+    let receiver = Receiver::new(blocks, identity(2), options);
+    let first = Raw::hello(&receiver).await;
+    first.send(Frame::Request(request(1, "block", 8, 8)));
+    within(receiver.serve.reached.acquire(), "the first request").await.expect("it is never closed").forget();
+    drop(first);
+    for stream in 2..5 {
+        let mut next = raw(&receiver);
+        next.send(Frame::Hello(identity(1).hello(Some(node(2)))));
+        let rejected = next.next().await;
+        assert!(
+            matches!(&rejected, Some(Frame::Rejected(reason)) if reason.contains("does not end")),
+            "stream {stream}: {rejected:?}"
+        );
+    }
+    *receiver.serve.is_open.lock().expect("no panic") = true;
+    receiver.serve.opened.notify_all();
+    let mut next = loop {
+        let mut next = raw(&receiver);
+        next.send(Frame::Hello(identity(1).hello(Some(node(2)))));
+        match next.next().await {
+            Some(Frame::Hello(_)) => break next,
+            // The thread has not gone on yet.
+            Some(Frame::Rejected(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    next.send(Frame::Request(request(2, "block", 8, 8)));
+    assert!(matches!(code(next.next().await), Response::Replied(_)));
+    assert_eq!(*receiver.serve.order.lock().expect("no panic"), [1, 2]);
+}
+
+/// Waits for ever with a value whose drop panics, as a message of the user may.
+struct DropsBadly;
+
+impl Serve for DropsBadly {
+    async fn serve(&self, _: NodeId, _: Request, _: Instant) -> Response {
+        struct Bad;
+        impl Drop for Bad {
+            fn drop(&mut self) {
+                panic!("a drop that panics");
+            }
+        }
+        let _bad = Bad;
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c12_request_that_panics_at_its_deadline_is_answered() {
+    let receiver = Receiver::new(DropsBadly, identity(2), Options::default());
+    let mut raw = Raw::hello(&receiver).await;
+    raw.send(Frame::Request(RequestFrame { within_micros: 1_000_000, ..request(1, "hang", 8, 8) }));
+    assert!(matches!(code(raw.next().await), Response::ReplyDropped));
+    // Nor does one that is cancelled leave anything.
+    raw.send(Frame::Request(request(2, "hang", 8, 8)));
+    raw.send(Frame::Cancel(2));
+    assert!(matches!(code(raw.next().await), Response::TimedOut | Response::ReplyDropped));
+    drop(raw);
+    within(receiver.drained(), "the end of the session").await;
 }
 
 /// A sender that does not take its answers is not read any further.

@@ -9,7 +9,6 @@ use tokio::task::JoinHandle;
 use crate::transport::frame::{AnswerFrame, Broken, Frame, OutcomeFrame};
 use crate::transport::outbox::{Head, Outbox, Popped};
 use crate::transport::peer::Options;
-use crate::transport::request::Response;
 
 impl Head for OutcomeFrame {
     fn frame(&self, id: u64, size: u64, body: Bytes) -> Frame {
@@ -105,22 +104,21 @@ impl State {
     }
 
     /// Queues the one answer of an open request.
-    pub(super) fn answer(&mut self, id: u64, response: Response) -> After {
+    pub(super) fn answer(&mut self, id: u64, outcome: OutcomeFrame, body: Bytes) -> After {
         let Some(open) = self.open.remove(&id) else { return After::default() };
         self.open_bytes -= open.bytes;
-        self.push(id, response)
+        self.push(id, outcome, body)
     }
 
     /// Queues the answer of a request that was not opened.
-    pub(super) fn refuse(&mut self, id: u64, response: Response) -> After {
-        self.push(id, response)
+    pub(super) fn refuse(&mut self, id: u64, outcome: OutcomeFrame, body: Bytes) -> After {
+        self.push(id, outcome, body)
     }
 
-    fn push(&mut self, id: u64, response: Response) -> After {
+    fn push(&mut self, id: u64, outcome: OutcomeFrame, body: Bytes) -> After {
         if self.ending {
             return After::default();
         }
-        let (outcome, body) = response.into_frame();
         self.outbox.push(id, outcome, body);
         self.wake()
     }
