@@ -104,8 +104,8 @@
 //!    epoch, because an earlier gift of unknown outcome may yet be done under the old one. A stuck shard stays with its
 //!    owner until it has ended.
 //! 10. **Shards with an owner move rarely.** Owners are chosen by rendezvous hashing over the addresses of the members of the
-//!     newest version that are up. A shard that has an owner moves only if its owner leaves, or if the members have been the
-//!     same for `settle` and are of one version. It moves only to a member whose last beat is recent. At most `lanes` move at
+//!     newest version that are up. A shard that has an owner moves only if its owner leaves, or if the members that own shards
+//!     have been the same for `settle` and are of one version. It moves only to a member whose last beat is recent. At most `lanes` move at
 //!     a time; a stuck one does not count.
 //! 11. **A leaving node is given nothing.** It marks its record, which breaks the conditions of gifts to it and of its own
 //!     claims. Once the map shows the mark, it gives all shards away: a node that is given one has seen the mark too, and does
@@ -116,6 +116,7 @@
 //! 13. **What is unknown is read.** After an unknown outcome the machine waits for a read that was sent afterwards, and decides
 //!     again by the map. A map that lags behind the node's own commits for a `beat` is read, and its watch begins anew. An
 //!     answer that is older than the map at the time of the question breaks A1: the engine was restored, and the node ends.
+//!     A record that is written at a revision which the map has seen is such an answer.
 //!
 //! Rendezvous hashing is over addresses and not over ids: a node that was fenced, or whose process was replaced, is given
 //! what it had. A deploy in place then moves each shard at most twice.
@@ -220,7 +221,7 @@ pub(crate) struct Machine {
     heirs: Vec<Heir>,
     heirs_changed: bool,
     is_mixed: bool,
-    /// When this node has last seen a change of the members.
+    /// When this node has last seen a change of the members that own shards.
     quiet_since: Instant,
     /// By the number of the shard: its owner, if the present members were all there ever are.
     desired: Vec<Option<NodeId>>,
@@ -309,7 +310,7 @@ impl Machine {
                 self.note_silence(true);
             }
             Input::Changes { revision, changes } => self.changes(revision, changes),
-            Input::WatchLost => drop(self.reads.want(true)),
+            Input::WatchLost => self.reads.watch_lost(self.settings.beat / 4),
             Input::Committed { id, outcome } => {
                 if let Some(pending) = self.flight.answer(id) {
                     self.outcome(pending, outcome);
@@ -351,6 +352,9 @@ impl Machine {
     }
 
     fn outcome(&mut self, pending: Pending, outcome: Outcome) {
+        if matches!(outcome, Outcome::Done(revision) if pending.purpose.writes() && revision <= pending.map) {
+            return self.stop(End::Refused(Refusal::EngineWentBack)); // A1 does not hold (rule 13)
+        }
         if let Outcome::Done(revision) = outcome
             && revision > self.known
         {
@@ -389,7 +393,7 @@ impl Machine {
     }
 
     fn commit(&mut self, purpose: Purpose, when: Vec<Condition>, then: Vec<Write>) {
-        let id = self.flight.send(purpose, self.now);
+        let id = self.flight.send(purpose, self.now, self.map.revision);
         self.emit(Effect::Commit { id, when, then });
     }
 

@@ -23,10 +23,19 @@ pub(crate) enum Purpose {
     Give(Shard),
 }
 
+impl Purpose {
+    /// Each such commit writes a record. The others only delete, and may find nothing.
+    pub(crate) fn writes(self) -> bool {
+        !matches!(self, Purpose::Remove(_) | Purpose::Depart)
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pending {
     pub(crate) purpose: Purpose,
     pub(crate) sent: Instant,
+    /// The revision of the map at the sending. That of the commit is greater. (A1)
+    pub(crate) map: Revision,
 }
 
 /// The commits that are not answered yet.
@@ -38,9 +47,9 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    pub(crate) fn send(&mut self, purpose: Purpose, sent: Instant) -> CommitId {
+    pub(crate) fn send(&mut self, purpose: Purpose, sent: Instant, map: Revision) -> CommitId {
         self.last += 1;
-        self.pending.insert(CommitId(self.last), Pending { purpose, sent });
+        self.pending.insert(CommitId(self.last), Pending { purpose, sent, map });
         CommitId(self.last)
     }
 
@@ -82,6 +91,8 @@ pub(crate) struct Reads {
     answered: u64,
     /// The next is not sent before this moment.
     due: Instant,
+    /// When the last one after which a watch begins was sent.
+    watched: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -106,6 +117,9 @@ impl Reads {
         }
         let watch = self.wanted.take()?;
         self.sent += 1;
+        if watch {
+            self.watched = now;
+        }
         self.in_flight = Some(ReadInFlight { sent: now, watch, revision });
         Some((self.sent, watch))
     }
@@ -127,6 +141,12 @@ impl Reads {
             self.want(failed.watch);
             self.due = now + pause;
         }
+    }
+
+    /// The watch has ended. It begins anew, but not more often than this: it may end as soon as it begins.
+    pub(crate) fn watch_lost(&mut self, pause: Duration) {
+        self.want(true);
+        self.due = self.due.max(self.watched + pause);
     }
 
     pub(crate) fn expire(&mut self, now: Instant, attempt: Duration) {

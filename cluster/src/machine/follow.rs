@@ -51,7 +51,12 @@ impl Machine {
     /// Before the map has the change.
     fn member_changes(&mut self, node: NodeId, change: &Change) {
         self.heirs_changed = true;
-        self.quiet_since = self.now;
+        let had_weight = self.map.members.get(&node).is_some_and(|member| member.record.weight > 0);
+        let has_weight = matches!(&change.record, Some(Record::Member(record)) if record.weight > 0);
+        // A client comes for one call, and nothing moves for it. (rule 10)
+        if had_weight || has_weight {
+            self.quiet_since = self.now;
+        }
         if node == self.id {
             return;
         }

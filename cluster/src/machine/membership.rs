@@ -149,7 +149,7 @@ impl Machine {
     }
 
     /// The outcome of a commit on the node's own records.
-    pub(super) fn own_outcome(&mut self, Pending { purpose, sent }: Pending, outcome: Outcome) {
+    pub(super) fn own_outcome(&mut self, Pending { purpose, sent, .. }: Pending, outcome: Outcome) {
         self.note_silence(outcome == Outcome::Unknown);
         match (purpose, outcome) {
             (Purpose::Join, Outcome::Done(revision)) => self.become_member(revision, sent),

@@ -41,11 +41,28 @@ fn read_and_watch_are_repeated_when_the_map_lags() {
 #[test]
 fn engine_that_went_back_is_refused() {
     let mut bench = Bench::member(Bench::settings());
+    // A watch that has just begun does not begin anew at once.
+    bench.pass(SECOND);
     bench.is_cut = true;
     bench.input(Input::WatchLost);
     let asked = bench.asked();
     let Some(Effect::Read { read, watch: true }) = asked.first() else { panic!("{asked:?} is no read") };
     bench.input(Input::Snapshot { read: *read, revision: Revision(1), entries: Vec::new() });
+    assert!(bench.take().contains(&Effect::Fence));
+    bench.end_all();
+    assert!(bench.take().contains(&Effect::End(End::Refused(Refusal::EngineWentBack))));
+}
+
+/// The watch of an engine that was restored waits for the revisions that it had before, and says nothing.
+#[test]
+fn commit_of_an_engine_that_went_back_is_refused() {
+    let mut bench = Bench::member(Bench::settings());
+    bench.is_cut = true;
+    bench.pass(SECOND);
+    let asked = bench.asked();
+    let Some(Effect::Commit { id, .. }) = asked.first() else { panic!("{asked:?} is no beat") };
+    let seen = bench.machine.revision();
+    bench.input(Input::Committed { id: *id, outcome: Outcome::Done(seen) });
     assert!(bench.take().contains(&Effect::Fence));
     bench.end_all();
     assert!(bench.take().contains(&Effect::End(End::Refused(Refusal::EngineWentBack))));

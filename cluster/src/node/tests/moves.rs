@@ -54,6 +54,33 @@ async fn c7_next_owner_begins_after_the_end_of_terminate() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn clients_that_come_and_go_hold_up_no_move() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    // One after the other, for a call each, as a program that is run again and again.
+    let clients = async {
+        for turn in 0.. {
+            let client = bed.join_with(bed.options(&format!("c{turn}")).weight(0)).await;
+            client.add("k").await;
+            within(client.cluster.leave(), "the end of a client").await;
+            sleep(SECOND / 4).await;
+        }
+    };
+    let serves = async {
+        let b = bed.join("b").await;
+        // `settle` is a second.
+        sleep(10 * SECOND).await;
+        let here = b.cluster.health().shards.here;
+        assert!(here >= 16, "{here} shards have moved");
+    };
+    tokio::select! {
+        () = clients => {}
+        () = serves => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn c2_each_ownership_has_a_greater_epoch() {
     let bed = Bed::new();
     let a = bed.join("a").await;
