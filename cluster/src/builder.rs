@@ -1,5 +1,6 @@
 //! [`ClusterBuilder`]: the options of a node, and its join.
 
+mod address;
 mod join_error;
 
 use std::fmt;
@@ -8,9 +9,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
+use crate::builder::address::{UNSPECIFIED, check_address};
 pub use crate::builder::join_error::JoinError;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -148,8 +150,8 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets the address that other nodes are given: `host:port`. The address of [`listen`](Self::listen), unless set, which
-    /// must not be unspecified (`0.0.0.0`) then.
+    /// Sets the address that other nodes are given: `host:port`. The address of [`listen`](Self::listen), unless set. It must
+    /// not be unspecified (`0.0.0.0`).
     ///
     /// It is also the node's place: a process that starts again at its address is given the same shards.
     pub fn advertise(mut self, address: impl Into<String>) -> ClusterBuilder {
@@ -206,7 +208,7 @@ impl ClusterBuilder {
         self
     }
 
-    /// Sets how long the members must be the same before shards move that have an owner. 10 s, unless set.
+    /// Sets how long the members that own shards must be the same before shards move that have an owner. 10 s, unless set.
     pub fn settle(mut self, settle: Duration) -> ClusterBuilder {
         self.settle = settle;
         self
@@ -338,16 +340,24 @@ impl ClusterBuilder {
         if self.engine.is_none() {
             return invalid("engine", "a cluster needs an engine, which decides who owns what");
         }
-        if let (Some(listen), None) = (self.listen, &self.advertise)
-            && listen.ip().is_unspecified()
-        {
-            return invalid("advertise", "other nodes cannot connect to an unspecified address; say which they use");
+        let advertised = match (&self.advertise, self.listen) {
+            // Neither a process alone nor a network of a test has addresses of hosts.
+            (Some(_), None) if self.needs_no_port() => Ok(()),
+            (Some(address), _) => check_address(address),
+            (None, Some(listen)) if listen.ip().is_unspecified() => Err(UNSPECIFIED),
+            (None, _) => Ok(()),
+        };
+        if let Err(problem) = advertised {
+            return invalid("advertise", problem);
         }
         if self.listen.is_none() && !self.needs_no_port() {
             return invalid("listen", "a node that owns shards listens for the others; or set its weight to 0");
         }
         if self.options.window_calls == 0 || self.options.window_bytes == 0 || self.options.max_message == 0 {
             return invalid("window", "the window and the largest message must not be zero");
+        }
+        if self.options.window_bytes > Semaphore::MAX_PERMITS {
+            return invalid("window", "a process does not have that many bytes; say how many it may hold for one node");
         }
         Ok(())
     }
@@ -400,7 +410,7 @@ impl ClusterBuilder {
         let Some(engine) = self.engine.clone() else { unreachable!("it was checked") };
         let settings = self.settings(address, engine.most_ops());
         let machine = Machine::new(settings, process, clock.now())
-            .map_err(|error| JoinError::Option { option: "timing", problem: error.to_string() })?;
+            .map_err(|error| JoinError::Option { option: error.option(), problem: error.to_string() })?;
         let (inputs, receiver) = mpsc::unbounded_channel();
         let options = NodeOptions {
             name: self.name.clone(),

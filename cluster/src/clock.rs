@@ -108,9 +108,11 @@ impl Clock {
 pub struct ClockDriver(Arc<AtomicU64>);
 
 impl ClockDriver {
-    /// Moves the clock forward.
+    /// Moves the clock forward, at most to its end, which is 584 years away.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(nanoseconds(by), Ordering::SeqCst);
+        let later = |time: u64| Some(time.saturating_add(nanoseconds(by)));
+        // It never fails.
+        let _ = self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, later);
     }
 }
 
@@ -215,6 +217,10 @@ mod tests {
         assert_eq!((clock.now(), clock.coarse()), (begin, begin));
         driver.advance(Duration::from_millis(7));
         assert_eq!(clock.now().since(begin), Duration::from_millis(7));
+        driver.advance(Duration::MAX);
+        let end = clock.now();
+        driver.advance(Duration::MAX);
+        assert_eq!(clock.now(), end, "it never goes back");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,8 +2,8 @@
 //!
 //! # Rules
 //!
-//! 1. **A slot has one registry.** It is made at the first message, under the write lock of its slot, if the shard is routed to
-//!    at that moment. A shard that stops to be routed to is first marked so, and then [taken](AnyKind::take) out of its slot. So
+//! 1. **A slot has one registry.** It is made at the first message, and entered under the write lock of its slot, if the shard is
+//!    routed to at that moment. A shard that stops to be routed to is first marked so, and then [taken](AnyKind::take) out of its slot. So
 //!    a registry that is made before is taken, and none is made after.
 //! 2. **A message is consumed under the read lock.** From the look at the epoch to the entry into the mailbox no one waits.
 //!    `take` needs the write lock, so a shutdown begins after each message that has passed the look: it is accepted, and
@@ -189,14 +189,20 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         shard: Shard,
         validity: &Arc<Validity>,
     ) -> Result<Option<Arc<Open<W>>>, gen_registry::BuildError> {
+        let is_of = |open: &&Arc<Open<W>>| open.is_routed(shard) && Arc::ptr_eq(&open.validity, validity);
+        if let Some(open) = self.at(shard).as_ref().filter(is_of) {
+            return Ok(Some(open.clone()));
+        }
+        // Outside the lock: the options are made by code of the user, which may use this kind.
+        let registry = self.build(Some(shard))?;
         let mut slot = self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner);
         // Looked at under the lock: what is marked as not routed to is taken afterwards.
         let Some(fence) = validity.fence(shard) else { return Ok(None) };
         let epoch = fence.epoch();
+        // Another sender was faster. This registry has had no worker, and is dropped after the lock.
         if let Some(open) = slot.as_ref().filter(|open| open.epoch == epoch && Arc::ptr_eq(&open.validity, validity)) {
             return Ok(Some(open.clone()));
         }
-        let registry = self.build(Some(shard))?;
         let is_observed = AtomicBool::new(false);
         let open = Arc::new(Open { epoch, validity: validity.clone(), fence, registry, is_observed });
         // Before it has a worker, so that no event is missed.

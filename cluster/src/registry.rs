@@ -16,7 +16,7 @@ use crate::id::{NodeId, Revision};
 use crate::key::{ClusterKey, shard_of};
 use crate::kind::Kind;
 use crate::node::{Node, Place};
-use crate::send::{Attempts, Target, moving};
+use crate::send::{Attempts, Target, after, moving};
 use crate::serve;
 use crate::transport::{Failure, Next, Response, Verb};
 use crate::via::ClusterVia;
@@ -115,7 +115,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
     /// If the future is dropped, the worker may end all the same.
     pub async fn stop<Q: ?Sized + ToKey<W::Key>>(&self, key: &Q) -> Result<ExitReason, ClusterStopError> {
         let target = self.target(key.to_key(), true);
-        let deadline = Instant::now() + self.node.call_timeout();
+        let deadline = after(self.node.call_timeout());
         let body = match self.send_stop(&target, deadline).await {
             Ok(body) => body,
             Err(Failure::MayHaveRun(why)) => return Err(ClusterStopError::Unknown(why)),
@@ -172,7 +172,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
     ///
     /// Dropping the future loses nothing.
     pub async fn count(&self) -> Result<u64, Partial<u64>> {
-        let deadline = Instant::now() + self.node.call_timeout();
+        let deadline = after(self.node.call_timeout());
         let kind = Bytes::from_static(self.kind.name.as_bytes());
         let asked = self.node.peers().into_iter().map(|(id, peer)| {
             let request = crate::transport::Request {
@@ -204,6 +204,7 @@ fn counted(next: Next<Bytes>) -> Result<u64, Why> {
             body.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| Why::ReplyDropped) // of a later version
         }
         Next::Again { why, .. } | Next::Failed(Failure::NotDelivered(why) | Failure::MayHaveRun(why)) => Err(why),
+        Next::Failed(Failure::Left) => Err(Why::Left),
         Next::Failed(_) => Err(Why::ReplyDropped),
     }
 }

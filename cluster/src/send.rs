@@ -201,6 +201,14 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// Longer than any caller waits, and far from the end of the clock.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// The moment that is this far away. A time that the clock does not have is one that never comes.
+pub(crate) fn after(within: Duration) -> Instant {
+    Instant::now() + within.min(LONGEST)
+}
+
 pub(crate) fn moving<T>() -> Next<T> {
     Next::Again { why: Why::Moving, revision: Revision(0) }
 }

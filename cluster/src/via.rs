@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use gen_registry::{PendingReply, Permit, Worker};
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::codec::{Codec, CodecError, Part};
 use crate::error::{ClusterCallError, ClusterCastError, Why};
 use crate::key::ClusterKey;
 use crate::message::{Answers, Call, Cast, Takes};
-use crate::send::{Message, Target, not_answered, not_sent};
+use crate::send::{Message, Target, after, not_answered, not_sent};
 use crate::transport::{Failure, Next, Outcome, Verb};
 
 /// The address of a key in a cluster: made by [`ClusterRegistry::via`](crate::ClusterRegistry::via).
@@ -92,7 +92,8 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
     ///
     /// # Panics
     ///
-    /// If [`Answers::message`] panics, and outside a tokio runtime with a timer.
+    /// If [`Answers::message`], the codec or the factory of the arguments panics on this node, and outside a tokio runtime with a
+    /// timer. On another node such a panic is a call without a reply.
     pub async fn call<C: Call>(&self, call: C) -> Result<C::Reply, ClusterCallError>
     where
         W: Answers<C>,
@@ -134,7 +135,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
             }
             Err(_) => {
                 target.node.counters.calls.fetch_add(1, Ordering::Relaxed);
-                Box::pin(target.send(&mut message, Instant::now() + within)).await
+                Box::pin(target.send(&mut message, after(within))).await
             }
         };
         // A loop of failing calls yields to other tasks.
@@ -155,7 +156,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
     ///
     /// # Panics
     ///
-    /// If [`Takes::message`] panics, and outside a tokio runtime with a timer.
+    /// As for [`call`](Self::call).
     pub async fn cast<C: Cast>(&self, cast: C) -> Result<(), ClusterCastError<C>>
     where
         W: Takes<C>,
@@ -169,7 +170,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
             }
             Err(_) => {
                 target.node.counters.casts.fetch_add(1, Ordering::Relaxed);
-                Box::pin(target.send(&mut message, Instant::now() + target.node.call_timeout())).await
+                Box::pin(target.send(&mut message, after(target.node.call_timeout()))).await
             }
         };
         // A loop of casts yields to other tasks.

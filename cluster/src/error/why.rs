@@ -31,6 +31,8 @@ pub enum Why {
     ReplyDropped,
     /// There was no answer in time.
     TimedOut,
+    /// This node has left the cluster.
+    Left,
 }
 
 impl fmt::Display for Why {
@@ -48,6 +50,7 @@ impl fmt::Display for Why {
             Self::OwnerDied => "the node that owned the key died before an answer",
             Self::ReplyDropped => "the worker sent no reply",
             Self::TimedOut => "the node that owns the key did not answer in time",
+            Self::Left => "this node has left the cluster",
         })
     }
 }

@@ -42,12 +42,29 @@ pub(crate) enum SettingsError {
     ValidTooLong,
     #[error("`valid` must be at least 3 beats, or one lost beat fences the node")]
     ValidTooShort,
-    #[error("`beat` and `attempt` must be longer than zero, and `attempt` at most `valid`")]
+    #[error("`beat` and `attempt` must be at least a millisecond, and `attempt` at most `valid`")]
     Attempt,
-    #[error("a cluster has at least one shard, a node at least one lane, and a commit at least 8 conditions")]
-    Zero,
+    #[error("a cluster has at least one shard")]
+    Shards,
+    #[error("a node moves at least one shard at a time")]
+    Lanes,
+    #[error("a commit has room for at least 8 conditions")]
+    Batch,
     #[error("an address has no control characters")]
     Address,
+}
+
+impl SettingsError {
+    /// The option of the builder that it concerns.
+    pub(crate) fn option(self) -> &'static str {
+        match self {
+            Self::ValidTooLong | Self::ValidTooShort | Self::Attempt => "timing",
+            Self::Shards => "shards",
+            Self::Lanes => "lanes",
+            Self::Batch => "engine",
+            Self::Address => "advertise",
+        }
+    }
 }
 
 impl Settings {
@@ -74,10 +91,15 @@ impl Settings {
     /// The first of the settings that cannot work.
     pub(crate) fn check(&self) -> Result<(), SettingsError> {
         let ok = |holds: bool, error| if holds { Ok(()) } else { Err(error) };
-        ok(self.valid * 5 <= self.take * 4, SettingsError::ValidTooLong)?;
-        ok(self.valid >= self.beat * 3, SettingsError::ValidTooShort)?;
-        ok(!self.beat.is_zero() && !self.attempt.is_zero() && self.attempt <= self.valid, SettingsError::Attempt)?;
-        ok(self.shards > 0 && self.lanes > 0 && self.batch >= 8, SettingsError::Zero)?;
+        // In numbers that no product of durations exceeds.
+        let [beat, valid, take] = [self.beat, self.valid, self.take].map(|time| time.as_nanos());
+        ok(valid * 5 <= take * 4, SettingsError::ValidTooLong)?;
+        ok(valid >= beat * 3, SettingsError::ValidTooShort)?;
+        let least = self.beat.min(self.attempt);
+        ok(least >= Duration::from_millis(1) && self.attempt <= self.valid, SettingsError::Attempt)?;
+        ok(self.shards > 0, SettingsError::Shards)?;
+        ok(self.lanes > 0, SettingsError::Lanes)?;
+        ok(self.batch >= 8, SettingsError::Batch)?;
         ok(!self.address.contains(char::is_control), SettingsError::Address)
     }
 }

@@ -3,9 +3,11 @@
 mod bad_input;
 mod basics;
 mod bench;
+mod dropped;
 mod fencing;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod moves;
 mod storms;
 mod support;
+mod user_code;

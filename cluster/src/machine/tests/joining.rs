@@ -28,7 +28,13 @@ fn settings_that_cannot_work_are_refused() {
     assert_eq!(error(|settings| settings.beat = SECOND * 3), Some(SettingsError::ValidTooShort));
     assert_eq!(error(|settings| settings.attempt = SECOND * 9), Some(SettingsError::Attempt));
     assert_eq!(error(|settings| settings.beat = Duration::ZERO), Some(SettingsError::Attempt));
-    assert_eq!(error(|settings| settings.lanes = 0), Some(SettingsError::Zero));
+    assert_eq!(error(|settings| settings.beat = Duration::from_nanos(1)), Some(SettingsError::Attempt));
+    assert_eq!(error(|settings| settings.beat = Duration::MAX), Some(SettingsError::ValidTooShort));
+    assert_eq!(error(|settings| settings.valid = Duration::MAX), Some(SettingsError::ValidTooLong));
+    assert_eq!(error(|settings| settings.take = Duration::MAX), None);
+    assert_eq!(error(|settings| settings.shards = 0), Some(SettingsError::Shards));
+    assert_eq!(error(|settings| settings.lanes = 0), Some(SettingsError::Lanes));
+    assert_eq!(error(|settings| settings.batch = 7), Some(SettingsError::Batch));
     assert_eq!(error(|settings| settings.address = "a\nstate=up".to_owned()), Some(SettingsError::Address));
 }
 

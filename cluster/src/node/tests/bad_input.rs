@@ -1,14 +1,17 @@
 //! What cannot work is a clear error, and nothing waits for ever.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::{Stream, stream};
 use tokio::time::{Instant, sleep};
 
 use super::support::*;
-use crate::engine::{Commit, Engine, EngineError, Expect, Memory, Op};
+use crate::engine::{Change, Commit, Engine, EngineError, Expect, Memory, Op, Snapshot, WatchError};
 use crate::{
     Cluster, ClusterBuilder, ClusterCallError, ClusterCastError, HostError, JoinError, ListenError, NodeTls,
-    NodeTlsError, Part, Timing, Why,
+    NodeTlsError, Part, Revision, Timing, Why,
 };
 
 async fn refused(options: ClusterBuilder) -> JoinError {
@@ -23,6 +26,9 @@ async fn options_that_cannot_work_are_named() {
         Timing { beat: millis(beat), valid: millis(valid), take: millis(take) }
     };
     let public = "0.0.0.0:0".parse().expect("an address");
+    let listening = |advertised: &str| {
+        Cluster::builder("a").engine(Memory::new()).listen(([127, 0, 0, 1], 0).into()).advertise(advertised)
+    };
     let cases = [
         ("name", Cluster::builder("").engine(Memory::new()).listen(([127, 0, 0, 1], 0).into())),
         ("name", Cluster::builder("a/b").engine(Memory::new()).listen(([127, 0, 0, 1], 0).into())),
@@ -33,14 +39,53 @@ async fn options_that_cannot_work_are_named() {
         ("timing", bed.options("a").timing(times(100, 900, 1000))),
         ("timing", bed.options("a").timing(times(500, 1000, 2000))),
         ("timing", bed.options("a").timing(times(0, 1000, 2000))),
-        ("timing", bed.options("a").shards(0)),
-        ("timing", bed.options("a").lanes(0)),
+        ("timing", bed.options("a").timing(Timing { beat: Duration::from_nanos(1), ..Timing::default() })),
+        ("timing", bed.options("a").timing(Timing { beat: Duration::MAX, ..Timing::default() })),
+        ("timing", bed.options("a").timing(Timing { valid: Duration::MAX, ..Timing::default() })),
+        ("shards", bed.options("a").shards(0)),
+        ("lanes", bed.options("a").lanes(0)),
         ("window", bed.options("a").window(0, 0)),
+        ("window", bed.options("a").window(1, usize::MAX)),
+        ("advertise", listening("")),
+        ("advertise", listening("10.0.0.7")),
+        ("advertise", listening("0.0.0.0:7101")),
+        ("advertise", listening("http://10.0.0.7:7101")),
     ];
     for (named, options) in cases {
         let error = refused(options).await;
         assert!(matches!(error, JoinError::Option { option, .. } if option == named), "{named}: {error}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c12_times_without_an_end_are_no_panic() {
+    let bed = Bed::new();
+    let endless = |address| {
+        let timing = Timing { beat: SECOND / 2, valid: 4 * SECOND, take: Duration::MAX };
+        let options = bed.options(address).timing(timing).settle(SECOND).window(4, 1024);
+        options.call_timeout(Duration::MAX).join_timeout(Duration::MAX).leave_timeout(Duration::MAX)
+    };
+    let (a, b) = (bed.join_with(endless("a")).await, bed.join_with(endless("b")).await);
+    b.serves(8..).await;
+    for key in [a.key("here"), b.key("there")] {
+        // The first starts the worker.
+        for value in 1..=2 {
+            let via = a.counters.via(&key);
+            let call = via.call_timeout(Duration::MAX, Add(1));
+            assert_eq!(within(call, "the answer to a call").await.expect("it is answered"), value);
+        }
+        within(a.counters.via(&key).cast(Note(1)), "the end of a cast").await.expect("it is accepted");
+        assert!(within(a.counters.count(), "a count").await.is_ok());
+        within(a.counters.stop(&key), "a stop").await.expect("it runs");
+        // There is no time for a start, and none for another node.
+        let late = a.counters.via(&key).call_timeout(Duration::ZERO, Add(1)).await.expect_err("there is no time");
+        assert!(!late.may_have_run(), "{late:?}");
+    }
+    for node in [b, a] {
+        let report = within(node.cluster.leave(), "the end of a node").await;
+        assert_eq!((report.stuck, report.unanswered), (0, 0));
+    }
+    bed.world.check();
 }
 
 #[tokio::test]
@@ -104,7 +149,7 @@ async fn engine_that_is_away_at_the_start_ends_the_join() {
 struct Refuses(Memory);
 
 impl Engine for Refuses {
-    async fn read(&self, prefix: &str) -> Result<crate::engine::Snapshot, EngineError> {
+    async fn read(&self, prefix: &str) -> Result<Snapshot, EngineError> {
         self.0.read(prefix).await
     }
 
@@ -112,11 +157,7 @@ impl Engine for Refuses {
         Err(EngineError::Refused("permission denied".into()))
     }
 
-    fn watch(
-        &self,
-        prefix: &str,
-        from: crate::Revision,
-    ) -> impl futures_util::Stream<Item = Result<crate::engine::Change, crate::engine::WatchError>> + Send {
+    fn watch(&self, prefix: &str, from: Revision) -> impl Stream<Item = Result<Change, WatchError>> + Send {
         self.0.watch(prefix, from)
     }
 }
@@ -128,6 +169,38 @@ async fn engine_that_refuses_ends_the_join_at_once() {
     let error = refused(bed.options("a").engine(Refuses(Memory::new()))).await;
     assert!(matches!(&error, JoinError::EngineRefused { why } if why == "permission denied"), "{error}");
     assert!(begin.elapsed() < SECOND);
+}
+
+/// Ends each watch as soon as it begins, and counts the reads.
+struct EndsWatches(Memory, Arc<AtomicUsize>);
+
+impl Engine for EndsWatches {
+    async fn read(&self, prefix: &str) -> Result<Snapshot, EngineError> {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.read(prefix).await
+    }
+
+    async fn commit(&self, when: &[(String, Expect)], then: &[Op]) -> Result<Commit, EngineError> {
+        self.0.commit(when, then).await
+    }
+
+    fn watch(&self, _: &str, _: Revision) -> impl Stream<Item = Result<Change, WatchError>> + Send {
+        stream::iter([Err(WatchError::Refused("no watch is permitted".into()))])
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn c14_watch_that_always_ends_does_not_flood_the_engine() {
+    let bed = Bed::new();
+    let reads = Arc::new(AtomicUsize::new(0));
+    let a = bed.join_with(bed.options("a").engine(EndsWatches(Memory::new(), reads.clone()))).await;
+    a.serves(48..).await;
+    let before = reads.load(Ordering::Relaxed);
+    sleep(10 * SECOND).await;
+    // Four a beat, of half a second.
+    let read = reads.load(Ordering::Relaxed) - before;
+    assert!((20..=90).contains(&read), "{read} reads in ten seconds");
+    assert_eq!(a.add("k").await, 1);
 }
 
 #[tokio::test(start_paused = true)]
