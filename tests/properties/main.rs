@@ -20,8 +20,24 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
 use self::model::Model;
-use self::plan::{STOP_TIMEOUT, Todo, Transition};
+use self::plan::{KEYS, OptionRolls, Options, StepRolls, Transition};
 use self::system::System;
+
+/// Divisible by nearly every sum of weights.
+const SIDES: u16 = 10_080;
+
+// The strategies are numbers that index tables, because building proptest's trees took longer than the rest of the test.
+
+fn options() -> impl Strategy<Value = Options> {
+    (0..3_u16, 0..3_u16, any::<[bool; 3]>(), 0..SIDES, 0..SIDES).prop_map(
+        |(policy, intensity, flags, room, eviction)| OptionRolls { policy, intensity, flags, room, eviction }.into(),
+    )
+}
+
+fn transition() -> impl Strategy<Value = Transition> {
+    (0..SIDES, 0..SIDES, 0..KEYS, 0..SIDES, [0..SIDES, 0..SIDES, 0..SIDES])
+        .prop_map(|(after, kind, key, polls, others)| StepRolls { after, kind, key, polls, others }.into())
+}
 
 struct Lifecycle;
 
@@ -30,11 +46,11 @@ impl ReferenceStateMachine for Lifecycle {
     type Transition = Transition;
 
     fn init_state() -> BoxedStrategy<Model> {
-        plan::options().prop_map(Model::new).boxed()
+        options().prop_map(Model::new).boxed()
     }
 
     fn transitions(_: &Model) -> BoxedStrategy<Transition> {
-        plan::transition().boxed()
+        transition().boxed()
     }
 
     fn apply(mut model: Model, transition: &Transition) -> Model {
@@ -62,30 +78,13 @@ impl StateMachineTest for Lifecycle {
             return system;
         }
         STEPS.set(STEPS.get() + 1);
-        system.step(&transition);
-        system.check_by_itself();
-        system.check(model);
+        system.follow(model, &transition);
         system
     }
 
-    fn teardown(mut system: System, mut model: Model) {
+    fn teardown(system: System, model: Model) {
         CUT_SHORT.set(CUT_SHORT.get() + u64::from(model.is_stuck));
-        let end = [
-            Transition { after: 1, todo: Todo::Shutdown { polls: None } },
-            Transition { after: 2 * STOP_TIMEOUT + 1, todo: Todo::Nothing },
-        ];
-        for transition in end {
-            model.step(&transition);
-            // Which of two timers fires first is not specified, and no longer matters.
-            if model.is_stuck || model.is_ambiguous {
-                system.step(&transition);
-                system.check_by_itself();
-            } else {
-                system = <Self as StateMachineTest>::apply(system, &model, transition);
-            }
-        }
-        assert!(model.is_over() || model.is_stuck);
-        system.check_end();
+        system.finish(model);
     }
 }
 

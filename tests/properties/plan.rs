@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use proptest::prelude::*;
-
 /// Few keys, so that most operations meet a worker.
 pub(crate) const KEYS: usize = 4;
 /// Messages per mailbox. Few, so that senders wait.
@@ -238,8 +236,7 @@ pub(crate) enum Reported {
     GaveUp(u64, Reason),
 }
 
-/// Picks by weight. The strategies are numbers that index tables, because building proptest's trees took longer than
-/// the rest of the test. The first entry is the simplest one, because a number shrinks towards 0.
+/// Picks by weight. The first entry is the simplest one: what generates the rolls shrinks them towards 0.
 fn pick<T: Copy>(roll: u16, weighted: &[(u16, T)]) -> T {
     let all: u16 = weighted.iter().map(|(weight, _)| weight).sum();
     let mut left = roll % all;
@@ -252,21 +249,32 @@ fn pick<T: Copy>(roll: u16, weighted: &[(u16, T)]) -> T {
     unreachable!("the roll is less than the sum of all weights")
 }
 
-/// Divisible by nearly every sum of weights below.
-const SIDES: u16 = 10_080;
+/// What options are made of: whatever the numbers are, there are options of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OptionRolls {
+    pub(crate) policy: u16,
+    pub(crate) intensity: u16,
+    pub(crate) flags: [bool; 3],
+    pub(crate) room: u16,
+    pub(crate) eviction: u16,
+}
 
-pub(crate) fn options() -> impl Strategy<Value = Options> {
-    let policy = 0..3_usize;
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-    (policy, 0..=2_usize, flags, 0..SIDES, 0..SIDES).prop_map(|(policy, intensity, flags, room, eviction)| Options {
-        policy: [Policy::Temporary, Policy::Transient, Policy::Permanent][policy],
-        intensity,
-        backs_off: flags.0,
-        idles: flags.1,
-        max_workers: pick(room, &[(1, None), (1, Some(3)), (1, Some(2)), (1, Some(1))]),
-        eviction: pick(eviction, &[(1, Eviction::Reject), (2, Eviction::LeastRecent), (2, Eviction::LeastFrequent)]),
-        remembers_failures: flags.2,
-    })
+impl From<OptionRolls> for Options {
+    fn from(rolls: OptionRolls) -> Self {
+        let [backs_off, idles, remembers_failures] = rolls.flags;
+        Self {
+            policy: pick(rolls.policy, &[(1, Policy::Temporary), (1, Policy::Transient), (1, Policy::Permanent)]),
+            intensity: usize::from(rolls.intensity % 3),
+            backs_off,
+            idles,
+            max_workers: pick(rolls.room, &[(1, None), (1, Some(3)), (1, Some(2)), (1, Some(1))]),
+            eviction: pick(
+                rolls.eviction,
+                &[(1, Eviction::Reject), (2, Eviction::LeastRecent), (2, Eviction::LeastFrequent)],
+            ),
+            remembers_failures,
+        }
+    }
 }
 
 fn step(roll: u16) -> Step {
@@ -285,26 +293,31 @@ enum Kind {
     Shutdown,
 }
 
-pub(crate) fn transition() -> impl Strategy<Value = Transition> {
-    (0..SIDES, 0..SIDES, 0..KEYS, 0..SIDES, [0..SIDES, 0..SIDES, 0..SIDES]).prop_map(
-        |(after, kind, key, polls, rolls)| Transition {
-            after: pick(
-                after,
-                &[
-                    (40, 1),
-                    (2, 2),
-                    (3, STOP_TIMEOUT),
-                    (3, INIT_TIMEOUT),
-                    (2, IDLE_TIMEOUT + 1),
-                    (1, 11_111),
-                    (1, FAILED_FOR),
-                    (1, PERIOD),
-                    (1, 2 * PERIOD + 1),
-                ],
-            ),
-            todo: todo(kind, key, polls, rolls),
-        },
-    )
+/// What a step is made of: whatever the numbers are, there is a step of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StepRolls {
+    pub(crate) after: u16,
+    pub(crate) kind: u16,
+    pub(crate) key: usize,
+    pub(crate) polls: u16,
+    pub(crate) others: [u16; 3],
+}
+
+impl From<StepRolls> for Transition {
+    fn from(StepRolls { after, kind, key, polls, others }: StepRolls) -> Self {
+        let times = [
+            (40, 1),
+            (2, 2),
+            (3, STOP_TIMEOUT),
+            (3, INIT_TIMEOUT),
+            (2, IDLE_TIMEOUT + 1),
+            (1, 11_111),
+            (1, FAILED_FOR),
+            (1, PERIOD),
+            (1, 2 * PERIOD + 1),
+        ];
+        Self { after: pick(after, &times), todo: todo(kind, key % KEYS, polls, others) }
+    }
 }
 
 fn todo(kind: u16, key: usize, polls: u16, [first, second, third]: [u16; 3]) -> Todo {

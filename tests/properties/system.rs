@@ -120,7 +120,7 @@ impl System {
     }
 
     /// Performs one step.
-    pub(crate) fn step(&mut self, transition: &Transition) {
+    fn step(&mut self, transition: &Transition) {
         let runtime = Rc::clone(&self.runtime);
         runtime.block_on(async {
             sleep(Duration::from_millis(transition.after)).await;
@@ -247,8 +247,35 @@ impl System {
         self.callers.push(Some(caller.abort_handle()));
     }
 
+    /// Performs a step that the model has performed, and checks what it did.
+    pub(crate) fn follow(&mut self, model: &Model, transition: &Transition) {
+        self.step(transition);
+        self.check_by_itself();
+        self.check(model);
+    }
+
+    /// Shuts down, and checks that nothing is left.
+    pub(crate) fn finish(mut self, mut model: Model) {
+        let end = [
+            Transition { after: 1, todo: Todo::Shutdown { polls: None } },
+            Transition { after: 2 * STOP_TIMEOUT + 1, todo: Todo::Nothing },
+        ];
+        for transition in end {
+            model.step(&transition);
+            // Which of two timers fires first is not specified, and no longer matters.
+            if model.is_stuck || model.is_ambiguous {
+                self.step(&transition);
+                self.check_by_itself();
+            } else {
+                self.follow(&model, &transition);
+            }
+        }
+        assert!(model.is_over() || model.is_stuck);
+        self.check_end();
+    }
+
     /// The invariants at rest, whatever the model predicts.
-    pub(crate) fn check_by_itself(&self) {
+    fn check_by_itself(&self) {
         let stats = self.registry.stats();
         let pages = self.book.pages();
         assert!(pages.faults.is_empty(), "G11: {:?}", pages.faults);
@@ -281,7 +308,7 @@ impl System {
     }
 
     /// Compares with the model.
-    pub(crate) fn check(&mut self, model: &Model) {
+    fn check(&mut self, model: &Model) {
         let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
         for (op, (results, known)) in outcomes.iter().zip(&model.ops).enumerate() {
             let expected: Vec<Outcome> = known.outcome.into_iter().collect();
@@ -339,7 +366,7 @@ impl System {
     }
 
     /// The invariants after a shutdown.
-    pub(crate) fn check_end(&self) {
+    fn check_end(&self) {
         let outcomes = self.outcomes.lock().expect("no code panics while holding the lock");
         assert!(outcomes.iter().all(|results| results.len() == 1), "each caller gets one result: {outcomes:?}");
         assert!(self.book.pages().alive.iter().all(|&alive| alive == 0), "G10: no state is left");

@@ -10,6 +10,15 @@
 //! a little without instrumentation.
 
 mod inputs;
+// The model of the property test, and the registry that it is compared with.
+#[path = "../../properties/model/mod.rs"]
+mod model;
+#[path = "../../properties/plan.rs"]
+mod plan;
+#[path = "../../properties/rig.rs"]
+mod rig;
+#[path = "../../properties/system.rs"]
+mod system;
 mod targets {
     pub(crate) mod body;
     pub(crate) mod complaint_file;
