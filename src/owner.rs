@@ -184,6 +184,7 @@ impl Owner {
     fn step(&mut self, event: Option<Event<LiveTypes>>) {
         if let Some(event) = event {
             self.lifecycle.step(event, &mut self.effects);
+            self.count_ends();
             self.publish_numbers();
         }
         self.perform_all();
@@ -197,8 +198,9 @@ impl Owner {
     /// up to date.
     fn publish_numbers(&self) {
         let (tally, workers, numbers) = (self.lifecycle.tally(), self.lifecycle.workers(), &self.shared.numbers);
-        numbers.workers.store(workers, Ordering::Relaxed);
-        numbers.starting.store(tally.starting, Ordering::Relaxed);
+        // Release: a sample that loads one of these also finds the counters of before. (G9)
+        numbers.starting.store(tally.starting, Ordering::Release);
+        numbers.workers.store(workers, Ordering::Release);
         numbers.waiting_for_room.store(tally.queued, Ordering::Relaxed);
     }
 

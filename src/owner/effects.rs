@@ -26,6 +26,18 @@ impl Owner {
         self.effects = effects;
     }
 
+    /// Counts the ends among the pending effects. Before the gauges: a sample without the worker has its end. (G9)
+    pub(super) fn count_ends(&self) {
+        let counters = &self.shared.numbers.counters;
+        for effect in &self.effects {
+            match effect {
+                Effect::ReportExit(_, reason) => counters.exited(reason),
+                Effect::ReportFailedStart(_, failure) => counters.not_started(failure),
+                _ => {}
+            }
+        }
+    }
+
     fn perform(&mut self, effect: Effect<LiveTypes>) {
         match effect {
             Effect::Launch(entry, launch, delegated) => self.launch(entry, launch, delegated),

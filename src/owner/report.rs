@@ -104,12 +104,13 @@ impl Owner {
     pub(super) fn open(&mut self, entry: EntryId) {
         let now = self.shared.now_if_recorded();
         let mut requested_at = now;
+        // Before the gate is open: no sample has a worker that runs and was not started. (G9)
+        self.shared.numbers.counters.started();
         self.with_cell(entry, |cell| {
             requested_at = self.shared.started_at(cell.core()).unwrap_or_default();
             self.shared.set_started_at(cell.core(), now);
             cell.open();
         });
-        self.shared.numbers.counters.started();
         let took = Duration::from_nanos(now.saturating_sub(requested_at));
         if self.reporter.as_mut().is_some_and(|reporter| reporter.started(took)) {
             self.deadlines.arm_now(Due::FlushMetrics);
@@ -125,10 +126,9 @@ impl Owner {
         self.emit_started(entry, EventKind::Started);
     }
 
-    /// Reports that a start failed.
+    /// Reports that a start failed, which is counted already.
     pub(super) fn report_not_started(&mut self, entry: EntryId, failure: StartFailure) {
         self.prior_by_entry.remove(&entry);
-        self.shared.numbers.counters.not_started(&failure);
         if matches!(failure, StartFailure::Init(_) | StartFailure::Panicked(_) | StartFailure::TimedOut) {
             let failed = || RecordedKind::StartFailed(CatchDropPanic::new(failure.clone()));
             self.shared.record_event(self.worker(entry), failed);
@@ -145,9 +145,8 @@ impl Owner {
         self.update_history(|history| history.remember_failure(entry.hash, error));
     }
 
-    /// Reports that a worker has exited.
+    /// Reports that a worker has exited, which is counted already.
     pub(super) fn report_exited(&mut self, entry: EntryId, reason: ExitReason) {
-        self.shared.numbers.counters.exited(&reason);
         self.record_lifetime(entry);
         let Some(worker) = self.worker(entry) else { return };
         self.record_exit_event(&worker, &reason);

@@ -64,12 +64,15 @@ impl Owner {
         for cell in self.cells() {
             let entry = cell.core().entry;
             match self.lifecycle.unfinished_start(entry, &failure) {
-                Some(failure) => self.report_not_started(entry, failure),
+                Some(failure) => {
+                    self.shared.numbers.counters.not_started(&failure);
+                    self.report_not_started(entry, failure);
+                }
                 None => started.push(cell),
             }
         }
         let numbers = &self.shared.numbers;
-        numbers.workers.store(started.len(), Ordering::Relaxed);
+        numbers.workers.store(started.len(), Ordering::Release);
         numbers.starting.store(0, Ordering::Relaxed);
         numbers.waiting_for_room.store(0, Ordering::Relaxed);
         let left = started.len();

@@ -230,8 +230,9 @@ impl SharedCore {
     }
 
     fn count_left(&self, reason: &ExitReason) {
-        self.numbers.workers.fetch_sub(1, Ordering::Relaxed);
         self.numbers.counters.exited_without_owner(reason);
+        // Release, as in the owner.
+        self.numbers.workers.fetch_sub(1, Ordering::Release);
     }
 
     /// Releases the place of a worker that the owner has left. It wakes tasks, so not under a lock.
@@ -260,16 +261,16 @@ impl SharedCore {
 
     /// The registry's current statistics. The caller samples the mailboxes, which the table knows.
     pub(crate) fn stats(&self, Backlog { queued, fullest }: Backlog) -> Stats {
-        let load = |number: &AtomicUsize| number.load(Ordering::Relaxed);
+        // In this order, and the counters last: the end of each worker that `workers` lacks is counted, and so is the
+        // start of each that `live` has. No worker is both starting and running. (G9)
+        let load = |number: &AtomicUsize| number.load(Ordering::Acquire);
         let numbers = &self.numbers;
-        // Completions are read before delegations, since each completed start was delegated before. A start that
-        // completes between the two loads is then still counted as starting, and the difference is not negative. It
-        // saturates because Relaxed loads may be reordered.
+        let (workers, live) = (load(&numbers.workers), load(&numbers.live));
+        // Completions before delegations, since each completed start was delegated before. The difference saturates
+        // because the owner counts both with Relaxed.
         let completed = numbers.completed_delegated.load(Ordering::Relaxed);
         let delegated = numbers.delegated.load(Ordering::Relaxed).saturating_sub(completed);
-        let delegated = usize::try_from(delegated).unwrap_or(usize::MAX);
-        let (workers, starting, live) =
-            (load(&numbers.workers), load(&numbers.starting) + delegated, load(&numbers.live));
+        let starting = load(&numbers.starting) + usize::try_from(delegated).unwrap_or(usize::MAX);
         let restarting = load(&numbers.restarting).min(live);
         let mut counted = numbers.counters.read(&self.hot);
         counted.starts.ok += completed;

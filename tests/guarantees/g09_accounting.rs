@@ -1,8 +1,10 @@
 //! G9: at rest, the table, the count, and the starts minus the exits agree.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 
 use crate::rig::{Act, Book, Dice, Message, Plan, job, registry, within};
 
@@ -75,4 +77,52 @@ async fn hundred_thousand_workers_start_and_stop() {
     let report = within(registry.shutdown(), "the shutdown of fifty thousand").await;
     assert_eq!((report.drained, report.aborted, report.stuck), (WORKERS as usize / 2, 0, 0));
     assert_eq!((registry.count(), book.live()), (0, 0));
+}
+
+/// A sample without a worker has its end, also while the owner still performs what follows from it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g9_sample_without_a_worker_has_its_end() {
+    const ROUNDS: u64 = 1_000;
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    let (next, turns) = mpsc::channel::<u64>();
+    let (wrong, is_wrong) = mpsc::channel();
+    let sampled = registry.clone();
+    let sampler = std::thread::spawn(move || {
+        for ends in turns {
+            let sample = loop {
+                let stats = sampled.stats();
+                if stats.workers() == 0 {
+                    break stats;
+                }
+                std::hint::spin_loop();
+            };
+            let counted = sample.exits.total() + sample.starts.panic;
+            wrong.send((counted != ends).then_some(sample)).expect("the test waits");
+        }
+    });
+    for round in 1..=ROUNDS {
+        // Few, since each prints a backtrace.
+        let panics = round % 8 == 0;
+        let gate = Arc::new(Semaphore::new(usize::from(!panics)));
+        let plan = Plan::new(&book).init(Act::Wait(Arc::clone(&gate)));
+        let (starter, key) = (registry.clone(), round as u32);
+        let start = tokio::spawn(async move { starter.start(&key, plan).await });
+        if panics {
+            while registry.stats().starting == 0 {
+                tokio::task::yield_now().await;
+            }
+            next.send(round).expect("the sampler runs");
+            gate.close();
+            let failed = within(start, "a start that fails").await.expect("it does not panic");
+            assert!(failed.is_err(), "an init that panics: {failed:?}");
+        } else {
+            let worker = within(start, "a start").await.expect("it does not panic").expect("it starts");
+            next.send(round).expect("the sampler runs");
+            let _ = worker.kill().await;
+        }
+        let sample = is_wrong.recv_timeout(Duration::from_secs(20)).expect("a sample without a worker");
+        assert_eq!(sample, None, "round {round}: an end is not counted");
+    }
+    drop(next);
+    sampler.join().expect("the sampler does not panic");
 }

@@ -69,7 +69,8 @@ impl<M> Queue<M> {
         let mut state = self.lock();
         if self.gate() == Gate::Starting {
             self.set_gate(&mut state, Gate::Open);
-            live.fetch_add(1, Ordering::Relaxed);
+            // Release: a sample with the worker has the count of its start.
+            live.fetch_add(1, Ordering::Release);
         }
     }
 

@@ -119,7 +119,8 @@ fn any_fault_with_any_event_leaves_nothing() {
 
 #[test]
 fn blocking_code_with_any_event_leaves_nothing() {
-    run_all(blocking(), Clock::Real, 8);
+    // They mostly wait for the timeouts of their registries.
+    run_all(blocking(), Clock::Real, 24);
 }
 
 #[test]
