@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use gen_registry::Worker;
 use tokio::time::timeout;
 
-use crate::builder::ClusterBuilder;
 use crate::events::ClusterEvents;
 use crate::fence::Fence;
 use crate::health::{ClusterStats, Health, LeaveReport, Member, ShardCounts};
@@ -16,9 +15,6 @@ use crate::id::{Epoch, NodeId};
 use crate::key::{ClusterKey, shard_of};
 use crate::machine::Input;
 use crate::node::{Node, State};
-
-/// How many shards a cluster of one node has. They do not move, so a few are enough.
-const SOLO_SHARDS: u16 = 64;
 
 /// A node of a cluster.
 ///
@@ -111,42 +107,6 @@ impl Cluster {
 
     pub(crate) fn node(&self) -> &Arc<Node> {
         &self.handle.0
-    }
-
-    /// Returns the options of a node of the cluster with this name. All its nodes have the same name and the same engine.
-    pub fn builder(name: impl Into<String>) -> ClusterBuilder {
-        ClusterBuilder::new(name.into())
-    }
-
-    /// Returns the options of a node that owns no shards, and only sends. It needs no address.
-    ///
-    /// ```
-    /// use gen_registry_cluster::Cluster;
-    /// use gen_registry_cluster::engine::Memory;
-    ///
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// let client = Cluster::client("chat").engine(Memory::new()).join().await?;
-    /// assert_eq!(client.members()[0].weight, 0);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn client(name: impl Into<String>) -> ClusterBuilder {
-        ClusterBuilder::new(name.into()).weight(0)
-    }
-
-    /// Starts a cluster of one node, without an engine and a port. It has 64 shards.
-    ///
-    /// Messages wait until it has joined, which is a matter of microseconds.
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime, or in one without a timer; if the name is empty or has a `/`; if the system has no thread left.
-    pub fn solo(name: impl Into<String>) -> Cluster {
-        match ClusterBuilder::new(name.into()).shards(SOLO_SHARDS).solo() {
-            Ok(cluster) => cluster,
-            Err(error) => panic!("{error}"),
-        }
     }
 
     /// Hosts a worker type under the name `kind`, which is the same in every build.
@@ -248,7 +208,7 @@ impl Cluster {
     /// Hands everything over, and leaves the cluster: shards go to the other nodes, workers handle what they have accepted
     /// and end, answers are sent. Afterwards sends through this node return `Left`.
     ///
-    /// What is not handed over within [`leave_timeout`](ClusterBuilder::leave_timeout) is aborted, and other nodes take it
+    /// What is not handed over within [`leave_timeout`](crate::ClusterBuilder::leave_timeout) is aborted, and other nodes take it
     /// over after `take`. Each caller gets a report.
     ///
     /// A worker that awaits it waits for its own end, until its stop time-out has passed. Call it from another task.

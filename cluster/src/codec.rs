@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::RemoteError;
+use crate::remote::RemoteError;
 
 /// How values of type `T` become bytes and are read from bytes.
 ///

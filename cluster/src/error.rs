@@ -1,6 +1,5 @@
 //! The errors of the sends across nodes.
 
-mod remote;
 mod why;
 
 use std::error::Error;
@@ -9,8 +8,8 @@ use std::fmt;
 use gen_registry::Returned;
 
 use crate::codec::{CodecError, Part};
-pub use crate::error::remote::RemoteError;
 pub use crate::error::why::{Unreachable, Why};
+use crate::remote::RemoteError;
 
 /// A key, a message or a reply that is larger than `max_message`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::id::{Epoch, NodeId, Shard};
-use crate::machine::Event;
 
 /// What happens to this node, or what it sees of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,31 +64,12 @@ pub enum ClusterEvent {
     /// The engine has keys of others, or its operators compact it, so this cluster does not. A node makes some hundred bytes of
     /// history a second, which must be compacted at some time. Reported once, after ten minutes.
     HistoryOfOthers,
-    /// The engine does not answer. The node serves until its deadline.
+    /// The engine has not answered two attempts in a row. The node serves until its deadline.
     EngineAway,
     /// The engine answers again.
     EngineBack,
     /// The subscriber was too slow, and this many events are lost.
     Lagged(u64),
-}
-
-impl From<Event> for ClusterEvent {
-    fn from(event: Event) -> ClusterEvent {
-        match event {
-            Event::Joined(node) => ClusterEvent::Joined(node),
-            Event::Rejoined(node) => ClusterEvent::Rejoined(node),
-            Event::Leaving(node) => ClusterEvent::Leaving(node),
-            Event::Left(node) => ClusterEvent::Left(node),
-            Event::Died(node) => ClusterEvent::Died(node),
-            Event::ShardHere { shard, epoch } => ClusterEvent::ShardHere { shard, epoch },
-            Event::ShardMoved { shard, to, drained, took } => ClusterEvent::ShardMoved { shard, to, drained, took },
-            Event::ShardLost { shard, epoch } => ClusterEvent::ShardLost { shard, epoch },
-            Event::ShardStuck { shard, epoch } => ClusterEvent::ShardStuck { shard, epoch },
-            Event::Fenced { late } => ClusterEvent::Fenced { late },
-            Event::EngineAway => ClusterEvent::EngineAway,
-            Event::EngineBack => ClusterEvent::EngineBack,
-        }
-    }
 }
 
 /// A subscription to the events of a node.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gen_registry::{ExitReason, StopError};
 
-use crate::error::RemoteError;
+use crate::remote::RemoteError;
 
 /// One byte, and the text of an error.
 pub(crate) fn encode(stopped: &Result<ExitReason, StopError>) -> Vec<u8> {

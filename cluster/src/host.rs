@@ -4,21 +4,18 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
 use gen_registry::{BuildError, Builder, SharedLimits, Worker};
 use thiserror::Error;
 
 use crate::fence::Fence;
 use crate::key::ClusterKey;
-use crate::kind::{Configure, Kind, MakeArgs};
+use crate::kind::{Configure, Handler, Kind, MakeArgs};
 use crate::message::{Answers, Call, Cast, Takes};
 use crate::node::Node;
+#[cfg(feature = "metrics")]
+use crate::node::report::group_of;
 use crate::registry::ClusterRegistry;
-use crate::serve::{Local, serve_call, serve_cast};
-use crate::transport::Response;
-
-/// Serves a message of one name. `None`: the shard moved, and nothing of the message has begun.
-pub(crate) type Handler<W> = for<'a> fn(Local<'a, W>) -> BoxFuture<'a, Option<Response>>;
+use crate::serve::{serve_call, serve_cast};
 
 /// Hosts a worker type: made by [`Cluster::host`](crate::Cluster::host).
 ///
@@ -175,13 +172,37 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
             return Err(HostError::NameTaken { kind, message });
         }
         let name = kind;
-        let configure = node.configure_kind(name, limits, configure);
+        let configure = complete(&node, name, limits, configure);
         let kind = Arc::new(Kind::new(kind, node.shards(), args, configure, handlers));
         // The options are checked now, and not at the first message. This registry accepts no key.
         kind.build(None).map_err(|source| HostError::Options { kind: name, source })?;
-        node.host(name, kind.clone())?;
+        if !node.host(name, kind.clone()) {
+            return Err(HostError::KindTaken { kind: name });
+        }
         Ok(ClusterRegistry::new(node, kind))
     }
+}
+
+/// Adds what the registries of a kind have together to the options of the program.
+#[cfg_attr(not(feature = "metrics"), allow(unused_variables, reason = "only metrics need the node and the kind"))]
+fn complete<W: Worker>(
+    node: &Node,
+    kind: &'static str,
+    limits: Option<SharedLimits>,
+    configure: Configure<W>,
+) -> Configure<W> {
+    #[cfg(feature = "metrics")]
+    let group = group_of(kind, node.recorder());
+    Box::new(move |builder| {
+        let builder = configure(builder).name("");
+        let builder = match &limits {
+            Some(limits) => builder.shared_limits(limits),
+            None => builder,
+        };
+        #[cfg(feature = "metrics")]
+        let builder = builder.metrics_group(&group);
+        builder
+    })
 }
 
 impl<W: Worker> fmt::Debug for HostBuilder<W> {

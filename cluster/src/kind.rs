@@ -3,9 +3,9 @@
 //! # Rules
 //!
 //! 1. **A slot has one registry.** It is made at the first message, and entered under the write lock of its slot, if the shard is
-//!    routed to at that moment. A shard that stops to be routed to is first marked so, and then [taken](AnyKind::take) out of its slot. So
-//!    a registry that is made before is taken, and none is made after.
-//! 2. **A message is consumed under the read lock.** From the look at the epoch to the entry into the mailbox no one waits.
+//!    routed to at that moment. A shard that stops to be routed to is first marked so, and then [taken](Kind::take) out of its
+//!    slot. So a registry that is made before is taken, and none is made after.
+//! 2. **A message is consumed under the read lock.** From the look at the epoch to the entry into the mailbox there is no await.
 //!    `take` needs the write lock, so a shutdown begins after each message that has passed the look: it is accepted, and
 //!    handled. A message that has not passed is still its sender's, to be sent elsewhere. Nothing in between exists, and
 //!    so a move loses nothing (C7), whatever the message is.
@@ -24,9 +24,9 @@ use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
 use crate::fence::{Fence, Validity};
-use crate::host::Handler;
 use crate::id::{Epoch, Shard};
 use crate::key::{ClusterKey, shard_of};
+use crate::node::kinds::AnyOpen;
 use crate::transport::{Request, Response};
 
 /// The registry of one shard in one ownership.
@@ -59,6 +59,18 @@ pub(crate) struct Counts {
     pub(crate) answered: AtomicU64,
     pub(crate) casts: AtomicU64,
 }
+
+/// A request for a key of a shard that was this node's a moment ago.
+pub(crate) struct Local<'a, W: Worker> {
+    pub(crate) kind: Arc<Kind<W>>,
+    pub(crate) request: &'a Request,
+    pub(crate) key: W::Key,
+    pub(crate) shard: Shard,
+    pub(crate) validity: &'a Arc<Validity>,
+}
+
+/// Serves a message of one name. `None`: the shard moved, and nothing of the message has begun.
+pub(crate) type Handler<W> = for<'a> fn(Local<'a, W>) -> BoxFuture<'a, Option<Response>>;
 
 /// Why a message was not sent here.
 pub(crate) enum NotSent<W: Worker> {
@@ -249,6 +261,19 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         });
     }
 
+    /// Takes the registry of a shard that is not routed to any more. (rule 1)
+    pub(crate) fn take(&self, shard: Shard) -> Option<Arc<Open<W>>> {
+        self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// The sums of the counts of the slots: calls, answered calls, casts.
+    pub(crate) fn sums(&self) -> [u64; 3] {
+        let sum = |of: fn(&Counts) -> &AtomicU64| {
+            self.slots.iter().map(|slot| of(&slot.counts).load(Ordering::Relaxed)).sum()
+        };
+        [sum(|counts| &counts.calls), sum(|counts| &counts.answered), sum(|counts| &counts.casts)]
+    }
+
     /// The registry of a shard, whether it is routed to or not.
     pub(crate) fn at(&self, shard: Shard) -> Option<Arc<Open<W>>> {
         self.slot(shard).open.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -258,35 +283,6 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
     pub(crate) fn all(&self) -> impl Iterator<Item = Arc<Open<W>>> {
         (0..self.shards()).filter_map(|shard| self.at(Shard(shard)))
     }
-}
-
-/// A [`Kind`] without its worker type.
-pub(crate) trait AnyKind: Send + Sync {
-    /// Takes the registry of a shard that is not routed to any more. (rule 1)
-    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>>;
-    /// Begins to abort the workers of all registries, without a wait.
-    fn begin_abort(&self);
-    /// The number of workers that run here.
-    fn count(&self) -> u64;
-    /// The sums of the counts of its slots: calls, answered calls, casts.
-    fn sums(&self) -> [u64; 3];
-    /// Serves a request of another node for a shard that is this node's. `None`: it is not any more, and nothing of the
-    /// request has begun.
-    fn serve<'a>(
-        self: Arc<Self>,
-        request: &'a Request,
-        shard: Shard,
-        validity: &'a Arc<Validity>,
-    ) -> BoxFuture<'a, Option<Response>>;
-}
-
-/// A registry without its worker type.
-pub(crate) trait AnyOpen: Send + Sync {
-    fn begin_abort(&self);
-    /// Shuts the registry down, or aborts it.
-    fn end(&self, at_once: bool) -> BoxFuture<'_, ShutdownReport>;
-    /// Waits until nothing runs any more, not even what is stuck.
-    fn gone(&self) -> BoxFuture<'_, ()>;
 }
 
 impl<W: Worker<Key: ClusterKey>> AnyOpen for Open<W> {
@@ -301,38 +297,5 @@ impl<W: Worker<Key: ClusterKey>> AnyOpen for Open<W> {
 
     fn gone(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.registry.gone())
-    }
-}
-
-impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
-    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>> {
-        let taken = self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner).take();
-        taken.map(|open| open as Arc<dyn AnyOpen>)
-    }
-
-    fn begin_abort(&self) {
-        for open in self.all() {
-            AnyOpen::begin_abort(&*open);
-        }
-    }
-
-    fn count(&self) -> u64 {
-        self.all().map(|open| open.registry.count() as u64).sum()
-    }
-
-    fn sums(&self) -> [u64; 3] {
-        let sum = |of: fn(&Counts) -> &AtomicU64| {
-            self.slots.iter().map(|slot| of(&slot.counts).load(Ordering::Relaxed)).sum()
-        };
-        [sum(|counts| &counts.calls), sum(|counts| &counts.answered), sum(|counts| &counts.casts)]
-    }
-
-    fn serve<'a>(
-        self: Arc<Self>,
-        request: &'a Request,
-        shard: Shard,
-        validity: &'a Arc<Validity>,
-    ) -> BoxFuture<'a, Option<Response>> {
-        Box::pin(crate::serve::serve(self, request, shard, validity))
     }
 }

@@ -27,6 +27,8 @@
 //!   keeps the highest epoch per key and refuses lower ones takes no write of an earlier owner after the first write of a
 //!   later one, whatever clocks, pauses and partitions do.
 //!
+//! [All of them](guide::guarantees) have numbers, C1 to C14, which the code and the tests cite.
+//!
 //! **A storage must check the epoch.** C1 rests on clocks. Between a look at the clock and the effect of a write a process
 //! can be stopped for any time, and only the storage can refuse what it writes afterwards.
 
@@ -50,6 +52,7 @@ mod message;
 pub mod metrics;
 mod node;
 mod registry;
+mod remote;
 mod send;
 mod serve;
 mod transport;
@@ -59,7 +62,7 @@ pub use builder::{ClusterBuilder, JoinError, Timing};
 pub use clock::{Clock, ClockDriver};
 pub use cluster::Cluster;
 pub use codec::{Codec, CodecError, Json, Named, Part, Prost};
-pub use error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Unreachable, Why};
+pub use error::{ClusterCallError, ClusterCastError, TooLarge, Unreachable, Why};
 pub use events::{ClusterEvent, ClusterEvents};
 pub use fence::{Fence, FencePolicy, Token};
 pub use health::{ClusterStats, Health, LeaveReport, Member, ShardCounts};
@@ -68,5 +71,6 @@ pub use id::{Epoch, NodeId, Revision, Shard};
 pub use key::ClusterKey;
 pub use message::{Answers, Call, Cast, Takes};
 pub use registry::{ClusterRegistry, ClusterStopError, Here, HereEvents, Partial};
+pub use remote::RemoteError;
 pub use transport::{ListenError, NodeTls, NodeTlsError};
 pub use via::ClusterVia;

@@ -171,8 +171,9 @@ pub(crate) mod wire;
 
 use std::collections::BTreeSet;
 
+use crate::events::ClusterEvent;
 use crate::id::{NodeId, Revision, Shard};
-pub(crate) use crate::machine::effect::{Effect, End, Event, Outputs, Refusal};
+pub(crate) use crate::machine::effect::{Effect, End, Outputs, Refusal};
 pub(crate) use crate::machine::flight::CommitId;
 use crate::machine::flight::{Flight, Gate, Pending, Purpose, Reads};
 pub(crate) use crate::machine::input::{Change, Entry, Input, Outcome};
@@ -401,7 +402,7 @@ impl Machine {
         self.effects.push(effect);
     }
 
-    fn report(&mut self, event: Event) {
+    fn report(&mut self, event: ClusterEvent) {
         self.emit(Effect::Report(event));
     }
 

@@ -53,15 +53,11 @@
 //! A message that meets a shard on its way is counted as a refusal with the reason `moving`, and not as an undelivered message of
 //! its registry: it is not lost, its sender offers it again.
 
-mod catalogue;
+pub(crate) mod catalogue;
 pub(crate) mod measures;
-#[cfg(feature = "metrics")]
-mod report;
 
 pub use catalogue::{
     ALL, BEAT_SECONDS, BEATS, CALL_SECONDS, CALLS, ENGINE_REQUEST_SECONDS, ENGINE_REQUESTS, ENGINE_UP,
     FENCE_LATE_SECONDS, FENCES, IN_FLIGHT, Kind, Label, MAP_LAG, MEMBERS, Metric, PEER_UP, PREFIX, REFUSALS, RETRIES,
     SHARD_MOVE_SECONDS, SHARD_MOVES, SHARD_TAKEOVERS, SHARDS, STUCK_WORKERS, VALID_LIMIT_SECONDS, VALID_SECONDS,
 };
-#[cfg(feature = "metrics")]
-pub(crate) use report::{SharedRecorder, group_of, report_until_end};

@@ -56,18 +56,21 @@
 
 pub(crate) mod driver;
 pub(crate) mod engine;
+pub(crate) mod kinds;
 pub(crate) mod membership;
+#[cfg(feature = "metrics")]
+pub(crate) mod report;
 pub(crate) mod routes;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
-use gen_registry::{SharedLimits, Worker};
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::clock::Clock;
@@ -75,14 +78,13 @@ use crate::error::Why;
 use crate::events::ClusterEvent;
 use crate::fence::Validity;
 use crate::health::ClusterStats;
-use crate::host::HostError;
 use crate::id::{Epoch, NodeId, Revision, Shard};
-use crate::kind::{AnyKind, AnyOpen, Configure};
 use crate::machine::{Input, Instant, Machine, Refusal};
 use crate::metrics::measures::Measures;
-#[cfg(feature = "metrics")]
-use crate::metrics::{SharedRecorder, group_of};
+use crate::node::kinds::{AnyKind, AnyOpen};
 use crate::node::membership::Membership;
+#[cfg(feature = "metrics")]
+use crate::node::report::SharedRecorder;
 use crate::node::routes::{Routes, Waiting};
 use crate::transport::{Failure, Peer};
 
@@ -243,39 +245,22 @@ impl Node {
         self.kinds.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Hosts a kind. A shard that stops meanwhile is not routed to by then, so the kind makes no registry for it.
-    pub(crate) fn host(&self, name: &'static str, kind: Arc<dyn AnyKind>) -> Result<(), HostError> {
-        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
-        if kinds.contains_key(name) {
-            return Err(HostError::KindTaken { kind: name });
+    /// Hosts a kind. `false`: the node hosts another one under this name. A shard that stops meanwhile is not routed to by
+    /// then, so the kind makes no registry for it.
+    #[must_use]
+    pub(crate) fn host(&self, name: &'static str, kind: Arc<dyn AnyKind>) -> bool {
+        match self.kinds.write().unwrap_or_else(PoisonError::into_inner).entry(name) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(kind);
+                true
+            }
         }
-        kinds.insert(name, kind);
-        Ok(())
     }
 
-    /// Adds what the registries of a kind have together to the options of the program.
-    #[cfg_attr(
-        not(feature = "metrics"),
-        allow(clippy::unused_self, unused_variables, reason = "only metrics need them")
-    )]
-    pub(crate) fn configure_kind<W: Worker>(
-        &self,
-        kind: &'static str,
-        limits: Option<SharedLimits>,
-        configure: Configure<W>,
-    ) -> Configure<W> {
-        #[cfg(feature = "metrics")]
-        let group = group_of(kind, self.recorder.clone());
-        Box::new(move |builder| {
-            let builder = configure(builder).name("");
-            let builder = match &limits {
-                Some(limits) => builder.shared_limits(limits),
-                None => builder,
-            };
-            #[cfg(feature = "metrics")]
-            let builder = builder.metrics_group(&group);
-            builder
-        })
+    #[cfg(feature = "metrics")]
+    pub(crate) fn recorder(&self) -> Option<SharedRecorder> {
+        self.recorder.clone()
     }
 
     /// Where a message for the shard goes to.

@@ -2,7 +2,7 @@
 //!
 //! A message stays its sender's until a mailbox here has it, or until it has left for another node. In either case it is not
 //! sent again. (C5) Everything before that is repeated until the deadline: the shard may be on its way, its owner may be
-//! unreachable, the map may lag. The message waits in the future of its sender; there is no buffer. (D9)
+//! unreachable, the map may lag. The message waits in the future of its sender; there is no buffer. (C10)
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use gen_registry::{CallError, Permit, ReserveError, SendError, StartError, Worke
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::codec::{CodecError, Part};
-use crate::error::{RemoteError, Why};
+use crate::error::Why;
 use crate::fence::Validity;
 use crate::id::{Revision, Shard};
 use crate::key::ClusterKey;
@@ -20,6 +20,7 @@ use crate::kind::{Kind, NotSent};
 use crate::metrics::measures::count;
 use crate::node::routes::Waiting;
 use crate::node::{Node, Nowhere, Place};
+use crate::remote::RemoteError;
 use crate::transport::{Failure, Next, Outcome, Peer, Request, Verb};
 
 /// The first and the longest wait before a message is offered again, if the map does not change meanwhile.

@@ -6,23 +6,45 @@ use futures_util::future::BoxFuture;
 use gen_registry::{Permit, StopError, Worker};
 
 use crate::codec::{Codec, CodecError, Part};
-use crate::error::{RemoteError, Why};
+use crate::error::Why;
 use crate::exit;
 use crate::fence::Validity;
 use crate::id::Shard;
 use crate::key::ClusterKey;
-use crate::kind::{Kind, NotSent};
+use crate::kind::{Kind, Local, NotSent};
 use crate::message::{Answers, Call, Cast, Takes};
+use crate::node::kinds::{AnyKind, AnyOpen};
+use crate::remote::RemoteError;
 use crate::send::{not_answered, not_reserved, not_sent};
 use crate::transport::{Failure, Next, Request, Response, Verb};
 
-/// A request for a key of a shard that was this node's a moment ago.
-pub(crate) struct Local<'a, W: Worker> {
-    kind: Arc<Kind<W>>,
-    request: &'a Request,
-    key: W::Key,
-    shard: Shard,
-    validity: &'a Arc<Validity>,
+impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
+    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>> {
+        Kind::take(self, shard).map(|open| open as Arc<dyn AnyOpen>)
+    }
+
+    fn begin_abort(&self) {
+        for open in self.all() {
+            AnyOpen::begin_abort(&*open);
+        }
+    }
+
+    fn count(&self) -> u64 {
+        self.all().map(|open| open.registry.count() as u64).sum()
+    }
+
+    fn sums(&self) -> [u64; 3] {
+        Kind::sums(self)
+    }
+
+    fn serve<'a>(
+        self: Arc<Self>,
+        request: &'a Request,
+        shard: Shard,
+        validity: &'a Arc<Validity>,
+    ) -> BoxFuture<'a, Option<Response>> {
+        Box::pin(serve(self, request, shard, validity))
+    }
 }
 
 /// Serves a request. `None`: the shard has moved, and nothing of the request has begun.

@@ -1,22 +1,81 @@
-//! The rooms of `src/`: which there are, which may import which, and how long a file and a function may be. See
+//! The rooms of the crates: which there are, which may import which, and how long a file and a function may be. See
 //! `ARCHITECTURE.md`, whose file names are checked as well.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms, from the top down. A room imports from the rooms below it only.
-const ROOMS: [&str; 11] = [
-    "inspect",
-    "directory",
-    "registry",
-    "owner",
-    "table",
-    "worker",
-    "combiner",
-    "mailbox",
-    "metrics",
-    "lifecycle",
-    "util",
+/// A crate, and its rooms from the top down. A room imports from the rooms below it only.
+struct House {
+    /// Its folder, from the top of the repository.
+    src: &'static str,
+    rooms: &'static [&'static str],
+}
+
+static HOUSES: [House; 4] = [
+    House {
+        src: "src",
+        rooms: &[
+            "inspect",
+            "directory",
+            "registry",
+            "owner",
+            "table",
+            "worker",
+            "combiner",
+            "mailbox",
+            "metrics",
+            "lifecycle",
+            "util",
+        ],
+    },
+    House {
+        src: "cluster/src",
+        rooms: &[
+            "builder",
+            "cluster",
+            "host",
+            "registry",
+            "via",
+            "serve",
+            "send",
+            "kind",
+            "node",
+            "metrics",
+            "fence",
+            "clock",
+            "machine",
+            "engine",
+            "transport",
+            "events",
+            "health",
+            "exit",
+            "message",
+            "error",
+            "key",
+            "codec",
+            "remote",
+            "id",
+        ],
+    },
+    House {
+        src: "console/src",
+        rooms: &[
+            "api",
+            "stream",
+            "workers",
+            "state",
+            "cluster",
+            "log",
+            "history",
+            "guard",
+            "parameters",
+            "convert",
+            "failure",
+            "json",
+            "assets",
+        ],
+    },
+    House { src: "console/src/bin/gen-registry-console", rooms: &["client", "view", "app", "text"] },
 ];
 
 /// A longer file must consist of documentation for the most part.
@@ -25,48 +84,55 @@ const MIN_DOC_PERCENT: usize = 60;
 const MAX_FUNCTION_LINES: usize = 60;
 
 struct Source {
-    /// Relative to `src`.
+    house: &'static House,
+    /// Relative to the folder of the house.
     path: PathBuf,
     text: String,
 }
 
 impl Source {
-    /// The room that the file belongs to. `None` for `lib.rs`.
+    /// The room that the file belongs to. `None` for the root of the crate and for its guide.
     fn room(&self) -> Option<&str> {
         let first = self.path.iter().next()?.to_str()?;
-        Some(first.trim_end_matches(".rs")).filter(|room| *room != "lib")
+        Some(first.trim_end_matches(".rs")).filter(|room| !["lib", "main", "guide"].contains(room))
     }
 
-    /// Unit tests and models build whole registries, so they may import from the rooms above.
+    /// Unit tests, models and simulators build what stands above them, so they may import from there.
     fn is_test(&self) -> bool {
-        let name = self.path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
-        matches!(name, "tests" | "models" | "test_worker")
+        let names = self.path.iter().filter_map(|part| part.to_str());
+        names
+            .map(|part| part.trim_end_matches(".rs"))
+            .any(|name| matches!(name, "tests" | "models" | "test_worker" | "simulator"))
     }
 
     /// `src/path:line`, as a terminal links it.
     fn at(&self, line: usize) -> String {
-        format!("src/{}:{line}", self.path.display())
+        format!("{}/{}:{line}", self.house.src, self.path.display())
     }
 }
 
 fn sources() -> Vec<Source> {
-    fn visit(dir: &Path, root: &Path, found: &mut Vec<Source>) {
-        for entry in fs::read_dir(dir).expect("the folder exists") {
+    fn visit(dir: &Path, house: &'static House, root: &Path, found: &mut Vec<Source>) {
+        // A program beside a library is a crate, and a house, of its own.
+        for entry in fs::read_dir(dir).expect("the folder exists").filter(|_| !dir.ends_with("src/bin")) {
             let path = entry.expect("the folder is readable").path();
             if path.is_dir() {
-                visit(&path, root, found);
+                visit(&path, house, root, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("a source file is UTF-8");
                 let path = path.strip_prefix(root).expect("the path is below the root").to_owned();
-                found.push(Source { path, text });
+                found.push(Source { house, path, text });
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    visit(&root, &root, &mut found);
-    found.sort_by(|a, b| a.path.cmp(&b.path));
-    assert!(found.len() > ROOMS.len(), "found only {} source files", found.len());
+    for house in &HOUSES {
+        let (root, before) = (Path::new(env!("CARGO_MANIFEST_DIR")).join(house.src), found.len());
+        visit(&root, house, &root, &mut found);
+        let files = found.len() - before;
+        assert!(files > house.rooms.len(), "{} has only {files} source files", house.src);
+    }
+    found.sort_by(|a, b| (a.house.src, &a.path).cmp(&(b.house.src, &b.path)));
     found
 }
 
@@ -91,22 +157,40 @@ fn code_lines(text: &str) -> Vec<(usize, &str)> {
 
 /// The first segment of each `crate::` path in a line.
 fn crate_paths(line: &str) -> impl Iterator<Item = &str> {
-    line.match_indices("crate::").filter(|(at, _)| !line[..*at].ends_with('$')).map(|(at, prefix)| {
+    fn name(path: &str) -> &str {
+        let end = path.find(|char: char| !char.is_alphanumeric() && char != '_').unwrap_or(path.len());
+        &path[..end]
+    }
+    line.match_indices("crate::").filter(|(at, _)| !line[..*at].ends_with('$')).flat_map(|(at, prefix)| {
         let rest = &line[at + prefix.len()..];
-        let end = rest.find(|char: char| !char.is_alphanumeric() && char != '_').unwrap_or(rest.len());
-        &rest[..end]
+        let group = rest.strip_prefix('{').and_then(|group| group.split_once('}'));
+        match group {
+            Some((group, _)) => group.split(", ").map(name).collect(),
+            None => vec![name(rest)],
+        }
     })
 }
 
-fn floor(room: &str) -> Option<usize> {
-    ROOMS.iter().position(|known| *known == room)
+fn floor(house: &House, room: &str) -> Option<usize> {
+    house.rooms.iter().position(|known| *known == room)
 }
 
 #[test]
 fn every_room_is_in_the_list() {
     for source in sources() {
         let Some(room) = source.room() else { continue };
-        assert!(floor(room).is_some(), "{}: `{room}` is not a room; see ARCHITECTURE.md", source.at(1));
+        assert!(floor(source.house, room).is_some(), "{}: `{room}` is not a room; see ARCHITECTURE.md", source.at(1));
+    }
+}
+
+#[test]
+fn every_listed_room_exists() {
+    let sources = sources();
+    for house in &HOUSES {
+        for room in house.rooms {
+            let is_there = |source: &Source| source.house.src == house.src && source.room() == Some(*room);
+            assert!(sources.iter().any(is_there), "{} has no room `{room}`", house.src);
+        }
     }
 }
 
@@ -118,9 +202,9 @@ fn rooms_import_only_from_rooms_below() {
         for (number, line) in code_lines(&source.text) {
             for path in crate_paths(line) {
                 let at = source.at(number);
-                match floor(path) {
+                match floor(source.house, path) {
                     None => upward.push(format!("{at}: `crate::{path}` does not name the room that it imports from")),
-                    Some(to) if Some(to) < floor(room) => {
+                    Some(to) if Some(to) < floor(source.house, room) => {
                         upward.push(format!("{at}: `{room}` imports from `{path}`, a room above it"));
                     }
                     Some(_) => {}
@@ -136,13 +220,28 @@ fn architecture_names_files_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page is at the top");
     let is_file = |name: &&str| {
-        let ends = [".rs", ".md", ".json", ".yml", ".sh"];
+        let ends = [".rs", ".md", ".json", ".yml", ".sh", ".js"];
         !name.contains(char::is_whitespace) && ends.iter().any(|end| name.ends_with(end))
     };
-    // In backticks or as the target of a link. A name without a folder at the top is below `src`.
-    let names = text.split(['`', '(', ')']).filter(is_file);
-    let lost: Vec<&str> =
-        names.filter(|name| !root.join(name).exists() && !root.join("src").join(name).exists()).collect();
+    let (mut folder, mut seen, mut lost) = (root.to_owned(), 0, Vec::new());
+    for line in text.lines() {
+        // A name is below the folder of its part of the page, or begins at the top of the repository.
+        match line {
+            "# The library" => folder = root.join("src"),
+            "# The cluster" => folder = root.join("cluster/src"),
+            "# The console" => folder = root.join("console/src"),
+            line if line.starts_with("# ") => folder = root.join("macros/src"),
+            _ => {}
+        }
+        // In backticks or as the target of a link.
+        for name in line.split(['`', '(', ')']).filter(is_file) {
+            seen += 1;
+            if !root.join(name).exists() && !folder.join(name).exists() {
+                lost.push(name);
+            }
+        }
+    }
+    assert!(seen > 300, "found only {seen} names of files");
     assert!(lost.is_empty(), "ARCHITECTURE.md names files that do not exist: {lost:?}");
 }
 

@@ -55,7 +55,7 @@ pub enum JoinError {
         cluster: u16,
     },
     /// The engine forgot commits that it had acknowledged: it was restored from a backup. Raise the era on all nodes.
-    #[error("the engine has gone back in time; if it was restored from a backup, raise the era on all nodes")]
+    #[error("the engine went back in time; if it was restored from a backup, raise the era on all nodes")]
     EngineWentBack,
     /// A record of the cluster is damaged, or another program writes to its keys.
     #[error("{what}; another program may write to the keys of the cluster")]

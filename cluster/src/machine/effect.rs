@@ -1,8 +1,7 @@
 //! What a node does.
 
-use std::time::Duration;
-
-use crate::id::{Epoch, NodeId, Shard};
+use crate::events::ClusterEvent;
+use crate::id::{Epoch, Shard};
 use crate::machine::flight::CommitId;
 use crate::machine::record::{Condition, Write};
 use crate::machine::time::Instant;
@@ -59,7 +58,7 @@ pub(crate) enum Effect {
     Flush,
     /// The machine has ended.
     End(End),
-    Report(Event),
+    Report(ClusterEvent),
 }
 
 /// Why the machine has ended.
@@ -80,44 +79,4 @@ pub(crate) enum Refusal {
     Era { cluster: u16 },
     /// The engine forgot commits that it had acknowledged. It was restored from a backup.
     EngineWentBack,
-}
-
-/// What is reported to the program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    /// A node is a member. The machine's own membership comes first.
-    Joined(NodeId),
-    /// This node is a member again, under a new id.
-    Rejoined(NodeId),
-    Leaving(NodeId),
-    /// A member that was leaving is none any more.
-    Left(NodeId),
-    /// A member was removed, or gave its membership up.
-    Died(NodeId),
-    ShardHere {
-        shard: Shard,
-        epoch: Epoch,
-    },
-    ShardMoved {
-        shard: Shard,
-        to: NodeId,
-        drained: u64,
-        took: Duration,
-    },
-    /// The shard is held by another node, though this one did not give it away.
-    ShardLost {
-        shard: Shard,
-        epoch: Epoch,
-    },
-    ShardStuck {
-        shard: Shard,
-        epoch: Epoch,
-    },
-    /// The node has lost all its shards. `late`: how long after its deadline the machine ran.
-    Fenced {
-        late: Duration,
-    },
-    /// Two attempts in a row were not answered.
-    EngineAway,
-    EngineBack,
 }

@@ -1,7 +1,8 @@
 //! The node follows the map: snapshots, changes, and a watch that has lost its way.
 
+use crate::events::ClusterEvent;
 use crate::id::{NodeId, Revision};
-use crate::machine::effect::{End, Event, Refusal};
+use crate::machine::effect::{End, Refusal};
 use crate::machine::input::{Change, Entry};
 use crate::machine::record::{Key, Record};
 use crate::machine::{Machine, Phase};
@@ -61,13 +62,13 @@ impl Machine {
             return;
         }
         match (self.map.members.get(&node), &change.record) {
-            (None, Some(_)) => self.report(Event::Joined(node)),
+            (None, Some(_)) => self.report(ClusterEvent::Joined(node)),
             (Some(member), None) => {
-                let event = if member.record.is_leaving { Event::Left } else { Event::Died };
+                let event = if member.record.is_leaving { ClusterEvent::Left } else { ClusterEvent::Died };
                 self.report(event(node));
             }
             (Some(member), Some(Record::Member(record))) if record.is_leaving && !member.record.is_leaving => {
-                self.report(Event::Leaving(node));
+                self.report(ClusterEvent::Leaving(node));
             }
             _ => {}
         }

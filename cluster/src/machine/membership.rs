@@ -1,7 +1,8 @@
 //! The node's own records: it joins, beats, leaves, and is fenced.
 
+use crate::events::ClusterEvent;
 use crate::id::{NodeId, Revision};
-use crate::machine::effect::{Effect, End, Event, Refusal};
+use crate::machine::effect::{Effect, End, Refusal};
 use crate::machine::flight::{Gate, Pending, Purpose};
 use crate::machine::input::Outcome;
 use crate::machine::mutation::Mutation;
@@ -128,7 +129,7 @@ impl Machine {
         self.own.revision = revision;
         self.own.gate = Gate::Open;
         self.own.due = sent + self.settings.beat;
-        let event = if self.earlier.is_some() { Event::Rejoined } else { Event::Joined };
+        let event = if self.earlier.is_some() { ClusterEvent::Rejoined } else { ClusterEvent::Joined };
         self.report(event(self.id));
         self.extend(sent);
         // A peer that has seen the record before this node did may have given it shards.
@@ -183,8 +184,8 @@ impl Machine {
         let before = self.own.silent;
         self.own.silent = if is_silent { before + 1 } else { 0 };
         match (before, self.own.silent) {
-            (1, 2) => self.report(Event::EngineAway),
-            (2.., 0) => self.report(Event::EngineBack),
+            (1, 2) => self.report(ClusterEvent::EngineAway),
+            (2.., 0) => self.report(ClusterEvent::EngineBack),
             _ => {}
         }
     }
@@ -227,7 +228,7 @@ impl Machine {
                 self.leave = Some(Leave::Giving);
                 self.own.due = self.now;
                 self.heirs_changed |= self.is_mutated(Mutation::GiftsBeforeMark);
-                self.report(Event::Leaving(self.id));
+                self.report(ClusterEvent::Leaving(self.id));
             }
             Phase::Fenced { .. } => self.after_fence = self.after_fence.or(Some(End::Left)),
             Phase::Member | Phase::Ended => {}
@@ -261,7 +262,7 @@ impl Machine {
         self.deadline = Instant::default();
         self.emit(Effect::Valid { until: self.deadline });
         self.emit(Effect::Fence);
-        self.report(Event::Fenced { late: self.now.since(expired) });
+        self.report(ClusterEvent::Fenced { late: self.now.since(expired) });
         self.forget_flight();
         self.end_all_shards();
     }

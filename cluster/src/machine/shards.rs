@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use crate::events::ClusterEvent;
 use crate::id::{Epoch, NodeId, Revision, Shard};
-use crate::machine::effect::{Effect, Event};
+use crate::machine::effect::Effect;
 use crate::machine::flight::{Gate, Purpose};
 use crate::machine::input::Outcome;
 use crate::machine::map::Claim;
@@ -99,7 +100,7 @@ impl Machine {
             }
             (Local::Drained { since, workers, .. }, None) => self.moved(shard, since, workers),
             (Local::Serving { epoch } | Local::Draining { epoch, .. }, owned) if owned != Some(epoch) => {
-                self.report(Event::ShardLost { shard, epoch });
+                self.report(ClusterEvent::ShardLost { shard, epoch });
                 self.emit(Effect::Abort { shard, epoch });
                 self.set_local(shard, Local::Ending { epoch });
             }
@@ -109,14 +110,14 @@ impl Machine {
 
     fn open(&mut self, shard: Shard, epoch: Epoch) {
         self.emit(Effect::Open { shard, epoch });
-        self.report(Event::ShardHere { shard, epoch });
+        self.report(ClusterEvent::ShardHere { shard, epoch });
         self.set_local(shard, Local::Serving { epoch });
     }
 
     /// The map has another owner, to which this node has given the shard, or which has claimed it after a fence.
     fn moved(&mut self, shard: Shard, since: Instant, drained: u64) {
         if let Some(Claim { owner, .. }) = self.map.claim(shard) {
-            self.report(Event::ShardMoved { shard, to: owner, drained, took: self.now.since(since) });
+            self.report(ClusterEvent::ShardMoved { shard, to: owner, drained, took: self.now.since(since) });
         }
         self.set_local(shard, Local::Elsewhere);
     }
@@ -143,7 +144,7 @@ impl Machine {
             && epoch == stuck
         {
             self.set_local(shard, Local::Draining { epoch, since, is_stuck: true });
-            self.report(Event::ShardStuck { shard, epoch });
+            self.report(ClusterEvent::ShardStuck { shard, epoch });
             if self.is_mutated(Mutation::StuckCountsAsEnded) {
                 self.ended(shard, epoch, 0);
             }

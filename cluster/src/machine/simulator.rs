@@ -14,7 +14,6 @@ mod checks;
 mod driver;
 mod node;
 mod plan;
-mod random;
 mod scenarios;
 pub(super) mod store;
 mod world;

@@ -73,14 +73,14 @@ macro_rules! catalogue {
     };
 }
 
-pub(super) const STATES: &[&str] = &["here", "moving", "stuck", "ending", "vacant"];
-pub(super) const BEAT_OUTCOMES: &[&str] = &["ok", "refused", "failed"];
-pub(super) const MOVE_OUTCOMES: &[&str] = &["moved", "lost", "stuck"];
-pub(super) const WHERE: &[&str] = &["here", "there"];
-pub(super) const CALL_OUTCOMES: &[&str] = &["answered", "not_delivered", "no_reply", "timed_out", "failed"];
-pub(super) const REFUSAL_REASONS: &[&str] = &["moving", "not_here", "fenced", "not_hosted", "overloaded", "too_late"];
-pub(super) const VERBS: &[&str] = &["read", "commit", "compact"];
-pub(super) const ENGINE_OUTCOMES: &[&str] = &["ok", "conflict", "unknown", "unavailable", "refused"];
+pub(crate) const STATES: &[&str] = &["here", "moving", "stuck", "ending", "vacant"];
+pub(crate) const BEAT_OUTCOMES: &[&str] = &["ok", "refused", "failed"];
+pub(crate) const MOVE_OUTCOMES: &[&str] = &["moved", "lost", "stuck"];
+pub(crate) const WHERE: &[&str] = &["here", "there"];
+pub(crate) const CALL_OUTCOMES: &[&str] = &["answered", "not_delivered", "no_reply", "timed_out", "failed"];
+pub(crate) const REFUSAL_REASONS: &[&str] = &["moving", "not_here", "fenced", "not_hosted", "overloaded", "too_late"];
+pub(crate) const VERBS: &[&str] = &["read", "commit", "compact"];
+pub(crate) const ENGINE_OUTCOMES: &[&str] = &["ok", "conflict", "unknown", "unavailable", "refused"];
 
 catalogue! {
     /// How long the node still serves.

@@ -15,10 +15,11 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::engine::{Change, WatchError};
+use crate::events::ClusterEvent;
 use crate::fence::thread::FenceThread;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::wire::Wire;
-use crate::machine::{Effect, End, Event, Input, Instant, Key};
+use crate::machine::{Effect, End, Input, Instant, Key};
 use crate::metrics::measures::count;
 use crate::node::driver::requests::Answer;
 use crate::node::engine::AnyEngine;
@@ -216,32 +217,32 @@ impl Driver {
         }
     }
 
-    fn report(&mut self, event: Event) {
+    fn report(&mut self, event: ClusterEvent) {
         let measures = &self.node.measures;
         match &event {
-            Event::Joined(node) | Event::Rejoined(node) if *node == self.node.machine().id() => {
+            ClusterEvent::Joined(node) | ClusterEvent::Rejoined(node) if *node == self.node.machine().id() => {
                 self.state.was_up = true;
                 *lock(&self.node.changed) = self.node.clock.now();
                 self.node.set_state(State::Up);
             }
-            Event::ShardHere { .. } => count(&measures.takeovers),
-            Event::ShardMoved { took, .. } => {
+            ClusterEvent::ShardHere { .. } => count(&measures.takeovers),
+            ClusterEvent::ShardMoved { took, .. } => {
                 count(&self.node.counters.moved);
                 count(&measures.moves[0]);
                 measures.move_seconds.record(*took);
             }
-            Event::ShardLost { .. } => count(&measures.moves[1]),
-            Event::ShardStuck { .. } => count(&measures.moves[2]),
-            Event::Fenced { late } => {
+            ClusterEvent::ShardLost { .. } => count(&measures.moves[1]),
+            ClusterEvent::ShardStuck { .. } => count(&measures.moves[2]),
+            ClusterEvent::Fenced { late } => {
                 count(&self.node.counters.fences);
                 measures.late_seconds.record(*late);
                 *lock(&self.node.changed) = self.node.clock.now();
             }
-            Event::EngineAway => lock(&self.node.engine).is_away = true,
-            Event::EngineBack => lock(&self.node.engine).is_away = false,
+            ClusterEvent::EngineAway => lock(&self.node.engine).is_away = true,
+            ClusterEvent::EngineBack => lock(&self.node.engine).is_away = false,
             _ => {}
         }
-        self.node.emit(event.into());
+        self.node.emit(event);
     }
 
     /// The machine has another id. Nothing runs. (rule 6)

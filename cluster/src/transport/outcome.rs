@@ -4,8 +4,9 @@ use bytes::Bytes;
 use gen_registry::Returned;
 
 use crate::codec::CodecError;
-use crate::error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Unreachable, Why};
+use crate::error::{ClusterCallError, ClusterCastError, TooLarge, Unreachable, Why};
 use crate::id::Revision;
+use crate::remote::RemoteError;
 use crate::transport::request::{Refusal, Response};
 
 /// How a request ended. Each request has exactly one. (C4)

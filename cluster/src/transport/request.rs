@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::codec::{CodecError, Part};
-use crate::error::{RemoteError, TooLarge};
+use crate::error::TooLarge;
 use crate::id::{NodeId, Revision};
+use crate::remote::RemoteError;
 use crate::transport::frame::{Broken, OutcomeFrame};
 
 /// What the owner of a key is to do.

@@ -1,11 +1,12 @@
 //! Performs effects: the network, the store, the workers, and the faults of the plan.
 
+use crate::events::ClusterEvent;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::simulator::checks::Failure;
 use crate::machine::simulator::node::{Life, Watch};
 use crate::machine::simulator::plan::{Fault, MS};
 use crate::machine::simulator::world::{Occurrence, Request, World};
-use crate::machine::{Effect, End, Event, Input, Instant, Outcome};
+use crate::machine::{Effect, End, Input, Instant, Outcome};
 
 impl World {
     pub(super) fn perform(&mut self, index: usize, id: NodeId, effect: Effect) -> Result<(), Failure> {
@@ -356,13 +357,13 @@ fn name(effect: &Effect) -> &'static str {
         Effect::Read { watch: true, .. } => "watch begins anew",
         Effect::Read { .. } => "read",
         Effect::End(End::Left) => "left",
-        Effect::Report(Event::Rejoined(_)) => "rejoined",
-        Effect::Report(Event::Died(_)) => "died",
-        Effect::Report(Event::ShardMoved { .. }) => "moved",
-        Effect::Report(Event::ShardStuck { .. }) => "stuck",
-        Effect::Report(Event::ShardLost { .. }) => "lost",
-        Effect::Report(Event::EngineAway) => "engine away",
-        Effect::Report(Event::EngineBack) => "engine back",
+        Effect::Report(ClusterEvent::Rejoined(_)) => "rejoined",
+        Effect::Report(ClusterEvent::Died(_)) => "died",
+        Effect::Report(ClusterEvent::ShardMoved { .. }) => "moved",
+        Effect::Report(ClusterEvent::ShardStuck { .. }) => "stuck",
+        Effect::Report(ClusterEvent::ShardLost { .. }) => "lost",
+        Effect::Report(ClusterEvent::EngineAway) => "engine away",
+        Effect::Report(ClusterEvent::EngineBack) => "engine back",
         _ => "other",
     }
 }

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use test_support::Random;
+
 use crate::machine::mutation::Mutation;
-use crate::machine::simulator::random::Random;
 
 pub(super) const MS: u64 = 1_000_000;
 
@@ -120,9 +121,9 @@ pub(super) enum Fault {
 
 impl Plan {
     pub(super) fn new(seed: u64, breaks: Breaks) -> Plan {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         let nodes = random.between(3, 6) as usize;
-        let weights = (0..nodes).map(|node| if node == 0 { 1 } else { random.pick(&[1, 1, 1, 3, 0]) }).collect();
+        let weights = (0..nodes).map(|node| if node == 0 { 1 } else { *random.pick(&[1, 1, 1, 3, 0]) }).collect();
         let timing = Timing::new(&mut random, breaks.beyond_a2);
         let noise = Noise::new(&mut random);
         let calm = timing.take.as_nanos() as u64 * random.between(4, 12);
@@ -175,7 +176,7 @@ impl Plan {
 impl Timing {
     fn new(random: &mut Random, beyond_a2: bool) -> Timing {
         let ms = Duration::from_millis;
-        let (beat, valid, take) = random.pick(&[
+        let (beat, valid, take) = *random.pick(&[
             (ms(1000), ms(8000), ms(10_000)),
             (ms(1000), ms(4000), ms(5000)),
             (ms(500), ms(2000), ms(2500)),
@@ -185,15 +186,15 @@ impl Timing {
         // valid (1 + drift) + half of (take - valid) + 10 ms for the wake-up <= take (1 - drift)
         let slack = (take - valid) / 2 - ms(20);
         let most = slack.as_micros() as u64 * 1_000_000 / (take + valid).as_micros() as u64;
-        let drift = random.pick(&[0, 500, most / 2, most]);
+        let drift = *random.pick(&[0, 500, most / 2, most]);
         Timing {
             beat,
             valid,
             take,
-            settle: random.pick(&[ms(200), ms(2000), ms(10_000)]),
-            attempt: beat.mul_f64(random.pick(&[0.3, 0.5, 1.0, 2.0])),
-            lanes: random.pick(&[1, 3, 8]),
-            batch: random.pick(&[8, 16, 100]),
+            settle: *random.pick(&[ms(200), ms(2000), ms(10_000)]),
+            attempt: beat.mul_f64(*random.pick(&[0.3, 0.5, 1.0, 2.0])),
+            lanes: *random.pick(&[1, 3, 8]),
+            batch: *random.pick(&[8, 16, 100]),
             drift: if beyond_a2 { 400_000 } else { drift },
         }
     }
@@ -201,7 +202,7 @@ impl Timing {
 
 impl Noise {
     fn new(random: &mut Random) -> Noise {
-        let mut level = |levels: &[u64]| random.pick(levels);
+        let mut level = |levels: &[u64]| *random.pick(levels);
         Noise {
             lose: level(&[0, 5, 50, 200]),
             double: level(&[0, 20, 200]),

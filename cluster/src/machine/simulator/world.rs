@@ -3,12 +3,13 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
+use test_support::Random;
+
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::record::{Condition, Write};
 use crate::machine::simulator::checks::{Checks, Failure};
 use crate::machine::simulator::node::{Clock, Node};
 use crate::machine::simulator::plan::{Fault, MS, Plan};
-use crate::machine::simulator::random::Random;
 use crate::machine::simulator::store::Store;
 use crate::machine::{CommitId, Input, Machine, Settings};
 
@@ -119,7 +120,7 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(plan: Plan, is_traced: bool) -> World {
-        let mut random = Random(plan.seed ^ 0x5eed);
+        let mut random = Random::new(plan.seed ^ 0x5eed);
         let drift = plan.timing.drift;
         let nodes = (0..plan.nodes).map(|_| {
             let rate = random.between(1_000_000 - drift, 1_000_001 + drift);

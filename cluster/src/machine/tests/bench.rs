@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::events::ClusterEvent;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::record::{Condition, Key, Member, Record, Write};
 use crate::machine::simulator::store::Store;
-use crate::machine::{Effect, Event, Input, Instant, Machine, Outcome, Settings};
+use crate::machine::{Effect, Input, Instant, Machine, Outcome, Settings};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 
@@ -107,7 +108,7 @@ impl Bench {
         std::mem::take(&mut self.effects)
     }
 
-    pub(super) fn events(&mut self) -> Vec<Event> {
+    pub(super) fn events(&mut self) -> Vec<ClusterEvent> {
         let event = |effect| match effect {
             Effect::Report(event) => Some(event),
             _ => None,

@@ -1,8 +1,9 @@
 use std::time::Duration;
 
+use crate::events::ClusterEvent;
 use crate::id::Revision;
 use crate::machine::tests::bench::{Bench, SECOND};
-use crate::machine::{CommitId, Effect, End, Event, Input, Outcome, Refusal};
+use crate::machine::{CommitId, Effect, End, Input, Outcome, Refusal};
 
 #[test]
 fn second_and_late_answers_change_nothing() {
@@ -73,11 +74,11 @@ fn outage_of_the_engine_is_reported_once() {
     let mut bench = Bench::member(Bench::settings());
     bench.is_cut = true;
     bench.pass(SECOND * 5);
-    assert_eq!(bench.events(), [Event::EngineAway]);
+    assert_eq!(bench.events(), [ClusterEvent::EngineAway]);
     bench.asked();
     bench.is_cut = false;
     bench.pass(SECOND);
-    assert_eq!(bench.events(), [Event::EngineBack]);
+    assert_eq!(bench.events(), [ClusterEvent::EngineBack]);
 }
 
 #[test]

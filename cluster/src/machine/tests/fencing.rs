@@ -1,10 +1,11 @@
 use std::time::Duration;
 
+use crate::events::ClusterEvent;
 use crate::id::Shard;
 use crate::machine::query::Counts;
 use crate::machine::record::{Key, Record};
 use crate::machine::tests::bench::{Bench, SECOND, commit, other};
-use crate::machine::{Effect, Event, Input, Outcome};
+use crate::machine::{Effect, Input, Outcome};
 
 #[test]
 fn deadline_is_counted_from_the_sending() {
@@ -40,7 +41,7 @@ fn unanswered_node_is_fenced_at_its_deadline_and_rejoins() {
     assert!(!bench.take().contains(&Effect::Fence));
     bench.pass(Duration::from_millis(100));
     let events = bench.events();
-    assert!(events.contains(&Event::Fenced { late: Duration::ZERO }), "{events:?}");
+    assert!(events.contains(&ClusterEvent::Fenced { late: Duration::ZERO }), "{events:?}");
     assert_eq!(bench.now, joined + SECOND * 8);
     // The engine is there again, but a worker still runs.
     bench.asked();
@@ -52,7 +53,7 @@ fn unanswered_node_is_fenced_at_its_deadline_and_rejoins() {
     let me = bench.machine.id();
     assert_eq!(me, before.next());
     assert!(bench.store.is_member(me) && !bench.store.is_member(before));
-    assert!(bench.events().contains(&Event::Rejoined(me)));
+    assert!(bench.events().contains(&ClusterEvent::Rejoined(me)));
     assert!(bench.shards().into_iter().all(|shard| bench.store.owner(shard) == Some(me)));
 }
 
@@ -124,7 +125,7 @@ fn silent_member_is_removed_unless_it_beats() {
     assert!(bench.store.is_member(node));
     bench.pass(Duration::from_millis(100));
     assert!(!bench.store.is_member(node));
-    assert!(bench.events().contains(&Event::Died(node)));
+    assert!(bench.events().contains(&ClusterEvent::Died(node)));
 }
 
 #[test]

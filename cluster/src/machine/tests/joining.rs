@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use crate::events::ClusterEvent;
 use crate::id::{NodeId, Shard};
 use crate::machine::record::{Config, HASH, Key, Member, Record, Write};
 use crate::machine::tests::bench::{Bench, SECOND, commit, other};
-use crate::machine::{Effect, End, Event, Input, Machine, Outcome, Refusal, Settings, SettingsError};
+use crate::machine::{Effect, End, Input, Machine, Outcome, Refusal, Settings, SettingsError};
 
 fn config(config: Config) -> Bench {
     let mut bench = Bench::new(Bench::settings());
@@ -45,7 +46,7 @@ fn first_node_writes_the_config_and_joins() {
     let me = bench.machine.id();
     assert!(bench.store.read().iter().any(|entry| entry.record == Record::Config(fitting())));
     assert!(bench.store.is_member(me));
-    assert_eq!(bench.events().first(), Some(&Event::Joined(me)));
+    assert_eq!(bench.events().first(), Some(&ClusterEvent::Joined(me)));
     assert_eq!(bench.machine.owner(Shard(3)).map(|(owner, _)| owner), Some(me));
 }
 

@@ -1,9 +1,10 @@
 use std::time::Duration;
 
+use crate::events::ClusterEvent;
 use crate::id::Shard;
 use crate::machine::record::{Key, Member, Record};
 use crate::machine::tests::bench::{Bench, SECOND, other};
-use crate::machine::{Effect, End, Event, Input, Outcome, Settings};
+use crate::machine::{Effect, End, Input, Outcome, Settings};
 
 /// The shards that should be at the other node.
 fn theirs(bench: &Bench) -> Vec<Shard> {
@@ -55,7 +56,7 @@ fn gift_is_sent_after_the_workers_have_ended() {
     bench.run();
     assert!(!drains.is_empty());
     assert!(drains.iter().all(|(shard, _)| bench.store.owner(*shard) == Some(node)));
-    let moved = |event: &Event| matches!(event, Event::ShardMoved { to, drained: 1, .. } if *to == node);
+    let moved = |event: &ClusterEvent| matches!(event, ClusterEvent::ShardMoved { to, drained: 1, .. } if *to == node);
     assert_eq!(bench.events().iter().filter(|event| moved(event)).count(), drains.len());
 }
 

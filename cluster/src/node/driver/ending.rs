@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use futures_util::future::join_all;
 
 use crate::id::{Epoch, Shard};
-use crate::kind::AnyOpen;
 use crate::machine::Input;
 use crate::node::driver::Driver;
+use crate::node::kinds::AnyOpen;
 use crate::node::{Node, lock};
 
 impl Driver {

@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::support::*;
 use crate::codec::{CodecError, Part};
-use crate::error::{ClusterCallError, ClusterCastError, RemoteError, TooLarge, Why};
+use crate::error::{ClusterCallError, ClusterCastError, TooLarge, Why};
 use crate::id::Revision;
+use crate::remote::RemoteError;
 use crate::transport::Way;
 use crate::transport::outcome::{Next, NotSent, Outcome};
 use crate::transport::peer::Options;
@@ -183,7 +184,7 @@ async fn unanswered_pings_end_a_stream() {
     let outcome = within(sent, "the outcome of the call").await.expect("no panic");
     assert_eq!(may_have_run(outcome), Why::ConnectionLost);
     assert_eq!(begin.elapsed().as_secs(), 3);
-    // The receiver notices, too, and drops what no one waits for.
+    // The receiver notices, too, and drops the call, whose caller has its outcome.
     tokio::time::sleep(SECOND * 3).await;
     assert_eq!(pair.world.did(1).dropped, 1);
 }

@@ -10,8 +10,8 @@ pub(super) use test_support::within;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-use crate::error::RemoteError;
 use crate::id::{NodeId, Revision};
+use crate::remote::RemoteError;
 use crate::transport::hello::Identity;
 use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Peer};
