@@ -162,7 +162,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
         Here { kind: &self.kind }
     }
 
-    /// Counts the workers on all nodes. The nodes are asked at the same time, so the sum is that of no one moment.
+    /// Counts the workers on all nodes. All nodes are asked at the same time, and answer at different moments.
     ///
     /// # Errors
     ///

@@ -16,7 +16,7 @@
 //! ```text
 //!           window          last piece            the receiver's answer
 //! waiting ─────────▶ queued ───────────▶ sent ────────────────────────▶ ended
-//!    │                 │ ▲                 │ caller gone, or deadline
+//!    │                 │ ▲                 │ caller dropped, or deadline
 //!    │                 │ └─ stream ends    ├────────▶ cancelled ───────▶ ended
 //!    └──── ended ◀─────┘                   └─ stream ends, or the node is dead ─▶ ended (lost)
 //!      (not sent)
@@ -25,7 +25,7 @@
 //! # Rules
 //!
 //! 1. A request waits for the window in the future of its caller, first come first served. Beyond the window there is no buffer.
-//!    (C10, D9)
+//!    (C10)
 //! 2. A request is *sent* once its last piece has been taken from the peer's queue for the stream. The record says so under the
 //!    same lock. The receiver begins a request with the last piece only, so a request that is not sent never begins.
 //! 3. When a stream ends, each sent request ends as `Lost`. What is not sent stays queued, and leaves with the next stream from

@@ -1,7 +1,7 @@
 //! A console for the registries of a service: which workers run, since when, what waits in their mailboxes, what crashed
 //! and why.
 //!
-//! **Access is the service's affair.** The console shows keys and the texts of errors, and where the program allows it, it stops
+//! **The service decides who has access.** The console shows keys and the texts of errors, and where the program allows it, it stops
 //! workers. It asks for no password. Nest it where only operators reach it: on an address of its own that is not public, or behind
 //! the service's own check.
 //!

@@ -13,6 +13,8 @@ use test_support::{
     until_idle, value_of, within,
 };
 
+use crate::{ENDINGS, end};
+
 async fn probe(value: u32) -> WorkerHandle<Probe> {
     within(spawn("probe".into(), Plan::value(value)), "a start").await.expect("the start succeeds")
 }
@@ -116,23 +118,14 @@ async fn unregister_does_not_touch_the_worker() {
 
 #[tokio::test(start_paused = true)]
 async fn any_exit_frees_all_names() {
-    for ending in ["stop", "kill", "fail", "panic", "stop itself", "shutdown", "drop of the registry"] {
+    for ending in ENDINGS {
         let (aliases, registry) = (Aliases::<u32, Probe>::new(), populated(&["a"]).await);
         let (worker, other) = (registry.lookup("a").unwrap(), probe(2).await);
         for name in 0..10 {
             aliases.register(name, &worker).unwrap();
         }
         aliases.register(10, &other).unwrap();
-        match ending {
-            "stop" => drop(within(worker.stop(), ending).await.unwrap()),
-            "kill" => drop(within(worker.kill(), ending).await.unwrap()),
-            "fail" => worker.cast(Ask::Do(Step::Fail)).await.unwrap(),
-            "panic" => worker.cast(Ask::Do(Step::Panic)).await.unwrap(),
-            "stop itself" => worker.cast(Ask::Stop).await.unwrap(),
-            "shutdown" => assert_eq!(within(registry.shutdown(), ending).await.drained, 1),
-            _ => drop(registry),
-        }
-        within(worker.closed(), ending).await;
+        end(ending, registry, &worker).await;
         assert_eq!(aliases.to_list(), [(10, other.clone())], "{ending}");
         // The names are vacant at once.
         for name in 0..10 {

@@ -9,23 +9,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{Aliases, Groups, RegisterError, Registry, SendError, WorkerHandle, WorkerId};
-use test_support::{Ask, Plan, Probe, Record, within};
+use test_support::{Ask, Plan, Probe, Random, Record, within};
 
 const SEED: u64 = 0x5eed_a11a_5e50;
 const NAMES: u64 = 8;
 const STEPS: usize = 2_000;
-
-/// The generator SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
-    }
-}
 
 #[derive(Clone)]
 struct Storm {
@@ -62,7 +50,7 @@ impl Storm {
 
     /// Starts, registers, sends to and ends workers. The order of these steps per worker is fixed.
     async fn churn(self, seed: u64) {
-        let mut random = Random(seed);
+        let mut random = Random::new(seed);
         for _ in 0..STEPS {
             let (key, name) = (random.below(16).to_string(), random.below(NAMES));
             let plan = Plan::default().recorded(&self.record);
@@ -98,7 +86,7 @@ impl Storm {
 
     /// Reads, and returns each worker found with the time before the read. The result is checked at the end.
     async fn read(self, seed: u64) -> Vec<(u64, WorkerId)> {
-        let (mut random, mut seen) = (Random(seed), Vec::new());
+        let (mut random, mut seen) = (Random::new(seed), Vec::new());
         for _ in 0..STEPS * 4 {
             let (name, before) = (random.below(NAMES), self.clock.load(Ordering::SeqCst));
             match random.below(6) {

@@ -13,6 +13,8 @@ use test_support::{
     within,
 };
 
+use crate::{ENDINGS, end};
+
 /// Workers `0`, `1`, `2` and so on, the oldest first.
 async fn probes(registry: &Registry<Probe>, count: u32) -> Vec<WorkerHandle<Probe>> {
     let mut workers = Vec::new();
@@ -113,7 +115,7 @@ async fn closing_worker_cannot_join() {
 
 #[tokio::test(start_paused = true)]
 async fn any_exit_leaves_all_groups() {
-    for ending in ["stop", "kill", "fail", "panic", "stop itself", "shutdown", "drop of the registry"] {
+    for ending in ENDINGS {
         let (groups, registry) = (Groups::<u32, Probe>::new(), populated(&["a"]).await);
         let worker = registry.lookup("a").unwrap();
         let other = within(spawn::<Probe>("b".into(), Plan::default()), "the other").await.unwrap();
@@ -121,16 +123,7 @@ async fn any_exit_leaves_all_groups() {
             groups.join(property, &worker).unwrap();
         }
         groups.join(3, &other).unwrap();
-        match ending {
-            "stop" => drop(within(worker.stop(), ending).await.unwrap()),
-            "kill" => drop(within(worker.kill(), ending).await.unwrap()),
-            "fail" => worker.cast(Ask::Do(Step::Fail)).await.unwrap(),
-            "panic" => worker.cast(Ask::Do(Step::Panic)).await.unwrap(),
-            "stop itself" => worker.cast(Ask::Stop).await.unwrap(),
-            "shutdown" => assert_eq!(within(registry.shutdown(), ending).await.drained, 1),
-            _ => drop(registry),
-        }
-        within(worker.closed(), ending).await;
+        end(ending, registry, &worker).await;
         assert_eq!((groups.len(), groups.members(&3)), (1, vec![other.clone()]), "{ending}");
         assert!(groups.leave(&3, &other));
     }

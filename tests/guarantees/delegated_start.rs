@@ -3,12 +3,11 @@
 //! end the same way.
 
 use std::future::pending;
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use gen_registry::{Builder, Registry, StartError, WorkerHandle};
-use test_support::{ClosureArgs, ClosureWorker, within};
+use test_support::{ClosureArgs, ClosureWorker, Heartbeat, within};
 use tokio::time::{Instant, sleep};
 
 fn variants(
@@ -95,26 +94,10 @@ async fn failed_init_with_blocking_work_times_out() {
     }
 }
 
-/// Wakes the runtime from outside until the returned sender is dropped.
-///
-/// One of tokio's threads drives the timers of the runtime. If a worker's code blocks that thread, timers do not fire
-/// until another thread is woken, not even the timeouts of a test.
-#[must_use]
-fn keep_awake() -> mpsc::Sender<()> {
-    let (awake, dropped) = mpsc::channel();
-    let runtime = tokio::runtime::Handle::current();
-    thread::spawn(move || {
-        while dropped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
-            runtime.spawn(async {});
-        }
-    });
-    awake
-}
-
 /// The same with code that never yields after its first await.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn blocking_init_after_ctx_stop_times_out() {
-    let _awake = keep_awake();
+    let _heartbeat = Heartbeat::start(&tokio::runtime::Handle::current());
     let short = Duration::from_millis(50);
     for (variant, registry) in variants(|builder| builder.init_timeout(short).stop_timeout(short)) {
         let (release, released) = mpsc::channel::<()>();

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, StopError};
 
-use crate::rig::{Act, Book, Dice, Life, Message, Plan, ReleaseOnDrop, block, gate, job, registry, settle, within};
+use crate::rig::{
+    Act, Book, Life, Message, Plan, Random, ReleaseOnDrop, block, gate, job, registry, settle, until, within,
+};
 
 #[tokio::test(start_paused = true)]
 async fn start_waits_for_slow_terminate() {
@@ -92,12 +94,7 @@ async fn kill_waits_for_blocking_work() {
         let worker = worker.clone();
         async move { worker.kill().await }
     });
-    let began_to_end = async {
-        while registry.lookup(&1).is_some() {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(began_to_end, "the kill").await;
+    until("the kill", || registry.lookup(&1).is_none()).await;
     let next = tokio::spawn({
         let (registry, plan) = (registry.clone(), Plan::new(&book));
         async move { registry.lookup_or_start(&1, plan).await }
@@ -193,10 +190,10 @@ async fn workers_of_one_key_never_overlap() {
     for seed in 0..8 {
         let (registry, plan) = (registry.clone(), Plan::new(&book).init(Act::Wait(Arc::clone(&hold))));
         tasks.push(tokio::spawn(async move {
-            let mut dice = Dice::new(seed + 1);
+            let mut random = Random::new(seed + 1);
             for step in 0..1_000_u64 {
-                let key = dice.roll(3) as u32;
-                match dice.roll(9) {
+                let key = random.below(3) as u32;
+                match random.below(9) {
                     0 | 1 => drop(registry.start(&key, plan.clone()).await),
                     2 => drop(registry.lookup_or_start(&key, plan.clone().init(Act::Fail)).await),
                     3 => drop(registry.stop(&key).await),

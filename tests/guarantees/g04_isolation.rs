@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gen_registry::{Context, Registry, StartError, Worker, WorkerHandle};
+use test_support::Idle;
 
-use crate::rig::{Act, Book, Message, Plan, Probe, ReleaseOnDrop, job, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, ReleaseOnDrop, block_thread, job, registry, settle, within};
 
 #[tokio::test(start_paused = true)]
 async fn slow_inits_run_concurrently() {
@@ -38,23 +39,6 @@ async fn hung_inits_delay_no_other_key() {
     assert_eq!(before.elapsed(), Duration::ZERO);
 }
 
-struct Immediate;
-
-impl Worker for Immediate {
-    type Key = CountedKey;
-    type Args = ();
-    type Message = ();
-    type Error = std::convert::Infallible;
-
-    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
-
 /// A key that counts how often it is hashed.
 #[derive(Clone)]
 struct CountedKey(u32, Arc<AtomicUsize>);
@@ -76,7 +60,7 @@ impl Hash for CountedKey {
 
 #[tokio::test(start_paused = true)]
 async fn key_is_hashed_once_per_operation() {
-    let (hashed, registry) = (Arc::<AtomicUsize>::default(), Registry::<Immediate>::new());
+    let (hashed, registry) = (Arc::<AtomicUsize>::default(), Registry::<Idle<CountedKey>>::new());
     for key in 0..2_000 {
         registry.start(&CountedKey(key, Arc::clone(&hashed)), ()).await.unwrap();
     }
@@ -146,9 +130,7 @@ async fn blocking_after_ctx_stop_delays_no_key() {
             ctx.stop();
             Box::pin(async move {
                 began.send(()).unwrap();
-                while !until.load(Ordering::SeqCst) {
-                    std::thread::yield_now();
-                }
+                block_thread(&until);
             })
         });
         worker.cast(stop_and_block).await.unwrap();
@@ -216,8 +198,8 @@ impl Worker for Blocking {
     type Error = std::convert::Infallible;
 
     async fn init(released: Self::Args, _: &mut Context<Self>) -> Result<Self, Self::Error> {
-        while released.as_ref().is_some_and(|released| !released.load(Ordering::SeqCst)) {
-            std::thread::yield_now();
+        if let Some(released) = released {
+            block_thread(&released);
         }
         Ok(Self)
     }
@@ -261,9 +243,7 @@ async fn start_with_blocking_drop(
     let released = Arc::clone(released);
     let block = move || {
         began.send(()).unwrap();
-        while !released.load(Ordering::SeqCst) {
-            std::thread::yield_now();
-        }
+        block_thread(&released);
     };
     let plan = Plan { on_drop: Some(Arc::new(block)), ..Plan::new(&Arc::default()) };
     (registry.start(&1, plan).await.unwrap(), begun)

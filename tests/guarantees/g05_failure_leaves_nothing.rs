@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use gen_registry::{Context, ExitReason, Registry, StartError, StopError, Worker};
+use test_support::Idle;
 
 use crate::rig::{Act, Book, Message, Plan, Probe, Refused, job, registry, settle, within};
 
@@ -210,26 +211,9 @@ impl Hash for PanickingEqKey {
     }
 }
 
-struct Plain;
-
-impl Worker for Plain {
-    type Key = PanickingEqKey;
-    type Args = ();
-    type Message = ();
-    type Error = std::convert::Infallible;
-
-    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn panicking_eq_or_hash_fails_only_caller() {
-    let registry = Registry::<Plain>::new();
+    let registry = Registry::<Idle<PanickingEqKey>>::new();
     let key = |id| PanickingEqKey { id, eq_panics: Arc::default(), hash_panics: Arc::default() };
     let bystander = registry.start(&key(77), ()).await.unwrap();
     // The owner meets the panic: the caller found no entry, but when its request runs, there is an equal key.

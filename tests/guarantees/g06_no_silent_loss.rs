@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use gen_registry::{CallError, Registry, SendError};
 
-use crate::rig::{Act, Book, Dice, Message, Plan, Probe, gate, job, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, Random, gate, job, registry, settle, within};
 
 fn registry_with_lost() -> (Registry<Probe>, Arc<Mutex<Vec<u64>>>) {
     let lost = Arc::<Mutex<Vec<u64>>>::default();
@@ -160,21 +160,21 @@ async fn accepted_cast_is_handled_or_undelivered_once() {
         let (registry, book, accepted, next) =
             (registry.clone(), Arc::clone(&book), Arc::clone(&accepted), Arc::clone(&next));
         tasks.push(tokio::spawn(async move {
-            let mut dice = Dice::new(seed + 11);
+            let mut random = Random::new(seed + 11);
             for _ in 0..3_000 {
                 let number = next.fetch_add(1, Ordering::Relaxed) as u64;
                 let worker = match registry.lookup_or_start(&1, Plan::new(&book)).await {
                     Ok(worker) => worker,
                     Err(_) => continue,
                 };
-                let sent = match dice.roll(2) {
+                let sent = match random.below(2) {
                     0 => worker.cast(Message::Note(number)).await,
                     _ => worker.try_cast(Message::Note(number)),
                 };
                 if sent.is_ok() {
                     accepted.lock().unwrap().insert(number);
                 }
-                match dice.roll(100) {
+                match random.below(100) {
                     0 => drop(worker.kill().await),
                     1 => drop(worker.stop().await),
                     2 => drop(worker.try_cast(Message::Do(Act::Panic))),
@@ -208,7 +208,7 @@ async fn every_call_ends_and_undelivered_never_ran() {
     for seed in 0..4_u64 {
         let (registry, book, ran) = (registry.clone(), Arc::clone(&book), Arc::clone(&ran));
         tasks.push(tokio::spawn(async move {
-            let mut dice = Dice::new(seed + 21);
+            let mut random = Random::new(seed + 21);
             let mut never = Vec::new();
             for step in 0..1_500_u64 {
                 let number = seed * 1_000_000 + step;
@@ -229,7 +229,7 @@ async fn every_call_ends_and_undelivered_never_ran() {
                     Err(CallError::NotDelivered | CallError::NotStarted(_)) => never.push(number),
                     Err(other) => panic!("{other:?}"),
                 }
-                match dice.roll(20) {
+                match random.below(20) {
                     0 => drop(registry.kill(&1).await),
                     1 => drop(registry.stop(&1).await),
                     2 => drop(via.cast(Message::Do(Act::Panic)).await),

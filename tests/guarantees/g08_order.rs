@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gen_registry::Registry;
 
-use crate::rig::{Act, Book, Dice, Message, Plan, Probe, gate, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, Random, gate, settle, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_senders_messages_keep_their_order() {
@@ -16,10 +16,10 @@ async fn each_senders_messages_keep_their_order() {
             .map(|sender| {
                 let worker = worker.clone();
                 tokio::spawn(async move {
-                    let mut dice = Dice::new(sender + 1);
+                    let mut random = Random::new(sender + 1);
                     for number in 0..2_000 {
                         let message = |number| Message::Note(sender * 1_000_000 + number);
-                        if dice.roll(3) == 0 {
+                        if random.below(3) == 0 {
                             while worker.try_cast(message(number)).is_err() {
                                 tokio::task::yield_now().await;
                             }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
-use crate::rig::{Act, Book, Dice, Message, Plan, job, registry, within};
+use crate::rig::{Act, Book, Message, Plan, Random, job, registry, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn count_list_and_live_workers_agree() {
@@ -15,10 +15,10 @@ async fn count_list_and_live_workers_agree() {
         let storm = join_all((0..8).map(|seed| {
             let (registry, plan) = (registry.clone(), Plan::new(&book));
             tokio::spawn(async move {
-                let mut dice = Dice::new(seed + 100 * round + 1);
+                let mut random = Random::new(seed + 100 * round + 1);
                 for _ in 0..300 {
-                    let key = dice.roll(20) as u32;
-                    match dice.roll(7) {
+                    let key = random.below(20) as u32;
+                    match random.below(7) {
                         0 | 1 => drop(registry.lookup_or_start(&key, plan.clone()).await),
                         2 => drop(registry.start(&key, plan.clone().init(Act::Panic)).await),
                         3 => drop(registry.stop(&key).await),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use gen_registry::{ExitReason, Registry, SendError, StartError, StopError};
 
-use crate::rig::{Act, Book, Message, Plan, Probe, ReleaseOnDrop, block, registry, settle, within};
+use crate::rig::{Act, Book, Message, Plan, Probe, ReleaseOnDrop, block, registry, settle, until, within};
 
 #[tokio::test(start_paused = true)]
 async fn cancels_drains_and_aborts_with_one_report() {
@@ -141,15 +141,7 @@ async fn drop_or_shutdown_ends_starts_in_flight() {
         for worker in workers {
             within(worker.closed(), "a worker's exit").await;
         }
-        within(
-            async {
-                while book.live() > 0 {
-                    tokio::task::yield_now().await;
-                }
-            },
-            "the exit of every worker",
-        )
-        .await;
+        until("the exit of every worker", || book.live() == 0).await;
     }
 }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use gen_registry::{Context, ExitReason, Registry, Reply, Worker, WorkerHandle};
 use tokio::sync::{Semaphore, oneshot};
 
-pub(crate) use test_support::within;
+use test_support::block_until;
+pub(crate) use test_support::{Random, until, within};
 
 /// What a worker does at one point.
 #[derive(Clone, Default)]
@@ -43,11 +44,9 @@ pub(crate) async fn block(worker: &WorkerHandle<Probe>, released: &Arc<AtomicBoo
     within(begun, "code that never yields").await.expect("the message is handled");
 }
 
-/// Keeps its thread until the flag is set.
+/// Keeps its thread until the flag is set. A test that fails before does not hang in the drop of its runtime.
 pub(crate) fn block_thread(released: &AtomicBool) {
-    while !released.load(Ordering::SeqCst) {
-        std::thread::yield_now();
-    }
+    block_until("the release of a thread", || released.load(Ordering::SeqCst));
 }
 
 /// Releases blocking code at the end of the test, even if it fails. Otherwise its runtime could not be dropped.
@@ -282,20 +281,4 @@ pub(crate) async fn poll_once<F: Future>(future: F) -> Option<F::Output> {
         Poll::Pending => Poll::Ready(None),
     })
     .await
-}
-
-/// A small random number generator, so that a storm can be repeated from its seed.
-pub(crate) struct Dice(u64);
-
-impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % sides
-    }
 }

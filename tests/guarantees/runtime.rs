@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use gen_registry::{CallError, ExitReason, SendError, StartError, StopError};
 
+use test_support::block_until;
+
 use crate::rig::{Act, Book, Message, Plan, Probe, poll_once, registry, settle, within};
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -108,9 +110,7 @@ fn runtime_shutdown_under_load_hangs_no_caller() {
                 });
             }
         });
-        while registry.count() < 200 {
-            std::thread::yield_now();
-        }
+        block_until("200 workers", || registry.count() >= 200);
         rt.shutdown_timeout(Duration::from_secs(30));
         outside.join().expect("a caller on another runtime");
         assert_eq!(registry.count(), 0);
@@ -229,9 +229,7 @@ fn runtime_drop_answers_all_and_leaks_nothing() {
                 })
             })
             .collect();
-        while fired.load(std::sync::atomic::Ordering::Relaxed) < 30 + round * 10 {
-            std::thread::yield_now();
-        }
+        block_until("the first calls", || fired.load(std::sync::atomic::Ordering::Relaxed) >= 30 + round * 10);
         drop(home);
         for caller in callers {
             caller.join().expect("every call returns");

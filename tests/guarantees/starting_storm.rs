@@ -16,25 +16,22 @@ use gen_registry::{
     Builder, Context, Event, Events, ExitReason, Registry, StartError, StopError, Worker, WorkerHandle, WorkerId,
     WorkerState,
 };
-use test_support::{assert_at_rest, poll_once, within};
+use test_support::{Random, assert_at_rest, poll_once, until, within};
 use tokio::task::{JoinHandle, yield_now};
 
 const SEED: u64 = 0x57a2_71c6_0a10_4e00;
 const KEYS: usize = 8;
 
-/// The generator SplitMix64.
-struct Dice(u64);
+/// What is random in a storm.
+struct Dice(Random);
 
 impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
+    fn new(seed: u64) -> Self {
+        Self(Random::new(seed))
     }
 
-    fn pick<T: Copy>(&mut self, of: &[T]) -> T {
-        of[self.below(of.len() as u64) as usize]
+    fn below(&mut self, end: u64) -> u64 {
+        self.0.below(end)
     }
 
     /// Spins for a random time, because threads that have just synchronised would continue in lockstep.
@@ -43,11 +40,11 @@ impl Dice {
     }
 
     fn plan(&mut self, ends: &[End]) -> Plan {
-        Plan { yields: self.below(4), spins: self.below(MOST_SPINS), end: self.pick(ends) }
+        Plan { yields: self.below(4), spins: self.below(MOST_SPINS), end: *self.0.pick(ends) }
     }
 
     fn verb(&mut self) -> Verb {
-        self.pick(&[Verb::Start, Verb::LookupOrStart])
+        *self.0.pick(&[Verb::Start, Verb::LookupOrStart])
     }
 
     fn key(&mut self) -> u32 {
@@ -289,7 +286,7 @@ impl Fixture {
         let args = self.args(plan);
         let init_ends = Arc::clone(&args.init_ends);
         let asked = self.ask_apart(verb, key, args);
-        until(|| init_ends.load(Ordering::SeqCst), "an `init` that is about to end").await;
+        until("an `init` that is about to end", || init_ends.load(Ordering::SeqCst)).await;
         asked
     }
 
@@ -300,7 +297,7 @@ impl Fixture {
             // An exit is counted a moment after its worker is removed, so the counts agree at rest only.
             stats.starting + stats.stopping == 0 && stats.starts.ok == stats.exits.total() + stats.running as u64
         };
-        until(is_at_rest, "the rest after all starts and exits").await;
+        until("the rest after all starts and exits", is_at_rest).await;
         assert_at_rest(&self.registry);
     }
 
@@ -319,15 +316,6 @@ impl Fixture {
         assert_eq!(report.stuck, 0, "{report:?}");
         self.assert_over();
     }
-}
-
-async fn until(mut is_so: impl FnMut() -> bool, lost: &str) {
-    let comes = async {
-        while !is_so() {
-            yield_now().await;
-        }
-    };
-    within(comes, lost).await;
 }
 
 async fn answer(asked: JoinHandle<Answer>) -> Answer {

@@ -3,28 +3,11 @@
 use std::time::{Duration, Instant};
 
 use allocation_counter::measure;
+use gen_registry::Registry;
 use gen_registry::inspect::{Column, Inspector, Query};
-use gen_registry::{Context, Registry, Worker};
-use test_support::within;
+use test_support::{Idle, within};
 
 use crate::only;
-
-struct Idle;
-
-impl Worker for Idle {
-    type Key = u64;
-    type Args = ();
-    type Message = ();
-    type Error = std::convert::Infallible;
-
-    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Self::Error> {
-        Ok(())
-    }
-}
 
 /// The bytes of one more worker.
 fn bytes_of_one(inspector: Option<&Inspector>) -> i64 {
@@ -32,7 +15,7 @@ fn bytes_of_one(inspector: Option<&Inspector>) -> i64 {
     const WORKERS: u64 = 4_096;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let registry = runtime.block_on(async {
-        let builder = Registry::<Idle>::builder();
+        let builder = Registry::<Idle<u64>>::builder();
         let builder = match inspector {
             Some(inspector) => builder.inspect(inspector, u64::to_string),
             None => builder,
@@ -78,7 +61,8 @@ fn page_of_a_million_takes_20_ms() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().expect("a runtime");
     let inspector = Inspector::new();
     let registry = runtime.block_on(async {
-        let registry = Registry::<Idle>::builder().inspect(&inspector, u64::to_string).build().expect("valid options");
+        let registry =
+            Registry::<Idle<u64>>::builder().inspect(&inspector, u64::to_string).build().expect("valid options");
         for key in 0..WORKERS {
             registry.start(&key, ()).await.expect("the start succeeds");
         }
@@ -107,7 +91,7 @@ fn messages_of_an_inspected_worker() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let start = |inspected: bool| {
         runtime.block_on(async {
-            let builder = Registry::<Idle>::builder().mailbox_capacity(MESSAGES as usize);
+            let builder = Registry::<Idle<u64>>::builder().mailbox_capacity(MESSAGES as usize);
             let builder = if inspected { builder.inspect(&inspector, u64::to_string) } else { builder };
             let registry = builder.build().expect("valid options");
             let worker = within(registry.start(&1, ()), "a start").await.expect("the start succeeds");
@@ -132,7 +116,7 @@ const MESSAGES: u32 = 10_000;
 const ROUNDS: u32 = 100;
 
 /// The processor time of [`MESSAGES`] messages.
-async fn handled(worker: &gen_registry::WorkerHandle<Idle>, at_once: u32) -> Duration {
+async fn handled(worker: &gen_registry::WorkerHandle<Idle<u64>>, at_once: u32) -> Duration {
     let used = processor_time();
     for _ in 0..MESSAGES / at_once {
         for _ in 0..at_once {

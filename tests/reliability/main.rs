@@ -9,6 +9,5 @@
 
 mod futures;
 mod grid;
-mod heartbeat;
 mod ledger;
 mod resources;

@@ -7,30 +7,20 @@ use std::time::Instant;
 
 use gen_registry::{CallError, Registry, SendError, StartError, StopError, Via};
 use hdrhistogram::Histogram;
+use test_support::Random;
 
 use crate::SENDERS;
 use crate::ledger::{BEGUN, CRASHED, CUT_OFF, HANDLED, Ledger, UNSEEN};
 use crate::probe::{Act, Args, Message, Probe};
 
-/// A xorshift, which needs no crate.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % sides
-    }
-
-    fn act(&mut self) -> Act {
-        match self.roll(1_000) {
-            0..=14 => Act::Fail,
-            15..=19 => Act::Panic,
-            20..=24 => Act::Sleep,
-            25..=74 => Act::Yield,
-            _ => Act::Go,
-        }
+/// What the next message does to its worker.
+fn act(random: &mut Random) -> Act {
+    match random.below(1_000) {
+        0..=14 => Act::Fail,
+        15..=19 => Act::Panic,
+        20..=24 => Act::Sleep,
+        25..=74 => Act::Yield,
+        _ => Act::Go,
     }
 }
 
@@ -77,13 +67,13 @@ impl Soak {
     /// Sends this sender's messages of a lap one after the other, and checks each result.
     pub(crate) async fn send(self: Arc<Self>, lap: usize, sender: usize) -> (Results, Histogram<u64>) {
         let seed = self.seed.wrapping_add((lap * SENDERS + sender) as u64);
-        let mut dice = Dice(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        let mut random = Random::new(seed);
         let (mut results, mut latency) = (Results::default(), Histogram::new(3).expect("three digits are in range"));
         for number in (sender..self.messages).step_by(SENDERS) {
             self.at[sender].store(number, SeqCst);
             // Most messages go to a tenth of the keys. The others are rare, so their workers come and go.
-            let key = if dice.roll(10) < 7 { dice.roll(self.keys / 10) } else { dice.roll(self.keys) };
-            match dice.roll(200) {
+            let key = if random.below(10) < 7 { random.index(self.keys / 10) } else { random.index(self.keys) };
+            match random.below(200) {
                 0..=2 => {
                     results.stops += 1;
                     self.end(key, false).await;
@@ -94,10 +84,10 @@ impl Soak {
                 }
                 _ => {}
             }
-            let act = dice.act();
+            let act = act(&mut random);
             let args = Args { ledger: Arc::clone(&self.ledger), is_template: true };
             let via = self.registry.via_or_start(&key, args);
-            if dice.roll(3) == 0 {
+            if random.below(3) == 0 {
                 self.call(&via, number, act, &mut results, &mut latency).await;
             } else {
                 self.cast(&via, number, act, &mut results).await;

@@ -21,21 +21,21 @@ fn evicting(most: usize) -> Builder<Probe> {
 }
 
 /// Starts a worker and waits until it is idle.
-async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
+pub(crate) async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
     let worker = within(registry.start(key, plan), "a start").await.expect("the start succeeds");
     sleep(Duration::from_secs(1)).await;
     worker
 }
 
-async fn full(registry: &Registry<Probe>, key: &str) {
+pub(crate) async fn full(registry: &Registry<Probe>, key: &str) {
     let refused = within(registry.start(key, Plan::default()), "a refusal").await;
     assert!(matches!(refused, Err(StartError::AtCapacity)), "{refused:?}");
 }
 
-type Starting = JoinHandle<Result<WorkerHandle<Probe>, StartError<Probe>>>;
+pub(crate) type Starting = JoinHandle<Result<WorkerHandle<Probe>, StartError<Probe>>>;
 
 /// Requests a start and lets it run until it waits.
-async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
+pub(crate) async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
     let (registry, key) = (registry.clone(), key.to_owned());
     let starting = tokio::spawn(async move { registry.lookup_or_start(&key, plan).await });
     until_idle().await;

@@ -5,39 +5,24 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gen_registry::{Context, Eviction, ExitReason, Registry, Restart, StartError, Worker};
-use test_support::{poll_once, within};
+use test_support::{Alive, Idle, Population, poll_once, within};
 
-/// Counts live workers, from the first line of `init` to the drop of the state.
-#[derive(Default)]
-struct Population {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
-
-struct Alive(Arc<Population>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
+/// Counts itself from the first line of `init` to the drop of the state.
 struct Counted {
+    population: Population,
     _alive: Alive,
 }
 
 impl Worker for Counted {
     type Key = u32;
-    type Args = Arc<Population>;
+    type Args = Population;
     type Message = bool;
     type Error = std::fmt::Error;
 
-    async fn init(population: Arc<Population>, ctx: &mut Context<Self>) -> Result<Self, std::fmt::Error> {
-        let now = population.now.fetch_add(1, Ordering::SeqCst) + 1;
-        population.most.fetch_max(now, Ordering::SeqCst);
-        let _alive = Alive(population);
+    async fn init(population: Population, ctx: &mut Context<Self>) -> Result<Self, std::fmt::Error> {
+        let _alive = population.enter();
         tokio::task::yield_now().await;
-        if ctx.key() % 7 == 0 { Err(std::fmt::Error) } else { Ok(Self { _alive }) }
+        if ctx.key() % 7 == 0 { Err(std::fmt::Error) } else { Ok(Self { population, _alive }) }
     }
 
     async fn handle(&mut self, fails: bool, _: &mut Context<Self>) -> Result<(), std::fmt::Error> {
@@ -47,7 +32,7 @@ impl Worker for Counted {
     async fn terminate(self, _: &ExitReason, ctx: &mut Context<Self>) {
         if let Some(registry) = ctx.registry().upgrade() {
             // Must not wait for capacity, whether there is any or not.
-            drop(registry.lookup_or_start(&(ctx.key() + 1), Arc::clone(&self._alive.0)).await);
+            drop(registry.lookup_or_start(&(ctx.key() + 1), self.population.clone()).await);
         }
     }
 }
@@ -63,10 +48,10 @@ async fn g11_limit_holds_under_load() {
             .restart_intensity(2, Duration::from_millis(10))
             .build()
             .unwrap();
-        let population = Arc::<Population>::default();
+        let population = Population::default();
         let storm: Vec<_> = (0..12_u32)
             .map(|caller| {
-                let (registry, population) = (registry.clone(), Arc::clone(&population));
+                let (registry, population) = (registry.clone(), population.clone());
                 tokio::spawn(async move {
                     for round in 0..80_u32 {
                         let key = (caller * 11 + round * 5) % 30;
@@ -75,7 +60,7 @@ async fn g11_limit_holds_under_load() {
                             1 => drop(registry.kill(&key).await),
                             2 => drop(registry.lookup(&key).map(|worker| worker.try_cast(round % 2 == 0))),
                             3 => {
-                                let start = registry.start(&key, Arc::clone(&population));
+                                let start = registry.start(&key, population.clone());
                                 // Drop the start after a few polls.
                                 let mut start = Box::pin(start);
                                 for _ in 0..round % 3 {
@@ -85,7 +70,7 @@ async fn g11_limit_holds_under_load() {
                                     tokio::task::yield_now().await;
                                 }
                             }
-                            _ => drop(registry.lookup_or_start(&key, Arc::clone(&population)).await),
+                            _ => drop(registry.lookup_or_start(&key, population.clone()).await),
                         }
                         let stats = registry.stats();
                         assert!(registry.count() <= LIMIT, "{stats:?}");
@@ -100,7 +85,7 @@ async fn g11_limit_holds_under_load() {
         let evicts = async {
             let mut key = 100;
             while eviction != Eviction::Reject && registry.stats().exits.evicted == 0 {
-                drop(registry.lookup_or_start(&key, Arc::clone(&population)).await);
+                drop(registry.lookup_or_start(&key, population.clone()).await);
                 key += 1;
                 tokio::task::yield_now().await;
             }
@@ -108,29 +93,11 @@ async fn g11_limit_holds_under_load() {
         within(evicts, "an eviction").await;
         let report = within(registry.shutdown(), "the shutdown").await;
         assert_eq!((report.aborted, report.stuck), (0, 0), "{eviction:?}: {report:?}");
-        let most = population.most.load(Ordering::SeqCst);
+        let most = population.most();
         assert!((2..=LIMIT).contains(&most), "{eviction:?}: {most} lived at once");
-        assert_eq!(population.now.load(Ordering::SeqCst), 0);
+        assert_eq!(population.now(), 0);
         let stats = registry.stats();
         assert_eq!((stats.waiting_for_room, stats.starts.ok), (0, stats.exits.total()), "{stats:?}");
-    }
-}
-
-/// Is idle again and again.
-struct OftenIdle;
-
-impl Worker for OftenIdle {
-    type Key = u32;
-    type Args = ();
-    type Message = ();
-    type Error = std::convert::Infallible;
-
-    async fn init((): (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
-        Ok(Self)
-    }
-
-    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Self::Error> {
-        Ok(())
     }
 }
 
@@ -138,7 +105,7 @@ impl Worker for OftenIdle {
 async fn eviction_tolerates_concurrent_activity() {
     const LIMIT: u32 = 64;
     for eviction in [Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
-        let registry = Registry::<OftenIdle>::builder().max_workers(LIMIT as usize).eviction(eviction).build().unwrap();
+        let registry = Registry::<Idle<u32>>::builder().max_workers(LIMIT as usize).eviction(eviction).build().unwrap();
         for key in 0..LIMIT {
             within(registry.start(&key, ()), "a start within the limit").await.unwrap();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gen_registry::{ExitReason, Registry, Restart, WorkerHandle};
 use test_support::{
     Ask, FallibleJob, Gate, Plan, Probe, RestartableArgs, RestartableWorker, Scripted, Step, fallible_job, poll_once,
-    run_in_restartable, until_idle, value_of, within,
+    run_in_restartable, until, until_idle, value_of, within,
 };
 use tokio::time::sleep;
 
@@ -242,12 +242,7 @@ async fn each_monitor_reports_exactly_once() {
         within(end, "the end").await.unwrap();
         within(worker.closed(), "the worker's exit").await;
     }
-    let all_told = async {
-        while reasons.lock().unwrap().len() < made {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(all_told, "the notification of a monitor").await;
+    until("the notification of a monitor", || reasons.lock().unwrap().len() >= made).await;
     for watcher in &all {
         run_in_restartable(watcher, |_| Box::pin(async {})).await.unwrap();
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use gen_registry::{ExitReason, Monitor, Registry, Restart, WorkerHandle};
 use test_support::{
-    RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, until_idle, within,
+    RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, until, until_idle, within,
 };
 use tokio::time::sleep;
 
@@ -103,12 +103,7 @@ async fn monitor_cancel_racing_exit_sends_at_most_once() {
         let cancel = tokio::spawn(async move { cancelled.iter().for_each(Monitor::cancel) });
         within(watched.kill(), "a kill").await.unwrap();
         within(cancel, "the cancel").await.unwrap();
-        let both = async {
-            while monitors.iter().any(|monitor| !monitor.is_finished()) {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(both, "the monitors").await;
+        until("the monitors", || monitors.iter().all(Monitor::is_finished)).await;
         run_in_restartable(&watcher, |_| Box::pin(async {})).await.unwrap();
         let messages = heard.lock().unwrap().len();
         assert!((2..=4).contains(&messages), "{messages} messages in round {round}");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gen_registry::{Context, ExitReason, Registry, Restart, StartError, StopError};
 use test_support::{
     Ask, BoxFuture, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Scripted, Step, fallible_job,
-    poll_once, run_in_restartable, until_idle, value_of, within, yield_many,
+    poll_once, run_blocking_code, run_in_restartable, until_idle, value_of, within, yield_many,
 };
 use tokio::time::{Instant, advance};
 
@@ -139,20 +139,7 @@ async fn restart_replaces_the_children() {
 /// A child with blocking code that runs until the sender is dropped.
 async fn stuck_child(children: &Registry<RestartableWorker>) -> mpsc::Sender<()> {
     let worker = within(children.start("stuck", RestartableArgs::default()), "a start").await.unwrap();
-    let (release, held) = mpsc::channel::<()>();
-    let (began, begun) = tokio::sync::oneshot::channel();
-    run_in_restartable(&worker, move |ctx| {
-        Box::pin(async move {
-            ctx.spawn_blocking(move || {
-                began.send(()).expect("the test holds the receiver");
-                held.recv().expect_err("the sender is dropped");
-            });
-        })
-    })
-    .await
-    .unwrap();
-    within(begun, "the blocking code").await.unwrap();
-    release
+    run_blocking_code(&worker).await
 }
 
 /// Advances the clock, which does not move by itself while blocking code runs.

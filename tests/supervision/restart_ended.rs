@@ -1,13 +1,12 @@
 //! A worker that is ended before its restart is complete: in `terminate`, in the backoff, while it waits for a permit,
 //! in `init`, and while it waits for what the old run owned.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StopError, WorkerHandle};
 use test_support::{
     Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Step, assert_at_rest, fallible_job,
-    run_in_restartable, until_idle, within,
+    run_blocking_code, until_idle, within,
 };
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -204,20 +203,7 @@ async fn stuck_restart_counts_as_stopping() {
     let registry = Registry::<RestartableWorker>::builder().restart(Restart::Transient).build().unwrap();
     let healthy = within(registry.start("healthy", RestartableArgs::default()), "a start").await.unwrap();
     let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.unwrap();
-    let (release, held) = mpsc::channel::<()>();
-    let (began, begun) = tokio::sync::oneshot::channel();
-    run_in_restartable(&worker, move |ctx| {
-        Box::pin(async move {
-            // Blocking code, which cannot be aborted.
-            ctx.spawn_blocking(move || {
-                began.send(()).expect("the test holds the receiver");
-                held.recv().expect_err("the sender is dropped");
-            });
-        })
-    })
-    .await
-    .unwrap();
-    within(begun, "the blocking code").await.unwrap();
+    let release = run_blocking_code(&worker).await;
     worker.cast(fallible_job(|_| Box::pin(async { Err(test_support::Scripted) }))).await.unwrap();
     test_support::yield_many().await;
     assert_eq!(registry.stats().restarting, 1);

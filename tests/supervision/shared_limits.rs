@@ -9,10 +9,12 @@ use gen_registry::{
     BuildError, Builder, Eviction, ExitReason, Registry, SharedLimits, StartError, Worker, WorkerHandle,
 };
 use test_support::{
-    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, Step, assert_at_rest, until_idle, value_of, within,
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, Step, assert_at_rest, block_until, until, until_idle,
+    value_of, within,
 };
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+
+use crate::capacity::{Starting, ask, full, started};
 
 fn limit(workers: usize) -> SharedLimits {
     SharedLimits::new().max_workers(workers)
@@ -28,28 +30,6 @@ fn builder<W: Worker>(limits: &SharedLimits) -> Builder<W> {
 
 fn sharing<const N: usize>(limits: &SharedLimits) -> [Registry<Probe>; N] {
     std::array::from_fn(|_| builder(limits).build().expect("the limits can work"))
-}
-
-/// Starts a worker and waits until it is idle.
-async fn started(registry: &Registry<Probe>, key: &str, plan: Plan) -> WorkerHandle<Probe> {
-    let worker = within(registry.start(key, plan), "a start").await.expect("the start succeeds");
-    sleep(Duration::from_secs(1)).await;
-    worker
-}
-
-async fn full(registry: &Registry<Probe>, key: &str) {
-    let refused = within(registry.start(key, Plan::default()), "a refusal").await;
-    assert!(matches!(refused, Err(StartError::AtCapacity)), "{refused:?}");
-}
-
-type Starting = JoinHandle<Result<WorkerHandle<Probe>, StartError<Probe>>>;
-
-/// Requests a start and lets it run until it waits.
-async fn ask(registry: &Registry<Probe>, key: &str, plan: Plan) -> Starting {
-    let (registry, key) = (registry.clone(), key.to_owned());
-    let starting = tokio::spawn(async move { registry.start(&key, plan).await });
-    until_idle().await;
-    starting
 }
 
 async fn succeeds(starting: Starting) -> WorkerHandle<Probe> {
@@ -214,9 +194,7 @@ fn place_on_its_way_to_a_dropped_runtime_is_returned() {
     driven.block_on(async {
         end.open();
         within(worker.closed(), "its exit").await;
-        while one.stats().workers() > 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the removal of the worker", || one.stats().workers() == 0).await;
     });
     let start = |key: &'static str| driven.block_on(async { within(one.start(key, Plan::default()), "a start").await });
     assert!(matches!(start("c"), Err(StartError::AtCapacity)), "the place is on its way");
@@ -268,9 +246,7 @@ fn share_is_returned_when_a_runtime_is_dropped() {
         let one = one.clone();
         async move { one.start("b", Plan::init(Step::Hang)).await }
     });
-    while one.stats().starting == 0 {
-        std::thread::yield_now();
-    }
+    block_until("a start", || one.stats().starting > 0);
     assert!(matches!(start("c"), Err(StartError::AtCapacity)));
     drop(first);
     start("c").unwrap();

@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use gen_registry::{Builder, Context, Registry, Restart, StartError, StopError, Worker};
-use test_support::{assert_at_rest, within};
+use test_support::{assert_at_rest, until, within};
 use tokio::sync::{oneshot, watch};
-use tokio::task::yield_now;
 
 /// What an `init` does.
 enum Init {
@@ -115,15 +114,6 @@ async fn assert_one_at_a_time(registry: &Registry<Starts>) {
     for key in [100, 101] {
         let _ = within(registry.stop(&key), "a stop").await;
     }
-}
-
-async fn until(what: &str, is_so: impl Fn() -> bool) {
-    let wait = async {
-        while !is_so() {
-            yield_now().await;
-        }
-    };
-    within(wait, what).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use gen_registry::{Eviction, ExitReason, Registry, Restart, StartError, Timer, WorkerHandle};
 use test_support::{
-    FallibleJob, Gate, RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, until_idle,
-    within,
+    FallibleJob, Gate, RestartableArgs, RestartableWorker, Scripted, fallible_job, run_in_restartable, until,
+    until_idle, within,
 };
 use tokio::time::{Instant, sleep};
 
@@ -274,12 +274,7 @@ async fn cancel_racing_fire_sends_at_most_once() {
         for timer in &timers[..4] {
             timer.cancel();
         }
-        let over = async {
-            while !timers.iter().all(Timer::is_finished) {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(over, "the end of the timers").await;
+        until("the end of the timers", || timers.iter().all(Timer::is_finished)).await;
         run_in_restartable(&worker, |_| Box::pin(async {})).await.unwrap();
         let arrived = ticks.seconds().len();
         assert!((4..=8).contains(&arrived), "{arrived} of eight arrived, four of which were not cancelled");

@@ -18,7 +18,7 @@ use gen_registry::{
     StartError, StopError, StopMode, TaskError, Worker, WorkerHandle, spawn,
 };
 use test_support::public_futures::public_futures;
-use test_support::{BoxFuture, PollCounter, poll_once, until_idle, within};
+use test_support::{BoxFuture, PollCounter, poll_once, until, until_idle, within};
 use tokio::runtime::Builder;
 use tokio::sync::Mutex;
 use tokio::task::coop::{consume_budget, has_budget_remaining};
@@ -671,12 +671,7 @@ impl Loop {
     }
 
     async fn begun(&self) {
-        let begun = async {
-            while self.iterations.load(Ordering::Relaxed) < 2 {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(begun, &format!("the start of {}", self.name())).await;
+        until(&format!("the start of {}", self.name()), || self.iterations.load(Ordering::Relaxed) >= 2).await;
     }
 }
 

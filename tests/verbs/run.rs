@@ -9,11 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use gen_registry::{Context, ExitReason, Mailbox, Registry, Reply, Worker, WorkerHandle};
-use test_support::within;
+use test_support::{until, within};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 
 /// One connection: lines arrive from the peer, commands from the mailbox, and both are logged in one list.
 struct Session {
@@ -343,15 +342,7 @@ async fn recv_loop_after_close_yields_and_is_killable() {
         async move { worker.stop().await }
     });
     // Wait until the gate closes. From then on `recv` returns `None`.
-    within(
-        async {
-            while registry.lookup(&1).is_some() {
-                yield_now().await
-            }
-        },
-        "the stop",
-    )
-    .await;
+    until("the close of the gate", || registry.lookup(&1).is_none()).await;
     let killed = within(worker.kill(), "the kill").await.unwrap();
     assert!(!did_not_yield.load(Ordering::Relaxed), "the loop did not yield");
     assert!(matches!(killed, ExitReason::Killed), "{killed}");

@@ -6,17 +6,21 @@ use axum::routing::get;
 use gen_registry::Registry;
 use gen_registry::inspect::Inspector;
 use serde_json::json;
+use test_support::browser::{Browser, ENTER, ESCAPE, TAB};
 use test_support::{Ask, Gate, Step, within};
 use tokio::net::TcpListener;
 
 use crate::harness::{Owner, Service, TwoNodes};
-use crate::webdriver::{Browser, ENTER, ESCAPE, TAB, in_browser};
 
 /// Expressions of the page.
 const FIRST_KEY: &str = "document.querySelector('main tbody .key a').textContent";
 const ROWS: &str = "document.querySelectorAll('main tbody tr').length";
 const FOCUS: &str = "document.activeElement.textContent";
 const STATE: &str = "document.querySelector('.title .state').textContent";
+
+async fn in_browser(expected: &[&str], test: impl AsyncFnOnce(&Browser)) {
+    test_support::browser::in_browser("the page of the console", expected, test).await;
+}
 
 impl Service {
     async fn open(&self, browser: &Browser, hash: &str) {

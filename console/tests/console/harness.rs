@@ -147,7 +147,7 @@ impl Events {
     }
 
     /// The next event, or `None` at the end of the stream.
-    async fn any(&mut self) -> Option<(String, Value)> {
+    pub(crate) async fn any(&mut self) -> Option<(String, Value)> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);

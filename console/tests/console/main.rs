@@ -5,4 +5,3 @@ mod browser;
 mod guard;
 mod harness;
 mod streams;
-mod webdriver;

@@ -10,7 +10,7 @@ use crate::complaint::{Complaint, Timestamp};
 use crate::phone_number::NumberError;
 
 /// The columns, in the order in which they are digested. A file may have them in another order, and may have more.
-const COLUMNS: [&str; 8] = [
+pub const COLUMNS: [&str; 8] = [
     "Company_Phone_Number",
     "Created_Date",
     "Violation_Date",

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use gen_registry::{CallError, ExitReason, StartError, WorkerHandle, WorkerState};
-use test_support::within;
+use test_support::{until, within};
 use tokio::task::JoinSet;
 
 use crate::database::{DatabaseCommand, POOL_SIZE, choose_worker};
@@ -136,12 +136,8 @@ fn hung_disk_delays_neither_the_cache_nor_loaded_lists() {
         }
         let database = &todo.children.database;
         // All have called their database worker, and none has its answer.
-        let waiting = async {
-            while todo.lists().await.unwrap().stats().starting < 100 {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(waiting, "100 starts that wait for the disk").await;
+        let lists = todo.lists().await.unwrap();
+        until("100 starts that wait for the disk", || lists.stats().starting >= 100).await;
         assert_eq!(titles(&server(&todo, "loaded").await).await, ["an entry"]);
         assert_eq!(todo.lists().await.unwrap().count(), 1);
         assert!(database.workers.whereis(&1).is_some());
@@ -357,12 +353,7 @@ async fn acknowledged_entries_survive_crashes_of_every_part() {
     // Entries are acknowledged between any two crashes.
     let progress = async || {
         let before = acknowledged.lock().unwrap().len();
-        let more = async {
-            while acknowledged.lock().unwrap().len() < before + CLIENTS {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(more, "entries between two crashes").await;
+        until("entries between two crashes", || acknowledged.lock().unwrap().len() >= before + CLIENTS).await;
     };
     for round in 0..ROUNDS {
         progress().await;

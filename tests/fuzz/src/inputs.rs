@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
+use test_support::Random;
+
 use crate::Target;
 
 /// Longer inputs find nothing that shorter ones do not.
@@ -34,7 +36,7 @@ pub fn corpus(target: Target) -> Vec<(String, Vec<u8>)> {
 /// Makes inputs by changing kept ones. The same seed makes the same inputs.
 #[derive(Debug)]
 pub struct Generator {
-    state: u64,
+    random: Random,
     words: &'static [&'static str],
     kept: Vec<Vec<u8>>,
     kinds: HashSet<u64>,
@@ -44,16 +46,16 @@ impl Generator {
     /// Begins with the corpus of a target.
     pub fn new(target: Target, seed: u64) -> Self {
         let kept = corpus(target).into_iter().map(|(_, input)| input).collect();
-        Self { state: seed, words: target.words, kept, kinds: HashSet::new() }
+        Self { random: Random::new(seed), words: target.words, kept, kinds: HashSet::new() }
     }
 
     /// The next input.
     pub fn next_input(&mut self) -> Vec<u8> {
-        let mut input = match self.below(16) {
+        let mut input = match self.random.index(16) {
             0 => Vec::new(),
             _ => self.any_kept().to_vec(),
         };
-        for _ in 0..=self.below(6) {
+        for _ in 0..=self.random.index(6) {
             self.change(&mut input);
         }
         input.truncate(MAX_LENGTH);
@@ -75,11 +77,11 @@ impl Generator {
     }
 
     fn change(&mut self, input: &mut Vec<u8>) {
-        let at = self.below(input.len() + 1);
-        let length = self.below(16).min(input.len() - at);
-        match self.below(10) {
-            0 if at < input.len() => input[at] ^= 1 << self.below(8),
-            1 if at < input.len() => input[at] = self.below(256) as u8,
+        let at = self.random.index(input.len() + 1);
+        let length = self.random.index(16).min(input.len() - at);
+        match self.random.index(10) {
+            0 if at < input.len() => input[at] ^= 1 << self.random.index(8),
+            1 if at < input.len() => input[at] = self.random.index(256) as u8,
             2 => drop(input.drain(at..at + length)),
             3 => {
                 let part = input[at..at + length].to_vec();
@@ -87,39 +89,30 @@ impl Generator {
             }
             4 => {
                 // The end of another input.
-                let from = self.below(self.kept.len());
-                let cut = self.below(self.kept[from].len() + 1);
+                let from = self.random.index(self.kept.len());
+                let cut = self.random.index(self.kept[from].len() + 1);
                 input.truncate(at);
                 input.extend_from_slice(&self.kept[from][cut..]);
             }
             5 | 6 if !self.words.is_empty() => {
-                let word = self.words[self.below(self.words.len())];
-                input.splice(at..at + length.min(self.below(2) * length), word.bytes());
+                let word = self.words[self.random.index(self.words.len())];
+                input.splice(at..at + length.min(self.random.index(2) * length), word.bytes());
             }
             7 => {
-                let count = self.below(9);
-                let random: Vec<u8> = (0..count).map(|_| self.below(256) as u8).collect();
+                let count = self.random.index(9);
+                let random: Vec<u8> = (0..count).map(|_| self.random.index(256) as u8).collect();
                 input.splice(at..at, random);
             }
             8 if at < input.len() => input[at] = input[at].wrapping_add(1),
             _ => {
-                let digits: Vec<u8> = (0..self.below(12)).map(|_| b'0' + self.below(10) as u8).collect();
+                let digits: Vec<u8> = (0..self.random.index(12)).map(|_| b'0' + self.random.index(10) as u8).collect();
                 input.splice(at..at, digits);
             }
         }
     }
 
     fn any_kept(&mut self) -> &[u8] {
-        let index = self.below(self.kept.len());
+        let index = self.random.index(self.kept.len());
         &self.kept[index]
-    }
-
-    /// SplitMix64.
-    fn below(&mut self, limit: usize) -> usize {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.state;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((bits ^ (bits >> 31)) % limit as u64) as usize
     }
 }

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_late_joiner_shares_or_follows_the_start() {
-    let (fixture, mut dice) = (Fixture::new(), Dice(SEED));
+    let (fixture, mut dice) = (Fixture::new(), Dice::new(SEED));
     let mut ledger = Ledger::complete(&fixture.registry);
     for round in 0..6_000 {
         let (key, plan, joins) = (dice.key(), dice.plan(ENDS), dice.verb());
@@ -55,7 +55,7 @@ async fn g2_late_joiner_shares_or_follows_the_start() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g3_late_stop_cancels_start_or_ends_worker() {
-    let (fixture, mut dice) = (Fixture::new(), Dice(SEED + 1));
+    let (fixture, mut dice) = (Fixture::new(), Dice::new(SEED + 1));
     let mut ledger = Ledger::complete(&fixture.registry);
     let (mut round, mut cancelled, mut ended) = (0, 0, 0);
     // Repeat until both were seen. Otherwise the test would show little.
@@ -100,7 +100,7 @@ async fn g3_late_stop_cancels_start_or_ends_worker() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g2_late_caller_drop_cancels_nothing() {
-    let (fixture, mut dice) = (Fixture::new(), Dice(SEED + 2));
+    let (fixture, mut dice) = (Fixture::new(), Dice::new(SEED + 2));
     let mut ledger = Ledger::complete(&fixture.registry);
     for round in 0..4_000 {
         let (key, plan, before) = (dice.key(), dice.plan(&[End::Succeed]), fixture.book.inits());
@@ -109,7 +109,7 @@ async fn g2_late_caller_drop_cancels_nothing() {
         let mut start = Box::pin(fixture.registry.lookup_or_start(&key, args));
         // The other thread may be so fast that the call returns at once.
         if poll_once(start.as_mut()).await.is_pending() {
-            until(|| init_ends.load(Ordering::SeqCst), "an `init` that is about to end").await;
+            until("an `init` that is about to end", || init_ends.load(Ordering::SeqCst)).await;
             dice.spin();
         }
         drop(start);
@@ -145,7 +145,7 @@ impl Worker for Parent {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g10_late_shutdown_cancels_or_ends_workers() {
-    let mut dice = Dice(SEED + 3);
+    let mut dice = Dice::new(SEED + 3);
     let parents = Registry::<Parent>::new();
     let (mut round, mut cancelled, mut ended) = (0, 0, 0);
     // Repeat until both were seen. Otherwise the test would show little.
@@ -193,7 +193,7 @@ async fn g10_late_shutdown_cancels_or_ends_workers() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g10_late_runtime_drop_answers_and_leaks_nothing() {
-    let mut dice = Dice(SEED + 4);
+    let mut dice = Dice::new(SEED + 4);
     for round in 0..250 {
         // The callers run on the test's own runtime.
         let threads = 1 + round % 2;
@@ -233,7 +233,8 @@ async fn g10_late_runtime_drop_answers_and_leaks_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g5_init_at_timeout_is_up_or_without_trace() {
-    let (fixture, mut dice) = (Fixture::of(Registry::builder().init_timeout(Duration::from_millis(1))), Dice(SEED + 5));
+    let (fixture, mut dice) =
+        (Fixture::of(Registry::builder().init_timeout(Duration::from_millis(1))), Dice::new(SEED + 5));
     let mut ledger = Ledger::complete(&fixture.registry);
     let (mut round, mut timed_out, mut succeeded) = (0, 0, 0);
     // Repeat until both were seen. Otherwise the test would show little.
@@ -312,19 +313,19 @@ async fn storm(fixture: Fixture, mut dice: Dice, is_over: Arc<AtomicBool>) -> Ve
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g9_all_are_answered_and_counts_add_up() {
-    let mut dice = Dice(SEED + 6);
+    let mut dice = Dice::new(SEED + 6);
     for round in 0..120 {
         let fixture = Fixture::new();
         let mut ledgers = vec![Ledger::complete(&fixture.registry)];
         let is_over = Arc::<AtomicBool>::default();
         let callers: Vec<_> = (0..6)
-            .map(|_| tokio::spawn(storm(fixture.clone(), Dice(dice.below(u64::MAX)), Arc::clone(&is_over))))
+            .map(|_| tokio::spawn(storm(fixture.clone(), Dice::new(dice.below(u64::MAX)), Arc::clone(&is_over))))
             .collect();
         let is_cut_off = round % 2 == 0;
         if is_cut_off {
             let enough = dice.below(120) as usize;
             let is_enough = || fixture.book.inits() > enough || callers.iter().all(JoinHandle::is_finished);
-            until(is_enough, "the middle of the storm").await;
+            until("the middle of the storm", is_enough).await;
             is_over.store(true, Ordering::SeqCst);
             fixture.shut_down().await;
         }

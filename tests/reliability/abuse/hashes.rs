@@ -4,7 +4,7 @@ use std::hash::{Hash, Hasher};
 use std::time::Instant;
 
 use gen_registry::{Aliases, Context, Groups, Registry, Reply, Worker};
-use test_support::{assert_at_rest, within};
+use test_support::{Idle, assert_at_rest, within};
 
 /// A key whose `Hash` is the same for all keys, as an attacker would like it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,24 +67,7 @@ async fn colliding_keys_stay_separate() {
 
 /// Records what the registry's hasher makes of a key: the order of a fold over many keys.
 async fn order_of(keys: u32) -> Vec<u32> {
-    struct Plain;
-
-    impl Worker for Plain {
-        type Key = u32;
-        type Args = ();
-        type Message = ();
-        type Error = std::convert::Infallible;
-
-        async fn init((): (), _: &mut Context<Self>) -> Result<Self, Self::Error> {
-            Ok(Self)
-        }
-
-        async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Self::Error> {
-            Ok(())
-        }
-    }
-
-    let registry = Registry::<Plain>::new();
+    let registry = Registry::<Idle<u32>>::new();
     for key in 0..keys {
         registry.start(&key, ()).await.unwrap();
     }

@@ -5,12 +5,11 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use gen_registry::{Aliases, Groups, Registry, Restart, Stats};
-use test_support::{assert_at_rest, within};
+use test_support::{Heartbeat, assert_at_rest, within};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
 use crate::device::{Deed, Device};
-use crate::heartbeat::Heartbeat;
 use crate::host::{Args, BYSTANDER, FRESH, Host, Message, STANDBY, VICTIM};
 use crate::place::{Place, Row, table};
 use crate::recorder::ForeignRecorder;
@@ -94,7 +93,7 @@ fn run(runtime: &Runtime, place: Place, deed: Deed, device: &Device) {
         let world = Arc::new(World::new(place, deed, device).await);
         let verbs = world.verbs.clone();
         device.set_verbs(move || verbs.call(deed));
-        let heartbeat = (deed == Deed::Block).then(|| Heartbeat::start(runtime));
+        let heartbeat = (deed == Deed::Block).then(|| Heartbeat::start(runtime.handle()));
         let trigger = tokio::spawn(trigger(Arc::clone(&world)));
         if deed == Deed::Block {
             device.reached().await;

@@ -11,8 +11,6 @@
 
 mod cell;
 mod device;
-#[path = "../heartbeat.rs"]
-mod heartbeat;
 mod host;
 mod place;
 mod recorder;

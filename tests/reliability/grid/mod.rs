@@ -18,12 +18,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use test_support::Heartbeat;
 use tokio::runtime::{Builder, Runtime};
 
 use self::cells::{Cell, blocking, yielding};
 use self::worker::Book;
 use self::world::{Clock, RuntimeEnds, World};
-use crate::heartbeat::Heartbeat;
 use crate::ledger::Ledger;
 
 fn paused() -> Runtime {
@@ -41,7 +41,7 @@ fn run(cell: Cell, clock: Clock) {
         Clock::Paused => paused(),
         Clock::Real => threads(),
     };
-    let _heartbeat = (clock == Clock::Real).then(|| Heartbeat::start(&runtime));
+    let _heartbeat = (clock == Clock::Real).then(|| Heartbeat::start(runtime.handle()));
     let mut world = runtime.block_on(async { World::new(cell, clock, &book, &ledger) });
     match runtime.block_on(world.drive()) {
         Ok(()) => {

@@ -18,6 +18,7 @@ use std::thread;
 use std::time::Duration;
 
 use gen_registry::{Registry, Restart};
+use test_support::Random;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::checker::{Step, is_linearizable};
@@ -31,18 +32,6 @@ const OPERATIONS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How many rounds share a registry.
 const BATCH: usize = 100;
-
-/// Repeatable random numbers (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-}
 
 fn number_from(variable: &str, default: usize) -> usize {
     std::env::var(variable).map_or(default, |set| set.parse().expect("a number"))
@@ -61,10 +50,10 @@ fn run_rounds(runtime: &Runtime, seed: u64, rounds: &[[Arc<History>; KEYS]]) {
             for thread in 0..THREADS {
                 let (registry, begin) = (&registry, &begin);
                 scope.spawn(move || {
-                    let mut random = Random(seed ^ (thread as u64) << 56 ^ (round as u64) << 32);
+                    let mut random = Random::new(seed ^ (thread as u64) << 56 ^ (round as u64) << 32);
                     let operations = async {
                         for _ in 0..OPERATIONS {
-                            let chosen = random.next();
+                            let chosen = random.number();
                             let part = chosen as usize % KEYS;
                             let (key, history) = ((round * KEYS + part) as u64, &histories[part]);
                             Client { thread, registry, key, history }.operate(chosen >> 8).await;

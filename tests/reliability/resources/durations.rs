@@ -13,7 +13,7 @@ use gen_registry::{
 use test_support::public_futures::public_durations;
 use test_support::{
     Ask, Plan, Probe, RestartableArgs, RestartableWorker, Step, assert_at_rest, fallible_job, run_in_restartable,
-    within,
+    until, within,
 };
 use tokio::time::timeout;
 
@@ -128,9 +128,7 @@ async fn hung(registry: &Registry<Probe>, key: &str) -> WorkerHandle<Probe> {
     let worker = within(registry.start(key, Plan::default()), "a start").await.expect("the key is vacant");
     worker.cast(Ask::Do(Step::Hang)).await.expect("it runs");
     // Its handler takes the first message.
-    while registry.stats().queued > 0 {
-        tokio::task::yield_now().await;
-    }
+    until("the message that hangs", || registry.stats().queued == 0).await;
     while worker.try_cast(Ask::Note(0)).is_ok() {}
     worker
 }

@@ -4,7 +4,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use gen_registry::{CallError, Registry, SendError, StartError};
-use test_support::{Ask, Plan, Probe, assert_at_rest, within};
+use test_support::{Ask, Plan, Probe, assert_at_rest, block_until, within};
 use tokio::runtime::{Builder, Runtime};
 
 /// The runtime of the registry, which is driven only where the test says so, and that of its callers.
@@ -86,9 +86,7 @@ fn drop_of_an_undriven_runtime_answers_every_caller() {
     });
     let watcher = callers.spawn(async move { worker.closed().await });
     // Each of them has submitted what it waits for, or does so after the end.
-    while registry.stats().queued == 0 {
-        std::thread::yield_now();
-    }
+    block_until("the call in the mailbox", || registry.stats().queued > 0);
     drop(undriven);
     callers.block_on(async {
         let started = within(starter, "the start").await.expect("it does not panic");

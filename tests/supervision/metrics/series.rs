@@ -101,7 +101,7 @@ async fn export_agrees_with_stats() {
     let worker = registry.lookup("c").unwrap();
     within(worker.cast(Ask::Do(Step::Panic)), "a send").await.unwrap();
     within(worker.closed(), "its exit").await;
-    assert!(registry.lookup("nobody").is_none());
+    assert!(registry.lookup("vacant").is_none());
     let (stats, now) = (registry.stats(), scrape.next().await);
     let value = |name: &str, label: &str, value: &str| now.value(name, &[("registry", "rooms"), (label, value)]) as u64;
     let starts = metrics::WORKER_STARTS.name;

@@ -1,12 +1,11 @@
 //! G11 under load over three registries: never more workers than the limit, counted by the workers themselves, and no
 //! place is lost.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gen_registry::{Context, Eviction, ExitReason, Registry, Restart, SharedLimits, StartError, Worker};
-use test_support::{poll_once, within};
+use test_support::{Alive, Population, poll_once, until, within};
 
 const LIMIT: usize = 4;
 
@@ -14,8 +13,7 @@ const LIMIT: usize = 4;
 struct World {
     limits: SharedLimits,
     registries: Mutex<[Registry<Counted>; 3]>,
-    now: AtomicUsize,
-    most: AtomicUsize,
+    population: Population,
 }
 
 impl World {
@@ -33,17 +31,10 @@ fn registry(limits: &SharedLimits) -> Registry<Counted> {
         .expect("the limits can work")
 }
 
-/// From the first line of `init` to the drop of the state.
-struct Alive(Arc<World>);
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
+/// Counts itself from the first line of `init` to the drop of the state.
 struct Counted {
-    alive: Alive,
+    world: Arc<World>,
+    _alive: Alive,
 }
 
 impl Worker for Counted {
@@ -53,11 +44,9 @@ impl Worker for Counted {
     type Error = std::fmt::Error;
 
     async fn init(world: Arc<World>, ctx: &mut Context<Self>) -> Result<Self, std::fmt::Error> {
-        let now = world.now.fetch_add(1, Ordering::SeqCst) + 1;
-        world.most.fetch_max(now, Ordering::SeqCst);
-        let alive = Alive(world);
+        let _alive = world.population.enter();
         tokio::task::yield_now().await;
-        if ctx.key() % 7 == 0 { Err(std::fmt::Error) } else { Ok(Self { alive }) }
+        if ctx.key() % 7 == 0 { Err(std::fmt::Error) } else { Ok(Self { world, _alive }) }
     }
 
     async fn handle(&mut self, fails: bool, _: &mut Context<Self>) -> Result<(), std::fmt::Error> {
@@ -66,8 +55,8 @@ impl Worker for Counted {
 
     async fn terminate(self, _: &ExitReason, ctx: &mut Context<Self>) {
         // In any of the registries. Must not wait for room, whether there is any or not.
-        let registry = self.alive.0.registry(*ctx.key());
-        drop(registry.lookup_or_start(&(ctx.key() + 1), Arc::clone(&self.alive.0)).await);
+        let registry = self.world.registry(*ctx.key());
+        drop(registry.lookup_or_start(&(ctx.key() + 1), Arc::clone(&self.world)).await);
     }
 }
 
@@ -114,8 +103,7 @@ async fn g11_shared_limit_holds_under_a_storm() {
     for eviction in [Eviction::Reject, Eviction::LeastRecentlyActive, Eviction::LeastFrequentlyActive] {
         let limits = SharedLimits::new().max_workers(LIMIT).eviction(eviction).max_concurrent_starts(2);
         let registries = Mutex::new(std::array::from_fn(|_| registry(&limits)));
-        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let world = Arc::new(World { limits: limits.clone(), registries, now, most });
+        let world = Arc::new(World { limits: limits.clone(), registries, population: Population::default() });
         let storm: Vec<_> = (0..12_u32).map(|caller| tokio::spawn(calls(Arc::clone(&world), caller))).collect();
         for caller in storm {
             within(caller, "a caller in the storm").await.unwrap();
@@ -127,13 +115,8 @@ async fn g11_shared_limit_holds_under_a_storm() {
         for registry in old.into_iter().chain(last) {
             ended(registry).await;
         }
-        let none_left = async {
-            while world.now.load(Ordering::SeqCst) > 0 {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(none_left, "the end of the workers of dropped registries").await;
-        let most = world.most.load(Ordering::SeqCst);
+        until("the end of the workers of dropped registries", || world.population.now() == 0).await;
+        let most = world.population.most();
         assert!((2..=LIMIT).contains(&most), "{eviction:?}: {most} lived at once");
         all_places_are_free(&limits, &world, eviction).await;
     }

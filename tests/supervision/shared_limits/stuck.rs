@@ -10,7 +10,7 @@ use std::task::{self, Wake, Waker};
 use std::time::Duration;
 
 use gen_registry::{Context, ExitReason, Registry, SharedLimits, StartError, StopError, Worker};
-use test_support::{ClosureArgs, ClosureWorker, run_in, within};
+use test_support::{ClosureArgs, ClosureWorker, block_until, run_in, within};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
@@ -178,14 +178,10 @@ async fn place_is_taken_between() -> bool {
         if std::thread::current().id() != evicts {
             return;
         }
-        while victims.stats().workers() > 0 {
-            std::thread::yield_now();
-        }
+        block_until("the exit of the victim", || victims.stats().workers() == 0);
         let third = third.clone();
         let started = runtime.spawn(async move { third.start(&3, None).await.map(drop) });
-        while !started.is_finished() {
-            std::thread::yield_now();
-        }
+        block_until("the start of the third", || started.is_finished());
         taken.store(true, Ordering::Relaxed);
     })));
     let mut stopping = Box::pin(run_in(&worker, |ctx| Box::pin(std::future::ready(ctx.stopping()))).await.unwrap());

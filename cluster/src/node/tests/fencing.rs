@@ -7,11 +7,6 @@ use crate::engine::Engine;
 use crate::transport::Way;
 use crate::{ClusterCallError, ClusterEvent, Why};
 
-fn keys(prefix: &str) -> impl Iterator<Item = String> + use<> {
-    let prefix = prefix.to_owned();
-    (0..40).map(move |n| format!("{prefix}{n}"))
-}
-
 #[tokio::test(start_paused = true)]
 async fn c8_dead_node_is_replaced_after_take() {
     let bed = Bed::new();
@@ -42,15 +37,14 @@ async fn c9_death_of_a_node_delays_no_key_of_the_others() {
     bed.cut("c", &["a", "b"]);
     sleep(8 * SECOND).await;
     let tally = load.end().await;
-    assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+    tally.check();
     assert!(tally.longest < SECOND / 4, "{tally:?}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn c1_node_without_the_engine_stops_before_the_next_owner() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let key = nodes[1].key("k");
     nodes[1].add(&key).await;
     let mut events = nodes[1].cluster.subscribe();
@@ -76,8 +70,7 @@ async fn c1_node_without_the_engine_stops_before_the_next_owner() {
 #[tokio::test(start_paused = true)]
 async fn c12_fenced_node_joins_again_under_a_new_id() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let before = nodes[1].cluster.id();
     let mut events = nodes[1].cluster.subscribe();
     bed.engine.split("b");
@@ -99,8 +92,7 @@ async fn c12_fenced_node_joins_again_under_a_new_id() {
 #[tokio::test(start_paused = true)]
 async fn c11_outage_shorter_than_valid_is_unnoticed() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let loads = [Load::new(&nodes[0].counters, keys("a")), Load::new(&nodes[1].counters, keys("b"))];
     bed.engine.pause();
     sleep(3 * SECOND).await;
@@ -109,7 +101,7 @@ async fn c11_outage_shorter_than_valid_is_unnoticed() {
     sleep(5 * SECOND).await;
     for load in loads {
         let tally = load.end().await;
-        assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+        tally.check();
         assert!(tally.longest < SECOND / 4, "{tally:?}");
     }
     assert!(!nodes[0].cluster.health().is_engine_away);
@@ -119,8 +111,7 @@ async fn c11_outage_shorter_than_valid_is_unnoticed() {
 #[tokio::test(start_paused = true)]
 async fn longer_outage_stops_all_nodes_until_the_engine_answers() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     nodes[0].add("k").await;
     bed.engine.pause();
     sleep(6 * SECOND).await;
@@ -141,12 +132,9 @@ async fn longer_outage_stops_all_nodes_until_the_engine_answers() {
 #[tokio::test(start_paused = true)]
 async fn c4_call_to_a_dead_node_may_have_run_or_never_began() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let key = nodes[1].key("w");
-    let (counters, of) = (nodes[0].counters.clone(), key.clone());
-    let sent = tokio::spawn(async move { counters.via(&of).call(Wait).await });
-    sleep(SECOND / 10).await;
+    let sent = nodes[0].begin_wait(&key, 10 * SECOND).await;
     bed.cut("b", &["a"]);
     // It was sent, and its connection is lost: at once, and not at its deadline.
     let begin = Instant::now();
@@ -162,12 +150,9 @@ async fn c4_call_to_a_dead_node_may_have_run_or_never_began() {
 #[tokio::test(start_paused = true)]
 async fn owner_that_is_declared_dead_fails_its_calls_at_once() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let key = nodes[1].key("w");
-    let (counters, of) = (nodes[0].counters.clone(), key.clone());
-    let sent = tokio::spawn(async move { counters.via(&of).call_timeout(60 * SECOND, Wait).await });
-    sleep(SECOND / 10).await;
+    let sent = nodes[0].begin_wait(&key, 60 * SECOND).await;
     // The stream hangs. Pings would find that after three beats; here the death is known first.
     bed.engine.split("b");
     let lost = within(sent, "the end of a call").await.expect("the caller does not panic").expect_err("it is lost");
@@ -179,8 +164,7 @@ async fn owner_that_is_declared_dead_fails_its_calls_at_once() {
 #[tokio::test(start_paused = true)]
 async fn lost_answers_of_the_engine_change_nothing() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let loads = [Load::new(&nodes[0].counters, keys("a")), Load::new(&nodes[1].counters, keys("b"))];
     for round in 0..40 {
         match round % 4 {
@@ -194,8 +178,7 @@ async fn lost_answers_of_the_engine_change_nothing() {
     let c = bed.join("c").await;
     c.serves(8..).await;
     for load in loads {
-        let tally = load.end().await;
-        assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+        load.end().await.check();
     }
     bed.world.check();
 }
@@ -203,8 +186,7 @@ async fn lost_answers_of_the_engine_change_nothing() {
 #[tokio::test(start_paused = true)]
 async fn watch_whose_history_is_compacted_begins_anew() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let load = Load::new(&nodes[0].counters, keys("a"));
     bed.engine.split("b");
     sleep(3 * SECOND / 2).await;
@@ -220,8 +202,7 @@ async fn watch_whose_history_is_compacted_begins_anew() {
         }
     };
     within(has_seen, "the new member in the map of the node").await;
-    let tally = load.end().await;
-    assert_eq!((tally.not_delivered, tally.may_have_run, tally.violations), (0, 0, 0), "{tally:?}");
+    load.end().await.check();
     assert_eq!(nodes[1].cluster.stats().fences, 0);
     bed.world.check();
 }
@@ -229,12 +210,9 @@ async fn watch_whose_history_is_compacted_begins_anew() {
 #[tokio::test(start_paused = true)]
 async fn c5_call_that_may_have_run_is_not_sent_again() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
-    nodes[1].serves(8..).await;
+    let nodes = bed.pair().await;
     let key = nodes[1].key("w");
-    let (counters, of) = (nodes[0].counters.clone(), key.clone());
-    let sent = tokio::spawn(async move { counters.via(&of).call(Wait).await });
-    sleep(SECOND / 10).await;
+    let sent = nodes[0].begin_wait(&key, 10 * SECOND).await;
     bed.network.set("a", "b", Way::Cut);
     let lost = within(sent, "the end of a call").await.expect("the caller does not panic").expect_err("it is lost");
     assert!(lost.may_have_run(), "{lost:?}");

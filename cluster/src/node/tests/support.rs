@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use crate::engine::Memory;
 use crate::transport::{LocalNetwork, Way};
 use crate::{
-    Answers, Call, Cast, Clock, Cluster, ClusterBuilder, ClusterEvent, ClusterEvents, ClusterRegistry, Codec,
-    CodecError, Fence, FencePolicy, Named, Takes, Timing, Token,
+    Answers, Call, Cast, Clock, Cluster, ClusterBuilder, ClusterCallError, ClusterEvent, ClusterEvents,
+    ClusterRegistry, Codec, CodecError, Fence, FencePolicy, Named, Takes, Timing, Token,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -326,6 +326,13 @@ impl Bed {
         self.join_with(self.options(address)).await
     }
 
+    /// Two nodes, `a` and `b`, of which the second serves its share.
+    pub(super) async fn pair(&self) -> [Member; 2] {
+        let nodes = [self.join("a").await, self.join("b").await];
+        nodes[1].serves(8..).await;
+        nodes
+    }
+
     pub(super) async fn join_with(&self, options: ClusterBuilder) -> Member {
         let cluster = within(options.join(), "the join of a node").await.expect("the node joins");
         Member { counters: host(&cluster, &self.world), cluster }
@@ -347,6 +354,15 @@ impl Member {
         };
         within(waiting, "the shards of a node").await;
     }
+
+    /// Sends `Wait` to a key, and lets it arrive. The worker answers when the test opens the gate.
+    pub(super) async fn begin_wait(&self, key: &str, deadline: Duration) -> JoinHandle<Result<u64, ClusterCallError>> {
+        let via = self.counters.via(key);
+        let sent = tokio::spawn(async move { via.call_timeout(deadline, Wait).await });
+        tokio::time::sleep(SECOND / 10).await;
+        sent
+    }
+
     /// A key whose shard this node owns.
     pub(super) fn key(&self, prefix: &str) -> String {
         let owns = |key: &String| self.cluster.owner_of(key.as_bytes()).is_some_and(|(id, _)| id == self.cluster.id());
@@ -367,6 +383,12 @@ impl Member {
     }
 }
 
+/// Forty keys with this prefix.
+pub(super) fn keys(prefix: &str) -> impl Iterator<Item = String> + use<> {
+    let prefix = prefix.to_owned();
+    (0..40).map(move |n| format!("{prefix}{n}"))
+}
+
 /// Calls keys in turn until it is stopped. Each key belongs to one caller, so it knows what each answer must be.
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
@@ -381,6 +403,14 @@ pub(super) struct Tally {
     pub(super) may_have_run: u64,
     pub(super) violations: u64,
     pub(super) longest: Duration,
+}
+
+impl Tally {
+    /// Each call was answered, with the number that its caller expects.
+    #[track_caller]
+    pub(super) fn check(&self) {
+        assert_eq!((self.not_delivered, self.may_have_run, self.violations), (0, 0, 0), "{self:?}");
+    }
 }
 
 impl Load {

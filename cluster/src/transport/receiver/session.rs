@@ -33,7 +33,7 @@ const SILENT_BEATS: u32 = 4;
 
 pub(super) struct Session {
     state: Mutex<State>,
-    /// The answers have room again, or no one reads them any more.
+    /// The answers have room again, or their stream has been dropped.
     changed: Notify,
     /// A later stream of the same node waits for the end of this one.
     superseded: Notify,
@@ -106,7 +106,7 @@ impl Session {
         }
         // A later stream of the same node begins now.
         self.ended.send_replace(true);
-        // The last frames leave before the stream is dropped, unless no one takes them.
+        // The last frames leave before the stream is dropped, unless it takes none.
         let _ = timeout(receiver.options.open_timeout, self.answers_taken()).await;
     }
 
@@ -249,11 +249,11 @@ impl<S: Serve> Reader<'_, S> {
         // It may have changed while the stream opened.
         phase.mark_changed();
         loop {
-            let (may_read, gone) = {
+            let (may_read, is_dropped) = {
                 let mut state = self.session.lock();
-                (state.may_read(), state.is_gone())
+                (state.may_read(), state.is_stream_dropped())
             };
-            if gone {
+            if is_dropped {
                 return Ok(());
             }
             tokio::select! {
@@ -426,6 +426,6 @@ impl Stream for Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
-        self.session.with(State::gone);
+        self.session.with(State::drop_stream);
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use test_support::in_own_process;
+use test_support::{in_own_process, until};
 use tokio::task::JoinHandle;
 
 use super::proxy::{Proxy, Speed};
@@ -97,9 +97,7 @@ async fn leaving_node_flushes_its_answers() {
         let node = serve(identity(2), None).await;
         let peer = connect(node.server.address(), None);
         let sends: Vec<_> = (0..100).map(|number| spawn(&peer, message("gate", number, 1_000), SECOND * 30)).collect();
-        while node.world.order().len() < 100 {
-            tokio::task::yield_now().await;
-        }
+        until("the requests at the gate", || node.world.order().len() >= 100).await;
         node.receiver.leave();
         node.world.gate.add_permits(100);
         within(node.receiver.drained(), "the end of the streams").await;

@@ -4,6 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use test_support::Random;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::proxy::Proxy;
@@ -13,18 +14,6 @@ use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Peer};
 use crate::transport::request::Response;
 use crate::transport::{LocalNetwork, Receiver, Way};
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
 
 /// How long a storm lasts. `GEN_REGISTRY_STORM_SECONDS` makes it longer.
 fn duration() -> Duration {
@@ -79,11 +68,11 @@ async fn caller(peer: Arc<Peer>, counts: Arc<Counts>, mut random: Random) -> Vec
 /// Runs callers while `cut` cuts, and checks what they know against what the node did.
 async fn storm(peer: Arc<Peer>, world: Arc<World>, mut cut: impl FnMut(&mut Random) -> Duration, calm: impl FnOnce()) {
     let seed = seed();
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let counts = Arc::new(Counts::default());
     let callers: Vec<_> = (0..32)
         .map(|number| {
-            let random = Random(seed ^ (number << 32));
+            let random = Random::new(seed ^ (number << 32));
             tokio::spawn(caller(Arc::clone(&peer), Arc::clone(&counts), random))
         })
         .collect();

@@ -55,7 +55,7 @@ fn malformed_body_is_400_or_422() {
         (r#"{"to":"+12025550100","from":{}}"#, "`from` must be a string, and is an object"),
         (r#"{"to":"+12025550100","to":"+12025550101"}"#, "the field `to` is given twice"),
         (r#"{"to":"12345"}"#, "`to`: phone number too short"),
-        (r#"{"to":"+12025550100","from":"nobody"}"#, "`from`: not a phone number"),
+        (r#"{"to":"+12025550100","from":"no number"}"#, "`from`: not a phone number"),
         (r#"{"to":"+12025550100","from":""}"#, "`from`: no number"),
         (r#"{"to":"anonymous"}"#, "`to`: not a phone number"),
         ("[]", "the body must be a JSON object"),

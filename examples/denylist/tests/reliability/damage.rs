@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use serde_json::json;
+use test_support::Random;
 
 use crate::harness::{Ran, Service, TestDir};
-use crate::{Dice, scaled};
+use crate::scaled;
 
 const PAGE: usize = 4096;
 
@@ -38,26 +39,26 @@ fn database(is_closed: bool) -> (Vec<u8>, Vec<Rules>) {
 }
 
 /// A copy with one damage, and what it is.
-fn damage(intact: &[u8], dice: &mut Dice) -> (Vec<u8>, String) {
+fn damage(intact: &[u8], random: &mut Random) -> (Vec<u8>, String) {
     let used: Vec<usize> =
         (0..intact.len()).step_by(PAGE).filter(|at| intact[*at..].iter().take(PAGE).any(|byte| *byte != 0)).collect();
     let mut bytes = intact.to_vec();
-    let kind = dice.below(8);
+    let kind = random.index(8);
     if kind < 2 {
         // At a page, or anywhere. A file of length 0 is one of its own.
-        let length = if kind == 0 { *dice.pick(&used) } else { dice.below(bytes.len()) };
+        let length = if kind == 0 { *random.pick(&used) } else { random.index(bytes.len()) };
         bytes.truncate(length);
         return (bytes, format!("truncated to {length} bytes"));
     }
     // The first page describes the file. Bytes of zero are mostly unused.
-    let page = if kind < 4 { 0 } else { *dice.pick(&used) };
+    let page = if kind < 4 { 0 } else { *random.pick(&used) };
     let set: Vec<usize> = (page..page + PAGE).filter(|at| intact.get(*at).is_some_and(|byte| *byte != 0)).collect();
-    let at = *dice.pick(&set);
+    let at = *random.pick(&set);
     let before = bytes[at];
     match kind {
         7 => bytes[page..(page + PAGE).min(intact.len())].fill(0),
-        6 => bytes[at] = dice.below(256) as u8,
-        _ => bytes[at] ^= 1 << dice.below(8),
+        6 => bytes[at] = random.index(256) as u8,
+        _ => bytes[at] ^= 1 << random.index(8),
     }
     let after = bytes[at];
     (bytes, format!("byte {at} (page {}) is {after:#04x} instead of {before:#04x}, kind {kind}", page / PAGE))
@@ -109,9 +110,9 @@ fn try_damages(is_closed: bool, count: usize) -> Outcomes {
     let (intact, expected) = database(is_closed);
     let dir = TestDir::new();
     let mut outcomes = Outcomes::default();
-    let mut dice = Dice(if is_closed { 1 } else { 2 });
+    let mut random = Random::new(if is_closed { 1 } else { 2 });
     for n in 0..count {
-        let (bytes, what) = if n == 0 { (intact.clone(), String::from("none")) } else { damage(&intact, &mut dice) };
+        let (bytes, what) = if n == 0 { (intact.clone(), String::from("none")) } else { damage(&intact, &mut random) };
         dir.file("denylist.redb", bytes);
         let mut command = dir.command();
         command.args(["--listen", "127.0.0.1:0", "--no-sample"]);

@@ -4,11 +4,12 @@
 use std::net::SocketAddr;
 
 use serde_json::{Map, Value, json};
+use test_support::Random;
 
 use crate::clients::Raw;
 use crate::description::Description;
 use crate::harness::{Response, Service, TestDir};
-use crate::{Dice, scaled};
+use crate::scaled;
 
 /// Texts for numbers, rules and everything else that is text.
 const TEXTS: [&str; 34] = [
@@ -56,20 +57,20 @@ struct Generated {
     body: Option<Vec<u8>>,
 }
 
-fn text(dice: &mut Dice) -> String {
-    match dice.below(8) {
-        0 => dice.pick(&TEXTS).repeat(1 + dice.below(40)),
-        1 => (0..dice.below(24)).map(|_| char::from_u32(dice.below(0x3000) as u32).unwrap_or('?')).collect(),
-        2 => (0..dice.below(24))
-            .map(|_| *dice.pick(&['0', '1', '2', '9', '+', '-', '.', ' ', '(', ')', '*', ':']))
+fn text(random: &mut Random) -> String {
+    match random.index(8) {
+        0 => random.pick(&TEXTS).repeat(1 + random.index(40)),
+        1 => (0..random.index(24)).map(|_| char::from_u32(random.index(0x3000) as u32).unwrap_or('?')).collect(),
+        2 => (0..random.index(24))
+            .map(|_| *random.pick(&['0', '1', '2', '9', '+', '-', '.', ' ', '(', ')', '*', ':']))
             .collect(),
-        _ => (*dice.pick(&TEXTS)).to_owned(),
+        _ => (*random.pick(&TEXTS)).to_owned(),
     }
 }
 
 /// A text as a part of a path or a query: mostly percent-encoded, and sometimes raw or not UTF-8.
-fn encoded(dice: &mut Dice, text: &str) -> String {
-    match dice.below(16) {
+fn encoded(random: &mut Random, text: &str) -> String {
+    match random.index(16) {
         0 => String::from("%ff%fe"),
         1 => String::from("%zz%"),
         2 => text.chars().filter(|char| char.is_ascii_graphic() && !"/?#".contains(*char)).collect(),
@@ -78,80 +79,80 @@ fn encoded(dice: &mut Dice, text: &str) -> String {
 }
 
 /// Any JSON.
-fn value(dice: &mut Dice, depth: usize) -> Value {
-    match dice.below(if depth > 3 { 6 } else { 8 }) {
+fn value(random: &mut Random, depth: usize) -> Value {
+    match random.index(if depth > 3 { 6 } else { 8 }) {
         0 => Value::Null,
-        1 => json!(dice.below(2) == 0),
-        2 => json!(dice.next()),
-        3 => json!(-(dice.below(1_000_000) as i64)),
-        4 => json!(dice.next() as f64 / 3.0),
-        5 => json!(text(dice)),
-        6 => (0..dice.below(4)).map(|_| value(dice, depth + 1)).collect(),
-        _ => (0..dice.below(4)).map(|_| (text(dice), value(dice, depth + 1))).collect::<Map<_, _>>().into(),
+        1 => json!(random.index(2) == 0),
+        2 => json!(random.number()),
+        3 => json!(-(random.index(1_000_000) as i64)),
+        4 => json!(random.number() as f64 / 3.0),
+        5 => json!(text(random)),
+        6 => (0..random.index(4)).map(|_| value(random, depth + 1)).collect(),
+        _ => (0..random.index(4)).map(|_| (text(random), value(random, depth + 1))).collect::<Map<_, _>>().into(),
     }
 }
 
 /// A value that a schema describes, or one that it does not.
-fn of_schema(dice: &mut Dice, description: &Value, schema: &Value) -> Value {
-    if dice.below(6) == 0 {
-        return value(dice, 0);
+fn of_schema(random: &mut Random, description: &Value, schema: &Value) -> Value {
+    if random.index(6) == 0 {
+        return value(random, 0);
     }
     if let Some(name) = schema["$ref"].as_str().and_then(|reference| reference.rsplit('/').next()) {
-        return of_schema(dice, description, &description["components"]["schemas"][name].clone());
+        return of_schema(random, description, &description["components"]["schemas"][name].clone());
     }
     if let Some(any) = ["oneOf", "anyOf"].iter().find_map(|name| schema[*name].as_array()) {
-        let one = dice.pick(any).clone();
-        return of_schema(dice, description, &one);
+        let one = random.pick(any).clone();
+        return of_schema(random, description, &one);
     }
     if let Some(properties) = schema["properties"].as_object() {
         let mut object = Map::new();
         for (name, inner) in properties {
             // Sometimes a field is missing, or has another name.
-            match dice.below(10) {
+            match random.index(10) {
                 0 => {}
-                1 => drop(object.insert(format!("{name} "), value(dice, 1))),
-                _ => drop(object.insert(name.clone(), of_schema(dice, description, inner))),
+                1 => drop(object.insert(format!("{name} "), value(random, 1))),
+                _ => drop(object.insert(name.clone(), of_schema(random, description, inner))),
             }
         }
         return object.into();
     }
     match schema["type"].as_str() {
-        Some("array") => (0..dice.below(5)).map(|_| of_schema(dice, description, &schema["items"])).collect(),
-        Some("string") => json!(text(dice)),
-        _ => value(dice, 0),
+        Some("array") => (0..random.index(5)).map(|_| of_schema(random, description, &schema["items"])).collect(),
+        Some("string") => json!(text(random)),
+        _ => value(random, 0),
     }
 }
 
 /// A body: mostly JSON, and sometimes something that begins like it.
-fn body(dice: &mut Dice, description: &Value, operation: &Value) -> Vec<u8> {
+fn body(random: &mut Random, description: &Value, operation: &Value) -> Vec<u8> {
     let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
-    let mut bytes = of_schema(dice, description, schema).to_string().into_bytes();
-    match dice.below(12) {
-        0 => bytes.truncate(dice.below(bytes.len() + 1)),
-        1 => bytes.insert(dice.below(bytes.len() + 1), dice.next() as u8),
+    let mut bytes = of_schema(random, description, schema).to_string().into_bytes();
+    match random.index(12) {
+        0 => bytes.truncate(random.index(bytes.len() + 1)),
+        1 => bytes.insert(random.index(bytes.len() + 1), random.number() as u8),
         2 => bytes.splice(0..0, *b"\xef\xbb\xbf").for_each(drop),
-        3 => bytes = (0..dice.below(64)).map(|_| dice.next() as u8).collect(),
+        3 => bytes = (0..random.index(64)).map(|_| random.number() as u8).collect(),
         _ => {}
     }
     bytes
 }
 
-fn generate(dice: &mut Dice, description: &Description) -> Generated {
+fn generate(random: &mut Random, description: &Description) -> Generated {
     let document = description.document();
     // A drill crashes a worker, which is what may not happen here.
     let paths: Vec<&String> = description.paths().keys().filter(|path| !path.ends_with("/crash")).collect();
-    let template = *dice.pick(&paths);
+    let template = *random.pick(&paths);
     let methods: Vec<String> = description.methods(template).into_iter().collect();
-    let method = match dice.below(12) {
-        0 => (*dice.pick(&["PATCH", "OPTIONS", "TRACE", "MADEUP", "get"])).to_owned(),
-        _ => dice.pick(&methods).clone(),
+    let method = match random.index(12) {
+        0 => (*random.pick(&["PATCH", "OPTIONS", "TRACE", "MADEUP", "get"])).to_owned(),
+        _ => random.pick(&methods).clone(),
     };
     let operation = document["paths"][template][method.to_lowercase()].clone();
     let mut path: Vec<String> = Vec::new();
     for segment in template.split('/') {
         path.push(if segment.starts_with('{') {
-            let text = text(dice);
-            let segment = encoded(dice, &text);
+            let text = text(random);
+            let segment = encoded(random, &text);
             // The description has no path with an empty segment.
             if segment.is_empty() { String::from("%20") } else { segment }
         } else {
@@ -159,26 +160,28 @@ fn generate(dice: &mut Dice, description: &Description) -> Generated {
         });
     }
     let mut path = path.join("/");
-    if dice.below(3) == 0 || template.ends_with("workers") || template.ends_with("denylists") {
+    if random.index(3) == 0 || template.ends_with("workers") || template.ends_with("denylists") {
         let mut pairs = Vec::new();
-        for _ in 0..dice.below(4) {
-            let name = (*dice.pick(&["limit", "after", "limit", "after", "other", "", "%00"])).to_owned();
-            let text = match dice.below(3) {
-                0 => dice.below(2_000).to_string(),
-                1 => format!("denylist:{}", dice.next()),
-                _ => text(dice),
+        for _ in 0..random.index(4) {
+            let name = (*random.pick(&["limit", "after", "limit", "after", "other", "", "%00"])).to_owned();
+            let text = match random.index(3) {
+                0 => random.index(2_000).to_string(),
+                1 => format!("denylist:{}", random.number()),
+                _ => text(random),
             };
-            pairs.push(format!("{name}={}", encoded(dice, &text)));
+            pairs.push(format!("{name}={}", encoded(random, &text)));
         }
         path += &format!("?{}", pairs.join("&"));
     }
-    let content_type = match dice.below(8) {
-        0 => *dice.pick(&["", "text/plain", "application/x-www-form-urlencoded", "application/json/x", ";", "\u{e9}"]),
+    let content_type = match random.index(8) {
+        0 => {
+            *random.pick(&["", "text/plain", "application/x-www-form-urlencoded", "application/json/x", ";", "\u{e9}"])
+        }
         1 => "Application/JSON ; charset=utf-8",
         _ => "application/json",
     };
-    let has_body = !operation["requestBody"].is_null() || dice.below(8) == 0;
-    let body = has_body.then(|| body(dice, document, &operation));
+    let has_body = !operation["requestBody"].is_null() || random.index(8) == 0;
+    let body = has_body.then(|| body(random, document, &operation));
     Generated { method, path, content_type: content_type.to_owned(), body }
 }
 
@@ -218,10 +221,10 @@ fn generated_requests_get_described_responses() {
     let description = Description::of(service.address);
     let mut statuses = std::collections::BTreeMap::<u16, usize>::new();
     let seed = std::env::var("GEN_REGISTRY_SERVICE_SEED").map_or(1, |seed| seed.parse().expect("a seed is a number"));
-    let mut dice = Dice(seed);
+    let mut random = Random::new(seed);
     let count = scaled(400, 10_000);
     for n in 0..count {
-        let request = generate(&mut dice, description);
+        let request = generate(&mut random, description);
         let response = send(service.address, &request).unwrap_or_else(|| {
             panic!("no response to request {n} of seed {seed}: {} {}", request.method, request.path)
         });

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 
 use denylist::complaint::{Complaint, Timestamp};
-use denylist::complaint_reader::{BadRow, ComplaintReader, HeaderError, Row};
+use denylist::complaint_reader::{BadRow, COLUMNS, ComplaintReader, HeaderError, Row};
 use denylist::phone_number::PhoneNumber;
 
 use crate::kind;
@@ -24,17 +24,6 @@ pub(crate) const WORDS: &[&str] = &[
     ",,,,,,,",
     "Subject",
     "\0",
-];
-
-const COLUMNS: [&str; 8] = [
-    "Company_Phone_Number",
-    "Created_Date",
-    "Violation_Date",
-    "Consumer_City",
-    "Consumer_State",
-    "Consumer_Area_Code",
-    "Subject",
-    "Recorded_Message_Or_Robocall",
 ];
 
 /// A file that is read to its end.

@@ -80,7 +80,7 @@ pub(super) async fn start(world: &World) -> Returned {
     Returned::Other
 }
 
-/// The caller of a start that has joined another one is dropped, and nobody takes its arguments.
+/// The caller of a start that has joined another one is dropped, and its arguments are unused.
 async fn abandon(world: &World) {
     let (registry, device, gate) = (&world.verbs.registry, &world.device, Gate::new());
     let (first, id, args) = (registry.clone(), world.id(), Args::gated(device, &gate));

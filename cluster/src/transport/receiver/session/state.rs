@@ -40,8 +40,8 @@ pub(super) struct State {
     stream: Option<Waker>,
     /// No frame follows those in the outbox.
     ending: bool,
-    /// No one reads the answers any more.
-    gone: bool,
+    /// The stream of the answers has been dropped.
+    is_stream_dropped: bool,
     /// The reader waits for room.
     full: bool,
     max_calls: usize,
@@ -56,7 +56,7 @@ impl State {
             outbox: Outbox::new(),
             stream: None,
             ending: false,
-            gone: false,
+            is_stream_dropped: false,
             full: false,
             max_calls: options.window_calls,
             max_bytes: options.window_bytes,
@@ -142,13 +142,13 @@ impl State {
         self.open.len() + self.outbox.messages()
     }
 
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone
+    pub(super) fn is_stream_dropped(&self) -> bool {
+        self.is_stream_dropped
     }
 
     /// Whether all frames have been taken.
     pub(super) fn is_taken(&self) -> bool {
-        self.gone || self.outbox.is_empty()
+        self.is_stream_dropped || self.outbox.is_empty()
     }
 
     pub(super) fn pop(&mut self, waker: &Waker) -> (Poll<Option<Frame>>, After) {
@@ -166,8 +166,8 @@ impl State {
     }
 
     /// The answers were dropped: the stream is broken.
-    pub(super) fn gone(&mut self) -> After {
-        self.gone = true;
+    pub(super) fn drop_stream(&mut self) -> After {
+        self.is_stream_dropped = true;
         self.outbox.clear();
         After { stream: None, changed: true }
     }
