@@ -93,7 +93,7 @@
 //! | get the worker of a key, and start it if needed | [`Registry::lookup_or_start`], [`lookup_or_start_with`](Registry::lookup_or_start_with) |
 //! | get the worker of a key if there is one | [`Registry::lookup`] |
 //! | start a worker, and fail if the key has one | [`Registry::start`]: the error carries the handle |
-//! | keep the address of a key, across stops and starts | [`Registry::via`], [`via_or_start`](Registry::via_or_start) |
+//! | keep the address of a key, across stops and starts | [`Registry::via`], [`via_or_start`](Registry::via_or_start), [`via_or_start_with`](Registry::via_or_start_with) |
 //! | visit all workers, or a random one | [`Registry::reduce`], [`to_list`](Registry::to_list), [`count`](Registry::count), [`sample`](Registry::sample) |
 //! | find workers by other names, or by a shared property | [`Aliases`], [`Groups`] |
 //! | run a worker outside any registry | [`spawn`](fn@spawn) |
@@ -108,7 +108,7 @@
 //! | send without waiting for an answer | [`cast`](WorkerHandle::cast), [`cast_timeout`](WorkerHandle::cast_timeout) |
 //! | send now or not at all | [`try_cast`](WorkerHandle::try_cast), [`try_call`](WorkerHandle::try_call) |
 //! | repeat a call that was not delivered | [`Via::call_with_retry`] with a [`Retry`] |
-//! | reserve room in a mailbox before making the message | [`reserve`](WorkerHandle::reserve) |
+//! | reserve room in a mailbox before making the message | [`reserve`](WorkerHandle::reserve), [`try_reserve`](WorkerHandle::try_reserve) |
 //! | send to all workers that share a property | [`Groups::broadcast`] |
 //! | send to itself later, or periodically | [`Context::send_after`], [`send_interval`](Context::send_interval) |
 //!
@@ -119,7 +119,9 @@
 //! | stop: handle what is queued, then end | [`Registry::stop`]; from inside, [`Context::stop`] |
 //! | choose whether a stop handles or discards what is queued | [`Registry::stop_with`], [`Builder::stop_mode`] |
 //! | kill: end at the next await | [`Registry::kill`] |
-//! | end all workers | [`Registry::shutdown`] |
+//! | end all workers, and handle what is queued or not | [`Registry::shutdown`], [`abort`](Registry::abort) |
+//! | wait for workers that a shutdown has reported as stuck | [`Registry::gone`] |
+//! | limit how long a start or a stop may take | [`Builder::init_timeout`], [`stop_timeout`](Builder::stop_timeout) |
 //! | return early from a long handler when the worker is stopped | [`Context::stopping`] |
 //! | wait for the end of a worker | [`WorkerHandle::closed`], for one run [`run_ended`](WorkerHandle::run_ended) |
 //!
@@ -131,6 +133,7 @@
 //! | keep an idle worker running | [`Context::touch`], [`keep_active`](Context::keep_active) |
 //! | limit the number of workers, and evict idle ones to make room | [`Builder::max_workers`], [`eviction`](Builder::eviction) |
 //! | limit several registries together | [`SharedLimits`] |
+//! | refuse keys that belong to another registry | [`Builder::accepts`] |
 //! | limit how much may wait in a mailbox | [`Builder::mailbox_capacity`] |
 //! | limit concurrent starts to what the store behind them can take | [`Builder::max_concurrent_starts`], [`remember_failed_starts`](Builder::remember_failed_starts) |
 //!
@@ -145,6 +148,7 @@
 //! | run work that ends with the worker | [`Context::spawn`], [`spawn_blocking`](Context::spawn_blocking) |
 //! | get back casts that were not handled | [`Builder::on_undelivered`] |
 //! | observe all workers | [`Registry::subscribe`], [`Registry::stats`], [`metrics`](mod@metrics) |
+//! | report the metrics of several registries as one | [`MetricsGroup`], [`Builder::metrics_group`] |
 //! | see one worker's age, mailbox and restarts | [`WorkerHandle::info`] |
 //! | see what runs, in a console | [`Builder::inspect`], [`inspect`] |
 //! | have one worker per key on several machines | the crate `gen-registry-cluster` |

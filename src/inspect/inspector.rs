@@ -43,7 +43,7 @@ impl Inspector {
     }
 
     /// Allows to [stop, kill, crash and restart](crate::inspect::Action) the workers of all registries of this
-    /// inspector, by [`Inspect::act`]. Whoever may read the inspector may then act, unless what shows it restricts
+    /// inspector, by [`Inspect::act`]. All code that may read the inspector may then act, unless the console restricts
     /// that. This applies to all clones.
     #[must_use]
     pub fn allow_actions(self) -> Self {
