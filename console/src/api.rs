@@ -192,7 +192,7 @@ async fn stream(
     mut parameters: Parameters,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let after = parameters.number("after", 0..=u64::MAX)?.unwrap_or_default();
-    let registry = parameters.text("registry").map(|id| find(&state, &id)).transpose()?;
+    let registry = parameters.text("registry").map(|id| find(&state, &id)).transpose()?.map(|found| found.id());
     let worker = reference(parameters.text("ref"))?;
     let query: Query = workers::query(&mut parameters)?;
     parameters.end()?;
@@ -224,7 +224,10 @@ async fn action(
     let registry = find(&state, &id)?;
     let acting = registry.act(&worker, what);
     match tokio::time::timeout(ACTING, acting).await {
-        Ok(Ok(reason)) => Ok(Json(json::Acted { outcome: format!("its run has ended: {reason}") }).into_response()),
+        Ok(Ok(reason)) => {
+            Ok(Json(json::Acted { outcome: format!("its run has ended: {}", convert::text_of(&reason)) })
+                .into_response())
+        }
         Ok(Err(error)) => Err(refusal(error)),
         // The action has begun, and has its effect without this request.
         Err(_) => {

@@ -1,5 +1,7 @@
 //! From what the library knows to what the JSON has.
 
+use std::fmt::{self, Display, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, SystemTime};
 
 use gen_registry::inspect::{Action, Inspect, Parent, RecentEvent, RecentKind, WorkerView};
@@ -19,6 +21,32 @@ pub(crate) fn moment(time: SystemTime) -> u64 {
 
 pub(crate) fn now() -> u64 {
     moment(SystemTime::now())
+}
+
+/// The longest text of an error that is shown, in bytes.
+const LONGEST: usize = 4_096;
+
+/// A text that code of the program makes: the `Display` of an error. A panic of it is contained, and what is longer than
+/// 4 KiB is cut off while it is written.
+pub(crate) fn text_of(shown: &dyn Display) -> String {
+    let mut text = Bounded(String::new());
+    match catch_unwind(AssertUnwindSafe(|| write!(text, "{shown}"))) {
+        Ok(Ok(())) => text.0,
+        Ok(Err(_)) => text.0 + "\u{2026}",
+        Err(_) => "(the text of this error panicked)".to_owned(),
+    }
+}
+
+/// A text of at most [`LONGEST`] bytes. What is longer is an error.
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, more: &str) -> fmt::Result {
+        let room = LONGEST - self.0.len();
+        let end = (0..=room.min(more.len())).rev().find(|end| more.is_char_boundary(*end));
+        self.0.push_str(&more[..end.unwrap_or(0)]);
+        if more.len() > room { Err(fmt::Error) } else { Ok(()) }
+    }
 }
 
 /// A registry's name, or its worker's type without the path.
@@ -120,7 +148,7 @@ pub(crate) fn worker(view: &WorkerView) -> json::Worker {
         crash: info
             .last_crash
             .as_ref()
-            .map(|crash| json::Crash { at: crash.at.map(moment), reason: crash.reason.to_string() }),
+            .map(|crash| json::Crash { at: crash.at.map(moment), reason: text_of(&crash.reason) }),
         labels: view.labels.clone(),
         children: Vec::new(),
         events: Vec::new(),
@@ -149,14 +177,14 @@ fn detail(kind: &RecentKind) -> String {
         RecentKind::Restarted => String::new(),
         RecentKind::Evicted { others: 0 } => "to make room".to_owned(),
         RecentKind::Evicted { others } => format!("to make room, after {others} others"),
-        RecentKind::StartFailed { reason } => reason.to_string(),
+        RecentKind::StartFailed { reason } => text_of(reason),
         RecentKind::Slow { lasted, is_in_hand } => {
             let (verb, seconds) = (if *is_in_hand { "is" } else { "was" }, lasted.as_secs_f64());
             format!("a message {verb} in hand for {seconds:.1} s")
         }
         RecentKind::MailboxFull { undelivered: 1 } => "1 message undelivered so far".to_owned(),
         RecentKind::MailboxFull { undelivered } => format!("{undelivered} messages undelivered so far"),
-        kind => kind.to_string(),
+        kind => text_of(kind),
     }
 }
 
@@ -177,3 +205,40 @@ pub(crate) const STATES: [(&str, Option<WorkerState>); 5] = [
     ("restarting", Some(WorkerState::Restarting)),
     ("stopping", Some(WorkerState::Stopping)),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Endless;
+
+    impl Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            loop {
+                f.write_str("\u{e4}nd so on ")?;
+            }
+        }
+    }
+
+    struct Panics;
+
+    impl Display for Panics {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("half of it")?;
+            panic!("a text that panics")
+        }
+    }
+
+    #[test]
+    fn text_of_an_error_is_bounded_and_contained() {
+        assert_eq!(text_of(&"short"), "short");
+        let endless = text_of(&Endless);
+        assert!(
+            (LONGEST - 3..LONGEST + 4).contains(&endless.len()) && endless.ends_with('\u{2026}'),
+            "{}",
+            endless.len()
+        );
+        assert_eq!(text_of(&"x".repeat(LONGEST)).len(), LONGEST);
+        assert_eq!(text_of(&Panics), "(the text of this error panicked)");
+    }
+}

@@ -13,6 +13,8 @@
 //! A page that reaches the service under a name of its own (DNS rebinding) is of the same origin for the browser. The service
 //! that checks who asks also answers that.
 
+use std::panic::AssertUnwindSafe;
+
 use axum::extract::Request;
 use axum::http::header::{
     CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, ORIGIN, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
@@ -20,6 +22,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use futures_util::FutureExt;
 
 use crate::failure::Failure;
 
@@ -31,9 +34,14 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Adds the headers to an answer.
+/// Adds the headers to an answer, also to that of a request in which code of the program has panicked: a
+/// [view of a cluster](crate::ClusterView).
 pub(crate) async fn harden(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = answered.unwrap_or_else(|_| {
+        let message = "code of the program that the console uses has panicked";
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "panicked", message).into_response()
+    });
     let headers = response.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

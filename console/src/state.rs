@@ -4,12 +4,14 @@
 //! statistics of each registry, which is as cheap as the reporter of metrics. Nothing else runs while no page is open.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, Once, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use gen_registry::inspect::{Inspect, Inspector};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 use crate::cluster::ClusterView;
@@ -86,8 +88,7 @@ impl State {
     pub(crate) fn start_sampling(self: &Arc<Self>) {
         self.is_sampling.call_once(|| {
             let mut sampler = Sampler::default();
-            sampler.sample(self);
-            sampler.collect(self);
+            sampler.read(self, true);
             tokio::spawn(sampler.run(Arc::downgrade(self)));
         });
     }
@@ -123,7 +124,8 @@ impl State {
     }
 }
 
-/// The task that samples. It holds no lock while it reads: the texts of keys are made by the program.
+/// The task that samples. It reads on a thread for blocking work and holds no lock meanwhile: the texts of keys and errors are
+/// made by the program.
 #[derive(Default)]
 struct Sampler {
     collector: Collector,
@@ -140,13 +142,30 @@ impl Sampler {
             ticks.tick().await;
             let Some(state) = state.upgrade() else { return };
             let is_sample = tick % TICKS_OF_SAMPLE == 0;
-            if is_sample {
-                self.sample(&state);
+            if !is_sample && state.streams.available_permits() == MOST_STREAMS {
+                continue;
             }
-            if is_sample || state.streams.available_permits() < MOST_STREAMS {
-                self.collect(&state);
-            }
+            let read = spawn_blocking(move || {
+                self.read(&state, is_sample);
+                self
+            });
+            // An error: the runtime shuts down.
+            let Ok(read) = read.await else { return };
+            self = read;
         }
+    }
+
+    /// Reads the registries, and their new events. Texts of keys and errors are made by code of the program. If that blocks it holds
+    /// up the samples, and if it panics it costs one.
+    fn read(&mut self, state: &State, is_sample: bool) {
+        let read = AssertUnwindSafe(|| {
+            if is_sample {
+                self.sample(state);
+            }
+            self.collect(state);
+        });
+        // The panic hook has reported it.
+        let _ = catch_unwind(read);
     }
 
     /// Reads new events into the log.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::response::sse::Event;
 use futures_util::Stream;
 use futures_util::stream::unfold;
-use gen_registry::inspect::{Inspect, Query, WorkerRef};
+use gen_registry::inspect::{Query, WorkerRef};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval, sleep_until};
 
@@ -29,11 +29,12 @@ const SHARE: u32 = 200;
 /// The same while a list of many workers has not been examined once: otherwise that would take long.
 const FIRST_SHARE: u32 = 50;
 
-/// What the page of a stream shows beside the registries and the events.
+/// What the page of a stream shows beside the registries and the events. By the number of its registry: a reader that holds a
+/// registry keeps it in the list of all, after its end too.
 pub(crate) enum Focus {
     Nothing,
-    List { registry: Arc<dyn Inspect>, query: Query },
-    Worker { registry: Arc<dyn Inspect>, worker: WorkerRef },
+    List { registry: u64, query: Query },
+    Worker { registry: u64, worker: WorkerRef },
 }
 
 struct Follow {
@@ -110,16 +111,18 @@ impl Follow {
         match &self.focus {
             Focus::Nothing => None,
             Focus::Worker { registry, worker } => {
-                let found = registry.worker(worker);
-                let detail = found.map(|view| workers::detail(&self.state, registry.id(), &view));
+                let found = self.state.inspector.registry(*registry).and_then(|registry| registry.worker(worker));
+                let detail = found.map(|view| workers::detail(&self.state, *registry, &view));
                 Some(event("worker", &detail))
             }
             Focus::List { registry, query } => {
+                // The page knows from the next sample that there is none.
+                let registry = self.state.inspector.registry(*registry)?;
                 match &mut self.page {
                     Some((page, due)) if Instant::now() < *due => workers::refresh(registry.as_ref(), page),
                     page => {
                         // A list that cannot be read now is read with a later tick.
-                        let read = workers::page(&self.state, Arc::clone(registry), query.clone()).await.ok()?;
+                        let read = workers::page(&self.state, Arc::clone(&registry), query.clone()).await.ok()?;
                         let open = MOST_STREAMS - self.state.streams.available_permits();
                         let share = if read.complete { SHARE } else { FIRST_SHARE };
                         let pause = Duration::from_micros(read.took) * share * u32::try_from(open).unwrap_or(1);

@@ -24,10 +24,35 @@ pub struct Inspector(Arc<Opened>);
 
 /// What the clones of an inspector share with each other and with the views of its registries.
 pub(super) struct Opened {
-    registries: Mutex<Vec<Weak<dyn Inspect>>>,
+    registries: Mutex<Listed>,
     allows_actions: AtomicBool,
     /// In nanoseconds.
     slow_after: AtomicU64,
+}
+
+/// The registries by their numbers. A program in which each worker owns a registry has very many of them, so that neither an
+/// addition nor a search looks at each.
+#[derive(Default)]
+struct Listed {
+    by_number: Vec<(u64, Weak<dyn Inspect>)>,
+    /// The length at which those that have ended are removed: twice what was left the last time.
+    most: usize,
+}
+
+impl Listed {
+    fn add(&mut self, number: u64, registry: Weak<dyn Inspect>) {
+        if self.by_number.len() >= self.most {
+            self.remove_ended();
+            self.most = 2 * self.by_number.len().max(32);
+        }
+        // Two registries that are built at the same time may arrive in either order.
+        let place = self.by_number.partition_point(|(other, _)| *other < number);
+        self.by_number.insert(place, (number, registry));
+    }
+
+    fn remove_ended(&mut self) {
+        self.by_number.retain(|(_, registry)| registry.strong_count() > 0);
+    }
 }
 
 impl Inspector {
@@ -36,7 +61,7 @@ impl Inspector {
     #[must_use]
     pub fn new() -> Self {
         Self(Arc::new(Opened {
-            registries: Mutex::new(Vec::new()),
+            registries: Mutex::default(),
             allows_actions: AtomicBool::new(false),
             slow_after: AtomicU64::new(nanos(Duration::from_secs(1))),
         }))
@@ -67,36 +92,36 @@ impl Inspector {
 
     /// Returns the registry with this [number](Inspect::id).
     pub fn registry(&self, id: u64) -> Option<Arc<dyn Inspect>> {
-        self.registries().into_iter().find(|registry| registry.id() == id)
+        self.0.registry(id)
     }
 }
 
 impl Opened {
-    pub(super) fn registries(&self) -> Vec<Arc<dyn Inspect>> {
-        let mut open: Vec<_> = {
-            let mut registries = lock(&self.registries);
-            registries.retain(|registry| registry.strong_count() > 0);
-            registries.iter().filter_map(Weak::upgrade).collect()
-        };
-        open.sort_by_key(|registry| registry.id());
-        open
+    fn registries(&self) -> Vec<Arc<dyn Inspect>> {
+        let mut registries = lock(&self.registries);
+        registries.remove_ended();
+        registries.by_number.iter().filter_map(|(_, registry)| registry.upgrade()).collect()
+    }
+
+    pub(super) fn registry(&self, number: u64) -> Option<Arc<dyn Inspect>> {
+        let registries = lock(&self.registries);
+        let place = registries.by_number.binary_search_by_key(&number, |(other, _)| *other).ok()?;
+        registries.by_number[place].1.upgrade()
     }
 
     pub(super) fn allows_actions(&self) -> bool {
         self.allows_actions.load(Ordering::Relaxed)
     }
 
-    fn add(&self, registry: Weak<dyn Inspect>) {
-        let mut registries = lock(&self.registries);
-        registries.retain(|registry| registry.strong_count() > 0);
-        registries.push(registry);
+    fn add(&self, registry: &Arc<dyn Inspect>) {
+        lock(&self.registries).add(registry.id(), Arc::downgrade(registry));
     }
 }
 
 impl fmt::Debug for Inspector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inspector")
-            .field("registries", &lock(&self.0.registries).len())
+            .field("registries", &self.registries().len())
             .field("allows_actions", &self.0.allows_actions())
             .finish_non_exhaustive()
     }
@@ -130,7 +155,7 @@ impl<W: Worker> Builder<W> {
             open: Box::new(move |starter, feed, labels| {
                 let view = Arc::new(View::new(starter, feed, Arc::downgrade(&opened), Box::new(key), labels));
                 let shown: Arc<dyn Inspect> = view.clone();
-                opened.add(Arc::downgrade(&shown));
+                opened.add(&shown);
                 view as Arc<dyn Any + Send + Sync>
             }),
         });

@@ -205,13 +205,13 @@ impl<W: Worker> Inspect for View<W> {
     }
 
     fn parents(&self) -> Vec<Parent> {
-        let inspected = self.opened.upgrade().map(|opened| opened.registries()).unwrap_or_default();
+        let opened = self.opened.upgrade();
         let parent = |owner: crate::worker::current::Current| {
-            let registry = inspected.iter().find(|registry| registry.id() == owner.registry.0);
+            let registry = opened.as_ref().and_then(|opened| opened.registry(owner.registry.0));
             let worker = WorkerRef(owner.entry);
             Parent {
                 registry: owner.registry.0,
-                registry_name: registry.map(|registry| registry.name().to_owned()),
+                registry_name: registry.as_ref().map(|registry| registry.name().to_owned()),
                 worker,
                 key: registry.and_then(|registry| registry.worker(&worker)).map(|worker| worker.key),
             }

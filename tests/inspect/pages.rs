@@ -163,6 +163,30 @@ async fn registries_are_listed_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ended_registries_leave_the_order_of_the_others() {
+    let inspector = Inspector::new();
+    let mut built: Vec<_> = (0..300).map(|_| builder(&inspector).build().expect("valid options")).collect();
+    let ids: Vec<u64> = inspector.registries().iter().map(|registry| registry.id()).collect();
+    // Every third stays. Then as many more are built, so that those that have ended are removed more than once.
+    let mut number = 0;
+    for registry in built.extract_if(.., |_| {
+        number += 1;
+        number % 3 != 0
+    }) {
+        let _report = within(registry.shutdown(), "the shutdown").await;
+    }
+    built.extend((0..300).map(|_| builder(&inspector).build().expect("valid options")));
+    let left: Vec<u64> = inspector.registries().iter().map(|registry| registry.id()).collect();
+    assert_eq!(left.len(), 400);
+    assert!(left.is_sorted());
+    for (place, id) in ids.iter().enumerate() {
+        let is_there = inspector.registry(*id).map(|registry| registry.id()) == Some(*id);
+        assert_eq!((is_there, left.contains(id)), (place % 3 == 2, place % 3 == 2), "{place}");
+    }
+    drop(built);
+}
+
+#[tokio::test(start_paused = true)]
 async fn values_of_a_page_are_those_of_now() {
     let inspector = Inspector::new();
     let registry = builder(&inspector).build().expect("valid options");

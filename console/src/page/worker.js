@@ -6,6 +6,8 @@ const ACTIONS = {
   crash: ["Crash", "Its run ends as by a panic, and its restart policy applies."],
   restart: ["Restart", "It ends and starts again with its first arguments. Its mailbox is kept."],
 };
+/** The service takes parameters of 4,096 bytes. The worker of a longer key is found by its reference. */
+const isLong = key => new TextEncoder().encode(key).length > 4_000;
 /** A minute of the mailbox, four times a second. */
 const MAILBOX_POINTS = 240;
 
@@ -62,7 +64,7 @@ function workerView(id, parameters) {
   };
   const enter = async () => {
     try {
-      const worker = await ask(`registries/${id}/worker${query({ ref: reference, key })}`);
+      const worker = await ask(`registries/${id}/worker${query({ ref: reference, key: reference && isLong(key) ? "" : key })}`);
       for (const card of [factCard, mailbox]) card.hidden = false;
       const isNew = worker.worker !== reference;
       show(worker);

@@ -1,10 +1,11 @@
 //! The samples, with paused time.
 
 use std::convert::Infallible;
+use std::fmt;
 
 use gen_registry::inspect::Query;
 use gen_registry::{Context, Registry, Worker};
-use test_support::until_idle;
+use test_support::{until_idle, within};
 use tokio::time::sleep;
 
 use super::*;
@@ -38,6 +39,8 @@ async fn each_second_has_one_sample() {
     let rooms = rooms(&inspector);
     let state = State::new(inspector);
     let id = state.inspector.registries()[0].id();
+    // Between two samples.
+    sleep(Duration::from_millis(500)).await;
     for second in 0..10 {
         for room in 0..second {
             rooms.start(&(second * 100 + room), ()).await.expect("it starts");
@@ -133,4 +136,96 @@ async fn missed_events_are_counted() {
     assert_eq!(lost, ["88 events happened at once and are not listed"]);
     let crashes = feed.events.iter().filter(|event| event.kind == "crashed").count();
     assert_eq!(crashes, 512);
+}
+
+/// An error that runs code of the test when its text is made.
+struct Odd(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Odd")
+    }
+}
+
+impl fmt::Display for Odd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (self.0)();
+        f.write_str("it has a text")
+    }
+}
+
+impl std::error::Error for Odd {}
+
+/// Fails with the error that it is sent.
+struct Fails;
+
+impl Worker for Fails {
+    type Key = u32;
+    type Args = ();
+    type Message = Odd;
+    type Error = Odd;
+
+    async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Odd> {
+        Ok(Self)
+    }
+
+    async fn handle(&mut self, odd: Odd, _: &mut Context<Self>) -> Result<(), Odd> {
+        Err(odd)
+    }
+}
+
+/// A worker of this key fails with this error.
+async fn fail(inspector: &Inspector, key: u32, odd: impl Fn() + Send + Sync + 'static) -> Registry<Fails> {
+    let fails = Registry::<Fails>::builder().inspect(inspector, u32::to_string).build().expect("the registry is built");
+    let worker = fails.start(&key, ()).await.expect("it starts");
+    worker.cast(Odd(Arc::new(odd))).await.expect("it is sent");
+    worker.closed().await;
+    fails
+}
+
+fn details(state: &State) -> Vec<String> {
+    state.events(0, 10).events.into_iter().map(|event| event.detail).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn text_of_an_error_that_panics_costs_one_text() {
+    let inspector = Inspector::new();
+    let first = fail(&inspector, 1, || panic!("a text that panics")).await;
+    // It is read at once, on this thread.
+    let state = State::new(inspector.clone());
+    assert_eq!(details(&state), ["(the text of this error panicked)"]);
+    let second = fail(&inspector, 2, || panic!("a text that panics")).await;
+    let third = fail(&inspector, 3, || ()).await;
+    sleep(Duration::from_millis(1_100)).await;
+    until_idle().await;
+    assert_eq!(details(&state)[1..], ["(the text of this error panicked)", "failed: it has a text"]);
+    assert_eq!(state.overview().overview.registries.len(), 3, "the samples go on");
+    drop((first, second, third));
+}
+
+/// In real time, because a thread is blocked.
+#[tokio::test]
+async fn text_of_an_error_that_blocks_holds_up_no_task() {
+    let inspector = Inspector::new();
+    let state = State::new(inspector.clone());
+    let (is_reached, is_open) = (Arc::new(Semaphore::new(0)), Arc::new((Mutex::new(false), std::sync::Condvar::new())));
+    let (reached, gate) = (Arc::clone(&is_reached), Arc::clone(&is_open));
+    let fails = fail(&inspector, 1, move || {
+        reached.add_permits(1);
+        drop(gate.1.wait_while(lock(&gate.0), |is_open| !*is_open));
+    });
+    let fails = within(fails, "the end of the worker").await;
+    // The test has one thread, and goes on.
+    within(is_reached.acquire(), "the text of the error").await.expect("it is never closed").forget();
+    sleep(Duration::from_millis(10)).await;
+    assert_eq!(details(&state), [""; 0]);
+    *lock(&is_open.0) = true;
+    is_open.1.notify_all();
+    let shown = async {
+        while details(&state) != ["failed: it has a text"] {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    within(shown, "the event").await;
+    drop(fails);
 }

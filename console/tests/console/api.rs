@@ -189,3 +189,40 @@ fn router_may_be_made_without_a_runtime() {
         server.abort();
     });
 }
+
+/// A view of a cluster that panics.
+struct Panics;
+
+impl gen_registry_console::ClusterView for Panics {
+    fn view(&self) -> gen_registry_console::json::Cluster {
+        panic!("a view that panics")
+    }
+}
+
+#[tokio::test]
+async fn view_that_panics_costs_its_request() {
+    let service = Service::start().await;
+    drop(service.console.clone().cluster(Panics));
+    for _ in 0..3 {
+        let answer = service.get("/api/cluster").await;
+        assert_eq!((answer.status.as_u16(), answer.json()["code"].as_str()), (500, Some("panicked")));
+        assert!(answer.headers.contains_key("content-security-policy"));
+    }
+    service.read("/api/registries").await;
+}
+
+#[tokio::test]
+async fn ended_registry_is_found_nowhere() {
+    let service = Service::start().await;
+    service.room("a").await;
+    let id = service.id();
+    let mut stream = crate::harness::Events::open(&service, &format!("?registry={id}")).await.expect("it opens");
+    stream.next("workers").await;
+    let _ = service.rooms.shutdown().await; // Nothing is stuck.
+    let is_gone = |sample: &Value| sample["registries"].as_array().is_some_and(Vec::is_empty);
+    stream.until("registries", "a sample without the registry", is_gone).await;
+    for path in ["", "/workers", "/worker?key=a"] {
+        let answer = service.get(&format!("/api/registries/{id}{path}")).await;
+        assert_eq!((answer.status.as_u16(), answer.json()["code"].as_str()), (404, Some("no_registry")), "{path}");
+    }
+}
