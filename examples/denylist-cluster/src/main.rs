@@ -84,13 +84,13 @@ enum Command {
 #[derive(Args, Clone)]
 pub struct ClusterArgs {
     /// The name of the cluster
-    #[arg(long, default_value = "denylist")]
+    #[arg(long, default_value = "denylist", value_parser = name)]
     pub cluster: String,
     /// The members of etcd. Without one, this process is the whole cluster
     #[arg(long = "engine", value_name = "URL")]
     pub engine: Vec<String>,
     /// The beat of the nodes in milliseconds; they serve for 8 beats, and are replaced after 10
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub beat: u64,
 }
 
@@ -108,8 +108,14 @@ pub struct NodeArgs {
     #[arg(long, default_value = "127.0.0.1:7300")]
     pub storage: String,
     /// How many numbers may be loaded from the storage at a time
-    #[arg(long, default_value_t = 32)]
-    pub loads: usize,
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..))]
+    pub loads: u16,
+}
+
+/// It is a part of the keys at etcd.
+fn name(name: &str) -> Result<String, &'static str> {
+    let is_whole = !name.is_empty() && !name.contains(|c: char| c == '/' || c.is_control());
+    if is_whole { Ok(name.to_owned()) } else { Err("a name is not empty, and has no `/` and no control characters") }
 }
 
 pub type Failed = Box<dyn Error + Send + Sync>;

@@ -18,9 +18,9 @@ pub fn options(args: &ClusterArgs) -> ClusterBuilder {
 }
 
 /// Hosts the denylists. Clients do too: they need the names of the messages.
-pub fn host(cluster: &Cluster, storage: Storage, loads: usize) -> Result<ClusterRegistry<Denylist>, HostError> {
+pub fn host(cluster: &Cluster, storage: Storage, loads: u16) -> Result<ClusterRegistry<Denylist>, HostError> {
     // After the death of a node, its numbers are loaded by the others, at most this many at a time on each.
-    let limits = SharedLimits::new().max_concurrent_starts(loads);
+    let limits = SharedLimits::new().max_concurrent_starts(loads.into());
     cluster
         .host::<Denylist>(KIND, move |_, fence| (storage.clone(), fence))
         .call::<Block>()

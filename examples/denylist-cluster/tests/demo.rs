@@ -47,3 +47,22 @@ fn node_without_an_engine_serves_itself_and_leaves() {
     assert!(ended.success());
     assert!(node.wait().expect("it ends").success());
 }
+
+#[test]
+fn options_that_cannot_work_are_one_line() {
+    for (arguments, message) in [
+        (&["node", "--cluster", "a/b"][..], "a name is not empty"),
+        (&["node", "--cluster", ""], "a name is not empty"),
+        (&["node", "--beat", "0"], "0 is not in 1..=60000"),
+        (&["node", "--loads", "0"], "0 is not in 1..=65535"),
+        (&["node", "--engine", "etcd"], "it begins with http:// or https://"),
+        (&["node", "--engine", "http://127.0.0.1:1", "--advertise", "0.0.0.0:1"], "unspecified"),
+        (&["allows", "1", "2"], "--engine"),
+        (&["storage", "--file", "no/such/directory"], "cannot be opened"),
+    ] {
+        let ran = Command::new(env!("CARGO_BIN_EXE_denylist-cluster")).args(arguments).output().expect("it starts");
+        let errors = String::from_utf8_lossy(&ran.stderr);
+        assert!(matches!(ran.status.code(), Some(1 | 2)) && errors.contains(message), "{arguments:?}: {errors}");
+        assert!(!errors.contains("panicked"), "{arguments:?}: {errors}");
+    }
+}
