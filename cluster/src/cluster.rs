@@ -211,7 +211,7 @@ impl Cluster {
     /// What is not handed over within [`leave_timeout`](crate::ClusterBuilder::leave_timeout) is aborted, and other nodes take it
     /// over after `take`. Each caller gets a report.
     ///
-    /// A worker that awaits it waits for its own end, until its stop time-out has passed. Call it from another task.
+    /// A worker that awaits it waits for its own end, until its stop timeout has passed. Call it from another task.
     ///
     /// # Cancel safety
     ///

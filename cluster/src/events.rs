@@ -43,7 +43,7 @@ pub enum ClusterEvent {
         /// The ownership that has ended.
         epoch: Epoch,
     },
-    /// A worker of the shard has passed its time-outs and runs code that does not yield. The shard stays here, unserved,
+    /// A worker of the shard has passed its timeouts and runs code that does not yield. The shard stays here, unserved,
     /// until that code ends.
     ShardStuck {
         /// The shard.

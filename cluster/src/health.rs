@@ -54,7 +54,7 @@ pub struct ShardCounts {
     pub here: usize,
     /// On their way from here to another node.
     pub moving: usize,
-    /// Of those, the ones with a worker that has passed its time-outs.
+    /// Of those, the ones with a worker that has passed its timeouts.
     pub stuck: usize,
     /// Aborted here, and not ended.
     pub ending: usize,

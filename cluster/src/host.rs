@@ -111,7 +111,7 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
         self.travels(C::NAME, serve_cast::<W, C>)
     }
 
-    /// Sets options of the local registries, of which each owned shard has one: idle time-outs, restarts, the capacity of
+    /// Sets options of the local registries, of which each owned shard has one: idle timeouts, restarts, the capacity of
     /// mailboxes.
     ///
     /// The closure runs for each registry. Limits such as `max_workers` hold for each of them, and not for the node: set

@@ -49,7 +49,7 @@
 //!
 //! - **Elsewhere**: nothing of the shard runs here.
 //! - **Serving**: messages are routed to workers here.
-//! - **Draining**: nothing is routed. The workers handle what was accepted and end. A drain that has passed its time-outs is
+//! - **Draining**: nothing is routed. The workers handle what was accepted and end. A drain that has passed its timeouts is
 //!   *stuck*: it is reported, and gives its lane up.
 //! - **Drained**: nothing runs here any more, and the claim is still this node's.
 //! - **Ending**: the workers are aborted, and at least one has not ended.

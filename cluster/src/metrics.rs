@@ -48,7 +48,7 @@
 //! | `engine_request_seconds` | histogram | | how long they took |
 //! | `engine_up` | gauge | | 0 if the last two requests had no answer |
 //! | `map_lag_revisions` | gauge | | how far the map is behind what the engine has confirmed |
-//! | `stuck_workers` | gauge | | workers of ended shards that passed their time-outs and still run |
+//! | `stuck_workers` | gauge | | workers of ended shards that passed their timeouts and still run |
 //!
 //! A message that meets a shard on its way is counted as a refusal with the reason `moving`, and not as an undelivered message of
 //! its registry: it is not lost, its sender offers it again.

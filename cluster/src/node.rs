@@ -28,7 +28,7 @@
 //! 2. **One input at a time.** Between two inputs any other task may run: senders, workers, ending registries, streams. Each
 //!    decides by the validity and not by what the driver is about to do. The machine relies on nothing else.
 //! 3. **To stop a shard:** first it is not routed to, then each kind's registry is taken out of its slot, then a task of
-//!    its own ends them. [`kind`](crate::kind) says why nothing is lost. The task reports [`Input::Stuck`] if a time-out has
+//!    its own ends them. [`kind`](crate::kind) says why nothing is lost. The task reports [`Input::Stuck`] if a timeout has
 //!    passed, and [`Input::Ended`] once per shard and epoch, when nothing runs any more. The fence of the shard is lost
 //!    before `Ended` is handled.
 //! 4. **To fence:** the deadline is struck out by the driver or the fence thread, whichever is first; both then begin to abort

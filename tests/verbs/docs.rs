@@ -1,5 +1,5 @@
-//! What a reader of the documentation needs and the compiler does not check: search words, the order of the guide, and
-//! examples that fit their column.
+//! What a reader of the documentation needs and the compiler does not check: search words, the order of the guide,
+//! examples that fit their column, and the variables that tests read.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -173,4 +173,34 @@ fn examples_of_the_guide_fit_their_column() {
     let landing = landing.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n");
     let long = long_code_lines(&landing);
     assert!(long.is_empty(), "src/lib.rs has lines of more than {MAX_CODE_COLUMNS} columns:\n{}", long.join("\n"));
+}
+
+/// The variables of the environment that a test sets for a process of its own.
+const INTERNAL_VARIABLES: [&str; 4] = [
+    "GEN_REGISTRY_CLUSTER_NODE",
+    "GEN_REGISTRY_STACK_CASE",
+    "GEN_REGISTRY_TEST_IN_OWN_PROCESS",
+    "GEN_REGISTRY_TEST_OVERDUE",
+];
+
+#[test]
+fn variables_of_the_tests_are_described() {
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "cluster", "console", "examples"] {
+        source_files(&root().join(folder), &mut files);
+    }
+    let mut variables = BTreeSet::new();
+    for text in files.iter().map(read) {
+        // In quotes: the name as a text, and nothing else.
+        let texts =
+            text.split('"').filter(|text| text.strip_prefix("GEN_REGISTRY_").is_some_and(|name| !name.is_empty()));
+        let names = texts.filter(|text| text.chars().all(|char| char.is_ascii_uppercase() || char == '_'));
+        variables.extend(names.map(str::to_owned));
+    }
+    assert!(variables.len() > 15, "found only {variables:?}");
+    let page = read("tests/README.md");
+    let is_described = |name: &String| page.contains(&format!("`{name}`"));
+    let missing: Vec<_> =
+        variables.iter().filter(|name| !INTERNAL_VARIABLES.contains(&name.as_str()) && !is_described(name)).collect();
+    assert!(missing.is_empty(), "tests/README.md does not describe {missing:?}");
 }

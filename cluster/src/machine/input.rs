@@ -21,7 +21,7 @@ pub(crate) enum Input {
     Committed { id: CommitId, outcome: Outcome },
     /// Nothing of the shard runs on this node any more: its registries are shut down or aborted, and nothing is stuck.
     Ended { shard: Shard, epoch: Epoch, workers: u64 },
-    /// A drain has passed its time-outs, and something of the shard still runs. [`Ended`](Input::Ended) follows when it ends.
+    /// A drain has passed its timeouts, and something of the shard still runs. [`Ended`](Input::Ended) follows when it ends.
     Stuck { shard: Shard, epoch: Epoch },
     /// The node was fenced without the machine: what looks at the deadline has seen it pass before it saw a later one.
     Fenced,

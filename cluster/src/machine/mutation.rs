@@ -9,7 +9,7 @@ pub(crate) enum Mutation {
     DeadlineFromAnswer,
     /// An observer removes a member without the condition that there was no beat. (rule 5)
     RemovalWithoutCondition,
-    /// A drain that has passed its time-outs counts as ended. (rule 9)
+    /// A drain that has passed its timeouts counts as ended. (rule 9)
     StuckCountsAsEnded,
     /// The epoch is the create revision of the claim. (rule 7)
     CreateRevisionAsEpoch,

@@ -12,7 +12,7 @@ pub(crate) struct Counts {
     pub(crate) here: usize,
     /// On their way to another node: they drain, or are drained.
     pub(crate) moving: usize,
-    /// Of those that drain, the ones that have passed their time-outs.
+    /// Of those that drain, the ones that have passed their timeouts.
     pub(crate) stuck: usize,
     /// Aborted here, and not ended.
     pub(crate) ending: usize,

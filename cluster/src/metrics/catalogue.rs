@@ -1,5 +1,7 @@
 //! [`Metric`]: the catalogue, as data.
 
+pub use gen_registry::metrics::Kind;
+
 /// The prefix of every name.
 pub const PREFIX: &str = "gen_registry_cluster_";
 
@@ -15,21 +17,6 @@ pub struct Metric {
     pub labels: &'static [Label],
     /// Its meaning, in one line: the text after `# HELP`.
     pub help: &'static str,
-}
-
-/// The type of a metric.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Kind {
-    /// A total that only increases until the process ends.
-    Counter,
-    /// A value that goes up and down.
-    Gauge,
-    /// Counts of observations in seconds, by buckets.
-    Histogram {
-        /// The upper bounds in ascending order, without the last one, infinity.
-        buckets: &'static [f64],
-    },
 }
 
 /// A label of a metric.
@@ -50,7 +37,7 @@ const fn label(name: &'static str, values: &'static [&'static str]) -> Label {
 const REQUEST_BUCKETS: &[f64] =
     &[0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// From a shard without workers to several stop time-outs.
+/// From a shard without workers to several stop timeouts.
 const MOVE_BUCKETS: &[f64] = &[0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// From the step of the fence thread to what lies between `valid` and `take`.
@@ -103,7 +90,7 @@ catalogue! {
         "Shards as this node sees them: served here, moving away, of those the stuck ones, ending, and vacant in the cluster.";
     /// The ends of ownerships.
     SHARD_MOVES = "shard_moves_total", Kind::Counter, [label("outcome", MOVE_OUTCOMES)],
-        "Shards that this node gave away or lost, and those with a worker that passed its time-outs.";
+        "Shards that this node gave away or lost, and those with a worker that passed its timeouts.";
     /// How long shards were away.
     SHARD_MOVE_SECONDS = "shard_move_seconds", Kind::Histogram { buckets: MOVE_BUCKETS }, [],
         "Time from the last message that was routed to a shard here to the news of its new owner.";
@@ -148,5 +135,5 @@ catalogue! {
         "How many revisions the map is behind what the engine has confirmed to this node.";
     /// What could not be ended.
     STUCK_WORKERS = "stuck_workers", Kind::Gauge, [],
-        "Workers of ended shards that have passed their time-outs and still run.";
+        "Workers of ended shards that have passed their timeouts and still run.";
 }

@@ -98,6 +98,8 @@ impl Report<'_> {
                 Kind::Counter => self.recorder.describe_counter(name, Some(Unit::Count), help),
                 Kind::Gauge => self.recorder.describe_gauge(name, None, help),
                 Kind::Histogram { .. } => self.recorder.describe_histogram(name, Some(Unit::Seconds), help),
+                // The catalogue has no other.
+                _ => {}
             }
         }
     }

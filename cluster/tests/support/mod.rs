@@ -13,19 +13,11 @@ pub mod etcd;
 pub mod load;
 pub mod proxy;
 
-use std::future::IntoFuture;
 use std::time::Duration;
 
 use gen_registry_cluster::Revision;
 use gen_registry_cluster::engine::{Commit, Engine, EngineError, Expect, Key, Op};
-
-/// Waits for a future that must complete, and panics with what was lost if it does not.
-pub async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
-    match tokio::time::timeout(Duration::from_secs(60), awaited).await {
-        Ok(output) => output,
-        Err(_) => panic!("timed out, lost: {lost}"),
-    }
-}
+pub use test_support::within;
 
 pub fn put(key: impl Into<Key>, value: impl AsRef<[u8]>) -> Op {
     Op::Put(key.into(), value.as_ref().to_vec().into())

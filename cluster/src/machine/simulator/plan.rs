@@ -42,11 +42,11 @@ pub(super) struct Timing {
 pub(super) struct Noise {
     pub(super) lose: u64,
     pub(super) double: u64,
-    /// Takes up to about the time-out of an attempt.
+    /// Takes up to about the timeout of an attempt.
     pub(super) slow: u64,
     /// Takes up to twice `take`: the node gave it up long ago.
     pub(super) very_slow: u64,
-    /// A drain that does not keep its time-outs.
+    /// A drain that does not keep its timeouts.
     pub(super) stuck: u64,
     /// A later deadline that is seen too late.
     pub(super) early_fences: u64,

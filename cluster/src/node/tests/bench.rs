@@ -126,7 +126,7 @@ async fn here(name: &str) {
     let [local_call, call, timed] = calls.map(median);
     let [local_cast, cast] = casts.map(median);
     println!(
-        "{name}: call: `Via` {local_call:.0} ns, `Via` with a time-out {timed:.0} ns, here {call:.0} ns ({:.2}×, {:+.0} ns); \
+        "{name}: call: `Via` {local_call:.0} ns, `Via` with a timeout {timed:.0} ns, here {call:.0} ns ({:.2}×, {:+.0} ns); \
          cast: `Via` {local_cast:.0} ns, here {cast:.0} ns ({:+.0} ns)",
         call / local_call,
         call - local_call,

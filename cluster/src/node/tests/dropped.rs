@@ -149,11 +149,7 @@ async fn c7_leave_waits_for_answers_on_their_way() {
     let (a, b) = (bed.join("a").await, bed.join("b").await);
     b.serves(8..).await;
     let key = b.key("w");
-    let waiting = tokio::spawn({
-        let (counters, key) = (a.counters.clone(), key.clone());
-        async move { counters.via(&key).call(Wait).await }
-    });
-    until_idle().await;
+    let waiting = a.begin_wait(&key, 10 * SECOND).await;
     // What leaves now stays on its way.
     bed.network.set("a", "b", Way::Held);
     bed.world.gate.0.add_permits(1);

@@ -141,7 +141,7 @@ async fn c9_slow_worker_delays_no_key_of_another_shard() {
     let bed = Bed::new();
     let a = bed.join("a").await;
     a.serves(48..).await;
-    // Each of these workers waits for the gate, and so for its stop time-out of five seconds.
+    // Each of these workers waits for the gate, and so for its stop timeout of five seconds.
     let slow: Vec<_> = (0..4)
         .map(|n| {
             let counters = a.counters.clone();
@@ -150,7 +150,7 @@ async fn c9_slow_worker_delays_no_key_of_another_shard() {
         .collect();
     let load = Load::new(&a.counters, keys("k"));
     let b = bed.join("b").await;
-    // `settle` and the moves of the others, but not the time-out of one of them.
+    // `settle` and the moves of the others, but not the timeout of one of them.
     let begin = Instant::now();
     b.serves(12..).await;
     assert!(begin.elapsed() < 3 * SECOND, "{:?}", begin.elapsed());
@@ -168,11 +168,7 @@ async fn c7_answers_are_sent_before_the_node_has_left() {
     let (a, b) = (bed.join("a").await, bed.join("b").await);
     b.serves(8..).await;
     let key = b.key("w");
-    let waiting = tokio::spawn({
-        let (counters, key) = (a.counters.clone(), key.clone());
-        async move { counters.via(&key).call(Wait).await }
-    });
-    sleep(SECOND / 10).await;
+    let waiting = a.begin_wait(&key, 10 * SECOND).await;
     let leave = tokio::spawn({
         let cluster = b.cluster.clone();
         async move { cluster.leave().await }

@@ -13,7 +13,7 @@ const NUMBER: &str = "+12025550100";
 /// The head and the body of a response. Not by the harness, which knows the described API only.
 fn fetch(service: &Service, request: &str, headers: &[&str], body: &str) -> (String, String) {
     let mut stream = TcpStream::connect(service.address).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     let mut text = format!("{request} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", service.address);
     headers.iter().for_each(|header| text += &format!("{header}\r\n"));
     text += &format!("content-length: {}\r\n\r\n{body}", body.len());
@@ -96,7 +96,7 @@ fn console_acts_only_with_the_option() {
 fn open_pages_do_not_delay_the_end() {
     let service = TestDir::new().serve();
     let mut stream = TcpStream::connect(service.address).expect("it listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
     write!(stream, "GET /console/api/stream HTTP/1.1\r\nhost: {}\r\n\r\n", service.address).expect("it reads");
     let mut lines = BufReader::new(stream).lines();
     assert!(lines.any(|line| line.expect("it sends").starts_with("event:")), "the stream has an event");
