@@ -26,6 +26,7 @@ use crate::mailbox::activity::{Activity, with_jitter};
 use crate::mailbox::queue::Queue;
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
+use crate::util::seeded::seeded;
 
 /// What [`Mailbox`], which is generic over the message type only, needs of a worker's cell. Each message takes one
 /// virtual call.
@@ -157,8 +158,12 @@ impl<M> std::fmt::Debug for Mailbox<M> {
 
 impl<M> Mailbox<M> {
     pub(crate) fn new(inbox: Arc<dyn Inbox<M>>) -> Self {
-        // Many messages may come before the worker is first idle. Where they count, they count from the first one.
-        let counts_messages = inbox.tracks_activity() || inbox.stopwatch().is_some();
+        // Many messages may come before the worker is first idle. Where they count, they count from the first one. Those
+        // of a worker with intervals count, since its ticks may keep it from ever being idle.
+        let activity = inbox.activity();
+        let may_idle = activity.idle_timeout().is_some() || activity.has_interval();
+        let counts_messages = may_idle || inbox.tracks_activity() || inbox.stopwatch().is_some();
+        seeded!(TicksNotCountedFromStart => return Self { inbox, idle: None });
         Self { inbox, idle: counts_messages.then(Box::default) }
     }
 
@@ -259,7 +264,8 @@ impl<M> Mailbox<M> {
         let (activity, clock) = (self.inbox.activity(), self.inbox.clock());
         let idle = self.idle.get_or_insert_default();
         let mut handled = std::mem::take(&mut idle.delivered);
-        if handled > 0 && activity.has_interval() {
+        if activity.has_interval() {
+            // Also if nothing was handled: the ticks may be those of a former run, or of the time before the count.
             handled = handled.saturating_sub(self.inbox.queue().take_ticks());
         }
         match idle.since {

@@ -132,6 +132,70 @@ async fn queued_messages_and_ticks_are_distinguished() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ticks_before_the_first_rest_hide_no_message() {
+    let registry = builder().build().unwrap();
+    let began = Instant::now();
+    let worker = within(registry.start("p", with_intervals(&[1, 1], Duration::ZERO)), "a start").await.unwrap();
+    // It is first at rest after these messages, and after the ticks that arrive meanwhile.
+    for _ in 0..3 {
+        worker.cast(takes(Duration::from_millis(1_500))).await.unwrap();
+    }
+    sleep_until(began + Duration::from_millis(60_500)).await;
+    worker.cast(nothing()).await.unwrap();
+    assert_rested(idles(&worker, began).await, 60, "one message");
+}
+
+#[tokio::test(start_paused = true)]
+async fn ticks_of_a_crashed_run_hide_no_message() {
+    for tracks_activity in [false, true] {
+        let limited = builder().restart(Restart::Transient);
+        let limited =
+            if tracks_activity { limited.max_workers(9).eviction(Eviction::LeastRecentlyActive) } else { limited };
+        let registry = limited.build().unwrap();
+        let fails = Arc::new(Mutex::new(true));
+        let args = RestartableArgs::init(move |ctx| {
+            let fails = Arc::clone(&fails);
+            ctx.send_interval(seconds(1), move || {
+                let fails = std::mem::take(&mut *fails.lock().unwrap());
+                fallible_job(move |_| Box::pin(async move { if fails { Err(Scripted) } else { Ok(()) } }))
+            });
+            Box::pin(async { Ok(()) })
+        });
+        let began = Instant::now();
+        let worker = within(registry.start("p", args), "a start").await.unwrap();
+        sleep_until(began + Duration::from_millis(60_500)).await;
+        assert_eq!(worker.incarnation(), 2);
+        worker.cast(nothing()).await.unwrap();
+        assert_rested(idles(&worker, began).await, 60, &format!("tracks activity: {tracks_activity}"));
+    }
+}
+
+/// Each tick is queued before the last one is handled, from the start on.
+#[tokio::test(start_paused = true)]
+async fn worker_that_never_rests_from_its_start_idles() {
+    for is_set_later in [false, true] {
+        let registry = if is_set_later { Registry::new() } else { builder().build().unwrap() };
+        let args = RestartableArgs::init(|ctx| {
+            ctx.send_interval(seconds(5), || takes(seconds(6)));
+            ctx.handle().try_cast(takes(seconds(6))).unwrap();
+            Box::pin(async { Ok(()) })
+        });
+        let began = Instant::now();
+        let worker = within(registry.start("p", args), "a start").await.unwrap();
+        if is_set_later {
+            let set = run_in_restartable(&worker, |ctx| {
+                ctx.set_idle_timeout(Some(IDLE));
+                Box::pin(async {})
+            });
+            set.await.unwrap();
+        }
+        let at = idles(&worker, began).await;
+        assert!((100..=100 + 2 * 64 * 6).contains(&at), "set later: {is_set_later}: {at}");
+        assert_eq!(registry.stats().undelivered.total(), 0, "G7");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn g7_message_during_a_tick_is_handled() {
     for is_sent in [false, true] {
         let registry = builder().build().unwrap();
