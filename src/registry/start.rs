@@ -31,7 +31,7 @@ use crate::worker::error::{ReserveError, Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::launch::Launch;
-use crate::worker::ownership::{is_worker_above_caller, workers_above_caller};
+use crate::worker::ownership::{is_worker_above_caller, workers_above_caller, workers_above_start};
 use crate::worker::permit::Permit;
 use crate::worker::request::{Request, StartAnswer, StartReply, StartRequest, Started};
 use crate::worker::shared::Shared;
@@ -212,7 +212,7 @@ impl<W: Worker> Starter<W> {
         let cell = Arc::new(WorkerCell::new(owned_key, EntryId::unassigned(hash), Arc::clone(&self.shared)));
         cell.set_started_at(self.shared.now_if_recorded());
         let spec = Box::new(Launch::new(cell, make(args)));
-        let guards = self.guard_workers_above_caller();
+        let guards = self.guard_workers_above();
         let (reply, mut answer) = oneshot::channel(cx);
         let request = StartRequest { verb, spec, waits_in, reply: StartReply(reply) };
         // Each submitted request is answered: an owner that shuts down drops the queued requests with their replies.
@@ -267,11 +267,18 @@ impl<W: Worker> Starter<W> {
 
     /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only
     /// after the worker in whose task the caller runs, so a start that waits for its place would wait for the caller.
-    /// Returns no guards if the registry evicts nothing.
-    fn guard_workers_above_caller(&self) -> Vec<BusyGuard> {
+    /// With shared limits the victim may belong to any registry. Then the workers above this registry are protected
+    /// too: they exit only after it, so the start would fail. Returns no guards if the registry evicts nothing.
+    fn guard_workers_above(&self) -> Vec<BusyGuard> {
         let (config, registry) = (&self.shared.config, self.shared.registry_id);
-        let evicts = config.max_workers.is_some() && config.eviction != Eviction::Reject;
-        if !evicts || current().is_none_or(|caller| caller.registry == registry) {
+        if config.max_workers.is_none() || config.eviction == Eviction::Reject {
+            return Vec::new();
+        }
+        seeded!(OwnerMayBeEvicted => return Vec::new());
+        if let Some(limits) = &self.shared.limits {
+            return limits.guard(&workers_above_start(registry));
+        }
+        if current().is_none_or(|caller| caller.registry == registry) {
             return Vec::new();
         }
         let mut guards = Vec::new();

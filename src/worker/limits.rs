@@ -39,6 +39,7 @@ use crate::util::sync::{Mutex, lock};
 use crate::worker::cell::AnyCell;
 use crate::worker::config::Eviction;
 use crate::worker::current::current;
+use crate::worker::guard::BusyGuard;
 use crate::worker::pool::{Pool, evict_best, evict_first};
 use crate::worker::request::Notice;
 use crate::worker::shared::AnyShared;
@@ -59,9 +60,10 @@ const ATTEMPTS: usize = 4;
 ///   stop, are never more (G11). A worker that is stuck counts until it has ended, even after the shutdown of its
 ///   registry.
 /// - [`eviction`](Self::eviction): the victim may be a worker of any of the registries. It is the idle worker that the
-///   policy prefers of all, or of a random sample of 64 if there are more. A start that waits for room gets it in the
-///   order of the requests, whatever the registry. If a victim does not end, because it never yields, one of the starts
-///   that wait is refused with [`StartError::AtCapacity`](crate::StartError::AtCapacity).
+///   policy prefers of all, or of a random sample of 64 if there are more. It is never a worker that
+///   [owns](crate::Context::own) the registry of the start, directly or through others. A start that waits for room gets
+///   it in the order of the requests, whatever the registry. If a victim does not end, because it never yields, one of
+///   the starts that wait is refused with [`StartError::AtCapacity`](crate::StartError::AtCapacity).
 /// - [`max_concurrent_starts`](Self::max_concurrent_starts): the `init`s of all registries together are never more, with
 ///   the exceptions of the option of the same name.
 /// - [`remember_failed_starts`](Self::remember_failed_starts): applies to the keys of each registry as the option of the
@@ -263,6 +265,17 @@ impl LimitsCore {
             // Outside the lock: it may be the last reference to a key, whose drop is user code. (G4)
             drop(removed);
         }
+    }
+
+    /// Protects workers from eviction until the guards are dropped.
+    pub(crate) fn guard(&self, workers: &[EntryId]) -> Vec<BusyGuard> {
+        if workers.is_empty() {
+            return Vec::new();
+        }
+        let state = lock(&self.state);
+        let cells: Vec<_> = workers.iter().filter_map(|worker| state.pool.get(worker.id)).collect();
+        drop(state);
+        cells.into_iter().map(BusyGuard::new).collect()
     }
 
     /// Takes a place for a start, or makes it wait for one if it may.

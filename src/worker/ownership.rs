@@ -7,7 +7,8 @@
 //! The edges are kept here, by the ids of registries and workers, which are never reused.
 //!
 //! The process has one lock for this. These take it: `own`, the end of an owner, and a worker that stops or shuts down
-//! something of another registry. A start takes it only if it meets a stopping worker. A lookup or a send never does.
+//! something of another registry. A start takes it only if it meets a stopping worker, or may evict one. A lookup or a
+//! send never does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -108,6 +109,21 @@ pub(crate) fn workers_above_caller(registry: RegistryId) -> Vec<EntryId> {
         false
     });
     above_caller
+}
+
+/// The workers of all registries above the worker in whose task this code runs, and above a registry in which it starts
+/// a worker.
+pub(crate) fn workers_above_start(registry: RegistryId) -> Vec<EntryId> {
+    let owners = owners();
+    let mut above_start = Vec::new();
+    let of_caller = current().map(|caller| caller.registry).filter(|&of_caller| of_caller != registry);
+    for registry in [Some(registry), of_caller].into_iter().flatten() {
+        is_above(&owners, registry, |above| {
+            above_start.push(above.entry);
+            false
+        });
+    }
+    above_start
 }
 
 fn is_above_caller(registry: RegistryId, matches: impl FnMut(&Current) -> bool) -> bool {

@@ -49,6 +49,10 @@ impl Pool {
         self.index.contains_key(&worker)
     }
 
+    pub(crate) fn get(&self, worker: WorkerId) -> Option<Arc<dyn AnyCell>> {
+        self.index.get(&worker).map(|&index| Arc::clone(&self.cells[index]))
+    }
+
     pub(crate) fn clear(&mut self) {
         self.cells.clear();
         self.index.clear();

@@ -1,5 +1,6 @@
 //! Limits that several registries have together ([`SharedLimits`]).
 
+mod owners;
 mod storm;
 mod stuck;
 
