@@ -6,11 +6,12 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::mailbox::queue::{MessageKind, Refusal};
+use crate::metrics::counters::UndeliveredReason;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
-use crate::worker::current::is_current;
 use crate::worker::error::{Returned, SendError};
 use crate::worker::handle::WorkerHandle;
+use crate::worker::send::Unsent;
 
 /// The result of a broadcast. Each member either accepted its message, or is in `refused` with it.
 #[non_exhaustive]
@@ -29,8 +30,10 @@ impl<W: Worker> fmt::Debug for Broadcast<W> {
 }
 
 impl<W: Worker> Broadcast<W> {
-    fn refuse(&mut self, member: WorkerHandle<W>, why: fn(Returned<W::Message>) -> SendError<W>, message: W::Message) {
-        self.refused.push((member, why(Returned::new(message))));
+    /// Returns the message to the sender, and counts it as undelivered where a send through the handle would. (G9)
+    fn refuse(&mut self, member: WorkerHandle<W>, unsent: Unsent<W::Message>) {
+        let error = member.send_error(unsent);
+        self.refused.push((member, error));
     }
 }
 
@@ -48,7 +51,7 @@ fn offer<W: Worker>(
         match member.cell.queue.try_send(message, MessageKind::Cast) {
             Ok(_) => broadcast.taken += 1,
             Err((Refusal::Full, message)) => full.push((member, message)),
-            Err((Refusal::Closed, message)) => broadcast.refuse(member, SendError::Closed, message),
+            Err((Refusal::Closed, message)) => broadcast.refuse(member, Unsent::Closed(message)),
         }
     }
     // Dropped before the messages are returned: a panic in a drop that runs after leaks the returned values.
@@ -63,7 +66,8 @@ pub(super) fn try_broadcast<W: Worker>(
 ) -> Broadcast<W> {
     let (mut broadcast, full) = offer(members, message);
     for (member, message) in full {
-        broadcast.refuse(member, SendError::Full, message);
+        member.count_undelivered(UndeliveredReason::Full);
+        broadcast.refused.push((member, SendError::Full(Returned::new(message))));
     }
     broadcast
 }
@@ -76,20 +80,15 @@ pub(super) async fn broadcast<W: Worker>(
     let (mut broadcast, full) = offer(members, message);
     let mut sends = FuturesUnordered::new();
     for (member, message) in full {
-        if is_current(member.id()) {
-            // Only this task would make room in that mailbox.
-            broadcast.refuse(member, SendError::WouldDeadlock, message);
-            continue;
-        }
         sends.push(async move {
-            let sent = member.cell.queue.send(message, MessageKind::Cast).await;
+            let sent = member.send(message, MessageKind::Cast).await;
             (member, sent)
         });
     }
     while let Some((member, sent)) = sends.next().await {
         match sent {
             Ok(_) => broadcast.taken += 1,
-            Err(message) => broadcast.refuse(member, SendError::Closed, message),
+            Err(unsent) => broadcast.refuse(member, unsent),
         }
     }
     broadcast

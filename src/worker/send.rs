@@ -226,7 +226,7 @@ impl<W: Worker> WorkerHandle<W> {
 
     /// Turns a refusal into the public error, and counts it as undelivered unless the wait for room has counted it.
     #[cold]
-    pub(super) fn send_error(&self, unsent: Unsent<W::Message>) -> SendError<W> {
+    pub(crate) fn send_error(&self, unsent: Unsent<W::Message>) -> SendError<W> {
         match unsent {
             Unsent::Closed(message) => {
                 self.count_undelivered(UndeliveredReason::Closed);

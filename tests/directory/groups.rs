@@ -362,3 +362,30 @@ async fn panicking_closure_affects_no_member() {
     assert_eq!((notes(&workers[0]).await, notes(&workers[1]).await), (vec![1, 2], vec![2]));
     assert!(groups.leave(&1, &workers[0]));
 }
+
+#[tokio::test(start_paused = true)]
+async fn g9_refused_broadcasts_count_as_undelivered() {
+    let (registry, groups, gate) = (narrow(), Groups::<&str, Probe>::new(), Gate::new());
+    let workers = probes(&registry, 2).await;
+    for worker in &workers {
+        groups.join("all", worker).unwrap();
+        fill(worker, &gate).await;
+    }
+    let counted = || (registry.stats().undelivered.full, registry.stats().undelivered.closed);
+    assert_eq!(groups.try_broadcast("all", |_| Ask::Note(1)).refused.len(), 2);
+    assert_eq!(counted(), (2, 0), "two mailboxes are full");
+    let given_up = tokio::time::timeout(Duration::from_secs(1), groups.broadcast("all", |_| Ask::Note(2))).await;
+    assert!(given_up.is_err());
+    assert_eq!(counted(), (4, 0), "the sender has given up");
+    let waiting = {
+        let groups = groups.clone();
+        tokio::spawn(async move { groups.broadcast("all", |_| Ask::Note(3)).await })
+    };
+    until_idle().await;
+    within(workers[0].kill(), "a kill").await.unwrap();
+    gate.open();
+    let broadcast = within(waiting, "the broadcast").await.unwrap();
+    assert_eq!((broadcast.taken, broadcast.refused.len()), (1, 1));
+    assert_eq!(counted(), (4, 1), "one member was killed meanwhile");
+    assert_eq!(notes(&workers[1]).await, [0, 3]);
+}
