@@ -105,7 +105,7 @@ impl Owner {
     /// Changes the crash history, and arms its maintenance while it has records.
     pub(super) fn update_history(&mut self, change: impl FnOnce(&mut CrashHistory)) {
         catch_panic(|| change(&mut self.crash_history));
-        if !self.is_maintenance_armed && self.crash_history.run_pending_tasks() {
+        if self.crash_history.run_pending_tasks() && !self.is_maintenance_armed {
             self.is_maintenance_armed = true;
             self.arm(Due::Maintain);
         }

@@ -156,7 +156,8 @@ impl CrashHistory {
         }
     }
 
-    /// Releases the memory of expired records. Returns whether any record is left.
+    /// Processes what was changed, so that [`len`](Self::len) is exact, and releases the memory of expired records.
+    /// Returns whether any record is left.
     pub(crate) fn run_pending_tasks(&self) -> bool {
         self.keys.as_ref().is_some_and(|keys| {
             keys.run_pending_tasks();

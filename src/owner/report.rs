@@ -117,7 +117,7 @@ impl Owner {
         }
         if let Some(PriorHistory { crash, .. }) = self.prior_by_entry.remove(&entry) {
             // The worker holds its restart history from now on.
-            self.crash_history.forget(entry.hash);
+            self.update_history(|history| history.forget(entry.hash));
             if let Some(cause) = crash {
                 self.shared.numbers.counters.restarted_by_caller(cause);
             }

@@ -38,6 +38,19 @@ fn retry_after(refused: Result<WorkerHandle<Probe>, StartError<Probe>>) -> Durat
 }
 
 #[tokio::test(start_paused = true)]
+async fn g9_key_with_a_worker_is_not_remembered() {
+    let registry = builder(3).build().unwrap();
+    for key in [KEY, "other"] {
+        let worker = started(&registry, key, Plan::default()).await;
+        crash(&worker).await;
+        within(worker.stop(), "a stop").await.unwrap();
+    }
+    assert_eq!(registry.stats().remembered, 2);
+    started(&registry, KEY, Plan::default()).await;
+    assert_eq!(registry.stats().remembered, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn each_key_has_exactly_its_budget() {
     for max in [0, 1, 3] {
         let record = Record::default();
