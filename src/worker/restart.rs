@@ -122,8 +122,9 @@ impl Backoff {
 
 /// The restarts of one key.
 ///
-/// The restarts within the period are the budget: oldest first, and exact as long as the key is remembered. The
-/// number of restarts in a row, without a healthy run in between, decides how long the next one waits.
+/// The restarts within the period are the budget: oldest first, and exact as long as the key is remembered. Of a
+/// budget without limit only the last one is kept. The number of restarts in a row, without a healthy run in between,
+/// decides how long the next one waits.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     within_period: VecDeque<Instant>,
@@ -136,6 +137,10 @@ impl History {
         self.forget(intensity, now);
         if self.within_period.len() >= intensity.max {
             return None;
+        }
+        if intensity.max == usize::MAX {
+            // Any number is allowed. The last restart alone says how long the key is remembered.
+            self.within_period.clear();
         }
         self.within_period.push_back(now);
         self.consecutive = self.consecutive.saturating_add(1);
@@ -223,6 +228,24 @@ mod tests {
     async fn zero_intensity_allows_no_restart() {
         let intensity = Intensity { max: 0, period: Duration::from_secs(1) };
         assert_eq!(History::default().spend(intensity, Instant::now()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn g11_unlimited_budget_keeps_one_restart() {
+        let intensity = Intensity { max: usize::MAX, period: Duration::from_secs(10) };
+        let mut history = History::default();
+        for nth in 1..=10_000 {
+            assert_eq!(history.spend(intensity, Instant::now()), Some(nth));
+        }
+        assert_eq!(history.within_period.len(), 1);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(history.spend(intensity, Instant::now()), Some(10_001));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        history.forget_exited(intensity, Instant::now());
+        assert!(history.has_consecutive(), "the last restart is within the period");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        history.forget_exited(intensity, Instant::now());
+        assert!(!history.has_consecutive() && history.is_empty());
     }
 
     #[test]
