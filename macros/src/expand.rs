@@ -51,8 +51,8 @@ impl Worker {
     fn enumeration(&self) -> TokenStream {
         let (vis, message, generics, bounds) = (&self.message_vis, &self.message, &self.generics, self.bounds());
         let title = doc(&format!("The messages of `{}`: one for each of its calls and casts.", self.name));
-        let variants: Vec<TokenStream> = self.messages.iter().map(|message| self.variant(message)).collect();
-        let unused = self.unused_parameters(&variants);
+        let variants = self.messages.iter().map(|message| self.variant(message));
+        let unused = self.unused_variant();
         quote! {
             #title
             #vis enum #message #generics #bounds { #(#variants,)* #unused }
@@ -101,20 +101,25 @@ impl Worker {
         quote!(#(#cfgs)* #docs #variant #form)
     }
 
-    /// A variant that cannot be made, if a parameter of the worker is in no message.
-    fn unused_parameters(&self, variants: &[TokenStream]) -> Option<TokenStream> {
+    /// The type parameters of the worker that are in no message.
+    fn unused_parameters(&self) -> Vec<&Ident> {
+        let variants: Vec<TokenStream> = self.messages.iter().map(|message| self.variant(message)).collect();
         let is_unused = |name: &Ident| !variants.iter().any(|variant| mentions(variant.clone(), name));
-        let unused: Vec<&Ident> =
-            self.generics.type_params().map(|parameter| &parameter.ident).filter(|name| is_unused(name)).collect();
+        self.generics.type_params().map(|parameter| &parameter.ident).filter(|name| is_unused(name)).collect()
+    }
+
+    /// A variant that cannot be made, if there are such parameters. By pointers, because a parameter may be `?Sized`.
+    fn unused_variant(&self) -> Option<TokenStream> {
+        let unused = self.unused_parameters();
         (!unused.is_empty()).then(|| {
             quote! {
                 #[doc(hidden)]
-                __Unused(::core::convert::Infallible, ::core::marker::PhantomData<fn() -> (#(#unused,)*)>),
+                __Unused(::core::convert::Infallible, ::core::marker::PhantomData<fn(#(*const #unused),*)>),
             }
         })
     }
 
-    /// Whether the enum has no variant, so that a match has no arm.
+    /// Whether the enum has no variant that can be made, so that a match on a message has no arm.
     fn has_no_messages(&self) -> bool {
         self.messages.is_empty()
     }
@@ -127,12 +132,16 @@ impl Worker {
             let (cfgs, variant, name) = (&message.cfgs, &message.variant, message.variant.to_string());
             quote_spanned!(span=> #(#cfgs)* Self::#variant { .. } => #name,)
         });
-        let body = if self.has_no_messages() {
-            quote_spanned!(span=> match *self {})
-        } else {
-            quote_spanned!(span=> f.write_str(match self { #(#arms)* }))
+        // Behind a reference, the compiler demands an arm for a variant that cannot be made.
+        let unused = (!self.unused_parameters().is_empty())
+            .then(|| quote_spanned!(span=> Self::__Unused(never, _) => match *never {},));
+        let (f, body) = match (self.has_no_messages(), unused) {
+            (true, None) => (quote_spanned!(span=> _), quote_spanned!(span=> match *self {})),
+            (true, Some(unused)) => (quote_spanned!(span=> _), quote_spanned!(span=> match self { #unused })),
+            (false, unused) => {
+                (quote_spanned!(span=> f), quote_spanned!(span=> f.write_str(match self { #(#arms)* #unused })))
+            }
         };
-        let f = if self.has_no_messages() { quote_spanned!(span=> _) } else { quote_spanned!(span=> f) };
         quote_spanned! {span=>
             /// Prints the name of the message without its arguments.
             #[automatically_derived]

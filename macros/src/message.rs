@@ -269,6 +269,12 @@ fn param(argument: &PatType, kind: Kind) -> Result<(Param, Option<Type>)> {
     if is_reference_to(&argument.ty, "Context") {
         return Ok((Param::Context, None));
     }
+    if let Some(cfg) = argument.attrs.iter().find(|attribute| attribute.path().is_ident("cfg")) {
+        return Err(Error::new_spanned(
+            cfg,
+            "a message has the same arguments in each configuration: write a method for each, with `#[cfg]` on the method",
+        ));
+    }
     check_owned(&argument.ty, Role::Argument)?;
     let ident = match &*argument.pat {
         Pat::Ident(pattern) if pattern.by_ref.is_none() && pattern.subpat.is_none() => pattern.ident.clone(),
@@ -320,6 +326,10 @@ fn variant(method: &Ident) -> Ident {
         let mut letters = word.chars();
         name.extend(letters.next().into_iter().flat_map(char::to_uppercase));
         name.push_str(letters.as_str());
+    }
+    if !name.starts_with(char::is_alphabetic) {
+        // `_2fa` without its underscore is no name.
+        name = bare(method);
     }
     // `Self` is the only keyword that begins with a capital letter, and `self` is not the name of a method.
     Ident::new(&name, method.span())

@@ -85,10 +85,8 @@ fn check(item: &ItemImpl) -> Result<Ident> {
             "a worker outlives every borrow: let the state own its data, or share it by `Arc`",
         ));
     }
-    let name = match &*item.self_ty {
-        Type::Path(_) => last_segment(&item.self_ty).map(|segment| segment.ident.clone()),
-        _ => None,
-    };
+    // The type is in a group if it comes from a `ty` fragment of a `macro_rules!`.
+    let name = last_segment(&item.self_ty).map(|segment| segment.ident.clone());
     name.ok_or_else(|| Error::new_spanned(&item.self_ty, "a worker is a struct or an enum"))
 }
 

@@ -2,6 +2,9 @@
 
 #![deny(missing_docs, missing_debug_implementations, unreachable_pub, clippy::all, clippy::pedantic)]
 
+#[path = "worker/forms.rs"]
+mod forms;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::hash::Hash;
