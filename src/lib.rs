@@ -94,7 +94,7 @@
 //! | get the worker of a key if there is one | [`Registry::lookup`] |
 //! | start a worker, and fail if the key has one | [`Registry::start`]: the error carries the handle |
 //! | keep the address of a key, across stops and starts | [`Registry::via`], [`via_or_start`](Registry::via_or_start), [`via_or_start_with`](Registry::via_or_start_with) |
-//! | visit all workers, or a random one | [`Registry::reduce`], [`to_list`](Registry::to_list), [`count`](Registry::count), [`sample`](Registry::sample) |
+//! | visit all workers, or get any of them | [`Registry::reduce`], [`to_list`](Registry::to_list), [`count`](Registry::count), [`sample`](Registry::sample) |
 //! | find workers by other names, or by a shared property | [`Aliases`], [`Groups`] |
 //! | run a worker outside any registry | [`spawn`](fn@spawn) |
 //!

@@ -562,6 +562,7 @@ impl<W: Worker> Builder<W> {
     /// |---|---|
     /// | a message of `cast`, `try_cast` or `call`, through a handle, a [`Via`](crate::Via) or an alias, from any sender, itself and its own tasks included | yes, until it is handled |
     /// | a sender that waits for room in its mailbox | yes, while it waits |
+    /// | a [`Permit`](crate::Permit) for its mailbox, kept by whatever task, itself included | yes, until it is used or dropped |
     /// | a pending [`send_after`](crate::Context::send_after), and its message | yes |
     /// | a task of [`spawn`](crate::Context::spawn) or [`spawn_blocking`](crate::Context::spawn_blocking) | yes, while it runs |
     /// | the message of a [`monitor`](crate::Context::monitor) | yes |

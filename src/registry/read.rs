@@ -60,7 +60,8 @@ impl<W: Worker> Registry<W> {
 
     /// Returns one of the workers, or `None` if there is none.
     ///
-    /// The choice is neither specified nor random: it is the first worker in the order of the table.
+    /// The choice is neither specified nor random: it is the first worker in the order of the table, and so the same one
+    /// again and again. To spread work over workers, give them fixed keys and pick one of these.
     ///
     /// It takes a few steps while the table is about as full as it has been. A table that has shrunk is searched past
     /// its empty places: with ten workers left of a million, that takes some milliseconds. The same holds for

@@ -16,7 +16,8 @@ use crate::worker::send::Unsent;
 /// A place in a worker's mailbox, reserved for one message.
 ///
 /// [`WorkerHandle::reserve`], [`WorkerHandle::try_reserve`], [`Registry::try_reserve`](crate::Registry::try_reserve), [`Via::reserve`](crate::Via::reserve) and [`Aliases::reserve`](crate::Aliases::reserve)
-/// return it. A permit that is dropped unused gives its place to the sender that has waited longest.
+/// return it. A permit that is dropped unused gives its place to the sender that has waited longest. While it is kept,
+/// the worker neither idles nor is evicted.
 #[must_use = "the place is taken until the permit is used or dropped"]
 pub struct Permit<W: Worker> {
     /// `None` once the place is used.
