@@ -1,5 +1,5 @@
 //! What a reader of the documentation needs and the compiler does not check: search words, the order of the guide,
-//! examples that fit their column, and the variables that tests read.
+//! examples that fit their column, the variables that tests read, and how many tests are named after a guarantee.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -203,4 +203,34 @@ fn variables_of_the_tests_are_described() {
     let missing: Vec<_> =
         variables.iter().filter(|name| !INTERNAL_VARIABLES.contains(&name.as_str()) && !is_described(name)).collect();
     assert!(missing.is_empty(), "tests/README.md does not describe {missing:?}");
+}
+
+/// The names of the tests below these folders.
+fn test_names(folders: &[&str]) -> Vec<String> {
+    let mut files = Vec::new();
+    folders.iter().for_each(|folder| source_files(&root().join(folder), &mut files));
+    let (mut names, mut is_test) = (Vec::new(), false);
+    for text in files.iter().map(read) {
+        for line in text.lines().map(str::trim_start).filter(|line| !line.starts_with("//")) {
+            if line.starts_with("#[") {
+                is_test |= line.contains("test");
+                continue;
+            }
+            let name = line.split_once("fn ").map(|(_, rest)| rest.split(['(', '<']).next().unwrap_or(rest));
+            names.extend(name.filter(|_| is_test).map(str::to_owned));
+            is_test = false;
+        }
+    }
+    names
+}
+
+#[test]
+fn each_guarantee_has_the_tests_that_are_listed() {
+    let (names, page) = (test_names(&["src", "tests", "macros", "examples"]), read("tests/README.md"));
+    for number in 1..=11 {
+        let row = page.lines().find(|line| line.starts_with(&format!("| G{number} "))).expect("a row of the table");
+        let listed: usize = row.split('|').nth(2).expect("a second cell").trim().parse().expect("a number");
+        let named = names.iter().filter(|name| name.starts_with(&format!("g{number}_"))).count();
+        assert!(named >= listed, "G{number}: {named} tests are named after it, and tests/README.md lists {listed}");
+    }
 }
