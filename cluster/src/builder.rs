@@ -305,7 +305,7 @@ impl ClusterBuilder {
         self.advertise(address)
     }
 
-    /// Joins the cluster, and returns when this node is a member.
+    /// Joins the cluster, and returns when this node is one of its [`members`](Cluster::members).
     ///
     /// Shards arrive afterwards: at once those that no member holds, and after [`settle`](Self::settle) a share of the
     /// others. Messages wait meanwhile.

@@ -223,7 +223,6 @@ impl Driver {
             ClusterEvent::Joined(node) | ClusterEvent::Rejoined(node) if *node == self.node.machine().id() => {
                 self.state.was_up = true;
                 *lock(&self.node.changed) = self.node.clock.now();
-                self.node.set_state(State::Up);
             }
             ClusterEvent::ShardHere { .. } => count(&measures.takeovers),
             ClusterEvent::ShardMoved { took, .. } => {
@@ -265,7 +264,8 @@ impl Driver {
 
     /// Publishes the routes of this step. (rule 1)
     fn publish(&mut self, touched: &Touched, is_local_change: bool) {
-        let (revision, dead) = {
+        let is_joining = self.state.was_up && *self.node.state.borrow() == State::Joining;
+        let (revision, dead, has_joined) = {
             let machine = self.node.machine();
             let mut routes = self.node.routes.write().unwrap_or_else(PoisonError::into_inner);
             let dead = if touched.members { routes.follow_members(&machine, &self.dialer) } else { Vec::new() };
@@ -276,10 +276,15 @@ impl Driver {
                 routes.follow_claims(&machine, touched.claims.iter().copied());
             }
             routes.revision = machine.revision();
-            (routes.revision, dead)
+            let has_joined = is_joining && machine.members().any(|(member, ..)| member == machine.id());
+            (routes.revision, dead, has_joined)
         };
         dead.iter().for_each(|peer| peer.declare_dead());
         self.node.map.send_if_modified(|map| std::mem::replace(map, revision) != revision);
+        // Not before: a program that has joined finds itself among the members.
+        if has_joined {
+            self.node.set_state(State::Up);
+        }
         if is_local_change || touched.all || touched.members || !touched.claims.is_empty() {
             self.node.wake_senders();
         }
