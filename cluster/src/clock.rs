@@ -199,6 +199,32 @@ mod tests {
         }
     }
 
+    /// J7: the time of day may be set while a node runs. TLS alone reads it, for the validity of certificates.
+    #[test]
+    fn j7_no_source_reads_the_wall_clock() {
+        let words = [concat!("System", "Time"), concat!("UNIX_", "EPOCH"), concat!("ClockId::", "Realtime")];
+        let mut rooms = vec![std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/src"))];
+        let mut files = 0;
+        while let Some(room) = rooms.pop() {
+            for entry in std::fs::read_dir(room).expect("a directory of sources") {
+                let path = entry.expect("an entry of a directory").path();
+                if path.is_dir() {
+                    rooms.push(path);
+                    continue;
+                }
+                if path.components().any(|part| part.as_os_str() == "tests") {
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                files += 1;
+                for word in words {
+                    assert!(!text.contains(word), "{} reads the wall clock", path.display());
+                }
+            }
+        }
+        assert!(files > 60, "{files} files");
+    }
+
     #[test]
     fn system_clock_never_goes_back() {
         let clock = Clock::system();

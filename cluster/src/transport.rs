@@ -91,4 +91,4 @@ pub(crate) trait Connect: Send + Sync + 'static {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,10 +4,15 @@ mod bad_input;
 mod basics;
 mod bench;
 mod dropped;
+mod faulty;
 mod fencing;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod moves;
+mod partitions;
+mod secured;
 mod storms;
+mod stuck;
 mod support;
+mod unreliable_engine;
 mod user_code;

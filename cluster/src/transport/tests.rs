@@ -6,5 +6,5 @@ mod rules;
 mod sockets;
 mod storm;
 mod support;
-mod tls;
+pub(crate) mod tls;
 mod violations;

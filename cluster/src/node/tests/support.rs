@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use gen_registry::{Context, ExitReason, Reply, Worker};
 use serde::{Deserialize, Serialize};
+use test_support::patience;
 pub(super) use test_support::{until_idle, within};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -17,7 +18,7 @@ use crate::engine::Memory;
 use crate::transport::{LocalNetwork, Way};
 use crate::{
     Answers, Call, Cast, Clock, Cluster, ClusterBuilder, ClusterCallError, ClusterEvent, ClusterEvents,
-    ClusterRegistry, Codec, CodecError, Fence, FencePolicy, Named, Takes, Timing, Token,
+    ClusterRegistry, Codec, CodecError, Fence, FencePolicy, HostBuilder, Named, Takes, Timing, Token,
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -28,6 +29,8 @@ pub(super) struct World {
     keys: Mutex<HashMap<String, Entry>>,
     /// `Wait` is answered for each permit.
     pub(super) gate: Semaphore0,
+    /// `Block` waits for this to be true.
+    door: (Mutex<bool>, Condvar),
 }
 
 /// A semaphore without permits.
@@ -48,6 +51,8 @@ pub(super) struct Entry {
     pub(super) inits: u32,
     pub(super) overlaps: u32,
     pub(super) refused: u32,
+    /// Handlers of `Block` that have begun.
+    pub(super) blocked: u32,
     /// What `Note` brought, in its order.
     pub(super) notes: Vec<u64>,
 }
@@ -59,6 +64,18 @@ impl World {
 
     pub(super) fn entry(&self, key: &str) -> Entry {
         self.with(key, |entry| entry.clone())
+    }
+
+    /// `Block` goes on.
+    pub(super) fn open(&self) {
+        *self.door.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.door.1.notify_all();
+    }
+
+    /// Blocks the thread until [`open`](Self::open), but not for ever.
+    fn block(&self) {
+        let door = self.door.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.door.1.wait_timeout_while(door, patience(), |is_open| !*is_open));
     }
 
     /// No two workers of a key have run at the same time, and the storage has refused none.
@@ -85,6 +102,16 @@ pub(super) struct Wait;
 
 impl Call for Wait {
     const NAME: &'static str = "wait";
+    type Codec = Named;
+    type Reply = u64;
+}
+
+/// Blocks the thread of its worker, as code that never yields, and adds one in the same poll.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Block;
+
+impl Call for Block {
+    const NAME: &'static str = "block";
     type Codec = Named;
     type Reply = u64;
 }
@@ -152,6 +179,7 @@ impl Codec<Broken> for NoCodec {
 pub(super) enum Message {
     Add(Add, Reply<u64>),
     Wait(Reply<u64>),
+    Block(Reply<u64>),
     Note(Note),
     Blob(Blob, Reply<usize>),
     Grow(Grow, Reply<Vec<u8>>),
@@ -185,6 +213,22 @@ impl Drop for Running {
     }
 }
 
+impl Counter {
+    /// Writes to the storage, which refuses the writes of earlier owners.
+    fn add(&self, add: u64) -> u64 {
+        self.world.with(&self.key, |entry| {
+            let token = self.fence.token();
+            if entry.token > Some(token) {
+                entry.refused += 1;
+            } else {
+                entry.token = Some(token);
+                entry.value += add;
+            }
+            entry.value
+        })
+    }
+}
+
 impl Worker for Counter {
     type Key = String;
     type Args = (Arc<World>, Fence);
@@ -202,15 +246,11 @@ impl Worker for Counter {
 
     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Infallible> {
         match message {
-            Message::Add(Add(add), reply) => {
-                let value = self.world.with(&self.key, |entry| {
-                    let token = self.fence.token();
-                    entry.refused += u32::from(entry.token > Some(token));
-                    entry.token = entry.token.max(Some(token));
-                    entry.value += add;
-                    entry.value
-                });
-                reply.send(value);
+            Message::Add(Add(add), reply) => reply.send(self.add(add)),
+            Message::Block(reply) => {
+                self.world.with(&self.key, |entry| entry.blocked += 1);
+                self.world.block();
+                reply.send(self.add(1));
             }
             Message::Wait(reply) => {
                 self.world.gate.0.acquire().await.expect("the gate is never closed").forget();
@@ -241,6 +281,12 @@ impl Answers<Add> for Counter {
 impl Answers<Wait> for Counter {
     fn message(_: Wait, reply: Reply<u64>) -> Message {
         Message::Wait(reply)
+    }
+}
+
+impl Answers<Block> for Counter {
+    fn message(_: Block, reply: Reply<u64>) -> Message {
+        Message::Block(reply)
     }
 }
 
@@ -276,10 +322,13 @@ impl Takes<Note> for Counter {
 
 /// Hosts the counter.
 pub(super) fn host(cluster: &Cluster, world: &Arc<World>) -> ClusterRegistry<Counter> {
+    host_builder(cluster, world).start().expect("the kind is hosted once")
+}
+
+pub(super) fn host_builder(cluster: &Cluster, world: &Arc<World>) -> HostBuilder<Counter> {
     let world = world.clone();
     let host = cluster.host::<Counter>("counter", move |_, fence| (world.clone(), fence));
-    let host = host.call::<Add>().call::<Wait>().call::<Blob>().call::<Grow>().cast::<Note>().cast::<Broken>();
-    host.start().expect("the kind is hosted once")
+    host.call::<Add>().call::<Wait>().call::<Block>().call::<Blob>().call::<Grow>().cast::<Note>().cast::<Broken>()
 }
 
 /// What the nodes of a test share.
@@ -335,6 +384,7 @@ impl Bed {
 
     pub(super) async fn join_with(&self, options: ClusterBuilder) -> Member {
         let cluster = within(options.join(), "the join of a node").await.expect("the node joins");
+        assert!(cluster.members().iter().any(|member| member.id == cluster.id()), "a node that has joined is a member");
         Member { counters: host(&cluster, &self.world), cluster }
     }
 }

@@ -1,6 +1,6 @@
 //! Certificates: which peers a node accepts, and what the rejected ones read.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
 use super::sockets::{connect, serve, unreachable};
 use super::support::*;
@@ -8,25 +8,40 @@ use crate::transport::outcome::Outcome;
 use crate::transport::request::Response;
 use crate::transport::tls::{NodeTls, NodeTlsError, TlsConfig};
 
-pub(in crate::transport) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    pub(in crate::transport) fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).expect("no names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().expect("a key");
         Authority(CertifiedIssuer::self_signed(params, key).expect("a certificate"))
     }
 
+    /// The certificate of the authority.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
     /// A certificate and its key.
-    fn issue(&self, name: &str) -> (String, String) {
+    pub(crate) fn issue(&self, name: &str) -> (String, String) {
+        self.issue_with(CertificateParams::new([name.to_owned()]).expect("a name"))
+    }
+
+    /// A certificate whose time has passed, and its key.
+    pub(crate) fn issue_expired(&self, name: &str) -> (String, String) {
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        (params.not_before, params.not_after) = (date_time_ymd(2001, 1, 1), date_time_ymd(2002, 1, 1));
+        self.issue_with(params)
+    }
+
+    fn issue_with(&self, params: CertificateParams) -> (String, String) {
         let key = KeyPair::generate().expect("a key");
-        let params = CertificateParams::new([name.to_owned()]).expect("a name");
         let certificate = params.signed_by(&key, &self.0).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
     }
 
-    fn node(&self, name: &str) -> NodeTls {
+    pub(crate) fn node(&self, name: &str) -> NodeTls {
         let (certificate, key) = self.issue(name);
         NodeTls::from_pem(self.0.pem(), certificate, key)
     }
