@@ -12,7 +12,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::sleep;
 
 use crate::load::{Load, Sum, Tally};
-use crate::messages::{Add, Block, Counter, KIND};
+use crate::messages::{Add, Blob, Block, Counter, KIND};
+use crate::node::{Options, Pem};
 use crate::storage::{Server, Storage};
 use crate::support::etcd::EtcdCluster;
 use crate::support::proxy::Proxy;
@@ -34,6 +35,45 @@ pub(crate) fn settle() -> Duration {
 /// Runs have the machine one after the other.
 static ONE: Mutex<()> = Mutex::const_new(());
 
+/// How a user of etcd is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tokens {
+    /// Expire after a second without a request.
+    Simple,
+    /// Expire after two seconds, whatever happens.
+    Signed,
+}
+
+/// What a run has besides nodes.
+pub(crate) struct Setup {
+    /// Of etcd.
+    pub(crate) members: usize,
+    pub(crate) nodes: usize,
+    /// A proxy between each node and etcd.
+    pub(crate) engine_proxies: bool,
+    /// A proxy before each node, through which the others reach it.
+    pub(crate) node_proxies: bool,
+    /// Certificates everywhere, and a user of etcd.
+    pub(crate) secured: Option<Tokens>,
+    pub(crate) most_starts: Option<usize>,
+    /// Of the first nodes. See [`Options::clocks_ahead`].
+    pub(crate) clocks_ahead: Vec<(i64, i64)>,
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            members: 1,
+            nodes: 3,
+            engine_proxies: false,
+            node_proxies: false,
+            secured: None,
+            most_starts: None,
+            clocks_ahead: Vec::new(),
+        }
+    }
+}
+
 /// What a run consists of.
 pub(crate) struct Bed {
     pub(crate) etcd: EtcdCluster,
@@ -41,6 +81,8 @@ pub(crate) struct Bed {
     pub(crate) nodes: Vec<Node>,
     pub(crate) client: Cluster,
     pub(crate) counters: ClusterRegistry<Counter>,
+    /// What all nodes have in common.
+    options: Options,
     _one: MutexGuard<'static, ()>,
 }
 
@@ -51,21 +93,53 @@ pub(crate) struct Node {
     commands: Option<ChildStdin>,
     lines: std::sync::mpsc::Receiver<(Instant, String)>,
     pub(crate) listen: SocketAddr,
-    /// Between the node and etcd, if the run has one.
+    /// Where others reach it.
+    pub(crate) address: SocketAddr,
+    pub(crate) proxies: Proxies,
+}
+
+/// Between a node and etcd, and before a node, if the run has them.
+#[derive(Debug, Default)]
+pub(crate) struct Proxies {
     pub(crate) to_engine: Option<Proxy>,
+    pub(crate) to_node: Option<Proxy>,
+}
+
+/// The resident memory of a process, in KiB.
+pub(crate) fn memory_of(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+}
+
+/// Whether a process can be given other clocks.
+pub(crate) fn has_time_namespaces() -> bool {
+    let found = Command::new("unshare").args(["--time", "--fork", "true"]).stderr(Stdio::null()).status();
+    found.is_ok_and(|status| status.success())
 }
 
 impl Node {
-    fn start(engine: &str, listen: SocketAddr, storage: SocketAddr, to_engine: Option<Proxy>) -> Node {
-        let engine = match &to_engine {
-            Some(proxy) => format!("http://{}", proxy.address()),
-            None => engine.to_owned(),
-        };
-        let options = format!("{engine};{listen};{listen};{storage}");
+    fn start(mut options: Options, proxies: Proxies) -> Node {
+        let listen = options.listen.expect("a node listens");
+        if let Some(proxy) = &proxies.to_engine {
+            options.engine = vec![format!("http://{}", proxy.address())];
+        }
+        let address = proxies.to_node.as_ref().map_or(listen, Proxy::address);
+        options.advertise = Some(address);
         let binary = std::env::current_exe().expect("the path of the test binary is known");
-        let mut process = Command::new(binary)
+        let mut command = match options.clocks_ahead {
+            None => Command::new(binary),
+            Some((monotonic, boottime)) => {
+                let mut command = Command::new("unshare");
+                command.args(["--time", "--fork", "--kill-child=SIGKILL"]);
+                command.arg(format!("--monotonic={monotonic}")).arg(format!("--boottime={boottime}"));
+                command.arg("--").arg(binary);
+                command
+            }
+        };
+        let mut process = command
             .args(["node_process", "--exact", "--ignored", "--nocapture"])
-            .env(NODE, options)
+            .env(NODE, serde_json::to_string(&options).expect("the options have an encoding"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -83,7 +157,7 @@ impl Node {
             }
         });
         let commands = process.stdin.take();
-        Node { process, commands, lines, listen, to_engine }
+        Node { process, commands, lines, listen, address, proxies }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -130,9 +204,7 @@ impl Node {
 
     /// The memory of the process, in KiB.
     pub(crate) fn memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
+        memory_of(self.pid())
     }
 
     /// Whether the process has ended by itself.
@@ -159,6 +231,46 @@ impl Drop for Node {
     }
 }
 
+async fn engine(setup: &Setup) -> Option<EtcdCluster> {
+    let Some(tokens) = setup.secured else { return EtcdCluster::start(setup.members).await };
+    let simple = ["--bcrypt-cost", "4", "--auth-token-ttl", "1"];
+    let more = if tokens == Tokens::Simple { &simple[..] } else { &simple[..2] };
+    let mut etcd = EtcdCluster::start_with(setup.members, true, more).await?;
+    if tokens == Tokens::Signed {
+        etcd.use_signed_tokens(2 * SECOND);
+    }
+    etcd.turn_authentication_on();
+    Some(etcd)
+}
+
+fn options(setup: &Setup, etcd: &EtcdCluster, storage: &Server) -> Options {
+    let mut options = Options {
+        engine: (0..etcd.len()).map(|member| etcd.url(member)).collect(),
+        storage: storage.address.to_string(),
+        most_starts: setup.most_starts,
+        ..Options::default()
+    };
+    if setup.secured.is_some() {
+        let certificates = etcd.certificates();
+        let pem = |(certificate, key): &(String, String)| {
+            Some(Pem(certificates.authority.clone(), certificate.clone(), key.clone()))
+        };
+        options.user = Some(("chat".to_owned(), "secret".to_owned()));
+        (options.engine_tls, options.tls) = (pem(&certificates.client), pem(&certificates.node));
+    }
+    options
+}
+
+async fn join_client(options: &Options) -> (Cluster, ClusterRegistry<Counter>) {
+    let client = options.apply(Cluster::client("chat"));
+    let client = within(client.join(), "the join of the client").await.expect("the client joins");
+    // It owns no shard, so it makes no arguments.
+    let unused = Storage::connect(&options.storage, 0);
+    let host = client.host::<Counter>(KIND, move |_, fence| (unused.clone(), fence));
+    let host = host.call::<Add>().call::<Block>().call::<Blob>();
+    (client, host.start().expect("the kind is hosted once"))
+}
+
 fn free_address() -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("the listener is bound")
@@ -166,32 +278,61 @@ fn free_address() -> SocketAddr {
 
 impl Bed {
     /// Three nodes that share the shards. `None`: etcd is not installed, and the test passes.
-    pub(crate) async fn start(members: usize, proxies: bool) -> Option<Bed> {
+    pub(crate) async fn start(members: usize, engine_proxies: bool) -> Option<Bed> {
+        Bed::with(Setup { members, engine_proxies, ..Setup::default() }).await
+    }
+
+    pub(crate) async fn with(setup: Setup) -> Option<Bed> {
         let one = ONE.lock().await;
-        let etcd = EtcdCluster::start(members).await?;
+        let etcd = engine(&setup).await?;
         let storage = Server::start();
-        let client = Cluster::client("chat").engine(etcd.client()).shards(SHARDS).settle(settle()).timing(timing());
-        let client = within(client.join(), "the join of the client").await.expect("the client joins");
-        // It owns no shard, so it makes no arguments.
-        let unused = Storage::connect(&storage.address.to_string());
-        let host = client.host::<Counter>(KIND, move |_, fence| (unused.clone(), fence)).call::<Add>().call::<Block>();
-        let counters = host.start().expect("the kind is hosted once");
-        let mut bed = Bed { etcd, storage, nodes: Vec::new(), client, counters, _one: one };
-        for _ in 0..3 {
-            let to_engine = if proxies { Some(Proxy::to(bed.etcd.address(0)).await) } else { None };
-            bed.begin(free_address(), to_engine);
+        let options = options(&setup, &etcd, &storage);
+        let (client, counters) = join_client(&options).await;
+        let mut bed = Bed { etcd, storage, nodes: Vec::new(), client, counters, options, _one: one };
+        for node in 0..setup.nodes {
+            let listen = free_address();
+            let mut proxies = Proxies::default();
+            if setup.engine_proxies {
+                proxies.to_engine = Some(Proxy::to(bed.etcd.address(0)).await);
+            }
+            if setup.node_proxies {
+                proxies.to_node = Some(Proxy::to(listen).await);
+            }
+            bed.begin_with(listen, proxies, setup.clocks_ahead.get(node).copied());
         }
         for node in &bed.nodes {
             node.line("up").await;
         }
-        bed.balanced(3).await;
+        bed.balanced(setup.nodes).await;
         Some(bed)
     }
 
     /// Starts a node process at an address.
     pub(crate) fn begin(&mut self, listen: SocketAddr, to_engine: Option<Proxy>) {
-        let engine: Vec<String> = (0..self.etcd.len()).map(|member| self.etcd.url(member)).collect();
-        self.nodes.push(Node::start(&engine.join(","), listen, self.storage.address, to_engine));
+        self.begin_with(listen, Proxies { to_engine, to_node: None }, None);
+    }
+
+    fn begin_with(&mut self, listen: SocketAddr, proxies: Proxies, clocks_ahead: Option<(i64, i64)>) {
+        let options = Options { listen: Some(listen), clocks_ahead, ..self.options.clone() };
+        self.nodes.push(Node::start(options, proxies));
+    }
+
+    /// Starts one more node, and waits until it is a member.
+    pub(crate) async fn grow(&mut self) {
+        self.begin(free_address(), None);
+        self.nodes.last().expect("it was begun").line("up").await;
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, node: usize) {
+        let killed = self.nodes.remove(node);
+        killed.signal(Signal::KILL);
+        self.storage.killed(killed.pid());
+    }
+
+    /// Another client of the cluster.
+    pub(crate) async fn join_client(&self) -> (Cluster, ClusterRegistry<Counter>) {
+        join_client(&self.options).await
     }
 
     /// The number of shards of each owner, by its address.

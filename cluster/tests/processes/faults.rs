@@ -1,5 +1,12 @@
 //! The runs. Names of the design's list come first.
 
+mod clocks;
+mod crowds;
+mod cuts;
+mod deaths;
+mod secured;
+mod slow_peer;
+
 use std::collections::BTreeSet;
 use std::time::Instant;
 
@@ -18,7 +25,7 @@ async fn j1_killed_node_is_replaced() {
     let load = bed.load(&keys);
     sleep(SECOND).await;
     let killed = bed.nodes.remove(0);
-    let concerned = bed.owned_by(killed.listen, &keys);
+    let concerned = bed.owned_by(killed.address, &keys);
     load.mark();
     killed.signal(Signal::KILL);
     bed.storage.killed(killed.pid());
@@ -42,7 +49,7 @@ async fn j2_stopped_node_that_wakes_writes_nothing() {
     let load = bed.load(&all);
     sleep(SECOND).await;
     let stopped = bed.nodes.remove(0);
-    let concerned = bed.owned_by(stopped.listen, &all);
+    let concerned = bed.owned_by(stopped.address, &all);
 
     // Shorter than `valid`: nothing but the pause itself.
     load.mark();
@@ -54,7 +61,7 @@ async fn j2_stopped_node_that_wakes_writes_nothing() {
     assert_eq!((report.all.not_delivered, report.all.no_reply, report.refused), (0, 0, 0), "it is still the owner");
     let load = bed.load_again(&all);
     sleep(SECOND).await;
-    assert_eq!(bed.owned_by(stopped.listen, &all), concerned);
+    assert_eq!(bed.owned_by(stopped.address, &all), concerned);
 
     // Longer than `take`: others are the owners when it wakes.
     load.mark();
@@ -122,9 +129,9 @@ async fn j5_node_cut_off_from_the_engine_stops_in_time() {
     let keys = keys("k", 120);
     let load = bed.load(&keys);
     sleep(SECOND).await;
-    let concerned = bed.owned_by(bed.nodes[0].listen, &keys);
+    let concerned = bed.owned_by(bed.nodes[0].address, &keys);
     load.mark();
-    let proxy = bed.nodes[0].to_engine.as_ref().expect("the run has proxies");
+    let proxy = bed.nodes[0].proxies.to_engine.as_ref().expect("the run has proxies");
     proxy.both(Flow::Swallow);
     bed.nodes[0].line("fenced").await;
     sleep(3 * SECOND).await;
@@ -174,14 +181,14 @@ async fn j8_code_that_never_yields_costs_the_process_in_time() {
     let load = bed.load(&keys);
     sleep(SECOND).await;
     let mut node = bed.nodes.remove(0);
-    let concerned = bed.owned_by(node.listen, &keys);
+    let concerned = bed.owned_by(node.address, &keys);
     let key = concerned.first().expect("the node owns some key").clone();
     let via = bed.counters.via(&key);
     let blocked = tokio::spawn(async move { via.call(Block(60)).await });
     sleep(SECOND / 2).await;
     load.mark();
     let cut = Instant::now();
-    node.to_engine.as_ref().expect("the run has proxies").both(Flow::Swallow);
+    node.proxies.to_engine.as_ref().expect("the run has proxies").both(Flow::Swallow);
     assert!(node.aborted().await, "the default policy");
     bed.storage.killed(node.pid());
     let aborted = cut.elapsed();

@@ -1,11 +1,13 @@
-//! Nodes as processes, with the real etcd, under faults: J1 to J5, J8, J9 and J12 of the design, in short forms.
+//! Nodes as processes, with the real etcd, under faults: J1 to J5 and J7 to J13 of the design. The runs that are ignored are
+//! longer, or variants of the others. `tests/README.md` of the project has a table of all.
 //!
 //! ```sh
-//! cargo test -p gen-registry-cluster --test processes -- --nocapture      # prints what each run saw
+//! cargo test -p gen-registry-cluster --test processes -- --nocapture             # prints what each run saw
+//! cargo test -p gen-registry-cluster --test processes -- --nocapture --ignored   # the others
 //! ```
 //!
-//! Each run has three node processes (this binary, executed again), a client in the test process with one caller for each of
-//! 120 keys, and a storage in the test process that compares tokens. Checked in each run:
+//! Each run has node processes (this binary, executed again), a client in the test process with one caller for each of some
+//! hundred keys, and a storage in the test process that compares tokens. Checked in each run:
 //!
 //! - **violations**: the numbers of a key grow in the order of the answers, none is answered twice, and each lies between
 //!   what was acknowledged and that with all that may have run.

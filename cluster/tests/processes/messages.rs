@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use gen_registry::{Context, Reply, Worker};
+use gen_registry::{Context, ExitReason, Reply, Worker};
 use gen_registry_cluster::{Answers, Call, Fence, Named, Token};
 use serde::{Deserialize, Serialize};
 
@@ -31,15 +31,29 @@ impl Call for Block {
     type Reply = ();
 }
 
+/// Is answered with this many bytes. What it brings is dropped.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Blob {
+    pub(crate) bytes: String,
+    pub(crate) answer: usize,
+}
+
+impl Call for Blob {
+    const NAME: &'static str = "blob";
+    type Codec = Named;
+    type Reply = String;
+}
+
 pub(crate) enum Message {
     Add(Reply<u64>),
     Block(Block, Reply<()>),
+    Blob(Blob, Reply<String>),
     /// The next write that no message asks for.
     Work,
 }
 
 /// A worker of a key. Those whose key begins with `work` also write every 5 ms; if it begins with `work-blind`, without a look
-/// at the fence.
+/// at the fence. Those of `cold` take some time to load, and those of `linger` to end.
 #[derive(Debug)]
 pub(crate) struct Counter {
     value: u64,
@@ -69,8 +83,12 @@ impl Worker for Counter {
 
     async fn init((storage, fence): Self::Args, ctx: &mut Context<Self>) -> Result<Counter, String> {
         let (key, token) = (ctx.key().clone(), fence.token());
+        let _starting = storage.starting(&key);
         storage.began(&key, token);
         let life = Life { key, token, fence, storage };
+        if life.key.starts_with("cold") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         let value = life.storage.read(&life.key).await.ok_or("the storage has ended")?;
         if life.key.starts_with("work") {
             let _ = ctx.send_after(Duration::from_millis(5), Message::Work); // it ends with the worker
@@ -92,6 +110,7 @@ impl Worker for Counter {
                 std::thread::sleep(Duration::from_secs(seconds));
                 reply.send(());
             }
+            Message::Blob(Blob { answer, .. }, reply) => reply.send("b".repeat(answer)),
             Message::Work => {
                 if (key.starts_with("work-blind") || fence.holds()) && !storage.write(key, *token, self.value).await {
                     return Err("the storage refuses the work".into());
@@ -100,6 +119,12 @@ impl Worker for Counter {
             }
         }
         Ok(())
+    }
+
+    async fn terminate(self, _: &ExitReason, _: &mut Context<Self>) {
+        if self.life.key.starts_with("linger") {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
     }
 }
 
@@ -112,5 +137,11 @@ impl Answers<Add> for Counter {
 impl Answers<Block> for Counter {
     fn message(call: Block, reply: Reply<()>) -> Message {
         Message::Block(call, reply)
+    }
+}
+
+impl Answers<Blob> for Counter {
+    fn message(call: Blob, reply: Reply<String>) -> Message {
+        Message::Blob(call, reply)
     }
 }

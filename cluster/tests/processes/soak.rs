@@ -85,10 +85,10 @@ async fn fault(bed: &mut Bed, fault: usize, node: usize, time: Duration) {
         }
         3 => {
             // Swallowed bytes break a connection, so it is reset.
-            let proxy = bed.nodes[node].to_engine.as_ref().expect("the run has proxies");
+            let proxy = bed.nodes[node].proxies.to_engine.as_ref().expect("the run has proxies");
             proxy.both(Flow::Swallow);
             sleep(time).await;
-            let proxy = bed.nodes[node].to_engine.as_ref().expect("the run has proxies");
+            let proxy = bed.nodes[node].proxies.to_engine.as_ref().expect("the run has proxies");
             proxy.both(Flow::Pass);
             proxy.reset();
         }
@@ -98,10 +98,10 @@ async fn fault(bed: &mut Bed, fault: usize, node: usize, time: Duration) {
             bed.etcd.wake(0);
         }
         _ => {
-            let proxy = bed.nodes[node].to_engine.as_ref().expect("the run has proxies");
+            let proxy = bed.nodes[node].proxies.to_engine.as_ref().expect("the run has proxies");
             proxy.both(Flow::Delay(Duration::from_millis(150)));
             sleep(time).await;
-            let proxy = bed.nodes[node].to_engine.as_ref().expect("the run has proxies");
+            let proxy = bed.nodes[node].proxies.to_engine.as_ref().expect("the run has proxies");
             proxy.both(Flow::Pass);
         }
     }

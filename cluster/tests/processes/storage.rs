@@ -37,10 +37,18 @@ pub(crate) struct Life {
     end: Option<u64>,
 }
 
+/// The workers of one process that run `init`: now, and the most at once.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Starts {
+    now: u64,
+    pub(crate) most: u64,
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct State {
     pub(crate) cells: HashMap<String, Cell>,
     pub(crate) lives: Vec<Life>,
+    pub(crate) starts: HashMap<u32, Starts>,
     /// The times in which a process was stopped.
     pauses: Vec<(u32, u64, u64)>,
 }
@@ -179,6 +187,16 @@ fn perform(line: &str, state: &mut State) -> u64 {
             state.lives.push(Life { key, process: number(5) as u32, token, begin: number(4), end: None });
             1
         }
+        "starting" => {
+            let starts = state.starts.entry(number(2) as u32).or_default();
+            starts.now += 1;
+            starts.most = starts.most.max(starts.now);
+            1
+        }
+        "started" => {
+            state.starts.entry(number(2) as u32).or_default().now -= 1;
+            1
+        }
         "ended" => {
             let (token, end) = ((number(2), number(3)), number(4));
             let life = state.lives.iter_mut().rev().find(|life| life.key == key && life.token == token);
@@ -193,11 +211,15 @@ fn perform(line: &str, state: &mut State) -> u64 {
 
 /// The client: one connection, whose answers arrive in the order of the requests.
 #[derive(Debug)]
-pub(crate) struct Storage(mpsc::UnboundedSender<(String, Option<oneshot::Sender<u64>>)>);
+pub(crate) struct Storage {
+    requests: mpsc::UnboundedSender<(String, Option<oneshot::Sender<u64>>)>,
+    /// By how many nanoseconds the monotonic clock of this process is ahead of the machine's.
+    clock_ahead: i64,
+}
 
 impl Storage {
     /// Connects. Its two threads end with it.
-    pub(crate) fn connect(address: &str) -> Arc<Storage> {
+    pub(crate) fn connect(address: &str, clock_ahead: i64) -> Arc<Storage> {
         let stream = TcpStream::connect(address).expect("the storage listens");
         stream.set_nodelay(true).expect("the option exists");
         let answers = BufReader::new(stream.try_clone().expect("a second handle of the socket"));
@@ -220,12 +242,12 @@ impl Storage {
                 }
             }
         });
-        Arc::new(Storage(sender))
+        Arc::new(Storage { requests: sender, clock_ahead })
     }
 
     async fn ask(&self, line: String) -> Option<u64> {
         let (sender, answer) = oneshot::channel();
-        self.0.send((line, Some(sender))).ok()?;
+        self.requests.send((line, Some(sender))).ok()?;
         answer.await.ok()
     }
 
@@ -238,13 +260,37 @@ impl Storage {
         self.ask(format!("write {key} {} {} {value}", token.epoch.get(), token.start)).await == Some(1)
     }
 
+    /// A line without an answer. An error: the process ends.
+    fn note(&self, line: String) {
+        let _ = self.requests.send((line, None));
+    }
+
     pub(crate) fn began(&self, key: &str, token: Token) {
-        let line = format!("began {key} {} {} {} {}", token.epoch.get(), token.start, now(), std::process::id());
-        let _ = self.0.send((line, None)); // the process ends
+        let (at, process) = (self.now(), std::process::id());
+        self.note(format!("began {key} {} {} {at} {process}", token.epoch.get(), token.start));
     }
 
     pub(crate) fn ended(&self, key: &str, token: Token) {
-        let line = format!("ended {key} {} {} {}", token.epoch.get(), token.start, now());
-        let _ = self.0.send((line, None)); // as above
+        self.note(format!("ended {key} {} {} {}", token.epoch.get(), token.start, self.now()));
+    }
+
+    /// A worker runs `init` until this is dropped.
+    pub(crate) fn starting(self: &Arc<Self>, key: &str) -> Starting {
+        self.note(format!("starting {key} {}", std::process::id()));
+        Starting(self.clone(), key.to_owned())
+    }
+
+    /// The machine's monotonic clock, whatever the clock of this process is.
+    fn now(&self) -> u64 {
+        now().saturating_add_signed(-self.clock_ahead)
+    }
+}
+
+/// A worker runs `init`.
+pub(crate) struct Starting(Arc<Storage>, String);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.note(format!("started {} {}", self.1, std::process::id()));
     }
 }

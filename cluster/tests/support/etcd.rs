@@ -30,6 +30,8 @@ struct Member {
 pub struct Certificates {
     pub authority: String,
     pub client: (String, String),
+    /// Of a node of the cluster `chat`.
+    pub node: (String, String),
     /// Of another authority.
     pub stranger: (String, String),
 }
@@ -235,7 +237,13 @@ impl EtcdCluster {
     /// Runs `etcdctl` against one member.
     pub fn ctl_of(&self, member: usize, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.url(member)).args(arguments);
+        command.env("ETCDCTL_API", "3").arg("--endpoints").arg(self.url(member));
+        if self.tls.is_some() {
+            for (option, file) in [("--cacert", "ca.pem"), ("--cert", "client.pem"), ("--key", "client.key")] {
+                command.arg(option).arg(self.directory.join(file));
+            }
+        }
+        command.args(arguments);
         let output = command.output().map_err(|error| error.to_string())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
@@ -306,9 +314,16 @@ fn certificates(directory: &Path) -> Certificates {
             CertificateParams::new(names).expect("valid names").signed_by(&key, by).expect("a certificate");
         (certificate.pem(), key.serialize_pem())
     };
-    let server = signed(&trusted, "localhost");
-    for (file, text) in [("ca.pem", &trusted.pem()), ("server.pem", &server.0), ("server.key", &server.1)] {
+    let (server, client) = (signed(&trusted, "localhost"), signed(&trusted, "client"));
+    for (file, text) in [
+        ("ca.pem", &trusted.pem()),
+        ("server.pem", &server.0),
+        ("server.key", &server.1),
+        ("client.pem", &client.0),
+        ("client.key", &client.1),
+    ] {
         std::fs::write(directory.join(file), text).expect("a file for etcd");
     }
-    Certificates { authority: trusted.pem(), client: signed(&trusted, "client"), stranger: signed(&other, "client") }
+    let (node, stranger) = (signed(&trusted, "chat.gen-registry"), signed(&other, "client"));
+    Certificates { authority: trusted.pem(), client, node, stranger }
 }

@@ -22,6 +22,8 @@ pub enum Flow {
     Delay(Duration),
     /// Nothing is read any more: the sender's window fills up. What was read waits for another flow.
     Hold,
+    /// One byte a second is read and passed.
+    Trickle,
 }
 
 /// A proxy before one server. It ends when it is dropped, and resets its connections.
@@ -150,7 +152,8 @@ async fn pump(
     let mut buffer = [0; 16 * 1024];
     loop {
         let _ = flow.wait_for(|flow| *flow != Flow::Hold).await;
-        let length = match from.read(&mut buffer).await {
+        let most = if *flow.borrow() == Flow::Trickle { 1 } else { buffer.len() };
+        let length = match from.read(&mut buffer[..most]).await {
             Ok(0) | Err(_) => return,
             Ok(length) => length,
         };
@@ -159,6 +162,11 @@ async fn pump(
         match present {
             Flow::Swallow => continue,
             Flow::Delay(by) => tokio::time::sleep(by).await,
+            Flow::Trickle => {
+                // Until the second is over, or the flow is another.
+                let _ =
+                    tokio::time::timeout(Duration::from_secs(1), flow.wait_for(|flow| *flow != Flow::Trickle)).await;
+            }
             Flow::Pass | Flow::Hold => {}
         }
         let last = (0..length).find(|_| is_last());
