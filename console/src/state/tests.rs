@@ -5,7 +5,7 @@ use std::fmt;
 
 use gen_registry::inspect::Query;
 use gen_registry::{Context, Registry, Worker};
-use test_support::{until_idle, within};
+use test_support::{until, until_idle, within};
 use tokio::time::sleep;
 
 use super::*;
@@ -221,11 +221,6 @@ async fn text_of_an_error_that_blocks_holds_up_no_task() {
     assert_eq!(details(&state), [""; 0]);
     *lock(&is_open.0) = true;
     is_open.1.notify_all();
-    let shown = async {
-        while details(&state) != ["failed: it has a text"] {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    within(shown, "the event").await;
+    until("the event", || details(&state) == ["failed: it has a text"]).await;
     drop(fails);
 }

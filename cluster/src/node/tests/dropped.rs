@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use test_support::poll_once;
+use test_support::{block_until, poll_once};
 use tokio::task::yield_now;
 use tokio::time::sleep;
 
@@ -206,14 +206,7 @@ fn c12_callers_outlive_the_runtime_of_their_node() {
     });
     let (sent, waits) = (counters.clone(), counters.clone());
     let waiting = of_caller.spawn(async move { waits.via("w").call(Wait).await });
-    of_caller.block_on(async move {
-        let started = async {
-            while sent.here().count() < 2 {
-                sleep(SECOND / 100).await;
-            }
-        };
-        within(started, "the start of a worker").await;
-    });
+    block_until("the start of a worker", || sent.here().count() >= 2);
     of_node.shutdown_background();
     of_caller.block_on(async move {
         let lost = within(waiting, "the end of the call").await.expect("the caller does not panic");
@@ -224,7 +217,7 @@ fn c12_callers_outlive_the_runtime_of_their_node() {
                 match counters.via("k").call(Add(1)).await {
                     Err(ClusterCallError::Left) => return,
                     // The worker may have ended before the node notices its end.
-                    Err(_) => sleep(SECOND / 100).await,
+                    Err(_) => yield_now().await,
                     Ok(value) => panic!("{value} of a worker without a runtime"),
                 }
             }

@@ -192,9 +192,12 @@ async fn pair() -> [(Cluster, ClusterRegistry<Fragile>); 2] {
     // Requests that are never answered would fill the window of four.
     let a = join(bed.options("a").window(4, 4096).call_timeout(2 * SECOND)).await;
     let b = join(bed.options("b").window(4, 4096).call_timeout(2 * SECOND)).await;
-    while b.0.health().shards.here < 8 {
-        tokio::time::sleep(SECOND / 10).await;
-    }
+    let shares = async {
+        while b.0.health().shards.here < 8 {
+            tokio::time::sleep(SECOND / 10).await;
+        }
+    };
+    within(shares, "the shards of a node").await;
     [a, b]
 }
 
