@@ -50,6 +50,31 @@ async fn name_from_init_is_reserved_then_found() {
     assert_eq!(aliases.whereis(&1), Some(worker));
 }
 
+/// With a limit of starts, it is the registry's owner that opens the worker, and not the worker's own task.
+#[tokio::test(start_paused = true)]
+async fn waits_end_when_a_paced_start_is_over() {
+    let registry = Registry::<ClosureWorker>::builder().max_concurrent_starts(1).build().expect("valid options");
+    let (aliases, gate) = (Aliases::<u32, ClosureWorker>::new(), Gate::new());
+    let (names, inner) = (aliases.clone(), gate.clone());
+    let args = ClosureArgs::init(move |ctx| {
+        Box::pin(async move {
+            names.register(1, ctx.handle()).unwrap();
+            inner.pass().await;
+        })
+    });
+    let start = tokio::spawn({
+        let registry = registry.clone();
+        async move { registry.start("a", args).await }
+    });
+    gate.reached().await;
+    let wait = tokio::spawn(async move { aliases.await_registration(&1, Duration::MAX).await });
+    until_idle().await;
+    assert!(!wait.is_finished());
+    gate.open();
+    let worker = within(start, "the start").await.unwrap().expect("the start succeeds");
+    assert_eq!(within(wait, "the wait").await.unwrap().as_ref(), Ok(&worker));
+}
+
 #[tokio::test(start_paused = true)]
 async fn failed_init_frees_its_name() {
     let (registry, aliases) = (Registry::<ClosureWorker>::new(), Aliases::<u32, ClosureWorker>::new());

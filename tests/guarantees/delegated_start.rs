@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use gen_registry::{Builder, Registry, StartError, WorkerHandle};
-use test_support::{ClosureArgs, ClosureWorker, Heartbeat, within};
+use test_support::{ClosureArgs, ClosureWorker, Gate, Heartbeat, until_idle, within};
 use tokio::time::{Instant, sleep};
 
 fn variants(
@@ -33,6 +33,34 @@ async fn slow_init_after_ctx_stop_has_init_timeout() {
         let began = Instant::now();
         let started = within(registry.start("k", slow), "a slow start").await;
         assert_eq!((text(started).as_str(), began.elapsed().as_secs()), ("Ok", 10), "{variant}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn g3_start_after_ctx_stop_in_init_gets_the_next_worker() {
+    for (variant, registry) in variants(|builder| builder) {
+        let gate = Gate::new();
+        let inner = gate.clone();
+        let ending = ClosureArgs::init(move |ctx| {
+            Box::pin(async move {
+                ctx.stop();
+                inner.pass().await;
+            })
+        });
+        let start = |args| {
+            let registry = registry.clone();
+            tokio::spawn(async move { registry.lookup_or_start("k", args).await })
+        };
+        let first = start(ending);
+        gate.reached().await;
+        let second = start(ClosureArgs::default());
+        until_idle().await;
+        assert!(!second.is_finished(), "{variant}");
+        gate.open();
+        let first = within(first, "the first start").await.unwrap().expect("its init returns");
+        let second = within(second, "the second start").await.unwrap().expect("the key is vacant");
+        assert_ne!(first.id(), second.id(), "{variant}");
+        assert_eq!(registry.lookup("k"), Some(second), "{variant}");
     }
 }
 

@@ -1,9 +1,10 @@
 //! `WorkerHandle::info` in each state, with and without inspection.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use gen_registry::inspect::{Inspector, WorkerInfo};
-use gen_registry::{Eviction, ExitReason, Registry, Restart, WorkerState};
+use gen_registry::{Context, Eviction, ExitReason, Mailbox, Registry, Restart, Worker, WorkerState};
 use test_support::{Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Step, run_in, until_idle, within};
 use tokio::time::{advance, sleep};
 
@@ -155,4 +156,60 @@ async fn info_of_itself_is_busy() {
     let info = run_in(&worker, |ctx| Box::pin(async move { ctx.handle().info() })).await.expect("it runs");
     assert_eq!((info.state, info.is_idle, info.handled), (WorkerState::Running, false, 1));
     assert_eq!(info.busy_for, Some(Duration::ZERO));
+}
+
+/// Takes two messages at once, and passes a gate after each of them.
+struct Pairs([Gate; 2]);
+
+impl Worker for Pairs {
+    type Key = u8;
+    type Args = [Gate; 2];
+    type Message = ();
+    type Error = Infallible;
+
+    async fn init(gates: Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> {
+        Ok(Self(gates))
+    }
+
+    async fn handle(&mut self, (): (), _: &mut Context<Self>) -> Result<(), Infallible> {
+        unreachable!("`run` handles the messages")
+    }
+
+    async fn run(&mut self, mailbox: &mut Mailbox<()>, _: &mut Context<Self>) -> Result<(), Infallible> {
+        while mailbox.recv().await.is_some() {
+            self.0[0].pass().await;
+            assert!(mailbox.try_recv().is_some(), "the second message is queued");
+            self.0[1].pass().await;
+            assert!(mailbox.try_recv().is_none(), "there are two");
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn message_taken_by_try_recv_is_in_hand() {
+    let (inspector, gates) = (Inspector::new(), [Gate::new(), Gate::new()]);
+    let registry =
+        Registry::<Pairs>::builder().inspect(&inspector, ToString::to_string).build().expect("valid options");
+    let worker = within(registry.start(&1, gates.clone()), "a start").await.expect("the start succeeds");
+    for _ in 0..2 {
+        worker.try_cast(()).expect("there is room");
+    }
+    gates[0].reached().await;
+    advance(Duration::from_secs(3)).await;
+    let info = worker.info();
+    assert_eq!((info.handled, info.queued, info.busy_for), (1, 1, Some(Duration::from_secs(3))));
+
+    gates[0].open();
+    gates[1].reached().await;
+    advance(Duration::from_secs(5)).await;
+    let info = worker.info();
+    assert_eq!((info.handled, info.queued, info.busy_for), (2, 0, Some(Duration::from_secs(5))), "the second one");
+
+    gates[1].open();
+    until_idle().await;
+    advance(Duration::from_secs(7)).await;
+    let info = worker.info();
+    assert_eq!((info.busy_for, info.is_idle), (None, true));
+    assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));
 }

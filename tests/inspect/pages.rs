@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gen_registry::inspect::{Column, Inspect, Inspector, Query};
-use gen_registry::{Eviction, Restart, WorkerState};
-use test_support::{Ask, Gate, Plan, Step, until_idle, within};
+use gen_registry::{Eviction, Registry, Restart, WorkerState};
+use test_support::{Ask, ClosureArgs, ClosureWorker, Gate, Plan, Step, run_in, until_idle, within};
 use tokio::time::{advance, sleep};
 
 use crate::{builder, by, keys, only, started};
@@ -128,6 +128,37 @@ async fn reference_finds_the_successor() {
     let second = started(&registry, "k").await;
     let found = shown.worker(&reference).expect("the key has a worker");
     assert_eq!((found.worker.id(), &*found.key), (second.id(), "k"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owned_registry_shows_the_workers_above_it() {
+    // A name and a key are shown to the inspector that the registry of the owner is open to.
+    let (inspector, other) = (Inspector::new(), Inspector::new());
+    let top = |name: &str, inspector: &Inspector| {
+        let builder = Registry::<ClosureWorker>::builder().name(name).inspect(inspector, ToString::to_string);
+        builder.build().expect("valid options")
+    };
+    let owners = [top("shown_above", &inspector), top("hidden_above", &other)];
+    let children = builder(&inspector).name("below").build().expect("valid options");
+    for owner in &owners {
+        let worker = within(owner.start("p", ClosureArgs::default()), "a start").await.expect("the start succeeds");
+        let owned = children.clone();
+        run_in(&worker, move |ctx| Box::pin(async move { ctx.own(&owned) })).await.expect("it runs");
+    }
+    let find = |name: &str| inspector.registries().into_iter().find(|shown| shown.name() == name).expect("it is shown");
+    let (shown, below) = (find("shown_above"), find("below"));
+    let parents = below.parents();
+    assert_eq!(
+        parents.iter().map(|parent| parent.registry_name.as_deref()).collect::<Vec<_>>(),
+        [Some("shown_above"), None]
+    );
+    assert_eq!(parents.iter().map(|parent| parent.key.as_deref()).collect::<Vec<_>>(), [Some("p"), None]);
+    assert_eq!(parents[0].registry, shown.id());
+    let above = shown.worker(&parents[0].worker).expect("it runs");
+    assert_eq!(above.worker.id(), owners[0].lookup("p").expect("it runs").id());
+
+    within(owners[1].stop("p"), "a stop").await.expect("it stops");
+    assert_eq!(below.parents().len(), 1, "an owner that has exited is above nothing");
 }
 
 #[tokio::test(start_paused = true)]

@@ -89,6 +89,39 @@ async fn slow_ticks_do_not_prevent_idling() {
     assert_eq!(registry.stats().undelivered.total(), 0, "G7");
 }
 
+/// Ticks are withheld so that the queue becomes empty. Then a guard keeps the worker, and the ticks are due again.
+#[tokio::test(start_paused = true)]
+async fn withheld_ticks_resume_if_a_guard_keeps_the_worker() {
+    let registry = builder().build().unwrap();
+    let ticks = Arc::<Mutex<u32>>::default();
+    let handled = Arc::clone(&ticks);
+    let args = RestartableArgs::init(move |ctx| {
+        for period in [5, 7] {
+            let handled = Arc::clone(&handled);
+            // It takes longer than its period, so that the queue is never empty by itself.
+            ctx.send_interval(seconds(period), move || {
+                *handled.lock().unwrap() += 1;
+                takes(seconds(30))
+            });
+        }
+        Box::pin(async { Ok(()) })
+    });
+    let worker = within(registry.start("p", args), "a start").await.unwrap();
+    let kept = run_in_restartable(&worker, |ctx| {
+        let guard = ctx.keep_active();
+        Box::pin(async move { guard })
+    });
+    let guard = within(kept, "the guard").await.unwrap();
+    // The check comes with every 64th message.
+    sleep(seconds(3 * 64 * 30)).await;
+    let before = *ticks.lock().unwrap();
+    sleep(seconds(64 * 30)).await;
+    let after = *ticks.lock().unwrap();
+    assert!(after > before + 50, "{before} ticks, then {after}");
+    drop(guard);
+    idles(&worker, Instant::now()).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn messages_between_ticks_delay_idling() {
     for handling in [0, 4, 30] {

@@ -157,6 +157,28 @@ async fn owner_of(registry: &Registry<RestartableWorker>, key: &str, children: &
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_owned_registry_ends_with_its_owner() {
+    let (top, registries) = (Registry::<RestartableWorker>::new(), [(); 3].map(|()| Registry::<Probe>::new()));
+    let worker = within(top.start("p", RestartableArgs::default()), "a start").await.unwrap();
+    for children in &registries {
+        let children = children.clone();
+        let owned = run_in_restartable(&worker, move |ctx| {
+            Box::pin(async move {
+                ctx.own(&children);
+                // Once is enough.
+                ctx.own(&children);
+            })
+        });
+        owned.await.unwrap();
+    }
+    within(top.stop("p"), "a stop").await.unwrap();
+    for children in &registries {
+        let refused = within(children.start("c", Plan::default()), "a start").await;
+        assert!(matches!(refused, Err(StartError::Shutdown)), "{refused:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn stuck_grandchild_blocks_its_ancestors() {
     let (top, middle, bottom) = (
         Registry::<RestartableWorker>::new(),

@@ -1,11 +1,12 @@
 //! A worker that is ended before its restart is complete: in `terminate`, in the backoff, while it waits for a permit,
 //! in `init`, and while it waits for what the old run owned.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use gen_registry::{Builder, CallError, ExitReason, Registry, Restart, StopError, WorkerHandle};
 use test_support::{
-    Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Step, assert_at_rest, fallible_job,
+    Ask, Gate, Plan, Probe, Record, RestartableArgs, RestartableWorker, Step, assert_at_rest, fallible_job, poll_once,
     run_blocking_code, until_idle, within,
 };
 use tokio::task::JoinHandle;
@@ -103,6 +104,19 @@ async fn kill_ends_a_restart_at_any_stage() {
         assert_eq!((record.inits(KEY), record.alive(KEY)), (inits, 0), "{phase:?}: the worker restarted");
         let stats = registry.stats();
         assert_eq!((stats.restarting, stats.exits.killed), (0, 1), "{phase:?}");
+    }
+}
+
+/// Both requests come before the worker's task runs again.
+#[tokio::test(start_paused = true)]
+async fn kill_right_after_a_stop_is_the_reason() {
+    for phase in PLACES {
+        let RestartingCase { registry, worker, .. } = at(phase).await;
+        let mut stop = pin!(registry.stop(KEY));
+        assert!(poll_once(stop.as_mut()).await.is_pending(), "{phase:?}");
+        assert!(matches!(within(worker.kill(), "a kill").await, Ok(ExitReason::Killed)), "{phase:?}");
+        assert!(matches!(within(stop, "the stop").await, Ok(ExitReason::Killed)), "{phase:?}");
+        assert_eq!(registry.stats().exits.killed, 1, "{phase:?}");
     }
 }
 
