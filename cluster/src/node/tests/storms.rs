@@ -43,7 +43,7 @@ async fn c7_tight_callers_lose_nothing_in_a_storm_of_moves() {
         .collect();
     let begin = Instant::now();
     let mut rounds = 0;
-    while begin.elapsed() < 2 * SECOND {
+    while begin.elapsed() < 2 * SECOND || rounds < 4 {
         let b = bed.join_with(options(&format!("b{rounds}"))).await;
         b.serves(1..).await;
         let report = within(b.cluster.leave(), "the end of a node").await;
@@ -61,7 +61,6 @@ async fn c7_tight_callers_lose_nothing_in_a_storm_of_moves() {
         assert_eq!(notes.len() as u64, last, "k{n}: casts were lost");
         assert!(notes.is_sorted(), "k{n}: {notes:?}");
     }
-    assert!(rounds > 3, "{rounds} rounds");
     bed.world.check();
 }
 
@@ -71,7 +70,7 @@ async fn c3_storm_of_callers_starts_one_worker() {
     let nodes = [bed.join("a").await, bed.join("b").await];
     let calls = (0..5_000).map(|n| {
         let counters = nodes[n % 2].counters.clone();
-        tokio::spawn(async move { counters.via("slow start").call(Add(1)).await })
+        tokio::spawn(async move { counters.via("slow start").call_timeout(60 * SECOND, Add(1)).await })
     });
     let calls: Vec<_> = calls.collect();
     let mut values = Vec::new();

@@ -14,9 +14,13 @@ fn options(bed: &Bed, address: &str) -> ClusterBuilder {
     bed.options(address).clock(Clock::system()).settle(SECOND / 10)
 }
 
-/// A node whose workers are given little time to stop.
+/// A node whose workers are given little time to stop. They run on a runtime of their own: a thread of tokio that is blocked
+/// may keep one more task, and that could be any of the node.
 async fn join(bed: &Bed, address: &str) -> Member {
     let cluster = within(options(bed, address).join(), "the join of a node").await.expect("the node joins");
+    let workers = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // It may not be dropped in a test that is asynchronous.
+    let _workers = Box::leak(Box::new(workers.expect("a runtime"))).enter();
     let host = host_builder(&cluster, &bed.world).local(|builder| builder.stop_timeout(300 * MS));
     Member { counters: host.start().expect("the kind is hosted once"), cluster }
 }
@@ -47,7 +51,8 @@ async fn j8_code_that_never_yields_keeps_its_shard_in_a_move() {
     let owner = a.cluster.owner_of(key.as_bytes()).map(|(id, _)| id);
     assert_eq!(owner, Some(b.cluster.id()), "the claim is kept");
     let waits = a.counters.via(&key).call_timeout(200 * MS, Add(1)).await.expect_err("its shard is not served");
-    assert!(matches!(waits, ClusterCallError::NotDelivered(Why::Moving)), "{waits:?}");
+    // At its deadline an attempt may be on its way, which did not leave in time.
+    assert!(matches!(waits, ClusterCallError::NotDelivered(Why::Moving | Why::Overloaded)), "{waits:?}");
     assert!(!leave.is_finished(), "the code has not ended");
     bed.world.open();
     let report = within(leave, "the end of the node").await.expect("it does not panic");
