@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, OriginalUri, Path, Request, State as Shared};
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, FromRequestParts, OriginalUri, Path, Request, State as Shared};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -85,20 +87,36 @@ async fn registries(Shared(state): Shared<Arc<State>>, mut parameters: Parameter
     Ok(Json(overview))
 }
 
+fn number(id: &str) -> Result<u64, Failure> {
+    id.parse().map_err(|_| Failure::bad_parameter("the id of a registry is a number"))
+}
+
+/// The id of a registry in an address, where a client may have written anything.
+struct RegistryId(u64);
+
+impl<S: Send + Sync> FromRequestParts<S> for RegistryId {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        // An error: it is no text.
+        let id = Path::<String>::from_request_parts(parts, state).await.map(|Path(id)| id).unwrap_or_default();
+        number(&id).map(Self)
+    }
+}
+
 /// The registry of an address.
-fn find(state: &State, id: &str) -> Result<Arc<dyn Inspect>, Failure> {
-    let id = id.parse().map_err(|_| Failure::bad_parameter("the id of a registry is a number"))?;
+fn find(state: &State, id: u64) -> Result<Arc<dyn Inspect>, Failure> {
     state.inspector.registry(id).ok_or_else(Failure::no_registry)
 }
 
 async fn registry(
     Shared(state): Shared<Arc<State>>,
-    Path(id): Path<String>,
+    RegistryId(id): RegistryId,
     mut parameters: Parameters,
 ) -> Answer<json::Registry> {
     let points = points(&mut parameters)?;
     parameters.end()?;
-    let found = find(&state, &id)?;
+    let found = find(&state, id)?;
     let mut registry = convert::registry(found.as_ref());
     let sampled = state.overview();
     let sample = sampled.overview.registries.iter().find(|sample| sample.id == registry.id);
@@ -110,12 +128,12 @@ async fn registry(
 
 async fn list(
     Shared(state): Shared<Arc<State>>,
-    Path(id): Path<String>,
+    RegistryId(id): RegistryId,
     mut parameters: Parameters,
 ) -> Answer<json::Page> {
     let query = workers::query(&mut parameters)?;
     parameters.end()?;
-    let registry = find(&state, &id)?;
+    let registry = find(&state, id)?;
     Ok(Json(workers::page(&state, registry, query).await?))
 }
 
@@ -127,7 +145,7 @@ fn reference(text: Option<String>) -> Result<Option<WorkerRef>, Failure> {
 
 async fn worker(
     Shared(state): Shared<Arc<State>>,
-    Path(id): Path<String>,
+    RegistryId(id): RegistryId,
     mut parameters: Parameters,
 ) -> Answer<json::Worker> {
     let reference = reference(parameters.text("ref"))?;
@@ -136,7 +154,7 @@ async fn worker(
     if reference.is_none() && key.is_none() {
         return Err(Failure::bad_parameter("either ref or key is needed"));
     }
-    let registry = find(&state, &id)?;
+    let registry = find(&state, id)?;
     let found = workers::find(&state, &registry, reference, key).await?.ok_or_else(Failure::no_worker)?;
     Ok(Json(workers::detail(&state, registry.id(), &found)))
 }
@@ -192,7 +210,8 @@ async fn stream(
     mut parameters: Parameters,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Failure> {
     let after = parameters.number("after", 0..=u64::MAX)?.unwrap_or_default();
-    let registry = parameters.text("registry").map(|id| find(&state, &id)).transpose()?.map(|found| found.id());
+    let registry =
+        parameters.text("registry").map(|id| find(&state, number(&id)?)).transpose()?.map(|found| found.id());
     let worker = reference(parameters.text("ref"))?;
     let query: Query = workers::query(&mut parameters)?;
     parameters.end()?;
@@ -210,18 +229,24 @@ async fn stream(
 async fn action(
     Shared(state): Shared<Arc<State>>,
     OriginalUri(uri): OriginalUri,
-    Path(id): Path<String>,
+    RegistryId(id): RegistryId,
     headers: HeaderMap,
-    body: Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Failure> {
     // First: another site does not even learn which registries there are. (rule 9)
     guard::check_action(&headers, &uri)?;
+    let body = body.map_err(|error| match error.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Failure::new(error.status(), "too_large", format!("a body has at most {LARGEST_BODY} bytes"))
+        }
+        status => Failure::new(status, "bad_parameter", format!("the body cannot be read: {error}")),
+    })?;
     let action: json::Action = serde_json::from_slice(&body)
         .map_err(|error| Failure::bad_parameter(format!("the body is no action: {error}")))?;
     let what: Action = action.action.parse().map_err(|error| Failure::bad_parameter(format!("{error}")))?;
     let worker: WorkerRef =
         action.worker.parse().map_err(|error| Failure::bad_parameter(format!("worker is {error}")))?;
-    let registry = find(&state, &id)?;
+    let registry = find(&state, id)?;
     let acting = registry.act(&worker, what);
     match tokio::time::timeout(ACTING, acting).await {
         Ok(Ok(reason)) => {

@@ -66,6 +66,7 @@ async fn parameters_are_bounded_and_named() {
         (format!("/api/registries/{id}/worker?ref=x"), "ref is not a reference"),
         ("/api/registries?points=0".to_owned(), "points must be a whole number from 1 to 600"),
         ("/api/registries/x".to_owned(), "a number"),
+        ("/api/registries/%ff/workers".to_owned(), "a number"),
         ("/api/events?after=-1".to_owned(), "after must be"),
         ("/api/stream?ref=1-0".to_owned(), "ref needs a registry"),
     ];

@@ -152,7 +152,7 @@ async fn bad_action_is_refused_with_a_reason() {
         ("{\"action\": \"stop\", \"worker\": \"1-0\", \"more\": 1}", 400, "unknown field `more`"),
         ("{\"action\": \"burn\", \"worker\": \"1-0\"}", 400, "not an action"),
         ("{\"action\": \"stop\", \"worker\": \"a\"}", 400, "worker is not a reference"),
-        (&long, 413, ""),
+        (&long, 413, "\"code\":\"too_large\""),
     ];
     for (body, status, message) in bodies {
         let answer = request("POST", &url, &[ACTS], body.to_owned()).await;
