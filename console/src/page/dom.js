@@ -20,6 +20,9 @@ function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** A key as it is shown: one without a letter has quotes, so that there is something to click. */
+const shownKey = key => key?.trim() ? key : `\u201c${key ?? ""}\u201d`;
+
 const at = id => document.getElementById(id);
 const plural = (count, one, many = `${one}s`) => `${whole(count)} ${count === 1 ? one : many}`;
 

@@ -18,7 +18,7 @@ function showFeed(list, events, isShort = false) {
 function eventRow(event, isShort, isNew) {
   const where = el("span", { className: "where" }, el("a", { href: address.registry(event.registry) }, event.name));
   const what = el("span", { className: "what" });
-  if (event.worker && !isShort) what.append(el("a", { href: address.worker(event.registry, event.worker, event.key), className: "key" }, event.key), " ");
+  if (event.worker && !isShort) what.append(el("a", { href: address.worker(event.registry, event.worker, event.key), className: "key" }, shownKey(event.key)), " ");
   what.append(event.detail);
   if (event.incarnation > 1) what.append(el("span", { className: "faint" }, ` (run ${event.incarnation})`));
   return el("li", { className: isNew ? "new" : "", "data-kind": event.kind },

@@ -192,7 +192,7 @@ function treeView() {
   const node = tree => el("li", {},
     el("div", {}, el("a", { href: address.registry(tree.registry), className: "of" }, tree.name), el("span", { className: "faint" }, plural(tree.workers, "worker"))),
     tree.owners.length > 0 && el("ul", {}, tree.owners.map(owner => el("li", {},
-      el("div", {}, el("a", { href: address.worker(tree.registry, owner.worker, owner.key), className: "key" }, owner.key), el("span", { className: "faint" }, "owns")),
+      el("div", {}, el("a", { href: address.worker(tree.registry, owner.worker, owner.key), className: "key" }, shownKey(owner.key)), el("span", { className: "faint" }, "owns")),
       el("ul", {}, owner.registries.map(node))))));
   let shown = "";
   const show = tree => {

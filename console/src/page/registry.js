@@ -70,7 +70,7 @@ function workerRow(registry) {
   });
   const root = el("tr", {}, cells);
   root.update = (row, speed) => {
-    setText(link, row.key);
+    setText(link, shownKey(row.key));
     link.href = address.worker(registry, row.worker, row.key);
     state.set(row.state);
     setText(cells[2], duration(row.age));

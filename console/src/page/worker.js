@@ -21,7 +21,7 @@ function workerView(id, parameters) {
   const factCard = el("section", { className: "card", "aria-label": "Facts" }, el("h2", {}, "Worker"), facts);
   const pair = el("div", { className: "pair" }, el("div", { className: "column" }, factCard, children), el("div", { className: "column" }, mailbox, eventCard));
   const crumbs = el("nav", { className: "crumbs", "aria-label": "Where" });
-  const title = el("div", { className: "title" }, el("h1", {}, key), el("span", { className: "pill" }, state), actions);
+  const title = el("div", { className: "title" }, el("h1", {}, shownKey(key)), el("span", { className: "pill" }, state), actions);
   const speeds = new Speeds();
   let seen = null;
 
@@ -80,7 +80,7 @@ function workerView(id, parameters) {
     show(worker);
   };
   return {
-    title: () => key, nodes: [crumbs, title, problem, pair], update, enter, onWorker,
+    title: () => shownKey(key), nodes: [crumbs, title, problem, pair], update, enter, onWorker,
     wanted: reference ? new URLSearchParams({ registry: id, ref: reference }).toString() : "",
   };
 }
@@ -147,11 +147,11 @@ function showChildren(card, worker) {
 
 /** Asks before it acts. The focus is on "Cancel": Enter alone ends nothing. */
 async function confirmAction(registry, action, { key, worker }, label, what) {
-  const isSure = await askUser(`${label} the worker of ${key}?`, [el("p", {}, what)], [["Cancel", ""], [label, action, "danger primary"]]);
+  const isSure = await askUser(`${label} the worker of ${shownKey(key)}?`, [el("p", {}, what)], [["Cancel", ""], [label, action, "danger primary"]]);
   if (isSure !== action) return;
   try {
     const { outcome } = await act(registry, action, worker);
-    note(`${key}: ${outcome}`);
+    note(`${shownKey(key)}: ${outcome}`);
   } catch (error) {
     note(`${label} was refused. ${error.message}`, true);
   }

@@ -193,6 +193,32 @@ async fn action_is_refused_where_the_program_allows_none() {
 }
 
 #[tokio::test]
+async fn blank_and_long_keys_have_a_row_and_a_page() {
+    in_browser(&[], async |browser| {
+        let service = Service::start().await;
+        let long = "x".repeat(6_000);
+        for key in ["", &long] {
+            service.room(key).await;
+        }
+        for (link, title) in
+            [("main tbody tr:first-child a", "\u{201c}\u{201d}"), ("main tbody tr:last-child a", &long)]
+        {
+            service.open_list(browser).await;
+            browser.until(&format!("{ROWS} === 2")).await;
+            let height = browser
+                .value("Math.max(...[...document.querySelectorAll('main tbody tr')].map(row => row.clientHeight))")
+                .await;
+            assert!(height.as_f64().is_some_and(|height| height < 200.0), "a row is {height} high");
+            browser.click(link).await;
+            browser.until(&format!("{STATE} === 'running'")).await;
+            let shown = browser.value("document.querySelector('h1').textContent").await;
+            assert_eq!(shown.as_str(), Some(title));
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn key_cannot_add_markup() {
     const KEYS: [&str; 3] =
         ["<img src=x onerror=hacked=1>", "\"><script>hacked=1</script>", "javascript:hacked=1//'`${hacked=1}"];
