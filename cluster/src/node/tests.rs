@@ -6,6 +6,7 @@ mod bench;
 mod dropped;
 mod faulty;
 mod fencing;
+mod load;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod moves;

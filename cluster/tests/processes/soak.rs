@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use test_support::Random;
 use tokio::time::sleep;
 
 use crate::bed::{Bed, SECOND, keys};
@@ -13,19 +14,6 @@ use crate::support::proxy::{Flow, Proxy};
 
 /// How long the soak lasts, in seconds.
 const LENGTH: &str = "GEN_REGISTRY_CLUSTER_SOAK";
-
-/// A generator that a seed repeats (SplitMix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut x = self.0;
-        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((x ^ (x >> 31)) % bound as u64) as usize
-    }
-}
 
 /// ```sh
 /// GEN_REGISTRY_CLUSTER_SOAK=1800 cargo test -p gen-registry-cluster --test processes j12 -- --ignored --nocapture
@@ -37,18 +25,18 @@ async fn j12_faults_at_random_violate_nothing() {
     let length = Duration::from_secs(variable(LENGTH).unwrap_or(180));
     let seed = variable("GEN_REGISTRY_CLUSTER_SEED").unwrap_or_else(|| RandomState::new().build_hasher().finish());
     println!("GEN_REGISTRY_CLUSTER_SEED={seed}");
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let Some(mut bed) = Bed::start(1, true).await else { return };
     let keys = keys("k", 120);
     let load = bed.load(&keys);
     load.mark();
     let begin = Instant::now();
     while begin.elapsed() < length {
-        let node = random.below(bed.nodes.len());
-        let time = Duration::from_millis(200 + random.below(8_000) as u64);
-        fault(&mut bed, random.below(6), node, time).await;
+        let node = random.index(bed.nodes.len());
+        let time = Duration::from_millis(200 + random.below(8_000));
+        fault(&mut bed, random.index(6), node, time).await;
         // Two faults in a row may overlap in their effects.
-        sleep(Duration::from_millis(random.below(4_000) as u64)).await;
+        sleep(Duration::from_millis(random.below(4_000))).await;
     }
     bed.balanced(3).await;
     for node in &bed.nodes {
