@@ -165,41 +165,25 @@ async fn queued_messages_and_ticks_are_distinguished() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ticks_before_the_first_rest_hide_no_message() {
-    let registry = builder().build().unwrap();
-    let began = Instant::now();
-    let worker = within(registry.start("p", with_intervals(&[1, 1], Duration::ZERO)), "a start").await.unwrap();
-    // It is first at rest after these messages, and after the ticks that arrive meanwhile.
-    for _ in 0..3 {
-        worker.cast(takes(Duration::from_millis(1_500))).await.unwrap();
-    }
-    sleep_until(began + Duration::from_millis(60_500)).await;
-    worker.cast(nothing()).await.unwrap();
-    assert_rested(idles(&worker, began).await, 60, "one message");
-}
-
-#[tokio::test(start_paused = true)]
 async fn ticks_of_a_crashed_run_hide_no_message() {
     for tracks_activity in [false, true] {
         let limited = builder().restart(Restart::Transient);
         let limited =
             if tracks_activity { limited.max_workers(9).eviction(Eviction::LeastRecentlyActive) } else { limited };
         let registry = limited.build().unwrap();
-        let fails = Arc::new(Mutex::new(true));
         let args = RestartableArgs::init(move |ctx| {
-            let fails = Arc::clone(&fails);
-            ctx.send_interval(seconds(1), move || {
-                let fails = std::mem::take(&mut *fails.lock().unwrap());
+            let fails = ctx.incarnation() == 1;
+            ctx.send_interval(seconds(50), move || {
                 fallible_job(move |_| Box::pin(async move { if fails { Err(Scripted) } else { Ok(()) } }))
             });
             Box::pin(async { Ok(()) })
         });
         let began = Instant::now();
         let worker = within(registry.start("p", args), "a start").await.unwrap();
-        sleep_until(began + Duration::from_millis(60_500)).await;
-        assert_eq!(worker.incarnation(), 2);
+        sleep_until(began + seconds(90)).await;
+        assert_eq!(worker.incarnation(), 2, "the first tick ends the first run");
         worker.cast(nothing()).await.unwrap();
-        assert_rested(idles(&worker, began).await, 60, &format!("tracks activity: {tracks_activity}"));
+        assert_rested(idles(&worker, began).await, 90, &format!("tracks activity: {tracks_activity}"));
     }
 }
 
