@@ -14,9 +14,12 @@ async fn stays_flat<F: Future<Output = ()>>(round: impl Fn() -> F) {
         round().await;
         after.push(resident());
     }
-    // The first rounds fill the allocator's and the library's own reserves.
-    let (early, late) = (after[2], after[7]);
-    assert!(late as f64 <= early as f64 * 1.05, "resident bytes after each round: {after:?}");
+    // The first rounds fill the allocator's and the library's own reserves. Which thread frees what in a round moves the figure by
+    // up to a mebibyte in both directions, so that two rounds are compared with two, and what grows by less in four rounds is not
+    // seen.
+    let (early, late) = (after[2].max(after[3]), after[6].min(after[7]));
+    let most = early as f64 * 1.05 + f64::from(1 << 20);
+    assert!(late as f64 <= most, "resident bytes after each round: {after:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
