@@ -6,7 +6,7 @@
 //! # Rules
 //!
 //! 1. **A member is counted once.** Under the lock it is either in `members`, whose counters a report reads, or its
-//!    totals are in `former`. So a total never falls.
+//!    totals are in `former`, and in that of its [`Part`]. So a total never falls.
 //! 2. **No user code runs under the lock.** The recorder is user code: a report takes the reporter out and puts it back.
 //!    A report that finds it taken out is left out; the next one follows in two seconds. (G4)
 //! 3. **The name is leased while there is a member, or while the last report is made.** A registry that joins meanwhile
@@ -39,7 +39,7 @@ use crate::util::panics::catch_panic;
 /// at the same time. The registries of a group may have different types of workers and different options. Build them
 /// on one runtime: the registry that was built first reports for all of them.
 ///
-/// A clone refers to the same group.
+/// A clone refers to the same group. [`part`](Self::part) returns one that sums some of the registries by themselves.
 ///
 /// # Examples
 ///
@@ -59,19 +59,41 @@ use crate::util::panics::catch_panic;
 /// let odd = Registry::<Room>::builder().metrics_group(&group).build()?;
 /// assert_eq!((even.name(), odd.name()), ("rooms", "rooms"));
 ///
+/// even.start(&2, ()).await?;
+/// odd.start(&1, ()).await?;
+/// assert_eq!(group.stats().running, 2);
+///
 /// let taken = Registry::<Room>::builder().name("rooms").build().unwrap_err();
 /// assert!(matches!(taken, BuildError::NameTaken { .. }));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
-pub struct MetricsGroup(Arc<Group>);
+pub struct MetricsGroup {
+    group: Arc<Group>,
+    /// `None`: all registries.
+    part: Option<Arc<Part>>,
+}
 
 struct Group {
     name: Box<str>,
     #[cfg(feature = "metrics")]
     recorder: Option<SharedRecorder>,
     state: Mutex<State>,
+    whole: Part,
+}
+
+/// Registries that [`MetricsGroup::stats`] sums.
+#[derive(Default)]
+struct Part {
+    /// The totals of those that have ended, since the part was made. Used under the lock of the group.
+    former: Mutex<Stats>,
+}
+
+impl Part {
+    fn former(&self) -> MutexGuard<'_, Stats> {
+        self.former.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[derive(Default)]
@@ -98,6 +120,7 @@ struct Member {
     id: u64,
     /// `None` until the registry is assembled.
     source: Option<Arc<dyn Source>>,
+    part: Option<Arc<Part>>,
     /// It has the deadline of the report.
     leads: bool,
 }
@@ -119,47 +142,108 @@ impl MetricsGroup {
     ///
     /// With an empty name the registries report nothing.
     pub fn new(name: impl Into<String>) -> Self {
-        Self(Arc::new(Group {
+        Self::of(Group {
             name: name.into().into_boxed_str(),
             #[cfg(feature = "metrics")]
             recorder: None,
             state: Mutex::default(),
-        }))
+            whole: Part::default(),
+        })
     }
 
     /// Creates a group that reports to this recorder instead of the one that is installed for the process.
     #[cfg(feature = "metrics")]
     pub fn with_recorder(name: impl Into<String>, recorder: Arc<dyn metrics::Recorder + Send + Sync>) -> Self {
-        let state = Mutex::default();
-        Self(Arc::new(Group { name: name.into().into_boxed_str(), recorder: Some(recorder), state }))
+        let (state, whole) = (Mutex::default(), Part::default());
+        Self::of(Group { name: name.into().into_boxed_str(), recorder: Some(recorder), state, whole })
+    }
+
+    fn of(group: Group) -> Self {
+        Self { group: Arc::new(group), part: None }
     }
 
     /// Returns the name.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.group.name
+    }
+
+    /// Returns the same group, for a new part of its registries.
+    ///
+    /// Those that are built with what this returns report with all others. Its [`stats`](Self::stats) are theirs alone.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, MetricsGroup, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = MetricsGroup::new("rooms");
+    /// let (north, south) = (rooms.part(), rooms.part());
+    /// let first = Registry::<Room>::builder().metrics_group(&north).build()?;
+    /// let second = Registry::<Room>::builder().metrics_group(&south).build()?;
+    /// first.start(&1, ()).await?;
+    /// second.start(&2, ()).await?;
+    /// assert_eq!((north.stats().running, south.stats().running, rooms.stats().running), (1, 1, 2));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use = "the group itself has no part"]
+    pub fn part(&self) -> Self {
+        Self { group: Arc::clone(&self.group), part: Some(Arc::default()) }
+    }
+
+    /// Returns the sums over the registries of the group, or of this [`part`](Self::part) of it. The totals include the
+    /// registries that have ended.
+    ///
+    /// [`fullest_mailbox`](Stats::fullest_mailbox) is that of the fullest mailbox of all, and
+    /// [`limit`](Stats::limit) has each [shared limit](crate::SharedLimits) once. Registries of a group with an empty
+    /// name are not counted.
+    ///
+    /// Like [`Registry::stats`](crate::Registry::stats), the numbers are read one after the other. The cost is that of
+    /// a read of each registry, and of the mailboxes of at most 1,024 workers.
+    pub fn stats(&self) -> Stats {
+        let state = self.group.lock();
+        let is_of_part = |member: &Member| match &self.part {
+            None => true,
+            Some(part) => member.part.as_ref().is_some_and(|of| Arc::ptr_eq(of, part)),
+        };
+        let sources = state.sources(is_of_part);
+        let mut stats = sum(&sources);
+        stats.add_totals(&self.part.as_deref().unwrap_or(&self.group.whole).former());
+        drop(state);
+        // A registry that has ended meanwhile may be dropped here, and its keys and messages with it. (rule 2)
+        drop(sources);
+        stats
     }
 
     /// Adds a registry, which is not assembled yet. `None`: another registry or group has the name.
     pub(crate) fn join(&self) -> Option<Membership> {
-        let mut state = self.0.lock();
+        let mut state = self.group.lock();
         if state.members.is_empty() && !state.is_recording {
             state.reporter = Some(Reporter::lease(
-                &self.0.name,
+                &self.group.name,
                 #[cfg(feature = "metrics")]
-                self.0.recorder.clone(),
+                self.group.recorder.clone(),
             )?);
         }
         let id = state.next_member;
         state.next_member += 1;
-        state.members.push(Member { id, source: None, leads: false });
+        state.members.push(Member { id, source: None, part: self.part.clone(), leads: false });
         drop(state);
-        Some(Membership { group: Arc::clone(&self.0), id })
+        Some(Membership { group: Arc::clone(&self.group), id })
     }
 }
 
 impl fmt::Debug for MetricsGroup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MetricsGroup").field("name", &self.0.name).finish_non_exhaustive()
+        f.debug_struct("MetricsGroup").field("name", &self.group.name).finish_non_exhaustive()
     }
 }
 
@@ -195,31 +279,42 @@ impl State {
         self.is_recording = false;
     }
 
+    /// The members that are assembled, and of which this is true.
+    fn sources(&self, is_counted: impl Fn(&Member) -> bool) -> Vec<Arc<dyn Source>> {
+        self.members.iter().filter(|member| is_counted(member)).filter_map(|member| member.source.clone()).collect()
+    }
+
     /// Adds up the counters of all members. (rule 1)
     fn snapshot(&mut self) -> Snapshot {
-        let sources: Vec<_> = self.members.iter().filter_map(|member| member.source.clone()).collect();
-        let sample = (BACKLOG_SAMPLE / sources.len().max(1)).max(1);
-        let mut stats = Stats::default();
+        let sources = self.sources(|_| true);
+        let mut stats = sum(&sources);
         stats.add_totals(&self.former);
-        let mut shared = Vec::new();
-        for source in &sources {
-            let own = source.stats(sample);
-            let is_counted = source.shared_limits().is_some_and(|limits| {
-                let is_counted = shared.contains(&limits);
-                shared.push(limits);
-                is_counted
-            });
-            if let (Some(limit), false) = (own.limit, is_counted) {
-                stats.limit = Some(stats.limit.unwrap_or(0).saturating_add(limit));
-            }
-            stats.add(&own);
-        }
         if let Some(source) = sources.last() {
             self.mailbox_capacity = source.mailbox_capacity();
             self.limit = stats.limit;
         }
         Snapshot { stats, mailbox_capacity: self.mailbox_capacity, sources }
     }
+}
+
+/// The sums over these registries, with the backlog of a sample of their mailboxes.
+fn sum(sources: &[Arc<dyn Source>]) -> Stats {
+    let sample = (BACKLOG_SAMPLE / sources.len().max(1)).max(1);
+    let mut stats = Stats::default();
+    let mut shared = Vec::new();
+    for source in sources {
+        let own = source.stats(sample);
+        let is_counted = source.shared_limits().is_some_and(|limits| {
+            let is_counted = shared.contains(&limits);
+            shared.push(limits);
+            is_counted
+        });
+        if let (Some(limit), false) = (own.limit, is_counted) {
+            stats.limit = Some(stats.limit.unwrap_or(0).saturating_add(limit));
+        }
+        stats.add(&own);
+    }
+    stats
 }
 
 /// A registry's place in its group. The registry's owner holds it.
@@ -281,6 +376,10 @@ impl Membership {
         let Some(place) = state.members.iter().position(|member| member.id == self.id) else { return };
         let left = state.members.remove(place);
         state.former.add_totals(stats);
+        self.group.whole.former().add_totals(stats);
+        if let Some(part) = &left.part {
+            part.former().add_totals(stats);
+        }
         state.ended += 1;
         if let Some(next) = state.members.first() {
             // If it is not assembled yet, it asks whether it leads when it is.

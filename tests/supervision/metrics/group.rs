@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gen_registry::metrics::{ALL, MAILBOX_CAPACITY, WORKER_EXITS, WORKER_STARTS, WORKERS, WORKERS_LIMIT};
-use gen_registry::{BuildError, MetricsGroup, Registry};
+use gen_registry::{BuildError, MetricsGroup, Registry, SharedLimits, Stats};
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
@@ -137,6 +137,54 @@ async fn counters_continue_when_a_group_is_filled_again() {
         let (now, all) = (scrape.now(), f64::from(2 * round));
         assert_eq!((running(&now), started(&now), shut_down(&now)), (0.0, all, all));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_of_a_group_include_ended_registries() {
+    let scrape = Scrape::new();
+    let group = group(&scrape);
+    assert_eq!(group.stats(), Stats::default());
+    let limits = SharedLimits::new().max_workers(50);
+    let shared = || Registry::<Probe>::builder().metrics_group(&group).shared_limits(&limits).build().unwrap();
+    let (first, second, third) = (shared(), shared(), member(&group));
+    start(&first, 0..2).await;
+    start(&second, 0..3).await;
+    start(&third, 0..4).await;
+    let stats = group.stats();
+    assert_eq!((stats.running, stats.starts.ok, stats.limit), (9, 9, Some(50)), "a shared limit counts once");
+    assert_eq!(stats.exits.total(), 0);
+    drop(second);
+    until_idle().await;
+    let stats = group.stats();
+    assert_eq!((stats.running, stats.starts.ok, stats.exits.shutdown), (6, 9, 3));
+    // The name is free once no registry is left. The totals of the group stay.
+    let _ = within(async { tokio::join!(first.shutdown(), third.shutdown()) }, "the shutdowns").await;
+    scrape.next().await;
+    let stats = group.stats();
+    assert_eq!((stats.workers(), stats.starts.ok, stats.exits.shutdown, stats.limit), (0, 9, 9, None));
+    let again = member(&group);
+    start(&again, 0..1).await;
+    assert_eq!((group.stats().running, group.stats().starts.ok), (1, 10));
+    assert_eq!(started(&scrape.next().await), 10.0, "as it reports");
+}
+
+#[tokio::test(start_paused = true)]
+async fn stats_of_a_part_are_those_of_its_registries() {
+    let scrape = Scrape::new();
+    let group = group(&scrape);
+    let (north, south) = (group.part(), group.clone().part());
+    let (first, second, third) = (member(&north), member(&south), member(&group));
+    for (registry, workers) in [(&first, 0..1), (&second, 0..2), (&third, 0..4)] {
+        start(registry, workers).await;
+    }
+    let of = |group: &MetricsGroup| (group.stats().running, group.stats().starts.ok, group.stats().exits.shutdown);
+    assert_eq!([of(&north), of(&south), of(&group)], [(1, 1, 0), (2, 2, 0), (7, 7, 0)]);
+    assert_eq!(started(&scrape.next().await), 7.0, "parts report together");
+    drop(first);
+    until_idle().await;
+    assert_eq!([of(&north), of(&south), of(&group)], [(0, 1, 1), (2, 2, 0), (6, 7, 1)]);
+    assert_eq!(of(&north.part()), (0, 0, 0), "a new part has no registry");
+    assert_eq!(north.name(), "rooms");
 }
 
 #[tokio::test(start_paused = true)]
