@@ -29,6 +29,27 @@ const SOLO_SHARDS: u16 = 64;
 ///
 /// `valid` is at most 0.8 of `take`, and at least three beats. What is between `valid` and `take` is for clocks that differ in
 /// rate, and for workers that take time to yield.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use gen_registry_cluster::engine::Memory;
+/// use gen_registry_cluster::{Cluster, JoinError, Timing};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// // A fail-over in five seconds, for an engine that is never away for four.
+/// let timing = Timing { beat: Duration::from_millis(500), valid: Duration::from_secs(4), take: Duration::from_secs(5) };
+/// let options = || Cluster::builder("chat").engine(Memory::new()).listen(([127, 0, 0, 1], 0).into());
+/// options().timing(timing).join().await?;
+///
+/// // Clocks differ, and workers take time to yield.
+/// let timing = Timing { valid: timing.take, ..timing };
+/// assert!(matches!(options().timing(timing).join().await, Err(JoinError::Option { option: "timing", .. })));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
     /// How often a node proves to the engine that it lives. 1 s.
@@ -187,6 +208,22 @@ impl ClusterBuilder {
     /// not be unspecified (`0.0.0.0`).
     ///
     /// It is also the node's place: a process that starts again at its address is given the same shards.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry_cluster::Cluster;
+    /// use gen_registry_cluster::engine::Memory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// // In a container: it listens at every address, and others use its name.
+    /// let options = Cluster::builder("chat").engine(Memory::new()).listen("0.0.0.0:0".parse()?).insecure();
+    /// let node = options.advertise("chat-0.chat:7101").join().await?;
+    /// assert_eq!(node.members()[0].address, "chat-0.chat:7101");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn advertise(mut self, address: impl Into<String>) -> ClusterBuilder {
         self.advertise = Some(address.into());
         self
@@ -218,12 +255,42 @@ impl ClusterBuilder {
 
     /// Sets the node's share of the shards, relative to the weights of the others. 1, unless set. A node of weight 0 owns
     /// none.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry_cluster::Cluster;
+    /// use gen_registry_cluster::engine::Memory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let options = Cluster::builder("chat").engine(Memory::new()).listen("127.0.0.1:0".parse()?);
+    /// let node = options.weight(4).join().await?; // a larger machine
+    /// assert_eq!(node.members()[0].weight, 4);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn weight(mut self, weight: u32) -> ClusterBuilder {
         self.weight = weight;
         self
     }
 
     /// Sets the version of the program. While two run, shards are given to nodes of the newest.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry_cluster::Cluster;
+    /// use gen_registry_cluster::engine::Memory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let options = Cluster::builder("chat").engine(Memory::new()).listen("127.0.0.1:0".parse()?);
+    /// let node = options.version(20_260_301).join().await?; // a number that each release raises
+    /// assert_eq!(node.members()[0].version, 20_260_301);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn version(mut self, version: u64) -> ClusterBuilder {
         self.version = version;
         self
@@ -275,6 +342,22 @@ impl ClusterBuilder {
 
     /// Sets how many requests to one node are open at a time, and how many bytes of them. 4,096 and 16 MiB, unless set.
     /// Beyond, senders wait in their own futures.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry_cluster::Cluster;
+    /// use gen_registry_cluster::engine::Memory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let options = Cluster::builder("chat").engine(Memory::new()).listen("127.0.0.1:0".parse()?);
+    /// // Small messages only, of which few may wait for one node.
+    /// let node = options.window(256, 1024 * 1024).max_message(64 * 1024).join().await?;
+    /// assert!(node.health().is_ok());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn window(mut self, calls: usize, bytes: usize) -> ClusterBuilder {
         self.options.window_calls = calls;
         self.options.window_bytes = bytes;
@@ -321,6 +404,26 @@ impl ClusterBuilder {
     /// # Panics
     ///
     /// Outside a tokio runtime, or in one without a timer.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry_cluster::engine::Memory;
+    /// use gen_registry_cluster::{Cluster, JoinError};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let engine = Memory::new();
+    /// let node = |shards| Cluster::builder("chat").engine(engine.clone()).listen(([127, 0, 0, 1], 0).into()).shards(shards);
+    /// let first = node(64).join().await?;
+    /// let second = node(64).join().await?;
+    /// assert_ne!(first.id(), second.id());
+    ///
+    /// // The number of shards is that of the cluster, for ever.
+    /// assert!(matches!(node(128).join().await, Err(JoinError::Shards { cluster: 64 })));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn join(self) -> Result<Cluster, JoinError> {
         let within = self.join_timeout;
         let cluster = self.begin().await?;

@@ -133,6 +133,23 @@ impl Cluster {
 
     /// Returns the members, as this node sees them. The cost is that of a lock, which the driver of the node takes for each
     /// step.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry_cluster::Cluster;
+    /// use gen_registry_cluster::engine::Memory;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let engine = Memory::new();
+    /// let node = || Cluster::builder("chat").engine(engine.clone()).listen(([127, 0, 0, 1], 0).into());
+    /// let (first, second) = (node().join().await?, node().join().await?);
+    /// let ids: Vec<_> = second.members().iter().map(|member| member.id).collect();
+    /// assert!(ids.contains(&first.id()) && ids.contains(&second.id()));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn members(&self) -> Vec<Member> {
         let now = self.node().clock.now();
         let machine = self.node().machine();
@@ -201,6 +218,43 @@ impl Cluster {
     }
 
     /// Returns the counters of this node. The cost is that of a look at each of its shards, for each kind.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// # #[derive(Serialize, Deserialize)] struct Add(u64);
+    /// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+    /// # struct Counter(u64);
+    /// # enum Message { Get(Reply<u64>), Add(Add) }
+    /// # impl Worker for Counter {
+    /// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+    /// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().cast::<Add>().start()?;
+    /// counters.via("home").cast(Add(1)).await?;
+    /// counters.via("home").call(Get).await?;
+    /// let absent = counters.via_if_running("about").call(Get).await;
+    /// assert!(absent.is_err());
+    ///
+    /// let stats = cluster.stats();
+    /// assert_eq!((stats.casts, stats.calls, stats.answered, stats.failed, stats.workers), (1, 2, 1, 1, 1));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn stats(&self) -> ClusterStats {
         self.node().stats()
     }
@@ -219,7 +273,38 @@ impl Cluster {
     ///
     /// # Examples
     ///
-    /// See [`Cluster`].
+    /// ```
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// # #[derive(Serialize, Deserialize)] struct Add(u64);
+    /// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+    /// # struct Counter(u64);
+    /// # enum Message { Get(Reply<u64>), Add(Add) }
+    /// # impl Worker for Counter {
+    /// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+    /// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let counters = cluster.host::<Counter>("counter", |_, fence| fence).cast::<Add>().start()?;
+    /// counters.via("home").cast(Add(1)).await?;
+    ///
+    /// let report = cluster.leave().await; // on SIGTERM
+    /// assert_eq!((report.stuck, report.unanswered), (0, 0));
+    /// assert!(counters.via("home").cast(Add(1)).await.is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn leave(&self) -> LeaveReport {
         let node = self.node();
         let moved = node.moved();

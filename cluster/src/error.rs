@@ -39,6 +39,56 @@ impl Error for TooLarge {}
 ///
 /// [`may_have_run`](Self::may_have_run) says whether the message may have been handled. If not, it never will be, and the call
 /// can be repeated.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// # use gen_registry_cluster::{ClusterCallError, ClusterVia};
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// /// Repeats what never began, and reports what may have run.
+/// async fn get(counter: &ClusterVia<Counter>) -> Result<u64, ClusterCallError> {
+///     loop {
+///         match counter.call(Get).await {
+///             Err(ClusterCallError::NotDelivered(why)) => eprintln!("{why}; once more"),
+///             done => return done,
+///         }
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().start()?;
+/// assert_eq!(get(&counters.via("home")).await?, 0);
+///
+/// let error = get(&counters.via_if_running("about")).await.unwrap_err();
+/// assert!(matches!(error, ClusterCallError::NotFound));
+///
+/// cluster.leave().await;
+/// let error = get(&counters.via("home")).await.unwrap_err();
+/// assert!(matches!(error, ClusterCallError::Left) && !error.may_have_run());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum ClusterCallError {
@@ -75,6 +125,37 @@ impl ClusterCallError {
 
     /// Returns the error that `init` returned, if the worker was to start on this node and the type is `E`. From another
     /// node only its text travels.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cluster, Named};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// #[derive(Debug, PartialEq, thiserror::Error)]
+    /// #[error("there is no row for the key")]
+    /// struct NoRow;
+    /// # struct Counter;
+    /// # impl Worker for Counter {
+    /// #     type Key = String; type Args = (); type Message = Reply<u64>; type Error = NoRow;
+    /// async fn init(_: (), _: &mut Context<Self>) -> Result<Self, NoRow> {
+    ///     Err(NoRow)
+    /// }
+    /// #     async fn handle(&mut self, _: Reply<u64>, _: &mut Context<Self>) -> Result<(), NoRow> { Ok(()) }
+    /// # }
+    /// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Reply<u64> { reply } }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let counters = cluster.host::<Counter>("counter", |_, _| ()).call::<Get>().start()?;
+    /// let error = counters.via("home").call(Get).await.unwrap_err();
+    /// assert_eq!(error.init_error::<NoRow>(), Some(&NoRow));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn init_error<E: Error + 'static>(&self) -> Option<&E> {
         match self {
             Self::NotStarted(error) => error.init_error(),
@@ -117,6 +198,42 @@ impl Error for ClusterCallError {
 }
 
 /// The error of a cast across nodes. It returns the message, unless that may be in a mailbox.
+///
+/// # Examples
+///
+/// ```
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().cast::<Add>().start()?;
+///
+/// let error = counters.via_if_running("home").cast(Add(7)).await.unwrap_err();
+/// assert!(!error.may_have_run());
+/// let add = error.into_cast().expect("no mailbox has it");
+/// counters.via("home").cast(add).await?; // which starts the worker
+/// assert_eq!(counters.via("home").call(Get).await?, 7);
+/// # Ok(())
+/// # }
+/// ```
 #[non_exhaustive]
 pub enum ClusterCastError<C> {
     /// The message is in no mailbox and never will be. It is safe to repeat the cast.

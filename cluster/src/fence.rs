@@ -36,6 +36,81 @@ use crate::machine::Instant;
 /// [`holds`](Self::holds) looks at the clock. That is worth having, and is not enough: between the look and the effect of what
 /// follows, the process can be stopped for any time. **A storage must compare the [`token`](Self::token)**: it keeps the
 /// highest one per key, and refuses a write with a lower one.
+///
+/// # Examples
+///
+/// A storage that compares tokens, and a worker that writes to it:
+///
+/// ```
+/// # use std::collections::HashMap;
+/// # use std::sync::{Arc, Mutex};
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cluster, Fence, Named, Token};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Call for Add { const NAME: &'static str = "add"; type Codec = Named; type Reply = u64; }
+/// #[derive(Clone, Default)]
+/// struct Storage(Arc<Mutex<HashMap<String, (Token, u64)>>>);
+///
+/// impl Storage {
+///     /// Refuses the write of an earlier owner.
+///     fn write(&self, key: &str, token: Token, value: u64) -> Result<(), Refused> {
+///         let mut rows = self.0.lock().unwrap();
+///         if rows.get(key).is_some_and(|(highest, _)| token < *highest) {
+///             return Err(Refused);
+///         }
+///         rows.insert(key.to_owned(), (token, value));
+///         Ok(())
+///     }
+/// }
+///
+/// #[derive(Debug, thiserror::Error)]
+/// #[error("another worker has the key now")]
+/// struct Refused;
+///
+/// struct Counter {
+///     value: u64,
+///     fence: Fence,
+///     storage: Storage,
+/// }
+///
+/// impl Worker for Counter {
+///     type Key = String;
+///     type Args = (Fence, Storage);
+///     type Message = (Add, Reply<u64>);
+///     type Error = Refused;
+///
+///     async fn init((fence, storage): Self::Args, _: &mut Context<Self>) -> Result<Self, Refused> {
+///         fence.token(); // drawn now: later workers of the key have greater ones
+///         Ok(Counter { value: 0, fence, storage })
+///     }
+///
+///     async fn handle(&mut self, (Add(n), reply): Self::Message, ctx: &mut Context<Self>) -> Result<(), Refused> {
+///         self.value += n;
+///         self.storage.write(ctx.key(), self.fence.token(), self.value)?;
+///         Ok(reply.send(self.value))
+///     }
+/// }
+/// # impl Answers<Add> for Counter { fn message(add: Add, reply: Reply<u64>) -> Self::Message { (add, reply) } }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let storage = Storage::default();
+/// let of_workers = storage.clone();
+/// let counters = cluster.host::<Counter>("counter", move |_, fence| (fence, of_workers.clone())).call::<Add>().start()?;
+///
+/// assert_eq!(counters.via("home").call(Add(1)).await?, 1);
+/// let (first, _) = storage.0.lock().unwrap()["home"];
+///
+/// counters.stop("home").await?;
+/// counters.via("home").call(Add(1)).await?; // another worker
+/// let (second, _) = storage.0.lock().unwrap()["home"];
+/// assert!(first < second);
+/// assert!(storage.write("home", first, 7).is_err(), "what the first worker still writes is refused");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Fence {
     ownership: Arc<Ownership>,
@@ -46,6 +121,28 @@ pub struct Fence {
 }
 
 /// Orders all workers of a key: a later one has a greater token, on whatever node it runs.
+///
+/// # Examples
+///
+/// ```
+/// use gen_registry_cluster::{Cluster, ClusterEvent, Token};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let mut events = cluster.subscribe();
+/// let epoch = loop {
+///     match events.next().await {
+///         Some(ClusterEvent::ShardHere { epoch, .. }) => break epoch,
+///         _ => {}
+///     }
+/// };
+/// // The epoch decides first. A storage that keeps one number per key keeps the epoch.
+/// let (first, second) = (Token { epoch, start: 1 }, Token { epoch, start: 2 });
+/// assert!(first < second);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token {
     /// Orders the ownerships of the shard.
@@ -55,6 +152,22 @@ pub struct Token {
 }
 
 /// What happens if code still runs when a fenced node must have come to rest.
+///
+/// # Examples
+///
+/// ```
+/// use gen_registry_cluster::engine::Memory;
+/// use gen_registry_cluster::{Cluster, FencePolicy};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// // The storage of this program compares tokens, so it need not be aborted.
+/// let options = Cluster::builder("chat").engine(Memory::new()).listen("127.0.0.1:0".parse()?);
+/// let cluster = options.fence_policy(FencePolicy::Report).join().await?;
+/// assert!(cluster.health().is_ok());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FencePolicy {
     /// The process is aborted. Only code that does not yield for half of `take - valid` causes it.
@@ -96,6 +209,48 @@ impl Fence {
     /// # Cancel safety
     ///
     /// The future may be dropped.
+    ///
+    /// # Examples
+    ///
+    /// A task that works for a key, and ends with its ownership:
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Worker};
+    /// # use gen_registry_cluster::{Cast, Cluster, Fence, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # use tokio::sync::mpsc;
+    /// # #[derive(Serialize, Deserialize)] struct Begin;
+    /// # impl Cast for Begin { const NAME: &'static str = "begin"; type Codec = Named; }
+    /// # struct Feed { fence: Fence, ended: mpsc::UnboundedSender<&'static str> }
+    /// # impl Worker for Feed {
+    /// #     type Key = String; type Args = (Fence, mpsc::UnboundedSender<&'static str>); type Message = Begin; type Error = Infallible;
+    /// #     async fn init((fence, ended): Self::Args, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Feed { fence, ended }) }
+    /// async fn handle(&mut self, _: Begin, _: &mut Context<Self>) -> Result<(), Infallible> {
+    ///     let (fence, ended) = (self.fence.clone(), self.ended.clone());
+    ///     tokio::spawn(async move {
+    ///         tokio::select! {
+    ///             () = fence.lost() => ended.send("lost").unwrap_or_default(),
+    ///             () = work() => {}
+    ///         }
+    ///     });
+    ///     Ok(())
+    /// }
+    /// # }
+    /// # impl Takes<Begin> for Feed { fn message(begin: Begin) -> Begin { begin } }
+    /// # async fn work() { std::future::pending().await }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let (ended, mut end) = mpsc::unbounded_channel();
+    /// let cluster = Cluster::solo("news");
+    /// let feeds = cluster.host::<Feed>("feed", move |_, fence| (fence, ended.clone())).cast::<Begin>().start()?;
+    /// feeds.via("sport").cast(Begin).await?;
+    /// cluster.leave().await;
+    /// assert_eq!(end.recv().await, Some("lost"));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn lost(&self) {
         let mut notified = pin!(self.ownership.lost.notified());
         loop {

@@ -9,11 +9,9 @@ use thiserror::Error;
 
 use crate::fence::Fence;
 use crate::key::ClusterKey;
-use crate::kind::{Configure, Handler, Kind, MakeArgs};
+use crate::kind::{Configure, Handler, Kind, MakeArgs, Together};
 use crate::message::{Answers, Call, Cast, Takes};
 use crate::node::Node;
-#[cfg(feature = "metrics")]
-use crate::node::report::group_of;
 use crate::registry::ClusterRegistry;
 use crate::serve::{serve_call, serve_cast};
 
@@ -117,6 +115,42 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
     /// The closure runs for each registry. Limits such as `max_workers` hold for each of them, and not for the node: set
     /// those with [`limits`](Self::limits). Registries have no [`name`](Builder::name) of their own: they report
     /// [together](gen_registry::MetricsGroup), under the name of the kind. Their [`accepts`](Builder::accepts) is the shard.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// # #[derive(Serialize, Deserialize)] struct Add(u64);
+    /// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+    /// # struct Counter(u64);
+    /// # enum Message { Get(Reply<u64>), Add(Add) }
+    /// # impl Worker for Counter {
+    /// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+    /// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let host = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>();
+    /// let counters = host.local(|builder| builder.idle_timeout(Duration::from_millis(20))).start()?;
+    /// counters.via("home").call(Get).await?;
+    /// while counters.here().count() > 0 {
+    ///     tokio::time::sleep(Duration::from_millis(5)).await; // nothing asks for it
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn local(mut self, options: impl Fn(Builder<W>) -> Builder<W> + Send + Sync + 'static) -> HostBuilder<W> {
         self.configure = Box::new(options);
         self
@@ -172,8 +206,8 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
             return Err(HostError::NameTaken { kind, message });
         }
         let name = kind;
-        let configure = complete(&node, name, limits, configure);
-        let kind = Arc::new(Kind::new(kind, node.shards(), args, configure, handlers));
+        let together = Together { group: node.group_of(name), limits };
+        let kind = Arc::new(Kind::new(kind, node.shards(), args, configure, together, handlers));
         // The options are checked now, and not at the first message. This registry accepts no key.
         kind.build(None).map_err(|source| HostError::Options { kind: name, source })?;
         if !node.host(name, kind.clone()) {
@@ -181,28 +215,6 @@ impl<W: Worker<Key: ClusterKey>> HostBuilder<W> {
         }
         Ok(ClusterRegistry::new(node, kind))
     }
-}
-
-/// Adds what the registries of a kind have together to the options of the program.
-#[cfg_attr(not(feature = "metrics"), allow(unused_variables, reason = "only metrics need the node and the kind"))]
-fn complete<W: Worker>(
-    node: &Node,
-    kind: &'static str,
-    limits: Option<SharedLimits>,
-    configure: Configure<W>,
-) -> Configure<W> {
-    #[cfg(feature = "metrics")]
-    let group = group_of(kind, node.recorder());
-    Box::new(move |builder| {
-        let builder = configure(builder).name("");
-        let builder = match &limits {
-            Some(limits) => builder.shared_limits(limits),
-            None => builder,
-        };
-        #[cfg(feature = "metrics")]
-        let builder = builder.metrics_group(&group);
-        builder
-    })
 }
 
 impl<W: Worker> fmt::Debug for HostBuilder<W> {
@@ -214,6 +226,42 @@ impl<W: Worker> fmt::Debug for HostBuilder<W> {
 }
 
 /// Why a worker type is not hosted.
+///
+/// # Examples
+///
+/// ```
+/// use gen_registry_cluster::HostError;
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let cluster = Cluster::solo("visits");
+/// let host = || cluster.host::<Counter>("counter", |_, fence| fence);
+/// let error = host().local(|builder| builder.mailbox_capacity(0)).start().unwrap_err();
+/// assert!(matches!(error, HostError::Options { kind: "counter", .. }));
+///
+/// host().start()?;
+/// assert!(matches!(host().start().unwrap_err(), HostError::KindTaken { kind: "counter" }));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum HostError {

@@ -19,7 +19,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use gen_registry::{Builder, Event, Lagged, Permit, Registry, ReserveError, ShutdownReport, Worker};
+use gen_registry::{
+    Builder, Event, Lagged, MetricsGroup, Permit, Registry, ReserveError, SharedLimits, ShutdownReport, Stats, Worker,
+};
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
@@ -83,12 +85,30 @@ pub(crate) enum NotSent<W: Worker> {
 pub(crate) type MakeArgs<W> = Box<dyn Fn(&<W as Worker>::Key, Fence) -> <W as Worker>::Args + Send + Sync>;
 pub(crate) type Configure<W> = Box<dyn Fn(Builder<W>) -> Builder<W> + Send + Sync>;
 
+/// What the registries of a kind have together.
+pub(crate) struct Together {
+    pub(crate) group: MetricsGroup,
+    pub(crate) limits: Option<SharedLimits>,
+}
+
+impl Together {
+    /// Adds it to the options of the program.
+    fn add_to<W: Worker>(&self, builder: Builder<W>) -> Builder<W> {
+        let builder = builder.name("").metrics_group(&self.group);
+        match &self.limits {
+            Some(limits) => builder.shared_limits(limits),
+            None => builder,
+        }
+    }
+}
+
 /// See the [module](self).
 pub(crate) struct Kind<W: Worker> {
     pub(crate) name: &'static str,
     slots: Box<[Slot<W>]>,
     args: MakeArgs<W>,
     configure: Configure<W>,
+    together: Together,
     handlers: HashMap<&'static str, Handler<W>>,
     runtime: Handle,
     /// Of the registries here, if there was a subscriber. An error: this many are lost.
@@ -110,11 +130,12 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         shards: u16,
         args: MakeArgs<W>,
         configure: Configure<W>,
+        together: Together,
         handlers: HashMap<&'static str, Handler<W>>,
     ) -> Kind<W> {
         let slot = |_| Slot { open: RwLock::new(None), counts: Counts::default() };
         let (runtime, events) = (Handle::current(), broadcast::Sender::new(EVENTS));
-        Kind { name, slots: (0..shards).map(slot).collect(), args, configure, handlers, runtime, events }
+        Kind { name, slots: (0..shards).map(slot).collect(), args, configure, together, handlers, runtime, events }
     }
 
     pub(crate) fn shards(&self) -> u16 {
@@ -236,7 +257,7 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         };
         // The workers run where the node runs, whichever runtime the sender is on.
         let _entered = self.runtime.enter();
-        (self.configure)(Registry::builder()).accepts(accepts).build()
+        self.together.add_to((self.configure)(Registry::builder())).accepts(accepts).build()
     }
 
     /// Subscribes to the events of the workers here. A registry that is made meanwhile is found by the loop, or finds the
@@ -277,6 +298,11 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
     /// The registry of a shard, whether it is routed to or not.
     pub(crate) fn at(&self, shard: Shard) -> Option<Arc<Open<W>>> {
         self.slot(shard).open.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The sums over the registries of this node, those that have ended included.
+    pub(crate) fn stats(&self) -> Stats {
+        self.together.group.stats()
     }
 
     /// The registries of this node.

@@ -4,7 +4,7 @@ use gen_registry::{Reply, Worker};
 
 use crate::codec::Codec;
 
-/// A message that is sent with [`call`](crate::ClusterCallError) and has a reply.
+/// A message that is sent with [`call`](crate::ClusterVia::call) and has a reply.
 ///
 /// # Examples
 ///
@@ -67,7 +67,7 @@ pub trait Call: Sized + Send + 'static {
     type Reply: Send + 'static;
 }
 
-/// A message that is sent with `cast` and has no reply.
+/// A message that is sent with [`cast`](crate::ClusterVia::cast) and has no reply.
 pub trait Cast: Sized + Send + 'static {
     /// The name on the wire. It is unique among the messages of a worker, and the same in every build.
     const NAME: &'static str;

@@ -71,6 +71,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
+use gen_registry::MetricsGroup;
 use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::clock::Clock;
@@ -81,7 +82,7 @@ use crate::health::ClusterStats;
 use crate::id::{Epoch, NodeId, Revision, Shard};
 use crate::machine::{Input, Instant, Machine, Refusal};
 use crate::metrics::measures::Measures;
-use crate::node::kinds::{AnyKind, AnyOpen};
+use crate::node::kinds::{AnyKind, AnyOpen, group_of};
 use crate::node::membership::Membership;
 #[cfg(feature = "metrics")]
 use crate::node::report::SharedRecorder;
@@ -258,9 +259,14 @@ impl Node {
         }
     }
 
-    #[cfg(feature = "metrics")]
-    pub(crate) fn recorder(&self) -> Option<SharedRecorder> {
-        self.recorder.clone()
+    /// The group of the registries of a kind on this node.
+    #[cfg_attr(not(feature = "metrics"), allow(clippy::unused_self, reason = "only metrics need it"))]
+    pub(crate) fn group_of(&self, kind: &'static str) -> MetricsGroup {
+        #[cfg(feature = "metrics")]
+        if let Some(recorder) = &self.recorder {
+            return MetricsGroup::with_recorder(kind, recorder.clone());
+        }
+        group_of(kind)
     }
 
     /// Where a message for the shard goes to.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gen_registry::{Event, ExitReason, Lagged, StopError, ToKey, Worker, WorkerHandle};
+use gen_registry::{Event, ExitReason, Lagged, Stats, StopError, ToKey, Worker, WorkerHandle};
 use thiserror::Error;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::{Instant, timeout_at};
@@ -113,6 +113,41 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
     /// # Cancel safety
     ///
     /// If the future is dropped, the worker may end all the same.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry::ExitReason;
+    /// use gen_registry_cluster::ClusterStopError;
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// # #[derive(Serialize, Deserialize)] struct Add(u64);
+    /// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+    /// # struct Counter(u64);
+    /// # enum Message { Get(Reply<u64>), Add(Add) }
+    /// # impl Worker for Counter {
+    /// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+    /// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().start()?;
+    /// counters.via("home").call(Get).await?;
+    /// assert_eq!(counters.stop("home").await?, ExitReason::Stopped);
+    /// assert_eq!(counters.stop("home").await, Err(ClusterStopError::NotFound));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn stop<Q: ?Sized + ToKey<W::Key>>(&self, key: &Q) -> Result<ExitReason, ClusterStopError> {
         let target = self.target(key.to_key(), true);
         let deadline = after(self.node.call_timeout());
@@ -247,9 +282,83 @@ impl<W: Worker<Key: ClusterKey>> Here<'_, W> {
         })
     }
 
+    /// Returns the state of the workers that run here, and the totals of this node since it hosts the kind: starts, exits,
+    /// restarts, messages. Those of shards that have moved away stay in the totals.
+    ///
+    /// The numbers are read one after the other while the workers run, so they add up exactly only at rest. The cost is that of
+    /// a look at each shard of this node, and at the mailboxes of at most 1,024 workers.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Worker};
+    /// # use gen_registry_cluster::{Cast, Cluster, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Knock;
+    /// # impl Cast for Knock { const NAME: &'static str = "knock"; type Codec = Named; }
+    /// # struct Door;
+    /// # impl Worker for Door {
+    /// #     type Key = u32; type Args = (); type Message = Knock; type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Door) }
+    /// #     async fn handle(&mut self, _: Knock, _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # impl Takes<Knock> for Door { fn message(knock: Knock) -> Knock { knock } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("house");
+    /// let doors = cluster.host::<Door>("door", |_, _| ()).cast::<Knock>().start()?;
+    /// doors.via(&1).cast(Knock).await?;
+    /// doors.via(&2).cast(Knock).await?;
+    /// doors.stop(&1).await?;
+    ///
+    /// let stats = doors.here().stats();
+    /// assert_eq!((stats.running, stats.starts.ok, stats.exits.stopped), (1, 2, 1));
+    /// assert_eq!(stats.undelivered.total(), 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stats(&self) -> Stats {
+        self.kind.stats()
+    }
+
     /// Subscribes to the starts, restarts and exits of the workers on this node from now on.
     ///
     /// Past events are not kept, and without a subscription none are made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use gen_registry::Event;
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// # #[derive(Serialize, Deserialize)] struct Add(u64);
+    /// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+    /// # struct Counter(u64);
+    /// # enum Message { Get(Reply<u64>), Add(Add) }
+    /// # impl Worker for Counter {
+    /// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+    /// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+    /// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+    /// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+    /// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let counters = cluster.host::<Counter>("counter", |_, fence| fence).call::<Get>().start()?;
+    /// let mut events = counters.here().subscribe();
+    /// counters.via("home").call(Get).await?;
+    /// assert!(matches!(events.recv().await, Some(Ok(Event::Started { .. }))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn subscribe(&self) -> HereEvents<W> {
         HereEvents(self.kind.subscribe())
     }

@@ -7,6 +7,27 @@ use crate::node::Ended;
 use crate::transport::{ListenError, NodeTlsError};
 
 /// Why a node has not joined.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use gen_registry_cluster::engine::Memory;
+/// use gen_registry_cluster::{Cluster, JoinError};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let engine = Memory::new();
+/// engine.pause();
+/// let options = Cluster::builder("chat").engine(engine.clone()).listen("127.0.0.1:0".parse()?);
+/// match options.join_timeout(Duration::from_millis(50)).join().await {
+///     Err(JoinError::EngineAway { why }) => eprintln!("{why}; it is tried again"),
+///     other => panic!("{other:?}"),
+/// }
+/// engine.resume();
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum JoinError {

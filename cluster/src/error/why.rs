@@ -4,6 +4,43 @@ use std::fmt;
 use std::sync::Arc;
 
 /// Why a message was not delivered, or why it is not known whether it was.
+///
+/// # Examples
+///
+/// ```
+/// # use std::time::Duration;
+/// # use gen_registry_cluster::engine::Memory;
+/// # use gen_registry_cluster::{ClusterCallError, Why};
+/// # use gen_registry::{Context, Reply, Worker};
+/// # use gen_registry_cluster::{Answers, Call, Cast, Cluster, Fence, Named, Takes};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Get;
+/// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+/// # #[derive(Serialize, Deserialize)] struct Add(u64);
+/// # impl Cast for Add { const NAME: &'static str = "add"; type Codec = Named; }
+/// # struct Counter(u64);
+/// # enum Message { Get(Reply<u64>), Add(Add) }
+/// # impl Worker for Counter {
+/// #     type Key = String; type Args = Fence; type Message = Message; type Error = std::convert::Infallible;
+/// #     async fn init(_: Fence, _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Counter(0)) }
+/// #     async fn handle(&mut self, message: Message, _: &mut Context<Self>) -> Result<(), Self::Error> {
+/// #         match message { Message::Get(reply) => reply.send(self.0), Message::Add(Add(n)) => self.0 += n }
+/// #         Ok(())
+/// #     }
+/// # }
+/// # impl Answers<Get> for Counter { fn message(_: Get, reply: Reply<u64>) -> Message { Message::Get(reply) } }
+/// # impl Takes<Add> for Counter { fn message(add: Add) -> Message { Message::Add(add) } }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// let engine = Memory::new();
+/// let client = Cluster::client("visits").engine(engine.clone()).join().await?;
+/// let counters = client.host::<Counter>("counter", |_, fence| fence).call::<Get>().start()?;
+/// // There is only a client, which owns no shards.
+/// let called = counters.via("home").call_timeout(Duration::from_millis(20), Get).await;
+/// assert!(matches!(called, Err(ClusterCallError::NotDelivered(Why::NoOwner))));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Why {

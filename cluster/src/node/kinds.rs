@@ -1,9 +1,10 @@
 //! What a node needs of the kinds that it hosts, without their worker types.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use gen_registry::ShutdownReport;
+use gen_registry::{MetricsGroup, ShutdownReport};
 
 use crate::fence::Validity;
 use crate::id::Shard;
@@ -27,6 +28,14 @@ pub(crate) trait AnyKind: Send + Sync {
         shard: Shard,
         validity: &'a Arc<Validity>,
     ) -> BoxFuture<'a, Option<Response>>;
+}
+
+/// The group of the registries of a kind. Nodes of one process that report to its recorder share one for each kind, of which
+/// each has a part: two groups would take the name from each other.
+pub(crate) fn group_of(kind: &'static str) -> MetricsGroup {
+    static GROUPS: LazyLock<Mutex<HashMap<&'static str, MetricsGroup>>> = LazyLock::new(Mutex::default);
+    let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
+    groups.entry(kind).or_insert_with(|| MetricsGroup::new(kind)).part()
 }
 
 /// A registry without its worker type.

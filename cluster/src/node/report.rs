@@ -4,11 +4,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use gen_registry::MetricsGroup;
 use metrics::{Key, Label, Level, Metadata, Recorder, SharedString, Unit};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -22,19 +21,6 @@ const METADATA: Metadata<'static> = Metadata::new("gen_registry_cluster", Level:
 const EVERY: Duration = Duration::from_secs(2);
 /// How many other nodes have series of their own.
 const MOST_PEERS: usize = 100;
-
-/// The group of the registries of a kind. Nodes of one process that report to its recorder share one for each kind: two would
-/// take the name from each other.
-pub(crate) fn group_of(kind: &'static str, recorder: Option<SharedRecorder>) -> MetricsGroup {
-    static GROUPS: LazyLock<Mutex<HashMap<&'static str, MetricsGroup>>> = LazyLock::new(Mutex::default);
-    match recorder {
-        Some(recorder) => MetricsGroup::with_recorder(kind, recorder),
-        None => {
-            let mut groups = GROUPS.lock().unwrap_or_else(PoisonError::into_inner);
-            groups.entry(kind).or_insert_with(|| MetricsGroup::new(kind)).clone()
-        }
-    }
-}
 
 /// Reports until the node has ended.
 pub(crate) async fn report_until_end(node: Arc<Node>, recorder: Option<SharedRecorder>) {

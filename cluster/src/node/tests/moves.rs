@@ -207,6 +207,33 @@ async fn c13_calls_and_shards_add_up_at_rest() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stats_of_a_node_keep_the_totals_of_shards_that_moved() {
+    let bed = Bed::new();
+    let a = bed.join("a").await;
+    a.serves(48..).await;
+    for key in keys("k") {
+        a.add(&key).await;
+    }
+    let stats = a.counters.here().stats();
+    assert_eq!((stats.running, stats.starts.ok, stats.handled, stats.exits.shutdown), (40, 40, 40, 0));
+    let b = bed.join("b").await;
+    b.serves(16..).await;
+    let moved = 40 - a.counters.here().count();
+    assert!(moved > 0, "no worker has moved");
+    let stats = a.counters.here().stats();
+    assert_eq!((stats.running as u64, stats.starts.ok, stats.exits.shutdown), (40 - moved, 40, moved));
+    assert_eq!(b.counters.here().stats().starts.ok, 0, "they are those of one node");
+    for key in keys("k") {
+        a.add(&key).await;
+    }
+    let (of_a, of_b) = (a.counters.here().stats(), b.counters.here().stats());
+    assert_eq!((of_a.handled + of_b.handled, of_b.handled, of_b.running as u64), (80, moved, moved));
+    within(b.cluster.leave(), "the end of a node").await;
+    let of_b = b.counters.here().stats();
+    assert_eq!((of_b.running, of_b.starts.ok, of_b.exits.shutdown, of_b.handled), (0, moved, moved, moved));
+}
+
+#[tokio::test(start_paused = true)]
 async fn events_tell_of_moves_and_leaves() {
     let bed = Bed::new();
     let a = bed.join("a").await;
