@@ -84,12 +84,12 @@ pub struct Member {
 
 /// The counters of a node, since it began to join.
 ///
-/// At rest, and if no caller was dropped: `calls` is the sum of `answered`, `not_delivered`, `no_reply`, `timed_out` and
-/// `failed`.
+/// Each call that has ended has one outcome: `calls` is the sum of `answered`, `not_delivered`, `no_reply`, `timed_out` and
+/// `failed`. A call whose caller was dropped has none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClusterStats {
-    /// Calls that were sent through this node.
+    /// Calls that were sent through this node and have ended.
     pub calls: u64,
     /// Calls with a reply.
     pub answered: u64,

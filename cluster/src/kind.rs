@@ -57,7 +57,6 @@ struct Slot<W: Worker> {
 /// Counts of one slot.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    pub(crate) calls: AtomicU64,
     pub(crate) answered: AtomicU64,
     pub(crate) casts: AtomicU64,
 }
@@ -287,12 +286,12 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// The sums of the counts of the slots: calls, answered calls, casts.
-    pub(crate) fn sums(&self) -> [u64; 3] {
+    /// The sums of the counts of the slots: answered calls, casts.
+    pub(crate) fn sums(&self) -> [u64; 2] {
         let sum = |of: fn(&Counts) -> &AtomicU64| {
             self.slots.iter().map(|slot| of(&slot.counts).load(Ordering::Relaxed)).sum()
         };
-        [sum(|counts| &counts.calls), sum(|counts| &counts.answered), sum(|counts| &counts.casts)]
+        [sum(|counts| &counts.answered), sum(|counts| &counts.casts)]
     }
 
     /// The registry of a shard, whether it is routed to or not.

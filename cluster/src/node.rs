@@ -170,7 +170,6 @@ pub(crate) struct Node {
 /// What happens rarely, or takes long. The slots of the kinds count the rest.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    pub(crate) calls: AtomicU64,
     answered: AtomicU64,
     not_delivered: AtomicU64,
     no_reply: AtomicU64,
@@ -423,18 +422,21 @@ impl Node {
     pub(crate) fn stats(&self) -> ClusterStats {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let (counters, kinds) = (&self.counters, self.kinds());
-        let mut here = [0; 3];
+        let mut here = [0; 2];
         for kind in &kinds {
             here.iter_mut().zip(kind.sums()).for_each(|(sum, part)| *sum += part);
         }
-        let [calls, answered, casts] = here;
+        let [answered, casts] = here;
+        let answered = answered + load(&counters.answered);
+        let [not_delivered, no_reply, timed_out, failed] =
+            [&counters.not_delivered, &counters.no_reply, &counters.timed_out, &counters.failed].map(load);
         ClusterStats {
-            calls: calls + load(&counters.calls),
-            answered: answered + load(&counters.answered),
-            not_delivered: load(&counters.not_delivered),
-            no_reply: load(&counters.no_reply),
-            timed_out: load(&counters.timed_out),
-            failed: load(&counters.failed),
+            calls: answered + not_delivered + no_reply + timed_out + failed,
+            answered,
+            not_delivered,
+            no_reply,
+            timed_out,
+            failed,
             casts: casts + load(&counters.casts),
             casts_failed: load(&counters.casts_failed),
             workers: kinds.iter().map(|kind| kind.count()).sum(),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::{Future, poll_fn};
+use std::mem;
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
@@ -94,11 +95,12 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
     ///
     /// If [`Answers::message`], the codec or the factory of the arguments panics on this node, and outside a tokio runtime with a
     /// timer. On another node such a panic is a call without a reply.
-    pub async fn call<C: Call>(&self, call: C) -> Result<C::Reply, ClusterCallError>
+    pub fn call<C: Call>(&self, call: C) -> impl Future<Output = Result<C::Reply, ClusterCallError>>
     where
         W: Answers<C>,
     {
-        self.call_timeout(self.target.node.call_timeout(), call).await
+        // Not a future around the other one, which would be moved into it.
+        self.call_timeout(self.target.node.call_timeout(), call)
     }
 
     /// As [`call`](Self::call), for at most this time.
@@ -114,33 +116,99 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
     /// # Panics
     ///
     /// As for [`call`](Self::call).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use gen_registry_cluster::ClusterCallError;
+    /// # use gen_registry::{Context, Reply, Worker};
+    /// # use gen_registry_cluster::{Answers, Call, Cluster, Named};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Get;
+    /// # impl Call for Get { const NAME: &'static str = "get"; type Codec = Named; type Reply = u64; }
+    /// # struct Slow;
+    /// # impl Worker for Slow {
+    /// #     type Key = String; type Args = (); type Message = Reply<u64>; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Slow) }
+    /// #     async fn handle(&mut self, _: Reply<u64>, _: &mut Context<Self>) -> Result<(), Self::Error> { std::future::pending().await }
+    /// # }
+    /// # impl Answers<Get> for Slow { fn message(_: Get, reply: Reply<u64>) -> Reply<u64> { reply } }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let cluster = Cluster::solo("visits");
+    /// let slow = cluster.host::<Slow>("slow", |_, _| ()).call::<Get>().start()?;
+    /// let error = slow.via("home").call_timeout(Duration::from_millis(20), Get).await.unwrap_err();
+    /// assert!(matches!(error, ClusterCallError::TimedOut));
+    /// assert!(error.may_have_run());
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn call_timeout<C: Call>(&self, within: Duration, call: C) -> Result<C::Reply, ClusterCallError>
     where
         W: Answers<C>,
     {
-        let target = &self.target;
-        let mut message = CallMessage(Some(call));
-        // Almost always the worker runs and has room. Nothing is waited for then but the reply.
-        let result = match target.kind.offer(target.shard, &target.key, |permit| send_call(&mut message, permit)) {
-            Ok(sent) => {
-                let counts = target.kind.counts(target.shard);
-                counts.calls.fetch_add(1, Ordering::Relaxed);
-                match here(within, sent).await {
-                    Ok(reply) => {
-                        counts.answered.fetch_add(1, Ordering::Relaxed);
-                        return Ok(reply);
-                    }
-                    Err(failure) => Err(failure),
-                }
-            }
-            Err(_) => {
-                target.node.counters.calls.fetch_add(1, Ordering::Relaxed);
-                Box::pin(target.send(&mut message, after(within))).await
-            }
+        // Almost always the worker runs and has room. Nothing is waited for then but the reply. What is rare is a future of its
+        // own, and boxed: this one moves with each call.
+        let mut pending = match self.offer_call(call) {
+            Ok(pending) => pending,
+            Err(unsent) => return Box::pin(self.send_call(within, unsent)).await,
         };
+        let early = at_next_turn(&mut pending).await;
+        match early {
+            Some(Ok(reply)) => {
+                self.target.kind.counts(self.target.shard).answered.fetch_add(1, Ordering::Relaxed);
+                Ok(reply)
+            }
+            Some(Err(error)) => Box::pin(self.end_call(Err(not_answered(&error)))).await,
+            None => Box::pin(self.wait_for_reply(within, pending)).await,
+        }
+    }
+
+    /// Sends the call to the worker of the key, if it runs here and has room.
+    #[inline]
+    fn offer_call<C: Call>(&self, call: C) -> Result<PendingReply<W, C::Reply>, Unsent<CallMessage<C>>>
+    where
+        W: Answers<C>,
+    {
+        let (target, mut message) = (&self.target, CallMessage(Some(call)));
+        match target.kind.offer(target.shard, &target.key, |permit| send_call(&mut message, permit)) {
+            Ok(Ok(pending)) => Ok(pending),
+            Ok(Err(failure)) => Err(Unsent::Failed(failure)),
+            Err(_) => Err(Unsent::NotHere(message)),
+        }
+    }
+
+    /// Sends the call wherever its worker is.
+    async fn send_call<C: Call>(
+        &self,
+        within: Duration,
+        unsent: Unsent<CallMessage<C>>,
+    ) -> Result<C::Reply, ClusterCallError>
+    where
+        W: Answers<C>,
+    {
+        let result = match unsent {
+            Unsent::NotHere(mut message) => self.target.send(&mut message, after(within)).await,
+            Unsent::Failed(failure) => Err(failure),
+        };
+        self.end_call(result).await
+    }
+
+    /// The reply was not there at the next turn.
+    async fn wait_for_reply<T>(&self, within: Duration, pending: PendingReply<W, T>) -> Result<T, ClusterCallError> {
+        let result = match timeout(within, pending).await {
+            Ok(reply) => reply.map_err(|error| not_answered(&error)),
+            Err(_) => Err(Failure::MayHaveRun(Why::TimedOut)),
+        };
+        self.end_call(result).await
+    }
+
+    async fn end_call<T>(&self, result: Result<T, Failure>) -> Result<T, ClusterCallError> {
         // A loop of failing calls yields to other tasks.
         consume_budget().await;
-        target.node.count_call(&result);
+        self.target.node.count_call(&result);
         result.map_err(ClusterCallError::from)
     }
 
@@ -161,29 +229,62 @@ impl<W: Worker<Key: ClusterKey>> ClusterVia<W> {
     where
         W: Takes<C>,
     {
-        let target = &self.target;
-        let mut message = CastMessage(Some(cast));
-        let result = match target.kind.offer(target.shard, &target.key, |permit| message.send(permit)) {
-            Ok(sent) => {
-                target.kind.counts(target.shard).casts.fetch_add(1, Ordering::Relaxed);
-                sent
-            }
-            Err(_) => {
-                target.node.counters.casts.fetch_add(1, Ordering::Relaxed);
-                Box::pin(target.send(&mut message, after(target.node.call_timeout()))).await
-            }
-        };
+        if let Err(unsent) = self.offer_cast(cast) {
+            return Box::pin(self.send_cast(unsent)).await;
+        }
+        self.target.kind.counts(self.target.shard).casts.fetch_add(1, Ordering::Relaxed);
         // A loop of casts yields to other tasks.
+        consume_budget().await;
+        Ok(())
+    }
+
+    /// Sends the cast to the worker of the key, if it runs here and has room.
+    #[inline]
+    fn offer_cast<C: Cast>(&self, cast: C) -> Result<(), Unsent<CastMessage<C>>>
+    where
+        W: Takes<C>,
+    {
+        let (target, mut message) = (&self.target, CastMessage(Some(cast)));
+        match target.kind.offer(target.shard, &target.key, |permit| message.send(permit)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(failure)) => Err(Unsent::Failed(failure)),
+            Err(_) => Err(Unsent::NotHere(message)),
+        }
+    }
+
+    /// Sends the cast wherever its worker is.
+    async fn send_cast<C: Cast>(&self, unsent: Unsent<CastMessage<C>>) -> Result<(), ClusterCastError<C>>
+    where
+        W: Takes<C>,
+    {
+        let target = &self.target;
+        target.node.counters.casts.fetch_add(1, Ordering::Relaxed);
+        let (result, cast) = match unsent {
+            Unsent::NotHere(mut message) => {
+                let result = target.send(&mut message, after(target.node.call_timeout())).await;
+                (result, message.0)
+            }
+            Unsent::Failed(failure) => (Err(failure), None),
+        };
+        // As above, also for casts that fail.
         consume_budget().await;
         let Err(failure) = result else { return Ok(()) };
         target.node.count_failed_cast();
-        match message.0.take() {
+        match cast {
             Some(cast) => Err(failure.returning(cast)),
             // The worker ended by itself between the reservation and the send. The message is in no mailbox, and it is not
             // of this type any more.
             None => Err(ClusterCastError::Unknown { why: Why::WorkerEnded }),
         }
     }
+}
+
+/// Why a message is not in a mailbox of this node.
+enum Unsent<M> {
+    /// There is no worker here, or it has no room.
+    NotHere(M),
+    /// It was sent, to a mailbox that is closed or of the calling worker.
+    Failed(Failure),
 }
 
 impl<W: Worker> Clone for ClusterVia<W> {
@@ -198,31 +299,23 @@ impl<W: Worker> fmt::Debug for ClusterVia<W> {
     }
 }
 
-/// Waits for the reply of a worker on this node.
+/// Gives way for a turn of the tasks, and returns the reply if it is there then.
 ///
-/// A timer costs as much as half a call, and almost every reply is there when the worker has run. So the timer is made only if
-/// the reply is not there after a turn of the other tasks: +80 instead of +140 ns beside the local `Via::call`, which has no
-/// deadline (a `call_timeout` of it: +100).
-async fn here<W: Worker, T>(within: Duration, sent: Result<PendingReply<W, T>, Failure>) -> Result<T, Failure> {
-    let mut pending = sent?;
+/// It almost always is: the worker has run. So the caller neither registers its waker with the reply nor makes a timer before.
+/// Beside the local `Via::call`, in one run: 1.30 times, instead of 1.39 with a look before the turn, 1.37 with a look and no
+/// deadline, and 1.93 with a timer.
+fn at_next_turn<F: Future + Unpin>(reply: &mut F) -> impl Future<Output = Option<F::Output>> {
     let mut has_yielded = false;
-    let early = poll_fn(|cx| match Pin::new(&mut pending).poll(cx) {
-        Poll::Ready(reply) => Poll::Ready(Some(reply)),
-        Poll::Pending if has_yielded => Poll::Ready(None),
-        Poll::Pending => {
-            has_yielded = true;
+    poll_fn(move |cx| {
+        if !mem::replace(&mut has_yielded, true) {
             cx.waker().wake_by_ref();
-            Poll::Pending
+            return Poll::Pending;
         }
-    });
-    let reply = match early.await {
-        Some(reply) => reply,
-        None => match Box::pin(timeout(within, pending)).await {
-            Ok(reply) => reply,
-            Err(_) => return Err(Failure::MayHaveRun(Why::TimedOut)),
-        },
-    };
-    reply.map_err(|error| not_answered(&error))
+        match Pin::new(&mut *reply).poll(cx) {
+            Poll::Ready(reply) => Poll::Ready(Some(reply)),
+            Poll::Pending => Poll::Ready(None),
+        }
+    })
 }
 
 /// A call. Absent once it is consumed.

@@ -18,8 +18,8 @@ pub(crate) trait AnyKind: Send + Sync {
     fn begin_abort(&self);
     /// The number of workers that run here.
     fn count(&self) -> u64;
-    /// The sums of the counts of its slots: calls, answered calls, casts.
-    fn sums(&self) -> [u64; 3];
+    /// The sums of the counts of its slots: answered calls, casts.
+    fn sums(&self) -> [u64; 2];
     /// Serves a request of another node for a shard that is this node's. `None`: it is not any more, and nothing of the
     /// request has begun.
     fn serve<'a>(
