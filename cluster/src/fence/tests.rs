@@ -290,27 +290,6 @@ fn overdue_process_is_aborted() {
     assert_eq!(std::os::unix::process::ExitStatusExt::signal(&ran.status), Some(6), "{:?}", ran.status);
 }
 
-/// `cargo test --release --lib -- --ignored --nocapture what_a_route_costs`
-#[test]
-#[ignore = "measures"]
-fn what_a_route_costs() {
-    let clock = Clock::system();
-    let validity = Validity::new(clock.clone(), 1024);
-    assert!(validity.extend(clock.now() + SECOND * 3600));
-    let fence = validity.open(Shard(7), epoch(7)).expect("the validity holds");
-    let measure = |what: &str, work: &dyn Fn() -> bool| {
-        let begun = std::time::Instant::now();
-        for _ in 0..10_000_000 {
-            assert!(std::hint::black_box(work()));
-        }
-        println!("{what}: {:.1} ns", begun.elapsed().as_nanos() as f64 / 1e7);
-    };
-    measure("route, coarse clock", &|| validity.route(std::hint::black_box(Shard(7))).is_some());
-    measure("holds, precise clock", &|| fence.holds());
-    measure("coarse reading", &|| clock.coarse().0 > 0);
-    measure("precise reading", &|| clock.now().0 > 0);
-}
-
 #[test]
 fn workers_of_a_stopped_process_have_their_time_when_it_wakes() {
     let (clock, driver, validity, _fences) = valid();

@@ -2,7 +2,6 @@
 
 mod bad_input;
 mod basics;
-mod bench;
 mod dropped;
 mod faulty;
 mod fencing;

@@ -7,8 +7,6 @@ use tonic_prost::ProstCodec;
 
 use crate::transport::frame::Envelope;
 pub(crate) use crate::transport::grpc::client::GrpcConnect;
-#[cfg(test)]
-pub(in crate::transport) use crate::transport::grpc::client::channel;
 pub use crate::transport::grpc::server::ListenError;
 pub(crate) use crate::transport::grpc::server::Server;
 

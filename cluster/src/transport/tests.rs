@@ -1,4 +1,3 @@
-mod bench;
 mod hello;
 mod outcomes;
 mod proxy;

@@ -58,7 +58,7 @@ fn hinted(text: String, secured: bool) -> String {
 }
 
 /// Opens a connection.
-pub(in crate::transport) async fn channel(tls: Option<TlsConfig>, address: String) -> Result<Channel, Broken> {
+async fn channel(tls: Option<TlsConfig>, address: String) -> Result<Channel, Broken> {
     let secured = tls.is_some();
     // The connector below knows the address. This is the authority of the requests.
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
