@@ -83,7 +83,8 @@ pub(super) struct Fake(pub(super) Arc<World>);
 
 impl Serve for Fake {
     async fn serve(&self, _: NodeId, request: Request, deadline: Instant) -> Response {
-        assert!(Instant::now() < deadline, "what arrives too late does not begin");
+        // The session has looked at the clock, and its thread may have been preempted since.
+        assert!(Instant::now() < deadline + Duration::from_millis(100), "what arrives too late does not begin");
         let number = number(&request.body);
         let world = &*self.0;
         if &request.name[..] == b"mailbox" {
