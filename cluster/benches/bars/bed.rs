@@ -123,8 +123,9 @@ pub(crate) fn owned(nodes: &[Node], shards: usize) -> Instant {
 
 /// Waits until these nodes serve all shards, and each about its share. Returns when that was.
 pub(crate) fn balanced(nodes: &[Node], shards: usize) -> Instant {
-    // Rendezvous hashing gives 318 to 357 of 1,024 shards to one of three nodes, and is coarser with few.
-    let least = shards / nodes.len() * 3 / 5;
+    // Rendezvous hashing draws the owner of each shard: a node has the mean, give or take some square roots of it.
+    let mean = shards / nodes.len();
+    let least = mean.saturating_sub(5 * mean.isqrt()).max(1);
     let is_balanced = || {
         let served: Vec<usize> = nodes.iter().map(Node::shards).collect();
         let are_moving = nodes.iter().any(|node| node.cluster.health().shards.moving > 0);
