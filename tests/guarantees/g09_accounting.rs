@@ -79,6 +79,44 @@ async fn hundred_thousand_workers_start_and_stop() {
     assert_eq!((registry.count(), book.live()), (0, 0));
 }
 
+/// A sample with a worker that runs has its start, whether its start is delegated or has a second caller.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g9_sample_with_a_worker_has_its_start() {
+    const ROUNDS: u64 = 1_000;
+    let (book, registry) = (Arc::<Book>::default(), registry());
+    for round in 1..=ROUNDS {
+        let (key, gate) = (round as u32, Arc::new(Semaphore::new(0)));
+        let plan = Plan::new(&book).init(Act::Wait(Arc::clone(&gate)));
+        let callers = 1 + round % 2;
+        let starts = join_all((0..callers).map(|_| {
+            let (registry, plan) = (registry.clone(), plan.clone());
+            tokio::spawn(async move { registry.lookup_or_start(&key, plan).await })
+        }));
+        while registry.stats().starting == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (sampled, ready) = (registry.clone(), mpsc::channel());
+        let sampler = std::thread::spawn(move || {
+            ready.0.send(()).expect("the test waits");
+            loop {
+                let stats = sampled.stats();
+                if stats.running == 1 {
+                    return stats;
+                }
+                std::hint::spin_loop();
+            }
+        });
+        ready.1.recv_timeout(Duration::from_secs(20)).expect("the sampler runs");
+        gate.add_permits(1);
+        for start in within(starts, "the starts").await {
+            start.expect("it does not panic").expect("it starts");
+        }
+        let sample = sampler.join().expect("the sampler does not panic");
+        assert_eq!(sample.starts.ok, round, "a start is not counted: {sample:?}");
+        within(registry.stop(&key), "a stop").await.expect("it runs");
+    }
+}
+
 /// A sample without a worker has its end, also while the owner still performs what follows from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g9_sample_without_a_worker_has_its_end() {
