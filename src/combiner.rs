@@ -82,20 +82,16 @@
 //! - **The recorder** of metrics is called by the driver only.
 
 mod core;
-mod deferred;
 #[cfg(all(test, gen_registry_loom))]
 mod models;
-mod state;
 
 use std::sync::OnceLock;
 use std::task::Waker;
 
 use tokio::time::Instant;
 
-pub(crate) use crate::combiner::core::Sequential;
-use crate::combiner::core::{Core, Pass, Turn};
-pub(crate) use crate::combiner::deferred::{Deferred, DeferredQueue};
-use crate::combiner::state::{Flags, Lock, ORPHANED, PENDING, TIMER, TransitionToUnlocked};
+use crate::combiner::core::{Core, Flags, Lock, ORPHANED, PENDING, Pass, TIMER, TransitionToUnlocked, Turn};
+pub(crate) use crate::combiner::core::{Deferred, DeferredQueue, Sequential};
 use crate::mailbox::queue::{MessageKind, Queue, Refusal};
 use crate::util::coop::Outcome;
 use crate::util::panics::catch_panic;

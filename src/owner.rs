@@ -51,7 +51,7 @@ use crate::owner::deadlines::{Deadlines, Due};
 pub(crate) use crate::owner::driver::Driver;
 use crate::owner::eviction::EvictionPool;
 use crate::owner::history::CrashHistory;
-use crate::table::any::AnyTable;
+use crate::table::AnyTable;
 use crate::worker::cell::AnyCell;
 use crate::worker::deferred::DeferredAction;
 use crate::worker::launch::AnyLaunch;

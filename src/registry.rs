@@ -29,7 +29,7 @@ pub(crate) use crate::registry::start::Starter;
 use crate::registry::start::take;
 use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
-use crate::util::in_transit::InTransit;
+use crate::util::future::InTransit;
 use crate::util::panics::unwind_safe;
 use crate::util::seeded::seeded;
 use crate::worker::Worker;

@@ -44,12 +44,11 @@
 //! visits each slot once. A worker's entry stays in its slot, and by rule 5 each version of the entry holds the worker. Workers
 //! that come or go during the fold may be visited or not.
 
-pub(crate) mod any;
 mod fold;
 #[cfg(test)]
 mod tests;
-mod writer;
 
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -59,11 +58,12 @@ use papaya::HashSet;
 use seize::Collector;
 
 use crate::lifecycle::id::EntryId;
-pub(crate) use crate::table::writer::TableWriter;
-use crate::util::bucket::Bucket;
-use crate::util::hash::SipBuilder;
-use crate::util::prehashed::PassHash;
+use crate::mailbox::queue::Gate;
+use crate::metrics::stats::{BACKLOG_SAMPLE, Backlog};
+use crate::util::hash::{Bucket, PassHash, SipBuilder};
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
+use crate::worker::cell::{AnyCell, WorkerCell};
 use crate::worker::handle::WorkerHandle;
 
 /// An element of the set.
@@ -206,5 +206,224 @@ impl<W: Worker> Clone for TableReader<W> {
 impl<W: Worker> fmt::Debug for TableReader<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").field("entries", &self.0.entries.len()).finish_non_exhaustive()
+    }
+}
+
+/// The write half. There is one per table, and the owner holds it.
+pub(crate) struct TableWriter<W: Worker> {
+    table: TableReader<W>,
+    free_slots: FreeSlots,
+    /// No worker is inserted any more, so no slot is kept.
+    is_closing: bool,
+}
+
+impl<W: Worker> TableWriter<W> {
+    fn new(table: TableReader<W>) -> Self {
+        Self { table, free_slots: FreeSlots::default(), is_closing: false }
+    }
+
+    pub(crate) fn read(&self) -> &TableReader<W> {
+        &self.table
+    }
+
+    fn entries(&self) -> &HashSet<Entry<W>, PassHash> {
+        &self.table.0.entries
+    }
+
+    /// Inserts a worker whose hash has no entry.
+    pub(crate) fn insert_first(&mut self, worker: WorkerHandle<W>) {
+        let hash = worker.entry_id().hash;
+        let is_new = self.entries().pin().insert(Entry { hash, workers: Bucket::of(worker) });
+        debug_assert!(is_new, "the hash had an entry");
+    }
+
+    /// Inserts a worker. No other worker may have its key.
+    pub(crate) fn insert(&mut self, worker: WorkerHandle<W>) {
+        let hash = worker.entry_id().hash;
+        self.free_slots.remove(hash);
+        let entries = self.entries().pin();
+        let mut workers = match entries.get(&Probe(hash)) {
+            Some(former) => former.workers.clone(),
+            None => Bucket::default(),
+        };
+        workers.push(worker);
+        // papaya puts the new element into the slot of the equal one. (rule 4)
+        entries.insert(Entry { hash, workers });
+    }
+
+    /// Removes the worker with this id, if it is in the table. (rule 3)
+    pub(crate) fn remove(&mut self, entry: EntryId) {
+        let hash = entry.hash;
+        let entries = self.table.0.entries.pin();
+        let Some(former) = entries.get(&Probe(hash)) else { return };
+        if former.workers.find(|worker| worker.entry_id() == entry).is_none() {
+            return;
+        }
+        seeded!(ExitRemovesSuccessor => { entries.remove(&Probe(hash)); return; });
+        let workers = former.workers.without(|worker| worker.entry_id() == entry);
+        let is_empty = workers.is_empty();
+        if is_empty && self.is_closing {
+            entries.remove(&Probe(hash));
+            return;
+        }
+        seeded!(RetiredEntriesKept => std::mem::forget(self.entries().pin()));
+        entries.insert(Entry { hash, workers });
+        if is_empty {
+            self.free_slots.add(hash);
+            while let Some(hash) = self.free_slots.pop_excess() {
+                entries.remove(&Probe(hash));
+            }
+        }
+    }
+
+    /// Stops keeping empty entries: no worker is inserted any more.
+    pub(crate) fn begin_closing(&mut self) {
+        self.is_closing = true;
+    }
+
+    /// Removes every entry.
+    pub(crate) fn clear(&mut self) {
+        self.free_slots = FreeSlots::default();
+        self.entries().pin().clear();
+    }
+}
+
+/// How many empty entries are kept at most.
+const MAX_FREE_SLOTS: usize = 512;
+
+/// The hashes of the empty entries. (rule 4)
+#[derive(Default)]
+struct FreeSlots {
+    /// By hash: the number of the removal that emptied the entry.
+    by_hash: HashMap<u64, u64, PassHash>,
+    /// Hashes and numbers, oldest first. An element whose number is not the one in `by_hash` is stale: its slot was
+    /// reused.
+    queue: VecDeque<(u64, u64)>,
+    /// The number of the last removal.
+    last: u64,
+}
+
+impl FreeSlots {
+    fn add(&mut self, hash: u64) {
+        self.last += 1;
+        self.by_hash.insert(hash, self.last);
+        self.queue.push_back((hash, self.last));
+    }
+
+    /// The slot is reused.
+    fn remove(&mut self, hash: u64) {
+        self.by_hash.remove(&hash);
+    }
+
+    /// Takes the oldest slot out while there are too many.
+    fn pop_excess(&mut self) -> Option<u64> {
+        // The length of the queue is limited, and not that of the map, to bound the stale elements too.
+        while self.queue.len() > MAX_FREE_SLOTS {
+            let (hash, number) = self.queue.pop_front()?;
+            if self.by_hash.get(&hash) == Some(&number) {
+                self.by_hash.remove(&hash);
+                return Some(hash);
+            }
+        }
+        None
+    }
+
+    /// How many entries are empty, and how many elements are queued.
+    #[cfg(test)]
+    fn sizes(&self) -> (usize, usize) {
+        (self.by_hash.len(), self.queue.len())
+    }
+}
+
+/// What the owner does with its [`TableWriter`]. See [`AnyCell`].
+pub(crate) trait AnyTable: Send {
+    /// Calls `visit` with the worker that has the key of `cell`, whatever the state of its gate. Runs the key's `Eq`.
+    fn find(&self, cell: &dyn AnyCell, visit: &mut dyn FnMut(&dyn AnyCell)) -> Found<()>;
+
+    /// Calls `visit` with the worker that has this id, whatever the state of its gate.
+    fn visit(&self, entry: EntryId, visit: &mut dyn FnMut(&dyn AnyCell));
+
+    /// Returns the worker that has this id, whatever the state of its gate.
+    fn get(&self, entry: EntryId) -> Option<Arc<dyn AnyCell>>;
+
+    /// Inserts a worker. No other worker may have its key. `is_first`: its hash has no entry.
+    fn insert(&mut self, cell: Arc<dyn AnyCell>, is_first: bool);
+
+    /// Removes the worker with this id, if it is in the table.
+    fn remove(&mut self, entry: EntryId);
+
+    /// All workers, or those whose gate is not open, in any order.
+    fn cells(&self, which: Cells) -> Vec<Arc<dyn AnyCell>>;
+
+    /// See [`TableReader::backlog`](crate::table::TableReader::backlog).
+    fn backlog(&self, workers: usize) -> Backlog;
+
+    /// Stops keeping empty entries: no worker is inserted any more.
+    fn begin_closing(&mut self);
+
+    /// Removes every entry.
+    fn clear(&mut self);
+}
+
+/// Which workers [`AnyTable::cells`] returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cells {
+    All { about: usize },
+    NotOpen,
+}
+
+impl<W: Worker> AnyTable for TableWriter<W> {
+    fn find(&self, cell: &dyn AnyCell, visit: &mut dyn FnMut(&dyn AnyCell)) -> Found<()> {
+        let cell = cell.as_any().downcast_ref::<WorkerCell<W>>().expect("the cell is of this registry");
+        self.read().find(&*cell.key, cell.entry.hash, |worker| visit(&*worker.cell))
+    }
+
+    fn visit(&self, entry: EntryId, visit: &mut dyn FnMut(&dyn AnyCell)) {
+        self.read().visit_entry(entry, &mut |worker| visit(&*worker.cell));
+    }
+
+    fn get(&self, entry: EntryId) -> Option<Arc<dyn AnyCell>> {
+        let mut found = None;
+        self.read().visit_entry(entry, &mut |worker| found = Some(Arc::clone(&worker.cell)));
+        Some(found?)
+    }
+
+    fn insert(&mut self, cell: Arc<dyn AnyCell>, is_first: bool) {
+        let worker = WorkerHandle::of(cell);
+        if is_first {
+            self.insert_first(worker);
+        } else {
+            self.insert(worker);
+        }
+    }
+
+    fn remove(&mut self, entry: EntryId) {
+        self.remove(entry);
+    }
+
+    fn cells(&self, which: Cells) -> Vec<Arc<dyn AnyCell>> {
+        let cells: Vec<Arc<dyn AnyCell>> = match which {
+            Cells::All { about } => Vec::with_capacity(about),
+            Cells::NotOpen => Vec::new(),
+        };
+        let is_asked_for = |worker: &WorkerHandle<W>| {
+            (which != Cells::NotOpen || worker.cell.queue.gate() != Gate::Open).then_some(())
+        };
+        self.read().fold(cells, is_asked_for, |mut cells, worker, ()| {
+            cells.push(worker.cell.clone());
+            cells
+        })
+    }
+
+    fn backlog(&self, workers: usize) -> Backlog {
+        self.read().backlog(workers, BACKLOG_SAMPLE)
+    }
+
+    fn begin_closing(&mut self) {
+        self.begin_closing();
+    }
+
+    fn clear(&mut self) {
+        self.clear();
     }
 }

@@ -18,10 +18,8 @@ use std::sync::{Arc, Weak};
 use equivalent::Equivalent;
 
 use crate::lifecycle::id::WorkerId;
-use crate::util::bucket::Bucket;
-use crate::util::hash::SipBuilder;
+use crate::util::hash::{Bucket, PassHash, SipBuilder};
 use crate::util::panics::CatchDropPanic;
-use crate::util::prehashed::PassHash;
 use crate::util::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard, lock, read, write};
 use crate::worker::Worker;
 use crate::worker::handle::WorkerHandle;

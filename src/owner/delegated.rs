@@ -8,8 +8,7 @@ use crate::lifecycle::{Deadline, Lifecycle, NoneDelegated, Observe, Occupant, Ta
 use crate::mailbox::queue::Gate;
 use crate::owner::Owner;
 use crate::owner::deadlines::{Due, Liveness};
-use crate::table::Found;
-use crate::table::any::{AnyTable, Cells};
+use crate::table::{AnyTable, Cells, Found};
 use crate::util::seeded::seeded;
 use crate::worker::cell::{AnyCell, CellCore};
 use crate::worker::request::{LiveTypes, StartReply};

@@ -9,7 +9,7 @@ use crate::mailbox::queue::Gate;
 use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
 use crate::owner::deadlines::Due;
-use crate::table::any::Cells;
+use crate::table::Cells;
 use crate::util::panics::catch_panic;
 use crate::util::sync::lock;
 use crate::worker::cell::AnyCell;

@@ -13,7 +13,7 @@ use crate::lifecycle::id::EntryId;
 use crate::owner::Driver;
 use crate::registry::Registry;
 use crate::registry::builder::Builder;
-use crate::util::in_transit::InTransit;
+use crate::util::future::InTransit;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;

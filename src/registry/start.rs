@@ -21,7 +21,7 @@ use crate::registry::key::ToKey;
 use crate::table::TableReader;
 use crate::util::carries::Carries;
 use crate::util::coop::{poll_budget, poll_hit_budget, yield_after};
-use crate::util::in_transit::InTransit;
+use crate::util::future::InTransit;
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;

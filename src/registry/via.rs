@@ -6,13 +6,10 @@ use std::time::Duration;
 
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::HotCounter;
-use crate::registry::Starter;
-use crate::registry::address;
 use crate::registry::address::{Address, DeliverError, deliver_cast};
-use crate::registry::retry;
 use crate::registry::retry::Retry;
-use crate::util::future::boxed_in_debug;
-use crate::util::in_transit::InTransit;
+use crate::registry::{Starter, address, retry};
+use crate::util::future::{InTransit, boxed_in_debug};
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::error::{CallError, ReserveError, SendError};

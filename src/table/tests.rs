@@ -1,8 +1,8 @@
 use std::collections::{HashMap, HashSet as Keys};
 use std::ops::ControlFlow;
 
+use super::MAX_FREE_SLOTS;
 use super::fold::BATCH;
-use super::writer::MAX_FREE_SLOTS;
 use super::*;
 use crate::registry::builder::Builder;
 use crate::util::rng::Rng;

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use thiserror::Error;
 
-use crate::util::in_transit::InTransit;
+use crate::util::future::InTransit;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 pub use crate::worker::error::start::StartError;

@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use crate::util::future::spawn_detached;
-use crate::util::in_transit::InTransit;
+use crate::util::future::{InTransit, spawn_detached};
 use crate::util::panics::catch_panic;
 use crate::worker::Worker;
 use crate::worker::cell::{AnyCell, CellCore, WorkerCell};

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use crate::lifecycle::Exit;
 use crate::lifecycle::exit::{Cause, ExitReason};
 use crate::mailbox::queue::Gate;
-use crate::util::in_transit::InTransit;
+use crate::util::future::InTransit;
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
