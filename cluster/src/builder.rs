@@ -343,6 +343,12 @@ impl ClusterBuilder {
     /// Sets how many requests to one node are open at a time, and how many bytes of them. 4,096 and 16 MiB, unless set.
     /// Beyond, senders wait in their own futures.
     ///
+    /// A shard gets more of the window only while it has less than the window has left. So one hot key or slow worker takes half
+    /// of it, two take two thirds, and the other keys of the node go on.
+    ///
+    /// The receiver holds the replies that have not left up to the same number of bytes, and one reply more for each thread of
+    /// its runtime. Further replies stay the values that the workers sent, until there is room.
+    ///
     /// # Examples
     ///
     /// ```

@@ -25,11 +25,12 @@ use gen_registry::{
 use tokio::runtime::Handle;
 use tokio::sync::broadcast;
 
+use crate::error::Why;
 use crate::fence::{Fence, Validity};
 use crate::id::{Epoch, Shard};
 use crate::key::{ClusterKey, shard_of};
 use crate::node::kinds::AnyOpen;
-use crate::transport::{Request, Response};
+use crate::transport::{AnswerRoom, Request, Response};
 
 /// The registry of one shard in one ownership.
 pub(crate) struct Open<W: Worker> {
@@ -68,6 +69,8 @@ pub(crate) struct Local<'a, W: Worker> {
     pub(crate) key: W::Key,
     pub(crate) shard: Shard,
     pub(crate) validity: &'a Arc<Validity>,
+    /// What its reply waits for before it is encoded.
+    pub(crate) room: &'a AnswerRoom,
 }
 
 /// Serves a message of one name. `None`: the shard moved, and nothing of the message has begun.
@@ -208,6 +211,14 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
             open.registry.via_or_start_with(key, move || (kind.args)(&of, fence.for_next_start()))
         };
         via.reserve().await
+    }
+
+    /// Why a [reservation](Self::reserve) that was waited for has not ended.
+    pub(crate) fn why_not_reserved(&self, open: &Open<W>, key: &W::Key) -> Why {
+        match open.registry.try_reserve(key) {
+            Err(ReserveError::NotFound) => Why::Starting,
+            _ => Why::Overloaded,
+        }
     }
 
     /// The registry of a shard that is routed to. It is made if need be. `None`: the shard is not routed to any more.

@@ -187,6 +187,7 @@ impl<W: Worker<Key: ClusterKey>> ClusterRegistry<W> {
             match next {
                 Next::Done(body) => return Ok(body),
                 Next::Failed(failure) => return Err(failure),
+                Next::Late(why) => return Err(attempts.late(why)),
                 Next::Again { why, revision } => attempts.again(why, revision).await?,
             }
         }
@@ -238,7 +239,8 @@ fn counted(next: Next<Bytes>) -> Result<u64, Why> {
         Next::Done(body) => {
             body.as_ref().try_into().map(u64::from_be_bytes).map_err(|_| Why::ReplyDropped) // of a later version
         }
-        Next::Again { why, .. } | Next::Failed(Failure::NotDelivered(why) | Failure::MayHaveRun(why)) => Err(why),
+        Next::Again { why, .. } | Next::Late(why) => Err(why),
+        Next::Failed(Failure::NotDelivered(why) | Failure::MayHaveRun(why)) => Err(why),
         Next::Failed(Failure::Left) => Err(Why::Left),
         Next::Failed(_) => Err(Why::ReplyDropped),
     }

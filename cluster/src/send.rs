@@ -79,6 +79,7 @@ impl<W: Worker<Key: ClusterKey>> Target<W> {
             match next {
                 Next::Done(output) => return Ok(output),
                 Next::Failed(failure) => return Err(failure),
+                Next::Late(why) => return Err(attempts.late(why)),
                 Next::Again { why, revision } => attempts.again(why, revision).await?,
             }
         }
@@ -103,7 +104,7 @@ impl<W: Worker<Key: ClusterKey>> Target<W> {
         let permit = match timeout_at(deadline, self.kind.reserve(&open, &self.key, self.if_running)).await {
             Ok(Ok(permit)) => permit,
             Ok(Err(error)) => return not_reserved(error),
-            Err(_) => return Next::Failed(Failure::NotDelivered(Why::Overloaded)),
+            Err(_) => return Next::Late(self.kind.why_not_reserved(&open, &self.key)),
         };
         match self.kind.send_reserved(self.shard, &open, permit, |permit| message.send(permit)) {
             Some(sent) => finish::<W, M>(sent, deadline).await,
@@ -161,11 +162,16 @@ pub(crate) struct Attempts<'a> {
     deadline: Instant,
     waiting: Waiting,
     pause: Duration,
+    /// When the present attempt began.
+    began: Instant,
+    /// Why the one before it did not succeed.
+    before: Option<Why>,
 }
 
 impl<'a> Attempts<'a> {
     pub(crate) fn new(node: &'a Node, shard: Shard, deadline: Instant) -> Attempts<'a> {
-        Attempts { node, shard, deadline, waiting: node.waiting(), pause: PAUSES.0 }
+        let began = Instant::now();
+        Attempts { node, shard, deadline, waiting: node.waiting(), pause: PAUSES.0, began, before: None }
     }
 
     /// Where the shard is. Waits while it is nowhere.
@@ -195,10 +201,19 @@ impl<'a> Attempts<'a> {
         match timeout_at(self.deadline, change).await {
             Ok(pause) => {
                 self.pause = pause;
+                self.began = Instant::now();
+                self.before = Some(why);
                 Ok(())
             }
             Err(_) => Err(Failure::NotDelivered(why)),
         }
+    }
+
+    /// The deadline passed in an attempt that was not sent. If that had hardly begun, what it waited for says nothing: the
+    /// message is not delivered for the reason of the attempt before it.
+    pub(crate) fn late(&self, why: Why) -> Failure {
+        let had_hardly_begun = self.began.elapsed() < PAUSES.1;
+        Failure::NotDelivered(self.before.clone().filter(|_| had_hardly_begun).unwrap_or(why))
     }
 }
 

@@ -16,7 +16,7 @@ use crate::message::{Answers, Call, Cast, Takes};
 use crate::node::kinds::{AnyKind, AnyOpen};
 use crate::remote::RemoteError;
 use crate::send::{not_answered, not_reserved, not_sent};
-use crate::transport::{Failure, Next, Request, Response, Verb};
+use crate::transport::{AnswerRoom, Failure, Next, Request, Response, Verb};
 
 impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
     fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>> {
@@ -42,8 +42,9 @@ impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
         request: &'a Request,
         shard: Shard,
         validity: &'a Arc<Validity>,
+        room: &'a AnswerRoom,
     ) -> BoxFuture<'a, Option<Response>> {
-        Box::pin(serve(self, request, shard, validity))
+        Box::pin(serve(self, request, shard, validity, room))
     }
 }
 
@@ -53,6 +54,7 @@ pub(crate) async fn serve<W: Worker<Key: ClusterKey>>(
     request: &Request,
     shard: Shard,
     validity: &Arc<Validity>,
+    room: &AnswerRoom,
 ) -> Option<Response> {
     let key = match W::Key::decode(&request.key) {
         Ok(key) => key,
@@ -60,7 +62,7 @@ pub(crate) async fn serve<W: Worker<Key: ClusterKey>>(
     };
     match request.verb {
         Verb::Call | Verb::Cast => match kind.handler(&request.name) {
-            Some(handler) => handler(Local { kind, request, key, shard, validity }).await,
+            Some(handler) => handler(Local { kind, request, key, shard, validity, room }).await,
             None => Some(Response::Codec(CodecError::new(format!(
                 "the kind `{}` has no message with the name `{}`",
                 kind.name,
@@ -138,6 +140,7 @@ where
             Ok(reply) => reply,
             Err(error) => return Some(response(not_answered(&error))),
         };
+        local.room.wait().await;
         let mut body = Vec::new();
         Some(match <C::Codec as Codec<C::Reply>>::encode(&reply, &mut body) {
             Ok(()) => Response::Replied(body.into()),

@@ -24,8 +24,8 @@
 //!
 //! # Rules
 //!
-//! 1. A request waits for the window in the future of its caller, first come first served. Beyond the window there is no buffer.
-//!    (C10)
+//! 1. A request waits for the window as long as its caller does. Beyond the window there is no buffer. (C10) The rules of
+//!    [`window`](peer) say who is next: no shard has more than half of it, so a slow worker delays no key of another shard. (C9)
 //! 2. A request is *sent* once its last piece has been taken from the peer's queue for the stream. The record says so under the
 //!    same lock. The receiver begins a request with the last piece only, so a request that is not sent never begins.
 //! 3. When a stream ends, each sent request ends as `Lost`. What is not sent stays queued, and leaves with the next stream from
@@ -36,6 +36,9 @@
 //!    receiver has memory for it until then. A receiver answers each request by its deadline, whatever the node does.
 //! 6. A receiver has one stream of each node. The next one begins when nothing of the earlier one runs any more.
 //! 7. When a receiver has read a cancel, nothing of that request begins any more before the next frame is read.
+//! 8. A reply is encoded only while the answers that have not left the receiver have no more bytes than the window. Each thread
+//!    of the runtime may encode one more at the same moment, of at most `max_message`. Until then the reply is the value that
+//!    the worker sent, at most one for each open request. (C10)
 //!
 //! # Order
 //!
@@ -77,7 +80,7 @@ pub(crate) use crate::transport::hello::Identity;
 pub(crate) use crate::transport::local::{LocalNetwork, Way};
 pub(crate) use crate::transport::outcome::{Failure, Next, Outcome};
 pub(crate) use crate::transport::peer::{Options, Outgoing, Peer};
-pub(crate) use crate::transport::receiver::{Accept, Answers, Certified, Receiver};
+pub(crate) use crate::transport::receiver::{Accept, AnswerRoom, Answers, Certified, Receiver};
 pub(crate) use crate::transport::request::{Refusal, Request, Response, Serve, Verb};
 pub use crate::transport::tls::{NodeTls, NodeTlsError};
 

@@ -349,14 +349,10 @@ impl<W: Worker + Answers<C>, C: Call> Message<W> for CallMessage<C> {
     }
 
     fn output(outcome: Outcome) -> Next<C::Reply> {
-        match outcome.of_call() {
-            Next::Done(body) => match decoded::<C>(&body) {
-                Ok(reply) => Next::Done(reply),
-                Err(error) => Next::Failed(Failure::Codec(error.of(Part::Reply))),
-            },
-            Next::Again { why, revision } => Next::Again { why, revision },
-            Next::Failed(failure) => Next::Failed(failure),
-        }
+        outcome.of_call().and_then(|body| match decoded::<C>(&body) {
+            Ok(reply) => Next::Done(reply),
+            Err(error) => Next::Failed(Failure::Codec(error.of(Part::Reply))),
+        })
     }
 }
 

@@ -109,7 +109,7 @@ impl Node {
         assert_eq!((report.stuck, report.unanswered), (0, 0), "{report:?}");
     }
 
-    /// Ends it as SIGKILL does: its sockets close, and it says nothing to anyone.
+    /// Ends it as SIGKILL does: its sockets close, and no farewell is sent.
     pub(crate) fn kill(self) {
         self.runtime.shutdown_background();
     }

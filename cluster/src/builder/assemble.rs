@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::builder::address::{UNSPECIFIED, check_address};
 use crate::builder::{ClusterBuilder, JoinError, Timing};
@@ -73,7 +73,7 @@ impl ClusterBuilder {
         if self.options.window_calls == 0 || self.options.window_bytes == 0 || self.options.max_message == 0 {
             return invalid("window", "the window and the largest message must not be zero");
         }
-        if self.options.window_bytes > Semaphore::MAX_PERMITS {
+        if self.options.window_bytes > usize::MAX >> 3 {
             return invalid("window", "a process does not have that many bytes; say how many it may hold for one node");
         }
         Ok(())

@@ -56,8 +56,10 @@ pub enum Why {
     EngineAway,
     /// There was no stream to the owner of the shard in time.
     Unreachable(Unreachable),
-    /// The window of the owner, or its mailbox, had no room in time.
+    /// The window of the owner, the share of the key's shard in it, or the mailbox of the worker had no room in time.
     Overloaded,
+    /// The worker did not start in time. Seen by the node that owns the key; to another one the call timed out.
+    Starting,
     /// The worker ended before it began the message.
     WorkerEnded,
     /// The stream to the owner of the shard ended before an answer.
@@ -82,6 +84,7 @@ impl fmt::Display for Why {
             Self::EngineAway => "this node has no connection to the engine",
             Self::Unreachable(unreachable) => return unreachable.fmt(f),
             Self::Overloaded => "the node that owns the key had no room for the message in time",
+            Self::Starting => "the key's worker did not start in time",
             Self::WorkerEnded => "the worker ended before it began the message",
             Self::ConnectionLost => "the connection to the node that owns the key was lost before an answer",
             Self::OwnerDied => "the node that owned the key died before an answer",

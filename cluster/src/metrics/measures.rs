@@ -106,7 +106,7 @@ impl Measures {
         let outcome = match next {
             Next::Again { .. } => return,
             Next::Done(_) => 0,
-            Next::Failed(Failure::NotDelivered(_)) => 1,
+            Next::Late(_) | Next::Failed(Failure::NotDelivered(_)) => 1,
             Next::Failed(Failure::MayHaveRun(crate::error::Why::TimedOut)) => 3,
             Next::Failed(Failure::MayHaveRun(_)) => 2,
             Next::Failed(_) => 4,

@@ -8,7 +8,7 @@ use gen_registry::{MetricsGroup, ShutdownReport};
 
 use crate::fence::Validity;
 use crate::id::Shard;
-use crate::transport::{Request, Response};
+use crate::transport::{AnswerRoom, Request, Response};
 
 /// A hosted kind without its worker type: see the rules of [`Kind`](crate::kind::Kind).
 pub(crate) trait AnyKind: Send + Sync {
@@ -27,6 +27,7 @@ pub(crate) trait AnyKind: Send + Sync {
         request: &'a Request,
         shard: Shard,
         validity: &'a Arc<Validity>,
+        room: &'a AnswerRoom,
     ) -> BoxFuture<'a, Option<Response>>;
 }
 

@@ -12,7 +12,7 @@ use crate::fence::Validity;
 use crate::id::{NodeId, Revision};
 use crate::key::shard_of;
 use crate::node::Node;
-use crate::transport::{Accept, Answers, Certified, Identity, Incoming, Options, Receiver};
+use crate::transport::{Accept, AnswerRoom, Answers, Certified, Identity, Incoming, Options, Receiver};
 use crate::transport::{Refusal, Request, Response, Serve, Verb};
 
 /// How long a request waits for the map by which it was sent. Until it is refused its sender cannot know that it has not
@@ -45,7 +45,7 @@ pub(crate) struct Service {
 }
 
 impl Serve for Service {
-    async fn serve(&self, _: NodeId, request: Request, _: Instant) -> Response {
+    async fn serve(&self, _: NodeId, request: Request, room: &AnswerRoom, _: Instant) -> Response {
         let Some(node) = self.node.get().and_then(Weak::upgrade) else {
             return Response::Refused(Refusal::Moving, Revision(0)); // it starts, or has ended
         };
@@ -63,7 +63,7 @@ impl Serve for Service {
             // Before the look: by this map the shard is not here.
             let revision = *map.borrow_and_update();
             if self.validity.route(shard).is_some()
-                && let Some(response) = kind.clone().serve(&request, shard, &self.validity).await
+                && let Some(response) = kind.clone().serve(&request, shard, &self.validity, room).await
             {
                 return response;
             }

@@ -59,7 +59,21 @@ pub(crate) enum Next<T> {
         why: Why,
         revision: Revision,
     },
+    /// The deadline passed before the request was sent, for this reason: see
+    /// [`Attempts::late`](crate::send::Attempts::late).
+    Late(Why),
     Failed(Failure),
+}
+
+impl<T> Next<T> {
+    pub(crate) fn and_then<U>(self, done: impl FnOnce(T) -> Next<U>) -> Next<U> {
+        match self {
+            Next::Done(output) => done(output),
+            Next::Again { why, revision } => Next::Again { why, revision },
+            Next::Late(why) => Next::Late(why),
+            Next::Failed(failure) => Next::Failed(failure),
+        }
+    }
 }
 
 /// Why a request failed, without the message.
@@ -111,39 +125,35 @@ impl Failure {
 impl Outcome {
     /// What the sender of a call, a stop or a count does: with the bytes of the reply.
     pub(crate) fn of_call(self) -> Next<Bytes> {
-        match self.next() {
-            Ok(Response::Replied(body)) => Next::Done(body),
+        self.next().and_then(|response| match response {
+            Response::Replied(body) => Next::Done(body),
             // The answer to a cast: the receiver is at fault, and there is no reply.
-            Ok(_) => Next::Failed(Failure::MayHaveRun(Why::ReplyDropped)),
-            Err(next) => next,
-        }
+            _ => Next::Failed(Failure::MayHaveRun(Why::ReplyDropped)),
+        })
     }
 
     /// What the sender of a cast does.
     pub(crate) fn of_cast(self) -> Next<()> {
-        match self.next() {
-            Ok(Response::Taken) => Next::Done(()),
+        self.next().and_then(|response| match response {
+            Response::Taken => Next::Done(()),
             // The answer to a call: the receiver is at fault.
-            Ok(_) => Next::Failed(Failure::MayHaveRun(Why::ReplyDropped)),
-            Err(Next::Again { why, revision }) => Next::Again { why, revision },
-            Err(Next::Failed(failure)) => Next::Failed(failure),
-            Err(Next::Done(_)) => Next::Done(()),
-        }
+            _ => Next::Failed(Failure::MayHaveRun(Why::ReplyDropped)),
+        })
     }
 
     /// The answers that differ between calls and casts, or what is the same for both.
-    fn next(self) -> Result<Response, Next<Bytes>> {
-        let again = |why, revision| Err(Next::Again { why, revision });
-        let failed = |failure| Err(Next::Failed(failure));
+    fn next(self) -> Next<Response> {
+        let again = |why, revision| Next::Again { why, revision };
+        let failed = Next::Failed;
         match self {
             Outcome::Answered(response) => match response {
-                Response::Replied(_) | Response::Taken => Ok(response),
+                Response::Replied(_) | Response::Taken => Next::Done(response),
                 Response::Refused(refusal, revision) => match refusal {
                     Refusal::NotHere | Refusal::Moving => again(Why::Moving, revision),
                     Refusal::Fenced => again(Why::Fenced, revision),
                     Refusal::Overloaded => again(Why::Overloaded, revision),
                     Refusal::NotHosted => again(Why::NotHosted, revision),
-                    Refusal::TooLate => failed(Failure::NotDelivered(Why::TimedOut)),
+                    Refusal::TooLate => Next::Late(Why::TimedOut),
                 },
                 Response::NotStarted(error) => failed(Failure::NotStarted(error)),
                 Response::NotFound => failed(Failure::NotFound),
@@ -158,9 +168,9 @@ impl Outcome {
                 NotSent::Rerouted => again(Why::Moving, Revision(0)),
                 NotSent::Dead => again(Why::NoOwner, Revision(0)),
                 NotSent::Left => failed(Failure::Left),
-                NotSent::Unreachable(reason) => failed(Failure::NotDelivered(Why::Unreachable(reason))),
-                NotSent::Overloaded => failed(Failure::NotDelivered(Why::Overloaded)),
-                NotSent::Leaving => failed(Failure::NotDelivered(Why::Moving)),
+                NotSent::Unreachable(reason) => Next::Late(Why::Unreachable(reason)),
+                NotSent::Overloaded => Next::Late(Why::Overloaded),
+                NotSent::Leaving => Next::Late(Why::Moving),
                 NotSent::TooLarge(error) => failed(Failure::TooLarge(error)),
             },
             Outcome::Lost(why) => failed(Failure::MayHaveRun(why)),

@@ -2,6 +2,7 @@
 
 mod state;
 mod stream;
+mod window;
 
 use std::fmt;
 use std::future::Future;
@@ -9,20 +10,22 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
-use crate::codec::Part;
+use crate::codec;
 use crate::error::{TooLarge, Why};
 use crate::id::NodeId;
+use crate::key::shard_of;
 use crate::transport::Connect;
 use crate::transport::frame::MAX_KEY;
 use crate::transport::hello::Identity;
 use crate::transport::outcome::{NotSent, Outcome};
 use crate::transport::peer::state::{Abandoned, After, Link, State};
 pub(crate) use crate::transport::peer::stream::Outgoing;
-use crate::transport::request::Request;
+use crate::transport::peer::window::Part;
+use crate::transport::request::{Request, Verb};
 
 /// The limits of a peer, and its times.
 #[derive(Debug, Clone)]
@@ -57,17 +60,18 @@ impl Options {
             false => Ok(()),
         };
         let key = request.kind.len() + request.name.len() + request.key.len();
-        check(Part::Key, key, MAX_KEY)?;
-        check(Part::Message, request.key.len() + request.body.len(), self.max_message)
+        check(codec::Part::Key, key, MAX_KEY)?;
+        check(codec::Part::Message, request.key.len() + request.body.len(), self.max_message)
     }
 
-    /// The part of the window that a request takes: its bytes, and at least those of one call of a full window. So one fair
-    /// semaphore is both limits.
-    fn cost(&self, request: &Request) -> u32 {
+    /// The part of the window that a request takes: its bytes, and at least those of one call of a full window. So the size
+    /// of the window is both limits.
+    fn part(&self, request: &Request, shards: u16) -> Part {
         let least = self.window_bytes.div_ceil(self.window_calls.max(1));
         let bytes = request.key.len() + request.body.len();
+        let shard = (request.verb != Verb::Count).then(|| shard_of(&request.key, shards));
         // A message that is larger than the window takes all of it.
-        u32::try_from(bytes.max(least).min(self.window_bytes)).unwrap_or(u32::MAX)
+        Part { shard, cost: bytes.max(least).min(self.window_bytes) }
     }
 }
 
@@ -80,7 +84,6 @@ pub(crate) struct Peer {
 
 struct Shared {
     state: Mutex<State>,
-    window: Arc<Semaphore>,
     /// A request waits, and there is no stream.
     wanted: Notify,
     options: Options,
@@ -110,10 +113,8 @@ impl Peer {
         connect: Arc<dyn Connect>,
         options: Options,
     ) -> Peer {
-        let window = Arc::new(Semaphore::new(options.window_bytes));
         let shared = Arc::new(Shared {
-            state: Mutex::new(State::new()),
-            window,
+            state: Mutex::new(State::new(options.window_bytes)),
             wanted: Notify::new(),
             options,
             own,
@@ -125,8 +126,8 @@ impl Peer {
         Peer { shared, driver }
     }
 
-    /// Sends a request and waits for its end. As long as it has not left for the stream it is taken back when `reroute` is
-    /// ready: the owner of the key is another one now.
+    /// Sends a request and waits for its end, first for its part of the [window](window). As long as it has not left for the
+    /// stream it is taken back when `reroute` is ready: the owner of the key is another one now.
     ///
     /// # Cancel safety
     ///
@@ -143,21 +144,8 @@ impl Peer {
         }
         let mut reroute = pin!(reroute);
         let mut late = pin!(sleep_until(deadline));
-        let cost = shared.options.cost(&request);
-        let window = match Arc::clone(&shared.window).try_acquire_many_owned(cost) {
-            Ok(window) => window,
-            Err(_) => tokio::select! {
-                biased;
-                // It is closed with the peer.
-                window = Arc::clone(&shared.window).acquire_many_owned(cost) => match window {
-                    Ok(window) => window,
-                    Err(_) => return Outcome::NotSent(shared.lock().late()),
-                },
-                () = &mut late => return Outcome::NotSent(shared.lock().late()),
-                () = &mut reroute => return Outcome::NotSent(NotSent::Rerouted),
-            },
-        };
-        let pushed = shared.lock().push(request, deadline, window);
+        let part = shared.options.part(&request, shared.own.shards);
+        let pushed = shared.lock().push(request, deadline, part);
         let mut ticket = match pushed {
             Ok((id, outcome, after)) => {
                 let ticket = Ticket { shared, id, outcome, ended: false };
@@ -194,14 +182,12 @@ impl Peer {
 
     fn close(&self, closed: NotSent) {
         let after = self.shared.lock().close(closed);
-        // Callers that wait for the window find the reason.
-        self.shared.window.close();
         self.shared.run(after);
         // The stream ends with its task.
         self.driver.abort();
     }
 
-    /// How many requests have not ended, the cancelled ones that the receiver has not answered included.
+    /// How many requests are in the window and have not ended, the cancelled ones that the receiver has not answered included.
     pub(crate) fn in_flight(&self) -> usize {
         self.shared.lock().in_flight()
     }

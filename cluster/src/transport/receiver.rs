@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use crate::transport::Incoming;
 use crate::transport::hello::Identity;
 use crate::transport::peer::Options;
-pub(crate) use crate::transport::receiver::session::Answers;
 use crate::transport::receiver::session::Session;
+pub(crate) use crate::transport::receiver::session::{AnswerRoom, Answers};
 use crate::transport::request::Serve;
 
 /// Whether the certificate of the other end names the cluster, or why not.
@@ -79,6 +79,12 @@ impl<S: Serve> Receiver<S> {
     /// How many requests have not been answered.
     pub(crate) fn unanswered(&self) -> usize {
         self.sessions().values().map(|session| session.unanswered()).sum()
+    }
+
+    /// The bytes of the answers that have not left.
+    #[cfg(test)]
+    pub(crate) fn answer_bytes(&self) -> usize {
+        self.sessions().values().map(|session| session.answer_bytes()).sum()
     }
 
     /// Ends all streams. Requests that have not been answered are dropped.

@@ -9,6 +9,7 @@ use crate::codec::{CodecError, Part};
 use crate::error::TooLarge;
 use crate::id::{NodeId, Revision};
 use crate::remote::RemoteError;
+use crate::transport::AnswerRoom;
 use crate::transport::frame::{Broken, OutcomeFrame};
 
 /// What the owner of a key is to do.
@@ -95,7 +96,14 @@ pub(crate) trait Serve: Send + Sync + 'static {
     ///
     /// The future is dropped at `deadline`, when the sender cancels, and when the stream ends. Then nothing of the request may
     /// begin any more, so a message that waits for room is taken back, and the `Reply` of a call that has begun is closed.
-    fn serve(&self, from: NodeId, request: Request, deadline: Instant) -> impl Future<Output = Response> + Send;
+    /// A reply waits for `room` before it is encoded.
+    fn serve(
+        &self,
+        from: NodeId,
+        request: Request,
+        room: &AnswerRoom,
+        deadline: Instant,
+    ) -> impl Future<Output = Response> + Send;
 
     /// The transport has refused a request for a reason of its own.
     fn refused(&self, why: Refusal) {

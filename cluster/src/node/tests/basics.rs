@@ -4,6 +4,7 @@ use tokio::time::sleep;
 
 use super::support::*;
 use crate::engine::Engine;
+use crate::key::shard_of;
 use crate::{Cluster, ClusterCallError, ClusterCastError, ClusterStopError, Why};
 
 #[tokio::test(start_paused = true)]
@@ -76,6 +77,44 @@ async fn c10_window_holds_and_delays_no_key_of_another_node() {
         answer.expect("the call is answered");
     }
     assert_eq!(a.add(&key).await, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c9_slow_key_leaves_the_window_to_others() {
+    let bed = Bed::new();
+    let a = bed.join_with(bed.options("a").window(16, 4096)).await;
+    let b = bed.join_with(bed.options("b").window(16, 4096)).await;
+    b.serves(8..).await;
+    let slow = b.key("w");
+    // More than the window has room for.
+    let blocked: Vec<_> = (0..50)
+        .map(|_| {
+            let via = a.counters.via(&slow);
+            tokio::spawn(async move { via.call(Wait).await })
+        })
+        .collect();
+    until_idle().await;
+    let is_of_another_shard = |key: &String| shard_of(key.as_bytes(), 48) != shard_of(slow.as_bytes(), 48);
+    for other in (0..20).map(|n| b.key(&format!("k{n}-"))).filter(is_of_another_shard) {
+        let begin = tokio::time::Instant::now();
+        assert_eq!(a.add(&other).await, 1);
+        assert!(begin.elapsed() < SECOND / 10, "{other} has waited {:?}", begin.elapsed());
+    }
+    bed.world.gate.0.add_permits(50);
+    for call in blocked {
+        let answer = within(call, "the end of a call").await.expect("the caller does not panic");
+        answer.expect("the call is answered");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_that_does_not_start_in_time_is_named() {
+    let (cluster, world) = (Cluster::solo("solo"), Bed::new().world);
+    let counters = host(&cluster, &world);
+    counters.via("k").call(Add(1)).await.expect("the node serves");
+    let error = counters.via("slow").call_timeout(SECOND / 10, Add(1)).await.expect_err("`init` takes longer");
+    assert!(matches!(error, ClusterCallError::NotDelivered(Why::Starting)), "{error:?}");
+    assert_eq!(counters.via("slow").call(Add(1)).await.expect("the start goes on"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, sleep};
 
 use super::support::*;
-use crate::ClusterEvent;
+use crate::{ClusterCallError, ClusterEvent, Why};
 
 #[tokio::test(start_paused = true)]
 async fn c7_callers_of_moving_shards_see_latency_only() {
@@ -231,6 +231,31 @@ async fn stats_of_a_node_keep_the_totals_of_shards_that_moved() {
     within(b.cluster.leave(), "the end of a node").await;
     let of_b = b.counters.here().stats();
     assert_eq!((of_b.running, of_b.starts.ok, of_b.exits.shutdown, of_b.handled), (0, moved, moved, moved));
+}
+
+#[tokio::test(start_paused = true)]
+async fn call_of_a_moving_shard_names_the_move() {
+    let bed = Bed::new();
+    let [a, b] = bed.pair().await;
+    let key = b.key("w");
+    let waiting = a.begin_wait(&key, 20 * SECOND).await;
+    let leave = tokio::spawn({
+        let cluster = b.cluster.clone();
+        async move { cluster.leave().await }
+    });
+    sleep(SECOND).await;
+    // At some of these deadlines an attempt has just begun, or is on its way.
+    let calls = (1..1_000).flat_map(|millis| [(millis, &a), (millis, &b)]).map(async |(millis, node)| {
+        let deadline = std::time::Duration::from_millis(millis);
+        let called = node.counters.via(&key).call_timeout(deadline, Add(1)).await;
+        let error = called.expect_err("its worker has not ended");
+        assert!(matches!(error, ClusterCallError::NotDelivered(Why::Moving)), "{millis} ms: {error:?}");
+    });
+    within(futures_util::future::join_all(calls), "the end of the calls").await;
+    bed.world.gate.0.add_permits(1);
+    within(waiting, "the answer").await.expect("the caller does not panic").expect("the call is answered");
+    within(leave, "the end of the node").await.expect("it does not panic");
+    assert_eq!(a.add(&key).await, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::task::Waker;
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use crate::error::{Unreachable, Why};
 use crate::transport::frame::{Empty, Frame, Hello, RequestFrame};
 use crate::transport::outbox::{Head, Outbox, Popped, Removed};
 use crate::transport::outcome::{NotSent, Outcome};
+use crate::transport::peer::window::{Part, Window};
 use crate::transport::request::{Request, Response};
 
 /// The stream to the other node.
@@ -32,7 +34,7 @@ pub(super) struct RequestHead {
 }
 
 impl Head for RequestHead {
-    fn frame(&self, id: u64, size: u64, body: bytes::Bytes) -> Frame {
+    fn frame(&self, id: u64, size: u64, body: Bytes) -> Frame {
         let within = self.deadline.saturating_duration_since(Instant::now());
         Frame::Request(RequestFrame {
             id,
@@ -55,13 +57,28 @@ pub(super) struct Open {
     /// Absent once the caller no longer waits.
     caller: Option<oneshot::Sender<Outcome>>,
     deadline: Instant,
-    /// Whether the last piece has left. (rule 2)
-    sent: bool,
-    /// Its part of the window, until the receiver has answered. (rule 5)
-    _window: OwnedSemaphorePermit,
+    phase: Phase,
+    /// Its part of the window, from the time when it is queued until the receiver has answered. (rule 5)
+    part: Part,
 }
 
-/// What is done without the lock: the outcomes of ended requests, whose windows wake waiting callers, and the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// For the window.
+    Waiting,
+    /// In the outbox.
+    Queued,
+    /// The last piece has left. (rule 2)
+    Sent,
+}
+
+impl Open {
+    fn is_sent(&self) -> bool {
+        self.phase == Phase::Sent
+    }
+}
+
+/// What is done without the lock: the outcomes of ended requests, and the stream.
 #[derive(Debug, Default)]
 #[must_use = "it must be run without the lock"]
 pub(super) struct After {
@@ -110,13 +127,15 @@ pub(super) struct State {
     closed: Option<NotSent>,
     next_id: u64,
     open: HashMap<u64, Open>,
+    window: Window<(RequestHead, Bytes)>,
+    window_size: usize,
     outbox: Outbox<RequestHead>,
     /// The stream, when it waits for frames.
     stream: Option<Waker>,
 }
 
 impl State {
-    pub(super) fn new() -> State {
+    pub(super) fn new(window_size: usize) -> State {
         State {
             link: Link::Down(None),
             generation: 0,
@@ -124,17 +143,19 @@ impl State {
             closed: None,
             next_id: 0,
             open: HashMap::new(),
+            window: Window::new(window_size),
+            window_size,
             outbox: Outbox::new(),
             stream: None,
         }
     }
 
     pub(super) fn is_sent(&self, id: u64) -> bool {
-        self.open.get(&id).is_some_and(|open| open.sent)
+        self.open.get(&id).is_some_and(Open::is_sent)
     }
 
     pub(super) fn in_flight(&self) -> usize {
-        self.open.len()
+        self.open.len() - self.window.waiting()
     }
 
     /// Whether a stream is wanted: something waits to be sent.
@@ -160,12 +181,12 @@ impl State {
         }
     }
 
-    /// Queues a request. Its outcome goes to the receiver that is returned.
+    /// Queues a request, or lets it wait for the window. Its outcome goes to the receiver that is returned.
     pub(super) fn push(
         &mut self,
         mut request: Request,
         deadline: Instant,
-        window: OwnedSemaphorePermit,
+        part: Part,
     ) -> Result<(u64, oneshot::Receiver<Outcome>, After), NotSent> {
         if let Some(closed) = &self.closed {
             return Err(closed.clone());
@@ -174,10 +195,39 @@ impl State {
         let id = self.next_id;
         let (caller, outcome) = oneshot::channel();
         let body = std::mem::take(&mut request.body);
-        self.outbox.push(id, RequestHead { request, deadline }, body);
-        self.open.insert(id, Open { caller: Some(caller), deadline, sent: false, _window: window });
+        let entered = self.window.enter(id, part, (RequestHead { request, deadline }, body));
+        let phase = if entered.is_some() { Phase::Queued } else { Phase::Waiting };
+        self.open.insert(id, Open { caller: Some(caller), deadline, phase, part });
+        match entered {
+            Some((head, body)) => self.outbox.push(id, head, body),
+            // Not for those that have too much of the window.
+            None => self.admit(),
+        }
         let wants_stream = matches!(self.link, Link::Down(_));
         Ok((id, outcome, self.wake_stream(After { wants_stream, ..After::default() })))
+    }
+
+    /// Queues what has waited for the window and fits now.
+    fn admit(&mut self) {
+        while let Some((id, (head, body))) = self.window.next() {
+            if let Some(open) = self.open.get_mut(&id) {
+                open.phase = Phase::Queued;
+            }
+            self.outbox.push(id, head, body);
+        }
+    }
+
+    /// Ends a request, whose part of the window others may have. They are queued for the stream, which the caller wakes.
+    fn end(&mut self, id: u64) -> Option<Open> {
+        let open = self.open.remove(&id)?;
+        if open.phase == Phase::Waiting {
+            // Dropped with its body.
+            let _ = self.window.remove(id, open.part.shard);
+        } else {
+            self.window.leave(open.part);
+        }
+        self.admit();
+        Some(open)
     }
 
     fn wake_stream(&mut self, after: After) -> After {
@@ -200,11 +250,11 @@ impl State {
             // Every message in the outbox is open: both are removed under one lock.
             let Some(open) = self.open.get_mut(&id) else { continue };
             if Instant::now() < open.deadline || matches!(frame, Frame::Piece(_)) {
-                open.sent = true;
+                open.phase = Phase::Sent;
                 return (Some(Some(frame)), after);
             }
             // Its caller is about to notice the deadline. The receiver would drop it unbegun.
-            if let Some(open) = self.open.remove(&id) {
+            if let Some(open) = self.end(id) {
                 let outcome = Outcome::NotSent(self.late());
                 after.ended.push((open, outcome));
             }
@@ -219,7 +269,7 @@ impl State {
     pub(super) fn abandon(&mut self, id: u64) -> (Abandoned, After) {
         let mut after = After::default();
         let Some(open) = self.open.get_mut(&id) else { return (Abandoned::Ended, after) };
-        if open.sent {
+        if open.is_sent() {
             // It keeps its window until the receiver has answered. (rule 5)
             if open.caller.take().is_some() {
                 self.outbox.push_control(Frame::Cancel(id));
@@ -227,16 +277,12 @@ impl State {
             }
             return (Abandoned::Sent, after);
         }
-        if let Some(mut open) = self.open.remove(&id) {
-            // The caller has the outcome from what this returns.
-            open.caller = None;
-            after.ended.push((open, Outcome::NotSent(NotSent::Rerouted)));
-        }
         if self.outbox.remove(id) == Removed::Begun {
             self.outbox.push_control(Frame::Cancel(id));
-            after = self.wake_stream(after);
         }
-        (Abandoned::TakenBack, after)
+        // The caller has the outcome from what this returns.
+        drop(self.end(id));
+        (Abandoned::TakenBack, self.wake_stream(after))
     }
 
     /// The receiver has answered.
@@ -245,10 +291,13 @@ impl State {
         if generation != self.generation {
             return after;
         }
-        let Some(open) = self.open.remove(&id) else { return after };
+        let is_sent = self.is_sent(id);
+        let Some(open) = self.end(id) else { return after };
         // A receiver may refuse a body before all of its pieces have arrived.
-        if !open.sent && self.outbox.remove(id) == Removed::Begun {
+        if !is_sent && self.outbox.remove(id) == Removed::Begun {
             self.outbox.push_control(Frame::Cancel(id));
+        }
+        if !self.outbox.is_empty() {
             after = self.wake_stream(after);
         }
         after.ended.push((open, Outcome::Answered(response)));
@@ -279,7 +328,7 @@ impl State {
 
     /// Whether a request has been sent and not answered.
     pub(super) fn awaits_answers(&self) -> bool {
-        self.open.values().any(|open| open.sent)
+        self.open.values().any(Open::is_sent)
     }
 
     /// The other node leaves: nothing more is sent.
@@ -303,11 +352,9 @@ impl State {
         // A body whose last piece has not left never begins at the receiver: it is sent again from its first piece.
         self.outbox.rewind();
         self.outbox.clear_control();
-        let ended = self
-            .open
-            .extract_if(|_, open| open.sent)
-            .map(|(_, open)| (open, Outcome::Lost(Why::ConnectionLost)))
-            .collect();
+        let sent: Vec<u64> = self.open.iter().filter(|(_, open)| open.is_sent()).map(|(id, _)| *id).collect();
+        let lost = |id| self.end(id).map(|open| (open, Outcome::Lost(Why::ConnectionLost)));
+        let ended = sent.into_iter().filter_map(lost).collect();
         After { ended, stream: self.stream.take(), wants_stream: false }
     }
 
@@ -320,11 +367,13 @@ impl State {
         self.generation += 1;
         self.link = Link::Down(None);
         self.outbox.clear();
+        self.window.clear(self.window_size);
         let ended = self
             .open
             .drain()
             .map(|(_, open)| {
-                let outcome = if open.sent { Outcome::Lost(lost.clone()) } else { Outcome::NotSent(closed.clone()) };
+                let outcome =
+                    if open.is_sent() { Outcome::Lost(lost.clone()) } else { Outcome::NotSent(closed.clone()) };
                 (open, outcome)
             })
             .collect();

@@ -35,6 +35,10 @@ pub(super) struct Session {
     state: Mutex<State>,
     /// The answers have room again, or their stream has been dropped.
     changed: Notify,
+    /// The answers have room for the reply that is first in turn.
+    room: Notify,
+    /// The replies that wait for room, first come first served.
+    turn: tokio::sync::Mutex<()>,
     /// A later stream of the same node waits for the end of this one.
     superseded: Notify,
     ended: watch::Sender<bool>,
@@ -45,6 +49,8 @@ impl Session {
         Arc::new(Session {
             state: Mutex::new(State::new(options)),
             changed: Notify::new(),
+            room: Notify::new(),
+            turn: tokio::sync::Mutex::default(),
             superseded: Notify::new(),
             ended: watch::channel(false).0,
         })
@@ -58,6 +64,9 @@ impl Session {
     fn run_after(&self, after: After) {
         if after.changed {
             self.changed.notify_one();
+        }
+        if after.has_room {
+            self.room.notify_one();
         }
         if let Some(stream) = after.stream {
             stream.wake();
@@ -164,6 +173,11 @@ impl Session {
         self.lock().unanswered()
     }
 
+    #[cfg(test)]
+    pub(super) fn answer_bytes(&self) -> usize {
+        self.lock().bytes()
+    }
+
     async fn answers_taken(&self) {
         while !self.lock().is_taken() {
             self.changed.notified().await;
@@ -178,6 +192,24 @@ impl Session {
             (outcome, body)
         };
         self.with(|state| state.answer(id, outcome, body));
+    }
+}
+
+/// The room of a stream for answers. (rule 8)
+pub(crate) struct AnswerRoom(Arc<Session>);
+
+impl AnswerRoom {
+    /// Waits until a reply may be encoded.
+    pub(crate) async fn wait(&self) {
+        let AnswerRoom(session) = self;
+        if session.lock().has_room() {
+            return;
+        }
+        // One of them waits for room: all others would wake in vain.
+        let _turn = session.turn.lock().await;
+        while !session.lock().has_room() {
+            session.room.notified().await;
+        }
     }
 }
 
@@ -353,11 +385,12 @@ impl<S: Serve> Reader<'_, S> {
     fn start(&self, id: u64, Pending { mut request, deadline }: Pending, body: Bytes) {
         request.body = body;
         let (session, receiver, from) = (Arc::clone(self.session), Arc::clone(self.receiver), self.from);
+        let room = AnswerRoom(Arc::clone(&session));
         let answering = Answering { session, id, max: receiver.options.max_message, is_due: true };
         let task = tokio::spawn(async move {
             let response = if Instant::now() < deadline {
                 // In a block, so that a panic before the first poll is caught as well.
-                let serving = async { receiver.serve.serve(from, request, deadline).await };
+                let serving = async { receiver.serve.serve(from, request, &room, deadline).await };
                 let serving = AssertUnwindSafe(serving).catch_unwind();
                 match timeout_at(deadline, serving).await {
                     Ok(Ok(response)) => response,

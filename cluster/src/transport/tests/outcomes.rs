@@ -13,13 +13,14 @@ use crate::error::{ClusterCallError, ClusterCastError, TooLarge, Why};
 use crate::id::Revision;
 use crate::remote::RemoteError;
 use crate::transport::Way;
-use crate::transport::outcome::{Next, NotSent, Outcome};
+use crate::transport::outcome::{Failure, Next, NotSent, Outcome};
 use crate::transport::peer::Options;
-use crate::transport::request::{Refusal, Response};
+use crate::transport::request::{Refusal, Request, Response};
 
 fn call_error(outcome: Outcome) -> ClusterCallError {
     match outcome.of_call() {
         Next::Failed(failure) => failure.into(),
+        Next::Late(why) => ClusterCallError::NotDelivered(why),
         next => panic!("{next:?}"),
     }
 }
@@ -27,6 +28,7 @@ fn call_error(outcome: Outcome) -> ClusterCallError {
 fn cast_error(outcome: Outcome) -> ClusterCastError<&'static str> {
     match outcome.of_cast() {
         Next::Failed(failure) => failure.returning("the cast"),
+        Next::Late(why) => Failure::NotDelivered(why).returning("the cast"),
         next => panic!("{next:?}"),
     }
 }
@@ -200,7 +202,9 @@ async fn idle_stream_stays_up() {
 #[tokio::test(start_paused = true)]
 async fn c10_full_window_delays_callers_in_turn() {
     let pair = pair(Options { window_calls: 2, ..Options::default() });
-    let first: Vec<_> = (1..=2).map(|number| pair.spawn(message("gate", number, 8), SECOND * 10)).collect();
+    let first: Vec<_> = (1..=2)
+        .map(|number| pair.spawn(Request { key: key(number), ..message("gate", number, 8) }, SECOND * 10))
+        .collect();
     until_idle().await;
     let late = pair.spawn(message("echo", 3, 8), SECOND);
     let waiting: Vec<_> = (4..=6).map(|number| pair.spawn(message("echo", number, 8), SECOND * 10)).collect();
@@ -218,7 +222,9 @@ async fn c10_full_window_delays_callers_in_turn() {
 #[tokio::test(start_paused = true)]
 async fn c10_window_counts_bytes() {
     let pair = pair(Options { window_bytes: 400_000, window_calls: 100, ..Options::default() });
-    let large: Vec<_> = (1..=3).map(|number| pair.spawn(message("gate", number, 199_000), SECOND * 10)).collect();
+    let large: Vec<_> = (1..=3)
+        .map(|number| pair.spawn(Request { key: key(number), ..message("gate", number, 199_000) }, SECOND * 10))
+        .collect();
     until_idle().await;
     assert_eq!(pair.peer.in_flight(), 2);
     // A message larger than the window takes all of it.
@@ -230,6 +236,27 @@ async fn c10_window_counts_bytes() {
         within(sent, "a large call").await.expect("no panic");
     }
     assert_eq!(pair.world.order(), [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c10_replies_wait_for_room_in_the_stream() {
+    let pair = pair(Options { window_bytes: 4_000_000, window_calls: 100, ..Options::default() });
+    let calls: Vec<_> = (1..=80)
+        .map(|number| pair.spawn(Request { key: key(number), ..message("gate, grow", number, 8) }, SECOND * 10))
+        .collect();
+    until_idle().await;
+    assert_eq!(pair.world.order().len(), 80);
+    pair.set(Way::Held);
+    pair.world.gate.add_permits(80);
+    until_idle().await;
+    let bytes = pair.receiver.answer_bytes();
+    assert!((4_000_001..=5_000_000).contains(&bytes), "{bytes} bytes wait for the stream");
+    pair.set(Way::Open);
+    for call in calls {
+        let outcome = within(call, "an answer").await.expect("no panic");
+        assert!(matches!(outcome, Outcome::Answered(Response::Replied(body)) if body.len() == 1_000_000));
+    }
+    assert_eq!(pair.receiver.answer_bytes(), 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -361,7 +388,7 @@ fn responses_are_read_as_they_are_written() {
         // Each has a row for calls and one for casts.
         let (call, cast) = (Outcome::Answered(read.clone()).of_call(), Outcome::Answered(read).of_cast());
         match (call, cast) {
-            (Next::Again { .. }, Next::Again { .. }) => {}
+            (Next::Again { .. }, Next::Again { .. }) | (Next::Late(_), Next::Late(_)) => {}
             (Next::Failed(call), Next::Failed(cast)) => {
                 let (call, cast) = (ClusterCallError::from(call), cast.returning(()));
                 let reply = matches!(call, ClusterCallError::TooLarge(TooLarge { part: Part::Reply, .. }));

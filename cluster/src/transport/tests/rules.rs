@@ -16,7 +16,7 @@ use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Outgoing, Peer};
 use crate::transport::receiver::{Accept, Receiver};
 use crate::transport::request::{Request, Response, Serve, Verb};
-use crate::transport::{Connect, Incoming, LocalNetwork, Way};
+use crate::transport::{AnswerRoom, Connect, Incoming, LocalNetwork, Way};
 
 #[tokio::test(start_paused = true)]
 async fn caller_dropped_at_any_poll_leaves_nothing() {
@@ -152,7 +152,7 @@ async fn c6_lost_call_does_not_overtake_the_next() {
 struct PanicsAtOnce;
 
 impl Serve for PanicsAtOnce {
-    fn serve(&self, _: NodeId, request: Request, _: Instant) -> impl Future<Output = Response> + Send {
+    fn serve(&self, _: NodeId, request: Request, _: &AnswerRoom, _: Instant) -> impl Future<Output = Response> + Send {
         assert_eq!(request.verb, Verb::Count, "a test panics at once");
         std::future::ready(Response::Taken)
     }
@@ -177,7 +177,8 @@ async fn large_bodies_do_not_hold_up_small_ones() {
         .map(|(number, size)| {
             let (peer, done) = (Arc::clone(&pair.peer), Arc::clone(&done));
             tokio::spawn(async move {
-                let outcome = send(&peer, message("echo", number, size), SECOND * 10).await;
+                let request = Request { key: key(number), ..message("echo", number, size) };
+                let outcome = send(&peer, request, SECOND * 10).await;
                 assert!(matches!(outcome, Outcome::Answered(Response::Replied(body)) if body.len() == size));
                 done.lock().expect("no panic").push(number);
             })

@@ -14,7 +14,7 @@ use crate::transport::hello::Identity;
 use crate::transport::outcome::{NotSent, Outcome};
 use crate::transport::peer::{Options, Peer};
 use crate::transport::receiver::Receiver;
-use crate::transport::request::Response;
+use crate::transport::request::{Request, Response};
 use crate::transport::tls::TlsConfig;
 
 pub(super) struct Node {
@@ -44,7 +44,7 @@ fn connect_with(address: SocketAddr, tls: Option<TlsConfig>, options: Options) -
     Arc::new(Peer::new(identity(1), node(2), address.to_string(), connect, options))
 }
 
-pub(super) fn spawn(peer: &Arc<Peer>, request: crate::transport::Request, timeout: Duration) -> JoinHandle<Outcome> {
+pub(super) fn spawn(peer: &Arc<Peer>, request: Request, timeout: Duration) -> JoinHandle<Outcome> {
     let peer = Arc::clone(peer);
     tokio::spawn(async move { send(&peer, request, timeout).await })
 }
@@ -171,9 +171,8 @@ async fn slow_peer() {
     let before = resident();
     // All bodies are one buffer, so what grows is the transport's.
     let body = Bytes::from(vec![0; 1_000_000]);
-    let large = (0..1_000).map(|_| {
-        let mut request = message("echo", 2, 8);
-        request.body = body.clone();
+    let large = (0..1_000).map(|number| {
+        let request = Request { body: body.clone(), key: key(number), ..message("echo", 2, 8) };
         spawn(&peer, request, SECOND * 4)
     });
     let large: Vec<_> = large.collect();

@@ -17,7 +17,7 @@ use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Peer};
 use crate::transport::receiver::Receiver;
 use crate::transport::request::{Refusal, Request, Response, Serve, Verb};
-use crate::transport::{LocalNetwork, Way};
+use crate::transport::{AnswerRoom, LocalNetwork, Way};
 
 pub(super) use std::sync::Arc;
 
@@ -82,7 +82,7 @@ impl Drop for Running<'_> {
 pub(super) struct Fake(pub(super) Arc<World>);
 
 impl Serve for Fake {
-    async fn serve(&self, _: NodeId, request: Request, deadline: Instant) -> Response {
+    async fn serve(&self, _: NodeId, request: Request, room: &AnswerRoom, deadline: Instant) -> Response {
         // The session has looked at the clock, and its thread may have been preempted since.
         assert!(Instant::now() < deadline + Duration::from_millis(100), "what arrives too late does not begin");
         let number = number(&request.body);
@@ -103,7 +103,13 @@ impl Serve for Fake {
                 Response::Replied(request.body)
             }
             b"panic" => panic!("a message that panics"),
-            b"grow" => Response::Replied(vec![7; 1_000_000].into()),
+            b"grow" | b"gate, grow" => {
+                if &request.name[..] == b"gate, grow" {
+                    self.0.gate.acquire().await.expect("the gate is never closed").forget();
+                }
+                room.wait().await;
+                Response::Replied(vec![7; 1_000_000].into())
+            }
             b"refuse" => Response::Refused(Refusal::NotHere, Revision(request.revision.0 + 1)),
             b"not started" => Response::NotStarted(RemoteError::from_chain(&["no room".into(), "disk full".into()])),
             name => panic!("no fake for {name:?}"),
@@ -148,6 +154,11 @@ pub(super) fn message(name: &'static str, number: u64, size: usize) -> Request {
         revision: Revision(7),
         body: body.into(),
     }
+}
+
+/// Keys of different shards.
+pub(super) fn key(number: u64) -> Bytes {
+    number.to_be_bytes().to_vec().into()
 }
 
 /// Node 1 as the sender, node 2 as the receiver, and the way between them.

@@ -18,7 +18,7 @@ use crate::transport::outcome::Outcome;
 use crate::transport::peer::{Options, Outgoing, Peer};
 use crate::transport::receiver::{Accept, Answers, Receiver};
 use crate::transport::request::{Refusal, Request, Response, Serve};
-use crate::transport::{Connect, Incoming};
+use crate::transport::{AnswerRoom, Connect, Incoming};
 
 /// A sender of any frames.
 struct Raw {
@@ -167,7 +167,7 @@ struct Blocks {
 }
 
 impl Serve for Blocks {
-    async fn serve(&self, _: NodeId, request: Request, _: Instant) -> Response {
+    async fn serve(&self, _: NodeId, request: Request, _: &AnswerRoom, _: Instant) -> Response {
         self.reached.add_permits(1);
         let is_open = self.is_open.lock().expect("no panic");
         drop(self.opened.wait_while(is_open, |is_open| !*is_open).expect("no panic"));
@@ -217,7 +217,7 @@ async fn c6_no_stream_begins_beside_one_that_cannot_end() {
 struct DropsBadly;
 
 impl Serve for DropsBadly {
-    async fn serve(&self, _: NodeId, _: Request, _: Instant) -> Response {
+    async fn serve(&self, _: NodeId, _: Request, _: &AnswerRoom, _: Instant) -> Response {
         struct Bad;
         impl Drop for Bad {
             fn drop(&mut self) {

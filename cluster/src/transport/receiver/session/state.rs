@@ -21,6 +21,8 @@ impl Head for OutcomeFrame {
 pub(super) struct After {
     pub(super) stream: Option<Waker>,
     pub(super) changed: bool,
+    /// A reply waits for room, and there is some.
+    pub(super) has_room: bool,
 }
 
 /// A request that has not been answered.
@@ -44,6 +46,8 @@ pub(super) struct State {
     is_stream_dropped: bool,
     /// The reader waits for room.
     full: bool,
+    /// A reply waits for room.
+    is_room_wanted: bool,
     max_calls: usize,
     max_bytes: usize,
 }
@@ -58,13 +62,14 @@ impl State {
             ending: false,
             is_stream_dropped: false,
             full: false,
+            is_room_wanted: false,
             max_calls: options.window_calls,
             max_bytes: options.window_bytes,
         }
     }
 
     fn wake(&mut self) -> After {
-        After { stream: self.stream.take(), changed: false }
+        After { stream: self.stream.take(), ..After::default() }
     }
 
     /// Registers a request, if the window has room. A sender with the same options never exceeds it.
@@ -137,6 +142,18 @@ impl State {
         !self.full
     }
 
+    /// Whether one more reply may be encoded. If not, what [`pop`](Self::pop) returns says when. (rule 8)
+    pub(super) fn has_room(&mut self) -> bool {
+        self.is_room_wanted = self.outbox.bytes() > self.max_bytes && !self.is_stream_dropped;
+        !self.is_room_wanted
+    }
+
+    /// The bytes of the answers that have not left.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> usize {
+        self.outbox.bytes()
+    }
+
     /// How many requests have not been answered, or their answers have not left.
     pub(super) fn unanswered(&self) -> usize {
         self.open.len() + self.outbox.messages()
@@ -155,7 +172,8 @@ impl State {
         match self.outbox.pop(true) {
             Some(Popped::Frame(frame) | Popped::Last(_, frame)) => {
                 let changed = self.full || (self.ending && self.outbox.is_empty());
-                (Poll::Ready(Some(frame)), After { stream: None, changed })
+                let has_room = self.is_room_wanted && self.has_room();
+                (Poll::Ready(Some(frame)), After { stream: None, changed, has_room })
             }
             None if self.ending => (Poll::Ready(None), After::default()),
             None => {
@@ -169,7 +187,7 @@ impl State {
     pub(super) fn drop_stream(&mut self) -> After {
         self.is_stream_dropped = true;
         self.outbox.clear();
-        After { stream: None, changed: true }
+        After { stream: None, changed: true, has_room: true }
     }
 
     /// The stream ends. Returns the tasks of the requests that have not been answered.
