@@ -84,7 +84,7 @@
 //!    takes the victim's place. A queued entry does not count. If the limit is shared, `max_workers` is the number of
 //!    places that the registry has. It grows before a launch, and a place that no worker has is returned.
 //! 8. **A wait that would close a cycle is refused.** Each caller says in which worker's task it waits, so a cycle of
-//!    workers that wait for each other is found when its last wait is requested ([`deadlock`]). A start that a worker
+//!    workers that wait for each other is found when its last wait is requested. A start that a worker
 //!    waits for is therefore never delegated.
 //! 9. **A delegated start is reclaimed first.** While the worker completes its start by itself, no event concerns it.
 //!    Every event that decides on an entry takes an [`Occupant`], and [`observe`](Lifecycle::observe), which makes it,
@@ -92,7 +92,7 @@
 //!    [`NoneDelegated`].
 //! 10. **Nothing is launched after `Shutdown`.** The report is made when the last entry is removed, or when the
 //!     shutdown's second deadline expires. It counts the entries that are left as stuck.
-//! 11. **A crash from outside is not a state.** Only its callers are known, by the run they mean ([`crash`]).
+//! 11. **A crash from outside is not a state.** Only its callers are known, by the run they mean.
 //!
 //! # Proof
 //!
@@ -108,26 +108,23 @@
 //! - **G11**: by rule 7, since the owner asks [`is_full`](Lifecycle::is_full) and sends `Start` in one operation.
 //! - No two workers wait for each other forever: by rule 8.
 
-mod crash;
-mod deadlock;
 pub(crate) mod event;
 pub(crate) mod exit;
 pub(crate) mod id;
-mod occupant;
 mod phase;
-mod shutdown;
 mod start;
 mod stop;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
+
 pub use crate::lifecycle::event::ShutdownReport;
 pub(crate) use crate::lifecycle::event::{
-    Admission, Deadline, Effect, Event, Exit, ReplySender, StartFailure, StartOutcome, StartWaiter, StopFailure,
-    StopKind, StopWaiter, Types, Verb,
+    Admission, Deadline, Effect, Event, Exit, NoneDelegated, Observe, Occupant, ReplySender, StartFailure,
+    StartOutcome, StartWaiter, StopFailure, StopKind, StopWaiter, Types, Verb,
 };
 use crate::lifecycle::id::{EntryId, EntryMap, EntrySet};
-pub(crate) use crate::lifecycle::occupant::{NoneDelegated, Observe, Occupant};
 pub(crate) use crate::lifecycle::phase::Tally;
 use crate::lifecycle::phase::{Phase, Phases, StopStage};
 use crate::util::seeded::seeded;
@@ -264,5 +261,34 @@ impl<P: Types> Lifecycle<P> {
     /// The number of queued and of starting entries.
     pub(crate) fn tally(&self) -> Tally {
         self.phases.tally()
+    }
+}
+
+/// Refuses a wait that would close a cycle of waiting workers, for instance an `init` that starts a key whose `init`
+/// starts the first one. The edges are the callers in [`Phase`]s: each says in which worker's task it waits
+/// ([`Phase::waiting_workers`]). (rule 8)
+impl<P: Types> Lifecycle<P> {
+    /// Whether `target` already waits, directly or through other workers, for the worker `waits_in`, which requests to
+    /// wait for `target`. The search goes backwards, from an entry to the workers that wait for it.
+    fn would_deadlock(&self, waits_in: Option<EntryId>, target: EntryId) -> bool {
+        let Some(waiter) = waits_in else { return false };
+        seeded!(WaitCycleAllowed => return false);
+        let mut seen = HashSet::new();
+        let mut unvisited = vec![waiter];
+        while let Some(id) = unvisited.pop() {
+            if id == target {
+                return true;
+            }
+            if seen.insert(id) {
+                let waiting = self.phases.get(&id).into_iter().flat_map(Phase::waiting_workers);
+                unvisited.extend(waiting.filter(|&waiter| !self.is_aborted(waiter)));
+            }
+        }
+        false
+    }
+
+    /// Whether a worker is killed, which drops whatever it waits for.
+    fn is_aborted(&self, entry: EntryId) -> bool {
+        matches!(self.phases.get(&entry), Some(Phase::Stopping { stage: StopStage::Aborting | StopStage::Stuck, .. }))
     }
 }

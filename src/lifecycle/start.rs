@@ -1,10 +1,9 @@
 //! Starts: from a vacant key to a running worker, or to a cancelled start.
 
 use crate::lifecycle::event::{
-    Admission, Deadline, Effect, ReplySender, StartFailure, StartOutcome, StartWaiter, Types, Verb,
+    Admission, Deadline, Effect, Observe, Occupant, ReplySender, StartFailure, StartOutcome, StartWaiter, Types, Verb,
 };
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::occupant::{Observe, Occupant};
 use crate::lifecycle::phase::{Phase, StopStage, fail, join, reply_with};
 use crate::lifecycle::{Effects, Lifecycle};
 use crate::util::seeded::seeded;

@@ -6,7 +6,6 @@
 
 mod cases;
 mod effects;
-mod op;
 mod properties;
 mod world;
 

@@ -6,7 +6,7 @@ use crate::lifecycle::exit::StopMode;
 use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::lifecycle::phase::{COMPACT_AT, Phase};
 use crate::lifecycle::tests::Simulated;
-use crate::lifecycle::tests::op::Op;
+use crate::lifecycle::tests::properties::Op;
 use crate::lifecycle::tests::world::World;
 
 fn world() -> World {

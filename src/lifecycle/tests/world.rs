@@ -6,13 +6,12 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use crate::lifecycle::event::{
-    Admission, Deadline, Effect, Event, Exit, ShutdownReport, StartFailure, StartOutcome, StartWaiter, StopKind,
-    StopWaiter, Verb,
+    Admission, Deadline, Effect, Event, Exit, Observe, Occupant, ShutdownReport, StartFailure, StartOutcome,
+    StartWaiter, StopKind, StopWaiter, Verb,
 };
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::{EntryId, WorkerId};
-use crate::lifecycle::occupant::{Observe, Occupant};
-use crate::lifecycle::tests::op::Op;
+use crate::lifecycle::tests::properties::Op;
 use crate::lifecycle::tests::{Simulated, TestReply};
 use crate::lifecycle::{Lifecycle, Limits};
 
