@@ -7,8 +7,8 @@
 //! background task, the [`Driver`], runs what no caller has time for, and waits for the
 //! [deadlines].
 //!
-//! Before it admits the start of a vacant key, it checks the [crash history](crate::owner::history) and, if the
-//! registry has a limit, which worker may be [evicted](crate::owner::eviction). It counts what happens, and emits it to
+//! Before it admits the start of a vacant key, it checks the [crash history](crate::owner::admission) and, if the
+//! registry has a limit, which worker may be [evicted](crate::owner::admission). It counts what happens, and emits it to
 //! the registry's subscribers.
 //!
 //! It delegates a plain start to the worker's task, and reclaims it when more happens to the worker than that `init`
@@ -21,36 +21,31 @@
 
 pub(crate) mod admission;
 pub(crate) mod deadlines;
-pub(crate) mod delegated;
-pub(crate) mod driver;
 mod effects;
-pub(crate) mod eviction;
-pub(crate) mod history;
-mod insert;
-mod notices;
 pub(crate) mod report;
+mod requests;
 mod shutdown;
 #[cfg(test)]
 mod tests;
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use crate::combiner::{DeferredQueue, Sequential};
+use crate::combiner::{DeferredQueue, DriverPoll, Sequential};
 use crate::lifecycle::id::{EntryId, EntryMap, Ids};
 use crate::lifecycle::{Deadline, Effect, Event, Lifecycle, Limits, ShutdownReport};
 use crate::metrics::reporter::RegistryReporter;
-use crate::owner::admission::PriorHistory;
+use crate::owner::admission::{CrashHistory, EvictionPool, PriorHistory};
 use crate::owner::deadlines::{Deadlines, Due};
-pub(crate) use crate::owner::driver::Driver;
-use crate::owner::eviction::EvictionPool;
-use crate::owner::history::CrashHistory;
 use crate::table::AnyTable;
 use crate::worker::cell::AnyCell;
 use crate::worker::deferred::DeferredAction;
@@ -259,5 +254,58 @@ impl Sequential<Request, DeferredAction> for Owner {
 
     fn is_done(&self) -> bool {
         self.is_done
+    }
+}
+
+/// Runs the operations that no caller has time for, and waits for the owner's deadlines.
+pub(crate) struct Driver {
+    shared: Arc<dyn AnyShared>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Driver {
+    pub(crate) fn new(shared: Arc<dyn AnyShared>) -> Self {
+        Self { shared, timer: None }
+    }
+
+    /// Drives the owner until the shutdown is complete.
+    pub(crate) async fn run(mut self) {
+        poll_fn(|cx| self.poll(cx)).await;
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let at = match self.shared.combiner.poll_driver(cx.waker()) {
+                DriverPoll::Done => return Poll::Ready(()),
+                DriverPoll::Yield => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                DriverPoll::WaitUntil(None) => return Poll::Pending,
+                DriverPoll::WaitUntil(Some(at)) => at,
+            };
+            let timer = match &mut self.timer {
+                Some(timer) => {
+                    if timer.deadline() != at || timer.is_elapsed() {
+                        timer.as_mut().reset(at);
+                    }
+                    timer
+                }
+                none => none.insert(Box::pin(sleep_until(at))),
+            };
+            ready!(timer.as_mut().poll(cx));
+            // The outcome does not matter here: this task returns to the scheduler before user code runs.
+            let _ = self.shared.combiner.tick();
+        }
+    }
+}
+
+impl Drop for Driver {
+    /// Drops the owner if the runtime was dropped before the shutdown was complete.
+    fn drop(&mut self) {
+        if self.shared.report.borrow().is_none() {
+            self.shared.is_runtime_shut_down.store(true, Ordering::Relaxed);
+        }
+        self.shared.combiner.orphan();
     }
 }

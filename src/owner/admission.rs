@@ -1,19 +1,183 @@
-//! Whether a start gets a worker: it finds one in the table, or its key is vacant and may have a new one.
+//! What the owner looks at before it admits the start of a vacant key: the [`CrashHistory`], and at the limit of workers the
+//! [`EvictionPool`].
+//!
+//! # Crash history
+//!
+//! What the owner remembers of keys without a worker: the used part of their restart budgets and, if the builder asks
+//! for it, why their last start failed.
+//!
+//! It is bounded in number and in time. It identifies a key by its hash, which the registry's seeded hasher computed:
+//! no key is kept after its worker has exited, and no code of a key runs here. Two keys share a hash once in 2^64; then
+//! the history of one applies to the other as well.
+//!
+//! Under a flood of keys it forgets the oldest records and so fails open: it admits a start that it would otherwise
+//! have refused. `moka` keeps the bound. Instants are read from the registry's [`Clock`], which a test can pause.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::lifecycle::exit::Cause;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+use tokio::time::Instant;
+
+use crate::lifecycle::StartFailure;
+use crate::lifecycle::exit::{Cause, SharedError};
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::{Admission, Event, ReplySender, StartFailure, StartWaiter};
-use crate::owner::Owner;
-use crate::owner::deadlines::Due;
-use crate::owner::history::{CrashHistory, Verdict};
-use crate::table::Found;
-use crate::util::panics::{self, catch_panic};
-use crate::worker::limits::Room;
-use crate::worker::request::{LiveTypes, StartRequest, Started};
-use crate::worker::restart::History;
+use crate::util::clock::Clock;
+use crate::util::panics::CatchDropPanic;
+use crate::worker::cell::AnyCell;
+use crate::worker::config::Eviction;
+use crate::worker::limits::LimitsCore;
+use crate::worker::pool::Pool;
+use crate::worker::restart::{CrashRecord, History, Intensity};
+use crate::worker::shared::SharedCore;
+
+/// How many keys are remembered. They take a few megabytes at most.
+const KEYS: u64 = 16_384;
+
+pub(crate) struct CrashHistory {
+    intensity: Intensity,
+    /// How long failed starts are remembered.
+    failed_for: Option<Duration>,
+    /// Created with the first record.
+    keys: Option<Cache<u64, KeyRecord>>,
+    /// Other registries with which this one shares the number of keys.
+    limits: Option<Arc<LimitsCore>>,
+    clock: Clock,
+}
+
+/// What is remembered of one key.
+#[derive(Clone, Default)]
+struct KeyRecord {
+    history: History,
+    crash: Option<(Instant, Cause)>,
+    /// When the restart limit was reached.
+    limit_reached_at: Option<Instant>,
+    failed: Option<(Instant, Arc<CatchDropPanic<SharedError>>)>,
+}
+
+/// Whether a key that has a record may start.
+pub(crate) enum Verdict {
+    Refused(StartFailure),
+    /// The key may start, with this much of its restart budget used.
+    Known {
+        history: History,
+        crash: Option<Cause>,
+    },
+}
+
+impl CrashHistory {
+    pub(crate) fn new(shared: &SharedCore) -> Self {
+        let (config, limits, clock) = (&shared.config, shared.limits.clone(), shared.clock.clone());
+        Self { intensity: config.intensity, failed_for: config.remember_failed_starts, keys: None, limits, clock }
+    }
+
+    /// How long a record is kept at most.
+    pub(crate) fn retention(&self) -> Duration {
+        self.intensity.period.max(self.failed_for.unwrap_or_default())
+    }
+
+    fn keys(&mut self) -> &Cache<u64, KeyRecord> {
+        let retention = self.retention();
+        self.keys.get_or_insert_with(|| {
+            let keys = Cache::builder().max_capacity(KEYS).eviction_policy(EvictionPolicy::lru());
+            // moka panics at more than a thousand years.
+            const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+            // This only releases memory, by moka's own clock. `check` decides by the instants in the record.
+            keys.time_to_live(retention.min(MAX)).build()
+        })
+    }
+
+    /// Whether a key may have a record. A registry without shared limits forgets another key instead.
+    fn has_room(&mut self, hash: u64) -> bool {
+        let Some(limits) = self.limits.clone() else { return true };
+        let keys = self.keys();
+        if keys.contains_key(&hash) {
+            return true;
+        }
+        // `moka` counts what it has processed.
+        keys.run_pending_tasks();
+        keys.entry_count() < limits.share_of(KEYS)
+    }
+
+    fn change(&mut self, hash: u64, change: impl FnOnce(&mut KeyRecord)) {
+        if !self.has_room(hash) {
+            return;
+        }
+        let keys = self.keys();
+        let mut record = keys.get(&hash).unwrap_or_default();
+        change(&mut record);
+        keys.insert(hash, record);
+    }
+
+    /// Records how a worker exited.
+    pub(crate) fn record_exit(&mut self, hash: u64, crash_record: CrashRecord) {
+        let now = self.clock.instant();
+        self.change(hash, |record| {
+            record.history = crash_record.history;
+            if let Some(cause) = crash_record.crash {
+                // A failed start since the crash keeps it. A successful one has removed the whole record.
+                record.crash = Some((now, cause));
+            }
+            record.limit_reached_at = crash_record.gave_up.then_some(now);
+        });
+    }
+
+    /// Records why a start failed, if the builder asks for it.
+    pub(crate) fn remember_failure(&mut self, hash: u64, error: SharedError) {
+        if self.failed_for.is_some() {
+            let now = self.clock.instant();
+            // The owner drops it when the record expires or is evicted, and an error's `Drop` is user code. (G5)
+            let error = Arc::new(CatchDropPanic::new(error));
+            self.change(hash, |record| record.failed = Some((now, error)));
+        }
+    }
+
+    pub(crate) fn remembers_failures(&self) -> bool {
+        self.failed_for.is_some()
+    }
+
+    /// Looks up the record of a key that is about to start.
+    pub(crate) fn check(&self, hash: u64) -> Option<Verdict> {
+        let mut record = self.keys.as_ref()?.get(&hash)?;
+        let now = self.clock.instant();
+        // How much is left of a duration that began at `since`.
+        let left = |since: Instant, duration: Duration| {
+            duration.checked_sub(now.saturating_duration_since(since)).filter(|left| !left.is_zero())
+        };
+        if let Some(retry_after) = record.limit_reached_at.and_then(|at| left(at, self.intensity.period)) {
+            return Some(Verdict::Refused(StartFailure::RestartLimit { retry_after }));
+        }
+        if let (Some((at, error)), Some(duration)) = (record.failed, self.failed_for) {
+            if left(at, duration).is_some() {
+                return Some(Verdict::Refused(StartFailure::RecentlyFailed(SharedError::clone(&error))));
+            }
+        }
+        record.history.forget_exited(self.intensity, now);
+        let crash = record.crash.filter(|&(at, _)| left(at, self.intensity.period).is_some()).map(|(_, cause)| cause);
+        Some(Verdict::Known { history: record.history, crash })
+    }
+
+    /// Removes the record of a key that runs again. The worker holds its restart history from now on.
+    pub(crate) fn forget(&self, hash: u64) {
+        if let Some(keys) = &self.keys {
+            keys.invalidate(&hash);
+        }
+    }
+
+    /// Processes what was changed, so that [`len`](Self::len) is exact, and releases the memory of expired records.
+    /// Returns whether any record is left.
+    pub(crate) fn run_pending_tasks(&self) -> bool {
+        self.keys.as_ref().is_some_and(|keys| {
+            keys.run_pending_tasks();
+            keys.entry_count() > 0
+        })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.keys.as_ref().map_or(0, Cache::entry_count)
+    }
+}
 
 /// The restart history of a key that starts again.
 pub(super) struct PriorHistory {
@@ -21,94 +185,68 @@ pub(super) struct PriorHistory {
     pub(super) crash: Option<Cause>,
 }
 
-impl Owner {
-    /// Looks up what the lifecycle must know of the table to decide on a start. Returns `None` if the caller has its
-    /// reply already.
-    pub(super) fn start_event(&mut self, request: StartRequest) -> Option<Event<LiveTypes>> {
-        let StartRequest { verb, spec, waits_in, reply } = request;
-        let hash = spec.cell().core().entry.hash;
-        // The key's `Eq` is user code. Its panic fails this start only. (G5)
-        let looked_up = catch_unwind(AssertUnwindSafe(|| self.observe_key(spec.cell())));
-        let found = match looked_up {
-            Ok(found) => found,
-            Err(payload) => {
-                let failure = StartFailure::Panicked(panics::message(payload));
-                self.reply_start(reply, Some(spec), Started::Failed(failure));
-                return None;
+/// How a registry keeps to its limit of workers.
+pub(crate) enum EvictionPool {
+    /// It has no limit, or evicts nothing.
+    Off,
+    Own(Eviction, Pool),
+    /// It has the limit together with other registries.
+    Shared(Arc<LimitsCore>),
+}
+
+impl EvictionPool {
+    pub(crate) fn new(eviction: Eviction, shared: Option<Arc<LimitsCore>>) -> Self {
+        match (shared, eviction) {
+            (Some(limits), _) => Self::Shared(limits),
+            (None, Eviction::Reject) => Self::Off,
+            (None, eviction) => Self::Own(eviction, Pool::new()),
+        }
+    }
+
+    pub(crate) fn insert(&mut self, cell: &Arc<dyn AnyCell>) {
+        match self {
+            Self::Off => {}
+            Self::Own(_, pool) => pool.insert(cell),
+            Self::Shared(limits) => limits.insert(cell),
+        }
+    }
+
+    /// Removes a worker that has exited. Returns whether the registry must return the place of the worker.
+    pub(crate) fn remove(&mut self, entry: EntryId) -> bool {
+        match self {
+            Self::Off => false,
+            Self::Own(_, pool) => {
+                pool.remove(entry);
+                false
             }
-        };
-        self.is_first_of_hash = matches!(found, Found::Nothing);
-        let occupant = match found {
-            Found::Worker(occupant) => Some(occupant),
-            Found::SameHash | Found::Nothing => None,
-        };
-        let fresh = EntryId { id: self.ids.fresh(), hash };
-        let starter = StartWaiter { verb, waits_in, spec: Some(spec), reply };
-        // No user code runs here, but a panic would cost the registry its owner. (G5)
-        let admitted = catch_unwind(AssertUnwindSafe(|| match &occupant {
-            Some(_) => Admission::Granted,
-            None => self.admit(fresh, &starter),
-        }));
-        let admission =
-            admitted.unwrap_or_else(|payload| Admission::Refused(StartFailure::Panicked(panics::message(payload))));
-        Some(Event::Start { starter, occupant, fresh, admission })
-    }
-
-    /// Decides whether a vacant key may have a worker: not if it reached its restart limit or failed to start a short
-    /// time ago, and not beyond the limit on workers. (G11)
-    fn admit(&mut self, fresh: EntryId, starter: &StartWaiter<LiveTypes>) -> Admission {
-        if self.prior.is_some() {
-            self.prior = None;
-        }
-        if !self.lifecycle.is_serving() || starter.reply.is_abandoned() {
-            // The lifecycle refuses such a start by itself, and no worker is evicted for it.
-            return Admission::Granted;
-        }
-        match self.crash_history.check(fresh.hash) {
-            Some(Verdict::Refused(failure)) => return Admission::Refused(failure),
-            Some(Verdict::Known { history, crash }) if crash.is_some() || !history.is_empty() => {
-                self.prior = Some(PriorHistory { history, crash });
+            Self::Shared(limits) => {
+                limits.remove(entry);
+                true
             }
-            _ => {}
-        }
-        if !self.lifecycle.is_full() {
-            return self.granted();
-        }
-        if let Some(limits) = self.eviction_pool.shared() {
-            let may_wait = starter.waits_in.is_none();
-            return match limits.take_place(fresh, &self.shared, may_wait, self.shared.clock.now()) {
-                Room::Place => {
-                    self.lifecycle.add_place();
-                    self.granted()
-                }
-                Room::Waits => Admission::Waits,
-                Room::Full => Admission::Refused(StartFailure::AtCapacity),
-            };
-        }
-        // A worker never waits for room: the victim's `terminate` may wait for that worker.
-        let victim = match starter.waits_in {
-            None => self.eviction_pool.evict(self.shared.clock.now()),
-            Some(_) => None,
-        };
-        match victim {
-            Some(victim) => Admission::InPlaceOf(victim),
-            None => Admission::Refused(StartFailure::AtCapacity),
         }
     }
 
-    /// At the end of a tracked start, the owner removes the key's history and reports how long the start took.
-    fn granted(&self) -> Admission {
-        let is_plain = self.prior.is_none() && self.reporter.is_none();
-        if is_plain { Admission::Granted } else { Admission::Tracked }
+    pub(crate) fn clear(&mut self) {
+        if let Self::Own(_, pool) = self {
+            pool.clear();
+        }
     }
 
-    /// Changes the crash history, and arms its maintenance while it has records.
-    pub(super) fn update_history(&mut self, change: impl FnOnce(&mut CrashHistory)) {
-        catch_panic(|| change(&mut self.crash_history));
-        if self.crash_history.run_pending_tasks() && !self.is_maintenance_armed {
-            self.is_maintenance_armed = true;
-            self.arm(Due::Maintain);
+    /// Passivates one idle worker of this registry and returns its entry. Its gate is closed, and its mailbox was empty
+    /// when the gate closed (G7). Returns `None` if the registry does not evict by itself or every worker inspected is
+    /// busy.
+    pub(crate) fn evict(&mut self, now: u64) -> Option<EntryId> {
+        match self {
+            Self::Own(eviction, pool) => pool.evict(*eviction, now),
+            Self::Off | Self::Shared(_) => None,
         }
-        self.shared.numbers.remembered.store(self.crash_history.len(), Ordering::Relaxed);
+    }
+
+    /// The limits that this registry shares.
+    pub(crate) fn shared(&self) -> Option<&Arc<LimitsCore>> {
+        match self {
+            Self::Shared(limits) => Some(limits),
+            Self::Off | Self::Own(..) => None,
+        }
     }
 }

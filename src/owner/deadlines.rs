@@ -2,15 +2,19 @@
 //! armed. One queue per duration and one timer, the driver's, serve any number of workers.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::lifecycle::Deadline;
 use crate::lifecycle::id::EntryId;
+use crate::lifecycle::{Deadline, Lifecycle, Tally};
+use crate::table::AnyTable;
 use crate::util::clock::Clock;
 use crate::util::seeded::seeded;
 use crate::worker::config::MIN_ABORT_GRACE;
+use crate::worker::request::LiveTypes;
+use crate::worker::shared::Numbers;
 
 /// What a deadline is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +210,48 @@ impl Deadlines {
     pub(crate) fn end_pass(&mut self) -> Option<Instant> {
         self.now = None;
         self.earliest
+    }
+}
+
+/// Decides which deadlines the owner still waits for.
+pub(super) struct LiveEntries<'o> {
+    pub(super) lifecycle: &'o Lifecycle<LiveTypes>,
+    pub(super) table: &'o dyn AnyTable,
+    pub(super) delegated: u64,
+    pub(super) numbers: &'o Numbers,
+}
+
+impl LiveEntries<'_> {
+    /// Whether the entry is in the table, and its worker not ready.
+    fn is_not_ready(&self, entry: EntryId) -> bool {
+        let mut is_not_ready = false;
+        self.table.visit(entry, &mut |cell| is_not_ready = !cell.core().is_ready());
+        is_not_ready
+    }
+}
+
+impl Liveness for LiveEntries<'_> {
+    fn is_live(&self, due: Due) -> bool {
+        match due {
+            Due::Entry(entry, deadline) => {
+                // A delegated start is not in the lifecycle. A worker that is ready completes its start in the current
+                // poll, reclaimed or not.
+                let is_delegated = || deadline == Deadline::Init && self.is_not_ready(entry);
+                self.lifecycle.awaits(entry, deadline).unwrap_or_else(is_delegated)
+            }
+            Due::Crash(entry, run) => self.lifecycle.awaits_crash(entry, run),
+            Due::Shutdown | Due::ShutdownAbort | Due::Maintain | Due::Report | Due::FlushMetrics | Due::FinalReport => {
+                true
+            }
+        }
+    }
+
+    fn most_starts(&self) -> usize {
+        // Relaxed: a worker counts its start after it is ready. A count that is seen late makes this too large.
+        let completed = self.numbers.completed_delegated.load(Ordering::Relaxed);
+        let delegated = usize::try_from(self.delegated.saturating_sub(completed)).unwrap_or(usize::MAX);
+        let Tally { queued, starting } = self.lifecycle.tally();
+        (queued + starting).saturating_add(delegated)
     }
 }
 

@@ -1,18 +1,21 @@
 //! How the owner performs the [`Effect`]s of the lifecycle.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::lifecycle::id::EntryId;
-use crate::lifecycle::{Effect, StartOutcome, StartWaiter};
+use crate::lifecycle::{Deadline, Effect, StartOutcome, StartWaiter};
 use crate::metrics::counters::UndeliveredReason;
 use crate::owner::Owner;
-use crate::owner::deadlines::Due;
+use crate::owner::deadlines::{Due, LiveEntries};
 use crate::util::future::spawn_boxed_detached;
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
+use crate::worker::cell::CellCore;
 use crate::worker::deferred::DeferredAction;
 use crate::worker::feed::RecordedKind;
 use crate::worker::launch::AnyLaunch;
+use crate::worker::record::NO_RECORD;
 use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, Started};
 
 impl Owner {
@@ -91,6 +94,21 @@ impl Owner {
         self.deferred.push(DeferredAction::Spawn(launch));
     }
 
+    /// Delegates a start to its worker, which is not in the table yet.
+    pub(super) fn delegate(&mut self, entry: EntryId, cell: &mut CellCore, reply: StartReply) {
+        // Before it is counted: see `most_starts`.
+        self.arm(Due::Entry(entry, Deadline::Init));
+        self.delegated += 1;
+        self.shared.numbers.delegated.store(self.delegated, Ordering::Relaxed);
+        cell.delegate(reply);
+    }
+
+    pub(super) fn arm(&mut self, due: Due) {
+        let Self { deadlines, lifecycle, table, delegated, shared, .. } = self;
+        let live = LiveEntries { lifecycle, table: &**table, delegated: *delegated, numbers: &shared.numbers };
+        deadlines.arm(due, &live);
+    }
+
     /// Returns the places of the shared limits that no worker has.
     pub(super) fn return_places(&mut self) {
         let places = self.lifecycle.take_spare_places();
@@ -132,5 +150,44 @@ impl Owner {
     /// Replies to a caller of a start, and returns its launch if it was not used.
     pub(super) fn reply_start(&mut self, reply: StartReply, unused: Option<Box<dyn AnyLaunch>>, outcome: Started) {
         self.deferred.push(DeferredAction::AnswerStart(reply, StartAnswer { outcome, unused }));
+    }
+
+    /// Removes a worker that has exited.
+    pub(super) fn remove(&mut self, entry: EntryId) {
+        let has_places = self.eviction_pool.remove(entry);
+        if let Some(inspection) = &self.shared.inspection {
+            self.with_cell(entry, |cell| {
+                let number = cell.core().record_number();
+                // First: a reader that finds the number after this must not take the next worker's record for this
+                // one's. One that found it before checks the id. (rule 2 of `record`)
+                cell.core().set_record_number(NO_RECORD);
+                inspection.records.release(number);
+            });
+        }
+        self.table.remove(entry);
+        if has_places {
+            self.return_places();
+        }
+    }
+
+    /// Inserts a worker that is not spawned yet.
+    pub(super) fn insert(&mut self, entry: EntryId, launch: &mut dyn AnyLaunch) {
+        // The owner assigns the id, not the caller, so that ids grow in the order in which workers are started.
+        launch.core_mut().entry = entry;
+        if let Some(inspection) = &self.shared.inspection {
+            let core = launch.core_mut();
+            let number = inspection.records.assign(entry, core.started_at());
+            core.set_record_number(number);
+        }
+        let history = self.prior.take().map(|prior| {
+            let history = prior.history.clone();
+            self.prior_by_entry.insert(entry, prior);
+            history
+        });
+        let cell = launch.insert(history);
+        self.eviction_pool.insert(&cell);
+        // Before the spawn: a worker finds itself in the table, so that it can detect that it waits for itself.
+        self.table.insert(Arc::clone(&cell), self.is_first_of_hash);
+        seeded!(GateOpensBeforeInit => cell.open());
     }
 }
