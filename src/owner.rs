@@ -43,7 +43,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::combiner::{DeferredQueue, DriverPoll, Sequential};
 use crate::lifecycle::id::{EntryId, EntryMap, Ids};
 use crate::lifecycle::{Deadline, Effect, Event, Lifecycle, Limits, ShutdownReport};
-use crate::metrics::reporter::RegistryReporter;
+use crate::metrics::group::RegistryReporter;
 use crate::owner::admission::{CrashHistory, EvictionPool, PriorHistory};
 use crate::owner::deadlines::{Deadlines, Due};
 use crate::table::AnyTable;

@@ -56,8 +56,6 @@
 //! by way of memory, and be loaded before the processor's store buffer has drained (`benches/NOTES.md`). Debug builds
 //! do not inline them, because all of them together would be in the caller's stack frame.
 
-mod envelope;
-mod gate;
 #[cfg(all(test, gen_registry_loom))]
 mod models;
 mod state;
@@ -67,9 +65,10 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use crate::lifecycle::exit::CloseReason;
-pub(crate) use crate::mailbox::queue::envelope::{Envelope, MessageKind, Refusal, Sequence, whole};
-pub(crate) use crate::mailbox::queue::gate::{Gate, TransitionToClosed};
 use crate::mailbox::queue::state::State;
+pub(crate) use crate::mailbox::queue::state::{
+    Envelope, Gate, MessageKind, Refusal, Sequence, TransitionToClosed, whole,
+};
 pub(crate) use crate::mailbox::queue::waiting::{Reserving, Sending};
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;

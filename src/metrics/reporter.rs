@@ -11,10 +11,6 @@
 
 #[cfg(feature = "metrics")]
 mod on;
-use std::time::Duration;
-
-use crate::metrics::group::Membership;
-use crate::metrics::stats::Stats;
 #[cfg(feature = "metrics")]
 pub(crate) use on::{Reporter, SharedRecorder, Stopwatch};
 
@@ -22,61 +18,6 @@ pub(crate) use on::{Reporter, SharedRecorder, Stopwatch};
 pub(crate) const FLUSH_AT: usize = 1_024;
 /// Values beyond this number are dropped: the runtime does not run the driver that would flush them.
 pub(crate) const MAX_BUFFERED: usize = 64 * FLUSH_AT;
-
-/// How a registry that has a name reports.
-pub(crate) enum RegistryReporter {
-    /// In a box: most registries of a program that has many are members.
-    Own(Box<Reporter>),
-    /// Together with the other registries of its group.
-    Member(Membership),
-}
-
-impl RegistryReporter {
-    /// Whether the registry must arm the deadline of its first report.
-    pub(crate) fn arms_report(&self) -> bool {
-        match self {
-            Self::Own(_) => true,
-            Self::Member(member) => member.take_lead(),
-        }
-    }
-
-    /// Buffers how long a start took. Returns whether the caller must arrange a flush. It is not done here, since the
-    /// recorder is user code.
-    pub(crate) fn started(&mut self, took: Duration) -> bool {
-        match self {
-            Self::Own(reporter) => reporter.started(took),
-            Self::Member(member) => member.started(took),
-        }
-    }
-
-    /// Buffers how long a run lasted. Returns whether the caller must arrange a flush.
-    pub(crate) fn ended(&mut self, lasted: Duration) -> bool {
-        match self {
-            Self::Own(reporter) => reporter.ended(lasted),
-            Self::Member(member) => member.ended(lasted),
-        }
-    }
-
-    /// Records the buffered values.
-    pub(crate) fn flush(&mut self) {
-        match self {
-            Self::Own(reporter) => reporter.flush(),
-            Self::Member(member) => member.flush(),
-        }
-    }
-
-    /// Records all metrics for the last time, with gauges of 0. The name is free when this returns, unless another
-    /// registry of the group has it.
-    pub(crate) fn finish(self, stats: &Stats, mailbox_capacity: usize) {
-        match self {
-            Self::Own(mut reporter) => {
-                reporter.report_final(stats, mailbox_capacity);
-                drop(reporter.release(stats));
-            }
-            Self::Member(member) => member.finish(stats),
-        }
-    }
-}
 
 #[cfg(not(feature = "metrics"))]
 mod off {

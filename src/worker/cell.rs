@@ -34,7 +34,7 @@ use std::sync::Arc;
 
 use crate::lifecycle::exit::{CloseReason, StopMode, WorkerState};
 use crate::lifecycle::id::EntryId;
-use crate::mailbox::activity::Activity;
+use crate::mailbox::Activity;
 use crate::mailbox::queue::{Gate, MessageKind, Queue, TransitionToClosed};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
 use crate::util::coop::{Outcome, flush_lifo_slot};

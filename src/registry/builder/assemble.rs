@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use crate::metrics::group::Source;
-use crate::metrics::reporter::{RegistryReporter, Reporter, Stopwatch};
+use crate::metrics::group::{RegistryReporter, Source};
+use crate::metrics::reporter::{Reporter, Stopwatch};
 use crate::metrics::stats::Stats;
 use crate::owner::{Driver, Owner};
 use crate::registry::Registry;

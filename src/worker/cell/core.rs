@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::lifecycle::id::EntryId;
-use crate::mailbox::activity::Activity;
+use crate::mailbox::Activity;
 use crate::util::sync::{self, Mutex};
 use crate::worker::cell::runs;
 use crate::worker::record::NO_RECORD;

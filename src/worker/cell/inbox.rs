@@ -5,9 +5,8 @@ use std::task::{self, Poll};
 
 use crate::lifecycle::exit::CloseReason;
 use crate::lifecycle::id::WorkerId;
-use crate::mailbox::activity::Activity;
 use crate::mailbox::queue::Queue;
-use crate::mailbox::{Inbox, Received};
+use crate::mailbox::{Activity, Inbox, Received};
 use crate::metrics::counters::HotCounter;
 use crate::metrics::reporter::Stopwatch;
 use crate::util::clock::Clock;
