@@ -338,6 +338,7 @@ pub use crate::registry::via::Via;
 pub use crate::registry::weak::WeakRegistry;
 #[doc(alias("actor", "GenServer", "gen_server", "process"))]
 pub use crate::worker::Worker;
+pub use crate::worker::call::PendingReply;
 #[doc(alias("evict", "lru", "lfu"))]
 pub use crate::worker::config::Eviction;
 pub use crate::worker::context::Context;
@@ -347,7 +348,6 @@ pub use crate::worker::guard::ActiveGuard;
 #[doc(alias("ActorRef", "Addr", "address", "pid"))]
 pub use crate::worker::handle::WorkerHandle;
 pub use crate::worker::limits::SharedLimits;
-pub use crate::worker::pending_reply::PendingReply;
 pub use crate::worker::permit::Permit;
 #[doc(alias("supervisor", "supervision"))]
 pub use crate::worker::restart::Restart;

@@ -48,9 +48,7 @@ use crate::owner::admission::{CrashHistory, EvictionPool, PriorHistory};
 use crate::owner::deadlines::{Deadlines, Due};
 use crate::table::AnyTable;
 use crate::worker::cell::AnyCell;
-use crate::worker::deferred::DeferredAction;
-use crate::worker::launch::AnyLaunch;
-use crate::worker::request::{LiveTypes, Request, StartRequest};
+use crate::worker::request::{AnyLaunch, DeferredAction, LiveTypes, Request, StartRequest};
 use crate::worker::shared::AnyShared;
 
 /// See the [module's documentation](self).

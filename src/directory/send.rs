@@ -7,15 +7,14 @@ use equivalent::Equivalent;
 
 use crate::directory::aliases::Aliases;
 use crate::mailbox::reply::Reply;
-use crate::registry::address;
 use crate::registry::address::{Address, deliver_cast};
-use crate::registry::retry;
 use crate::registry::retry::Retry;
+use crate::registry::{address, retry};
 use crate::util::future::boxed_in_debug;
 use crate::worker::Worker;
+use crate::worker::call::PendingReply;
 use crate::worker::error::{CallError, ReserveError, SendError};
 use crate::worker::handle::WorkerHandle;
-use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
 
 /// The address of a name.

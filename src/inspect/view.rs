@@ -23,9 +23,9 @@ use crate::util::panics::{CatchDropPanic, drop_payload};
 use crate::util::sync::Mutex;
 use crate::worker::Worker;
 use crate::worker::config::Config;
+use crate::worker::current::owners_of;
 use crate::worker::feed::Feed;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::ownership::owners_of;
 use crate::worker::record::Record;
 
 /// Makes the text of a key.

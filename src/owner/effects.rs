@@ -12,11 +12,9 @@ use crate::util::future::spawn_boxed_detached;
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
 use crate::worker::cell::CellCore;
-use crate::worker::deferred::DeferredAction;
 use crate::worker::feed::RecordedKind;
-use crate::worker::launch::AnyLaunch;
 use crate::worker::record::NO_RECORD;
-use crate::worker::request::{LiveTypes, StartAnswer, StartReply, StartRequest, Started};
+use crate::worker::request::{AnyLaunch, DeferredAction, LiveTypes, StartAnswer, StartReply, StartRequest, Started};
 
 impl Owner {
     /// Performs the pending effects one by one. A panic of user code in one of them (the `Drop` of a key) does not keep

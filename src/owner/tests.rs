@@ -19,8 +19,7 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
-use crate::worker::launch::{AnyLaunch, Launch};
-use crate::worker::request::Notice;
+use crate::worker::request::{AnyLaunch, Launch, Notice};
 use crate::worker::shared::Shared;
 use crate::worker::task::{ExitGuard, RunArgs, TaskInput, run_worker};
 

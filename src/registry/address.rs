@@ -16,10 +16,10 @@ use crate::registry::via::Via;
 use crate::util::coop::{cooperate, yield_to_queue};
 use crate::util::future::{boxed, boxed_in_debug};
 use crate::worker::Worker;
+use crate::worker::call::PendingReply;
 use crate::worker::current::is_current;
 use crate::worker::error::{CallError, ReserveError, Returned, SendError, StartError};
 use crate::worker::handle::WorkerHandle;
-use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
 use crate::worker::send::{Unsent, deadline_after, with_deadline};
 

@@ -8,8 +8,7 @@ use crate::util::coop::cooperate;
 use crate::util::panics::with_contained_waker;
 use crate::util::sync::lock;
 use crate::worker::Worker;
-use crate::worker::current::current_of;
-use crate::worker::ownership::is_registry_above_caller;
+use crate::worker::current::{current_of, is_registry_above_caller};
 
 /// Begins a shutdown when the last [`Registry`] that shares it is dropped.
 pub(super) struct ShutdownOnDrop<W: Worker>(pub(super) Starter<W>);

@@ -26,14 +26,14 @@ use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
-use crate::worker::current::{current, current_of, is_current};
+use crate::worker::current::{
+    current, current_of, is_current, is_worker_above_caller, workers_above_caller, workers_above_start,
+};
 use crate::worker::error::{ReserveError, Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::launch::Launch;
-use crate::worker::ownership::{is_worker_above_caller, workers_above_caller, workers_above_start};
 use crate::worker::permit::Permit;
-use crate::worker::request::{Request, StartAnswer, StartReply, StartRequest, Started};
+use crate::worker::request::{Launch, Request, StartAnswer, StartReply, StartRequest, Started};
 use crate::worker::shared::Shared;
 
 /// Polls the start. Not inlined, so that the code of a hit stays small.

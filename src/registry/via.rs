@@ -12,9 +12,9 @@ use crate::registry::{Starter, address, retry};
 use crate::util::future::{InTransit, boxed_in_debug};
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
+use crate::worker::call::PendingReply;
 use crate::worker::error::{CallError, ReserveError, SendError};
 use crate::worker::handle::WorkerHandle;
-use crate::worker::pending_reply::PendingReply;
 use crate::worker::permit::Permit;
 
 /// The address of a key. Each send goes to the worker that has the key at that moment. An address made by

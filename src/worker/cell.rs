@@ -3,8 +3,8 @@
 //! The state of a worker lies in four places, each with a lock or an atomic of its own:
 //!
 //! - the *gate* of the [queue](crate::mailbox::queue) decides whether the worker is found and accepts messages;
-//! - [`runs`] counts the runs of the worker, and marks the time between two of them;
-//! - [`flags`] are single facts that are seldom read;
+//! - [`runs`] counts the runs of the worker, marks the time between two of them, and has single facts that are seldom
+//!   read;
 //! - [`ExitState`](crate::worker::watchers::ExitState) is the end of the worker, with the parties to notify until then: see
 //!   [`watchers`](crate::worker::watchers).
 //!
@@ -20,31 +20,34 @@
 //! and not yet freed would keep the table alive, and the table the entry. `Shared` does reach the owner, which has
 //! the table, through the combiner: until the owner is done, or is dropped with its runtime.
 
-mod any;
-mod core;
-mod flags;
-mod inbox;
 mod inspected;
-mod notices;
 mod runs;
 
+use std::any::Any;
 use std::fmt;
+use std::future::poll_fn;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::task::{self, Context, Poll};
 
 use crate::lifecycle::exit::{CloseReason, StopMode, WorkerState};
-use crate::lifecycle::id::EntryId;
-use crate::mailbox::Activity;
+use crate::lifecycle::id::{EntryId, WorkerId};
 use crate::mailbox::queue::{Gate, MessageKind, Queue, TransitionToClosed};
+use crate::mailbox::{Activity, Inbox, Received};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
+use crate::metrics::reporter::Stopwatch;
+use crate::util::clock::Clock;
 use crate::util::coop::{Outcome, flush_lifo_slot};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::seeded::seeded;
+use crate::util::sync::{self, Mutex};
 use crate::worker::Worker;
-pub(crate) use crate::worker::cell::any::AnyCell;
-pub(crate) use crate::worker::cell::core::CellCore;
 use crate::worker::current::Current;
-use crate::worker::shared::Shared;
+use crate::worker::record::NO_RECORD;
+use crate::worker::request::StartReply;
+use crate::worker::shared::{Shared, SharedCore};
+use crate::worker::watchers::ExitState;
 
 /// One worker, from before its `init` until after its state was dropped. Handles may keep the cell for longer.
 ///
@@ -115,7 +118,7 @@ impl<W: Worker> WorkerCell<W> {
         // running one and grant it the time of a stop. `set_ready` queues this notice later, or the exit makes it
         // needless.
         if closed && self.is_ready() {
-            self.queue_notice(notices::CLOSING);
+            self.queue_notice(runs::CLOSING);
         }
         closed
     }
@@ -199,5 +202,244 @@ impl<W: Worker> Deref for WorkerCell<W> {
 impl<W: Worker> fmt::Debug for WorkerCell<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WorkerCell").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// What a [`WorkerCell`] holds besides the key and the mailbox. It has no type parameter, so that
+/// its functions are compiled once and not for each worker type.
+pub(crate) struct CellCore {
+    pub(crate) entry: EntryId,
+    pub(crate) activity: Activity,
+    /// The number of the current run, counted from 1.
+    incarnation: AtomicU32,
+    /// How far the worker has come: a constant of [`runs`].
+    progress: AtomicU8,
+    /// The last run is over and the next one is not ready.
+    is_restarting: AtomicBool,
+    /// What the owner has yet to be notified of: bits of [`runs`].
+    pending_notices: AtomicU8,
+    /// Single facts: bits of [`runs`], in one byte: a registry has many cells.
+    flags: sync::AtomicU8,
+    /// When the start was requested; once the worker is ready, when the current run became ready. By the registry's
+    /// clock. Written by the owner only, once the cell is shared. In an inspected registry, once the worker is in the
+    /// table, the number of its [`Record`](crate::worker::record::Record), which has the time.
+    started_at: AtomicU64,
+    pub(crate) exit_state: Mutex<ExitState>,
+}
+
+impl CellCore {
+    fn new(entry: EntryId, activity: Activity) -> Self {
+        Self {
+            entry,
+            activity,
+            incarnation: AtomicU32::new(1),
+            progress: AtomicU8::new(runs::STARTING),
+            is_restarting: AtomicBool::new(false),
+            pending_notices: AtomicU8::new(0),
+            flags: sync::AtomicU8::new(0),
+            started_at: AtomicU64::new(0),
+            exit_state: Mutex::new(ExitState::default()),
+        }
+    }
+
+    pub(crate) fn started_at(&self) -> u64 {
+        self.started_at.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_started_at(&self, at: u64) {
+        self.started_at.store(at, Ordering::Relaxed);
+    }
+
+    /// The number of the worker's record. For workers of an inspected registry.
+    pub(crate) fn record_number(&self) -> u32 {
+        u32::try_from(self.started_at()).unwrap_or(NO_RECORD)
+    }
+
+    pub(crate) fn set_record_number(&self, number: u32) {
+        self.set_started_at(number.into());
+    }
+}
+
+/// What the owner does with a worker.
+///
+/// The owner knows its workers by this trait only, and so do the rare steps of a worker's task. They are compiled once
+/// and not for each worker type. Halves the code and the compile time of a worker type.
+pub(crate) trait AnyCell: Send + Sync {
+    fn core(&self) -> &CellCore;
+    fn shared(&self) -> &SharedCore;
+    fn gate(&self) -> Gate;
+    fn open(&self);
+    fn stop(&self, reason: CloseReason, mode: StopMode);
+    fn kill(&self);
+    fn kill_at_deadline(&self);
+    fn crash(&self) -> Option<u32>;
+    fn is_idle(&self) -> bool;
+    fn passivate(&self, reason: CloseReason) -> bool;
+    fn undeliver(&self, reason: UndeliveredReason);
+    fn skip_permit(&self);
+    fn return_permit(&self);
+    fn begin_restart(&self);
+    fn begin_incarnation(&self);
+    fn close_reason(&self) -> Option<CloseReason>;
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()>;
+    fn reclaim(&self) -> Option<StartReply>;
+    fn as_any(&self) -> &dyn Any;
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync>;
+}
+
+impl<W: Worker> AnyCell for WorkerCell<W> {
+    fn core(&self) -> &CellCore {
+        &self.core
+    }
+
+    fn shared(&self) -> &SharedCore {
+        &self.shared
+    }
+
+    fn gate(&self) -> Gate {
+        self.queue.gate()
+    }
+
+    fn open(&self) {
+        self.open();
+    }
+
+    fn stop(&self, reason: CloseReason, mode: StopMode) {
+        self.stop(reason, mode);
+    }
+
+    fn kill(&self) {
+        self.kill();
+    }
+
+    fn kill_at_deadline(&self) {
+        self.kill_at_deadline();
+    }
+
+    fn crash(&self) -> Option<u32> {
+        self.crash()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.is_idle()
+    }
+
+    fn passivate(&self, reason: CloseReason) -> bool {
+        self.passivate(reason)
+    }
+
+    fn undeliver(&self, reason: UndeliveredReason) {
+        self.undeliver(reason);
+    }
+
+    fn skip_permit(&self) {
+        self.skip_permit();
+    }
+
+    fn return_permit(&self) {
+        self.return_permit();
+    }
+
+    fn begin_restart(&self) {
+        self.begin_restart();
+    }
+
+    fn begin_incarnation(&self) {
+        self.begin_incarnation();
+    }
+
+    fn close_reason(&self) -> Option<CloseReason> {
+        self.queue.close_reason()
+    }
+
+    fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.queue.poll_closed(cx)
+    }
+
+    fn reclaim(&self) -> Option<StartReply> {
+        self.core.reclaim(self.queue.gate())
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn into_any(self: Arc<Self>) -> Arc<dyn Any + Send + Sync> {
+        self
+    }
+}
+
+/// What the worker's task needs of its cell to receive messages.
+impl<W: Worker> WorkerCell<W> {
+    /// Waits for the first message, or for whatever else wakes the worker, as its mailbox would. Returns whether it
+    /// has waited. It does not wait if there is something to do already, or if the idle time is measured: the mailbox
+    /// does that.
+    pub(crate) async fn park(&self) -> bool {
+        let is_idle_measured = self.activity.idle_timeout().is_some() || self.tracks_activity();
+        let mut is_parked = false;
+        poll_fn(|cx| {
+            if is_parked || is_idle_measured || !self.queue.park(cx) {
+                return Poll::Ready(is_parked);
+            }
+            is_parked = true;
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl<W: Worker> Inbox<W::Message> for WorkerCell<W> {
+    fn queue(&self) -> &Queue<W::Message> {
+        &self.queue
+    }
+
+    fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    fn stopwatch(&self) -> Option<&Stopwatch> {
+        self.shared.stopwatch.as_ref()
+    }
+
+    fn poll_recv(&self, cx: &mut task::Context<'_>) -> Received<W::Message> {
+        let received = match self.queue.poll_recv(cx) {
+            Poll::Ready(Some(message)) => Received::Message(message),
+            Poll::Ready(None) => Received::End,
+            Poll::Pending if self.activity.idle_timeout().is_some() || self.tracks_activity() => Received::Idle,
+            Poll::Pending => Received::Nothing,
+        };
+        // Count after the message is in its final place, so that it is not moved again.
+        if matches!(received, Received::Message(_)) {
+            self.shared.hot.count(HotCounter::Handled);
+        }
+        received
+    }
+
+    fn try_recv(&self) -> Option<W::Message> {
+        let received = self.queue.try_recv();
+        if received.is_some() {
+            self.shared.hot.count(HotCounter::Handled);
+        }
+        received
+    }
+
+    fn tracks_activity(&self) -> bool {
+        self.shared.config.tracks_activity()
+    }
+
+    fn worker(&self) -> WorkerId {
+        self.entry.id
+    }
+
+    fn passivate_idle(&self) -> bool {
+        let closed = self.passivate(CloseReason::Idle);
+        if closed {
+            self.queue_notice(runs::CLOSING);
+        }
+        closed
     }
 }

@@ -11,9 +11,8 @@ use tokio::time::{Sleep, sleep};
 use crate::lifecycle::id::RegistryId;
 use crate::mailbox::queue::Gate;
 use crate::worker::cell::AnyCell;
-use crate::worker::current::Current;
+use crate::worker::current::{Current, OwnerCycle, Ownership};
 use crate::worker::guard::RunGuards;
-use crate::worker::ownership::{OwnerCycle, Ownership};
 
 /// The registries that a worker owns, and its [`ActiveGuard`](crate::ActiveGuard)s. Boxed on first use, since most
 /// workers have neither. The tasks are listed in the worker's cell: see [`tasks`](crate::worker::tasks).

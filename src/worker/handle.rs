@@ -9,8 +9,9 @@ use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::lifecycle::exit::{ExitReason, WorkerState};
+use crate::lifecycle::exit::{CloseReason, ExitReason, WorkerState};
 use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::mailbox::queue::Gate;
 use crate::util::carries::Carries;
 use crate::util::coop::cooperate;
 use crate::util::panics::unwind_safe;
@@ -176,4 +177,24 @@ impl<W: Worker> fmt::Debug for WorkerHandle<W> {
 
 unwind_safe! {
     [W: Worker] WorkerHandle<W>;
+}
+
+/// What the gate of its mailbox says about a worker.
+impl<W: Worker> WorkerHandle<W> {
+    /// Whether a lookup may return the worker.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.cell.queue.is_open()
+    }
+
+    /// Whether the worker ends, or has ended, because a stop or a kill was requested.
+    pub(crate) fn was_stopped(&self) -> bool {
+        let queue = &self.cell.queue;
+        queue.gate() == Gate::Killed || queue.close_reason() == Some(CloseReason::Stopped)
+    }
+
+    /// Whether the worker has begun to end, or has ended.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.cell.queue.gate() >= Gate::Closed
+    }
 }

@@ -1,4 +1,4 @@
-//! Loom models of a worker's cell: its end, its runs, its permit and its count. They run every interleaving of the steps
+//! Loom models of a worker's cell: its delegated start, its end, its runs, its permit and its count. They run every interleaving of the steps
 //! of the worker's task, the owner and a caller: `RUSTFLAGS="--cfg gen_registry_loom" cargo test --lib --release models`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,26 +6,33 @@ use std::sync::{Arc, OnceLock};
 
 use loom::future::block_on;
 use loom::thread;
-use tokio::runtime::{self, Runtime};
+use tokio::runtime::{self, Handle, Runtime};
 
 use crate::lifecycle::exit::{CloseReason, ExitReason};
 use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::mailbox::oneshot;
+use crate::mailbox::oneshot::Receiver;
 use crate::mailbox::queue::Gate;
 use crate::owner::Driver;
 use crate::registry::builder::Builder;
 use crate::worker::cell::WorkerCell;
+use crate::worker::request::{StartAnswer, StartReply};
+use crate::worker::start::Completion;
 use crate::worker::test_worker::TestWorker;
 use crate::worker::watchers::Membership;
+
+/// A registry needs a runtime. Nothing runs on this one.
+fn runtime() -> Handle {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime")).handle().clone()
+}
 
 /// The cell of a worker whose gate is open, and the driver of its owner, which keeps the owner alive.
 pub(crate) fn open_cell(
     id: u64,
     options: impl FnOnce(Builder<TestWorker>) -> Builder<TestWorker>,
 ) -> (Arc<WorkerCell<TestWorker>>, Driver) {
-    // A registry needs a runtime. Nothing runs on this one.
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
-    let runtime = RUNTIME.get_or_init(|| runtime::Builder::new_current_thread().build().expect("a runtime"));
-    let (registry, driver) = options(Builder::new()).assemble(None, runtime.handle().clone());
+    let (registry, driver) = options(Builder::new()).assemble(None, runtime());
     let cell = Arc::new(WorkerCell::new(1, EntryId { id: WorkerId(id), hash: 1 }, Arc::clone(registry.shared())));
     cell.open();
     (cell, driver)
@@ -236,5 +243,79 @@ fn g10_kill_is_seen_or_wakes_the_task() {
             if cell.is_killed() { std::task::Poll::Ready(()) } else { std::task::Poll::Pending }
         }));
         owner.join().unwrap();
+    });
+}
+
+/// A worker whose start is delegated, its caller's end of the reply, and the driver of its owner, which keeps the
+/// owner alive.
+fn delegated() -> (Arc<WorkerCell<TestWorker>>, Receiver<StartAnswer>, Driver) {
+    let (registry, driver) = Builder::<TestWorker>::new().assemble(None, runtime());
+    let mut cell = WorkerCell::new(1, EntryId::unassigned(1), Arc::clone(registry.shared()));
+    let (reply, answer) = oneshot::channel_unregistered();
+    cell.core.delegate(StartReply(reply));
+    (Arc::new(cell), answer, driver)
+}
+
+#[test]
+fn g2_start_is_either_reclaimed_or_open() {
+    loom::model(|| {
+        let (cell, _answer, _driver) = delegated();
+        let worker = thread::spawn({
+            let cell = Arc::clone(&cell);
+            move || cell.complete_delegated()
+        });
+        let reclaimed = cell.core.reclaim(cell.queue.gate());
+        let gate = cell.queue.gate();
+        assert!(reclaimed.is_some() || gate == Gate::Open, "the start has no decider: its gate is {gate:?}");
+        let is_complete = worker.join().expect("the worker does not panic") == Completion::Completed;
+        assert_ne!(is_complete, reclaimed.is_some());
+        assert_eq!(cell.queue.gate(), if is_complete { Gate::Open } else { Gate::Starting });
+        assert!(cell.core.reclaim(cell.queue.gate()).is_none(), "the start was reclaimed twice");
+    });
+}
+
+#[test]
+fn g5_failed_start_can_always_be_reclaimed() {
+    loom::model(|| {
+        let (cell, answer, _driver) = delegated();
+        let worker = thread::spawn({
+            let cell = Arc::clone(&cell);
+            move || cell.set_exit(ExitReason::Killed)
+        });
+        let Some(reply) = cell.core.reclaim(cell.queue.gate()) else { panic!("the caller gets no reply") };
+        worker.join().expect("the worker does not panic");
+        assert!(cell.exit().is_some());
+        assert!(!reply.0.is_closed());
+        drop(answer);
+        assert!(reply.0.is_closed());
+    });
+}
+
+#[test]
+fn g3_waiter_sees_a_delegated_start_open() {
+    loom::model(|| {
+        let (cell, _answer, _driver) = delegated();
+        let worker = thread::spawn({
+            let cell = Arc::clone(&cell);
+            move || cell.complete_delegated()
+        });
+        block_on(cell.started());
+        assert_eq!(cell.queue.gate(), Gate::Open);
+        assert_eq!(worker.join().expect("the worker does not panic"), Completion::Completed);
+    });
+}
+
+#[test]
+fn subscriber_sees_open_gate_or_gets_event() {
+    loom::model(|| {
+        let (cell, _answer, _driver) = delegated();
+        let worker = thread::spawn({
+            let cell = Arc::clone(&cell);
+            move || cell.complete_delegated()
+        });
+        let mut events = cell.shared.events.subscribe::<TestWorker>();
+        let is_open = cell.queue.is_open();
+        assert_eq!(worker.join().expect("the worker does not panic"), Completion::Completed);
+        assert!(is_open || events.try_recv().is_some(), "the subscriber neither sees the gate open nor gets the event");
     });
 }

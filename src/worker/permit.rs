@@ -7,10 +7,10 @@ use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
+use crate::worker::call::PendingReply;
 use crate::worker::current::is_current;
 use crate::worker::error::{Returned, SendError};
 use crate::worker::handle::WorkerHandle;
-use crate::worker::pending_reply::PendingReply;
 use crate::worker::send::Unsent;
 
 /// A place in a worker's mailbox, reserved for one message.

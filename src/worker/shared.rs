@@ -24,11 +24,10 @@ use crate::worker::cell::{AnyCell, CellCore};
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
 use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan, StartLimiter};
-use crate::worker::deferred::DeferredAction;
 use crate::worker::events::EventSender;
 use crate::worker::feed::Inspection;
 use crate::worker::limits::LimitsCore;
-use crate::worker::request::{Notice, Request};
+use crate::worker::request::{DeferredAction, Notice, Request};
 
 /// Capacity of the owner's request queue. Start requests beyond it wait.
 const REQUEST_CAPACITY: usize = 1_024;

@@ -33,10 +33,7 @@
 //!
 //! By rule 2 the owner finds a start in one of two states: it gets the reply, and the gate has not opened; or the
 //! reply has been taken, and the gate has been opened. So no start has two deciders, and none has no decider (G2,
-//! G5). A lookup that follows a completed start sees the open gate (G3). The models check both: `start/models.rs`.
-
-#[cfg(all(test, gen_registry_loom))]
-mod models;
+//! G5). A lookup that follows a completed start sees the open gate (G3). The models check both: `worker/models.rs`.
 
 use std::mem;
 use std::sync::Arc;

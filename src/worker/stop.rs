@@ -8,10 +8,9 @@ use crate::lifecycle::{StopFailure, StopKind, StopWaiter};
 use crate::util::coop::{cooperate, recv_then_yield};
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
-use crate::worker::current::{current_of, is_current};
+use crate::worker::current::{current_of, is_current, is_worker_above_caller};
 use crate::worker::error::StopError;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::ownership::is_worker_above_caller;
 use crate::worker::request::{Notice, StopReply};
 
 impl<W: Worker> WorkerHandle<W> {

@@ -3,10 +3,9 @@
 //! A run is `init`, then [`Worker::run`], then `terminate`. A worker that restarts has several runs, with the same
 //! mailbox and handle.
 //!
-//! - [`init`] makes the state, in the first run and after a restart;
-//! - [`poll`] runs user code: it catches panics, and here a kill and a crash from outside take effect;
-//! - [`next_run`] decides about a restart and waits for it;
-//! - [`exit_guard`] takes the last steps of the worker's end, also if the task is dropped from outside.
+//! - [`poll_contained`] runs user code: it catches panics, and here a kill and a crash from outside take effect;
+//! - [`next_run`] decides about a restart, waits for it, and makes the state anew;
+//! - [`ExitGuard`] takes the last steps of the worker's end, also if the task is dropped from outside.
 //!
 //! The order of the steps at the end of a worker, with its reasons, is that of [`watchers`](crate::worker::watchers).
 //! A kill closes the gate for good and wakes the task; the next poll drops the user code instead of polling it. A
@@ -18,46 +17,66 @@
 //! A registry has one of these futures for each worker. So what a worker rarely needs is boxed, and the awaits of its
 //! end share the memory of the awaits of its life.
 
-mod exit_guard;
-mod init;
 mod next_run;
-mod poll;
 
 use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{self, Poll};
 
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::lifecycle::exit::{ExitReason, share};
+use crate::lifecycle::exit::{CloseReason, ExitReason, share};
 use crate::lifecycle::{Exit, StartFailure};
 use crate::mailbox::Mailbox;
+use crate::mailbox::queue::Gate;
+use crate::metrics::counters::UndeliveredReason;
 use crate::util::coop::flush_lifo_slot;
-use crate::util::future::{boxed, boxed_in_debug};
+use crate::util::future::{InTransit, boxed, boxed_in_debug};
+use crate::util::panics;
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
-use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
-use crate::worker::children;
 use crate::worker::children::{Children, ChildrenExit};
 use crate::worker::context::Context;
-use crate::worker::default_run::is_default_run;
 use crate::worker::handle::WorkerHandle;
-pub(crate) use crate::worker::task::exit_guard::ExitGuard;
-use crate::worker::task::exit_guard::reason_undelivered;
-use crate::worker::task::init::{init_again, init_with_permit, poll_init};
-pub(crate) use crate::worker::task::next_run::{RestartState, RunArgs};
-use crate::worker::task::next_run::{crash_record, plan_restart, wait_backoff, will_restart};
-use crate::worker::task::poll::poll_contained;
-use crate::worker::trace;
+use crate::worker::request::Notice;
+use crate::worker::restart::CrashRecord;
+use crate::worker::shared::SharedCore;
+pub(crate) use crate::worker::task::next_run::RestartState;
+use crate::worker::task::next_run::{
+    crash_record, init_again, init_with_permit, plan_restart, wait_backoff, will_restart,
+};
 use crate::worker::trace::Trace;
+use crate::worker::{Worker, children, current, is_default_run, trace};
 
 /// What a worker's task begins with. The arguments are dropped before the guard notifies the owner of the exit.
 pub(crate) struct TaskInput<W: Worker> {
     pub(crate) run_args: RunArgs<W>,
     pub(crate) guard: ExitGuard<W>,
+}
+
+/// What the task of a worker keeps from run to run.
+pub(crate) struct RunArgs<W: Worker> {
+    /// Taken by the first run.
+    pub(crate) args: Option<InTransit<W::Args>>,
+    /// Boxed: most registries restart nothing.
+    pub(crate) restart_state: Option<Box<RestartState<W>>>,
+}
+
+impl<W: Worker> RunArgs<W> {
+    /// Returns the arguments of one run. Clones them, with the user's own `Clone`, if another run may follow.
+    fn take_args(&mut self, cell: &WorkerCell<W>) -> W::Args {
+        let (Some(restart_state), Some(plan)) = (&mut self.restart_state, &cell.shared.restart) else {
+            return self.args.take().expect("a worker without a restart policy runs once").into_inner();
+        };
+        if let Some(args) = self.args.take() {
+            restart_state.args = Some(args);
+        }
+        (plan.clone_args)(restart_state.args.as_ref().expect("set for the first run").get())
+    }
 }
 
 /// Runs one worker from its first `init` to its end.
@@ -177,6 +196,22 @@ fn run_once<W: Worker>(run: &mut Run<'_, W>) -> impl Future<Output = Exit> + Sen
     }
 }
 
+/// Polls an `init`, and stores the state that it returns. If each await returned the state instead, an unoptimized
+/// build would keep ten copies on the stack.
+fn poll_init<W: Worker>(
+    init: Pin<&mut impl Future<Output = Result<W, W::Error>>>,
+    state: &mut Option<W>,
+    cx: &mut task::Context<'_>,
+) -> Poll<Result<(), W::Error>> {
+    // A function of its own, so that its copies of the state are not on the stack while `init` runs.
+    #[inline(never)]
+    fn store<W: Worker>(polled: Poll<Result<W, W::Error>>, state: &mut Option<W>) -> Poll<Result<(), W::Error>> {
+        polled.map_ok(|made| *state = Some(made))
+    }
+
+    store(init.poll(cx), state)
+}
+
 /// Ends a run that returned: runs `terminate`, after the gate is closed unless the worker restarts.
 #[allow(clippy::manual_async_fn, reason = "an `async fn` would keep room for its arguments twice")]
 fn finish_run<W: Worker>(run: &mut Run<'_, W>, exit: Exit) -> impl Future<Output = Exit> + Send {
@@ -272,4 +307,121 @@ async fn join_children<W: Worker>(
 
 fn is_graceful(reason: &ExitReason) -> bool {
     !reason.is_crash() && !matches!(reason, ExitReason::Killed)
+}
+
+/// Polls user code in the worker's own task: catches panics, applies a kill or a crash, and marks the worker as the
+/// current one. The caller drops the code when this is ready.
+fn poll_contained<W: Worker>(
+    cell: &Arc<WorkerCell<W>>,
+    code: Pin<&mut Option<impl Future<Output = Exit>>>,
+    is_watched: &mut bool,
+    cx: &mut task::Context<'_>,
+) -> Poll<Exit> {
+    if !*is_watched {
+        // Once is enough: a tokio task keeps its waker for life. Register before looking at the gate, so that a kill
+        // in between finds a waker.
+        cell.queue.watch_for_kill(cx.waker());
+        *is_watched = true;
+    }
+    if cell.is_killed() {
+        return Poll::Ready(Exit::Ended(ExitReason::Killed));
+    }
+    // A kill takes precedence over a crash. A run that has returned before this look has its own exit reason.
+    if cell.has_request() {
+        if cell.is_crashed() {
+            return Poll::Ready(crashed(cell));
+        }
+        cell.discard_if_requested();
+    }
+    let Some(code) = code.as_pin_mut() else { return Poll::Pending };
+    let polled = {
+        let _current = current::enter(cell.current());
+        catch_unwind(AssertUnwindSafe(|| code.poll(cx)))
+    };
+    let outcome = cell.flush_notices();
+    if matches!(polled, Ok(Poll::Pending)) {
+        // A fresh `Pending`: to return `polled` would copy an `Exit`, most of which the code has not written.
+        return Poll::Pending;
+    }
+    // The caller drops the code next, which may block the thread. (G4)
+    flush_lifo_slot(outcome);
+    match polled {
+        Ok(polled) => polled,
+        Err(payload) => {
+            let message = panics::message(payload);
+            Poll::Ready(if cell.is_ready() {
+                Exit::Ended(ExitReason::Panicked(message))
+            } else {
+                Exit::NotStarted(StartFailure::Panicked(message))
+            })
+        }
+    }
+}
+
+/// The exit of a run that was crashed from outside.
+#[cold]
+fn crashed<W: Worker>(cell: &WorkerCell<W>) -> Exit {
+    if cell.is_ready() {
+        Exit::Ended(ExitReason::Crashed)
+    } else {
+        // The owner cancels a start that it crashes. This poll came between the flag and the kill that follows it.
+        Exit::NotStarted(StartFailure::Cancelled)
+    }
+}
+
+/// Ends a worker for all other parties when it is dropped, unless [`finish`](Self::finish) has.
+pub(crate) struct ExitGuard<W: Worker> {
+    /// `None` when the worker has ended.
+    cell: Option<Arc<WorkerCell<W>>>,
+}
+
+impl<W: Worker> ExitGuard<W> {
+    pub(crate) fn new(cell: Arc<WorkerCell<W>>) -> Self {
+        Self { cell: Some(cell) }
+    }
+
+    pub(crate) fn cell(&self) -> &Arc<WorkerCell<W>> {
+        self.cell.as_ref().expect("a worker ends once, when its task is over")
+    }
+
+    /// Takes the last steps of the worker's end. `notify` submits the notice to the owner.
+    fn finish(&mut self, exit: Exit, crash_record: Option<Box<CrashRecord>>, notify: fn(&SharedCore, Notice)) {
+        let Some(cell) = self.cell.take() else { return };
+        debug_assert!(cell.queue.gate() >= Gate::Closed, "the gate of a worker that ends is closed");
+        // What is left here waited for a run that does not come. All other messages were undelivered when the gate
+        // closed.
+        cell.undeliver(reason_undelivered(&exit));
+        cell.queue.forget_task();
+        cell.leave_directories();
+        let reason = exit.reason();
+        notify(&cell.shared, Notice::Exited(cell.clone(), exit, crash_record));
+        // The owner may have been dropped before the notice.
+        cell.shared.set_exit(&cell.core, reason);
+    }
+}
+
+impl<W: Worker> Drop for ExitGuard<W> {
+    /// Does nothing unless the task was dropped from outside.
+    fn drop(&mut self) {
+        let Some(cell) = &self.cell else { return };
+        cell.close(CloseReason::Normal);
+        // Enqueue the notice, and do not run the owner here. If the whole runtime is dropped, the driver is dropped
+        // too, and with it the owner, which reports what was cut off (G10) and launches nothing more for this key. If
+        // another task runs the owner before that, it handles this exit like any other.
+        self.finish(Exit::Ended(ExitReason::Killed), None, SharedCore::enqueue);
+    }
+}
+
+/// Why the messages that are left do not begin, unless the worker was killed.
+fn reason_undelivered(exit: &Exit) -> UndeliveredReason {
+    match exit {
+        Exit::Ended(ExitReason::Killed) | Exit::NotRestarted(ExitReason::Killed) => UndeliveredReason::Killed,
+        Exit::Ended(reason) if reason.is_crash() => UndeliveredReason::Crashed,
+        Exit::NotStarted(StartFailure::Init(_) | StartFailure::Panicked(_)) => UndeliveredReason::Crashed,
+        Exit::NotStarted(_) => UndeliveredReason::Killed,
+        // The worker crashed, and was stopped before its next run.
+        Exit::NotRestarted(_) => UndeliveredReason::Crashed,
+        // `run` returned before the mailbox was empty.
+        Exit::Ended(_) => UndeliveredReason::Closed,
+    }
 }

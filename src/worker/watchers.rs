@@ -28,7 +28,7 @@
 //!
 //! A restart takes steps 3 and 4 only, with the gate open, and notifies the owner and the monitors of the run.
 //!
-//! Steps 5 to 7 are those of the exit guard (`task/exit_guard.rs`). It exists before the task is spawned and is
+//! Steps 5 to 7 are those of the exit guard (`worker/task.rs`). It exists before the task is spawned and is
 //! dropped after everything else in it. So they also happen when the task is dropped from outside: before its first
 //! poll, or with its runtime. Then the guard takes steps 1 and 2 as well, if the task has not.
 //!
@@ -50,13 +50,15 @@
 //!    returned must find the worker exited. The guard sets it right after the notice, so that `closed` needs no
 //!    owner: it may be busy, or be dropped with the notice in its queue. The second call changes nothing.
 
-mod waiter;
-
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::ptr;
 use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
-use std::{mem, ptr};
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::WorkerId;
@@ -70,7 +72,6 @@ use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::request::StartReply;
 use crate::worker::tasks::{Tasks, Work};
-use crate::worker::watchers::waiter::Waiter;
 
 /// How a worker ended, or the parties to notify when it does. See the [module's documentation](self#states).
 pub(crate) enum ExitState {
@@ -386,6 +387,76 @@ impl<W: Worker> WorkerCell<W> {
             memberships.push(membership);
         }
         true
+    }
+}
+
+/// Picks one of the lists.
+type List<T> = fn(&mut Watchers) -> &mut Waiters<T>;
+
+/// A reference to the cell of a worker, of whatever type.
+pub(crate) trait CellRef {
+    fn core(&self) -> &CellCore;
+}
+
+impl CellRef for &CellCore {
+    fn core(&self) -> &CellCore {
+        self
+    }
+}
+
+impl<W: Worker> CellRef for &WorkerCell<W> {
+    fn core(&self) -> &CellCore {
+        &self.core
+    }
+}
+
+impl<W: Worker> CellRef for Arc<WorkerCell<W>> {
+    fn core(&self) -> &CellCore {
+        &self.core
+    }
+}
+
+/// Resolves when its entry is notified. Dropped before that, it removes the entry.
+pub(crate) struct Waiter<S: CellRef, T> {
+    receiver: oneshot::Receiver<T>,
+    /// The worker, while the entry may be in its list.
+    cell: Option<S>,
+    list: List<T>,
+    id: Id,
+}
+
+impl<S: CellRef, T> Waiter<S, T> {
+    /// Adds an entry. The caller holds the lock of the exit state.
+    fn subscribe(watchers: &mut Option<Box<Watchers>>, cell: S, list: List<T>) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let id = Id::fresh();
+        list(watchers.get_or_insert_default()).insert(id, sender);
+        Self { receiver, cell: Some(cell), list, id }
+    }
+}
+
+// Nothing is pinned.
+impl<S: CellRef, T> Unpin for Waiter<S, T> {}
+
+impl<S: CellRef, T> Future for Waiter<S, T> {
+    type Output = Result<T, RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let received = Pin::new(&mut self.receiver).poll(cx);
+        if received.is_ready() {
+            // The notifying party has taken the entry out of the list.
+            self.cell = None;
+        }
+        received
+    }
+}
+
+impl<S: CellRef, T> Drop for Waiter<S, T> {
+    fn drop(&mut self) {
+        if let Some(cell) = self.cell.take() {
+            let removed = lock(&cell.core().exit_state).take(|watchers| (self.list)(watchers).remove(self.id));
+            drop(removed);
+        }
     }
 }
 

@@ -1,50 +1,35 @@
-//! Whether a worker has another run, when that begins, and what the registry remembers of a worker that has none. The
-//! policy, the intensity and the backoff are those of [`restart`](crate::worker::restart).
+//! Whether a worker has another run, when that begins, and what the registry remembers of a worker that has none; the
+//! `init` of a restart, and permits for any `init`. The policy, the intensity and the backoff are those of
+//! [`restart`](crate::worker::restart).
 
-use std::future::poll_fn;
+use std::future::{Future, pending, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::task::yield_now;
-use tokio::time::{Instant, timeout};
+use tokio::runtime::Handle;
+use tokio::task::{AbortHandle, yield_now};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::lifecycle::Exit;
-use crate::lifecycle::exit::{Cause, ExitReason};
+use crate::lifecycle::exit::{Cause, ExitReason, share};
 use crate::mailbox::queue::Gate;
-use crate::util::future::InTransit;
+use crate::util::coop::yield_to_queue;
+use crate::util::future::{InTransit, spawn_boxed};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::cell::{AnyCell, WorkerCell};
-use crate::worker::config::Config;
+use crate::worker::config::{Config, MIN_ABORT_GRACE, StartLimiter};
 use crate::worker::request::Notice;
 use crate::worker::restart::{Backoff, CrashRecord, History};
-
-/// What the task of a worker keeps from run to run.
-pub(crate) struct RunArgs<W: Worker> {
-    /// Taken by the first run.
-    pub(crate) args: Option<InTransit<W::Args>>,
-    /// Boxed: most registries restart nothing.
-    pub(crate) restart_state: Option<Box<RestartState<W>>>,
-}
-
-impl<W: Worker> RunArgs<W> {
-    /// Returns the arguments of one run. Clones them, with the user's own `Clone`, if another run may follow.
-    pub(super) fn take_args(&mut self, cell: &WorkerCell<W>) -> W::Args {
-        let (Some(restart_state), Some(plan)) = (&mut self.restart_state, &cell.shared.restart) else {
-            return self.args.take().expect("a worker without a restart policy runs once").into_inner();
-        };
-        if let Some(args) = self.args.take() {
-            restart_state.args = Some(args);
-        }
-        (plan.clone_args)(restart_state.args.as_ref().expect("set for the first run").get())
-    }
-}
+use crate::worker::task::{Run, RunArgs, poll_init};
 
 /// What a worker keeps for its next run.
 pub(crate) struct RestartState<W: Worker> {
     /// Cloned for each run. Set by the first one.
-    args: Option<InTransit<W::Args>>,
+    pub(super) args: Option<InTransit<W::Args>>,
     /// The restarts that the key has used up.
     history: History,
     /// The backoff before the next run, once that is decided. `None` while a run is in progress.
@@ -171,3 +156,112 @@ fn record(history: History, exit: &Exit, gave_up: bool) -> Option<Box<CrashRecor
     let is_remembered = crash.is_some() || gave_up || !history.is_empty();
     is_remembered.then(|| Box::new(CrashRecord { history, crash, gave_up }))
 }
+
+/// A permit to run an `init`. It is recorded in the cell, so that it can be returned for an `init` that blocks its
+/// thread: the future of such an `init` may never be dropped.
+struct StartPermit<'s> {
+    cell: &'s dyn AnyCell,
+    /// Returns the permit at a time limit, where the owner has no deadline.
+    limit: Option<AbortHandle>,
+}
+
+impl Drop for StartPermit<'_> {
+    fn drop(&mut self) {
+        if let Some(limit) = &self.limit {
+            limit.abort();
+        }
+        self.cell.return_permit();
+    }
+}
+
+/// Waits for a permit to run an `init`, in the order in which the starts requested one. `None`: the start needs none.
+async fn acquire_permit<'s>(cell: &'s dyn AnyCell, limiter: &StartLimiter) -> Option<StartPermit<'s>> {
+    let permit = {
+        let _counted = limiter.count_waiting();
+        let mut permit = pin!(limiter.permits.acquire());
+        poll_fn(|cx| {
+            if cell.core().skips_permit() {
+                return Poll::Ready(None);
+            }
+            // The semaphore is never closed.
+            permit.as_mut().poll(cx).map(Result::ok)
+        })
+        .await
+    };
+    permit?.forget();
+    cell.core().hold_permit();
+    let permit = StartPermit { cell, limit: None };
+    if cell.gate() == Gate::Killed {
+        // The owner may have tried to return the permit before it was held, and does not try again. So it is returned
+        // here. The kill has woken this task, and the next poll drops this future.
+        drop(permit);
+        return pending().await;
+    }
+    Some(permit)
+}
+
+/// Runs the first `init` of a worker that needs a permit, and notifies the owner when it begins. The owner returns
+/// the permit if the worker is stuck.
+pub(super) async fn init_with_permit<W: Worker>(run: &mut Run<'_, W>, limiter: &StartLimiter) -> Result<(), W::Error> {
+    let _permit = acquire_permit(&**run.cell, limiter).await;
+    // `init` comes next and may block its thread. The yield lets the tasks that the notice has woken run first: among
+    // them the driver, which sets its timer for this `init`. So the outcome is not needed. (G4)
+    let _ = run.cell.shared.notify(Notice::Begun(run.cell.entry));
+    yield_to_queue().await;
+    let mut init = pin!(W::init(run.run_args.take_args(run.cell), run.ctx));
+    poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx)).await
+}
+
+/// Waits for the permit of a restart. The owner has no deadline for this `init`. So a task returns the permit after
+/// the time in which a start counts as stuck.
+async fn acquire_restart_permit<'s>(cell: &'s Arc<dyn AnyCell>, limiter: &StartLimiter) -> Option<StartPermit<'s>> {
+    let mut permit = acquire_permit(&**cell, limiter).await?;
+    let config = &cell.shared().config;
+    let limit = config.init_timeout.saturating_add(config.stop_timeout.max(MIN_ABORT_GRACE));
+    let (weak, run) = (Arc::downgrade(cell), cell.core().incarnation());
+    let return_late = async move {
+        sleep(limit).await;
+        if let Some(cell) = weak.upgrade().filter(|cell| cell.core().incarnation() == run) {
+            cell.return_permit();
+        }
+    };
+    let limit = spawn_boxed(&Handle::current(), Box::pin(return_late));
+    permit.limit = Some(limit.abort_handle());
+    // The spawned task is in this thread's next-task slot. It must set its timer before `init`, which may block the
+    // thread.
+    yield_to_queue().await;
+    Some(permit)
+}
+
+/// Runs the `init` of a restart, unless the gate is closed in the meantime.
+pub(super) async fn init_again<W: Worker>(run: &mut Run<'_, W>) -> Result<(), Exit> {
+    let cell = run.cell;
+    let within = cell.shared.config.init_timeout;
+    let mut made = pin!(async {
+        let any_cell: Arc<dyn AnyCell> = cell.clone();
+        let _permit = match &cell.shared.start_limiter {
+            Some(limiter) => acquire_restart_permit(&any_cell, limiter).await,
+            None => None,
+        };
+        let mut init = pin!(W::init(run.run_args.take_args(cell), run.ctx));
+        timeout(within, poll_fn(|cx| poll_init(init.as_mut(), &mut run.state, cx))).await
+    });
+    let made = poll_fn(|cx| {
+        if cell.queue.poll_closed(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        made.as_mut().poll(cx).map(Some)
+    })
+    .await;
+    match made {
+        Some(Ok(Ok(()))) => Ok(()),
+        Some(Ok(Err(error))) => Err(Exit::Ended(ExitReason::Failed(share(error)))),
+        Some(Err(_)) => Err(Exit::Ended(ExitReason::Failed(share(RestartTimedOut)))),
+        None => Err(not_restarted(&**cell)),
+    }
+}
+
+/// The `init` of a restart took longer than `init_timeout`.
+#[derive(Debug, thiserror::Error)]
+#[error("the worker did not restart within `init_timeout`")]
+struct RestartTimedOut;
