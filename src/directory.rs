@@ -28,7 +28,6 @@
 //! [`Membership::forget`]: crate::worker::watchers::Membership::forget
 
 mod aliases;
-mod broadcast;
 mod error;
 mod groups;
 mod index;
@@ -40,6 +39,8 @@ mod tests;
 mod waiters;
 
 pub use aliases::Aliases;
-pub use broadcast::Broadcast;
-pub use error::{JoinError, NotRegistered, RegisterError};
+pub use error::JoinError;
+pub use error::NotRegistered;
+pub use error::RegisterError;
 pub use groups::Groups;
+pub use send::Broadcast;

@@ -326,6 +326,8 @@ pub use crate::metrics::group::MetricsGroup;
 pub use crate::metrics::stats::{Exits, Lookups, Restarts, Starts, Stats, Undelivered};
 #[doc(alias("ActorSystem", "DashMap", "DynamicSupervisor", "GenRegistry", "supervisor"))]
 pub use crate::registry::Registry;
+#[doc(alias("Weak", "downgrade"))]
+pub use crate::registry::WeakRegistry;
 pub use crate::registry::builder::BuildError;
 pub use crate::registry::builder::Builder;
 pub use crate::registry::key::ToKey;
@@ -334,8 +336,6 @@ pub use crate::registry::retry::Retry;
 pub use crate::registry::spawn::spawn;
 #[doc(alias("address", "Addr", "Recipient"))]
 pub use crate::registry::via::Via;
-#[doc(alias("Weak", "downgrade"))]
-pub use crate::registry::weak::WeakRegistry;
 #[doc(alias("actor", "GenServer", "gen_server", "process"))]
 pub use crate::worker::Worker;
 pub use crate::worker::call::PendingReply;

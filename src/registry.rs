@@ -6,17 +6,15 @@ pub(crate) mod key;
 pub(crate) mod nested;
 mod read;
 pub(crate) mod retry;
-mod shutdown;
 pub(crate) mod spawn;
 pub(crate) mod start;
 mod stop;
 pub(crate) mod via;
-pub(crate) mod weak;
 
 use std::fmt;
 use std::future::Future;
 use std::hash::Hash;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
 
@@ -24,9 +22,9 @@ use crate::lifecycle::Verb;
 use crate::lifecycle::id::RegistryId;
 use crate::registry::builder::Builder;
 use crate::registry::key::ToKey;
-use crate::registry::shutdown::ShutdownOnDrop;
 pub(crate) use crate::registry::start::Starter;
 use crate::registry::start::take;
+use crate::registry::stop::ShutdownOnDrop;
 use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
 use crate::util::future::InTransit;
@@ -401,4 +399,44 @@ impl<W: Worker> fmt::Debug for Registry<W> {
 
 unwind_safe! {
     [W: Worker] Registry<W>;
+}
+
+/// A reference to a [`Registry`] that does not keep it alive.
+///
+/// A worker gets the one to its own registry from [`Context::registry`](crate::Context::registry).
+#[must_use = "a weak registry does nothing until it is upgraded"]
+pub struct WeakRegistry<W: Worker>(Weak<ShutdownOnDrop<W>>);
+
+impl<W: Worker> Registry<W> {
+    /// Returns a reference that does not keep the registry alive.
+    pub fn downgrade(&self) -> WeakRegistry<W> {
+        WeakRegistry(Arc::downgrade(&self.shutdown_on_drop))
+    }
+}
+
+impl<W: Worker> WeakRegistry<W> {
+    /// Returns the registry, or `None` if its last handle was dropped.
+    ///
+    /// The result is one more handle and keeps the registry alive: do not store it in one of the registry's own
+    /// workers.
+    pub fn upgrade(&self) -> Option<Registry<W>> {
+        let shutdown_on_drop = self.0.upgrade()?;
+        Some(Registry { starter: shutdown_on_drop.0.clone(), shutdown_on_drop })
+    }
+}
+
+impl<W: Worker> Clone for WeakRegistry<W> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
+    }
+}
+
+impl<W: Worker> fmt::Debug for WeakRegistry<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WeakRegistry").finish_non_exhaustive()
+    }
+}
+
+unwind_safe! {
+    [W: Worker] WeakRegistry<W>;
 }

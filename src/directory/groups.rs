@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use equivalent::Equivalent;
 
-use crate::directory::broadcast::{Broadcast, broadcast, try_broadcast};
 use crate::directory::error::JoinError;
 use crate::directory::index::{Change, EntryRef, Index};
+use crate::directory::send::{Broadcast, broadcast, try_broadcast};
 use crate::lifecycle::id::WorkerId;
 use crate::util::coop::cooperate;
 use crate::util::panics::unwind_safe;

@@ -1,4 +1,4 @@
-//! [`Sweep`]: finds what no worker reports by itself, a message that is still in hand and a mailbox that is full, while
+//! The sweep finds what no worker reports by itself, a message that is still in hand and a mailbox that is full, while
 //! a registry's events are read.
 //!
 //! A worker whose handler takes long cannot report it before it is over, and a full mailbox refuses nothing as long as
@@ -27,15 +27,6 @@ const SLICE: Duration = Duration::from_millis(2);
 
 /// Starts that wait are reported at most this often: every ten seconds.
 const WAITS_REPORTED_EVERY: u64 = 10 * EVERY;
-
-#[derive(Debug, Default)]
-pub(super) struct Sweep {
-    last: Option<u64>,
-    position: u32,
-    /// Whether starts waited at the last sweep.
-    starts_waited: bool,
-    waits_reported: Option<u64>,
-}
 
 impl<W: Worker> View<W> {
     /// Sweeps some workers, if that is due.

@@ -1,24 +1,23 @@
 //! [`View`]: a registry as its readers see it.
 
+use std::any::Any;
 use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::inspect::action::{ActError, Acting, Action};
-use crate::inspect::inspector::Opened;
+use crate::inspect::inspector::{Inspector, Opened};
 use crate::inspect::query::{Column, Page, Query, WorkerRef, WorkerView};
 use crate::inspect::recent::RecentEvent;
 use crate::inspect::scan::{Rank, Scan, Scans, Selection};
-use crate::inspect::sweep::Sweep;
-use crate::inspect::{Inspect, Parent};
+use crate::inspect::{ActError, Acting, Action, Inspect, Parent};
 use crate::lifecycle::exit::ExitReason;
 use crate::lifecycle::id::EntryId;
 use crate::metrics::stats::{BACKLOG_SAMPLE, Stats};
 use crate::registry::Starter;
-use crate::registry::builder::Labels;
+use crate::registry::builder::{Builder, Labels, OpenInspection};
 use crate::util::panics::{CatchDropPanic, drop_payload};
 use crate::util::sync::Mutex;
 use crate::worker::Worker;
@@ -43,6 +42,16 @@ pub(super) struct View<W: Worker> {
     key_text: CatchDropPanic<KeyText<W>>,
     labels: CatchDropPanic<Option<Labels<W>>>,
     scans: Scans,
+}
+
+/// How far the last sweep has come. See [`sweep`](crate::inspect::sweep).
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    pub(super) last: Option<u64>,
+    pub(super) position: u32,
+    /// Whether starts waited at the last sweep.
+    pub(super) starts_waited: bool,
+    pub(super) waits_reported: Option<u64>,
 }
 
 /// How many workers one call examines at least.
@@ -302,5 +311,81 @@ fn options(config: &Config, restart: Option<String>) -> Vec<(&'static str, Strin
 impl<W: Worker> fmt::Debug for View<W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inspect").field("name", &self.name()).field("id", &self.id()).finish_non_exhaustive()
+    }
+}
+
+impl<W: Worker> Builder<W> {
+    /// Opens the registry to [inspection](crate::inspect): a console that has the inspector lists its workers.
+    ///
+    /// Off by default. `key` makes the text of a key. A key that is secret or personal can be shortened or hashed
+    /// there; nothing else of this crate shows a key. It runs in the task of the reader, never in the owner, under no
+    /// lock: it may use the registry. Keep it short: one read may call it for each worker. If it panics, the text is
+    /// `(the text of this key panicked)`.
+    ///
+    /// It also makes the registry keep what [`WorkerInfo`](crate::inspect::WorkerInfo) and
+    /// [`RecentEvent`](crate::inspect::RecentEvent) have beyond what is derived: see
+    /// [What it costs](crate::inspect#what-it-costs).
+    ///
+    /// # Examples
+    ///
+    /// See [`inspect`](crate::inspect#examples).
+    #[doc(alias("console", "observer"))]
+    pub fn inspect(mut self, inspector: &Inspector, key: impl Fn(&W::Key) -> String + Send + Sync + 'static) -> Self {
+        let opened = Arc::clone(&inspector.0);
+        let slow_after = Duration::from_nanos(opened.slow_after.load(Ordering::Relaxed));
+        self.set_inspection(OpenInspection {
+            slow_after,
+            open: Box::new(move |starter, feed, labels| {
+                let view = Arc::new(View::new(starter, feed, Arc::downgrade(&opened), Box::new(key), labels));
+                let shown: Arc<dyn Inspect> = view.clone();
+                opened.add(&shown);
+                view as Arc<dyn Any + Send + Sync>
+            }),
+        });
+        self
+    }
+
+    /// Shows more of a worker where one worker is shown: for example its names and groups, or the node that it serves.
+    ///
+    /// It has no effect without [`inspect`](Self::inspect), and runs as the function there does.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = u32; type Args = (); type Message = (); type Error = Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// use gen_registry::Aliases;
+    /// use gen_registry::inspect::{Inspector, Query};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let names = Aliases::<String, Room>::new();
+    /// let inspector = Inspector::new();
+    /// let rooms = Registry::<Room>::builder()
+    ///     .inspect(&inspector, u32::to_string)
+    ///     .inspect_labels({
+    ///         let names = names.clone();
+    ///         move |room| names.names_of(room)
+    ///     })
+    ///     .build()?;
+    /// let room = rooms.start(&7, ()).await?;
+    /// names.register("lobby".to_string(), &room)?;
+    ///
+    /// let shown = &inspector.registries()[0];
+    /// let listed = &shown.workers(&Query::default()).workers[0];
+    /// let lobby = shown.worker(&listed.worker).ok_or("it runs")?;
+    /// assert_eq!((&*lobby.key, lobby.labels), ("7", vec!["lobby".to_string()]));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn inspect_labels(mut self, labels: impl Fn(&WorkerHandle<W>) -> Vec<String> + Send + Sync + 'static) -> Self {
+        self.set_inspection_labels(Box::new(labels));
+        self
     }
 }

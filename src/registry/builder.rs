@@ -2,7 +2,6 @@
 
 mod assemble;
 mod check;
-mod error;
 
 use std::any::Any;
 use std::fmt;
@@ -16,15 +15,14 @@ use crate::lifecycle::exit::StopMode;
 use crate::metrics::group::MetricsGroup;
 #[cfg(feature = "metrics")]
 use crate::metrics::reporter::SharedRecorder;
-pub use crate::registry::builder::error::BuildError;
+pub use crate::registry::builder::check::BuildError;
 use crate::registry::{Registry, Starter};
 use crate::util::future::spawn_boxed_detached;
 use crate::util::panics::drop_payload;
 use crate::worker::Worker;
-use crate::worker::config::Eviction;
 #[cfg(feature = "tracing")]
 use crate::worker::config::FormatKey;
-use crate::worker::config::{AcceptsKey, Config, OnUndelivered, RestartPlan};
+use crate::worker::config::{AcceptsKey, Config, Eviction, OnUndelivered, RestartPlan};
 use crate::worker::feed::Feed;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::limits::SharedLimits;

@@ -4,8 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use crate::lifecycle::id::RegistryId;
-use crate::registry::Registry;
-use crate::registry::weak::WeakRegistry;
+use crate::registry::{Registry, WeakRegistry};
 use crate::worker::Worker;
 use crate::worker::children::NestedRegistry;
 use crate::worker::context::Context;
