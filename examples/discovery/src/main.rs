@@ -13,7 +13,7 @@
 //! | simple registration, `Process.register` | static services | [`Aliases`] with an `enum` of the services as names, cloned into `Args` or in a `static`. |
 //! | dynamic atoms, `:"db_worker_1"` | a few instances, a finite set of names | The same `enum` with a number: [`DbName::Reads`]. Nothing is converted to an identifier. |
 //! | rich registration, gproc | many instances, an unknown number of names | The key of a [`Registry`]: any type that can be hashed, such as [`SessionName`]. [`Aliases`] for further names. [`Groups`] for properties. |
-//! | rich global registration | many machines | Not this crate: a directory belongs to one process. |
+//! | rich global registration | many machines | `gen-registry-cluster`, for keys. A directory belongs to one process. |
 //!
 //! | gproc | here |
 //! |---|---|
