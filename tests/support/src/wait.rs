@@ -1,11 +1,13 @@
 //! Bounded waits, gates, and what keeps a runtime going meanwhile.
 
+use std::collections::BTreeMap;
 use std::future::{Future, IntoFuture, poll_fn};
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::task::Poll;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Poll, Waker};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
@@ -20,10 +22,71 @@ pub fn patience() -> Duration {
 }
 
 /// Waits for a future that must complete, and panics with what was lost if it does not.
+///
+/// The limit is that of tokio's clock, and that of the machine's: a paused clock stands still while any task is busy.
 pub async fn within<F: IntoFuture>(awaited: F, lost: &str) -> F::Output {
-    match tokio::time::timeout(patience(), awaited).await {
-        Ok(output) => output,
-        Err(_) => panic!("timed out, lost: {lost}"),
+    let deadline = Instant::now() + patience();
+    let mut awaited = pin!(tokio::time::timeout(patience(), awaited.into_future()));
+    let mut alarm = Alarm::at(deadline);
+    poll_fn(|cx| {
+        let polled = awaited.as_mut().poll(cx);
+        if polled.is_pending() {
+            assert!(Instant::now() < deadline, "timed out in real time, lost: {lost}");
+            alarm.wakes(cx.waker());
+        }
+        polled
+    })
+    .await
+    .unwrap_or_else(|_| panic!("timed out, lost: {lost}"))
+}
+
+/// Wakes a task at a moment of the machine's clock, until it is dropped.
+struct Alarm {
+    number: u64,
+    at: Instant,
+    waker: Option<Waker>,
+}
+
+type Alarms = BTreeMap<u64, (Instant, Waker)>;
+
+/// The alarms that are set, with a thread that looks at them once a second.
+fn alarms() -> &'static Mutex<Alarms> {
+    static ALARMS: OnceLock<Mutex<Alarms>> = OnceLock::new();
+    ALARMS.get_or_init(|| {
+        thread::spawn(|| {
+            loop {
+                thread::sleep(Duration::from_secs(1));
+                let now = Instant::now();
+                let due = |(at, waker): &(Instant, Waker)| (*at <= now).then(|| waker.clone());
+                let due: Vec<Waker> =
+                    alarms().lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(due).collect();
+                due.into_iter().for_each(Waker::wake);
+            }
+        });
+        Mutex::default()
+    })
+}
+
+impl Alarm {
+    fn at(at: Instant) -> Self {
+        static NUMBERS: AtomicU64 = AtomicU64::new(0);
+        Self { number: NUMBERS.fetch_add(1, Ordering::Relaxed), at, waker: None }
+    }
+
+    fn wakes(&mut self, waker: &Waker) {
+        if self.waker.as_ref().is_none_or(|set| !set.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+            let set = (self.at, waker.clone());
+            alarms().lock().unwrap_or_else(PoisonError::into_inner).insert(self.number, set);
+        }
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if self.waker.is_some() {
+            alarms().lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        }
     }
 }
 
