@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use test_support::until;
+use tokio::runtime::Runtime;
 use tokio::time::{Instant, sleep};
 
 use super::support::*;
@@ -14,21 +15,34 @@ fn options(bed: &Bed, address: &str) -> ClusterBuilder {
     bed.options(address).clock(Clock::system()).settle(SECOND / 10)
 }
 
+/// Where the workers of a node run. They are given no time at the end of a test: one that failed may have left its handler
+/// blocked.
+struct Workers(Option<Runtime>);
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.take().expect("it is dropped once").shutdown_background();
+    }
+}
+
 /// A node whose workers are given little time to stop. They run on a runtime of their own: a thread of tokio that is blocked
 /// may keep one more task, and that could be any of the node.
-async fn join(bed: &Bed, address: &str) -> Member {
+async fn join(bed: &Bed, address: &str) -> (Member, Workers) {
     let cluster = within(options(bed, address).join(), "the join of a node").await.expect("the node joins");
-    let workers = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    // It may not be dropped in a test that is asynchronous.
-    let _workers = Box::leak(Box::new(workers.expect("a runtime"))).enter();
-    let host = host_builder(&cluster, &bed.world).local(|builder| builder.stop_timeout(300 * MS));
-    Member { counters: host.start().expect("the kind is hosted once"), cluster }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let workers = Workers(Some(runtime.expect("a runtime")));
+    let counters = {
+        let _entered = workers.0.as_ref().expect("it is not dropped").enter();
+        let host = host_builder(&cluster, &bed.world).local(|builder| builder.stop_timeout(300 * MS));
+        host.start().expect("the kind is hosted once")
+    };
+    (Member { counters, cluster }, workers)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn j8_code_that_never_yields_keeps_its_shard_in_a_move() {
     let bed = Bed::new();
-    let (a, b) = (join(&bed, "a").await, join(&bed, "b").await);
+    let ((a, _workers_of_a), (b, _workers_of_b)) = (join(&bed, "a").await, join(&bed, "b").await);
     b.serves(12..).await;
     let (key, other) = (b.key("k"), b.key("other"));
     b.add(&other).await;
@@ -69,7 +83,7 @@ async fn j8_code_that_never_yields_keeps_its_shard_in_a_move() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn j8_overdue_code_is_reported_and_its_writes_are_refused() {
     let bed = Bed::new();
-    let (a, b) = (join(&bed, "a").await, join(&bed, "b").await);
+    let ((a, _workers_of_a), (b, _workers_of_b)) = (join(&bed, "a").await, join(&bed, "b").await);
     b.serves(12..).await;
     let (key, other) = (b.key("k"), b.key("other"));
     b.add(&other).await;
