@@ -6,17 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::time::Instant;
 
 use super::support::*;
-use crate::{ClusterCallError, Timing};
+use crate::{Clock, ClusterBuilder, ClusterCallError, Timing};
+
+/// A node that is not declared dead because it has no processor for some seconds.
+fn options(bed: &Bed, address: &str) -> ClusterBuilder {
+    let timing = Timing { beat: SECOND, valid: 24 * SECOND, take: 30 * SECOND };
+    bed.options(address).clock(Clock::system()).timing(timing)
+}
 
 /// A message that has passed the look at its shard is accepted before the shutdown begins, and one that has not goes to the
 /// next owner. Callers that never pause meet both sides of that moment.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn c7_tight_callers_lose_nothing_in_a_storm_of_moves() {
     let bed = Bed::new();
-    let options = |address: &str| {
-        let timing = Timing { beat: SECOND, valid: 24 * SECOND, take: 30 * SECOND };
-        bed.options(address).clock(crate::Clock::system()).shards(16).lanes(16).settle(SECOND / 100).timing(timing)
-    };
+    let options = |address: &str| options(&bed, address).shards(16).lanes(16).settle(SECOND / 100);
     let a = bed.join_with(options("a")).await;
     a.serves(16..).await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -67,7 +70,7 @@ async fn c7_tight_callers_lose_nothing_in_a_storm_of_moves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn c3_storm_of_callers_starts_one_worker() {
     let bed = Bed::new();
-    let nodes = [bed.join("a").await, bed.join("b").await];
+    let nodes = [bed.join_with(options(&bed, "a")).await, bed.join_with(options(&bed, "b")).await];
     let calls = (0..5_000).map(|n| {
         let counters = nodes[n % 2].counters.clone();
         tokio::spawn(async move { counters.via("slow start").call_timeout(60 * SECOND, Add(1)).await })
