@@ -4,28 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gen_registry_cluster::{Cluster, ClusterKey, ClusterRegistry, Timing};
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
-use crate::load::{Load, Sum, Tally};
+use crate::load::{Load, Mark, PAUSE, Sum, Tally};
 use crate::messages::{Add, Blob, Block, Counter, KIND};
 use crate::node::{Options, Pem};
+use crate::observer::Vacancies;
 use crate::storage::{Server, Storage};
 use crate::support::etcd::EtcdCluster;
 use crate::support::proxy::Proxy;
 use crate::support::within;
+use crate::wall_clock::WallClock;
 
 /// The options of a node process, in its environment.
 pub(crate) const NODE: &str = "GEN_REGISTRY_CLUSTER_NODE";
 pub(crate) const SHARDS: u16 = 256;
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-pub(crate) fn timing() -> Timing {
-    Timing { beat: SECOND / 2, valid: 4 * SECOND, take: 5 * SECOND }
+pub(crate) const fn timing() -> Timing {
+    Timing { beat: Duration::from_millis(500), valid: Duration::from_secs(4), take: Duration::from_secs(5) }
 }
 
 pub(crate) fn settle() -> Duration {
@@ -33,7 +36,7 @@ pub(crate) fn settle() -> Duration {
 }
 
 /// Runs have the machine one after the other.
-static ONE: Mutex<()> = Mutex::const_new(());
+static ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 /// How a user of etcd is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,9 @@ pub(crate) struct Setup {
     pub(crate) most_starts: Option<usize>,
     /// Of the first nodes. See [`Options::clocks_ahead`].
     pub(crate) clocks_ahead: Vec<(i64, i64)>,
+    /// The number of nodes that have a wall clock of their own: the first ones.
+    pub(crate) wall_clocks: usize,
+    pub(crate) timing: Timing,
 }
 
 impl Default for Setup {
@@ -70,6 +76,8 @@ impl Default for Setup {
             secured: None,
             most_starts: None,
             clocks_ahead: Vec::new(),
+            wall_clocks: 0,
+            timing: timing(),
         }
     }
 }
@@ -83,6 +91,8 @@ pub(crate) struct Bed {
     pub(crate) counters: ClusterRegistry<Counter>,
     /// What all nodes have in common.
     options: Options,
+    vacancies: Vacancies,
+    mark: Mark,
     _one: MutexGuard<'static, ()>,
 }
 
@@ -96,6 +106,7 @@ pub(crate) struct Node {
     /// Where others reach it.
     pub(crate) address: SocketAddr,
     pub(crate) proxies: Proxies,
+    pub(crate) wall_clock: Option<WallClock>,
 }
 
 /// Between a node and etcd, and before a node, if the run has them.
@@ -119,7 +130,7 @@ pub(crate) fn has_time_namespaces() -> bool {
 }
 
 impl Node {
-    fn start(mut options: Options, proxies: Proxies) -> Node {
+    fn start(mut options: Options, proxies: Proxies, wall_clock: Option<WallClock>, storage: &Server) -> Node {
         let listen = options.listen.expect("a node listens");
         if let Some(proxy) = &proxies.to_engine {
             options.engine = vec![format!("http://{}", proxy.address())];
@@ -137,6 +148,9 @@ impl Node {
                 command
             }
         };
+        if let Some(clock) = &wall_clock {
+            clock.give_to(&mut command);
+        }
         let mut process = command
             .args(["node_process", "--exact", "--ignored", "--nocapture"])
             .env(NODE, serde_json::to_string(&options).expect("the options have an encoding"))
@@ -146,18 +160,20 @@ impl Node {
             .expect("the test binary runs");
         let output = process.stdout.take().expect("it is piped");
         let (sender, lines) = std::sync::mpsc::channel();
+        let (storage, pid) = (storage.clone(), process.id());
         std::thread::spawn(move || {
             for line in BufReader::new(output).lines().map_while(Result::ok) {
                 // The harness prints the name of the test before the first of them.
-                if let Some((_, line)) = line.split_once("@ ")
-                    && sender.send((Instant::now(), line.to_owned())).is_err()
-                {
-                    return;
+                if let Some((_, line)) = line.split_once("@ ") {
+                    // The test may not listen any more.
+                    let _ = sender.send((Instant::now(), line.to_owned()));
                 }
             }
+            // The process has ended, by itself or not.
+            storage.killed(pid);
         });
         let commands = process.stdin.take();
-        Node { process, commands, lines, listen, address, proxies }
+        Node { process, commands, lines, listen, address, proxies, wall_clock }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -248,6 +264,7 @@ fn options(setup: &Setup, etcd: &EtcdCluster, storage: &Server) -> Options {
         engine: (0..etcd.len()).map(|member| etcd.url(member)).collect(),
         storage: storage.address.to_string(),
         most_starts: setup.most_starts,
+        timing: [setup.timing.beat, setup.timing.valid, setup.timing.take],
         ..Options::default()
     };
     if setup.secured.is_some() {
@@ -285,10 +302,12 @@ impl Bed {
     pub(crate) async fn with(setup: Setup) -> Option<Bed> {
         let one = ONE.lock().await;
         let etcd = engine(&setup).await?;
-        let storage = Server::start();
+        let storage = Server::start((setup.timing.take - setup.timing.valid) / 2);
         let options = options(&setup, &etcd, &storage);
         let (client, counters) = join_client(&options).await;
-        let mut bed = Bed { etcd, storage, nodes: Vec::new(), client, counters, options, _one: one };
+        let (vacancies, mark) = (Vacancies::watch(&client), Arc::new(Mutex::new(Instant::now())));
+        let nodes = Vec::new();
+        let mut bed = Bed { etcd, storage, nodes, client, counters, options, vacancies, mark, _one: one };
         for node in 0..setup.nodes {
             let listen = free_address();
             let mut proxies = Proxies::default();
@@ -298,7 +317,9 @@ impl Bed {
             if setup.node_proxies {
                 proxies.to_node = Some(Proxy::to(listen).await);
             }
-            bed.begin_with(listen, proxies, setup.clocks_ahead.get(node).copied());
+            let wall_clock =
+                (node < setup.wall_clocks).then(|| WallClock::new().expect("`WallClock::new` was asked before"));
+            bed.begin_with(listen, proxies, setup.clocks_ahead.get(node).copied(), wall_clock);
         }
         for node in &bed.nodes {
             node.line("up").await;
@@ -309,12 +330,30 @@ impl Bed {
 
     /// Starts a node process at an address.
     pub(crate) fn begin(&mut self, listen: SocketAddr, to_engine: Option<Proxy>) {
-        self.begin_with(listen, Proxies { to_engine, to_node: None }, None);
+        self.begin_with(listen, Proxies { to_engine, to_node: None }, None, None);
     }
 
-    fn begin_with(&mut self, listen: SocketAddr, proxies: Proxies, clocks_ahead: Option<(i64, i64)>) {
+    /// Starts a node process at an address, with a proxy on each of its ways.
+    pub(crate) async fn begin_behind_proxies(&mut self, listen: SocketAddr) {
+        let to_engine = Some(Proxy::to(self.etcd.address(0)).await);
+        let to_node = Some(Proxy::to(listen).await);
+        self.begin_with(listen, Proxies { to_engine, to_node }, None, None);
+    }
+
+    fn begin_with(
+        &mut self,
+        listen: SocketAddr,
+        proxies: Proxies,
+        clocks_ahead: Option<(i64, i64)>,
+        wall_clock: Option<WallClock>,
+    ) {
         let options = Options { listen: Some(listen), clocks_ahead, ..self.options.clone() };
-        self.nodes.push(Node::start(options, proxies));
+        self.nodes.push(Node::start(options, proxies, wall_clock, &self.storage));
+    }
+
+    /// Nodes that are started from now on run this version of the program.
+    pub(crate) fn release(&mut self, version: u64) {
+        self.options.version = version;
     }
 
     /// Starts one more node, and waits until it is a member.
@@ -381,7 +420,12 @@ impl Bed {
     }
 
     pub(crate) fn load(&self, keys: &[String]) -> Load {
-        Load::begin(&self.counters, keys.iter().cloned())
+        self.load_with(keys, PAUSE)
+    }
+
+    /// With callers that wait this long between two calls.
+    pub(crate) fn load_with(&self, keys: &[String], pause: Duration) -> Load {
+        Load::begin(&self.counters, keys.iter().map(|key| (key.clone(), 0)), self.mark.clone(), pause)
     }
 
     /// Another load of keys that have had one. Each caller begins with the number that its key has.
@@ -390,7 +434,7 @@ impl Bed {
             let number = |key: &String| state.cells.get(key).map_or(0, |cell| cell.value);
             keys.iter().map(|key| (key.clone(), number(key))).collect::<Vec<_>>()
         });
-        Load::begin_at(&self.counters, numbers)
+        Load::begin(&self.counters, numbers, self.mark.clone(), PAUSE)
     }
 
     /// Prints what callers saw, and demands that nothing was violated.
@@ -425,8 +469,13 @@ impl Bed {
         for (error, count) in &all.errors {
             println!("    {count} × {error}");
         }
+        let owned = self.vacancies.end_after(*self.mark.lock().expect("no holder panics"));
+        match owned {
+            Some(owned) => println!("    all shards owned {owned:?} after the fault"),
+            None => println!("    each shard was owned all the time"),
+        }
         assert_eq!((violations, overlaps), (0, 0), "{run}");
-        Report { all, hit, others, refused }
+        Report { all, hit, others, refused, owned }
     }
 }
 
@@ -436,6 +485,8 @@ pub(crate) struct Report {
     pub(crate) hit: Sum,
     pub(crate) others: Sum,
     pub(crate) refused: u64,
+    /// When all shards had an owner again that was a member, if some had none.
+    pub(crate) owned: Option<Duration>,
 }
 
 pub(crate) fn keys(prefix: &str, number: usize) -> Vec<String> {

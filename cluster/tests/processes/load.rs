@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use gen_registry_cluster::{ClusterCallError, ClusterRegistry};
@@ -12,7 +12,8 @@ use tokio::time::sleep;
 use crate::messages::{Add, Counter};
 use crate::support::within;
 
-const PAUSE: Duration = Duration::from_millis(20);
+/// What a caller waits between two calls, unless a test says otherwise.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the caller of one key saw.
 #[derive(Debug, Clone, Default)]
@@ -30,36 +31,54 @@ pub(crate) struct Tally {
     pub(crate) errors: BTreeMap<String, u64>,
 }
 
+/// The moment from which gaps are measured.
+pub(crate) type Mark = Arc<std::sync::Mutex<Instant>>;
+
 /// One caller for each key.
 pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    marks: Arc<std::sync::Mutex<Instant>>,
+    run: Run,
     callers: Vec<(String, JoinHandle<Tally>)>,
 }
 
-impl Load {
-    pub(crate) fn begin(counters: &ClusterRegistry<Counter>, keys: impl IntoIterator<Item = String>) -> Load {
-        Load::begin_at(counters, keys.into_iter().map(|key| (key, 0)))
-    }
+/// What the callers of a load share.
+#[derive(Clone)]
+struct Run {
+    stop: Arc<AtomicBool>,
+    mark: Mark,
+    answered: Arc<AtomicU64>,
+    pause: Duration,
+}
 
+impl Load {
     /// With the number that each key has.
-    pub(crate) fn begin_at(counters: &ClusterRegistry<Counter>, keys: impl IntoIterator<Item = (String, u64)>) -> Load {
-        let (stop, marks) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::Mutex::new(Instant::now())));
+    pub(crate) fn begin(
+        counters: &ClusterRegistry<Counter>,
+        keys: impl IntoIterator<Item = (String, u64)>,
+        mark: Mark,
+        pause: Duration,
+    ) -> Load {
+        let run = Run { stop: Arc::default(), mark, answered: Arc::default(), pause };
+        run.set_mark();
         let caller = |(key, number): (String, u64)| {
-            let call = call_until(counters.clone(), key.clone(), number, stop.clone(), marks.clone());
+            let call = call_until(counters.clone(), key.clone(), number, run.clone());
             (key, tokio::spawn(call))
         };
         let callers = keys.into_iter().map(caller).collect();
-        Load { stop, marks, callers }
+        Load { callers, run }
     }
 
     /// Gaps are measured from now on.
     pub(crate) fn mark(&self) {
-        *self.marks.lock().expect("no caller panics under it") = Instant::now();
+        self.run.set_mark();
+    }
+
+    /// The number of answers until now.
+    pub(crate) fn answered(&self) -> u64 {
+        self.run.answered.load(Ordering::SeqCst)
     }
 
     pub(crate) async fn end(self) -> BTreeMap<String, Tally> {
-        self.stop.store(true, Ordering::SeqCst);
+        self.run.stop.store(true, Ordering::SeqCst);
         let mut tallies = BTreeMap::new();
         for (key, caller) in self.callers {
             let tally = within(caller, "the end of a caller").await.expect("a caller does not panic");
@@ -69,24 +88,25 @@ impl Load {
     }
 }
 
-async fn call_until(
-    counters: ClusterRegistry<Counter>,
-    key: String,
-    number: u64,
-    stop: Arc<AtomicBool>,
-    marks: Arc<std::sync::Mutex<Instant>>,
-) -> Tally {
+impl Run {
+    fn set_mark(&self) {
+        *self.mark.lock().expect("no caller panics under it") = Instant::now();
+    }
+}
+
+async fn call_until(counters: ClusterRegistry<Counter>, key: String, number: u64, run: Run) -> Tally {
     let via = counters.via(&key);
     let mut tally = Tally { least: number, most: number, ..Tally::default() };
     let (mut answered, mut mark) = (Instant::now(), Instant::now());
-    while !stop.load(Ordering::SeqCst) {
+    while !run.stop.load(Ordering::SeqCst) {
         match via.call(Add).await {
             Ok(value) => {
+                run.answered.fetch_add(1, Ordering::SeqCst);
                 tally.ok += 1;
                 tally.most += 1;
                 tally.violations += u64::from(value <= tally.least || value > tally.most);
                 (tally.least, tally.most) = (value, value);
-                let marked = *marks.lock().expect("no caller panics under it");
+                let marked = *run.mark.lock().expect("no caller panics under it");
                 if marked != mark {
                     (mark, tally.gap) = (marked, Duration::ZERO);
                 }
@@ -103,7 +123,7 @@ async fn call_until(
                 tally.most += u64::from(error.may_have_run());
             }
         }
-        sleep(PAUSE).await;
+        sleep(run.pause).await;
     }
     tally
 }

@@ -25,8 +25,10 @@ mod faults;
 mod load;
 mod messages;
 mod node;
+mod observer;
 mod soak;
 mod storage;
+mod wall_clock;
 
 /// A node process: this binary, executed by a test.
 #[test]

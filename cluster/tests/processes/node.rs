@@ -2,16 +2,18 @@
 
 use std::io::BufRead;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use gen_registry::SharedLimits;
 use gen_registry_cluster::engine::{Etcd, EtcdTls};
-use gen_registry_cluster::{Cluster, ClusterBuilder, ClusterEvent, Fence, NodeTls};
+use gen_registry_cluster::{Cluster, ClusterBuilder, ClusterEvent, Fence, NodeTls, Timing};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::bed::{SHARDS, settle, timing};
+use crate::bed::{SHARDS, settle};
 use crate::messages::{Add, Blob, Block, Counter, KIND};
 use crate::storage::Storage;
+use crate::wall_clock::wall_seconds;
 
 /// The options of a node process, which it reads from its environment.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -29,6 +31,10 @@ pub(crate) struct Options {
     pub(crate) most_starts: Option<usize>,
     /// By how many seconds its monotonic clock, and its clock that goes on in a suspension, are ahead of the machine's.
     pub(crate) clocks_ahead: Option<(i64, i64)>,
+    /// Of its program.
+    pub(crate) version: u64,
+    /// `beat`, `valid` and `take`.
+    pub(crate) timing: [Duration; 3],
 }
 
 /// An authority, a certificate and its key.
@@ -50,7 +56,9 @@ impl Options {
 
     /// What all members of the cluster have in common.
     pub(crate) fn apply(&self, node: ClusterBuilder) -> ClusterBuilder {
-        let node = node.engine(self.etcd()).shards(SHARDS).settle(settle()).timing(timing());
+        let [beat, valid, take] = self.timing;
+        let node = node.engine(self.etcd()).shards(SHARDS).settle(settle()).version(self.version);
+        let node = node.timing(Timing { beat, valid, take });
         match self.tls.clone() {
             Some(Pem(authority, certificate, key)) => node.tls(NodeTls::from_pem(authority, certificate, key)),
             None => node,
@@ -112,6 +120,7 @@ async fn node(options: Options) {
                     let health = cluster.health();
                     println!("@ health {} {} {}", health.is_ok(), health.shards.here, counters.here().count());
                 }
+                Some("wall") => println!("@ wall {}", wall_seconds()),
                 // The test has ended.
                 _ => return,
             },

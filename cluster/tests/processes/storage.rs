@@ -6,12 +6,11 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use gen_registry_cluster::Token;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{mpsc, oneshot};
-
-use crate::bed::timing;
 
 /// The machine's monotonic clock, which all processes share, in nanoseconds.
 pub(crate) fn now() -> u64 {
@@ -71,10 +70,12 @@ impl State {
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// In which the workers of a process that has lost its shards must end.
+    reaction: Duration,
 }
 
 impl Server {
-    pub(crate) fn start() -> Server {
+    pub(crate) fn start(reaction: Duration) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("the listener is bound");
         let state: Arc<Mutex<State>> = Arc::default();
@@ -85,7 +86,7 @@ impl Server {
                 std::thread::spawn(move || serve(stream, &shared));
             }
         });
-        Server { address, state }
+        Server { address, state, reaction }
     }
 
     pub(crate) fn with<T>(&self, with: impl FnOnce(&mut State) -> T) -> T {
@@ -148,8 +149,7 @@ pub(crate) struct Pause {
 impl Pause {
     /// The process goes on.
     pub(crate) fn end(self) {
-        let reaction = (timing().take - timing().valid) / 2;
-        let end = now() + reaction.as_nanos() as u64;
+        let end = now() + self.server.reaction.as_nanos() as u64;
         self.server.with(|state| state.pauses.push((self.process, self.begin, end)));
     }
 }

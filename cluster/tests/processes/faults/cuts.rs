@@ -52,6 +52,8 @@ const PROXIES: Setup = Setup {
     secured: None,
     most_starts: None,
     clocks_ahead: Vec::new(),
+    wall_clocks: 0,
+    timing: timing(),
 };
 
 async fn once(from: From) {

@@ -19,6 +19,8 @@ const FOUR: Setup = Setup {
     secured: None,
     most_starts: None,
     clocks_ahead: Vec::new(),
+    wall_clocks: 0,
+    timing: timing(),
 };
 
 fn check(report: &Report, concerned: usize, outage: Duration) {

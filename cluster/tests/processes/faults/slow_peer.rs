@@ -73,6 +73,31 @@ impl Flood {
     }
 }
 
+/// How long calls of keys on the other nodes take: p50 and p99. With callers of their own, so that the number of those that
+/// count does not matter.
+async fn latency(bed: &Bed, keys: &[String], time: Duration) -> [Duration; 2] {
+    let probes: Vec<_> = keys.iter().take(8).map(|key| bed.counters.via(key)).collect();
+    let probing = probes.into_iter().map(|via| {
+        tokio::spawn(async move {
+            let (begin, mut taken) = (Instant::now(), Vec::new());
+            while begin.elapsed() < time {
+                let call = Instant::now();
+                let answer = via.call(Blob { bytes: String::new(), answer: 1 }).await;
+                assert_eq!(answer.expect("a node that is not slow answers").len(), 1);
+                taken.push(call.elapsed());
+                sleep(Duration::from_millis(5)).await;
+            }
+            taken
+        })
+    });
+    let mut all = Vec::new();
+    for probe in probing.collect::<Vec<_>>() {
+        all.extend(within(probe, "the end of a probe").await.expect("each call is answered"));
+    }
+    all.sort_unstable();
+    [50, 99].map(|part| all[(all.len() - 1) * part / 100])
+}
+
 /// The kind of an error, without addresses.
 fn name(error: &ClusterCallError) -> String {
     let text = format!("{error:?}");
@@ -103,8 +128,9 @@ async fn j11_node_that_takes_a_byte_a_second_costs_its_keys_only() {
     let load = bed.load(&others);
     // At full speed first, so that what the callers cost is no part of the growth.
     for (what, size, answer, time) in [("requests", SIZE, 1, 5 * SECOND), ("answers", 1, SIZE, 3 * SECOND)] {
+        let quiet = latency(&bed, &others, 2 * SECOND).await;
         let warm = Flood::begin(&bed, &theirs, size, answer);
-        sleep(SECOND).await;
+        let free = latency(&bed, &others, 2 * SECOND).await;
         let warm = warm.end().await;
         assert!(warm.ok > 100, "{warm:?}");
         let node = || bed.nodes[0].memory();
@@ -116,13 +142,19 @@ async fn j11_node_that_takes_a_byte_a_second_costs_its_keys_only() {
             proxy.to_client(Flow::Trickle)
         }
         let flood = Flood::begin(&bed, &theirs, size, answer);
-        let most = tokio::join!(peak(time, memory), peak(time, node));
+        let (caller, owner, slow) = tokio::join!(peak(time, memory), peak(time, node), latency(&bed, &others, time));
         let ends = flood.end().await;
-        let grown = [most.0.saturating_sub(before.0), most.1.saturating_sub(before.1)].map(|kib| kib << 10);
+        let grown = [caller.saturating_sub(before.0), owner.saturating_sub(before.1)].map(|kib| kib << 10);
         println!(
             "    J11, slow {what}: {ends:?}; bytes more in the caller's process {}, in the node {}",
             grown[0], grown[1]
         );
+        println!(
+            "    calls of the other nodes, p50 and p99: {quiet:?} at rest, {free:?} beside the same callers on a way that is \
+             free, {slow:?} beside the slow one"
+        );
+        // What a slow peer costs the others, and not what its callers cost their machine.
+        assert!(slow[0] <= 2 * quiet[0].max(free[0]), "{quiet:?}, {free:?}, {slow:?}");
         assert!(ends.longest < 3 * SECOND, "a call has outlived its deadline: {:?}", ends.longest);
         assert!(ends.ends.values().sum::<u64>() > CALLERS as u64, "the way was not slow: {ends:?}");
         // Of the callers, the messages in their own hands.
