@@ -13,7 +13,7 @@ use tokio::sync::MutexGuard;
 use tokio::time::sleep;
 
 use crate::load::{Load, Mark, PAUSE, Sum, Tally};
-use crate::messages::{Add, Blob, Block, Counter, KIND};
+use crate::messages::{Add, Blob, Block, Counter, KIND, Operate};
 use crate::node::{Options, Pem};
 use crate::observer::Vacancies;
 use crate::storage::{Server, Storage};
@@ -284,7 +284,7 @@ async fn join_client(options: &Options) -> (Cluster, ClusterRegistry<Counter>) {
     // It owns no shard, so it makes no arguments.
     let unused = Storage::connect(&options.storage, 0);
     let host = client.host::<Counter>(KIND, move |_, fence| (unused.clone(), fence));
-    let host = host.call::<Add>().call::<Block>().call::<Blob>();
+    let host = host.call::<Add>().call::<Block>().call::<Blob>().call::<Operate>();
     (client, host.start().expect("the kind is hosted once"))
 }
 

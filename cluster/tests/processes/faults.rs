@@ -6,6 +6,7 @@ mod cuts;
 mod deaths;
 mod deploys;
 mod engines;
+mod registers;
 mod secured;
 mod slow_peer;
 

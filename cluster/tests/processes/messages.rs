@@ -44,8 +44,27 @@ impl Call for Blob {
     type Reply = String;
 }
 
+/// The number of a key, as a register.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Operate(pub(crate) Operation);
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) enum Operation {
+    Read,
+    Write(u64),
+    Swap { from: u64, to: u64 },
+}
+
+impl Call for Operate {
+    const NAME: &'static str = "operate";
+    type Codec = Named;
+    /// Whether it was done, and the number after it.
+    type Reply = (bool, u64);
+}
+
 pub(crate) enum Message {
     Add(Reply<u64>),
+    Operate(Operation, Reply<(bool, u64)>),
     Block(Block, Reply<()>),
     Blob(Blob, Reply<String>),
     /// The next write that no message asks for.
@@ -106,6 +125,20 @@ impl Worker for Counter {
                 }
                 reply.send(self.value);
             }
+            Message::Operate(operation, reply) => {
+                let next = match operation {
+                    Operation::Write(number) => Some(number),
+                    Operation::Swap { from, to } => (self.value == from).then_some(to),
+                    Operation::Read => None,
+                };
+                if let Some(next) = next {
+                    if !storage.write(key, *token, next).await {
+                        return Err("the storage refuses the write".into());
+                    }
+                    self.value = next;
+                }
+                reply.send((next.is_some(), self.value));
+            }
             Message::Block(Block(seconds), reply) => {
                 std::thread::sleep(Duration::from_secs(seconds));
                 reply.send(());
@@ -131,6 +164,12 @@ impl Worker for Counter {
 impl Answers<Add> for Counter {
     fn message(_: Add, reply: Reply<u64>) -> Message {
         Message::Add(reply)
+    }
+}
+
+impl Answers<Operate> for Counter {
+    fn message(Operate(operation): Operate, reply: Reply<(bool, u64)>) -> Message {
+        Message::Operate(operation, reply)
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::bed::{SHARDS, settle};
-use crate::messages::{Add, Blob, Block, Counter, KIND};
+use crate::messages::{Add, Blob, Block, Counter, KIND, Operate};
 use crate::storage::Storage;
 use crate::wall_clock::wall_seconds;
 
@@ -87,7 +87,7 @@ async fn node(options: Options) {
         Some(most) => host.limits(&SharedLimits::new().max_concurrent_starts(most)),
         None => host,
     };
-    let host = host.call::<Add>().call::<Block>().call::<Blob>();
+    let host = host.call::<Add>().call::<Block>().call::<Blob>().call::<Operate>();
     let counters = host.start().expect("the kind is hosted once");
     println!("@ up {}", cluster.id());
     let mut events = cluster.subscribe();

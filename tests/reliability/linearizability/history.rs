@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use gen_registry::{Context, ExitReason, Registry, StartError, StopError, Worker, WorkerHandle, WorkerId};
+use test_support::linearizability::Step;
 use tokio::task::yield_now;
 
-use crate::checker::Step;
 use crate::model::Action;
 
 /// The history of one key.

@@ -1,15 +1,14 @@
 //! Whether a registry is linearizable: eight threads look up, start, stop, kill and crash the workers of a few keys,
-//! and a [checker] looks for an order of their operations that the [model] of one key allows.
+//! and a [checker](test_support::linearizability) looks for an order of their operations that the [model] of one key allows.
 //!
 //! Each key has a history of its own: an object is linearizable if and only if each of its parts is.
 //!
-//! The checker is here and not a dependency, since operations of the model have two steps, workers report steps that
+//! The checker is our own and not a dependency, since operations of the model have two steps, workers report steps that
 //! may or may not happen, and the checkers that are published (`stateright`, `todc-utils`) know neither.
 //!
 //! `GEN_REGISTRY_HISTORIES` sets the number of histories, and `GEN_REGISTRY_SEED` what the threads do. The order of the
 //! threads is not reproducible: a failure prints the history of its key.
 
-mod checker;
 mod history;
 mod model;
 
@@ -19,9 +18,9 @@ use std::time::Duration;
 
 use gen_registry::{Registry, Restart};
 use test_support::Random;
+use test_support::linearizability::{Step, is_linearizable};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::checker::{Step, is_linearizable};
 use crate::history::{Client, History, Reporter};
 use crate::model::{Action, Key};
 

@@ -45,7 +45,7 @@
 //! - Why a start was cancelled. It is accepted without a stop, too.
 //! - The exit reasons, except that the worker has exited.
 
-use crate::checker::Model;
+use test_support::linearizability::Model;
 
 /// What a step observes or does. The numbers are ids of workers.
 #[derive(Debug, Clone, PartialEq, Eq)]

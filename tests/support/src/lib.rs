@@ -19,6 +19,7 @@
 pub mod browser;
 mod closures;
 pub mod exposition;
+pub mod linearizability;
 mod probe;
 pub mod public_futures;
 mod random;

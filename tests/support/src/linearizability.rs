@@ -16,20 +16,20 @@ use std::collections::HashSet;
 use std::hash::Hash;
 
 /// The longest history that can be checked.
-pub(crate) const MAX_STEPS: usize = 64 * WORDS;
+pub const MAX_STEPS: usize = 64 * WORDS;
 const WORDS: usize = 8;
 
 #[derive(Debug, Clone)]
-pub(crate) struct Step<A> {
-    pub(crate) action: A,
-    pub(crate) called: u64,
+pub struct Step<A> {
+    pub action: A,
+    pub called: u64,
     /// `None`: the step may happen at any time after `called`, or not at all.
-    pub(crate) returned: Option<u64>,
+    pub returned: Option<u64>,
     /// The index of the step of the same operation that comes before this one.
-    pub(crate) after: Option<usize>,
+    pub after: Option<usize>,
 }
 
-pub(crate) trait Model: Clone + Eq + Hash {
+pub trait Model: Clone + Eq + Hash {
     type Action;
 
     /// The state after a step. `None`: the step is not possible in this state.
@@ -47,7 +47,7 @@ fn is_taken(taken: &Taken, step: usize) -> bool {
 }
 
 /// Whether there is an order of the steps that the model allows.
-pub(crate) fn is_linearizable<M: Model>(initial: M, steps: &[Step<M::Action>]) -> bool {
+pub fn is_linearizable<M: Model>(initial: M, steps: &[Step<M::Action>]) -> bool {
     assert!(steps.len() <= MAX_STEPS, "the history has {} steps", steps.len());
     let mut tried = HashSet::new();
     let mut untried = vec![([0; WORDS], initial)];
