@@ -12,26 +12,22 @@ mod stop;
 pub(crate) mod via;
 
 use std::fmt;
-use std::future::Future;
 use std::hash::Hash;
 use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
 
-use crate::lifecycle::Verb;
 use crate::lifecycle::id::RegistryId;
 use crate::registry::builder::Builder;
 use crate::registry::key::ToKey;
 pub(crate) use crate::registry::start::Starter;
-use crate::registry::start::take;
 use crate::registry::stop::ShutdownOnDrop;
 use crate::registry::via::{Via, clones_of};
 use crate::table::TableReader;
 use crate::util::future::InTransit;
 use crate::util::panics::unwind_safe;
-use crate::util::seeded::seeded;
 use crate::worker::Worker;
-use crate::worker::error::{ReserveError, Returned, StartError};
+use crate::worker::error::ReserveError;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::permit::Permit;
 use crate::worker::shared::Shared;
@@ -199,125 +195,6 @@ impl<W: Worker> Registry<W> {
         Q: ?Sized + Hash + Equivalent<W::Key>,
     {
         self.starter.try_reserve(key)
-    }
-
-    /// Finds the worker of a key, or starts one.
-    ///
-    /// If the key has a worker, this is a [`lookup`](Self::lookup). Otherwise the owner starts one from `args`. Callers
-    /// that meet a start in progress share it and its result, failure included, and their `args` are dropped (G2).
-    /// Callers that meet a stopping worker wait until the key is free, and share a new start (G1).
-    ///
-    /// # Errors
-    ///
-    /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed. Each caller that
-    ///   waited for it gets the error. The key is vacant again: retry if the cause may be temporary.
-    /// - [`StartError::RecentlyFailed`]: an earlier start failed, and
-    ///   [`remember_failed_starts`](Builder::remember_failed_starts) refuses another one so soon. Retry later.
-    /// - [`StartError::RestartLimit`]: the key has spent its restart budget. Retry after the time in the error.
-    /// - [`StartError::AtCapacity`]: the registry is full and no worker makes room. Retry later.
-    /// - [`StartError::Cancelled`]: the key was stopped, killed or crashed while it was starting. Retry if a worker is
-    ///   still wanted.
-    /// - [`StartError::WouldDeadlock`]: the caller is a worker that would wait for itself, directly or through other
-    ///   workers, or for the end of a worker that [owns](crate::Context::own) its registry. Start it from a task of
-    ///   `tokio::spawn`.
-    /// - [`StartError::Refused`]: the registry does not [accept](Builder::accepts) the key.
-    /// - [`StartError::Shutdown`], [`StartError::RuntimeShutdown`]: the registry, or its runtime, has been shut down.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future cancels nothing for other callers. The first poll submits the start, unless the owner's
-    /// queue is full. A submitted start goes on: the worker starts, and the next lookup finds it.
-    ///
-    /// # Panics
-    ///
-    /// If the key's `Hash`, `Eq` or `Clone` panics.
-    #[doc(alias("entry", "get_or_insert", "get_or_spawn"))]
-    pub fn lookup_or_start<Q>(
-        &self,
-        key: &Q,
-        args: W::Args,
-    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-    {
-        self.starter.find_or_start(Verb::LookupOrStart, key, InTransit::new(args), take, |handle, args| {
-            seeded!(UnusedArgsDropLate => return Ok(handle));
-            // A panic in the `Drop` of the arguments would leak a return value that is already in place.
-            drop(args.take());
-            Ok(handle)
-        })
-    }
-
-    /// Like [`lookup_or_start`](Self::lookup_or_start), but makes the arguments only if there is no worker.
-    ///
-    /// If the key has a worker, the closure does not run and nothing is allocated.
-    ///
-    /// # Errors
-    ///
-    /// As for [`lookup_or_start`](Self::lookup_or_start).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`lookup_or_start`](Self::lookup_or_start).
-    ///
-    /// # Panics
-    ///
-    /// If the closure, or the key's `Hash`, `Eq` or `Clone` panics.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// # use gen_registry::{Context, Registry, Worker};
-    /// # struct Room;
-    /// # impl Worker for Room {
-    /// #     type Key = String; type Args = String; type Message = (); type Error = Infallible;
-    /// #     async fn init(_: String, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
-    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
-    /// # }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    /// let rooms = Registry::<Room>::new();
-    /// let lobby = rooms.lookup_or_start_with("lobby", || "Welcome!".to_string()).await?;
-    /// let again = rooms.lookup_or_start_with("lobby", || unreachable!("the key has a worker")).await?;
-    /// assert_eq!(lobby, again);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn lookup_or_start_with<Q>(
-        &self,
-        key: &Q,
-        args: impl FnOnce() -> W::Args,
-    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-    {
-        self.starter.lookup_or_start_with(key, || InTransit::new(args()))
-    }
-
-    /// Starts a worker for a vacant key. Of concurrent callers at most one gets `Ok` (G2).
-    ///
-    /// # Errors
-    ///
-    /// - [`StartError::AlreadyStarted`]: the key has a worker, or had a start in progress that succeeded. The error
-    ///   carries the worker's handle and returns `args`.
-    /// - All others are as for [`lookup_or_start`](Self::lookup_or_start).
-    ///
-    /// # Cancel safety
-    ///
-    /// As for [`lookup_or_start`](Self::lookup_or_start).
-    ///
-    /// # Panics
-    ///
-    /// If the key's `Hash`, `Eq` or `Clone` panics.
-    #[doc(alias("insert", "spawn", "start_child", "start_link"))]
-    pub fn start<Q>(&self, key: &Q, args: W::Args) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-    {
-        self.starter.find_or_start(Verb::Start, key, InTransit::new(args), take, |handle, args| {
-            Err(StartError::AlreadyStarted { handle, args: Returned::in_transit(take(args)) })
-        })
     }
 
     /// Returns the address of a key. Each send through it goes to the worker that has the key at that time, and fails

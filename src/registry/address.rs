@@ -3,6 +3,9 @@
 //! A send goes to the worker that the address finds at that moment. If the worker closes its gate before it accepts the
 //! message, the mailbox returns the message and the send resolves the address again.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::coop::consume_budget;
@@ -11,9 +14,10 @@ use tokio::time::Instant;
 use crate::mailbox::queue::{MessageKind, Refusal, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
-use crate::metrics::counters::UndeliveredReason;
+use crate::metrics::counters::{HotCounter, UndeliveredReason};
+use crate::registry::start::Starter;
 use crate::registry::via::Via;
-use crate::util::coop::{cooperate, yield_to_queue};
+use crate::util::coop::{cooperate, poll_budget, yield_to_queue};
 use crate::util::future::{boxed, boxed_in_debug};
 use crate::worker::Worker;
 use crate::worker::call::PendingReply;
@@ -363,4 +367,61 @@ pub(crate) async fn reserve<W: Worker>(address: &impl Address<W>) -> Result<Perm
     };
     consume_budget().await;
     Err(why.into_reserve_error())
+}
+
+impl<W: Worker> Starter<W> {
+    /// Looks the worker up and casts to it in one step, without a handle. This leaves the reference count alone, whose
+    /// cache line the worker's thread may be writing. The future returns the message if there is no worker, no room, or
+    /// a closed gate.
+    #[inline]
+    pub(crate) fn offer<'s>(&'s self, key: &'s W::Key, message: W::Message) -> Offer<'s, W> {
+        Offer { starter: self, key, hash: self.table.hash(key), message: Some(message) }
+    }
+}
+
+/// The future of [`Starter::offer`]: a cast to the worker that has a key.
+pub(crate) struct Offer<'s, W: Worker> {
+    starter: &'s Starter<W>,
+    key: &'s W::Key,
+    hash: u64,
+    message: Option<W::Message>,
+}
+
+// The message is moved, never pinned.
+impl<W: Worker> Unpin for Offer<'_, W> {}
+
+impl<W: Worker> Future for Offer<'_, W> {
+    type Output = Result<Sequence, W::Message>;
+
+    // Inlined always, so that the message moves straight into the mailbox.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { starter, key, hash, message } = self.get_mut();
+        // Before any other call: the message may still be in registers. A cast through a handle does the same.
+        let mut offered = message.take();
+        let is_full = || starter.table.with(*key, *hash, |handle| handle.cell.queue.is_full()) == Some(true);
+        let Poll::Ready(budget) = poll_budget(cx, is_full) else {
+            *message = offered;
+            return Poll::Pending;
+        };
+        let sent = starter.table.with(*key, *hash, |handle| {
+            // No user code runs under the guard: the message is not dropped here, and the queue contains a waker's
+            // panic.
+            let message = offered.take().expect("`Offer` polled after completion");
+            if !handle.is_open() {
+                return Err(message);
+            }
+            handle.cell.queue.try_send(message, MessageKind::Cast).map_err(|(_, refused)| refused)
+        });
+        Poll::Ready(match sent {
+            Some(Ok(sequence)) => {
+                budget.spend();
+                starter.shared.hot.count(HotCounter::Hit);
+                Ok(sequence)
+            }
+            // The caller's slow path spends the budget.
+            Some(Err(refused)) => Err(refused),
+            None => Err(offered.take().expect("no mailbox has taken it")),
+        })
+    }
 }

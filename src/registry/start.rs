@@ -1,4 +1,5 @@
-//! [`Starter`]: lookups and starts. A [`Registry`](crate::Registry) and its addresses ([`Via`](crate::Via)) use it alike.
+//! Starts: `lookup_or_start`, `lookup_or_start_with` and `start`; and the [`Starter`] behind them, which a [`Registry`] and its
+//! addresses ([`Via`](crate::Via)) use alike.
 
 use std::future::{Future, poll_fn};
 use std::hash::Hash;
@@ -15,12 +16,12 @@ use crate::lifecycle::id::EntryId;
 use crate::lifecycle::{StartFailure, Verb};
 use crate::mailbox::oneshot;
 use crate::mailbox::oneshot::Receiver;
-use crate::mailbox::queue::{MessageKind, Sequence};
 use crate::metrics::counters::HotCounter;
+use crate::registry::Registry;
 use crate::registry::key::ToKey;
 use crate::table::TableReader;
 use crate::util::carries::Carries;
-use crate::util::coop::{poll_budget, poll_hit_budget, yield_after};
+use crate::util::coop::{poll_hit_budget, yield_after};
 use crate::util::future::InTransit;
 use crate::util::seeded::seeded;
 use crate::worker::Worker;
@@ -35,6 +36,127 @@ use crate::worker::handle::WorkerHandle;
 use crate::worker::permit::Permit;
 use crate::worker::request::{Launch, Request, StartAnswer, StartReply, StartRequest, Started};
 use crate::worker::shared::Shared;
+
+impl<W: Worker> Registry<W> {
+    /// Finds the worker of a key, or starts one.
+    ///
+    /// If the key has a worker, this is a [`lookup`](Self::lookup). Otherwise the owner starts one from `args`. Callers
+    /// that meet a start in progress share it and its result, failure included, and their `args` are dropped (G2).
+    /// Callers that meet a stopping worker wait until the key is free, and share a new start (G1).
+    ///
+    /// # Errors
+    ///
+    /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed. Each caller that
+    ///   waited for it gets the error. The key is vacant again: retry if the cause may be temporary.
+    /// - [`StartError::RecentlyFailed`]: an earlier start failed, and
+    ///   [`remember_failed_starts`](Builder::remember_failed_starts) refuses another one so soon. Retry later.
+    /// - [`StartError::RestartLimit`]: the key has spent its restart budget. Retry after the time in the error.
+    /// - [`StartError::AtCapacity`]: the registry is full and no worker makes room. Retry later.
+    /// - [`StartError::Cancelled`]: the key was stopped, killed or crashed while it was starting. Retry if a worker is
+    ///   still wanted.
+    /// - [`StartError::WouldDeadlock`]: the caller is a worker that would wait for itself, directly or through other
+    ///   workers, or for the end of a worker that [owns](crate::Context::own) its registry. Start it from a task of
+    ///   `tokio::spawn`.
+    /// - [`StartError::Refused`]: the registry does not [accept](Builder::accepts) the key.
+    /// - [`StartError::Shutdown`], [`StartError::RuntimeShutdown`]: the registry, or its runtime, has been shut down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels nothing for other callers. The first poll submits the start, unless the owner's
+    /// queue is full. A submitted start goes on: the worker starts, and the next lookup finds it.
+    ///
+    /// # Panics
+    ///
+    /// If the key's `Hash`, `Eq` or `Clone` panics.
+    #[doc(alias("entry", "get_or_insert", "get_or_spawn"))]
+    pub fn lookup_or_start<Q>(
+        &self,
+        key: &Q,
+        args: W::Args,
+    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        self.starter.find_or_start(Verb::LookupOrStart, key, InTransit::new(args), take, |handle, args| {
+            seeded!(UnusedArgsDropLate => return Ok(handle));
+            // A panic in the `Drop` of the arguments would leak a return value that is already in place.
+            drop(args.take());
+            Ok(handle)
+        })
+    }
+
+    /// Like [`lookup_or_start`](Self::lookup_or_start), but makes the arguments only if there is no worker.
+    ///
+    /// If the key has a worker, the closure does not run and nothing is allocated.
+    ///
+    /// # Errors
+    ///
+    /// As for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Panics
+    ///
+    /// If the closure, or the key's `Hash`, `Eq` or `Clone` panics.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Worker};
+    /// # struct Room;
+    /// # impl Worker for Room {
+    /// #     type Key = String; type Args = String; type Message = (); type Error = Infallible;
+    /// #     async fn init(_: String, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Room) }
+    /// #     async fn handle(&mut self, _: (), _: &mut Context<Self>) -> Result<(), Infallible> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let rooms = Registry::<Room>::new();
+    /// let lobby = rooms.lookup_or_start_with("lobby", || "Welcome!".to_string()).await?;
+    /// let again = rooms.lookup_or_start_with("lobby", || unreachable!("the key has a worker")).await?;
+    /// assert_eq!(lobby, again);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lookup_or_start_with<Q>(
+        &self,
+        key: &Q,
+        args: impl FnOnce() -> W::Args,
+    ) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        self.starter.lookup_or_start_with(key, || InTransit::new(args()))
+    }
+
+    /// Starts a worker for a vacant key. Of concurrent callers at most one gets `Ok` (G2).
+    ///
+    /// # Errors
+    ///
+    /// - [`StartError::AlreadyStarted`]: the key has a worker, or had a start in progress that succeeded. The error
+    ///   carries the worker's handle and returns `args`.
+    /// - All others are as for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Cancel safety
+    ///
+    /// As for [`lookup_or_start`](Self::lookup_or_start).
+    ///
+    /// # Panics
+    ///
+    /// If the key's `Hash`, `Eq` or `Clone` panics.
+    #[doc(alias("insert", "spawn", "start_child", "start_link"))]
+    pub fn start<Q>(&self, key: &Q, args: W::Args) -> impl Future<Output = Result<WorkerHandle<W>, StartError<W>>>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        self.starter.find_or_start(Verb::Start, key, InTransit::new(args), take, |handle, args| {
+            Err(StartError::AlreadyStarted { handle, args: Returned::in_transit(take(args)) })
+        })
+    }
+}
 
 /// Polls the start. Not inlined, so that the code of a hit stays small.
 #[cold]
@@ -107,14 +229,6 @@ impl<W: Worker> Starter<W> {
         let reserved = self.table.with(key, self.table.hash(key), reserve).flatten();
         self.shared.hot.count(if reserved.is_some() { HotCounter::Hit } else { HotCounter::Miss });
         reserved.unwrap_or(Err(ReserveError::NotFound))
-    }
-
-    /// Looks the worker up and casts to it in one step, without a handle. This leaves the reference count alone, whose
-    /// cache line the worker's thread may be writing. The future returns the message if there is no worker, no room, or
-    /// a closed gate.
-    #[inline]
-    pub(crate) fn offer<'s>(&'s self, key: &'s W::Key, message: W::Message) -> Offer<'s, W> {
-        Offer { starter: self, key, hash: self.table.hash(key), message: Some(message) }
     }
 
     #[inline]
@@ -286,53 +400,6 @@ impl<W: Worker> Starter<W> {
             self.table.visit_entry(entry, &mut |worker| guards.push(BusyGuard::new(worker.cell.clone())));
         }
         guards
-    }
-}
-
-/// The future of [`Starter::offer`]: a cast to the worker that has a key.
-pub(crate) struct Offer<'s, W: Worker> {
-    starter: &'s Starter<W>,
-    key: &'s W::Key,
-    hash: u64,
-    message: Option<W::Message>,
-}
-
-// The message is moved, never pinned.
-impl<W: Worker> Unpin for Offer<'_, W> {}
-
-impl<W: Worker> Future for Offer<'_, W> {
-    type Output = Result<Sequence, W::Message>;
-
-    // Inlined always, so that the message moves straight into the mailbox.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { starter, key, hash, message } = self.get_mut();
-        // Before any other call: the message may still be in registers. A cast through a handle does the same.
-        let mut offered = message.take();
-        let is_full = || starter.table.with(*key, *hash, |handle| handle.cell.queue.is_full()) == Some(true);
-        let Poll::Ready(budget) = poll_budget(cx, is_full) else {
-            *message = offered;
-            return Poll::Pending;
-        };
-        let sent = starter.table.with(*key, *hash, |handle| {
-            // No user code runs under the guard: the message is not dropped here, and the queue contains a waker's
-            // panic.
-            let message = offered.take().expect("`Offer` polled after completion");
-            if !handle.is_open() {
-                return Err(message);
-            }
-            handle.cell.queue.try_send(message, MessageKind::Cast).map_err(|(_, refused)| refused)
-        });
-        Poll::Ready(match sent {
-            Some(Ok(sequence)) => {
-                budget.spend();
-                starter.shared.hot.count(HotCounter::Hit);
-                Ok(sequence)
-            }
-            // The caller's slow path spends the budget.
-            Some(Err(refused)) => Err(refused),
-            None => Err(offered.take().expect("no mailbox has taken it")),
-        })
     }
 }
 

@@ -14,6 +14,12 @@
 //! `after_close`, which takes the worker out of that count. `begin_restart` looks at the gate after it has counted the
 //! worker, so it cannot miss a close.
 //!
+//! # Notices
+//!
+//! What the worker's task has to notify its owner of is collected during a poll and submitted after it. It is not
+//! submitted where it happens: a task that the owner wakes goes into the next-task slot of this thread, where no other
+//! thread can steal it. It would wait there behind the code that the worker runs until it next yields. (G4)
+//!
 //! # No reference to the table
 //!
 //! A cell refers to [`Shared`], and `Shared` never refers to the table. Otherwise an entry that the table has retired
@@ -29,24 +35,24 @@ use std::future::poll_fn;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::task::{self, Context, Poll};
+use std::task::{Context, Poll};
 
 use crate::lifecycle::exit::{CloseReason, StopMode, WorkerState};
-use crate::lifecycle::id::{EntryId, WorkerId};
+use crate::lifecycle::id::EntryId;
 use crate::mailbox::queue::{Gate, MessageKind, Queue, TransitionToClosed};
-use crate::mailbox::{Activity, Inbox, Received};
+use crate::mailbox::{Activity, Inbox};
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
-use crate::metrics::reporter::Stopwatch;
-use crate::util::clock::Clock;
 use crate::util::coop::{Outcome, flush_lifo_slot};
 use crate::util::panics::{CatchDropPanic, catch_panic};
 use crate::util::seeded::seeded;
-use crate::util::sync::{self, Mutex};
+use crate::util::sync;
+use crate::util::sync::Mutex;
 use crate::worker::Worker;
 use crate::worker::current::Current;
 use crate::worker::record::NO_RECORD;
-use crate::worker::request::StartReply;
+use crate::worker::request::{Notice, StartReply};
 use crate::worker::shared::{Shared, SharedCore};
+use crate::worker::start::Completion;
 use crate::worker::watchers::ExitState;
 
 /// One worker, from before its `init` until after its state was dropped. Handles may keep the cell for longer.
@@ -107,6 +113,15 @@ impl<W: Worker> WorkerCell<W> {
         self.kill();
     }
 
+    /// Closes the gate of an idle worker from its own task. Returns whether it was idle.
+    pub(crate) fn passivate_idle(&self) -> bool {
+        let closed = self.passivate(CloseReason::Idle);
+        if closed {
+            self.queue_notice(CLOSING);
+        }
+        closed
+    }
+
     /// Closes the gate from the worker's own task. [`flush_notices`](Self::flush_notices) then notifies the owner.
     pub(crate) fn close_by_worker(&self) -> bool {
         let outcome = self.after_close(self.queue.close(CloseReason::Normal, &self.shared.numbers.live));
@@ -118,7 +133,7 @@ impl<W: Worker> WorkerCell<W> {
         // running one and grant it the time of a stop. `set_ready` queues this notice later, or the exit makes it
         // needless.
         if closed && self.is_ready() {
-            self.queue_notice(runs::CLOSING);
+            self.queue_notice(CLOSING);
         }
         closed
     }
@@ -216,7 +231,7 @@ pub(crate) struct CellCore {
     progress: AtomicU8,
     /// The last run is over and the next one is not ready.
     is_restarting: AtomicBool,
-    /// What the owner has yet to be notified of: bits of [`runs`].
+    /// What the owner has yet to be notified of: bits such as [`READY`].
     pending_notices: AtomicU8,
     /// Single facts: bits of [`runs`], in one byte: a registry has many cells.
     flags: sync::AtomicU8,
@@ -369,7 +384,6 @@ impl<W: Worker> AnyCell for WorkerCell<W> {
     }
 }
 
-/// What the worker's task needs of its cell to receive messages.
 impl<W: Worker> WorkerCell<W> {
     /// Waits for the first message, or for whatever else wakes the worker, as its mailbox would. Returns whether it
     /// has waited. It does not wait if there is something to do already, or if the idle time is measured: the mailbox
@@ -388,58 +402,57 @@ impl<W: Worker> WorkerCell<W> {
     }
 }
 
-impl<W: Worker> Inbox<W::Message> for WorkerCell<W> {
-    fn queue(&self) -> &Queue<W::Message> {
-        &self.queue
-    }
+/// The first `init` has returned `Ok`.
+const READY: u8 = 1;
+/// The `init` of a restart has returned `Ok`.
+const RESTARTED: u8 = 2;
+/// The worker has closed its own gate.
+const CLOSING: u8 = 4;
 
-    fn activity(&self) -> &Activity {
-        &self.activity
+impl CellCore {
+    fn queue_notice(&self, notice: u8) {
+        // Only the worker's own task writes and reads this.
+        self.pending_notices.store(self.pending_notices.load(Ordering::Relaxed) | notice, Ordering::Relaxed);
     }
+}
 
-    fn clock(&self) -> &Clock {
-        &self.shared.clock
-    }
-
-    fn stopwatch(&self) -> Option<&Stopwatch> {
-        self.shared.stopwatch.as_ref()
-    }
-
-    fn poll_recv(&self, cx: &mut task::Context<'_>) -> Received<W::Message> {
-        let received = match self.queue.poll_recv(cx) {
-            Poll::Ready(Some(message)) => Received::Message(message),
-            Poll::Ready(None) => Received::End,
-            Poll::Pending if self.activity.idle_timeout().is_some() || self.tracks_activity() => Received::Idle,
-            Poll::Pending => Received::Nothing,
-        };
-        // Count after the message is in its final place, so that it is not moved again.
-        if matches!(received, Received::Message(_)) {
-            self.shared.hot.count(HotCounter::Handled);
+impl<W: Worker> WorkerCell<W> {
+    /// Records that `init` has returned `Ok`: for the first time, or in a restart.
+    pub(crate) fn set_ready(&self) {
+        if self.is_ready() {
+            self.end_restart();
+            self.record_rest();
+            return self.queue_notice(RESTARTED);
         }
-        received
-    }
-
-    fn try_recv(&self) -> Option<W::Message> {
-        let received = self.queue.try_recv();
-        if received.is_some() {
-            self.shared.hot.count(HotCounter::Handled);
+        self.progress.store(runs::RUNNING, Ordering::Relaxed);
+        self.record_rest();
+        self.queue_notice(READY);
+        if self.queue.gate() == Gate::Closed {
+            // `init` has called `ctx.stop()`, and `close_by_worker` queues no notice while the worker starts.
+            self.queue_notice(CLOSING);
         }
-        received
     }
 
-    fn tracks_activity(&self) -> bool {
-        self.shared.config.tracks_activity()
-    }
-
-    fn worker(&self) -> WorkerId {
-        self.entry.id
-    }
-
-    fn passivate_idle(&self) -> bool {
-        let closed = self.passivate(CloseReason::Idle);
-        if closed {
-            self.queue_notice(runs::CLOSING);
+    /// Notifies the owner of what the worker's code did in this poll.
+    pub(crate) fn flush_notices(self: &Arc<Self>) -> Outcome {
+        let pending = self.pending_notices.load(Ordering::Relaxed);
+        let mut outcome = Outcome::Quiet;
+        if pending == 0 {
+            return outcome;
         }
-        closed
+        self.pending_notices.store(0, Ordering::Relaxed);
+        if pending & READY != 0 {
+            // A delegated start is completed without the owner. It wakes the caller of the start only.
+            if let Completion::Reclaimed = self.complete_delegated() {
+                outcome = self.shared.notify(Notice::Ready(self.clone()));
+            }
+        }
+        if pending & RESTARTED != 0 {
+            outcome = self.shared.notify(Notice::Restarted(self.clone(), self.incarnation()));
+        }
+        if pending & CLOSING != 0 {
+            outcome = self.shared.notify(Notice::Closing(self.clone()));
+        }
+        outcome
     }
 }

@@ -23,16 +23,20 @@ use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{self, Poll};
+use std::task;
+use std::task::Poll;
 
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use crate::lifecycle::exit::{CloseReason, ExitReason, share};
+use crate::lifecycle::id::WorkerId;
 use crate::lifecycle::{Exit, StartFailure};
-use crate::mailbox::Mailbox;
-use crate::mailbox::queue::Gate;
-use crate::metrics::counters::UndeliveredReason;
+use crate::mailbox::queue::{Gate, Queue};
+use crate::mailbox::{Activity, Inbox, Mailbox, Received};
+use crate::metrics::counters::{HotCounter, UndeliveredReason};
+use crate::metrics::reporter::Stopwatch;
+use crate::util::clock::Clock;
 use crate::util::coop::flush_lifo_slot;
 use crate::util::future::{InTransit, boxed, boxed_in_debug};
 use crate::util::panics;
@@ -366,6 +370,59 @@ fn crashed<W: Worker>(cell: &WorkerCell<W>) -> Exit {
     } else {
         // The owner cancels a start that it crashes. This poll came between the flag and the kill that follows it.
         Exit::NotStarted(StartFailure::Cancelled)
+    }
+}
+
+/// What the worker's task needs of its cell to receive messages.
+impl<W: Worker> Inbox<W::Message> for WorkerCell<W> {
+    fn queue(&self) -> &Queue<W::Message> {
+        &self.queue
+    }
+
+    fn activity(&self) -> &Activity {
+        &self.activity
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.shared.clock
+    }
+
+    fn stopwatch(&self) -> Option<&Stopwatch> {
+        self.shared.stopwatch.as_ref()
+    }
+
+    fn poll_recv(&self, cx: &mut task::Context<'_>) -> Received<W::Message> {
+        let received = match self.queue.poll_recv(cx) {
+            Poll::Ready(Some(message)) => Received::Message(message),
+            Poll::Ready(None) => Received::End,
+            Poll::Pending if self.activity.idle_timeout().is_some() || self.tracks_activity() => Received::Idle,
+            Poll::Pending => Received::Nothing,
+        };
+        // Count after the message is in its final place, so that it is not moved again.
+        if matches!(received, Received::Message(_)) {
+            self.shared.hot.count(HotCounter::Handled);
+        }
+        received
+    }
+
+    fn try_recv(&self) -> Option<W::Message> {
+        let received = self.queue.try_recv();
+        if received.is_some() {
+            self.shared.hot.count(HotCounter::Handled);
+        }
+        received
+    }
+
+    fn tracks_activity(&self) -> bool {
+        self.shared.config.tracks_activity()
+    }
+
+    fn worker(&self) -> WorkerId {
+        self.entry.id
+    }
+
+    fn passivate_idle(&self) -> bool {
+        Self::passivate_idle(self)
     }
 }
 
