@@ -1,6 +1,5 @@
 //! A registry on a current-thread runtime that is not driven: its tasks wait, and no caller elsewhere is harmed by more.
 
-use std::sync::mpsc;
 use std::time::Duration;
 
 use gen_registry::{CallError, Registry, SendError, StartError};
@@ -51,19 +50,20 @@ fn callers_elsewhere_wait_no_longer_than_they_say() {
 fn waiting_callers_are_answered_once_it_is_driven() {
     let (undriven, callers) = runtimes();
     let registry = registry(&undriven);
-    let (tell, waits) = mpsc::channel();
     let caller = callers.spawn({
         let registry = registry.clone();
         async move {
             let started = registry.lookup_or_start("other", Plan::value(8));
             let called = registry.lookup("k").expect("it was started");
-            tell.send(()).expect("the test waits");
             let (started, called, stopped) =
                 tokio::join!(started, called.call(Ask::Value), async { registry.stop("k").await });
             (started.is_ok(), called.ok(), stopped.is_ok())
         }
     });
-    waits.recv().expect("the caller runs");
+    block_until("a start, a call and a stop that wait", || {
+        let stats = registry.stats();
+        (stats.starting, stats.queued, stats.stopping) == (1, 1, 1)
+    });
     undriven.block_on(async {
         let answers = within(caller, "the caller").await.expect("it does not panic");
         assert_eq!(answers, (true, Some(7), true));
