@@ -117,6 +117,7 @@ struct PageQuery {
     #[param(minimum = 1, maximum = 1000, default = 100, required = false)]
     limit: usize,
     /// Where the previous page ended. The `next` of a page has it.
+    #[param(min_length = 1)]
     after: Option<String>,
 }
 

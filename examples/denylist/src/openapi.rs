@@ -44,7 +44,7 @@ pub(crate) fn document() -> &'static OpenApi {
 #[expect(dead_code, reason = "describes a path")]
 pub(crate) struct Number {
     /// A number in any common notation. Without a country code it is a US number.
-    #[param(example = "+12025550100")]
+    #[param(min_length = 1, example = "+12025550100")]
     number: String,
 }
 
@@ -54,10 +54,10 @@ pub(crate) struct Number {
 #[expect(dead_code, reason = "describes a path")]
 pub(crate) struct NumberAndRule {
     /// A number in any common notation. Without a country code it is a US number.
-    #[param(example = "+12025550100")]
+    #[param(min_length = 1, example = "+12025550100")]
     number: String,
     /// A rule in its text form.
-    #[param(example = "+1900*")]
+    #[param(min_length = 1, example = "+1900*")]
     rule: String,
 }
 
@@ -65,7 +65,7 @@ macro_rules! text {
     ($($type:ident: $description:literal, $example:literal;)+) => {
         $(impl PartialSchema for $type {
             fn schema() -> RefOr<Schema> {
-                let text = ObjectBuilder::new().schema_type(Type::String);
+                let text = ObjectBuilder::new().schema_type(Type::String).min_length(Some(1));
                 text.description(Some($description)).examples([$example]).into()
             }
         }
@@ -152,5 +152,21 @@ mod tests {
         let served: BTreeSet<_> = routes().into_iter().map(|(path, _)| path.to_owned()).collect();
         let described: BTreeSet<_> = document().paths.paths.keys().cloned().collect();
         assert_eq!(served, described);
+    }
+
+    #[test]
+    fn no_text_of_a_request_may_be_empty() {
+        let document = serde_json::to_value(document()).expect("it is JSON");
+        let schemas = ["PhoneNumber", "Caller", "Rule"].map(|name| &document["components"]["schemas"][name]);
+        let operations = document["paths"].as_object().into_iter().flatten().flat_map(|(_, path)| path.as_object());
+        let parameters = operations.flatten().filter_map(|(_, operation)| operation["parameters"].as_array()).flatten();
+        let mut texts = 0;
+        for text in parameters.map(|parameter| &parameter["schema"]).chain(schemas) {
+            if text["type"] == "string" {
+                assert_eq!(text["minLength"], 1, "{text}");
+                texts += 1;
+            }
+        }
+        assert!(texts > 3, "no parameter is a text");
     }
 }
