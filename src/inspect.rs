@@ -150,7 +150,7 @@ pub struct Parent {
     pub key: Option<String>,
 }
 
-/// What to do to a worker. See [`Inspect::act`](crate::inspect::Inspect::act).
+/// What to do to a worker. See [`Inspect::act`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Action {
@@ -197,7 +197,7 @@ impl FromStr for Action {
     }
 }
 
-/// The future of [`Inspect::act`](crate::inspect::Inspect::act). It resolves to how the worker, or its run, ended.
+/// The future of [`Inspect::act`]. It resolves to how the worker, or its run, ended.
 pub type Acting = Pin<Box<dyn Future<Output = Result<ExitReason, ActError>> + Send>>;
 
 /// Why an action had no effect.

@@ -359,7 +359,7 @@ impl<M> Mailbox<M> {
 /// a victim for eviction, where a value that is a moment old will do. All accesses are therefore `Relaxed`.
 #[derive(Debug)]
 pub(crate) struct Activity {
-    /// The time of the last activity, by the registry's [`Clock`](crate::util::clock::Clock).
+    /// The time of the last activity, by the registry's [`Clock`].
     at: AtomicU64,
     /// In nanoseconds. `u64::MAX`: none.
     idle_timeout: AtomicU64,

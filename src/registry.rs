@@ -36,7 +36,7 @@ use crate::worker::shared::Shared;
 ///
 /// A registry is a cheap handle: a clone refers to the same registry. Dropping the last clone begins a
 /// [`shutdown`](Self::shutdown) and does not wait for it. [`WorkerHandle`]s, [`Via`]s and
-/// [`WeakRegistry`](crate::WeakRegistry)s do not keep a registry alive.
+/// [`WeakRegistry`]s do not keep a registry alive.
 ///
 /// # Reads and changes
 ///

@@ -1,5 +1,5 @@
-//! The parts of a [`Combiner`](super::Combiner): the [`Core`], which only the task that holds the lock touches, with one pass of it;
-//! the [`Flags`] and their transitions; and the [`Deferred`] actions, which run after the lock is released.
+//! The parts of a [`Combiner`](super::Combiner): the [`Core`], which only the task that holds the lock touches, with one
+//! pass of it; the [`Flags`] and their transitions; and the [`Deferred`] actions, which run after the lock is released.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -323,7 +323,7 @@ impl<W: Worker> Builder<W> {
     /// `(the text of this key panicked)`.
     ///
     /// It also makes the registry keep what [`WorkerInfo`](crate::inspect::WorkerInfo) and
-    /// [`RecentEvent`](crate::inspect::RecentEvent) have beyond what is derived: see
+    /// [`RecentEvent`] have beyond what is derived: see
     /// [What it costs](crate::inspect#what-it-costs).
     ///
     /// # Examples

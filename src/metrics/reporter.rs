@@ -1,7 +1,7 @@
 //! [`Reporter`]: copies the counters of a registry to a recorder of the `metrics` facade, every two seconds and at the
 //! end.
 //!
-//! The counters in [`Stats`] are the source; the recorder gets totals, not increments. Handles are
+//! The counters in [`Stats`](crate::metrics::stats::Stats) are the source; the recorder gets totals, not increments. Handles are
 //! registered anew each time: a handle that was registered before the process had a recorder would record nothing
 //! forever, and so would one whose series the exporter has dropped as idle. Values of histograms are buffered until the
 //! next report, or until a histogram has 1,024 of them.

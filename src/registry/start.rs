@@ -49,7 +49,7 @@ impl<W: Worker> Registry<W> {
     /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed. Each caller that
     ///   waited for it gets the error. The key is vacant again: retry if the cause may be temporary.
     /// - [`StartError::RecentlyFailed`]: an earlier start failed, and
-    ///   [`remember_failed_starts`](Builder::remember_failed_starts) refuses another one so soon. Retry later.
+    ///   [`remember_failed_starts`](crate::Builder::remember_failed_starts) refuses another one so soon. Retry later.
     /// - [`StartError::RestartLimit`]: the key has spent its restart budget. Retry after the time in the error.
     /// - [`StartError::AtCapacity`]: the registry is full and no worker makes room. Retry later.
     /// - [`StartError::Cancelled`]: the key was stopped, killed or crashed while it was starting. Retry if a worker is
@@ -57,7 +57,7 @@ impl<W: Worker> Registry<W> {
     /// - [`StartError::WouldDeadlock`]: the caller is a worker that would wait for itself, directly or through other
     ///   workers, or for the end of a worker that [owns](crate::Context::own) its registry. Start it from a task of
     ///   `tokio::spawn`.
-    /// - [`StartError::Refused`]: the registry does not [accept](Builder::accepts) the key.
+    /// - [`StartError::Refused`]: the registry does not [accept](crate::Builder::accepts) the key.
     /// - [`StartError::Shutdown`], [`StartError::RuntimeShutdown`]: the registry, or its runtime, has been shut down.
     ///
     /// # Cancel safety

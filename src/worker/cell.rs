@@ -5,7 +5,7 @@
 //! - the *gate* of the [queue](crate::mailbox::queue) decides whether the worker is found and accepts messages;
 //! - [`runs`] counts the runs of the worker, marks the time between two of them, and has single facts that are seldom
 //!   read;
-//! - [`ExitState`](crate::worker::watchers::ExitState) is the end of the worker, with the parties to notify until then: see
+//! - [`ExitState`] is the end of the worker, with the parties to notify until then: see
 //!   [`watchers`](crate::worker::watchers).
 //!
 //! # Invariant
