@@ -3,19 +3,22 @@
 //! # Rules
 //!
 //! 1. **A slot has one registry.** It is made at the first message, and entered under the write lock of its slot, if the shard is
-//!    routed to at that moment. A shard that stops to be routed to is first marked so, and then [taken](Kind::take) out of its
-//!    slot. So a registry that is made before is taken, and none is made after.
+//!    routed to at that moment. A shard that stops to be routed to is first marked so, and then [taken](Kind::try_take) out of
+//!    its slot. So a registry that is made before is taken, and none is made after.
 //! 2. **A message is consumed under the read lock.** From the look at the epoch to the entry into the mailbox there is no await.
-//!    `take` needs the write lock, so a shutdown begins after each message that has passed the look: it is accepted, and
+//!    `try_take` needs the write lock, so a shutdown begins after each message that has passed the look: it is accepted, and
 //!    handled. A message that has not passed is still its sender's, to be sent elsewhere. Nothing in between exists, and
 //!    so a move loses nothing (C7), whatever the message is.
 //! 3. **Waits are outside the lock.** A sender waits for a worker to start, or for room, with a reservation in hand, and looks
 //!    again under the lock before it uses it. Senders that wait have errors when the registry is shut down.
+//! 4. **No writer waits for a lock.** It tries, and gives way. So a reader waits only for a writer that holds the lock, which
+//!    runs no code of the user. Code of the user that runs under the read lock ([`Answers::message`](crate::Answers::message))
+//!    may use the kind in any way, also while its shard moves, and holds up the move of that shard alone.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard, TryLockError};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -53,6 +56,17 @@ struct Slot<W: Worker> {
     open: RwLock<Option<Arc<Open<W>>>>,
     /// What this node has sent to a worker here that ran and had room. On the cache line of the lock.
     counts: Counts,
+}
+
+impl<W: Worker> Slot<W> {
+    /// `None`: the lock is held. (rule 4)
+    fn try_write(&self) -> Option<RwLockWriteGuard<'_, Option<Arc<Open<W>>>>> {
+        match self.open.try_write() {
+            Ok(open) => Some(open),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
 }
 
 /// Counts of one slot.
@@ -170,8 +184,7 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         send: impl FnOnce(Permit<W>) -> R,
     ) -> Result<R, NotSent<W>> {
         let slot = self.slot(shard);
-        // A panic in `send` changes nothing that the lock protects. A writer does not wait for user code, so it is not
-        // waited for long.
+        // A panic in `send` changes nothing that the lock protects.
         let open = slot.open.read().unwrap_or_else(PoisonError::into_inner);
         let Some(open) = open.as_ref().filter(|open| open.is_routed(shard)) else { return Err(NotSent::NotOpen) };
         match open.registry.try_reserve(key) {
@@ -238,7 +251,19 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         }
         // Outside the lock: the options are made by code of the user, which may use this kind.
         let registry = self.build(Some(shard))?;
-        let mut slot = self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut slot = loop {
+            if let Some(slot) = self.slot(shard).try_write() {
+                break slot;
+            }
+            // A reader may run code of the user. Then there is a registry, or the shard is not routed to any more. (rule 4)
+            if let Some(open) = self.at(shard).as_ref().filter(is_of) {
+                return Ok(Some(open.clone()));
+            }
+            if validity.route(shard).is_none() {
+                return Ok(None);
+            }
+            std::thread::yield_now();
+        };
         // Looked at under the lock: what is marked as not routed to is taken afterwards.
         let Some(fence) = validity.fence(shard) else { return Ok(None) };
         let epoch = fence.epoch();
@@ -292,9 +317,16 @@ impl<W: Worker<Key: ClusterKey>> Kind<W> {
         });
     }
 
-    /// Takes the registry of a shard that is not routed to any more. (rule 1)
-    pub(crate) fn take(&self, shard: Shard) -> Option<Arc<Open<W>>> {
-        self.slot(shard).open.write().unwrap_or_else(PoisonError::into_inner).take()
+    /// Takes the registry of a shard that is not routed to any more out of its slot. False: a sender is under the lock.
+    /// (rules 1, 4)
+    #[must_use]
+    pub(crate) fn try_take(&self, shard: Shard) -> bool {
+        let Some(mut slot) = self.slot(shard).try_write() else { return false };
+        let taken = slot.take();
+        // The registry may be dropped, and is not under the lock.
+        drop(slot);
+        drop(taken);
+        true
     }
 
     /// The sums of the counts of the slots: answered calls, casts.

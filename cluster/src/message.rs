@@ -78,11 +78,14 @@ pub trait Cast: Sized + Send + 'static {
 /// A worker that answers the call `C`.
 pub trait Answers<C: Call>: Worker {
     /// Makes the message of the worker.
+    ///
+    /// It runs on the node that owns the key, between the look at the shard and the entry into the mailbox: a move of the shard
+    /// waits until it returns.
     fn message(call: C, reply: Reply<C::Reply>) -> Self::Message;
 }
 
 /// A worker that takes the cast `C`.
 pub trait Takes<C: Cast>: Worker {
-    /// Makes the message of the worker.
+    /// Makes the message of the worker: see [`Answers::message`].
     fn message(cast: C) -> Self::Message;
 }

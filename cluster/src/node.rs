@@ -27,8 +27,8 @@
 //!    the step. So a request that was sent by a map of revision r, and waits here for r, finds what r has opened here.
 //! 2. **One input at a time.** Between two inputs any other task may run: senders, workers, ending registries, streams. Each
 //!    decides by the validity and not by what the driver is about to do. The machine relies on nothing else.
-//! 3. **To stop a shard:** first it is not routed to, then each kind's registry is taken out of its slot, then a task of
-//!    its own ends them. [`kind`](crate::kind) says why nothing is lost. The task reports [`Input::Stuck`] if a timeout has
+//! 3. **To stop a shard:** first it is not routed to. Then a task of its own takes each kind's registry out of its slot, and
+//!    ends them. The driver waits for none of it. [`kind`](crate::kind) says why nothing is lost. The task reports [`Input::Stuck`] if a timeout has
 //!    passed, and [`Input::Ended`] once per shard and epoch, when nothing runs any more. The fence of the shard is lost
 //!    before `Ended` is handled.
 //! 4. **To fence:** the deadline is struck out by the driver or the fence thread, whichever is first; both then begin to abort
@@ -51,8 +51,8 @@
 //!
 //! # Locks
 //!
-//! Each is held for a few steps, and never across an await. The order is: machine, routes; slot, held shards. The driver takes
-//! the write lock of a slot while senders hold its read lock for the length of one entry into a mailbox.
+//! Each is held for a few steps, and never across an await. The order is: machine, routes; slot, held shards. Senders hold the read
+//! lock of a slot for the length of one entry into a mailbox, and no writer waits for it (rule 4 of [`kind`](crate::kind)).
 
 pub(crate) mod driver;
 pub(crate) mod engine;

@@ -19,8 +19,12 @@ use crate::send::{not_answered, not_reserved, not_sent};
 use crate::transport::{AnswerRoom, Failure, Next, Request, Response, Verb};
 
 impl<W: Worker<Key: ClusterKey>> AnyKind for Kind<W> {
-    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>> {
-        Kind::take(self, shard).map(|open| open as Arc<dyn AnyOpen>)
+    fn at(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>> {
+        Kind::at(self, shard).map(|open| open as Arc<dyn AnyOpen>)
+    }
+
+    fn try_take(&self, shard: Shard) -> bool {
+        Kind::try_take(self, shard)
     }
 
     fn begin_abort(&self) {

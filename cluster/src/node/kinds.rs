@@ -12,8 +12,10 @@ use crate::transport::{AnswerRoom, Request, Response};
 
 /// A hosted kind without its worker type: see the rules of [`Kind`](crate::kind::Kind).
 pub(crate) trait AnyKind: Send + Sync {
-    /// Takes the registry of a shard that is not routed to any more. (rule 1)
-    fn take(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>>;
+    /// The registry of a shard. It stays the same once the shard is not routed to any more. (rule 1)
+    fn at(&self, shard: Shard) -> Option<Arc<dyn AnyOpen>>;
+    /// Takes it out of its slot, once the shard is not routed to any more. False: a sender is on its way to it. (rules 1, 4)
+    fn try_take(&self, shard: Shard) -> bool;
     /// Begins to abort the workers of all registries, without a wait.
     fn begin_abort(&self);
     /// The number of workers that run here.

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
 
 use crate::id::{Epoch, Shard};
 use crate::machine::Input;
 use crate::node::driver::Driver;
-use crate::node::kinds::AnyOpen;
+use crate::node::kinds::{AnyKind, AnyOpen};
 use crate::node::{Node, lock};
 
 impl Driver {
@@ -22,9 +24,48 @@ impl Driver {
             }
             return;
         }
-        let registries: Vec<Arc<dyn AnyOpen>> = self.node.kinds().iter().filter_map(|kind| kind.take(shard)).collect();
+        let kinds = self.node.kinds();
+        let registries: Vec<Arc<dyn AnyOpen>> = kinds.iter().filter_map(|kind| kind.at(shard)).collect();
+        // Before they leave their slots: the fence thread looks there first, and then here.
         lock(&self.node.ending).insert((shard, epoch), registries.clone());
-        tokio::spawn(end(self.node.clone(), registries, shard, epoch, at_once));
+        if at_once {
+            registries.iter().for_each(|registry| registry.begin_abort());
+        }
+        let end = ShardEnd { node: self.node.clone(), kinds, registries, shard, epoch };
+        tokio::spawn(end.run(at_once));
+    }
+}
+
+/// A sender that is under the lock of a slot for longer than this runs code of the user that does not return.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The wait between two looks at a slot.
+const PAUSE: Duration = Duration::from_millis(1);
+
+struct ShardEnd {
+    node: Arc<Node>,
+    kinds: Vec<Arc<dyn AnyKind>>,
+    registries: Vec<Arc<dyn AnyOpen>>,
+    shard: Shard,
+    epoch: Epoch,
+}
+
+impl ShardEnd {
+    /// Waits until no sender is on its way to the registries, which leave their slots.
+    async fn take(&self) {
+        for kind in &self.kinds {
+            while !kind.try_take(self.shard) {
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    async fn run(self, at_once: bool) {
+        if timeout(PATIENCE, self.take()).await.is_err() {
+            self.node.input(Input::Stuck { shard: self.shard, epoch: self.epoch });
+            self.take().await;
+        }
+        let ShardEnd { node, registries, shard, epoch, .. } = self;
+        end(node, registries, shard, epoch, at_once).await;
     }
 }
 

@@ -3,17 +3,19 @@
 use std::error::Error;
 use std::fmt;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use gen_registry::{Context, Reply, Worker};
 use serde::{Deserialize, Serialize};
+use test_support::{patience, until};
 
 use super::support::*;
 use crate::{
-    Answers, Call, Cluster, ClusterBuilder, ClusterCallError, ClusterRegistry, ClusterStopError, Codec, CodecError,
-    Named, Part,
+    Answers, Call, Clock, Cluster, ClusterBuilder, ClusterCallError, ClusterRegistry, ClusterStopError, Codec,
+    CodecError, Named, Part,
 };
 
 /// Fails in the way that the beginning of its key says.
@@ -326,4 +328,97 @@ async fn options_may_use_the_kind_that_they_are_for() {
     }
     assert_eq!(fragile.here().count(), 64);
     within(cluster.leave(), "the end of the node").await;
+}
+
+/// Makes its message when the test says so, and looks at the workers of its kind then.
+struct Curious;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Look;
+
+impl Call for Look {
+    const NAME: &'static str = "look";
+    type Codec = Named;
+    type Reply = u64;
+}
+
+#[derive(Default)]
+struct Looking {
+    registry: OnceLock<ClusterRegistry<Curious>>,
+    has_begun: AtomicBool,
+    may_look: AtomicBool,
+}
+
+static LOOKING: LazyLock<Looking> = LazyLock::new(Looking::default);
+
+impl Worker for Curious {
+    type Key = String;
+    type Args = ();
+    type Message = (u64, Reply<u64>);
+    type Error = Failed;
+
+    async fn init((): (), _: &mut Context<Self>) -> Result<Curious, Failed> {
+        Ok(Curious)
+    }
+
+    async fn handle(&mut self, (seen, reply): (u64, Reply<u64>), _: &mut Context<Self>) -> Result<(), Failed> {
+        reply.send(seen);
+        Ok(())
+    }
+}
+
+impl Answers<Look> for Curious {
+    fn message(_: Look, reply: Reply<u64>) -> (u64, Reply<u64>) {
+        LOOKING.has_begun.store(true, Ordering::SeqCst);
+        let begin = std::time::Instant::now();
+        while !LOOKING.may_look.load(Ordering::SeqCst) && begin.elapsed() < patience() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        (LOOKING.registry.get().map_or(0, |registry| registry.here().count()), reply)
+    }
+}
+
+/// In real time, because it blocks a thread.
+#[test]
+fn c7_message_that_is_made_slowly_holds_up_its_shard_alone() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    let result = runtime.block_on(AssertUnwindSafe(message_that_is_made_slowly()).catch_unwind());
+    // A deadlock in the message would block its drop.
+    runtime.shutdown_background();
+    if let Err(panic) = result {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+async fn message_that_is_made_slowly() {
+    let bed = Bed::new();
+    let options = |address| bed.options(address).clock(Clock::system()).settle(SECOND / 10);
+    let (a, b) = (bed.join_with(options("a")).await, bed.join_with(options("b")).await);
+    let host = |cluster: &Cluster| cluster.host::<Curious>("curious", |_, _| ()).call::<Look>().start();
+    let (of_a, of_b) = (host(&a.cluster).expect("it is hosted once"), host(&b.cluster).expect("it is hosted once"));
+    b.serves(12..).await;
+    let key = b.key("k");
+    LOOKING.may_look.store(true, Ordering::SeqCst);
+    of_b.via(&key).call(Look).await.expect("its worker runs");
+    LOOKING.may_look.store(false, Ordering::SeqCst);
+    LOOKING.has_begun.store(false, Ordering::SeqCst);
+    LOOKING.registry.get_or_init(|| of_b.clone());
+    let looking = tokio::spawn({
+        let via = of_b.via(&key);
+        async move { via.call(Look).await }
+    });
+    until("a message that is being made", || LOOKING.has_begun.load(Ordering::SeqCst)).await;
+    let leave = tokio::spawn({
+        let cluster = b.cluster.clone();
+        async move { cluster.leave().await }
+    });
+    // All others move, and the node does its work.
+    a.serves(47..).await;
+    assert!(!leave.is_finished(), "the message has not been sent");
+    LOOKING.may_look.store(true, Ordering::SeqCst);
+    let seen = within(looking, "the end of the call").await.expect("the caller does not panic");
+    assert_eq!(seen.expect("the call is answered"), 1, "it may look at its own shard");
+    within(leave, "the end of the node").await.expect("it does not panic");
+    assert_eq!(of_a.via(&key).call(Look).await.expect("it is answered"), 0);
 }
