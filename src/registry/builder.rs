@@ -181,7 +181,7 @@ impl<W: Worker> Builder<W> {
     /// Sets how long an `init` may take before the start fails with
     /// [`StartError::TimedOut`](crate::StartError::TimedOut).
     ///
-    /// `Duration::MAX` means no limit. Zero fails each start whose `init` does not return at once.
+    /// `Duration::MAX` means no limit. Zero is refused: a start could fail before its `init` begins.
     ///
     /// The runtime that the registry was built on measures the time. A current-thread runtime runs only inside
     /// `block_on`. Outside it workers do not run and timeouts do not expire, so a start from another thread waits until

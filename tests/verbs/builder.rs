@@ -88,6 +88,13 @@ async fn zero_mailbox_capacity_fails() {
     assert!(matches!(error, BuildError::InvalidOption { option: "mailbox_capacity", .. }), "{error:?}");
 }
 
+/// The deadline could expire before the worker's task is first polled.
+#[tokio::test(start_paused = true)]
+async fn zero_init_timeout_fails() {
+    let error = Registry::<Probe>::builder().init_timeout(Duration::ZERO).build().unwrap_err();
+    assert!(matches!(error, BuildError::InvalidOption { option: "init_timeout", .. }), "{error:?}");
+}
+
 #[test]
 #[should_panic(expected = "tokio runtime")]
 fn new_outside_a_runtime_panics() {

@@ -74,6 +74,9 @@ fn check_limits(config: &Config) -> Result<(), BuildError> {
             "it must be at least 1 and at most `tokio::sync::Semaphore::MAX_PERMITS`",
         );
     }
+    if config.init_timeout.is_zero() {
+        return invalid("init_timeout", "with a timeout of zero a start may fail before its `init` begins");
+    }
     if is_zero(config.idle_timeout) {
         return invalid("idle_timeout", "with a timeout of zero a worker is passivated before its first message");
     }
