@@ -110,6 +110,7 @@
 //! | repeat a call that was not delivered | [`Via::call_with_retry`] with a [`Retry`] |
 //! | reserve room in a mailbox before making the message | [`reserve`](WorkerHandle::reserve), [`try_reserve`](WorkerHandle::try_reserve) |
 //! | send to all workers that share a property | [`Groups::broadcast`] |
+//! | send from a thread that is not async | `try_cast`, or [`block_on`](guide::messages#from-code-that-is-not-async) |
 //! | send to itself later, or periodically | [`Context::send_after`], [`send_interval`](Context::send_interval) |
 //!
 //! ## End a worker

@@ -34,9 +34,9 @@ use crate::worker::watchers::Membership;
 /// `Ok`. If `init` fails, the name is free again.
 ///
 /// A read passes no message. It takes a lock that it shares with other reads, and runs none of the name's code under
-/// it. A change briefly takes one lock for all names, and the name's `Eq` runs under it: it should not block, and must
-/// not change the directory. A panic in `Eq` reaches the caller and leaves the directory as it was. A name is dropped
-/// by its last user, which may be the task of an exiting worker or an unrelated read. A panic in its `Drop` is
+/// it. A change briefly takes one lock for all names, and runs none of the name's code under it either: a name's `Eq`
+/// may use the directory. A panic in `Eq` reaches the caller and leaves the directory as it was. A name is dropped by
+/// its last user, which may be the task of an exiting worker or an unrelated read. A panic in its `Drop` is
 /// contained.
 ///
 /// # Examples

@@ -45,9 +45,11 @@ pub enum ExitReason {
     Shutdown,
     /// It was killed: by `kill`, because it did not exit within the stop timeout, or with its runtime.
     Killed,
-    /// `handle` or `run` returned this error.
+    /// `handle` or `run` returned this error; or `init` did in a restart, or took longer than `init_timeout`, when the
+    /// restart budget was spent.
     Failed(Arc<dyn Error + Send + Sync>),
-    /// `handle`, `run` or `terminate` panicked with this message.
+    /// `handle`, `run`, `terminate` or the drop of the state panicked with this message; or `init` did in a restart,
+    /// when the restart budget was spent.
     Panicked(Arc<str>),
     /// A caller ended its run the way a crash does, by [`crash`](crate::WorkerHandle::crash).
     Crashed,

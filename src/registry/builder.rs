@@ -50,6 +50,10 @@ use crate::worker::restart::{Backoff, Intensity, Restart};
 /// | [`eviction`](Self::eviction) | `Reject` | no worker is evicted unless the program asks for it |
 /// | [`remember_failed_starts`](Self::remember_failed_starts) | off | each start runs `init` |
 /// | [`shared_limits`](Self::shared_limits) | none | a limit is that of one registry |
+/// | [`inspect`](Self::inspect) | off | a console sees only what the program opens to it |
+/// | `recorder` | that of the process | a program has one |
+/// | `measure_handling` | off | a message reads no clock |
+/// | `trace_keys` | off | a key may be secret |
 ///
 /// The number of callers that wait for one start is not limited. Each of them is a future that its caller holds anyway,
 /// and the registry drops its records of callers that no longer wait.
@@ -465,7 +469,8 @@ impl<W: Worker> Builder<W> {
         self
     }
 
-    /// Sets how many restarts one key may have within a period.
+    /// Sets how many restarts one key may have within a period: those after a crash, after a normal end
+    /// ([`Restart::Permanent`]), and after an `init` that failed in a restart. A start by a caller is not a restart.
     ///
     /// A worker that needs one more is not restarted. It ends with the reason of its last run, and queued messages are
     /// undelivered (G6). Until the period has passed, a start of the key fails with
@@ -560,7 +565,7 @@ impl<W: Worker> Builder<W> {
     /// |---|---|
     /// | a message of `cast`, `try_cast` or `call`, through a handle, a [`Via`](crate::Via) or an alias, from any sender, itself and its own tasks included | yes, until it is handled |
     /// | a sender that waits for room in its mailbox | yes, while it waits |
-    /// | a [`Permit`](crate::Permit) for its mailbox, kept by whatever task, itself included | yes, until it is used or dropped |
+    /// | a [`Permit`](crate::Permit) for its mailbox, kept by any task, the worker's own included | yes, until it is used or dropped |
     /// | a pending [`send_after`](crate::Context::send_after), and its message | yes |
     /// | a task of [`spawn`](crate::Context::spawn) or [`spawn_blocking`](crate::Context::spawn_blocking) | yes, while it runs |
     /// | the message of a [`monitor`](crate::Context::monitor) | yes |

@@ -100,7 +100,8 @@ impl<W: Worker> Registry<W> {
 
     /// Returns the registry's counters: how many workers are in each state, and totals since the registry was built.
     ///
-    /// It inspects at most 1,024 mailboxes, and never waits for the owner. The totals add up exactly at rest.
+    /// It inspects at most 1,024 mailboxes, and never waits for the owner. The totals add up exactly while nothing
+    /// starts, ends or is sent.
     ///
     /// # Examples
     ///

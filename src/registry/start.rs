@@ -48,6 +48,7 @@ impl<W: Worker> Registry<W> {
     ///
     /// - [`StartError::Init`], [`StartError::Panicked`], [`StartError::TimedOut`]: the start failed. Each caller that
     ///   waited for it gets the error. The key is vacant again: retry if the cause may be temporary.
+    ///   [`TimedOut`](StartError::TimedOut) is also the error if the key's previous worker is stuck.
     /// - [`StartError::RecentlyFailed`]: an earlier start failed, and
     ///   [`remember_failed_starts`](crate::Builder::remember_failed_starts) refuses another one so soon. Retry later.
     /// - [`StartError::RestartLimit`]: the key has spent its restart budget. Retry after the time in the error.

@@ -89,7 +89,7 @@ impl<W: Worker> Via<W> {
     ///
     /// Each returns the message.
     ///
-    /// - [`SendError::NotFound`]: no worker has the key, and this address starts none.
+    /// - [`SendError::NotFound`]: the key has no worker, or it starts or stops, and this address starts none.
     /// - [`SendError::NotStarted`]: the worker could not be started.
     /// - [`SendError::WouldDeadlock`]: the worker sends to its own key while its mailbox is full or its `init` runs.
     /// - [`SendError::Closed`]: many workers in a row exited by themselves before they accepted the message.
@@ -190,7 +190,7 @@ impl<W: Worker> Via<W> {
     ///
     /// # Errors
     ///
-    /// - [`ReserveError::NotFound`]: no worker has the key, and this address starts none.
+    /// - [`ReserveError::NotFound`]: the key has no worker, or it starts or stops, and this address starts none.
     /// - [`ReserveError::NotStarted`]: the worker could not be started.
     /// - [`ReserveError::WouldDeadlock`]: the worker reserves in its own mailbox, which is full, or its `init` runs.
     /// - [`ReserveError::Closed`]: many workers in a row exited by themselves before they had room.
@@ -210,7 +210,7 @@ impl<W: Worker> Via<W> {
     /// # Errors
     ///
     /// - [`CallError::NotDelivered`]: the handler never began. Build the message again and repeat the call.
-    /// - [`CallError::NotFound`]: no worker has the key, and this address starts none.
+    /// - [`CallError::NotFound`]: the key has no worker, or it starts or stops, and this address starts none.
     /// - [`CallError::NotStarted`]: the worker could not be started.
     /// - [`CallError::WouldDeadlock`]: the worker calls its own key.
     /// - [`CallError::NoReply`]: the worker gave no answer. The handler may have run.
@@ -218,6 +218,11 @@ impl<W: Worker> Via<W> {
     /// # Cancel safety
     ///
     /// As for [`WorkerHandle::call`]. A start that it caused continues.
+    ///
+    /// # Panics
+    ///
+    /// If the closure that builds the message panics, or one that makes the arguments
+    /// ([`via_or_start_with`](crate::Registry::via_or_start_with)).
     #[doc(alias("ask", "send", "request"))]
     pub async fn call<T>(&self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<T, CallError<W>> {
         address::call(self, message).await

@@ -76,8 +76,8 @@ pub enum SendError<W: Worker> {
     /// A worker would wait for room in its own full mailbox, which only it empties, or for its own reply. Use
     /// `try_cast`, or handle the message directly.
     WouldDeadlock(Returned<W::Message>),
-    /// No worker has the key, and this [`Via`](crate::Via) does not start one; or no worker has the
-    /// [name](crate::Aliases).
+    /// A lookup finds no worker of the key, or one that starts or stops, and this [`Via`](crate::Via) starts none; or
+    /// it finds none of the [name](crate::Aliases).
     NotFound(Returned<W::Message>),
     /// A [`Via`](crate::Via) could not start the worker.
     NotStarted {
@@ -169,8 +169,8 @@ const NOT_STARTED: &str = "the worker could not be started";
 pub enum CallError<W: Worker> {
     /// The worker exited before it began the message. It is safe to repeat the call.
     NotDelivered,
-    /// No worker has the key, and this [`Via`](crate::Via) does not start one; or no worker has the
-    /// [name](crate::Aliases).
+    /// A lookup finds no worker of the key, or one that starts or stops, and this [`Via`](crate::Via) starts none; or
+    /// it finds none of the [name](crate::Aliases).
     NotFound,
     /// A [`Via`](crate::Via) could not start the worker.
     NotStarted(Box<StartError<W>>),
@@ -250,8 +250,8 @@ pub enum ReserveError<W: Worker> {
     Full,
     /// A worker would wait for room in its own full mailbox, which only it empties.
     WouldDeadlock,
-    /// No worker has the key, and this [`Via`](crate::Via) does not start one; or no worker has the
-    /// [name](crate::Aliases).
+    /// A lookup finds no worker of the key, or one that starts or stops, and this [`Via`](crate::Via) starts none; or
+    /// it finds none of the [name](crate::Aliases).
     NotFound,
     /// A [`Via`](crate::Via) could not start the worker.
     NotStarted(Box<StartError<W>>),

@@ -240,7 +240,7 @@ impl EventSender {
 
 /// The events of a registry's workers, from the call of [`Registry::subscribe`](crate::Registry::subscribe) on.
 ///
-/// Events arrive in the order in which the owner learns of them. The owner never waits for a subscriber: it keeps
+/// All subscribers get the events in the same order. The owner never waits for a subscriber: it keeps
 /// 1,024 events for a slow one. A subscriber that falls behind further loses the oldest events, and is notified of
 /// their number.
 ///
@@ -292,7 +292,7 @@ impl<W: Worker> Events<W> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped before it is ready, no event is lost.
+    /// Cancel safe. If the future is dropped before it is ready, no event is lost.
     pub async fn recv(&mut self) -> Option<Result<Event<W>, Lagged>> {
         let Some(receiver) = &mut self.receiver else { return cooperate(None).await };
         // Tokio's `recv` spends budget, and takes no event before it has some.

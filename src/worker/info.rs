@@ -29,12 +29,13 @@ pub struct WorkerInfo {
     pub started_at: Option<SystemTime>,
     /// The time since [`started_at`](Self::started_at), by the clock of the registry's runtime.
     pub age: Option<Duration>,
-    /// Whether the worker waits for its next message, with nothing queued and nothing in hand.
+    /// Whether the worker waits for its next message: its mailbox is empty, and it handles none.
     pub is_idle: bool,
-    /// How long the worker has been at rest. `None` if it is not, or if the registry neither is inspected nor measures
+    /// How long the worker has been idle. `None` if it is not, or if the registry neither is inspected nor measures
     /// idle time for an [`idle_timeout`](crate::Builder::idle_timeout) or an [`eviction`](crate::Builder::eviction).
     pub idle_for: Option<Duration>,
-    /// How long the message in hand has been there. `None` if there is none, or if the registry is not inspected.
+    /// How long the handling of the current message has taken. `None` if there is none, or if the registry is not
+    /// inspected.
     pub busy_for: Option<Duration>,
     /// Messages that wait in the mailbox.
     pub queued: usize,

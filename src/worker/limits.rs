@@ -50,7 +50,7 @@ const ATTEMPTS: usize = 4;
 /// Limits that several registries have together.
 ///
 /// The options are those of the [`Builder`](crate::Builder) with the same names. They apply to the sum of all registries
-/// that are built with [`Builder::shared_limits`](crate::Builder::shared_limits), whatever their types of workers. Use
+/// that are built with [`Builder::shared_limits`](crate::Builder::shared_limits), of one or several worker types. Use
 /// it where one set of workers is spread over many registries, for example one per shard, or to limit what different
 /// registries load from one store.
 ///
@@ -75,7 +75,7 @@ const ATTEMPTS: usize = 4;
 ///
 /// The registries do not wait for each other. Each start, and each exit, takes one lock that they share, for less than a
 /// microsecond. At the limit a start that finds almost all workers busy holds it longer: it copies up to 1,024 references.
-/// Build all of them on one runtime: the order of rest is that of one clock.
+/// Build all of them on one runtime: they compare the idle times of workers by one clock.
 ///
 /// A clone shares the limits. A method that sets an option returns limits that are shared with no registry yet.
 ///

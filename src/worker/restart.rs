@@ -15,8 +15,8 @@ use crate::util::seeded::seeded;
 
 /// When a worker restarts after a run has ended. The policies are those of OTP.
 ///
-/// A stop, a kill, a shutdown, idling and eviction end a worker under every policy. Set it with
-/// [`Builder::restart`](crate::Builder::restart).
+/// A stop, a kill, a shutdown, idling and eviction end a worker under every policy, and so does a crash of a worker
+/// that has begun to stop. Set it with [`Builder::restart`](crate::Builder::restart).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Restart {

@@ -36,8 +36,8 @@ pub enum StartError<W: Worker> {
     TimedOut,
     /// The registry is at capacity and makes no room. Retry later, or raise `max_workers`.
     ///
-    /// It makes no room if it does not evict, if all workers that it sampled are busy, or if the caller is a worker,
-    /// which never waits for room.
+    /// It makes no room if it does not evict, if all workers that it sampled are busy, or if the caller is a worker
+    /// of it or of a registry that [shares its limits](crate::SharedLimits), which never waits for room.
     AtCapacity,
     /// The key's worker crashed too often and is not restarted. Start it again after `retry_after`.
     RestartLimit {
