@@ -77,7 +77,7 @@ use crate::metrics::stats::Stats;
 use crate::worker::error::StopError;
 pub use crate::worker::info::{Crash, WorkerInfo};
 
-/// A registry that is open to inspection, whatever its worker type. See the [module's documentation](self).
+/// A registry that is open to inspection, of any worker type. See the [module's documentation](self).
 ///
 /// Obtain it from [`Inspector::registries`]. It keeps the registry's memory, but neither the registry nor a worker
 /// alive. Reads of a registry that has ended find no workers.
@@ -182,7 +182,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// The text is none of an action.
+/// The text names no action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("not an action: expected `stop`, `kill`, `crash` or `restart`")]
 #[non_exhaustive]

@@ -72,8 +72,8 @@ impl Inspector {
         self
     }
 
-    /// Sets how long a message may be in hand before that is an [event](crate::inspect::RecentKind::Slow). One second
-    /// unless set. Applies to all clones, for registries that are built after it.
+    /// Sets how long the handling of a message may take before it is an [event](crate::inspect::RecentKind::Slow). One
+    /// second unless set. Applies to all clones, for registries that are built after it.
     #[must_use]
     pub fn slow_after(self, time: Duration) -> Self {
         self.0.slow_after.store(nanos(time), Ordering::Relaxed);

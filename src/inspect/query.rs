@@ -184,7 +184,7 @@ impl fmt::Display for WorkerRef {
     }
 }
 
-/// The text is none of a [`WorkerRef`].
+/// The text is not a [`WorkerRef`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("not a reference to a worker")]
 #[non_exhaustive]

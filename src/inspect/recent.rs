@@ -63,12 +63,12 @@ pub enum RecentKind {
     },
     /// The worker was aborted, but runs code that does not yield. Its key stays taken.
     Stuck,
-    /// A message was in hand for longer than [`Inspector::slow_after`](crate::inspect::Inspector::slow_after), or still
-    /// is.
+    /// The handling of a message took longer than [`Inspector::slow_after`](crate::inspect::Inspector::slow_after), and
+    /// may not be complete.
     Slow {
-        /// For how long so far.
+        /// How long it took so far.
         lasted: Duration,
-        /// Whether it is still in hand, as far as was known when the event was recorded.
+        /// Whether it was in progress when the event was recorded.
         is_in_hand: bool,
     },
     /// The mailbox was full: it refused messages, or senders waited for room in it. Recorded at most once in ten
