@@ -374,7 +374,9 @@ impl<M> Queue<M> {
 
     /// Whether the worker has nothing to do at this moment.
     pub(crate) fn is_idle(&self) -> bool {
-        self.lock().is_idle()
+        let state = self.lock();
+        // A kill leaves the receiver parked.
+        self.gate() == Gate::Open && state.is_idle()
     }
 
     /// What a reader sees of the queue, all at one moment.
