@@ -46,7 +46,7 @@ use crate::worker::Worker;
 use crate::worker::cell::{CellCore, WorkerCell};
 use crate::worker::events::{AnyEvent, EventKind};
 use crate::worker::request::{StartAnswer, StartReply, Started};
-use crate::worker::watchers::{ExitState, send_all};
+use crate::worker::watchers::{ExitState, notify_all};
 
 /// What became of a delegated start when its worker was ready.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl<W: Worker> WorkerCell<W> {
             self.queue.open(&self.shared.numbers.live);
             (reply, exit_state.take_on_open())
         };
-        send_all(waiters);
+        notify_all(waiters);
         if self.shared.records_lifetimes {
             self.shared.set_started_at(&self.core, self.shared.clock.now_in_worker());
         }

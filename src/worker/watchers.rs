@@ -50,6 +50,9 @@
 //!    returned must find the worker exited. The guard sets it right after the notice, so that `closed` needs no
 //!    owner: it may be busy, or be dropped with the notice in its queue. The second call changes nothing.
 
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests;
+
 use std::future::Future;
 use std::mem;
 use std::pin::Pin;
@@ -155,14 +158,11 @@ pub(crate) trait Membership: Send + Sync {
     fn forget(&self, worker: WorkerId);
 }
 
-/// Notifies waiters for the gate, which is open, or for a stop, which was requested.
-pub(crate) fn send_all(waiters: Waiters<()>) {
-    for waiter in waiters {
-        catch_panic(|| {
-            // The receiver may be dropped already. Its waker may be foreign code.
-            let _ = waiter.send(());
-        });
-    }
+/// Notifies waiters for the gate or for a stop, by the drop of their senders: what they wait for has happened, or does
+/// not happen any more.
+pub(crate) fn notify_all(waiters: Waiters<()>) {
+    // The waker may be foreign code.
+    waiters.into_iter().for_each(|waiter| catch_panic(|| drop(waiter)));
 }
 
 fn send_exit(waiters: Waiters<ExitReason>, reason: &ExitReason) {
@@ -170,11 +170,6 @@ fn send_exit(waiters: Waiters<ExitReason>, reason: &ExitReason) {
         // The receiver may be dropped already. Its waker may be foreign code.
         catch_panic(|| drop(waiter.send(reason.clone())));
     }
-}
-
-/// Notifies waiters by the drop of their senders: what they wait for does not happen any more.
-fn drop_all(waiters: Waiters<()>) {
-    waiters.into_iter().for_each(|waiter| catch_panic(|| drop(waiter)));
 }
 
 fn abort_all(tasks: impl IntoIterator<Item = Arc<dyn Work>>) {
@@ -222,8 +217,8 @@ impl CellCore {
             abort_all(tasks.iter().flat_map(|tasks| tasks.to_list(false)));
             send_exit(on_exit, &reason);
             send_exit(on_run_end, &reason);
-            drop_all(on_stopping);
-            drop_all(on_open);
+            notify_all(on_stopping);
+            notify_all(on_open);
         }
     }
 
@@ -243,7 +238,7 @@ impl CellCore {
     pub(crate) fn notify_monitors(&self, reason: &ExitReason) {
         let (on_run_end, on_stopping) = lock(&self.exit_state)
             .take(|watchers| (mem::take(&mut watchers.on_run_end), mem::take(&mut watchers.on_stopping)));
-        send_all(on_stopping);
+        notify_all(on_stopping);
         send_exit(on_run_end, reason);
     }
 
@@ -251,14 +246,14 @@ impl CellCore {
     pub(crate) fn notify_stopping(&self) -> bool {
         let on_stopping = lock(&self.exit_state).take(|watchers| mem::take(&mut watchers.on_stopping));
         let has_woken = !on_stopping.is_empty();
-        send_all(on_stopping);
+        notify_all(on_stopping);
         has_woken
     }
 
     /// Notifies the waiters for the gate, which is open.
     pub(crate) fn notify_opened(&self) {
         let on_open = lock(&self.exit_state).take_on_open();
-        send_all(on_open);
+        notify_all(on_open);
     }
 
     /// Removes this worker from every directory. The gate is closed. (step 5)
@@ -367,7 +362,7 @@ impl<W: Worker> WorkerCell<W> {
             }
             _ => return,
         };
-        // An error means that the worker has exited.
+        // The drop of the sender is the notification.
         let _ = opened.await;
     }
 
@@ -457,34 +452,5 @@ impl<S: CellRef, T> Drop for Waiter<S, T> {
             let removed = lock(&cell.core().exit_state).take(|watchers| (self.list)(watchers).remove(self.id));
             drop(removed);
         }
-    }
-}
-
-#[cfg(all(test, not(gen_registry_loom)))]
-mod tests {
-    use std::future::Future;
-    use std::pin::pin;
-    use std::task::Waker;
-
-    use super::*;
-    use crate::registry::Registry;
-    use crate::worker::test_worker::TestWorker;
-
-    #[tokio::test]
-    async fn dropped_wait_leaves_nothing_in_the_worker() {
-        let registry = Registry::<TestWorker>::new();
-        let worker = registry.start(&1, ()).await.expect("nothing is in its way");
-        let mut cx = Context::from_waker(Waker::noop());
-        for _ in 0..3 {
-            {
-                let mut run_ended = pin!(worker.run_ended());
-                let mut stopping = pin!(worker.cell.stopping().expect("nothing has asked it to end"));
-                assert!(run_ended.as_mut().poll(&mut cx).is_pending() && stopping.as_mut().poll(&mut cx).is_pending());
-                assert!(lock(&worker.cell.exit_state).watchers().is_some());
-            }
-            assert!(lock(&worker.cell.exit_state).watchers().is_none());
-        }
-        worker.stop().await.expect("it ends");
-        assert!(worker.cell.stopping().is_none());
     }
 }
