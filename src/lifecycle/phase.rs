@@ -88,15 +88,13 @@ impl<P: Types> Phases<P> {
         }
     }
 
+    /// The entry has no state: the former one was [removed](Self::remove).
     pub(super) fn insert(&mut self, entry: EntryId, phase: Phase<P>) {
         if let Some(counter) = self.counter(&phase) {
             *counter += 1;
         }
-        if let Some(former) = self.by_entry.insert(entry, phase) {
-            if let Some(counter) = self.counter(&former) {
-                *counter -= 1;
-            }
-        }
+        let former = self.by_entry.insert(entry, phase);
+        debug_assert!(former.is_none(), "the former state is still counted");
     }
 
     pub(super) fn remove(&mut self, entry: &EntryId) -> Option<Phase<P>> {

@@ -123,16 +123,15 @@ impl CrashHistory {
         });
     }
 
-    /// Records why a start failed, if the builder asks for it.
+    /// Records why a start failed, if [`remembers_failures`](Self::remembers_failures).
     pub(crate) fn remember_failure(&mut self, hash: u64, error: SharedError) {
-        if self.failed_for.is_some() {
-            let now = self.clock.instant();
-            // The owner drops it when the record expires or is evicted, and an error's `Drop` is user code. (G5)
-            let error = Arc::new(CatchDropPanic::new(error));
-            self.change(hash, |record| record.failed = Some((now, error)));
-        }
+        let now = self.clock.instant();
+        // The owner drops it when the record expires or is evicted, and an error's `Drop` is user code. (G5)
+        let error = Arc::new(CatchDropPanic::new(error));
+        self.change(hash, |record| record.failed = Some((now, error)));
     }
 
+    /// Whether the builder asks for failed starts to be remembered.
     pub(crate) fn remembers_failures(&self) -> bool {
         self.failed_for.is_some()
     }

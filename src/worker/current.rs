@@ -140,7 +140,7 @@ fn is_above(owners: &Owners, registry: RegistryId, mut matches: impl FnMut(&Curr
 
 /// Whether this worker is above the worker in whose task this code runs, and so ends only after it.
 pub(crate) fn is_worker_above_caller(worker: WorkerId, registry: RegistryId) -> bool {
-    is_above_caller(registry, |above| above.registry == registry && above.entry.id == worker)
+    is_above_caller(registry, |above| above.entry.id == worker)
 }
 
 /// Whether this registry has a worker above the worker in whose task this code runs, so that its shutdown ends only

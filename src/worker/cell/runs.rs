@@ -212,7 +212,7 @@ impl CellCore {
     /// The worker asks while it sets its exit, under the lock of the exit state. The owner asks after it has left the
     /// worker and has found the exit under that lock. So the later one finds both the flag and the exit.
     pub(crate) fn take_left(&self) -> bool {
-        self.has_flag(LEFT) && self.flags.fetch_and(!LEFT, Ordering::Relaxed) & LEFT != 0
+        self.flags.fetch_and(!LEFT, Ordering::Relaxed) & LEFT != 0
     }
 
     pub(crate) fn set_restart_limit_reached(&self) {
