@@ -90,3 +90,28 @@ impl Hash for EntryId {
         state.write_u64(self.hash);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_and_ascend() {
+        let (mut one, mut other, mut seen) = (Ids::default(), Ids::default(), HashSet::new());
+        let ids: Vec<u64> = (0..10 * Ids::TAKEN_AT_ONCE).map(|_| one.fresh().as_u64()).collect();
+        assert!(ids.is_sorted_by(|one, next| one < next));
+        for id in ids.iter().copied().chain((0..300).map(|_| other.fresh().as_u64())) {
+            assert!(seen.insert(id), "{id} is given twice");
+        }
+        // Whole blocks are used.
+        let gaps = ids.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count();
+        assert!(gaps < 10, "{gaps} gaps");
+    }
+
+    #[test]
+    fn entry_hashes_to_the_hash_of_its_key() {
+        assert_eq!(PassHash.hash_one(EntryId::fresh(7)), 7);
+    }
+}

@@ -59,8 +59,11 @@ fn limits() -> impl Strategy<Value = Limits> {
     (max_workers, any::<bool>()).prop_map(limits)
 }
 
+/// Ten times as many as the property model of whole registries.
 fn cases() -> ProptestConfig {
-    ProptestConfig { cases: 4_000, failure_persistence: None, ..ProptestConfig::default() }
+    let set = std::env::var("GEN_REGISTRY_CASES").ok();
+    let cases = set.map_or(400, |cases| cases.parse::<u32>().expect("a number of cases"));
+    ProptestConfig { cases: 10 * cases, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
