@@ -273,3 +273,40 @@ impl<N, V> Change<'_, N, V> {
         }
     }
 }
+
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_spread_over_the_shards() {
+        let index = Index::new();
+        index.change(|change| (0..1_600).for_each(|name| _ = change.insert(name, index.hash(&name), ())));
+        for shard in &index.shards {
+            let names = read(shard).len();
+            assert!((50..200).contains(&names), "{names} names of 1,600 in one of {SHARDS} shards");
+        }
+    }
+
+    /// A removed element may keep its slot as a tombstone, which counts as taken.
+    #[test]
+    fn shard_shrinks_by_half_when_almost_empty() {
+        // One shard: it is chosen by higher bits.
+        let hashes = 0..10_000;
+        let index = Index::new();
+        let refs: Vec<_> = index.change(|change| hashes.map(|hash| change.insert(hash, hash, ())).collect());
+        let capacity = || read(index.shard(0)).capacity();
+        let mut before = capacity();
+        for (entry_ref, left) in refs.iter().zip((0..refs.len()).rev()) {
+            index.change(|change| change.remove(*entry_ref));
+            let after = capacity();
+            assert!(after <= IDLE_CAPACITY || left >= after / 4, "room for {after} with {left}");
+            if after < before - 1 {
+                assert!(before > IDLE_CAPACITY && left < before / 4, "{before} to {after} with {left}");
+                assert!(after >= before / 2, "from {before} to {after}: the next names move it again");
+            }
+            before = after;
+        }
+        assert!((IDLE_CAPACITY / 2..2 * IDLE_CAPACITY).contains(&before), "{before} at the end");
+    }
+}

@@ -335,3 +335,36 @@ async fn concurrent_register_and_exit_leak_nothing() {
     assert_eq!(registry.shutdown().await.stuck, 0);
     assert_eq!((names.sizes(), groups.sizes()), ((0, 0, 0), (0, 0)));
 }
+
+/// Races 4 and 5 in a fixed order: another holder registers while the name is compared.
+#[tokio::test(start_paused = true)]
+async fn change_starts_over_if_the_name_changed_hands() {
+    struct Meddling<'a>(&'a dyn Fn());
+    impl std::hash::Hash for Meddling<'_> {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            7_u32.hash(state);
+        }
+    }
+    impl Equivalent<u32> for Meddling<'_> {
+        fn equivalent(&self, name: &u32) -> bool {
+            (self.0)();
+            *name == 7
+        }
+    }
+    let (registry, names) = (Registry::new(), Aliases::<u32, TestWorker>::new());
+    let (old, new) = (started(&registry, 1).await, started(&registry, 2).await);
+    names.register(7, &old).unwrap();
+    let meddle = || {
+        if names.unregister(&7).is_some_and(|holder| holder == old) {
+            names.register(7, &new).unwrap();
+        }
+    };
+    let is_first = std::cell::Cell::new(true);
+    let once = || {
+        if is_first.replace(false) {
+            meddle();
+        }
+    };
+    assert_eq!(names.unregister(&Meddling(&once)), Some(new.clone()));
+    assert_eq!(names.sizes(), (0, 0, 0));
+}

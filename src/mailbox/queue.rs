@@ -59,6 +59,8 @@
 #[cfg(all(test, gen_registry_loom))]
 mod models;
 mod state;
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests;
 mod waiting;
 
 use std::collections::VecDeque;

@@ -374,6 +374,35 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn compaction_is_paid_for_by_as_many_starts() {
+        let (mut deadlines, mut hung) = (deadlines(), Hung::default());
+        for start in 0..3_000 {
+            hung.0.insert(start);
+            deadlines.arm(Due::Entry(EntryId::fresh(start), Deadline::Init), &hung);
+        }
+        let queue = &deadlines.init;
+        assert_eq!((queue.pending.len(), queue.compact_at), (3_000, 8 * MIN_COMPACT), "at each doubling");
+        // As soon as the live ones at the back are found, the others are not looked at.
+        let (last, looks) = (hung.0.split_off(&2_990), Cell::new(0));
+        deadlines.init.compact(10, &Counting(&Hung(last), &looks));
+        assert_eq!((deadlines.init.pending.len(), looks.get()), (10, 20));
+        assert_eq!(deadlines.init.compact_at, MIN_COMPACT);
+    }
+
+    struct Counting<'c>(&'c Hung, &'c Cell<u32>);
+
+    impl Liveness for Counting<'_> {
+        fn is_live(&self, due: Due) -> bool {
+            self.1.set(self.1.get() + 1);
+            self.0.is_live(due)
+        }
+
+        fn most_starts(&self) -> usize {
+            self.0.most_starts()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn hung_start_keeps_deadline_without_backlog() {
         let (mut deadlines, mut hung) = (deadlines(), Hung::default());
         let hang = [0, 1_000, MANY - 1];

@@ -8,9 +8,10 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::runtime::Handle;
 
-use crate::lifecycle::exit::CloseReason;
+use crate::lifecycle::exit::{Cause, CloseReason, SharedError};
 use crate::lifecycle::id::EntryId;
 use crate::owner::Driver;
+use crate::owner::admission::{CrashHistory, Verdict};
 use crate::registry::Registry;
 use crate::registry::builder::Builder;
 use crate::util::future::InTransit;
@@ -19,7 +20,9 @@ use crate::worker::cell::WorkerCell;
 use crate::worker::config::Eviction;
 use crate::worker::context::Context as WorkerContext;
 use crate::worker::error::{StartError, StopError};
+use crate::worker::limits::SharedLimits;
 use crate::worker::request::{AnyLaunch, Launch, Notice};
+use crate::worker::restart::{CrashRecord, History};
 use crate::worker::shared::Shared;
 use crate::worker::task::{ExitGuard, RunArgs, TaskInput, run_worker};
 
@@ -335,4 +338,58 @@ async fn driver_runs_what_a_combiner_leaves() {
         started.expect("lost: a start that the combiner has left to the driver").expect("nothing is in its way");
     }
     assert_eq!(registry.count(), STARTS as usize);
+}
+
+fn error() -> SharedError {
+    Arc::from(Box::<dyn std::error::Error + Send + Sync>::from("no"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_has_a_part_of_what_is_shared() {
+    let limits = SharedLimits::new().remember_failed_starts(std::time::Duration::from_secs(60));
+    let of_limits = || Builder::<Idle>::new().shared_limits(&limits).build().expect("valid options");
+    let (registry, others) = (of_limits(), [(); 255].map(|()| of_limits()));
+    let part = 16_384 / 256;
+    let mut history = CrashHistory::new(registry.shared());
+    for hash in 0..part + 10 {
+        history.remember_failure(hash, error());
+    }
+    assert!(history.run_pending_tasks());
+    assert_eq!(history.len(), part);
+    assert!(matches!(history.check(part - 1), Some(Verdict::Refused(_))) && history.check(part).is_none());
+    // The record of a known key may change.
+    let crashed = || CrashRecord { history: History::default(), crash: Some(Cause::Failed), gave_up: true };
+    history.record_exit(0, crashed());
+    history.record_exit(part, crashed());
+    assert!(history.check(0).is_some() && history.check(part).is_none());
+    // What is forgotten makes room.
+    history.forget(0);
+    history.record_exit(part, crashed());
+    assert!(history.check(0).is_none() && history.check(part).is_some());
+    drop(others);
+}
+
+#[tokio::test(start_paused = true)]
+async fn history_without_records_needs_no_maintenance() {
+    let registry = Builder::<Idle>::new().build().expect("valid options");
+    let mut history = CrashHistory::new(registry.shared());
+    assert!(!history.run_pending_tasks() && !history.remembers_failures());
+    history.record_exit(1, CrashRecord { history: History::default(), crash: Some(Cause::Failed), gave_up: false });
+    assert!(history.run_pending_tasks());
+    assert_eq!(history.len(), 1);
+    history.forget(1);
+    assert!(!history.run_pending_tasks());
+    assert_eq!(history.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn g5_panicking_args_of_a_discarded_launch_are_contained() {
+    let (registry, _driver) = Builder::<ProbeWorker>::new().assemble(None, Handle::current());
+    let cell = Arc::new(WorkerCell::new(1, EntryId::fresh(1), Arc::clone(registry.shared())));
+    // Without a cell the drop of the arguments panics.
+    let args = InTransit::new(ExitProbe(None, Arc::default()));
+    let mut launch: Box<dyn AnyLaunch> = Box::new(Launch::new(Arc::clone(&cell), args));
+    launch.insert(None);
+    launch.discard();
+    assert!(cell.exit().is_some());
 }

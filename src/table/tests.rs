@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use super::MAX_FREE_SLOTS;
 use super::fold::BATCH;
 use super::*;
+use crate::mailbox::queue::MessageKind;
+use crate::metrics::stats::Backlog;
 use crate::registry::builder::Builder;
 use crate::util::rng::Rng;
 use crate::worker::cell::WorkerCell;
@@ -163,6 +165,8 @@ async fn entry_is_found_from_insert_to_remove() {
             if let Some(&entry) = present.get(&key) {
                 assert!(rig.has(entry), "seed {seed}");
             }
+            let empty = rig.writer.free_slots.sizes().0;
+            assert_eq!(rig.entries(), present.len() + empty, "an empty entry is not listed, seed {seed}");
         }
         assert_eq!(rig.keys(), present.keys().copied().collect(), "seed {seed}");
     }
@@ -179,4 +183,58 @@ async fn removed_workers_are_freed_in_small_batches() {
     }
     let kept = workers.iter().filter(|worker| worker.strong_count() > 0).count();
     assert!(kept <= 2 * RECLAIM_BATCH, "{kept} removed workers are in memory");
+}
+
+#[tokio::test]
+async fn closing_table_keeps_no_empty_entry() {
+    let mut rig = Rig::new();
+    let [one, two] = [1, 2].map(|key| rig.insert(key, key.into()));
+    rig.writer.remove(one);
+    assert_eq!((rig.entries(), rig.writer.free_slots.sizes()), (2, (1, 1)));
+    AnyTable::begin_closing(&mut rig.writer);
+    rig.writer.remove(two);
+    assert_eq!((rig.entries(), rig.writer.free_slots.sizes()), (1, (1, 1)));
+}
+
+#[tokio::test]
+async fn oldest_empty_entry_is_dropped_first() {
+    let mut rig = Rig::new();
+    let many = MAX_FREE_SLOTS as u32;
+    // Slot 0 is reused and freed again, and so the youngest.
+    for key in (0..many).chain([0]) {
+        let entry = rig.insert(key, key.into());
+        rig.writer.remove(entry);
+    }
+    assert_eq!(rig.writer.free_slots.sizes(), (MAX_FREE_SLOTS, MAX_FREE_SLOTS));
+    let entry = rig.insert(many, many.into());
+    rig.writer.remove(entry);
+    assert_eq!(rig.writer.free_slots.sizes(), (MAX_FREE_SLOTS, MAX_FREE_SLOTS));
+    let hashes = |rig: &Rig, key: u32| rig.writer.read().find(&key, key.into(), |_| ());
+    assert_eq!(hashes(&rig, 1), Found::Nothing);
+    assert_eq!(
+        (hashes(&rig, 0), hashes(&rig, 2), hashes(&rig, many)),
+        (Found::SameHash, Found::SameHash, Found::SameHash)
+    );
+}
+
+#[tokio::test]
+async fn backlog_is_exact_or_extrapolated() {
+    let mut rig = Rig::new();
+    for key in 1..=10_u32 {
+        let entry = rig.insert(key, key.into());
+        rig.writer.read().visit_entry(entry, &mut |worker| {
+            (0..key).for_each(|_| _ = worker.cell.queue.force_send((), MessageKind::Cast));
+        });
+    }
+    let backlog = |workers, sample| {
+        let Backlog { queued, fullest } = rig.writer.read().backlog(workers, sample);
+        (queued, fullest)
+    };
+    assert_eq!((backlog(10, 11), backlog(10, 10)), ((55, 10), (55, 10)));
+    assert_eq!(backlog(7, 11), (55, 10), "workers that started meanwhile are counted");
+    assert_eq!(backlog(7, 10), (55, 10));
+    // The first of them stands for all.
+    let first = rig.writer.read().try_fold((), |(), worker| ControlFlow::Break(worker.cell.queue.len()));
+    let ControlFlow::Break(first) = first else { panic!("there are workers") };
+    assert_eq!((backlog(10, 1), backlog(10, 0)), ((10 * first, first), (10 * first, first)));
 }

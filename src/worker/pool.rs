@@ -124,3 +124,95 @@ pub(crate) fn evict_best(sample: &mut Cells, eviction: Eviction, now: u64) -> Op
 pub(crate) fn evict_first<'c>(cells: impl IntoIterator<Item = &'c Arc<dyn AnyCell>>) -> Option<&'c Arc<dyn AnyCell>> {
     cells.into_iter().find(|cell| cell.passivate(CloseReason::Evicted))
 }
+
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests {
+    use std::collections::HashSet;
+    use std::task::{Context, Waker};
+
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::registry::builder::Builder;
+    use crate::worker::cell::WorkerCell;
+    use crate::worker::guard::BusyGuard;
+    use crate::worker::test_worker::TestWorker;
+
+    /// Idle workers, which were last active in a mixed order.
+    fn pool(workers: u64) -> Pool {
+        let (registry, _driver) = Builder::<TestWorker>::new().assemble(None, Handle::current());
+        let mut pool = Pool::new();
+        for nth in 0..workers {
+            let cell = Arc::new(WorkerCell::new(1, EntryId::fresh(nth), Arc::clone(registry.shared())));
+            cell.open();
+            assert!(cell.queue.park(&Context::from_waker(Waker::noop())));
+            cell.activity.stamp(nth * 7_919 % workers, 1);
+            pool.insert(&(cell as Arc<dyn AnyCell>));
+        }
+        pool
+    }
+
+    fn ids(cells: &Cells) -> HashSet<WorkerId> {
+        cells.iter().map(|cell| cell.core().entry.id).collect()
+    }
+
+    /// When the victims were last active, in the order of their eviction.
+    fn evict(pool: &mut Pool, victims: usize) -> Vec<u64> {
+        let mut evict = || {
+            let victim = pool.evict(Eviction::LeastRecentlyActive, 0).expect("there is an idle worker");
+            pool.remove(victim).expect("it is in the pool").core().activity.at()
+        };
+        (0..victims).map(|_| evict()).collect()
+    }
+
+    #[tokio::test]
+    async fn victim_of_few_is_the_one_longest_idle() {
+        let mut pool = pool(LOOKS as u64);
+        assert_eq!(evict(&mut pool, LOOKS), (0..LOOKS as u64).collect::<Vec<_>>());
+        assert!(pool.evict(Eviction::LeastRecentlyActive, 0).is_none() && pool.many().is_empty());
+    }
+
+    #[tokio::test]
+    async fn victim_of_many_is_the_best_of_a_sample() {
+        let mut pool = pool(2_000);
+        // Of 16 at random, the one longest idle is the 118th of 2,000 on average; of one, the 1,000th.
+        let at: u64 = evict(&mut pool, 50).iter().sum();
+        assert!(at / 50 < 250, "{} on average", at / 50);
+    }
+
+    #[tokio::test]
+    async fn only_idle_worker_is_found() {
+        let mut pool = pool(FALLBACK_LOOKS as u64);
+        let idle = pool.cells[500].core().entry;
+        pool.cells.iter().filter(|cell| cell.core().entry != idle).for_each(|cell| cell.kill());
+        assert_eq!(pool.evict(Eviction::LeastRecentlyActive, 0), Some(idle));
+    }
+
+    #[tokio::test]
+    async fn sample_is_of_idle_workers() {
+        let mut pool = pool(2_000);
+        // One in four is idle, of which 64 looks find 16.
+        pool.cells.iter().skip(1).step_by(4).for_each(|cell| cell.kill());
+        pool.cells.iter().skip(2).step_by(4).for_each(|cell| cell.begin_restart());
+        pool.cells.iter().skip(3).step_by(4).for_each(|cell| std::mem::forget(BusyGuard::new(Arc::clone(cell))));
+        let at: u64 = evict(&mut pool, 50).iter().sum();
+        assert!(at / 50 < 250, "{} on average", at / 50);
+    }
+
+    #[tokio::test]
+    async fn few_are_all_or_a_sample() {
+        let (mut all, mut more) = (pool(LOOKS as u64), pool(10 * LOOKS as u64));
+        assert_eq!(ids(&all.few()).len(), LOOKS);
+        let sample = more.few();
+        assert_eq!(sample.len(), LOOKS);
+        assert!(ids(&sample).len() > LOOKS / 2, "of 640 few are drawn twice");
+        assert_ne!(ids(&sample), ids(&more.few()));
+    }
+
+    #[tokio::test]
+    async fn many_are_a_bounded_number() {
+        let (mut all, mut more) = (pool(100), pool(2 * FALLBACK_LOOKS as u64));
+        assert_eq!(ids(&all.many()).len(), 100);
+        assert_eq!(ids(&more.many()).len(), FALLBACK_LOOKS);
+    }
+}

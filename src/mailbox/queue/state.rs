@@ -11,6 +11,9 @@ use crate::mailbox::queue::{Queue, wake, wake_all};
 use crate::util::seeded::seeded;
 use crate::util::sync::{AtomicUsize, Ordering};
 
+#[cfg(all(test, not(gen_registry_loom)))]
+mod tests;
+
 /// The fields that every message writes come first, beside the lock, so that they share few cache lines: sender and
 /// worker pass these lines back and forth.
 #[derive(Debug)]
