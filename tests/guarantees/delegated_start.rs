@@ -143,3 +143,23 @@ async fn blocking_init_after_ctx_stop_times_out() {
         assert_eq!(text(result), "TimedOut", "{variant}");
     }
 }
+
+/// The deadlines of starts are compacted now and then.
+#[tokio::test(start_paused = true)]
+async fn hung_starts_time_out_behind_many() {
+    let registry = Registry::<ClosureWorker>::builder().init_timeout(Duration::from_secs(30)).build().unwrap();
+    let start = |key: &'static str| {
+        let registry = registry.clone();
+        let args = ClosureArgs::init(|_| Box::pin(pending()));
+        tokio::spawn(async move { registry.lookup_or_start(key, args).await })
+    };
+    // The first one has two callers, and so is the owner's.
+    let hung = [start("owner"), start("owner"), start("delegated")];
+    until_idle().await;
+    for n in 0..2_000 {
+        within(registry.start(&n.to_string(), ClosureArgs::default()), "a start").await.expect("the start succeeds");
+    }
+    for start in hung {
+        assert_eq!(text(within(start, "a hung start").await.unwrap()), "TimedOut");
+    }
+}

@@ -1,11 +1,13 @@
 //! When its runtime is dropped, a registry ends with it: no caller hangs, and nothing is leaked.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::thread::ThreadId;
 use std::time::Duration;
 
 use gen_registry::{CallError, ExitReason, SendError, StartError, StopError};
 
-use test_support::block_until;
+use test_support::{ClosureArgs, ClosureWorker, block_until};
 
 use crate::rig::{Act, Book, Message, Plan, Probe, poll_once, registry, settle, within};
 
@@ -238,4 +240,46 @@ fn runtime_drop_answers_all_and_leaks_nothing() {
         drop(registry);
         assert_eq!(Arc::strong_count(&book), 1, "a plan or a state was leaked");
     }
+}
+
+/// Reports the thread of its drop.
+struct Dropped(mpsc::Sender<ThreadId>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        // The test has ended if it does not receive.
+        let _ = self.0.send(thread::current().id());
+    }
+}
+
+#[test]
+fn g4_unused_args_are_dropped_by_their_caller() {
+    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let registry = {
+        let _entered = rt.enter();
+        gen_registry::Registry::<ClosureWorker>::new()
+    };
+    let ((drops, dropped), (waits, is_waiting)) = (mpsc::channel(), mpsc::channel());
+    let caller = thread::spawn(move || {
+        runtime().block_on(async move {
+            let hung = ClosureArgs::init(|_| Box::pin(std::future::pending()));
+            let mut first = Box::pin(registry.lookup_or_start("k", hung));
+            assert!(poll_once(first.as_mut()).await.is_none());
+            let probe = Dropped(drops);
+            let unused = ClosureArgs::init(move |_| {
+                let _kept = &probe;
+                unreachable!("the key starts with other arguments")
+            });
+            let mut second = Box::pin(registry.lookup_or_start("k", unused));
+            assert!(poll_once(second.as_mut()).await.is_none());
+            waits.send(()).expect("the test waits");
+            let failed = within(second, "a start whose runtime was dropped").await;
+            assert!(matches!(failed, Err(StartError::RuntimeShutdown)), "{failed:?}");
+            thread::current().id()
+        })
+    });
+    is_waiting.recv_timeout(Duration::from_secs(60)).expect("both starts wait");
+    drop(rt);
+    let caller = caller.join().expect("the caller does not panic");
+    assert_eq!(dropped.recv_timeout(Duration::from_secs(60)), Ok(caller));
 }

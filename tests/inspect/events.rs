@@ -249,3 +249,32 @@ async fn events_keep_no_registry_alive() {
     until_idle().await;
     assert!(inspector.registries().is_empty());
 }
+
+#[tokio::test(start_paused = true)]
+async fn message_in_time_is_not_slow() {
+    let (inspector, gate) = (Inspector::new().slow_after(Duration::from_secs(2)), Gate::new());
+    let registry = builder(&inspector).build().expect("valid options");
+    let worker = started(&registry, "k").await;
+    worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it runs");
+    gate.reached().await;
+    advance(Duration::from_secs(2)).await;
+    let shown = only(&inspector);
+    assert!(shown.events(0).is_empty(), "a reader finds it in time");
+    gate.open();
+    until_idle().await;
+    assert!(shown.events(0).is_empty(), "it took no longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn eviction_is_an_event_once_a_second() {
+    let inspector = Inspector::new();
+    let registry =
+        builder(&inspector).max_workers(1).eviction(Eviction::LeastRecentlyActive).build().expect("valid options");
+    for key in ["a", "b", "c"] {
+        started(&registry, key).await;
+        // It is idle after a millisecond.
+        until_idle().await;
+        advance(Duration::from_millis(999)).await;
+    }
+    assert_eq!(all(&*only(&inspector)), ["a evicted", "b evicted"]);
+}

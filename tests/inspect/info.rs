@@ -213,3 +213,48 @@ async fn message_taken_by_try_recv_is_in_hand() {
     assert_eq!((info.busy_for, info.is_idle), (None, true));
     assert!(matches!(within(worker.stop(), "a stop").await, Ok(ExitReason::Stopped)));
 }
+
+#[tokio::test(start_paused = true)]
+async fn idle_time_is_shown_where_it_is_measured() {
+    let measured = [
+        (Registry::<Probe>::builder(), None),
+        (Registry::<Probe>::builder().idle_timeout(Duration::from_secs(60)), Some(4)),
+        (Registry::<Probe>::builder().max_workers(1).eviction(Eviction::LeastFrequentlyActive), Some(4)),
+        (builder(&Inspector::new()), Some(4)),
+    ];
+    for (nth, (builder, expected)) in measured.into_iter().enumerate() {
+        let registry = builder.build().expect("valid options");
+        let (worker, gate) = (started(&registry, KEY).await, Gate::new());
+        until_idle().await;
+        worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it runs");
+        gate.reached().await;
+        advance(Duration::from_secs(9)).await;
+        assert_eq!(worker.info().idle_for, None, "{nth}: it has a message in hand");
+        gate.open();
+        until_idle().await;
+        advance(Duration::from_secs(4)).await;
+        assert_eq!(worker.info().idle_for.map(|idle| idle.as_secs()), expected, "{nth}");
+        within(worker.stop(), "a stop").await.expect("it stops");
+        assert_eq!(worker.info().idle_for, None, "{nth}: it has exited");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn inspected_worker_is_evicted_by_its_use() {
+    let registry = builder(&Inspector::new())
+        .max_workers(2)
+        .eviction(Eviction::LeastFrequentlyActive)
+        .build()
+        .expect("valid options");
+    // Its messages come before it is first idle.
+    let often = started(&registry, "often").await;
+    (0..10).for_each(|note| often.try_cast(Ask::Note(note)).expect("there is room"));
+    let seldom = started(&registry, "seldom").await;
+    until_idle().await;
+    for note in 0..3 {
+        seldom.cast(Ask::Note(note)).await.expect("it runs");
+        until_idle().await;
+    }
+    started(&registry, "next").await;
+    assert!(registry.lookup("seldom").is_none() && registry.lookup("often").is_some());
+}

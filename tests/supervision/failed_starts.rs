@@ -199,3 +199,17 @@ async fn memory_is_bounded_for_a_million_failing_keys() {
     }
     flood(1_000_000).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn failed_start_is_forgotten_unless_asked_for() {
+    let registry = Registry::<Probe>::new();
+    within(registry.start("a", Plan::init(Step::Fail)), "the failure").await.unwrap_err();
+    assert_eq!(registry.stats().remembered, 0);
+    // A crash is remembered until the key starts again.
+    let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    within(worker.cast(Ask::Do(Step::Fail)), "a send").await.unwrap();
+    within(worker.closed(), "the exit").await;
+    assert_eq!(registry.stats().remembered, 1);
+    within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    assert_eq!(registry.stats().remembered, 0);
+}

@@ -362,3 +362,21 @@ fn runtime_drop_ends_the_whole_tree() {
         assert!(matches!(top.start("p", RestartableArgs::default()).await, Err(StartError::RuntimeShutdown)));
     });
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_of_many_owned_registries_ends() {
+    let (parents, many) = (Registry::<RestartableWorker>::new(), 20);
+    let registries: Vec<_> = (0..many).map(|_| Registry::<Probe>::new()).collect();
+    let owned = registries.clone();
+    let args = RestartableArgs::init(move |ctx| {
+        owned.iter().for_each(|registry| ctx.own(registry));
+        Box::pin(async { Ok(()) })
+    });
+    within(parents.start("p", args), "a start").await.unwrap();
+    for registry in &registries {
+        within(registry.start("c", Plan::default()), "a start").await.unwrap();
+    }
+    within(parents.stop("p"), "a stop").await.unwrap();
+    let counts: Vec<usize> = registries.iter().map(Registry::count).collect();
+    assert_eq!(counts, vec![0; many], "a registry outlives its owner");
+}

@@ -430,3 +430,19 @@ async fn monitoring_children_do_not_keep_their_owner() {
     assert_eq!(began.elapsed(), Duration::ZERO);
     chain.iter().for_each(assert_at_rest);
 }
+
+#[tokio::test(start_paused = true)]
+async fn nested_worker_may_end_what_is_not_above_it() {
+    let (chain, unrelated) = (chain(2).await, Registry::<RestartableWorker>::new());
+    let sibling = started(&chain[0], "sibling").await;
+    started(&unrelated, "q").await;
+    let (nested, other) = (chain[1].lookup("p").unwrap(), unrelated.clone());
+    let began = Instant::now();
+    let ends = run_in_restartable(&nested, move |_| {
+        Box::pin(async move { (sibling.stop().await, other.shutdown().await.would_deadlock) })
+    });
+    let (stop, would_deadlock) = ends.await.expect("it runs");
+    assert!(matches!(stop, Ok(ExitReason::Stopped)), "{stop:?}");
+    assert!(!would_deadlock && unrelated.count() == 0);
+    assert_eq!(began.elapsed(), Duration::ZERO, "a timeout ended the wait");
+}

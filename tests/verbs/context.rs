@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use gen_registry::{ExitReason, Registry, StartError, TaskError, WorkerHandle};
+use gen_registry::{ExitReason, Registry, StartError, Task, TaskError, WorkerHandle};
 use test_support::{
     ClosureArgs, ClosureWorker, Gate, Job, Record, job, own_registry, poll_once, run_in, until_idle, within, yield_many,
 };
@@ -326,4 +326,23 @@ async fn task_may_call_and_stop_its_worker() {
     worker.cast(spawning).await.unwrap();
     assert_eq!(within(received.recv(), "the answer to the task").await.as_deref(), Some("a"));
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Normal));
+}
+
+/// The runtime that the code is in need not be the worker's.
+#[tokio::test(start_paused = true)]
+async fn work_for_an_ended_pool_is_aborted() {
+    let registry = Registry::<ClosureWorker>::new();
+    let worker = started(&registry, ClosureArgs::default()).await;
+    let pool = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let handle = pool.handle().clone();
+    pool.shutdown_background();
+    let task = run_in(&worker, move |ctx| {
+        Box::pin(async move {
+            let _entered = handle.enter();
+            (ctx.spawn_blocking(|| unreachable!("no thread of the pool is left")),)
+        })
+    });
+    let (task,): (Task<()>,) = task.await.unwrap();
+    assert!(matches!(within(task, "the end of the task").await, Err(TaskError::Aborted)));
+    within(worker.stop(), "a stop").await.unwrap();
 }

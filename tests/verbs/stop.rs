@@ -4,7 +4,10 @@ use std::pin::pin;
 use std::time::Duration;
 
 use gen_registry::{ExitReason, Registry, SendError, StopError};
-use test_support::{Ask, Gate, Plan, Probe, Record, Step, poll_once, populated, until_idle, within};
+use test_support::{
+    Ask, ClosureArgs, ClosureWorker, Gate, Plan, Probe, Record, Step, job, poll_once, populated, run_in, until_idle,
+    within,
+};
 use tokio::time::Instant;
 
 /// "stop/2: unknown id"
@@ -143,4 +146,29 @@ async fn takes_effect_when_dropped_after_one_poll() {
     let worker = registry.lookup("a").unwrap();
     assert!(poll_once(pin!(registry.stop("a"))).await.is_pending());
     assert!(matches!(within(worker.closed(), "the end").await, ExitReason::Stopped));
+}
+
+#[tokio::test(start_paused = true)]
+async fn abandoned_stop_closes_no_circle() {
+    let registry = Registry::<ClosureWorker>::new();
+    let start = |key: &'static str| within(registry.start(key, ClosureArgs::default()), "a start");
+    let (one, two) = (start("1").await.unwrap(), start("2").await.unwrap());
+    let gate = Gate::new();
+    let (waits, stops_one) = (gate.clone(), one.clone());
+    let stop = two.call(|reply| {
+        job(move |_| {
+            Box::pin(async move {
+                waits.pass().await;
+                reply.send(stops_one.stop().await);
+            })
+        })
+    });
+    let (mut stop, stopped) = (pin!(stop), two.clone());
+    assert!(poll_once(stop.as_mut()).await.is_pending());
+    gate.reached().await;
+    // The stop stands, and its caller waits for it no longer.
+    run_in(&one, move |_| Box::pin(async move { drop(poll_once(pin!(stopped.stop())).await) })).await.unwrap();
+    assert!(registry.lookup("2").is_none(), "it is stopping");
+    gate.open();
+    assert!(matches!(within(stop, "the stop of the other").await.unwrap(), Ok(ExitReason::Stopped)));
 }

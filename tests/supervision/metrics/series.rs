@@ -1,7 +1,11 @@
 //! The series that are reported.
 
-use gen_registry::Registry;
+use std::time::Duration;
+
+use gen_registry::inspect::Inspector;
 use gen_registry::metrics::{self, ALL, HANDLE_DURATION, Kind, Presence, WORKERS_LIMIT};
+use gen_registry::{Registry, Restart};
+use tokio::time::sleep;
 
 use super::Scrape;
 use test_support::{Ask, Plan, Probe, Step, until_idle, within};
@@ -173,4 +177,32 @@ fn runtime_drop_zeroes_gauges() {
     assert_eq!(scrape.now().value(metrics::WORKERS.name, &[("state", "running")]), 0.0);
     assert_eq!(scrape.now().value(metrics::WORKER_STARTS.name, &[("outcome", "ok")]), 1.0);
     assert_eq!(registry.stats().starts.ok, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn handling_is_measured_beside_inspection() {
+    let (scrape, inspector) = (Scrape::new(), Inspector::new());
+    let builder = scrape.builder("rooms").measure_handling().inspect(&inspector, String::clone);
+    let registry = builder.build().unwrap();
+    let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    within(worker.cast(Ask::Note(1)), "a send").await.unwrap();
+    let after = scrape.next().await;
+    assert_eq!(after.value("gen_registry_handle_duration_seconds_count", &[("registry", "rooms")]), 1.0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn worker_between_two_runs_has_no_lifetime() {
+    let hour = Duration::from_secs(3_600);
+    let scrape = Scrape::new();
+    let builder = scrape.builder("rooms").restart(Restart::Transient).restart_intensity(1, Duration::MAX);
+    let registry = builder.restart_backoff(hour, hour).build().unwrap();
+    let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    sleep(Duration::from_secs(10)).await;
+    within(worker.cast(Ask::Do(Step::Fail)), "a send").await.unwrap();
+    sleep(Duration::from_secs(100)).await;
+    within(worker.stop(), "a stop").await.unwrap();
+    let after = scrape.next().await;
+    assert_eq!(after.value("gen_registry_worker_lifetime_seconds_count", &[]), 2.0);
+    let lived = after.value("gen_registry_worker_lifetime_seconds_sum", &[]);
+    assert!((10.0..11.0).contains(&lived), "{lived} s, of which 10 s in its run");
 }
