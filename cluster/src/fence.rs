@@ -312,6 +312,8 @@ pub(crate) struct Validity {
     /// By the number of the shard: the epoch to which messages are routed, or 0.
     routed: Box<[AtomicU64]>,
     held: Mutex<HashMap<Shard, Arc<Ownership>>>,
+    /// Whether any shard was opened. Written under the lock of `held`.
+    has_held: AtomicBool,
     /// When it was revoked, or when its deadline passed, if that was before. 0: not yet.
     ended: AtomicU64,
     /// Nothing that was held runs any more.
@@ -325,6 +327,7 @@ impl Validity {
             deadline: AtomicU64::new(NOT_YET),
             routed: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             held: Mutex::default(),
+            has_held: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             is_at_rest: AtomicBool::new(false),
         })
@@ -363,6 +366,7 @@ impl Validity {
         if self.is_revoked() {
             return None;
         }
+        self.has_held.store(true, Ordering::SeqCst);
         let new = || Ownership::new(epoch);
         let ownership = held.entry(shard).or_insert_with(new);
         let earlier = (ownership.epoch != epoch).then(|| std::mem::replace(ownership, new()));
@@ -439,8 +443,12 @@ impl Validity {
     fn end(&self, deadline: u64) {
         let now = self.clock.now().0;
         let ended = if deadline == NOT_YET { now } else { deadline.min(now) };
-        self.ended.store(ended, Ordering::SeqCst);
         let mut held = self.held();
+        // A client runs no workers, and must not be aborted because its runtime is too busy to say so.
+        if !self.has_held.load(Ordering::SeqCst) {
+            self.set_at_rest();
+        }
+        self.ended.store(ended, Ordering::SeqCst);
         for slot in &self.routed {
             slot.store(0, Ordering::SeqCst);
         }

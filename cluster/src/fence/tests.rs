@@ -176,6 +176,21 @@ fn overdue_counts_from_the_deadline_and_is_reported_once() {
 }
 
 #[test]
+fn client_is_never_overdue() {
+    let (clock, driver) = Clock::driven();
+    let validity = Validity::new(clock.clone(), 4);
+    assert!(validity.extend(clock.now() + SECOND));
+    let (mut guard, alarmed, _watched) = guard(&clock, &validity);
+    driver.advance(SECOND);
+    assert!(guard.look());
+    assert_eq!(alarmed.try_recv(), Ok(Alarm::Passed { late: Duration::ZERO }));
+    // Its runtime has not run since.
+    driver.advance(SECOND * 2);
+    assert!(guard.look());
+    assert!(alarmed.try_recv().is_err(), "it never held a shard, so nothing runs");
+}
+
+#[test]
 fn node_at_rest_is_never_overdue() {
     let (clock, driver, validity, _fences) = valid();
     let (mut guard, alarms, _watched) = guard(&clock, &validity);
