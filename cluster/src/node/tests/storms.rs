@@ -8,9 +8,10 @@ use tokio::time::Instant;
 use super::support::*;
 use crate::{Clock, ClusterBuilder, ClusterCallError, Timing};
 
-/// A node that is not declared dead because it has no processor for some seconds.
+/// A node that is not declared dead because it has no processor for some seconds, and whose streams are not closed because
+/// three pings have no answer.
 fn options(bed: &Bed, address: &str) -> ClusterBuilder {
-    let timing = Timing { beat: SECOND, valid: 24 * SECOND, take: 30 * SECOND };
+    let timing = Timing { beat: 4 * SECOND, valid: 24 * SECOND, take: 30 * SECOND };
     bed.options(address).clock(Clock::system()).timing(timing)
 }
 

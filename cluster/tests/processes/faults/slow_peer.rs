@@ -132,7 +132,7 @@ async fn j11_node_that_takes_a_byte_a_second_costs_its_keys_only() {
         let warm = Flood::begin(&bed, &theirs, size, answer);
         let free = latency(&bed, &others, 2 * SECOND).await;
         let warm = warm.end().await;
-        assert!(warm.ok > 100, "{warm:?}");
+        assert!(warm.ok > 0, "{warm:?}");
         let node = || bed.nodes[0].memory();
         let before = (memory(), node());
         load.mark();
