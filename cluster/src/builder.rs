@@ -323,6 +323,9 @@ impl ClusterBuilder {
     }
 
     /// Sets the deadline of each send that has none of its own. 10 s, unless set.
+    ///
+    /// A send outlives the death of the node that owns its key if its deadline is longer than [`take`](Timing::take) and half a
+    /// second. By default it is as long as `take`.
     pub fn call_timeout(mut self, within: Duration) -> ClusterBuilder {
         self.call_timeout = within;
         self

@@ -19,7 +19,7 @@ pub async fn join(args: &ClusterArgs) -> Result<(Cluster, ClusterRegistry<Denyli
 pub async fn block(args: &ClusterArgs, number: &str, caller: String) -> Result<(), Failed> {
     let (cluster, denylists) = join(args).await?;
     let blocked = denylists.via(number).call(Block { caller }).await?;
-    println!("{number} blocks {blocked} callers");
+    println!("callers that {number} blocks: {blocked}");
     cluster.leave().await;
     Ok(())
 }

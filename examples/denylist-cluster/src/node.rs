@@ -14,7 +14,9 @@ use crate::{ClusterArgs, Failed, NodeArgs};
 pub fn options(args: &ClusterArgs) -> ClusterBuilder {
     let beat = Duration::from_millis(args.beat);
     let timing = Timing { beat, valid: 8 * beat, take: 10 * beat };
-    Cluster::builder(&args.cluster).engine(Etcd::new(&args.engine)).timing(timing).settle(2 * beat)
+    let options = Cluster::builder(&args.cluster).engine(Etcd::new(&args.engine)).timing(timing).settle(2 * beat);
+    // Longer than a fail-over takes, so that callers outlive the death of a node.
+    options.call_timeout(2 * timing.take)
 }
 
 /// Hosts the denylists. Clients do too: they need the names of the messages.
