@@ -138,11 +138,13 @@ fn main() -> ExitCode {
 /// An error and what it was caused by, as far as its own text does not say that.
 fn with_sources(error: &dyn Error) -> String {
     let mut text = error.to_string();
-    for source in std::iter::successors(error.source(), |error| error.source()) {
-        let source = source.to_string();
-        if !text.contains(&source) {
-            text = format!("{text}: {source}");
+    let mut next = error.source();
+    while let Some(source) = next {
+        let of_source = source.to_string();
+        if !text.contains(&of_source) {
+            text = format!("{text}: {of_source}");
         }
+        next = source.source();
     }
     text
 }
