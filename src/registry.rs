@@ -13,19 +13,17 @@ pub(crate) mod via;
 
 use std::fmt;
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::sync::{Arc, Weak};
 
 use equivalent::Equivalent;
 
 use crate::lifecycle::id::RegistryId;
-use crate::registry::builder::Builder;
-use crate::registry::key::ToKey;
-pub(crate) use crate::registry::start::Starter;
-use crate::registry::stop::ShutdownOnDrop;
-use crate::registry::via::{Via, clones_of};
+use crate::metrics::counters::HotCounter;
 use crate::table::TableReader;
-use crate::util::future::InTransit;
+use crate::util::carries::Carries;
 use crate::util::panics::unwind_safe;
+use crate::util::seeded::seeded;
 use crate::worker::Worker;
 use crate::worker::error::ReserveError;
 use crate::worker::handle::WorkerHandle;
@@ -35,7 +33,7 @@ use crate::worker::shared::Shared;
 /// A set of workers with at most one live [`Worker`] per key.
 ///
 /// A registry is a cheap handle: a clone refers to the same registry. Dropping the last clone begins a
-/// [`shutdown`](Self::shutdown) and does not wait for it. [`WorkerHandle`]s, [`Via`]s and
+/// [`shutdown`](Self::shutdown) and does not wait for it. [`WorkerHandle`]s, [`Via`](crate::Via)s and
 /// [`WeakRegistry`]s do not keep a registry alive.
 ///
 /// # Reads and changes
@@ -87,32 +85,13 @@ pub struct Registry<W: Worker> {
 }
 
 impl<W: Worker> Registry<W> {
-    /// Creates a registry with the default options: see [`Builder`].
-    ///
-    /// # Panics
-    ///
-    /// Outside a tokio runtime, or in one without a timer. [`Builder::build`] returns an error instead.
-    #[must_use = "dropping the last `Registry` shuts it down"]
-    #[allow(clippy::new_without_default, reason = "it needs a runtime, which `Default` does not suggest")]
-    pub fn new() -> Self {
-        match Self::builder().build() {
-            Ok(registry) => registry,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    /// Returns a builder, which sets the options of a registry.
-    pub fn builder() -> Builder<W> {
-        Builder::new()
-    }
-
     pub(crate) fn from_parts(table: TableReader<W>, shared: Arc<Shared<W>>) -> Self {
         let starter = Starter::new(table, shared);
         let shutdown_on_drop = Arc::new(ShutdownOnDrop(starter.clone()));
         Self { starter, shutdown_on_drop }
     }
 
-    /// Returns the name that was set with [`Builder::name`], or the empty string.
+    /// Returns the name that was set with [`Builder::name`](crate::Builder::name), or the empty string.
     pub fn name(&self) -> &str {
         &self.starter.shared.name
     }
@@ -197,61 +176,6 @@ impl<W: Worker> Registry<W> {
         self.starter.try_reserve(key)
     }
 
-    /// Returns the address of a key. Each send through it goes to the worker that has the key at that time, and fails
-    /// if there is none.
-    #[doc(alias("address"))]
-    pub fn via<Q>(&self, key: &Q) -> Via<W>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-    {
-        Via::new(self.starter.clone(), key.to_key(), None)
-    }
-
-    /// Returns the address of a key. A send that finds no worker starts one from a clone of `args`.
-    pub fn via_or_start<Q>(&self, key: &Q, args: W::Args) -> Via<W>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-        W::Args: Clone,
-    {
-        Via::new(self.starter.clone(), key.to_key(), Some(clones_of(args)))
-    }
-
-    /// Returns the address of a key. A send that finds no worker starts one from the arguments that the closure makes.
-    ///
-    /// Use it for arguments that are not `Clone`, or that must be new for each start. The closure runs in the task of
-    /// the send, under no lock. If it panics, that send panics. Clones of the address share the closure.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use std::convert::Infallible;
-    /// # use gen_registry::{Context, Registry, Reply, Worker};
-    /// struct Connection; // not `Clone`
-    ///
-    /// struct Session(Connection);
-    /// # impl Worker for Session {
-    /// #     type Key = u32; type Args = Connection; type Message = Reply<u32>; type Error = Infallible;
-    /// #     async fn init(connection: Connection, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Session(connection)) }
-    /// #     async fn handle(&mut self, reply: Reply<u32>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
-    /// #         let Connection = self.0;
-    /// #         Ok(reply.send(*ctx.key()))
-    /// #     }
-    /// # }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    /// let sessions = Registry::<Session>::new();
-    /// let session = sessions.via_or_start_with(&7, || Connection);
-    /// assert_eq!(session.call(|reply| reply).await?, 7);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn via_or_start_with<Q>(&self, key: &Q, args: impl Fn() -> W::Args + Send + Sync + 'static) -> Via<W>
-    where
-        Q: ?Sized + ToKey<W::Key>,
-    {
-        Via::new(self.starter.clone(), key.to_key(), Some(Arc::new(move || InTransit::new(args()))))
-    }
-
     #[cfg(test)]
     pub(crate) fn shared(&self) -> &Arc<Shared<W>> {
         &self.starter.shared
@@ -259,6 +183,76 @@ impl<W: Worker> Registry<W> {
 
     pub(crate) fn id(&self) -> RegistryId {
         self.starter.shared.registry_id
+    }
+}
+
+/// The table and the way to the owner. It does not keep the registry alive.
+pub(crate) struct Starter<W: Worker> {
+    _messages: Carries<W::Message>,
+    pub(crate) table: TableReader<W>,
+    pub(crate) shared: Arc<Shared<W>>,
+}
+
+impl<W: Worker> Clone for Starter<W> {
+    fn clone(&self) -> Self {
+        Self::new(self.table.clone(), Arc::clone(&self.shared))
+    }
+}
+
+impl<W: Worker> Starter<W> {
+    pub(crate) fn new(table: TableReader<W>, shared: Arc<Shared<W>>) -> Self {
+        Self { _messages: PhantomData, table, shared }
+    }
+
+    /// Finds the worker that has the key and whose gate is open, and counts the lookup.
+    #[inline]
+    pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        self.find_counted(key, self.table.hash(key))
+    }
+
+    /// As [`lookup`](Self::lookup), with the hash, and does not count.
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        seeded!(LookupIgnoresGate => return self.table.with(key, hash, WorkerHandle::clone));
+        self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten()
+    }
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn find_counted<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
+    where
+        Q: ?Sized + Equivalent<W::Key>,
+    {
+        let found = self.find(key, hash);
+        self.shared.hot.count(if found.is_some() { HotCounter::Hit } else { HotCounter::Miss });
+        found
+    }
+
+    /// Looks the worker up and reserves a place in its mailbox in one step, with one reference to the worker.
+    #[inline]
+    pub(crate) fn try_reserve<Q>(&self, key: &Q) -> Result<Permit<W>, ReserveError<W>>
+    where
+        Q: ?Sized + Hash + Equivalent<W::Key>,
+    {
+        // No user code runs under the guard: the permit of a worker whose gate is closed is not made.
+        let reserve = |handle: &WorkerHandle<W>| handle.is_open().then(|| handle.try_reserve());
+        let reserved = self.table.with(key, self.table.hash(key), reserve).flatten();
+        self.shared.hot.count(if reserved.is_some() { HotCounter::Hit } else { HotCounter::Miss });
+        reserved.unwrap_or(Err(ReserveError::NotFound))
+    }
+}
+
+/// Begins a shutdown when the last [`Registry`] that shares it is dropped.
+struct ShutdownOnDrop<W: Worker>(Starter<W>);
+
+impl<W: Worker> Drop for ShutdownOnDrop<W> {
+    fn drop(&mut self) {
+        self.0.shared.begin_shutdown(false);
     }
 }
 

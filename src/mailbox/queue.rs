@@ -66,15 +66,15 @@ mod waiting;
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
-use crate::lifecycle::exit::CloseReason;
+use crate::lifecycle::exit::{CloseReason, StopMode};
 use crate::mailbox::queue::state::State;
 pub(crate) use crate::mailbox::queue::state::{
     Envelope, Gate, MessageKind, Refusal, Sequence, TransitionToClosed, whole,
 };
-pub(crate) use crate::mailbox::queue::waiting::{Reserving, Sending};
+pub(crate) use crate::mailbox::queue::waiting::Sending;
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
-use crate::util::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, lock};
+use crate::util::sync::{AtomicU8, AtomicUsize, Mutex, MutexGuard, Ordering, lock};
 
 /// See the [module's documentation](self). The gate is the first field: see `WorkerCell`.
 #[derive(Debug)]
@@ -158,57 +158,6 @@ impl<M> Queue<M> {
         drop(state);
         wake(receiver);
         Ok(sequence)
-    }
-
-    /// Sends when there is capacity. Dropped before it is ready, the message was not accepted.
-    pub(crate) fn send(&self, message: M, kind: MessageKind) -> Sending<'_, M> {
-        Sending::new(self, message, kind)
-    }
-
-    /// Reserves capacity for one message, in the same order as senders. Dropped before it is ready, nothing is
-    /// reserved.
-    pub(crate) fn reserve(&self) -> Reserving<'_, M> {
-        Reserving::new(self)
-    }
-
-    /// Reserves capacity for one message, if there is some. It is not waited for.
-    pub(crate) fn try_reserve(&self) -> Result<(), Refusal> {
-        let mut state = self.lock();
-        if self.gate() >= Gate::Closed {
-            return Err(Refusal::Closed);
-        }
-        if !state.has_capacity(self.capacity) {
-            return Err(Refusal::Full);
-        }
-        state.reserved += 1;
-        Ok(())
-    }
-
-    /// Accepts a message into [reserved](Self::reserve) capacity, unless the gate was closed meanwhile.
-    pub(crate) fn send_reserved(&self, message: M, kind: MessageKind) -> Result<Sequence, M> {
-        let mut state = self.lock();
-        if self.gate() >= Gate::Closed {
-            // The close has released all reservations. (rule 4)
-            return Err(message);
-        }
-        state.reserved -= 1;
-        let (sequence, receiver) = state.push(message, kind);
-        drop(state);
-        wake(receiver);
-        Ok(sequence)
-    }
-
-    /// Releases [reserved](Self::reserve) capacity to the sender that has waited longest.
-    pub(crate) fn release(&self) {
-        let mut state = self.lock();
-        if self.gate() >= Gate::Closed {
-            // The close has released all reservations. (rule 4)
-            return;
-        }
-        state.reserved -= 1;
-        let sender = state.release_permit(self.capacity);
-        drop(state);
-        wake(sender);
     }
 
     /// Delivers the next message.
@@ -394,6 +343,117 @@ impl<M> Queue<M> {
     /// How many of the messages that were delivered since the last call were ticks. For the receiver.
     pub(crate) fn take_ticks(&self) -> u32 {
         self.lock().take_ticks()
+    }
+}
+
+/// The gate and its transitions. (rule 1)
+impl<M> Queue<M> {
+    pub(crate) fn gate(&self) -> Gate {
+        // Acquire pairs with the Release in `set_gate`: a thread that sees the gate open sees what `init` has written.
+        Gate::from_u8(self.gate.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.gate() == Gate::Open
+    }
+
+    /// Returns whether the gate is closed. Takes the lock, so that a later transition happens after what the caller has
+    /// written.
+    pub(crate) fn is_closed(&self) -> bool {
+        let _locked = self.lock();
+        self.gate() >= Gate::Closed
+    }
+
+    /// Stores the gate. The lock is held, so that loads of the gate under the lock need no ordering of their own.
+    fn set_gate(&self, _locked: &mut State<M>, gate: Gate) {
+        // Release pairs with the Acquire in `gate`.
+        self.gate.store(gate as u8, Ordering::Release);
+    }
+
+    /// `Starting` → `Open`, after `init`. Does nothing if the gate was closed meanwhile.
+    pub(crate) fn open(&self, live: &AtomicUsize) {
+        let mut state = self.lock();
+        if self.gate() == Gate::Starting {
+            self.set_gate(&mut state, Gate::Open);
+            // Release: a sample with the worker has the count of its start.
+            live.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// `Starting` or `Open` → `Closed`. Accepted messages are still delivered.
+    pub(crate) fn close(&self, reason: CloseReason, live: &AtomicUsize) -> TransitionToClosed {
+        self.stop(reason, StopMode::Drain, live)
+    }
+
+    /// `Starting` or `Open` → `Closed`. With `Discard`, no queued message is delivered after this, even if the gate was
+    /// closed before.
+    pub(crate) fn stop(&self, reason: CloseReason, mode: StopMode, live: &AtomicUsize) -> TransitionToClosed {
+        let mut state = self.lock();
+        let was = self.gate();
+        if was >= Gate::Closed {
+            if mode == StopMode::Discard {
+                state.discard_queued();
+            }
+            return TransitionToClosed::Unchanged;
+        }
+        if was == Gate::Open {
+            // Lower the count before the gate closes. (rule 5)
+            live.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.set_gate(&mut state, Gate::Closed);
+        state.close_reason = Some(reason);
+        let receiver = state.receiver.take();
+        let senders = state.release_waiters();
+        if mode == StopMode::Discard {
+            // After `release_waiters`, which removes the run boundary that this sets.
+            state.discard_queued();
+        }
+        drop(state);
+        let has_woken = !senders.is_empty();
+        wake_all(receiver, senders);
+        TransitionToClosed::Closed { has_woken }
+    }
+
+    /// `Open` → `Closed`, if the worker is idle: it awaits `recv`, nothing is queued and no sender waits. Later sends
+    /// are refused, so that no message is lost. (G7)
+    pub(crate) fn close_if_idle(&self, reason: CloseReason, live: &AtomicUsize) -> TransitionToClosed {
+        let mut state = self.lock();
+        if self.gate() != Gate::Open || !state.is_idle() {
+            return TransitionToClosed::Unchanged;
+        }
+        live.fetch_sub(1, Ordering::Relaxed);
+        self.set_gate(&mut state, Gate::Closed);
+        state.close_reason = Some(reason);
+        let receiver = state.receiver.take();
+        drop(state);
+        wake(receiver);
+        // An idle worker has no waiting senders.
+        TransitionToClosed::Closed { has_woken: false }
+    }
+
+    /// Any state → `Killed`. Nothing is delivered after this returns, and the worker's task is woken to drop what runs.
+    pub(crate) fn kill(&self, live: &AtomicUsize) {
+        let mut state = self.lock();
+        let was = self.gate();
+        if was == Gate::Killed {
+            return;
+        }
+        if was == Gate::Open {
+            seeded!(KilledWorkerStillCounted => live.fetch_add(1, Ordering::Relaxed));
+            // Lower the count before the gate closes. (rule 5)
+            live.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.set_gate(&mut state, Gate::Killed);
+        state.delivery_ended = true;
+        seeded!(KillWakesNoTask => state.task = None);
+        let task = state.task.take();
+        let senders = state.release_waiters();
+        drop(state);
+        wake_all(task, senders);
+    }
+
+    pub(crate) fn close_reason(&self) -> Option<CloseReason> {
+        self.lock().close_reason
     }
 }
 

@@ -1,10 +1,11 @@
-//! Sends by address: by key ([`Via`]) or by name ([`Aliases`](crate::Aliases)).
+//! Sends by address: by key ([`Via`](crate::Via)) or by name ([`Aliases`](crate::Aliases)).
 //!
 //! A send goes to the worker that the address finds at that moment. If the worker closes its gate before it accepts the
 //! message, the mailbox returns the message and the send resolves the address again.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,10 +16,9 @@ use crate::mailbox::queue::{MessageKind, Refusal, Sequence, whole};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::{HotCounter, UndeliveredReason};
-use crate::registry::start::Starter;
-use crate::registry::via::Via;
+use crate::registry::Starter;
 use crate::util::coop::{cooperate, poll_budget, yield_to_queue};
-use crate::util::future::{boxed, boxed_in_debug};
+use crate::util::future::{InTransit, boxed, boxed_in_debug};
 use crate::worker::Worker;
 use crate::worker::call::PendingReply;
 use crate::worker::current::is_current;
@@ -43,13 +43,30 @@ pub(crate) trait Address<W: Worker> {
     /// Finds the current worker, and counts the lookup.
     fn lookup(&self) -> Option<WorkerHandle<W>>;
 
-    /// The address that starts a worker if there is none.
+    /// How the address starts a worker if there is none.
     ///
     /// Not an async method of this trait: the compiler erases lifetimes in futures, and then cannot find the
     /// implementation for a name with a `'static` bound again. The future of a send would not be `Send` inside another
     /// one.
-    fn starts(&self) -> Option<&Via<W>> {
+    fn starts(&self) -> Option<Starts<'_, W>> {
         None
+    }
+}
+
+/// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the
+/// arguments may contain the address of another worker type (see [`carries`](crate::util::carries)).
+pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> InTransit<A> + Send + Sync>;
+
+/// How an address starts a worker: from these arguments.
+pub(crate) struct Starts<'a, W: Worker> {
+    pub(crate) starter: &'a Starter<W>,
+    pub(crate) key: &'a W::Key,
+    pub(crate) args: &'a MakeArgs<W::Args>,
+}
+
+impl<W: Worker> Starts<'_, W> {
+    async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, DeliverError<W>> {
+        Ok(self.starter.lookup_or_start_with(self.key, || (self.args)()).await?)
     }
 }
 
@@ -126,11 +143,13 @@ impl<'a, A> Search<'a, A> {
         A: Address<W>,
     {
         loop {
-            let Some(via) = self.address.starts() else { return self.address.lookup().ok_or(DeliverError::NotFound) };
+            let Some(starts) = self.address.starts() else {
+                return self.address.lookup().ok_or(DeliverError::NotFound);
+            };
             let started = match self.deadline {
-                None => via.lookup_or_start().await,
+                None => starts.lookup_or_start().await,
                 // Boxed: a timer doubles the size of the future, and few sends have one.
-                Some(_) => Box::pin(with_deadline(self.deadline, via.lookup_or_start()))
+                Some(_) => Box::pin(with_deadline(self.deadline, starts.lookup_or_start()))
                     .await
                     .unwrap_or(Err(DeliverError::TimedOut)),
             };

@@ -118,6 +118,27 @@ type OpenView<W> =
 /// What an inspected registry shows of a worker besides what it knows.
 pub(crate) type Labels<W> = Box<dyn Fn(&WorkerHandle<W>) -> Vec<String> + Send + Sync>;
 
+impl<W: Worker> Registry<W> {
+    /// Creates a registry with the default options: see [`Builder`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a tokio runtime, or in one without a timer. [`Builder::build`] returns an error instead.
+    #[must_use = "dropping the last `Registry` shuts it down"]
+    #[allow(clippy::new_without_default, reason = "it needs a runtime, which `Default` does not suggest")]
+    pub fn new() -> Self {
+        match Self::builder().build() {
+            Ok(registry) => registry,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Returns a builder, which sets the options of a registry.
+    pub fn builder() -> Builder<W> {
+        Builder::new()
+    }
+}
+
 impl<W: Worker> Builder<W> {
     pub(crate) fn new() -> Self {
         Self {

@@ -2,8 +2,6 @@
 //! addresses ([`Via`](crate::Via)) use alike.
 
 use std::future::{Future, poll_fn};
-use std::hash::Hash;
-use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,10 +15,8 @@ use crate::lifecycle::{StartFailure, Verb};
 use crate::mailbox::oneshot;
 use crate::mailbox::oneshot::Receiver;
 use crate::metrics::counters::HotCounter;
-use crate::registry::Registry;
 use crate::registry::key::ToKey;
-use crate::table::TableReader;
-use crate::util::carries::Carries;
+use crate::registry::{Registry, Starter};
 use crate::util::coop::{poll_hit_budget, yield_after};
 use crate::util::future::InTransit;
 use crate::util::seeded::seeded;
@@ -30,10 +26,9 @@ use crate::worker::config::Eviction;
 use crate::worker::current::{
     current, current_of, is_current, is_worker_above_caller, workers_above_caller, workers_above_start,
 };
-use crate::worker::error::{ReserveError, Returned, StartError};
+use crate::worker::error::{Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
-use crate::worker::permit::Permit;
 use crate::worker::request::{Launch, Request, StartAnswer, StartReply, StartRequest, Started};
 use crate::worker::shared::Shared;
 
@@ -172,66 +167,7 @@ pub(super) fn take<A>(args: &mut Option<A>) -> A {
     args.take().expect("the arguments are taken once")
 }
 
-/// The table and the way to the owner. It does not keep the registry alive.
-pub(crate) struct Starter<W: Worker> {
-    _messages: Carries<W::Message>,
-    pub(crate) table: TableReader<W>,
-    pub(crate) shared: Arc<Shared<W>>,
-}
-
-impl<W: Worker> Clone for Starter<W> {
-    fn clone(&self) -> Self {
-        Self::new(self.table.clone(), Arc::clone(&self.shared))
-    }
-}
-
 impl<W: Worker> Starter<W> {
-    pub(crate) fn new(table: TableReader<W>, shared: Arc<Shared<W>>) -> Self {
-        Self { _messages: PhantomData, table, shared }
-    }
-
-    /// Finds the worker that has the key and whose gate is open, and counts the lookup.
-    #[inline]
-    pub(crate) fn lookup<Q>(&self, key: &Q) -> Option<WorkerHandle<W>>
-    where
-        Q: ?Sized + Hash + Equivalent<W::Key>,
-    {
-        self.find_counted(key, self.table.hash(key))
-    }
-
-    /// As [`lookup`](Self::lookup), with the hash, and does not count.
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    pub(crate) fn find<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
-    where
-        Q: ?Sized + Equivalent<W::Key>,
-    {
-        seeded!(LookupIgnoresGate => return self.table.with(key, hash, WorkerHandle::clone));
-        self.table.with(key, hash, |handle| handle.is_open().then(|| handle.clone())).flatten()
-    }
-
-    #[cfg_attr(not(debug_assertions), inline(always))]
-    fn find_counted<Q>(&self, key: &Q, hash: u64) -> Option<WorkerHandle<W>>
-    where
-        Q: ?Sized + Equivalent<W::Key>,
-    {
-        let found = self.find(key, hash);
-        self.shared.hot.count(if found.is_some() { HotCounter::Hit } else { HotCounter::Miss });
-        found
-    }
-
-    /// Looks the worker up and reserves a place in its mailbox in one step, with one reference to the worker.
-    #[inline]
-    pub(crate) fn try_reserve<Q>(&self, key: &Q) -> Result<Permit<W>, ReserveError<W>>
-    where
-        Q: ?Sized + Hash + Equivalent<W::Key>,
-    {
-        // No user code runs under the guard: the permit of a worker whose gate is closed is not made.
-        let reserve = |handle: &WorkerHandle<W>| handle.is_open().then(|| handle.try_reserve());
-        let reserved = self.table.with(key, self.table.hash(key), reserve).flatten();
-        self.shared.hot.count(if reserved.is_some() { HotCounter::Hit } else { HotCounter::Miss });
-        reserved.unwrap_or(Err(ReserveError::NotFound))
-    }
-
     #[inline]
     pub(crate) fn lookup_or_start_with<Q, F>(
         &self,

@@ -8,7 +8,7 @@ use equivalent::Equivalent;
 
 use crate::lifecycle::exit::{ExitReason, StopMode};
 use crate::lifecycle::{ShutdownReport, StopKind};
-use crate::registry::{Registry, Starter};
+use crate::registry::Registry;
 use crate::util::coop::cooperate;
 use crate::util::panics::with_contained_waker;
 use crate::util::sync::lock;
@@ -138,15 +138,6 @@ impl<W: Worker> Registry<W> {
     {
         let table = &self.starter.table;
         table.with_rarely(key, table.hash(key), WorkerHandle::clone)
-    }
-}
-
-/// Begins a shutdown when the last [`Registry`] that shares it is dropped.
-pub(super) struct ShutdownOnDrop<W: Worker>(pub(super) Starter<W>);
-
-impl<W: Worker> Drop for ShutdownOnDrop<W> {
-    fn drop(&mut self) {
-        self.0.shared.begin_shutdown(false);
     }
 }
 

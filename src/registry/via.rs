@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use crate::mailbox::reply::Reply;
 use crate::metrics::counters::HotCounter;
-use crate::registry::address::{Address, DeliverError, deliver_cast};
+use crate::registry::address::{Address, MakeArgs, Starts, deliver_cast};
+use crate::registry::key::ToKey;
 use crate::registry::retry::Retry;
-use crate::registry::{Starter, address, retry};
+use crate::registry::{Registry, Starter, address, retry};
 use crate::util::future::{InTransit, boxed_in_debug};
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
@@ -61,16 +62,69 @@ pub struct Via<W: Worker> {
     args: Option<MakeArgs<W::Args>>,
 }
 
-/// Makes the arguments of the workers that an address starts. A `dyn Fn` ends the search for auto traits here: the
-/// arguments may contain the address of another worker type (see [`carries`](crate::util::carries)).
-pub(crate) type MakeArgs<A> = Arc<dyn Fn() -> InTransit<A> + Send + Sync>;
-
 /// A [`MakeArgs`] that clones these arguments.
 pub(crate) fn clones_of<A: Clone + Send + 'static>(args: A) -> MakeArgs<A> {
     // The mutex makes arguments that are only `Send` also `Sync`.
     let args = Mutex::new(InTransit::new(args));
     // A `clone` that panicked has not changed the original, which it borrows shared.
     Arc::new(move || InTransit::new(args.lock().unwrap_or_else(PoisonError::into_inner).get().clone()))
+}
+
+impl<W: Worker> Registry<W> {
+    /// Returns the address of a key. Each send through it goes to the worker that has the key at that time, and fails
+    /// if there is none.
+    #[doc(alias("address"))]
+    pub fn via<Q>(&self, key: &Q) -> Via<W>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        Via::new(self.starter.clone(), key.to_key(), None)
+    }
+
+    /// Returns the address of a key. A send that finds no worker starts one from a clone of `args`.
+    pub fn via_or_start<Q>(&self, key: &Q, args: W::Args) -> Via<W>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+        W::Args: Clone,
+    {
+        Via::new(self.starter.clone(), key.to_key(), Some(clones_of(args)))
+    }
+
+    /// Returns the address of a key. A send that finds no worker starts one from the arguments that the closure makes.
+    ///
+    /// Use it for arguments that are not `Clone`, or that must be new for each start. The closure runs in the task of
+    /// the send, under no lock. If it panics, that send panics. Clones of the address share the closure.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::convert::Infallible;
+    /// # use gen_registry::{Context, Registry, Reply, Worker};
+    /// struct Connection; // not `Clone`
+    ///
+    /// struct Session(Connection);
+    /// # impl Worker for Session {
+    /// #     type Key = u32; type Args = Connection; type Message = Reply<u32>; type Error = Infallible;
+    /// #     async fn init(connection: Connection, _: &mut Context<Self>) -> Result<Self, Infallible> { Ok(Session(connection)) }
+    /// #     async fn handle(&mut self, reply: Reply<u32>, ctx: &mut Context<Self>) -> Result<(), Infallible> {
+    /// #         let Connection = self.0;
+    /// #         Ok(reply.send(*ctx.key()))
+    /// #     }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let sessions = Registry::<Session>::new();
+    /// let session = sessions.via_or_start_with(&7, || Connection);
+    /// assert_eq!(session.call(|reply| reply).await?, 7);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn via_or_start_with<Q>(&self, key: &Q, args: impl Fn() -> W::Args + Send + Sync + 'static) -> Via<W>
+    where
+        Q: ?Sized + ToKey<W::Key>,
+    {
+        Via::new(self.starter.clone(), key.to_key(), Some(Arc::new(move || InTransit::new(args()))))
+    }
 }
 
 impl<W: Worker> Via<W> {
@@ -277,13 +331,6 @@ impl<W: Worker> Via<W> {
     }
 }
 
-impl<W: Worker> Via<W> {
-    pub(crate) async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, DeliverError<W>> {
-        let Some(args) = &self.args else { return self.starter.lookup(&self.key).ok_or(DeliverError::NotFound) };
-        Ok(self.starter.lookup_or_start_with(&self.key, || args()).await?)
-    }
-}
-
 impl<W: Worker> Address<W> for Via<W> {
     fn find(&self) -> Option<WorkerHandle<W>> {
         self.starter.find(&self.key, self.starter.table.hash(&self.key))
@@ -297,8 +344,8 @@ impl<W: Worker> Address<W> for Via<W> {
         self.starter.lookup(&self.key)
     }
 
-    fn starts(&self) -> Option<&Via<W>> {
-        self.args.is_some().then_some(self)
+    fn starts(&self) -> Option<Starts<'_, W>> {
+        Some(Starts { starter: &self.starter, key: &self.key, args: self.args.as_ref()? })
     }
 }
 

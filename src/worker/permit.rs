@@ -1,15 +1,20 @@
-//! [`Permit`]: a reserved place for one message in a mailbox.
+//! [`Permit`]: a reserved place for one message in a mailbox, and the verbs of a handle that reserve one.
 
 use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 
-use crate::mailbox::queue::MessageKind;
+use tokio::task::coop::consume_budget;
+
+use crate::mailbox::queue::{MessageKind, Refusal};
 use crate::mailbox::reply;
 use crate::mailbox::reply::Reply;
 use crate::util::panics::unwind_safe;
 use crate::worker::Worker;
 use crate::worker::call::PendingReply;
 use crate::worker::current::is_current;
-use crate::worker::error::{Returned, SendError};
+use crate::worker::error::{ReserveError, Returned, SendError};
 use crate::worker::handle::WorkerHandle;
 use crate::worker::send::Unsent;
 
@@ -26,7 +31,7 @@ pub struct Permit<W: Worker> {
 
 impl<W: Worker> Permit<W> {
     /// The permit of a place that was reserved in the handle's mailbox.
-    pub(super) fn new(handle: WorkerHandle<W>) -> Self {
+    fn new(handle: WorkerHandle<W>) -> Self {
         Self { place: Some(handle) }
     }
 
@@ -106,6 +111,84 @@ impl<W: Worker> Permit<W> {
     /// Returns the worker whose mailbox has the place.
     pub fn worker(&self) -> &WorkerHandle<W> {
         self.place.as_ref().expect("a place is used once")
+    }
+}
+
+impl<W: Worker> WorkerHandle<W> {
+    /// Waits for a place in the mailbox and reserves it, so that [`Permit::send`] does not wait.
+    ///
+    /// Reservations and sends wait in one queue, in order. Reserve before you make a message that is expensive, or
+    /// before you take one from a place where it could not be put back.
+    ///
+    /// The place counts as taken while the permit is held, and the worker is not passivated. Hold a permit only
+    /// briefly.
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
+    /// - [`ReserveError::WouldDeadlock`]: the worker reserves in its own mailbox, which is full.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped before it completes, nothing is reserved. The place in the queue for room is lost.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use gen_registry::{Context, Registry, SendError, Worker};
+    /// # struct Sink;
+    /// # impl Worker for Sink {
+    /// #     type Key = u32; type Args = (); type Message = u64; type Error = std::convert::Infallible;
+    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Sink) }
+    /// #     async fn handle(&mut self, _: u64, _: &mut Context<Self>) -> Result<(), Self::Error> { Ok(()) }
+    /// # }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    /// let registry = Registry::<Sink>::builder().mailbox_capacity(1).build()?;
+    /// let worker = registry.start(&7, ()).await?;
+    ///
+    /// let mut jobs = vec![3, 2, 1];
+    /// while let permit = worker.reserve().await? {
+    ///     let Some(job) = jobs.pop() else { break };
+    ///     assert!(matches!(worker.try_cast(job), Err(SendError::Full(_)))); // the permit holds the only place
+    ///     permit.send(job)?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias("permit"))]
+    pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
+        let mut reserving = self.cell.queue.reserve();
+        let reserved = poll_fn(|cx| match Pin::new(&mut reserving).poll(cx) {
+            // Only the caller itself could make room. Checked after the poll: another task may take the last place
+            // before it.
+            Poll::Pending if reserving.is_waiting() && is_current(self.id()) => Poll::Ready(None),
+            polled => polled.map(Some),
+        });
+        match reserved.await {
+            Some(true) => Ok(Permit::new(self.clone())),
+            Some(false) => Err(ReserveError::Closed),
+            None => {
+                drop(reserving);
+                // A loop of failing reservations yields to other tasks and can be cancelled.
+                consume_budget().await;
+                Err(ReserveError::WouldDeadlock)
+            }
+        }
+    }
+
+    /// Reserves a place in the mailbox if there is one now: see [`reserve`](Self::reserve).
+    ///
+    /// # Errors
+    ///
+    /// - [`ReserveError::Full`]: the mailbox is full.
+    /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
+    pub fn try_reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
+        match self.cell.queue.try_reserve() {
+            Ok(()) => Ok(Permit::new(self.clone())),
+            Err(Refusal::Full) => Err(ReserveError::Full),
+            Err(Refusal::Closed) => Err(ReserveError::Closed),
+        }
     }
 }
 

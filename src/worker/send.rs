@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, timeout_at};
 
 use crate::mailbox::queue::{MessageKind, Refusal, Sending, Sequence, whole};
@@ -20,9 +19,8 @@ use crate::util::future::boxed_in_debug;
 use crate::worker::Worker;
 use crate::worker::cell::WorkerCell;
 use crate::worker::current::is_current;
-use crate::worker::error::{ReserveError, Returned, SendError};
+use crate::worker::error::{Returned, SendError};
 use crate::worker::handle::WorkerHandle;
-use crate::worker::permit::Permit;
 
 impl<W: Worker> WorkerHandle<W> {
     /// Sends a message, and waits for room if the mailbox is full.
@@ -146,82 +144,6 @@ impl<W: Worker> WorkerHandle<W> {
     pub async fn cast_timeout(&self, timeout: Duration, message: W::Message) -> Result<(), SendError<W>> {
         let sent = self.send_before(deadline_after(timeout), message, MessageKind::Cast).await;
         sent.map(drop).map_err(|unsent| self.send_error(unsent))
-    }
-
-    /// Waits for a place in the mailbox and reserves it, so that [`Permit::send`] does not wait.
-    ///
-    /// Reservations and sends wait in one queue, in order. Reserve before you make a message that is expensive, or
-    /// before you take one from a place where it could not be put back.
-    ///
-    /// The place counts as taken while the permit is held, and the worker is not passivated. Hold a permit only
-    /// briefly.
-    ///
-    /// # Errors
-    ///
-    /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
-    /// - [`ReserveError::WouldDeadlock`]: the worker reserves in its own mailbox, which is full.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped before it completes, nothing is reserved. The place in the queue for room is lost.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # use gen_registry::{Context, Registry, SendError, Worker};
-    /// # struct Sink;
-    /// # impl Worker for Sink {
-    /// #     type Key = u32; type Args = (); type Message = u64; type Error = std::convert::Infallible;
-    /// #     async fn init(_: (), _: &mut Context<Self>) -> Result<Self, Self::Error> { Ok(Sink) }
-    /// #     async fn handle(&mut self, _: u64, _: &mut Context<Self>) -> Result<(), Self::Error> { Ok(()) }
-    /// # }
-    /// # #[tokio::main(flavor = "current_thread")]
-    /// # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    /// let registry = Registry::<Sink>::builder().mailbox_capacity(1).build()?;
-    /// let worker = registry.start(&7, ()).await?;
-    ///
-    /// let mut jobs = vec![3, 2, 1];
-    /// while let permit = worker.reserve().await? {
-    ///     let Some(job) = jobs.pop() else { break };
-    ///     assert!(matches!(worker.try_cast(job), Err(SendError::Full(_)))); // the permit holds the only place
-    ///     permit.send(job)?;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[doc(alias("permit"))]
-    pub async fn reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
-        let mut reserving = self.cell.queue.reserve();
-        let reserved = poll_fn(|cx| match Pin::new(&mut reserving).poll(cx) {
-            // Only the caller itself could make room. Checked after the poll: another task may take the last place
-            // before it.
-            Poll::Pending if reserving.is_waiting() && is_current(self.id()) => Poll::Ready(None),
-            polled => polled.map(Some),
-        });
-        match reserved.await {
-            Some(true) => Ok(Permit::new(self.clone())),
-            Some(false) => Err(ReserveError::Closed),
-            None => {
-                drop(reserving);
-                // A loop of failing reservations yields to other tasks and can be cancelled.
-                consume_budget().await;
-                Err(ReserveError::WouldDeadlock)
-            }
-        }
-    }
-
-    /// Reserves a place in the mailbox if there is one now: see [`reserve`](Self::reserve).
-    ///
-    /// # Errors
-    ///
-    /// - [`ReserveError::Full`]: the mailbox is full.
-    /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
-    pub fn try_reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
-        match self.cell.queue.try_reserve() {
-            Ok(()) => Ok(Permit::new(self.clone())),
-            Err(Refusal::Full) => Err(ReserveError::Full),
-            Err(Refusal::Closed) => Err(ReserveError::Closed),
-        }
     }
 
     /// Turns a refusal into the public error, and counts it as undelivered unless the wait for room has counted it.

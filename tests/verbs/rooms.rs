@@ -1,6 +1,7 @@
-//! The rooms of the crates: which there are, which may import which, and how long a file and a function may be. See
-//! `ARCHITECTURE.md`, whose file names are checked as well.
+//! The rooms of the crates: which there are, which may import which, that files import in no circle, and how long a file
+//! and a function may be. See `ARCHITECTURE.md`, whose file names are checked as well.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -213,6 +214,57 @@ fn rooms_import_only_from_rooms_below() {
         }
     }
     assert!(upward.is_empty(), "imports against the order of rooms:\n{}", upward.join("\n"));
+}
+
+/// The modules that a file of the library imports from, by name, as in `worker::cell`. Re-exports are no imports.
+fn imports(text: &str) -> Vec<String> {
+    let code: Vec<&str> = code_lines(text).into_iter().map(|(_, line)| line).collect();
+    let code = code.join("\n");
+    let statements = code.split("\nuse crate::").skip(1).filter_map(|rest| rest.split_once(';'));
+    let paths = statements.flat_map(|(path, _)| {
+        let (module, names) = path.split_once("::{").unwrap_or((path, ""));
+        names.trim_end_matches('}').split(',').map(move |name| match name.trim() {
+            "" | "self" => module.to_owned(),
+            name => format!("{module}::{name}"),
+        })
+    });
+    paths.collect()
+}
+
+#[test]
+fn only_files_of_a_worker_import_in_a_circle() {
+    // `Worker` names `Context`, which holds a handle, whose cell is of a `Worker`: the public types tie this knot.
+    const KNOT: &str = "worker";
+    let sources: Vec<Source> =
+        sources().into_iter().filter(|source| source.house.src == "src" && !source.is_test()).collect();
+    let name = |source: &Source| {
+        source.path.with_extension("").iter().filter_map(|part| part.to_str()).collect::<Vec<_>>().join("::")
+    };
+    let mut files: BTreeMap<String, Vec<String>> =
+        sources.iter().map(|source| (name(source), imports(&source.text))).collect();
+    let all: BTreeSet<String> = files.keys().cloned().collect();
+    for (file, imports) in &mut files {
+        // A path ends with the names of items: the longest beginning that is a file is meant.
+        let beginning = |path: &String| {
+            let ends = path.match_indices("::").map(|(at, _)| at).chain([path.len()]);
+            ends.map(|end| path[..end].to_owned()).filter(|name| all.contains(name)).last()
+        };
+        *imports = imports.iter().filter_map(beginning).filter(|to| to != file).collect();
+    }
+    assert!(files.values().map(Vec::len).sum::<usize>() > 300, "found only some of the imports: {files:?}");
+    // Take away what imports from no file that is left, until nothing changes.
+    loop {
+        let before = files.len();
+        let left: BTreeSet<String> = files.keys().cloned().collect();
+        files.retain(|_, imports| imports.iter().any(|to| left.contains(to)));
+        let imported: BTreeSet<String> = files.values().flatten().cloned().collect();
+        files.retain(|file, _| imported.contains(file));
+        if files.len() == before {
+            break;
+        }
+    }
+    files.retain(|file, _| file.split("::").next() != Some(KNOT));
+    assert!(files.is_empty(), "these files import in a circle, or lie between two: {files:#?}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Futures that wait for capacity: [`Sending`] uses it for a message, [`Reserving`] keeps it. Rules are those of
-//! [`queue`](super).
+//! The capacity of a queue: reservations, and the futures that wait for capacity. [`Sending`] uses it for a message,
+//! [`Reserving`] keeps it. Rules are those of [`queue`](super).
 
 use std::future::Future;
 use std::mem;
@@ -7,11 +7,64 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::mailbox::queue::state::State;
-use crate::mailbox::queue::{Gate, MessageKind, Queue, Sequence, wake};
+use crate::mailbox::queue::{Gate, MessageKind, Queue, Refusal, Sequence, wake};
 use crate::util::coop::{Budget, poll_budget};
 use crate::util::panics::catch_panic;
 use crate::util::seeded::seeded;
 use crate::util::sync::MutexGuard;
+
+impl<M> Queue<M> {
+    /// Sends when there is capacity. Dropped before it is ready, the message was not accepted.
+    pub(crate) fn send(&self, message: M, kind: MessageKind) -> Sending<'_, M> {
+        Sending::new(self, message, kind)
+    }
+
+    /// Reserves capacity for one message, in the same order as senders. Dropped before it is ready, nothing is
+    /// reserved.
+    pub(crate) fn reserve(&self) -> Reserving<'_, M> {
+        Reserving::new(self)
+    }
+
+    /// Reserves capacity for one message, if there is some. It is not waited for.
+    pub(crate) fn try_reserve(&self) -> Result<(), Refusal> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            return Err(Refusal::Closed);
+        }
+        if !state.has_capacity(self.capacity) {
+            return Err(Refusal::Full);
+        }
+        state.reserved += 1;
+        Ok(())
+    }
+
+    /// Accepts a message into [reserved](Self::reserve) capacity, unless the gate was closed meanwhile.
+    pub(crate) fn send_reserved(&self, message: M, kind: MessageKind) -> Result<Sequence, M> {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            // The close has released all reservations. (rule 4)
+            return Err(message);
+        }
+        state.reserved -= 1;
+        let (sequence, receiver) = state.push(message, kind);
+        drop(state);
+        wake(receiver);
+        Ok(sequence)
+    }
+
+    /// Releases [reserved](Self::reserve) capacity to the sender that has waited longest.
+    pub(crate) fn release(&self) {
+        let mut state = self.lock();
+        if self.gate() >= Gate::Closed {
+            // The close has released all reservations. (rule 4)
+            return;
+        }
+        state.reserved -= 1;
+        let sender = state.release_permit(self.capacity);
+        drop(state);
+        wake(sender);
+    }
+}
 
 /// Acquires capacity for one message, in order. (rule 4)
 #[derive(Debug)]
@@ -92,7 +145,7 @@ pub(crate) struct Sending<'a, M> {
 impl<M> Unpin for Sending<'_, M> {}
 
 impl<'a, M> Sending<'a, M> {
-    pub(super) fn new(queue: &'a Queue<M>, message: M, kind: MessageKind) -> Self {
+    fn new(queue: &'a Queue<M>, message: M, kind: MessageKind) -> Self {
         Self { acquire: Acquire { queue, ticket: None }, message: Some(message), kind }
     }
 
@@ -134,7 +187,7 @@ impl<M> Future for Sending<'_, M> {
 pub(crate) struct Reserving<'a, M>(Acquire<'a, M>);
 
 impl<'a, M> Reserving<'a, M> {
-    pub(super) fn new(queue: &'a Queue<M>) -> Self {
+    fn new(queue: &'a Queue<M>) -> Self {
         Self(Acquire { queue, ticket: None })
     }
 
