@@ -354,10 +354,13 @@ mod tests {
         let records = Records::new();
         let numbers: Vec<u32> = (1..=3_000).map(|id| records.assign(entry(id), 0)).collect();
         numbers.iter().skip(1).step_by(2).for_each(|&number| records.release(number));
-        let (mut seen, mut from, mut rounds) = (Vec::new(), 0, 0);
+        let (mut seen, mut visited, mut from, mut rounds) = (Vec::new(), 0, 0, 0);
         loop {
             rounds += 1;
-            let mut visit = |record: &Record| seen.extend(record.entry());
+            let mut visit = |record: &Record| {
+                visited += 1;
+                seen.extend(record.entry());
+            };
             match records.visit(from, &mut visit, &mut || false) {
                 Some(next) => from = next,
                 None => break,
@@ -365,6 +368,8 @@ mod tests {
         }
         let expected: Vec<EntryId> = (1..=3_000).step_by(2).map(entry).collect();
         assert!(seen == expected && rounds > 3_000 / VISITED_AT_ONCE, "{} in {rounds} rounds", seen.len());
+        assert_eq!(visited, 3_000, "records that were never used are visited");
+        assert_eq!(records.visit(1_000, &mut |_| {}, &mut || false), Some(CHUNK as u32), "across two chunks");
     }
 
     #[test]
@@ -403,13 +408,15 @@ mod tests {
     fn slow_message_is_reported_once() {
         let record = Record::default();
         record.assign(entry(1), 0);
-        assert!(!record.report_slow(50), "nothing is in hand");
+        assert!(!record.report_slow(50) && !record.is_busy(), "nothing is in hand");
         assert_eq!(record.begin_message(10), None);
+        assert!(record.is_busy());
         assert!(!record.report_slow(10));
         assert!(record.report_slow(11) && !record.report_slow(12));
         assert_eq!(record.begin_message(30), Some(10), "the mark is not part of the time");
         assert!(record.report_slow(31), "the next message is reported too");
         assert_eq!(record.rest(40), Some(30));
+        assert!(!record.report_slow(50) && !record.is_busy(), "it is at rest");
         assert_eq!(record.read(WorkerId(1)).and_then(|glimpse| glimpse.idle_since), Some(40));
     }
 

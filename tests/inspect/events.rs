@@ -278,3 +278,22 @@ async fn eviction_is_an_event_once_a_second() {
     }
     assert_eq!(all(&*only(&inspector)), ["a evicted", "b evicted"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn full_mailbox_is_an_event_without_a_reader() {
+    let (inspector, gate) = (Inspector::new(), Gate::new());
+    let registry = builder(&inspector).mailbox_capacity(1).build().expect("valid options");
+    let worker = started(&registry, "k").await;
+    worker.cast(Ask::Do(Step::Wait(gate.clone()))).await.expect("it runs");
+    gate.reached().await;
+    worker.try_cast(Ask::Note(1)).expect("there is room");
+    worker.try_cast(Ask::Note(2)).expect_err("it is full");
+    gate.open();
+    until_idle().await;
+    let shown = only(&inspector);
+    assert_eq!(all(&*shown), ["k mailbox_full"]);
+    within(worker.stop(), "a stop").await.expect("it stops");
+    advance(Duration::from_secs(11)).await;
+    worker.try_cast(Ask::Note(3)).expect_err("it has exited");
+    assert_eq!(shown.events(1).len(), 0, "it was not full");
+}

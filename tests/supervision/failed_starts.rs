@@ -210,6 +210,10 @@ async fn failed_start_is_forgotten_unless_asked_for() {
     within(worker.cast(Ask::Do(Step::Fail)), "a send").await.unwrap();
     within(worker.closed(), "the exit").await;
     assert_eq!(registry.stats().remembered, 1);
-    within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    let worker = within(registry.start("a", Plan::default()), "a start").await.unwrap();
+    assert_eq!(registry.stats().remembered, 0);
+    // An end that is no crash is not.
+    within(worker.cast(Ask::Stop), "a send").await.unwrap();
+    within(worker.closed(), "the exit").await;
     assert_eq!(registry.stats().remembered, 0);
 }

@@ -303,3 +303,21 @@ async fn stop_racing_stopping_wakes_every_wait() {
         assert!(matches!(reason, ExitReason::Stopped | ExitReason::Shutdown), "round {round}: {reason:?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn run_whose_task_is_aborted_keeps_its_reason() {
+    let builder = Registry::<RestartableWorker>::builder().restart(Restart::Permanent);
+    let registry = builder.stop_timeout(Duration::from_secs(5)).build().expect("valid options");
+    let worker = within(registry.start(KEY, RestartableArgs::default()), "a start").await.expect("it starts");
+    let began = Instant::now();
+    let endless = fallible_job(|ctx| {
+        Box::pin(async move {
+            drop(ctx.spawn(std::future::pending::<()>()));
+            ctx.stop();
+            Ok(())
+        })
+    });
+    worker.cast(endless).await.expect("it runs");
+    assert_eq!(within(worker.run_ended(), "the end of the run").await, ExitReason::Normal);
+    assert_eq!((began.elapsed().as_secs(), worker.incarnation()), (5, 1), "the task has the time of a stop");
+}

@@ -352,3 +352,19 @@ async fn limits_are_refused_beside_shared_ones() {
     started(&two, "b", Plan::default()).await;
     full(&one, "c").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn g11_only_idle_worker_of_many_makes_room() {
+    let limits = evicting(500);
+    let [busy, idle] = sharing(&limits);
+    for key in 0..499 {
+        let worker = started(&busy, &key.to_string(), Plan::default()).await;
+        worker.try_cast(Ask::Do(Step::Hang)).expect("there is room");
+    }
+    // A sample of 64 seldom has the one that is idle.
+    for key in 0..10 {
+        started(&idle, &key.to_string(), Plan::default()).await;
+        until_idle().await;
+    }
+    assert_eq!((busy.count(), idle.count()), (499, 1));
+}

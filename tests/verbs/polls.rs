@@ -78,8 +78,12 @@ async fn recv_yields_once_for_each_budget() {
     let (worker, gate, polls) = started(2 * budget).await;
     (0..2 * budget).for_each(|_| worker.try_cast(()).expect("there is room"));
     gate.open();
+    // In the queue behind the worker.
+    let counter = Arc::clone(&polls);
+    let other = tokio::spawn(async move { counter.load(Ordering::SeqCst) });
+    assert_eq!(within(other, "another task").await.expect("it does not panic"), budget + 1, "as many, and a yield");
     until_idle().await;
-    // Each message, a yield between them, and the wait for the next one.
+    // The others, and the wait for the next one.
     assert_eq!(polls.load(Ordering::SeqCst), 2 * budget + 2);
 }
 

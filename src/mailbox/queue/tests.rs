@@ -111,3 +111,16 @@ fn queue_is_full_with_what_is_reserved() {
     queue.kill(&live);
     assert_eq!(queue.try_reserve(), Err(Refusal::Closed));
 }
+
+#[test]
+fn nothing_is_received_behind_a_kill_or_the_end_of_a_run() {
+    let (queue, live) = open(4);
+    queue.end_run_after_accepted();
+    queue.try_send(1, MessageKind::Cast).expect("there is room");
+    assert_eq!(queue.try_recv(), None, "it is for the next run");
+    queue.begin_next_run();
+    assert_eq!(queue.try_recv(), Some(1));
+    queue.try_send(2, MessageKind::Cast).expect("there is room");
+    queue.kill(&live);
+    assert_eq!(queue.try_recv(), None);
+}

@@ -65,3 +65,10 @@ async fn worker_that_was_left_is_counted_once() {
     assert!(worker.cell.take_left() && !worker.cell.take_left());
     assert!(worker.cell.is_reported_run(), "another flag was changed");
 }
+
+#[tokio::test]
+async fn wait_for_an_open_gate_is_over_at_once() {
+    let registry = Registry::<TestWorker>::new();
+    let worker = registry.start(&1, ()).await.expect("nothing is in its way");
+    assert!(pin!(worker.cell.started()).poll(&mut Context::from_waker(Waker::noop())).is_ready());
+}
