@@ -424,3 +424,15 @@ async fn running_task_prevents_idling() {
     let at = idles(&worker, began).await;
     assert!(at >= 150, "{at}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn shorter_idle_timeout_applies_to_a_resting_worker() {
+    let registry = builder().build().unwrap();
+    let worker = started(&registry, "k").await;
+    // Its timer is set for the longer one.
+    until_idle().await;
+    let since = Instant::now();
+    run_in_restartable(&worker, |ctx| Box::pin(async move { ctx.set_idle_timeout(Some(seconds(10))) })).await.unwrap();
+    let at = idles(&worker, since).await;
+    assert!((10..=11).contains(&at), "{at} s");
+}
