@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use super::support::*;
 use crate::{Clock, ClusterBuilder, ClusterCallError, Timing};
 
-/// A node that is not declared dead because it has no processor for some seconds, and whose streams are not closed because
-/// three pings have no answer.
+/// A node that has no processor for some seconds, and is not declared dead for that. Neither are its streams closed because
+/// three pings have no answer, nor do its callers give up.
 fn options(bed: &Bed, address: &str) -> ClusterBuilder {
     let timing = Timing { beat: 4 * SECOND, valid: 24 * SECOND, take: 30 * SECOND };
-    bed.options(address).clock(Clock::system()).timing(timing)
+    bed.options(address).clock(Clock::system()).timing(timing).call_timeout(60 * SECOND)
 }
 
 /// A message that has passed the look at its shard is accepted before the shutdown begins, and one that has not goes to the
