@@ -48,6 +48,8 @@ pub(crate) struct State {
     pub(crate) cells: HashMap<String, Cell>,
     pub(crate) lives: Vec<Life>,
     pub(crate) starts: HashMap<u32, Starts>,
+    /// When processes ended.
+    dead: HashMap<u32, u64>,
     /// The times in which a process was stopped.
     pauses: Vec<(u32, u64, u64)>,
 }
@@ -102,6 +104,7 @@ impl Server {
     pub(crate) fn killed(&self, process: u32) {
         let at = now();
         self.with(|state| {
+            let at = *state.dead.entry(process).or_insert(at);
             for life in state.lives.iter_mut().filter(|life| life.process == process && life.end.is_none()) {
                 life.end = Some(at);
             }
@@ -184,7 +187,10 @@ fn perform(line: &str, state: &mut State) -> u64 {
         }
         "began" => {
             let token = (number(2), number(3));
-            state.lives.push(Life { key, process: number(5) as u32, token, begin: number(4), end: None });
+            let process = number(5) as u32;
+            // What it has sent may arrive after its end was seen.
+            let end = state.dead.get(&process).copied();
+            state.lives.push(Life { key, process, token, begin: number(4), end });
             1
         }
         "starting" => {
