@@ -43,6 +43,7 @@ impl<W: Worker> Permit<W> {
     ///
     /// [`SendError::Closed`], with the message, if the worker has begun to stop or has exited since the reservation.
     /// Look its key up again.
+    #[inline]
     pub fn send(mut self, message: W::Message) -> Result<(), SendError<W>> {
         let handle = self.take();
         match handle.cell.queue.send_reserved(message, MessageKind::Cast) {
@@ -95,6 +96,7 @@ impl<W: Worker> Permit<W> {
     /// # Ok(())
     /// # }
     /// ```
+    #[inline]
     pub fn call<T>(mut self, message: impl FnOnce(Reply<T>) -> W::Message) -> Result<PendingReply<W, T>, SendError<W>> {
         let (reply, receiver) = reply::channel_unregistered();
         let message = message(reply);
@@ -183,6 +185,7 @@ impl<W: Worker> WorkerHandle<W> {
     ///
     /// - [`ReserveError::Full`]: the mailbox is full.
     /// - [`ReserveError::Closed`]: the worker has exited or is stopping. Look its key up again.
+    #[inline]
     pub fn try_reserve(&self) -> Result<Permit<W>, ReserveError<W>> {
         match self.cell.queue.try_reserve() {
             Ok(()) => Ok(Permit::new(self.clone())),

@@ -26,6 +26,7 @@ impl<M> Queue<M> {
     }
 
     /// Reserves capacity for one message, if there is some. It is not waited for.
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn try_reserve(&self) -> Result<(), Refusal> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
@@ -39,6 +40,7 @@ impl<M> Queue<M> {
     }
 
     /// Accepts a message into [reserved](Self::reserve) capacity, unless the gate was closed meanwhile.
+    #[cfg_attr(not(debug_assertions), inline(always))]
     pub(crate) fn send_reserved(&self, message: M, kind: MessageKind) -> Result<Sequence, M> {
         let mut state = self.lock();
         if self.gate() >= Gate::Closed {
