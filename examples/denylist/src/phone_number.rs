@@ -40,6 +40,15 @@ impl FromStr for PhoneNumber {
 
     /// Parses the usual spellings. A number without a country code is from the US.
     fn from_str(text: &str) -> Result<Self, NumberError> {
+        let number = Self::read(text)?;
+        let written = number.to_string();
+        // The parser drops digits that it takes for a prefix, and what is left may be no number: `+4611 136 0123`.
+        if written == text || Self::read(&written) == Ok(number) { Ok(number) } else { Err(NumberError::NotInPlan) }
+    }
+}
+
+impl PhoneNumber {
+    fn read(text: &str) -> Result<Self, NumberError> {
         let text = text.trim();
         let text = text.strip_prefix("tel:").unwrap_or(text);
         if text.is_empty() {
@@ -149,6 +158,13 @@ impl Serialize for Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_reads_as_another_number_is_none() {
+        for text in ["+4611 136 0123", "+46111360123"] {
+            assert_eq!(text.parse::<PhoneNumber>(), Err(NumberError::NotInPlan), "{text}");
+        }
+    }
 
     #[test]
     fn all_notations_parse_to_one_number() {
