@@ -145,7 +145,11 @@ impl Worker for Counter {
             }
             Message::Blob(Blob { answer, .. }, reply) => reply.send("b".repeat(answer)),
             Message::Work => {
-                if (key.starts_with("work-blind") || fence.holds()) && !storage.write(key, *token, self.value).await {
+                // Before the look: the process may be stopped between the two.
+                let at = storage.now();
+                if (key.starts_with("work-blind") || fence.holds())
+                    && !storage.write_asked_at(at, key, *token, self.value).await
+                {
                     return Err("the storage refuses the work".into());
                 }
                 let _ = ctx.send_after(Duration::from_millis(5), Message::Work); // as above

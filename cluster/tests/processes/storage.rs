@@ -24,7 +24,8 @@ type Order = (u64, u64);
 pub(crate) struct Cell {
     pub(crate) value: u64,
     token: Order,
-    pub(crate) refused: u64,
+    /// When each write was asked for that was refused.
+    refused: Vec<u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -135,9 +136,14 @@ impl Server {
 
     /// The writes of keys with this prefix that were refused.
     pub(crate) fn refused(&self, prefix: &str) -> u64 {
+        self.refused_since(prefix, 0)
+    }
+
+    /// Those that were asked for at this moment or later.
+    pub(crate) fn refused_since(&self, prefix: &str, moment: u64) -> u64 {
         self.with(|state| {
             let cells = state.cells.iter().filter(|(key, _)| key.starts_with(prefix));
-            cells.map(|(_, cell)| cell.refused).sum()
+            cells.flat_map(|(_, cell)| &cell.refused).filter(|at| **at >= moment).count() as u64
         })
     }
 }
@@ -150,10 +156,12 @@ pub(crate) struct Pause {
 }
 
 impl Pause {
-    /// The process goes on.
-    pub(crate) fn end(self) {
-        let end = now() + self.server.reaction.as_nanos() as u64;
-        self.server.with(|state| state.pauses.push((self.process, self.begin, end)));
+    /// The process goes on, from the moment that is returned.
+    pub(crate) fn end(self) -> u64 {
+        let end = now();
+        let reacted = end + self.server.reaction.as_nanos() as u64;
+        self.server.with(|state| state.pauses.push((self.process, self.begin, reacted)));
+        end
     }
 }
 
@@ -179,7 +187,7 @@ fn perform(line: &str, state: &mut State) -> u64 {
             let cell = state.cells.entry(key).or_default();
             let token = (number(2), number(3));
             if token < cell.token {
-                cell.refused += 1;
+                cell.refused.push(number(5));
                 return 0;
             }
             (cell.token, cell.value) = (token, number(4));
@@ -263,7 +271,12 @@ impl Storage {
 
     /// False: the storage has refused it.
     pub(crate) async fn write(&self, key: &str, token: Token, value: u64) -> bool {
-        self.ask(format!("write {key} {} {} {value}", token.epoch.get(), token.start)).await == Some(1)
+        self.write_asked_at(self.now(), key, token, value).await
+    }
+
+    /// As [`write`](Self::write), of a worker that has looked at its fence after this moment.
+    pub(crate) async fn write_asked_at(&self, at: u64, key: &str, token: Token, value: u64) -> bool {
+        self.ask(format!("write {key} {} {} {value} {at}", token.epoch.get(), token.start)).await == Some(1)
     }
 
     /// A line without an answer. An error: the process ends.
@@ -287,7 +300,7 @@ impl Storage {
     }
 
     /// The machine's monotonic clock, whatever the clock of this process is.
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         now().saturating_add_signed(-self.clock_ahead)
     }
 }
