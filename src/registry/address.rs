@@ -65,7 +65,7 @@ pub(crate) struct Starts<'a, W: Worker> {
 }
 
 impl<W: Worker> Starts<'_, W> {
-    async fn lookup_or_start(&self) -> Result<WorkerHandle<W>, DeliverError<W>> {
+    async fn lookup_or_start(self) -> Result<WorkerHandle<W>, DeliverError<W>> {
         Ok(self.starter.lookup_or_start_with(self.key, || (self.args)()).await?)
     }
 }
