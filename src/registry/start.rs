@@ -1,7 +1,7 @@
 //! Starts: `lookup_or_start`, `lookup_or_start_with` and `start`; and the [`Starter`] behind them, which a [`Registry`] and its
 //! addresses ([`Via`](crate::Via)) use alike.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -154,11 +154,14 @@ impl<W: Worker> Registry<W> {
     }
 }
 
-/// Polls the start. Not inlined, so that the code of a hit stays small.
+/// Polls the start. Not inlined, so that the code of a hit stays small. Stores the result: if it were returned, a hit would
+/// pass its own result through the same memory.
 #[cold]
 #[inline(never)]
-fn poll_cold<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>) -> Poll<F::Output> {
-    Pin::new(future).poll(cx)
+fn poll_cold<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>, result: &mut Option<F::Output>) {
+    if let Poll::Ready(output) = Pin::new(future).poll(cx) {
+        *result = Some(output);
+    }
 }
 
 /// Takes the arguments of a start. They are passed by reference up to here: in a debug build each move is a copy on the
@@ -193,9 +196,6 @@ impl<W: Worker> Starter<W> {
 
     /// Returns the worker that has the key, or starts one. On a miss, `make` builds the arguments from `args`; on a
     /// hit, `hit` disposes of `args` and decides the result.
-    ///
-    /// Not an `async fn`: that would initialize a state with room for the start before the lookup, which makes a hit 20
-    /// % slower.
     #[cfg_attr(not(debug_assertions), inline(always))]
     pub(super) fn find_or_start<Q, A>(
         &self,
@@ -208,27 +208,7 @@ impl<W: Worker> Starter<W> {
     where
         Q: ?Sized + ToKey<W::Key>,
     {
-        let mut args = Some(args);
-        let mut start = None;
-        poll_fn(move |cx| {
-            let start = match &mut start {
-                Some(start) => start,
-                none => {
-                    let hash = self.table.hash(key);
-                    if let Some(handle) = self.find(key, hash) {
-                        // Without budget, drop the handle and look it up again in the next poll: the worker may have
-                        // closed its gate by then. (G3)
-                        ready!(poll_hit_budget(cx));
-                        self.shared.hot.count(HotCounter::Hit);
-                        return Poll::Ready(hit(handle, &mut args));
-                    }
-                    self.shared.hot.count(HotCounter::Miss);
-                    // In this poll, whatever the budget: the first poll of a start submits it.
-                    none.insert(self.submit_start(cx, verb, key, &mut args, make, hash))
-                }
-            };
-            poll_cold(start, cx)
-        })
+        FindOrStart { starter: self, verb, key, args: Some(args), make, hit, start: None }
     }
 
     /// Submits a start to the owner. The lookup missed, so the key is vacant, or its worker is starting or stopping.
@@ -337,6 +317,60 @@ impl<W: Worker> Starter<W> {
             self.table.visit_entry(entry, &mut |worker| guards.push(BusyGuard::new(worker.cell.clone())));
         }
         guards
+    }
+}
+
+/// See [`Starter::find_or_start`]. Not an `async fn`: that would initialize a state with room for the start before the
+/// lookup, which makes a hit 20 % slower. Nor a `poll_fn`: its `poll` is not always inlined, and then passes the result of a
+/// hit through memory, which makes a hit of random keys 10 to 30 % slower.
+struct FindOrStart<'s, 'k, W: Worker, Q: ?Sized, A, M, H> {
+    starter: &'s Starter<W>,
+    verb: Verb,
+    key: &'k Q,
+    args: Option<A>,
+    make: M,
+    hit: H,
+    start: Option<Start<'s, W>>,
+}
+
+// Nothing in it is pinned.
+impl<W: Worker, Q: ?Sized, A, M, H> Unpin for FindOrStart<'_, '_, W, Q, A, M, H> {}
+
+impl<W, Q, A, M, H> Future for FindOrStart<'_, '_, W, Q, A, M, H>
+where
+    W: Worker,
+    Q: ?Sized + ToKey<W::Key>,
+    M: FnOnce(&mut Option<A>) -> InTransit<W::Args> + Copy,
+    H: FnOnce(WorkerHandle<W>, &mut Option<A>) -> Result<WorkerHandle<W>, StartError<W>> + Copy,
+{
+    type Output = Result<WorkerHandle<W>, StartError<W>>;
+
+    #[cfg_attr(not(debug_assertions), inline(always))]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let starter = this.starter;
+        let start = match &mut this.start {
+            Some(start) => start,
+            none => {
+                let hash = starter.table.hash(this.key);
+                if let Some(handle) = starter.find(this.key, hash) {
+                    // Without budget, drop the handle and look it up again in the next poll: the worker may have
+                    // closed its gate by then. (G3)
+                    ready!(poll_hit_budget(cx));
+                    starter.shared.hot.count(HotCounter::Hit);
+                    return Poll::Ready((this.hit)(handle, &mut this.args));
+                }
+                starter.shared.hot.count(HotCounter::Miss);
+                // In this poll, whatever the budget: the first poll of a start submits it.
+                none.insert(starter.submit_start(cx, this.verb, this.key, &mut this.args, this.make, hash))
+            }
+        };
+        let mut result = None;
+        poll_cold(start, cx, &mut result);
+        match result {
+            Some(result) => Poll::Ready(result),
+            None => Poll::Pending,
+        }
     }
 }
 
