@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
 
 use gen_registry::metrics::ALL;
@@ -113,18 +114,25 @@ fn metrics_count_calls_and_workers() {
 fn all_library_metrics_are_served() {
     let service = TestDir::new().serve_with(&["--max-workers", "100"]);
     service.rules("+12025550100");
-    let metrics = service.get("/metrics");
-    let exposition = Exposition::parse(&metrics.body);
-    for metric in ALL {
-        for registry in ["denylist", "reputation"] {
-            exposition.assert_complete(metric, registry);
+    let scrape = || Exposition::parse(&service.get("/metrics").body);
+    let assert_complete = |exposition: &Exposition| {
+        for metric in ALL {
+            for registry in ["denylist", "reputation"] {
+                exposition.assert_complete(metric, registry);
+            }
         }
-    }
+    };
+    // Each registry makes its first report in a task of its own, perhaps after the first request is served.
+    eventually("both registries have reported", || {
+        let now = scrape();
+        catch_unwind(AssertUnwindSafe(|| assert_complete(&now))).is_ok()
+    });
+    let exposition = scrape();
+    assert_complete(&exposition);
     assert!(exposition.0.values().all(|family| family.help.is_some()), "a family without a help text: {exposition:?}");
     // The metrics are updated every few seconds.
     eventually("the worker is in the metrics", || {
-        let now = Exposition::parse(&service.get("/metrics").body);
-        now.value("gen_registry_workers", &[("registry", "denylist"), ("state", "running")]) == 1.0
+        scrape().value("gen_registry_workers", &[("registry", "denylist"), ("state", "running")]) == 1.0
     });
 }
 
