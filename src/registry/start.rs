@@ -30,7 +30,7 @@ use crate::worker::error::{Returned, StartError};
 use crate::worker::guard::BusyGuard;
 use crate::worker::handle::WorkerHandle;
 use crate::worker::request::{Launch, Request, StartAnswer, StartReply, StartRequest, Started};
-use crate::worker::shared::Shared;
+use crate::worker::shared::SharedCore;
 
 impl<W: Worker> Registry<W> {
     /// Finds the worker of a key, or starts one.
@@ -158,9 +158,13 @@ impl<W: Worker> Registry<W> {
 /// pass its own result through the same memory.
 #[cold]
 #[inline(never)]
-fn poll_cold<F: Future + Unpin>(future: &mut F, cx: &mut Context<'_>, result: &mut Option<F::Output>) {
-    if let Poll::Ready(output) = Pin::new(future).poll(cx) {
-        *result = Some(output);
+fn poll_cold<W: Worker>(
+    start: &mut Start<'_>,
+    cx: &mut Context<'_>,
+    result: &mut Option<Result<WorkerHandle<W>, StartError<W>>>,
+) {
+    if let Poll::Ready(answer) = start.poll(cx) {
+        *result = Some(answer.map_or_else(|failure| Err(failure.into()), outcome));
     }
 }
 
@@ -223,12 +227,12 @@ impl<W: Worker> Starter<W> {
         args: &mut Option<A>,
         make: impl FnOnce(&mut Option<A>) -> InTransit<W::Args>,
         hash: u64,
-    ) -> Start<'_, W>
+    ) -> Start<'_>
     where
         Q: ?Sized + ToKey<W::Key>,
     {
         let start = |stage| Start { stage, shared: &self.shared };
-        let waits_in = self.waiting_worker();
+        let waits_in = waiting_worker(&self.shared);
         if waits_in.is_some() && self.table.with_rarely(key, hash, |handle| is_current(handle.id())) == Some(true) {
             // The caller runs in the task of the key's own worker and would wait for itself.
             return start(Stage::Refused(StartFailure::WouldDeadlock));
@@ -243,42 +247,14 @@ impl<W: Worker> Starter<W> {
         let cell = Arc::new(WorkerCell::new(owned_key, EntryId::unassigned(hash), Arc::clone(&self.shared)));
         cell.set_started_at(self.shared.now_if_recorded());
         let spec = Box::new(Launch::new(cell, make(args)));
-        let guards = self.guard_workers_above();
-        let (reply, mut answer) = oneshot::channel(cx);
+        let guards = guard_workers_above(&self.shared, &|entry| {
+            let mut guard = None;
+            self.table.visit_entry(entry, &mut |worker| guard = Some(BusyGuard::new(worker.cell.clone())));
+            guard
+        });
+        let (reply, answer) = oneshot::channel(cx);
         let request = StartRequest { verb, spec, waits_in, reply: StartReply(reply) };
-        // Each submitted request is answered: an owner that shuts down drops the queued requests with their replies.
-        start(match self.shared.combiner.try_submit(Request::Start(request)) {
-            Ok(outcome) => match answer.try_recv() {
-                // `outcome` needs no yield: the answer is pending, so this task returns to the scheduler. (G4)
-                Err(answer) if guards.is_empty() => Stage::Waiting(answer),
-                Err(answer) => Stage::Boxed(Box::pin(async move {
-                    let _guards = guards;
-                    answer.await
-                })),
-                Ok(None) => Stage::Refused(self.shared.start_refusal()),
-                Ok(Some(answer)) => Stage::Boxed(Box::pin(async move {
-                    yield_after(outcome).await;
-                    Some(answer)
-                })),
-            },
-            Err(Full(request)) => Stage::Boxed(Box::pin(async move {
-                let _guards = guards;
-                // This spends budget, so an answer that is ready by then needs none.
-                let submitted = self.shared.combiner.submit_queued(request).await;
-                answer.check_on_next_poll();
-                match submitted {
-                    Ok(_) => answer.await,
-                    Err(Closed) => None,
-                }
-            })),
-        })
-    }
-
-    /// The worker in whose task the caller waits. A worker of another registry that shares the limits counts too: it may
-    /// hold a permit or be about to make room.
-    fn waiting_worker(&self) -> Option<EntryId> {
-        let of_limits = || self.shared.limits.as_ref().and_then(|limits| limits.current_of_any());
-        current_of(self.shared.registry_id).or_else(of_limits)
+        start(submit(&self.shared, request, answer, guards))
     }
 
     /// Whether the key's worker is stopping and exits only after the worker in whose task the caller runs, because it
@@ -295,29 +271,6 @@ impl<W: Worker> Starter<W> {
         let stopping = self.table.with_rarely(key, hash, |handle| handle.is_ending().then(|| handle.id())).flatten();
         stopping.is_some_and(|worker| is_worker_above_caller(worker, registry))
     }
-
-    /// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only
-    /// after the worker in whose task the caller runs, so a start that waits for its place would wait for the caller.
-    /// With shared limits the victim may belong to any registry. Then the workers above this registry are protected
-    /// too: they exit only after it, so the start would fail. Returns no guards if the registry evicts nothing.
-    fn guard_workers_above(&self) -> Vec<BusyGuard> {
-        let (config, registry) = (&self.shared.config, self.shared.registry_id);
-        if config.max_workers.is_none() || config.eviction == Eviction::Reject {
-            return Vec::new();
-        }
-        seeded!(OwnerMayBeEvicted => return Vec::new());
-        if let Some(limits) = &self.shared.limits {
-            return limits.guard(&workers_above_start(registry));
-        }
-        if current().is_none_or(|caller| caller.registry == registry) {
-            return Vec::new();
-        }
-        let mut guards = Vec::new();
-        for entry in workers_above_caller(registry) {
-            self.table.visit_entry(entry, &mut |worker| guards.push(BusyGuard::new(worker.cell.clone())));
-        }
-        guards
-    }
 }
 
 /// See [`Starter::find_or_start`]. Not an `async fn`: that would initialize a state with room for the start before the
@@ -330,7 +283,7 @@ struct FindOrStart<'s, 'k, W: Worker, Q: ?Sized, A, M, H> {
     args: Option<A>,
     make: M,
     hit: H,
-    start: Option<Start<'s, W>>,
+    start: Option<Start<'s>>,
 }
 
 // Nothing in it is pinned.
@@ -374,10 +327,10 @@ where
     }
 }
 
-/// A submitted start.
-pub(super) struct Start<'s, W: Worker> {
+/// A submitted start. It names no worker type, and neither do the functions that make and poll it: they are compiled once.
+struct Start<'s> {
     stage: Stage<'s>,
-    shared: &'s Shared<W>,
+    shared: &'s SharedCore,
 }
 
 enum Stage<'s> {
@@ -390,19 +343,79 @@ enum Stage<'s> {
     Boxed(Pin<Box<dyn Future<Output = Option<StartAnswer>> + Send + 's>>),
 }
 
-impl<W: Worker> Future for Start<'_, W> {
-    type Output = Result<WorkerHandle<W>, StartError<W>>;
+/// The worker in whose task the caller waits. A worker of another registry that shares the limits counts too: it may hold
+/// a permit or be about to make room.
+fn waiting_worker(shared: &SharedCore) -> Option<EntryId> {
+    let of_limits = || shared.limits.as_ref().and_then(|limits| limits.current_of_any());
+    current_of(shared.registry_id).or_else(of_limits)
+}
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+/// Protects the workers above the caller from eviction until the caller has its answer. Such a worker exits only after the
+/// worker in whose task the caller runs, so a start that waits for its place would wait for the caller. With shared limits
+/// the victim may belong to any registry. Then the workers above this registry are protected too: they exit only after it,
+/// so the start would fail. Returns no guards if the registry evicts nothing. `guard` makes the guard of a worker of this
+/// registry.
+fn guard_workers_above(shared: &SharedCore, guard: &dyn Fn(EntryId) -> Option<BusyGuard>) -> Vec<BusyGuard> {
+    let (config, registry) = (&shared.config, shared.registry_id);
+    if config.max_workers.is_none() || config.eviction == Eviction::Reject {
+        return Vec::new();
+    }
+    seeded!(OwnerMayBeEvicted => return Vec::new());
+    if let Some(limits) = &shared.limits {
+        return limits.guard(&workers_above_start(registry));
+    }
+    if current().is_none_or(|caller| caller.registry == registry) {
+        return Vec::new();
+    }
+    workers_above_caller(registry).into_iter().filter_map(guard).collect()
+}
+
+/// Submits a start. The guards are held until it has its answer.
+fn submit<'s>(
+    shared: &'s SharedCore,
+    request: StartRequest,
+    mut answer: Receiver<StartAnswer>,
+    guards: Vec<BusyGuard>,
+) -> Stage<'s> {
+    // Each submitted request is answered: an owner that shuts down drops the queued requests with their replies.
+    match shared.combiner.try_submit(Request::Start(request)) {
+        Ok(outcome) => match answer.try_recv() {
+            // `outcome` needs no yield: the answer is pending, so this task returns to the scheduler. (G4)
+            Err(answer) if guards.is_empty() => Stage::Waiting(answer),
+            Err(answer) => Stage::Boxed(Box::pin(async move {
+                let _guards = guards;
+                answer.await
+            })),
+            Ok(None) => Stage::Refused(shared.start_refusal()),
+            Ok(Some(answer)) => Stage::Boxed(Box::pin(async move {
+                yield_after(outcome).await;
+                Some(answer)
+            })),
+        },
+        Err(Full(request)) => Stage::Boxed(Box::pin(async move {
+            let _guards = guards;
+            // This spends budget, so an answer that is ready by then needs none.
+            let submitted = shared.combiner.submit_queued(request).await;
+            answer.check_on_next_poll();
+            match submitted {
+                Ok(_) => answer.await,
+                Err(Closed) => None,
+            }
+        })),
+    }
+}
+
+impl Start<'_> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<StartAnswer, StartFailure>> {
         let answer = match &mut self.stage {
             Stage::Refused(failure) => {
                 ready!(poll_proceed(cx)).made_progress();
-                return Poll::Ready(Err(failure.clone().into()));
+                return Poll::Ready(Err(failure.clone()));
             }
             Stage::Waiting(answer) => Pin::new(answer).poll(cx),
             Stage::Boxed(answer) => answer.as_mut().poll(cx),
         };
-        answer.map(|answer| answer.map_or_else(|| Err(self.shared.start_refusal().into()), outcome))
+        answer.map(|answer| answer.ok_or_else(|| self.shared.start_refusal()))
     }
 }
 
