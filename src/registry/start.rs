@@ -275,7 +275,7 @@ impl<W: Worker> Starter<W> {
 
 /// See [`Starter::find_or_start`]. Not an `async fn`: that would initialize a state with room for the start before the
 /// lookup, which makes a hit 20 % slower. Nor a `poll_fn`: its `poll` is not always inlined, and then passes the result of a
-/// hit through memory, which makes a hit of random keys 10 to 30 % slower.
+/// hit through memory, which makes a hit of random keys a quarter slower.
 struct FindOrStart<'s, 'k, W: Worker, Q: ?Sized, A, M, H> {
     starter: &'s Starter<W>,
     verb: Verb,

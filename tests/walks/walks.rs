@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use gen_registry::{Context, Registry, Restart, Worker};
 use tokio::sync::Notify;
 
-/// What is set up is the same for every number of walks.
+/// The set-up is the same for every number of walks: this number of workers or messages.
 const WORKERS: usize = 12;
 
 /// The last message of a worker was handled.
